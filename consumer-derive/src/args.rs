@@ -1,0 +1,320 @@
+//! What stands in the parentheses of `#[consumer(…)]`: keys and the shapes of their values.
+
+use proc_macro2::{TokenStream, TokenTree};
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::punctuated::Punctuated;
+use syn::{Ident, LitInt, LitStr, Path, Token, Type, bracketed};
+
+use crate::errors::Errors;
+use crate::suggest::{closest, listed};
+
+/// The keys as they were written; `None` where a key is missing or its value was refused.
+#[derive(Default)]
+pub(crate) struct Args {
+    pub(crate) name: Slot<LitStr>,
+    pub(crate) aggregates: Slot<Aggregates>,
+    pub(crate) start_from: Slot<LitStr>,
+    pub(crate) on_error: Slot<LitStr>,
+    pub(crate) retries: Slot<LitInt>,
+    pub(crate) backoff: Slot<LitStr>,
+    pub(crate) batch_size: Slot<LitInt>,
+    pub(crate) batch_time: Slot<LitStr>,
+    pub(crate) handler_timeout: Slot<LitStr>,
+    pub(crate) group: Slot<LitStr>,
+    pub(crate) database: Slot<Database>,
+    pub(crate) init: Slot<Path>,
+    pub(crate) krate: Slot<Path>,
+}
+
+impl Args {
+    /// A misspelt key that must be given is not reported as missing beside.
+    fn note_as_written(&mut self, meant: &str, key: &Ident) {
+        match meant {
+            "name" => _ = self.name.key.get_or_insert(key.clone()),
+            "database" => _ = self.database.key.get_or_insert(key.clone()),
+            _ => {}
+        }
+    }
+}
+
+/// One key: where it stands and what it was given.
+pub(crate) struct Slot<T> {
+    key: Option<Ident>,
+    value: Option<T>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self {
+            key: None,
+            value: None,
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    /// Where the key was written, also when its value was refused.
+    pub(crate) fn key(&self) -> Option<&Ident> {
+        self.key.as_ref()
+    }
+
+    pub(crate) fn value(&self) -> Option<&T> {
+        self.value.as_ref()
+    }
+}
+
+/// `["User", OrderEvent]`
+pub(crate) struct Aggregates(pub(crate) Vec<Aggregate>);
+
+/// One member of `aggregates`.
+#[derive(Clone)]
+pub(crate) enum Aggregate {
+    /// `"User"`
+    Name(LitStr),
+    /// `UserEvent`, a type that implements `Aggregate`
+    Type(Path),
+}
+
+/// The value of `database`.
+pub(crate) enum Database {
+    /// `any`
+    Any,
+    /// `Sqlite`
+    One(Box<Type>),
+}
+
+/// Every key, with a value to copy.
+const KEYS: &[(&str, &str)] = &[
+    ("name", "\"user_read_model\""),
+    ("aggregates", "[\"User\"]"),
+    ("start_from", "\"beginning\""),
+    ("on_error", "\"stop\""),
+    ("retries", "5"),
+    ("backoff", "\"100ms..30s\""),
+    ("batch_size", "500"),
+    ("batch_time", "\"1s\""),
+    ("handler_timeout", "\"30s\""),
+    ("group", "\"projections\""),
+    ("database", "Sqlite"),
+    ("init", "UserReadModel::connect"),
+    ("crate", "::consumer"),
+];
+
+pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
+    let mut args = Args::default();
+    let parser = |input: ParseStream<'_>| {
+        while !input.is_empty() {
+            parse_pair(&mut args, input, errors);
+            expect_comma(input, errors);
+        }
+        Ok(())
+    };
+    if let Err(error) = parser.parse2(tokens) {
+        errors.at_span(error.span(), error);
+    }
+    args
+}
+
+fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
+    if let Ok(text) = input.fork().parse::<LitStr>() {
+        skip_to_comma(input);
+        errors.at(
+            &text,
+            format!("a value without its key: write `name = {}`", text.token()),
+        );
+        args.name.key.get_or_insert(Ident::new("name", text.span()));
+        return;
+    }
+    let Ok(key) = input.call(Ident::parse_any) else {
+        let odd = skip_to_comma(input);
+        errors.at(
+            odd,
+            "expected a key and its value, as in `name = \"user_read_model\"`",
+        );
+        return;
+    };
+    match key.to_string().as_str() {
+        "name" => fill(&mut args.name, key, input, errors),
+        "aggregates" => fill(&mut args.aggregates, key, input, errors),
+        "start_from" => fill(&mut args.start_from, key, input, errors),
+        "on_error" => fill(&mut args.on_error, key, input, errors),
+        "retries" => fill(&mut args.retries, key, input, errors),
+        "backoff" => fill(&mut args.backoff, key, input, errors),
+        "batch_size" => fill(&mut args.batch_size, key, input, errors),
+        "batch_time" => fill(&mut args.batch_time, key, input, errors),
+        "handler_timeout" => fill(&mut args.handler_timeout, key, input, errors),
+        "group" => fill(&mut args.group, key, input, errors),
+        "database" => fill(&mut args.database, key, input, errors),
+        "init" => fill(&mut args.init, key, input, errors),
+        "crate" => fill(&mut args.krate, key, input, errors),
+        _ => unknown(args, &key, input, errors),
+    }
+}
+
+fn unknown(args: &mut Args, key: &Ident, input: ParseStream<'_>, errors: &mut Errors) {
+    skip_to_comma(input);
+    let keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+    let advice = match closest(&key.to_string(), &keys) {
+        Some(meant) => {
+            args.note_as_written(meant, key);
+            format!("did you mean `{meant}`?")
+        }
+        None => format!("the keys are {}", listed(keys)),
+    };
+    errors.at(key, format!("`#[consumer]` has no key `{key}`: {advice}"));
+}
+
+/// Takes the value into its slot, and notices a key that was there before.
+fn fill<T: Value>(slot: &mut Slot<T>, key: Ident, input: ParseStream<'_>, errors: &mut Errors) {
+    let value = parse_value::<T>(&key, input, errors);
+    if slot.value.is_some() {
+        errors.at(
+            &key,
+            format!("`{key}` is given twice: remove one of the two"),
+        );
+        return;
+    }
+    slot.key = Some(key);
+    slot.value = value;
+}
+
+fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Errors) -> Option<T> {
+    let example = example(key);
+    if input.parse::<Token![=]>().is_err() {
+        skip_to_comma(input);
+        errors.at(
+            key,
+            format!("`{key}` needs a value: write `{key} = {example}`"),
+        );
+        return None;
+    }
+    let ahead = input.fork();
+    let parsed = T::read(&ahead, errors).filter(|_| ahead.is_empty() || ahead.peek(Token![,]));
+    let written = skip_to_comma(input);
+    if parsed.is_none() {
+        let what = T::WHAT;
+        let message = format!("`{key}` is {what}: write `{key} = {example}`");
+        if written.is_empty() {
+            errors.at(key, message);
+        } else {
+            errors.at(written, message);
+        }
+    }
+    parsed
+}
+
+fn example(key: &Ident) -> &'static str {
+    KEYS.iter()
+        .find(|(known, _)| key == known)
+        .map_or("…", |(_, example)| example)
+}
+
+fn expect_comma(input: ParseStream<'_>, errors: &mut Errors) {
+    if !input.is_empty() && input.parse::<Token![,]>().is_err() {
+        let odd = skip_to_comma(input);
+        errors.at(odd, "expected `,` between two keys");
+    }
+}
+
+/// Everything up to the next comma, which stays.
+fn skip_to_comma(input: ParseStream<'_>) -> TokenStream {
+    let mut skipped = TokenStream::new();
+    while !input.is_empty() && !input.peek(Token![,]) {
+        match input.parse::<TokenTree>() {
+            Ok(token) => skipped.extend([token]),
+            Err(_) => break,
+        }
+    }
+    skipped
+}
+
+/// A shape that a value can have.
+trait Value: Sized {
+    /// What the key is, as the message says it.
+    const WHAT: &'static str;
+
+    /// Reads it; `None` when something else stands there.
+    fn read(input: ParseStream<'_>, errors: &mut Errors) -> Option<Self>;
+}
+
+impl Value for LitStr {
+    const WHAT: &'static str = "a string";
+
+    fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
+        input.parse().ok()
+    }
+}
+
+impl Value for LitInt {
+    const WHAT: &'static str = "a number";
+
+    fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
+        input.parse().ok()
+    }
+}
+
+impl Value for Path {
+    const WHAT: &'static str = "a path";
+
+    fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
+        input.parse().ok()
+    }
+}
+
+impl Value for Database {
+    const WHAT: &'static str = "a type, or `any`";
+
+    fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
+        let ty: Type = input.parse().ok()?;
+        match &ty {
+            Type::Path(path) if path.path.is_ident("any") => Some(Self::Any),
+            Type::Path(_) => Some(Self::One(Box::new(ty))),
+            _ => None,
+        }
+    }
+}
+
+impl Value for Aggregates {
+    const WHAT: &'static str = "a list of aggregate types";
+
+    fn read(input: ParseStream<'_>, errors: &mut Errors) -> Option<Self> {
+        let members = bracketed_members(input).ok()?;
+        let members = split_members.parse2(members).ok()?;
+        let known = members
+            .into_iter()
+            .filter_map(|member| read_aggregate(member, errors))
+            .collect();
+        Some(Self(known))
+    }
+}
+
+fn bracketed_members(input: ParseStream<'_>) -> syn::Result<TokenStream> {
+    let content;
+    bracketed!(content in input);
+    content.parse()
+}
+
+fn split_members(input: ParseStream<'_>) -> syn::Result<Punctuated<TokenStream, Token![,]>> {
+    Punctuated::parse_terminated_with(input, |input| Ok(skip_to_comma(input)))
+}
+
+fn read_aggregate(member: TokenStream, errors: &mut Errors) -> Option<Aggregate> {
+    let parser = |input: ParseStream<'_>| {
+        if input.peek(LitStr) {
+            input.parse().map(Aggregate::Name)
+        } else {
+            Path::parse(input).map(Aggregate::Type)
+        }
+    };
+    if let Ok(aggregate) = parser.parse2(member.clone()) {
+        return Some(aggregate);
+    }
+    if !member.is_empty() {
+        errors.at(
+            member,
+            "an aggregate type is a string or the path of an `Aggregate` type: write `aggregates = [\"User\", OrderEvent]`",
+        );
+    }
+    None
+}

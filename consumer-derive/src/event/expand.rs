@@ -1,0 +1,350 @@
+//! The implementation of `Event`, and of `Aggregate` for an enum.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::{Data, DeriveInput, Path, Type};
+
+use super::attributes::Attributes;
+use super::model::{Content, Format, Model, Shape, Variant};
+use super::validate::crate_path;
+use crate::errors::Errors;
+use crate::place::{at, moved, own, quote_at};
+
+pub(super) fn expand(model: &Model) -> TokenStream {
+    match &model.shape {
+        Shape::Struct(format) => expand_struct(model, format),
+        Shape::Enum(variants) => expand_enum(model, variants),
+    }
+}
+
+fn expand_struct(model: &Model, format: &Format) -> TokenStream {
+    let krate = &model.krate;
+    let name = &format.name;
+    let version = format.version;
+    let this = quote_spanned! {at(&model.ident)=> Self };
+    let decode = decode_versions(
+        krate,
+        format,
+        &this,
+        &quote_at! {krate, at(&model.ident) => #krate::__private::decode_json::<Self>(__event) },
+    );
+    implementation(
+        model,
+        &quote_spanned! {Span::mixed_site()=> #name },
+        &quote_spanned! {Span::mixed_site()=> #name },
+        &quote_spanned! {Span::mixed_site()=> #version },
+        &quote_at! {krate, at(&model.ident) => #krate::__private::encode_json(self) },
+        &decode,
+    )
+}
+
+fn implementation(
+    model: &Model,
+    event_types: &TokenStream,
+    event_type: &TokenStream,
+    event_version: &TokenStream,
+    encode: &TokenStream,
+    decode: &TokenStream,
+) -> TokenStream {
+    let Model {
+        krate,
+        ident,
+        aggregate,
+        ..
+    } = model;
+    quote_spanned! {Span::mixed_site()=>
+        #[allow(unused_qualifications, clippy::redundant_closure)]
+        const _: () = {
+            #[automatically_derived]
+            impl #krate::Event for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate;
+                const EVENT_TYPES: &'static [&'static ::core::primitive::str] = &[#event_types];
+
+                fn event_type(&self) -> &'static ::core::primitive::str {
+                    #event_type
+                }
+
+                fn event_version(&self) -> ::core::primitive::i32 {
+                    #event_version
+                }
+
+                fn encode(
+                    &self,
+                ) -> ::core::result::Result<#krate::__private::Bytes, #krate::__private::JsonError> {
+                    #encode
+                }
+
+                fn decode(
+                    __event: &#krate::PersistedEvent,
+                ) -> ::core::result::Result<Self, #krate::DecodeError> {
+                    #decode
+                }
+            }
+        };
+    }
+}
+
+/// Reads the current version as it is, and an earlier one through each that came after it.
+fn decode_versions(
+    krate: &Path,
+    format: &Format,
+    newest: &TokenStream,
+    current: &TokenStream,
+) -> TokenStream {
+    let version = format.version;
+    let earlier = format.earlier.iter().zip(1..).map(|((number, ty), next)| {
+        let later = format.earlier.get(next..).unwrap_or_default();
+        let older = [ty].into_iter().chain(later.iter().map(|(_, ty)| ty));
+        let newer = later
+            .iter()
+            .map(|(_, ty)| ty.to_token_stream())
+            .chain([newest.clone()]);
+        let steps = older.zip(newer).map(|(older, newer)| {
+            let newer = moved(newer, own(older));
+            quote_spanned! {own(older)=>
+                .map(|__older| <#newer as ::core::convert::From<#older>>::from(__older))
+            }
+        });
+        quote_at! {krate, at(ty) =>
+            #number => #krate::__private::decode_json::<#ty>(__event) #(#steps)*,
+        }
+    });
+    quote_spanned! {Span::mixed_site()=>
+        match __event.event_version {
+            #version => #current,
+            #(#earlier)*
+            _ => ::core::result::Result::Err(
+                #krate::__private::unknown_version(__event, #version)
+            ),
+        }
+    }
+}
+
+fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
+    let krate = &model.krate;
+    let ident = &model.ident;
+    let span = Span::mixed_site();
+    let names: Vec<TokenStream> = variants.iter().map(|one| name(krate, one)).collect();
+    let patterns: Vec<TokenStream> = variants.iter().map(pattern).collect();
+    let versions = variants.iter().map(|one| event_version(krate, one));
+    let encodings = variants.iter().map(|one| encode(krate, one));
+    let decodings = variants.iter().map(|one| decode(krate, one));
+    let event_type = quote_spanned! {span=> match self { #(#patterns => #names,)* } };
+    let event_version = quote_spanned! {span=> match self { #(#patterns => #versions,)* } };
+    let encode = quote_spanned! {span=> match self { #(#patterns => #encodings,)* } };
+    let decode = quote_spanned! {span=>
+        let __kind: &::core::primitive::str = &__event.event_type;
+        match __kind {
+            #(_ if __kind == #names => #decodings,)*
+            _ => ::core::result::Result::Err(#krate::__private::unknown_type(
+                __event,
+                <Self as #krate::Event>::EVENT_TYPES,
+            )),
+        }
+    };
+    let event_types = quote_spanned! {span=> #(#names),* };
+    let event = implementation(
+        model,
+        &event_types,
+        &event_type,
+        &event_version,
+        &encode,
+        &decode,
+    );
+    let checks = variants.iter().map(|one| check(model, one));
+    quote_spanned! {span=>
+        #event
+        #[automatically_derived]
+        impl #krate::Aggregate for #ident {}
+        #(#checks)*
+    }
+}
+
+/// The event type of a variant: its own name, or that of the event in it.
+fn name(krate: &Path, variant: &Variant) -> TokenStream {
+    match &variant.content {
+        Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
+            format.name.to_token_stream()
+        }
+        Content::Type(ty, format) => {
+            let own = &format.name;
+            let inner = inner(krate, ty);
+            quote_at! {krate, at(ty) =>
+                {
+                    #[allow(unused_imports)]
+                    use #krate::__private::PlainContent as _;
+                    #krate::__private::event_type_of(#inner::EVENT, #own)
+                }
+            }
+        }
+    }
+}
+
+/// What is known of a type in a variant: as of an event if it is one, and as of plain content
+/// otherwise, since an inherent item is found before that of a trait.
+fn inner(krate: &Path, ty: &Type) -> TokenStream {
+    quote_at! {krate, at(ty) => #krate::__private::VariantType::<#ty> }
+}
+
+fn pattern(variant: &Variant) -> TokenStream {
+    let ident = &variant.ident;
+    match variant.content {
+        Content::Nothing(_) => quote_spanned! {Span::mixed_site()=> Self::#ident },
+        Content::Fields(_) => quote_spanned! {Span::mixed_site()=> Self::#ident { .. } },
+        Content::Type(..) | Content::Described(..) => {
+            quote_spanned! {Span::mixed_site()=> Self::#ident(__content) }
+        }
+    }
+}
+
+fn event_version(krate: &Path, variant: &Variant) -> TokenStream {
+    match &variant.content {
+        Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
+            format.version.to_token_stream()
+        }
+        Content::Type(ty, _) => {
+            let inner = inner(krate, ty);
+            quote_at! {krate, at(ty) =>
+                {
+                    #[allow(unused_imports)]
+                    use #krate::__private::PlainContent as _;
+                    #inner::event_version(__content)
+                }
+            }
+        }
+    }
+}
+
+fn encode(krate: &Path, variant: &Variant) -> TokenStream {
+    match &variant.content {
+        Content::Nothing(_) => quote_spanned! {Span::mixed_site()=>
+            ::core::result::Result::Ok(#krate::__private::nothing())
+        },
+        Content::Fields(_) => quote_at! {krate, at(&variant.ident) =>
+            #krate::__private::encode_variant(self)
+        },
+        Content::Described(ty, _) => quote_at! {krate, at(ty) =>
+            #krate::__private::encode_json::<#ty>(__content)
+        },
+        Content::Type(ty, _) => {
+            let inner = inner(krate, ty);
+            quote_at! {krate, at(ty) =>
+                {
+                    #[allow(unused_imports)]
+                    use #krate::__private::PlainContent as _;
+                    #inner::encode(__content)
+                }
+            }
+        }
+    }
+}
+
+fn decode(krate: &Path, variant: &Variant) -> TokenStream {
+    let ident = &variant.ident;
+    let index = variant.index;
+    let this = quote_spanned! {Span::mixed_site()=> Self };
+    match &variant.content {
+        Content::Nothing(_) => quote_spanned! {Span::mixed_site()=>
+            ::core::result::Result::Ok(Self::#ident)
+        },
+        Content::Fields(format) => {
+            let current = quote_at! {krate, at(ident) =>
+                #krate::__private::decode_variant::<Self>(__event, #index)
+            };
+            decode_versions(krate, format, &this, &current)
+        }
+        Content::Described(ty, format) => {
+            let current = quote_at! {krate, at(ty) =>
+                #krate::__private::decode_json::<#ty>(__event)
+            };
+            let decoded = decode_versions(krate, format, &ty.to_token_stream(), &current);
+            quote_spanned! {Span::mixed_site()=> (#decoded).map(Self::#ident) }
+        }
+        Content::Type(ty, _) => {
+            let inner = inner(krate, ty);
+            quote_at! {krate, at(ty) =>
+                {
+                    #[allow(unused_imports)]
+                    use #krate::__private::PlainContent as _;
+                    #inner::decode(__event).map(Self::#ident)
+                }
+            }
+        }
+    }
+}
+
+/// What only the compiler can check of a variant that holds a type.
+fn check(model: &Model, variant: &Variant) -> TokenStream {
+    let Model {
+        krate,
+        ident,
+        aggregate,
+        ..
+    } = model;
+    let (Content::Type(ty, _) | Content::Described(ty, _)) = &variant.content else {
+        return TokenStream::new();
+    };
+    let name = variant.ident.to_string();
+    let is_described = matches!(variant.content, Content::Described(..));
+    let index = variant.index;
+    let inner = inner(krate, ty);
+    quote_at! {krate, own(ty) =>
+        const _: () = {
+            #[allow(unused_imports)]
+            use #krate::__private::PlainContent as _;
+            #krate::__private::check::is_an_event_of(
+                #name,
+                #aggregate,
+                #inner::EVENT,
+                #is_described,
+            );
+            #krate::__private::check::is_named_once(
+                <#ident as #krate::Event>::EVENT_TYPES,
+                #index,
+            )
+        };
+    }
+}
+
+/// After a mistake: the messages, and implementations that keep the rest of the crate from
+/// complaining that there is no event.
+pub(super) fn stub(input: &DeriveInput, attributes: &Attributes, errors: Errors) -> TokenStream {
+    let messages = errors.into_compile_errors();
+    if !input.generics.params.is_empty() {
+        return messages;
+    }
+    let krate = crate_path(attributes);
+    let ident = &input.ident;
+    let aggregate = match &input.data {
+        Data::Enum(_) => quote_spanned! {Span::mixed_site()=>
+            #[automatically_derived]
+            impl #krate::Aggregate for #ident {}
+        },
+        _ => TokenStream::new(),
+    };
+    quote_spanned! {Span::mixed_site()=>
+        #messages
+        #[automatically_derived]
+        impl #krate::Event for #ident {
+            const AGGREGATE_TYPE: &'static ::core::primitive::str = "";
+            const EVENT_TYPES: &'static [&'static ::core::primitive::str] = &[];
+            fn event_type(&self) -> &'static ::core::primitive::str {
+                ""
+            }
+            fn event_version(&self) -> ::core::primitive::i32 {
+                1
+            }
+            fn encode(
+                &self,
+            ) -> ::core::result::Result<#krate::__private::Bytes, #krate::__private::JsonError> {
+                ::core::result::Result::Ok(#krate::__private::nothing())
+            }
+            fn decode(
+                __event: &#krate::PersistedEvent,
+            ) -> ::core::result::Result<Self, #krate::DecodeError> {
+                ::core::result::Result::Err(#krate::__private::unknown_type(__event, &[]))
+            }
+        }
+        #aggregate
+    }
+}

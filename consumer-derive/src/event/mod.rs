@@ -1,0 +1,24 @@
+//! `#[derive(Event)]`: `attributes` → `validate` → `model` → `expand`, or a stub.
+
+mod attributes;
+mod expand;
+mod model;
+mod validate;
+
+use proc_macro2::TokenStream;
+use syn::DeriveInput;
+
+use crate::errors::Errors;
+
+pub(crate) fn derive(input: TokenStream) -> TokenStream {
+    let input: DeriveInput = match syn::parse2(input) {
+        Ok(input) => input,
+        Err(error) => return error.to_compile_error(),
+    };
+    let mut errors = Errors::default();
+    let attributes = attributes::Attributes::of_item(&input, &mut errors);
+    match validate::validate(&input, &attributes, errors) {
+        Ok(model) => expand::expand(&model),
+        Err(errors) => expand::stub(&input, &attributes, errors),
+    }
+}

@@ -1,0 +1,45 @@
+//! An event that has been validated.
+
+use syn::{Ident, Path, Type};
+
+/// A Rust type that stands for events.
+pub(super) struct Model {
+    pub(super) krate: Path,
+    pub(super) ident: Ident,
+    pub(super) aggregate: String,
+    pub(super) shape: Shape,
+}
+
+pub(super) enum Shape {
+    /// A struct is one event.
+    Struct(Format),
+    /// The variants of an enum are all the events of an aggregate.
+    Enum(Vec<Variant>),
+}
+
+/// The event type and the versions of its payload.
+pub(super) struct Format {
+    pub(super) name: String,
+    pub(super) version: i32,
+    /// The earlier versions, without a hole, up to the one before `version`.
+    pub(super) earlier: Vec<(i32, Type)>,
+}
+
+pub(super) struct Variant {
+    pub(super) ident: Ident,
+    /// Its place among the variants.
+    pub(super) index: u32,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    /// `Deleted`
+    Nothing(Format),
+    /// `Registered { email: String }`
+    Fields(Format),
+    /// `Registered(UserRegistered)` without an attribute: the event of that type, or just its
+    /// content if the type is no event. The format is that of the latter.
+    Type(Type, Format),
+    /// `Registered(Data)` with an attribute: the content of that type, in this format.
+    Described(Type, Format),
+}

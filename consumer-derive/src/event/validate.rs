@@ -1,0 +1,348 @@
+//! The rules of `#[derive(Event)]`.
+
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitStr, Meta, Path, Type};
+
+use super::attributes::{Attributes, Upcast, place};
+use super::model::{Content, Format, Model, Shape, Variant};
+use crate::errors::Errors;
+
+pub(super) fn validate(
+    input: &DeriveInput,
+    attributes: &Attributes,
+    mut errors: Errors,
+) -> Result<Model, Errors> {
+    let aggregate = aggregate(input, attributes, &mut errors);
+    refuse_generics(input, &mut errors);
+    let shape = shape(input, attributes, &mut errors);
+    match shape {
+        Some(shape) if errors.is_empty() => Ok(Model {
+            krate: crate_path(attributes),
+            ident: input.ident.clone(),
+            aggregate,
+            shape,
+        }),
+        _ => Err(errors),
+    }
+}
+
+/// The path of the `consumer` crate in generated code.
+pub(super) fn crate_path(attributes: &Attributes) -> Path {
+    let given = attributes.krate.clone();
+    given.unwrap_or_else(|| syn::parse_quote!(::consumer))
+}
+
+fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> String {
+    match &attributes.aggregate {
+        Some(aggregate) => checked_name(aggregate, "aggregate", errors),
+        None => {
+            if attributes.key("aggregate").is_none() {
+                errors.at_span(
+                    place(input),
+                    format!(
+                        "the event `{}` belongs to no aggregate: add `#[event(aggregate = \"User\")]`",
+                        input.ident
+                    ),
+                );
+            }
+            String::new()
+        }
+    }
+}
+
+fn checked_name(written: &LitStr, key: &str, errors: &mut Errors) -> String {
+    let name = written.value();
+    if name.trim().is_empty() || name.trim() != name {
+        errors.at(
+            written,
+            format!("`{key}` is a name, not empty and without white space around it"),
+        );
+    }
+    name
+}
+
+fn refuse_generics(input: &DeriveInput, errors: &mut Errors) {
+    if !input.generics.params.is_empty() {
+        errors.at(
+            &input.generics,
+            "an event is read back by its type name alone, so its type has no parameters: write one type for each event",
+        );
+    }
+}
+
+fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> Option<Shape> {
+    match &input.data {
+        Data::Struct(_) => format(&input.ident, attributes, errors).map(Shape::Struct),
+        Data::Enum(data) => {
+            refuse_format_on_enum(attributes, errors);
+            variants(input, data, errors).map(Shape::Enum)
+        }
+        Data::Union(data) => {
+            errors.at(
+                data.union_token,
+                "a union is no event: derive `Event` on a struct, or on an enum",
+            );
+            None
+        }
+    }
+}
+
+fn refuse_format_on_enum(attributes: &Attributes, errors: &mut Errors) {
+    for name in ["name", "version", "upcast"] {
+        if let Some(key) = attributes.key(name) {
+            errors.at(
+                key,
+                format!(
+                    "each variant of an enum is an event of its own: put `{name}` on the variant"
+                ),
+            );
+        }
+    }
+}
+
+fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option<Vec<Variant>> {
+    if data.variants.is_empty() {
+        errors.at(
+            &input.ident,
+            "an enum without variants has no events: add one variant for each event of the aggregate",
+        );
+    }
+    if data
+        .variants
+        .iter()
+        .any(|one| matches!(one.fields, Fields::Named(_)))
+    {
+        refuse_representation(&input.attrs, errors);
+    }
+    let mut names: Vec<String> = Vec::new();
+    let mut variants = Vec::new();
+    for (index, written) in (0..).zip(&data.variants) {
+        refuse_skipped(&written.attrs, errors);
+        let variant = variant(index, written, errors);
+        if let Some(name) = variant.as_ref().and_then(own_name) {
+            if names.contains(name) {
+                errors.at(
+                    &written.ident,
+                    format!("two variants are the event `{name}`: give one another `name`"),
+                );
+            }
+            names.push(name.clone());
+        }
+        variants.push(variant);
+    }
+    variants.into_iter().collect()
+}
+
+/// The name of a variant that does not leave it to another type.
+fn own_name(variant: &Variant) -> Option<&String> {
+    match &variant.content {
+        Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
+            Some(&format.name)
+        }
+        Content::Type(..) => None,
+    }
+}
+
+fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Variant> {
+    let attributes = Attributes::of_variant(written, errors);
+    let format = format(&written.ident, &attributes, errors)?;
+    let content = match &written.fields {
+        Fields::Unit => {
+            refuse_upcast_of_nothing(&attributes, errors);
+            Content::Nothing(format)
+        }
+        Fields::Named(_) => Content::Fields(format),
+        Fields::Unnamed(fields) => {
+            let ty = only_type(
+                written,
+                fields.unnamed.iter().map(|field| &field.ty),
+                errors,
+            )?;
+            if attributes.keys.is_empty() {
+                Content::Type(ty, format)
+            } else {
+                Content::Described(ty, format)
+            }
+        }
+    };
+    Some(Variant {
+        ident: written.ident.clone(),
+        index,
+        content,
+    })
+}
+
+fn only_type<'a>(
+    variant: &syn::Variant,
+    mut types: impl Iterator<Item = &'a Type>,
+    errors: &mut Errors,
+) -> Option<Type> {
+    match (types.next(), types.next()) {
+        (Some(only), None) => Some(only.clone()),
+        _ => {
+            errors.at(
+                &variant.fields,
+                format!(
+                    "the payload of an event has named fields, so that it can grow: write `{0} {{ … }}`, or `{0}(Data)` with a struct",
+                    variant.ident
+                ),
+            );
+            None
+        }
+    }
+}
+
+fn refuse_upcast_of_nothing(attributes: &Attributes, errors: &mut Errors) {
+    if let Some(key) = attributes.key("upcast") {
+        errors.at(
+            key,
+            "an event without content reads every version as it is: remove `upcast`",
+        );
+    }
+}
+
+/// serde must find a variant's content where we put it: nowhere but in the payload.
+fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
+    const SHAPES: &[&str] = &[
+        "tag",
+        "content",
+        "untagged",
+        "from",
+        "try_from",
+        "into",
+        "transparent",
+    ];
+    for word in serde_words(attributes) {
+        if SHAPES.iter().any(|shape| word == shape) {
+            errors.at(
+                &word,
+                format!(
+                    "a payload is the content of a variant, and the event type says which: remove `{word}` from `#[serde(…)]`"
+                ),
+            );
+        }
+    }
+}
+
+fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
+    const SKIPS: &[&str] = &[
+        "skip",
+        "skip_serializing",
+        "skip_deserializing",
+        "other",
+        "untagged",
+    ];
+    for word in serde_words(attributes) {
+        if SKIPS.iter().any(|skip| word == skip) {
+            errors.at(
+                &word,
+                format!("every variant is an event that is written and read: remove `{word}` from `#[serde(…)]`"),
+            );
+        }
+    }
+}
+
+/// The keys in `#[serde(…)]`.
+fn serde_words(attributes: &[Attribute]) -> Vec<Ident> {
+    let mut words = Vec::new();
+    for attribute in attributes {
+        let Meta::List(list) = &attribute.meta else {
+            continue;
+        };
+        if attribute.path().is_ident("serde") {
+            words.extend(leading_words(list.tokens.clone()));
+        }
+    }
+    words
+}
+
+fn leading_words(tokens: TokenStream) -> Vec<Ident> {
+    let mut begins = true;
+    let mut words = Vec::new();
+    for token in tokens {
+        match &token {
+            proc_macro2::TokenTree::Ident(word) if begins => words.push(word.clone()),
+            _ => {}
+        }
+        begins = token.to_string() == ",";
+    }
+    words
+}
+
+fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option<Format> {
+    let name = match &attributes.name {
+        Some(name) => checked_name(name, "name", errors),
+        None => syn::ext::IdentExt::unraw(ident).to_string(),
+    };
+    let version = version(attributes, errors)?;
+    let earlier = earlier(attributes, version, errors)?;
+    Some(Format {
+        name,
+        version,
+        earlier,
+    })
+}
+
+fn version(attributes: &Attributes, errors: &mut Errors) -> Option<i32> {
+    let Some(written) = &attributes.version else {
+        return Some(1);
+    };
+    let version = written
+        .base10_parse::<i32>()
+        .ok()
+        .filter(|version| *version > 0);
+    if version.is_none() {
+        errors.at(written, "a version is a whole number from 1 to 2147483647");
+    }
+    version
+}
+
+/// The earlier versions: ascending, without a hole, up to the one before the current.
+fn earlier(attributes: &Attributes, current: i32, errors: &mut Errors) -> Option<Vec<(i32, Type)>> {
+    let Some(upcasts) = &attributes.upcast else {
+        return Some(Vec::new());
+    };
+    let mut earlier: Vec<(i32, Type)> = Vec::new();
+    for Upcast { version, ty } in upcasts {
+        let expected = earlier.last().map(|(before, _)| before + 1);
+        match version.base10_parse::<i32>() {
+            Ok(number) if number > 0 && expected.is_none_or(|expected| number == expected) => {
+                earlier.push((number, ty.clone()));
+            }
+            Ok(_) => {
+                errors.at(
+                    version,
+                    match expected {
+                        Some(expected) => format!("`upcast` goes up one version at a time, each made into the next by `From`: the next is {expected}"),
+                        None => "versions begin at 1".to_owned(),
+                    },
+                );
+                return None;
+            }
+            Err(_) => {
+                errors.at(version, "a version is a whole number from 1 to 2147483647");
+                return None;
+            }
+        }
+    }
+    let Some((last, _)) = earlier.last() else {
+        errors.at(
+            attributes.key("upcast").to_token_stream(),
+            "`upcast` names no version: write `upcast(1 = UserRegisteredV1)`, or remove it",
+        );
+        return None;
+    };
+    if last.checked_add(1) != Some(current) {
+        let place = upcasts.last().map(|upcast| &upcast.version);
+        errors.at(
+            place.to_token_stream(),
+            format!(
+                "`upcast` reads versions up to {last}, and the current one is {current}: write `version = {}`, or name the versions between",
+                i64::from(*last) + 1
+            ),
+        );
+        return None;
+    }
+    Some(earlier)
+}

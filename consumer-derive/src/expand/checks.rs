@@ -1,0 +1,209 @@
+//! What the compiler is to check and no macro can see: constants outside of every function, where
+//! `cargo check` evaluates them.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::{LitStr, Path};
+
+use super::handlers::typed;
+use crate::args::Aggregate;
+use crate::model::{Body, Events, Handler, Handlers, Model};
+use crate::place::{at, own, quote_at};
+
+/// The list of handlers, and the checks of it.
+pub(super) fn checks(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let mut checks = match &model.body {
+        Body::ByHand => TokenStream::new(),
+        Body::Handlers(handlers) => handlers
+            .events
+            .iter()
+            .map(|handler| handler_checks(model, handler))
+            .chain([every_event_has_a_handler(model, handlers)])
+            .collect(),
+    };
+    checks.extend(no_aggregate_twice(model));
+    let handlers = handler_list(model);
+    quote_spanned! {Span::mixed_site()=>
+        const __HANDLERS: &[#krate::__private::HandlerShape] = &[#handlers];
+        #checks
+    }
+}
+
+fn handler_list(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    match &model.body {
+        Body::ByHand => quote_spanned! {Span::mixed_site()=>
+            #krate::__private::HandlerShape {
+                method: "handle",
+                file: ::core::file!(),
+                line: ::core::line!(),
+                handled: #krate::__private::Handled::Every,
+            }
+        },
+        Body::Handlers(handlers) => handlers
+            .events
+            .iter()
+            .map(|handler| {
+                let cfgs = &handler.method.cfgs;
+                let shape = shape(krate, handler);
+                quote_spanned! {Span::mixed_site()=> #cfgs #shape, }
+            })
+            .collect(),
+    }
+}
+
+fn shape(krate: &Path, handler: &Handler) -> TokenStream {
+    let method = handler.method.name.to_string();
+    let taken = taken(krate, &handler.events);
+    let line = line_of(handler);
+    quote_spanned! {Span::mixed_site()=>
+        #krate::__private::HandlerShape {
+            method: #method,
+            file: ::core::file!(),
+            line: #line,
+            handled: #taken,
+        }
+    }
+}
+
+/// `line!()` as if the user had written it beside the method's name.
+fn line_of(handler: &Handler) -> TokenStream {
+    let span = handler.method.name.span();
+    quote_spanned! {span=> ::core::line!() }
+}
+
+fn taken(krate: &Path, events: &Events) -> TokenStream {
+    match events {
+        Events::Every => quote_spanned! {Span::mixed_site()=>
+            #krate::__private::Handled::Every
+        },
+        Events::Rest => quote_spanned! {Span::mixed_site()=> #krate::__private::Handled::Rest },
+        Events::Named(names) => quote_spanned! {Span::mixed_site()=>
+            #krate::__private::Handled::Named(&[#(#names),*])
+        },
+        Events::Typed(ty) => {
+            let typed = typed(krate, ty);
+            quote_spanned! {Span::mixed_site()=> #typed.handled }
+        }
+    }
+}
+
+fn handler_checks(model: &Model, handler: &Handler) -> TokenStream {
+    match &handler.events {
+        Events::Every | Events::Rest => TokenStream::new(),
+        Events::Typed(ty) => {
+            let mut checks = is_in_scope(model, handler, ty);
+            checks.extend(is_the_only_one(model, handler, ty));
+            checks
+        }
+        Events::Named(names) => {
+            let mut checks: TokenStream = names
+                .iter()
+                .map(|name| is_a_known_event(model, handler, name))
+                .collect();
+            let first = names.first().to_token_stream();
+            checks.extend(is_the_only_one(model, handler, first));
+            checks
+        }
+    }
+}
+
+fn is_in_scope(model: &Model, handler: &Handler, ty: &syn::Type) -> TokenStream {
+    if model.scope.is_none() {
+        return TokenStream::new();
+    }
+    let krate = &model.krate;
+    let cfgs = &handler.method.cfgs;
+    let shape = shape(krate, handler);
+    quote_at! {krate, own(ty) =>
+        #cfgs
+        const _: () = #krate::__private::check::is_in_scope(#shape, __SCOPE);
+    }
+}
+
+fn is_the_only_one(model: &Model, handler: &Handler, written: impl ToTokens) -> TokenStream {
+    let krate = &model.krate;
+    let cfgs = &handler.method.cfgs;
+    let shape = shape(krate, handler);
+    quote_at! {krate, own(written) =>
+        #cfgs
+        const _: () = #krate::__private::check::is_the_only_one(#shape, __HANDLERS);
+    }
+}
+
+/// Possible only where types tell all the events of the scope.
+fn is_a_known_event(model: &Model, handler: &Handler, name: &LitStr) -> TokenStream {
+    let krate = &model.krate;
+    let paths: Vec<&Path> = model.scope.iter().flatten().filter_map(path_of).collect();
+    let knows_all = model
+        .scope
+        .as_ref()
+        .is_some_and(|scope| !scope.is_empty() && scope.len() == paths.len());
+    if !knows_all {
+        return TokenStream::new();
+    }
+    let cfgs = &handler.method.cfgs;
+    let events = paths
+        .iter()
+        .map(|path| quote_at! {krate, at(path) => #krate::__private::aggregate_events::<#path>() });
+    quote_at! {krate, own(name) =>
+        #cfgs
+        const _: () = #krate::__private::check::is_a_known_event(#name, &[#(#events),*]);
+    }
+}
+
+fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream {
+    if handlers.take_every_event()
+        || handlers.take_the_rest()
+            && handlers
+                .events
+                .iter()
+                .all(|one| one.method.cfgs.0.is_empty())
+    {
+        return TokenStream::new();
+    }
+    let krate = &model.krate;
+    model
+        .scope
+        .iter()
+        .flatten()
+        .filter_map(path_of)
+        .map(|path| {
+            quote_at! {krate, own(path) =>
+                const _: () = #krate::__private::check::every_event_has_a_handler(
+                    #krate::__private::aggregate_type::<#path>(),
+                    #krate::__private::aggregate_events::<#path>(),
+                    __HANDLERS,
+                );
+            }
+        })
+        .collect()
+}
+
+/// Two strings are the macro's own business; what a path stands for, only the compiler knows.
+fn no_aggregate_twice(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let scope = model.scope.iter().flatten();
+    let paths = scope
+        .clone()
+        .enumerate()
+        .filter_map(|(index, aggregate)| Some((index, path_of(aggregate)?)));
+    if scope.count() < 2 {
+        return TokenStream::new();
+    }
+    paths
+        .map(|(index, path)| {
+            quote_at! {krate, own(path) =>
+                const _: () = #krate::__private::check::is_listed_once(__SCOPE, #index);
+            }
+        })
+        .collect()
+}
+
+fn path_of(aggregate: &Aggregate) -> Option<&Path> {
+    match aggregate {
+        Aggregate::Type(path) => Some(path),
+        Aggregate::Name(_) => None,
+    }
+}

@@ -1,0 +1,374 @@
+//! The methods of `Consumer` for an `impl` block: calls of the user's methods.
+
+use proc_macro2::{Literal, Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::Path;
+
+use super::connection;
+use crate::model::{Events, Handler, Handlers, Method, Parameter};
+use crate::place::{at, quote_at};
+
+pub(super) fn methods(krate: &Path, handlers: &Handlers) -> TokenStream {
+    let mut methods = if handlers.take_every_event() {
+        handlers
+            .events
+            .iter()
+            .map(|handler| every_event(krate, handler))
+            .collect()
+    } else {
+        by_event(krate, handlers)
+    };
+    if !handlers.methods().any(Method::takes_transaction) {
+        methods.extend(quote_spanned! {Span::mixed_site()=>
+            fn uses_transaction(&self) -> ::core::primitive::bool {
+                false
+            }
+        });
+    }
+    methods.extend(handlers.resets.iter().map(|method| reset(krate, method)));
+    methods
+}
+
+/// `handle`, of one event or of a whole batch.
+fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
+    let cfgs = &handler.method.cfgs;
+    let parameters = EventParameters::of(krate, &handler.method);
+    if !handler.many {
+        let call = call(krate, &handler.method, Given::Event);
+        return handle(krate, &parameters, &cfgs.to_token_stream(), &call);
+    }
+    let connection = connection(krate);
+    let call = call(krate, &handler.method, Given::Slice);
+    quote_spanned! {Span::mixed_site()=>
+        #cfgs
+        async fn handle(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+            __event: &#krate::PersistedEvent,
+        ) -> ::core::result::Result<(), #krate::HandlerError> {
+            match #krate::Consumer::<__Database>::handle_batch(
+                self,
+                __cx,
+                __tx,
+                ::core::slice::from_ref(__event),
+            ).await {
+                ::core::result::Result::Ok(_) => ::core::result::Result::Ok(()),
+                ::core::result::Result::Err(__failed) => ::core::result::Result::Err(__failed.error),
+            }
+        }
+        #cfgs
+        async fn handle_batch(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+            __events: &[#krate::PersistedEvent],
+        ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
+            let _ = (&__cx, &__tx);
+            let __given = __events;
+            #krate::__private::whole(__events, #call)
+        }
+    }
+}
+
+/// `handle`, and `handle_batch` where runs are taken, for a block of `#[on]` handlers.
+fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
+    let arms = handlers.events.iter().map(|handler| {
+        let cfgs = &handler.method.cfgs;
+        let pattern = pattern(krate, &handler.events);
+        let reaction = one_event(krate, handler);
+        quote_spanned! {Span::mixed_site()=> #cfgs #pattern => { #reaction } }
+    });
+    let arms = in_order(handlers, arms);
+    let dispatch = quote_spanned! {Span::mixed_site()=>
+        let _ = (&__cx, &__tx);
+        let __kind: &::core::primitive::str = &__event.event_type;
+        match __kind {
+            #(#arms)*
+            _ => ::core::result::Result::Ok(()),
+        }
+    };
+    let all = EventParameters {
+        cx: quote_spanned! {Span::mixed_site()=> __cx },
+        tx: quote_spanned! {Span::mixed_site()=> __tx },
+    };
+    let mut methods = handle(
+        krate,
+        &all,
+        &quote_spanned! {Span::mixed_site()=> #[allow(unreachable_patterns)] },
+        &dispatch,
+    );
+    if handlers.events.iter().any(|handler| handler.many) {
+        methods.extend(runs(krate, handlers));
+    }
+    methods
+}
+
+/// The arms with `#[on(other)]` last.
+fn in_order(handlers: &Handlers, arms: impl Iterator<Item = TokenStream>) -> Vec<TokenStream> {
+    let mut pairs: Vec<_> = handlers.events.iter().zip(arms).collect();
+    pairs.sort_by_key(|(handler, _)| matches!(handler.events, Events::Rest));
+    pairs.into_iter().map(|(_, arm)| arm).collect()
+}
+
+/// `"UserRegistered" | "UserImported"`, or a guard that knows the type.
+fn pattern(krate: &Path, events: &Events) -> TokenStream {
+    match events {
+        Events::Named(names) => quote_spanned! {Span::mixed_site()=> #(#names)|* },
+        Events::Typed(ty) => {
+            let typed = typed(krate, ty);
+            quote_spanned! {Span::mixed_site()=> _ if #typed.takes(__event) }
+        }
+        Events::Every | Events::Rest => quote_spanned! {Span::mixed_site()=> _ },
+    }
+}
+
+/// Every mention of an event's type is this one expression, so that what is wrong with the type is
+/// said once.
+pub(super) fn typed(krate: &Path, ty: &syn::Type) -> TokenStream {
+    quote_at! {krate, at(ty) => #krate::__private::typed::<#ty>() }
+}
+
+/// What a handler does with one event, also one that takes runs.
+fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
+    match (&handler.events, handler.many) {
+        (Events::Typed(ty), false) => {
+            let typed = typed(krate, ty);
+            let call = call(krate, &handler.method, Given::Decoded);
+            quote_spanned! {Span::mixed_site()=>
+                let __decoded = #typed.decode(__cx, __event)?;
+                #call
+            }
+        }
+        (Events::Typed(ty), true) => {
+            let typed = typed(krate, ty);
+            let call = call(krate, &handler.method, Given::Slice);
+            quote_spanned! {Span::mixed_site()=>
+                let __decoded = [#typed.decode(__cx, __event)?];
+                let __given = &__decoded[..];
+                #call
+            }
+        }
+        (_, false) => call(krate, &handler.method, Given::Event),
+        (_, true) => {
+            let call = call(krate, &handler.method, Given::Slice);
+            quote_spanned! {Span::mixed_site()=>
+                let __given = ::core::slice::from_ref(__event);
+                #call
+            }
+        }
+    }
+}
+
+/// `handle_batch` of a block with handlers of runs: events that go to the same handler, one after
+/// the other, are given to it at once.
+fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
+    let connection = connection(krate);
+    let numbered = || handlers.events.iter().zip(0_usize..);
+    let numbers = in_order(
+        handlers,
+        numbered().map(|(handler, number)| {
+            let cfgs = &handler.method.cfgs;
+            let pattern = pattern(krate, &handler.events);
+            let number = Literal::usize_suffixed(number);
+            quote_spanned! {Span::mixed_site()=> #cfgs #pattern => #number, }
+        }),
+    );
+    let arms = numbered()
+        .filter(|(handler, _)| handler.many)
+        .map(|(handler, number)| {
+            let cfgs = &handler.method.cfgs;
+            let number = Literal::usize_suffixed(number);
+            let run = run(krate, handler);
+            quote_spanned! {Span::mixed_site()=> #cfgs #number => { #run } }
+        });
+    quote_spanned! {Span::mixed_site()=>
+        #[allow(unreachable_patterns)]
+        async fn handle_batch(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+            __events: &[#krate::PersistedEvent],
+        ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
+            fn __handler_of(__event: &#krate::PersistedEvent) -> ::core::primitive::usize {
+                let __kind: &::core::primitive::str = &__event.event_type;
+                match __kind {
+                    #(#numbers)*
+                    _ => ::core::primitive::usize::MAX,
+                }
+            }
+            let mut __handled: ::core::primitive::usize = 0;
+            while let ::core::option::Option::Some(__event) = __events.get(__handled) {
+                if __handled > 0 && __cx.should_stop(__handled) {
+                    return ::core::result::Result::Ok(__handled);
+                }
+                match __handler_of(__event) {
+                    #(#arms)*
+                    _ => {
+                        __cx.enter(__event.global_position);
+                        #krate::__private::one(
+                            __handled,
+                            #krate::Consumer::<__Database>::handle(self, __cx, __tx, __event).await,
+                        )?;
+                        __handled += 1;
+                    }
+                }
+            }
+            ::core::result::Result::Ok(__handled)
+        }
+    }
+}
+
+/// Gives one run to its handler.
+fn run(krate: &Path, handler: &Handler) -> TokenStream {
+    let call = call(krate, &handler.method, Given::Slice);
+    let given = match &handler.events {
+        Events::Typed(ty) => {
+            let typed = typed(krate, ty);
+            quote_spanned! {Span::mixed_site()=>
+                let __decoded = #krate::__private::one(__handled, #typed.decode_run(__cx, __run))?;
+                let __given = &__decoded[..];
+            }
+        }
+        _ => quote_spanned! {Span::mixed_site()=> let __given = __run; },
+    };
+    quote_spanned! {Span::mixed_site()=>
+        let __run = #krate::__private::run(__events, __handled, __handler_of);
+        #given
+        __cx.enter_several();
+        let __length = __given.len();
+        #krate::__private::several(__handled, __length, #call)?;
+        __handled += __length;
+    }
+}
+
+fn reset(krate: &Path, method: &Method) -> TokenStream {
+    let cfgs = &method.cfgs;
+    let connection = connection(krate);
+    let EventParameters { cx, tx } = EventParameters::of(krate, method);
+    let call = call(krate, method, Given::Nothing);
+    quote_spanned! {Span::mixed_site()=>
+        #cfgs
+        fn can_reset(&self) -> ::core::primitive::bool {
+            true
+        }
+        #cfgs
+        async fn reset(
+            &self,
+            #cx: &#krate::Context,
+            #tx: &mut #connection,
+        ) -> ::core::result::Result<(), #krate::HandlerError> {
+            #call
+        }
+    }
+}
+
+/// The names of the context and the transaction in a generated method, `_` where unused.
+struct EventParameters {
+    cx: TokenStream,
+    tx: TokenStream,
+}
+
+impl EventParameters {
+    fn of(_krate: &Path, method: &Method) -> Self {
+        let takes_references = method
+            .parameters
+            .iter()
+            .any(|parameter| matches!(parameter, Parameter::Shared(_)));
+        let named = |is_used: bool, name: TokenStream| {
+            if is_used {
+                name
+            } else {
+                quote_spanned! {Span::mixed_site()=> _ }
+            }
+        };
+        Self {
+            cx: named(
+                takes_references,
+                quote_spanned! {Span::mixed_site()=> __cx },
+            ),
+            tx: named(
+                method.takes_transaction(),
+                quote_spanned! {Span::mixed_site()=> __tx },
+            ),
+        }
+    }
+}
+
+fn handle(
+    krate: &Path,
+    parameters: &EventParameters,
+    attributes: &TokenStream,
+    body: &TokenStream,
+) -> TokenStream {
+    let connection = connection(krate);
+    let EventParameters { cx, tx } = parameters;
+    quote_spanned! {Span::mixed_site()=>
+        #attributes
+        async fn handle(
+            &self,
+            #cx: &#krate::Context,
+            #tx: &mut #connection,
+            __event: &#krate::PersistedEvent,
+        ) -> ::core::result::Result<(), #krate::HandlerError> {
+            #body
+        }
+    }
+}
+
+/// What a method is given beside the transaction and the context.
+#[derive(Clone, Copy, PartialEq)]
+enum Given {
+    /// `event`, as it is.
+    Event,
+    /// `decoded`, the event's content.
+    Decoded,
+    /// `given`, a slice.
+    Slice,
+    /// Nothing.
+    Nothing,
+}
+
+/// Calls the user's method and makes its result the trait's.
+fn call(krate: &Path, method: &Method, given: Given) -> TokenStream {
+    let name = &method.name;
+    let arguments = method
+        .parameters
+        .iter()
+        .map(|parameter| argument(krate, parameter, given));
+    let span = at(name);
+    let called = quote_at! {krate, span =>
+        #krate::__private::send(Self::#name(self #(, #arguments)*)).await
+    };
+    let outcome = outcome(krate, method);
+    quote_spanned! {span=> #outcome(#called) }
+}
+
+/// The conversion of the result, which speaks at the return type as the user wrote it.
+fn outcome(krate: &Path, method: &Method) -> TokenStream {
+    let output = &method.output;
+    let span = at(output);
+    if output.to_string().contains("impl ") {
+        return quote_at! {krate, span => #krate::__private::outcome };
+    }
+    quote_at! {krate, span => #krate::__private::outcome::<#output> }
+}
+
+/// One argument, with the span of the type that it feeds.
+fn argument(krate: &Path, parameter: &Parameter, given: Given) -> TokenStream {
+    match parameter {
+        Parameter::Transaction(ty) => quote_at! {krate, at(ty) =>
+            #krate::__private::transaction::<__Database, #ty>(__tx)
+        },
+        Parameter::Shared(ty) if given == Given::Event => quote_at! {krate, at(ty) =>
+            #krate::__private::shared::<#ty>(__cx, __event)
+        },
+        Parameter::Shared(ty) => quote_at! {krate, at(ty) =>
+            #krate::__private::context::<#ty>(__cx)
+        },
+        Parameter::Decoded(ty) => quote_spanned! {at(ty)=> __decoded },
+        Parameter::Several(ty) => quote_at! {krate, at(ty) =>
+            #krate::__private::slice::<#ty>(__given)
+        },
+    }
+}

@@ -1,0 +1,352 @@
+//! From a [`Model`] to code; nothing can go wrong here any more.
+//!
+//! Everything generated stands in one `const _`, so that no name of it is seen from outside, and
+//! carries hygienic spans, so that no name of the user's is seen from inside. Types that the user
+//! wrote keep their own spans: what the compiler has to say about one, it says there.
+
+mod checks;
+mod handlers;
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::Path;
+
+use crate::args::Aggregate;
+use crate::item::Item;
+use crate::model::{Body, Database, Making, Model, OnError, Settings};
+use crate::place::{at, own, quote_at};
+
+/// The item as it was, without helper attributes, and what makes it a consumer.
+pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
+    let hygienic = Span::mixed_site();
+    let database = database_alias(model);
+    let consumer = consumer_impl(model);
+    let scoped = scoped_impl(model);
+    let construct = construct_impl(model);
+    let entry = entry(model);
+    let checks = checks::checks(model);
+    quote_spanned! {hygienic=>
+        #item
+
+        #[allow(unused_qualifications)]
+        const _: () = {
+            #database
+            #consumer
+            #scoped
+            #construct
+            #checks
+            #entry
+        };
+    }
+}
+
+/// `type __Database = Sqlite;`, or nothing when the consumer runs on every database.
+fn database_alias(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    match &model.database {
+        Database::Any => TokenStream::new(),
+        Database::Named(database) => {
+            quote_spanned! {Span::mixed_site()=> type __Database = #database; }
+        }
+        Database::OfConnection(connections) => connections
+            .iter()
+            .map(|(cfgs, connection)| {
+                let span = at(connection);
+                quote_at! {krate, span =>
+                    #cfgs
+                    type __Database = <#connection as #krate::__private::Transaction>::Database;
+                }
+            })
+            .collect(),
+    }
+}
+
+/// `where SqliteConnection: Transaction`, at the user's own type: a type that is no connection is
+/// complained about there, and assumed to be one everywhere else.
+fn assumption(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    match &model.database {
+        Database::OfConnection(connections) => match connections.as_slice() {
+            [(_, connection)] => quote_at! {krate, own(connection) =>
+                where #connection: #krate::__private::Transaction
+            },
+            _ => TokenStream::new(),
+        },
+        _ => TokenStream::new(),
+    }
+}
+
+/// `<__Database: …>` for the implementations of a consumer of every database.
+fn database_parameter(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    match &model.database {
+        Database::Any => {
+            quote_spanned! {Span::mixed_site()=> <__Database: #krate::sqlx::Database> }
+        }
+        _ => TokenStream::new(),
+    }
+}
+
+fn consumer_impl(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let self_type = &model.self_type;
+    let name = &model.name;
+    let parameter = database_parameter(model);
+    let settings = settings_method(model);
+    let assumption = assumption(model);
+    let methods = match &model.body {
+        Body::ByHand => forwarding_methods(model),
+        Body::Handlers(handlers) => handlers::methods(krate, handlers),
+    };
+    quote_spanned! {Span::mixed_site()=>
+        #[automatically_derived]
+        #[allow(trivial_bounds)]
+        impl #parameter #krate::Consumer<__Database> for #self_type #assumption {
+            fn name(&self) -> &::core::primitive::str {
+                #name
+            }
+            #settings
+            #methods
+        }
+    }
+}
+
+/// The methods of a struct that implements `Handler` by hand.
+fn forwarding_methods(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let uses_transaction = !matches!(model.database, Database::Any);
+    let connection = connection(krate);
+    // One span for all the calls, so that a missing `Handler` is reported once.
+    let call = |method: TokenStream| {
+        quote_at! {krate, at(&model.self_type) => #krate::Handler::<__Database>::#method }
+    };
+    let handle = call(quote_spanned! {at(&model.self_type)=> handle(self, __cx, __tx, __event) });
+    let handle_batch =
+        call(quote_spanned! {at(&model.self_type)=> handle_batch(self, __cx, __tx, __events) });
+    let can_reset = call(quote_spanned! {at(&model.self_type)=> can_reset(self) });
+    let reset = call(quote_spanned! {at(&model.self_type)=> reset(self, __cx, __tx) });
+    quote_spanned! {Span::mixed_site()=>
+        async fn handle(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+            __event: &#krate::PersistedEvent,
+        ) -> ::core::result::Result<(), #krate::HandlerError> {
+            #handle.await
+        }
+        async fn handle_batch(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+            __events: &[#krate::PersistedEvent],
+        ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
+            #handle_batch.await
+        }
+        fn uses_transaction(&self) -> ::core::primitive::bool {
+            #uses_transaction
+        }
+        fn can_reset(&self) -> ::core::primitive::bool {
+            #can_reset
+        }
+        async fn reset(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+        ) -> ::core::result::Result<(), #krate::HandlerError> {
+            #reset.await
+        }
+    }
+}
+
+/// The type of `tx` in the trait's methods.
+fn connection(krate: &Path) -> TokenStream {
+    quote_spanned! {Span::mixed_site()=>
+        <__Database as #krate::sqlx::Database>::Connection
+    }
+}
+
+fn scoped_impl(model: &Model) -> TokenStream {
+    let Some(scope) = &model.scope else {
+        return TokenStream::new();
+    };
+    let krate = &model.krate;
+    let self_type = &model.self_type;
+    let parameter = database_parameter(model);
+    let assumption = assumption(model);
+    let aggregate_types = scope
+        .iter()
+        .map(|aggregate| aggregate_type(krate, aggregate));
+    quote_spanned! {Span::mixed_site()=>
+        const __SCOPE: &[&::core::primitive::str] = &[#(#aggregate_types),*];
+        #[automatically_derived]
+        #[allow(trivial_bounds)]
+        impl #parameter #krate::ScopedConsumer<__Database> for #self_type #assumption {
+            fn aggregate_types(&self) -> &[&::core::primitive::str] {
+                __SCOPE
+            }
+        }
+    }
+}
+
+fn aggregate_type(krate: &Path, aggregate: &Aggregate) -> TokenStream {
+    match aggregate {
+        Aggregate::Name(name) => name.to_token_stream(),
+        Aggregate::Type(path) => quote_at! {krate, at(path) =>
+            #krate::__private::aggregate_type::<#path>()
+        },
+    }
+}
+
+fn settings_method(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let settings = settings(krate, &model.settings);
+    if settings.is_empty() {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=>
+        fn settings(&self) -> #krate::Settings {
+            #krate::Settings::DEFAULT #settings
+        }
+    }
+}
+
+/// `.batch_size(100)` and so on, for what differs from the defaults.
+fn settings(krate: &Path, settings: &Settings) -> TokenStream {
+    let span = Span::mixed_site();
+    let time = |milliseconds: u64| {
+        quote_spanned! {span=> ::core::time::Duration::from_millis(#milliseconds) }
+    };
+    let mut calls = TokenStream::new();
+    if settings.start_from_now {
+        calls.extend(quote_spanned! {span=> .start_from(#krate::StartFrom::Now) });
+    }
+    if let Some(policy) = &settings.on_error {
+        let policy = match policy {
+            OnError::Stop => quote_spanned! {span=> Stop },
+            OnError::Park => quote_spanned! {span=> Park },
+            OnError::Skip => quote_spanned! {span=> Skip },
+        };
+        calls.extend(quote_spanned! {span=> .on_error(#krate::OnError::#policy) });
+    }
+    if let Some(retries) = settings.retries {
+        calls.extend(quote_spanned! {span=> .retries(#retries) });
+    }
+    if let Some((min, max)) = settings.backoff {
+        let (min, max) = (time(min), time(max));
+        calls.extend(quote_spanned! {span=> .backoff(#min, #max) });
+    }
+    if let Some(size) = settings.batch_size {
+        calls.extend(quote_spanned! {span=> .batch_size(#size) });
+    }
+    if let Some(limit) = settings.batch_time.map(time) {
+        calls.extend(quote_spanned! {span=> .batch_time(#limit) });
+    }
+    if let Some(limit) = settings.handler_timeout.map(time) {
+        calls.extend(quote_spanned! {span=> .handler_timeout(#limit) });
+    }
+    calls
+}
+
+fn construct_impl(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let self_type = &model.self_type;
+    let (dependencies, make) = match &model.making {
+        Making::Init(function) => (
+            quote_spanned! {Span::mixed_site()=> __dependencies },
+            quote_at! {krate, at(function) =>
+                #krate::__private::init::<Self, _>(#function, __dependencies)
+            },
+        ),
+        Making::UnitOrDefault(path) => (
+            quote_spanned! {Span::mixed_site()=> _ },
+            unit_or_default(krate, path),
+        ),
+        Making::Default => (
+            quote_spanned! {Span::mixed_site()=> _ },
+            quote_at! {krate, at(self_type) =>
+                ::core::result::Result::Ok(#krate::__private::default_instance::<#self_type>())
+            },
+        ),
+    };
+    quote_spanned! {Span::mixed_site()=>
+        #[automatically_derived]
+        impl #krate::__private::Construct for #self_type {
+            fn construct(
+                #dependencies: &#krate::Dependencies,
+            ) -> ::core::result::Result<Self, #krate::HandlerError> {
+                #make
+            }
+        }
+    }
+}
+
+/// The import names the type, and the value if the type is a unit struct; where it is none, the
+/// value is that of the glob import, which an import by name shadows.
+fn unit_or_default(krate: &Path, path: &Path) -> TokenStream {
+    let span = at(path);
+    quote_at! {krate, span =>
+        #[allow(unused_imports)]
+        use #krate::__private::no_value::*;
+        #[allow(unused_imports)]
+        use #path as __CONSUMER;
+        #[allow(unused_imports)]
+        use #krate::__private::DefaultInstance as _;
+        ::core::result::Result::Ok(
+            #krate::__private::Instance::<_, #path>::of(__CONSUMER).make()
+        )
+    }
+}
+
+fn entry(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let name = &model.name;
+    let self_type = &model.self_type;
+    let type_name = self_type.to_token_stream().to_string();
+    let group = match &model.group {
+        Some(group) => quote_spanned! {Span::mixed_site()=>
+            ::core::option::Option::Some(#group)
+        },
+        None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
+    };
+    let scope = match &model.scope {
+        Some(_) => quote_spanned! {Span::mixed_site()=> __SCOPE },
+        None => quote_spanned! {Span::mixed_site()=> &[] },
+    };
+    let settings = settings(krate, &model.settings);
+    let factories = factories(model);
+    quote_spanned! {Span::mixed_site()=>
+        #krate::__submit! {
+            #krate::__private::Entry {
+                name: #name,
+                type_name: #type_name,
+                version: 1,
+                group: #group,
+                scope: #scope,
+                handlers: __HANDLERS,
+                settings: #krate::Settings::DEFAULT #settings,
+                site: #krate::Site {
+                    package: ::core::env!("CARGO_PKG_NAME"),
+                    module: ::core::module_path!(),
+                    file: ::core::file!(),
+                    line: ::core::line!(),
+                    column: ::core::column!(),
+                },
+                factories: &[#factories],
+            }
+        }
+    }
+}
+
+fn factories(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let self_type = &model.self_type;
+    match model.database {
+        Database::Any => quote_at! {krate, at(self_type) =>
+            #krate::__sqlite_factory!(#self_type),
+            #krate::__postgres_factory!(#self_type)
+        },
+        _ => quote_at! {krate, at(self_type) =>
+            &[#krate::__private::Factory::of::<__Database, #self_type>()]
+        },
+    }
+}

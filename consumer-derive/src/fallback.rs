@@ -1,0 +1,80 @@
+//! What is left of a consumer after a mistake: the item as it was, the messages, and stubs that
+//! keep the rest of the crate from complaining that there is no consumer.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::Path;
+
+use crate::args::Args;
+use crate::errors::Errors;
+use crate::item::Item;
+
+/// The item without helper attributes, the messages, and implementations that are never
+/// registered.
+pub(crate) fn fallback(args: &Args, item: &Item, errors: Errors) -> TokenStream {
+    let messages = errors.into_compile_errors();
+    let stubs = stubs(args, item);
+    quote_spanned! {Span::mixed_site()=>
+        #item
+        #messages
+        #stubs
+    }
+}
+
+fn stubs(args: &Args, item: &Item) -> TokenStream {
+    let (generics, self_type) = match item {
+        Item::Impl(block) if block.implemented.is_none() => {
+            (&block.generics, block.self_type.to_token_stream())
+        }
+        Item::Struct(item) if item.generics.params.is_empty() => {
+            (&item.generics, item.ident.to_token_stream())
+        }
+        _ => return TokenStream::new(),
+    };
+    let applied_twice = item.attributes().iter().any(|attribute| {
+        attribute
+            .path()
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "consumer")
+    });
+    if applied_twice || !generics.params.is_empty() {
+        return TokenStream::new();
+    }
+    let krate = stub_crate(args);
+    quote_spanned! {Span::mixed_site()=>
+        const _: () = {
+            #[automatically_derived]
+            impl<__Database: #krate::sqlx::Database> #krate::Consumer<__Database> for #self_type {
+                fn name(&self) -> &::core::primitive::str {
+                    ""
+                }
+                async fn handle(
+                    &self,
+                    _: &#krate::Context,
+                    _: &mut <__Database as #krate::sqlx::Database>::Connection,
+                    _: &#krate::PersistedEvent,
+                ) -> ::core::result::Result<(), #krate::HandlerError> {
+                    ::core::result::Result::Ok(())
+                }
+            }
+            #[automatically_derived]
+            impl<__Database: #krate::sqlx::Database> #krate::ScopedConsumer<__Database>
+                for #self_type
+            {
+                fn aggregate_types(&self) -> &[&::core::primitive::str] {
+                    &[]
+                }
+            }
+        };
+    }
+}
+
+/// The path of the crate, unless that is the mistake.
+fn stub_crate(args: &Args) -> Path {
+    args.krate
+        .value()
+        .filter(|path| path.leading_colon.is_some() || path.segments.len() > 1)
+        .cloned()
+        .unwrap_or_else(|| syn::parse_quote!(::consumer))
+}

@@ -1,0 +1,362 @@
+//! What stands under `#[consumer(…)]`: read far enough to find the handlers, and no further.
+//!
+//! Bodies stay opaque tokens, and what cannot be read is kept as it is: the item is given back
+//! whole, also while it is being typed.
+
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use quote::{ToTokens, TokenStreamExt};
+use syn::parse::{ParseStream, Parser};
+use syn::punctuated::Punctuated;
+use syn::{
+    Attribute, Generics, Ident, ItemStruct, LitStr, Meta, Signature, Token, Type, Visibility,
+};
+
+use crate::errors::Errors;
+use crate::suggest::closest;
+
+/// The item under the attribute.
+pub(crate) enum Item {
+    /// An `impl` block.
+    Impl(Box<ImplBlock>),
+    /// A struct.
+    Struct(Box<ItemStruct>),
+    /// Something else, or something that does not parse.
+    Other(TokenStream),
+}
+
+/// An `impl` block, taken apart down to its functions.
+pub(crate) struct ImplBlock {
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) generics: Generics,
+    /// The trait of `impl Trait for Type`.
+    pub(crate) implemented: Option<TokenStream>,
+    pub(crate) self_type: Type,
+    pub(crate) members: Vec<Member>,
+    header: TokenStream,
+    braces: Group,
+}
+
+/// A member of an `impl` block.
+pub(crate) enum Member {
+    /// A function, its signature understood.
+    Function(Box<Function>),
+    /// Anything else.
+    Opaque(TokenStream),
+}
+
+/// A function of an `impl` block.
+pub(crate) struct Function {
+    pub(crate) attributes: Vec<Attribute>,
+    /// Its `#[on]` attributes, which are not given back.
+    pub(crate) on: Vec<On>,
+    pub(crate) signature: Signature,
+    visibility: Visibility,
+    body: TokenStream,
+}
+
+/// One `#[on…]` attribute.
+pub(crate) struct On {
+    pub(crate) attribute: Attribute,
+    /// `None` when the argument was refused.
+    pub(crate) events: Option<OnEvents>,
+}
+
+/// What `#[on…]` says.
+pub(crate) enum OnEvents {
+    /// `#[on]`: the parameter's type says which event.
+    Typed,
+    /// `#[on("UserRegistered", "UserImported")]`
+    Named(Vec<LitStr>),
+    /// `#[on(other)]`
+    Other,
+    /// `#[on(reset)]`
+    Reset,
+}
+
+impl Item {
+    /// The outer attributes, where they could be read.
+    pub(crate) fn attributes(&self) -> &[Attribute] {
+        match self {
+            Self::Impl(block) => &block.attributes,
+            Self::Struct(item) => &item.attrs,
+            Self::Other(_) => &[],
+        }
+    }
+}
+
+impl ImplBlock {
+    pub(crate) fn functions(&self) -> impl Iterator<Item = &Function> {
+        self.members.iter().filter_map(|member| match member {
+            Member::Function(function) => Some(&**function),
+            Member::Opaque(_) => None,
+        })
+    }
+}
+
+impl ImplBlock {
+    /// Whether a function could not be read, as while it is being typed.
+    pub(crate) fn has_unreadable_function(&self) -> bool {
+        self.members.iter().any(|member| match member {
+            Member::Function(_) => false,
+            Member::Opaque(tokens) => tokens
+                .clone()
+                .into_iter()
+                .any(|token| matches!(token, TokenTree::Ident(word) if word == "fn")),
+        })
+    }
+}
+
+pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Item {
+    let parsed = (|input: ParseStream<'_>| parse_item(input, errors)).parse2(tokens.clone());
+    parsed.unwrap_or(Item::Other(tokens))
+}
+
+fn parse_item(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Item> {
+    let ahead = input.fork();
+    ahead.call(Attribute::parse_outer)?;
+    if ahead.peek(Token![impl]) || ahead.peek(Token![unsafe]) && ahead.peek2(Token![impl]) {
+        return parse_impl(input, errors).map(|block| Item::Impl(Box::new(block)));
+    }
+    input.parse().map(|item| Item::Struct(Box::new(item)))
+}
+
+fn parse_impl(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<ImplBlock> {
+    let attributes = input.call(Attribute::parse_outer)?;
+    let header_start = input.fork();
+    input.parse::<Option<Token![unsafe]>>()?;
+    input.parse::<Token![impl]>()?;
+    let mut generics: Generics = input.parse()?;
+    let mut self_type: Type = input.parse()?;
+    let mut implemented = None;
+    if input.parse::<Option<Token![for]>>()?.is_some() {
+        implemented = Some(self_type.to_token_stream());
+        self_type = input.parse()?;
+    }
+    generics.where_clause = input.parse()?;
+    let braces = braces(input.parse()?).ok_or_else(|| input.error("expected `{`"))?;
+    Ok(ImplBlock {
+        attributes,
+        generics,
+        implemented,
+        self_type,
+        members: parse_members(braces.stream(), errors),
+        header: until_last(header_start.parse()?),
+        braces,
+    })
+}
+
+/// The group in braces, also when a `macro_rules!` fragment wraps it.
+fn braces(token: TokenTree) -> Option<Group> {
+    match token {
+        TokenTree::Group(group) => match group.delimiter() {
+            Delimiter::Brace => Some(group),
+            Delimiter::None => {
+                let mut inside = group.stream().into_iter();
+                let only = inside.next()?;
+                inside.next().is_none().then(|| braces(only)).flatten()
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// All but the last token, which is the group in braces.
+fn until_last(tokens: TokenStream) -> TokenStream {
+    let mut tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    tokens.pop();
+    tokens.into_iter().collect()
+}
+
+fn parse_members(tokens: TokenStream, errors: &mut Errors) -> Vec<Member> {
+    let mut members = Vec::new();
+    let mut member = Vec::new();
+    for token in tokens {
+        let ends = is_the_end_of_a_member(&token);
+        member.push(token);
+        if ends {
+            members.push(parse_member(std::mem::take(&mut member), errors));
+        }
+    }
+    if !member.is_empty() {
+        members.push(Member::Opaque(member.into_iter().collect()));
+    }
+    members
+}
+
+fn is_the_end_of_a_member(token: &TokenTree) -> bool {
+    match token {
+        TokenTree::Punct(punct) => punct.as_char() == ';',
+        other => braces(other.clone()).is_some(),
+    }
+}
+
+fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
+    let whole: TokenStream = tokens.iter().cloned().collect();
+    let body = tokens.pop().into_token_stream();
+    let head: TokenStream = tokens.into_iter().collect();
+    let parser = |input: ParseStream<'_>| {
+        Ok((
+            input.call(Attribute::parse_outer)?,
+            input.parse::<Visibility>()?,
+            input.parse::<Signature>()?,
+        ))
+    };
+    match parser.parse2(head) {
+        Ok((attributes, visibility, signature)) => {
+            let (on, attributes) = take_helpers(attributes, errors);
+            Member::Function(Box::new(Function {
+                attributes,
+                on,
+                signature,
+                visibility,
+                body,
+            }))
+        }
+        Err(_) => Member::Opaque(whole),
+    }
+}
+
+/// Parts the `#[on]` attributes, and the mistaken forms of it, from the others.
+fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Vec<Attribute>) {
+    let mut on = Vec::new();
+    let mut others = Vec::new();
+    for attribute in attributes {
+        if attribute.path().is_ident("on") {
+            let events = parse_on(&attribute, errors);
+            on.push(On { attribute, events });
+        } else if is_qualified_on(&attribute) {
+            errors.at(
+                attribute.path(),
+                "`#[consumer]` reads this attribute by its plain name: write `#[on]`, without a path",
+            );
+            on.push(On {
+                attribute,
+                events: None,
+            });
+        } else if hides_on(&attribute) {
+            errors.at(
+                &attribute,
+                "`#[consumer]` cannot look inside `cfg_attr`: put `#[cfg(…)]` and `#[on]` on the method, one beside the other",
+            );
+            on.push(On {
+                attribute,
+                events: None,
+            });
+        } else {
+            others.push(attribute);
+        }
+    }
+    (on, others)
+}
+
+fn is_qualified_on(attribute: &Attribute) -> bool {
+    let segments = &attribute.path().segments;
+    segments.len() > 1
+        && segments.last().is_some_and(|last| last.ident == "on")
+        && segments.first().is_some_and(|first| {
+            ["consumer", "crate", "self"]
+                .iter()
+                .any(|own| first.ident == own)
+        })
+}
+
+/// Whether `#[cfg_attr(…, on)]` hides a handler.
+fn hides_on(attribute: &Attribute) -> bool {
+    let Meta::List(list) = &attribute.meta else {
+        return false;
+    };
+    if !attribute.path().is_ident("cfg_attr") {
+        return false;
+    }
+    let mut begins = false;
+    for token in list.tokens.clone() {
+        match token {
+            TokenTree::Punct(punct) if punct.as_char() == ',' => begins = true,
+            TokenTree::Ident(word) if begins && word == "on" => return true,
+            _ => begins = false,
+        }
+    }
+    false
+}
+
+const ON_FORMS: &str = "write `#[on]` with a typed event, `#[on(\"UserRegistered\")]`, `#[on(other)]` or `#[on(reset)]`";
+
+fn parse_on(attribute: &Attribute, errors: &mut Errors) -> Option<OnEvents> {
+    match &attribute.meta {
+        Meta::Path(_) => Some(OnEvents::Typed),
+        Meta::NameValue(pair) => {
+            errors.at(pair, format!("`#[on]` takes no `=`: {ON_FORMS}"));
+            None
+        }
+        Meta::List(list) if list.tokens.is_empty() => {
+            errors.at(list, format!("`#[on()]` names no event: {ON_FORMS}"));
+            None
+        }
+        Meta::List(list) => parse_on_list(&list.tokens, errors),
+    }
+}
+
+fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> {
+    let names = |input: ParseStream<'_>| {
+        Punctuated::<LitStr, Token![,]>::parse_terminated(input)
+            .map(|names| names.into_iter().collect())
+    };
+    if let Ok(names) = names.parse2(tokens.clone()) {
+        return Some(OnEvents::Named(names));
+    }
+    let word = syn::parse2::<Ident>(tokens.clone()).map(|word| word.to_string());
+    let advice = match word.as_deref() {
+        Ok("other") => return Some(OnEvents::Other),
+        Ok("reset") => return Some(OnEvents::Reset),
+        Ok(word) => match closest(word, &["other", "reset"]) {
+            Some(meant) => format!("did you mean `#[on({meant})]`?"),
+            None => format!(
+                "name the event in quotes, `#[on(\"{word}\")]`, or write `#[on]` and take it decoded, `event: {word}`"
+            ),
+        },
+        Err(_) => ON_FORMS.to_owned(),
+    };
+    errors.at(tokens, format!("`#[on(…)]` cannot read this: {advice}"));
+    None
+}
+
+impl ToTokens for Item {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::Impl(block) => block.to_tokens(tokens),
+            Self::Struct(item) => item.to_tokens(tokens),
+            Self::Other(other) => other.to_tokens(tokens),
+        }
+    }
+}
+
+impl ToTokens for ImplBlock {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        tokens.append_all(&self.attributes);
+        self.header.to_tokens(tokens);
+        let mut members = TokenStream::new();
+        members.append_all(&self.members);
+        let mut braces = Group::new(Delimiter::Brace, members);
+        braces.set_span(self.braces.span());
+        braces.to_tokens(tokens);
+    }
+}
+
+impl ToTokens for Member {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::Function(function) => function.to_tokens(tokens),
+            Self::Opaque(other) => other.to_tokens(tokens),
+        }
+    }
+}
+
+impl ToTokens for Function {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        tokens.append_all(&self.attributes);
+        self.visibility.to_tokens(tokens);
+        self.signature.to_tokens(tokens);
+        self.body.to_tokens(tokens);
+    }
+}

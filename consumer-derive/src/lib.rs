@@ -1,0 +1,43 @@
+//! The macros of the `consumer` crate, which re-exports and documents them.
+
+mod args;
+mod errors;
+mod event;
+mod expand;
+mod fallback;
+mod item;
+mod model;
+mod place;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use errors::Errors;
+use proc_macro::TokenStream;
+
+/// Declares a consumer; documented where `consumer` exports it.
+#[proc_macro_attribute]
+pub fn consumer(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand_consumer(args.into(), item.into()).into()
+}
+
+/// `args`, `item` → `validate` → `expand`, or `fallback`.
+fn expand_consumer(
+    args: proc_macro2::TokenStream,
+    item: proc_macro2::TokenStream,
+) -> proc_macro2::TokenStream {
+    let mut errors = Errors::default();
+    let item = item::parse(item, &mut errors);
+    let args = args::parse(args, &mut errors);
+    match validate::validate(&args, &item, errors) {
+        Ok(model) => expand::expand(&model, &item),
+        Err(errors) => fallback::fallback(&args, &item, errors),
+    }
+}
+
+/// Makes a struct or an enum an event; documented where `consumer` exports it.
+#[proc_macro_derive(Event, attributes(event))]
+pub fn derive_event(input: TokenStream) -> TokenStream {
+    event::derive(input.into()).into()
+}

@@ -1,0 +1,264 @@
+//! The rules of the keys, one function a key.
+
+use proc_macro2::Span;
+use syn::{LitInt, LitStr, Path};
+
+use crate::args::{Aggregate, Args, Slot};
+use crate::errors::Errors;
+use crate::model::{OnError, Settings};
+use crate::suggest::{closest, listed};
+
+/// The longest name; it must fit the index of the checkpoint table.
+const MAX_NAME_LENGTH: usize = 255;
+
+/// The most events that one transaction may hold.
+const MAX_BATCH_SIZE: u32 = 10_000;
+
+pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -> String {
+    let Some(written) = args.name.value() else {
+        if args.name.key().is_none() {
+            let suggestion = suggestion.unwrap_or("user_read_model");
+            errors.at_span(
+                Span::call_site(),
+                format!(
+                    "this consumer has no name: write `#[consumer(name = \"{suggestion}\")]`; the name must be unique, since it keys the checkpoint"
+                ),
+            );
+        }
+        return String::new();
+    };
+    let name = written.value();
+    if let Some(mistake) = mistake_in_name(&name) {
+        errors.at(written, mistake);
+    }
+    name
+}
+
+fn mistake_in_name(name: &str) -> Option<String> {
+    if name.trim().is_empty() {
+        return Some(
+            "the name is empty: choose a unique one, such as `\"user_read_model\"`".into(),
+        );
+    }
+    if name.trim() != name {
+        return Some(format!(
+            "the name has white space around it: write `\"{}\"`",
+            name.trim()
+        ));
+    }
+    if name.len() > MAX_NAME_LENGTH {
+        return Some(format!(
+            "the name has {} characters: shorten it to {MAX_NAME_LENGTH} or fewer",
+            name.chars().count()
+        ));
+    }
+    let odd = name
+        .chars()
+        .find(|&character| !(character.is_ascii_alphanumeric() || "_-.:/@".contains(character)))?;
+    Some(format!(
+        "the name has the character {odd:?}: use letters, digits and `_ - . : / @` only"
+    ))
+}
+
+/// The path of the `consumer` crate in generated code.
+pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
+    let Some(path) = args.krate.value() else {
+        return syn::parse_quote!(::consumer);
+    };
+    let is_absolute = path.leading_colon.is_some()
+        || path
+            .segments
+            .first()
+            .is_some_and(|first| first.ident == "crate" || first.ident == "$crate");
+    if !is_absolute {
+        let written = quote::quote!(#path).to_string().replace(' ', "");
+        errors.at(
+            path,
+            format!(
+                "`crate` needs a path that means the same everywhere: write `crate = ::{}` for a dependency, or begin with `crate::`",
+                written.trim_start_matches("self::").trim_start_matches("super::")
+            ),
+        );
+    }
+    path.clone()
+}
+
+pub(super) fn scope(args: &Args, errors: &mut Errors) -> Option<Vec<Aggregate>> {
+    let aggregates = &args.aggregates.value()?.0;
+    let mut names: Vec<String> = Vec::new();
+    for aggregate in aggregates {
+        let Aggregate::Name(name) = aggregate else {
+            continue;
+        };
+        let text = name.value();
+        if names.contains(&text) {
+            errors.at(
+                name,
+                format!("the aggregate type `{text}` is listed twice: remove one of the two"),
+            );
+        } else if let Some(mistake) = mistake_in_aggregate(&text) {
+            errors.at(name, mistake);
+        }
+        names.push(text);
+    }
+    Some(aggregates.iter().map(Aggregate::clone).collect())
+}
+
+fn mistake_in_aggregate(name: &str) -> Option<String> {
+    if name.trim().is_empty() {
+        return Some(
+            "an aggregate type is empty: name one, or leave `aggregates` out to receive every event"
+                .into(),
+        );
+    }
+    (name.trim() != name).then(|| {
+        format!(
+            "the aggregate type has white space around it and would match nothing: write `\"{}\"`",
+            name.trim()
+        )
+    })
+}
+
+pub(super) fn group(args: &Args, errors: &mut Errors) -> Option<String> {
+    let written = args.group.value()?;
+    let group = written.value();
+    if group.trim().is_empty() || group.trim() != group {
+        errors.at(
+            written,
+            "a group has a name without white space around it: write `group = \"projections\"`",
+        );
+    }
+    Some(group)
+}
+
+pub(super) fn settings(args: &Args, errors: &mut Errors) -> Settings {
+    Settings {
+        start_from_now: start_from_now(args, errors),
+        on_error: on_error(args, errors),
+        retries: number(&args.retries, 0, u32::MAX, errors),
+        backoff: backoff(args, errors),
+        batch_size: number(&args.batch_size, 1, MAX_BATCH_SIZE, errors),
+        batch_time: duration(&args.batch_time, errors),
+        handler_timeout: duration(&args.handler_timeout, errors),
+    }
+}
+
+fn start_from_now(args: &Args, errors: &mut Errors) -> bool {
+    one_of(&args.start_from, &["beginning", "now"], errors) == Some("now")
+}
+
+fn on_error(args: &Args, errors: &mut Errors) -> Option<OnError> {
+    match one_of(&args.on_error, &["stop", "park", "skip"], errors)? {
+        "park" => Some(OnError::Park),
+        "skip" => Some(OnError::Skip),
+        _ => Some(OnError::Stop),
+    }
+}
+
+fn one_of<'a>(slot: &Slot<LitStr>, choices: &[&'a str], errors: &mut Errors) -> Option<&'a str> {
+    let written = slot.value()?;
+    let text = written.value();
+    let found = choices.iter().find(|choice| **choice == text);
+    if found.is_none() {
+        let key = slot.key()?;
+        let advice = match closest(&text, choices) {
+            Some(meant) => format!("did you mean `{key} = \"{meant}\"`?"),
+            None => format!(
+                "choose one of {}",
+                listed(choices.iter().map(|c| format!("\"{c}\"")))
+            ),
+        };
+        errors.at(written, format!("`{key}` cannot be `\"{text}\"`: {advice}"));
+    }
+    found.copied()
+}
+
+fn number(slot: &Slot<LitInt>, min: u32, max: u32, errors: &mut Errors) -> Option<u32> {
+    let written = slot.value()?;
+    match written.base10_parse::<u32>() {
+        Ok(number) if (min..=max).contains(&number) && written.suffix().is_empty() => Some(number),
+        _ => {
+            let key = slot.key()?;
+            errors.at(
+                written,
+                format!("`{key}` is a whole number from {min} to {max}"),
+            );
+            None
+        }
+    }
+}
+
+fn duration(slot: &Slot<LitStr>, errors: &mut Errors) -> Option<u64> {
+    let written = slot.value()?;
+    let parsed = milliseconds(&written.value()).filter(|time| *time > 0);
+    if parsed.is_none() {
+        let key = slot.key()?;
+        errors.at(
+            written,
+            format!("`{key}` is a time above zero with its unit: write `{key} = \"500ms\"`, `\"30s\"`, `\"5m\"` or `\"1h\"`"),
+        );
+    }
+    parsed
+}
+
+fn backoff(args: &Args, errors: &mut Errors) -> Option<(u64, u64)> {
+    let written = args.backoff.value()?;
+    let text = written.value();
+    let range = text
+        .split_once("..")
+        .and_then(|(min, max)| Some((milliseconds(min)?, milliseconds(max)?)));
+    match range {
+        Some((min, max)) if min <= max => return Some((min, max)),
+        Some(_) => errors.at(
+            written,
+            "`backoff` goes from the shortest wait to the longest: swap the two times",
+        ),
+        None => errors.at(
+            written,
+            "`backoff` is the shortest and the longest wait between two attempts: write `backoff = \"100ms..30s\"`",
+        ),
+    }
+    None
+}
+
+/// `100ms`, `30s`, `5m` or `1h` in milliseconds.
+fn milliseconds(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
+    let (count, unit) = text.split_at_checked(unit_at)?;
+    let factor = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    count.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{milliseconds, mistake_in_name};
+
+    #[test]
+    fn times_have_a_number_and_a_unit() {
+        assert_eq!(milliseconds("100ms"), Some(100));
+        assert_eq!(milliseconds(" 30 s "), Some(30_000));
+        assert_eq!(milliseconds("5m"), Some(300_000));
+        assert_eq!(milliseconds("1h"), Some(3_600_000));
+        assert_eq!(milliseconds("30"), None);
+        assert_eq!(milliseconds("s"), None);
+        assert_eq!(milliseconds("1d"), None);
+        assert_eq!(milliseconds("99999999999999999999h"), None);
+    }
+
+    #[test]
+    fn names_are_checked_as_at_run_time() {
+        assert_eq!(mistake_in_name("system.integration/users:v2@eu-1"), None);
+        assert!(mistake_in_name("").is_some());
+        assert!(mistake_in_name(" users").is_some());
+        assert!(mistake_in_name("users model").is_some());
+        assert!(mistake_in_name(&"u".repeat(256)).is_some());
+        assert_eq!(mistake_in_name(&"u".repeat(255)), None);
+    }
+}

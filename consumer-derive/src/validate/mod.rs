@@ -1,0 +1,238 @@
+//! The rules: from what was written to a [`Model`], or to all the mistakes in it at once.
+
+mod block;
+mod keys;
+mod method;
+
+use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
+use syn::{Attribute, GenericArgument, ItemStruct, Path, PathArguments, Type};
+
+use crate::args::{self, Args};
+use crate::errors::Errors;
+use crate::item::{ImplBlock, Item};
+use crate::model::{Body, Database, Making, Model};
+
+/// Checks everything and gives a model, or the mistakes.
+pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
+    let errors_of = &mut errors;
+    let name = keys::name(args, suggested_name(item).as_deref(), errors_of);
+    let krate = keys::crate_path(args, errors_of);
+    let scope = keys::scope(args, errors_of);
+    let settings = keys::settings(args, errors_of);
+    let group = keys::group(args, errors_of);
+    refuse_second_attribute(item.attributes(), errors_of);
+    let subject = subject(args, item, errors_of);
+
+    match subject {
+        Some(subject) if errors.is_empty() => Ok(Model {
+            krate,
+            name,
+            group,
+            scope,
+            settings,
+            making: making(args, item, &subject.self_type),
+            self_type: subject.self_type,
+            database: subject.database,
+            body: subject.body,
+        }),
+        _ => Err(errors),
+    }
+}
+
+/// What the item itself says, apart from the keys.
+struct Subject {
+    self_type: Type,
+    database: Database,
+    body: Body,
+}
+
+fn subject(args: &Args, item: &Item, errors: &mut Errors) -> Option<Subject> {
+    match item {
+        Item::Impl(block) => impl_subject(args, block, errors),
+        Item::Struct(item) => struct_subject(args, item, errors),
+        Item::Other(tokens) => {
+            refuse_item(tokens, errors);
+            None
+        }
+    }
+}
+
+fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<Subject> {
+    if let Some(key) = args.database.key() {
+        errors.at(
+            key,
+            "`database` is for the struct form: in an `impl` block the type of `tx` says which database it is; remove this key",
+        );
+    }
+    refuse_trait(block, errors);
+    refuse_generics(block, errors);
+    let handlers = block::handlers(block, errors)?;
+    Some(Subject {
+        self_type: block.self_type.clone(),
+        database: block::database(&handlers),
+        body: Body::Handlers(handlers),
+    })
+}
+
+fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option<Subject> {
+    let name = &item.ident;
+    if !item.generics.params.is_empty() {
+        errors.at(
+            &item.generics,
+            "a generic consumer cannot register itself, since nobody says for which types: implement `Consumer` by hand and give instances to `Worker::builder(…).consumer(…)`",
+        );
+    }
+    let database = match args.database.value() {
+        Some(args::Database::Any) => Database::Any,
+        Some(args::Database::One(database)) => Database::Named(database.clone()),
+        None => {
+            if args.database.key().is_none() {
+                errors.at(
+                    name,
+                    "a struct does not show its database: add `database = Sqlite`, the type that `Handler` is implemented for, or `database = any` if that is all of them",
+                );
+            }
+            return None;
+        }
+    };
+    Some(Subject {
+        self_type: syn::parse_quote!(#name),
+        database,
+        body: Body::ByHand,
+    })
+}
+
+fn refuse_item(tokens: &TokenStream, errors: &mut Errors) {
+    const PLACE: &str = "put `#[consumer(…)]` on an `impl` block with an `async fn handle`, or on a struct that implements `Handler`";
+    const KINDS: &[&str] = &[
+        "fn", "enum", "trait", "mod", "type", "const", "static", "use", "union",
+    ];
+    let kind = tokens
+        .clone()
+        .into_iter()
+        .find(|word| KINDS.contains(&word.to_string().as_str()));
+    match kind {
+        Some(kind) => errors.at(&kind, format!("`{kind}` declares no consumer: {PLACE}")),
+        None => errors.at_span(
+            Span::call_site(),
+            format!("`#[consumer]` cannot read this item: {PLACE}"),
+        ),
+    }
+}
+
+fn refuse_trait(block: &ImplBlock, errors: &mut Errors) {
+    let Some(implemented) = &block.implemented else {
+        return;
+    };
+    let self_type = block.self_type.to_token_stream();
+    errors.at(
+        implemented,
+        format!(
+            "`#[consumer]` writes the trait implementation itself: write `impl {self_type} {{ … }}` with an `async fn handle`; to keep an `impl Handler<…>` by hand put `#[consumer]` on the struct"
+        ),
+    );
+}
+
+fn refuse_generics(block: &ImplBlock, errors: &mut Errors) {
+    if !block.generics.params.is_empty() {
+        errors.at(
+            &block.generics.params,
+            "a generic consumer cannot register itself, since nobody says for which types: name a concrete type, as in `impl Projection<User>`, or implement `Consumer` by hand and give instances to `Worker::builder(…).consumer(…)`",
+        );
+    }
+}
+
+fn refuse_second_attribute(attributes: &[Attribute], errors: &mut Errors) {
+    for attribute in attributes {
+        let is_consumer = attribute
+            .path()
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "consumer");
+        if is_consumer {
+            errors.at(
+                attribute,
+                "`#[consumer]` is applied twice: write one, with all the keys",
+            );
+        }
+    }
+}
+
+fn making(args: &Args, item: &Item, self_type: &Type) -> Making {
+    match (args.init.value(), item) {
+        (Some(init), _) => Making::Init(init.clone()),
+        (None, Item::Struct(_) | Item::Impl(_)) => match plain_path(self_type) {
+            Some(path) => Making::UnitOrDefault(path.clone()),
+            None => Making::Default,
+        },
+        (None, Item::Other(_)) => Making::Default,
+    }
+}
+
+/// The path of a type that a `use` could name: without arguments, hence perhaps a unit struct.
+fn plain_path(self_type: &Type) -> Option<&Path> {
+    match unwrapped(self_type) {
+        Type::Path(ty) if ty.qself.is_none() => {
+            let plain = ty
+                .path
+                .segments
+                .iter()
+                .all(|segment| matches!(segment.arguments, PathArguments::None));
+            plain.then_some(&ty.path)
+        }
+        _ => None,
+    }
+}
+
+/// A type without the groups that `macro_rules!` and parentheses put around it.
+fn unwrapped(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => unwrapped(&group.elem),
+        Type::Paren(paren) => unwrapped(&paren.elem),
+        other => other,
+    }
+}
+
+/// The name of the type at the end of its path.
+fn last_name(ty: &Type) -> Option<String> {
+    match unwrapped(ty) {
+        Type::Path(ty) => ty.path.segments.last().map(|last| last.ident.to_string()),
+        _ => None,
+    }
+}
+
+/// The types in the angle brackets at the end of a path.
+fn type_arguments(ty: &Type) -> Vec<&Type> {
+    let Type::Path(ty) = unwrapped(ty) else {
+        return Vec::new();
+    };
+    match ty.path.segments.last().map(|last| &last.arguments) {
+        Some(PathArguments::AngleBracketed(list)) => list
+            .args
+            .iter()
+            .filter_map(|argument| match argument {
+                GenericArgument::Type(ty) => Some(ty),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// `UserReadModel` as `user_read_model`, for the message about a missing name.
+fn suggested_name(item: &Item) -> Option<String> {
+    let ident = match item {
+        Item::Impl(block) => last_name(&block.self_type)?,
+        Item::Struct(item) => item.ident.to_string(),
+        Item::Other(_) => return None,
+    };
+    let mut name = String::new();
+    for character in ident.chars() {
+        if character.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(character.to_lowercase());
+    }
+    Some(name)
+}
