@@ -1,0 +1,36 @@
+//! What generated code needs; nobody else may use it, and it changes without notice.
+
+#[cfg(feature = "auto-register")]
+pub use inventory;
+
+pub use bytes::Bytes;
+pub use serde_json::Error as JsonError;
+
+pub use crate::contract::Handled;
+pub use crate::contract::generated::{
+    Transaction, context, one, outcome, run, send, several, shared, slice, transaction, whole,
+};
+pub use crate::contract::typed::{
+    EventShape, PlainContent, Typed, VariantType, decode_json, decode_variant, encode_json,
+    encode_variant, event_type_of, nothing, typed, unknown_type, unknown_version,
+};
+pub use crate::registry::construct::{
+    Construct, DefaultInstance, Instance, NoValue, default_instance, init, no_value,
+};
+pub use crate::registry::entry::{Entry, Factory};
+pub use crate::registry::handled::{HandlerShape, check};
+pub use crate::registry::lock::{LockError, check_lock};
+
+use crate::contract::{Aggregate, Event};
+
+/// The aggregate type that a type in `aggregates` stands for.
+#[must_use]
+pub const fn aggregate_type<A: Aggregate>() -> &'static str {
+    <A as Event>::AGGREGATE_TYPE
+}
+
+/// The events of a type in `aggregates`.
+#[must_use]
+pub const fn aggregate_events<A: Aggregate>() -> &'static [&'static str] {
+    <A as Event>::EVENT_TYPES
+}

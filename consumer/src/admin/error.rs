@@ -1,0 +1,143 @@
+//! Why an operator's verb was refused, and what to do instead.
+
+use std::sync::Arc;
+
+use crate::contract::HandlerError;
+use crate::store::StoreError;
+use crate::worker::WorkerError;
+
+/// Why an operator's verb was refused; nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// There is no checkpoint of that name.
+    #[error("there is no consumer `{consumer}`{}; there are: {known}", version_of(*.version))]
+    Unknown {
+        /// The name.
+        consumer: String,
+        /// The version, where one was asked for.
+        version: Option<u32>,
+        /// The names that there are.
+        known: String,
+    },
+    /// The name alone does not say which.
+    #[error("consumer `{consumer}` has several versions ({versions}); say which one is meant")]
+    SeveralVersions {
+        /// The name.
+        consumer: String,
+        /// Its versions.
+        versions: String,
+    },
+    /// A worker has the checkpoint at hand.
+    #[error(
+        "a worker has consumer `{consumer}` at hand right now; wait for its batch to end (`.wait(…)`, `--wait`), or pause the consumer first"
+    )]
+    Held {
+        /// The consumer.
+        consumer: Arc<str>,
+    },
+    /// The verb calls the consumer's code, and this program does not have it.
+    #[error(
+        "the code of consumer `{consumer}`, version {version}, is not in this program, and is needed for this"
+    )]
+    NoCode {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its version.
+        version: u32,
+    },
+    /// The consumer cannot empty its read model.
+    #[error(
+        "consumer `{consumer}` cannot empty its read model: give it an `#[on(reset)]` method; or empty it yourself and rebuild with `.without_reset()` (`--without-reset`)"
+    )]
+    NoReset {
+        /// The consumer.
+        consumer: Arc<str>,
+    },
+    /// Emptying the read model failed.
+    #[error(
+        "consumer `{consumer}` could not empty its read model, so nothing was changed: {error}"
+    )]
+    Reset {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// What went wrong.
+        error: HandlerError,
+    },
+    /// The consumer's code ended the transaction that it was given (R4).
+    #[error(
+        "consumer `{consumer}` ended the transaction that it was given, so nothing was saved; it may use `tx.begin()` for a savepoint"
+    )]
+    EndedTransaction {
+        /// The consumer.
+        consumer: Arc<str>,
+    },
+    /// A parked event failed again.
+    #[error("event {position} failed again, so its aggregate stays parked: {error}")]
+    Retry {
+        /// The event.
+        position: i64,
+        /// What went wrong.
+        error: HandlerError,
+    },
+    /// The event is not parked.
+    #[error("event {position} is not parked by consumer `{consumer}`")]
+    NotParked {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// The event.
+        position: i64,
+    },
+    /// An event is parked that the log does not have.
+    #[error("event {position} is not in the log any more; skip it")]
+    NotInLog {
+        /// The event.
+        position: i64,
+    },
+    /// A checkpoint that is in use is not to be forgotten.
+    #[error(
+        "consumer `{consumer}`, version {version}, is in this program and would start again from the beginning; take it out of the program first, or force it"
+    )]
+    InUse {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its version.
+        version: u32,
+    },
+    /// The version that serves is not to be forgotten.
+    #[error("version {version} of consumer `{consumer}` is the active one; activate another first")]
+    Active {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its version.
+        version: u32,
+    },
+    /// A version that has not caught up is not to serve.
+    #[error(
+        "version {version} of consumer `{consumer}` is {lag} events behind; wait until it has caught up, or force it"
+    )]
+    Behind {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its version.
+        version: u32,
+        /// How many events of its scope it has not handled.
+        lag: u64,
+    },
+    /// The log of events is not one that can be operated on.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for AdminError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+fn version_of(version: Option<u32>) -> String {
+    version.map_or_else(String::new, |version| format!(", version {version}"))
+}

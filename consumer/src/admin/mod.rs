@@ -1,0 +1,331 @@
+//! What an operator does with consumers: looks, pauses, resumes, rebuilds, retries, forgets.
+
+pub(crate) mod dialect;
+mod error;
+mod options;
+mod parked;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod rebuild;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod status;
+mod versions;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection as _, SqlSafeStr as _, Transaction};
+use tokio::sync::Mutex;
+
+pub use self::dialect::AdminBackend;
+use self::dialect::{Lock, Of, Row};
+pub use self::error::AdminError;
+pub use self::options::{RebuildOptions, Target};
+pub use self::parked::{ParkedEvent, Retried};
+pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
+pub use self::status::{ConsumerState, ConsumerStatus, Failing, FrontierStatus, Lag, Status};
+use crate::contract::Context;
+use crate::registry::Registered;
+use crate::store::EventStore;
+use crate::worker::dialect::{State, TransactionGuard as _};
+use crate::worker::roster::scope_text;
+use crate::worker::slots::Slots;
+use crate::worker::{BuildError, WorkerBuilder};
+
+/// How long a verb that changes nothing but the row waits for the batch in hand.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An operator's view of a store's consumers, and the verbs that change them.
+///
+/// It needs no running worker and disturbs none: what a verb changes, it changes under the same row
+/// lock under which a worker saves a batch. Verbs that call a consumer's code (rebuild, retry) want
+/// that consumer in the program; make it then from a worker's builder.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use consumer::SqliteEventStore;
+/// use consumer::admin::Admin;
+///
+/// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// store.migrate().await?;
+/// let status = Admin::new(store).status().await?;
+/// assert!(status.consumers.is_empty());
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
+pub struct Admin<DB: AdminBackend> {
+    store: EventStore<DB>,
+    sql: DB::AdminSql,
+    slots: Arc<Slots<DB>>,
+    code: Vec<Registered<DB>>,
+    /// Whether `code` is all that the program has, so that what is not in it is detached.
+    knows_code: bool,
+    /// Names of consumers that run elsewhere.
+    elsewhere: Vec<String>,
+    watch: Mutex<Option<DB::Watch>>,
+}
+
+impl<DB: AdminBackend> fmt::Debug for Admin<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("store", &self.store)
+            .field("code", &self.code)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: AdminBackend> WorkerBuilder<DB> {
+    /// An operator's view of the consumers of this worker.
+    ///
+    /// # Errors
+    /// When the consumers do not fit together.
+    pub fn admin(mut self) -> Result<Admin<DB>, BuildError> {
+        self.resolve()?;
+        Ok(Admin::of(&self))
+    }
+}
+
+impl<DB: AdminBackend> Admin<DB> {
+    /// An operator without any consumer's code: enough to look, pause, resume, skip and forget.
+    #[must_use]
+    pub fn new(store: EventStore<DB>) -> Self {
+        Self {
+            sql: DB::admin_sql(&store),
+            slots: Arc::new(Slots::new(store.clone(), 1, 1)),
+            store,
+            code: Vec::new(),
+            knows_code: false,
+            elsewhere: Vec::new(),
+            watch: Mutex::new(None),
+        }
+    }
+
+    /// An operator of the consumers that the builder has resolved.
+    pub(crate) fn of(builder: &WorkerBuilder<DB>) -> Self {
+        let mut admin = Self::new(builder.store().clone());
+        admin.code = builder.consumers().to_vec();
+        admin.elsewhere = builder.elsewhere().to_vec();
+        admin.knows_code = true;
+        admin
+    }
+
+    /// The store that this operates on.
+    #[must_use]
+    pub fn store(&self) -> &EventStore<DB> {
+        &self.store
+    }
+
+    /// Keeps a consumer from starting another batch, in all processes, until it is resumed.
+    ///
+    /// The batch in hand is finished first.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, or the batch in hand takes longer than 30 s.
+    pub async fn pause(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
+        self.set_state(consumer.into(), State::Paused).await
+    }
+
+    /// Lets a paused or stopped consumer go on, with all its attempts before it.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, or the batch in hand takes longer than 30 s.
+    pub async fn resume(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
+        self.set_state(consumer.into(), State::Running).await
+    }
+
+    /// Takes the scope that the code has for the one that the checkpoint was reached with.
+    ///
+    /// Events of a type that is new in the scope are handled from the checkpoint on only; a rebuild
+    /// handles all of them.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, its code is not in this program, or the batch in hand
+    /// takes longer than 30 s.
+    pub async fn accept_scope(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
+        let of = self.find(consumer.into()).await?;
+        let scope = scope_text(&self.code_of(&of)?.declaration.scope);
+        let mut tx = self.store.begin().await?;
+        self.lock(&mut tx, &of, PATIENCE).await?;
+        DB::set_scope(&self.sql, &mut tx, &of, &scope).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn set_state(&self, target: Target, state: State) -> Result<(), AdminError> {
+        let of = self.find(target).await?;
+        let mut tx = self.store.begin().await?;
+        self.lock(&mut tx, &of, PATIENCE).await?;
+        DB::set_state(&self.sql, &mut tx, &of, state).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Finds which rows are meant.
+    async fn find(&self, target: Target) -> Result<Of, AdminError> {
+        let rows = self.rows().await?;
+        let mut versions: Vec<Of> = rows.iter().map(of_row).collect();
+        versions.dedup();
+        let wanted = target
+            .version
+            .and_then(|version| i32::try_from(version).ok());
+        let mut matching: Vec<Of> = versions
+            .iter()
+            .filter(|of| *of.consumer == *target.consumer)
+            .filter(|of| wanted.is_none_or(|version| of.version == version))
+            .cloned()
+            .collect();
+        match (matching.pop(), matching.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (Some(last), false) => {
+                matching.push(last);
+                let versions = matching.iter().map(|of| of.version.to_string());
+                Err(AdminError::SeveralVersions {
+                    consumer: target.consumer,
+                    versions: versions.collect::<Vec<_>>().join(", "),
+                })
+            }
+            (None, _) => Err(unknown(target, &versions)),
+        }
+    }
+
+    async fn rows(&self) -> Result<Vec<Row>, AdminError> {
+        let mut connection = self.look().await?;
+        Ok(DB::rows(&self.sql, &mut connection).await?)
+    }
+
+    /// A transaction to look in: behind a pooler, one statement may be two exchanges.
+    async fn look(&self) -> Result<Transaction<'static, DB>, AdminError> {
+        let begin = DB::BEGIN_READ.into_sql_str();
+        Ok(self.store.pool().begin_with(begin).await?)
+    }
+
+    fn code_of(&self, of: &Of) -> Result<&Registered<DB>, AdminError> {
+        let version = version(of);
+        self.code
+            .iter()
+            .find(|one| *one.declaration.name == *of.consumer && one.declaration.version == version)
+            .ok_or_else(|| AdminError::NoCode {
+                consumer: Arc::clone(&of.consumer),
+                version,
+            })
+    }
+
+    /// Locks the rows for the rest of a transaction, and says which transaction that is.
+    async fn lock(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        of: &Of,
+        wait: Duration,
+    ) -> Result<String, AdminError> {
+        match DB::lock(&self.sql, tx, of, wait).await {
+            Ok(Lock::Taken { transaction }) => Ok(transaction),
+            Ok(Lock::Missing) => Err(unknown(
+                Target::new(&*of.consumer).version(version(of)),
+                &[],
+            )),
+            Err(error) if DB::is_held(&error) => Err(AdminError::Held {
+                consumer: Arc::clone(&of.consumer),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Calls a consumer's code in a transaction that holds the lock of its rows, and commits; when
+    /// the code fails, or ends the transaction itself (R4), nothing of it stays.
+    async fn under_lock<W: Work<DB>>(
+        &self,
+        of: &Of,
+        wait: Duration,
+        work: W,
+    ) -> Result<W::Output, AdminError> {
+        let mut lease = self.slots.writer().await?;
+        let (connection, guard, ended_well) = lease.begin()?;
+        let begun = connection.begin_with(DB::BEGIN_BATCH.into_sql_str()).await;
+        let mut tx = begun.map_err(|error| held_or(error, of, DB::is_held))?;
+        let transaction = match self.lock(&mut tx, of, wait).await {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                *ended_well = tx.rollback().await.is_ok();
+                return Err(error);
+            }
+        };
+        DB::arm(&self.sql, &mut tx, of).await?;
+        guard.allow_end(false);
+        let outcome = work.run(&mut tx).await;
+        let ended = || AdminError::EndedTransaction {
+            consumer: Arc::clone(&of.consumer),
+        };
+        let violation = guard.violation();
+        guard.allow_end(true);
+        if violation.is_some() {
+            return Err(ended());
+        }
+        match outcome {
+            Ok(value) => {
+                if !DB::release(&self.sql, &mut tx, &transaction).await? {
+                    return Err(ended());
+                }
+                tx.commit().await?;
+                *ended_well = true;
+                Ok(value)
+            }
+            Err(error) => {
+                *ended_well = tx.rollback().await.is_ok();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn context(of: &Of) -> Context {
+    Context::new(Arc::clone(&of.consumer)).with_version(version(of))
+}
+
+/// What is to be done while the rows of a consumer are locked.
+trait Work<DB: AdminBackend>: Send + Sync {
+    type Output: Send;
+
+    fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+    ) -> impl Future<Output = Result<Self::Output, AdminError>> + Send;
+}
+
+fn held_or(error: sqlx::Error, of: &Of, is_held: fn(&sqlx::Error) -> bool) -> AdminError {
+    if is_held(&error) {
+        AdminError::Held {
+            consumer: Arc::clone(&of.consumer),
+        }
+    } else {
+        error.into()
+    }
+}
+
+fn of_row(row: &Row) -> Of {
+    Of {
+        consumer: Arc::clone(&row.checkpoint.key.consumer),
+        version: row.checkpoint.key.version,
+    }
+}
+
+fn version(of: &Of) -> u32 {
+    u32::try_from(of.version).unwrap_or(1)
+}
+
+fn unknown(target: Target, known: &[Of]) -> AdminError {
+    let mut names: Vec<&str> = known.iter().map(|of| &*of.consumer).collect();
+    names.dedup();
+    AdminError::Unknown {
+        consumer: target.consumer,
+        version: target.version,
+        known: if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        },
+    }
+}

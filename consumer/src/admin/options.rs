@@ -1,0 +1,87 @@
+//! What a verb is given.
+
+use std::time::Duration;
+
+/// Which consumer a verb is for: its name, and its version where there are several.
+///
+/// ```
+/// use consumer::admin::Target;
+///
+/// let only: Target = "user_read_model".into();
+/// let old = Target::new("user_read_model").version(1);
+/// assert_ne!(only, old);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub(crate) consumer: String,
+    pub(crate) version: Option<u32>,
+}
+
+impl Target {
+    /// Names a consumer.
+    #[must_use]
+    pub fn new(consumer: impl Into<String>) -> Self {
+        Self {
+            consumer: consumer.into(),
+            version: None,
+        }
+    }
+
+    /// Whether a declared consumer is the one that is meant.
+    #[cfg(feature = "cli")]
+    pub(crate) fn means(&self, declaration: &crate::registry::Declaration) -> bool {
+        *declaration.name == *self.consumer
+            && self
+                .version
+                .is_none_or(|version| version == declaration.version)
+    }
+
+    /// Says which version of it is meant.
+    #[must_use]
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = Some(version);
+        self
+    }
+}
+
+impl From<&str> for Target {
+    fn from(consumer: &str) -> Self {
+        Self::new(consumer)
+    }
+}
+
+impl From<String> for Target {
+    fn from(consumer: String) -> Self {
+        Self::new(consumer)
+    }
+}
+
+/// How a rebuild begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RebuildOptions {
+    pub(crate) wait: Duration,
+    pub(crate) without_reset: bool,
+}
+
+impl RebuildOptions {
+    /// Refuses when a worker has the consumer at hand, or when it cannot empty its read model.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits so long for a worker's batch to end, instead of refusing at once.
+    #[must_use]
+    pub fn wait(mut self, patience: Duration) -> Self {
+        self.wait = patience;
+        self
+    }
+
+    /// Moves the checkpoint back without calling the consumer's `reset`: for a consumer that has
+    /// none, and whose read model you emptied yourself or which overwrites what is there.
+    #[must_use]
+    pub fn without_reset(mut self) -> Self {
+        self.without_reset = true;
+        self
+    }
+}

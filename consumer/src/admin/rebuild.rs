@@ -1,0 +1,340 @@
+//! Rebuilding a read model in place, and how far that is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::Transaction;
+
+use super::dialect::{Of, Part};
+use super::status::scope_of;
+use super::{
+    Admin, AdminBackend, AdminError, RebuildOptions, Target, Work, context, of_row, unknown,
+    version,
+};
+use crate::registry::Registered;
+use crate::worker::roster::scope_text;
+
+/// What a rebuild began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rebuilt {
+    /// The consumer.
+    pub consumer: Arc<str>,
+    /// Its version.
+    pub version: u32,
+    /// The checkpoint from which it was moved back: up to there events are a replay.
+    pub replay_to: i64,
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RebuildProgress {
+    /// Events of the consumer's scope that are handled again.
+    pub handled: u64,
+    /// Events of its scope that there are to handle again.
+    pub total: u64,
+    /// Where the checkpoint stands.
+    pub position: i64,
+    /// Where it stood when the rebuild began.
+    pub replay_to: i64,
+    /// Events in a second, lately; 0 until something was handled.
+    pub rate: f64,
+    /// How long it will go on like that; `None` while nobody can say.
+    pub remaining: Option<Duration>,
+    /// Whether all is handled again.
+    pub is_done: bool,
+}
+
+impl<DB: AdminBackend> Admin<DB> {
+    /// Empties a consumer's read model and moves its checkpoint back to the beginning, in one
+    /// transaction; workers then hand it all events again, with [`Context::is_replay`] set up to
+    /// where it was.
+    ///
+    /// Parked events are forgotten, since they come again, and the scope becomes that of the code.
+    ///
+    /// [`Context::is_replay`]: crate::Context::is_replay
+    ///
+    /// # Errors
+    /// - [`AdminError::Held`]: a worker has the consumer at hand; see [`RebuildOptions::wait`].
+    /// - [`AdminError::NoCode`], [`AdminError::NoReset`]: its read model cannot be emptied from
+    ///   here; see [`RebuildOptions::without_reset`].
+    /// - [`AdminError::Reset`]: it tried and failed; nothing was changed.
+    pub async fn rebuild(
+        &self,
+        consumer: impl Into<Target>,
+        options: RebuildOptions,
+    ) -> Result<Rebuilt, AdminError> {
+        let of = self.find(consumer.into()).await?;
+        let code = match self.code_of(&of) {
+            Ok(code) => Some(code),
+            Err(_) if options.without_reset => None,
+            Err(error) => return Err(error),
+        };
+        let reset = code.filter(|_| !options.without_reset);
+        if reset.is_some_and(|code| !code.consumer.can_reset()) {
+            return Err(AdminError::NoReset {
+                consumer: Arc::clone(&of.consumer),
+            });
+        }
+        let scope = code.map(|code| scope_text(&code.declaration.scope));
+        let beginning = Beginning {
+            admin: self,
+            of: &of,
+            reset,
+            scope,
+        };
+        self.under_lock(&of, options.wait, beginning).await?;
+        let replay_to = self.standing(&of).await?.1;
+        Ok(Rebuilt {
+            version: version(&of),
+            consumer: of.consumer,
+            replay_to,
+        })
+    }
+
+    /// Watches a rebuild, also one that another process began and a third one does.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint.
+    pub async fn watch_rebuild(
+        &self,
+        consumer: impl Into<Target>,
+    ) -> Result<RebuildWatch<'_, DB>, AdminError> {
+        let of = self.find(consumer.into()).await?;
+        let scope = scope_of(&self.scope_text_of(&of).await?);
+        let (position, replay_to) = self.standing(&of).await?;
+        let mut connection = self.look().await?;
+        let all = Part {
+            after: 0,
+            up_to: replay_to,
+            scope: &scope,
+        };
+        let total = DB::count(&self.sql, &mut connection, all, i64::MAX).await?;
+        let done = Part {
+            up_to: position.min(replay_to),
+            ..all
+        };
+        let handled = DB::count(&self.sql, &mut connection, done, i64::MAX).await?;
+        Ok(RebuildWatch {
+            admin: self,
+            position: done.up_to,
+            of,
+            scope,
+            replay_to,
+            total,
+            handled,
+            pace: Pace::new(Instant::now(), handled),
+        })
+    }
+
+    /// The position of the slowest of the rows, and up to where they replay.
+    async fn standing(&self, of: &Of) -> Result<(i64, i64), AdminError> {
+        let rows = self.rows().await?;
+        let mut own = rows
+            .iter()
+            .filter(|row| of_row(row) == *of)
+            .map(|row| (row.checkpoint.position, row.checkpoint.replay_to));
+        let Some(first) = own.next() else {
+            let target = Target::new(&*of.consumer).version(version(of));
+            return Err(unknown(target, &[]));
+        };
+        Ok(own.fold(first, |(low, high), (position, replay_to)| {
+            (low.min(position), high.max(replay_to))
+        }))
+    }
+
+    async fn scope_text_of(&self, of: &Of) -> Result<String, AdminError> {
+        let rows = self.rows().await?;
+        let row = rows.into_iter().find(|row| of_row(row) == *of);
+        Ok(row.map(|row| row.checkpoint.scope).unwrap_or_default())
+    }
+}
+
+/// The first transaction of a rebuild.
+struct Beginning<'a, DB: AdminBackend> {
+    admin: &'a Admin<DB>,
+    of: &'a Of,
+    reset: Option<&'a Registered<DB>>,
+    scope: Option<Arc<str>>,
+}
+
+impl<DB: AdminBackend> Work<DB> for Beginning<'_, DB> {
+    type Output = ();
+
+    async fn run(&self, tx: &mut Transaction<'_, DB>) -> Result<(), AdminError> {
+        if let Some(code) = self.reset {
+            let cx = context(self.of).with_replay(true);
+            let emptied = code.consumer.reset(&cx, tx).await;
+            emptied.map_err(|error| AdminError::Reset {
+                consumer: Arc::clone(&self.of.consumer),
+                error,
+            })?;
+        }
+        Ok(DB::rewind(&self.admin.sql, tx, self.of, self.scope.as_deref()).await?)
+    }
+}
+
+/// Tells again and again how far a rebuild is; made by [`Admin::watch_rebuild`].
+///
+/// It counts the events of the consumer's scope, each once, so that looking often costs little.
+#[derive(Debug)]
+pub struct RebuildWatch<'a, DB: AdminBackend> {
+    admin: &'a Admin<DB>,
+    of: Of,
+    scope: Vec<String>,
+    position: i64,
+    replay_to: i64,
+    total: i64,
+    handled: i64,
+    pace: Pace,
+}
+
+impl<DB: AdminBackend> RebuildWatch<'_, DB> {
+    /// Looks at the checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint is gone, or the database cannot be used.
+    pub async fn look(&mut self) -> Result<RebuildProgress, AdminError> {
+        let (position, replay_to) = self.admin.standing(&self.of).await?;
+        if position < self.position || replay_to != self.replay_to {
+            self.start_again(replay_to).await?;
+        }
+        let up_to = position.min(self.replay_to);
+        let more = self.count(self.position, up_to).await?;
+        self.handled += more;
+        self.position = self.position.max(up_to);
+        self.pace.note(Instant::now(), self.handled);
+        let rate = self.pace.rate();
+        let left = (self.total - self.handled).max(0);
+        // The checkpoint of a scope with nothing more in it is moved along lazily.
+        let is_done = position >= self.replay_to || left == 0;
+        Ok(RebuildProgress {
+            handled: u64::try_from(self.handled).unwrap_or(0),
+            total: u64::try_from(self.total).unwrap_or(0),
+            position,
+            replay_to: self.replay_to,
+            rate,
+            remaining: if is_done {
+                Some(Duration::ZERO)
+            } else {
+                time_for(left, rate)
+            },
+            is_done,
+        })
+    }
+
+    /// Another rebuild has begun.
+    async fn start_again(&mut self, replay_to: i64) -> Result<(), AdminError> {
+        self.total = self.count(0, replay_to).await?;
+        self.replay_to = replay_to;
+        self.position = 0;
+        self.handled = 0;
+        self.pace = Pace::new(Instant::now(), 0);
+        Ok(())
+    }
+
+    async fn count(&self, after: i64, up_to: i64) -> Result<i64, AdminError> {
+        if up_to <= after {
+            return Ok(0);
+        }
+        let part = Part {
+            after,
+            up_to,
+            scope: &self.scope,
+        };
+        let mut connection = self.admin.look().await?;
+        Ok(DB::count(&self.admin.sql, &mut connection, part, i64::MAX).await?)
+    }
+}
+
+fn time_for(events: i64, rate: f64) -> Option<Duration> {
+    #[allow(clippy::cast_precision_loss)] // a duration for people
+    let seconds = events as f64 / rate;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// How fast something goes: over the last half of the time it was watched, but at least over the
+/// last ten seconds, so that a slow start is forgotten and a short pause is not taken for the end.
+#[derive(Debug)]
+struct Pace {
+    began: Instant,
+    seen: VecDeque<(Instant, i64)>,
+}
+
+impl Pace {
+    const SHORTEST: Duration = Duration::from_secs(10);
+
+    fn new(now: Instant, handled: i64) -> Self {
+        Self {
+            began: now,
+            seen: VecDeque::from([(now, handled)]),
+        }
+    }
+
+    fn note(&mut self, now: Instant, handled: i64) {
+        self.seen.push_back((now, handled));
+        let window = ((now - self.began) / 2).max(Self::SHORTEST);
+        // The newest of those that are old enough stays: the window is never shorter than asked.
+        while self
+            .seen
+            .get(1)
+            .is_some_and(|(at, _)| now.duration_since(*at) >= window)
+        {
+            self.seen.pop_front();
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        let (Some((from, before)), Some((to, after))) = (self.seen.front(), self.seen.back())
+        else {
+            return 0.0;
+        };
+        let seconds = to.duration_since(*from).as_secs_f64();
+        #[allow(clippy::cast_precision_loss)] // a rate for people
+        let events = (after - before) as f64;
+        if seconds > 0.0 { events / seconds } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Pace, time_for};
+
+    /// A rebuild of 1,000,000 events that warms up, slows down for a while and speeds up again.
+    #[test]
+    fn from_the_halfway_point_on_the_remaining_time_is_right_within_a_fifth() {
+        let began = Instant::now();
+        let mut pace = Pace::new(began, 0);
+        let mut handled = 0_i64;
+        let mut estimates = Vec::new();
+        let mut second = 0_u32;
+        while handled < 1_000_000 {
+            second += 1;
+            let swing = 900 + 100 * i64::from(second % 3);
+            handled += if second < 20 { 300 } else { swing * 10 };
+            let now = began + Duration::from_secs(second.into());
+            pace.note(now, handled);
+            if (500_000..950_000).contains(&handled) {
+                estimates.push((second, time_for(1_000_000 - handled, pace.rate())));
+            }
+        }
+        assert!(!estimates.is_empty());
+        for (at, estimate) in estimates {
+            let left = Duration::from_secs((second - at).into()).as_secs_f64();
+            let estimate = estimate.map_or(f64::MAX, |estimate| estimate.as_secs_f64());
+            assert!(
+                (estimate - left).abs() <= left * 0.2 + 1.0,
+                "{estimate} {left}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_says_when_something_ends_that_does_not_move() {
+        assert_eq!(time_for(10, 0.0), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Versions of a consumer beside each other: which one serves, and how an old one goes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::dialect::{Of, Row};
+use super::status::scope_of;
+use super::{Admin, AdminBackend, AdminError, PATIENCE, Target, of_row, version};
+
+impl<DB: AdminBackend> Admin<DB> {
+    /// The version of a consumer whose read model is to be read; `None` when no worker ever ran it.
+    ///
+    /// A consumer with `version = 2` catches up under a checkpoint of its own, into a table of its
+    /// own that it names after [`Context::version`](crate::Context::version). Until somebody
+    /// [activates](Self::activate) it, the oldest version with a checkpoint is the active one.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn active_version(&self, consumer: &str) -> Result<Option<u32>, AdminError> {
+        let rows = self.rows().await?;
+        let active = self.active_versions(&rows).await?;
+        let version = active.get(consumer).copied();
+        Ok(version.and_then(|version| u32::try_from(version).ok()))
+    }
+
+    /// Makes a version of a consumer the active one.
+    ///
+    /// Nothing else changes: both versions go on, so that the switch can be taken back, until the
+    /// old one is [forgotten](Self::forget).
+    ///
+    /// # Errors
+    /// [`AdminError::Behind`] when it has not handled all events of its scope, unless `force`.
+    pub async fn activate(
+        &self,
+        consumer: impl Into<Target>,
+        force: bool,
+    ) -> Result<(), AdminError> {
+        let of = self.find(consumer.into()).await?;
+        if !force {
+            self.refuse_behind(&of).await?;
+        }
+        let mut tx = self.store.begin().await?;
+        DB::activate(&self.sql, &mut tx, &of).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Removes the checkpoint of a consumer and what it has parked: of one that is detached, or of
+    /// a version that another one has replaced. Its read model is left to you.
+    ///
+    /// # Errors
+    /// - [`AdminError::Active`]: it is the version that serves.
+    /// - [`AdminError::InUse`]: it is in this program and would start from the beginning, unless
+    ///   `force`.
+    /// - [`AdminError::Held`]: a worker has it at hand.
+    pub async fn forget(&self, consumer: impl Into<Target>, force: bool) -> Result<(), AdminError> {
+        let of = self.find(consumer.into()).await?;
+        if !force && self.code_of(&of).is_ok() {
+            return Err(AdminError::InUse {
+                consumer: Arc::clone(&of.consumer),
+                version: version(&of),
+            });
+        }
+        let rows = self.rows().await?;
+        let has_others = rows
+            .iter()
+            .any(|row| of_row(row).consumer == of.consumer && of_row(row) != of);
+        let active = self.active_versions(&rows).await?;
+        if has_others && active.get(&of.consumer) == Some(&of.version) {
+            return Err(AdminError::Active {
+                consumer: Arc::clone(&of.consumer),
+                version: version(&of),
+            });
+        }
+        let mut tx = self.store.begin().await?;
+        self.lock(&mut tx, &of, PATIENCE).await?;
+        DB::forget(&self.sql, &mut tx, &of).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn refuse_behind(&self, of: &Of) -> Result<(), AdminError> {
+        let rows = self.rows().await?;
+        let own: Vec<&Row> = rows.iter().filter(|row| of_row(row) == *of).collect();
+        let position = own.iter().map(|row| row.checkpoint.position).min();
+        let scope = own.first().map(|row| scope_of(&row.checkpoint.scope));
+        let lag = self
+            .lag(
+                position.unwrap_or_default(),
+                self.head().await?,
+                &scope.unwrap_or_default(),
+            )
+            .await?;
+        if lag.events > 0 {
+            return Err(AdminError::Behind {
+                consumer: Arc::clone(&of.consumer),
+                version: version(of),
+                lag: lag.events,
+            });
+        }
+        Ok(())
+    }
+
+    /// The active version of each consumer that has a checkpoint.
+    pub(super) async fn active_versions(
+        &self,
+        rows: &[Row],
+    ) -> Result<HashMap<Arc<str>, i32>, AdminError> {
+        let mut connection = self.look().await?;
+        let named = DB::active(&self.sql, &mut connection).await?;
+        let mut active: HashMap<Arc<str>, i32> = HashMap::new();
+        // In the order of versions: the oldest serves where nobody has said otherwise.
+        for row in rows {
+            let Of { consumer, version } = of_row(row);
+            active.entry(consumer).or_insert(version);
+        }
+        for (consumer, version) in named {
+            active.insert(consumer.into(), version);
+        }
+        Ok(active)
+    }
+}

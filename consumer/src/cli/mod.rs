@@ -1,0 +1,182 @@
+//! The tools of an operator, in your own binary.
+//!
+//! A program that has consumers also has what is needed to run and operate them: a verb each for
+//! what somebody on call wants to know or to do. The whole binary of a worker is then:
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # mod program {
+//! use std::process::ExitCode;
+//!
+//! use clap::Parser;
+//! use consumer::cli::Cli;
+//! use consumer::prelude::*;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+//!     let cli = Cli::parse();
+//!     let store = SqliteEventStore::connect("sqlite:app.db").await?;
+//!     Ok(cli.run(Worker::builder(store).discover()).await)
+//! }
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! | verb | what it does |
+//! |---|---|
+//! | `run [--group G] [--only NAME] [--once]` | runs consumers |
+//! | `list` | the consumers of the program, as declared |
+//! | `status [--watch] [--json]` | state, position, lag, parked, errors, frontier |
+//! | `pause NAME`, `resume NAME` | in all processes |
+//! | `rebuild NAME [--yes]` | empties the read model and handles all events again |
+//! | `accept-scope NAME` | goes on with another scope without a rebuild |
+//! | `activate NAME VERSION` | says which version serves |
+//! | `parked list\|show\|retry\|skip` | events that were set aside |
+//! | `frontier` | how far the log is settled, and who keeps it |
+//! | `forget NAME` | removes a detached checkpoint, or that of an old version |
+//! | `migrate [--print]` | creates the tables |
+//! | `completions SHELL` | what makes a shell complete all this |
+//!
+//! Verbs that destroy something ask first; `--yes` answers. Exit codes are those of [`Exit`].
+
+mod args;
+mod console;
+mod rebuild;
+mod tables;
+mod verbs;
+
+use std::process::ExitCode;
+
+pub use self::args::Cli;
+use self::args::Verb;
+pub use self::console::Console;
+use crate::admin::{AdminBackend, AdminError};
+use crate::store::StoreError;
+use crate::worker::{BuildError, WorkerBuilder, WorkerError};
+
+/// How a verb ended, and the exit code that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// 0: it is done, or it is as it should be.
+    Done,
+    /// 1: it failed, by the database, the tables or a consumer's code.
+    Failed,
+    /// 2: the command line is wrong; clap ends the process with it too.
+    Usage,
+    /// 3: a consumer is not well: it stopped, or a parked event failed again.
+    Unwell,
+    /// 4: nobody confirmed it, or a worker has the consumer at hand.
+    Refused,
+}
+
+impl Exit {
+    /// The code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unwell => 3,
+            Self::Refused => 4,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+impl Cli {
+    /// Does what the command line says, with the consumers and the store of a worker's builder.
+    pub async fn run<DB: AdminBackend>(self, builder: WorkerBuilder<DB>) -> ExitCode {
+        self.run_on(builder, &Console::process()).await.into()
+    }
+
+    /// Does what the command line says on a console of your own.
+    pub async fn run_on<DB: AdminBackend>(
+        self,
+        builder: WorkerBuilder<DB>,
+        console: &Console,
+    ) -> Exit {
+        match self.verb.run(builder, console).await {
+            Ok(exit) => exit,
+            Err(trouble) => {
+                console.note(format!("error: {trouble}"));
+                trouble.exit()
+            }
+        }
+    }
+
+    /// Prints completions if that is what the command line asks for, before any database is
+    /// opened; `command` is the whole of your program's.
+    ///
+    /// ```
+    /// use clap::{CommandFactory, Parser};
+    /// use consumer::cli::Cli;
+    ///
+    /// let cli = Cli::parse_from(["worker", "list"]);
+    /// assert!(!cli.completes(&mut Cli::command()));
+    /// ```
+    #[must_use]
+    pub fn completes(&self, command: &mut clap::Command) -> bool {
+        let Verb::Completions(completions) = &self.verb else {
+            return false;
+        };
+        let name = command.get_name().to_owned();
+        clap_complete::generate(completions.shell, command, name, &mut std::io::stdout());
+        true
+    }
+}
+
+/// Why a verb could not be done.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Build(Box<BuildError>),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("nothing was changed")]
+    Declined,
+}
+
+impl From<BuildError> for Trouble {
+    fn from(error: BuildError) -> Self {
+        Self::Build(Box::new(error))
+    }
+}
+
+impl Trouble {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Declined | Self::Admin(AdminError::Held { .. }) => Exit::Refused,
+            Self::Usage(_)
+            | Self::Admin(AdminError::Unknown { .. } | AdminError::SeveralVersions { .. }) => {
+                Exit::Usage
+            }
+            Self::Admin(AdminError::Retry { .. }) => Exit::Unwell,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+/// The name that the program was called by.
+fn own_name() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from);
+    let stem = path.as_deref().and_then(std::path::Path::file_stem);
+    stem.map_or_else(
+        || "consumer".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
+}

@@ -1,0 +1,274 @@
+//! The traits that everything rests on (R1–R9).
+
+use std::future::Future;
+use std::pin::Pin;
+
+use sqlx::Database;
+
+use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
+
+/// The unit of event processing: it receives persisted events, one after the other, and causes an
+/// effect.
+///
+/// `#[consumer]` writes this implementation; by hand it looks like this:
+///
+/// ```
+/// use consumer::{Consumer, Context, HandlerError, PersistedEvent};
+/// use consumer::sqlx::Database;
+///
+/// struct AuditLog;
+///
+/// impl<DB: Database> Consumer<DB> for AuditLog {
+///     fn name(&self) -> &str {
+///         "audit_log"
+///     }
+///
+///     async fn handle(
+///         &self,
+///         _cx: &Context,
+///         _tx: &mut DB::Connection,
+///         event: &PersistedEvent,
+///     ) -> Result<(), HandlerError> {
+///         println!("{} {}", event.global_position, event.event_type);
+///         Ok(())
+///     }
+/// }
+/// ```
+///
+/// `tx` is the transaction that also saves the checkpoint (R3). It is sqlx's own type for «inside
+/// somebody's transaction»: it can neither commit nor roll back, and raw SQL that tries is refused
+/// with nothing of the batch saved (R4). A nested `begin()` is a savepoint and is fine.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a consumer for the database `{DB}`",
+    label = "no `Consumer<{DB}>` here",
+    note = "put `#[consumer(name = \"…\")]` on an `impl {Self} {{ … }}` block with an `async fn handle`, or implement `Consumer<{DB}>` by hand"
+)]
+pub trait Consumer<DB: Database>: Send + Sync + 'static {
+    /// The unique name, which keys the checkpoint (R1).
+    fn name(&self) -> &str;
+
+    /// Processes one event.
+    ///
+    /// # Errors
+    /// Whatever stops the consumer before this event (R2).
+    fn handle(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Processes the events of one transaction, in order, and says how many it handled; fewer than
+    /// given when it stopped early at an event boundary, never zero of a non-empty batch.
+    ///
+    /// The worker calls this one. It loops over [`handle`](Self::handle) unless a consumer that
+    /// works on whole batches says otherwise.
+    ///
+    /// # Errors
+    /// How many events succeeded, and what went wrong then.
+    fn handle_batch(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> impl Future<Output = Result<usize, BatchError>> + Send {
+        async move {
+            for (handled, event) in events.iter().enumerate() {
+                if handled > 0 && cx.should_stop(handled) {
+                    return Ok(handled);
+                }
+                cx.enter(event.global_position);
+                if let Err(error) = self.handle(cx, tx, event).await {
+                    return Err(BatchError::at(handled, error));
+                }
+            }
+            Ok(events.len())
+        }
+    }
+
+    /// How the consumer wants to be run, unless the worker's builder says otherwise.
+    fn settings(&self) -> Settings {
+        Settings::DEFAULT
+    }
+
+    /// Whether the consumer writes through the transaction. One whose target is not this database
+    /// says `false` (R5), and no transaction is kept waiting for it.
+    fn uses_transaction(&self) -> bool {
+        true
+    }
+
+    /// Whether the consumer knows how to empty its read model.
+    fn can_reset(&self) -> bool {
+        false
+    }
+
+    /// Empties the read model when a rebuild begins, in the transaction that moves the checkpoint
+    /// back.
+    ///
+    /// # Errors
+    /// Whatever keeps the rebuild from beginning.
+    fn reset(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        let _ = (cx, tx);
+        async { Ok(()) }
+    }
+}
+
+/// A consumer that only wants the events of some aggregate types (R7).
+///
+/// Implementing it is optional: a consumer that is not scoped receives every event (R8).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no scope",
+    label = "no `ScopedConsumer<{DB}>` here",
+    note = "add `aggregates = [\"…\"]` to its `#[consumer]`, or implement `ScopedConsumer<{DB}>` by hand"
+)]
+pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
+    /// The aggregate types, compared exactly and case-sensitively. An empty list means every event.
+    fn aggregate_types(&self) -> &[&str];
+}
+
+/// What a struct under `#[consumer(…)]` implements by hand; the attribute adds the name, the scope
+/// and the registration.
+///
+/// ```
+/// use consumer::{Context, Handler, HandlerError, PersistedEvent};
+/// use consumer::sqlx::Database;
+///
+/// struct Printer;
+///
+/// impl<DB: Database> Handler<DB> for Printer {
+///     async fn handle(
+///         &self,
+///         _cx: &Context,
+///         _tx: &mut DB::Connection,
+///         event: &PersistedEvent,
+///     ) -> Result<(), HandlerError> {
+///         println!("{}", event.event_type);
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle events of the database `{DB}`",
+    label = "no `Handler<{DB}>` here",
+    note = "`#[consumer]` on a struct needs `impl Handler<{DB}> for {Self}`; to write the handler in place put `#[consumer]` on an `impl` block instead"
+)]
+pub trait Handler<DB: Database>: Send + Sync + 'static {
+    /// Processes one event.
+    ///
+    /// # Errors
+    /// Whatever stops the consumer before this event (R2).
+    fn handle(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Processes the events of one transaction; see [`Consumer::handle_batch`].
+    ///
+    /// # Errors
+    /// How many events succeeded, and what went wrong then.
+    fn handle_batch(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> impl Future<Output = Result<usize, BatchError>> + Send {
+        async move {
+            for (handled, event) in events.iter().enumerate() {
+                if handled > 0 && cx.should_stop(handled) {
+                    return Ok(handled);
+                }
+                cx.enter(event.global_position);
+                if let Err(error) = self.handle(cx, tx, event).await {
+                    return Err(BatchError::at(handled, error));
+                }
+            }
+            Ok(events.len())
+        }
+    }
+
+    /// Whether there is a [`reset`](Self::reset).
+    fn can_reset(&self) -> bool {
+        false
+    }
+
+    /// Empties the read model; see [`Consumer::reset`].
+    ///
+    /// # Errors
+    /// Whatever keeps the rebuild from beginning.
+    fn reset(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        let _ = (cx, tx);
+        async { Ok(()) }
+    }
+}
+
+/// The boxed future of one batch.
+pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A [`Consumer`] as the worker holds it: boxed once a batch, never once an event.
+pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
+    /// See [`Consumer::name`].
+    fn name(&self) -> &str;
+
+    /// See [`Consumer::handle_batch`].
+    fn handle_batch<'a>(
+        &'a self,
+        cx: &'a Context,
+        tx: &'a mut DB::Connection,
+        events: &'a [PersistedEvent],
+    ) -> BatchFuture<'a, Result<usize, BatchError>>;
+
+    /// See [`Consumer::uses_transaction`].
+    fn uses_transaction(&self) -> bool;
+
+    /// See [`Consumer::can_reset`].
+    fn can_reset(&self) -> bool;
+
+    /// See [`Consumer::reset`].
+    fn reset<'a>(
+        &'a self,
+        cx: &'a Context,
+        tx: &'a mut DB::Connection,
+    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Database, C: Consumer<DB>> ErasedConsumer<DB> for C {
+    fn name(&self) -> &str {
+        Consumer::name(self)
+    }
+
+    fn handle_batch<'a>(
+        &'a self,
+        cx: &'a Context,
+        tx: &'a mut DB::Connection,
+        events: &'a [PersistedEvent],
+    ) -> BatchFuture<'a, Result<usize, BatchError>> {
+        Box::pin(Consumer::handle_batch(self, cx, tx, events))
+    }
+
+    fn uses_transaction(&self) -> bool {
+        Consumer::uses_transaction(self)
+    }
+
+    fn can_reset(&self) -> bool {
+        Consumer::can_reset(self)
+    }
+
+    fn reset<'a>(
+        &'a self,
+        cx: &'a Context,
+        tx: &'a mut DB::Connection,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(Consumer::reset(self, cx, tx))
+    }
+}

@@ -1,0 +1,186 @@
+//! What a handler may know of the run that it is part of.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+type Effect = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Tells a handler which consumer it is part of, which attempt this is, and how far the log goes.
+///
+/// The worker makes one for each batch. In a unit test make your own:
+///
+/// ```
+/// # use consumer::Context;
+/// let cx = Context::new("user_read_model").with_attempt(2).with_replay(true);
+/// assert!(cx.is_replay());
+/// ```
+pub struct Context {
+    consumer: Arc<str>,
+    version: u32,
+    attempt: u32,
+    replay: bool,
+    head: i64,
+    deadline: Option<Instant>,
+    stop: AtomicBool,
+    current: AtomicI64,
+    effects: Mutex<Vec<Effect>>,
+}
+
+/// What [`Context::current_position`] says between events and in handlers of several.
+const NO_EVENT: i64 = i64::MIN;
+
+impl Context {
+    /// Starts a context for the consumer of that name: version 1, first attempt, no replay.
+    #[must_use]
+    pub fn new(consumer: impl Into<Arc<str>>) -> Self {
+        Self {
+            consumer: consumer.into(),
+            version: 1,
+            attempt: 1,
+            replay: false,
+            head: 0,
+            deadline: None,
+            stop: AtomicBool::new(false),
+            current: AtomicI64::new(NO_EVENT),
+            effects: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Sets the consumer's version.
+    #[must_use]
+    pub fn with_version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Sets which attempt at the event this is; the first is 1.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Sets whether the events were handled before and are now handled again.
+    #[must_use]
+    pub fn with_replay(mut self, replay: bool) -> Self {
+        self.replay = replay;
+        self
+    }
+
+    /// Sets the head of the log.
+    #[must_use]
+    pub fn with_head(mut self, position: i64) -> Self {
+        self.head = position;
+        self
+    }
+
+    /// Sets when the batch is to end at the next event.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The consumer's unique name (R1).
+    #[must_use]
+    pub fn consumer(&self) -> &str {
+        &self.consumer
+    }
+
+    /// The consumer's version, 1 unless its attribute says otherwise.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Which attempt at this event this is; the first is 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Whether a rebuild is handing over events that were handled before, so that effects on the
+    /// outside world should be left out.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.replay
+    }
+
+    /// The highest settled position when the batch began.
+    #[must_use]
+    pub fn head(&self) -> i64 {
+        self.head
+    }
+
+    /// Runs a future after the transaction that this event is part of has committed, and not at
+    /// all when it rolls back.
+    ///
+    /// It runs at most once: a process that dies between the commit and the future loses it. Use
+    /// it for what may be lost, such as invalidating a cache; for what may not, write a consumer
+    /// of its own that ignores the transaction (R5).
+    pub fn after_commit(&self, effect: impl Future<Output = ()> + Send + 'static) {
+        self.lock_effects().push(Box::pin(effect));
+    }
+
+    /// Takes the futures to run after the commit.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn take_effects(&self) -> Vec<Effect> {
+        std::mem::take(&mut *self.lock_effects())
+    }
+
+    /// Notes which event is being handled; the loop over a batch calls it before each.
+    pub fn enter(&self, global_position: i64) {
+        self.current.store(global_position, Ordering::Relaxed);
+    }
+
+    /// Notes that several events are being handled at once.
+    pub fn enter_several(&self) {
+        self.current.store(NO_EVENT, Ordering::Relaxed);
+    }
+
+    /// The position of the event at hand, or `None` in a handler that takes several at once.
+    #[must_use]
+    pub fn current_position(&self) -> Option<i64> {
+        let position = self.current.load(Ordering::Relaxed);
+        (position != NO_EVENT).then_some(position)
+    }
+
+    /// Asks the loop over the batch to end at the next event.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the batch should end at this boundary between two events, since its time is over or
+    /// the worker is shutting down. `handled` is how many events the batch has handled.
+    #[must_use]
+    pub fn should_stop(&self, handled: usize) -> bool {
+        // The worker's timer sets the flag; the clock, which costs more than a fast handler, is
+        // only for handlers that never yield to that timer.
+        self.stop.load(Ordering::Relaxed)
+            || (handled.is_multiple_of(32)
+                && self
+                    .deadline
+                    .is_some_and(|deadline| Instant::now() >= deadline))
+    }
+
+    fn lock_effects(&self) -> std::sync::MutexGuard<'_, Vec<Effect>> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("consumer", &self.consumer)
+            .field("version", &self.version)
+            .field("attempt", &self.attempt)
+            .field("replay", &self.replay)
+            .field("head", &self.head)
+            .finish_non_exhaustive()
+    }
+}

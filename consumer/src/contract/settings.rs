@@ -1,0 +1,158 @@
+//! How a consumer wants to be run.
+
+use std::time::Duration;
+
+/// Where a consumer without a checkpoint begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartFrom {
+    /// At the first event of the log.
+    #[default]
+    Beginning,
+    /// After the events that were settled when the checkpoint was created.
+    Now,
+}
+
+/// What follows when a handler has failed on an event as often as its retries allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnError {
+    /// The consumer stops before the event (R2).
+    #[default]
+    Stop,
+    /// The event, and the later ones of its aggregate, are set aside; the others flow.
+    Park,
+    /// The event is left out; log and metrics tell.
+    Skip,
+}
+
+/// How long to wait between two attempts: doubling from `min` up to `max`, with jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The wait after the first failure.
+    pub min: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+/// The operational settings of one consumer: from its attribute, or overridden on the builder.
+///
+/// ```
+/// # use consumer::{OnError, Settings};
+/// let settings = Settings::default().batch_size(100).on_error(OnError::Park);
+/// assert_eq!(settings.retries, 5);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where a consumer without a checkpoint begins.
+    pub start_from: StartFrom,
+    /// What follows when the retries are used up.
+    pub on_error: OnError,
+    /// How often a failing event is tried again; 0 and more.
+    pub retries: u32,
+    /// The wait between attempts.
+    pub backoff: Backoff,
+    /// How many events one transaction holds at most; 1 to 10,000.
+    pub batch_size: u32,
+    /// After what time a transaction ends at the next event.
+    pub batch_time: Duration,
+    /// How long one call of a handler may take; `None` for as long as it likes.
+    pub handler_timeout: Option<Duration>,
+    /// As how many lanes the consumer may run; a power of two up to 64.
+    pub segments: u32,
+}
+
+impl Settings {
+    /// What holds where nothing else is said.
+    pub const DEFAULT: Self = Self {
+        start_from: StartFrom::Beginning,
+        on_error: OnError::Stop,
+        retries: 5,
+        backoff: Backoff {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+        },
+        batch_size: 500,
+        batch_time: Duration::from_secs(1),
+        handler_timeout: None,
+        segments: 1,
+    };
+
+    /// The most events one transaction may hold.
+    pub const MAX_BATCH_SIZE: u32 = 10_000;
+
+    /// Sets where a consumer without a checkpoint begins.
+    #[must_use]
+    pub const fn start_from(mut self, start_from: StartFrom) -> Self {
+        self.start_from = start_from;
+        self
+    }
+
+    /// Sets what follows when the retries are used up.
+    #[must_use]
+    pub const fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Sets how often a failing event is tried again.
+    #[must_use]
+    pub const fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Sets the wait between attempts; `max` below `min` counts as `min`.
+    #[must_use]
+    pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        let max = if max.as_nanos() < min.as_nanos() {
+            min
+        } else {
+            max
+        };
+        self.backoff = Backoff { min, max };
+        self
+    }
+
+    /// Sets how many events one transaction holds at most; brought into 1 to 10,000.
+    #[must_use]
+    pub const fn batch_size(mut self, events: u32) -> Self {
+        self.batch_size = if events == 0 {
+            1
+        } else if events > Self::MAX_BATCH_SIZE {
+            Self::MAX_BATCH_SIZE
+        } else {
+            events
+        };
+        self
+    }
+
+    /// Sets after what time a transaction ends at the next event.
+    #[must_use]
+    pub const fn batch_time(mut self, time: Duration) -> Self {
+        self.batch_time = time;
+        self
+    }
+
+    /// Sets how long one call of a handler may take.
+    #[must_use]
+    pub const fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.handler_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets as how many lanes the consumer may run; brought to a power of two up to 64.
+    #[must_use]
+    pub const fn segments(mut self, segments: u32) -> Self {
+        let segments = if segments > 64 { 64 } else { segments };
+        self.segments = segments.next_power_of_two();
+        self
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

@@ -1,0 +1,75 @@
+//! Consumers of a SQL event store: declared with one attribute, checked by the compiler,
+//! registered by being linked, and run by a worker that never loses an event.
+//!
+//! Start with [`macro@consumer`], which declares one, and [`Worker`], which runs them. The
+//! [guides](guide) go task by task; [`guide::frontier`] tells why nothing is lost, and what that
+//! rests on.
+//!
+//! | feature | default | what |
+//! |---|---|---|
+//! | `sqlite`, `postgres` | `sqlite` | the event store and the worker on that database |
+//! | `worker` | yes | the worker, and the operator's verbs |
+//! | `auto-register` | yes | consumers register by being linked |
+//! | `cli` | no | the verbs as a command line in your own binary |
+//! | `metrics` | no | what a worker counts and measures, for any recorder of the `metrics` crate (see [`observing`]) |
+//! | `testing` | no | tests of one consumer, without a worker |
+//! | `tls-rustls-ring`, `tls-rustls-aws-lc-rs`, `tls-native-tls` | no | TLS to Postgres, as sqlx does it |
+//!
+//! Without default features there are the contract, the registry and the macro, and no driver.
+
+#[doc(hidden)]
+pub mod __private;
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
+pub mod admin;
+#[cfg(all(feature = "cli", any(feature = "sqlite", feature = "postgres")))]
+pub mod cli;
+mod contract;
+#[cfg(all(feature = "sqlite", feature = "worker"))]
+pub mod guide;
+#[cfg(feature = "worker")]
+pub mod observing;
+pub mod prelude;
+mod registry;
+#[cfg(feature = "store")]
+// Each database, and the worker, use a part of it.
+#[cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "worker")),
+    allow(dead_code)
+)]
+mod store;
+#[cfg(all(feature = "testing", any(feature = "sqlite", feature = "postgres")))]
+pub mod testing;
+#[cfg(feature = "worker")]
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+mod worker;
+
+#[doc = include_str!("contract/event_derive.md")]
+pub use consumer_derive::Event;
+#[doc = include_str!("registry/attribute.md")]
+pub use consumer_derive::consumer;
+pub use sqlx;
+
+pub use crate::contract::{
+    Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
+    ErasedConsumer, Event, EventRecord, Handler, HandlerError, Metadata, OnError, PersistedEvent,
+    ScopedConsumer, Settings, StartFrom, columns,
+};
+pub use crate::registry::{
+    Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
+    Registered, Registry, RegistryError, Selection, Site, check_name,
+};
+#[cfg(feature = "postgres")]
+pub use crate::store::PgEventStore;
+#[cfg(feature = "sqlite")]
+pub use crate::store::SqliteEventStore;
+#[cfg(feature = "store")]
+pub use crate::store::{
+    Backend, Column, EventStore, ExpectedVersion, NewEvent, ReadRange, Schema, StoreError,
+    TypedEvent,
+};
+#[cfg(feature = "worker")]
+pub use crate::worker::{
+    Blocker, BuildError, ConsumerReport, FrontierWait, Health, HealthProblem, LaneState,
+    LogProblem, NameTaken, Report, WaitError, Worker, WorkerBackend, WorkerBuilder, WorkerError,
+    WorkerHandle, merge_segments, shutdown_signal,
+};

@@ -1,0 +1,35 @@
+//! What a worker tells of itself: metrics, spans, health.
+//!
+//! # Metrics
+//!
+//! With the feature `metrics` a worker speaks to whatever recorder of the [`metrics`] crate the
+//! program has installed; `examples/grafana/consumers.json` is a dashboard for these:
+//!
+//! | name | kind | labels | what |
+//! |---|---|---|---|
+//! | `consumer_events_total` | counter | `consumer`, `version` | events handled and committed |
+//! | `consumer_batches_total` | counter | `consumer`, `version` | transactions that did so |
+//! | `consumer_batch_seconds` | histogram | `consumer`, `version` | from the claim to the commit |
+//! | `consumer_errors_total` | counter | `consumer`, `version`, `kind` | attempts that failed: by the `handler`, by the `database`, or by a handler that tried to end the transaction (`commit`) |
+//! | `consumer_retries_total` | counter | `consumer`, `version` | events that are tried again |
+//! | `consumer_parked_total` | counter | `consumer`, `version` | events set aside, also those behind a failing one |
+//! | `consumer_skipped_total` | counter | `consumer`, `version` | events left out |
+//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between what is handled and the frontier; an upper bound of the events |
+//! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the last handled event while there are later ones, else 0 |
+//! | `consumer_frontier_position` | gauge | | up to where the log is settled |
+//! | `consumer_head_position` | gauge | | the highest visible position |
+//! | `consumer_frontier_wait_seconds` | gauge | | for how long a gap has kept the frontier |
+//! | `consumer_frontier_blockers` | gauge | | transactions that keep it, once it waits for a second; the log names them |
+//! | `consumer_log_reads_total` | counter | `cache` | stretches of the log that were wanted, by whether they were in memory (`hit`, `miss`) |
+//!
+//! # Spans
+//!
+//! Each transaction is a `tracing` span named `consumer.batch`, level INFO, in which the handler
+//! runs: `consumer`, `version`, `from` and `to` (checkpoints before and after; no `to` when it
+//! rolled back), `events`, `attempt`, `duration_ms`.
+//!
+//! # Health
+//!
+//! [`WorkerHandle::health`](crate::WorkerHandle::health) answers liveness and readiness probes.
+//!
+//! [`metrics`]: https://docs.rs/metrics

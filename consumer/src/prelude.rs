@@ -1,0 +1,19 @@
+//! What a file with consumers needs: `use consumer::prelude::*;`.
+
+#[cfg(feature = "postgres")]
+pub use sqlx::PgConnection;
+#[cfg(feature = "sqlite")]
+pub use sqlx::SqliteConnection;
+
+#[cfg(feature = "postgres")]
+pub use crate::PgEventStore;
+#[cfg(feature = "sqlite")]
+pub use crate::SqliteEventStore;
+pub use crate::{
+    Aggregate, Consumer, Context, Dependencies, Envelope, Event, Handler, HandlerError,
+    PersistedEvent, ScopedConsumer, consumer,
+};
+#[cfg(feature = "store")]
+pub use crate::{ExpectedVersion, NewEvent};
+#[cfg(feature = "worker")]
+pub use crate::{Worker, shutdown_signal};

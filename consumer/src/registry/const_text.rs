@@ -1,0 +1,125 @@
+//! Text that is put together while the compiler runs.
+
+/// The longest message; what is beyond it is cut off.
+const CAPACITY: usize = 1024;
+
+/// A message in the making.
+#[derive(Clone, Copy)]
+pub(super) struct Text {
+    bytes: [u8; CAPACITY],
+    length: usize,
+}
+
+impl Text {
+    pub(super) const fn new() -> Self {
+        Self {
+            bytes: [0; CAPACITY],
+            length: 0,
+        }
+    }
+
+    pub(super) const fn push(mut self, text: &str) -> Self {
+        let mut rest = text.as_bytes();
+        while let [byte, later @ ..] = rest {
+            self = self.push_byte(*byte);
+            rest = later;
+        }
+        self
+    }
+
+    /// `` `a`, `b` ``
+    pub(super) const fn push_names(mut self, names: &[&str]) -> Self {
+        let mut rest = names;
+        while let [name, later @ ..] = rest {
+            self = self.push("`").push(name).push("`");
+            if !later.is_empty() {
+                self = self.push(", ");
+            }
+            rest = later;
+        }
+        self
+    }
+
+    pub(super) const fn push_number(self, number: u32) -> Self {
+        let digit = match number % 10 {
+            0 => "0",
+            1 => "1",
+            2 => "2",
+            3 => "3",
+            4 => "4",
+            5 => "5",
+            6 => "6",
+            7 => "7",
+            8 => "8",
+            _ => "9",
+        };
+        if number < 10 {
+            self.push(digit)
+        } else {
+            self.push_number(number / 10).push(digit)
+        }
+    }
+
+    const fn push_byte(mut self, byte: u8) -> Self {
+        let (_, free) = self.bytes.split_at_mut(self.length);
+        if let [slot, ..] = free {
+            *slot = byte;
+            self.length += 1;
+        }
+        self
+    }
+
+    pub(super) const fn as_str(&self) -> &str {
+        let (written, _) = self.bytes.split_at(self.length);
+        match std::str::from_utf8(written) {
+            Ok(text) => text,
+            // The message was cut in the middle of a letter.
+            Err(error) => {
+                let (whole, _) = written.split_at(error.valid_up_to());
+                match std::str::from_utf8(whole) {
+                    Ok(text) => text,
+                    Err(_) => "",
+                }
+            }
+        }
+    }
+}
+
+pub(super) const fn same(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
+    while let ([a, more @ ..], [b, others @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (more, others);
+    }
+    one.is_empty() && other.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CAPACITY, Text, same};
+
+    #[test]
+    fn text_is_put_together() {
+        let text = Text::new()
+            .push("line ")
+            .push_number(120)
+            .push(" of ")
+            .push_names(&["a", "b"]);
+        assert_eq!(text.as_str(), "line 120 of `a`, `b`");
+    }
+
+    #[test]
+    fn text_that_is_too_long_is_cut_between_letters() {
+        let text = Text::new().push("a").push(&"ü".repeat(CAPACITY));
+        assert_eq!(text.as_str().len(), CAPACITY - 1);
+    }
+
+    #[test]
+    fn texts_are_compared() {
+        assert!(same("User", "User"));
+        assert!(!same("User", "Users"));
+        assert!(!same("User", "user"));
+    }
+}

@@ -1,0 +1,226 @@
+//! From the entries that were linked to the consumers of one database.
+
+use std::fmt;
+
+use sqlx::Database;
+
+use super::entry::{Entry, Factory, linked_entries};
+use super::error::{Problem, RegistryError};
+use super::{Dependencies, MissingDependency, Registered, Selection, Site};
+use crate::contract::HandlerError;
+
+/// The consumers of a program that can run on the database `DB`, in the order of their names.
+///
+/// ```standalone_crate
+/// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
+/// use consumer::Registry;
+/// use consumer::sqlx::Sqlite;
+///
+/// let registry = Registry::<Sqlite>::discover()?;
+/// assert!(registry.registered().is_empty());
+/// # }
+/// # Ok::<(), consumer::RegistryError>(())
+/// ```
+pub struct Registry<DB: Database> {
+    registered: Vec<Registered<DB>>,
+    other_databases: Vec<OtherDatabase>,
+}
+
+/// A consumer that was found, and cannot run on the database at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherDatabase {
+    /// The consumer's name.
+    pub name: &'static str,
+    /// Where it is declared.
+    pub site: Site,
+    /// The databases that it can run on; empty when no driver for one was compiled in.
+    pub databases: Vec<&'static str>,
+}
+
+impl fmt::Display for OtherDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`, declared at {}, ", self.name, self.site)?;
+        if self.databases.is_empty() {
+            write!(f, "runs on no database that this program has a driver for")
+        } else {
+            write!(f, "runs on {} only", self.databases.join(", "))
+        }
+    }
+}
+
+impl<DB: Database> Registry<DB> {
+    /// Finds every consumer that was declared with `#[consumer]` and linked, and makes it.
+    ///
+    /// # Errors
+    /// All problems at once: two sites with one name, an `init` that failed or misses a
+    /// dependency, a program without the feature `auto-register`.
+    pub fn discover() -> Result<Self, RegistryError> {
+        Self::discover_with(&Dependencies::new())
+    }
+
+    /// Finds every consumer, and makes those with an `init` out of these dependencies.
+    ///
+    /// # Errors
+    /// All problems at once, as for [`discover`](Self::discover).
+    pub fn discover_with(dependencies: &Dependencies) -> Result<Self, RegistryError> {
+        Self::select(&Selection::all(), dependencies)
+    }
+
+    /// Finds the consumers of the crates named in [`consumers!`](crate::consumers).
+    ///
+    /// # Errors
+    /// All problems at once, as for [`discover`](Self::discover), and a crate that contributed
+    /// nothing.
+    pub fn discover_in(
+        crates: crate::Crates,
+        dependencies: &Dependencies,
+    ) -> Result<Self, RegistryError> {
+        Self::select(&Selection::all().in_crates(crates), dependencies)
+    }
+
+    /// Finds the consumers that were declared with this `group`.
+    ///
+    /// # Errors
+    /// All problems at once, as for [`discover`](Self::discover), and a group without consumers.
+    pub fn discover_group(group: &str, dependencies: &Dependencies) -> Result<Self, RegistryError> {
+        Self::select(&Selection::all().in_group(group), dependencies)
+    }
+
+    /// Finds the consumers that the selection takes.
+    ///
+    /// # Errors
+    /// All problems at once, as for [`discover`](Self::discover), and a crate or a group that
+    /// contributed nothing.
+    pub fn select(
+        selection: &Selection,
+        dependencies: &Dependencies,
+    ) -> Result<Self, RegistryError> {
+        if !cfg!(feature = "auto-register") {
+            return Err(RegistryError::one(Problem::NoAutoRegister));
+        }
+        Self::of_entries(linked_entries(), selection, dependencies)
+    }
+
+    fn of_entries(
+        entries: Vec<&'static Entry>,
+        selection: &Selection,
+        dependencies: &Dependencies,
+    ) -> Result<Self, RegistryError> {
+        let entries = selection.by_crate(entries);
+        let mut problems = selection.unmet(&entries);
+        let mut entries = selection.by_group(entries);
+        entries.sort_by_key(|entry| (entry.name, entry.version, entry.site));
+
+        let (here, elsewhere) = split_by_database::<DB>(&entries);
+        problems.extend(names_declared_twice(&here));
+        let mut registered = Vec::new();
+        for (entry, factory) in here {
+            match make(entry, factory, dependencies) {
+                Ok(made) => registered.extend(made),
+                Err(error) => problems.push(cannot_make(entry, error)),
+            }
+        }
+
+        RegistryError::unless_empty(problems)?;
+        Ok(Self {
+            registered,
+            other_databases: elsewhere.into_iter().map(other_database).collect(),
+        })
+    }
+
+    /// The consumers, in the order of their names.
+    #[must_use]
+    pub fn registered(&self) -> &[Registered<DB>] {
+        &self.registered
+    }
+
+    /// The consumers, in the order of their names.
+    #[must_use]
+    pub fn into_registered(self) -> Vec<Registered<DB>> {
+        self.registered
+    }
+
+    /// The consumers that were found and cannot run on `DB`, in the order of their names. They
+    /// are to be reported, so that nobody misses them in silence.
+    #[must_use]
+    pub fn other_databases(&self) -> &[OtherDatabase] {
+        &self.other_databases
+    }
+}
+
+impl<DB: Database> fmt::Debug for Registry<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("registered", &self.registered)
+            .field("other_databases", &self.other_databases)
+            .finish()
+    }
+}
+
+type Here = (&'static Entry, &'static Factory);
+
+fn split_by_database<DB: Database>(entries: &[&'static Entry]) -> (Vec<Here>, Vec<&'static Entry>) {
+    let mut here = Vec::new();
+    let mut elsewhere = Vec::new();
+    for &entry in entries {
+        match entry.factory_for::<DB>() {
+            Some(factory) => here.push((entry, factory)),
+            None => elsewhere.push(entry),
+        }
+    }
+    (here, elsewhere)
+}
+
+/// `here` is in the order of names.
+fn names_declared_twice(here: &[Here]) -> Vec<Problem> {
+    here.chunk_by(|(one, _), (next, _)| (one.name, one.version) == (next.name, next.version))
+        .filter(|same| same.len() > 1)
+        .filter_map(|same| {
+            let (first, _) = same.first()?;
+            Some(Problem::SameName {
+                name: first.name.into(),
+                sites: same.iter().map(|(entry, _)| entry.site).collect(),
+            })
+        })
+        .collect()
+}
+
+fn make<DB: Database>(
+    entry: &Entry,
+    factory: &Factory,
+    dependencies: &Dependencies,
+) -> Result<Option<Registered<DB>>, HandlerError> {
+    let consumer = factory.make::<DB>(dependencies)?;
+    Ok(consumer.map(|consumer| Registered {
+        declaration: entry.declaration(),
+        consumer,
+    }))
+}
+
+fn cannot_make(entry: &Entry, error: HandlerError) -> Problem {
+    let missing = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<MissingDependency>())
+        .cloned();
+    let (name, site) = (entry.name.into(), entry.site);
+    match missing {
+        Some(missing) => Problem::MissingDependency {
+            name,
+            site,
+            missing,
+        },
+        None => Problem::Init { name, site, error },
+    }
+}
+
+fn other_database(entry: &'static Entry) -> OtherDatabase {
+    OtherDatabase {
+        name: entry.name,
+        site: entry.site,
+        databases: entry
+            .factories()
+            .map(|factory| factory.database_name)
+            .collect(),
+    }
+}

@@ -1,0 +1,116 @@
+//! What `#[consumer]` leaves in the program for each consumer; compiles without drivers.
+
+use std::any::{Any, TypeId};
+use std::sync::Arc;
+
+use sqlx::Database;
+
+use super::construct::Construct;
+use super::handled::HandlerShape;
+use super::{Declaration, Dependencies, Site};
+use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
+
+/// A declared consumer, before anybody knows which database it will run on.
+#[derive(Debug)]
+pub struct Entry {
+    /// The unique name (R1).
+    pub name: &'static str,
+    /// The Rust type, as it was written.
+    pub type_name: &'static str,
+    /// The version; a new one rebuilds beside the old.
+    pub version: u32,
+    /// The group it belongs to.
+    pub group: Option<&'static str>,
+    /// The aggregate types that it wants.
+    pub scope: &'static [&'static str],
+    /// Its handlers, and the events that they take.
+    pub handlers: &'static [HandlerShape],
+    /// How it wants to be run.
+    pub settings: Settings,
+    /// Where it was declared.
+    pub site: Site,
+    /// How to make it, for each database that it can run on; one list a driver.
+    pub factories: &'static [&'static [Factory]],
+}
+
+impl Entry {
+    pub(super) fn declaration(&self) -> Declaration {
+        Declaration {
+            name: self.name.into(),
+            version: self.version,
+            group: self.group,
+            scope: self.scope.iter().map(|&kind| kind.into()).collect(),
+            settings: self.settings.clone(),
+            site: Some(self.site),
+        }
+    }
+
+    pub(super) fn factories(&self) -> impl Iterator<Item = &'static Factory> {
+        self.factories.iter().copied().flatten()
+    }
+
+    pub(super) fn factory_for<DB: Database>(&self) -> Option<&'static Factory> {
+        let database = TypeId::of::<DB>();
+        self.factories()
+            .find(|factory| factory.database == database)
+    }
+}
+
+type Made = Result<Box<dyn Any + Send>, HandlerError>;
+
+/// Makes a consumer for one database; the database is erased, so that entries of all of them lie
+/// in one list.
+#[derive(Debug)]
+pub struct Factory {
+    database: TypeId,
+    pub(super) database_name: &'static str,
+    make: fn(&Dependencies) -> Made,
+}
+
+impl Factory {
+    /// The factory of `C` for `DB`.
+    #[must_use]
+    pub const fn of<DB: Database, C: Consumer<DB> + Construct>() -> Self {
+        Self {
+            database: TypeId::of::<DB>(),
+            database_name: DB::NAME,
+            make: make_erased::<DB, C>,
+        }
+    }
+
+    /// Makes the consumer; `None` when `DB` is not this factory's database.
+    pub(super) fn make<DB: Database>(
+        &self,
+        dependencies: &Dependencies,
+    ) -> Result<Option<Arc<dyn ErasedConsumer<DB>>>, HandlerError> {
+        let made = (self.make)(dependencies)?;
+        Ok(made
+            .downcast::<Arc<dyn ErasedConsumer<DB>>>()
+            .ok()
+            .map(|consumer| *consumer))
+    }
+}
+
+fn make_erased<DB: Database, C: Consumer<DB> + Construct>(dependencies: &Dependencies) -> Made {
+    let consumer: Arc<dyn ErasedConsumer<DB>> = Arc::new(C::construct(dependencies)?);
+    Ok(Box::new(consumer))
+}
+
+#[cfg(feature = "auto-register")]
+inventory::collect!(Entry);
+
+/// All entries of the program, each once: a crate that is linked twice, as in a cycle of
+/// development dependencies, registers its consumers twice.
+#[cfg(feature = "auto-register")]
+pub(super) fn linked_entries() -> Vec<&'static Entry> {
+    let mut entries: Vec<&'static Entry> = inventory::iter::<Entry>().collect();
+    entries.sort_by_key(|entry| (entry.name, entry.site, entry.type_name));
+    entries.dedup_by_key(|entry| (entry.name, entry.site, entry.type_name));
+    entries
+}
+
+/// Without the feature `auto-register` nobody knows the entries.
+#[cfg(not(feature = "auto-register"))]
+pub(super) fn linked_entries() -> Vec<&'static Entry> {
+    Vec::new()
+}

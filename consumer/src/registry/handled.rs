@@ -1,0 +1,313 @@
+//! Which events the handlers of a consumer take, and what the compiler checks of them.
+
+use super::const_text::{Text, same};
+use crate::contract::Handled;
+use crate::contract::typed::EventShape;
+
+/// One handler of a declared consumer.
+#[derive(Clone, Copy, Debug)]
+pub struct HandlerShape {
+    /// The method.
+    pub method: &'static str,
+    /// Where it is written.
+    pub file: &'static str,
+    /// The line, from 1.
+    pub line: u32,
+    /// The events that it takes.
+    pub handled: Handled,
+}
+
+/// Checks that are evaluated as constants, so that their failure is a compile error.
+#[expect(
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a panic in a constant is a compile error"
+)]
+pub mod check {
+    use super::{EventShape, Handled, HandlerShape, Text};
+
+    /// The aggregate of a typed handler's event must be in the consumer's scope.
+    #[track_caller]
+    pub const fn is_in_scope(handler: HandlerShape, scope: &[&str]) {
+        let Handled::Typed { aggregate, events } = handler.handled else {
+            return;
+        };
+        // An event that did not compile has no aggregate.
+        if scope.is_empty() || aggregate.is_empty() || super::contains(scope, aggregate) {
+            return;
+        }
+        let text = Text::new()
+            .push("`")
+            .push(handler.method)
+            .push("` would never be called: ")
+            .push_names(events)
+            .push(" belongs to the aggregate `")
+            .push(aggregate)
+            .push("`, and this consumer's scope is ")
+            .push_names(scope)
+            .push("; add `")
+            .push(aggregate)
+            .push("` to `aggregates`, or remove the handler");
+        panic!("{}", text.as_str());
+    }
+
+    /// An event goes to one handler. `handlers` are all those of the consumer, this one too.
+    #[track_caller]
+    pub const fn is_the_only_one(handler: HandlerShape, handlers: &[HandlerShape]) {
+        let mut rest = handlers;
+        while let [other, later @ ..] = rest {
+            rest = later;
+            if super::is_same_handler(&handler, other) {
+                return;
+            }
+            let Some(event) = super::common_event(&handler.handled, &other.handled) else {
+                continue;
+            };
+            let text = Text::new()
+                .push("`")
+                .push(event)
+                .push("` has two handlers, `")
+                .push(other.method)
+                .push("` (")
+                .push(other.file)
+                .push(":")
+                .push_number(other.line)
+                .push(") and `")
+                .push(handler.method)
+                .push("`: an event goes to one method; remove one of the two, or give the event types different names");
+            panic!("{}", text.as_str());
+        }
+    }
+
+    /// A handler's event name must be one of the events in scope, where types tell all of them.
+    #[track_caller]
+    pub const fn is_a_known_event(name: &str, known: &[&[&str]]) {
+        let mut lists = known;
+        let mut near = None;
+        while let [list, later @ ..] = lists {
+            lists = later;
+            // An aggregate that did not compile has no events.
+            if list.is_empty() || super::contains(list, name) {
+                return;
+            }
+            if near.is_none() {
+                near = super::nearest(list, name);
+            }
+        }
+        let text = Text::new()
+            .push("no event in this consumer's scope is called `")
+            .push(name)
+            .push("`");
+        let text = match near {
+            Some(meant) => text.push(": did you mean `").push(meant).push("`?"),
+            None => {
+                let mut text = text.push("; there are ");
+                let mut lists = known;
+                while let [list, later @ ..] = lists {
+                    text = text.push_names(list);
+                    if !later.is_empty() {
+                        text = text.push(", ");
+                    }
+                    lists = later;
+                }
+                text
+            }
+        };
+        panic!("{}", text.as_str());
+    }
+
+    /// With an `Aggregate` type in the scope every event of it needs a handler.
+    #[track_caller]
+    pub const fn every_event_has_a_handler(
+        aggregate: &str,
+        events: &[&str],
+        handlers: &[HandlerShape],
+    ) {
+        let mut missing = Text::new();
+        let mut count = 0;
+        let mut rest = events;
+        while let [event, later @ ..] = rest {
+            rest = later;
+            if super::has_handler(aggregate, event, handlers) {
+                continue;
+            }
+            if count > 0 {
+                missing = missing.push(", ");
+            }
+            missing = missing.push("`").push(event).push("`");
+            count += 1;
+        }
+        if count == 0 {
+            return;
+        }
+        let text = Text::new()
+            .push("nobody handles ")
+            .push(missing.as_str())
+            .push(" of the aggregate `")
+            .push(aggregate)
+            .push("`: add an `#[on]` handler for ")
+            .push(if count == 1 { "it" } else { "each" })
+            .push(", or `#[on(other)]` for the rest");
+        panic!("{}", text.as_str());
+    }
+
+    /// A variant holds one event, of the enum's own aggregate, and leaves its description to it.
+    #[track_caller]
+    pub const fn is_an_event_of(
+        variant: &str,
+        aggregate: &str,
+        event: Option<EventShape>,
+        is_described: bool,
+    ) {
+        let Some(event) = event else {
+            return;
+        };
+        let text = Text::new()
+            .push("the variant `")
+            .push(variant)
+            .push("` holds ");
+        let text = if is_described {
+            text.push("an event that says its name and version itself: remove `#[event(…)]` from the variant")
+        } else if event.events.len() > 1 {
+            text.push("several events: a variant is one, so list them as variants of this enum")
+        } else if !super::same(event.aggregate, aggregate) && !event.aggregate.is_empty() {
+            text.push("an event of the aggregate `")
+                .push(event.aggregate)
+                .push("`, and this enum is the aggregate `")
+                .push(aggregate)
+                .push("`: an enum has the events of one aggregate")
+        } else {
+            return;
+        };
+        panic!("{}", text.as_str());
+    }
+
+    /// Two variants of an enum are two events.
+    #[track_caller]
+    pub const fn is_named_once(events: &[&str], index: u32) {
+        let (before, rest) = events.split_at(index as usize);
+        let [name, after @ ..] = rest else {
+            return;
+        };
+        if super::contains(before, name) || super::contains(after, name) {
+            let text = Text::new()
+                .push("two variants are the event `")
+                .push(name)
+                .push("`: give one another `name`");
+            panic!("{}", text.as_str());
+        }
+    }
+
+    /// An aggregate type is listed once, be it as a string or by a type.
+    #[track_caller]
+    pub const fn is_listed_once(scope: &[&str], index: usize) {
+        let (before, rest) = scope.split_at(index);
+        let [aggregate, after @ ..] = rest else {
+            return;
+        };
+        if super::contains(before, aggregate) || super::contains(after, aggregate) {
+            let text = Text::new()
+                .push("this type stands for the aggregate `")
+                .push(aggregate)
+                .push("`, which is listed twice: remove one of the two");
+            panic!("{}", text.as_str());
+        }
+    }
+}
+
+const fn is_same_handler(one: &HandlerShape, other: &HandlerShape) -> bool {
+    one.line == other.line && same(one.method, other.method)
+}
+
+const fn contains(list: &[&str], wanted: &str) -> bool {
+    let mut rest = list;
+    while let [first, later @ ..] = rest {
+        if same(first, wanted) {
+            return true;
+        }
+        rest = later;
+    }
+    false
+}
+
+/// An event that both would take.
+const fn common_event(one: &Handled, other: &Handled) -> Option<&'static str> {
+    match (one, other) {
+        (
+            Handled::Typed { aggregate, events },
+            Handled::Typed {
+                aggregate: other_aggregate,
+                events: others,
+            },
+        ) if same(aggregate, other_aggregate) => common_name(events, others),
+        (Handled::Typed { events, .. }, Handled::Named(names)) => common_name(events, names),
+        (Handled::Named(names), Handled::Typed { events, .. }) => common_name(names, events),
+        (Handled::Named(names), Handled::Named(others)) => common_name(names, others),
+        _ => None,
+    }
+}
+
+const fn common_name(one: &'static [&'static str], other: &[&'static str]) -> Option<&'static str> {
+    let mut rest = one;
+    while let [first, later @ ..] = rest {
+        if contains(other, first) {
+            return Some(first);
+        }
+        rest = later;
+    }
+    None
+}
+
+const fn has_handler(aggregate: &str, event: &str, handlers: &[HandlerShape]) -> bool {
+    let mut rest = handlers;
+    while let [handler, later @ ..] = rest {
+        let takes = match handler.handled {
+            Handled::Every | Handled::Rest => true,
+            Handled::Named(names) => contains(names, event),
+            Handled::Typed {
+                aggregate: own,
+                events,
+            } => same(own, aggregate) && contains(events, event),
+        };
+        if takes {
+            return true;
+        }
+        rest = later;
+    }
+    false
+}
+
+/// The name that differs by one letter: one more, one less, another, or two swapped.
+const fn nearest<'a>(list: &[&'a str], name: &str) -> Option<&'a str> {
+    let mut rest = list;
+    while let [first, later @ ..] = rest {
+        if differs_by_a_letter(first.as_bytes(), name.as_bytes()) {
+            return Some(first);
+        }
+        rest = later;
+    }
+    None
+}
+
+/// Compares from both ends: what is left between is at most a letter on either side, or two
+/// letters that changed places.
+const fn differs_by_a_letter(one: &[u8], other: &[u8]) -> bool {
+    let (mut one, mut other) = (one, other);
+    while let ([a, more @ ..], [b, others @ ..]) = (one, other) {
+        if *a != *b {
+            break;
+        }
+        (one, other) = (more, others);
+    }
+    while let ([more @ .., a], [others @ .., b]) = (one, other) {
+        if *a != *b {
+            break;
+        }
+        (one, other) = (more, others);
+    }
+    match (one, other) {
+        ([_], [] | [_]) | ([], [_]) => true,
+        ([a, b], [c, d]) => *a == *d && *b == *c,
+        _ => false,
+    }
+}

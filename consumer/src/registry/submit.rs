@@ -1,0 +1,68 @@
+//! The macros that generated code registers with. They stand here, and not in the attribute, since
+//! they depend on the features of this crate.
+
+/// Leaves an entry for the registry.
+#[cfg(feature = "auto-register")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __submit {
+    ($($entry:tt)*) => {
+        $crate::__private::inventory::submit! { $($entry)* }
+    };
+}
+
+/// Checks the entry and leaves none: without `auto-register` consumers are registered by hand.
+#[cfg(not(feature = "auto-register"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __submit {
+    ($($entry:tt)*) => {
+        const _: $crate::__private::Entry = { $($entry)* };
+    };
+}
+
+/// The factory of a consumer of every database, for SQLite.
+#[cfg(feature = "sqlite")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __sqlite_factory {
+    ($consumer:ty) => {
+        &[$crate::__private::Factory::of::<
+            $crate::sqlx::Sqlite,
+            $consumer,
+        >()]
+    };
+}
+
+/// Nothing, since the driver is not compiled in.
+#[cfg(not(feature = "sqlite"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __sqlite_factory {
+    ($consumer:ty) => {
+        &[]
+    };
+}
+
+/// The factory of a consumer of every database, for Postgres.
+#[cfg(feature = "postgres")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __postgres_factory {
+    ($consumer:ty) => {
+        &[$crate::__private::Factory::of::<
+            $crate::sqlx::Postgres,
+            $consumer,
+        >()]
+    };
+}
+
+/// Nothing, since the driver is not compiled in.
+#[cfg(not(feature = "postgres"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __postgres_factory {
+    ($consumer:ty) => {
+        &[]
+    };
+}

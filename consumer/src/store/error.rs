@@ -1,0 +1,241 @@
+//! What can go wrong between a program and its event store, in words that say what to do.
+
+use std::fmt;
+
+use super::ExpectedVersion;
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The URL belongs to no database that this store speaks to.
+    #[error("`{url}` is not a {database} URL: write {example}")]
+    WrongUrl {
+        /// The URL, without its credentials.
+        url: String,
+        /// The database that the store is for.
+        database: &'static str,
+        /// What such a URL looks like.
+        example: &'static str,
+    },
+
+    /// The URL has the right scheme and cannot be used all the same.
+    #[error("the {database} URL cannot be used: {source}")]
+    InvalidUrl {
+        /// The database that the store is for.
+        database: &'static str,
+        /// What sqlx says of it.
+        source: sqlx::Error,
+    },
+
+    /// The Postgres server did not let us in.
+    #[error(
+        "cannot connect to Postgres at `{server}`: {source}; \
+         check that the server runs there, and the user, password and database of the URL"
+    )]
+    Unreachable {
+        /// Host, port and database.
+        server: String,
+        /// What happened.
+        source: sqlx::Error,
+    },
+
+    /// The SQLite file could not be opened.
+    #[error(
+        "cannot open the SQLite database `{file}`: {source}; \
+         check that its directory exists and is writable, and that the file is a SQLite database"
+    )]
+    CannotOpen {
+        /// The file of the URL.
+        file: String,
+        /// What happened.
+        source: sqlx::Error,
+    },
+
+    /// A name given to [`Schema`](super::Schema) cannot be a name in the database.
+    #[error("{what} cannot be named `{name}`: {reason}")]
+    InvalidIdentifier {
+        /// What the name is for.
+        what: &'static str,
+        /// The name as it was given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// The tables, or some of them, are not there.
+    #[error(
+        "the store's tables are missing ({missing}): call `migrate()` on the store once, \
+         or run the SQL that `migration_sql()` returns"
+    )]
+    NotMigrated {
+        /// What was looked for and not found.
+        missing: String,
+    },
+
+    /// The tables were made by a later release of this library.
+    #[error(
+        "the database has version {found} of the store's tables, and this program knows {known}: \
+         update the `consumer` crate of this program"
+    )]
+    NewerSchema {
+        /// The version in the database.
+        found: i64,
+        /// The newest version that the program knows.
+        known: i64,
+    },
+
+    /// A table is there and lacks a column, or has it with another type.
+    #[error(
+        "the tables do not fit: {reason}; give the names of your own columns with \
+         `with_schema(Schema::default().column(…))`"
+    )]
+    SchemaMismatch {
+        /// What the database says.
+        reason: String,
+    },
+
+    /// The aggregate is not at the version that the append expected.
+    ///
+    /// Somebody else appended to it in the meantime: load the aggregate again and decide anew, in
+    /// a new transaction. On Postgres a conflict that the unique constraint found (`actual` is
+    /// `None`) has aborted the transaction.
+    #[error(
+        "conflict on {}: expected {expected}, {}; load the aggregate again and retry in a new transaction",
+        aggregate(.aggregate_type, .aggregate_id),
+        found(*.actual)
+    )]
+    Conflict {
+        /// The aggregate's type.
+        aggregate_type: String,
+        /// The aggregate's id.
+        aggregate_id: String,
+        /// What the append expected.
+        expected: ExpectedVersion,
+        /// The version that the aggregate has, where it is known; 0 when it has no events.
+        actual: Option<i64>,
+    },
+
+    /// An event with this id is stored already.
+    #[error(
+        "an event with the id of one of those appended to {} exists already: \
+         the same append was made before, or an event id was used twice",
+        aggregate(.aggregate_type, .aggregate_id)
+    )]
+    DuplicateEventId {
+        /// The aggregate's type.
+        aggregate_type: String,
+        /// The aggregate's id.
+        aggregate_id: String,
+    },
+
+    /// An append without events.
+    #[error("there is nothing to append: `append` needs at least one event")]
+    NothingToAppend,
+
+    /// An append to more than one aggregate.
+    #[error(
+        "one append is for one aggregate, and these events are for {} and {}: \
+         call `append` once for each, in the same transaction if they belong together",
+        aggregate(&.first.0, &.first.1),
+        aggregate(&.second.0, &.second.1)
+    )]
+    SeveralAggregates {
+        /// Type and id of the first event's aggregate.
+        first: Box<(String, String)>,
+        /// Type and id of the first other aggregate.
+        second: Box<(String, String)>,
+    },
+
+    /// Text with a NUL character, which Postgres cannot store.
+    #[error(
+        "{field} contains a NUL character, which Postgres cannot store in text: \
+         take it out, or put such bytes into the payload"
+    )]
+    NulInText {
+        /// Which field of the event.
+        field: &'static str,
+    },
+
+    /// Metadata that is not JSON.
+    #[error("the metadata of an event is not valid JSON: {reason}")]
+    InvalidMetadata {
+        /// Where and why.
+        reason: String,
+    },
+
+    /// The aggregate's type and id are longer than an index of the database can hold.
+    #[error(
+        "aggregate type and id are too long for the index that keeps versions unique: \
+         Postgres holds about 2,600 bytes of both together; use a shorter id, such as a hash ({reason})"
+    )]
+    IdTooLong {
+        /// What the database says.
+        reason: String,
+    },
+
+    /// Anything else that the database answered.
+    #[error("{0}")]
+    Database(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    /// The error for a URL of another kind, which may hold a password all the same.
+    pub(crate) fn wrong_url(url: &str, database: &'static str, example: &'static str) -> Self {
+        let url = match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+            _ => url.to_owned(),
+        };
+        Self::WrongUrl {
+            url,
+            database,
+            example,
+        }
+    }
+}
+
+/// Names an aggregate in a message, however long its id is.
+fn aggregate(aggregate_type: &str, aggregate_id: &str) -> impl fmt::Display {
+    const SHOWN: usize = 80;
+    let shown: String = aggregate_id.chars().take(SHOWN).collect();
+    let rest = if shown.len() < aggregate_id.len() {
+        "…"
+    } else {
+        ""
+    };
+    format!("`{aggregate_type}` `{shown}{rest}`")
+}
+
+fn found(actual: Option<i64>) -> impl fmt::Display {
+    match actual {
+        Some(0) => "found no events".to_owned(),
+        Some(version) => format!("found version {version}"),
+        None => "found that version taken".to_owned(),
+    }
+}
+
+/// What the store makes of the two databases' codes, wherever they come up.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else {
+            return Self::Database(error);
+        };
+        let message = database.message().to_owned();
+        match database.code().as_deref() {
+            // undefined_table, invalid_schema_name
+            Some("42P01" | "3F000") => Self::NotMigrated { missing: message },
+            // undefined_column, undefined_function (an operator between other types), datatype_mismatch
+            Some("42703" | "42883" | "42804") => Self::SchemaMismatch { reason: message },
+            // program_limit_exceeded
+            Some("54000") if message.contains("index row") => Self::IdTooLong { reason: message },
+            // SQLITE_ERROR says everything in its text.
+            Some("1") if message.starts_with("no such table") => {
+                Self::NotMigrated { missing: message }
+            }
+            Some("1") if message.contains("no such column") || message.contains("no column") => {
+                Self::SchemaMismatch { reason: message }
+            }
+            _ => Self::Database(error),
+        }
+    }
+}

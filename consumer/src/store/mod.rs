@@ -1,0 +1,385 @@
+//! The event store: what is appended, and how it is read again.
+
+mod append;
+mod backend;
+pub(crate) mod cause;
+mod error;
+mod expected;
+mod intern;
+mod new_event;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod read;
+mod schema;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use sqlx::{Pool, SqlSafeStr as _};
+use tokio::sync::watch;
+
+use self::append::Append;
+pub use self::backend::Backend;
+#[cfg(feature = "worker")]
+pub(crate) use self::backend::Sql;
+use self::backend::{Dialect, Opened, StoreSettings};
+pub use self::error::StoreError;
+pub use self::expected::ExpectedVersion;
+pub use self::new_event::{NewEvent, TypedEvent};
+pub use self::read::ReadRange;
+pub use self::schema::{Column, Schema};
+use crate::PersistedEvent;
+
+/// An event store in a SQLite file.
+#[cfg(feature = "sqlite")]
+pub type SqliteEventStore = EventStore<sqlx::Sqlite>;
+
+/// An event store in a Postgres database.
+#[cfg(feature = "postgres")]
+pub type PgEventStore = EventStore<sqlx::Postgres>;
+
+/// An append-only log of events in a SQL database.
+///
+/// It is cheap to clone. Every method that reads or appends takes the connection to do it on, so
+/// that events and your own tables change in one transaction:
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
+///
+/// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// store.migrate().await?;
+///
+/// let mut tx = store.begin().await?;
+/// let event = NewEvent::new("User", "u-1", "UserRegistered", r#"{"email":"ada@example.com"}"#);
+/// let stored = store.append(&mut tx, ExpectedVersion::NoStream, &[event]).await?;
+/// tx.commit().await?;
+///
+/// assert_eq!((stored[0].global_position, stored[0].aggregate_version), (1, 1));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
+///
+/// # Position order is not commit order (R11)
+///
+/// On Postgres positions are drawn from a sequence. A transaction that draws 7 may commit after the
+/// one that draws 8, and one that rolls back leaves a gap for ever. So somebody who has read up to
+/// position 8 may have missed 7, which was there to come: **never remember the highest position that
+/// [`read_events`](Self::read_events) returned as «done so far»**, also not in the transaction that
+/// handled the events (R12). A worker knows which positions are settled; leave that to it.
+pub struct EventStore<DB: Backend> {
+    inner: Arc<Inner<DB>>,
+}
+
+struct Inner<DB: Backend> {
+    pool: Pool<DB>,
+    settings: StoreSettings,
+    statements: <DB::Dialect as Dialect>::Statements,
+    /// Shared by all that derive from one store, so that each append wakes each worker.
+    appended: watch::Sender<u64>,
+    anchor: Arc<Mutex<Option<DB::Connection>>>,
+}
+
+impl<DB: Backend> Clone for EventStore<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<DB: Backend> EventStore<DB> {
+    /// Opens the database of a URL, with a pool of up to 20 connections.
+    ///
+    /// Postgres: `postgres://user:password@host/database`. SQLite: `sqlite:app.db`, which is
+    /// created when it is missing and set up for a server's use (WAL, a busy timeout of 5 seconds,
+    /// foreign keys, synchronous NORMAL), or `sqlite::memory:`, one database for the whole pool
+    /// that ends with the last clone of this store.
+    ///
+    /// Behind a pooler in transaction mode, such as PgBouncer, add `?statement-cache-capacity=0` to
+    /// the URL: the store then prepares no statement under a name, which another connection of the
+    /// pooler would not know. Read and append inside a transaction there, and give your own queries
+    /// `persistent(false)`.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongUrl`], [`StoreError::InvalidUrl`], and [`StoreError::Unreachable`] or
+    /// [`StoreError::CannotOpen`].
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let Opened { pool, anchor } = DB::Dialect::open(url).await?;
+        let anchor = Arc::new(Mutex::new(anchor));
+        let (appended, _) = watch::channel(0);
+        Ok(Self::assemble(
+            pool,
+            Schema::default(),
+            false,
+            appended,
+            anchor,
+        ))
+    }
+
+    /// Takes your own pool, with your own settings.
+    #[must_use]
+    pub fn new(pool: Pool<DB>) -> Self {
+        let anchor = Arc::new(Mutex::new(None));
+        let (appended, _) = watch::channel(0);
+        Self::assemble(pool, Schema::default(), false, appended, anchor)
+    }
+
+    /// Maps the store to tables of other names.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have.
+    pub fn with_schema(self, schema: Schema) -> Result<Self, StoreError> {
+        schema.check()?;
+        DB::Dialect::accepts(&schema)?;
+        Ok(self.with(schema, self.inner.settings.notify))
+    }
+
+    /// Makes every append send `NOTIFY consumer_events` when it commits, so that workers in other
+    /// processes need not wait for their next poll.
+    ///
+    /// Postgres only; off by default, since Postgres lets transactions that notify commit one after
+    /// the other.
+    #[must_use]
+    pub fn notify(self, notify: bool) -> Self {
+        self.with(self.inner.settings.schema.clone(), notify)
+    }
+
+    fn with(&self, schema: Schema, notify: bool) -> Self {
+        let appended = self.inner.appended.clone();
+        let anchor = Arc::clone(&self.inner.anchor);
+        Self::assemble(self.inner.pool.clone(), schema, notify, appended, anchor)
+    }
+
+    fn assemble(
+        pool: Pool<DB>,
+        schema: Schema,
+        notify: bool,
+        appended: watch::Sender<u64>,
+        anchor: Arc<Mutex<Option<DB::Connection>>>,
+    ) -> Self {
+        let settings = StoreSettings {
+            schema,
+            notify,
+            keep_statements: DB::Dialect::keeps_statements(&pool),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                statements: DB::Dialect::statements(&settings),
+                pool,
+                settings,
+                appended,
+                anchor,
+            }),
+        }
+    }
+
+    /// The pool that the store was opened with.
+    #[must_use]
+    pub fn pool(&self) -> &Pool<DB> {
+        &self.inner.pool
+    }
+
+    /// Where the tables are.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        &self.inner.settings.schema
+    }
+
+    /// Creates the tables, or brings them up to date.
+    ///
+    /// It can be called at every start, also by many processes at once, and beside migrations of
+    /// your own: it keeps its own version table, `consumer_schema`. On Postgres it runs in one
+    /// transaction under an advisory lock. Tables that exist already are left as they are; they get an
+    /// index on aggregate type and position where they have none, which on a large log of Postgres is
+    /// better made before, with `CREATE INDEX CONCURRENTLY`.
+    ///
+    /// # Errors
+    /// [`StoreError::NewerSchema`], [`StoreError::SchemaMismatch`] when existing tables have other
+    /// columns, or what the database says.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        DB::Dialect::migrate(&self.inner.pool, &self.inner.statements).await
+    }
+
+    /// The SQL that [`migrate`](Self::migrate) runs, as a script that can be run any number of times
+    /// by whoever is allowed to create tables.
+    #[must_use]
+    pub fn migration_sql(&self) -> String {
+        DB::Dialect::migration_sql(&self.inner.statements)
+    }
+
+    /// Checks that the tables are there and fit.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`], [`StoreError::NewerSchema`], [`StoreError::SchemaMismatch`], or
+    /// what the database says.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        DB::Dialect::check(&self.inner.pool, &self.inner.statements).await
+    }
+
+    /// Begins a transaction to append in: on Postgres one with isolation READ COMMITTED, on SQLite
+    /// one that takes its turn among the writers at once (`BEGIN IMMEDIATE`), so that it cannot
+    /// fail half-way with «database is locked».
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn begin(&self) -> Result<sqlx::Transaction<'static, DB>, StoreError> {
+        // Without the statement's lifetime, on which futures that are spawned would founder.
+        let begin = DB::Dialect::BEGIN.into_sql_str();
+        Ok(self.inner.pool.begin_with(begin).await?)
+    }
+
+    /// Appends events of one aggregate inside the caller's transaction, and returns them with their
+    /// positions and versions.
+    ///
+    /// All events go to the database in one statement. The positions hold once the transaction has
+    /// committed; whether another one with a lower position is still to come, nobody knows (R11).
+    /// In a handler, give it the handler's `tx`: causation and correlation id are filled in from
+    /// the event at hand, where the new events name none (not in tasks that the handler spawns, and
+    /// not in handlers of whole batches, for which several events are at hand).
+    ///
+    /// The transaction holds the aggregate until it ends; one that appends to several aggregates
+    /// takes them in the same order everywhere, or two of them can wait for each other.
+    ///
+    /// # Errors
+    /// - [`StoreError::NothingToAppend`], [`StoreError::SeveralAggregates`],
+    ///   [`StoreError::InvalidMetadata`], [`StoreError::NulInText`]: found before the database is
+    ///   asked.
+    /// - [`StoreError::Conflict`]: the aggregate is not as expected. Roll back, load it again and
+    ///   retry in a **new** transaction. When the unique constraint found it (`actual` is `None`),
+    ///   Postgres has aborted this one: every further statement in it fails, and so would a retry.
+    /// - [`StoreError::DuplicateEventId`], [`StoreError::IdTooLong`], [`StoreError::NotMigrated`],
+    ///   or what the database says.
+    pub async fn append(
+        &self,
+        tx: &mut DB::Connection,
+        expected: ExpectedVersion,
+        events: &[NewEvent],
+    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        let append = Append::new(expected, events)?;
+        let placed = DB::Dialect::append(tx, &self.inner.statements, &append).await?;
+        self.wake();
+        Ok(append.persisted(placed))
+    }
+
+    /// Appends in a transaction of its own, and commits it.
+    ///
+    /// # Errors
+    /// Those of [`append`](Self::append); nothing is stored then.
+    pub async fn append_in_transaction(
+        &self,
+        expected: ExpectedVersion,
+        events: &[NewEvent],
+    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        let mut tx = self.begin().await?;
+        let stored = self.append(&mut tx, expected, events).await?;
+        tx.commit().await?;
+        self.wake();
+        Ok(stored)
+    }
+
+    /// Tells the workers of this process that there is something to read, or will be at once.
+    fn wake(&self) {
+        self.inner
+            .appended
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Reads the log after a position, up to `limit` events, in position order.
+    ///
+    /// This is for looking at the log, not for processing it: **position order is not commit order
+    /// (R11)**, so an event with a lower position than the last one returned may become visible
+    /// later. Whoever goes on after the last position loses it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`], or what the database says.
+    pub async fn read_events(
+        &self,
+        conn: &mut DB::Connection,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        DB::Dialect::read_events(conn, &self.inner.statements, after, limit).await
+    }
+
+    /// Reads a part of the log within a budget of bytes, of some aggregate types or all, in position
+    /// order.
+    ///
+    /// The budget is kept by the database: payloads beyond it are neither read nor sent. The memory
+    /// taken is that of the budget and once more of one event, however large the log and its
+    /// payloads are (measured with payloads of 50 MiB: 150 MiB for a budget of 100). Types are read
+    /// by one index scan each, however rare they are. What [`read_events`](Self::read_events) says of
+    /// R11 holds here too, unless `up_to` is known to be settled.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`], or what the database says.
+    pub async fn read_range(
+        &self,
+        conn: &mut DB::Connection,
+        range: ReadRange<'_>,
+    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        DB::Dialect::read_range(conn, &self.inner.statements, range).await
+    }
+
+    /// The highest visible position, 0 when the log is empty.
+    ///
+    /// It is not the position up to which everything is there: lower ones may still become visible
+    /// (R11).
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`], or what the database says.
+    pub async fn latest_global_position(
+        &self,
+        conn: &mut DB::Connection,
+    ) -> Result<i64, StoreError> {
+        DB::Dialect::latest_global_position(conn, &self.inner.statements).await
+    }
+
+    /// Reads the history of one aggregate in version order, from and to a version (both inclusive)
+    /// where given.
+    ///
+    /// Within one aggregate versions have no gaps, and order of version is order of commit.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`], or what the database says.
+    pub async fn read_aggregate(
+        &self,
+        conn: &mut DB::Connection,
+        aggregate_type: &str,
+        aggregate_id: &str,
+        from: Option<i64>,
+        to: Option<i64>,
+    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        let aggregate = (aggregate_type, aggregate_id);
+        let (from, to) = (from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX));
+        DB::Dialect::read_aggregate(conn, &self.inner.statements, aggregate, from, to).await
+    }
+}
+
+#[cfg(feature = "worker")]
+impl<DB: Backend> EventStore<DB> {
+    /// Changes with each append of this process, before its transaction commits.
+    pub(crate) fn appended(&self) -> watch::Receiver<u64> {
+        self.inner.appended.subscribe()
+    }
+
+    /// A statement of the worker, with the names of the schema filled in.
+    pub(crate) fn sql(&self, template: &str) -> Sql {
+        Sql::new(&self.inner.settings, template)
+    }
+}
+
+impl<DB: Backend> fmt::Debug for EventStore<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStore")
+            .field("database", &DB::NAME)
+            .field("schema", &self.inner.settings.schema)
+            .finish_non_exhaustive()
+    }
+}

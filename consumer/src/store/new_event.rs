@@ -1,0 +1,202 @@
+//! An event that is not yet in the store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{Event, Metadata, PersistedEvent};
+
+/// An event to append: the store adds position, version in its aggregate, and time.
+///
+/// ```
+/// # use consumer::NewEvent;
+/// let event = NewEvent::new("User", "u-1", "UserRegistered", r#"{"email":"ada@example.com"}"#)
+///     .correlation_id("signup-7");
+/// assert_eq!(event.event_version, 1);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct NewEvent {
+    /// The kind of aggregate.
+    pub aggregate_type: Arc<str>,
+    /// Which aggregate of that kind.
+    pub aggregate_id: Arc<str>,
+    /// The event's own identity, random unless given; appending it twice is an error.
+    pub event_id: Uuid,
+    /// What happened.
+    pub event_type: Arc<str>,
+    /// The version of the payload's format, 1 unless given.
+    pub event_version: i32,
+    /// The content; usually JSON, but any bytes are allowed.
+    pub payload: Bytes,
+    /// JSON beside the content.
+    pub metadata: Option<Metadata>,
+    /// The distributed trace that this is part of.
+    pub trace_id: Option<String>,
+    /// What ties together the events of one business transaction.
+    pub correlation_id: Option<String>,
+    /// The message that causes this event.
+    pub causation_id: Option<String>,
+}
+
+impl NewEvent {
+    /// Makes an event with this payload, a random id and format version 1.
+    #[must_use]
+    pub fn new(
+        aggregate_type: impl Into<Arc<str>>,
+        aggregate_id: impl Into<Arc<str>>,
+        event_type: impl Into<Arc<str>>,
+        payload: impl Into<Bytes>,
+    ) -> Self {
+        Self {
+            aggregate_type: aggregate_type.into(),
+            aggregate_id: aggregate_id.into(),
+            event_id: Uuid::new_v4(),
+            event_type: event_type.into(),
+            event_version: 1,
+            payload: payload.into(),
+            metadata: None,
+            trace_id: None,
+            correlation_id: None,
+            causation_id: None,
+        }
+    }
+
+    /// Makes an event whose payload is the JSON form of `payload`.
+    ///
+    /// # Errors
+    /// What `serde_json` says, when the value has no JSON form.
+    pub fn json<T: Serialize + ?Sized>(
+        aggregate_type: impl Into<Arc<str>>,
+        aggregate_id: impl Into<Arc<str>>,
+        event_type: impl Into<Arc<str>>,
+        payload: &T,
+    ) -> Result<Self, serde_json::Error> {
+        let payload = serde_json::to_vec(payload)?;
+        Ok(Self::new(aggregate_type, aggregate_id, event_type, payload))
+    }
+
+    /// Takes type, version and payload from an [`Event`]; its aggregate is named with
+    /// [`of`](TypedEvent::of).
+    ///
+    /// ```
+    /// use consumer::{Event, NewEvent};
+    ///
+    /// #[derive(Event, serde::Serialize, serde::Deserialize)]
+    /// #[event(aggregate = "User")]
+    /// struct UserRegistered {
+    ///     email: String,
+    /// }
+    ///
+    /// let event = NewEvent::typed(&UserRegistered { email: "ada@example.com".into() })?.of("u-1");
+    /// assert_eq!(&*event.aggregate_type, "User");
+    /// assert_eq!(&*event.event_type, "UserRegistered");
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What `serde_json` says, when the value has no JSON form.
+    pub fn typed<E: Event>(event: &E) -> Result<TypedEvent, serde_json::Error> {
+        Ok(TypedEvent {
+            aggregate_type: E::AGGREGATE_TYPE,
+            event_type: event.event_type(),
+            event_version: event.event_version(),
+            payload: event.encode()?,
+        })
+    }
+
+    /// Gives the event an id of its own, for appends that must not happen twice.
+    #[must_use]
+    pub fn event_id(mut self, id: Uuid) -> Self {
+        self.event_id = id;
+        self
+    }
+
+    /// Sets the version of the payload's format.
+    #[must_use]
+    pub fn event_version(mut self, version: i32) -> Self {
+        self.event_version = version;
+        self
+    }
+
+    /// Puts JSON beside the payload.
+    ///
+    /// Postgres keeps its value and not its text: spaces, the order of keys and all but the last of
+    /// equal keys are gone when it is read again.
+    #[must_use]
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    /// Sets the distributed trace.
+    #[must_use]
+    pub fn trace_id(mut self, id: impl Into<String>) -> Self {
+        self.trace_id = Some(id.into());
+        self
+    }
+
+    /// Sets what ties this event to the others of its business transaction.
+    #[must_use]
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
+        self
+    }
+
+    /// Sets the message that causes this event.
+    #[must_use]
+    pub fn causation_id(mut self, id: impl Into<String>) -> Self {
+        self.causation_id = Some(id.into());
+        self
+    }
+
+    /// Says that `cause` led to this event, where it does not say otherwise already: causation is
+    /// the id of `cause`, correlation is that of `cause`, or its id when it has none.
+    ///
+    /// A handler that appends through its own transaction need not call this: the store does it
+    /// with the event at hand.
+    #[must_use]
+    pub fn caused_by(mut self, cause: &PersistedEvent) -> Self {
+        if self.causation_id.is_none() {
+            self.causation_id = Some(cause.event_id.to_string());
+        }
+        if self.correlation_id.is_none() {
+            self.correlation_id = cause
+                .correlation_id
+                .clone()
+                .or_else(|| Some(cause.event_id.to_string()));
+        }
+        self
+    }
+
+    /// Whether [`caused_by`](Self::caused_by) would change nothing.
+    pub(crate) fn names_its_cause(&self) -> bool {
+        self.causation_id.is_some() && self.correlation_id.is_some()
+    }
+}
+
+/// An encoded [`Event`] that still lacks the aggregate it happened to.
+#[derive(Clone, Debug)]
+#[must_use = "name the aggregate with `of`"]
+pub struct TypedEvent {
+    aggregate_type: &'static str,
+    event_type: &'static str,
+    event_version: i32,
+    payload: Bytes,
+}
+
+impl TypedEvent {
+    /// Names the aggregate that the event happened to.
+    #[must_use]
+    pub fn of(self, aggregate_id: impl Into<Arc<str>>) -> NewEvent {
+        NewEvent::new(
+            self.aggregate_type,
+            aggregate_id,
+            self.event_type,
+            self.payload,
+        )
+        .event_version(self.event_version)
+    }
+}

@@ -1,0 +1,324 @@
+//! Where the tables are and what their columns are called.
+
+use super::StoreError;
+
+/// Maps the store to tables that exist already, under other names.
+///
+/// Without a mapping the tables are `events` and `aggregate_heads`, found through the database's
+/// search path. Names are checked and quoted, so they are case-sensitive.
+///
+/// ```
+/// use consumer::{Column, Schema};
+///
+/// let schema = Schema::default()
+///     .database_schema("sales")
+///     .events("event_log")
+///     .column(Column::CreatedAt, "recorded_at");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    namespace: Option<String>,
+    events: String,
+    heads: String,
+    sequence: Option<String>,
+    columns: [String; Column::ALL.len()],
+}
+
+/// A column of the events table that can have another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each is the column of its name
+pub enum Column {
+    GlobalPosition,
+    /// Also the name in the table of heads, like the next two.
+    AggregateType,
+    AggregateId,
+    AggregateVersion,
+    EventId,
+    EventType,
+    EventVersion,
+    Payload,
+    TraceId,
+    CorrelationId,
+    CausationId,
+    Metadata,
+    CreatedAt,
+}
+
+impl Column {
+    const ALL: [Self; 13] = [
+        Self::GlobalPosition,
+        Self::AggregateType,
+        Self::AggregateId,
+        Self::AggregateVersion,
+        Self::EventId,
+        Self::EventType,
+        Self::EventVersion,
+        Self::Payload,
+        Self::TraceId,
+        Self::CorrelationId,
+        Self::CausationId,
+        Self::Metadata,
+        Self::CreatedAt,
+    ];
+
+    /// The name where nothing else is said.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::GlobalPosition => "global_position",
+            Self::AggregateType => "aggregate_type",
+            Self::AggregateId => "aggregate_id",
+            Self::AggregateVersion => "aggregate_version",
+            Self::EventId => "event_id",
+            Self::EventType => "event_type",
+            Self::EventVersion => "event_version",
+            Self::Payload => "payload",
+            Self::TraceId => "trace_id",
+            Self::CorrelationId => "correlation_id",
+            Self::CausationId => "causation_id",
+            Self::Metadata => "metadata",
+            Self::CreatedAt => "created_at",
+        }
+    }
+}
+
+impl Default for Schema {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            events: "events".to_owned(),
+            heads: "aggregate_heads".to_owned(),
+            sequence: None,
+            columns: Column::ALL.map(|column| column.name().to_owned()),
+        }
+    }
+}
+
+impl Schema {
+    /// The tables of the Go library eventsalsa/store from 0.1 on, which calls an aggregate a stream:
+    /// columns `stream_type`, `stream_id` and `stream_version`, table `stream_heads`.
+    #[must_use]
+    pub fn streams() -> Self {
+        Self::default()
+            .aggregate_heads("stream_heads")
+            .column(Column::AggregateType, "stream_type")
+            .column(Column::AggregateId, "stream_id")
+            .column(Column::AggregateVersion, "stream_version")
+    }
+
+    /// Puts all tables, also this library's own, into a schema other than the search path's first.
+    ///
+    /// Postgres only.
+    #[must_use]
+    pub fn database_schema(mut self, name: impl Into<String>) -> Self {
+        self.namespace = Some(name.into());
+        self
+    }
+
+    /// Names the table of events.
+    #[must_use]
+    pub fn events(mut self, table: impl Into<String>) -> Self {
+        self.events = table.into();
+        self
+    }
+
+    /// Names the table that holds each aggregate's last version.
+    #[must_use]
+    pub fn aggregate_heads(mut self, table: impl Into<String>) -> Self {
+        self.heads = table.into();
+        self
+    }
+
+    /// Names a column.
+    #[must_use]
+    pub fn column(mut self, column: Column, name: impl Into<String>) -> Self {
+        if let Some(slot) = self.columns.get_mut(column as usize) {
+            *slot = name.into();
+        }
+        self
+    }
+
+    /// Names the sequence that positions are drawn from, where it cannot be found by itself: the
+    /// default of the position column is then not plainly `nextval` of it.
+    ///
+    /// Postgres only.
+    #[must_use]
+    pub fn sequence(mut self, name: impl Into<String>) -> Self {
+        self.sequence = Some(name.into());
+        self
+    }
+
+    /// The database schema, where one was given.
+    pub(crate) fn database_schema_name(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// The table of events, unquoted.
+    pub(crate) fn events_name(&self) -> &str {
+        &self.events
+    }
+
+    /// The sequence, where one was given: quoted, and in the database schema.
+    pub(crate) fn sequence_name(&self) -> Option<String> {
+        self.sequence.as_deref().map(|name| self.qualified(name))
+    }
+
+    /// The name of a column, unquoted.
+    pub(crate) fn column_name(&self, column: Column) -> &str {
+        self.columns
+            .get(column as usize)
+            .map_or(column.name(), String::as_str)
+    }
+
+    /// Checks every name, so that only names can get into SQL.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let schema = self.namespace.as_deref();
+        let sequence = self.sequence.as_deref();
+        let tables = [
+            ("a database schema", schema),
+            ("the table of events", Some(self.events.as_str())),
+            ("the table of heads", Some(self.heads.as_str())),
+            ("the sequence", sequence),
+        ];
+        let tables = tables
+            .into_iter()
+            .filter_map(|(what, name)| Some((what, name?)));
+        let columns = self.columns.iter().map(|name| ("a column", name.as_str()));
+        tables
+            .chain(columns)
+            .try_for_each(|(what, name)| check_identifier(what, name))?;
+        self.check_columns_differ()
+    }
+
+    fn check_columns_differ(&self) -> Result<(), StoreError> {
+        for (index, name) in self.columns.iter().enumerate() {
+            if self.columns.iter().take(index).any(|other| other == name) {
+                return Err(StoreError::InvalidIdentifier {
+                    what: "a column",
+                    name: name.clone(),
+                    reason: "another column has that name",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
+    /// `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for columns, all quoted;
+    /// `{=aggregate_type}` is the bare name, for use inside a string literal.
+    pub(crate) fn render(&self, sql: &str) -> String {
+        let mut rendered = String::with_capacity(sql.len() * 2);
+        let mut rest = sql;
+        // One pass, so that a name which itself contains braces is never filled in again.
+        while let Some((before, after)) = rest.split_once('{') {
+            rendered.push_str(before);
+            let Some((key, behind)) = after.split_once('}') else {
+                rest = after;
+                break;
+            };
+            rendered.push_str(&self.lookup(key));
+            rest = behind;
+        }
+        rendered.push_str(rest);
+        rendered
+    }
+
+    fn lookup(&self, key: &str) -> String {
+        match key {
+            "events" => self.qualified(&self.events),
+            "heads" => self.qualified(&self.heads),
+            "progress" => self.qualified("consumer_progress"),
+            "frontier" => self.qualified("consumer_frontier"),
+            "parked" => self.qualified("consumer_parked"),
+            "active" => self.qualified("consumer_active"),
+            "versions" => self.qualified("consumer_schema"),
+            "guard" => self.qualified("consumer_guard"),
+            _ => match key.strip_prefix('=') {
+                Some(bare) => self.column_called(bare).to_owned(),
+                None => quote(self.column_called(key)),
+            },
+        }
+    }
+
+    fn column_called<'a>(&'a self, name: &'a str) -> &'a str {
+        Column::ALL
+            .into_iter()
+            .find(|column| column.name() == name)
+            .map_or(name, |column| self.column_name(column))
+    }
+
+    fn qualified(&self, name: &str) -> String {
+        match &self.namespace {
+            Some(schema) => format!("{}.{}", quote(schema), quote(name)),
+            None => quote(name),
+        }
+    }
+}
+
+fn check_identifier(what: &'static str, name: &str) -> Result<(), StoreError> {
+    // Postgres cuts longer names off without an error, and would then find another table.
+    const LONGEST: usize = 63;
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > LONGEST {
+        "it is longer than 63 bytes"
+    } else if name
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '"' | '\'' | '\\' | '$'))
+    {
+        "it has a quote, a backslash, a dollar sign or a control character"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::InvalidIdentifier {
+        what,
+        name: name.to_owned(),
+        reason,
+    })
+}
+
+/// Quotes an identifier, which has been checked to contain no quote.
+fn quote(identifier: &str) -> String {
+    format!("\"{identifier}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::{Column, Schema};
+
+    #[test]
+    fn names_are_filled_in_quoted_and_qualified() {
+        let schema = Schema::streams().database_schema("es").events("log");
+        assert_eq!(
+            schema.render("SELECT {aggregate_type} FROM {events} JOIN {heads}"),
+            r#"SELECT "stream_type" FROM "es"."log" JOIN "es"."stream_heads""#
+        );
+    }
+
+    #[test]
+    fn a_name_with_braces_is_filled_in_once() {
+        let schema = Schema::default().events("{heads}");
+        assert_eq!(schema.render("{events}"), r#""{heads}""#);
+    }
+
+    #[test]
+    fn a_name_that_could_break_out_of_its_quotes_is_refused() {
+        for name in ["", "a\"b", "a'b", "a$b", "a\0b", &"x".repeat(64)] {
+            let error = Schema::default().events(name).check().unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("the table of events cannot be named")
+            );
+        }
+    }
+
+    #[test]
+    fn two_columns_with_one_name_are_refused() {
+        let schema = Schema::default().column(Column::TraceId, "payload");
+        let error = schema.check().unwrap_err();
+        assert!(error.to_string().contains("another column has that name"));
+    }
+}

@@ -1,0 +1,373 @@
+//! Where each lane writes how far it is, for everyone who waits or looks.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use super::dialect::{Blocker, LaneKey, ServerLife};
+
+/// What a lane is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LaneState {
+    /// It has not yet seen its checkpoint.
+    Starting,
+    /// It handles events, or waits for new ones.
+    Running,
+    /// It waits to try an event again.
+    Retrying {
+        /// The event.
+        position: i64,
+        /// How often it has failed.
+        attempts: u32,
+        /// Why.
+        error: String,
+    },
+    /// It waits for the database.
+    Waiting {
+        /// What the database said.
+        error: String,
+    },
+    /// It stopped before an event that it could not handle (R2).
+    Stopped {
+        /// The event, where it is known.
+        position: Option<i64>,
+        /// Why.
+        error: String,
+    },
+    /// An operator paused it.
+    Paused,
+    /// Its checkpoint was reached with another scope.
+    ScopeChanged {
+        /// The scope of the checkpoint.
+        checkpoint: String,
+        /// The scope of the code.
+        code: String,
+    },
+    /// Its checkpoint row is gone.
+    Forgotten,
+    /// It handled everything it was to handle.
+    CaughtUp,
+    /// It ended with the worker.
+    ShutDown,
+}
+
+/// Where a lane stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The life of the server that this was seen in.
+    pub(crate) life: ServerLife,
+    /// The slice after the row's last one.
+    pub(crate) slice_to: i32,
+    /// The rebuild that this belongs to.
+    pub(crate) epoch: i64,
+    /// The checkpoint, as it was last seen.
+    pub(crate) checkpoint: i64,
+    /// Nothing in scope lies between the checkpoint and here.
+    pub(crate) after: i64,
+}
+
+/// One lane's place on the board.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) key: LaneKey,
+    place: Mutex<Option<Place>>,
+    events: AtomicU64,
+    batches: AtomicU64,
+    state: Mutex<LaneState>,
+    /// When the lane last moved, or did something else.
+    moved: Mutex<Instant>,
+    /// When the last event that it handled was appended, in milliseconds.
+    last_event: AtomicI64,
+    changed: watch::Sender<()>,
+}
+
+impl Cell {
+    /// Where the lane stands; `None` until it has seen its checkpoint.
+    pub(crate) fn place(&self) -> Option<Place> {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_place(&self, place: Option<Place>) {
+        let before = std::mem::replace(
+            &mut *self.place.lock().unwrap_or_else(PoisonError::into_inner),
+            place,
+        );
+        if before != place {
+            self.note_move();
+            self.changed.send_replace(());
+        }
+    }
+
+    fn note_move(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long the lane has done nothing.
+    pub(crate) fn idle(&self) -> Duration {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
+    /// Notes when the last event that was handled had been appended.
+    pub(crate) fn note_event(&self, created_at: DateTime<Utc>) {
+        self.last_event
+            .store(created_at.timestamp_millis(), Ordering::Relaxed);
+    }
+
+    /// How old the last event is that was handled.
+    pub(crate) fn event_age(&self) -> Duration {
+        let last = self.last_event.load(Ordering::Relaxed);
+        let age = Utc::now().timestamp_millis().saturating_sub(last);
+        let is_known = last != i64::MIN;
+        Duration::from_millis(u64::try_from(age).unwrap_or(0) * u64::from(is_known))
+    }
+
+    /// Moves a lane along that has nothing in its scope up to there; whoever moves many tells the
+    /// board once.
+    pub(crate) fn pass_to(&self, position: i64) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = &mut *place {
+            place.after = place.after.max(position);
+        }
+        self.note_move();
+    }
+
+    pub(crate) fn count_batch(&self, events: u64) {
+        self.events.fetch_add(events, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many events were handled, in how many batches.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (
+            self.events.load(Ordering::Relaxed),
+            self.batches.load(Ordering::Relaxed),
+        )
+    }
+
+    pub(crate) fn state(&self) -> LaneState {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_state(&self, state: LaneState) {
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current != state {
+            *current = state;
+            drop(current);
+            self.note_move();
+            self.changed.send_replace(());
+        }
+    }
+}
+
+/// All lanes of a worker.
+#[derive(Debug)]
+pub(crate) struct Board {
+    consumers: Vec<(Arc<str>, i32)>,
+    cells: RwLock<Vec<Arc<Cell>>>,
+    changed: watch::Sender<()>,
+    waiting: Mutex<Option<FrontierWait>>,
+    beat: Mutex<Option<Beat>>,
+}
+
+/// A sign of life of the task that watches the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Beat {
+    pub(crate) at: Instant,
+    pub(crate) settled: i64,
+    /// Why the log could not be looked at.
+    pub(crate) trouble: Option<String>,
+}
+
+/// One consumer, over all its lanes.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    pub(crate) consumer: Arc<str>,
+    pub(crate) version: i32,
+    /// Everything in its scope up to here is handled; `None` while that is unknown.
+    pub(crate) position: Option<i64>,
+    pub(crate) events: u64,
+    pub(crate) batches: u64,
+    /// What the lane that is worst off is doing.
+    pub(crate) state: LaneState,
+}
+
+/// Why the frontier does not move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontierWait {
+    /// The last settled position.
+    pub position: i64,
+    /// How long it has been the last one.
+    pub waited: Duration,
+    /// The transactions that may still fill the gap after it.
+    pub blockers: Vec<Blocker>,
+}
+
+impl Board {
+    pub(crate) fn new(consumers: Vec<(Arc<str>, i32)>) -> Self {
+        let (changed, _) = watch::channel(());
+        Self {
+            consumers,
+            cells: RwLock::new(Vec::new()),
+            changed,
+            waiting: Mutex::new(None),
+            beat: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn cells(&self) -> Vec<Arc<Cell>> {
+        self.cells
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Makes the cells of a consumer those of its rows, and returns the new ones.
+    pub(crate) fn seat(&self, consumer: &str, version: i32, keys: &[&LaneKey]) -> Vec<Arc<Cell>> {
+        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
+        cells.retain(|cell| {
+            let other = *cell.key.consumer != *consumer || cell.key.version != version;
+            other || keys.contains(&&cell.key)
+        });
+        let missing = keys
+            .iter()
+            .filter(|key| !cells.iter().any(|cell| cell.key == ***key));
+        let new: Vec<Arc<Cell>> = missing.map(|key| self.cell((*key).clone())).collect();
+        cells.extend(new.iter().cloned());
+        drop(cells);
+        self.changed.send_replace(());
+        new
+    }
+
+    fn cell(&self, key: LaneKey) -> Arc<Cell> {
+        Arc::new(Cell {
+            key,
+            place: Mutex::new(None),
+            events: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            state: Mutex::new(LaneState::Starting),
+            moved: Mutex::new(Instant::now()),
+            last_event: AtomicI64::new(i64::MIN),
+            changed: self.changed.clone(),
+        })
+    }
+
+    /// Each consumer, over all its lanes.
+    pub(crate) fn summaries(&self) -> Vec<Summary> {
+        let cells = self.cells();
+        self.consumers
+            .iter()
+            .map(|(consumer, version)| {
+                let own = |cell: &&Arc<Cell>| {
+                    cell.key.consumer == *consumer && cell.key.version == *version
+                };
+                summary(consumer, *version, cells.iter().filter(own))
+            })
+            .collect()
+    }
+
+    /// Notes that lanes ended in the middle of something.
+    pub(crate) fn shut_down(&self) {
+        for cell in self.cells() {
+            if matches!(
+                cell.state(),
+                LaneState::Starting
+                    | LaneState::Running
+                    | LaneState::Retrying { .. }
+                    | LaneState::Waiting { .. }
+            ) {
+                cell.set_state(LaneState::ShutDown);
+            }
+        }
+    }
+
+    /// The last time that the log was looked at, or that this was tried.
+    pub(crate) fn last_beat(&self) -> Option<Beat> {
+        let beat = self.beat.lock().unwrap_or_else(PoisonError::into_inner);
+        beat.clone()
+    }
+
+    pub(crate) fn set_beat(&self, settled: i64, trouble: Option<String>) {
+        let beat = Beat {
+            at: Instant::now(),
+            settled,
+            trouble,
+        };
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
+    }
+
+    /// Lets everyone who waits look again.
+    pub(crate) fn tell(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn frontier_wait(&self) -> Option<FrontierWait> {
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_frontier_wait(&self, wait: Option<FrontierWait>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = wait;
+    }
+
+    /// Waits until something on the board makes the condition hold.
+    pub(crate) async fn until(&self, mut holds: impl FnMut(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !holds(self) {
+            // The sender lives as long as the board.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+fn summary<'a>(
+    consumer: &Arc<str>,
+    version: i32,
+    cells: impl Iterator<Item = &'a Arc<Cell>> + Clone,
+) -> Summary {
+    // A lane that has not seen its checkpoint makes the whole unknown.
+    let positions: Option<Vec<i64>> = cells
+        .clone()
+        .map(|cell| cell.place().map(|place| place.after))
+        .collect();
+    let counts = cells.clone().map(|cell| cell.counts());
+    let (events, batches) = counts.fold((0, 0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1));
+    Summary {
+        consumer: Arc::clone(consumer),
+        version,
+        position: positions.and_then(|positions| positions.into_iter().min()),
+        events,
+        batches,
+        state: cells
+            .map(|cell| cell.state())
+            .max_by_key(severity)
+            .unwrap_or(LaneState::Starting),
+    }
+}
+
+/// How much somebody should know of it.
+fn severity(state: &LaneState) -> u8 {
+    match state {
+        LaneState::ShutDown => 0,
+        LaneState::CaughtUp => 1,
+        LaneState::Running => 2,
+        LaneState::Starting => 3,
+        LaneState::Retrying { .. } => 4,
+        LaneState::Waiting { .. } => 5,
+        LaneState::Paused => 6,
+        LaneState::Forgotten => 7,
+        LaneState::ScopeChanged { .. } => 8,
+        LaneState::Stopped { .. } => 9,
+    }
+}

@@ -1,0 +1,144 @@
+//! What keeps a worker from being built or from running.
+
+use std::sync::Arc;
+
+use crate::registry::Site;
+use crate::store::StoreError;
+
+/// What keeps a worker from running at all.
+///
+/// A consumer's own trouble is never one of these: it ends in the [`Report`](super::Report).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The database could not be reached when the worker started.
+    #[error(
+        "the worker cannot use its database: {0}; check that it runs, and the address, user and password that the pool was given"
+    )]
+    Database(#[from] sqlx::Error),
+    /// The store is not ready for a worker.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log of events is not one whose frontier can be known.
+    #[error("{0}")]
+    Log(LogProblem),
+}
+
+/// Why positions cannot be settled on this log; nothing was skipped, and nothing runs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogProblem {
+    /// Positions were given out again, so that a checkpoint would skip events.
+    #[error(
+        "the log was reset: {what} stands at {position}, but the log has given out positions only up to {last_value}; restore the log, or rebuild the consumers and delete the row of `consumer_frontier`"
+    )]
+    Reset {
+        /// What is above the log.
+        what: String,
+        /// Where it stands.
+        position: i64,
+        /// The last position that was given out.
+        last_value: i64,
+    },
+    /// The position column draws from no sequence that could be found.
+    #[error(
+        "no sequence belongs to the position column of the events table, so it cannot be known which positions are still to come; make it BIGSERIAL or IDENTITY, or name its sequence in the `Schema`"
+    )]
+    NoSequence,
+    /// The sequence hands positions to sessions in advance.
+    #[error(
+        "sequence {name} has a CACHE above 1, so a session may commit a low position at any later time; run `ALTER SEQUENCE {name} CACHE 1`"
+    )]
+    CachedSequence {
+        /// The sequence.
+        name: String,
+    },
+    /// The sequence does not count up by one.
+    #[error(
+        "sequence {name} does not count up by 1 without a cycle; run `ALTER SEQUENCE {name} INCREMENT 1 NO CYCLE`"
+    )]
+    OddSequence {
+        /// The sequence.
+        name: String,
+    },
+    /// The server is a standby, whose locks are not those of the writers.
+    #[error(
+        "the server is a standby, where writers cannot be seen; connect the worker to the primary"
+    )]
+    Standby,
+    /// The events come from logical replication, which does not draw positions here.
+    #[error(
+        "the events table is the target of a logical replication, whose rows come without a lock on the sequence; run the worker where the events are appended"
+    )]
+    ReplicationTarget,
+    /// The server does not show who holds the sequence.
+    #[error(
+        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; is it PostgreSQL, version 12 or later?"
+    )]
+    InvisibleLocks {
+        /// The sequence.
+        name: String,
+    },
+}
+
+/// What keeps a worker from being built; all problems of the consumers at once.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// There is nothing to run.
+    #[error(
+        "the worker has no consumers; declare one with `#[consumer(…)]` and call `.discover()`, or add one with `.consumer(…)`"
+    )]
+    NoConsumers,
+    /// The declared consumers do not fit together.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+    /// Two consumers would share a checkpoint (R1).
+    #[error(transparent)]
+    NameTaken(#[from] Box<NameTaken>),
+    /// A name that was written by hand cannot key a checkpoint.
+    #[error(transparent)]
+    Name(#[from] crate::registry::NameError),
+    /// Settings were given for a consumer that the worker does not have.
+    #[error("there is no consumer `{name}` to configure; the worker has: {known}")]
+    UnknownConsumer {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The pool would let the worker wait for itself.
+    #[error(
+        "the pool has at most {max} connections, and the worker needs {needed}: one for the frontier, one to read, and one for a batch ({why}); raise `max_connections`"
+    )]
+    PoolTooSmall {
+        /// The pool's bound.
+        max: u32,
+        /// What the worker needs.
+        needed: u32,
+        /// What the rest is for.
+        why: &'static str,
+    },
+}
+
+/// Two consumers have one name, and would share a checkpoint (R1).
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "two consumers are named `{name}`, version {version}: {first} and {second}; a name keys a checkpoint, so give one of them another",
+    first = place(first.as_ref()), second = place(second.as_ref())
+)]
+#[non_exhaustive]
+pub struct NameTaken {
+    /// The name.
+    pub name: Arc<str>,
+    /// The version.
+    pub version: u32,
+    /// Where the one was declared.
+    pub first: Option<Site>,
+    /// Where the other was declared.
+    pub second: Option<Site>,
+}
+
+fn place(site: Option<&Site>) -> String {
+    site.map_or_else(|| "added by hand".to_owned(), ToString::to_string)
+}

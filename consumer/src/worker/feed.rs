@@ -1,0 +1,188 @@
+//! What a lane is to handle next: the settled events of its scope, in order.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::dialect::{Observation, ServerLife, WorkerBackend};
+use super::log::{Log, Stretch, event_bytes, in_scope};
+use md5::{Digest as _, Md5};
+
+use crate::contract::PersistedEvent;
+use crate::store::StoreError;
+
+/// The events of one transaction: all that are in scope after `after`, up to and including `up_to`.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub(crate) after: i64,
+    pub(crate) up_to: i64,
+    pub(crate) life: ServerLife,
+    pub(crate) head: i64,
+    pub(crate) events: Vec<PersistedEvent>,
+}
+
+/// Which events a lane wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    pub(crate) scope: Arc<[Arc<str>]>,
+    pub(crate) slices: Range<u16>,
+}
+
+/// How many slices the aggregates of the log are divided into.
+pub(crate) const SLICES: u16 = 1024;
+
+impl Filter {
+    fn takes(&self, stretch: &Stretch, index: usize, event: &PersistedEvent) -> bool {
+        in_scope(&self.scope, &event.aggregate_type)
+            && (self.slices.len() == usize::from(SLICES)
+                || self.slices.contains(&stretch.slice(index)))
+    }
+}
+
+/// The slice of an aggregate, stable for ever: checkpoints of segments rest on it.
+///
+/// On Postgres the same is `('x' || left(md5(aggregate_id), 4))::bit(16)::int & 1023`.
+pub(crate) fn slice(aggregate_id: &str) -> u16 {
+    let [high, low, ..] = Md5::digest(aggregate_id).0;
+    u16::from_be_bytes([high, low]) & (SLICES - 1)
+}
+
+/// Collects batches for one lane, from the shared log or, for a rare scope, through its index.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    filter: Filter,
+    rare: bool,
+}
+
+/// A scope that matches fewer than one event in this many is read through its index.
+const RARE: usize = 20;
+
+/// How many events must have been looked through before a scope counts as rare.
+const RARE_SAMPLE: usize = 500;
+
+/// How far behind the frontier a lane must be for the index to be worth a read of its own.
+const RARE_DISTANCE: i64 = 2_000;
+
+/// How many stretches are looked through for one batch before it goes out half full.
+const MAX_STRETCHES: usize = 64;
+
+impl Feed {
+    pub(crate) fn new(filter: Filter) -> Self {
+        Self {
+            filter,
+            rare: false,
+        }
+    }
+
+    /// The next batch after a position, of at most `limit` events and about `max_bytes`.
+    pub(crate) async fn collect<DB: WorkerBackend>(
+        &mut self,
+        log: &Log<DB>,
+        frontier: &Observation,
+        after: i64,
+        limit: usize,
+        max_bytes: u64,
+    ) -> Result<Batch, StoreError> {
+        let settled = frontier.settled;
+        let mut filling = Filling::new(after, frontier, limit, max_bytes);
+        for _ in 0..MAX_STRETCHES {
+            let at = filling.batch.up_to;
+            if at >= settled || filling.is_full {
+                break;
+            }
+            if self.rare && settled - at > RARE_DISTANCE {
+                let (room, bytes) = filling.room();
+                let scope = &self.filter.scope;
+                let stretch = log.read_scope(at, settled, room, bytes, scope).await?;
+                self.judge_index(&stretch);
+                filling.take(&self.filter, &stretch);
+            } else {
+                let stretch = log.read(at, settled, frontier.life).await?;
+                let taken = filling.take(&self.filter, &stretch);
+                self.judge(&stretch, at, taken);
+            }
+        }
+        Ok(filling.batch)
+    }
+
+    /// Decides, by how close together the index found events, whether the scope is still rare.
+    fn judge_index(&mut self, stretch: &Stretch) {
+        let span = stretch.to.saturating_sub(stretch.after);
+        let found = i64::try_from(stretch.events.len()).unwrap_or(i64::MAX);
+        self.rare = found.saturating_mul(5) < span;
+    }
+
+    /// Decides, by what a stretch of the log held, whether the scope is rare.
+    fn judge(&mut self, stretch: &Stretch, seen: i64, taken: usize) {
+        let looked_through = stretch.events.len() - stretch.first_after(seen);
+        if !self.filter.scope.is_empty() && looked_through >= RARE_SAMPLE {
+            self.rare = taken * RARE < looked_through;
+        }
+    }
+}
+
+/// A batch that is being filled.
+struct Filling {
+    batch: Batch,
+    bytes: u64,
+    limit: usize,
+    max_bytes: u64,
+    is_full: bool,
+}
+
+impl Filling {
+    fn new(after: i64, frontier: &Observation, limit: usize, max_bytes: u64) -> Self {
+        Self {
+            batch: Batch {
+                after,
+                up_to: after,
+                life: frontier.life,
+                head: frontier.settled,
+                events: Vec::new(),
+            },
+            bytes: 0,
+            limit,
+            max_bytes,
+            is_full: false,
+        }
+    }
+
+    /// How many events and bytes it can still take.
+    fn room(&self) -> (u32, u64) {
+        let events = self.limit.saturating_sub(self.batch.events.len());
+        let bytes = self.max_bytes.saturating_sub(self.bytes);
+        (u32::try_from(events).unwrap_or(u32::MAX), bytes.max(1))
+    }
+
+    /// Takes what the filter wants of a stretch, from where the batch ends; says how many events.
+    fn take(&mut self, filter: &Filter, stretch: &Stretch) -> usize {
+        let before = self.batch.events.len();
+        if stretch.may_match(&filter.scope) {
+            let first = stretch.first_after(self.batch.up_to);
+            for (index, event) in stretch.events.iter().enumerate().skip(first) {
+                if !filter.takes(stretch, index, event) {
+                    continue;
+                }
+                if !self.push(event) {
+                    self.is_full = true;
+                    return self.batch.events.len() - before;
+                }
+            }
+        }
+        self.batch.up_to = stretch.to;
+        self.is_full = self.batch.events.len() >= self.limit;
+        self.batch.events.len() - before
+    }
+
+    /// Adds an event, unless the batch is full; an empty batch takes an event of any size.
+    fn push(&mut self, event: &PersistedEvent) -> bool {
+        let bytes = self.bytes + event_bytes(event);
+        let fits = self.batch.events.len() < self.limit && bytes <= self.max_bytes;
+        if !fits && !self.batch.events.is_empty() {
+            return false;
+        }
+        self.bytes = bytes;
+        self.batch.up_to = event.global_position;
+        self.batch.events.push(event.clone());
+        true
+    }
+}

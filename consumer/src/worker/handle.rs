@@ -1,0 +1,214 @@
+//! What the rest of a program may ask of a running worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::board::{Board, Cell, FrontierWait, LaneState};
+use super::dialect::WorkerBackend;
+use super::health::{Health, HealthProblem};
+use super::report::ConsumerReport;
+use crate::store::{EventStore, StoreError};
+
+/// A handle on a worker, to wait for it or to shut it down; cheap to clone.
+pub struct WorkerHandle<DB: WorkerBackend> {
+    pub(super) store: EventStore<DB>,
+    pub(super) board: Arc<Board>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) stall_after: Duration,
+}
+
+impl<DB: WorkerBackend> Clone for WorkerHandle<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            board: Arc::clone(&self.board),
+            wake: Arc::clone(&self.wake),
+            stop: self.stop.clone(),
+            stall_after: self.stall_after,
+        }
+    }
+}
+
+impl<DB: WorkerBackend> std::fmt::Debug for WorkerHandle<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerHandle").finish_non_exhaustive()
+    }
+}
+
+/// Why waiting for a consumer is in vain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The consumer does not run.
+    #[error("consumer `{consumer}` will not get there: it is {state}")]
+    NotRunning {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// What it is instead.
+        state: LaneState,
+    },
+    /// The worker has no such consumer.
+    #[error("the worker has no consumer `{consumer}`")]
+    Unknown {
+        /// The name that was asked for.
+        consumer: String,
+    },
+    /// The head of the log could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl<DB: WorkerBackend> WorkerHandle<DB> {
+    /// Waits until every consumer has handled all events in its scope up to a position, such as
+    /// that of an event just appended: then what it writes can be read.
+    ///
+    /// A crash of the server that takes commits back, as one with `synchronous_commit = off` can,
+    /// is only noticed at the next look at the log: until then a position of before the crash that
+    /// is given out again counts as handled.
+    ///
+    /// # Errors
+    /// When a consumer is stopped, paused or has ended before that position.
+    pub async fn caught_up_to(&self, position: i64) -> Result<(), WaitError> {
+        self.wait(position, |_| true).await
+    }
+
+    /// Waits like [`caught_up_to`](Self::caught_up_to) for one consumer alone.
+    ///
+    /// # Errors
+    /// When there is no such consumer, or it is stopped, paused or has ended.
+    pub async fn consumer_caught_up_to(
+        &self,
+        consumer: &str,
+        position: i64,
+    ) -> Result<(), WaitError> {
+        let known = self.board.summaries();
+        if !known.iter().any(|one| *one.consumer == *consumer) {
+            return Err(WaitError::Unknown {
+                consumer: consumer.to_owned(),
+            });
+        }
+        self.wait(position, |name| name == consumer).await
+    }
+
+    /// Waits until every consumer has handled what is in the log now.
+    ///
+    /// # Errors
+    /// Like [`caught_up_to`](Self::caught_up_to), and when the log cannot be read.
+    pub async fn caught_up(&self) -> Result<(), WaitError> {
+        let store = self.store.clone();
+        // A task of its own: whoever gives this wait up in the middle of the BEGIN would put a
+        // connection back into the pool with a transaction open that nobody knows of.
+        let head = tokio::spawn(async move {
+            let mut tx = store.pool().begin_with(DB::BEGIN_READ).await?;
+            let head = store.latest_global_position(&mut tx).await?;
+            tx.commit().await?;
+            Ok::<_, StoreError>(head)
+        });
+        let head = head
+            .await
+            .map_err(|_| StoreError::from(sqlx::Error::WorkerCrashed))??;
+        self.caught_up_to(head).await
+    }
+
+    /// How the worker is, for liveness and readiness probes.
+    ///
+    /// It notices a worker that has stopped making progress, not only one that died: see
+    /// [`WorkerBuilder::stall_after`](crate::WorkerBuilder::stall_after).
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let mut problems = Vec::new();
+        if *self.stop.borrow() {
+            problems.push(HealthProblem::Ending);
+        }
+        let Some(beat) = self.board.last_beat() else {
+            problems.push(HealthProblem::NotStarted);
+            return Health { problems };
+        };
+        let since = beat.at.elapsed();
+        if since > self.stall_after && !*self.stop.borrow() {
+            problems.push(HealthProblem::Silent { since });
+        }
+        if let Some(error) = beat.trouble {
+            problems.push(HealthProblem::Disconnected { error });
+            return Health { problems };
+        }
+        for cell in self.board.cells() {
+            problems.extend(self.lane_problem(&cell, beat.settled));
+        }
+        Health { problems }
+    }
+
+    fn lane_problem(&self, cell: &Cell, settled: i64) -> Option<HealthProblem> {
+        let consumer = Arc::clone(&cell.key.consumer);
+        match cell.state() {
+            LaneState::Starting | LaneState::Waiting { .. } => {
+                Some(HealthProblem::Waiting { consumer })
+            }
+            LaneState::Running | LaneState::Retrying { .. } => {
+                let is_behind = cell.place().is_some_and(|place| place.after < settled);
+                let since = cell.idle();
+                (is_behind && since > self.stall_after)
+                    .then_some(HealthProblem::Stalled { consumer, since })
+            }
+            LaneState::CaughtUp | LaneState::ShutDown => None,
+            state => Some(HealthProblem::NotRunning { consumer, state }),
+        }
+    }
+
+    /// Asks the worker to end, as the future given to `run` does.
+    pub fn shut_down(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// What each consumer is doing, and how far it is.
+    #[must_use]
+    pub fn consumers(&self) -> Vec<ConsumerReport> {
+        self.board
+            .summaries()
+            .into_iter()
+            .map(ConsumerReport::from)
+            .collect()
+    }
+
+    /// Why the frontier has not moved for more than a second, when a gap keeps it.
+    #[must_use]
+    pub fn frontier_wait(&self) -> Option<FrontierWait> {
+        self.board.frontier_wait()
+    }
+
+    async fn wait(&self, position: i64, wanted: impl Fn(&str) -> bool) -> Result<(), WaitError> {
+        self.wake.notify_one();
+        let mut in_vain = None;
+        self.board
+            .until(|board| {
+                let behind: Vec<_> = board
+                    .summaries()
+                    .into_iter()
+                    .filter(|one| wanted(&one.consumer))
+                    .filter(|one| one.position.is_none_or(|reached| reached < position))
+                    .collect();
+                in_vain = behind
+                    .iter()
+                    .find_map(|one| ended(&one.consumer, one.state.clone()));
+                behind.is_empty() || in_vain.is_some()
+            })
+            .await;
+        in_vain.map_or(Ok(()), Err)
+    }
+}
+
+fn ended(consumer: &Arc<str>, state: LaneState) -> Option<WaitError> {
+    match state {
+        LaneState::Starting
+        | LaneState::Running
+        | LaneState::Retrying { .. }
+        | LaneState::Waiting { .. } => None,
+        state => Some(WaitError::NotRunning {
+            consumer: Arc::clone(consumer),
+            state,
+        }),
+    }
+}

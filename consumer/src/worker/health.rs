@@ -1,0 +1,115 @@
+//! Whether a worker is alive, and ready.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::board::LaneState;
+
+/// How a worker is, for the probes of whatever runs it.
+///
+/// A worker that has stopped making progress is not live, although its process runs: a restart may
+/// help. One that cannot reach its database is live and not ready: a restart would not help. A
+/// consumer that stopped by its own policy is neither: somebody has to look, and restarting
+/// everything else does not mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// What is wrong, if anything is.
+    pub problems: Vec<HealthProblem>,
+}
+
+/// Something that is wrong with a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HealthProblem {
+    /// It has not looked at the log yet.
+    NotStarted,
+    /// It was asked to end.
+    Ending,
+    /// It has not looked at the log for too long.
+    Silent {
+        /// For how long.
+        since: Duration,
+    },
+    /// It cannot reach its database, and keeps trying.
+    Disconnected {
+        /// What the database said.
+        error: String,
+    },
+    /// A consumer has events to handle, and has not moved for too long.
+    Stalled {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// For how long.
+        since: Duration,
+    },
+    /// A consumer has not seen its checkpoint yet, or waits for the database.
+    Waiting {
+        /// The consumer.
+        consumer: Arc<str>,
+    },
+    /// A consumer does not run, and somebody has to look at it.
+    NotRunning {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// What it does instead.
+        state: LaneState,
+    },
+}
+
+impl Health {
+    /// Whether the process should be left running: the answer for a liveness probe.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.problems.iter().any(|problem| {
+            matches!(
+                problem,
+                HealthProblem::Silent { .. } | HealthProblem::Stalled { .. }
+            )
+        })
+    }
+
+    /// Whether every consumer that may run does: the answer for a readiness probe.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.problems
+            .iter()
+            .all(|problem| matches!(problem, HealthProblem::NotRunning { .. }))
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.problems.is_empty() {
+            return f.write_str("all is well");
+        }
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index > 0 { "\n" } else { "" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for HealthProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted => f.write_str("the worker has not started"),
+            Self::Ending => f.write_str("the worker is ending"),
+            Self::Silent { since } => {
+                write!(f, "the worker has not looked at the log for {since:.0?}")
+            }
+            Self::Disconnected { error } => {
+                write!(f, "the worker cannot reach its database: {error}")
+            }
+            Self::Stalled { consumer, since } => {
+                write!(f, "consumer `{consumer}` has not moved for {since:.0?}")
+            }
+            Self::Waiting { consumer } => {
+                write!(f, "consumer `{consumer}` waits for the database")
+            }
+            Self::NotRunning { consumer, state } => write!(f, "consumer `{consumer}` is {state}"),
+        }
+    }
+}

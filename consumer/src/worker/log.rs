@@ -1,0 +1,303 @@
+//! The log as the consumers of a process read it: each stretch once, for all of them (R6).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use sqlx::Connection as _;
+use sqlx::pool::PoolConnection;
+
+use super::dialect::{ServerLife, WorkerBackend};
+use super::feed::slice;
+use super::measure;
+use super::patience::Patience;
+use crate::contract::PersistedEvent;
+use crate::store::{EventStore, ReadRange, StoreError};
+
+/// How many events one read fetches at most.
+const STRETCH_EVENTS: u32 = 1_000;
+
+/// What a stretch costs beside its events, so that a cache of tiny stretches is bounded too.
+const STRETCH_OVERHEAD: u64 = 256;
+
+/// What an event costs beside its payload and its aggregate's id.
+const EVENT_OVERHEAD: u64 = 320;
+
+/// A settled part of the log: all events after `after`, up to and including `to`.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) after: i64,
+    pub(crate) to: i64,
+    pub(crate) events: Vec<PersistedEvent>,
+    kinds: Vec<Arc<str>>,
+    /// The slice of each event's aggregate, for those who want only some.
+    slices: OnceLock<Vec<u16>>,
+    bytes: u64,
+}
+
+impl Stretch {
+    fn new(after: i64, to: i64, events: Vec<PersistedEvent>) -> Self {
+        let mut kinds: Vec<Arc<str>> = Vec::new();
+        let mut bytes = STRETCH_OVERHEAD;
+        for event in &events {
+            bytes += event_bytes(event);
+            if !kinds.iter().any(|kind| same(kind, &event.aggregate_type)) {
+                kinds.push(Arc::clone(&event.aggregate_type));
+            }
+        }
+        Self {
+            after,
+            to,
+            events,
+            kinds,
+            slices: OnceLock::new(),
+            bytes,
+        }
+    }
+
+    /// The index of the first event after a position.
+    pub(crate) fn first_after(&self, position: i64) -> usize {
+        self.events
+            .partition_point(|event| event.global_position <= position)
+    }
+
+    /// The slice of an event's aggregate, computed once for all lanes.
+    pub(crate) fn slice(&self, index: usize) -> u16 {
+        let slices = self.slices.get_or_init(|| {
+            self.events
+                .iter()
+                .map(|event| slice(&event.aggregate_id))
+                .collect()
+        });
+        slices.get(index).copied().unwrap_or_default()
+    }
+
+    /// Whether any event in it can be in the scope.
+    pub(crate) fn may_match(&self, scope: &[Arc<str>]) -> bool {
+        scope.is_empty() || self.kinds.iter().any(|kind| in_scope(scope, kind))
+    }
+}
+
+/// What an event counts against a budget of bytes.
+pub(crate) fn event_bytes(event: &PersistedEvent) -> u64 {
+    let metadata = event
+        .metadata
+        .as_ref()
+        .map_or(0, |metadata| metadata.as_bytes().len());
+    (event.payload.len() + event.aggregate_id.len() + metadata) as u64 + EVENT_OVERHEAD
+}
+
+/// Whether a scope takes events of that aggregate type (R7); an empty one takes all (R8).
+pub(crate) fn in_scope(scope: &[Arc<str>], kind: &Arc<str>) -> bool {
+    scope.is_empty() || scope.iter().any(|wanted| same(wanted, kind))
+}
+
+/// Types are interned: equal ones are mostly the same.
+fn same(left: &Arc<str>, right: &Arc<str>) -> bool {
+    Arc::ptr_eq(left, right) || left == right
+}
+
+/// Reads the log for all lanes of a worker and keeps what it read for those who come later.
+pub(crate) struct Log<DB: WorkerBackend> {
+    store: EventStore<DB>,
+    /// One reader: whoever comes first reads, and the others find what they wait for in the cache.
+    reader: tokio::sync::Mutex<Option<PoolConnection<DB>>>,
+    cache: Mutex<Cache>,
+    budget: u64,
+    patience: Patience,
+}
+
+impl<DB: WorkerBackend> Log<DB> {
+    pub(crate) fn new(store: EventStore<DB>, budget: u64, patience: Patience) -> Self {
+        Self {
+            store,
+            reader: tokio::sync::Mutex::new(None),
+            cache: Mutex::new(Cache::default()),
+            budget,
+            patience,
+        }
+    }
+
+    /// Opens the reader's connection, on the caller's thread.
+    pub(crate) async fn prepare(&self) -> Result<(), sqlx::Error> {
+        let mut reader = self.reader.lock().await;
+        if reader.is_none() {
+            *reader = Some(self.connect().await?);
+        }
+        Ok(())
+    }
+
+    /// The stretch that covers the position after `after`; `settled` is above `after`.
+    pub(crate) async fn read(
+        &self,
+        after: i64,
+        settled: i64,
+        life: ServerLife,
+    ) -> Result<Arc<Stretch>, StoreError> {
+        if let Some(stretch) = self.cached(after, life) {
+            measure::cache(true);
+            return Ok(stretch);
+        }
+        let mut reader = self.reader.lock().await;
+        let cached = self.cached(after, life);
+        measure::cache(cached.is_some());
+        if let Some(stretch) = cached {
+            return Ok(stretch);
+        }
+        let up_to = self
+            .lock()
+            .next_start(after)
+            .map_or(settled, |start| start.min(settled));
+        let events = self
+            .fetch(
+                &mut reader,
+                after,
+                up_to,
+                STRETCH_EVENTS,
+                self.read_bytes(),
+                None,
+            )
+            .await?;
+        // A read may have been cut short by its bounds: only an empty one covers the whole range.
+        let to = events.last().map_or(up_to, |last| last.global_position);
+        let stretch = Arc::new(Stretch::new(after, to, events));
+        self.lock().insert(&stretch, life, self.budget);
+        Ok(stretch)
+    }
+
+    /// Reads the events of a rare scope through its index; nothing of it is kept.
+    pub(crate) async fn read_scope(
+        &self,
+        after: i64,
+        settled: i64,
+        limit: u32,
+        max_bytes: u64,
+        scope: &[Arc<str>],
+    ) -> Result<Stretch, StoreError> {
+        let mut reader = self.reader.lock().await;
+        let events = self
+            .fetch(&mut reader, after, settled, limit, max_bytes, Some(scope))
+            .await?;
+        let to = events.last().map_or(settled, |last| last.global_position);
+        Ok(Stretch::new(after, to, events))
+    }
+
+    /// How much one read may bring, so that a few of them fit into the budget.
+    fn read_bytes(&self) -> u64 {
+        (self.budget / 8).max(1)
+    }
+
+    async fn fetch(
+        &self,
+        reader: &mut Option<PoolConnection<DB>>,
+        after: i64,
+        up_to: i64,
+        limit: u32,
+        max_bytes: u64,
+        scope: Option<&[Arc<str>]>,
+    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        let mut connection = match reader.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let range = ReadRange {
+            after,
+            up_to,
+            limit,
+            max_bytes,
+            scope,
+        };
+        let read = async {
+            let mut tx = connection.begin_with(DB::BEGIN_READ).await?;
+            let events = self.store.read_range(&mut tx, range).await?;
+            tx.commit().await?;
+            Ok::<_, StoreError>(events)
+        };
+        let events = self.patience.answer(read).await?;
+        // A connection that failed is not put back.
+        *reader = Some(connection);
+        Ok(events)
+    }
+
+    async fn connect(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
+        let mut connection = self.store.pool().acquire().await?;
+        // A read that is given up in the middle of a BEGIN leaves a transaction open that nobody
+        // knows of: such a connection must not go back to the pool.
+        connection.close_on_drop();
+        Ok(connection)
+    }
+
+    fn cached(&self, after: i64, life: ServerLife) -> Option<Arc<Stretch>> {
+        self.lock().find(after, life)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Stretches by where they start, the least recently used thrown away first.
+#[derive(Default)]
+struct Cache {
+    life: ServerLife,
+    stretches: BTreeMap<i64, Kept>,
+    by_use: BTreeMap<u64, i64>,
+    uses: u64,
+    bytes: u64,
+}
+
+struct Kept {
+    stretch: Arc<Stretch>,
+    last_use: u64,
+}
+
+impl Cache {
+    fn find(&mut self, after: i64, life: ServerLife) -> Option<Arc<Stretch>> {
+        self.begin_life(life);
+        let (&start, kept) = self.stretches.range_mut(..=after).next_back()?;
+        if kept.stretch.to <= after {
+            return None;
+        }
+        self.uses += 1;
+        self.by_use.remove(&kept.last_use);
+        self.by_use.insert(self.uses, start);
+        kept.last_use = self.uses;
+        Some(Arc::clone(&kept.stretch))
+    }
+
+    fn next_start(&self, after: i64) -> Option<i64> {
+        self.stretches
+            .range(after.checked_add(1)?..)
+            .next()
+            .map(|(&start, _)| start)
+    }
+
+    fn insert(&mut self, stretch: &Arc<Stretch>, life: ServerLife, budget: u64) {
+        self.begin_life(life);
+        self.uses += 1;
+        self.bytes += stretch.bytes;
+        self.by_use.insert(self.uses, stretch.after);
+        let kept = Kept {
+            stretch: Arc::clone(stretch),
+            last_use: self.uses,
+        };
+        self.stretches.insert(stretch.after, kept);
+        while self.bytes > budget {
+            let Some((_, start)) = self.by_use.pop_first() else {
+                break;
+            };
+            if let Some(kept) = self.stretches.remove(&start) {
+                self.bytes -= kept.stretch.bytes;
+            }
+        }
+    }
+
+    /// What was read in another life of the server may never have been.
+    fn begin_life(&mut self, life: ServerLife) {
+        if self.life != life {
+            *self = Self {
+                life,
+                ..Self::default()
+            };
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Runs consumers: each event once in SQL, in order, and none skipped (R2–R4, R11, R12).
+
+mod board;
+pub(crate) mod builder;
+pub(crate) mod dialect;
+mod error;
+mod fault;
+pub(crate) mod feed;
+mod handle;
+mod health;
+mod lane;
+pub(crate) mod log;
+mod measure;
+mod one_core;
+mod parked;
+mod patience;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod pulse;
+mod report;
+mod rest;
+pub(crate) mod roster;
+mod segments;
+mod shared;
+mod signal;
+pub(crate) mod slots;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod supervise;
+pub(crate) mod transact;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time;
+
+pub use self::board::{FrontierWait, LaneState};
+pub use self::builder::WorkerBuilder;
+use self::dialect::Observation;
+pub use self::dialect::{Blocker, WorkerBackend};
+pub use self::error::{BuildError, LogProblem, NameTaken, WorkerError};
+pub use self::handle::{WaitError, WorkerHandle};
+pub use self::health::{Health, HealthProblem};
+use self::lane::Lane;
+use self::one_core::OneCore;
+use self::pulse::Pulse;
+pub use self::report::{ConsumerReport, Report};
+use self::roster::{Post, Roster, Vacancy};
+pub use self::segments::merge_segments;
+use self::shared::{Shared, Survey};
+pub use self::signal::shutdown_signal;
+use crate::store::{EventStore, StoreError};
+
+/// Runs consumers over the log of a store, until it is told to stop.
+///
+/// Any number of workers, in any number of processes, may run the same consumers: the row of a
+/// consumer's checkpoint is locked by whoever handles a batch of it, and nothing else is agreed on.
+pub struct Worker<DB: WorkerBackend> {
+    shared: Arc<Shared<DB>>,
+    roster: Roster<DB>,
+    vacancies: mpsc::UnboundedReceiver<Vacancy<DB>>,
+    elsewhere: Vec<String>,
+    channels: Channels,
+}
+
+/// The sending halves of what lanes listen to.
+#[derive(Debug)]
+struct Channels {
+    frontier: watch::Sender<Observation>,
+    survey: watch::Sender<Arc<Survey>>,
+    stop: watch::Sender<bool>,
+}
+
+impl<DB: WorkerBackend> Worker<DB> {
+    /// Starts to put a worker together.
+    #[must_use]
+    pub fn builder(store: EventStore<DB>) -> WorkerBuilder<DB> {
+        WorkerBuilder::new(store)
+    }
+
+    /// A handle to wait for the worker or to shut it down.
+    #[must_use]
+    pub fn handle(&self) -> WorkerHandle<DB> {
+        WorkerHandle {
+            store: self.shared.store.clone(),
+            board: Arc::clone(&self.shared.board),
+            wake: Arc::clone(&self.shared.wake),
+            stop: self.channels.stop.clone(),
+            stall_after: self.shared.options.stall_after,
+        }
+    }
+
+    /// Runs until `shutdown` resolves or the handle says so, and finishes the batches in hand.
+    ///
+    /// A consumer that stops, or is paused, does not end the worker: it can be resumed.
+    ///
+    /// # Errors
+    /// When the database cannot be used at the start, the tables are missing, or the log is not
+    /// one whose frontier can be known.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Report, WorkerError> {
+        self.drive(shutdown, false).await
+    }
+
+    /// Handles everything that is in the log at the time of the call, and returns.
+    ///
+    /// It waits for transactions that may still fill a gap below the head, and for checkpoints that
+    /// another process has at hand. A consumer that stops ends there; the report tells.
+    ///
+    /// # Errors
+    /// Like [`run`](Self::run).
+    pub async fn run_once(self) -> Result<Report, WorkerError> {
+        self.drive(std::future::pending(), true).await
+    }
+
+    async fn drive(
+        self,
+        shutdown: impl Future<Output = ()>,
+        once: bool,
+    ) -> Result<Report, WorkerError> {
+        let Self {
+            shared,
+            roster,
+            mut vacancies,
+            elsewhere,
+            channels,
+        } = self;
+        shared.store.check().await.map_err(|error| match error {
+            StoreError::Database(error) => WorkerError::Database(error),
+            other => WorkerError::Store(other),
+        })?;
+        let posts = roster.posts.clone();
+        let (frontier, survey) = (channels.frontier, channels.survey);
+        let mut pulse = Pulse::start(Arc::clone(&shared), roster, frontier, survey).await?;
+        let until = once.then(|| pulse.seen().head);
+        let rows = pulse.enroll().await?;
+        let detached = detached(&rows, &posts, &elsewhere);
+        let one_core = shared
+            .options
+            .lanes_on_one_core
+            .then(OneCore::start)
+            .flatten();
+        if let Some(one_core) = &one_core {
+            shared.slots.keep_on(one_core.core().clone());
+        }
+        shared.log.prepare().await?;
+        let mut helpers = JoinSet::new();
+        helpers.spawn(segments::split_rows(Arc::clone(&shared), posts));
+        if let Some(url) = shared.options.listen.url() {
+            helpers.spawn(DB::listen(
+                shared.store.clone(),
+                url,
+                Arc::clone(&shared.wake),
+            ));
+        }
+        helpers.spawn(rest::watch(Arc::clone(&shared)));
+        let mut pulse = Aside(tokio::spawn(pulse.run()));
+        let mut lanes = JoinSet::new();
+        let ended = tokio::select! {
+            () = shutdown => None,
+            () = shared.stopped() => None,
+            () = open_lanes(&shared, &mut vacancies, &mut lanes, one_core.as_ref(), until) => None,
+            ended = &mut pulse.0 => Some(ended),
+        };
+        channels.stop.send_replace(true);
+        helpers.shutdown().await;
+        if time::timeout(shared.options.shutdown_deadline, drain(&mut lanes))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "the shutdown deadline is over: what is not committed will be handled again"
+            );
+            lanes.shutdown().await;
+            shared.board.shut_down();
+        }
+        let ended = match ended {
+            Some(ended) => Ok(ended),
+            None => time::timeout(LAST_WORD, &mut pulse.0).await,
+        };
+        if let Ok(ended) = ended {
+            // The task neither panics nor is it aborted.
+            let pulse = ended.map_err(|_| WorkerError::Database(sqlx::Error::WorkerCrashed))??;
+            leave(pulse).await;
+        }
+        Ok(Report::of(&shared.board, detached))
+    }
+}
+
+/// Opens lanes as there are rows for them, until all have ended.
+async fn open_lanes<DB: WorkerBackend>(
+    shared: &Arc<Shared<DB>>,
+    vacancies: &mut mpsc::UnboundedReceiver<Vacancy<DB>>,
+    lanes: &mut JoinSet<()>,
+    one_core: Option<&OneCore>,
+    until: Option<i64>,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            Some(vacancy) = vacancies.recv() => {
+                let writes = vacancy.post.registered.consumer.uses_transaction();
+                let lane = Lane::new(Arc::clone(shared), vacancy, until);
+                match one_core {
+                    Some(one_core) if writes => one_core.spawn(lanes, lane.run()),
+                    _ => {
+                        lanes.spawn(lane.run());
+                    }
+                }
+            }
+            Some(ended) = lanes.join_next() => tell_of_panic(ended),
+            else => return,
+        }
+        if until.is_some() && lanes.is_empty() && vacancies.is_empty() {
+            return;
+        }
+    }
+}
+
+/// How long a worker that ends tries to save what only spares the next one some reading.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+async fn leave<DB: WorkerBackend>(pulse: Pulse<DB>) {
+    let finished = time::timeout(LAST_WORD, pulse.finish()).await;
+    if !matches!(finished, Ok(Ok(()))) {
+        tracing::warn!("checkpoints of consumers without new events were not moved along");
+    }
+}
+
+/// A task that ends with its owner.
+struct Aside<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Aside<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn drain(lanes: &mut JoinSet<()>) {
+    while let Some(ended) = lanes.join_next().await {
+        tell_of_panic(ended);
+    }
+}
+
+fn tell_of_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a lane ended by a panic");
+    }
+}
+
+/// Names of checkpoints that no consumer of this program belongs to.
+fn detached<DB: WorkerBackend>(
+    survey: &Survey,
+    posts: &[Arc<Post<DB>>],
+    elsewhere: &[String],
+) -> Vec<String> {
+    let mut names: Vec<String> = survey
+        .rows
+        .keys()
+        .map(|key| key.consumer.to_string())
+        .filter(|name| !elsewhere.contains(name))
+        .filter(|name| !posts.iter().any(|post| *post.enrolment.consumer == **name))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        tracing::warn!(
+            consumer = %name,
+            "checkpoint is detached: no consumer of that name is in this program. Was it renamed? Is its crate named in `consumers![…]`?"
+        );
+    }
+    names
+}
+
+impl<DB: WorkerBackend> std::fmt::Debug for Shared<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: WorkerBackend> std::fmt::Debug for Worker<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,163 @@
+//! Lets a handler and the connection that it talks to share one core.
+//!
+//! sqlx runs each SQLite connection on a thread of its own, so that every statement is a trip to
+//! another thread and back. Between two cores such a trip mostly consists of waking the other one
+//! up; on one core it is a switch, and the same loop runs several times as fast.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+/// One core of those that the process may use.
+#[derive(Clone, Debug)]
+pub struct Core(Arc<affinity::Choice>);
+
+impl Core {
+    /// The core that the calling thread is on; `None` where threads cannot be kept on a core, or
+    /// where there is no other.
+    pub(crate) fn current() -> Option<Self> {
+        affinity::Choice::current().map(|choice| Self(Arc::new(choice)))
+    }
+
+    /// Keeps the calling thread on this core.
+    pub(crate) fn keep_thread(&self) {
+        self.0.keep_thread();
+    }
+
+    /// Lets the calling thread run on any core again: it may have been started by one that is
+    /// kept, and a thread inherits that.
+    fn release_thread(&self) {
+        self.0.release_thread();
+    }
+}
+
+/// A runtime whose only worker thread stays on one core.
+///
+/// A blocked handler (`block_in_place`) is followed by another worker thread, and it and the
+/// threads for blocking work are kept nowhere.
+#[derive(Debug)]
+pub(crate) struct OneCore {
+    core: Core,
+    runtime: Option<Runtime>,
+}
+
+impl OneCore {
+    /// Starts the thread; `None` where it would be of no use, or cannot be started.
+    pub(crate) fn start() -> Option<Self> {
+        let core = Core::current()?;
+        let is_first = AtomicBool::new(true);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("consumer-lanes")
+            .enable_all()
+            .on_thread_start({
+                let core = core.clone();
+                move || {
+                    if is_first.swap(false, Ordering::Relaxed) {
+                        core.keep_thread();
+                    } else {
+                        core.release_thread();
+                    }
+                }
+            })
+            .build();
+        match runtime {
+            Ok(runtime) => Some(Self {
+                core,
+                runtime: Some(runtime),
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "the lanes run on the threads of the program: a thread of their own cannot be started");
+                None
+            }
+        }
+    }
+
+    /// The core, for the threads of connections to be kept on too.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Runs a task on the thread.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        tasks: &mut JoinSet<T>,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
+        match &self.runtime {
+            Some(runtime) => tasks.spawn_on(task, runtime.handle()),
+            None => tasks.spawn(task),
+        };
+    }
+}
+
+impl Drop for OneCore {
+    /// Without waiting, which is forbidden where futures run.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod affinity {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+    #[derive(Debug)]
+    pub(super) struct Choice {
+        all: CpuSet,
+        one: CpuSet,
+    }
+
+    impl Choice {
+        pub(super) fn current() -> Option<Self> {
+            let all = sched_getaffinity(None).ok()?;
+            let core = sched_getcpu();
+            if all.count() < 2 || core >= CpuSet::MAX_CPU || !all.is_set(core) {
+                return None;
+            }
+            let mut one = CpuSet::new();
+            one.set(core);
+            Some(Self { all, one })
+        }
+
+        pub(super) fn keep_thread(&self) {
+            set(&self.one);
+        }
+
+        pub(super) fn release_thread(&self) {
+            set(&self.all);
+        }
+    }
+
+    /// A refusal, as by a sandbox, costs speed and nothing else.
+    fn set(cores: &CpuSet) {
+        if let Err(error) = sched_setaffinity(None, cores) {
+            tracing::debug!(%error, "a thread could not be kept on one core");
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod affinity {
+    #[derive(Debug)]
+    pub(super) enum Choice {}
+
+    impl Choice {
+        pub(super) fn current() -> Option<Self> {
+            None
+        }
+
+        pub(super) fn keep_thread(&self) {
+            match *self {}
+        }
+
+        pub(super) fn release_thread(&self) {
+            match *self {}
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The one task of a worker that watches the log and the checkpoint rows for all its lanes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+
+use super::WorkerError;
+use super::board::{FrontierWait, LaneState};
+use super::dialect::{Advance, Enrolment, FrontierWatch as _, Observation, WorkerBackend};
+use super::measure;
+use super::roster::Roster;
+use super::shared::{Shared, Survey};
+
+/// How long a gap may keep the frontier before somebody is told who fills it.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is told again.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// The longest pause between two looks at a gap.
+const GAP_POLL: Duration = Duration::from_millis(25);
+
+/// Watches the frontier and the checkpoint rows over one connection.
+pub(crate) struct Pulse<DB: WorkerBackend> {
+    shared: Arc<Shared<DB>>,
+    roster: Roster<DB>,
+    connection: PoolConnection<DB>,
+    watch: DB::Watch,
+    appended: watch::Receiver<u64>,
+    frontier: watch::Sender<Observation>,
+    survey: watch::Sender<Arc<Survey>>,
+    surveyed: Option<Instant>,
+    advanced: Instant,
+    waiting_since: Option<Instant>,
+    told: Option<Instant>,
+    /// A row waits for its neighbour, which may be an idle one.
+    held: bool,
+}
+
+impl<DB: WorkerBackend> Pulse<DB> {
+    /// Connects, checks what the frontier rests on, and looks at the log for the first time.
+    pub(crate) async fn start(
+        shared: Arc<Shared<DB>>,
+        roster: Roster<DB>,
+        frontier: watch::Sender<Observation>,
+        survey: watch::Sender<Arc<Survey>>,
+    ) -> Result<Self, WorkerError> {
+        let mut connection = shared.store.pool().acquire().await?;
+        // The worker may be given up in the middle of a BEGIN (see the reader of the log).
+        connection.close_on_drop();
+        let watch = DB::Watch::start(&shared.store, &mut connection).await?;
+        let mut pulse = Self {
+            appended: shared.store.appended(),
+            shared,
+            roster,
+            connection,
+            watch,
+            frontier,
+            survey,
+            surveyed: None,
+            advanced: Instant::now(),
+            waiting_since: None,
+            told: None,
+            held: false,
+        };
+        while pulse.observe().await?.more {}
+        Ok(pulse)
+    }
+
+    /// The last observation.
+    pub(crate) fn seen(&self) -> Observation {
+        self.frontier.borrow().clone()
+    }
+
+    /// Makes the rows of consumers that have none, and reads them all.
+    pub(crate) async fn enroll(&mut self) -> Result<Arc<Survey>, WorkerError> {
+        let settled = self.seen().settled;
+        let enrolments: Vec<Enrolment> = self
+            .roster
+            .posts
+            .iter()
+            .map(|post| post.enrolment.clone())
+            .collect();
+        DB::enroll(
+            &self.shared.statements,
+            &mut self.connection,
+            &enrolments,
+            settled,
+        )
+        .await?;
+        self.take_survey().await?;
+        Ok(Arc::clone(&self.survey.borrow()))
+    }
+
+    /// Watches until the worker stops; only a log that cannot be trusted ends it before.
+    pub(crate) async fn run(mut self) -> Result<Self, WorkerError> {
+        let mut quiet_rounds = 0_u32;
+        loop {
+            let pause = self.pause(quiet_rounds);
+            tokio::select! {
+                () = self.shared.wake.notified() => quiet_rounds = 0,
+                Ok(()) = self.appended.changed() => quiet_rounds = 0,
+                () = time::sleep(pause) => quiet_rounds = quiet_rounds.saturating_add(1),
+                () = self.shared.stopped() => break,
+            }
+            let before = self.seen().settled;
+            let shared = Arc::clone(&self.shared);
+            match shared.answer(self.beat()).await {
+                Ok(()) => {}
+                Err(WorkerError::Database(error)) => self.reconnect(error).await?,
+                Err(error) => return Err(error),
+            }
+            if self.seen().settled != before {
+                quiet_rounds = 0;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Moves the checkpoints of idle lanes along, when the lanes have ended.
+    pub(crate) async fn finish(mut self) -> Result<(), WorkerError> {
+        Ok(self.advance_idle().await?)
+    }
+
+    async fn beat(&mut self) -> Result<(), WorkerError> {
+        while self.observe().await?.more {}
+        let now = Instant::now();
+        let options = &self.shared.options;
+        let wanted = self.shared.wants_survey.swap(false, Ordering::AcqRel);
+        let due = wanted
+            || self
+                .surveyed
+                .is_none_or(|at| now - at >= options.survey_interval);
+        let advance = now - self.advanced >= options.advance_interval;
+        if due || self.survey.borrow().life != self.seen().life {
+            self.take_survey().await?;
+        }
+        if advance || self.held {
+            self.advance_idle().await?;
+            self.advanced = now;
+        }
+        self.tell_who_blocks().await;
+        self.measure(due);
+        Ok(())
+    }
+
+    /// Gives a sign of life, and says how far everybody is.
+    fn measure(&self, with_lanes: bool) {
+        let seen = self.seen();
+        self.shared.board.set_beat(seen.settled, None);
+        let waited = self.waiting_since.map(|since| since.elapsed());
+        measure::frontier(&seen, waited.unwrap_or_default());
+        if !with_lanes {
+            return;
+        }
+        for cell in self.shared.board.cells() {
+            let Some(place) = cell.place() else { continue };
+            let positions = (seen.settled - place.after).max(0);
+            let age = if positions > 0 {
+                cell.event_age()
+            } else {
+                Duration::ZERO
+            };
+            measure::lag(&cell.key, positions, age);
+        }
+    }
+
+    async fn observe(&mut self) -> Result<Observation, WorkerError> {
+        let seen = self.watch.observe(&mut self.connection).await?;
+        let moved = self.seen().settled != seen.settled;
+        if !seen.waiting || moved || self.waiting_since.is_none() {
+            self.waiting_since = seen.waiting.then(Instant::now);
+            self.told = None;
+            self.shared.board.set_frontier_wait(None);
+            measure::blockers(0);
+        }
+        self.frontier.send_if_modified(|last| {
+            let changed = *last != seen;
+            *last = seen.clone();
+            changed
+        });
+        Ok(seen)
+    }
+
+    async fn take_survey(&mut self) -> Result<(), WorkerError> {
+        let rows = DB::survey(&self.shared.statements, &mut self.connection).await?;
+        let rows = rows
+            .into_iter()
+            .map(|row| (row.key.clone(), row))
+            .collect::<HashMap<_, _>>();
+        let number = self.survey.borrow().number + 1;
+        let life = self.seen().life;
+        self.roster.update(&rows);
+        self.held = rows.values().any(|row| row.hold_at.is_some());
+        self.survey
+            .send_replace(Arc::new(Survey { number, life, rows }));
+        self.surveyed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Writes down how far idle lanes have looked, all in one statement.
+    async fn advance_idle(&mut self) -> Result<(), sqlx::Error> {
+        let life = self.seen().life;
+        let moves: Vec<Advance> = self
+            .shared
+            .board
+            .cells()
+            .iter()
+            .filter(|cell| {
+                matches!(
+                    cell.state(),
+                    LaneState::Running | LaneState::CaughtUp | LaneState::ShutDown
+                )
+            })
+            .filter_map(|cell| {
+                let place = cell.place()?;
+                (place.life == life && place.after > place.checkpoint).then(|| Advance {
+                    key: cell.key.clone(),
+                    slice_to: place.slice_to,
+                    epoch: place.epoch,
+                    from: place.checkpoint,
+                    to: place.after,
+                })
+            })
+            .collect();
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let statements = &self.shared.statements;
+        DB::advance(statements, &mut self.connection, life, &moves).await
+    }
+
+    fn pause(&self, quiet_rounds: u32) -> Duration {
+        // Something was just appended or has just moved: its neighbours are likely to follow.
+        let eager = Duration::from_millis(1 << quiet_rounds.min(16));
+        if self.seen().waiting {
+            eager.min(GAP_POLL)
+        } else {
+            eager.min(self.shared.options.poll_interval)
+        }
+    }
+
+    async fn tell_who_blocks(&mut self) {
+        let (Some(since), now) = (self.waiting_since, Instant::now()) else {
+            return;
+        };
+        let told = self.told.is_some_and(|at| now - at < TELL_EVERY);
+        if told || now - since < TELL_AFTER {
+            return;
+        }
+        self.told = Some(now);
+        let blockers = self
+            .watch
+            .blockers(&mut self.connection)
+            .await
+            .unwrap_or_default();
+        measure::blockers(blockers.len());
+        let position = self.seen().settled;
+        for blocker in &blockers {
+            tracing::warn!("frontier waits at {position} for {blocker}");
+        }
+        let wait = FrontierWait {
+            position,
+            waited: now - since,
+            blockers,
+        };
+        self.shared.board.set_frontier_wait(Some(wait));
+    }
+
+    /// Comes back after a lost connection. What was seen before it may be void, so everything
+    /// starts from what is durable.
+    async fn reconnect(&mut self, mut error: sqlx::Error) -> Result<(), WorkerError> {
+        let mut pause = Duration::from_millis(50);
+        while !self.shared.is_stopping() {
+            tracing::warn!(%error, "the worker lost its database; connecting again in {pause:?}");
+            let settled = self.seen().settled;
+            self.shared.board.set_beat(settled, Some(error.to_string()));
+            tokio::select! {
+                () = time::sleep(pause) => {}
+                () = self.shared.stopped() => return Ok(()),
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+            let shared = Arc::clone(&self.shared);
+            match shared.answer(self.try_again()).await {
+                Ok(()) => return Ok(()),
+                Err(WorkerError::Database(again)) => error = again,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_again(&mut self) -> Result<(), WorkerError> {
+        let mut connection = self.shared.store.pool().acquire().await?;
+        connection.close_on_drop();
+        self.watch = DB::Watch::start(&self.shared.store, &mut connection).await?;
+        std::mem::replace(&mut self.connection, connection).close_on_drop();
+        self.surveyed = None;
+        self.beat().await
+    }
+}

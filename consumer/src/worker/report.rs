@@ -1,0 +1,137 @@
+//! How a run of a worker ended.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::board::{Board, LaneState, Summary};
+
+/// How a run of a worker ended: for each consumer how far it came and why it ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// One entry a consumer and version, in the order of their names.
+    pub consumers: Vec<ConsumerReport>,
+    /// Names of checkpoints to which the program has no consumer.
+    pub detached: Vec<String>,
+}
+
+/// How far a consumer came and why it ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConsumerReport {
+    /// The consumer's name.
+    pub name: Arc<str>,
+    /// Its version.
+    pub version: u32,
+    /// Everything in its scope up to here is handled; `None` when it never saw its checkpoint.
+    pub position: Option<i64>,
+    /// How many events it handled in this run.
+    pub events: u64,
+    /// In how many transactions.
+    pub batches: u64,
+    /// What it was doing when it ended.
+    pub state: LaneState,
+}
+
+impl From<Summary> for ConsumerReport {
+    fn from(summary: Summary) -> Self {
+        Self {
+            name: summary.consumer,
+            version: u32::try_from(summary.version).unwrap_or(1),
+            position: summary.position,
+            events: summary.events,
+            batches: summary.batches,
+            state: summary.state,
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn of(board: &Board, detached: Vec<String>) -> Self {
+        let consumers = board
+            .summaries()
+            .into_iter()
+            .map(ConsumerReport::from)
+            .collect();
+        Self {
+            consumers,
+            detached,
+        }
+    }
+
+    /// The entry of a consumer.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> Option<&ConsumerReport> {
+        self.consumers
+            .iter()
+            .find(|consumer| &*consumer.name == name)
+    }
+
+    /// Whether any consumer ended before it had handled everything, other than by a shutdown.
+    #[must_use]
+    pub fn has_failures(&self) -> bool {
+        self.consumers
+            .iter()
+            .any(|consumer| !matches!(consumer.state, LaneState::CaughtUp | LaneState::ShutDown))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for consumer in &self.consumers {
+            let position = consumer
+                .position
+                .map_or_else(|| "?".to_owned(), |at| at.to_string());
+            writeln!(
+                f,
+                "{}: {} at {position}, {} events handled",
+                consumer.name, consumer.state, consumer.events
+            )?;
+        }
+        for name in &self.detached {
+            writeln!(
+                f,
+                "{name}: detached, no consumer of that name is in this program"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for LaneState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Running => f.write_str("running"),
+            Self::Retrying {
+                position,
+                attempts,
+                error,
+            } => {
+                write!(
+                    f,
+                    "retrying event {position} (failed {attempts} times: {error})"
+                )
+            }
+            Self::Waiting { error } => write!(f, "waiting for the database ({error})"),
+            Self::Stopped {
+                position: Some(position),
+                error,
+            } => {
+                write!(f, "stopped before event {position} ({error})")
+            }
+            Self::Stopped {
+                position: None,
+                error,
+            } => write!(f, "stopped ({error})"),
+            Self::Paused => f.write_str("paused"),
+            Self::ScopeChanged { checkpoint, code } => write!(
+                f,
+                "refused: its checkpoint was reached with the scope [{checkpoint}], and the code has [{code}]; rebuild it, or accept the new scope"
+            ),
+            Self::Forgotten => f.write_str("without a checkpoint row"),
+            Self::CaughtUp => f.write_str("caught up"),
+            Self::ShutDown => f.write_str("shut down"),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Divides the checkpoint rows of a consumer into segments, and makes fewer of them again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time;
+
+use super::WorkerError;
+use super::dialect::{Checkpoint, WorkerBackend};
+use super::roster::Post;
+use super::shared::Shared;
+use crate::store::EventStore;
+
+/// How long to wait before a row that was busy is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Divides the rows that are wider than their consumers want, and ends when there are none.
+pub(crate) async fn split_rows<DB: WorkerBackend>(
+    shared: Arc<Shared<DB>>,
+    posts: Vec<Arc<Post<DB>>>,
+) {
+    loop {
+        match split_all(&shared, &posts).await {
+            Ok(true) => return,
+            Ok(false) => shared.want_survey(),
+            // Most likely the row's owner had it for longer than a division may wait.
+            Err(error) => tracing::debug!(%error, "a row could not be divided yet"),
+        }
+        time::sleep(PAUSE).await;
+    }
+}
+
+/// Divides what is too wide once; says whether nothing was.
+async fn split_all<DB: WorkerBackend>(
+    shared: &Shared<DB>,
+    posts: &[Arc<Post<DB>>],
+) -> Result<bool, sqlx::Error> {
+    let survey = Arc::clone(&shared.survey.borrow());
+    let wide: Vec<_> = survey
+        .rows
+        .values()
+        .filter_map(|row| Some((row, posts.iter().find_map(|post| post.split_at(row))?)))
+        .collect();
+    if wide.is_empty() {
+        return Ok(true);
+    }
+    let mut connection = shared.store.pool().acquire().await?;
+    // The task may be given up in the middle of a BEGIN (see the reader of the log).
+    connection.close_on_drop();
+    for (row, at) in wide {
+        DB::split(&shared.statements, &mut connection, &row.key, at).await?;
+    }
+    Ok(false)
+}
+
+/// Brings the checkpoint rows of a consumer down to a number of segments, a power of two up to 64.
+///
+/// Raising the setting `segments` divides the rows by itself; lowering it merges nothing, since two
+/// rows at different positions cannot be one without losing or repeating events. Here two
+/// neighbours become one when they stand at the same position: the one that is ahead waits for
+/// the other. A worker with the consumer has to run meanwhile, in whatever process, set to no more
+/// segments than asked for here; without one this waits for ever.
+///
+/// # Errors
+/// What the database says.
+pub async fn merge_segments<DB: WorkerBackend>(
+    store: &EventStore<DB>,
+    consumer: &str,
+    version: u32,
+    segments: u32,
+) -> Result<(), WorkerError> {
+    let version = i32::try_from(version).unwrap_or(i32::MAX);
+    let segments = i32::try_from(segments.clamp(1, 64)).unwrap_or(64);
+    let statements = DB::sql(store);
+    let mut connection = store.pool().acquire().await?;
+    loop {
+        let mut rows: Vec<Checkpoint> = DB::survey(&statements, &mut connection).await?;
+        rows.retain(|row| *row.key.consumer == *consumer && row.key.version == version);
+        rows.sort_by_key(|row| row.key.slice_from);
+        let Some((left, right)) = narrowest_pair(&rows, segments) else {
+            return Ok(());
+        };
+        if left.hold_at.is_none() || right.hold_at.is_none() {
+            DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
+        }
+        if !DB::merge(&statements, &mut connection, &left.key, &right.key).await? {
+            time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Two halves of one range that are narrower than wanted.
+fn narrowest_pair(rows: &[Checkpoint], segments: i32) -> Option<(&Checkpoint, &Checkpoint)> {
+    let wanted = 1024 / segments.max(1);
+    rows.windows(2)
+        .filter_map(|pair| match pair {
+            [left, right] => Some((left, right)),
+            _ => None,
+        })
+        .filter(|(left, right)| {
+            let width = left.slice_to - left.key.slice_from;
+            let halves = left.slice_to == right.key.slice_from
+                && right.slice_to - right.key.slice_from == width
+                && left.key.slice_from % (2 * width) == 0;
+            halves && width < wanted
+        })
+        .min_by_key(|(left, _)| left.slice_to - left.key.slice_from)
+}
