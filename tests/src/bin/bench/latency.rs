@@ -1,0 +1,130 @@
+//! From a commit to the call of the handler.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use consumer::prelude::*;
+use consumer::{Context, Worker};
+use sqlx::Postgres;
+
+use crate::measure::{Case, Samples, Target};
+use crate::plan::Plan;
+
+const BURSTS: &str = "commit to handler, bursts, median";
+const BURSTS_LATE: &str = "commit to handler, bursts, 99th of 100";
+const PAIRS: &str = "commit to handler, pairs, median";
+const PAIRS_LATE: &str = "commit to handler, pairs, 99th of 100";
+
+pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
+    if !plan.wants_any(&[BURSTS, BURSTS_LATE, PAIRS, PAIRS_LATE]) {
+        return Vec::new();
+    }
+    let server = Plan::server();
+    let database = server.database().await;
+    database.store().await;
+    let arrivals = Arc::<Mutex<Vec<(i64, Instant)>>>::default();
+    // Two stores that know nothing of each other, as in two processes.
+    let (reading, writing) = (
+        PgEventStore::new(database.pool.clone()),
+        PgEventStore::connect(&database.url)
+            .await
+            .unwrap()
+            .notify(true),
+    );
+    let worker = Worker::builder(reading)
+        .consumer(Arrivals(Arc::clone(&arrivals)))
+        .listen()
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    handle.caught_up().await.unwrap();
+    let mut shapes = [(10, Duration::ZERO), (2, Duration::from_millis(5))]
+        .map(|shape| (shape, Samples::default(), Samples::default()));
+    for _ in 0..plan.rounds {
+        for ((burst, apart), median, late) in &mut shapes {
+            let times = plan.scaled(100, 5);
+            let samples = round(&writing, &handle, &arrivals, (times, *burst, *apart)).await;
+            median.push(samples.median());
+            late.push(samples.quantile(0.99));
+        }
+    }
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+    let [(_, bursts, bursts_late), (_, pairs, pairs_late)] = shapes;
+    [
+        (BURSTS, bursts, 2.0),
+        (BURSTS_LATE, bursts_late, 10.0),
+        (PAIRS, pairs, 2.0),
+        (PAIRS_LATE, pairs_late, 10.0),
+    ]
+    .into_iter()
+    .map(|(name, ours, at_most)| {
+        let case = Case {
+            name,
+            unit: "ms",
+            ours,
+            other: None,
+            target: Target::AtMost(at_most),
+        };
+        case.print();
+        case
+    })
+    .collect()
+}
+
+/// Commits `times` bursts with a pause after each, and says how long each event took, in
+/// milliseconds.
+async fn round(
+    store: &PgEventStore,
+    handle: &consumer::WorkerHandle<Postgres>,
+    arrivals: &Mutex<Vec<(i64, Instant)>>,
+    (times, burst, apart): (usize, usize, Duration),
+) -> Samples {
+    let mut commits = Vec::new();
+    for number in 0..times {
+        for _ in 0..burst {
+            let event = NewEvent::new("Account", "latency", "Deposited", "{}");
+            let mut tx = store.begin().await.unwrap();
+            let stored = store.append(&mut tx, ExpectedVersion::Any, &[event]).await;
+            tx.commit().await.unwrap();
+            commits.push((stored.unwrap()[0].global_position, Instant::now()));
+            if !apart.is_zero() {
+                tokio::time::sleep(apart).await;
+            }
+        }
+        // Another pause each time, so that no poll falls in step with it.
+        tokio::time::sleep(Duration::from_millis(20 + (number as u64 * 7) % 40)).await;
+    }
+    let last = commits.last().map_or(0, |(position, _)| *position);
+    handle.caught_up_to(last).await.unwrap();
+    let arrived: std::collections::HashMap<i64, Instant> =
+        std::mem::take(&mut *arrivals.lock().unwrap())
+            .into_iter()
+            .collect();
+    Samples::of(commits.into_iter().map(|(position, committed)| {
+        // A handler may run before the news of the commit is back.
+        let took = arrived[&position].saturating_duration_since(committed);
+        took.as_secs_f64() * 1_000.0
+    }))
+}
+
+/// Notes when each event arrived.
+struct Arrivals(Arc<Mutex<Vec<(i64, Instant)>>>);
+
+impl Consumer<Postgres> for Arrivals {
+    fn name(&self) -> &'static str {
+        "arrivals"
+    }
+
+    async fn handle(
+        &self,
+        _: &Context,
+        _: &mut PgConnection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        let now = Instant::now();
+        self.0.lock().unwrap().push((event.global_position, now));
+        Ok(())
+    }
+}

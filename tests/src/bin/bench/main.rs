@@ -1,0 +1,62 @@
+//! Measures workers against the loop that one would write by hand, on this machine, in one run.
+//!
+//! `cargo run --release -p consumer-tests --bin bench` makes its own servers and its own data, and
+//! writes a table (`bench.md`) and a plot (`bench.svg`) into `--out DIR`, or the current directory.
+//! `--quick` is the short form for continuous integration: it runs every case once on little data
+//! and says nothing about speed. `--only WORD` runs the cases whose name contains the word.
+// Figures are rounded to be read, not computed with.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::format_push_string,
+    clippy::similar_names
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod append;
+mod consumers;
+mod data;
+mod latency;
+mod measure;
+mod memory;
+mod plan;
+mod plot;
+mod postgres;
+mod round_trips;
+mod scale;
+mod sqlite;
+mod table;
+
+use self::measure::Case;
+use self::plan::Plan;
+
+fn main() {
+    let plan = Plan::from_arguments();
+    if let Some(child) = &plan.child {
+        memory::catch_up(child);
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cases = runtime.block_on(run(&plan));
+    table::write(&plan, &cases);
+    plot::write(&plan, &cases);
+}
+
+async fn run(plan: &Plan) -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(postgres::run(plan).await);
+    cases.extend(sqlite::run(plan).await);
+    cases.extend(scale::run(plan).await);
+    cases.extend(append::run(plan).await);
+    cases.extend(latency::run(plan).await);
+    cases.extend(round_trips::run(plan).await);
+    cases.extend(memory::run(plan).await);
+    cases
+}

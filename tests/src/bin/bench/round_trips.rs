@@ -1,0 +1,126 @@
+//! How many statements a batch and an idle worker cost, as the server counts them.
+
+use std::time::Duration;
+
+use consumer::Worker;
+use sqlx::PgPool;
+
+use crate::consumers::Nothing;
+use crate::measure::{Case, Samples, Target};
+use crate::plan::Plan;
+use crate::postgres::Bench;
+
+const BATCH: &str = "statements a batch, no-op handler";
+const WORKER: &str = "statements a second, idle worker";
+const CONSUMER: &str = "statements a second, one more idle consumer";
+
+pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
+    if !plan.wants_any(&[BATCH, WORKER, CONSUMER]) {
+        return Vec::new();
+    }
+    let bench = Bench::new(Plan::server(), plan.scaled(50_000, 3_000)).await;
+    let Some(counter) = Counter::new(&bench).await else {
+        println!("statements are not counted: the server has no `pg_stat_statements`");
+        return Vec::new();
+    };
+    let batches = [10, 60].map(|size| (bench.events / size) as f64);
+    let few = catch_up(&bench, &counter, 60).await;
+    let many = catch_up(&bench, &counter, 10).await;
+    let a_batch = (many - few) / (batches[0] - batches[1]);
+    let one = idle(plan, &bench, &counter, 1).await;
+    let fifty = idle(plan, &bench, &counter, 50).await;
+    [
+        (BATCH, "statements", a_batch, Target::AtMost(5.0)),
+        (WORKER, "statements/second", one, Target::None),
+        (
+            CONSUMER,
+            "statements/second",
+            (fifty - one) / 49.0,
+            Target::AtMost(0.05),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, unit, value, target)| {
+        let case = Case {
+            name,
+            unit,
+            ours: Samples::of([value]),
+            other: None,
+            target,
+        };
+        case.print();
+        case
+    })
+    .collect()
+}
+
+/// The statements of catching up in batches of that size.
+async fn catch_up(bench: &Bench, counter: &Counter, size: u32) -> f64 {
+    counter.forget().await;
+    bench
+        .worker(|worker| {
+            worker
+                .consumer(Nothing::named("counted"))
+                .configure_all(move |settings| settings.batch_size(size))
+        })
+        .await;
+    counter.statements().await
+}
+
+/// The statements a second of a worker that has nothing to do.
+async fn idle(plan: &Plan, bench: &Bench, counter: &Counter, consumers: usize) -> f64 {
+    let mut builder = Worker::builder(bench.store.clone());
+    for number in 0..consumers {
+        builder = builder.consumer(Nothing::named(format!("idle.{number}")));
+    }
+    let worker = builder.build().unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    handle.caught_up().await.unwrap();
+    // The pauses between looks at the log have grown to their full length.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    counter.forget().await;
+    let watched = plan.scaled(10, 1);
+    tokio::time::sleep(Duration::from_secs(watched as u64)).await;
+    let counted = counter.statements().await;
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+    counted / watched as f64
+}
+
+/// The server's count of statements, over a connection of its own: a worker with many consumers
+/// takes all of its pool.
+struct Counter(PgPool);
+
+impl Counter {
+    /// `None` where the server does not count.
+    async fn new(bench: &Bench) -> Option<Self> {
+        const LOADED: &str =
+            "SELECT current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'";
+        let pool = PgPool::connect(&bench.database.url).await.unwrap();
+        let is_loaded: bool = sqlx::query_scalar(LOADED).fetch_one(&pool).await.unwrap();
+        if !is_loaded {
+            return None;
+        }
+        let extension = sqlx::raw_sql("CREATE EXTENSION pg_stat_statements");
+        extension.execute(&pool).await.unwrap();
+        Some(Self(pool))
+    }
+
+    async fn forget(&self) {
+        let reset = sqlx::query("SELECT pg_stat_statements_reset()");
+        reset.execute(&self.0).await.unwrap();
+    }
+
+    async fn statements(&self) -> f64 {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
+              WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+                AND query NOT LIKE '%pg_stat_statements%'",
+        )
+        .fetch_one(&self.0)
+        .await
+        .unwrap();
+        count as f64
+    }
+}

@@ -1,0 +1,151 @@
+//! Many consumers over one log, and scopes that hold little of it.
+
+use std::time::{Duration, Instant};
+
+use consumer::{ExpectedVersion, NewEvent, Worker};
+
+use crate::consumers::Nothing;
+use crate::measure::{Case, Target, in_turns};
+use crate::plan::Plan;
+use crate::postgres::Bench;
+
+const FIFTY: &str = "50 no-op consumers beside one";
+const IDLE: &str = "500 idle scopes beside 50, following the log";
+const IDLE_CPU: &str = "500 idle scopes beside 50, processor time";
+const RARE: &str = "scope 1 in 1,000 beside the full scope";
+
+pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
+    if !plan.wants_any(&[FIFTY, IDLE, IDLE_CPU, RARE]) {
+        return Vec::new();
+    }
+    let server = Plan::server();
+    let bench = Bench::new(server, plan.scaled(100_000, 3_000)).await;
+    let mut cases = Vec::new();
+    if plan.wants(FIFTY) {
+        cases.push(fifty(plan, &bench).await);
+    }
+    if plan.wants(RARE) {
+        cases.push(rare(plan, &bench).await);
+    }
+    if plan.wants_any(&[IDLE, IDLE_CPU]) {
+        cases.extend(idle(plan, &bench).await);
+    }
+    cases
+}
+
+fn case(
+    name: &'static str,
+    unit: &'static str,
+    at_most: f64,
+    (ours, other): (crate::measure::Samples, crate::measure::Samples),
+    beside: &str,
+) -> Case {
+    let case = Case {
+        name,
+        unit,
+        ours,
+        other: Some((beside.to_owned(), other)),
+        target: Target::AtMost(at_most),
+    };
+    case.print();
+    case
+}
+
+async fn seconds(bench: &Bench, names: usize, scope: &'static [&'static str]) -> f64 {
+    let rate = bench.worker(|mut worker| {
+        for number in 0..names {
+            worker = worker.scoped_consumer(Nothing::scoped(format!("nothing.{number}"), scope));
+        }
+        worker
+    });
+    bench.events as f64 / rate.await
+}
+
+async fn fifty(plan: &Plan, bench: &Bench) -> Case {
+    let times = in_turns(
+        plan.rounds,
+        async || seconds(bench, 50, &[]).await,
+        async || seconds(bench, 1, &[]).await,
+    );
+    case(FIFTY, "s", 3.0, times.await, "one")
+}
+
+async fn rare(plan: &Plan, bench: &Bench) -> Case {
+    let times = in_turns(
+        plan.rounds,
+        async || seconds(bench, 1, &["Rare"]).await,
+        async || seconds(bench, 1, &[]).await,
+    );
+    case(RARE, "s", 0.2, times.await, "full scope")
+}
+
+/// Follows events that no scope matches: the time from the first append until all know that there
+/// is nothing for them, and the processor time of this process meanwhile.
+async fn idle(plan: &Plan, bench: &Bench) -> Vec<Case> {
+    let events = plan.scaled(400, 20);
+    let mut processor = [Vec::new(), Vec::new()];
+    let (many, few) = {
+        let [of_many, of_few] = &mut processor;
+        in_turns(
+            plan.rounds,
+            async || {
+                let (time, cpu) = follow(bench, 500, events).await;
+                of_many.push(cpu);
+                time
+            },
+            async || {
+                let (time, cpu) = follow(bench, 50, events).await;
+                of_few.push(cpu);
+                time
+            },
+        )
+        .await
+    };
+    let [of_many, of_few] = processor.map(crate::measure::Samples::of);
+    vec![
+        case(IDLE, "s", 1.1, (many, few), "50"),
+        case(IDLE_CPU, "s", 1.5, (of_many, of_few), "50"),
+    ]
+}
+
+async fn follow(bench: &Bench, consumers: usize, events: usize) -> (f64, f64) {
+    crate::data::reset_postgres(&bench.store).await;
+    let mut builder = Worker::builder(bench.store.clone());
+    for number in 0..consumers {
+        let name = format!("nothing.{number}");
+        builder = builder.scoped_consumer(Nothing::scoped(name, &["Nobody"]));
+    }
+    let worker = builder.build().unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    handle.caught_up().await.unwrap();
+    let (start, cpu) = (Instant::now(), processor_time());
+    let mut last = 0;
+    for _ in 0..events {
+        let event = NewEvent::new("Account", "follow", "Deposited", "{}");
+        let stored = bench
+            .store
+            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .await
+            .unwrap();
+        last = stored[0].global_position;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    handle.caught_up_to(last).await.unwrap();
+    let spent = (start.elapsed().as_secs_f64(), processor_time() - cpu);
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+    spent
+}
+
+/// The seconds that this process has had on the processors.
+fn processor_time() -> f64 {
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name in parentheses: the state is the first field, the times the 12th and 13th.
+    let ticks = stat.rsplit(')').next().map_or(0.0, |fields| {
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
+    });
+    ticks / TICKS_A_SECOND
+}

@@ -1,0 +1,49 @@
+//! The result as a table in Markdown.
+
+use std::fmt::Write as _;
+
+use crate::measure::{Case, Samples, Target, figure};
+use crate::plan::Plan;
+
+pub(crate) fn write(plan: &Plan, cases: &[Case]) {
+    let mut text = String::from(
+        "Each cell is minimum … **median** … maximum; a ratio is taken round by round.\n\n\
+         | case | ours | beside it | ratio | wanted |\n|---|---|---|---|---|\n",
+    );
+    for case in cases {
+        let other = case.other.as_ref().map_or_else(
+            || "–".to_owned(),
+            |(name, samples)| format!("{}, {name}", spread(samples)),
+        );
+        let ratio = case
+            .ratio()
+            .map_or_else(|| "–".to_owned(), |ratio| spread(&ratio));
+        let _ = writeln!(
+            text,
+            "| {} | {} {} | {other} | {ratio} | {} |",
+            case.name,
+            spread(&case.ours),
+            case.unit,
+            wanted(case.target)
+        );
+    }
+    std::fs::write(plan.out.join("bench.md"), &text).expect("write the table");
+    println!("\n{text}");
+}
+
+fn spread(samples: &Samples) -> String {
+    format!(
+        "{} … **{}** … {}",
+        figure(samples.min()),
+        figure(samples.median()),
+        figure(samples.max())
+    )
+}
+
+fn wanted(target: Target) -> String {
+    match target {
+        Target::None => "–".into(),
+        Target::AtLeast(value) => format!("≥ {value}"),
+        Target::AtMost(value) => format!("≤ {value}"),
+    }
+}

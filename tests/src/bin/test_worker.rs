@@ -1,0 +1,5 @@
+//! A worker with the consumers that it is started with, for tests of several processes.
+
+fn main() {
+    consumer_tests::worker_main(&[]);
+}

@@ -1,0 +1,52 @@
+//! What the tests share: throw-away databases of both kinds, and tests that run on both.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod binaries;
+mod both;
+mod consumers;
+mod model;
+mod pgbouncer;
+mod postgres;
+mod process;
+mod sqlite;
+mod writers;
+
+pub use self::both::{Database, TestBackend};
+pub use self::consumers::{
+    Handled, Running, TestConsumer, batch_consumer, consumer, impatient, judging, patiently,
+    read_model, run_once, until,
+};
+pub use self::model::{MODEL, Model, Seen};
+pub use self::pgbouncer::PgBouncer;
+pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
+pub use self::process::{WorkerProcess, worker_main};
+pub use self::sqlite::SqliteDatabase;
+pub use self::writers::{NaiveReader, Writers, naive_step};
+
+/// The library under another path, as a crate that wraps it would offer it.
+pub mod reexport {
+    pub use consumer::*;
+}
+
+/// Declares a consumer in the crate that calls this.
+#[macro_export]
+macro_rules! declare_a_consumer {
+    ($type:ident, $name:literal) => {
+        struct $type;
+
+        #[$crate::reexport::consumer(name = $name, crate = $crate::reexport)]
+        impl $type {
+            async fn handle(
+                &self,
+                _event: &$crate::reexport::PersistedEvent,
+            ) -> Result<(), $crate::reexport::HandlerError> {
+                Ok(())
+            }
+        }
+    };
+}

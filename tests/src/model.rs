@@ -1,0 +1,190 @@
+//! A consumer with a read model on either database, whose behaviour a test can change.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, Settings};
+use sqlx::{Connection as _, Executor as _, Postgres, Sqlite};
+use tokio::sync::{Notify, Semaphore};
+
+/// What a handler was told of an event that it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The event.
+    pub position: i64,
+    /// Whether it was a replay.
+    pub is_replay: bool,
+    /// The consumer's version.
+    pub version: u32,
+}
+
+/// A consumer that writes each event's position into the table `model`.
+#[derive(Clone)]
+pub struct Model {
+    name: &'static str,
+    scope: Vec<&'static str>,
+    settings: Settings,
+    can_reset: bool,
+    rogue: Option<&'static str>,
+    gate: Option<Arc<Semaphore>>,
+    /// Told when an event is given to it, before the gate.
+    pub entered: Arc<Notify>,
+    /// Ids of the aggregates whose events it cannot handle.
+    pub failing: Arc<Mutex<HashSet<String>>>,
+    /// What it was given, also what was rolled back.
+    pub seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// Makes the table that all models write to.
+pub const MODEL: &str = "CREATE TABLE model (consumer TEXT NOT NULL, position BIGINT NOT NULL)";
+
+impl Model {
+    /// A model of every event, which can be reset and whose failures are not retried.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            scope: Vec::new(),
+            settings: Settings::default().retries(0),
+            can_reset: true,
+            rogue: None,
+            gate: None,
+            entered: Arc::default(),
+            failing: Arc::default(),
+            seen: Arc::default(),
+        }
+    }
+
+    /// Gives it a scope.
+    #[must_use]
+    pub fn scope(mut self, scope: &[&'static str]) -> Self {
+        self.scope = scope.to_vec();
+        self
+    }
+
+    /// Gives it settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Takes its `reset` away.
+    #[must_use]
+    pub fn without_reset(mut self) -> Self {
+        self.can_reset = false;
+        self
+    }
+
+    /// Makes its `reset` run a statement that ends the transaction.
+    #[must_use]
+    pub fn rogue_reset(mut self, statement: &'static str) -> Self {
+        self.rogue = Some(statement);
+        self
+    }
+
+    /// Makes each event wait for a permit.
+    #[must_use]
+    pub fn gate(mut self, gate: &Arc<Semaphore>) -> Self {
+        self.gate = Some(Arc::clone(gate));
+        self
+    }
+
+    /// Makes it fail, or not fail any more, on the events of an aggregate.
+    ///
+    /// # Panics
+    /// When another thread panicked with it in hand.
+    pub fn fail_on(&self, aggregate: &str, fails: bool) {
+        let mut failing = self.failing.lock().unwrap();
+        if fails {
+            failing.insert(aggregate.to_owned());
+        } else {
+            failing.remove(aggregate);
+        }
+    }
+
+    /// What it was given so far.
+    ///
+    /// # Panics
+    /// When another thread panicked with it in hand.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    async fn admit(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+        self.entered.notify_one();
+        if let Some(gate) = &self.gate {
+            gate.acquire().await?.forget();
+        }
+        self.seen.lock().unwrap().push(Seen {
+            position: event.global_position,
+            is_replay: cx.is_replay(),
+            version: cx.version(),
+        });
+        if self.failing.lock().unwrap().contains(&event.aggregate_id) {
+            return Err(format!("cannot handle {}", event.aggregate_id).into());
+        }
+        Ok(())
+    }
+}
+
+macro_rules! model_on {
+    ($database:ty) => {
+        impl Consumer<$database> for Model {
+            fn name(&self) -> &str {
+                self.name
+            }
+
+            fn settings(&self) -> Settings {
+                self.settings.clone()
+            }
+
+            fn can_reset(&self) -> bool {
+                self.can_reset
+            }
+
+            async fn handle(
+                &self,
+                cx: &Context,
+                tx: &mut <$database as sqlx::Database>::Connection,
+                event: &PersistedEvent,
+            ) -> Result<(), HandlerError> {
+                self.admit(cx, event).await?;
+                sqlx::query("INSERT INTO model (consumer, position) VALUES ($1, $2)")
+                    .bind(self.name)
+                    .bind(event.global_position)
+                    .execute(tx)
+                    .await?;
+                Ok(())
+            }
+
+            async fn reset(
+                &self,
+                _cx: &Context,
+                tx: &mut <$database as sqlx::Database>::Connection,
+            ) -> Result<(), HandlerError> {
+                sqlx::query("DELETE FROM model WHERE consumer = $1")
+                    .bind(self.name)
+                    .execute(&mut *tx)
+                    .await?;
+                if let Some(statement) = self.rogue {
+                    tx.execute(statement).await?;
+                    // Whoever has ended one transaction may well begin another.
+                    let own = tx.begin().await?;
+                    own.commit().await?;
+                }
+                Ok(())
+            }
+        }
+
+        impl ScopedConsumer<$database> for Model {
+            fn aggregate_types(&self) -> &[&str] {
+                &self.scope
+            }
+        }
+    };
+}
+
+model_on!(Sqlite);
+model_on!(Postgres);

@@ -1,0 +1,89 @@
+//! A real PgBouncer in front of a database.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::binaries::Binaries;
+use crate::postgres::free_port;
+
+const MISSING: &str = "\
+no `pgbouncer` was found on this machine, and these tests need one: `.ci/test` installs it,
+or install it yourself, for example with `apt-get install pgbouncer`";
+
+/// A PgBouncer in transaction mode; stopped when this value goes.
+pub struct PgBouncer {
+    /// The database, through it.
+    pub url: String,
+    process: Child,
+    _directory: TempDir,
+}
+
+impl PgBouncer {
+    /// Puts one in front of the database of that URL, on `127.0.0.1`.
+    ///
+    /// # Panics
+    /// When there is none on the machine, or it does not start.
+    #[must_use]
+    pub fn before(url: &str) -> Self {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+            .into_iter()
+            .find(|program| Path::new(program).exists())
+            .unwrap_or_else(|| panic!("{MISSING}"));
+        let (server, database) = url.rsplit_once('/').expect("a URL with a database");
+        let server = server
+            .rsplit('@')
+            .next()
+            .expect("a server")
+            .replace("postgres://", "");
+        let (host, server_port) = server.split_once(':').unwrap_or((&server, "5432"));
+        let (directory, port) = (tempfile::tempdir().expect("a directory"), free_port());
+        let binaries = Binaries::find();
+        let (file, users) = (directory.path().join("ini"), directory.path().join("users"));
+        let configuration = format!(
+            "[databases]\n{database} = host={host} port={server_port} user=postgres\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_type = any\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 12\n\
+             server_reset_query = \nignore_startup_parameters = extra_float_digits\n",
+            users.display()
+        );
+        std::fs::write(&file, configuration).expect("write the configuration");
+        std::fs::write(&users, "\"postgres\" \"\"\n").expect("write the users");
+        for path in [directory.path(), &file, &users] {
+            binaries.own(path);
+        }
+        let process = binaries
+            .command_at(Path::new(program))
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start pgbouncer");
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "pgbouncer does not listen"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self {
+            url: format!("postgres://postgres@127.0.0.1:{port}/{database}"),
+            process,
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        // The process may be one of another user, which `Child::kill` may not end.
+        let _ = Command::new("kill")
+            .arg(self.process.id().to_string())
+            .status();
+        let _ = self.process.wait();
+    }
+}

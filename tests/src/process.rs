@@ -1,0 +1,244 @@
+//! Workers in processes of their own, to be killed, frozen and deployed.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use consumer::{EventStore, Settings, Worker, WorkerError};
+use sqlx::{Postgres, Sqlite};
+
+use crate::{Database, TestBackend, TestConsumer, consumer};
+
+const URL: &str = "TEST_WORKER_URL";
+const CONSUMERS: &str = "TEST_WORKER_CONSUMERS";
+const GATE: &str = "TEST_WORKER_GATE";
+const CLAIM_TIMEOUT: &str = "TEST_WORKER_CLAIM_TIMEOUT";
+const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
+
+/// A worker in a process of its own; killed when this value goes.
+pub struct WorkerProcess {
+    child: Child,
+}
+
+/// How a worker's process is to be started.
+pub struct WorkerCommand {
+    command: Command,
+}
+
+impl WorkerProcess {
+    /// A process of that program, one of those that call [`worker_main`], on this database.
+    #[must_use]
+    pub fn of<DB: TestBackend>(program: &str, database: &Database<DB>) -> WorkerCommand {
+        let mut command = Command::new(program);
+        command.env(URL, &database.url).stdin(Stdio::null());
+        WorkerCommand { command }
+    }
+
+    /// Ends it with SIGKILL, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("wait for the process");
+    }
+
+    /// Sends it a signal, such as `STOP`, `CONT` or `TERM`.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status()
+            .expect("run kill");
+        assert!(status.success(), "kill -{name} failed");
+    }
+
+    /// Asks it to end, waits until it has, and says whether all was well.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    #[must_use]
+    pub fn terminate(mut self) -> bool {
+        self.signal("TERM");
+        self.child.wait().expect("wait for the process").success()
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl WorkerCommand {
+    /// Gives it consumers beside those that its program has.
+    #[must_use]
+    pub fn consumers(mut self, names: &[&str]) -> Self {
+        self.command.env(CONSUMERS, names.join(","));
+        self
+    }
+
+    /// Lets its handlers wait, while they hold their claims, as long as that file is there.
+    #[must_use]
+    pub fn gate(mut self, file: &Path) -> Self {
+        self.command.env(GATE, file);
+        self
+    }
+
+    /// Sets after what time a claim ends.
+    #[must_use]
+    pub fn claim_timeout(mut self, timeout: Duration) -> Self {
+        self.command
+            .env(CLAIM_TIMEOUT, timeout.as_millis().to_string());
+        self
+    }
+
+    /// Sets how many events a transaction holds.
+    #[must_use]
+    pub fn batch_size(mut self, events: u32) -> Self {
+        self.command.env(BATCH_SIZE, events.to_string());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When that is not possible.
+    #[must_use]
+    pub fn start(mut self) -> WorkerProcess {
+        let child = self.command.spawn().expect("start the worker's process");
+        WorkerProcess { child }
+    }
+}
+
+/// What the program of a [`WorkerProcess`] does: it runs the named consumers, and those that it is
+/// started with, until it is asked to end.
+///
+/// # Panics
+/// When the database cannot be used.
+pub fn worker_main(names: &[&str]) {
+    let url = std::env::var(URL).expect("the URL of the database");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if url.starts_with("postgres") {
+        runtime.block_on(run::<Postgres>(&url, names));
+    } else {
+        runtime.block_on(run::<Sqlite>(&url, names));
+    }
+}
+
+/// Starts again, as a service manager does, when the database cannot be used at the start.
+async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
+    let report = loop {
+        let ended = match EventStore::<DB>::connect(url).await {
+            Ok(store) => worker(store, names).run(consumer::shutdown_signal()).await,
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Ok(report) => break report,
+            Err(WorkerError::Log(problem)) => panic!("{problem}"),
+            Err(error) => eprintln!("starting again: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(!report.has_failures(), "{report}");
+}
+
+fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
+    let added = std::env::var(CONSUMERS).unwrap_or_default();
+    let names = names
+        .iter()
+        .copied()
+        .chain(added.split(',').filter(|name| !name.is_empty()));
+    let mut builder = Worker::builder(store)
+        .poll_interval(Duration::from_millis(10))
+        .survey_interval(Duration::from_millis(50));
+    if let Some(millis) = number(CLAIM_TIMEOUT) {
+        builder = builder.claim_timeout(Duration::from_millis(millis));
+    }
+    for name in names {
+        builder = builder.consumer(gated(name));
+    }
+    let batch_size = number(BATCH_SIZE).map_or(500, |size| u32::try_from(size).unwrap_or(500));
+    builder
+        .configure_all(move |settings: Settings| settings.batch_size(batch_size))
+        .build()
+        .expect("build the worker")
+}
+
+/// Writes into `applied` and `chain`, and waits while the gate is there.
+fn gated<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
+    let (consumer_name, gate): (Arc<str>, _) =
+        (name.into(), std::env::var_os(GATE).map(PathBuf::from));
+    consumer(name, move |_, tx: &mut DB::Connection, event| {
+        let (name, gate) = (Arc::clone(&consumer_name), gate.clone());
+        Box::pin(async move {
+            DB::apply(tx, &name, event).await?;
+            DB::chain(tx, &name, event).await?;
+            while gate.as_ref().is_some_and(|gate| gate.exists()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(())
+        })
+    })
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+impl<DB: TestBackend> Database<DB> {
+    /// Checks that a consumer of a [`WorkerProcess`] has applied every event of the log exactly
+    /// once and in order, and that what it made of each aggregate is what one makes who was never
+    /// disturbed.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub async fn assert_applied_exactly_once(&self, consumer: &str) {
+        let log = "SELECT global_position FROM events ORDER BY global_position";
+        let (expected, applied) = (self.numbers(log).await, self.applied(consumer).await);
+        assert!(
+            expected == applied,
+            "{consumer}: {}",
+            difference(&expected, &applied)
+        );
+        let events = self
+            .texts("SELECT DISTINCT aggregate_id FROM events ORDER BY aggregate_id")
+            .await;
+        for aggregate in events {
+            let positions = self
+                .numbers(&format!(
+                    "SELECT global_position FROM events WHERE aggregate_id = '{aggregate}'
+                      ORDER BY aggregate_version"
+                ))
+                .await;
+            let hash = positions
+                .iter()
+                .map(|position| position % 1_000_000_007)
+                .reduce(|hash, position| (hash * 31 + position) % 1_000_000_007);
+            let found = self
+                .numbers(&format!(
+                    "SELECT hash FROM chain WHERE consumer = '{consumer}' AND aggregate = '{aggregate}'"
+                ))
+                .await;
+            assert_eq!(found.first().copied(), hash, "{consumer}, {aggregate}");
+        }
+    }
+}
+
+fn difference(expected: &[i64], applied: &[i64]) -> String {
+    let mut text = format!("{} committed, {} applied", expected.len(), applied.len());
+    let lost: Vec<_> = expected.iter().filter(|p| !applied.contains(p)).collect();
+    let added: Vec<_> = applied.iter().filter(|p| !expected.contains(p)).collect();
+    let disordered = applied.windows(2).filter(|pair| pair[0] >= pair[1]).count();
+    let _ = write!(
+        text,
+        "; lost {lost:?}; never committed {added:?}; {disordered} out of order or twice"
+    );
+    text
+}

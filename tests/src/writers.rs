@@ -1,0 +1,274 @@
+//! Writers that make order of position differ from order of commit in every way that Postgres has,
+//! and the naive reader, which loses events to them.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::TestBackend;
+
+const INSERT: &str = "
+    INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
+    VALUES ('Writer', $1, $2, gen_random_uuid(), 'Written', '')";
+
+const INSERT_AT: &str = "
+    INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload,
+                        global_position)
+    VALUES ('Writer', $1, $2, gen_random_uuid(), 'Written', '', $3)";
+
+const COPY: &str = "
+    COPY events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
+    FROM STDIN";
+
+/// Writers at work, each on an aggregate of its own.
+pub struct Writers {
+    tasks: JoinSet<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Writers {
+    /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
+    /// mostly much shorter, roll every fifth back, and go on after any error.
+    #[must_use]
+    pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for number in 0..count {
+            let writer = Writer {
+                pool: pool.clone(),
+                name: format!("w-{number}"),
+                longest,
+            };
+            let stop = Arc::clone(&stop);
+            tasks.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    if writer.write().await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            });
+        }
+        Self { tasks, stop }
+    }
+
+    /// Lets each of them finish what it does, and leaves no transaction behind.
+    ///
+    /// # Panics
+    /// When the database cannot be asked.
+    pub async fn stop(mut self, pool: &PgPool) {
+        self.stop.store(true, Ordering::Relaxed);
+        while self.tasks.join_next().await.is_some() {}
+        let left: Vec<String> = sqlx::query_scalar(
+            "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()",
+        )
+        .fetch_all(pool)
+        .await
+        .expect("look for prepared transactions");
+        for gid in left {
+            end_prepared(pool, "ROLLBACK", &gid)
+                .await
+                .expect("roll a prepared transaction back");
+        }
+    }
+}
+
+struct Writer {
+    pool: PgPool,
+    name: String,
+    longest: Duration,
+}
+
+impl Writer {
+    /// One transaction of a kind that chance decides on.
+    async fn write(&self) -> Result<(), sqlx::Error> {
+        let gid = format!("{} of {}", self.name, self.database());
+        // A crash may have come between its two phases.
+        let _ = end_prepared(&self.pool, "ROLLBACK", &gid).await;
+        let version: i64 = sqlx::query_scalar(
+            "SELECT coalesce(max(aggregate_version), 0) + 1 FROM events
+              WHERE aggregate_type = 'Writer' AND aggregate_id = $1",
+        )
+        .bind(&self.name)
+        .fetch_one(&self.pool)
+        .await?;
+        let mut connection = self.pool.acquire().await?;
+        let mut tx = connection.begin().await?;
+        match fastrand::u8(..10) {
+            0..4 => self.several(&mut tx, version).await?,
+            4..6 => self.drawn_before(&mut tx, version).await?,
+            6..7 => self.after_a_savepoint(&mut tx, version).await?,
+            7..8 => self.copied(&mut tx, version).await?,
+            _ => {
+                self.insert(&mut tx, version).await?;
+                let prepare = format!("PREPARE TRANSACTION '{gid}'");
+                Postgres::execute(&mut tx, &prepare).await?;
+                // What follows is outside any transaction, for sqlx too.
+                tx.commit().await?;
+                self.pause().await;
+                let how = if self.gives_up() {
+                    "ROLLBACK"
+                } else {
+                    "COMMIT"
+                };
+                return end_prepared(&self.pool, how, &gid).await;
+            }
+        }
+        self.pause().await;
+        if self.gives_up() {
+            tx.rollback().await
+        } else {
+            tx.commit().await
+        }
+    }
+
+    async fn several(&self, tx: &mut PgConnection, version: i64) -> Result<(), sqlx::Error> {
+        self.insert(tx, version).await?;
+        if fastrand::bool() {
+            self.pause().await;
+            self.insert(tx, version + 1).await?;
+        }
+        Ok(())
+    }
+
+    async fn drawn_before(&self, tx: &mut PgConnection, version: i64) -> Result<(), sqlx::Error> {
+        let position: i64 = sqlx::query_scalar(
+            "SELECT nextval(pg_get_serial_sequence('events', 'global_position'))",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        self.pause().await;
+        sqlx::query(INSERT_AT)
+            .bind(&self.name)
+            .bind(version)
+            .bind(position)
+            .execute(tx)
+            .await
+            .map(drop)
+    }
+
+    async fn after_a_savepoint(
+        &self,
+        tx: &mut PgConnection,
+        version: i64,
+    ) -> Result<(), sqlx::Error> {
+        let mut savepoint = tx.begin().await?;
+        self.insert(&mut savepoint, version).await?;
+        self.pause().await;
+        savepoint.rollback().await?;
+        self.insert(tx, version).await
+    }
+
+    async fn copied(&self, tx: &mut PgConnection, version: i64) -> Result<(), sqlx::Error> {
+        let mut rows = String::new();
+        for version in version..version + 3 {
+            let (name, id) = (&self.name, Uuid::new_v4());
+            let _ = writeln!(rows, "Writer\t{name}\t{version}\t{id}\tWritten\t");
+        }
+        let mut copy = tx.copy_in_raw(COPY).await?;
+        copy.send(rows.into_bytes()).await?;
+        copy.finish().await.map(drop)
+    }
+
+    async fn insert(&self, tx: &mut PgConnection, version: i64) -> Result<(), sqlx::Error> {
+        sqlx::query(INSERT)
+            .bind(&self.name)
+            .bind(version)
+            .execute(tx)
+            .await
+            .map(drop)
+    }
+
+    /// Mostly a moment, now and then long.
+    async fn pause(&self) {
+        let share = fastrand::f64().powi(6);
+        tokio::time::sleep(self.longest.mul_f64(share)).await;
+    }
+
+    #[allow(clippy::unused_self)]
+    fn gives_up(&self) -> bool {
+        fastrand::u8(..5) == 0
+    }
+
+    fn database(&self) -> String {
+        let options = self.pool.connect_options();
+        options.get_database().unwrap_or_default().to_owned()
+    }
+}
+
+async fn end_prepared(pool: &PgPool, how: &str, gid: &str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(format!("{how} PREPARED '{gid}'")))
+        .execute(pool)
+        .await
+        .map(drop)
+}
+
+/// The reader that everybody writes first: it handles what it sees, saves in the same transaction
+/// the highest position that it saw, and goes on after that. The control of every test of R11.
+pub struct NaiveReader {
+    task: tokio::task::JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl NaiveReader {
+    /// Lets it read into the table `applied`, as the consumer `naive`.
+    ///
+    /// # Panics
+    /// When its table cannot be made.
+    pub async fn start(pool: &PgPool) -> Self {
+        sqlx::raw_sql("CREATE TABLE naive AS SELECT 0::bigint AS position")
+            .execute(pool)
+            .await
+            .expect("make the table of the naive reader");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (pool, stopped) = (pool.clone(), Arc::clone(&stop));
+        let task = tokio::spawn(async move {
+            loop {
+                let last_round = stopped.load(Ordering::Relaxed);
+                match naive_step(&pool).await {
+                    Ok(0) if last_round => return,
+                    Ok(0) | Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Ok(_) => {}
+                }
+            }
+        });
+        Self { task, stop }
+    }
+
+    /// Lets it read to the end of the log.
+    ///
+    /// # Panics
+    /// When it panicked.
+    pub async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the naive reader does not panic");
+    }
+}
+
+/// Handles a batch the naive way, and says how many events it found.
+///
+/// # Errors
+/// What the database says.
+pub async fn naive_step(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    let applied = sqlx::query(
+        "INSERT INTO applied (consumer, position, aggregate, version)
+         SELECT 'naive', global_position, aggregate_id, aggregate_version FROM events
+          WHERE global_position > (SELECT position FROM naive)
+          ORDER BY global_position LIMIT 500",
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "UPDATE naive SET position = greatest(position,
+            (SELECT max(position) FROM applied WHERE consumer = 'naive'))",
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(applied.rows_affected())
+}

@@ -1,0 +1,31 @@
+//! The benchmark in its short form: whether it works, not how fast anything is.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::process::Command;
+
+#[test]
+fn the_benchmark_runs_every_case_and_writes_its_table_and_its_plot() {
+    let out = tempfile::tempdir().unwrap();
+    let ended = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .arg("--quick")
+        .arg("--out")
+        .arg(out.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{errors}");
+
+    let table = std::fs::read_to_string(out.path().join("bench.md")).unwrap();
+    for case in [
+        "Postgres, a statement an event",
+        "SQLite, a statement a batch",
+        "50 no-op consumers beside one",
+        "commit to handler, pairs, median",
+        "peak memory, 20 consumers catching up",
+    ] {
+        assert!(table.contains(case), "no «{case}» in:\n{table}");
+    }
+    let plot = std::fs::read_to_string(out.path().join("bench.svg")).unwrap();
+    assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));
+}

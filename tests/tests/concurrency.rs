@@ -1,0 +1,56 @@
+//! Order of position is not order of commit (R11): our worker beside the naive reader, under
+//! writers that delay, roll back, draw positions early, copy, and commit in two phases.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use consumer_tests::{Database, NaiveReader, Running, Writers, patiently, read_model};
+use sqlx::Postgres;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_nothing_is_lost_or_repeated_under_concurrent_writers_where_the_naive_reader_loses() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let naive = NaiveReader::start(&db.pool).await;
+    let worker = Running::start(
+        db.worker()
+            .consumer(read_model("ours"))
+            .consumer(read_model("beside")),
+    );
+    let writers = Writers::start(&db.pool, 6, Duration::from_millis(150));
+    patiently("there are 1,500 events", async {
+        while db.numbers("SELECT count(*) FROM events").await[0] < 1_500 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    writers.stop(&db.pool).await;
+    patiently("the worker catches up", worker.caught_up())
+        .await
+        .unwrap();
+    worker.stop().await;
+    naive.stop().await;
+
+    let committed = db
+        .numbers("SELECT global_position FROM events ORDER BY global_position")
+        .await;
+    assert_eq!(db.applied("ours").await, committed);
+    assert_eq!(db.applied("beside").await, committed);
+    let naive: HashSet<i64> = db.applied("naive").await.into_iter().collect();
+    let lost = committed.len() - naive.len();
+    let gaps = committed.last().unwrap() - i64::try_from(committed.len()).unwrap();
+    println!(
+        "{} events, {gaps} gaps; the naive reader lost {lost}",
+        committed.len()
+    );
+    assert!(
+        lost > 0,
+        "the naive reader lost nothing, so this proves nothing"
+    );
+}

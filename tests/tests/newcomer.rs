@@ -1,0 +1,61 @@
+//! The path of somebody who has nothing but the README: its first example and its dependencies, in
+//! a crate of their own outside the workspace.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+/// The first block of that language in the README.
+fn block(readme: &str, language: &str) -> String {
+    let fence = format!("```{language}\n");
+    let start = readme.find(&fence).expect("the README has such a block") + fence.len();
+    let length = readme[start..].find("\n```").expect("the block ends");
+    readme[start..start + length].to_owned()
+}
+
+#[test]
+fn the_first_example_of_the_readme_runs_as_it_stands_in_a_new_crate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let project = tempfile::tempdir().unwrap();
+    let library = root.join("consumer");
+    let by_path = format!("consumer = {{ path = {:?} }}", library.to_str().unwrap());
+    let dependencies = block(&readme, "toml").replace("consumer = \"0.1\"", &by_path);
+    assert!(
+        dependencies.contains(&by_path),
+        "the README names the dependency on this library"
+    );
+    let manifest = format!(
+        "[package]\nname = \"newcomer\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies}\n"
+    );
+    std::fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
+    std::fs::create_dir(project.path().join("src")).unwrap();
+    std::fs::write(project.path().join("src/main.rs"), block(&readme, "rust")).unwrap();
+    // The versions that the workspace is tested with.
+    std::fs::copy(root.join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
+
+    let run = || {
+        let output = Command::new(env!("CARGO"))
+            .args(["run", "--quiet"])
+            .current_dir(project.path())
+            .env(
+                "CARGO_TARGET_DIR",
+                Path::new(env!("CARGO_TARGET_TMPDIR")).join("newcomer"),
+            )
+            .env_remove("RUSTFLAGS")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        assert!(!errors.contains("warning"), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run(), "user_read_model: caught up at 1, 1 events handled\n");
+    assert_eq!(run(), "user_read_model: caught up at 2, 1 events handled\n");
+}

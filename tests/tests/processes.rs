@@ -1,0 +1,190 @@
+//! Workers in several processes: killed, frozen, cut off, deployed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::time::{Duration, Instant};
+
+use consumer_tests::{
+    Database, Running, TestBackend, WorkerProcess, on_both_databases, patiently, read_model, until,
+};
+use sqlx::Postgres;
+use tempfile::TempDir;
+
+const WORKER: &str = env!("CARGO_BIN_EXE_test_worker");
+
+/// Waits until the checkpoint is at least there.
+async fn reached<DB: TestBackend>(db: &Database<DB>, consumer: &str, position: i64) {
+    until("the checkpoint gets there", async || {
+        db.checkpoint(consumer)
+            .await
+            .is_some_and(|at| at >= position)
+    })
+    .await;
+}
+
+/// A file that lets handlers wait as long as it is there.
+struct Gate(TempDir);
+
+impl Gate {
+    fn closed() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("gate"), "").unwrap();
+        Self(directory)
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.0.path().join("gate")
+    }
+
+    fn open(&self) {
+        std::fs::remove_file(self.file()).unwrap();
+    }
+}
+
+/// Waits until a backend holds a claim and does nothing.
+async fn somebody_holds_a_claim(db: &Database<Postgres>) {
+    until("a handler waits with its claim", async || {
+        let idle = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND state = 'idle in transaction'";
+        db.numbers(idle).await[0] > 0
+    })
+    .await;
+}
+
+on_both_databases! {
+    async fn r3_a_worker_killed_at_20_random_moments_yields_the_read_model_of_one_that_never_was(db) {
+        let db = db.with_read_model().await;
+        let mut head = 0;
+        for n in 0..40 {
+            let ids: Vec<String> = (0..25).map(|m| format!("u-{}", (n * m) % 13)).collect();
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            head = *db.append("User", &ids).await.last().unwrap();
+        }
+        let start = || WorkerProcess::of(WORKER, &db).consumers(&["c"]).batch_size(3).start();
+        let mut killed_on_the_way = 0;
+        for kill in 0..20 {
+            let worker = start();
+            reached(&db, "c", head * kill / 20).await;
+            // Somewhere in a batch, or between two: chance is what is wanted here.
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(..20_000))).await;
+            worker.kill();
+            killed_on_the_way += i32::from(db.checkpoint("c").await.unwrap() < head);
+        }
+        assert!(killed_on_the_way > 10, "only {killed_on_the_way} kills hit a worker that had work");
+        let worker = start();
+        let head = db.append("User", &["u-1"]).await[0];
+        reached(&db, "c", head).await;
+        assert!(worker.terminate());
+        db.assert_applied_exactly_once("c").await;
+    }
+
+    async fn three_processes_share_the_consumers_and_apply_each_event_once(db) {
+        let db = db.with_read_model().await;
+        let workers = [(); 3].map(|()| WorkerProcess::of(WORKER, &db).consumers(&["a", "b"]).batch_size(7).start());
+        let mut head = 0;
+        for _ in 0..60 {
+            head = *db.append("User", &["u-1", "u-2", "u-1"]).await.last().unwrap();
+        }
+        reached(&db, "a", head).await;
+        reached(&db, "b", head).await;
+        for worker in workers {
+            assert!(worker.terminate());
+        }
+        db.assert_applied_exactly_once("a").await;
+        db.assert_applied_exactly_once("b").await;
+    }
+
+    async fn an_event_appended_by_another_process_is_seen_without_being_announced(db) {
+        let db = db.with_read_model().await;
+        let worker = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
+        until("it has started", async || db.checkpoint("c").await.is_some()).await;
+        let head = db.append("User", &["u-1"]).await[0];
+        reached(&db, "c", head).await;
+        assert!(worker.terminate());
+        db.assert_applied_exactly_once("c").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_takes_over_as_soon_as_the_owner_was_killed() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let head = db.append_many(10).await[9];
+    let gate = Gate::closed();
+    let owner = WorkerProcess::of(WORKER, &db)
+        .consumers(&["c"])
+        .gate(&gate.file())
+        .start();
+    somebody_holds_a_claim(&db).await;
+    // A claim timeout of an hour: only the lost connection can end the claim.
+    let hour = Duration::from_hours(1);
+    let heir = Running::start(db.worker().claim_timeout(hour).consumer(read_model("c")));
+    let killed = Instant::now();
+    owner.kill();
+    patiently("it takes over", heir.caught_up_to(head))
+        .await
+        .unwrap();
+    println!("took over {:?} after the kill", killed.elapsed());
+    heir.stop().await;
+    assert_eq!(db.applied("c").await, (1..=head).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when_it_thaws() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let head = db.append_many(10).await[9];
+    let gate = Gate::closed();
+    let timeout = Duration::from_millis(500);
+    let frozen = WorkerProcess::of(WORKER, &db)
+        .consumers(&["c"])
+        .gate(&gate.file())
+        .claim_timeout(timeout)
+        .start();
+    somebody_holds_a_claim(&db).await;
+    frozen.signal("STOP");
+    let stopped = Instant::now();
+    let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
+    reached(&db, "c", head).await;
+    println!(
+        "took over {:?} after the freeze, claim timeout {timeout:?}",
+        stopped.elapsed()
+    );
+    gate.open();
+    frozen.signal("CONT");
+    assert!(heir.terminate());
+    let more = *db.append_many(3).await.last().unwrap();
+    reached(&db, "c", more).await;
+    assert!(frozen.terminate());
+    db.assert_applied_exactly_once("c").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_two_programs_are_deployed_at_once_each_runs_what_it_has_and_blocks_nothing() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let first = db.append_many(5).await[4];
+    let before = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_before"), &db).start();
+    for consumer in ["users", "orders"] {
+        reached(&db, consumer, first).await;
+    }
+    let after = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_after"), &db).start();
+    let second = *db.append_many(5).await.last().unwrap();
+    for consumer in ["users", "orders", "invoices"] {
+        reached(&db, consumer, second).await;
+    }
+    assert!(before.terminate());
+    let third = *db.append_many(5).await.last().unwrap();
+    for consumer in ["orders", "invoices"] {
+        reached(&db, consumer, third).await;
+        db.assert_applied_exactly_once(consumer).await;
+    }
+    assert!(after.terminate());
+    assert_eq!(
+        db.checkpoint("users").await,
+        Some(second),
+        "nobody has its code any more"
+    );
+}

@@ -1,0 +1,61 @@
+//! Consumers in several crates, as linkers treat them. The crates are in `fixtures/`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs cargo in the fixtures and gives what it wrote to standard output.
+fn cargo(arguments: &[&str]) -> String {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures");
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .args(["--quiet", "--locked", "--target-dir"])
+        .arg(target)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "cargo {arguments:?}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const EXPECTED: &str = "billing.invoices\nbilling.reminders\nshop.orders\n";
+
+#[test]
+fn a_crate_that_is_only_named_is_linked_in_dev() {
+    assert_eq!(cargo(&["run", "-p", "shop"]), EXPECTED);
+}
+
+#[test]
+fn a_crate_that_is_only_named_is_linked_in_release() {
+    assert_eq!(cargo(&["run", "-p", "shop", "--release"]), EXPECTED);
+}
+
+#[test]
+fn a_crate_that_is_only_named_is_linked_with_lto() {
+    assert_eq!(cargo(&["run", "-p", "shop", "--profile", "lto"]), EXPECTED);
+}
+
+#[test]
+fn a_crate_that_is_linked_twice_registers_once() {
+    let output = cargo(&["test", "-p", "ledger", "--lib"]);
+    assert!(output.contains("1 passed"), "{output}");
+}
+
+#[test]
+fn without_auto_register_consumers_are_named_by_hand() {
+    let output = cargo(&["run", "-p", "by_hand"]);
+    assert!(
+        output.contains("built without the feature `auto-register`"),
+        "{output}"
+    );
+}

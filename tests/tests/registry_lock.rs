@@ -1,0 +1,80 @@
+//! `assert_locked!`: a renamed consumer does not pass unseen.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unused_async,
+    missing_docs
+)]
+
+use consumer::__private::check_lock;
+use consumer::prelude::*;
+use consumer::{assert_locked, consumers};
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "User")]
+enum UserEvent {
+    Registered { email: String },
+    Deleted,
+}
+
+struct Users;
+
+#[consumer(name = "users", aggregates = [UserEvent, "Order"])]
+impl Users {
+    #[on]
+    async fn user(&self, _event: UserEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on("OrderPlaced")]
+    async fn placed(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct Audit;
+
+#[consumer(name = "audit")]
+impl Audit {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn consumers_are_as_they_were_frozen() {
+    assert_locked!("tests/registry_lock.lock");
+    assert_locked!("tests/registry_lock.lock", consumers![crate]);
+}
+
+#[test]
+fn a_renamed_consumer_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let frozen = include_str!("registry_lock.lock").replace("\naudit\n", "\naudit_log\n");
+    std::fs::write(folder.path().join("consumers.lock"), frozen).unwrap();
+    let error = check_lock(folder.path().to_str().unwrap(), "consumers.lock", None).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(
+            "- audit_log\n-     scope: every aggregate\n-     events: every event\n\
+             + audit\n+     scope: every aggregate\n+     events: every event\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("CONSUMERS_LOCK=update cargo test"), "{text}");
+}
+
+#[test]
+fn a_missing_file_says_how_to_write_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = check_lock(folder.path().to_str().unwrap(), "consumers.lock", None).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("there is no such file; write it with `CONSUMERS_LOCK=update cargo test`"),
+        "{error}"
+    );
+}

@@ -1,0 +1,145 @@
+//! Everything that is wrong with the consumers of a program, told at once at start-up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unused_async,
+    missing_docs
+)]
+
+use consumer::prelude::*;
+use consumer::sqlx::Sqlite;
+use consumer::{NameError, Problem, Registry, Selection, check_name};
+
+macro_rules! empty_consumer {
+    ($type:ident, $($key:ident = $value:expr),+) => {
+        #[consumer($($key = $value),+)]
+        impl $type {
+            async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+                Ok(())
+            }
+        }
+    };
+}
+
+struct One;
+empty_consumer!(One, name = "same");
+
+struct Two;
+empty_consumer!(Two, name = "same");
+
+#[derive(Debug)]
+struct Broker;
+#[derive(Debug)]
+struct Mailer;
+
+struct Publisher;
+
+impl Publisher {
+    fn connect(dependencies: &Dependencies) -> Result<Self, HandlerError> {
+        let _: &Broker = dependencies.get()?;
+        Ok(Self)
+    }
+}
+
+#[consumer(name = "publisher", init = Publisher::connect, group = "fine")]
+impl Publisher {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct Notifier;
+
+fn notifier(dependencies: &Dependencies) -> Result<Notifier, consumer::MissingDependency> {
+    dependencies.get::<Mailer>().map(|_| Notifier)
+}
+
+#[consumer(name = "notifier", init = notifier, group = "fine")]
+impl Notifier {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct Broken;
+
+#[consumer(name = "broken", init = broken)]
+impl Broken {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn broken(_: &Dependencies) -> anyhow::Result<Broken> {
+    anyhow::bail!("no route to host")
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let error = Registry::<Sqlite>::discover().unwrap_err();
+    assert_eq!(error.problems().len(), 4);
+    let text = error.to_string();
+    println!("{text}");
+    for part in [
+        "4 problems with the declared consumers:",
+        "`same` is declared 2 times",
+        "registry_problems.rs:27:1 (registry_problems) and ",
+        "registry_problems.rs:30:1 (registry_problems)",
+        "`publisher`, declared at ",
+        "no `registry_problems::Broker` was provided: add one with `Dependencies::with`",
+        "no `registry_problems::Mailer` was provided",
+        "the `init` of `broken`, declared at ",
+        "failed: no route to host",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn two_sites_with_one_name_are_both_named() {
+    let error = Registry::<Sqlite>::discover().unwrap_err();
+    let sites = error.problems().iter().find_map(|problem| match problem {
+        Problem::SameName { name, sites } if name == "same" => Some(sites.clone()),
+        _ => None,
+    });
+    let lines: Vec<u32> = sites.unwrap().iter().map(|site| site.line).collect();
+    assert_eq!(lines, [27, 30]);
+}
+
+#[test]
+fn with_its_dependencies_a_consumer_is_made() {
+    let selection = Selection::all().in_group("fine");
+    let dependencies = Dependencies::new().with(Broker).with(Mailer);
+    let registry = Registry::<Sqlite>::select(&selection, &dependencies).unwrap();
+    assert_eq!(registry.registered().len(), 2);
+    let half = Dependencies::new().with(Broker);
+    let error = Registry::<Sqlite>::select(&selection, &half).unwrap_err();
+    assert_eq!(error.problems().len(), 1);
+}
+
+#[test]
+fn a_name_given_by_hand_is_checked_too() {
+    assert_eq!(check_name("users.v2"), Ok(()));
+    for (name, message) in [
+        (
+            "",
+            "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+        ),
+        (
+            " users",
+            "the consumer name ` users` has white space around it: write `users`",
+        ),
+        (
+            "user model",
+            "the consumer name `user model` has the character ' ': use letters, digits and `_ - . : / @` only",
+        ),
+    ] {
+        assert_eq!(check_name(name).unwrap_err().to_string(), message);
+    }
+    assert!(matches!(
+        check_name(&"u".repeat(300)),
+        Err(NameError::TooLong { length: 300, .. })
+    ));
+}

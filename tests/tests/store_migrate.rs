@@ -1,0 +1,441 @@
+//! The store's tables: how they are made, and beside what.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use consumer::{EventStore, ExpectedVersion, NewEvent, Schema, StoreError};
+use consumer_tests::{Database, TestPostgres, on_both_databases};
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Sqlite, raw_sql};
+
+fn event() -> NewEvent {
+    NewEvent::new("User", "u-1", "UserRegistered", "{}")
+}
+
+on_both_databases! {
+    async fn migrating_again_changes_nothing(db) {
+        db.store.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+        for _ in 0..3 {
+            db.store.migrate().await.unwrap();
+        }
+        db.store.check().await.unwrap();
+        let error = db.store.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Conflict { actual: Some(1), .. }));
+    }
+
+    async fn the_printed_sql_can_be_run_any_number_of_times_in_place_of_migrating(_ignored) {
+        let db = Database::<Db>::empty().await;
+        for _ in 0..3 {
+            raw_sql(AssertSqlSafe(db.store.migration_sql())).execute(&db.pool).await.unwrap();
+        }
+        db.store.check().await.unwrap();
+        db.store.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+        db.store.migrate().await.unwrap();
+    }
+
+    async fn many_processes_may_migrate_at_once(_ignored) {
+        let db = Database::<Db>::empty().await;
+        let mut migrating = Vec::new();
+        for _ in 0..10 {
+            // A pool of its own, as another process has.
+            let store = EventStore::<Db>::connect(&db.url).await.unwrap();
+            migrating.push(tokio::spawn(async move { store.migrate().await }));
+        }
+        for task in migrating {
+            task.await.unwrap().unwrap();
+        }
+        db.store.check().await.unwrap();
+    }
+
+    async fn migrations_of_the_user_run_beside_ours_before_and_after(_ignored) {
+        let db = Database::<Db>::empty().await;
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, sql: &str| std::fs::write(directory.path().join(name), sql).unwrap();
+        write("1_users.sql", "CREATE TABLE users (id TEXT PRIMARY KEY)");
+        Migrator::new(directory.path()).await.unwrap().run(&db.pool).await.unwrap();
+        db.store.migrate().await.unwrap();
+        write("2_orders.sql", "CREATE TABLE orders (id TEXT PRIMARY KEY)");
+        Migrator::new(directory.path()).await.unwrap().run(&db.pool).await.unwrap();
+        db.store.migrate().await.unwrap();
+
+        let theirs: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(&db.pool).await.unwrap();
+        let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM consumer_schema").fetch_one(&db.pool).await.unwrap();
+        assert_eq!((theirs, ours), (2, 2), "theirs and ours are counted apart");
+    }
+
+    async fn a_database_without_the_tables_is_an_error_that_says_how_to_make_them(_ignored) {
+        let db = Database::<Db>::empty().await;
+        let mut conn = db.pool.acquire().await.unwrap();
+        let errors = [
+            db.store.check().await.unwrap_err(),
+            db.store.append_in_transaction(ExpectedVersion::Any, &[event()]).await.unwrap_err(),
+            db.store.read_events(&mut conn, 0, 1).await.unwrap_err(),
+            db.store.latest_global_position(&mut conn).await.unwrap_err(),
+            db.store.read_aggregate(&mut conn, "User", "u-1", None, None).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("call `migrate()` on the store once, or run the SQL that `migration_sql()` returns"), "{text}");
+        }
+    }
+
+    async fn tables_of_a_later_release_are_refused(db) {
+        sqlx::query("INSERT INTO consumer_schema (version) VALUES (1000)").execute(&db.pool).await.unwrap();
+        for result in [db.store.check().await, db.store.migrate().await] {
+            let error = result.unwrap_err();
+            assert!(matches!(error, StoreError::NewerSchema { found: 1000, .. }));
+            assert!(error.to_string().contains("update the `consumer` crate"), "{error}");
+        }
+    }
+
+    async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column(_ignored) {
+        let db = Database::<Db>::empty().await;
+        sqlx::query("CREATE TABLE events (id TEXT, aggregate_type TEXT, global_position TEXT)")
+            .execute(&db.pool).await.unwrap();
+        // Postgres refuses to index a column that is missing; SQLite too.
+        let error = db.store.migrate().await.unwrap_err();
+        assert!(matches!(error, StoreError::SchemaMismatch { .. }), "{error:?}");
+        assert!(error.to_string().contains("aggregate_id"), "{error}");
+    }
+}
+
+/// The columns of a table as `name type null default`.
+async fn columns(pool: &PgPool, table: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT concat_ws(' ', column_name, data_type, \
+                CASE is_nullable WHEN 'NO' THEN 'not null' END, 'default ' || column_default) \
+         FROM information_schema.columns WHERE table_schema = 'public' AND table_name = $1 \
+         ORDER BY ordinal_position",
+    )
+    .bind(table)
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+/// The constraints and indexes of a table, as Postgres writes them.
+async fn constraints(pool: &PgPool, table: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint \
+         WHERE conrelid = $1::regclass AND contype <> 't' ORDER BY 1",
+    )
+    .bind(table)
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+async fn indexes(pool: &PgPool, table: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT substring(indexdef FROM 'USING .*') FROM pg_indexes WHERE tablename = $1 ORDER BY 1",
+    )
+    .bind(table)
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+const EVENTS: [&str; 13] = [
+    "global_position bigint not null default nextval('events_global_position_seq'::regclass)",
+    "aggregate_type text not null",
+    "aggregate_id text not null",
+    "aggregate_version bigint not null",
+    "event_id uuid not null",
+    "event_type text not null",
+    "event_version integer not null default 1",
+    "payload bytea not null",
+    "trace_id text",
+    "correlation_id text",
+    "causation_id text",
+    "metadata jsonb",
+    "created_at timestamp with time zone not null default now()",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_on_postgres_are_those_of_the_go_library_column_for_column() {
+    let db = Database::<Postgres>::fresh().await;
+    assert_eq!(columns(&db.pool, "events").await, EVENTS);
+    assert_eq!(
+        constraints(&db.pool, "events").await,
+        [
+            "PRIMARY KEY (global_position)",
+            "UNIQUE (aggregate_type, aggregate_id, aggregate_version)",
+            "UNIQUE (event_id)",
+        ]
+    );
+    assert_eq!(
+        indexes(&db.pool, "events").await,
+        [
+            "USING btree (aggregate_type, aggregate_id, aggregate_version)",
+            "USING btree (aggregate_type, global_position)",
+            "USING btree (event_id)",
+            "USING btree (global_position)",
+        ]
+    );
+    assert_eq!(
+        columns(&db.pool, "aggregate_heads").await,
+        [
+            "aggregate_type text not null",
+            "aggregate_id text not null",
+            "aggregate_version bigint not null",
+            "updated_at timestamp with time zone not null default now()",
+        ]
+    );
+    assert_eq!(
+        constraints(&db.pool, "aggregate_heads").await,
+        ["PRIMARY KEY (aggregate_type, aggregate_id)"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
+    let db = Database::<Postgres>::fresh().await;
+    assert_eq!(
+        columns(&db.pool, "consumer_progress").await,
+        [
+            "consumer text not null",
+            "version integer not null",
+            "slice_from integer not null",
+            "slice_to integer not null",
+            "position bigint not null",
+            "epoch bigint not null default 0",
+            "claims bigint not null default 0",
+            "scope text not null default ''::text",
+            "state text not null default 'running'::text",
+            "replay_to bigint not null default 0",
+            "hold_at bigint",
+            "attempts integer not null default 0",
+            "retry_at timestamp with time zone",
+            "failed_position bigint",
+            "error text",
+            "updated_at timestamp with time zone not null default now()",
+        ]
+    );
+    let constraints = constraints(&db.pool, "consumer_progress").await;
+    assert!(constraints.contains(&"PRIMARY KEY (consumer, version, slice_from)".to_owned()));
+    assert_eq!(constraints.len(), 3, "{constraints:?}");
+    assert_eq!(
+        columns(&db.pool, "consumer_frontier").await,
+        [
+            "log text not null",
+            "settled bigint not null",
+            "updated_at timestamp with time zone not null default now()",
+        ]
+    );
+    assert_eq!(
+        columns(&db.pool, "consumer_parked").await,
+        [
+            "consumer text not null",
+            "version integer not null",
+            "aggregate_type text not null",
+            "aggregate_id text not null",
+            "position bigint not null",
+            "slice integer not null",
+            "reason text not null",
+            "attempts integer not null default 0",
+            "error text",
+            "parked_at timestamp with time zone not null default now()",
+        ]
+    );
+    assert_eq!(
+        indexes(&db.pool, "consumer_parked").await,
+        [
+            "USING btree (consumer, version, \"position\")",
+            "USING btree (consumer, version, aggregate_type, aggregate_id)",
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_databases_have_the_same_tables_with_the_same_columns() {
+    let postgres = Database::<Postgres>::fresh().await;
+    let sqlite = Database::<Sqlite>::fresh().await;
+    for table in [
+        "events",
+        "aggregate_heads",
+        "consumer_progress",
+        "consumer_frontier",
+        "consumer_parked",
+        "consumer_schema",
+    ] {
+        let names: Vec<String> =
+            sqlx::query_scalar("SELECT name FROM pragma_table_info(?1) ORDER BY cid")
+                .bind(table)
+                .fetch_all(&sqlite.pool)
+                .await
+                .unwrap();
+        let columns = columns(&postgres.pool, table).await;
+        let expected: Vec<&str> = columns
+            .iter()
+            .map(|column| column.split(' ').next().unwrap())
+            .collect();
+        assert_eq!(names, expected, "{table}");
+    }
+}
+
+/// What a Go service has made before us: its tables, its indexes, and its worker's checkpoints.
+const GO: &str = "
+CREATE TABLE events (
+    global_position BIGSERIAL PRIMARY KEY, aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+    aggregate_version BIGINT NOT NULL, event_id UUID NOT NULL UNIQUE, event_type TEXT NOT NULL,
+    event_version INT NOT NULL DEFAULT 1, payload BYTEA NOT NULL, trace_id TEXT, correlation_id TEXT,
+    causation_id TEXT, metadata JSONB, created_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    UNIQUE (aggregate_type, aggregate_id, aggregate_version));
+CREATE INDEX idx_events_aggregate_type_position ON events (aggregate_type, global_position);
+CREATE TABLE aggregate_heads (
+    aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL, aggregate_version BIGINT NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL DEFAULT NOW(), PRIMARY KEY (aggregate_type, aggregate_id));
+CREATE TABLE consumer_checkpoints (
+    consumer_name TEXT PRIMARY KEY, last_global_position BIGINT NOT NULL, updated_at TIMESTAMPTZ NOT NULL);
+INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
+VALUES ('User', 'u-1', 1, gen_random_uuid(), 'UserRegistered', '{}');
+INSERT INTO aggregate_heads VALUES ('User', 'u-1', 1, now());
+INSERT INTO consumer_checkpoints VALUES ('go', 1, now());";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_where_a_go_service_lives_leaves_its_tables_as_they_are() {
+    let db = Database::<Postgres>::empty().await;
+    raw_sql(GO).execute(&db.pool).await.unwrap();
+    let before = (
+        columns(&db.pool, "events").await,
+        indexes(&db.pool, "events").await,
+        columns(&db.pool, "consumer_checkpoints").await,
+    );
+    db.store.migrate().await.unwrap();
+    let after = (
+        columns(&db.pool, "events").await,
+        indexes(&db.pool, "events").await,
+        columns(&db.pool, "consumer_checkpoints").await,
+    );
+    assert_eq!(before, after);
+    assert_eq!(before.0, EVENTS);
+    let checkpoint: (String, i64) =
+        sqlx::query_as("SELECT consumer_name, last_global_position FROM consumer_checkpoints")
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
+    assert_eq!(checkpoint, ("go".to_owned(), 1));
+    let stored = db
+        .store
+        .append_in_transaction(ExpectedVersion::Exact(1), &[event()])
+        .await
+        .unwrap();
+    assert_eq!(
+        (stored[0].global_position, stored[0].aggregate_version),
+        (2, 2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_up_to_date_tables_needs_no_right_to_create_any() {
+    let db = Database::<Postgres>::fresh().await;
+    let role = format!("role_{}", uuid::Uuid::new_v4().simple());
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}; \
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    );
+    raw_sql(AssertSqlSafe(grants))
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let url = db.url.replace("postgres@", &format!("{role}@"));
+    let store = EventStore::<Postgres>::connect(&url).await.unwrap();
+    store.migrate().await.unwrap();
+    store
+        .append_in_transaction(ExpectedVersion::NoStream, &[event()])
+        .await
+        .unwrap();
+    let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    store.pool().close().await;
+    raw_sql(AssertSqlSafe(drop))
+        .execute(&db.pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_claimed_row_commits_only_with_the_mark_of_the_workers_save() {
+    const CLAIM: &str = "UPDATE consumer_progress SET claims = claims + 1";
+    const SAVE: &str = "SELECT set_config('consumer.saved', pg_current_xact_id()::text, true)";
+    let db = Database::<Postgres>::fresh().await;
+    raw_sql("INSERT INTO consumer_progress (consumer, version, slice_from, slice_to, position) VALUES ('mails', 1, 0, 1024, 0)")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+
+    let mut tx = db.pool.begin().await.unwrap();
+    raw_sql(CLAIM).execute(&mut *tx).await.unwrap();
+    let error = raw_sql("COMMIT").execute(&mut *tx).await.unwrap_err();
+    let refusal = error.as_database_error().unwrap();
+    assert_eq!(refusal.code().as_deref(), Some("ZC004"));
+    assert_eq!(
+        refusal.message(),
+        "a handler of consumer mails tried to commit the transaction of its worker"
+    );
+    drop(tx);
+
+    let mut tx = db.pool.begin().await.unwrap();
+    raw_sql(CLAIM).execute(&mut *tx).await.unwrap();
+    raw_sql(SAVE).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    // The mark of an earlier transaction is none.
+    let mut tx = db.pool.begin().await.unwrap();
+    raw_sql(CLAIM).execute(&mut *tx).await.unwrap();
+    raw_sql("SET LOCAL consumer.saved = '3'")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap_err();
+    // Whoever pauses a consumer claims nothing, and is not held up.
+    raw_sql("UPDATE consumer_progress SET state = 'paused'")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let claims: i64 = sqlx::query_scalar("SELECT claims FROM consumer_progress")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(claims, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_can_be_in_another_schema_and_two_stores_in_one_database() {
+    let database = TestPostgres::shared().await.database().await;
+    let mut stores = Vec::new();
+    for name in ["sales", "Ver waltung"] {
+        let store = EventStore::new(database.pool.clone())
+            .with_schema(Schema::default().database_schema(name))
+            .unwrap();
+        store.migrate().await.unwrap();
+        store.migrate().await.unwrap();
+        stores.push(store);
+    }
+    stores[0]
+        .append_in_transaction(ExpectedVersion::NoStream, &[event()])
+        .await
+        .unwrap();
+    let mut conn = database.pool.acquire().await.unwrap();
+    assert_eq!(
+        stores[0].latest_global_position(&mut conn).await.unwrap(),
+        1
+    );
+    assert_eq!(
+        stores[1].latest_global_position(&mut conn).await.unwrap(),
+        0
+    );
+    let public: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+    assert_eq!(public, 0);
+    raw_sql(AssertSqlSafe(stores[0].migration_sql()))
+        .execute(&database.pool)
+        .await
+        .unwrap();
+}

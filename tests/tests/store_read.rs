@@ -1,0 +1,300 @@
+//! Reading the event store, on both databases.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::sync::Arc;
+
+use consumer::{Backend, EventStore, ExpectedVersion, NewEvent, PersistedEvent, ReadRange};
+use consumer_tests::{Database, TestPostgres, on_both_databases};
+use sqlx::Postgres;
+
+async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str, payload: Vec<u8>) {
+    let event = NewEvent::new(kind, id, "Happened", payload);
+    store
+        .append_in_transaction(ExpectedVersion::Any, &[event])
+        .await
+        .unwrap();
+}
+
+async fn read<DB: Backend>(store: &EventStore<DB>, range: ReadRange<'_>) -> Vec<PersistedEvent> {
+    let mut conn = store.pool().acquire().await.unwrap();
+    store.read_range(&mut conn, range).await.unwrap()
+}
+
+fn everything() -> ReadRange<'static> {
+    ReadRange {
+        after: 0,
+        up_to: i64::MAX,
+        limit: 1_000,
+        max_bytes: u64::MAX,
+        scope: None,
+    }
+}
+
+fn positions(events: &[PersistedEvent]) -> Vec<i64> {
+    events.iter().map(|event| event.global_position).collect()
+}
+
+fn scope(types: &[&str]) -> Vec<Arc<str>> {
+    types.iter().map(|name| Arc::from(*name)).collect()
+}
+
+on_both_databases! {
+    async fn events_are_read_after_a_position_up_to_a_limit_in_order(db) {
+        for id in ["a", "b", "c", "d", "e"] {
+            append(&db.store, "User", id, vec![]).await;
+        }
+        let mut conn = db.pool.acquire().await.unwrap();
+        for (after, limit, expected) in [
+            (0, 10, vec![1, 2, 3, 4, 5]),
+            (0, 2, vec![1, 2]),
+            (3, 10, vec![4, 5]),
+            (5, 10, vec![]),
+            (0, 0, vec![]),
+            (-1, 1, vec![1]),
+            (i64::MAX, 10, vec![]),
+            (i64::MIN, u32::MAX, vec![1, 2, 3, 4, 5]),
+        ] {
+            let events = db.store.read_events(&mut conn, after, limit).await.unwrap();
+            assert_eq!(positions(&events), expected, "after {after}, limit {limit}");
+        }
+    }
+
+    async fn the_latest_position_is_zero_when_the_log_is_empty_and_else_the_highest(db) {
+        let mut conn = db.pool.acquire().await.unwrap();
+        assert_eq!(db.store.latest_global_position(&mut conn).await.unwrap(), 0);
+        append(&db.store, "User", "a", vec![]).await;
+        append(&db.store, "User", "b", vec![]).await;
+        assert_eq!(db.store.latest_global_position(&mut conn).await.unwrap(), 2);
+    }
+
+    async fn an_aggregate_is_read_in_version_order_from_and_to_a_version(db) {
+        for id in ["a", "b", "a", "b", "a", "a"] {
+            append(&db.store, "User", id, vec![]).await;
+        }
+        append(&db.store, "Order", "a", vec![]).await;
+        let mut conn = db.pool.acquire().await.unwrap();
+        for (from, to, expected) in [
+            (None, None, vec![1, 2, 3, 4]),
+            (Some(2), None, vec![2, 3, 4]),
+            (None, Some(2), vec![1, 2]),
+            (Some(2), Some(3), vec![2, 3]),
+            (Some(3), Some(2), vec![]),
+            (Some(5), None, vec![]),
+        ] {
+            let events = db.store.read_aggregate(&mut conn, "User", "a", from, to).await.unwrap();
+            let versions: Vec<i64> = events.iter().map(|event| event.aggregate_version).collect();
+            assert_eq!(versions, expected, "from {from:?} to {to:?}");
+        }
+        assert_eq!(db.store.read_aggregate(&mut conn, "User", "nobody", None, None).await.unwrap(), []);
+    }
+
+    async fn a_range_is_bounded_by_both_positions_and_by_the_limit(db) {
+        for id in ["a", "b", "c", "d", "e"] {
+            append(&db.store, "User", id, vec![]).await;
+        }
+        assert_eq!(positions(&read(&db.store, ReadRange { after: 1, up_to: 4, ..everything() }).await), [2, 3, 4]);
+        assert_eq!(positions(&read(&db.store, ReadRange { after: 1, limit: 2, ..everything() }).await), [2, 3]);
+        assert!(read(&db.store, ReadRange { after: 4, up_to: 4, ..everything() }).await.is_empty());
+        assert!(read(&db.store, ReadRange { limit: 0, ..everything() }).await.is_empty());
+    }
+
+    async fn a_range_ends_where_its_payloads_would_exceed_the_budget_but_has_one_event_always(db) {
+        for size in [10, 0, 20, 5, 100, 0, 0, 7] {
+            append(&db.store, "User", "a", vec![b'x'; size]).await;
+        }
+        for (after, max_bytes, expected) in [
+            (0, 0, vec![1]),
+            (0, 9, vec![1]),
+            (0, 10, vec![1, 2]),
+            (0, 29, vec![1, 2]),
+            (0, 30, vec![1, 2, 3]),
+            (0, 134, vec![1, 2, 3, 4]),
+            (0, 142, vec![1, 2, 3, 4, 5, 6, 7, 8]),
+            (1, 0, vec![2]),
+            (4, 1, vec![5]),
+            (4, 100, vec![5, 6, 7]),
+            (8, 100, vec![]),
+        ] {
+            let range = ReadRange { after, max_bytes, ..everything() };
+            assert_eq!(positions(&read(&db.store, range).await), expected, "after {after}, {max_bytes} bytes");
+            let types = scope(&["Absent", "User"]);
+            let range = ReadRange { scope: Some(&types), ..range };
+            assert_eq!(positions(&read(&db.store, range).await), expected, "after {after}, {max_bytes} bytes");
+        }
+    }
+
+    async fn r7_a_scope_is_its_types_exactly_and_an_empty_one_is_every_event(db) {
+        for kind in ["User", "Order", "user", "User", "User ", "Us%", ""] {
+            append(&db.store, kind, "a", vec![]).await;
+        }
+        for (types, expected) in [
+            (vec!["User"], vec![1, 4]),
+            (vec!["Order", "User"], vec![1, 2, 4]),
+            (vec!["User", "User"], vec![1, 4]),
+            (vec!["user"], vec![3]),
+            (vec!["Us%"], vec![6]),
+            (vec![""], vec![7]),
+            (vec!["Absent"], vec![]),
+            (vec![], vec![1, 2, 3, 4, 5, 6, 7]),
+        ] {
+            let types = scope(&types);
+            let range = ReadRange { scope: Some(&types), ..everything() };
+            assert_eq!(positions(&read(&db.store, range).await), expected, "{types:?}");
+        }
+    }
+
+    async fn a_scoped_range_is_in_position_order_across_its_types(db) {
+        for n in 0..30 {
+            append(&db.store, ["A", "B", "C"][n % 3], "a", vec![]).await;
+        }
+        let types = scope(&["C", "A"]);
+        let range = ReadRange { after: 4, up_to: 20, limit: 6, scope: Some(&types), ..everything() };
+        assert_eq!(positions(&read(&db.store, range).await), [6, 7, 9, 10, 12, 13]);
+    }
+
+    async fn types_read_again_share_one_allocation(db) {
+        append(&db.store, "User", "a", vec![]).await;
+        append(&db.store, "User", "a", vec![]).await;
+        let first = read(&db.store, everything()).await;
+        let second = read(&db.store, everything()).await;
+        assert!(Arc::ptr_eq(&first[0].aggregate_type, &first[1].aggregate_type));
+        assert!(Arc::ptr_eq(&first[0].aggregate_type, &second[0].aggregate_type));
+        assert!(Arc::ptr_eq(&first[0].event_type, &second[1].event_type));
+    }
+
+    async fn a_range_over_payloads_of_50_mib_takes_only_what_its_budget_allows(db) {
+        const MIB: usize = 1 << 20;
+        for n in 0..4_u8 {
+            append(&db.store, "User", "a", vec![n; 50 * MIB]).await;
+        }
+        let budget = 120 * MIB as u64;
+        let events = read(&db.store, ReadRange { max_bytes: budget, ..everything() }).await;
+        assert_eq!(positions(&events), [1, 2]);
+        assert!(events.iter().all(|event| event.payload.len() == 50 * MIB));
+        let events = read(&db.store, ReadRange { after: 3, max_bytes: MIB as u64, ..everything() }).await;
+        assert_eq!(events[0].payload, vec![3; 50 * MIB]);
+    }
+}
+
+/// Why nobody may checkpoint at the highest position seen: the control to the worker's own tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_naive_reader_loses_an_event_that_commits_after_one_with_a_higher_position() {
+    let db = Database::<Postgres>::fresh().await;
+    let event = |id: &str| [NewEvent::new("User", id, "Happened", "")];
+    let mut slow = db.store.begin().await.unwrap();
+    db.store
+        .append(&mut slow, ExpectedVersion::Any, &event("slow"))
+        .await
+        .unwrap();
+    append(&db.store, "User", "fast", vec![]).await;
+
+    let mut conn = db.pool.acquire().await.unwrap();
+    let seen = db.store.read_events(&mut conn, 0, 10).await.unwrap();
+    assert_eq!(positions(&seen), [2]);
+    slow.commit().await.unwrap();
+    let checkpoint = seen.last().unwrap().global_position;
+    let rest = db
+        .store
+        .read_events(&mut conn, checkpoint, 10)
+        .await
+        .unwrap();
+    assert!(rest.is_empty(), "the event at position 1 is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_rolled_back_position_never_becomes_visible_on_postgres() {
+    let db = Database::<Postgres>::fresh().await;
+    let mut tx = db.store.begin().await.unwrap();
+    let event = NewEvent::new("User", "a", "Happened", "");
+    db.store
+        .append(&mut tx, ExpectedVersion::Any, &[event])
+        .await
+        .unwrap();
+    tx.rollback().await.unwrap();
+    append(&db.store, "User", "b", vec![]).await;
+    assert_eq!(positions(&read(&db.store, everything()).await), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rare_scope_is_read_by_its_index_and_passes_over_no_other_event() {
+    let server = TestPostgres::builder()
+        .setting("session_preload_libraries", "auto_explain")
+        .setting("auto_explain.log_min_duration", "0")
+        .setting("auto_explain.log_analyze", "on")
+        .start();
+    let database = server.database().await;
+    let store = database.store().await;
+    sqlx::query(
+        "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload) \
+         SELECT CASE WHEN n % 10000 = 0 THEN 'Rare' ELSE 'Common' END, '', n, gen_random_uuid(), '', '' \
+         FROM generate_series(1, 100000) AS n",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    sqlx::query("ANALYZE events")
+        .execute(&database.pool)
+        .await
+        .unwrap();
+
+    let types = scope(&["Rare", "Absent"]);
+    let range = ReadRange {
+        limit: 500,
+        scope: Some(&types),
+        ..everything()
+    };
+    // Often enough that Postgres may settle on a plan for all parameters.
+    for _ in 0..10 {
+        assert_eq!(read(&store, range).await.len(), 10);
+    }
+    let log = server.log();
+    let plans: Vec<&str> = log
+        .split("Query Text:")
+        .filter(|plan| plan.contains("LATERAL"))
+        .collect();
+    assert_eq!(plans.len(), 10, "{log}");
+    for plan in plans {
+        assert!(
+            plan.contains("events_aggregate_type_global_position_idx"),
+            "{plan}"
+        );
+        assert!(!plan.contains("Rows Removed by Filter"), "{plan}");
+        assert!(!plan.contains("events_pkey"), "{plan}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_statement_cache_no_statement_is_prepared_under_a_name() {
+    let database = TestPostgres::shared().await.database().await;
+    for (parameters, expected) in [("", 5), ("?statement-cache-capacity=0", 0)] {
+        let store = EventStore::<Postgres>::connect(&format!("{}{parameters}", database.url))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        let event = NewEvent::new("User", "a", "Happened", "");
+        store
+            .append(&mut tx, ExpectedVersion::Any, &[event])
+            .await
+            .unwrap();
+        store.read_events(&mut tx, 0, 1).await.unwrap();
+        store.read_range(&mut tx, everything()).await.unwrap();
+        store
+            .read_aggregate(&mut tx, "User", "a", None, None)
+            .await
+            .unwrap();
+        store.latest_global_position(&mut tx).await.unwrap();
+        let named: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%\"events\"%' AND statement NOT LIKE '%LIMIT 0'")
+            .persistent(false)
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        assert_eq!(named, expected, "{parameters}");
+    }
+}

@@ -1,0 +1,88 @@
+//! What the compiler says: programs that must not compile, with their messages. Those that must
+//! compile are tests of their own, named in Cargo.toml.
+//!
+//! A compiler's own words change from one version to the next, so that messages are compared on
+//! exactly the toolchain that `rust-toolchain.toml` pins. Elsewhere the programs are compiled, and
+//! the test says that it compared nothing. `TRYBUILD=overwrite cargo test --test ui` writes the
+//! messages anew; read each before you keep it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[test]
+fn mistakes_get_their_messages() {
+    let cases = trybuild::TestCases::new();
+    if compiler() == pinned() {
+        cases.compile_fail("ui/fail/*.rs");
+    } else {
+        println!(
+            "rustc {} is not the pinned {}: messages are not compared",
+            compiler(),
+            pinned()
+        );
+        cases.compile_fail(without_messages().join("*.rs"));
+    }
+}
+
+#[test]
+fn every_good_program_is_a_test() {
+    let manifest = fs::read_to_string(own("Cargo.toml")).unwrap();
+    for program in programs("ui/pass") {
+        let name = program.file_stem().unwrap().to_str().unwrap();
+        let entry = format!("path = \"ui/pass/{name}.rs\"");
+        assert!(manifest.contains(&entry), "Cargo.toml lacks {entry}");
+    }
+}
+
+#[test]
+fn every_mistake_has_a_message_on_file() {
+    for case in programs("ui/fail") {
+        assert!(case.with_extension("stderr").exists(), "{}", case.display());
+    }
+}
+
+/// The version that `rust-toolchain.toml` pins.
+fn pinned() -> String {
+    let text = fs::read_to_string(own("../rust-toolchain.toml")).unwrap();
+    let channel = text.lines().find(|line| line.starts_with("channel"));
+    channel.unwrap().split('"').nth(1).unwrap().to_owned()
+}
+
+/// The compiler that the programs meet: that of the folder where they are built.
+fn compiler() -> String {
+    let mut rustc = Command::new("rustc");
+    rustc.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    let output = rustc.arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split(' ').nth(1).unwrap().to_owned()
+}
+
+fn own(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn programs(folder: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(own(folder)).unwrap();
+    files
+        .map(|file| file.unwrap().path())
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+/// Copies of the programs, with no message beside them to compare with.
+fn without_messages() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ui-fail");
+    fs::create_dir_all(&folder).unwrap();
+    for program in programs("ui/fail") {
+        fs::copy(&program, folder.join(program.file_name().unwrap())).unwrap();
+    }
+    folder
+}

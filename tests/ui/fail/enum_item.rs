@@ -1,0 +1,8 @@
+use consumer::prelude::*;
+
+#[consumer(name = "users")]
+enum Users {
+    Active,
+}
+
+fn main() {}

@@ -1,0 +1,21 @@
+use consumer::prelude::*;
+
+struct Users;
+
+#[consumer(name = " users", agregates = ["User"], retries = "five", batch_size = 0)]
+impl Users {
+    #[on]
+    fn registered(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on("UserRenamed", "UserRenamed")]
+    async fn renamed(&mut self, _event: &PersistedEvent) {}
+
+    #[on(othr)]
+    async fn rest(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn main() {}

@@ -1,0 +1,17 @@
+use consumer::prelude::*;
+
+struct Users;
+
+#[consumer(name = "users")]
+impl Users {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on(reset)]
+    async fn reset(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use consumer::prelude::*;
+
+struct Users;
+
+#[consumer(name = "users")]
+impl Users {
+    async fn handle(&self, _event: &PersistedEvent) {
+    }
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use consumer::prelude::*;
+
+#[consumer(name = "users")]
+struct Users;
+
+fn main() {}

@@ -1,0 +1,116 @@
+//! `cfg` on handlers is copied to every mention of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unused_async,
+    clippy::non_minimal_cfg,
+    clippy::no_effect_underscore_binding
+)]
+
+use consumer::prelude::*;
+use consumer::sqlx::{Connection, Sqlite};
+use consumer::{ErasedConsumer, EventRecord};
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "User")]
+enum UserEvent {
+    Registered,
+    #[cfg(any())]
+    NeverThere,
+    Deleted,
+}
+
+#[cfg(any())]
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "User")]
+struct Absent {}
+
+struct Users;
+
+#[consumer(name = "users", aggregates = [UserEvent])]
+impl Users {
+    #[cfg(any())]
+    #[on]
+    async fn absent(&self, _tx: &mut NoSuchConnection, _event: Absent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(all())]
+    #[on("Registered")]
+    async fn registered(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Err("one".into())
+    }
+
+    #[cfg(any())]
+    #[on("Registered")]
+    async fn registered(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Err("two".into())
+    }
+
+    #[on("Deleted")]
+    async fn deleted(
+        &self,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(any())]
+    #[on(reset)]
+    async fn empty(&self) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct EitherWay;
+
+#[consumer(name = "either_way")]
+impl EitherWay {
+    #[cfg(all())]
+    async fn handle(
+        &self,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(not(all()))]
+    async fn handle(
+        &self,
+        _tx: &mut PgConnection,
+        _events: &[PersistedEvent],
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let event = |kind: &str| {
+        PersistedEvent::new(EventRecord {
+            aggregate_type: "User".into(),
+            event_type: kind.into(),
+            ..EventRecord::default()
+        })
+    };
+    let mut tx = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let cx = Context::new("users");
+    let events = [event("Deleted"), event("Registered")];
+    let failed = ErasedConsumer::handle_batch(&Users, &cx, &mut tx, &events)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (failed.handled, failed.error.to_string().as_str()),
+        (1, "one")
+    );
+    assert!(!ErasedConsumer::<Sqlite>::can_reset(&Users));
+    assert_eq!(
+        consumer::Registry::<Sqlite>::discover()
+            .unwrap()
+            .registered()
+            .len(),
+        2
+    );
+}

@@ -1,0 +1,181 @@
+//! Names of the prelude, of `std` and of generated code mean something else here.
+#![no_implicit_prelude]
+#![allow(clippy::unused_async, clippy::unnecessary_wraps, clippy::unused_self)]
+#![allow(dead_code, non_camel_case_types, non_upper_case_globals)]
+
+mod std {}
+mod core {}
+mod serde {}
+struct Result;
+struct Option;
+struct Box;
+struct Vec;
+struct String;
+struct Send;
+struct Sync;
+struct Future;
+struct Ok;
+struct Err;
+struct Some;
+struct None;
+struct Database;
+struct Consumer;
+struct Context;
+struct Event;
+struct Handled;
+struct Settings;
+const cx: u8 = 0;
+const tx: u8 = 0;
+const event: u8 = 0;
+const events: u8 = 0;
+const handled: u8 = 0;
+const decoded: u8 = 0;
+const given: u8 = 0;
+const run: u8 = 0;
+const kind: u8 = 0;
+const length: u8 = 0;
+const dependencies: u8 = 0;
+
+#[derive(::consumer::Event, ::serde::Serialize, ::serde::Deserialize)]
+#[event(aggregate = "User", version = 2, upcast(1 = Old))]
+struct Registered {}
+
+#[derive(::serde::Deserialize)]
+struct Old {}
+
+impl ::core::convert::From<Old> for Registered {
+    fn from(_: Old) -> Self {
+        Self {}
+    }
+}
+
+#[derive(::consumer::Event, ::serde::Serialize, ::serde::Deserialize)]
+#[event(aggregate = "User")]
+enum UserEvent {
+    A(Registered),
+    B { name: ::std::string::String },
+    C,
+}
+
+#[derive(::core::default::Default)]
+struct Every {
+    _state: ::core::primitive::u8,
+}
+
+#[::consumer::consumer(
+    name = "every",
+    retries = 1,
+    batch_time = "1s",
+    group = "g",
+    on_error = "skip"
+)]
+impl Every {
+    async fn handle(
+        &self,
+        _: &::consumer::Context,
+        _: &mut ::consumer::sqlx::SqliteConnection,
+        _: &::consumer::PersistedEvent,
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+}
+
+struct ByEvent;
+
+#[::consumer::consumer(name = "by_event", aggregates = [UserEvent, "Order"], init = ByEvent::make)]
+impl ByEvent {
+    fn make(
+        _: &::consumer::Dependencies,
+    ) -> ::core::result::Result<Self, ::consumer::HandlerError> {
+        ::core::result::Result::Ok(Self)
+    }
+
+    #[on]
+    async fn registered(
+        &self,
+        _: &[::consumer::Envelope<'_, Registered>],
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[on("B")]
+    async fn b(
+        &self,
+        _: &::consumer::PersistedEvent,
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[on(other)]
+    async fn other(
+        &self,
+        _: &[::consumer::PersistedEvent],
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[on(reset)]
+    async fn reset(&self) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+}
+
+struct Batch;
+
+#[::consumer::consumer(name = "batch")]
+impl Batch {
+    async fn handle(
+        &self,
+        _: &mut ::consumer::sqlx::SqliteConnection,
+        _: &[::consumer::PersistedEvent],
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+}
+
+#[::consumer::consumer(name = "by_hand", database = ::consumer::sqlx::Sqlite)]
+struct ByHand;
+
+impl ::consumer::Handler<::consumer::sqlx::Sqlite> for ByHand {
+    async fn handle(
+        &self,
+        _: &::consumer::Context,
+        _: &mut ::consumer::sqlx::SqliteConnection,
+        _: &::consumer::PersistedEvent,
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+}
+
+mod primitives {
+    struct str;
+    struct usize;
+    struct bool;
+    struct i32;
+    struct u8;
+    struct Primitive;
+
+    #[::consumer::consumer(name = "primitive", aggregates = ["User"])]
+    impl Primitive {
+        #[on("A")]
+        async fn a(
+            &self,
+            _: &[::consumer::PersistedEvent],
+        ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+            ::core::result::Result::Ok(())
+        }
+
+        #[on(reset)]
+        async fn reset(&self) -> ::core::result::Result<(), ::consumer::HandlerError> {
+            ::core::result::Result::Ok(())
+        }
+    }
+
+    #[derive(::consumer::Event)]
+    #[event(aggregate = "User")]
+    enum Primitives {
+        Nothing,
+    }
+}
+
+fn main() {}

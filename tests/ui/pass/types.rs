@@ -1,0 +1,147 @@
+//! Where a consumer's type may be and what it may look like: private, in a module, in a function,
+//! a concrete generic, with a default, an alias.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unused_async,
+    clippy::wildcard_imports,
+    clippy::no_effect_underscore_binding
+)]
+
+use consumer::prelude::*;
+use consumer::sqlx::Sqlite;
+
+mod models {
+    #[derive(Default)]
+    pub(crate) struct Counter {
+        pub(crate) _count: std::sync::atomic::AtomicU64,
+    }
+    pub(crate) struct Unit;
+    #[derive(Default)]
+    pub(crate) struct Tuple(pub(crate) u8);
+    mod deep {
+        pub(super) struct Hidden;
+        #[super::super::consumer(name = "hidden")]
+        impl Hidden {
+            async fn handle(&self, _: &consumer::PersistedEvent) -> Result<(), String> {
+                Ok(())
+            }
+        }
+        #[derive(Default)]
+        pub(crate) enum Choice {
+            #[default]
+            One,
+        }
+    }
+    pub(crate) use deep::Choice;
+    const _: fn() -> deep::Hidden = || deep::Hidden;
+}
+
+use models::*;
+
+macro_rules! consumer_of {
+    ($name:literal, $type:ty) => {
+        #[consumer(name = $name)]
+        impl $type {
+            async fn handle(&self, _event: &PersistedEvent) -> Result<(), String> {
+                Ok(())
+            }
+        }
+    };
+}
+
+struct Generic<T>(std::marker::PhantomData<T>);
+struct User;
+struct Order;
+
+impl<T> Default for Generic<T> {
+    fn default() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+type Alias = Generic<Order>;
+type Connection = SqliteConnection;
+type Cx = Context;
+type Outcome = Result<(), HandlerError>;
+
+consumer_of!("generic", Generic<User>);
+consumer_of!("choice", Choice);
+
+#[consumer(name = "alias")]
+impl Alias {
+    async fn take(&self) {}
+
+    async fn handle(&self, _tx: &mut Connection, cx: &Cx, _event: &PersistedEvent) -> Outcome {
+        self.take().await;
+        cx.after_commit(async {});
+        Ok(())
+    }
+}
+
+#[consumer(name = "counter")]
+impl Counter {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), anyhow::Error> {
+        Ok(())
+    }
+}
+
+#[consumer(name = "unit")]
+impl crate::models::Unit {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), consumer::sqlx::Error> {
+        Ok(())
+    }
+}
+
+#[consumer(name = "tuple")]
+impl models::Tuple {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), std::io::Error> {
+        let _ = self.0;
+        Ok(())
+    }
+}
+
+fn main() {
+    struct InAFunction;
+
+    #[consumer(name = "in_a_function")]
+    impl InAFunction {
+        async fn handle(&self, _event: &PersistedEvent) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[consumer(name = "struct_in_a_function", database = Sqlite)]
+    struct StructInAFunction;
+
+    impl Handler<Sqlite> for StructInAFunction {
+        async fn handle(
+            &self,
+            _cx: &Context,
+            _tx: &mut SqliteConnection,
+            _event: &PersistedEvent,
+        ) -> Result<(), HandlerError> {
+            Ok(())
+        }
+    }
+
+    let registry = consumer::Registry::<Sqlite>::discover().unwrap();
+    let names: Vec<&str> = registry
+        .registered()
+        .iter()
+        .map(|one| &*one.declaration.name)
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "alias",
+            "choice",
+            "counter",
+            "generic",
+            "hidden",
+            "in_a_function",
+            "struct_in_a_function",
+            "tuple",
+            "unit"
+        ]
+    );
+}
