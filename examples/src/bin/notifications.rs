@@ -1,0 +1,71 @@
+//! Posts a notification for every user who registers from now on, and never again for what was
+//! handled before a rebuild.
+//!
+//! `HOOK_URL=http://localhost:8080/hook cargo run -p consumer-examples --bin notifications`
+
+use consumer::prelude::*;
+use serde_json::json;
+
+/// Where notifications are posted to.
+#[derive(Clone)]
+struct Hook {
+    /// The address.
+    url: String,
+}
+
+/// Tells another system of new users.
+struct WelcomeNotifier {
+    client: reqwest::Client,
+    hook: Hook,
+}
+
+impl WelcomeNotifier {
+    fn connected(dependencies: &Dependencies) -> Result<Self, HandlerError> {
+        Ok(Self {
+            client: reqwest::Client::new(),
+            hook: dependencies.get::<Hook>()?.clone(),
+        })
+    }
+}
+
+#[consumer(
+    name = "welcome_notifier",
+    aggregates = ["User"],
+    // Whoever registered before there were notifications gets none.
+    start_from = "now",
+    on_error = "park",
+    init = WelcomeNotifier::connected
+)]
+impl WelcomeNotifier {
+    async fn handle(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+        // A rebuild hands over what was told already.
+        if cx.is_replay() {
+            return Ok(());
+        }
+        let body = json!({"user": event.aggregate_id, "what": &*event.event_type});
+        let answer = self
+            .client
+            .post(&self.hook.url)
+            // The receiver knows a repetition by it: after a crash a request may come twice.
+            .header("idempotency-key", event.event_id.to_string())
+            .json(&body)
+            .send()
+            .await?;
+        answer.error_for_status()?;
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let url = std::env::var("HOOK_URL").unwrap_or_else(|_| "http://127.0.0.1:8080/".to_owned());
+    let database = std::env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite:web.db".to_owned());
+    let store = SqliteEventStore::connect(&database).await?;
+    store.migrate().await?;
+    let worker = Worker::builder(store)
+        .dependencies(Dependencies::new().with(Hook { url }))
+        .discover()
+        .build()?;
+    print!("{}", worker.run(shutdown_signal()).await?);
+    Ok(())
+}
