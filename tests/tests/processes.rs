@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use consumer_tests::{
     Database, Running, TestBackend, WorkerProcess, on_both_databases, patiently, read_model, until,
 };
-use sqlx::Postgres;
+use sqlx::{AssertSqlSafe, Postgres};
 use tempfile::TempDir;
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test_worker");
@@ -46,15 +46,19 @@ impl Gate {
     }
 }
 
-/// Waits until a backend holds a claim and does nothing.
+/// Waits until a backend has written what a handler writes, and does nothing more.
 async fn somebody_holds_a_claim(db: &Database<Postgres>) {
     until("a handler waits with its claim", async || {
-        let idle = "SELECT count(*) FROM pg_stat_activity
-                     WHERE datname = current_database() AND state = 'idle in transaction'";
+        let idle = "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+                     WHERE l.relation = 'chain'::regclass AND l.mode = 'RowExclusiveLock'
+                       AND a.state = 'idle in transaction'";
         db.numbers(idle).await[0] > 0
     })
     .await;
 }
+
+/// What keeps two workers from enrolling consumers at the same time.
+const ENROLL_LOCK: i64 = 7_166_182_912_370_463_010;
 
 on_both_databases! {
     async fn r3_a_worker_killed_at_20_random_moments_yields_the_read_model_of_one_that_never_was(db) {
@@ -156,6 +160,44 @@ async fn another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when
     gate.open();
     frozen.signal("CONT");
     assert!(heir.terminate());
+    let more = *db.append_many(3).await.last().unwrap();
+    reached(&db, "c", more).await;
+    assert!(frozen.terminate());
+    db.assert_applied_exactly_once("c").await;
+}
+
+/// The lock of enrolment stands for all that a worker locks outside its batches: a process that
+/// freezes with it in hand must not keep others from starting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_froze_while_it_enrolled_its_consumers_keeps_no_other_from_starting() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let head = db.append_many(3).await[2];
+    let mut holder = db.store.pool().acquire().await.unwrap();
+    let lock = |what: &str| format!("SELECT {what}({ENROLL_LOCK})");
+    sqlx::raw_sql(AssertSqlSafe(lock("pg_advisory_lock")))
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let frozen = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    until("it waits for the lock", async || {
+        db.numbers(waiting).await[0] > 0
+    })
+    .await;
+    frozen.signal("STOP");
+    sqlx::raw_sql(AssertSqlSafe(lock("pg_advisory_unlock")))
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    until("the frozen one has it", async || {
+        db.numbers(waiting).await[0] == 0
+    })
+    .await;
+    let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
+    reached(&db, "c", head).await;
+    assert!(heir.terminate());
+    frozen.signal("CONT");
     let more = *db.append_many(3).await.last().unwrap();
     reached(&db, "c", more).await;
     assert!(frozen.terminate());

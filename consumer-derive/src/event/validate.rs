@@ -305,9 +305,11 @@ fn earlier(attributes: &Attributes, current: i32, errors: &mut Errors) -> Option
     };
     let mut earlier: Vec<(i32, Type)> = Vec::new();
     for Upcast { version, ty } in upcasts {
-        let expected = earlier.last().map(|(before, _)| before + 1);
+        let expected = earlier.last().map(|(before, _)| i64::from(*before) + 1);
         match version.base10_parse::<i32>() {
-            Ok(number) if number > 0 && expected.is_none_or(|expected| number == expected) => {
+            Ok(number)
+                if number > 0 && expected.is_none_or(|expected| i64::from(number) == expected) =>
+            {
                 earlier.push((number, ty.clone()));
             }
             Ok(_) => {

@@ -42,8 +42,10 @@ macro_rules! server_life {
 
 /// Whatever the role's defaults are: a claim must see what its predecessor committed, and a role
 /// whose transactions are read-only by default keeps what a handler runs after a `ROLLBACK` of its
-/// own from being saved.
-const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+/// own from being saved. The timeout, for this transaction only, keeps a process that froze between
+/// two statements from holding its locks for ever; a claim sets its own.
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 /// For what takes more than one message outside a batch: a pooler in transaction mode keeps it on
 /// one connection. Each statement must see what was committed before it.
