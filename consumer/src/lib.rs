@@ -71,5 +71,5 @@ pub use crate::store::{
 pub use crate::worker::{
     Blocker, BuildError, ConsumerReport, FrontierWait, Health, HealthProblem, LaneState,
     LogProblem, NameTaken, Report, WaitError, Worker, WorkerBackend, WorkerBuilder, WorkerError,
-    WorkerHandle, merge_segments, shutdown_signal,
+    WorkerHandle, aggregate_slice, merge_segments, shutdown_signal,
 };

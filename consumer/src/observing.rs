@@ -20,6 +20,7 @@
 //! | `consumer_head_position` | gauge | | the highest visible position |
 //! | `consumer_frontier_wait_seconds` | gauge | | for how long a gap has kept the frontier |
 //! | `consumer_frontier_blockers` | gauge | | transactions that keep it, once it waits for a second; the log names them |
+//! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier assumes](crate::guide::frontier) |
 //! | `consumer_log_reads_total` | counter | `cache` | stretches of the log that were wanted, by whether they were in memory (`hit`, `miss`) |
 //!
 //! # Spans

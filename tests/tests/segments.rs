@@ -7,11 +7,15 @@
     missing_docs
 )]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use consumer::{
     Consumer, Context, EventStore, ExpectedVersion, HandlerError, LaneState, NewEvent,
-    PersistedEvent, Report, Worker, WorkerBackend, WorkerError, WorkerHandle, merge_segments,
+    PersistedEvent, Report, Worker, WorkerBackend, WorkerError, WorkerHandle, aggregate_slice,
+    merge_segments,
 };
-use consumer_tests::{Database, TestBackend, on_both_databases};
+use consumer_tests::{Database, TestBackend, on_both_databases, patiently, until};
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
 use tokio::task::JoinHandle;
 
@@ -81,6 +85,70 @@ impl Consumer<Postgres> for Ledger {
             .await?;
         in_order(counted.rows_affected())
     }
+}
+
+/// A [`Ledger`] that cannot handle one event for a while.
+struct Fussy {
+    fails: Arc<AtomicBool>,
+    at: i64,
+}
+
+macro_rules! fussy {
+    ($database:ty) => {
+        impl Consumer<$database> for Fussy {
+            fn name(&self) -> &str {
+                NAME
+            }
+
+            async fn handle(
+                &self,
+                cx: &Context,
+                tx: &mut <$database as sqlx::Database>::Connection,
+                event: &PersistedEvent,
+            ) -> Result<(), HandlerError> {
+                if event.global_position == self.at && self.fails.load(Ordering::SeqCst) {
+                    return Err("not now".into());
+                }
+                Consumer::<$database>::handle(&Ledger, cx, tx, event).await
+            }
+        }
+    };
+}
+fussy!(Sqlite);
+fussy!(Postgres);
+
+/// An aggregate of the lower half of the slices, and one of the upper half.
+fn ids_of_halves() -> (String, String) {
+    let half = |wanted: bool| {
+        (0..)
+            .map(|number| format!("h-{number}"))
+            .find(|id| (aggregate_slice(id) < 512) == wanted)
+            .unwrap()
+    };
+    (half(true), half(false))
+}
+
+async fn append_to<DB: WorkerBackend>(store: &EventStore<DB>, id: &str) -> i64 {
+    let event = NewEvent::new("Account", id, "Moved", "{}");
+    let stored = store
+        .append_in_transaction(ExpectedVersion::Any, &[event])
+        .await
+        .unwrap();
+    stored[0].global_position
+}
+
+async fn run_with<DB: WorkerBackend>(store: &EventStore<DB>, segments: u32) -> Report
+where
+    Ledger: Consumer<DB>,
+{
+    let worker = Worker::builder(store.clone())
+        .consumer(Ledger)
+        .configure_all(move |settings| settings.segments(segments))
+        .build()
+        .unwrap();
+    patiently("it has handled the log", worker.run_once())
+        .await
+        .unwrap()
 }
 
 struct Running<DB: WorkerBackend> {
@@ -161,9 +229,10 @@ on_both_databases! {
         let position = append(&store, 200).await;
         one.handle.caught_up_to(position).await.unwrap();
         eight.handle.caught_up_to(position).await.unwrap();
-        while count!(database, "SELECT count(*) FROM consumer_progress") < 8 {
-            tokio::task::yield_now().await;
-        }
+        until("the row is divided", async || {
+            count!(database, "SELECT count(*) FROM consumer_progress") == 8
+        })
+        .await;
         let position = append(&store, 200).await;
         one.handle.caught_up_to(position).await.unwrap();
         eight.handle.caught_up_to(position).await.unwrap();
@@ -198,5 +267,101 @@ on_both_databases! {
         assert_eq!((ledger.events, &ledger.state), (80, &LaneState::CaughtUp));
         assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 4);
         assert_eq!(count!(database, "SELECT count(*) FROM applied"), 80);
+    }
+
+    /// The row that is ahead waits for the other at a position below an event that has failed: it
+    /// must not be handled by the row that waits, and again by the one that the two become.
+    async fn rows_become_one_while_one_of_them_retries_and_no_event_is_handled_twice(database) {
+        schema(&database).await;
+        let store = database.store.clone();
+        let fails = Arc::new(AtomicBool::new(true));
+        let (left, right) = ids_of_halves();
+        append_to(&store, &left).await;
+        append_to(&store, &right).await;
+        let failing = append_to(&store, &left).await;
+        let worker = Worker::builder(store.clone())
+            .consumer(Fussy { fails: Arc::clone(&fails), at: failing })
+            .configure_all(|settings| {
+                let soon = std::time::Duration::from_millis(1);
+                settings.segments(2).retries(u32::MAX - 1).backoff(soon, soon)
+            })
+            .survey_interval(std::time::Duration::from_millis(20))
+            .build()
+            .unwrap();
+        let handle = worker.handle();
+        let task = tokio::spawn(worker.run(std::future::pending()));
+        let running = Running { handle, task };
+        until("it has failed", async || {
+            count!(database, "SELECT count(*) FROM consumer_progress WHERE attempts > 0") == 1
+        }).await;
+        let merging = store.clone();
+        let merge = tokio::spawn(async move { merge_segments(&merging, NAME, 1, 1).await });
+        until("the rows wait for each other", async || {
+            count!(database, "SELECT count(*) FROM consumer_progress WHERE hold_at IS NOT NULL") > 0
+        }).await;
+        fails.store(false, Ordering::SeqCst);
+        let last = append_to(&store, &right).await;
+        patiently("they are one", merge).await.unwrap().unwrap();
+        patiently("it catches up", running.handle.caught_up_to(last)).await.unwrap();
+        let report = running.end().await;
+        assert_eq!(report.consumer(NAME).unwrap().state, LaneState::ShutDown, "{report}");
+        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 1);
+        assert_eq!(count!(database, "SELECT count(*) FROM applied"), 4);
+    }
+
+    async fn rows_that_wait_for_a_merge_that_was_given_up_go_on_when_their_hold_ends(database) {
+        schema(&database).await;
+        let store = database.store.clone();
+        let (left, right) = ids_of_halves();
+        append_to(&store, &left).await;
+        append_to(&store, &right).await;
+        // Nobody runs the consumer, so the merge only gets as far as to have the rows wait.
+        run_with(&store, 2).await;
+        database.execute("UPDATE consumer_progress SET position = 1 WHERE slice_from > 0").await;
+        let merging = store.clone();
+        let merge = tokio::spawn(async move { merge_segments(&merging, NAME, 1, 1).await });
+        until("the rows wait for each other", async || {
+            count!(database, "SELECT count(*) FROM consumer_progress WHERE hold_at IS NOT NULL") == 2
+        }).await;
+        merge.abort();
+        let _ = merge.await;
+        // The hold ends after 10 s; here its end is brought forward.
+        database.execute("UPDATE consumer_progress SET hold_until = NULL").await;
+        database.execute("DELETE FROM applied").await;
+        database.execute("DELETE FROM versions").await;
+        database.execute("UPDATE consumer_progress SET position = 0").await;
+        let last = append_to(&store, &left).await;
+        let report = run_with(&store, 2).await;
+        assert_eq!(report.consumer(NAME).unwrap().state, LaneState::CaughtUp, "{report}");
+        assert_eq!(count!(database, "SELECT max(position) FROM applied"), last);
+    }
+
+    async fn a_merge_of_an_unknown_consumer_is_refused(database) {
+        let error = merge_segments(&database.store, "nobody", 3, 1).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no checkpoint of `nobody`, version 3; has a worker with that consumer ever run on this database?"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_aggregate_has_the_same_slice_in_rust_and_in_sql() {
+    let database = Database::<Postgres>::fresh().await;
+    let mut ids: Vec<String> = (0..10_000)
+        .map(|number| format!("aggregate-{number}"))
+        .collect();
+    ids.extend(["", "ä", "日本語", "🦀🦀", "a'b\"c", "  ", "\u{7f}\u{80}"].map(str::to_owned));
+    let rows: Vec<(String, i32)> = sqlx::query_as(
+        "SELECT id, ('x' || left(md5(convert_to(id, 'UTF8')), 4))::bit(16)::int & 1023
+           FROM UNNEST($1::text[]) AS id",
+    )
+    .bind(&ids)
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    assert_eq!(rows.len(), ids.len());
+    for (id, slice) in rows {
+        assert_eq!(i32::from(aggregate_slice(&id)), slice, "{id:?}");
     }
 }

@@ -31,7 +31,7 @@ use crate::registry::Registered;
 use crate::store::EventStore;
 use crate::worker::dialect::{State, TransactionGuard as _};
 use crate::worker::roster::scope_text;
-use crate::worker::slots::Slots;
+use crate::worker::slots::{Parts, Shares, Slots};
 use crate::worker::{BuildError, WorkerBuilder};
 
 /// How long a verb that changes nothing but the row waits for the batch in hand.
@@ -97,7 +97,7 @@ impl<DB: AdminBackend> Admin<DB> {
     pub fn new(store: EventStore<DB>) -> Self {
         Self {
             sql: DB::admin_sql(&store),
-            slots: Arc::new(Slots::new(store.clone(), 1, 1)),
+            slots: Arc::new(Slots::new(store.clone(), Shares::ONE)),
             store,
             code: Vec::new(),
             knows_code: false,
@@ -243,7 +243,12 @@ impl<DB: AdminBackend> Admin<DB> {
         work: W,
     ) -> Result<W::Output, AdminError> {
         let mut lease = self.slots.writer().await?;
-        let (connection, guard, ended_well) = lease.begin()?;
+        let Parts {
+            connection,
+            guard,
+            ended_well,
+            ..
+        } = lease.begin()?;
         let begun = connection.begin_with(DB::BEGIN_BATCH.into_sql_str()).await;
         let mut tx = begun.map_err(|error| held_or(error, of, DB::is_held))?;
         let transaction = match self.lock(&mut tx, of, wait).await {

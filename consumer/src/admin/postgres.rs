@@ -81,8 +81,9 @@ const REWIND: &str = "
            scope = coalesce($3, scope), updated_at = clock_timestamp()
      WHERE consumer = $1 AND version = $2";
 
+/// The epoch keeps out what was read or looked through with the old scope.
 const SET_SCOPE: &str = "
-    UPDATE {progress} SET scope = $3, updated_at = clock_timestamp()
+    UPDATE {progress} SET scope = $3, epoch = epoch + 1, updated_at = clock_timestamp()
      WHERE consumer = $1 AND version = $2";
 
 const PARKED: &str = "

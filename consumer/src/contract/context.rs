@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +27,7 @@ pub struct Context {
     deadline: Option<Instant>,
     stop: AtomicBool,
     current: AtomicI64,
+    calls: AtomicU64,
     effects: Mutex<Vec<Effect>>,
 }
 
@@ -46,6 +47,7 @@ impl Context {
             deadline: None,
             stop: AtomicBool::new(false),
             current: AtomicI64::new(NO_EVENT),
+            calls: AtomicU64::new(0),
             effects: Mutex::new(Vec::new()),
         }
     }
@@ -136,11 +138,26 @@ impl Context {
     /// Notes which event is being handled; the loop over a batch calls it before each.
     pub fn enter(&self, global_position: i64) {
         self.current.store(global_position, Ordering::Relaxed);
+        self.count_call();
     }
 
     /// Notes that several events are being handled at once.
     pub fn enter_several(&self) {
         self.current.store(NO_EVENT, Ordering::Relaxed);
+        self.count_call();
+    }
+
+    /// One task calls the handlers of a batch, one after the other: there is no other writer, and
+    /// no need for an atomic addition, which would be what a call costs most.
+    fn count_call(&self) {
+        let calls = self.calls.load(Ordering::Relaxed);
+        self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How many calls of handlers have begun.
+    #[cfg(feature = "worker")]
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// The position of the event at hand, or `None` in a handler that takes several at once.

@@ -284,6 +284,12 @@ impl<DB: Backend> EventStore<DB> {
         Ok(stored)
     }
 
+    /// Whether a statement stays prepared on its connection, so that it takes one exchange.
+    #[cfg(feature = "worker")]
+    pub(crate) fn keeps_statements(&self) -> bool {
+        DB::Dialect::keeps_statements(&self.inner.pool)
+    }
+
     /// Tells the workers of this process that there is something to read, or will be at once.
     fn wake(&self) {
         self.inner

@@ -1,13 +1,14 @@
 //! Where each lane writes how far it is, for everyone who waits or looks.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
-use super::dialect::{Blocker, LaneKey, ServerLife};
+use super::dialect::{Blocker, Checkpoint, LaneKey, ServerLife};
 
 /// What a lane is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) key: LaneKey,
+    /// The slice after the row's last one.
+    slice_to: AtomicI32,
     place: Mutex<Option<Place>>,
     events: AtomicU64,
     batches: AtomicU64,
@@ -92,14 +95,23 @@ impl Cell {
     }
 
     pub(crate) fn set_place(&self, place: Option<Place>) {
-        let before = std::mem::replace(
-            &mut *self.place.lock().unwrap_or_else(PoisonError::into_inner),
-            place,
-        );
+        let mut current = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        // A lane that has not seen yet that its row is wider now knows nothing of the rest of it.
+        let slice_to = self.slice_to.load(Ordering::Relaxed);
+        let place = place.filter(|place| place.slice_to == slice_to);
+        let before = std::mem::replace(&mut *current, place);
+        drop(current);
         if before != place {
             self.note_move();
             self.changed.send_replace(());
         }
+    }
+
+    /// Notes that the row is as wide as this, also before its lane sees it.
+    fn resize(&self, slice_to: i32) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        self.slice_to.store(slice_to, Ordering::Relaxed);
+        *place = place.filter(|place| place.slice_to == slice_to);
     }
 
     fn note_move(&self) {
@@ -231,26 +243,49 @@ impl Board {
             .clone()
     }
 
-    /// Makes the cells of a consumer those of its rows, and returns the new ones.
-    pub(crate) fn seat(&self, consumer: &str, version: i32, keys: &[&LaneKey]) -> Vec<Arc<Cell>> {
-        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
-        cells.retain(|cell| {
-            let other = *cell.key.consumer != *consumer || cell.key.version != version;
-            other || keys.contains(&&cell.key)
-        });
-        let missing = keys
+    /// How many lanes there are.
+    pub(crate) fn cells_count(&self) -> usize {
+        let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
+        cells.len()
+    }
+
+    /// Makes the cells those of the rows, and returns the new ones. A consumer of which there is no
+    /// row keeps its cells: they say that it was forgotten.
+    pub(crate) fn seat(&self, rows: &[&Checkpoint]) -> Vec<Arc<Cell>> {
+        let wanted: HashMap<&LaneKey, i32> =
+            rows.iter().map(|row| (&row.key, row.slice_to)).collect();
+        let consumers: HashSet<(&str, i32)> = rows
             .iter()
-            .filter(|key| !cells.iter().any(|cell| cell.key == ***key));
-        let new: Vec<Arc<Cell>> = missing.map(|key| self.cell((*key).clone())).collect();
+            .map(|row| (&*row.key.consumer, row.key.version))
+            .collect();
+        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
+        let before = cells.len();
+        cells.retain(|cell| {
+            let is_known = consumers.contains(&(&*cell.key.consumer, cell.key.version));
+            if let Some(&slice_to) = wanted.get(&cell.key) {
+                cell.resize(slice_to);
+            }
+            !is_known || wanted.contains_key(&cell.key)
+        });
+        let seated: HashSet<LaneKey> = cells.iter().map(|cell| cell.key.clone()).collect();
+        let new: Vec<Arc<Cell>> = rows
+            .iter()
+            .filter(|row| !seated.contains(&row.key))
+            .map(|row| self.cell(row))
+            .collect();
+        let changed = cells.len() != before || !new.is_empty();
         cells.extend(new.iter().cloned());
         drop(cells);
-        self.changed.send_replace(());
+        if changed {
+            self.changed.send_replace(());
+        }
         new
     }
 
-    fn cell(&self, key: LaneKey) -> Arc<Cell> {
+    fn cell(&self, row: &Checkpoint) -> Arc<Cell> {
         Arc::new(Cell {
-            key,
+            key: row.key.clone(),
+            slice_to: AtomicI32::new(row.slice_to),
             place: Mutex::new(None),
             events: AtomicU64::new(0),
             batches: AtomicU64::new(0),

@@ -14,7 +14,7 @@ use super::patience::Patience;
 use super::rest::Rest;
 use super::roster::{Post, Roster};
 use super::shared::{Listen, Options, Shared, Survey};
-use super::slots::Slots;
+use super::slots::{Shares, Slots};
 use super::{Channels, Worker};
 use crate::contract::{Consumer, ScopedConsumer, Settings};
 use crate::registry::{Dependencies, Registered, Registry, Selection, check_name};
@@ -252,8 +252,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
         if self.registered.is_empty() {
             return Err(BuildError::NoConsumers);
         }
-        let (writers, spares) = self.share_connections()?;
-        Ok(self.assemble(writers, spares))
+        let shares = self.share_connections()?;
+        Ok(self.assemble(shares))
     }
 
     /// Finds the consumers, applies the settings to them, and checks their names.
@@ -328,13 +328,17 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
         Ok(())
     }
 
-    /// Divides the pool between lanes that write and handlers that need a connection for nothing.
-    fn share_connections(&self) -> Result<(usize, usize), BuildError> {
-        let detached = self
-            .registered
-            .iter()
-            .filter(|registered| !registered.consumer.uses_transaction())
-            .count();
+    /// Divides the pool between lanes that write, handlers that work elsewhere, and the rest of the
+    /// program.
+    fn share_connections(&self) -> Result<Shares, BuildError> {
+        let lanes_of = |writes: bool| -> usize {
+            self.registered
+                .iter()
+                .filter(|one| one.consumer.uses_transaction() == writes)
+                .map(|one| one.declaration.settings.segments as usize)
+                .sum()
+        };
+        let (writing, elsewhere) = (lanes_of(true), lanes_of(false));
         let may_terminate = self
             .registered
             .iter()
@@ -342,36 +346,43 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
         let listens = matches!(self.options.listen, Listen::OverPool);
         // One for the frontier, one to read the log, one each for what may be needed beside.
         let fixed = 2 + usize::from(listens) + usize::from(may_terminate);
-        let max = self.store.pool().options().get_max_connections();
-        let needed = fixed + 1 + usize::from(detached > 0);
-        let Some(free) = usize::try_from(max)
-            .unwrap_or(usize::MAX)
-            .checked_sub(fixed)
-            .filter(|_| usize::try_from(max).unwrap_or(usize::MAX) >= needed)
-        else {
+        // A claim that is held while the handler works elsewhere is a connection beside the one
+        // that the handler is given.
+        let cost = 1 + usize::from(DB::HOLDS_CLAIMS);
+        let least = 1 + cost * usize::from(elsewhere > 0);
+        let max = usize::try_from(self.store.pool().options().get_max_connections())
+            .unwrap_or(usize::MAX);
+        let Some(free) = max.checked_sub(fixed).filter(|free| *free >= least) else {
             return Err(BuildError::PoolTooSmall {
-                max,
-                needed: u32::try_from(needed).unwrap_or(u32::MAX),
-                why: if detached > 0 {
-                    "and one for handlers without `tx`"
+                max: u32::try_from(max).unwrap_or(u32::MAX),
+                needed: u32::try_from(fixed + least).unwrap_or(u32::MAX),
+                why: if elsewhere > 0 {
+                    "and those of one batch of a handler without `tx`"
                 } else {
                     "as many batches run at once as there are more"
                 },
             });
         };
-        let spares = detached.min((free / 2).max(1));
-        let lanes = self
-            .registered
-            .iter()
-            .map(|one| one.declaration.settings.segments as usize)
-            .sum();
-        // The other half stays with the rest of the program, which may share the pool.
-        let half = (free - spares).div_ceil(2);
-        let writers = DB::WRITERS.unwrap_or(lanes).min(half).max(1);
-        Ok((writers, spares))
+        // The worker keeps what it opens: the rest of the program may share the pool.
+        let free = free.saturating_sub(max / 5).max(least);
+        let writers = DB::WRITERS.unwrap_or(writing).clamp(1, 1 + free - least);
+        let spares = ((free - writers) / cost).min(elsewhere);
+        if DB::WRITERS.is_none() && writers + spares < writing + elsewhere {
+            tracing::warn!(
+                lanes = writing + elsewhere,
+                batches = writers + spares,
+                max_connections = max,
+                "there are more lanes than connections for them: a handler that takes long keeps others waiting; raise `max_connections` of the pool, or set a `handler_timeout`"
+            );
+        }
+        Ok(Shares {
+            writers,
+            holders: if DB::HOLDS_CLAIMS { spares } else { 0 },
+            spares,
+        })
     }
 
-    fn assemble(self, writers: usize, spares: usize) -> Worker<DB> {
+    fn assemble(self, connections: Shares) -> Worker<DB> {
         let posts: Vec<Arc<Post<DB>>> = self
             .registered
             .into_iter()
@@ -403,7 +414,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
                 self.options.cache_bytes,
                 Patience::of_claims(self.options.claim_timeout).with_reads(),
             ),
-            slots: Arc::new(Slots::new(self.store.clone(), writers, spares)),
+            slots: Arc::new(Slots::new(self.store.clone(), connections)),
             board,
             rest: Rest::default(),
             frontier,

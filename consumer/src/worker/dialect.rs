@@ -1,6 +1,5 @@
 //! What the worker asks of a database; `postgres.rs` and `sqlite.rs` answer in SQL.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,9 @@ use sqlx::pool::PoolConnection;
 use super::one_core::Core;
 use crate::contract::{PersistedEvent, StartFrom};
 use crate::store::{Backend, EventStore};
+
+/// How long a row waits for its neighbour after whoever merges them last said so.
+pub(crate) const HOLD_FOR: Duration = Duration::from_secs(10);
 
 /// A database that a worker can run on: Postgres or SQLite.
 ///
@@ -77,7 +79,7 @@ pub trait Dialect: Backend {
         at: i32,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Keeps two neighbouring rows from going further than the one that is ahead.
+    /// Keeps two neighbouring rows from going further than the one that is ahead, for [`HOLD_FOR`].
     fn hold(
         statements: &Self::Sql,
         connection: &mut Self::Connection,
@@ -116,13 +118,22 @@ pub trait Dialect: Backend {
         progress: &Progress,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// The aggregates of which events are parked, up to a number; only under the row's claim.
+    /// The aggregates of a row's slices of which events are parked; only under the row's claim.
     fn parked_aggregates(
         statements: &Self::Sql,
         connection: &mut Self::Connection,
         key: &LaneKey,
-        limit: u32,
-    ) -> impl Future<Output = Result<HashSet<Aggregate>, sqlx::Error>> + Send;
+        slice_to: i32,
+    ) -> impl Future<Output = Result<Vec<Aggregate>, sqlx::Error>> + Send;
+
+    /// Counts the aggregates of a consumer, over all its rows, of which events are parked, up to a
+    /// number.
+    fn count_parked(
+        statements: &Self::Sql,
+        connection: &mut Self::Connection,
+        key: &LaneKey,
+        limit: i64,
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
 
     /// Sets events aside; only under the row's claim.
     fn park(
@@ -156,7 +167,7 @@ pub trait Dialect: Backend {
     /// Ends the statement that a handler left running on another connection.
     fn terminate(
         connection: &mut Self::Connection,
-        claim: &Claim,
+        backend: i32,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Whether the error says something of the database's health rather than of the statement.
@@ -393,6 +404,13 @@ pub struct Checkpoint {
     pub failed_position: Option<i64>,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+impl Checkpoint {
+    /// What changes when somebody has changed the row.
+    pub(crate) fn mark(&self) -> (i64, i64, State, u32) {
+        (self.position, self.epoch, self.state, self.attempts)
+    }
 }
 
 /// A checkpoint row under its row lock.

@@ -22,6 +22,16 @@ pub enum WorkerError {
     /// The log of events is not one whose frontier can be known.
     #[error("{0}")]
     Log(LogProblem),
+    /// There is no checkpoint of that consumer.
+    #[error(
+        "there is no checkpoint of `{consumer}`, version {version}; has a worker with that consumer ever run on this database?"
+    )]
+    UnknownCheckpoint {
+        /// The consumer.
+        consumer: String,
+        /// Its version.
+        version: i32,
+    },
 }
 
 /// Why positions cannot be settled on this log; nothing was skipped, and nothing runs.

@@ -12,6 +12,9 @@ use crate::contract::HandlerError;
 pub(crate) enum Blame {
     /// The handler could not handle the event; it counts against the event.
     Handler,
+    /// sqlx and the database did not understand each other: the connection is broken, or what the
+    /// handler sent can never be sent, such as a statement with too many parameters.
+    Protocol,
     /// The database could not be used just now; it never counts against the event.
     Infrastructure,
     /// The handler tried to end its worker's transaction (R4).
@@ -38,9 +41,9 @@ fn judge_one<DB: WorkerBackend>(error: &(dyn Error + 'static)) -> Blame {
     if let Some(error) = error.downcast_ref::<sqlx::Error>() {
         return match error {
             sqlx::Error::Database(error) => judge_database::<DB>(error.as_ref()),
+            sqlx::Error::Protocol(_) => Blame::Protocol,
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Blame::Infrastructure,

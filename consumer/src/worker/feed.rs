@@ -31,17 +31,22 @@ pub(crate) struct Filter {
 pub(crate) const SLICES: u16 = 1024;
 
 impl Filter {
-    fn takes(&self, stretch: &Stretch, index: usize, event: &PersistedEvent) -> bool {
-        in_scope(&self.scope, &event.aggregate_type)
-            && (self.slices.len() == usize::from(SLICES)
-                || self.slices.contains(&stretch.slice(index)))
+    fn in_slices(&self, stretch: &Stretch, index: usize) -> bool {
+        self.slices.len() == usize::from(SLICES) || self.slices.contains(&stretch.slice(index))
     }
 }
 
-/// The slice of an aggregate, stable for ever: checkpoints of segments rest on it.
+/// The slice of an aggregate, 0 to 1023: a segment of a consumer is a range of slices.
 ///
-/// On Postgres the same is `('x' || left(md5(aggregate_id), 4))::bit(16)::int & 1023`.
-pub(crate) fn slice(aggregate_id: &str) -> u16 {
+/// It is the same in every version, since the checkpoints of segments rest on it, and in SQL. On
+/// Postgres that is
+/// `('x' || left(md5(convert_to(aggregate_id, 'UTF8')), 4))::bit(16)::int & 1023`.
+///
+/// ```
+/// assert_eq!(consumer::aggregate_slice("ada"), 571);
+/// ```
+#[must_use]
+pub fn aggregate_slice(aggregate_id: &str) -> u16 {
     let [high, low, ..] = Md5::digest(aggregate_id).0;
     u16::from_be_bytes([high, low]) & (SLICES - 1)
 }
@@ -62,8 +67,12 @@ const RARE_SAMPLE: usize = 500;
 /// How far behind the frontier a lane must be for the index to be worth a read of its own.
 const RARE_DISTANCE: i64 = 2_000;
 
-/// How many stretches are looked through for one batch before it goes out half full.
-const MAX_STRETCHES: usize = 64;
+/// How many events are looked through for one batch before it goes out half full; a stretch counts
+/// as [`STRETCH`] events beside its own.
+const MAX_LOOKED_THROUGH: usize = 64_000;
+
+/// What a stretch without events counts.
+const STRETCH: usize = 16;
 
 impl Feed {
     pub(crate) fn new(filter: Filter) -> Self {
@@ -84,11 +93,13 @@ impl Feed {
     ) -> Result<Batch, StoreError> {
         let settled = frontier.settled;
         let mut filling = Filling::new(after, frontier, limit, max_bytes);
-        for _ in 0..MAX_STRETCHES {
+        let mut looked_through = 0;
+        while looked_through < MAX_LOOKED_THROUGH {
             let at = filling.batch.up_to;
             if at >= settled || filling.is_full {
                 break;
             }
+            looked_through += STRETCH;
             if self.rare && settled - at > RARE_DISTANCE {
                 let (room, bytes) = filling.room();
                 let scope = &self.filter.scope;
@@ -97,8 +108,9 @@ impl Feed {
                 filling.take(&self.filter, &stretch);
             } else {
                 let stretch = log.read(at, settled, frontier.life).await?;
-                let taken = filling.take(&self.filter, &stretch);
-                self.judge(&stretch, at, taken);
+                let found = filling.take(&self.filter, &stretch);
+                looked_through += found.looked_through;
+                self.judge(found);
             }
         }
         Ok(filling.batch)
@@ -111,13 +123,20 @@ impl Feed {
         self.rare = found.saturating_mul(5) < span;
     }
 
-    /// Decides, by what a stretch of the log held, whether the scope is rare.
-    fn judge(&mut self, stretch: &Stretch, seen: i64, taken: usize) {
-        let looked_through = stretch.events.len() - stretch.first_after(seen);
-        if !self.filter.scope.is_empty() && looked_through >= RARE_SAMPLE {
-            self.rare = taken * RARE < looked_through;
+    /// Decides, by what a stretch of the log held, whether the scope is rare. Slices do not make it
+    /// rare: the index knows nothing of them.
+    fn judge(&mut self, found: Found) {
+        if !self.filter.scope.is_empty() && found.looked_through >= RARE_SAMPLE {
+            self.rare = found.in_scope * RARE < found.looked_through;
         }
     }
+}
+
+/// What a look through a stretch found.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    looked_through: usize,
+    in_scope: usize,
 }
 
 /// A batch that is being filled.
@@ -153,24 +172,29 @@ impl Filling {
         (u32::try_from(events).unwrap_or(u32::MAX), bytes.max(1))
     }
 
-    /// Takes what the filter wants of a stretch, from where the batch ends; says how many events.
-    fn take(&mut self, filter: &Filter, stretch: &Stretch) -> usize {
-        let before = self.batch.events.len();
+    /// Takes what the filter wants of a stretch, from where the batch ends.
+    fn take(&mut self, filter: &Filter, stretch: &Stretch) -> Found {
+        let first = stretch.first_after(self.batch.up_to);
+        let mut found = Found {
+            looked_through: stretch.events.len() - first,
+            in_scope: 0,
+        };
         if stretch.may_match(&filter.scope) {
-            let first = stretch.first_after(self.batch.up_to);
             for (index, event) in stretch.events.iter().enumerate().skip(first) {
-                if !filter.takes(stretch, index, event) {
+                if !in_scope(&filter.scope, &event.aggregate_type) {
                     continue;
                 }
-                if !self.push(event) {
+                if filter.in_slices(stretch, index) && !self.push(event) {
                     self.is_full = true;
-                    return self.batch.events.len() - before;
+                    found.looked_through = index - first;
+                    return found;
                 }
+                found.in_scope += 1;
             }
         }
         self.batch.up_to = stretch.to;
         self.is_full = self.batch.events.len() >= self.limit;
-        self.batch.events.len() - before
+        found
     }
 
     /// Adds an event, unless the batch is full; an empty batch takes an event of any size.

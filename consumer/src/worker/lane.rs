@@ -1,9 +1,9 @@
 //! A lane: one consumer, or one segment of it, working through its events batch by batch.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
 use tokio::time;
 use tracing::Instrument as _;
 
@@ -19,7 +19,15 @@ use super::transact::{Done, Job, Seat, Trouble, Try, record};
 use crate::contract::{Backoff, PersistedEvent};
 use crate::store::StoreError;
 
-type Ahead = Pin<Box<dyn Future<Output = (Feed, Result<Batch, StoreError>)> + Send>>;
+/// The next batch, being read while the one before it is handled.
+///
+/// A task, and not a future of the lane: a lane that waits for its retry does not poll, and a
+/// reader that nobody polls would keep the log from all others. One that is no longer wanted goes
+/// on to its end, and what it read is there for whoever comes next.
+struct Ahead {
+    after: i64,
+    read: JoinHandle<(Feed, Result<Batch, StoreError>)>,
+}
 
 /// What a lane does with a batch whose events it has not all handled.
 struct Work {
@@ -221,13 +229,16 @@ impl<DB: WorkerBackend> Lane<DB> {
 
     /// The next batch after the place, which may be empty; `None` when the worker stops.
     async fn next_batch(&mut self, place: Place) -> Result<Option<Batch>, StoreError> {
-        let ahead = self
-            .ahead
-            .take()
-            .unwrap_or_else(|| self.read_ahead(place.after));
+        // What was read to follow a batch that came to nothing would leave out that batch.
+        let ahead = self.ahead.take().filter(|ahead| ahead.after == place.after);
+        let read = match ahead {
+            Some(ahead) => ahead.read,
+            None => self.read(place.after),
+        };
         let shared = Arc::clone(&self.shared);
         let (feed, batch) = tokio::select! {
-            read = ahead => read,
+            // A task that panicked has lost its feed, and the lane makes a new one.
+            read = read => read.map_err(|_| sqlx::Error::WorkerCrashed)?,
             () = shared.stopped() => return Ok(None),
         };
         self.feed = Some(feed);
@@ -240,13 +251,14 @@ impl<DB: WorkerBackend> Lane<DB> {
         Ok(Some(batch))
     }
 
-    fn read_ahead(&mut self, after: i64) -> Ahead {
+    /// Starts to read the batch after a position.
+    fn read(&mut self, after: i64) -> JoinHandle<(Feed, Result<Batch, StoreError>)> {
         let shared = Arc::clone(&self.shared);
         let mut feed = self.feed.take().unwrap_or_else(|| Feed::new(self.filter()));
         let limit = self.limit(after);
-        Box::pin(async move {
+        tokio::spawn(async move {
             let frontier = shared.frontier.borrow().clone();
-            let bytes = shared.options.batch_bytes;
+            let bytes = shared.batch_bytes();
             let batch = feed
                 .collect(&shared.log, &frontier, after, limit, bytes)
                 .await;
@@ -337,9 +349,10 @@ impl<DB: WorkerBackend> Lane<DB> {
     /// Runs the job while the next batch is read.
     async fn run_job(&mut self, work: &mut Work) -> Result<Done, Trouble> {
         let whole = work.job.take == work.job.events.len();
-        if whole && self.ahead.is_none() && self.shared.frontier.borrow().settled > work.batch.up_to
-        {
-            self.ahead = Some(self.read_ahead(work.batch.up_to));
+        let after = work.batch.up_to;
+        if whole && self.ahead.is_none() && self.shared.frontier.borrow().settled > after {
+            let read = self.read(after);
+            self.ahead = Some(Ahead { after, read });
         }
         let shared = Arc::clone(&self.shared);
         let attempt = Try {
@@ -349,22 +362,7 @@ impl<DB: WorkerBackend> Lane<DB> {
         };
         let span = self.span(work);
         let transaction = attempt.transact().instrument(span.clone());
-        let mut transaction = std::pin::pin!(ended(&self.seat.key, &work.job, span, transaction));
-        if let Some(ahead) = &mut self.ahead {
-            let mut read = None;
-            let done = loop {
-                tokio::select! {
-                    biased;
-                    done = &mut transaction => break done,
-                    next = &mut *ahead, if read.is_none() => read = Some(next),
-                }
-            };
-            if let Some(next) = read {
-                self.ahead = Some(Box::pin(std::future::ready(next)));
-            }
-            return done;
-        }
-        transaction.await
+        ended(&self.seat.key, &work.job, span, transaction).await
     }
 
     fn span(&self, work: &Work) -> tracing::Span {
@@ -646,9 +644,15 @@ impl<DB: WorkerBackend> Lane<DB> {
         Turn::Go
     }
 
+    /// Waits, unless the worker stops or somebody changes the row meanwhile: an operator who
+    /// resumes or pauses a consumer does not wait for its backoff.
     async fn rest(&mut self, pause: Duration) {
+        let key = &self.seat.key;
+        let mut survey = self.shared.survey.clone();
+        let before = survey.borrow().rows.get(key).map(Checkpoint::mark);
         tokio::select! {
             () = time::sleep(pause) => {}
+            _ = survey.wait_for(|survey| survey.rows.get(key).map(Checkpoint::mark) != before) => {}
             () = self.shared.stopped() => {}
         }
     }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 
+use super::continuity::Continuity;
 use super::dialect::{ServerLife, WorkerBackend};
-use super::feed::slice;
+use super::feed::aggregate_slice;
 use super::measure;
 use super::patience::Patience;
 use crate::contract::PersistedEvent;
@@ -65,7 +66,7 @@ impl Stretch {
         let slices = self.slices.get_or_init(|| {
             self.events
                 .iter()
-                .map(|event| slice(&event.aggregate_id))
+                .map(|event| aggregate_slice(&event.aggregate_id))
                 .collect()
         });
         slices.get(index).copied().unwrap_or_default()
@@ -102,6 +103,9 @@ pub(crate) struct Log<DB: WorkerBackend> {
     /// One reader: whoever comes first reads, and the others find what they wait for in the cache.
     reader: tokio::sync::Mutex<Option<PoolConnection<DB>>>,
     cache: Mutex<Cache>,
+    continuity: Continuity,
+    /// Whether a read is one exchange with the server also outside a transaction.
+    in_one_exchange: bool,
     budget: u64,
     patience: Patience,
 }
@@ -109,9 +113,11 @@ pub(crate) struct Log<DB: WorkerBackend> {
 impl<DB: WorkerBackend> Log<DB> {
     pub(crate) fn new(store: EventStore<DB>, budget: u64, patience: Patience) -> Self {
         Self {
+            in_one_exchange: store.keeps_statements(),
             store,
             reader: tokio::sync::Mutex::new(None),
             cache: Mutex::new(Cache::default()),
+            continuity: Continuity::default(),
             budget,
             patience,
         }
@@ -159,6 +165,17 @@ impl<DB: WorkerBackend> Log<DB> {
             .await?;
         // A read may have been cut short by its bounds: only an empty one covers the whole range.
         let to = events.last().map_or(up_to, |last| last.global_position);
+        for found in self.continuity.follow(after, to, life, &events) {
+            measure::continuity_break();
+            tracing::error!(
+                position = found.position,
+                aggregate_type = found.aggregate_type,
+                aggregate_id = found.aggregate_id,
+                "version {} of an aggregate follows version {}: events in between were deleted, or came in at positions that had been settled, where no consumer sees them; draw a position in the transaction that inserts it",
+                found.version,
+                found.last,
+            );
+        }
         let stretch = Arc::new(Stretch::new(after, to, events));
         self.lock().insert(&stretch, life, self.budget);
         Ok(stretch)
@@ -181,9 +198,18 @@ impl<DB: WorkerBackend> Log<DB> {
         Ok(Stretch::new(after, to, events))
     }
 
-    /// How much one read may bring, so that a few of them fit into the budget.
+    /// How much one read may bring: so that a few of them fit into the budget, and not so little
+    /// that each event becomes a read of its own.
     fn read_bytes(&self) -> u64 {
-        (self.budget / 8).max(1)
+        const LEAST: u64 = 1 << 20;
+        (self.budget / 8).max(LEAST)
+    }
+
+    /// Closes the reader's connection unless it is at work: it is likely to be dead.
+    pub(crate) fn close_idle(&self) {
+        if let Ok(mut reader) = self.reader.try_lock() {
+            *reader = None;
+        }
     }
 
     async fn fetch(
@@ -207,6 +233,12 @@ impl<DB: WorkerBackend> Log<DB> {
             scope,
         };
         let read = async {
+            if self.in_one_exchange {
+                // One prepared statement is one exchange, and has a snapshot of its own.
+                return self.store.read_range(&mut connection, range).await;
+            }
+            // Without prepared statements it is more than one message, which a pooler in
+            // transaction mode keeps on one connection only inside a transaction.
             let mut tx = connection.begin_with(DB::BEGIN_READ).await?;
             let events = self.store.read_range(&mut tx, range).await?;
             tx.commit().await?;

@@ -100,6 +100,12 @@ pub(crate) fn blockers(count: usize) {
     }
 }
 
+/// An event came whose predecessor nobody has read.
+pub(crate) fn continuity_break() {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("consumer_continuity_breaks_total").increment(1);
+}
+
 /// A stretch of the log was wanted, and was in the cache or not.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn cache(is_hit: bool) {

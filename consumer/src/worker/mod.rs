@@ -2,6 +2,7 @@
 
 mod board;
 pub(crate) mod builder;
+mod continuity;
 pub(crate) mod dialect;
 mod error;
 mod fault;
@@ -41,6 +42,7 @@ pub use self::builder::WorkerBuilder;
 use self::dialect::Observation;
 pub use self::dialect::{Blocker, WorkerBackend};
 pub use self::error::{BuildError, LogProblem, NameTaken, WorkerError};
+pub use self::feed::aggregate_slice;
 pub use self::handle::{WaitError, WorkerHandle};
 pub use self::health::{Health, HealthProblem};
 use self::lane::Lane;
@@ -172,8 +174,10 @@ impl<DB: WorkerBackend> Worker<DB> {
             tracing::warn!(
                 "the shutdown deadline is over: what is not committed will be handled again"
             );
+            let claimed = shared.slots.claimed();
             lanes.shutdown().await;
             shared.board.shut_down();
+            shared.terminate(&claimed).await;
         }
         let ended = match ended {
             Some(ended) => Ok(ended),

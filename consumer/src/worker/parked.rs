@@ -1,6 +1,6 @@
 //! Events set aside: the failing one, and the later ones of its aggregate, which must wait for it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::dialect::{Aggregate, Claim, Dialect, LaneKey, Parking};
@@ -8,7 +8,7 @@ use crate::contract::PersistedEvent;
 
 /// So many parked aggregates are more than some bad events: something is broken that would park
 /// everything.
-pub(crate) const MOST_PARKED: usize = 1_000;
+pub(crate) const MOST_PARKED: i64 = 1_000;
 
 /// The events of a job, divided into those to handle and those that must wait.
 pub(crate) struct Division {
@@ -37,18 +37,21 @@ impl Division {
                 waiting: Vec::new(),
             });
         }
-        let limit = u32::try_from(MOST_PARKED + 1).unwrap_or(u32::MAX);
-        let parked = DB::parked_aggregates(statements, connection, key, limit).await?;
-        Ok(Self::by(&parked, events, take))
+        let parked = DB::parked_aggregates(statements, connection, key, claim.slice_to).await?;
+        Ok(Self::by(parked, events, take))
     }
 
-    fn by(parked: &HashSet<Aggregate>, events: &[PersistedEvent], take: usize) -> Self {
+    fn by(parked: Vec<Aggregate>, events: &[PersistedEvent], take: usize) -> Self {
+        let mut ids: HashMap<String, HashSet<String>> = HashMap::new();
+        for (kind, id) in parked {
+            ids.entry(kind).or_default().insert(id);
+        }
         let mut run = Vec::with_capacity(take);
         let mut places = Vec::with_capacity(take);
         let mut waiting = Vec::new();
         for (place, event) in events.iter().take(take).enumerate() {
-            let aggregate = (event.aggregate_type.to_string(), event.aggregate_id.clone());
-            if parked.contains(&aggregate) {
+            let of_type = ids.get(&*event.aggregate_type);
+            if of_type.is_some_and(|ids| ids.contains(&event.aggregate_id)) {
                 waiting.push((place, event.clone()));
             } else {
                 run.push(event.clone());

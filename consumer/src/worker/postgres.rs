@@ -11,11 +11,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row};
 use tokio::sync::Notify;
 
 use super::dialect::{
-    Advance, Aggregate, Blocker, Checkpoint, Claim, Dialect, Enrolment, FrontierWatch, LaneKey,
-    Observation, Parking, Progress, ServerLife, Standing, State, TransactionGuard, WorkerBackend,
-    statements,
+    Advance, Aggregate, Blocker, Checkpoint, Claim, Dialect, Enrolment, FrontierWatch, HOLD_FOR,
+    LaneKey, Observation, Parking, Progress, ServerLife, Standing, State, TransactionGuard,
+    WorkerBackend, statements,
 };
-use super::feed::slice;
+use super::feed::aggregate_slice;
 use super::one_core::Core;
 use super::{LogProblem, WorkerError};
 use crate::store::{Column, EventStore, Sql};
@@ -40,6 +40,20 @@ macro_rules! server_life {
     };
 }
 
+/// Where a row is to wait for its neighbour: whoever merges them says so again and again, so that
+/// nobody waits for one who is gone.
+macro_rules! held {
+    ($row:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $row,
+            "hold_until > clock_timestamp() THEN ",
+            $row,
+            "hold_at END"
+        )
+    };
+}
+
 /// Whatever the role's defaults are: a claim must see what its predecessor committed, and a role
 /// whose transactions are read-only by default keeps what a handler runs after a `ROLLBACK` of its
 /// own from being saved. The timeout, for this transaction only, keeps a process that froze between
@@ -54,21 +68,27 @@ const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 /// Claims a checkpoint row, or returns nothing when somebody else has it.
 ///
 /// The update, rather than a bare lock, is what arms the deferred trigger that refuses a commit
-/// before the checkpoint is saved (R4). The timeout, for this transaction only, ends the claim of
-/// a process that froze.
+/// before the checkpoint is saved (R4). The timeouts, for this transaction only, end the claim of a
+/// process that froze or is behind a cut network: one that has said nothing for so long, one that
+/// takes no answer, and one that is gone while its statement runs.
 const CLAIM: &str = concat!(
     "UPDATE {progress} AS p SET claims = p.claims + 1
       WHERE (p.consumer, p.version, p.slice_from) = (
             SELECT consumer, version, slice_from FROM {progress}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                FOR UPDATE SKIP LOCKED)
-  RETURNING p.slice_to, p.position, p.epoch, p.claims, p.scope, p.state, p.replay_to, p.hold_at, p.attempts,
+  RETURNING p.slice_to, p.position, p.epoch, p.claims, p.scope, p.state, p.replay_to, ",
+    held!("p."),
+    " AS hold_at, p.attempts,
             (extract(epoch FROM p.retry_at - clock_timestamp()) * 1000)::bigint AS retry_in,
             p.failed_position, p.error, pg_backend_pid() AS backend,
             EXISTS (SELECT FROM {parked} AS k
                      WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
             pg_current_xact_id()::text AS transaction,
-            set_config('idle_in_transaction_session_timeout', $4, true), ",
+            set_config('idle_in_transaction_session_timeout', $4, true),
+            set_config('tcp_user_timeout', $4, true),
+            CASE WHEN current_setting('server_version_num')::int >= 140000
+                 THEN set_config('client_connection_check_interval', $4, true) END, ",
     server_life!()
 );
 
@@ -108,34 +128,43 @@ const LOCK_ROWS: &str = "
      ORDER BY slice_from FOR UPDATE";
 
 /// The new half is a copy: whatever waits for a retry waits in both, and the half without the
-/// failed event forgets it when it first saves.
+/// failed event forgets it when it first saves. Neither waits for a neighbour any more.
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
-                            replay_to, hold_at, attempts, retry_at, failed_position, error)
+                            replay_to, attempts, retry_at, failed_position, error)
     SELECT consumer, version, $4, slice_to, position, epoch, scope, state,
-           replay_to, hold_at, attempts, retry_at, failed_position, error
+           replay_to, attempts, retry_at, failed_position, error
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
 
 const RESIZE: &str = "
-    UPDATE {progress} SET slice_to = $4, hold_at = NULL, updated_at = clock_timestamp()
+    UPDATE {progress} SET slice_to = $4, hold_until = NULL, updated_at = clock_timestamp()
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const HOLD: &str = "
-    UPDATE {progress} SET hold_at = $5
+    UPDATE {progress}
+       SET hold_at = $5, hold_until = clock_timestamp() + $6 * interval '1 millisecond'
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)";
 
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
-const SURVEY: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to,
-           hold_at, attempts, failed_position, error
-      FROM {progress}";
+const SURVEY: &str = concat!(
+    "SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to, ",
+    held!(""),
+    " AS hold_at, attempts, failed_position, error
+      FROM {progress}"
+);
 
+/// Those of a row's slices. All of them: one that was left out would be handled out of order.
 const PARKED_AGGREGATES: &str = "
     SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
-     WHERE consumer = $1 AND version = $2 LIMIT $3";
+     WHERE consumer = $1 AND version = $2 AND slice >= $3 AND slice < $4";
+
+const COUNT_PARKED: &str = "
+    SELECT count(*) FROM (
+        SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
+         WHERE consumer = $1 AND version = $2 LIMIT $3) AS parked";
 
 const PARK: &str = "
     INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
@@ -154,14 +183,17 @@ const ADVANCE: &str = concat!(
                              $6::bigint[], $7::int[])
             AS m (consumer, version, slice_from, epoch, low, high, slice_to)),
     free AS (
-        SELECT p.consumer, p.version, p.slice_from, m.high
+        SELECT p.consumer, p.version, p.slice_from, LEAST(m.high, ",
+    held!("p."),
+    ") AS high
           FROM {progress} AS p JOIN move AS m USING (consumer, version, slice_from)
          WHERE p.epoch = m.epoch AND p.slice_to = m.slice_to AND p.state = 'running' AND p.attempts = 0
-           AND p.position >= m.low AND p.position < LEAST(m.high, p.hold_at)
-           AND ",
+           AND p.position >= m.low AND p.position < LEAST(m.high, ",
+    held!("p."),
+    ") AND ",
     server_life!(is "$8", "$9"),
     " FOR UPDATE OF p SKIP LOCKED)
-    UPDATE {progress} AS p SET position = LEAST(free.high, p.hold_at), updated_at = clock_timestamp()
+    UPDATE {progress} AS p SET position = free.high, updated_at = clock_timestamp()
       FROM free
      WHERE (p.consumer, p.version, p.slice_from) = (free.consumer, free.version, free.slice_from)"
 );
@@ -247,6 +279,7 @@ statements! {
         survey: SURVEY,
         advance: ADVANCE,
         parked_aggregates: PARKED_AGGREGATES,
+        count_parked: COUNT_PARKED,
         park: PARK,
     }
 }
@@ -370,6 +403,7 @@ impl Dialect for Postgres {
         on_row(&statements.hold, left)
             .bind(right.slice_from)
             .bind(ahead)
+            .bind(HOLD_FOR.as_secs_f64() * 1000.0)
             .execute(&mut *tx)
             .await?;
         tx.commit().await
@@ -458,17 +492,29 @@ impl Dialect for Postgres {
         statements: &PgStatements,
         connection: &mut PgConnection,
         key: &LaneKey,
-        limit: u32,
-    ) -> Result<HashSet<Aggregate>, sqlx::Error> {
-        let rows = statements
-            .parked_aggregates
-            .query()
-            .bind(&*key.consumer)
-            .bind(key.version)
-            .bind(i64::from(limit))
+        slice_to: i32,
+    ) -> Result<Vec<Aggregate>, sqlx::Error> {
+        let rows = on_row(&statements.parked_aggregates, key)
+            .bind(slice_to)
             .fetch_all(connection)
             .await?;
         rows.iter().map(aggregate).collect()
+    }
+
+    async fn count_parked(
+        statements: &PgStatements,
+        connection: &mut PgConnection,
+        key: &LaneKey,
+        limit: i64,
+    ) -> Result<i64, sqlx::Error> {
+        statements
+            .count_parked
+            .scalar()
+            .bind(&*key.consumer)
+            .bind(key.version)
+            .bind(limit)
+            .fetch_one(connection)
+            .await
     }
 
     async fn park(
@@ -485,7 +531,7 @@ impl Dialect for Postgres {
         let positions: Vec<i64> = events.iter().map(|p| p.event.global_position).collect();
         let slices: Vec<i32> = events
             .iter()
-            .map(|p| i32::from(slice(&p.event.aggregate_id)))
+            .map(|p| i32::from(aggregate_slice(&p.event.aggregate_id)))
             .collect();
         let reasons: Vec<&str> = events.iter().map(Parking::reason).collect();
         let attempts: Vec<i32> = events.iter().map(Parking::attempts).collect();
@@ -554,11 +600,9 @@ impl Dialect for Postgres {
         connection.execute("SELECT 1").await.map(drop)
     }
 
-    async fn terminate(connection: &mut PgConnection, claim: &Claim) -> Result<(), sqlx::Error> {
-        let backend = i64::from(claim.backend);
-        sqlx::raw_sql(fill_in("SELECT pg_terminate_backend($1)", &[backend]))
-            .execute(connection)
-            .await?;
+    async fn terminate(connection: &mut PgConnection, backend: i32) -> Result<(), sqlx::Error> {
+        let terminate = fill_in("SELECT pg_terminate_backend($1)", &[i64::from(backend)]);
+        sqlx::raw_sql(terminate).execute(connection).await?;
         Ok(())
     }
 
@@ -922,7 +966,9 @@ impl PgWatch {
             .generations
             .back()
             .map_or(self.settled, |last| last.highest);
-        if highest > newest && self.generations.len() < MAX_GENERATIONS {
+        if highest > newest {
+            // The newest makes way: it says the least about how far the log will be settled next.
+            self.generations.truncate(MAX_GENERATIONS - 1);
             self.generations.push_back(Generation {
                 highest,
                 holders: now,

@@ -9,12 +9,13 @@ use sqlx::pool::PoolConnection;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use super::WorkerError;
 use super::board::{FrontierWait, LaneState};
 use super::dialect::{Advance, Enrolment, FrontierWatch as _, Observation, WorkerBackend};
 use super::measure;
 use super::roster::Roster;
 use super::shared::{Shared, Survey};
+use super::{LogProblem, WorkerError};
+use crate::store::EventStore;
 
 /// How long a gap may keep the frontier before somebody is told who fills it.
 const TELL_AFTER: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ const GAP_POLL: Duration = Duration::from_millis(25);
 pub(crate) struct Pulse<DB: WorkerBackend> {
     shared: Arc<Shared<DB>>,
     roster: Roster<DB>,
-    connection: PoolConnection<DB>,
+    line: Line<DB>,
     watch: DB::Watch,
     appended: watch::Receiver<u64>,
     frontier: watch::Sender<Observation>,
@@ -50,15 +51,14 @@ impl<DB: WorkerBackend> Pulse<DB> {
         frontier: watch::Sender<Observation>,
         survey: watch::Sender<Arc<Survey>>,
     ) -> Result<Self, WorkerError> {
-        let mut connection = shared.store.pool().acquire().await?;
-        // The worker may be given up in the middle of a BEGIN (see the reader of the log).
-        connection.close_on_drop();
-        let watch = DB::Watch::start(&shared.store, &mut connection).await?;
+        let mut line = Line(None);
+        let connection = line.open(&shared.store).await?;
+        let watch = DB::Watch::start(&shared.store, connection).await?;
         let mut pulse = Self {
             appended: shared.store.appended(),
             shared,
             roster,
-            connection,
+            line,
             watch,
             frontier,
             survey,
@@ -88,7 +88,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
             .collect();
         DB::enroll(
             &self.shared.statements,
-            &mut self.connection,
+            self.line.get()?,
             &enrolments,
             settled,
         )
@@ -112,8 +112,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
             let shared = Arc::clone(&self.shared);
             match shared.answer(self.beat()).await {
                 Ok(()) => {}
-                Err(WorkerError::Database(error)) => self.reconnect(error).await?,
-                Err(error) => return Err(error),
+                Err(error) => self.reconnect(error).await?,
             }
             if self.seen().settled != before {
                 quiet_rounds = 0;
@@ -171,7 +170,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
     }
 
     async fn observe(&mut self) -> Result<Observation, WorkerError> {
-        let seen = self.watch.observe(&mut self.connection).await?;
+        let seen = self.watch.observe(self.line.get()?).await?;
         let moved = self.seen().settled != seen.settled;
         if !seen.waiting || moved || self.waiting_since.is_none() {
             self.waiting_since = seen.waiting.then(Instant::now);
@@ -188,7 +187,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
     }
 
     async fn take_survey(&mut self) -> Result<(), WorkerError> {
-        let rows = DB::survey(&self.shared.statements, &mut self.connection).await?;
+        let rows = DB::survey(&self.shared.statements, self.line.get()?).await?;
         let rows = rows
             .into_iter()
             .map(|row| (row.key.clone(), row))
@@ -231,8 +230,14 @@ impl<DB: WorkerBackend> Pulse<DB> {
         if moves.is_empty() {
             return Ok(());
         }
+        // Where there is one writer this only waits for it, and the log with it: the next time
+        // will do.
+        let turn = DB::WRITERS.and_then(|_| self.shared.slots.turn());
+        if DB::WRITERS.is_some() && turn.is_none() {
+            return Ok(());
+        }
         let statements = &self.shared.statements;
-        DB::advance(statements, &mut self.connection, life, &moves).await
+        DB::advance(statements, self.line.get()?, life, &moves).await
     }
 
     fn pause(&self, quiet_rounds: u32) -> Duration {
@@ -254,11 +259,10 @@ impl<DB: WorkerBackend> Pulse<DB> {
             return;
         }
         self.told = Some(now);
-        let blockers = self
-            .watch
-            .blockers(&mut self.connection)
-            .await
-            .unwrap_or_default();
+        let blockers = match self.line.get() {
+            Ok(connection) => self.watch.blockers(connection).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
         measure::blockers(blockers.len());
         let position = self.seen().settled;
         for blocker in &blockers {
@@ -273,13 +277,20 @@ impl<DB: WorkerBackend> Pulse<DB> {
     }
 
     /// Comes back after a lost connection. What was seen before it may be void, so everything
-    /// starts from what is durable.
-    async fn reconnect(&mut self, mut error: sqlx::Error) -> Result<(), WorkerError> {
+    /// starts from what is durable. Only a log that was reset is a reason to give up: a server that
+    /// is a standby just now, or a table that is being changed, is one to wait.
+    async fn reconnect(&mut self, mut error: WorkerError) -> Result<(), WorkerError> {
         let mut pause = Duration::from_millis(50);
         while !self.shared.is_stopping() {
+            if matches!(error, WorkerError::Log(LogProblem::Reset { .. })) {
+                return Err(error);
+            }
             tracing::warn!(%error, "the worker lost its database; connecting again in {pause:?}");
             let settled = self.seen().settled;
             self.shared.board.set_beat(settled, Some(error.to_string()));
+            self.line.close();
+            self.shared.slots.close_idle();
+            self.shared.log.close_idle();
             tokio::select! {
                 () = time::sleep(pause) => {}
                 () = self.shared.stopped() => return Ok(()),
@@ -288,19 +299,38 @@ impl<DB: WorkerBackend> Pulse<DB> {
             let shared = Arc::clone(&self.shared);
             match shared.answer(self.try_again()).await {
                 Ok(()) => return Ok(()),
-                Err(WorkerError::Database(again)) => error = again,
-                Err(error) => return Err(error),
+                Err(again) => error = again,
             }
         }
         Ok(())
     }
 
     async fn try_again(&mut self) -> Result<(), WorkerError> {
-        let mut connection = self.shared.store.pool().acquire().await?;
-        connection.close_on_drop();
-        self.watch = DB::Watch::start(&self.shared.store, &mut connection).await?;
-        std::mem::replace(&mut self.connection, connection).close_on_drop();
+        let connection = self.line.open(&self.shared.store).await?;
+        self.watch = DB::Watch::start(&self.shared.store, connection).await?;
         self.surveyed = None;
         self.beat().await
+    }
+}
+
+/// The connection that the log is watched over; none after a lost one, which must not keep a place
+/// in a small pool while another is opened.
+struct Line<DB: WorkerBackend>(Option<PoolConnection<DB>>);
+
+impl<DB: WorkerBackend> Line<DB> {
+    async fn open(&mut self, store: &EventStore<DB>) -> Result<&mut DB::Connection, sqlx::Error> {
+        self.close();
+        let connection = self.0.insert(store.pool().acquire().await?);
+        // The worker may be given up in the middle of a BEGIN (see the reader of the log).
+        connection.close_on_drop();
+        Ok(connection)
+    }
+
+    fn close(&mut self) {
+        self.0 = None;
+    }
+
+    fn get(&mut self) -> Result<&mut DB::Connection, sqlx::Error> {
+        self.0.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
     }
 }

@@ -81,17 +81,19 @@ impl<DB: WorkerBackend> Roster<DB> {
     /// Brings the lanes in line with the rows, before any lane sees them: whoever waits for a
     /// consumer must wait for all its rows.
     pub(crate) fn update(&self, rows: &HashMap<LaneKey, Checkpoint>) {
-        for post in &self.posts {
-            let mut keys: Vec<&LaneKey> = rows.keys().filter(|key| post.has(key)).collect();
-            if keys.is_empty() {
-                continue;
-            }
-            keys.sort_by_key(|key| key.slice_from);
-            for cell in self
-                .board
-                .seat(&post.enrolment.consumer, post.enrolment.version, &keys)
-            {
-                let post = Arc::clone(post);
+        let posts: HashMap<(&str, i32), &Arc<Post<DB>>> = self
+            .posts
+            .iter()
+            .map(|post| ((&*post.enrolment.consumer, post.enrolment.version), post))
+            .collect();
+        let post_of = |key: &LaneKey| posts.get(&(&*key.consumer, key.version)).copied();
+        let mut own: Vec<&Checkpoint> = rows
+            .values()
+            .filter(|row| post_of(&row.key).is_some())
+            .collect();
+        own.sort_by_key(|row| (&row.key.consumer, row.key.version, row.key.slice_from));
+        for cell in self.board.seat(&own) {
+            if let Some(post) = post_of(&cell.key).map(Arc::clone) {
                 // The worker that opens lanes is gone only when it shuts down.
                 let _ = self.vacancies.send(Vacancy { post, cell });
             }

@@ -59,10 +59,12 @@ async fn split_all<DB: WorkerBackend>(
 /// rows at different positions cannot be one without losing or repeating events. Here two
 /// neighbours become one when they stand at the same position: the one that is ahead waits for
 /// the other. A worker with the consumer has to run meanwhile, in whatever process, set to no more
-/// segments than asked for here; without one this waits for ever.
+/// segments than asked for here; without one this waits for ever. It can be given up at any time:
+/// rows wait for each other no longer than 10 s after that.
 ///
 /// # Errors
-/// What the database says.
+/// - [`WorkerError::UnknownCheckpoint`]: there is no checkpoint of that consumer and version.
+/// - What the database says.
 pub async fn merge_segments<DB: WorkerBackend>(
     store: &EventStore<DB>,
     consumer: &str,
@@ -73,16 +75,26 @@ pub async fn merge_segments<DB: WorkerBackend>(
     let segments = i32::try_from(segments.clamp(1, 64)).unwrap_or(64);
     let statements = DB::sql(store);
     let mut connection = store.pool().acquire().await?;
+    // Whoever asked may give up in the middle of a BEGIN (see the reader of the log).
+    connection.close_on_drop();
+    let mut known = false;
     loop {
         let mut rows: Vec<Checkpoint> = DB::survey(&statements, &mut connection).await?;
         rows.retain(|row| *row.key.consumer == *consumer && row.key.version == version);
         rows.sort_by_key(|row| row.key.slice_from);
+        known |= !rows.is_empty();
+        if !known {
+            return Err(WorkerError::UnknownCheckpoint {
+                consumer: consumer.to_owned(),
+                version,
+            });
+        }
         let Some((left, right)) = narrowest_pair(&rows, segments) else {
             return Ok(());
         };
-        if left.hold_at.is_none() || right.hold_at.is_none() {
-            DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
-        }
+        // Again each time: the hold ends by itself when nobody merges any more, and one of the two
+        // may have come further since, with a batch that it had at hand.
+        DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
         if !DB::merge(&statements, &mut connection, &left.key, &right.key).await? {
             time::sleep(PAUSE).await;
         }

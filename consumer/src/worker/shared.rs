@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::board::Board;
-use super::dialect::{Checkpoint, Claim, LaneKey, Observation, ServerLife, WorkerBackend};
+use super::dialect::{Checkpoint, LaneKey, Observation, ServerLife, WorkerBackend};
 use super::log::Log;
 use super::patience::Patience;
 use super::rest::Rest;
@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Whether the worker listens for notifications.
     pub(crate) listen: Listen,
 }
+
+/// How many batches of the full size the lanes of a worker hold together, however many they are.
+const FULL_BATCHES: u64 = 16;
 
 /// Whether a worker listens for notifications, and over what.
 #[derive(Clone, Debug)]
@@ -97,15 +100,31 @@ pub(crate) struct Survey {
 }
 
 impl<DB: WorkerBackend> Shared<DB> {
-    /// Ends, from another connection, what the claim's backend is doing.
-    pub(crate) async fn terminate(&self, claim: &Claim) {
+    /// Ends, from another connection, what the backends of claims are doing: a row stays locked
+    /// until the statement that runs on it has ended.
+    pub(crate) async fn terminate(&self, backends: &[i32]) {
+        if backends.is_empty() {
+            return;
+        }
         let terminate = async {
             let mut connection = self.store.pool().acquire().await?;
-            DB::terminate(&mut connection, claim).await
+            for backend in backends {
+                DB::terminate(&mut connection, *backend).await?;
+            }
+            Ok::<_, sqlx::Error>(())
         };
         if let Err(error) = self.answer(terminate).await {
-            tracing::warn!(%error, backend = claim.backend, "a handler's statement could not be ended");
+            tracing::warn!(%error, ?backends, "a handler's statement could not be ended");
         }
+    }
+
+    /// How many bytes of events a batch may hold: the setting, or less where there are so many
+    /// lanes that all their batches together would go beyond [`FULL_BATCHES`]. Each lane may have
+    /// one at hand and one that it reads ahead.
+    pub(crate) fn batch_bytes(&self) -> u64 {
+        let batches = 2 * self.board.cells_count().max(1) as u64;
+        let all = self.options.batch_bytes.saturating_mul(FULL_BATCHES);
+        self.options.batch_bytes.min(all / batches)
     }
 
     /// Asks for a look at the rows before its time.

@@ -1,23 +1,48 @@
 //! The connections that batches run on: a bounded number, whatever the number of lanes.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::dialect::{Dialect, TransactionGuard, WorkerBackend};
+use super::dialect::{TransactionGuard as _, WorkerBackend};
 use super::one_core::Core;
 use crate::store::EventStore;
+
+/// How many connections there are for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shares {
+    /// Batches of handlers that write through their transaction.
+    pub(crate) writers: usize,
+    /// Batches of handlers that work elsewhere, where they hold their claims meanwhile.
+    pub(crate) holders: usize,
+    /// Connections for handlers that work elsewhere, who are given one all the same.
+    pub(crate) spares: usize,
+}
+
+impl Shares {
+    /// One of each, for who works alone.
+    pub(crate) const ONE: Self = Self {
+        writers: 1,
+        holders: 1,
+        spares: 1,
+    };
+}
 
 /// Hands out connections to lanes that have work, in the order in which they ask.
 ///
 /// A lane gives its connection back after each batch, so that many lanes share few connections;
-/// the connection itself stays open, with its prepared statements.
+/// the connection itself stays open, with its prepared statements. Handlers that work elsewhere,
+/// and may wait there for long, have their own share: they keep nobody from writing.
 pub(crate) struct Slots<DB: WorkerBackend> {
     store: EventStore<DB>,
     writers: Arc<Semaphore>,
+    holders: Arc<Semaphore>,
     spares: Arc<Semaphore>,
     idle: Mutex<Vec<Slot<DB>>>,
+    /// The backends that hold a claim, to be ended when the worker does not wait for them.
+    claimed: Mutex<HashSet<i32>>,
     core: OnceLock<Core>,
 }
 
@@ -27,16 +52,16 @@ struct Slot<DB: WorkerBackend> {
 }
 
 impl<DB: WorkerBackend> Slots<DB> {
-    /// Takes how many connections may write, and how many may be spare, at the same time.
-    ///
-    /// The two are counted apart, so that lanes which hold one kind and wait for the other cannot
-    /// wait for each other.
-    pub(crate) fn new(store: EventStore<DB>, writers: usize, spares: usize) -> Self {
+    /// The kinds are counted apart, so that lanes which hold one kind and wait for the other
+    /// cannot wait for each other.
+    pub(crate) fn new(store: EventStore<DB>, shares: Shares) -> Self {
         Self {
             store,
-            writers: Arc::new(Semaphore::new(writers)),
-            spares: Arc::new(Semaphore::new(spares)),
+            writers: Arc::new(Semaphore::new(shares.writers)),
+            holders: Arc::new(Semaphore::new(shares.holders)),
+            spares: Arc::new(Semaphore::new(shares.spares)),
             idle: Mutex::new(Vec::new()),
+            claimed: Mutex::new(HashSet::new()),
             core: OnceLock::new(),
         }
     }
@@ -49,7 +74,32 @@ impl<DB: WorkerBackend> Slots<DB> {
 
     /// A connection for a transaction that writes.
     pub(crate) async fn writer(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
-        let permit = acquire(&self.writers).await?;
+        self.lease(&self.writers).await
+    }
+
+    /// A connection that holds a claim while its handler works elsewhere.
+    pub(crate) async fn holder(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
+        self.lease(&self.holders).await
+    }
+
+    /// Whether nobody of this process writes just now, where there is only one who can; as long as
+    /// the answer is kept, nobody begins to.
+    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.writers).try_acquire_owned().ok()
+    }
+
+    /// Closes the connections that nobody uses: they are likely to be dead.
+    pub(crate) fn close_idle(&self) {
+        self.lock().clear();
+    }
+
+    /// The backends that hold a claim just now.
+    pub(crate) fn claimed(&self) -> Vec<i32> {
+        self.lock_claimed().iter().copied().collect()
+    }
+
+    async fn lease(self: &Arc<Self>, share: &Arc<Semaphore>) -> Result<Lease<DB>, sqlx::Error> {
+        let permit = acquire(share).await?;
         let kept = self.lock().pop();
         let slot = match kept {
             Some(slot) => slot,
@@ -59,6 +109,7 @@ impl<DB: WorkerBackend> Slots<DB> {
             slots: Arc::clone(self),
             slot: Some(slot),
             ended_well: true,
+            backend: None,
             _permit: permit,
         })
     }
@@ -80,8 +131,12 @@ impl<DB: WorkerBackend> Slots<DB> {
         Ok(Slot { connection, guard })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot<DB>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot<DB>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_claimed(&self) -> MutexGuard<'_, HashSet<i32>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,18 +148,39 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, sql
         .map_err(|_| sqlx::Error::PoolClosed)
 }
 
-/// A connection, what watches it, and whether its last transaction ended as it should.
-type Parts<'a, DB> = (
-    &'a mut <DB as sqlx::Database>::Connection,
-    &'a <DB as Dialect>::Guard,
-    &'a mut bool,
-);
+/// What a transaction needs of a lease.
+pub(crate) struct Parts<'a, DB: WorkerBackend> {
+    /// The connection.
+    pub(crate) connection: &'a mut PoolConnection<DB>,
+    /// What watches it.
+    pub(crate) guard: &'a DB::Guard,
+    /// To be set once the transaction has ended as it should.
+    pub(crate) ended_well: &'a mut bool,
+    /// Where a claim is noted.
+    pub(crate) claimed: Claimed<'a>,
+}
+
+/// Notes which backend holds a claim.
+pub(crate) struct Claimed<'a> {
+    backends: &'a Mutex<HashSet<i32>>,
+    own: &'a mut Option<i32>,
+}
+
+impl Claimed<'_> {
+    pub(crate) fn by(&mut self, backend: i32) {
+        *self.own = Some(backend);
+        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        backends.insert(backend);
+    }
+}
 
 /// A connection for one batch; it is kept for the next one if its transaction ended as it should.
 pub(crate) struct Lease<DB: WorkerBackend> {
     slots: Arc<Slots<DB>>,
     slot: Option<Slot<DB>>,
     ended_well: bool,
+    /// The backend, while it holds a claim.
+    backend: Option<i32>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -114,7 +190,16 @@ impl<DB: WorkerBackend> Lease<DB> {
     pub(crate) fn begin(&mut self) -> Result<Parts<'_, DB>, sqlx::Error> {
         self.ended_well = false;
         let slot = self.slot.as_mut().ok_or(sqlx::Error::PoolClosed)?;
-        Ok((&mut *slot.connection, &slot.guard, &mut self.ended_well))
+        let claimed = Claimed {
+            backends: &self.slots.claimed,
+            own: &mut self.backend,
+        };
+        Ok(Parts {
+            connection: &mut slot.connection,
+            guard: &slot.guard,
+            ended_well: &mut self.ended_well,
+            claimed,
+        })
     }
 }
 
@@ -124,9 +209,14 @@ impl<DB: WorkerBackend> Drop for Lease<DB> {
             return;
         };
         slot.guard.allow_end(true);
-        // Otherwise it is closed: nobody can say what state it is in.
+        if let Some(backend) = self.backend {
+            self.slots.lock_claimed().remove(&backend);
+        }
         if self.ended_well {
             self.slots.lock().push(slot);
+        } else {
+            // It is closed: nobody can say what state it is in. A statement may still run.
+            slot.guard.give_up();
         }
     }
 }

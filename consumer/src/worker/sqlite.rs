@@ -1,6 +1,5 @@
 //! The worker's SQL on SQLite.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -12,11 +11,11 @@ use sqlx::{Connection as _, Executor as _, Row};
 use tokio::sync::Notify;
 
 use super::dialect::{
-    Advance, Aggregate, Blocker, Checkpoint, Claim, Dialect, Enrolment, FrontierWatch, LaneKey,
-    Observation, Parking, Progress, ServerLife, Standing, State, TransactionGuard, WorkerBackend,
-    statements,
+    Advance, Aggregate, Blocker, Checkpoint, Claim, Dialect, Enrolment, FrontierWatch, HOLD_FOR,
+    LaneKey, Observation, Parking, Progress, ServerLife, Standing, State, TransactionGuard,
+    WorkerBackend, statements,
 };
-use super::feed::slice;
+use super::feed::aggregate_slice;
 use super::one_core::Core;
 use super::{LogProblem, WorkerError};
 use crate::store::{EventStore, Sql};
@@ -28,11 +27,21 @@ macro_rules! now {
     };
 }
 
+/// Where a row is to wait for its neighbour: whoever merges them says so again and again, so that
+/// nobody waits for one who is gone.
+macro_rules! held {
+    () => {
+        concat!("CASE WHEN hold_until > ", now!(), " THEN hold_at END")
+    };
+}
+
 /// Reads a checkpoint row. The transaction, begun IMMEDIATE, is the lock: there is one writer.
 const CLAIM: &str = concat!(
     "UPDATE {progress} SET claims = claims + 1
       WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3
-  RETURNING slice_to, position, epoch, claims, scope, state, replay_to, hold_at, attempts, retry_at - ",
+  RETURNING slice_to, position, epoch, claims, scope, state, replay_to, ",
+    held!(),
+    " AS hold_at, attempts, retry_at - ",
     now!(),
     " AS retry_in, failed_position, error,
             EXISTS (SELECT 1 FROM {parked} AS k
@@ -69,35 +78,45 @@ const ROWS: &str = "
      ORDER BY slice_from";
 
 /// The new half is a copy: whatever waits for a retry waits in both, and the half without the
-/// failed event forgets it when it first saves.
+/// failed event forgets it when it first saves. Neither waits for a neighbour any more.
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
-                            replay_to, hold_at, attempts, retry_at, failed_position, error,
-                            updated_at)
+                            replay_to, attempts, retry_at, failed_position, error, updated_at)
     SELECT consumer, version, ?4, slice_to, position, epoch, scope, state,
-           replay_to, hold_at, attempts, retry_at, failed_position, error, updated_at
+           replay_to, attempts, retry_at, failed_position, error, updated_at
       FROM {progress}
      WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3 AND slice_to > ?4";
 
 const RESIZE: &str = "
-    UPDATE {progress} SET slice_to = ?4, hold_at = NULL
+    UPDATE {progress} SET slice_to = ?4, hold_until = NULL
      WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3";
 
-const HOLD: &str = "
-    UPDATE {progress} SET hold_at = ?5
-     WHERE consumer = ?1 AND version = ?2 AND slice_from IN (?3, ?4)";
+const HOLD: &str = concat!(
+    "UPDATE {progress} SET hold_at = ?5, hold_until = ",
+    now!(),
+    " + ?6
+     WHERE consumer = ?1 AND version = ?2 AND slice_from IN (?3, ?4)"
+);
 
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3";
 
-const SURVEY: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to,
-           hold_at, attempts, failed_position, error
-      FROM {progress}";
+const SURVEY: &str = concat!(
+    "SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to, ",
+    held!(),
+    " AS hold_at, attempts, failed_position, error
+      FROM {progress}"
+);
 
+/// Those of a row's slices. All of them: one that was left out would be handled out of order.
 const PARKED_AGGREGATES: &str = "
     SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
-     WHERE consumer = ?1 AND version = ?2 LIMIT ?3";
+     WHERE consumer = ?1 AND version = ?2 AND slice >= ?3 AND slice < ?4";
+
+const COUNT_PARKED: &str = "
+    SELECT count(*) FROM (
+        SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
+         WHERE consumer = ?1 AND version = ?2 LIMIT ?3)";
 
 const PARK: &str = concat!(
     "INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
@@ -108,10 +127,15 @@ const PARK: &str = concat!(
 );
 
 const ADVANCE: &str = concat!(
-    "UPDATE {progress} SET position = min(?6, coalesce(hold_at, ?6)), updated_at = ",
+    "UPDATE {progress} SET position = min(?6, coalesce(",
+    held!(),
+    ", ?6)), updated_at = ",
     now!(),
     " WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3 AND epoch = ?4 AND slice_to = ?7
-        AND state = 'running' AND attempts = 0 AND position >= ?5 AND position < min(?6, coalesce(hold_at, ?6))"
+        AND state = 'running' AND attempts = 0 AND position >= ?5
+        AND position < min(?6, coalesce(",
+    held!(),
+    ", ?6))"
 );
 
 const HEAD: &str = "SELECT coalesce(max({global_position}), 0) FROM {events}";
@@ -137,6 +161,7 @@ statements! {
         survey: SURVEY,
         advance: ADVANCE,
         parked_aggregates: PARKED_AGGREGATES,
+        count_parked: COUNT_PARKED,
         park: PARK,
     }
 }
@@ -303,6 +328,7 @@ impl Dialect for Sqlite {
         on_row(&statements.hold, left)
             .bind(right.slice_from)
             .bind(ahead)
+            .bind(i64::try_from(HOLD_FOR.as_millis()).unwrap_or(i64::MAX / 2))
             .execute(&mut *tx)
             .await?;
         tx.commit().await
@@ -385,17 +411,29 @@ impl Dialect for Sqlite {
         statements: &SqliteStatements,
         connection: &mut SqliteConnection,
         key: &LaneKey,
-        limit: u32,
-    ) -> Result<HashSet<Aggregate>, sqlx::Error> {
-        let rows = statements
-            .parked_aggregates
-            .query()
-            .bind(&*key.consumer)
-            .bind(key.version)
-            .bind(limit)
+        slice_to: i32,
+    ) -> Result<Vec<Aggregate>, sqlx::Error> {
+        let rows = on_row(&statements.parked_aggregates, key)
+            .bind(slice_to)
             .fetch_all(connection)
             .await?;
         rows.iter().map(aggregate).collect()
+    }
+
+    async fn count_parked(
+        statements: &SqliteStatements,
+        connection: &mut SqliteConnection,
+        key: &LaneKey,
+        limit: i64,
+    ) -> Result<i64, sqlx::Error> {
+        statements
+            .count_parked
+            .scalar()
+            .bind(&*key.consumer)
+            .bind(key.version)
+            .bind(limit)
+            .fetch_one(connection)
+            .await
     }
 
     async fn park(
@@ -413,7 +451,7 @@ impl Dialect for Sqlite {
                 .bind(&*parking.event.aggregate_type)
                 .bind(&parking.event.aggregate_id)
                 .bind(parking.event.global_position)
-                .bind(slice(&parking.event.aggregate_id))
+                .bind(aggregate_slice(&parking.event.aggregate_id))
                 .bind(parking.reason())
                 .bind(parking.attempts())
                 .bind(parking.failure.map(|(_, error)| error))
@@ -456,7 +494,7 @@ impl Dialect for Sqlite {
 
     async fn terminate(
         _connection: &mut SqliteConnection,
-        _claim: &Claim,
+        _backend: i32,
     ) -> Result<(), sqlx::Error> {
         // There is no server: the guard of the connection ends the statement.
         Ok(())

@@ -63,6 +63,11 @@ pub(crate) async fn supervise<DB: Database>(
                 asked_to_stop = true;
             }
             ended = &mut work => return match ended {
+                // Otherwise the same batch would come again and again.
+                Ok(Ok(0)) if !asked_to_stop && !batch.is_empty() => {
+                    let error = "`handle_batch` returned `Ok(0)`: it handled no event and gave no reason";
+                    Err(Fault::Failed(BatchError::within(0, batch.len(), error)))
+                }
                 Ok(Ok(handled)) => Ok(handled.min(batch.len())),
                 Ok(Err(error)) => Err(Fault::Failed(error)),
                 Err(panic) => Err(Fault::Failed(blame(cx, batch, &describe(panic.as_ref())))),
@@ -102,14 +107,14 @@ fn describe(panic: &(dyn Any + Send)) -> String {
     format!("the handler panicked: {message}")
 }
 
-/// Notices that the same event has been at hand for too long.
+/// Notices that the same call of a handler has lasted for too long.
 ///
 /// It looks eight times in the span of the timeout instead of setting a timer for each event, so
 /// that a fast handler pays nothing; a call is ended after at most 1.25 times its timeout.
 struct Watchdog {
     timeout: Option<Duration>,
     ticks: Option<tokio::time::Interval>,
-    at_hand: Option<i64>,
+    call: u64,
     since: Instant,
 }
 
@@ -124,7 +129,7 @@ impl Watchdog {
         Self {
             timeout,
             ticks,
-            at_hand: None,
+            call: 0,
             since: Instant::now(),
         }
     }
@@ -136,9 +141,9 @@ impl Watchdog {
         };
         loop {
             let now = ticks.tick().await;
-            let at_hand = cx.current_position();
-            if at_hand != self.at_hand {
-                self.at_hand = at_hand;
+            let call = cx.calls();
+            if call != self.call {
+                self.call = call;
                 self.since = now;
             } else if now - self.since >= timeout {
                 return timeout;

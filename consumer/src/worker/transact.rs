@@ -15,8 +15,10 @@ use super::fault::{self, Blame};
 use super::feed::Batch;
 use super::measure;
 use super::parked::{Division, MOST_PARKED};
+use super::patience::Patience;
 use super::roster::Post;
 use super::shared::Shared;
+use super::slots::{Parts, Spare};
 use super::supervise::{Fault, Limits, supervise};
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 
@@ -144,8 +146,19 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     /// Claims, handles, saves and commits in one transaction.
     async fn under_claim(&self) -> Result<Done, Trouble> {
         let _lane = self.seat.post.lanes.acquire().await;
-        let mut lease = self.shared.slots.writer().await?;
-        let (connection, guard, ended_well) = lease.begin()?;
+        let (mut lease, mut spare) = if self.seat.post.registered.consumer.uses_transaction() {
+            (self.shared.slots.writer().await?, None)
+        } else {
+            // Before the claim, which must not wait for it.
+            let spare = self.shared.slots.spare().await?;
+            (self.shared.slots.holder().await?, Some(spare))
+        };
+        let Parts {
+            connection,
+            guard,
+            ended_well,
+            mut claimed,
+        } = lease.begin()?;
         let begin = connection.begin_with(DB::BEGIN_BATCH);
         let mut tx = self.shared.answer(begin).await?;
         let ready = match self.shared.answer(self.open(&mut tx)).await? {
@@ -157,8 +170,9 @@ impl<DB: WorkerBackend> Try<'_, DB> {
                 return self.shared.answer(roll_back(tx, ended_well, done)).await;
             }
         };
+        claimed.by(ready.claim.backend);
         guard.allow_end(false);
-        let outcome = self.handle(&ready, &mut tx).await?;
+        let outcome = self.handle(&ready, &mut tx, spare.as_mut()).await?;
         let mut violation = guard.violation();
         if violation.is_none()
             && matches!(outcome, Err(Fault::Failed(_)))
@@ -167,6 +181,11 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             violation = Some("COMMIT or ROLLBACK");
         }
         guard.allow_end(true);
+        if let Err(Fault::Failed(error)) = &outcome
+            && fault::judge::<DB>(&error.error) == Blame::Protocol
+        {
+            self.shared.answer(must_answer(&mut tx)).await?;
+        }
         let place = match self.judge(&ready, outcome, violation)? {
             Verdict::Handled(place) => place,
             Verdict::Failed(done) => {
@@ -175,7 +194,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             Verdict::GivenUp(done) => {
                 // Dropping the future does not end the statement, which would keep the row locked.
                 guard.give_up();
-                self.shared.terminate(&ready.claim).await;
+                self.shared.terminate(&[ready.claim.backend]).await;
                 return Ok(done);
             }
         };
@@ -206,7 +225,11 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         let _lane = self.seat.post.lanes.acquire().await;
         let ready = {
             let mut lease = self.shared.slots.writer().await?;
-            let (connection, _, ended_well) = lease.begin()?;
+            let Parts {
+                connection,
+                ended_well,
+                ..
+            } = lease.begin()?;
             let mut tx = connection.begin_with(DB::BEGIN_BATCH).await?;
             match self.open(&mut tx).await? {
                 Opening::Settled(done) => return commit(tx, ended_well, done).await,
@@ -289,9 +312,15 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         }
     }
 
-    /// The event that the row says has failed, when it is the first of the job.
+    /// The event that the row says has failed, when it is the first of the job and the row does
+    /// not wait for its neighbour before that.
     fn retried(&self, claim: &Claim) -> Option<&PersistedEvent> {
-        let first = self.job.events.first()?;
+        let within = |event: &&PersistedEvent| {
+            claim
+                .hold_at
+                .is_none_or(|hold_at| event.global_position <= hold_at)
+        };
+        let first = self.job.events.first().filter(within)?;
         (claim.attempts > 0 && claim.failed_position == Some(first.global_position))
             .then_some(first)
     }
@@ -319,7 +348,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     /// The checkpoint once everything before a place in the job is handled.
     fn reaches(&self, claim: &Claim, place: usize) -> i64 {
         let Some(hold_at) = claim.hold_at else {
-            return self.job.reaches(place);
+            return self.job.reaches(place).max(claim.position);
         };
         let next = self
             .job
@@ -368,10 +397,8 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     }
 
     async fn may_park(&self, tx: &mut Transaction<'_, DB>) -> Result<bool, sqlx::Error> {
-        let limit = u32::try_from(MOST_PARKED).unwrap_or(u32::MAX);
-        let parked =
-            DB::parked_aggregates(&self.shared.statements, tx, &self.seat.key, limit).await?;
-        Ok(parked.len() < MOST_PARKED)
+        let (statements, key) = (&self.shared.statements, &self.seat.key);
+        Ok(DB::count_parked(statements, tx, key, MOST_PARKED).await? < MOST_PARKED)
     }
 
     async fn stop(
@@ -430,11 +457,11 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         &self,
         ready: &Ready,
         tx: &mut Transaction<'_, DB>,
+        spare: Option<&mut Spare<DB>>,
     ) -> Result<Result<usize, Fault>, sqlx::Error> {
-        if self.seat.post.registered.consumer.uses_transaction() {
+        let Some(spare) = spare else {
             return Ok(self.supervise(ready, tx).await);
-        }
-        let mut spare = self.shared.slots.spare().await?;
+        };
         let handler = self.supervise(ready, &mut spare.connection);
         keep_alive::<DB, _>(tx, self.shared.options.claim_timeout, handler).await
     }
@@ -482,11 +509,13 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             Err(Fault::Failed(error)) => (error, false),
             Err(Fault::TimedOut(error)) => (error, true),
         };
-        match fault::judge::<DB>(&error.error) {
-            _ if let Some(violation) = violation => Err(violation),
-            Blame::Commit => Err(Trouble::violation(ready.claim.clone(), "COMMIT")),
-            Blame::Infrastructure => Err(Trouble::Infrastructure(error.error.to_string())),
-            Blame::Handler => {
+        match (fault::judge::<DB>(&error.error), violation) {
+            // A full or broken disk makes SQLite roll back by itself. Nothing was saved, and
+            // nobody uses the connection again.
+            (Blame::Infrastructure, _) => Err(Trouble::Infrastructure(error.error.to_string())),
+            (_, Some(violation)) => Err(violation),
+            (Blame::Commit, None) => Err(Trouble::violation(ready.claim.clone(), "COMMIT")),
+            (Blame::Handler | Blame::Protocol, None) => {
                 let done = self.failed(ready, &error);
                 Ok(if given_up {
                     Verdict::GivenUp(done)
@@ -498,10 +527,16 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     }
 
     fn failed(&self, ready: &Ready, error: &BatchError) -> Done {
-        let first = ready.division.place(error.handled, ready.take);
-        let last = error
-            .handled
-            .saturating_add(error.suspects.saturating_sub(1));
+        // An error after the last event is that of the batch as a whole: any of them may be to
+        // blame.
+        let run = ready.division.take(ready.take);
+        let (handled, suspects) = if error.handled < run {
+            (error.handled, error.suspects)
+        } else {
+            (0, run)
+        };
+        let first = ready.division.place(handled, ready.take);
+        let last = handled.saturating_add(suspects.saturating_sub(1));
         let last = ready
             .division
             .place(last, ready.take)
@@ -548,7 +583,11 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     /// Saves like [`save`](Self::save) in a transaction of its own.
     async fn save_later(&self, ready: &Ready, place: usize) -> Result<Done, Trouble> {
         let mut lease = self.shared.slots.writer().await?;
-        let (connection, _, ended_well) = lease.begin()?;
+        let Parts {
+            connection,
+            ended_well,
+            ..
+        } = lease.begin()?;
         let mut tx = connection.begin_with(DB::BEGIN_BATCH).await?;
         if let Err(done) = claim_again(self.shared, self.seat, &ready.claim, &mut tx).await? {
             return roll_back(tx, ended_well, done).await;
@@ -593,7 +632,11 @@ pub(crate) async fn record<DB: WorkerBackend>(
     progress: &Progress,
 ) -> Result<Done, Trouble> {
     let mut lease = shared.slots.writer().await?;
-    let (connection, _, ended_well) = lease.begin()?;
+    let Parts {
+        connection,
+        ended_well,
+        ..
+    } = lease.begin()?;
     let mut tx = connection.begin_with(DB::BEGIN_BATCH).await?;
     let claim = match claim_again(shared, seat, earlier, &mut tx).await? {
         Ok(claim) => claim,
@@ -623,6 +666,8 @@ async fn claim_again<DB: WorkerBackend>(
     }
     let unchanged = claim.position == earlier.position
         && claim.epoch == earlier.epoch
+        && claim.slice_to == earlier.slice_to
+        && claim.scope == earlier.scope
         && claim.life == earlier.life
         && claim.attempts == earlier.attempts;
     Ok(if unchanged {
@@ -633,18 +678,28 @@ async fn claim_again<DB: WorkerBackend>(
 }
 
 /// Sends a word to the server now and then, so that a claim whose handler works elsewhere is not
-/// taken for that of a frozen process.
+/// taken for that of a frozen process. The handler goes on meanwhile; without an answer it is given
+/// up, since the claim is lost.
 pub(crate) async fn keep_alive<DB: WorkerBackend, T>(
     tx: &mut Transaction<'_, DB>,
     claim_timeout: Duration,
     handler: impl Future<Output = T>,
 ) -> Result<T, sqlx::Error> {
-    let mut handler = std::pin::pin!(handler);
-    loop {
-        match time::timeout(claim_timeout / 3, &mut handler).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(_) => DB::touch(tx).await?,
+    let signs_of_life = async {
+        loop {
+            time::sleep(claim_timeout / 3).await;
+            let touched = Patience::of_claims(claim_timeout)
+                .answer(DB::touch(tx))
+                .await;
+            if let Err(error) = touched {
+                return error;
+            }
         }
+    };
+    tokio::select! {
+        biased;
+        outcome = handler => Ok(outcome),
+        error = signs_of_life => Err(error),
     }
 }
 
@@ -653,6 +708,14 @@ async fn has_left<DB: WorkerBackend>(
     claim: &Claim,
 ) -> Result<bool, sqlx::Error> {
     Ok(DB::has_left(tx, claim).await)
+}
+
+/// Fails when the connection is broken; a refusal is an answer too.
+async fn must_answer<DB: WorkerBackend>(tx: &mut Transaction<'_, DB>) -> Result<(), sqlx::Error> {
+    match DB::touch(tx).await {
+        Err(error) if error.as_database_error().is_none() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn run_effects(cx: &Context) {

@@ -72,6 +72,7 @@ CREATE TABLE IF NOT EXISTS {progress} (
     state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'stopped')),
     replay_to BIGINT NOT NULL DEFAULT 0,
     hold_at BIGINT,
+    hold_until TIMESTAMPTZ,
     attempts INT NOT NULL DEFAULT 0,
     retry_at TIMESTAMPTZ,
     failed_position BIGINT,

@@ -60,6 +60,7 @@ CREATE TABLE IF NOT EXISTS {progress} (
     state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'stopped')),
     replay_to INTEGER NOT NULL DEFAULT 0,
     hold_at INTEGER,
+    hold_until INTEGER,
     attempts INTEGER NOT NULL DEFAULT 0,
     retry_at INTEGER,
     failed_position INTEGER,

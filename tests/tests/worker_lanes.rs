@@ -1,0 +1,243 @@
+//! Lanes beside each other: one that waits, hangs or fails in an odd way keeps no other, and comes
+//! back by itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use consumer::admin::Admin;
+use consumer::{BatchError, EventStore, LaneState, Settings};
+use consumer_tests::{
+    Database, Running, TestBackend, TestConsumer, TestPostgres, batch_consumer, consumer,
+    impatient, judging, on_both_databases, patiently, read_model, run_once, until,
+};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Postgres, QueryBuilder, Sqlite};
+
+/// A read model that fails as long as the flag says so, and then waits an hour.
+fn failing<DB: TestBackend>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer<DB> {
+    let fails = Arc::clone(fails);
+    let hour = Duration::from_hours(1);
+    judging(name, move |_, _| {
+        if fails.load(Ordering::SeqCst) {
+            return Err("not now".to_owned());
+        }
+        Ok(())
+    })
+    .settings(Settings::default().backoff(hour, hour))
+}
+
+/// Writes everything at the end, as one does who wants to be fast, and fails there if an event of
+/// that position was among it.
+fn flushing<DB: TestBackend>(bad: i64) -> TestConsumer<DB> {
+    batch_consumer("c", move |_, tx: &mut DB::Connection, events| {
+        Box::pin(async move {
+            for event in events {
+                let applied = DB::apply(tx, "c", event).await;
+                applied.map_err(|error| BatchError::at(0, error))?;
+            }
+            if events.iter().any(|event| event.global_position == bad) {
+                return Err(BatchError::at(events.len(), "the flush failed"));
+            }
+            Ok(events.len())
+        })
+    })
+}
+
+async fn retrying<DB: TestBackend>(worker: &Running<DB>) {
+    until("it waits for its retry", async || {
+        worker
+            .consumers()
+            .iter()
+            .any(|one| matches!(one.state, LaneState::Retrying { .. }))
+    })
+    .await;
+}
+
+on_both_databases! {
+    /// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
+    /// whoever keeps the reader of the log then keeps it from everybody for that hour.
+    async fn a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log(db) {
+        let db = db.with_read_model().await;
+        let head = *db.append_many(4_000).await.last().unwrap();
+        let fails = Arc::new(AtomicBool::new(true));
+        let waiting = || failing("waiting", &fails);
+        let worker = Running::start(db.worker().consumer(waiting()));
+        retrying(&worker).await;
+        worker.stop().await;
+        for _ in 0..5 {
+            db.execute("DELETE FROM consumer_progress WHERE consumer = 'other'").await;
+            db.execute("DELETE FROM applied").await;
+            // Half a batch is read at a time, so that reading takes longer than to see the row.
+            let settings = |settings: Settings| settings.batch_size(2_000);
+            let builder = db.worker().consumer(waiting()).consumer(read_model("other"));
+            let worker = Running::start(builder.configure_all(settings));
+            until("the other has caught up", async || db.checkpoint("other").await == Some(head)).await;
+            worker.stop().await;
+        }
+        assert_eq!(db.applied("other").await.len(), 4_000);
+    }
+
+    async fn an_operator_need_not_wait_for_the_backoff_of_a_consumer(db) {
+        let db = db.with_read_model().await;
+        let head = *db.append_many(3).await.last().unwrap();
+        let fails = Arc::new(AtomicBool::new(true));
+        let worker = Running::start(db.worker().consumer(failing("c", &fails)));
+        retrying(&worker).await;
+        let admin = Admin::new(db.store.clone());
+        admin.pause("c").await.unwrap();
+        until("it is paused", async || worker.consumers()[0].state == LaneState::Paused).await;
+        fails.store(false, Ordering::SeqCst);
+        admin.resume("c").await.unwrap();
+        until("it goes on", async || db.checkpoint("c").await == Some(head)).await;
+        worker.stop().await;
+    }
+
+    async fn a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one(db) {
+        let db = db.with_read_model().await;
+        let positions = db.append_many(8).await;
+        let c = flushing(positions[5]);
+        let report = db.run_once(c.settings(impatient().retries(1))).await;
+        assert!(
+            matches!(&report.consumer("c").unwrap().state, LaneState::Stopped { position, .. } if *position == Some(positions[5])),
+            "{report}"
+        );
+        assert_eq!(db.applied("c").await, positions[..5]);
+    }
+
+    async fn a_batch_of_which_no_event_is_handled_counts_as_failed(db) {
+        let db = db.with_read_model().await;
+        db.append_many(2).await;
+        let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
+        let report = db.run_once(c.settings(impatient().retries(1))).await;
+        let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+            panic!("{report}");
+        };
+        assert!(error.contains("`Ok(0)`"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    db.append_many(2).await;
+    let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
+        Box::pin(async move {
+            let mut query = QueryBuilder::new("SELECT 1 WHERE 1 IN (");
+            let mut values = query.separated(", ");
+            for number in 0..70_000 {
+                values.push_bind(number);
+            }
+            query.push(")");
+            query.build().execute(tx).await?;
+            Ok(())
+        })
+    });
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert!(error.contains("too many arguments"), "{error}");
+}
+
+/// SQLite rolls back by itself when the disk is full, which is not the handler's doing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler() {
+    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
+    let positions = db.append_many(2).await;
+    db.execute("CREATE TABLE ballast (content BLOB)").await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let c = consumer("c", move |cx, tx: &mut sqlx::SqliteConnection, event| {
+        let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        Box::pin(async move {
+            assert_eq!(cx.attempt(), 1, "it counted against the event");
+            Sqlite::apply(tx, "c", event).await?;
+            if is_first {
+                let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
+                    .fetch_one(&mut *tx)
+                    .await?;
+                let full = format!("PRAGMA max_page_count = {}", pages + 2);
+                Sqlite::execute(tx, &full).await?;
+                Sqlite::execute(tx, "INSERT INTO ballast VALUES (zeroblob(10000000))").await?;
+            }
+            Ok(())
+        })
+    });
+    let report = db.run_once(c).await;
+    assert_eq!(
+        report.consumer("c").unwrap().state,
+        LaneState::CaughtUp,
+        "{report}"
+    );
+    assert!(calls.load(Ordering::SeqCst) > 2, "the disk was never full");
+    assert_eq!(db.applied("c").await, positions);
+}
+
+/// The smallest pool that a worker is built with: what it opens to come back must find a place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_server() {
+    let server = TestPostgres::builder().start();
+    let database = server.database().await;
+    let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
+    let small = PgPoolOptions::new()
+        .max_connections(3)
+        .acquire_timeout(Duration::from_secs(2))
+        .connect(&database.url)
+        .await
+        .unwrap();
+    let store = EventStore::<Postgres>::new(small);
+    let first = *db.append_many(5).await.last().unwrap();
+    let worker = consumer::Worker::builder(store)
+        .poll_interval(Duration::from_millis(10))
+        .consumer(read_model("c"));
+    let worker = Running::start(worker);
+    patiently("it catches up", worker.caught_up_to(first))
+        .await
+        .unwrap();
+    server.crash();
+    server.start();
+    until("the server is back", async || {
+        sqlx::query("SELECT 1").execute(&db.pool).await.is_ok()
+    })
+    .await;
+    let last = *db.append_many(5).await.last().unwrap();
+    until("it goes on", async || {
+        db.checkpoint("c").await == Some(last)
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_claim() {
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    db.append_many(1).await;
+    let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
+        Box::pin(async move {
+            sqlx::query("SELECT pg_sleep(3600)").execute(tx).await?;
+            Ok(())
+        })
+    });
+    let deadline = Duration::from_millis(100);
+    let worker = Running::start(db.worker().shutdown_deadline(deadline).consumer(c));
+    let sleeping = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    until("the handler's statement runs", async || {
+        db.numbers(sleeping).await == [1]
+    })
+    .await;
+    let report = worker.stop().await;
+    assert_eq!(report.consumer("c").unwrap().state, LaneState::ShutDown);
+    until("it was ended", async || db.numbers(sleeping).await == [0]).await;
+    // Nobody holds the row: the next worker handles the event at once.
+    let report = run_once(db.worker().consumer(read_model("c"))).await;
+    assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp);
+}
