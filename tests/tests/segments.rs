@@ -120,7 +120,7 @@ fussy!(Postgres);
 /// An aggregate of the lower half of the slices, and one of the upper half.
 fn ids_of_halves() -> (String, String) {
     let half = |wanted: bool| {
-        (0..)
+        (0..1_000)
             .map(|number| format!("h-{number}"))
             .find(|id| (aggregate_slice(id) < 512) == wanted)
             .unwrap()

@@ -299,13 +299,17 @@ impl Board {
     /// Each consumer, over all its lanes.
     pub(crate) fn summaries(&self) -> Vec<Summary> {
         let cells = self.cells();
+        let mut lanes: HashMap<(&str, i32), Vec<&Arc<Cell>>> = HashMap::new();
+        for cell in &cells {
+            let key = (&*cell.key.consumer, cell.key.version);
+            lanes.entry(key).or_default().push(cell);
+        }
         self.consumers
             .iter()
             .map(|(consumer, version)| {
-                let own = |cell: &&Arc<Cell>| {
-                    cell.key.consumer == *consumer && cell.key.version == *version
-                };
-                summary(consumer, *version, cells.iter().filter(own))
+                let own = lanes.get(&(&**consumer, *version));
+                let own = own.map_or(&[][..], Vec::as_slice);
+                summary(consumer, *version, own.iter().copied())
             })
             .collect()
     }

@@ -102,7 +102,8 @@ impl<DB: WorkerBackend> Worker<DB> {
     /// When the database cannot be used at the start, the tables are missing, or the log is not
     /// one whose frontier can be known.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Report, WorkerError> {
-        self.drive(shutdown, false).await
+        // Boxed once a run: what waits for it should not be as large as all that it does.
+        Box::pin(self.drive(shutdown, false)).await
     }
 
     /// Handles everything that is in the log at the time of the call, and returns.
@@ -113,7 +114,7 @@ impl<DB: WorkerBackend> Worker<DB> {
     /// # Errors
     /// Like [`run`](Self::run).
     pub async fn run_once(self) -> Result<Report, WorkerError> {
-        self.drive(std::future::pending(), true).await
+        Box::pin(self.drive(std::future::pending(), true)).await
     }
 
     async fn drive(
