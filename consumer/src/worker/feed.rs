@@ -210,3 +210,81 @@ impl Filling {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::EventRecord;
+
+    /// A stretch of which every `every`-th event is of type `User`, the others of `Order`.
+    fn stretch(events: i64, every: i64) -> Stretch {
+        let event = |position: i64| {
+            let kind = if position % every == 0 {
+                "User"
+            } else {
+                "Order"
+            };
+            PersistedEvent::new(EventRecord {
+                global_position: position,
+                aggregate_type: kind.into(),
+                aggregate_id: format!("a-{position}"),
+                ..EventRecord::default()
+            })
+        };
+        Stretch::new(0, events, (1..=events).map(event).collect())
+    }
+
+    fn users(slices: Range<u16>) -> Filter {
+        Filter {
+            scope: Arc::new(["User".into()]),
+            slices,
+        }
+    }
+
+    fn filling(limit: usize) -> Filling {
+        let frontier = Observation {
+            settled: 10_000,
+            head: 10_000,
+            life: ServerLife::default(),
+            waiting: false,
+            more: false,
+        };
+        Filling::new(0, &frontier, limit, u64::MAX)
+    }
+
+    fn is_rare(filter: Filter, stretch: &Stretch, limit: usize) -> bool {
+        let found = filling(limit).take(&filter, stretch);
+        let mut feed = Feed::new(filter);
+        feed.judge(found);
+        feed.rare
+    }
+
+    #[test]
+    fn a_scope_is_rare_by_what_the_log_holds_of_it() {
+        assert!(is_rare(users(0..SLICES), &stretch(1_000, 100), 500));
+        assert!(!is_rare(users(0..SLICES), &stretch(1_000, 2), 500));
+    }
+
+    #[test]
+    fn a_batch_that_is_full_early_in_a_stretch_does_not_make_its_scope_rare() {
+        assert!(!is_rare(users(0..SLICES), &stretch(1_000, 1), 20));
+    }
+
+    #[test]
+    fn a_segment_of_few_slices_does_not_make_its_scope_rare() {
+        assert!(!is_rare(users(0..16), &stretch(1_000, 1), 500));
+    }
+
+    #[test]
+    fn a_full_batch_ends_at_its_last_event_and_an_unfilled_one_at_the_end_of_the_stretch() {
+        let mut full = filling(20);
+        full.take(&users(0..SLICES), &stretch(1_000, 2));
+        assert_eq!((full.batch.up_to, full.batch.events.len()), (40, 20));
+        let mut unfilled = filling(2_000);
+        unfilled.take(&users(0..SLICES), &stretch(1_000, 3));
+        assert_eq!(
+            (unfilled.batch.up_to, unfilled.batch.events.len()),
+            (1_000, 333)
+        );
+    }
+}

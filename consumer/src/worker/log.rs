@@ -36,7 +36,7 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
-    fn new(after: i64, to: i64, events: Vec<PersistedEvent>) -> Self {
+    pub(super) fn new(after: i64, to: i64, events: Vec<PersistedEvent>) -> Self {
         let mut kinds: Vec<Arc<str>> = Vec::new();
         let mut bytes = STRETCH_OVERHEAD;
         for event in &events {

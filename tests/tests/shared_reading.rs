@@ -1,0 +1,112 @@
+//! What the consumers of a process read together: each part of the log once, whoever comes first.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::future::Future;
+
+use consumer::{EventStore, ExpectedVersion, NewEvent, WorkerBuilder};
+use consumer_tests::{Database, TestBackend, consumer, run_once};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use sqlx::{Postgres, Sqlite};
+
+/// How many stretches of the log were wanted while something ran, and found in memory or not.
+#[derive(Debug, Default)]
+struct Reads {
+    hits: u64,
+    misses: u64,
+}
+
+/// Runs it on this thread alone, where the recorder is.
+fn counted(run: impl Future<Output = ()>) -> Reads {
+    let recorder = DebuggingRecorder::new();
+    let counters = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(run));
+    let mut reads = Reads::default();
+    for (key, _, _, value) in counters.snapshot().into_vec() {
+        if let DebugValue::Counter(count) = value
+            && key.key().name() == "consumer_log_reads_total"
+        {
+            match key.key().labels().next().unwrap().value() {
+                "hit" => reads.hits += count,
+                _ => reads.misses += count,
+            }
+        }
+    }
+    reads
+}
+
+const EVENTS: usize = 10_000;
+
+async fn filled<DB: TestBackend>() -> Database<DB> {
+    let db = Database::<DB>::fresh().await;
+    for aggregate in 0..EVENTS / 1_000 {
+        let events: Vec<NewEvent> = (0..1_000)
+            .map(|n| NewEvent::new("User", format!("u-{aggregate}"), "Changed", n.to_string()))
+            .collect();
+        let any = ExpectedVersion::Any;
+        db.store.append_in_transaction(any, &events).await.unwrap();
+    }
+    db
+}
+
+/// Handles everything with so many consumers that do nothing.
+async fn catch_up<DB: TestBackend>(
+    db: &Database<DB>,
+    names: &str,
+    consumers: usize,
+    change: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
+) {
+    // The pool of a runtime that is gone is of no use to the next one.
+    let store = EventStore::<DB>::connect(&db.url).await.unwrap();
+    let mut builder = consumer::Worker::builder(store).lanes_on_one_core(false);
+    for number in 0..consumers {
+        let nothing = consumer(&format!("{names}-{number}"), |_, _, _| {
+            Box::pin(async { Ok(()) })
+        });
+        builder = builder.consumer(nothing);
+    }
+    let report = run_once(change(builder)).await;
+    assert!(!report.has_failures(), "{report}");
+    let handled: u64 = report.consumers.iter().map(|one| one.events).sum();
+    assert_eq!(handled, (EVENTS * consumers) as u64);
+}
+
+fn consumers_share<DB: TestBackend>() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let db = runtime.block_on(filled::<DB>());
+    let one = counted(catch_up(&db, "one", 1, |builder| builder));
+    let many = counted(catch_up(&db, "many", 12, |builder| builder));
+    assert!(one.misses >= (EVENTS / 1_000) as u64, "{one:?}");
+    assert!(
+        many.misses <= 2 * one.misses && many.hits > 4 * many.misses,
+        "one consumer: {one:?}, twelve: {many:?}"
+    );
+    // The control: a budget of nothing, with which each of them reads for itself.
+    let apart = counted(catch_up(&db, "apart", 12, |builder| builder.cache_bytes(0)));
+    assert!(apart.misses > 3 * one.misses, "{apart:?}");
+    // What is beyond the budget is read again, by those who come later.
+    let later = counted(catch_up(&db, "later", 1, |builder| {
+        builder.cache_bytes(1 << 20)
+    }));
+    assert!(later.misses >= one.misses, "{later:?}");
+    runtime.block_on(async { drop(db) });
+}
+
+#[test]
+fn twelve_consumers_that_catch_up_together_read_the_log_once_on_sqlite() {
+    consumers_share::<Sqlite>();
+}
+
+#[test]
+fn twelve_consumers_that_catch_up_together_read_the_log_once_on_postgres() {
+    consumers_share::<Postgres>();
+}
