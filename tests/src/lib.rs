@@ -9,6 +9,7 @@
 mod binaries;
 mod both;
 mod consumers;
+mod delay;
 mod model;
 mod pgbouncer;
 mod postgres;
@@ -21,6 +22,7 @@ pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, consumer, impatient, judging, patiently,
     read_model, run_once, until,
 };
+pub use self::delay::Delay;
 pub use self::model::{MODEL, Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};

@@ -22,7 +22,10 @@ fn the_benchmark_runs_every_case_and_writes_its_table_and_its_plot() {
         "SQLite, a statement a batch",
         "50 no-op consumers beside one",
         "commit to handler, pairs, median",
-        "peak memory, 20 consumers catching up",
+        "8 segments beside 1",
+        "dispatch to a handler of its event",
+        "statements a batch of 500",
+        "peak memory, 20 consumers, 20,000 events of 20 kB",
     ] {
         assert!(table.contains(case), "no «{case}» in:\n{table}");
     }

@@ -23,6 +23,7 @@
 mod append;
 mod consumers;
 mod data;
+mod dispatch;
 mod latency;
 mod measure;
 mod memory;
@@ -31,17 +32,19 @@ mod plot;
 mod postgres;
 mod round_trips;
 mod scale;
+mod segments;
 mod sqlite;
 mod table;
 
 use self::measure::Case;
-use self::plan::Plan;
+use self::plan::{Child, Plan};
 
 fn main() {
     let plan = Plan::from_arguments();
-    if let Some(child) = &plan.child {
-        memory::catch_up(child);
-        return;
+    match &plan.child {
+        Some(Child::CatchUp(url)) => return memory::catch_up(url, plan.cache),
+        Some(Child::Append(url)) => return scale::append(url, &plan),
+        None => {}
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let cases = runtime.block_on(run(&plan));
@@ -54,6 +57,8 @@ async fn run(plan: &Plan) -> Vec<Case> {
     cases.extend(postgres::run(plan).await);
     cases.extend(sqlite::run(plan).await);
     cases.extend(scale::run(plan).await);
+    cases.extend(segments::run(plan).await);
+    cases.extend(dispatch::run(plan).await);
     cases.extend(append::run(plan).await);
     cases.extend(latency::run(plan).await);
     cases.extend(round_trips::run(plan).await);

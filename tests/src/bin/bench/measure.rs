@@ -39,6 +39,11 @@ impl Samples {
         Self::of(self.0.iter().zip(&other.0).map(|(one, other)| one / other))
     }
 
+    /// Each value less the one of the same round.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().zip(&other.0).map(|(one, other)| one - other))
+    }
+
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

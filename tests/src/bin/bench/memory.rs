@@ -3,60 +3,91 @@
 use std::process::Command;
 
 use consumer::{PgEventStore, Worker};
+use consumer_tests::PgDatabase;
 
 use crate::consumers::Nothing;
 use crate::data::fill_postgres;
 use crate::measure::{Case, Samples, Target};
 use crate::plan::Plan;
 
-const PEAK: &str = "peak memory, 20 consumers catching up";
+const SMALL: &str = "peak memory, 20 consumers, 1,000,000 events of 200 bytes";
+const LARGE: &str = "peak memory, 20 consumers, 20,000 events of 20 kB";
+const UNBOUNDED: &str = "the same with a cache without a bound";
 const CONSUMERS: usize = 20;
+const MIB: f64 = 1024.0 * 1024.0;
 
-/// The budget of a worker: its cache, and a batch for each lane that runs at the same time.
-const BUDGET: f64 = 64.0 + CONSUMERS as f64 * 16.0;
+/// What the guide to scaling says: the cache, sixteen full batches, a read, and what the program
+/// itself takes.
+const BUDGET: f64 = 64.0 + 16.0 * 16.0 + 8.0 + 32.0;
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
-    if !plan.wants(PEAK) {
+    if !plan.wants_any(&[SMALL, LARGE, UNBOUNDED]) {
         return Vec::new();
     }
     let server = Plan::server();
-    let database = server.database().await;
-    let store = database.store().await;
-    fill_postgres(&store, plan.scaled(1_000_000, 3_000)).await;
-    let url = database.url.clone();
-    let output = tokio::task::spawn_blocking(move || {
-        let program = std::env::current_exe().unwrap();
-        Command::new(program)
-            .args(["--catch-up", &url])
-            .output()
-            .unwrap()
-    })
+    let (small, large) = (server.database().await, server.database().await);
+    let events = plan.scaled(1_000_000, 3_000);
+    fill_postgres(&small.store().await, events).await;
+    fill_large(&large.store().await, plan.scaled(20_000, 300)).await;
+    let budget = Target::AtMost(BUDGET);
+    vec![
+        case(SMALL, &small, None, budget).await,
+        case(LARGE, &large, None, budget).await,
+        case(UNBOUNDED, &large, Some(u64::MAX), Target::None).await,
+    ]
+}
+
+/// Events that no compression makes small on their way.
+async fn fill_large(store: &PgEventStore, events: usize) {
+    sqlx::query(
+        "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
+         SELECT 'Large', 'large-' || n, 1, gen_random_uuid(), 'Grown',
+                (SELECT string_agg(decode(md5(n::text || m), 'hex'), '') FROM generate_series(1, 1250) AS m)
+           FROM generate_series(1, $1::bigint) AS n",
+    )
+    .bind(i64::try_from(events).unwrap())
+    .execute(store.pool())
     .await
     .unwrap();
+}
+
+async fn case(
+    name: &'static str,
+    database: &PgDatabase,
+    cache: Option<u64>,
+    target: Target,
+) -> Case {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--catch-up", &database.url]);
+    if let Some(cache) = cache {
+        child.args(["--cache", &cache.to_string()]);
+    }
+    let output = tokio::task::spawn_blocking(move || child.output().unwrap());
+    let output = output.await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
     let peak: f64 = text.trim().parse().expect("the child's peak in MiB");
     let case = Case {
-        name: PEAK,
+        name,
         unit: "MiB",
         ours: Samples::of([peak]),
         other: None,
-        target: Target::AtMost(BUDGET),
+        target,
     };
     case.print();
-    vec![case]
+    case
 }
 
 /// The child: catches up in the database and prints its peak in MiB.
-pub(crate) fn catch_up(url: &str) {
+pub(crate) fn catch_up(url: &str, cache: Option<u64>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let store = PgEventStore::connect(url).await.unwrap();
         let mut builder = Worker::builder(store);
+        if let Some(bytes) = cache {
+            builder = builder.cache_bytes(bytes);
+        }
         for number in 0..CONSUMERS {
             builder = builder.consumer(Nothing::named(format!("nothing.{number}")));
         }
@@ -74,5 +105,6 @@ fn peak() -> f64 {
     kilobytes
         .and_then(|number| number.parse::<f64>().ok())
         .unwrap()
-        / 1024.0
+        * 1024.0
+        / MIB
 }

@@ -11,8 +11,16 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) out: PathBuf,
     pub(crate) only: Vec<String>,
-    /// The database in which this process, started by another one, is to catch up.
-    pub(crate) child: Option<String>,
+    /// What this process, started by another one, is to do.
+    pub(crate) child: Option<Child>,
+    /// How many bytes of the log the child is to keep, when it catches up.
+    pub(crate) cache: Option<u64>,
+}
+
+/// What a process does for the one that measures, in the database of that URL.
+pub(crate) enum Child {
+    CatchUp(String),
+    Append(String),
 }
 
 impl Plan {
@@ -23,6 +31,7 @@ impl Plan {
             out: PathBuf::from("."),
             only: Vec::new(),
             child: None,
+            cache: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -36,7 +45,9 @@ impl Plan {
                 "--rounds" => plan.rounds = value().parse().expect("a number of rounds"),
                 "--out" => plan.out = value().into(),
                 "--only" => plan.only.push(value()),
-                "--catch-up" => plan.child = Some(value()),
+                "--catch-up" => plan.child = Some(Child::CatchUp(value())),
+                "--append" => plan.child = Some(Child::Append(value())),
+                "--cache" => plan.cache = Some(value().parse().expect("a number of bytes")),
                 other => panic!(
                     "unknown argument `{other}`; there are --quick, --rounds N, --only WORD and --out DIR"
                 ),

@@ -14,7 +14,11 @@ const ROW: f64 = 30.0;
 pub(crate) fn write(plan: &Plan, cases: &[Case]) {
     let rates: Vec<&Case> = cases
         .iter()
-        .filter(|case| case.other.is_some() && case.unit.ends_with("/s"))
+        .filter(|case| {
+            case.other
+                .as_ref()
+                .is_some_and(|(beside, _)| beside == "by hand")
+        })
         .collect();
     if rates.is_empty() {
         return;
