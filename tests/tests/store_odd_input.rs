@@ -92,6 +92,31 @@ on_both_databases! {
         }
     }
 
+    async fn metadata_that_cannot_be_stored_is_refused_and_leaves_the_transaction_usable(db) {
+        let mut tx = db.store.begin().await.unwrap();
+        let plain = || NewEvent::new("M", "m-1", "E", "");
+        for (bytes, reason) in [
+            (&b"\"\xff\""[..], "invalid utf-8"),
+            (&b"{\"a\": \"\xc3\"}"[..], "invalid utf-8"),
+            (&br#""\ud800""#[..], "hex escape"),
+            (&br#"{"\udc00": 1}"#[..], "hex escape"),
+            (&b"1e999"[..], "number out of range"),
+            (&b"{"[..], "EOF"),
+        ] {
+            let events = [plain(), plain().metadata(Metadata::from_json_text(bytes))];
+            let error = db.store.append(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
+            assert!(matches!(error, StoreError::InvalidMetadata { .. }), "{error:?}");
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+        let kept = plain().metadata(Metadata::from_json_text(r#""\ud83d\ude00""#));
+        db.store.append(&mut tx, ExpectedVersion::NoStream, &[plain(), kept]).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut conn = db.pool.acquire().await.unwrap();
+        let read = db.store.read_aggregate(&mut conn, "M", "m-1", None, None).await.unwrap();
+        assert!(read[0].metadata.is_none());
+        assert_eq!(read[1].metadata.as_ref().unwrap().json::<String>().unwrap(), "😀");
+    }
+
     async fn positions_up_to_the_largest_integer_are_read(db) {
         for position in [i64::MAX - 2, i64::MAX - 1, i64::MAX] {
             let sql = format!(
@@ -196,24 +221,27 @@ async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nul_in_metadata_is_an_error_on_postgres() {
+async fn nul_in_metadata_is_refused_for_postgres_before_it_aborts_the_transaction() {
     let db = Database::<Postgres>::fresh().await;
-    let event = NewEvent::new("User", "u-1", "E", "")
-        .metadata(Metadata::from_json_text(r#"{"a": "\u0000"}"#));
-    let error = db
-        .store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
+    let mut tx = db.store.begin().await.unwrap();
+    let plain = || NewEvent::new("User", "u-1", "E", "");
+    for text in [r#"{"a": "\u0000"}"#, r#"{"\u0000": 1}"#] {
+        let event = plain().metadata(Metadata::from_json_text(text));
+        let error = db
+            .store
+            .append(&mut tx, ExpectedVersion::Any, &[event])
+            .await
+            .unwrap_err();
+        let field = "the metadata";
+        assert!(
+            matches!(&error, StoreError::NulInText { field: f } if *f == field),
+            "{error:?}"
+        );
+    }
+    db.store
+        .append(&mut tx, ExpectedVersion::Any, &[plain()])
         .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            StoreError::NulInText {
-                field: "the metadata"
-            }
-        ),
-        "{error:?}"
-    );
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

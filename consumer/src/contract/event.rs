@@ -127,7 +127,7 @@ impl Default for EventRecord {
 pub struct Metadata(Bytes);
 
 impl Metadata {
-    /// Takes JSON text as it stands; the store keeps it, and the database checks it.
+    /// Takes JSON text as it stands; an append checks it before any database hears of it.
     #[must_use]
     pub fn from_json_text(text: impl Into<Bytes>) -> Self {
         Self(text.into())

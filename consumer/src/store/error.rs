@@ -157,7 +157,8 @@ pub enum StoreError {
         field: &'static str,
     },
 
-    /// Metadata that is not JSON.
+    /// Metadata that is not JSON, or that no database could store: it is not UTF-8, has half of a
+    /// surrogate pair or a number beyond those of floating point, or nests deeper than 127 levels.
     #[error("the metadata of an event is not valid JSON: {reason}")]
     InvalidMetadata {
         /// Where and why.

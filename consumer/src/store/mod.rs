@@ -6,6 +6,7 @@ pub(crate) mod cause;
 mod error;
 mod expected;
 mod intern;
+mod json_text;
 mod new_event;
 #[cfg(feature = "postgres")]
 mod postgres;
