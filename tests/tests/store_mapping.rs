@@ -133,6 +133,30 @@ on_both_databases! {
         assert_eq!(count, 3);
     }
 
+    async fn a_column_may_have_any_name_that_a_statement_might_give_to_something_else(_ignored) {
+        // Whatever a statement calls its own: aliases of columns, of tables, and of sets.
+        let names = [
+            "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head",
+            "base", "p", "n", "value",
+        ];
+        let columns = [
+            Column::GlobalPosition, Column::AggregateType, Column::AggregateId,
+            Column::AggregateVersion, Column::EventId, Column::EventType, Column::EventVersion,
+            Column::Payload, Column::TraceId, Column::CorrelationId, Column::CausationId,
+            Column::Metadata, Column::CreatedAt,
+        ];
+        // Each column has each of the names once.
+        for first in 0..names.len() {
+            let db = Database::<Db>::empty().await;
+            let schema = columns.iter().enumerate().fold(Schema::default(), |schema, (n, column)| {
+                schema.column(*column, names[(first + n) % names.len()])
+            });
+            let store = db.store.clone().with_schema(schema).unwrap();
+            store.migrate().await.unwrap();
+            works(&store).await;
+        }
+    }
+
     async fn a_mapping_to_a_column_that_is_not_there_is_refused(db) {
         let schema = Schema::default().column(Column::Payload, "data");
         let store = db.store.clone().with_schema(schema).unwrap();

@@ -312,11 +312,13 @@ impl<DB: Backend> EventStore<DB> {
     /// Reads a part of the log within a budget of bytes, of some aggregate types or all, in position
     /// order.
     ///
-    /// The budget is kept by the database: payloads beyond it are neither read nor sent. The memory
+    /// The budget is kept by the database: what lies beyond it is neither read nor sent. The memory
     /// taken is that of the budget and once more of one event, however large the log and its
-    /// payloads are (measured with payloads of 50 MiB: 150 MiB for a budget of 100). Types are read
-    /// by one index scan each, however rare they are. What [`read_events`](Self::read_events) says of
-    /// R11 holds here too, unless `up_to` is known to be settled.
+    /// events are (measured with payloads of 50 MiB: 150 MiB for a budget of 100). Only metadata that
+    /// Postgres has compressed may be sent beyond the budget, and is then dropped as it arrives. Types
+    /// are read by one index scan each, however rare they are. What
+    /// [`read_events`](Self::read_events) says of R11 holds here too, unless `up_to` is known to be
+    /// settled.
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or what the database says.

@@ -127,10 +127,13 @@ impl Dialect for PostgresDialect {
             None => query,
             Some(types) => query.bind(distinct(types)),
         };
-        Ok(query
-            .try_map(|row| rows::event(&row, &mut names))
+        // The database counts metadata as it is stored, which compression can make far smaller.
+        let mut budget = range.budget();
+        let events: Vec<Option<PersistedEvent>> = query
+            .try_map(|row| Ok(budget.admit(rows::event(&row, &mut names)?)))
             .fetch_all(conn)
-            .await?)
+            .await?;
+        Ok(events.into_iter().flatten().collect())
     }
 
     async fn read_aggregate(

@@ -341,7 +341,7 @@ async fn scoped_sizes(
     Ok(merged)
 }
 
-/// The positions whose payloads fit the budget together, but always the first.
+/// The positions whose events fit the budget together, but always the first.
 fn within_budget(sizes: Vec<Size>, range: ReadRange<'_>) -> Vec<i64> {
     let mut left = range.max_bytes();
     let fits = move |(index, (_, bytes)): &(usize, Size)| {
