@@ -8,9 +8,10 @@
 )]
 
 use consumer::{
-    Backend, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange, StoreError,
+    Backend, EventStore, ExpectedVersion, Metadata, NewEvent, OnError, PersistedEvent, ReadRange,
+    StoreError,
 };
-use consumer_tests::{Database, on_both_databases};
+use consumer_tests::{Database, impatient, judging, on_both_databases};
 use sqlx::{AssertSqlSafe, Postgres, Sqlite};
 
 async fn round_trip<DB: Backend>(store: &EventStore<DB>, event: NewEvent) -> PersistedEvent {
@@ -169,6 +170,39 @@ async fn an_aggregate_id_that_no_index_of_postgres_can_hold_is_an_error_that_say
         .unwrap_err();
     assert!(matches!(error, StoreError::IdTooLong { .. }), "{error:?}");
     assert!(error.to_string().contains("use a shorter id"), "{error}");
+}
+
+/// An id that Postgres can just store, since one character more is refused.
+async fn append_the_longest_id(db: &Database<Postgres>) -> i64 {
+    let noise = noise(2_800);
+    for length in (2_500..noise.len()).rev() {
+        let event = NewEvent::new("User", &noise[..length], "E", "");
+        match db
+            .store
+            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .await
+        {
+            Ok(stored) => return stored[0].global_position,
+            Err(StoreError::IdTooLong { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("no id was stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_with_the_longest_id_can_be_parked_by_a_consumer_with_the_longest_name() {
+    let db = Database::<Postgres>::fresh().await;
+    let position = append_the_longest_id(&db).await;
+    let name = noise(1_000)
+        .replace(|c: char| !c.is_ascii_alphanumeric(), "")
+        .split_off(255);
+    let name = &name[..255];
+    let failing = judging(name, |_, _| Err("never".to_owned()));
+    let settings = impatient().retries(0).on_error(OnError::Park);
+    db.run_once(failing.settings(settings)).await;
+    assert_eq!(db.parked(name).await, [position]);
+    assert_eq!(db.checkpoint(name).await, Some(position));
 }
 
 #[tokio::test(flavor = "multi_thread")]

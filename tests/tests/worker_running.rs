@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BuildError, EventStore, ExpectedVersion, LaneState, NewEvent, Settings, StoreError, WaitError,
+    BuildError, EventStore, ExpectedVersion, LaneState, LogProblem, NewEvent, Settings, StoreError, WaitError,
     Worker, WorkerError,
 };
 use consumer_tests::{
@@ -349,6 +349,158 @@ on_both_databases! {
         let error = db.worker().consumer(read_model("users")).configure("user", |settings| settings).build().unwrap_err();
         assert_eq!(error.to_string(), "there is no consumer `user` to configure; the worker has: users");
     }
+}
+
+/// Positions are never given out again, so what is gone is no reason to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_events_can_be_archived_on_sqlite_while_a_worker_runs_and_between_two_runs() {
+    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
+    let mut positions = db.append("User", &["a", "b", "c"]).await;
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    patiently("it catches up", worker.caught_up()).await.unwrap();
+    let is = |state: LaneState| worker.consumers()[0].state == state;
+    db.execute(
+        "BEGIN; DELETE FROM events WHERE global_position > 1;
+         UPDATE consumer_progress SET state = 'paused'; COMMIT",
+    )
+    .await;
+    until("it has looked", async || is(LaneState::Paused)).await;
+    db.execute("UPDATE consumer_progress SET state = 'running'")
+        .await;
+    until("it has looked again", async || is(LaneState::Running)).await;
+    positions.extend(db.append("User", &["d"]).await);
+    patiently("it goes on", worker.caught_up_to(positions[3]))
+        .await
+        .unwrap();
+    worker.stop().await;
+
+    db.execute("DELETE FROM events WHERE global_position > 1")
+        .await;
+    db.run_once(read_model("c")).await;
+    positions.extend(db.append("User", &["e"]).await);
+    db.run_once(read_model("c")).await;
+    assert_eq!(positions, [1, 2, 3, 4, 5]);
+    assert_eq!(db.applied("c").await, positions);
+}
+
+/// The control: here a position is given out again, and its event would never be handled.
+async fn a_reset_log_is_refused<DB: TestBackend>(reset: &str) {
+    let db = Database::<DB>::fresh().await.with_read_model().await;
+    // One event: of the sequence that was reset only `is_called` tells that it was.
+    db.append("User", &["a"]).await;
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    patiently("it catches up", worker.caught_up()).await.unwrap();
+    db.execute(reset).await;
+    let error = worker.end().await.unwrap_err();
+    let is_reset = |error: &WorkerError| {
+        let WorkerError::Log(LogProblem::Reset {
+            position,
+            last_value,
+            ..
+        }) = error
+        else {
+            panic!("{error}");
+        };
+        (*position, *last_value)
+    };
+    assert_eq!(is_reset(&error), (1, 0));
+    let worker = db.worker().consumer(read_model("c")).build().unwrap();
+    let error = worker.run_once().await.unwrap_err();
+    assert_eq!(is_reset(&error), (1, 0));
+    assert!(
+        error.to_string().contains("the checkpoint of `c`"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_reset_is_refused_on_sqlite() {
+    a_reset_log_is_refused::<Sqlite>("DELETE FROM events; DELETE FROM sqlite_sequence").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_reset_is_refused_on_postgres() {
+    a_reset_log_is_refused::<Postgres>("TRUNCATE events RESTART IDENTITY").await;
+}
+
+/// Some servers that only speak the protocol say so too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_which_events_could_be_lost_is_refused_by_the_store_and_by_the_worker() {
+    let db = Database::<Postgres>::fresh().await;
+    let pretend = |number: &str, version: &str| {
+        let name = db.url.rsplit('/').next().unwrap();
+        format!(
+            "CREATE SCHEMA IF NOT EXISTS pretended;
+             CREATE OR REPLACE FUNCTION pretended.current_setting(text) RETURNS text LANGUAGE sql
+             AS $$ SELECT CASE $1 WHEN 'server_version_num' THEN '{number}' ELSE '{version}' END $$;
+             ALTER DATABASE {name} SET search_path = pretended, pg_catalog, public"
+        )
+    };
+    for (number, version) in [("120022", "12.22"), ("130004", "13.4"), ("140000", "14.0")] {
+        db.execute(&pretend(number, version)).await;
+        let store = EventStore::<Postgres>::connect(&db.url).await.unwrap();
+        let worker = Worker::builder(store.clone()).consumer(read_model("c"));
+        let run = worker.build().unwrap().run_once().await.unwrap_err();
+        let WorkerError::Store(run) = run else {
+            panic!("{run}");
+        };
+        for error in [
+            store.migrate().await.unwrap_err(),
+            store.check().await.unwrap_err(),
+            run,
+        ] {
+            assert!(
+                matches!(error, StoreError::ServerTooOld { .. }),
+                "{error:?}"
+            );
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&format!("the server is PostgreSQL {version}, and events")),
+                "{text}"
+            );
+            assert!(text.ends_with("or at least to 13.5"), "{text}");
+        }
+    }
+    db.execute(&pretend("130005", "13.5")).await;
+    let store = EventStore::<Postgres>::connect(&db.url).await.unwrap();
+    store.migrate().await.unwrap();
+    run_once(Worker::builder(store).consumer(read_model("c"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_to_one_partition_of_the_events_is_seen() {
+    let db = Database::<Postgres>::empty().await;
+    let schema = consumer::Schema::default();
+    db.execute(
+        "CREATE SEQUENCE positions;
+         CREATE TABLE events (
+             global_position BIGINT NOT NULL DEFAULT nextval('positions'),
+             aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+             aggregate_version BIGINT NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
+             event_version INT NOT NULL DEFAULT 1, payload BYTEA NOT NULL, trace_id TEXT,
+             correlation_id TEXT, causation_id TEXT, metadata JSONB,
+             created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+         ) PARTITION BY RANGE (global_position);
+         CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (100)",
+    )
+    .await;
+    let store = db.store.clone().with_schema(schema).unwrap();
+    store.migrate().await.unwrap();
+    let worker = || Worker::builder(store.clone()).consumer(read_model("c"));
+    run_once(worker()).await;
+    db.execute(
+        "CREATE SUBSCRIPTION to_a_partition CONNECTION 'host=nowhere' PUBLICATION events
+         WITH (connect = false, slot_name = NONE);
+         INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate)
+         SELECT oid, 'events_1'::regclass, 'r' FROM pg_subscription WHERE subname = 'to_a_partition'",
+    )
+    .await;
+    let error = worker().build().unwrap().run_once().await.unwrap_err();
+    db.execute("DROP SUBSCRIPTION to_a_partition").await;
+    assert!(
+        matches!(&error, WorkerError::Log(LogProblem::ReplicationTarget)),
+        "{error}"
+    );
 }
 
 async fn without_tables<DB: TestBackend>() {

@@ -73,7 +73,7 @@ pub enum LogProblem {
     ReplicationTarget,
     /// The server does not show who holds the sequence.
     #[error(
-        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; is it PostgreSQL, version 12 or later?"
+        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; run the worker on PostgreSQL itself, 13.5 or later, and not on a server that only speaks its protocol"
     )]
     InvisibleLocks {
         /// The sequence.

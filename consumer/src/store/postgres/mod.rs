@@ -2,6 +2,7 @@
 
 mod migrations;
 mod rows;
+mod server;
 mod statements;
 
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
 
+pub(crate) use self::server::refuse_old_server;
 use self::statements::Statements;
 use super::append::{Append, Placed};
 use super::backend::{Backend, Dialect, Opened, StoreSettings};

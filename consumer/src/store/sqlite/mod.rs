@@ -287,9 +287,11 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
         return error.into();
     }
     // `UNIQUE constraint failed: events.aggregate_type, events.aggregate_id, events.aggregate_version`
+    // with the names as the table was made, which the mapping may have in other letters.
+    let message = database.message().to_ascii_lowercase();
     let violates = |column| {
         let column = format!("{}.{}", schema.events_name(), schema.column_name(column));
-        database.message().ends_with(&column)
+        message.ends_with(&column.to_ascii_lowercase())
     };
     if violates(Column::AggregateVersion) {
         append.conflict(None)
