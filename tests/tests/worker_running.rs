@@ -341,6 +341,66 @@ on_both_databases! {
             let error = db.worker().consumer(read_model(name)).build().unwrap_err();
             assert!(matches!(error, BuildError::Name(_)), "{name:?}: {error}");
         }
+        let error = db.worker().consumer(read_model("")).build().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+        );
+    }
+
+    async fn r1_two_consumers_with_one_name_are_refused_and_both_are_named(db) {
+        let declared = || {
+            let mut registered = consumer::Registered::new(read_model::<Db>("users"));
+            registered.declaration.site = Some(consumer::Site { package: "shop", module: "shop::users", file: "src/users.rs", line: 7, column: 5 });
+            registered
+        };
+        let error = db.worker().registered(declared()).consumer(read_model("users")).build().unwrap_err();
+        assert!(matches!(&error, BuildError::NameTaken(taken) if &*taken.name == "users"), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "two consumers are named `users`, version 1: src/users.rs:7:5 (shop::users) and added by hand; \
+             a name keys a checkpoint, so give one of them another"
+        );
+    }
+
+    async fn everything_that_is_wrong_with_a_worker_is_said_at_once(db) {
+        let error = db
+            .worker()
+            .consumer(read_model(""))
+            .consumer(read_model("a b"))
+            .consumer(read_model("twice"))
+            .consumer(read_model("twice"))
+            .consumer(read_model("thrice"))
+            .consumer(read_model("thrice"))
+            .configure("twise", |settings| settings)
+            .configure("twice", |settings| settings)
+            .configure("none", |settings| settings)
+            .build()
+            .unwrap_err();
+        let BuildError::Several(problems) = &error else { panic!("{error}") };
+        assert_eq!(problems.len(), 6, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("6 problems with the worker:\n- "), "{text}");
+        for line in [
+            "\n- there is no consumer `twise` to configure",
+            "\n- there is no consumer `none` to configure",
+            "\n- a consumer's name is empty",
+            "\n- the consumer name `a b` has the character ' '",
+            "\n- two consumers are named `thrice`",
+            "\n- two consumers are named `twice`",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    async fn what_the_registry_finds_is_said_together_with_the_rest_and_without_what_follows_from_it(db) {
+        let worker = db.worker().consumer(read_model("")).configure("of_no_group", |settings| settings);
+        let error = worker.discover_group("no such group").build().unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(&error, BuildError::Several(problems) if problems.len() == 2), "{text}");
+        assert!(text.contains("\n- no consumer is in the group `no such group`"), "{text}");
+        assert!(text.contains("\n- a consumer's name is empty"), "{text}");
+        assert!(!text.contains("of_no_group"), "{text}");
     }
 
     async fn a_worker_without_consumers_or_with_settings_for_none_is_refused(db) {
