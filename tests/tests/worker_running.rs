@@ -563,6 +563,97 @@ async fn a_subscription_to_one_partition_of_the_events_is_seen() {
     );
 }
 
+/// A store of its own, as another process has, whose connections can be told from others.
+async fn store_called(db: &Database<Postgres>, name: &str) -> EventStore<Postgres> {
+    let options: sqlx::postgres::PgConnectOptions = db.url.parse().unwrap();
+    let pool = sqlx::PgPool::connect_with(options.application_name(name)).await;
+    EventStore::new(pool.unwrap())
+}
+
+/// How long the connections of a store have run no statement, in milliseconds.
+async fn quiet(db: &Database<Postgres>, name: &str) -> i64 {
+    let sql = format!(
+        "SELECT (extract(epoch FROM clock_timestamp() - max(query_start)) * 1000)::bigint
+           FROM pg_stat_activity WHERE application_name = '{name}'"
+    );
+    db.numbers(&sql).await[0]
+}
+
+/// Appends where nobody polls, and returns once that has woken the worker `listening` while `deaf`
+/// slept on.
+///
+/// What an idle worker waits between two looks at the log doubles from a millisecond on, however
+/// long its poll interval is. One that has been quiet for more than 2,048 ms looks again after 4,096.
+async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Postgres>) {
+    const QUIET: i64 = 2_100;
+    const NEXT_LOOK: u128 = 4_096;
+    const ROUNDS: u32 = 6;
+    for _ in 0..ROUNDS {
+        until("it is quiet", async || {
+            quiet(db, "listening").await > QUIET
+        })
+        .await;
+        let started = std::time::Instant::now();
+        let before = u128::try_from(quiet(db, "listening").await).unwrap();
+        let event = [NewEvent::new("User", "u-1", "Changed", "{}")];
+        let appended = appender.append_in_transaction(ExpectedVersion::Any, &event);
+        let position = appended.await.unwrap()[0].global_position;
+        until("it has handled the event", async || {
+            db.checkpoint("listening").await == Some(position)
+        })
+        .await;
+        // In a round in which either may have looked by itself, nothing is proved.
+        let woken = before + started.elapsed().as_millis() < NEXT_LOOK;
+        if woken && db.checkpoint("deaf").await < Some(position) {
+            return;
+        }
+    }
+    panic!("in {ROUNDS} rounds the append never woke this worker alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_elsewhere_wakes_a_worker_that_listens_also_after_its_listener_was_ended() {
+    const LISTENERS: &str = "SELECT pid::bigint FROM pg_stat_activity
+        WHERE application_name = 'listening' AND query ILIKE 'LISTEN %'";
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let appender = EventStore::<Postgres>::connect(&db.url)
+        .await
+        .unwrap()
+        .notify(true);
+    let hour = Duration::from_hours(1);
+    let worker = async |name: &str| {
+        let worker = Worker::builder(store_called(&db, name).await);
+        worker.poll_interval(hour).consumer(read_model(name))
+    };
+    let listening = Running::start(worker("listening").await.listen());
+    let deaf = Running::start(worker("deaf").await);
+    for running in [&listening, &deaf] {
+        patiently("it starts", running.caught_up()).await.unwrap();
+    }
+    until("it listens", async || db.numbers(LISTENERS).await.len() == 1).await;
+    is_woken_by_an_append(&db, &appender).await;
+
+    let before = db.numbers(LISTENERS).await[0];
+    db.execute(&format!("SELECT pg_terminate_backend({before})"))
+        .await;
+    until("it listens again", async || {
+        let now = db.numbers(LISTENERS).await;
+        now.len() == 1 && now != [before]
+    })
+    .await;
+    is_woken_by_an_append(&db, &appender).await;
+
+    // The control works, once something wakes it.
+    patiently("it catches up", deaf.caught_up()).await.unwrap();
+    assert_eq!(
+        db.applied("deaf").await,
+        db.applied("listening").await,
+        "both have handled the same"
+    );
+    listening.stop().await;
+    deaf.stop().await;
+}
+
 async fn without_tables<DB: TestBackend>() {
     let db = Database::<DB>::empty().await;
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
