@@ -14,6 +14,9 @@ const MISSING: &str = "\
 no `pgbouncer` was found on this machine, and these tests need one: `.ci/test` installs it,
 or install it yourself, for example with `apt-get install pgbouncer`";
 
+/// How many ports are tried.
+const ATTEMPTS: u32 = 10;
+
 /// A PgBouncer in transaction mode; stopped when this value goes.
 pub struct PgBouncer {
     /// The database, through it.
@@ -33,7 +36,6 @@ impl PgBouncer {
             .into_iter()
             .find(|program| Path::new(program).exists())
             .unwrap_or_else(|| panic!("{MISSING}"));
-        const ATTEMPTS: u32 = 10;
         // Somebody may take the port between our look and its.
         (0..ATTEMPTS)
             .find_map(|_| Self::start(Path::new(program), url, free_port()))
@@ -84,7 +86,12 @@ impl PgBouncer {
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(30) {
             let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
-            if self.process.try_wait().expect("ask for pgbouncer").is_some() {
+            if self
+                .process
+                .try_wait()
+                .expect("ask for pgbouncer")
+                .is_some()
+            {
                 return false;
             }
             if answers {

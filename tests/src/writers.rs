@@ -84,6 +84,9 @@ pub struct Writers {
 impl Writers {
     /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
     /// mostly much shorter, roll every fifth back, and go on after any error.
+    ///
+    /// # Panics
+    /// When one of them did.
     #[must_use]
     pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));

@@ -385,11 +385,7 @@ on_both_databases! {
 }
 
 /// Appends in an open transaction, and returns the position.
-async fn append<DB: TestBackend>(
-    db: &Database<DB>,
-    tx: &mut DB::Connection,
-    id: &str,
-) -> i64 {
+async fn append<DB: TestBackend>(db: &Database<DB>, tx: &mut DB::Connection, id: &str) -> i64 {
     let event = [consumer::NewEvent::new("User", id, "Changed", "{}")];
     let appended = db.store.append(tx, consumer::ExpectedVersion::Any, &event);
     appended.await.unwrap()[0].global_position
@@ -460,7 +456,7 @@ const READ_ONLY: &str = "default_transaction_read_only = on";
 /// whose error was swallowed, is no part of any transaction that a worker could refuse.
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_on_postgres_what_follows_the_end_of_a_transaction_gets_through_though_the_consumer_stops()
-{
+ {
     for end in ["ROLLBACK", "COMMIT"] {
         let (rows, error) = rows_after(end, READ_WRITE).await;
         assert!(error.contains(end), "{error}");

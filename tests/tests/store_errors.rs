@@ -69,10 +69,7 @@ async fn a_wrong_url_is_shown_without_anything_that_may_be_a_password() {
         ("mysql://ada:sec@ret@db/app", "mysql://db/app"),
         ("mysql://ada:sec/ret@db/app", "mysql://db/app"),
         ("mysql://ada:sec?ret@db/app", "mysql://…"),
-        (
-            "mysql://db/app?user=ada&password=secret",
-            "mysql://db/app",
-        ),
+        ("mysql://db/app?user=ada&password=secret", "mysql://db/app"),
         ("mysql://db/app?password=sec@ret", "mysql://…"),
         ("host=db user=ada password=secret", "…"),
         ("sqlite:app.db?mode=rw", "sqlite:app.db"),

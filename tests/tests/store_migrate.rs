@@ -315,9 +315,7 @@ async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
     );
     assert_eq!(
         indexes(&db.pool, "consumer_parked").await,
-        [
-            "USING btree (consumer, version, \"position\")",
-        ]
+        ["USING btree (consumer, version, \"position\")",]
     );
 }
 

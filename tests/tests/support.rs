@@ -167,17 +167,23 @@ fn nothing_is_left_of_a_server_whose_test_binary_was_killed_while_it_was_made() 
 #[cfg(target_os = "linux")]
 fn child(parent: u32, program: &str) -> Option<(PathBuf, PathBuf)> {
     let parent = format!("\nPPid:\t{parent}\n");
-    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let process = entry.path();
-        let status = std::fs::read_to_string(process.join("status")).ok()?;
-        let words = std::fs::read_to_string(process.join("cmdline")).ok()?;
-        let words: Vec<&str> = words.split('\0').collect();
-        let data = words.iter().skip_while(|word| **word != "--pgdata").nth(1)?;
-        let directory = Path::new(data).parent()?.to_owned();
-        // Not yet when it still has to become another user, and not any more when it has ended.
-        let runs = words[0].ends_with(program) && directory.exists();
-        (status.contains(&parent) && runs).then_some((process, directory))
-    })
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let process = entry.path();
+            let status = std::fs::read_to_string(process.join("status")).ok()?;
+            let words = std::fs::read_to_string(process.join("cmdline")).ok()?;
+            let words: Vec<&str> = words.split('\0').collect();
+            let data = words
+                .iter()
+                .skip_while(|word| **word != "--pgdata")
+                .nth(1)?;
+            let directory = Path::new(data).parent()?.to_owned();
+            // Not yet when it still has to become another user, and not any more when it has ended.
+            let runs = words[0].ends_with(program) && directory.exists();
+            (status.contains(&parent) && runs).then_some((process, directory))
+        })
 }
 
 /// Does nothing unless a test above asks.

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BuildError, EventStore, ExpectedVersion, LaneState, LogProblem, NewEvent, Settings, StoreError, WaitError,
-    Worker, WorkerError,
+    BuildError, EventStore, ExpectedVersion, LaneState, LogProblem, NewEvent, Settings, StoreError,
+    WaitError, Worker, WorkerError,
 };
 use consumer_tests::{
     Database, Running, TestBackend, consumer, impatient, judging, on_both_databases, patiently,
@@ -417,7 +417,9 @@ async fn the_newest_events_can_be_archived_on_sqlite_while_a_worker_runs_and_bet
     let db = Database::<Sqlite>::fresh().await.with_read_model().await;
     let mut positions = db.append("User", &["a", "b", "c"]).await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
-    patiently("it catches up", worker.caught_up()).await.unwrap();
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
     let is = |state: LaneState| worker.consumers()[0].state == state;
     db.execute(
         "BEGIN; DELETE FROM events WHERE global_position > 1;
@@ -449,7 +451,9 @@ async fn a_reset_log_is_refused<DB: TestBackend>(reset: &str) {
     // One event: of the sequence that was reset only `is_called` tells that it was.
     db.append("User", &["a"]).await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
-    patiently("it catches up", worker.caught_up()).await.unwrap();
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
     db.execute(reset).await;
     let error = worker.end().await.unwrap_err();
     let is_reset = |error: &WorkerError| {
@@ -589,15 +593,12 @@ async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Po
     const NEXT_LOOK: u128 = 4_096;
     const ROUNDS: u32 = 6;
     for _ in 0..ROUNDS {
-        until("it is quiet", async || {
-            quiet(db, "listening").await > QUIET
-        })
-        .await;
+        until("it is quiet", async || quiet(db, "listening").await > QUIET).await;
         let started = std::time::Instant::now();
         let before = u128::try_from(quiet(db, "listening").await).unwrap();
         let event = [NewEvent::new("User", "u-1", "Changed", "{}")];
-        let appended = appender.append_in_transaction(ExpectedVersion::Any, &event);
-        let position = appended.await.unwrap()[0].global_position;
+        let stored = appender.append_in_transaction(ExpectedVersion::Any, &event);
+        let position = stored.await.unwrap()[0].global_position;
         until("it has handled the event", async || {
             db.checkpoint("listening").await == Some(position)
         })
@@ -630,7 +631,10 @@ async fn an_append_elsewhere_wakes_a_worker_that_listens_also_after_its_listener
     for running in [&listening, &deaf] {
         patiently("it starts", running.caught_up()).await.unwrap();
     }
-    until("it listens", async || db.numbers(LISTENERS).await.len() == 1).await;
+    until("it listens", async || {
+        db.numbers(LISTENERS).await.len() == 1
+    })
+    .await;
     is_woken_by_an_append(&db, &appender).await;
 
     let before = db.numbers(LISTENERS).await[0];

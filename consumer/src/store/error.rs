@@ -247,14 +247,14 @@ impl StoreError {
 /// Leaves out of a text that may be a URL everything that may be a password: what stands before the
 /// last `@`, and what follows the path.
 fn without_secrets(url: &str) -> String {
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    let scheme = match scheme
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
-    {
-        true if !scheme.is_empty() => format!("{scheme}://"),
-        _ => String::new(),
+    let is_scheme = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     };
+    let scheme = url
+        .split_once("://")
+        .filter(|(scheme, _)| is_scheme(scheme))
+        .map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
     let rest = url.strip_prefix(&scheme).unwrap_or(url);
     let place = match rest.rsplit_once('@') {
         // Either may be part of the password then, and what follows the `@` too.

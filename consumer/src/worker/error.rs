@@ -149,7 +149,10 @@ fn listing(problems: &[BuildError]) -> String {
         })
         .collect();
     let count = lines.len();
-    format!("{count} problems with the worker:\n- {}", lines.join("\n- "))
+    format!(
+        "{count} problems with the worker:\n- {}",
+        lines.join("\n- ")
+    )
 }
 
 /// Two consumers have one name, and would share a checkpoint (R1).

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
 
+#[cfg(feature = "worker")]
 pub(crate) use self::server::refuse_old_server;
 use self::statements::Statements;
 use super::append::{Append, Placed};

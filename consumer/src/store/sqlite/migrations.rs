@@ -218,7 +218,11 @@ fn has_autoincrement(sql: &str) -> bool {
             _ => None,
         };
         // Both characters, or `/*/` would be a whole comment.
-        let begin = if end.as_deref() == Some("*/") { 2 } else { next.len_utf8() };
+        let begin = if end.as_deref() == Some("*/") {
+            2
+        } else {
+            next.len_utf8()
+        };
         let behind = rest.get(begin..).unwrap_or_default();
         rest = match end {
             None => {

@@ -224,11 +224,7 @@ async fn insert(
     let mut all = tx.begin().await?;
     let mut placed = Vec::with_capacity(append.events.len());
     let mut base = base;
-    for rows in append
-        .events
-        .chunks(ROWS)
-        .zip(append.metadata.chunks(ROWS))
-    {
+    for rows in append.events.chunks(ROWS).zip(append.metadata.chunks(ROWS)) {
         placed.extend(insert_rows(&mut all, statements, append, rows, base).await?);
         base = version_after(base, rows.0.len())?;
     }
