@@ -89,8 +89,8 @@ CREATE TABLE IF NOT EXISTS {frontier} (
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- Without an index on aggregates: it would add the consumer's name to ids that just fit the index of
--- the events, and events of the longest could not be parked.
+-- Without an index on aggregates, though the set of them is read with each batch: it would add the
+-- consumer's name to ids that just fit the index of the events, which could then not be parked.
 CREATE TABLE IF NOT EXISTS {parked} (
     consumer TEXT NOT NULL,
     version INT NOT NULL,

@@ -89,6 +89,10 @@ CREATE TABLE IF NOT EXISTS {parked} (
     parked_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
     PRIMARY KEY (consumer, version, position)
 );
+
+-- SQLite has no longest key, as Postgres has, where there is no such index.
+CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
+    ON {parked} (consumer, version, aggregate_type, aggregate_id);
 ";
 
 const V2: &str = "
