@@ -79,7 +79,7 @@ impl PersistedEvent {
     }
 }
 
-#[cfg(feature = "store")]
+#[cfg(any(feature = "postgres", feature = "worker"))]
 impl EventRecord {
     /// The bytes of the payload, the metadata and every text: what budgets of bytes count.
     pub(crate) fn content_bytes(&self) -> u64 {
