@@ -28,7 +28,7 @@ pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
 pub use self::process::{WorkerProcess, worker_main};
 pub use self::sqlite::SqliteDatabase;
-pub use self::writers::{NaiveReader, Writers, naive_step};
+pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};
 
 /// The library under another path, as a crate that wraps it would offer it.
 pub mod reexport {

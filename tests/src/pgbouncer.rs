@@ -14,6 +14,9 @@ const MISSING: &str = "\
 no `pgbouncer` was found on this machine, and these tests need one: `.ci/test` installs it,
 or install it yourself, for example with `apt-get install pgbouncer`";
 
+/// How many ports are tried.
+const ATTEMPTS: u32 = 10;
+
 /// A PgBouncer in transaction mode; stopped when this value goes.
 pub struct PgBouncer {
     /// The database, through it.
@@ -33,6 +36,14 @@ impl PgBouncer {
             .into_iter()
             .find(|program| Path::new(program).exists())
             .unwrap_or_else(|| panic!("{MISSING}"));
+        // Somebody may take the port between our look and its.
+        (0..ATTEMPTS)
+            .find_map(|_| Self::start(Path::new(program), url, free_port()))
+            .expect("pgbouncer starts on a free port")
+    }
+
+    /// Starts it on that port; `None` when it cannot listen there.
+    fn start(program: &Path, url: &str, port: u16) -> Option<Self> {
         let (server, database) = url.rsplit_once('/').expect("a URL with a database");
         let server = server
             .rsplit('@')
@@ -40,7 +51,7 @@ impl PgBouncer {
             .expect("a server")
             .replace("postgres://", "");
         let (host, server_port) = server.split_once(':').unwrap_or((&server, "5432"));
-        let (directory, port) = (tempfile::tempdir().expect("a directory"), free_port());
+        let directory = tempfile::tempdir().expect("a directory");
         let binaries = Binaries::find();
         let (file, users) = (directory.path().join("ini"), directory.path().join("users"));
         let configuration = format!(
@@ -56,25 +67,39 @@ impl PgBouncer {
             binaries.own(path);
         }
         let process = binaries
-            .command_at(Path::new(program))
+            .command_at(program)
             .arg(&file)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("start pgbouncer");
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(
-                started.elapsed() < Duration::from_secs(30),
-                "pgbouncer does not listen"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self {
+        let mut bouncer = Self {
             url: format!("postgres://postgres@127.0.0.1:{port}/{database}"),
             process,
             _directory: directory,
+        };
+        bouncer.listens(port).then_some(bouncer)
+    }
+
+    /// Waits until it listens; not when it ended, whoever may then answer on its port.
+    fn listens(&mut self, port: u16) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(30) {
+            let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            if self
+                .process
+                .try_wait()
+                .expect("ask for pgbouncer")
+                .is_some()
+            {
+                return false;
+            }
+            if answers {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
+        false
     }
 }
 

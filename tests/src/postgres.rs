@@ -1,10 +1,12 @@
 //! Throw-away Postgres servers and databases.
 
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use consumer::PgEventStore;
 use sqlx::postgres::PgPoolOptions;
@@ -197,7 +199,8 @@ impl Cluster {
     }
 
     /// Waits in another process for the end of this one, however it ends, and tidies up: its
-    /// standard input is a pipe, which the kernel closes when we are gone.
+    /// standard input is a pipe, which the kernel closes when we are gone, and with us whoever has
+    /// the [`lifeline`](Self::lifeline).
     fn watch(&self) -> Child {
         let script = "trap '' INT TERM HUP; read -r _; dir=$1; shift; \"$@\"; rm -rf \"$dir\"";
         let stop = self.binaries.words("pg_ctl");
@@ -218,8 +221,17 @@ impl Cluster {
             .expect("start the watchdog")
     }
 
+    /// The standard input of what makes or starts the server: it outlives us when we are killed, and
+    /// the directory must not be cleared under its hands. The server itself does not inherit it.
+    fn lifeline(&self) -> Stdio {
+        let pipe = self.watchdog.as_ref().and_then(|dog| dog.stdin.as_ref());
+        let pipe = pipe.expect("the watchdog runs").as_fd();
+        pipe.try_clone_to_owned().expect("copy the pipe").into()
+    }
+
     fn initialize(&self) {
         let mut initdb = self.binaries.command("initdb");
+        initdb.stdin(self.lifeline());
         initdb.arg("--pgdata").arg(self.data()).args([
             "--username=postgres",
             "--auth=trust",
@@ -277,8 +289,17 @@ impl Cluster {
             .expect("write the configuration");
     }
 
+    /// Starts the server on the port that it had: somebody else may have it for a moment.
     fn start(&self) {
-        succeed(self.start_command());
+        const ATTEMPTS: u32 = 20;
+        for _ in 1..ATTEMPTS {
+            let output = self.start_command().output().expect("run pg_ctl");
+            if output.status.success() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        panic!("Postgres does not start again:\n{}", self.read_log());
     }
 
     fn start_command(&self) -> Command {
@@ -286,6 +307,7 @@ impl Cluster {
         // What the server inherits stays open as long as it runs, and a pipe of ours with it.
         command
             .args(["start", "--silent"])
+            .stdin(self.lifeline())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         command.arg("--log").arg(self.log_file());
@@ -384,9 +406,18 @@ fn without_database(url: &str) -> String {
     format!("{scheme}://{server}")
 }
 
+/// A port that nobody listens on now.
+///
+/// It is below those that systems give to clients (from 32,768 or 49,152 on), of which any may be
+/// taken while a server of ours is down. Another server may still come first: the caller tries again.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    const SERVERS: std::ops::Range<u16> = 10_000..32_000;
+    loop {
+        let port = fastrand::u16(SERVERS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn short_id() -> String {

@@ -1,9 +1,10 @@
 //! Writers that make order of position differ from order of commit in every way that Postgres has,
 //! and the naive reader, which loses events to them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres};
@@ -25,18 +26,71 @@ const COPY: &str = "
     COPY events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
     FROM STDIN";
 
+/// A way to make order of position differ from order of commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// One insert or two, with a pause between them.
+    Several,
+    /// A position drawn by hand, and inserted later.
+    DrawnBefore,
+    /// An insert that is rolled back to a savepoint, and another.
+    AfterASavepoint,
+    /// Rows copied in.
+    Copied,
+    /// A transaction that is prepared, and ended over another connection.
+    Prepared,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Several,
+        Self::DrawnBefore,
+        Self::AfterASavepoint,
+        Self::Copied,
+        Self::Prepared,
+    ];
+
+    /// The first is the most frequent.
+    fn of_chance() -> Self {
+        match fastrand::u8(..10) {
+            0..4 => Self::Several,
+            4..6 => Self::DrawnBefore,
+            6..7 => Self::AfterASavepoint,
+            7..8 => Self::Copied,
+            _ => Self::Prepared,
+        }
+    }
+}
+
+/// What writers have done: whoever proves something with them is to look whether they did it.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How many transactions of each kind were committed.
+    pub committed: BTreeMap<Kind, u64>,
+    /// How many of each kind were rolled back.
+    pub rolled_back: BTreeMap<Kind, u64>,
+    /// The errors, which only a test that breaks the server may expect.
+    pub errors: Vec<String>,
+}
+
 /// Writers at work, each on an aggregate of its own.
 pub struct Writers {
     tasks: JoinSet<()>,
     stop: Arc<AtomicBool>,
+    tally: Arc<Mutex<Tally>>,
 }
 
 impl Writers {
     /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
     /// mostly much shorter, roll every fifth back, and go on after any error.
+    ///
+    /// # Panics
+    /// When one of them did.
     #[must_use]
     pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let tally = Arc::new(Mutex::new(Tally::default()));
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let writer = Writer {
@@ -44,23 +98,26 @@ impl Writers {
                 name: format!("w-{number}"),
                 longest,
             };
-            let stop = Arc::clone(&stop);
+            let (stop, tally) = (Arc::clone(&stop), Arc::clone(&tally));
             tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    if writer.write().await.is_err() {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    let kind = Kind::of_chance();
+                    let written = writer.write(kind).await;
+                    if tally.lock().unwrap().note(kind, &written) {
+                        continue;
                     }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             });
         }
-        Self { tasks, stop }
+        Self { tasks, stop, tally }
     }
 
-    /// Lets each of them finish what it does, and leaves no transaction behind.
+    /// Lets each of them finish what it does, leaves no transaction behind, and says what was done.
     ///
     /// # Panics
     /// When the database cannot be asked.
-    pub async fn stop(mut self, pool: &PgPool) {
+    pub async fn stop(mut self, pool: &PgPool) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
         let left: Vec<String> = sqlx::query_scalar(
@@ -74,6 +131,40 @@ impl Writers {
                 .await
                 .expect("roll a prepared transaction back");
         }
+        self.tally.lock().unwrap().clone()
+    }
+}
+
+impl Tally {
+    /// Counts a transaction; whether it went as it should.
+    fn note(&mut self, kind: Kind, written: &Result<Ending, sqlx::Error>) -> bool {
+        let counts = match written {
+            Ok(Ending::Commit) => &mut self.committed,
+            Ok(Ending::Rollback) => &mut self.rolled_back,
+            Err(error) => {
+                self.errors.push(format!("{kind:?}: {error}"));
+                return false;
+            }
+        };
+        *counts.entry(kind).or_default() += 1;
+        true
+    }
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy)]
+enum Ending {
+    Commit,
+    Rollback,
+}
+
+impl Ending {
+    fn of_chance() -> Self {
+        if fastrand::u8(..5) == 0 {
+            Self::Rollback
+        } else {
+            Self::Commit
+        }
     }
 }
 
@@ -84,8 +175,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// One transaction of a kind that chance decides on.
-    async fn write(&self) -> Result<(), sqlx::Error> {
+    /// One transaction, whose end chance decides on.
+    async fn write(&self, kind: Kind) -> Result<Ending, sqlx::Error> {
         let gid = format!("{} of {}", self.name, self.database());
         // A crash may have come between its two phases.
         let _ = end_prepared(&self.pool, "ROLLBACK", &gid).await;
@@ -98,32 +189,34 @@ impl Writer {
         .await?;
         let mut connection = self.pool.acquire().await?;
         let mut tx = connection.begin().await?;
-        match fastrand::u8(..10) {
-            0..4 => self.several(&mut tx, version).await?,
-            4..6 => self.drawn_before(&mut tx, version).await?,
-            6..7 => self.after_a_savepoint(&mut tx, version).await?,
-            7..8 => self.copied(&mut tx, version).await?,
-            _ => {
+        match kind {
+            Kind::Several => self.several(&mut tx, version).await?,
+            Kind::DrawnBefore => self.drawn_before(&mut tx, version).await?,
+            Kind::AfterASavepoint => self.after_a_savepoint(&mut tx, version).await?,
+            Kind::Copied => self.copied(&mut tx, version).await?,
+            Kind::Prepared => {
                 self.insert(&mut tx, version).await?;
                 let prepare = format!("PREPARE TRANSACTION '{gid}'");
                 Postgres::execute(&mut tx, &prepare).await?;
                 // What follows is outside any transaction, for sqlx too.
                 tx.commit().await?;
                 self.pause().await;
-                let how = if self.gives_up() {
-                    "ROLLBACK"
-                } else {
-                    "COMMIT"
+                let ending = Ending::of_chance();
+                let how = match ending {
+                    Ending::Commit => "COMMIT",
+                    Ending::Rollback => "ROLLBACK",
                 };
-                return end_prepared(&self.pool, how, &gid).await;
+                end_prepared(&self.pool, how, &gid).await?;
+                return Ok(ending);
             }
         }
         self.pause().await;
-        if self.gives_up() {
-            tx.rollback().await
-        } else {
-            tx.commit().await
+        let ending = Ending::of_chance();
+        match ending {
+            Ending::Commit => tx.commit().await?,
+            Ending::Rollback => tx.rollback().await?,
         }
+        Ok(ending)
     }
 
     async fn several(&self, tx: &mut PgConnection, version: i64) -> Result<(), sqlx::Error> {
@@ -187,11 +280,6 @@ impl Writer {
     async fn pause(&self) {
         let share = fastrand::f64().powi(6);
         tokio::time::sleep(self.longest.mul_f64(share)).await;
-    }
-
-    #[allow(clippy::unused_self)]
-    fn gives_up(&self) -> bool {
-        fastrand::u8(..5) == 0
     }
 
     fn database(&self) -> String {

@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use consumer_tests::{Database, NaiveReader, Running, Writers, patiently, read_model};
+use consumer_tests::{Database, Kind, NaiveReader, Running, Writers, patiently, read_model};
 use sqlx::Postgres;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +30,7 @@ async fn r11_nothing_is_lost_or_repeated_under_concurrent_writers_where_the_naiv
         }
     })
     .await;
-    writers.stop(&db.pool).await;
+    let tally = writers.stop(&db.pool).await;
     patiently("the worker catches up", worker.caught_up())
         .await
         .unwrap();
@@ -45,6 +45,13 @@ async fn r11_nothing_is_lost_or_repeated_under_concurrent_writers_where_the_naiv
     let naive: HashSet<i64> = db.applied("naive").await.into_iter().collect();
     let lost = committed.len() - naive.len();
     let gaps = committed.last().unwrap() - i64::try_from(committed.len()).unwrap();
+    assert_eq!(tally.errors, [] as [String; 0]);
+    for kind in Kind::ALL {
+        let count = |of: &std::collections::BTreeMap<Kind, u64>| of.get(&kind).copied();
+        assert!(count(&tally.committed) > Some(0), "{kind:?}: {tally:?}");
+        assert!(count(&tally.rolled_back) > Some(0), "{kind:?}: {tally:?}");
+    }
+    assert!(gaps > 0, "nothing left a gap, so this proves nothing");
     println!(
         "{} events, {gaps} gaps; the naive reader lost {lost}",
         committed.len()

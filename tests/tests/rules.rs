@@ -7,12 +7,13 @@
     missing_docs
 )]
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use consumer::{BuildError, Context, HandlerError, LaneState, PersistedEvent, Worker};
 use consumer_tests::{
-    Database, TestBackend, consumer, impatient, judging, naive_step, on_both_databases, read_model,
-    run_once,
+    Database, Running, TestBackend, consumer, impatient, judging, naive_step, on_both_databases,
+    patiently, read_model, run_once, until,
 };
 use sqlx::Connection;
 
@@ -63,6 +64,32 @@ fn stopped_with(report: &consumer::Report, name: &str) -> String {
 
 /// What `users` were registered, for the statements that handlers try.
 const USERS: &str = "CREATE TABLE users (id TEXT)";
+
+/// Ways to commit in the middle of a batch.
+const COMMITS: [&str; 6] = [
+    "COMMIT",
+    "END",
+    "COMMIT; BEGIN",
+    "INSERT INTO users (id) VALUES ('x'); COMMIT",
+    "INSERT INTO users (id) VALUES ('x'); END; INSERT INTO users (id) VALUES ('y')",
+    "/* only the end */ commit transaction",
+];
+
+/// The consumer is stopped for its commit, and neither its checkpoint nor the statement is saved.
+async fn refused_the_commit<DB: TestBackend>(
+    db: &Database<DB>,
+    report: &consumer::Report,
+    sql: &str,
+) {
+    let error = stopped_with(report, "raw");
+    assert!(error.contains("COMMIT"), "{sql}: {error}");
+    assert!(
+        error.contains("nothing of the batch was saved"),
+        "{sql}: {error}"
+    );
+    assert_eq!(db.checkpoint("raw").await, Some(0), "{sql}");
+    assert_eq!(db.numbers("SELECT count(*) FROM users").await, [0], "{sql}");
+}
 
 on_both_databases! {
     async fn r1_a_name_is_unique_and_keys_the_checkpoint(db) {
@@ -128,27 +155,10 @@ on_both_databases! {
         let db = db.with_read_model().await;
         db.execute(USERS).await;
         db.append("User", &["u-1", "u-2", "u-3"]).await;
-        for sql in [
-            "COMMIT",
-            "END",
-            "COMMIT; BEGIN",
-            "INSERT INTO users (id) VALUES ('x'); COMMIT",
-            "INSERT INTO users (id) VALUES ('x'); END; INSERT INTO users (id) VALUES ('y')",
-            "/* only the end */ commit transaction",
-        ] {
-            for swallows in [false, true] {
-                let report = with_raw_sql(&db, sql, swallows).await;
-                let error = stopped_with(&report, "raw");
-                assert!(error.contains("COMMIT"), "{sql}: {error}");
-                assert!(error.contains("nothing of the batch was saved"), "{sql}: {error}");
-                assert_eq!(db.applied("raw").await.iter().filter(|&&position| position < 3).count(), 0, "{sql}");
-                assert_eq!(db.checkpoint("raw").await, Some(0), "{sql}");
-                if !swallows {
-                    assert_eq!(db.numbers("SELECT count(*) FROM users").await, [0], "{sql}");
-                    assert_eq!(db.applied("raw").await, [] as [i64; 0], "{sql}");
-                }
-                db.execute("DELETE FROM applied").await;
-            }
+        for sql in COMMITS {
+            let report = with_raw_sql(&db, sql, false).await;
+            refused_the_commit(&db, &report, sql).await;
+            assert_eq!(db.applied("raw").await, [] as [i64; 0], "{sql}");
         }
     }
 
@@ -218,16 +228,37 @@ on_both_databases! {
         assert_eq!(db.checkpoint("broker").await, Some(positions[1]));
     }
 
-    async fn r6_consumers_share_the_very_same_payload(db) {
-        let seen: [Seen<(i64, usize)>; 2] = Default::default();
-        db.append("User", &["u-1", "u-2"]).await;
-        let look = |event: &PersistedEvent| (event.global_position, event.payload.as_ptr() as usize);
+    async fn r6_consumers_share_the_very_same_event_with_its_payload_and_metadata(db) {
+        // Where the record, its payload and its metadata lie in memory.
+        type Places = (i64, usize, usize, usize);
+        let seen: [Seen<Places>; 3] = Default::default();
+        for id in ["u-1", "u-2"] {
+            let event = consumer::NewEvent::new("User", id, "Changed", "{}")
+                .metadata(consumer::Metadata::from_json_text(r#"{"tenant": "north"}"#));
+            db.store.append_in_transaction(consumer::ExpectedVersion::Any, &[event]).await.unwrap();
+        }
+        let look = |event: &PersistedEvent| {
+            let record: &consumer::EventRecord = event;
+            let metadata = record.metadata.as_ref().unwrap();
+            (
+                record.global_position,
+                std::ptr::from_ref(record) as usize,
+                record.payload.as_ptr() as usize,
+                metadata.as_bytes().as_ptr() as usize,
+            )
+        };
         run_once(
-            db.worker().consumer(watching("one", &seen[0], look)).consumer(watching("two", &seen[1], look)),
+            db.worker()
+                .consumer(watching("one", &seen[0], look))
+                .consumer(watching("two", &seen[1], look))
+                .scoped_consumer(watching("scoped", &seen[2], look).scope(&["User"])),
         )
         .await;
-        assert_eq!(seen[0].lock().unwrap().len(), 2);
-        assert_eq!(*seen[0].lock().unwrap(), *seen[1].lock().unwrap());
+        let [one, two, scoped] = seen.map(|seen| seen.lock().unwrap().clone());
+        assert_eq!(one.len(), 2);
+        assert!(one[0].1 != one[1].1 && one[0].2 != one[1].2, "the control: two events lie apart");
+        assert_eq!(one, two);
+        assert_eq!(one, scoped);
     }
 
     async fn r7_a_scope_is_exact_and_an_empty_one_means_every_event(db) {
@@ -282,41 +313,130 @@ on_both_databases! {
         assert_eq!(*seen.lock().unwrap(), positions);
     }
 
-    async fn r11_an_event_that_commits_late_is_neither_lost_nor_handled_out_of_order(db) {
-        let db = db.with_read_model().await;
-        let mut late = db.store.begin().await.unwrap();
-        let event = consumer::NewEvent::new("User", "late", "Changed", "{}");
-        let stored = db.store.append(&mut late, consumer::ExpectedVersion::Any, &[event]).await.unwrap();
-        let mut positions = vec![stored[0].global_position];
-        let worker = consumer_tests::Running::start(db.worker().consumer(read_model("all")));
-        if <Db as sqlx::Database>::NAME == "PostgreSQL" {
-            // A later position is committed and visible while the lower one is still to come.
-            positions.extend(db.append("User", &["early"]).await);
+    async fn r10_a_consumer_can_be_called_without_a_worker_and_without_a_store(db) {
+        struct Counts(Mutex<u64>);
+        impl<DB: sqlx::Database> consumer::Consumer<DB> for Counts {
+            fn name(&self) -> &'static str {
+                "counts"
+            }
+            async fn handle(
+                &self,
+                _cx: &Context,
+                _tx: &mut DB::Connection,
+                _event: &PersistedEvent,
+            ) -> Result<(), HandlerError> {
+                *self.0.lock().unwrap() += 1;
+                Ok(())
+            }
         }
-        late.commit().await.unwrap();
+        let counts = Counts(Mutex::new(0));
+        let mut connection = db.pool.acquire().await.unwrap();
+        let (cx, events) = (Context::new("counts"), [PersistedEvent::new(consumer::EventRecord::default())]);
+        let handled = consumer::Consumer::<Db>::handle_batch(&counts, &cx, &mut connection, &events);
+        assert_eq!((handled.await.unwrap(), *counts.0.lock().unwrap()), (1, 1));
+    }
+
+    async fn r11_a_position_that_was_rolled_back_under_a_running_worker_costs_no_event(db) {
+        let db = db.with_read_model().await;
+        let worker = Running::start(db.worker().consumer(read_model("all")));
+        let mut positions = db.append("User", &["before"]).await;
+        patiently("it handles the first", worker.caught_up()).await.unwrap();
+        let mut open = db.store.begin().await.unwrap();
+        let drawn = append(&db, &mut open, "rolled back").await;
+        // It looks again while that is open, and sees nothing of it.
+        patiently("it looks", worker.caught_up()).await.unwrap();
+        open.rollback().await.unwrap();
         positions.extend(db.append("User", &["after"]).await);
-        let head = positions[positions.len() - 1];
-        consumer_tests::patiently("it catches up", worker.caught_up_to(head)).await.unwrap();
+        let given_out_again = <Db as sqlx::Database>::NAME == "SQLite";
+        assert_eq!(positions[1] == drawn, given_out_again, "{positions:?}");
+        patiently("it handles the second", worker.caught_up_to(positions[1])).await.unwrap();
         worker.stop().await;
         assert_eq!(db.applied("all").await, positions);
+        let ids = db.texts("SELECT aggregate FROM applied ORDER BY ordinal").await;
+        assert_eq!(ids, ["before", "after"]);
+    }
+
+    async fn r12_what_a_batch_appended_and_rolled_back_moves_no_checkpoint(db) {
+        let db = db.with_read_model().await;
+        let mut positions = db.append("User", &["u-1"]).await;
+        let store = db.store.clone();
+        let fails = consumer("fails", move |_, tx: &mut <Db as sqlx::Database>::Connection, event| {
+            let store = store.clone();
+            Box::pin(async move {
+                // The transaction that saves the checkpoint now sees a position after this event's.
+                let reaction = [consumer::NewEvent::new("Mail", "m-1", "Sent", "{}")];
+                let stored = store.append(tx, consumer::ExpectedVersion::Any, &reaction).await?;
+                assert!(stored[0].global_position > event.global_position);
+                Err(HandlerError::from("and rolls it back"))
+            })
+        });
+        let worker = Running::start(
+            db.worker().consumer(fails.settings(impatient().retries(0))).consumer(read_model("beside")),
+        );
+        patiently("it stops", worker.consumer_caught_up_to("fails", 1)).await.unwrap_err();
+        positions.extend(db.append("User", &["u-2"]).await);
+        patiently("beside goes on", worker.consumer_caught_up_to("beside", positions[1])).await.unwrap();
+        worker.stop().await;
+        assert_eq!(db.checkpoint("fails").await, Some(0));
+        assert_eq!(db.applied("beside").await, positions);
+        db.run_once(read_model("fails")).await;
+        assert_eq!(db.applied("fails").await, positions);
     }
 }
 
-/// Runs a handler that rolls back and goes on, as a role with these defaults, and says how many of
-/// its rows got through.
-async fn rows_after_a_rollback(role_setting: &str) -> (i64, String) {
+/// Appends in an open transaction, and returns the position.
+async fn append<DB: TestBackend>(db: &Database<DB>, tx: &mut DB::Connection, id: &str) -> i64 {
+    let event = [consumer::NewEvent::new("User", id, "Changed", "{}")];
+    let appended = db.store.append(tx, consumer::ExpectedVersion::Any, &event);
+    appended.await.unwrap()[0].global_position
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_on_postgres_nothing_beyond_an_open_gap_is_handled_until_it_is_settled() {
+    let db = Database::<sqlx::Postgres>::fresh()
+        .await
+        .with_read_model()
+        .await;
+    let worker = Running::start(db.worker().consumer(read_model("all")));
+    let before = db.append("User", &["before"]).await[0];
+    patiently("it handles the first", worker.caught_up())
+        .await
+        .unwrap();
+    let mut writer = db.store.begin().await.unwrap();
+    let late = append(&db, &mut writer, "late").await;
+    let early = db.append("User", &["early"]).await[0];
+    assert!(late < early);
+    until("it looks while the gap is open", async || {
+        worker.frontier_wait().is_some()
+    })
+    .await;
+    assert_eq!(worker.frontier_wait().unwrap().position, before);
+    assert_eq!(db.applied("all").await, [before]);
+    assert_eq!(db.checkpoint("all").await, Some(before));
+    writer.commit().await.unwrap();
+    patiently("it catches up", worker.caught_up_to(early))
+        .await
+        .unwrap();
+    worker.stop().await;
+    assert_eq!(db.applied("all").await, [before, late, early]);
+}
+
+/// Runs a handler that ends the transaction, swallows what that says and goes on, in a database with
+/// this setting. Returns how many of its rows got through, and why the consumer stopped.
+async fn rows_after(end: &'static str, setting: &str) -> (i64, String) {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.execute(USERS).await;
     db.append("User", &["u-1", "u-2"]).await;
     db.execute(&format!(
-        "ALTER DATABASE {} SET {role_setting}",
+        "ALTER DATABASE {} SET {setting}",
         db.url.rsplit('/').next().unwrap()
     ))
     .await;
     let pool = sqlx::PgPool::connect(&db.url).await.unwrap();
-    let goes_on = consumer("raw", |_, tx: &mut sqlx::PgConnection, _| {
+    let goes_on = consumer("raw", move |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
-            sqlx::raw_sql("ROLLBACK; INSERT INTO users (id) VALUES ('x')")
+            let _ = sqlx::Postgres::execute(tx, end).await;
+            sqlx::raw_sql("INSERT INTO users (id) VALUES ('x')")
                 .execute(tx)
                 .await?;
             Ok(())
@@ -329,19 +449,60 @@ async fn rows_after_a_rollback(role_setting: &str) -> (i64, String) {
     (rows, stopped_with(&report, "raw"))
 }
 
-/// What Postgres runs after a `ROLLBACK` is no part of any transaction that a worker could refuse.
+const READ_WRITE: &str = "default_transaction_read_only = off";
+const READ_ONLY: &str = "default_transaction_read_only = on";
+
+/// The limit on Postgres: what it runs after a `ROLLBACK`, or after a `COMMIT` that was refused and
+/// whose error was swallowed, is no part of any transaction that a worker could refuse.
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_on_postgres_what_follows_a_raw_rollback_gets_through_though_the_consumer_stops() {
-    let (rows, error) = rows_after_a_rollback("default_transaction_read_only = off").await;
-    assert!(error.contains("ROLLBACK"), "{error}");
-    assert!(rows > 0, "the limit is gone: say so in the documentation");
+async fn r4_on_postgres_what_follows_the_end_of_a_transaction_gets_through_though_the_consumer_stops()
+ {
+    for end in ["ROLLBACK", "COMMIT"] {
+        let (rows, error) = rows_after(end, READ_WRITE).await;
+        assert!(error.contains(end), "{error}");
+        assert!(rows > 0, "the limit is gone: say so in the documentation");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_on_postgres_nothing_gets_through_where_transactions_are_read_only_by_default() {
-    let (rows, error) = rows_after_a_rollback("default_transaction_read_only = on").await;
-    assert!(error.contains("ROLLBACK"), "{error}");
-    assert_eq!(rows, 0);
+    for end in ["ROLLBACK", "COMMIT"] {
+        let (rows, error) = rows_after(end, READ_ONLY).await;
+        assert!(error.contains(end), "{error}");
+        assert_eq!(rows, 0, "{end}");
+    }
+}
+
+/// The same limit: of the batch only what comes after the swallowed refusal, and nothing before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_on_postgres_only_the_events_after_a_swallowed_commit_leave_rows_behind() {
+    let db = Database::<sqlx::Postgres>::fresh()
+        .await
+        .with_read_model()
+        .await;
+    db.execute(USERS).await;
+    let positions = db.append("User", &["u-1", "u-2", "u-3"]).await;
+    for sql in COMMITS {
+        let report = with_raw_sql(&db, sql, true).await;
+        refused_the_commit(&db, &report, sql).await;
+        assert_eq!(db.applied("raw").await, positions[2..], "{sql}");
+        db.execute("DELETE FROM applied").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_on_sqlite_nothing_gets_through_after_a_swallowed_commit() {
+    let db = Database::<sqlx::Sqlite>::fresh()
+        .await
+        .with_read_model()
+        .await;
+    db.execute(USERS).await;
+    db.append("User", &["u-1", "u-2", "u-3"]).await;
+    for sql in COMMITS {
+        let report = with_raw_sql(&db, sql, true).await;
+        refused_the_commit(&db, &report, sql).await;
+        assert_eq!(db.applied("raw").await, [] as [i64; 0], "{sql}");
+    }
 }
 
 /// There a `BEGIN` inside a transaction is a warning and changes nothing, so nothing is refused.
@@ -387,39 +548,35 @@ async fn r4_on_sqlite_nothing_gets_through_after_a_raw_rollback() {
     assert_eq!(db.numbers("SELECT count(*) FROM users").await, [0]);
 }
 
-/// R10 is proved by the build without default features; here, by a consumer that names nothing but
-/// the contract and is called without a worker, a store or a pool.
-#[tokio::test]
-async fn r10_a_consumer_can_be_called_without_any_infrastructure() {
-    struct Counts(Mutex<u64>);
-    impl<DB: sqlx::Database> consumer::Consumer<DB> for Counts {
-        fn name(&self) -> &'static str {
-            "counts"
-        }
-        async fn handle(
-            &self,
-            _cx: &Context,
-            _tx: &mut DB::Connection,
-            _event: &PersistedEvent,
-        ) -> Result<(), HandlerError> {
-            *self.0.lock().unwrap() += 1;
-            Ok(())
-        }
-    }
-    let counts = Counts(Mutex::new(0));
-    let mut connection = sqlx::SqliteConnection::connect("sqlite::memory:")
-        .await
+/// The crates that the library is built of, with these features.
+fn crates(features: &[&str]) -> BTreeSet<String> {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "-p", "consumer", "-e", "normal", "--prefix", "none"])
+        .args(["--format", "{p}", "--locked"])
+        .args(features)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
         .unwrap();
-    let events = [PersistedEvent::new(consumer::EventRecord::default())];
-    let handled = consumer::Consumer::<sqlx::Sqlite>::handle_batch(
-        &counts,
-        &Context::new("counts"),
-        &mut connection,
-        &events,
-    )
-    .await
-    .unwrap();
-    assert_eq!((handled, *counts.0.lock().unwrap()), (1, 1));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
+/// That it also compiles so, and a program with it, the fixture `by_hand` shows.
+#[test]
+fn r10_the_contract_is_built_without_any_driver_or_runtime() {
+    const INFRASTRUCTURE: [&str; 4] = ["sqlx-sqlite", "sqlx-postgres", "libsqlite3-sys", "tokio"];
+    let contract = crates(&["--no-default-features"]);
+    assert!(contract.contains("consumer-derive"), "{contract:?}");
+    for name in INFRASTRUCTURE {
+        assert!(!contract.contains(name), "{name} in {contract:?}");
+    }
+    let everything = crates(&["--features", "postgres"]);
+    for name in INFRASTRUCTURE {
+        assert!(everything.contains(name), "the control: {everything:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -430,30 +587,52 @@ async fn r12_sharing_the_transaction_does_not_save_one_who_checkpoints_at_the_hi
         .await;
     db.execute("CREATE TABLE naive AS SELECT 0::bigint AS position")
         .await;
-    let mut late = db.store.begin().await.unwrap();
-    let event = consumer::NewEvent::new("User", "late", "Changed", "{}");
-    let stored = db
-        .store
-        .append(&mut late, consumer::ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    let worker = Running::start(db.worker().consumer(read_model("ours")));
+    patiently("it starts", worker.caught_up()).await.unwrap();
+    let mut writer = db.store.begin().await.unwrap();
+    let late = append(&db, &mut writer, "late").await;
     let early = db.append("User", &["early"]).await[0];
-    let worker = consumer_tests::Running::start(
-        Worker::builder(db.store.clone()).consumer(read_model("ours")),
-    );
     naive_step(&db.pool).await.unwrap();
-    late.commit().await.unwrap();
+    until("ours looks while the gap is open", async || {
+        worker.frontier_wait().is_some()
+    })
+    .await;
+    writer.commit().await.unwrap();
     naive_step(&db.pool).await.unwrap();
-    consumer_tests::patiently("it catches up", worker.caught_up())
+    patiently("it catches up", worker.caught_up_to(early))
         .await
         .unwrap();
     worker.stop().await;
 
-    let late = stored[0].global_position;
     assert_eq!(db.applied("ours").await, [late, early]);
     assert_eq!(
         db.applied("naive").await,
         [early],
         "the naive reader lost the late event"
     );
+}
+
+/// On SQLite the highest position that others see is settled; the one that a transaction itself sees
+/// is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_on_sqlite_one_who_checkpoints_at_what_its_own_transaction_sees_loses_an_event() {
+    let db = Database::<sqlx::Sqlite>::fresh()
+        .await
+        .with_read_model()
+        .await;
+    let worker = Running::start(db.worker().consumer(read_model("ours")));
+    let mut tx = db.store.begin().await.unwrap();
+    append(&db, &mut tx, "rolled back").await;
+    let naive = db.store.latest_global_position(&mut tx).await.unwrap();
+    tx.rollback().await.unwrap();
+    let position = db.append("User", &["u-1"]).await[0];
+    patiently("ours gets there", worker.caught_up_to(position))
+        .await
+        .unwrap();
+    worker.stop().await;
+
+    assert_eq!(db.applied("ours").await, [position]);
+    let mut connection = db.pool.acquire().await.unwrap();
+    let left = db.store.read_events(&mut connection, naive, 10).await;
+    assert_eq!(left.unwrap(), [], "the naive reader lost the event");
 }

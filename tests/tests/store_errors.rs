@@ -60,6 +60,30 @@ async fn a_url_of_another_database_is_an_error_that_shows_a_right_one() {
 }
 
 #[tokio::test]
+async fn a_wrong_url_is_shown_without_anything_that_may_be_a_password() {
+    for (url, shown) in [
+        ("mysql://ada:secret@db/app", "mysql://db/app"),
+        ("mysql:ada:secret@db/app", "db/app"),
+        ("ada:secret@db", "db"),
+        ("ada:secret@mysql://db", "mysql://db"),
+        ("mysql://ada:sec@ret@db/app", "mysql://db/app"),
+        ("mysql://ada:sec/ret@db/app", "mysql://db/app"),
+        ("mysql://ada:sec?ret@db/app", "mysql://…"),
+        ("mysql://db/app?user=ada&password=secret", "mysql://db/app"),
+        ("mysql://db/app?password=sec@ret", "mysql://…"),
+        ("host=db user=ada password=secret", "…"),
+        ("sqlite:app.db?mode=rw", "sqlite:app.db"),
+        ("app", "app"),
+        ("", ""),
+    ] {
+        let text = postgres_error(url).await.to_string();
+        let expected = format!("`{shown}` is not a Postgres URL");
+        assert!(text.starts_with(&expected), "{url}: {text}");
+        assert!(!text.contains("ret"), "{url}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_url_that_cannot_be_parsed_is_an_error_with_the_reason() {
     let error = postgres_error("postgres://host:port/app").await;
     assert!(matches!(error, StoreError::InvalidUrl { .. }), "{error:?}");
@@ -181,6 +205,10 @@ async fn a_mapping_with_a_name_that_is_none_is_an_error_that_names_it() {
         (
             Schema::default().column(Column::Payload, "x".repeat(64)),
             "it is longer than 63 bytes",
+        ),
+        (
+            Schema::default().column(Column::AggregateId, "updated_at"),
+            "the table of heads has a column of that name",
         ),
         (
             Schema::default().column(Column::Payload, "metadata"),

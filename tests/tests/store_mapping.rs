@@ -14,7 +14,7 @@ use consumer::{
     StoreError, Worker,
 };
 use consumer_tests::{Database, TestBackend, TestConsumer, consumer, on_both_databases};
-use sqlx::{Postgres, raw_sql};
+use sqlx::{Postgres, Sqlite, raw_sql};
 
 fn event(id: &str) -> NewEvent {
     NewEvent::new("User", id, "UserRegistered", "{}").metadata(Metadata::from_json_text("{}"))
@@ -133,6 +133,30 @@ on_both_databases! {
         assert_eq!(count, 3);
     }
 
+    async fn a_column_may_have_any_name_that_a_statement_might_give_to_something_else(_ignored) {
+        // Whatever a statement calls its own: aliases of columns, of tables, and of sets.
+        let names = [
+            "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head",
+            "base", "p", "n", "value",
+        ];
+        let columns = [
+            Column::GlobalPosition, Column::AggregateType, Column::AggregateId,
+            Column::AggregateVersion, Column::EventId, Column::EventType, Column::EventVersion,
+            Column::Payload, Column::TraceId, Column::CorrelationId, Column::CausationId,
+            Column::Metadata, Column::CreatedAt,
+        ];
+        // Each column has each of the names once.
+        for first in 0..names.len() {
+            let db = Database::<Db>::empty().await;
+            let schema = columns.iter().enumerate().fold(Schema::default(), |schema, (n, column)| {
+                schema.column(*column, names[(first + n) % names.len()])
+            });
+            let store = db.store.clone().with_schema(schema).unwrap();
+            store.migrate().await.unwrap();
+            works(&store).await;
+        }
+    }
+
     async fn a_mapping_to_a_column_that_is_not_there_is_refused(db) {
         let schema = Schema::default().column(Column::Payload, "data");
         let store = db.store.clone().with_schema(schema).unwrap();
@@ -142,6 +166,35 @@ on_both_databases! {
             assert!(error.to_string().contains("data"), "{error}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_on_sqlite_may_have_the_names_in_other_letters() {
+    let db = Database::<Sqlite>::fresh().await;
+    let schema = Schema::default()
+        .events("Events")
+        .aggregate_heads("AGGREGATE_HEADS")
+        .column(Column::GlobalPosition, "Global_Position")
+        .column(Column::EventId, "Event_Id");
+    let store = db.store.clone().with_schema(schema).unwrap();
+    store.migrate().await.unwrap();
+    works(&store).await;
+    // The second start compares checkpoints with the positions that were given out.
+    let log = store
+        .read_events(&mut db.pool.acquire().await.unwrap(), 0, 10)
+        .await
+        .unwrap();
+    a_worker_reads(&store, &[]).await;
+    assert_eq!(log.len(), 2);
+    let again = event("u-3").event_id(log[0].event_id);
+    let error = store
+        .append_in_transaction(ExpectedVersion::Any, &[again])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StoreError::DuplicateEventId { .. }),
+        "{error:?}"
+    );
 }
 
 /// The tables of eventsalsa/store from 0.1 on.

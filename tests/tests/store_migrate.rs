@@ -93,6 +93,21 @@ on_both_databases! {
         }
     }
 
+    async fn a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_names_it(db) {
+        let schema = Schema::default().events("log").aggregate_heads("log_heads");
+        let other = db.store.clone().with_schema(schema).unwrap();
+        for error in [other.migrate().await.unwrap_err(), other.check().await.unwrap_err()] {
+            assert!(matches!(error, StoreError::OtherMapping { .. }), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("mapped to the events in `log` and the heads in `log_heads`"), "{text}");
+            assert!(!text.contains("call `migrate()`"), "{text}");
+        }
+        // The way that the error shows.
+        raw_sql(AssertSqlSafe(other.migration_sql())).execute(&db.pool).await.unwrap();
+        other.migrate().await.unwrap();
+        other.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+    }
+
     async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column(_ignored) {
         let db = Database::<Db>::empty().await;
         sqlx::query("CREATE TABLE events (id TEXT, aggregate_type TEXT, global_position TEXT)")
@@ -102,6 +117,62 @@ on_both_databases! {
         assert!(matches!(error, StoreError::SchemaMismatch { .. }), "{error:?}");
         assert!(error.to_string().contains("aggregate_id"), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_on_sqlite_that_gives_positions_out_again_is_refused_with_the_reason() {
+    let positions = |column: &str| {
+        format!(
+            "CREATE TABLE events (
+                 {column}, aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+                 aggregate_version INTEGER NOT NULL, event_id TEXT NOT NULL UNIQUE,
+                 event_type TEXT NOT NULL, event_version INTEGER NOT NULL DEFAULT 1,
+                 payload BLOB NOT NULL, trace_id TEXT, correlation_id TEXT, causation_id TEXT,
+                 metadata TEXT DEFAULT 'autoincrement', created_at TEXT,
+                 UNIQUE (aggregate_type, aggregate_id, aggregate_version))"
+        )
+    };
+    for column in [
+        "global_position INTEGER PRIMARY KEY",
+        "global_position INTEGER",
+        "id INTEGER PRIMARY KEY AUTOINCREMENT, global_position INTEGER UNIQUE",
+    ] {
+        let db = Database::<Sqlite>::empty().await;
+        raw_sql(AssertSqlSafe(positions(column)))
+            .execute(&db.pool)
+            .await
+            .unwrap();
+        let error = db.store.migrate().await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::NoAutoincrement { .. }),
+            "{column}: {error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.starts_with(
+                "column `global_position` of `events` is not `INTEGER PRIMARY KEY AUTOINCREMENT`"
+            ),
+            "{text}"
+        );
+        // Nor does it pass when somebody ran the printed SQL.
+        raw_sql(AssertSqlSafe(db.store.migration_sql()))
+            .execute(&db.pool)
+            .await
+            .unwrap();
+        let error = db.store.check().await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::NoAutoincrement { .. }),
+            "{column}: {error:?}"
+        );
+    }
+    let db = Database::<Sqlite>::empty().await;
+    raw_sql(AssertSqlSafe(positions(
+        "Global_Position integer primary key /* on */ autoincrement",
+    )))
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    db.store.migrate().await.unwrap();
 }
 
 /// The columns of a table as `name type null default`.
@@ -244,10 +315,7 @@ async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
     );
     assert_eq!(
         indexes(&db.pool, "consumer_parked").await,
-        [
-            "USING btree (consumer, version, \"position\")",
-            "USING btree (consumer, version, aggregate_type, aggregate_id)",
-        ]
+        ["USING btree (consumer, version, \"position\")",]
     );
 }
 

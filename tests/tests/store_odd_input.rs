@@ -8,9 +8,10 @@
 )]
 
 use consumer::{
-    Backend, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange, StoreError,
+    Backend, EventStore, ExpectedVersion, Metadata, NewEvent, OnError, PersistedEvent, ReadRange,
+    StoreError,
 };
-use consumer_tests::{Database, on_both_databases};
+use consumer_tests::{Database, impatient, judging, on_both_databases};
 use sqlx::{AssertSqlSafe, Postgres, Sqlite};
 
 async fn round_trip<DB: Backend>(store: &EventStore<DB>, event: NewEvent) -> PersistedEvent {
@@ -92,6 +93,31 @@ on_both_databases! {
         }
     }
 
+    async fn metadata_that_cannot_be_stored_is_refused_and_leaves_the_transaction_usable(db) {
+        let mut tx = db.store.begin().await.unwrap();
+        let plain = || NewEvent::new("M", "m-1", "E", "");
+        for (bytes, reason) in [
+            (&b"\"\xff\""[..], "invalid utf-8"),
+            (&b"{\"a\": \"\xc3\"}"[..], "invalid utf-8"),
+            (&br#""\ud800""#[..], "hex escape"),
+            (&br#"{"\udc00": 1}"#[..], "hex escape"),
+            (&b"1e999"[..], "number out of range"),
+            (&b"{"[..], "EOF"),
+        ] {
+            let events = [plain(), plain().metadata(Metadata::from_json_text(bytes))];
+            let error = db.store.append(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
+            assert!(matches!(error, StoreError::InvalidMetadata { .. }), "{error:?}");
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+        let kept = plain().metadata(Metadata::from_json_text(r#""\ud83d\ude00""#));
+        db.store.append(&mut tx, ExpectedVersion::NoStream, &[plain(), kept]).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut conn = db.pool.acquire().await.unwrap();
+        let read = db.store.read_aggregate(&mut conn, "M", "m-1", None, None).await.unwrap();
+        assert!(read[0].metadata.is_none());
+        assert_eq!(read[1].metadata.as_ref().unwrap().json::<String>().unwrap(), "😀");
+    }
+
     async fn positions_up_to_the_largest_integer_are_read(db) {
         for position in [i64::MAX - 2, i64::MAX - 1, i64::MAX] {
             let sql = format!(
@@ -146,6 +172,39 @@ async fn an_aggregate_id_that_no_index_of_postgres_can_hold_is_an_error_that_say
     assert!(error.to_string().contains("use a shorter id"), "{error}");
 }
 
+/// An id that Postgres can just store, since one character more is refused.
+async fn append_the_longest_id(db: &Database<Postgres>) -> i64 {
+    let noise = noise(2_800);
+    for length in (2_500..noise.len()).rev() {
+        let event = NewEvent::new("User", &noise[..length], "E", "");
+        match db
+            .store
+            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .await
+        {
+            Ok(stored) => return stored[0].global_position,
+            Err(StoreError::IdTooLong { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("no id was stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_with_the_longest_id_can_be_parked_by_a_consumer_with_the_longest_name() {
+    let db = Database::<Postgres>::fresh().await;
+    let position = append_the_longest_id(&db).await;
+    let name = noise(1_000)
+        .replace(|c: char| !c.is_ascii_alphanumeric(), "")
+        .split_off(255);
+    let name = &name[..255];
+    let failing = judging(name, |_, _| Err("never".to_owned()));
+    let settings = impatient().retries(0).on_error(OnError::Park);
+    db.run_once(failing.settings(settings)).await;
+    assert_eq!(db.parked(name).await, [position]);
+    assert_eq!(db.checkpoint(name).await, Some(position));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_stores_an_aggregate_id_of_ten_thousand_characters_whatever_it_is() {
     let db = Database::<Sqlite>::fresh().await;
@@ -196,24 +255,27 @@ async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nul_in_metadata_is_an_error_on_postgres() {
+async fn nul_in_metadata_is_refused_for_postgres_before_it_aborts_the_transaction() {
     let db = Database::<Postgres>::fresh().await;
-    let event = NewEvent::new("User", "u-1", "E", "")
-        .metadata(Metadata::from_json_text(r#"{"a": "\u0000"}"#));
-    let error = db
-        .store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
+    let mut tx = db.store.begin().await.unwrap();
+    let plain = || NewEvent::new("User", "u-1", "E", "");
+    for text in [r#"{"a": "\u0000"}"#, r#"{"\u0000": 1}"#] {
+        let event = plain().metadata(Metadata::from_json_text(text));
+        let error = db
+            .store
+            .append(&mut tx, ExpectedVersion::Any, &[event])
+            .await
+            .unwrap_err();
+        let field = "the metadata";
+        assert!(
+            matches!(&error, StoreError::NulInText { field: f } if *f == field),
+            "{error:?}"
+        );
+    }
+    db.store
+        .append(&mut tx, ExpectedVersion::Any, &[plain()])
         .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            StoreError::NulInText {
-                field: "the metadata"
-            }
-        ),
-        "{error:?}"
-    );
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,9 @@
 
 use std::sync::Arc;
 
-use consumer::{Backend, EventStore, ExpectedVersion, NewEvent, PersistedEvent, ReadRange};
+use consumer::{
+    Backend, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange,
+};
 use consumer_tests::{Database, TestPostgres, on_both_databases};
 use sqlx::Postgres;
 
@@ -104,21 +106,24 @@ on_both_databases! {
         assert!(read(&db.store, ReadRange { limit: 0, ..everything() }).await.is_empty());
     }
 
-    async fn a_range_ends_where_its_payloads_would_exceed_the_budget_but_has_one_event_always(db) {
+    async fn a_range_ends_where_its_events_would_exceed_the_budget_but_has_one_event_always(db) {
+        // Type, id and name of each event.
+        const TEXTS: u64 = 13;
         for size in [10, 0, 20, 5, 100, 0, 0, 7] {
             append(&db.store, "User", "a", vec![b'x'; size]).await;
         }
         for (after, max_bytes, expected) in [
             (0, 0, vec![1]),
-            (0, 9, vec![1]),
-            (0, 10, vec![1, 2]),
-            (0, 29, vec![1, 2]),
-            (0, 30, vec![1, 2, 3]),
-            (0, 134, vec![1, 2, 3, 4]),
-            (0, 142, vec![1, 2, 3, 4, 5, 6, 7, 8]),
+            (0, TEXTS + 9, vec![1]),
+            (0, TEXTS + 10, vec![1]),
+            (0, 2 * TEXTS + 10, vec![1, 2]),
+            (0, 3 * TEXTS + 29, vec![1, 2]),
+            (0, 3 * TEXTS + 30, vec![1, 2, 3]),
+            (0, 5 * TEXTS + 134, vec![1, 2, 3, 4]),
+            (0, 8 * TEXTS + 142, vec![1, 2, 3, 4, 5, 6, 7, 8]),
             (1, 0, vec![2]),
             (4, 1, vec![5]),
-            (4, 100, vec![5, 6, 7]),
+            (4, 3 * TEXTS + 100, vec![5, 6, 7]),
             (8, 100, vec![]),
         ] {
             let range = ReadRange { after, max_bytes, ..everything() };
@@ -126,6 +131,43 @@ on_both_databases! {
             let types = scope(&["Absent", "User"]);
             let range = ReadRange { scope: Some(&types), ..range };
             assert_eq!(positions(&read(&db.store, range).await), expected, "after {after}, {max_bytes} bytes");
+        }
+    }
+
+    async fn metadata_and_ids_count_against_the_budget_however_well_they_compress(db) {
+        const MIB: usize = 1 << 20;
+        let long = "x".repeat(MIB);
+        // Each event is of 1 MiB, in another field, and compresses to next to nothing.
+        let plain = |id: &str| NewEvent::new("User", id, "Happened", "");
+        let metadata = |length| Metadata::new(&"x".repeat(length)).unwrap();
+        for event in [
+            plain("a").metadata(metadata(MIB)),
+            plain("b").trace_id(&long),
+            plain("c").correlation_id(&long),
+            plain("d").causation_id(&long),
+            NewEvent::new("User", "e", long.as_str(), ""),
+            plain("f").metadata(metadata(MIB)),
+            plain("g").metadata(metadata(MIB)),
+            plain("h"),
+        ] {
+            db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+        }
+        let slack = MIB as u64 / 2;
+        for (after, mib, expected) in [
+            (0, 0, vec![1]),
+            (0, 2, vec![1, 2]),
+            (0, 5, vec![1, 2, 3, 4, 5]),
+            (2, 4, vec![3, 4, 5, 6]),
+            (4, 2, vec![5, 6]),
+            (5, 1, vec![6]),
+            (5, 2, vec![6, 7, 8]),
+        ] {
+            let max_bytes = mib * MIB as u64 + slack;
+            let range = ReadRange { after, max_bytes, ..everything() };
+            assert_eq!(positions(&read(&db.store, range).await), expected, "after {after}, {mib} MiB");
+            let types = scope(&["User"]);
+            let range = ReadRange { scope: Some(&types), ..range };
+            assert_eq!(positions(&read(&db.store, range).await), expected, "after {after}, {mib} MiB");
         }
     }
 

@@ -1,12 +1,19 @@
 //! The throw-away Postgres of the tests, itself under test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use consumer_tests::TestPostgres;
 use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
 
 const HOLDER: &str = "CONSUMER_TESTS_HOLD_A_SERVER";
 
@@ -51,27 +58,135 @@ async fn a_server_is_gone_when_its_value_is() {
     assert!(!directory.exists());
 }
 
-/// Runs this very test binary once more, has it start a server and kills it with SIGKILL.
-#[test]
-fn a_server_is_gone_after_the_test_binary_was_killed() {
-    let handover = tempfile::tempdir().unwrap();
-    let note = handover.path().join("directory");
-    let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "holds_a_server_until_it_is_killed"])
-        .env(HOLDER, &note)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    until("the server runs", || note.exists());
-    let directory = PathBuf::from(std::fs::read_to_string(&note).unwrap());
-    assert!(directory.join("data/postmaster.pid").exists());
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    until("the server is gone", || !directory.exists());
+/// This very test binary once more, in a process that holds a server until it is killed.
+struct Holder {
+    process: Child,
+    handover: TempDir,
 }
 
-/// Does nothing unless the test above asks.
+impl Holder {
+    fn start(mut command: Command, handover: TempDir) -> Self {
+        let process = command
+            .args(["--exact", "holds_a_server_until_it_is_killed"])
+            .env(HOLDER, handover.path().join("directory"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, handover }
+    }
+
+    fn as_ourselves() -> Self {
+        let command = Command::new(std::env::current_exe().unwrap());
+        Self::start(command, tempfile::tempdir().unwrap())
+    }
+
+    /// As a user who can neither read our directories nor write into them, which takes root.
+    fn as_another_user() -> Self {
+        let handover = tempfile::tempdir().unwrap();
+        let program = handover.path().join("tests");
+        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let (uid, gid) = (number("-u"), number("-g"));
+        std::os::unix::fs::chown(handover.path(), Some(uid), Some(gid)).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--reuid={uid}"))
+            .arg(format!("--regid={gid}"))
+            .arg("--clear-groups")
+            .arg(&program)
+            .current_dir("/");
+        Self::start(command, handover)
+    }
+
+    /// Where the server is, once it runs.
+    fn directory(&mut self) -> PathBuf {
+        let note = self.handover.path().join("directory");
+        until("the server runs", || {
+            assert!(self.process.try_wait().unwrap().is_none(), "it ended");
+            note.exists()
+        });
+        PathBuf::from(std::fs::read_to_string(note).unwrap())
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn number(which: &str) -> u32 {
+    let output = Command::new("id").args([which, "nobody"]).output().unwrap();
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    output.stdout == b"0\n"
+}
+
+#[test]
+fn servers_of_several_test_binaries_run_at_once_and_each_is_gone_after_its_own_was_killed() {
+    let mut holders = vec![Holder::as_ourselves(), Holder::as_ourselves()];
+    if is_root() {
+        holders.push(Holder::as_another_user());
+    }
+    let directories: Vec<PathBuf> = holders.iter_mut().map(Holder::directory).collect();
+    for (holder, killed) in holders.into_iter().zip(&directories) {
+        assert!(killed.join("data/postmaster.pid").exists());
+        holder.kill();
+        until("its server is gone", || !killed.exists());
+    }
+}
+
+/// Whoever made the directory would go on filling it after it was cleared.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_left_of_a_server_whose_test_binary_was_killed_while_it_was_made() {
+    let holder = Holder::as_ourselves();
+    let mut making = None;
+    until("the server is being made", || {
+        making = child(holder.process.id(), "initdb");
+        making.is_some()
+    });
+    let (initdb, directory) = making.unwrap();
+    holder.kill();
+    until("its directory is gone", || !directory.exists());
+    // One that has ended and that nobody asks for has no words any more.
+    let words = std::fs::read(initdb.join("cmdline")).unwrap_or_default();
+    assert!(
+        words.is_empty(),
+        "the directory was cleared under the hands of initdb"
+    );
+}
+
+/// A child of a process that runs the program: its place in `/proc`, and the directory that it makes.
+#[cfg(target_os = "linux")]
+fn child(parent: u32, program: &str) -> Option<(PathBuf, PathBuf)> {
+    let parent = format!("\nPPid:\t{parent}\n");
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let process = entry.path();
+            let status = std::fs::read_to_string(process.join("status")).ok()?;
+            let words = std::fs::read_to_string(process.join("cmdline")).ok()?;
+            let words: Vec<&str> = words.split('\0').collect();
+            let data = words
+                .iter()
+                .skip_while(|word| **word != "--pgdata")
+                .nth(1)?;
+            let directory = Path::new(data).parent()?.to_owned();
+            // Not yet when it still has to become another user, and not any more when it has ended.
+            let runs = words[0].ends_with(program) && directory.exists();
+            (status.contains(&parent) && runs).then_some((process, directory))
+        })
+}
+
+/// Does nothing unless a test above asks.
 #[test]
 fn holds_a_server_until_it_is_killed() {
     let Some(note) = std::env::var_os(HOLDER) else {
@@ -86,7 +201,7 @@ fn holds_a_server_until_it_is_killed() {
     }
 }
 
-fn until(what: &str, reached: impl Fn() -> bool) {
+fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_mins(1);
     while !reached() {
         assert!(

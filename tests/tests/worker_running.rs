@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BuildError, EventStore, ExpectedVersion, LaneState, NewEvent, Settings, StoreError, WaitError,
-    Worker, WorkerError,
+    BuildError, EventStore, ExpectedVersion, LaneState, LogProblem, NewEvent, Settings, StoreError,
+    WaitError, Worker, WorkerError,
 };
 use consumer_tests::{
     Database, Running, TestBackend, consumer, impatient, judging, on_both_databases, patiently,
@@ -341,6 +341,66 @@ on_both_databases! {
             let error = db.worker().consumer(read_model(name)).build().unwrap_err();
             assert!(matches!(error, BuildError::Name(_)), "{name:?}: {error}");
         }
+        let error = db.worker().consumer(read_model("")).build().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+        );
+    }
+
+    async fn r1_two_consumers_with_one_name_are_refused_and_both_are_named(db) {
+        let declared = || {
+            let mut registered = consumer::Registered::new(read_model::<Db>("users"));
+            registered.declaration.site = Some(consumer::Site { package: "shop", module: "shop::users", file: "src/users.rs", line: 7, column: 5 });
+            registered
+        };
+        let error = db.worker().registered(declared()).consumer(read_model("users")).build().unwrap_err();
+        assert!(matches!(&error, BuildError::NameTaken(taken) if &*taken.name == "users"), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "two consumers are named `users`, version 1: src/users.rs:7:5 (shop::users) and added by hand; \
+             a name keys a checkpoint, so give one of them another"
+        );
+    }
+
+    async fn everything_that_is_wrong_with_a_worker_is_said_at_once(db) {
+        let error = db
+            .worker()
+            .consumer(read_model(""))
+            .consumer(read_model("a b"))
+            .consumer(read_model("twice"))
+            .consumer(read_model("twice"))
+            .consumer(read_model("thrice"))
+            .consumer(read_model("thrice"))
+            .configure("twise", |settings| settings)
+            .configure("twice", |settings| settings)
+            .configure("none", |settings| settings)
+            .build()
+            .unwrap_err();
+        let BuildError::Several(problems) = &error else { panic!("{error}") };
+        assert_eq!(problems.len(), 6, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("6 problems with the worker:\n- "), "{text}");
+        for line in [
+            "\n- there is no consumer `twise` to configure",
+            "\n- there is no consumer `none` to configure",
+            "\n- a consumer's name is empty",
+            "\n- the consumer name `a b` has the character ' '",
+            "\n- two consumers are named `thrice`",
+            "\n- two consumers are named `twice`",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    async fn what_the_registry_finds_is_said_together_with_the_rest_and_without_what_follows_from_it(db) {
+        let worker = db.worker().consumer(read_model("")).configure("of_no_group", |settings| settings);
+        let error = worker.discover_group("no such group").build().unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(&error, BuildError::Several(problems) if problems.len() == 2), "{text}");
+        assert!(text.contains("\n- no consumer is in the group `no such group`"), "{text}");
+        assert!(text.contains("\n- a consumer's name is empty"), "{text}");
+        assert!(!text.contains("of_no_group"), "{text}");
     }
 
     async fn a_worker_without_consumers_or_with_settings_for_none_is_refused(db) {
@@ -349,6 +409,253 @@ on_both_databases! {
         let error = db.worker().consumer(read_model("users")).configure("user", |settings| settings).build().unwrap_err();
         assert_eq!(error.to_string(), "there is no consumer `user` to configure; the worker has: users");
     }
+}
+
+/// Positions are never given out again, so what is gone is no reason to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_events_can_be_archived_on_sqlite_while_a_worker_runs_and_between_two_runs() {
+    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
+    let mut positions = db.append("User", &["a", "b", "c"]).await;
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
+    let is = |state: LaneState| worker.consumers()[0].state == state;
+    db.execute(
+        "BEGIN; DELETE FROM events WHERE global_position > 1;
+         UPDATE consumer_progress SET state = 'paused'; COMMIT",
+    )
+    .await;
+    until("it has looked", async || is(LaneState::Paused)).await;
+    db.execute("UPDATE consumer_progress SET state = 'running'")
+        .await;
+    until("it has looked again", async || is(LaneState::Running)).await;
+    positions.extend(db.append("User", &["d"]).await);
+    patiently("it goes on", worker.caught_up_to(positions[3]))
+        .await
+        .unwrap();
+    worker.stop().await;
+
+    db.execute("DELETE FROM events WHERE global_position > 1")
+        .await;
+    db.run_once(read_model("c")).await;
+    positions.extend(db.append("User", &["e"]).await);
+    db.run_once(read_model("c")).await;
+    assert_eq!(positions, [1, 2, 3, 4, 5]);
+    assert_eq!(db.applied("c").await, positions);
+}
+
+/// The control: here a position is given out again, and its event would never be handled.
+async fn a_reset_log_is_refused<DB: TestBackend>(reset: &str) {
+    let db = Database::<DB>::fresh().await.with_read_model().await;
+    // One event: of the sequence that was reset only `is_called` tells that it was.
+    db.append("User", &["a"]).await;
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    patiently("it catches up", worker.caught_up())
+        .await
+        .unwrap();
+    db.execute(reset).await;
+    let error = worker.end().await.unwrap_err();
+    let is_reset = |error: &WorkerError| {
+        let WorkerError::Log(LogProblem::Reset {
+            position,
+            last_value,
+            ..
+        }) = error
+        else {
+            panic!("{error}");
+        };
+        (*position, *last_value)
+    };
+    assert_eq!(is_reset(&error), (1, 0));
+    let worker = db.worker().consumer(read_model("c")).build().unwrap();
+    let error = worker.run_once().await.unwrap_err();
+    assert_eq!(is_reset(&error), (1, 0));
+    assert!(
+        error.to_string().contains("the checkpoint of `c`"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_reset_is_refused_on_sqlite() {
+    a_reset_log_is_refused::<Sqlite>("DELETE FROM events; DELETE FROM sqlite_sequence").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_reset_is_refused_on_postgres() {
+    a_reset_log_is_refused::<Postgres>("TRUNCATE events RESTART IDENTITY").await;
+}
+
+/// Some servers that only speak the protocol say so too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_which_events_could_be_lost_is_refused_by_the_store_and_by_the_worker() {
+    let db = Database::<Postgres>::fresh().await;
+    let pretend = |number: &str, version: &str| {
+        let name = db.url.rsplit('/').next().unwrap();
+        format!(
+            "CREATE SCHEMA IF NOT EXISTS pretended;
+             CREATE OR REPLACE FUNCTION pretended.current_setting(text) RETURNS text LANGUAGE sql
+             AS $$ SELECT CASE $1 WHEN 'server_version_num' THEN '{number}' ELSE '{version}' END $$;
+             ALTER DATABASE {name} SET search_path = pretended, pg_catalog, public"
+        )
+    };
+    for (number, version) in [("120022", "12.22"), ("130004", "13.4"), ("140000", "14.0")] {
+        db.execute(&pretend(number, version)).await;
+        let store = EventStore::<Postgres>::connect(&db.url).await.unwrap();
+        let worker = Worker::builder(store.clone()).consumer(read_model("c"));
+        let run = worker.build().unwrap().run_once().await.unwrap_err();
+        let WorkerError::Store(run) = run else {
+            panic!("{run}");
+        };
+        for error in [
+            store.migrate().await.unwrap_err(),
+            store.check().await.unwrap_err(),
+            run,
+        ] {
+            assert!(
+                matches!(error, StoreError::ServerTooOld { .. }),
+                "{error:?}"
+            );
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&format!("the server is PostgreSQL {version}, and events")),
+                "{text}"
+            );
+            assert!(text.ends_with("or at least to 13.5"), "{text}");
+        }
+    }
+    db.execute(&pretend("130005", "13.5")).await;
+    let store = EventStore::<Postgres>::connect(&db.url).await.unwrap();
+    store.migrate().await.unwrap();
+    run_once(Worker::builder(store).consumer(read_model("c"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_to_one_partition_of_the_events_is_seen() {
+    let db = Database::<Postgres>::empty().await;
+    let schema = consumer::Schema::default();
+    db.execute(
+        "CREATE SEQUENCE positions;
+         CREATE TABLE events (
+             global_position BIGINT NOT NULL DEFAULT nextval('positions'),
+             aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+             aggregate_version BIGINT NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
+             event_version INT NOT NULL DEFAULT 1, payload BYTEA NOT NULL, trace_id TEXT,
+             correlation_id TEXT, causation_id TEXT, metadata JSONB,
+             created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+         ) PARTITION BY RANGE (global_position);
+         CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (100)",
+    )
+    .await;
+    let store = db.store.clone().with_schema(schema).unwrap();
+    store.migrate().await.unwrap();
+    let worker = || Worker::builder(store.clone()).consumer(read_model("c"));
+    run_once(worker()).await;
+    db.execute(
+        "CREATE SUBSCRIPTION to_a_partition CONNECTION 'host=nowhere' PUBLICATION events
+         WITH (connect = false, slot_name = NONE);
+         INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate)
+         SELECT oid, 'events_1'::regclass, 'r' FROM pg_subscription WHERE subname = 'to_a_partition'",
+    )
+    .await;
+    let error = worker().build().unwrap().run_once().await.unwrap_err();
+    db.execute("DROP SUBSCRIPTION to_a_partition").await;
+    assert!(
+        matches!(&error, WorkerError::Log(LogProblem::ReplicationTarget)),
+        "{error}"
+    );
+}
+
+/// A store of its own, as another process has, whose connections can be told from others.
+async fn store_called(db: &Database<Postgres>, name: &str) -> EventStore<Postgres> {
+    let options: sqlx::postgres::PgConnectOptions = db.url.parse().unwrap();
+    let pool = sqlx::PgPool::connect_with(options.application_name(name)).await;
+    EventStore::new(pool.unwrap())
+}
+
+/// How long the connections of a store have run no statement, in milliseconds.
+async fn quiet(db: &Database<Postgres>, name: &str) -> i64 {
+    let sql = format!(
+        "SELECT (extract(epoch FROM clock_timestamp() - max(query_start)) * 1000)::bigint
+           FROM pg_stat_activity WHERE application_name = '{name}'"
+    );
+    db.numbers(&sql).await[0]
+}
+
+/// Appends where nobody polls, and returns once that has woken the worker `listening` while `deaf`
+/// slept on.
+///
+/// What an idle worker waits between two looks at the log doubles from a millisecond on, however
+/// long its poll interval is. One that has been quiet for more than 2,048 ms looks again after 4,096.
+async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Postgres>) {
+    const QUIET: i64 = 2_100;
+    const NEXT_LOOK: u128 = 4_096;
+    const ROUNDS: u32 = 6;
+    for _ in 0..ROUNDS {
+        until("it is quiet", async || quiet(db, "listening").await > QUIET).await;
+        let started = std::time::Instant::now();
+        let before = u128::try_from(quiet(db, "listening").await).unwrap();
+        let event = [NewEvent::new("User", "u-1", "Changed", "{}")];
+        let stored = appender.append_in_transaction(ExpectedVersion::Any, &event);
+        let position = stored.await.unwrap()[0].global_position;
+        until("it has handled the event", async || {
+            db.checkpoint("listening").await == Some(position)
+        })
+        .await;
+        // In a round in which either may have looked by itself, nothing is proved.
+        let woken = before + started.elapsed().as_millis() < NEXT_LOOK;
+        if woken && db.checkpoint("deaf").await < Some(position) {
+            return;
+        }
+    }
+    panic!("in {ROUNDS} rounds the append never woke this worker alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_elsewhere_wakes_a_worker_that_listens_also_after_its_listener_was_ended() {
+    const LISTENERS: &str = "SELECT pid::bigint FROM pg_stat_activity
+        WHERE application_name = 'listening' AND query ILIKE 'LISTEN %'";
+    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let appender = EventStore::<Postgres>::connect(&db.url)
+        .await
+        .unwrap()
+        .notify(true);
+    let hour = Duration::from_hours(1);
+    let worker = async |name: &str| {
+        let worker = Worker::builder(store_called(&db, name).await);
+        worker.poll_interval(hour).consumer(read_model(name))
+    };
+    let listening = Running::start(worker("listening").await.listen());
+    let deaf = Running::start(worker("deaf").await);
+    for running in [&listening, &deaf] {
+        patiently("it starts", running.caught_up()).await.unwrap();
+    }
+    until("it listens", async || {
+        db.numbers(LISTENERS).await.len() == 1
+    })
+    .await;
+    is_woken_by_an_append(&db, &appender).await;
+
+    let before = db.numbers(LISTENERS).await[0];
+    db.execute(&format!("SELECT pg_terminate_backend({before})"))
+        .await;
+    until("it listens again", async || {
+        let now = db.numbers(LISTENERS).await;
+        now.len() == 1 && now != [before]
+    })
+    .await;
+    is_woken_by_an_append(&db, &appender).await;
+
+    // The control works, once something wakes it.
+    patiently("it catches up", deaf.caught_up()).await.unwrap();
+    assert_eq!(
+        db.applied("deaf").await,
+        db.applied("listening").await,
+        "both have handled the same"
+    );
+    listening.stop().await;
+    deaf.stop().await;
 }
 
 async fn without_tables<DB: TestBackend>() {

@@ -79,6 +79,27 @@ impl PersistedEvent {
     }
 }
 
+#[cfg(any(feature = "postgres", feature = "worker"))]
+impl EventRecord {
+    /// The bytes of the payload, the metadata and every text: what budgets of bytes count.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        let metadata = self
+            .metadata
+            .as_ref()
+            .map_or(0, |metadata| metadata.as_bytes().len());
+        let texts = [
+            Some(&*self.aggregate_type),
+            Some(self.aggregate_id.as_str()),
+            Some(&*self.event_type),
+            self.trace_id.as_deref(),
+            self.correlation_id.as_deref(),
+            self.causation_id.as_deref(),
+        ];
+        let texts: usize = texts.into_iter().flatten().map(str::len).sum();
+        (self.payload.len() + metadata + texts) as u64
+    }
+}
+
 impl Deref for PersistedEvent {
     type Target = EventRecord;
 
@@ -127,7 +148,7 @@ impl Default for EventRecord {
 pub struct Metadata(Bytes);
 
 impl Metadata {
-    /// Takes JSON text as it stands; the store keeps it, and the database checks it.
+    /// Takes JSON text as it stands; an append checks it before any database hears of it.
     #[must_use]
     pub fn from_json_text(text: impl Into<Bytes>) -> Self {
         Self(text.into())

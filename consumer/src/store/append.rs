@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 
 use super::cause::with_cause;
+use super::json_text::JsonText;
 use super::{ExpectedVersion, NewEvent, StoreError};
-use crate::{EventRecord, PersistedEvent};
+use crate::{EventRecord, Metadata, PersistedEvent};
 
 /// Events of one aggregate, at least one, ready to be stored.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Append<'a> {
     pub(crate) expected: ExpectedVersion,
     aggregate: AggregateName<'a>,
     pub(crate) events: Cow<'a, [NewEvent]>,
+    /// Of each event, in their order.
+    pub(crate) metadata: Vec<Option<JsonText<'a>>>,
 }
 
 /// Type and id of the aggregate.
@@ -37,11 +40,11 @@ impl<'a> Append<'a> {
         let first = (&*first.aggregate_type, &*first.aggregate_id);
         for event in events {
             check_aggregate(first, event)?;
-            check_metadata(event)?;
         }
         Ok(Self {
             expected,
             aggregate: first,
+            metadata: events.iter().map(metadata).collect::<Result<_, _>>()?,
             events: with_cause(events),
         })
     }
@@ -102,16 +105,11 @@ fn check_aggregate(first: AggregateName<'_>, event: &NewEvent) -> Result<(), Sto
 }
 
 /// The database would refuse it too, but on Postgres that aborts the caller's transaction.
-fn check_metadata(event: &NewEvent) -> Result<(), StoreError> {
-    let Some(metadata) = &event.metadata else {
-        return Ok(());
-    };
-    metadata
-        .json::<serde::de::IgnoredAny>()
-        .map(drop)
-        .map_err(|error| StoreError::InvalidMetadata {
-            reason: error.to_string(),
-        })
+fn metadata(event: &NewEvent) -> Result<Option<JsonText<'_>>, StoreError> {
+    let text = event.metadata.as_ref().map(Metadata::as_bytes);
+    text.map(JsonText::parse)
+        .transpose()
+        .map_err(|reason| StoreError::InvalidMetadata { reason })
 }
 
 fn persisted(event: &NewEvent, placed: &Placed) -> PersistedEvent {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::ExpectedVersion;
+use super::{ExpectedVersion, Schema};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum StoreError {
     /// The URL belongs to no database that this store speaks to.
     #[error("`{url}` is not a {database} URL: write {example}")]
     WrongUrl {
-        /// The URL, without its credentials.
+        /// The URL, without its credentials and parameters.
         url: String,
         /// The database that the store is for.
         database: &'static str,
@@ -73,6 +73,47 @@ pub enum StoreError {
         missing: String,
     },
 
+    /// The tables were made, and those that this mapping names are not among them.
+    #[error(
+        "the database is migrated, but not for this mapping ({missing}): the store is mapped to the \
+         events in `{events}` and the heads in `{heads}`; give `with_schema` the names that the \
+         database was migrated with, or, if the tables were renamed or are to be new, make them with \
+         the SQL that `migration_sql()` returns"
+    )]
+    OtherMapping {
+        /// What was looked for and not found.
+        missing: String,
+        /// The table of events in the mapping.
+        events: String,
+        /// The table of heads in the mapping.
+        heads: String,
+    },
+
+    /// The Postgres server is of a release that the library cannot rest on.
+    #[error(
+        "the server is PostgreSQL {found}, and events could be lost on it: a prepared transaction \
+         keeps its locks under the same name only since 13.5 and 14.1; update the server to the \
+         latest minor release of 14 or later, or at least to 13.5"
+    )]
+    ServerTooOld {
+        /// The server's version.
+        found: String,
+    },
+
+    /// The SQLite table of events gives out positions of deleted events again.
+    #[error(
+        "column `{column}` of `{table}` is not `INTEGER PRIMARY KEY AUTOINCREMENT`: SQLite would give \
+         the position of a deleted event to a new one, which consumers that have passed it would \
+         never see; make the table anew with the SQL that `migration_sql()` returns, and copy the \
+         events into it with their positions"
+    )]
+    NoAutoincrement {
+        /// The table of events.
+        table: String,
+        /// The column of positions.
+        column: String,
+    },
+
     /// The tables were made by a later release of this library.
     #[error(
         "the database has version {found} of the store's tables, and this program knows {known}: \
@@ -85,7 +126,7 @@ pub enum StoreError {
         known: i64,
     },
 
-    /// A table is there and lacks a column, or has it with another type.
+    /// A table is there and lacks a column, or has one with a type that the store's SQL cannot use.
     #[error(
         "the tables do not fit: {reason}; give the names of your own columns with \
          `with_schema(Schema::default().column(…))`"
@@ -157,7 +198,8 @@ pub enum StoreError {
         field: &'static str,
     },
 
-    /// Metadata that is not JSON.
+    /// Metadata that is not JSON, or that no database could store: it is not UTF-8, has half of a
+    /// surrogate pair or a number beyond those of floating point, or nests deeper than 127 levels.
     #[error("the metadata of an event is not valid JSON: {reason}")]
     InvalidMetadata {
         /// Where and why.
@@ -182,16 +224,48 @@ pub enum StoreError {
 impl StoreError {
     /// The error for a URL of another kind, which may hold a password all the same.
     pub(crate) fn wrong_url(url: &str, database: &'static str, example: &'static str) -> Self {
-        let url = match (url.split_once("://"), url.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-            _ => url.to_owned(),
-        };
         Self::WrongUrl {
-            url,
+            url: without_secrets(url),
             database,
             example,
         }
     }
+
+    /// What is missing, where the versions say that the tables were made.
+    pub(crate) fn despite_migration(self, schema: &Schema) -> Self {
+        match self {
+            Self::NotMigrated { missing } => Self::OtherMapping {
+                missing,
+                events: schema.events_name().to_owned(),
+                heads: schema.heads_name().to_owned(),
+            },
+            other => other,
+        }
+    }
+}
+
+/// Leaves out of a text that may be a URL everything that may be a password: what stands before the
+/// last `@`, and what follows the path.
+fn without_secrets(url: &str) -> String {
+    let is_scheme = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    };
+    let scheme = url
+        .split_once("://")
+        .filter(|(scheme, _)| is_scheme(scheme))
+        .map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+    let rest = url.strip_prefix(&scheme).unwrap_or(url);
+    let place = match rest.rsplit_once('@') {
+        // Either may be part of the password then, and what follows the `@` too.
+        Some((before, _)) if before.contains('?') => "…",
+        Some((_, place)) => place,
+        None => rest,
+    };
+    let place = place.split('?').next().unwrap_or_default();
+    // `host=db password=…`, which is no URL at all.
+    let place = place.split_once('=').map_or(place, |_| "…");
+    format!("{scheme}{place}")
 }
 
 /// Names an aggregate in a message, however long its id is.

@@ -6,6 +6,7 @@ pub(crate) mod cause;
 mod error;
 mod expected;
 mod intern;
+mod json_text;
 mod new_event;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -28,6 +29,8 @@ use self::backend::{Dialect, Opened, StoreSettings};
 pub use self::error::StoreError;
 pub use self::expected::ExpectedVersion;
 pub use self::new_event::{NewEvent, TypedEvent};
+#[cfg(all(feature = "postgres", feature = "worker"))]
+pub(crate) use self::postgres::refuse_old_server;
 pub use self::read::ReadRange;
 pub use self::schema::{Column, Schema};
 use crate::PersistedEvent;
@@ -195,14 +198,17 @@ impl<DB: Backend> EventStore<DB> {
     /// Creates the tables, or brings them up to date.
     ///
     /// It can be called at every start, also by many processes at once, and beside migrations of
-    /// your own: it keeps its own version table, `consumer_schema`. On Postgres it runs in one
-    /// transaction under an advisory lock. Tables that exist already are left as they are; they get an
-    /// index on aggregate type and position where they have none, which on a large log of Postgres is
-    /// better made before, with `CREATE INDEX CONCURRENTLY`.
+    /// your own: it keeps its own version table, `consumer_schema`. It runs in one transaction, on
+    /// Postgres under an advisory lock.
+    ///
+    /// No table that exists already is changed, but the table of events gets an index on aggregate
+    /// type and position: on Postgres where it has none, which on a large log is better made before,
+    /// with `CREATE INDEX CONCURRENTLY`; on SQLite always, under the name `consumer_events_scope`.
     ///
     /// # Errors
-    /// [`StoreError::NewerSchema`], [`StoreError::SchemaMismatch`] when existing tables have other
-    /// columns, or what the database says.
+    /// [`StoreError::ServerTooOld`], [`StoreError::NewerSchema`], [`StoreError::OtherMapping`],
+    /// [`StoreError::SchemaMismatch`] when existing tables lack a column,
+    /// [`StoreError::NoAutoincrement`], or what the database says.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         DB::Dialect::migrate(&self.inner.pool, &self.inner.statements).await
     }
@@ -214,11 +220,10 @@ impl<DB: Backend> EventStore<DB> {
         DB::Dialect::migration_sql(&self.inner.statements)
     }
 
-    /// Checks that the tables are there and fit.
+    /// Checks that the server is one to rest on, and that the tables are there and have every column.
     ///
     /// # Errors
-    /// [`StoreError::NotMigrated`], [`StoreError::NewerSchema`], [`StoreError::SchemaMismatch`], or
-    /// what the database says.
+    /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
     pub async fn check(&self) -> Result<(), StoreError> {
         DB::Dialect::check(&self.inner.pool, &self.inner.statements).await
     }
@@ -317,11 +322,13 @@ impl<DB: Backend> EventStore<DB> {
     /// Reads a part of the log within a budget of bytes, of some aggregate types or all, in position
     /// order.
     ///
-    /// The budget is kept by the database: payloads beyond it are neither read nor sent. The memory
+    /// The budget is kept by the database: what lies beyond it is neither read nor sent. The memory
     /// taken is that of the budget and once more of one event, however large the log and its
-    /// payloads are (measured with payloads of 50 MiB: 150 MiB for a budget of 100). Types are read
-    /// by one index scan each, however rare they are. What [`read_events`](Self::read_events) says of
-    /// R11 holds here too, unless `up_to` is known to be settled.
+    /// events are (measured with payloads of 50 MiB: 150 MiB for a budget of 100). Only metadata that
+    /// Postgres has compressed may be sent beyond the budget, and is then dropped as it arrives. Types
+    /// are read by one index scan each, however rare they are. What
+    /// [`read_events`](Self::read_events) says of R11 holds here too, unless `up_to` is known to be
+    /// settled.
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or what the database says.

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "postgres")]
+use crate::PersistedEvent;
+
 /// A bounded part of the log, for [`EventStore::read_range`](crate::EventStore::read_range).
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRange<'a> {
@@ -11,7 +14,8 @@ pub struct ReadRange<'a> {
     pub up_to: i64,
     /// At most so many events.
     pub limit: u32,
-    /// At most so many bytes of payloads, but always one event if there is one.
+    /// At most so many bytes of payloads, metadata and texts (types and ids), but always one event
+    /// if there is one.
     pub max_bytes: u64,
     /// Only these aggregate types, compared exactly; `None`, like an empty list, means every event
     /// (R7).
@@ -24,8 +28,39 @@ impl ReadRange<'_> {
         self.scope.filter(|types| !types.is_empty())
     }
 
+    /// The budget, to be spent on one event after the other.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn budget(&self) -> Budget {
+        Budget {
+            left: Some(self.max_bytes),
+            taken: false,
+        }
+    }
+
     /// The budget as the databases' integers have it.
     pub(crate) fn max_bytes(&self) -> i64 {
         i64::try_from(self.max_bytes).unwrap_or(i64::MAX)
+    }
+}
+
+/// What is left of a read's budget of bytes.
+#[cfg(feature = "postgres")]
+pub(crate) struct Budget {
+    /// Nothing once an event did not fit: those behind it must not be read either.
+    left: Option<u64>,
+    taken: bool,
+}
+
+#[cfg(feature = "postgres")]
+impl Budget {
+    /// Gives the event back if it fits, or is the first.
+    pub(crate) fn admit(&mut self, event: PersistedEvent) -> Option<PersistedEvent> {
+        let bytes = event.content_bytes();
+        self.left = match self.left?.checked_sub(bytes) {
+            None if !self.taken => Some(0),
+            left => left,
+        };
+        self.taken = true;
+        self.left.map(|_| event)
     }
 }

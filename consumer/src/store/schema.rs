@@ -5,7 +5,11 @@ use super::StoreError;
 /// Maps the store to tables that exist already, under other names.
 ///
 /// Without a mapping the tables are `events` and `aggregate_heads`, found through the database's
-/// search path. Names are checked and quoted, so they are case-sensitive.
+/// search path. Names are checked and quoted, so they are case-sensitive on Postgres.
+///
+/// A schema of Postgres, like a file of SQLite, holds **one** log: the tables in which consumers keep
+/// their checkpoints lie beside it and do not say which log they are of. A second log goes into
+/// another [`database_schema`](Self::database_schema), or into another file.
 ///
 /// ```
 /// use consumer::{Column, Schema};
@@ -158,6 +162,11 @@ impl Schema {
         &self.events
     }
 
+    /// The table of heads, unquoted.
+    pub(crate) fn heads_name(&self) -> &str {
+        &self.heads
+    }
+
     /// The sequence, where one was given: quoted, and in the database schema.
     pub(crate) fn sequence_name(&self) -> Option<String> {
         self.sequence.as_deref().map(|name| self.qualified(name))
@@ -187,7 +196,29 @@ impl Schema {
         tables
             .chain(columns)
             .try_for_each(|(what, name)| check_identifier(what, name))?;
-        self.check_columns_differ()
+        self.check_columns_differ()?;
+        self.check_heads()
+    }
+
+    /// The table of heads has a column of its own beside those that it shares with the events.
+    fn check_heads(&self) -> Result<(), StoreError> {
+        let shared = [
+            Column::AggregateType,
+            Column::AggregateId,
+            Column::AggregateVersion,
+        ];
+        let taken = shared
+            .into_iter()
+            .map(|column| self.column_name(column))
+            .find(|name| name.eq_ignore_ascii_case("updated_at"));
+        match taken {
+            Some(name) => Err(StoreError::InvalidIdentifier {
+                what: "a column",
+                name: name.to_owned(),
+                reason: "the table of heads has a column of that name beside it",
+            }),
+            None => Ok(()),
+        }
     }
 
     fn check_columns_differ(&self) -> Result<(), StoreError> {
@@ -313,6 +344,15 @@ mod tests {
                     .starts_with("the table of events cannot be named")
             );
         }
+    }
+
+    #[test]
+    fn a_column_of_the_heads_cannot_have_the_name_of_their_own_one() {
+        let schema = Schema::default().column(Column::AggregateId, "updated_at");
+        let error = schema.check().unwrap_err();
+        assert!(error.to_string().contains("the table of heads"));
+        let schema = Schema::default().column(Column::CreatedAt, "updated_at");
+        schema.check().unwrap();
     }
 
     #[test]

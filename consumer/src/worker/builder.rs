@@ -246,33 +246,66 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     /// Puts the worker together.
     ///
     /// # Errors
-    /// When the consumers do not fit together, when there are none, or when the pool is too small.
+    /// When the consumers do not fit together, when there are none, or when the pool is too small:
+    /// everything at once.
     pub fn build(mut self) -> Result<Worker<DB>, BuildError> {
-        self.resolve()?;
+        let mut problems = self.find_problems();
         if self.registered.is_empty() {
-            return Err(BuildError::NoConsumers);
+            // Those that could not be found or made are no reason to say that there are none.
+            if problems.is_empty() {
+                problems.push(BuildError::NoConsumers);
+            }
+            return Err(BuildError::of(problems));
         }
-        let shares = self.share_connections()?;
-        Ok(self.assemble(shares))
+        match self.share_connections() {
+            Ok(shares) if problems.is_empty() => Ok(self.assemble(shares)),
+            Ok(_) => Err(BuildError::of(problems)),
+            Err(too_small) => {
+                problems.push(too_small);
+                Err(BuildError::of(problems))
+            }
+        }
     }
 
     /// Finds the consumers, applies the settings to them, and checks their names.
     pub(crate) fn resolve(&mut self) -> Result<(), BuildError> {
-        if let Some(selection) = self.selection.take() {
-            let registry = self.discovered(&selection)?;
-            for other in registry.other_databases() {
-                tracing::warn!("consumer {other}");
-                self.elsewhere.push(other.name.to_owned());
-            }
-            self.registered.extend(registry.into_registered());
+        let problems = self.find_problems();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(BuildError::of(problems))
         }
-        self.apply_settings()?;
+    }
+
+    fn find_problems(&mut self) -> Vec<BuildError> {
+        let mut problems = Vec::new();
+        if let Some(selection) = self.selection.take() {
+            match self.discovered(&selection) {
+                Ok(registry) => self.take_in(registry),
+                Err(error) => problems.push(error),
+            }
+        }
+        let without_consumer = self.apply_settings();
+        // One that could not be made is not one that there is not.
+        if problems.is_empty() {
+            problems.extend(without_consumer);
+        }
         // Applied once, however often this is called.
         self.configure_all.clear();
         self.configure.clear();
         self.registered
             .sort_by(|left, right| key(left).cmp(&key(right)));
-        check_names(&self.registered)
+        problems.extend(wrong_names(&self.registered));
+        problems.extend(names_taken(&self.registered));
+        problems
+    }
+
+    fn take_in(&mut self, registry: Registry<DB>) {
+        for other in registry.other_databases() {
+            tracing::warn!("consumer {other}");
+            self.elsewhere.push(other.name.to_owned());
+        }
+        self.registered.extend(registry.into_registered());
     }
 
     /// The consumers that [`resolve`](Self::resolve) found.
@@ -305,13 +338,15 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
         Ok(Registry::<DB>::select(selection, &self.dependencies)?)
     }
 
-    fn apply_settings(&mut self) -> Result<(), BuildError> {
+    /// Returns an error for each name that settings were given for and no consumer has.
+    fn apply_settings(&mut self) -> Vec<BuildError> {
         for registered in &mut self.registered {
             let settings = &mut registered.declaration.settings;
             for change in &self.configure_all {
                 *settings = change(settings.clone());
             }
         }
+        let mut without_consumer = Vec::new();
         for (name, change) in &self.configure {
             let mut known = false;
             for registered in &mut self.registered {
@@ -322,10 +357,10 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
                 }
             }
             if !known {
-                return Err(unknown(name, &self.registered));
+                without_consumer.push(unknown(name, &self.registered));
             }
         }
-        Ok(())
+        without_consumer
     }
 
     /// Divides the pool between lanes that write, handlers that work elsewhere, and the rest of the
@@ -443,24 +478,27 @@ fn key<DB: WorkerBackend>(registered: &Registered<DB>) -> (&str, u32) {
     (&registered.declaration.name, registered.declaration.version)
 }
 
-fn check_names<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Result<(), BuildError> {
-    for one in registered {
-        check_name(&one.declaration.name)?;
-    }
-    for pair in registered.windows(2) {
-        if let [first, second] = pair
-            && key(first) == key(second)
-        {
-            let twice = NameTaken {
-                name: Arc::clone(&first.declaration.name),
-                version: first.declaration.version,
-                first: first.declaration.site,
-                second: second.declaration.site,
-            };
-            return Err(BuildError::NameTaken(Box::new(twice)));
-        }
-    }
-    Ok(())
+/// `registered` is in the order of names, here and below.
+fn wrong_names<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
+    registered
+        .chunk_by(|one, next| key(one).0 == key(next).0)
+        .filter_map(|same| check_name(key(same.first()?).0).err())
+        .map(BuildError::Name)
+        .collect()
+}
+
+fn names_taken<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
+    let pairs = registered.iter().zip(registered.iter().skip(1));
+    pairs
+        .filter(|(first, second)| key(first) == key(second))
+        .map(|(first, second)| NameTaken {
+            name: Arc::clone(&first.declaration.name),
+            version: first.declaration.version,
+            first: first.declaration.site,
+            second: second.declaration.site,
+        })
+        .map(|twice| BuildError::NameTaken(Box::new(twice)))
+        .collect()
 }
 
 fn unknown<DB: WorkerBackend>(name: &str, registered: &[Registered<DB>]) -> BuildError {

@@ -83,7 +83,7 @@ pub enum LogProblem {
     ReplicationTarget,
     /// The server does not show who holds the sequence.
     #[error(
-        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; is it PostgreSQL, version 12 or later?"
+        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; run the worker on PostgreSQL itself, 13.5 or later, and not on a server that only speaks its protocol"
     )]
     InvisibleLocks {
         /// The sequence.
@@ -129,6 +129,40 @@ pub enum BuildError {
         /// What the rest is for.
         why: &'static str,
     },
+    /// More than one of these.
+    #[error("{}", listing(.0))]
+    Several(Vec<BuildError>),
+}
+
+impl BuildError {
+    /// One error for all of them, of which there is at least one.
+    pub(super) fn of(mut problems: Vec<Self>) -> Self {
+        match problems.pop() {
+            Some(only) if problems.is_empty() => only,
+            last => {
+                problems.extend(last);
+                Self::Several(problems)
+            }
+        }
+    }
+}
+
+/// A line for each problem, also for each of those of the declared consumers.
+fn listing(problems: &[BuildError]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .flat_map(|problem| match problem {
+            BuildError::Registry(error) => {
+                error.problems().iter().map(ToString::to_string).collect()
+            }
+            other => vec![other.to_string()],
+        })
+        .collect();
+    let count = lines.len();
+    format!(
+        "{count} problems with the worker:\n- {}",
+        lines.join("\n- ")
+    )
 }
 
 /// Two consumers have one name, and would share a checkpoint (R1).

@@ -20,7 +20,7 @@ const STRETCH_EVENTS: u32 = 1_000;
 /// What a stretch costs beside its events, so that a cache of tiny stretches is bounded too.
 const STRETCH_OVERHEAD: u64 = 256;
 
-/// What an event costs beside its payload and its aggregate's id.
+/// What an event costs beside its content.
 const EVENT_OVERHEAD: u64 = 320;
 
 /// A settled part of the log: all events after `after`, up to and including `to`.
@@ -80,11 +80,7 @@ impl Stretch {
 
 /// What an event counts against a budget of bytes.
 pub(crate) fn event_bytes(event: &PersistedEvent) -> u64 {
-    let metadata = event
-        .metadata
-        .as_ref()
-        .map_or(0, |metadata| metadata.as_bytes().len());
-    (event.payload.len() + event.aggregate_id.len() + metadata) as u64 + EVENT_OVERHEAD
+    event.content_bytes() + EVENT_OVERHEAD
 }
 
 /// Whether a scope takes events of that aggregate type (R7); an empty one takes all (R8).

@@ -18,7 +18,7 @@ use super::dialect::{
 use super::feed::aggregate_slice;
 use super::one_core::Core;
 use super::{LogProblem, WorkerError};
-use crate::store::{Column, EventStore, Sql};
+use crate::store::{Column, EventStore, Sql, refuse_old_server};
 
 /// The life of the server, as two numbers. The statistics begin anew when a crashed backend takes
 /// all the others with it, which the start time of the server does not show.
@@ -206,7 +206,8 @@ const ADVANCE: &str = concat!(
 const WINDOW: &str = concat!(
     "SELECT greatest((SELECT max({global_position}) FROM {events}), $1) AS highest,
             coalesce(max(p) FILTER (WHERE p - $1 = n), $1) AS contiguous,
-            (SELECT last_value FROM {sequence of the log}) AS last_value, ",
+            (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
+               FROM {sequence of the log}) AS last_value, ",
     server_life!(),
     " FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
               FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT 10000) AS w"
@@ -238,7 +239,10 @@ const BLOCKERS: &str = "
 const SEQUENCE: &str = "
     SELECT s.seqrelid::bigint AS relation, s.seqcache AS cache, s.seqincrement AS increment,
            s.seqcycle AS cycle, pg_is_in_recovery() AS standby,
-           EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = $2::regclass) AS subscribed,
+           -- Of a partitioned table also each partition, which no row names for the whole.
+           EXISTS (SELECT FROM pg_subscription_rel
+                    WHERE srrelid = $2::regclass
+                       OR srrelid IN (SELECT relid FROM pg_partition_tree($2::regclass))) AS subscribed,
            format('%I.%I', n.nspname, c.relname) AS name
       FROM pg_sequence AS s
       JOIN pg_class AS c ON c.oid = s.seqrelid
@@ -789,9 +793,13 @@ impl FrontierWatch<Postgres> for PgWatch {
     ) -> Result<Self, WorkerError> {
         let mut tx = connection.begin_with(BEGIN_READ).await?;
         let sequence = sequence(store, &mut tx).await?;
+        tx.commit().await?;
+        // Before the probe, whose own position would hide that the log was reset.
+        let watch = Self::watch(store, connection, &sequence).await?;
+        let mut tx = connection.begin_with(BEGIN_READ).await?;
         probe(store, &mut tx, &sequence).await?;
         tx.commit().await?;
-        Self::watch(store, connection, &sequence).await
+        Ok(watch)
     }
 
     async fn look(
@@ -1038,6 +1046,7 @@ async fn sequence(
     store: &EventStore<Postgres>,
     connection: &mut PgConnection,
 ) -> Result<Sequence, WorkerError> {
+    refuse_old_server(connection).await?;
     let schema = store.schema();
     let row = store
         .sql(SEQUENCE)

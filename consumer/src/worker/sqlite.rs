@@ -140,8 +140,10 @@ const ADVANCE: &str = concat!(
 
 const HEAD: &str = "SELECT coalesce(max({global_position}), 0) FROM {events}";
 
-/// The highest position that was ever given out; SQLite gives rolled-back ones out again.
-const GIVEN_OUT: &str = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?1";
+/// The highest position that was ever given out; SQLite gives rolled-back ones out again. The name
+/// is that of the table as it was made, in whatever letters the mapping has it.
+const GIVEN_OUT: &str =
+    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?1 COLLATE NOCASE";
 
 const HIGHEST_CHECKPOINT: &str =
     "SELECT consumer, position FROM {progress} ORDER BY position DESC LIMIT 1";
@@ -614,8 +616,30 @@ fn checkpoint(row: &SqliteRow) -> Result<Checkpoint, sqlx::Error> {
 /// is given out again.
 pub struct SqliteWatch {
     head_statement: Sql,
+    events: Arc<str>,
     head: i64,
     data_version: Option<i64>,
+}
+
+async fn given_out(events: &str, connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(GIVEN_OUT)
+        .bind(events)
+        .fetch_one(connection)
+        .await
+}
+
+impl SqliteWatch {
+    async fn refuse_reset(&self, connection: &mut SqliteConnection) -> Result<(), WorkerError> {
+        let last_value = given_out(&self.events, connection).await?;
+        if last_value >= self.head {
+            return Ok(());
+        }
+        Err(WorkerError::Log(LogProblem::Reset {
+            what: "the settled frontier".into(),
+            position: self.head,
+            last_value,
+        }))
+    }
 }
 
 impl FrontierWatch<Sqlite> for SqliteWatch {
@@ -623,10 +647,7 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         store: &EventStore<Sqlite>,
         connection: &mut SqliteConnection,
     ) -> Result<Self, WorkerError> {
-        let given_out: i64 = sqlx::query_scalar(GIVEN_OUT)
-            .bind(store.schema().events_name())
-            .fetch_one(&mut *connection)
-            .await?;
+        let given_out = given_out(store.schema().events_name(), connection).await?;
         let highest = store
             .sql(HIGHEST_CHECKPOINT)
             .query()
@@ -645,6 +666,7 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         }
         Ok(Self {
             head_statement: store.sql(HEAD),
+            events: store.schema().events_name().into(),
             head: 0,
             data_version: None,
         })
@@ -659,15 +681,16 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
             .fetch_one(&mut *connection)
             .await?;
         if self.data_version != Some(data_version) {
-            let head: i64 = self.head_statement.scalar().fetch_one(connection).await?;
+            let head: i64 = self
+                .head_statement
+                .scalar()
+                .fetch_one(&mut *connection)
+                .await?;
+            // The newest events may have been archived: what was given out is never given out again.
             if head < self.head {
-                return Err(WorkerError::Log(LogProblem::Reset {
-                    what: "the settled frontier".into(),
-                    position: self.head,
-                    last_value: head,
-                }));
+                self.refuse_reset(connection).await?;
             }
-            self.head = head;
+            self.head = self.head.max(head);
             self.data_version = Some(data_version);
         }
         Ok(Observation {

@@ -2,6 +2,7 @@
 
 use sqlx::{PgConnection, PgPool, raw_sql};
 
+use super::server::refuse_old_server;
 use super::statements::Statements;
 use crate::store::backend::Sql;
 use crate::store::{Schema, StoreError};
@@ -89,6 +90,8 @@ CREATE TABLE IF NOT EXISTS {frontier} (
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
+-- Without an index on aggregates, though the set of them is read with each batch: it would add the
+-- consumer's name to ids that just fit the index of the events, which could then not be parked.
 CREATE TABLE IF NOT EXISTS {parked} (
     consumer TEXT NOT NULL,
     version INT NOT NULL,
@@ -102,9 +105,6 @@ CREATE TABLE IF NOT EXISTS {parked} (
     parked_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, version, position)
 );
-
-CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
-    ON {parked} (consumer, version, aggregate_type, aggregate_id);
 
 -- A consumer never commits the transaction that it is given. Claiming a row changes `claims`; at the
 -- commit this wants the mark that only the worker's save has set in that very transaction.
@@ -170,6 +170,7 @@ pub(super) async fn migrate(pool: &PgPool, statements: &Statements) -> Result<()
     let mut tx = pool
         .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
         .await?;
+    refuse_old_server(&mut tx).await?;
     raw_sql(LOCK).execute(&mut *tx).await?;
     let found = if has_versions(&mut tx, statements).await? {
         version(&mut tx, statements).await?
@@ -219,6 +220,7 @@ fn refuse_newer(found: i64) -> Result<(), StoreError> {
 pub(super) async fn check(pool: &PgPool, statements: &Statements) -> Result<(), StoreError> {
     // In one transaction, so that a pooler between us and the server cannot come in between.
     let mut tx = pool.begin().await?;
+    refuse_old_server(&mut tx).await?;
     let found = version(&mut tx, statements).await?;
     refuse_newer(found)?;
     if found < known() {
@@ -233,7 +235,8 @@ pub(super) async fn check(pool: &PgPool, statements: &Statements) -> Result<(), 
 /// Asks for every column, and for no row.
 async fn probe(conn: &mut PgConnection, statements: &Statements) -> Result<(), StoreError> {
     for probe in [&statements.probe_events, &statements.probe_heads] {
-        probe.query().execute(&mut *conn).await?;
+        let probed = probe.query().execute(&mut *conn).await;
+        probed.map_err(|error| StoreError::from(error).despite_migration(statements.schema()))?;
     }
     Ok(())
 }

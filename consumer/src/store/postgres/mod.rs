@@ -2,6 +2,7 @@
 
 mod migrations;
 mod rows;
+mod server;
 mod statements;
 
 use std::str::FromStr;
@@ -10,10 +11,13 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
 
+#[cfg(feature = "worker")]
+pub(crate) use self::server::refuse_old_server;
 use self::statements::Statements;
 use super::append::{Append, Placed};
 use super::backend::{Backend, Dialect, Opened, StoreSettings};
 use super::intern::Names;
+use super::json_text::JsonText;
 use super::read::ReadRange;
 use super::{Column, NewEvent, Schema, StoreError};
 use crate::PersistedEvent;
@@ -76,8 +80,8 @@ impl Dialect for PostgresDialect {
         statements: &Statements,
         append: &Append<'_>,
     ) -> Result<Vec<Placed>, StoreError> {
-        for event in append.events.iter() {
-            refuse_nul(event)?;
+        for (event, metadata) in append.events.iter().zip(&append.metadata) {
+            refuse_nul(event, *metadata)?;
         }
         let placed = match insert(tx, statements, append).await {
             Ok(placed) => placed,
@@ -126,10 +130,13 @@ impl Dialect for PostgresDialect {
             None => query,
             Some(types) => query.bind(distinct(types)),
         };
-        Ok(query
-            .try_map(|row| rows::event(&row, &mut names))
+        // The database counts metadata as it is stored, which compression can make far smaller.
+        let mut budget = range.budget();
+        let events: Vec<Option<PersistedEvent>> = query
+            .try_map(|row| Ok(budget.admit(rows::event(&row, &mut names)?)))
             .fetch_all(conn)
-            .await?)
+            .await?;
+        Ok(events.into_iter().flatten().collect())
     }
 
     async fn read_aggregate(
@@ -205,7 +212,12 @@ fn server(options: &PgConnectOptions) -> String {
 }
 
 /// Refuses what Postgres cannot store, before it aborts the caller's transaction.
-fn refuse_nul(event: &NewEvent) -> Result<(), StoreError> {
+fn refuse_nul(event: &NewEvent, metadata: Option<JsonText<'_>>) -> Result<(), StoreError> {
+    if metadata.is_some_and(JsonText::has_nul) {
+        return Err(StoreError::NulInText {
+            field: "the metadata",
+        });
+    }
     let fields = [
         ("the aggregate type", Some(&*event.aggregate_type)),
         ("the aggregate id", Some(&*event.aggregate_id)),
@@ -230,6 +242,8 @@ async fn insert(
     append: &Append<'_>,
 ) -> Result<Vec<Placed>, sqlx::Error> {
     let events = append.events.as_ref();
+    let metadata = append.metadata.iter();
+    let metadata: Vec<_> = metadata.map(|text| text.map(JsonText::as_str)).collect();
     statements
         .append
         .query()
@@ -244,7 +258,7 @@ async fn insert(
         .bind(column(events, |event| event.trace_id.as_deref()))
         .bind(column(events, |event| event.correlation_id.as_deref()))
         .bind(column(events, |event| event.causation_id.as_deref()))
-        .bind(column(events, metadata))
+        .bind(metadata)
         .try_map(|row| rows::placed(&row))
         .fetch_all(tx)
         .await
@@ -252,11 +266,6 @@ async fn insert(
 
 fn column<'a, T>(events: &'a [NewEvent], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
     events.iter().map(value).collect()
-}
-
-/// The metadata's text, which the append has checked to be JSON and so UTF-8.
-fn metadata(event: &NewEvent) -> Option<&str> {
-    std::str::from_utf8(event.metadata.as_ref()?.as_bytes()).ok()
 }
 
 async fn current_version(
@@ -283,10 +292,6 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
             Violation::EventId => append.duplicate(),
             Violation::Version => append.conflict(None),
             Violation::Other => error.into(),
-        },
-        // untranslatable_character: `\u0000` inside the metadata
-        "22P05" => StoreError::NulInText {
-            field: "the metadata",
         },
         _ => error.into(),
     }

@@ -4,7 +4,7 @@ use sqlx::{SqliteConnection, SqlitePool, raw_sql};
 
 use super::statements::Statements;
 use crate::store::backend::Sql;
-use crate::store::{Schema, StoreError};
+use crate::store::{Column, Schema, StoreError};
 
 /// Every version of the tables, oldest first. A released one is never changed.
 const MIGRATIONS: [&str; 2] = [V1, V2];
@@ -91,6 +91,7 @@ CREATE TABLE IF NOT EXISTS {parked} (
     PRIMARY KEY (consumer, version, position)
 );
 
+-- SQLite has no longest key, as Postgres has, where there is no such index.
 CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
     ON {parked} (consumer, version, aggregate_type, aggregate_id);
 ";
@@ -178,7 +179,100 @@ pub(super) async fn check(pool: &SqlitePool, statements: &Statements) -> Result<
 /// Asks for every column, and for no row.
 async fn probe(conn: &mut SqliteConnection, statements: &Statements) -> Result<(), StoreError> {
     for probe in [&statements.probe_events, &statements.probe_heads] {
-        probe.query().execute(&mut *conn).await?;
+        let probed = probe.query().execute(&mut *conn).await;
+        probed.map_err(|error| StoreError::from(error).despite_migration(statements.schema()))?;
     }
-    Ok(())
+    probe_autoincrement(conn, statements.schema()).await
+}
+
+/// Wants `AUTOINCREMENT`, which is allowed on the primary key alone and only there a name of its own.
+async fn probe_autoincrement(
+    conn: &mut SqliteConnection,
+    schema: &Schema,
+) -> Result<(), StoreError> {
+    let table = schema.events_name();
+    let column = schema.column_name(Column::GlobalPosition);
+    let sql: Option<String> = sqlx::query_scalar(
+        "SELECT sql FROM sqlite_schema AS s JOIN pragma_table_info(s.name) AS c
+          WHERE s.type = 'table' AND s.name = ?1 COLLATE NOCASE
+            AND c.name = ?2 COLLATE NOCASE AND c.pk = 1",
+    )
+    .bind(table)
+    .bind(column)
+    .fetch_optional(conn)
+    .await?;
+    if sql.is_some_and(|sql| has_autoincrement(&sql)) {
+        return Ok(());
+    }
+    Err(StoreError::NoAutoincrement {
+        table: table.to_owned(),
+        column: column.to_owned(),
+    })
+}
+
+/// Whether the word stands in a `CREATE TABLE`, outside strings, quoted names and comments.
+fn has_autoincrement(sql: &str) -> bool {
+    let mut words = String::with_capacity(sql.len());
+    let mut rest = sql;
+    while let Some(next) = rest.chars().next() {
+        let end = match next {
+            '\'' | '"' | '`' => Some(next.to_string()),
+            '[' => Some("]".to_owned()),
+            '-' if rest.starts_with("--") => Some("\n".to_owned()),
+            '/' if rest.starts_with("/*") => Some("*/".to_owned()),
+            _ => None,
+        };
+        // Both characters, or `/*/` would be a whole comment.
+        let begin = if end.as_deref() == Some("*/") {
+            2
+        } else {
+            next.len_utf8()
+        };
+        let behind = rest.get(begin..).unwrap_or_default();
+        rest = match end {
+            None => {
+                words.push(next);
+                behind
+            }
+            // A doubled quote ends one part and begins the next, which comes to the same.
+            Some(end) => {
+                words.push(' ');
+                behind.split_once(&end).map_or("", |(_, behind)| behind)
+            }
+        };
+    }
+    words
+        .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
+        .any(|word| word.eq_ignore_ascii_case("autoincrement"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_autoincrement;
+
+    #[test]
+    fn the_word_counts_only_where_it_is_one() {
+        for sql in [
+            "CREATE TABLE e (p INTEGER PRIMARY KEY AUTOINCREMENT)",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY autoincrement, q)",
+            "CREATE TABLE \"it's\" ([a'] INT, p INTEGER PRIMARY KEY -- that's it\n AutoIncrement)",
+            "CREATE TABLE e (q DEFAULT (4/'2'), p INTEGER PRIMARY KEY AUTOINCREMENT)",
+            "CREATE TABLE e (q DEFAULT 'it''s', p INTEGER PRIMARY KEY/**/AUTOINCREMENT/* */)",
+        ] {
+            assert!(has_autoincrement(sql), "{sql}");
+        }
+        for sql in [
+            "CREATE TABLE e (p INTEGER PRIMARY KEY)",
+            "CREATE TABLE autoincrements (no_autoincrement INTEGER PRIMARY KEY)",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY, \"autoincrement\" INT)",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY, [autoincrement] INT, `autoincrement` INT)",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY, q DEFAULT 'a '' autoincrement ''')",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY /* no AUTOINCREMENT */) -- AUTOINCREMENT",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY) -- AUTOINCREMENT",
+            "CREATE TABLE e (p INTEGER PRIMARY KEY /*/ AUTOINCREMENT */)",
+            "CREATE TABLE e (p /* AUTOINCREMENT",
+        ] {
+            assert!(!has_autoincrement(sql), "{sql}");
+        }
+    }
 }

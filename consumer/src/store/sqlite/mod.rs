@@ -12,6 +12,7 @@ use self::statements::Statements;
 use super::append::{Append, Placed};
 use super::backend::{Backend, Dialect, Opened, StoreSettings};
 use super::intern::Names;
+use super::json_text::JsonText;
 use super::read::ReadRange;
 use super::{Column, NewEvent, Schema, StoreError};
 use crate::PersistedEvent;
@@ -205,6 +206,9 @@ async fn move_head(
 /// As many events as one statement can bind: 10 values each, of at most 32,766.
 const ROWS: usize = 3_000;
 
+/// Events, and the metadata of each.
+type Rows<'a> = (&'a [NewEvent], &'a [Option<JsonText<'a>>]);
+
 /// Stores the events after the version `base`.
 async fn insert(
     tx: &mut SqliteConnection,
@@ -213,15 +217,16 @@ async fn insert(
     base: i64,
 ) -> Result<Vec<Placed>, StoreError> {
     if append.events.len() <= ROWS {
-        return insert_rows(tx, statements, append, &append.events, base).await;
+        let rows = (append.events.as_ref(), append.metadata.as_slice());
+        return insert_rows(tx, statements, append, rows, base).await;
     }
     // More than one statement: all of them, or none.
     let mut all = tx.begin().await?;
     let mut placed = Vec::with_capacity(append.events.len());
     let mut base = base;
-    for rows in append.events.chunks(ROWS) {
+    for rows in append.events.chunks(ROWS).zip(append.metadata.chunks(ROWS)) {
         placed.extend(insert_rows(&mut all, statements, append, rows, base).await?);
-        base = version_after(base, rows.len())?;
+        base = version_after(base, rows.0.len())?;
     }
     all.commit().await?;
     Ok(placed)
@@ -242,15 +247,15 @@ async fn insert_rows(
     tx: &mut SqliteConnection,
     statements: &Statements,
     append: &Append<'_>,
-    rows: &[NewEvent],
+    (events, metadata): Rows<'_>,
     base: i64,
 ) -> Result<Vec<Placed>, StoreError> {
-    let last = version_after(base, rows.len())?;
+    let last = version_after(base, events.len())?;
     let sql = statements.insert_rows(base.saturating_add(1)..=last);
     let mut query = sqlx::query(AssertSqlSafe(sql))
         // The text depends on the number of events: not worth a place in the cache.
         .persistent(false);
-    for event in rows {
+    for (event, metadata) in events.iter().zip(metadata) {
         query = query
             .bind(event.aggregate_type.as_ref().to_owned())
             .bind(event.aggregate_id.as_ref().to_owned())
@@ -261,19 +266,13 @@ async fn insert_rows(
             .bind(event.trace_id.clone())
             .bind(event.correlation_id.clone())
             .bind(event.causation_id.clone())
-            .bind(metadata(event));
+            .bind(metadata.map(|text| text.as_str().to_owned()));
     }
     query
         .try_map(|row| rows::placed(&row))
         .fetch_all(tx)
         .await
         .map_err(|error| append_error(error, statements.schema(), append))
-}
-
-/// The metadata's text, which the append has checked to be JSON and so UTF-8.
-fn metadata(event: &NewEvent) -> Option<String> {
-    let text = event.metadata.as_ref()?.as_bytes().to_vec();
-    String::from_utf8(text).ok()
 }
 
 fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> StoreError {
@@ -284,9 +283,11 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
         return error.into();
     }
     // `UNIQUE constraint failed: events.aggregate_type, events.aggregate_id, events.aggregate_version`
+    // with the names as the table was made, which the mapping may have in other letters.
+    let message = database.message().to_ascii_lowercase();
     let violates = |column| {
         let column = format!("{}.{}", schema.events_name(), schema.column_name(column));
-        database.message().ends_with(&column)
+        message.ends_with(&column.to_ascii_lowercase())
     };
     if violates(Column::AggregateVersion) {
         append.conflict(None)
@@ -338,7 +339,7 @@ async fn scoped_sizes(
     Ok(merged)
 }
 
-/// The positions whose payloads fit the budget together, but always the first.
+/// The positions whose events fit the budget together, but always the first.
 fn within_budget(sizes: Vec<Size>, range: ReadRange<'_>) -> Vec<i64> {
     let mut left = range.max_bytes();
     let fits = move |(index, (_, bytes)): &(usize, Size)| {

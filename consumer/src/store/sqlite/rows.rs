@@ -36,7 +36,7 @@ pub(super) fn placed(row: &SqliteRow) -> Result<Placed, sqlx::Error> {
     })
 }
 
-/// Position and payload size of an event; a payload's size is known without reading it.
+/// Position and size of an event; sizes are known without reading the content.
 pub(super) type Size = (i64, i64);
 
 pub(super) fn size(row: &SqliteRow) -> Result<Size, sqlx::Error> {

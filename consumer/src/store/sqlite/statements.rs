@@ -40,18 +40,35 @@ INSERT INTO {heads} ({aggregate_type}, {aggregate_id}, {aggregate_version}) VALU
 ON CONFLICT ({aggregate_type}, {aggregate_id}) DO UPDATE
 SET {aggregate_version} = excluded.{aggregate_version}, updated_at = excluded.updated_at";
 
-/// `octet_length` reads the size from the record's header, never the payload.
-const SIZES: &str = "
-SELECT {global_position}, octet_length({payload}) FROM {events}
+/// `octet_length` reads the size from the record's header, never the content.
+macro_rules! size {
+    () => {
+        "octet_length({payload}) + coalesce(octet_length({metadata}), 0)
+    + octet_length({aggregate_type}) + octet_length({aggregate_id}) + octet_length({event_type})
+    + coalesce(octet_length({trace_id}), 0) + coalesce(octet_length({correlation_id}), 0)
+    + coalesce(octet_length({causation_id}), 0)"
+    };
+}
+
+const SIZES: &str = concat!(
+    "
+SELECT {global_position}, ",
+    size!(),
+    " FROM {events}
 WHERE {global_position} > ?1 AND {global_position} <= ?2
-ORDER BY {global_position} LIMIT ?3";
+ORDER BY {global_position} LIMIT ?3"
+);
 
 /// The row comparison and the order by both columns make it a scan of the index on both.
-const SCOPED_SIZES: &str = "
-SELECT {global_position}, octet_length({payload}) FROM {events}
+const SCOPED_SIZES: &str = concat!(
+    "
+SELECT {global_position}, ",
+    size!(),
+    " FROM {events}
 WHERE {aggregate_type} = ?4 AND ({aggregate_type}, {global_position}) > (?4, ?1)
   AND {global_position} <= ?2
-ORDER BY {aggregate_type}, {global_position} LIMIT ?3";
+ORDER BY {aggregate_type}, {global_position} LIMIT ?3"
+);
 
 /// The statements of one mapping.
 pub struct Statements {
