@@ -36,7 +36,11 @@ fn the_first_example_of_the_readme_runs_as_it_stands_in_a_new_crate() {
     );
     std::fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
     std::fs::create_dir(project.path().join("src")).unwrap();
-    std::fs::write(project.path().join("src/main.rs"), block(&readme, "rust,no_run")).unwrap();
+    std::fs::write(
+        project.path().join("src/main.rs"),
+        block(&readme, "rust,no_run"),
+    )
+    .unwrap();
     // The versions that the workspace is tested with.
     std::fs::copy(root.join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
 
