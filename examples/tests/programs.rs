@@ -210,7 +210,7 @@ async fn append(store: &PgEventStore, kind: &str, count: usize) {
 
 /// Waits until a query, which may ask for a table that is still to come, gives that number.
 async fn until(store: &PgEventStore, query: &'static str, wanted: i64) {
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_mins(1);
     let reached = async {
         loop {
             let count: Result<i64, _> = sqlx::query_scalar(query).fetch_one(store.pool()).await;
