@@ -159,6 +159,45 @@ fn a_program_runs_the_consumers_of_two_crates() {
     }
 }
 
+#[test]
+fn every_program_has_its_command_in_the_readme() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let own = packages
+        .iter()
+        .find(|package| package["name"] == env!("CARGO_PKG_NAME"))
+        .unwrap();
+    let programs: Vec<&str> = own["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|target| target["kind"][0] == "bin")
+        .map(|target| target["name"].as_str().unwrap())
+        .collect();
+    assert!(programs.len() > 5, "{programs:?}");
+    for program in programs {
+        let command = readme
+            .lines()
+            .flat_map(|line| line.split("--bin ").skip(1))
+            .filter_map(|rest| rest.split_whitespace().next())
+            .any(|named| named == program);
+        assert!(command, "the README does not say how `{program}` is run");
+    }
+}
+
 /// A release that runs until it is asked to end.
 struct Release(Child);
 
