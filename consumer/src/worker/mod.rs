@@ -121,7 +121,10 @@ impl<DB: WorkerBackend> Worker<DB> {
     /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
     /// handle.consumer_caught_up_to("log", stored[0].global_position).await?;
     ///
-    /// assert_eq!(handle.consumers()[0].events, 1);
+    /// // For a status page, and for probes.
+    /// for consumer in handle.consumers() {
+    ///     println!("{}: {}", consumer.name, consumer.state);
+    /// }
     /// assert!(handle.health().is_live());
     /// handle.shut_down();
     /// let report = running.await??;
