@@ -13,7 +13,7 @@
 //! | `cli` | no | the verbs as a command line in your own binary |
 //! | `metrics` | no | what a worker counts and measures, for any recorder of the `metrics` crate (see [`observing`]) |
 //! | `testing` | no | tests of one consumer, without a worker |
-//! | `tls-rustls-ring`, `tls-rustls-aws-lc-rs`, `tls-native-tls` | no | TLS to Postgres, as sqlx does it |
+//! | `tls-rustls-ring`, `tls-rustls-ring-native-roots`, `tls-rustls-aws-lc-rs`, `tls-native-tls` | no | TLS to Postgres, as sqlx does it |
 //!
 //! Without default features there are the contract, the registry and the macro, and no driver.
 
@@ -73,3 +73,13 @@ pub use crate::worker::{
     LogProblem, NameTaken, Report, WaitError, Worker, WorkerBackend, WorkerBuilder, WorkerError,
     WorkerHandle, aggregate_slice, merge_segments, shutdown_signal,
 };
+
+/// The examples of the README, which are tests too.
+#[cfg(all(
+    doctest,
+    feature = "sqlite",
+    feature = "worker",
+    feature = "auto-register"
+))]
+#[doc = include_str!("../../README.md")]
+mod readme {}

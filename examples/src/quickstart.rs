@@ -36,15 +36,23 @@ pub async fn append_some_events<DB: Backend>(store: &EventStore<DB>) -> Result<(
     Ok(())
 }
 
-/// Prints a read model and how far each consumer came.
+/// Prints the read models and how far each consumer came.
 ///
 /// # Errors
 /// When the output is gone.
-pub fn print_summary(users: &[(String, String, i64)], report: &Report) -> io::Result<()> {
+pub fn print_summary(
+    users: &[(String, String, i64)],
+    activity: &[(String, i64)],
+    report: &Report,
+) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "\n{:<12} {:<20} {:>7}", "user", "email", "changes")?;
     for (id, email, changes) in users {
         writeln!(out, "{id:<12} {email:<20} {changes:>7}")?;
+    }
+    writeln!(out, "\n{:<33} {:>7}", "activity", "events")?;
+    for (kind, events) in activity {
+        writeln!(out, "{kind:<33} {events:>7}")?;
     }
     writeln!(
         out,

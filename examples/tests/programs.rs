@@ -1,4 +1,4 @@
-//! The example programs, run as a user would run them.
+//! The example programs that need nothing but a database, run as a user would run them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,273 +7,298 @@
     missing_docs
 )]
 
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use async_nats::jetstream;
-use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
-use reqwest::StatusCode;
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use consumer::{ExpectedVersion, NewEvent, PgEventStore, sqlx};
+use consumer_tests::TestPostgres;
 
-/// A process that ends with the test.
-struct Running(Child);
+/// Runs a program to its end, and gives what it printed.
+fn run(program: &str, url: &str) -> String {
+    let output = Command::new(program)
+        .env("DATABASE_URL", url)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
 
-impl Running {
-    fn kill(&mut self) {
+/// The words of the line that begins with that word.
+fn line<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
+    text.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|words| words.first() == Some(&first))
+        .unwrap_or_else(|| panic!("no line begins with {first}:\n{text}"))
+}
+
+/// What both quickstarts print in their `run`-th run, apart from the positions, which Postgres gives
+/// out as it likes.
+fn assert_quickstart(text: &str, run: usize) {
+    let announced: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("announced "))
+        .map(|line| line.split_whitespace().nth(1).unwrap())
+        .collect();
+    let appended = [
+        "UserRegistered",
+        "EmailChanged",
+        "UserRegistered",
+        "EmailChanged",
+        "OrderPlaced",
+    ];
+    assert_eq!(announced, appended, "{text}");
+    let users: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.contains("@example."))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(users.len(), 2 * run, "{text}");
+    for user in users {
+        assert!(
+            user[1].ends_with("@example.org") && user[2] == "1",
+            "each has changed the address once: {user:?}"
+        );
+    }
+    for (kind, in_each_run) in [
+        ("EmailChanged", 2),
+        ("OrderPlaced", 1),
+        ("UserRegistered", 2),
+    ] {
+        assert_eq!(line(text, kind), [kind, &(in_each_run * run).to_string()]);
+    }
+    for (consumer, events) in [
+        ("activity", "5"),
+        ("system.integration.announcer", "5"),
+        ("user_read_model", "4"),
+    ] {
+        let words = text
+            .lines()
+            .filter(|line| line.ends_with("caught up"))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|words| words[0] == consumer)
+            .unwrap_or_else(|| panic!("{consumer} has not caught up:\n{text}"));
+        assert_eq!(words[2], events, "{text}");
+    }
+}
+
+fn checkpoint(text: &str, consumer: &str) -> i64 {
+    text.lines()
+        .filter(|line| line.ends_with("caught up"))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|words| words[0] == consumer)
+        .map(|words| words[1].parse().unwrap())
+        .unwrap()
+}
+
+const QUICKSTART_CONSUMERS: [&str; 3] = [
+    "activity",
+    "system.integration.announcer",
+    "user_read_model",
+];
+
+#[test]
+fn the_quickstart_handles_five_events_and_goes_on_where_it_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("app.db").display());
+    for (number, position) in [(1, 5), (2, 10)] {
+        let text = run(env!("CARGO_BIN_EXE_quickstart"), &url);
+        assert_quickstart(&text, number);
+        for consumer in QUICKSTART_CONSUMERS {
+            assert_eq!(checkpoint(&text, consumer), position, "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_quickstart_on_postgres_handles_five_events_and_goes_on_where_it_stopped() {
+    let database = TestPostgres::shared().await.database().await;
+    let mut before = 0;
+    for number in 1..=2 {
+        let text = run(env!("CARGO_BIN_EXE_quickstart_postgres"), &database.url);
+        assert_quickstart(&text, number);
+        let positions = QUICKSTART_CONSUMERS.map(|consumer| checkpoint(&text, consumer));
+        assert!(
+            positions.iter().all(|&position| position >= before + 5),
+            "{text}"
+        );
+        before = positions[0];
+    }
+}
+
+#[test]
+fn both_forms_of_the_set_based_read_model_come_to_the_same() {
+    let text = run(env!("CARGO_BIN_EXE_set_based"), "");
+    for form in ["a statement an event:", "a statement a batch:"] {
+        let rate = text
+            .lines()
+            .find_map(|line| line.strip_prefix(form))
+            .unwrap_or_else(|| panic!("no rate of {form}\n{text}"));
+        let rate: f64 = rate
+            .trim()
+            .strip_suffix(" events/s")
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(rate > 0.0, "{text}");
+    }
+}
+
+#[test]
+fn a_program_runs_the_consumers_of_two_crates() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("app.db").display());
+    for position in 1..=2 {
+        let text = run(env!("CARGO_BIN_EXE_two_crates"), &url);
+        let consumers = ["billing.invoices", "shop.shipments"];
+        assert_eq!(text.lines().count(), consumers.len(), "{text}");
+        for (line, consumer) in text.lines().zip(consumers) {
+            let wanted = format!("{consumer}: caught up at {position}, 1 event");
+            assert!(line.starts_with(&wanted), "{text}");
+        }
+    }
+}
+
+#[test]
+fn every_program_has_its_command_in_the_readme() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let own = packages
+        .iter()
+        .find(|package| package["name"] == env!("CARGO_PKG_NAME"))
+        .unwrap();
+    let programs: Vec<&str> = own["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|target| target["kind"][0] == "bin")
+        .map(|target| target["name"].as_str().unwrap())
+        .collect();
+    assert!(programs.len() > 5, "{programs:?}");
+    for program in programs {
+        let command = readme
+            .lines()
+            .flat_map(|line| line.split("--bin ").skip(1))
+            .filter_map(|rest| rest.split_whitespace().next())
+            .any(|named| named == program);
+        assert!(command, "the README does not say how `{program}` is run");
+    }
+}
+
+/// A release that runs until it is asked to end.
+struct Release(Child);
+
+impl Release {
+    fn start(program: &str, url: &str) -> Self {
+        let child = Command::new(program)
+            .env("DATABASE_URL", url)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    /// Asks it to end, and gives how many events each of its consumers handled.
+    fn end(mut self) -> Vec<(String, u64)> {
+        let id = self.0.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(asked.success());
+        let mut output = self.0.stdout.take().unwrap();
+        let text = std::io::read_to_string(&mut output).unwrap();
+        assert!(self.0.wait().unwrap().success(), "{text}");
+        text.lines()
+            .map(|line| {
+                let (name, rest) = line.split_once(": shut down at ").unwrap();
+                let events = rest.split(' ').nth(1).unwrap();
+                (name.to_owned(), events.parse().unwrap())
+            })
+            .collect()
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn database(directory: &Path) -> String {
-    format!("sqlite:{}", directory.join("app.db").display())
-}
-
-fn web(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_web"))
-        .args(arguments)
-        .env("DATABASE_URL", database(directory))
-        .output()
-        .unwrap()
-}
-
-fn serve(directory: &Path) -> (Running, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_web"))
-        .args(["serve", "127.0.0.1:0"])
-        .env("DATABASE_URL", database(directory))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut output = BufReader::new(child.stdout.take().unwrap());
-    output.read_line(&mut line).unwrap();
-    let url = line
-        .trim()
-        .strip_prefix("listening on ")
-        .unwrap()
-        .to_owned();
-    (Running(child), url)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_registers_with_the_web_application_can_read_it_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let (_running, url) = serve(directory.path());
-    let client = reqwest::Client::new();
-    for id in 0..20 {
-        let user = json!({"id": format!("u{id}"), "email": format!("{id}@example.com")});
-        let answer = client
-            .post(format!("{url}/users"))
-            .json(&user)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), StatusCode::CREATED);
-        let read = client
-            .get(format!("{url}/users/u{id}"))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(read.json::<Value>().await.unwrap(), user);
-    }
-    let again = json!({"id": "u0", "email": "other@example.com"});
-    let answer = client
-        .post(format!("{url}/users"))
-        .json(&again)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), StatusCode::CONFLICT);
-    for probe in ["livez", "readyz"] {
-        let answer = client.get(format!("{url}/{probe}")).send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(answer.text().await.unwrap(), "all is well");
-    }
-    let metrics = client.get(format!("{url}/metrics")).send().await.unwrap();
-    let metrics = metrics.text().await.unwrap();
-    assert!(
-        metrics.contains(r#"consumer_events_total{consumer="web.users",version="1"} 20"#),
-        "{metrics}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_operators_tools_are_in_the_same_binary() {
-    let directory = tempfile::tempdir().unwrap();
-    assert!(web(directory.path(), &["seed", "30"]).status.success());
-    let status = |arguments: &[&str]| {
-        let output = web(directory.path(), arguments);
-        (
-            output.status.code().unwrap(),
-            String::from_utf8(output.stdout).unwrap(),
-        )
-    };
-    let (code, text) = status(&["consumers", "status"]);
-    assert_eq!(code, 0);
-    assert!(text.contains("web.users  new           -   30"), "{text}");
-    assert!(
-        !text.contains('\u{1b}'),
-        "no colour where there is no terminal: {text:?}"
-    );
-    let (code, text) = status(&["consumers", "run", "--once"]);
-    assert_eq!(
-        (code, text.as_str()),
-        (0, "web.users: caught up at 30, 30 events handled\n")
-    );
-    let (code, _) = status(&["consumers", "rebuild", "web.users"]);
-    assert_eq!(code, 4, "nobody is there to confirm");
-    let (code, text) = status(&["consumers", "rebuild", "web.users", "--yes"]);
-    assert_eq!(code, 0);
-    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert_eq!(
-        (&last["handled"], &last["done"]),
-        (&json!(30), &json!(true))
-    );
-    let (code, _) = status(&["consumers", "stauts"]);
-    assert_eq!(code, 2);
-    let (code, text) = status(&["consumers", "completions", "bash"]);
-    assert!(code == 0 && text.contains("rebuild"));
-}
-
-/// A receiver of notifications that keeps what it was sent.
-async fn hook() -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = String::new();
-            let mut buffer = [0; 4096];
-            while !request.ends_with('}') {
-                let read = stream.read(&mut buffer).await.unwrap();
-                request.push_str(&String::from_utf8_lossy(&buffer[..read]));
-            }
-            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            sender.send(request).unwrap();
-        }
-    });
-    (url, receiver)
-}
-
-async fn register(store: &SqliteEventStore, id: &str) {
-    let event = NewEvent::new("User", id, "UserRegistered", "{}");
-    store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event])
-        .await
-        .unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn notifications_begin_now_and_carry_a_key_against_repetition() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = SqliteEventStore::connect(&database(directory.path()))
-        .await
-        .unwrap();
-    store.migrate().await.unwrap();
-    register(&store, "before").await;
-    let (url, mut received) = hook().await;
-    let child = Command::new(env!("CARGO_BIN_EXE_notifications"))
-        .env("DATABASE_URL", database(directory.path()))
-        .env("HOOK_URL", url)
-        .spawn()
-        .unwrap();
-    let _running = Running(child);
-    let has_checkpoint = || async {
-        let count: i64 = consumer::sqlx::query_scalar("SELECT count(*) FROM consumer_progress")
-            .fetch_one(store.pool())
-            .await
-            .unwrap();
-        count > 0
-    };
-    while !has_checkpoint().await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    register(&store, "after").await;
-    let request = received.recv().await.unwrap();
-    assert!(
-        request.contains(r#""user":"after""#) && request.contains("idempotency-key: "),
-        "{request}"
-    );
-}
-
-fn nats_server(directory: &Path) -> (Running, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let child = Command::new("nats-server")
-        .args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-sd"])
-        .arg(directory.join("jetstream"))
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("`nats-server` is needed: apt-get install nats-server");
-    (Running(child), format!("nats://127.0.0.1:{port}"))
-}
-
-fn publisher(directory: &Path, nats: &str, arguments: &[&str]) -> Running {
-    let child = Command::new(env!("CARGO_BIN_EXE_nats_publisher"))
-        .args(arguments)
-        .env("DATABASE_URL", database(directory))
-        .env("NATS_URL", nats)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    Running(child)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_publisher_that_is_killed_20_times_leaves_every_event_on_the_stream_once() {
-    const EVENTS: usize = 20_000;
-    let directory = tempfile::tempdir().unwrap();
-    let store = SqliteEventStore::connect(&database(directory.path()))
-        .await
-        .unwrap();
-    store.migrate().await.unwrap();
-    for batch in 0..EVENTS / 1_000 {
-        let events: Vec<_> = (0..1_000)
-            .map(|_| NewEvent::new("Order", format!("o{batch}"), "Placed", "{}"))
-            .collect();
+async fn append(store: &PgEventStore, kind: &str, count: usize) {
+    for _ in 0..count {
+        let id = uuid::Uuid::new_v4().to_string();
+        let event = NewEvent::new(kind, id, "Happened", "{}");
         store
-            .append_in_transaction(ExpectedVersion::Any, &events)
+            .append_in_transaction(ExpectedVersion::NoStream, &[event])
             .await
             .unwrap();
     }
-    let (_server, url) = nats_server(directory.path());
-    let client = loop {
-        if let Ok(client) = async_nats::connect(&url).await {
-            break client;
+}
+
+/// Waits until a query, which may ask for a table that is still to come, gives that number.
+async fn until(store: &PgEventStore, query: &'static str, wanted: i64) {
+    let patience = Duration::from_mins(1);
+    let reached = async {
+        loop {
+            let count: Result<i64, _> = sqlx::query_scalar(query).fetch_one(store.pool()).await;
+            if count.is_ok_and(|count| count == wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let stream = jetstream::new(client);
-    let count = async || match stream.get_stream("integration").await {
-        Ok(mut found) => found.info().await.unwrap().state.messages,
-        Err(_) => 0,
+    tokio::time::timeout(patience, reached)
+        .await
+        .unwrap_or_else(|_| panic!("{query} did not come to {wanted}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_rolling_deploy_each_release_runs_what_it_has() {
+    const USERS: &str = "SELECT count(*) FROM users";
+    const ORDERS: &str = "SELECT count(*) FROM orders";
+    let database = TestPostgres::shared().await.database().await;
+    let store = database.store().await;
+
+    let before = Release::start(env!("CARGO_BIN_EXE_deploy_before"), &database.url);
+    append(&store, "User", 20).await;
+    append(&store, "Order", 10).await;
+    until(&store, USERS, 20).await;
+
+    let after = Release::start(env!("CARGO_BIN_EXE_deploy_after"), &database.url);
+    // The new consumer begins with what was there before its code.
+    until(&store, ORDERS, 10).await;
+    append(&store, "User", 20).await;
+    append(&store, "Order", 10).await;
+    until(&store, USERS, 40).await;
+    until(&store, ORDERS, 20).await;
+    let before = before.end();
+
+    append(&store, "User", 20).await;
+    until(&store, USERS, 60).await;
+    let after = after.end();
+
+    let names = |events: &[(String, u64)]| -> Vec<String> {
+        events.iter().map(|(name, _)| name.clone()).collect()
     };
-    for kill in 1..=20_u64 {
-        let mut killed = publisher(directory.path(), &url, &[]);
-        // Somewhere after it has begun to publish, and long before it is done.
-        let seen = count().await;
-        let some = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) % 400;
-        while count().await <= (seen + some).min(kill * 900) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        killed.kill();
-    }
-    assert!(count().await < EVENTS as u64, "it was killed at work");
-    let mut last = publisher(directory.path(), &url, &["--once"]);
-    assert!(last.0.wait().unwrap().success());
-    assert_eq!(count().await, EVENTS as u64);
+    assert_eq!(names(&before), ["users"], "it never asks for `orders`");
+    assert_eq!(names(&after), ["orders", "users"]);
+    assert_eq!(after[0].1, 20, "all of it by the release that has the code");
+    assert_eq!(
+        before[0].1 + after[1].1,
+        60,
+        "each once, by one or the other"
+    );
+    assert!(before[0].1 >= 20 && after[1].1 >= 20);
 }

@@ -64,6 +64,32 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     /// The worker calls this one. It loops over [`handle`](Self::handle) unless a consumer that
     /// works on whole batches says otherwise.
     ///
+    /// ```
+    /// use consumer::sqlx::Database;
+    /// use consumer::{BatchError, Consumer, Context, HandlerError, PersistedEvent};
+    ///
+    /// struct Bulk;
+    ///
+    /// impl<DB: Database> Consumer<DB> for Bulk {
+    ///     fn name(&self) -> &str {
+    ///         "bulk"
+    ///     }
+    ///
+    ///     async fn handle(&self, _cx: &Context, _tx: &mut DB::Connection, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         index(std::slice::from_ref(event)).await
+    ///     }
+    ///
+    ///     async fn handle_batch(&self, _cx: &Context, _tx: &mut DB::Connection, events: &[PersistedEvent]) -> Result<usize, BatchError> {
+    ///         index(events)
+    ///             .await
+    ///             // It is one of them; the worker finds out which by halving the batch.
+    ///             .map_err(|error| BatchError::within(0, events.len(), error))?;
+    ///         Ok(events.len())
+    ///     }
+    /// }
+    /// # async fn index(_: &[PersistedEvent]) -> Result<(), HandlerError> { Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// How many events succeeded, and what went wrong then.
     fn handle_batch(
@@ -125,6 +151,24 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     label = "no `ScopedConsumer<{DB}>` here",
     note = "add `aggregates = [\"…\"]` to its `#[consumer]`, or implement `ScopedConsumer<{DB}>` by hand"
 )]
+///
+/// ```
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent};
+/// use consumer::ScopedConsumer;
+/// use consumer::sqlx::Database;
+///
+/// struct Users;
+/// # impl<DB: Database> Consumer<DB> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut DB::Connection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+///
+/// impl<DB: Database> ScopedConsumer<DB> for Users {
+///     fn aggregate_types(&self) -> &[&str] {
+///         &["User"]
+///     }
+/// }
+/// ```
 pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
     /// The aggregate types, compared exactly and case-sensitively. An empty list means every event.
     fn aggregate_types(&self) -> &[&str];

@@ -94,12 +94,27 @@ impl Context {
     }
 
     /// The consumer's version, 1 unless its attribute says otherwise.
+    ///
+    /// ```
+    /// use consumer::Context;
+    ///
+    /// /// Each version writes a table of its own, so that a new one can catch up beside the old one.
+    /// fn table(cx: &Context) -> &'static str {
+    ///     match cx.version() {
+    ///         1 => "users",
+    ///         _ => "users_2",
+    ///     }
+    /// }
+    /// assert_eq!(table(&Context::new("user_read_model").with_version(2)), "users_2");
+    /// ```
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
     /// Which attempt at this event this is; the first is 1.
+    ///
+    /// Useful in a log line, or to take a slower and safer way the second time.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -107,12 +122,25 @@ impl Context {
 
     /// Whether a rebuild is handing over events that were handled before, so that effects on the
     /// outside world should be left out.
+    ///
+    /// ```
+    /// # use consumer::{Context, HandlerError, PersistedEvent};
+    /// async fn welcome(cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///     if cx.is_replay() {
+    ///         return Ok(()); // the mail was sent when the event was new
+    ///     }
+    ///     send_mail(&event.aggregate_id).await
+    /// }
+    /// # async fn send_mail(_to: &str) -> Result<(), HandlerError> { Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.replay
     }
 
     /// The highest settled position when the batch began.
+    ///
+    /// A handler can tell by it how far behind it is, such as to write only every hundredth line of progress.
     #[must_use]
     pub fn head(&self) -> i64 {
         self.head
@@ -124,6 +152,19 @@ impl Context {
     /// It runs at most once: a process that dies between the commit and the future loses it. Use
     /// it for what may be lost, such as invalidating a cache; for what may not, write a consumer
     /// of its own that ignores the transaction (R5).
+    ///
+    /// ```
+    /// # use consumer::{Context, HandlerError, PersistedEvent};
+    /// # #[derive(Clone)]
+    /// # struct Cache;
+    /// # impl Cache { async fn forget(&self, _id: &str) {} }
+    /// async fn handle(cache: &Cache, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///     // Not before the commit: somebody could read the old row into the cache again.
+    ///     let (cache, id) = (cache.clone(), event.aggregate_id.clone());
+    ///     cx.after_commit(async move { cache.forget(&id).await });
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn after_commit(&self, effect: impl Future<Output = ()> + Send + 'static) {
         self.lock_effects().push(Box::pin(effect));
     }
@@ -174,6 +215,9 @@ impl Context {
 
     /// Whether the batch should end at this boundary between two events, since its time is over or
     /// the worker is shutting down. `handled` is how many events the batch has handled.
+    ///
+    /// The loops over a batch that come with the library ask it; one of your own, in a
+    /// [`Consumer::handle_batch`](crate::Consumer::handle_batch), does as well.
     #[must_use]
     pub fn should_stop(&self, handled: usize) -> bool {
         // The worker's timer sets the flag; the clock, which costs more than a fast handler, is

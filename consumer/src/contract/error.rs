@@ -28,6 +28,12 @@ impl HandlerError {
     }
 
     /// The error and everything that caused it, outermost first.
+    ///
+    /// ```
+    /// # use consumer::HandlerError;
+    /// let error = HandlerError::from(std::io::Error::other("the disk is full"));
+    /// assert_eq!(error.chain().count(), 1);
+    /// ```
     pub fn chain(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
         std::iter::successors(Some(self.as_error()), |&error| error.source())
     }
@@ -66,6 +72,14 @@ impl fmt::Debug for HandlerError {
 /// The events before `handled` succeeded; the failing one is among the next `suspects`. A handler
 /// that takes events one by one has exactly one suspect; one that takes a whole batch can only say
 /// that it is somewhere in it, and the worker finds it by halving.
+///
+/// ```
+/// use consumer::BatchError;
+///
+/// let failed = BatchError::at(3, "no such user");
+/// assert_eq!((failed.handled, failed.suspects), (3, 1));
+/// assert_eq!(failed.to_string(), "event 4 of the batch failed: no such user");
+/// ```
 #[derive(Debug)]
 pub struct BatchError {
     /// How many events at the start of the batch were handled.

@@ -31,6 +31,9 @@ use uuid::Uuid;
 pub struct PersistedEvent(Arc<EventRecord>);
 
 /// The fields of a [`PersistedEvent`].
+///
+/// A test makes one of what it cares about, and leaves the rest to `..EventRecord::default()`; see
+/// [`PersistedEvent`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRecord {
     /// Where the event stands in the global log; positions start at 1 and may have gaps.
@@ -71,6 +74,20 @@ impl PersistedEvent {
     }
 
     /// Decodes the payload from JSON.
+    ///
+    /// ```
+    /// # use consumer::{EventRecord, PersistedEvent};
+    /// #[derive(serde::Deserialize)]
+    /// struct Email {
+    ///     email: String,
+    /// }
+    ///
+    /// # let event = PersistedEvent::new(EventRecord {
+    /// #     payload: r#"{"email":"ada@example.com"}"#.into(), ..EventRecord::default() });
+    /// let user: Email = event.json()?;
+    /// assert_eq!(user.email, "ada@example.com");
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     ///
     /// # Errors
     /// What `serde_json` says, when the payload is not JSON of the shape of `T`.
@@ -144,6 +161,20 @@ impl Default for EventRecord {
 }
 
 /// The JSON text beside an event's payload; parsed only by those who ask for it.
+///
+/// ```
+/// use consumer::Metadata;
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Request {
+///     ip: String,
+/// }
+///
+/// let metadata = Metadata::new(&Request { ip: "10.0.0.7".into() })?;
+/// assert_eq!(metadata.as_bytes(), br#"{"ip":"10.0.0.7"}"#);
+/// assert_eq!(metadata.json::<Request>()?.ip, "10.0.0.7");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, PartialEq)]
 pub struct Metadata(Bytes);
 

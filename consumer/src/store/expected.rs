@@ -3,6 +3,16 @@
 use std::fmt;
 
 /// The version that an aggregate must have for an append to go through.
+///
+/// It is how a command makes sure that nobody has changed the aggregate since it was loaded; see
+/// [`EventStore::append`](crate::EventStore::append).
+///
+/// ```
+/// use consumer::ExpectedVersion;
+///
+/// assert_eq!(ExpectedVersion::NoStream.to_string(), "no events");
+/// assert_eq!(ExpectedVersion::Exact(3).to_string(), "version 3");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
     /// Whatever it is.

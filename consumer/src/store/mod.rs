@@ -110,6 +110,23 @@ impl<DB: Backend> EventStore<DB> {
     /// pooler would not know. Read and append inside a transaction there, and give your own queries
     /// `persistent(false)`.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{SqliteEventStore, StoreError};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// store.migrate().await?;
+    ///
+    /// let error = SqliteEventStore::connect("postgres://localhost/shop").await.unwrap_err();
+    /// assert!(matches!(error, StoreError::WrongUrl { .. }));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError::WrongUrl`], [`StoreError::InvalidUrl`], and [`StoreError::Unreachable`] or
     /// [`StoreError::CannotOpen`].
@@ -127,6 +144,18 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     /// Takes your own pool, with your own settings.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::PgEventStore;
+    /// use consumer::sqlx::postgres::PgPoolOptions;
+    ///
+    /// let pool = PgPoolOptions::new().max_connections(40).connect_lazy("postgres://localhost/shop")?;
+    /// let store = PgEventStore::new(pool);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
         let anchor = Arc::new(Mutex::new(None));
@@ -135,6 +164,24 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     /// Maps the store to tables of other names.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{Schema, SqliteEventStore, StoreError};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// let store = store.with_schema(Schema::default().events("event_log"))?;
+    /// assert!(store.migration_sql().contains("\"event_log\""));
+    ///
+    /// let error = store.with_schema(Schema::default().events("a\"b")).unwrap_err();
+    /// assert!(matches!(error, StoreError::InvalidIdentifier { .. }));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have.
@@ -222,6 +269,22 @@ impl<DB: Backend> EventStore<DB> {
 
     /// Checks that the server is one to rest on, and that the tables are there and have every column.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{SqliteEventStore, StoreError};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// assert!(matches!(store.check().await, Err(StoreError::NotMigrated { .. })));
+    /// store.migrate().await?;
+    /// store.check().await?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
     pub async fn check(&self) -> Result<(), StoreError> {
@@ -251,6 +314,35 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// The transaction holds the aggregate until it ends; one that appends to several aggregates
     /// takes them in the same order everywhere, or two of them can wait for each other.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let register = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// store.append_in_transaction(ExpectedVersion::NoStream, &register).await?;
+    ///
+    /// let mut tx = store.begin().await?;
+    /// let again = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// match store.append(&mut tx, ExpectedVersion::NoStream, &again).await {
+    ///     Err(StoreError::Conflict { .. }) => tx.rollback().await?, // there is such a user
+    ///     other => panic!("{other:?}"),
+    /// }
+    ///
+    /// let mut tx = store.begin().await?;
+    /// let rename = [NewEvent::new("User", "ada", "UserRenamed", "{}")];
+    /// let stored = store.append(&mut tx, ExpectedVersion::Exact(1), &rename).await?;
+    /// tx.commit().await?;
+    /// assert_eq!(stored[0].aggregate_version, 2);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// - [`StoreError::NothingToAppend`], [`StoreError::SeveralAggregates`],
@@ -308,6 +400,25 @@ impl<DB: Backend> EventStore<DB> {
     /// (R11)**, so an event with a lower position than the last one returned may become visible
     /// later. Whoever goes on after the last position loses it.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let events = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// # store.append_in_transaction(ExpectedVersion::Any, &events).await?;
+    /// let mut connection = store.pool().acquire().await?;
+    /// for event in store.read_events(&mut connection, 0, 100).await? {
+    ///     println!("{} {} {}", event.global_position, event.aggregate_id, event.event_type);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or what the database says.
     pub async fn read_events(
@@ -345,6 +456,21 @@ impl<DB: Backend> EventStore<DB> {
     /// It is not the position up to which everything is there: lower ones may still become visible
     /// (R11).
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::SqliteEventStore;
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let mut connection = store.pool().acquire().await?;
+    /// assert_eq!(store.latest_global_position(&mut connection).await?, 0);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or what the database says.
     pub async fn latest_global_position(
@@ -358,6 +484,31 @@ impl<DB: Backend> EventStore<DB> {
     /// where given.
     ///
     /// Within one aggregate versions have no gaps, and order of version is order of commit.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{ExpectedVersion, NewEvent};
+    ///
+    /// # use consumer::SqliteEventStore;
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let events = ["Opened", "Deposited", "Withdrawn"].map(|what| NewEvent::new("Account", "a-1", what, "{}"));
+    /// store.append_in_transaction(ExpectedVersion::NoStream, &events).await?;
+    ///
+    /// let mut connection = store.pool().acquire().await?;
+    /// let history = store.read_aggregate(&mut connection, "Account", "a-1", None, None).await?;
+    /// assert_eq!(history.len(), 3);
+    ///
+    /// // What came after a snapshot of version 2.
+    /// let since = store.read_aggregate(&mut connection, "Account", "a-1", Some(3), None).await?;
+    /// assert_eq!(&*since[0].event_type, "Withdrawn");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or what the database says.

@@ -66,6 +66,13 @@ impl NewEvent {
 
     /// Makes an event whose payload is the JSON form of `payload`.
     ///
+    /// ```
+    /// # use consumer::NewEvent;
+    /// let event = NewEvent::json("User", "u-1", "UserRegistered", &serde_json::json!({"email": "ada@example.com"}))?;
+    /// assert_eq!(&*event.payload, br#"{"email":"ada@example.com"}"#);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// What `serde_json` says, when the value has no JSON form.
     pub fn json<T: Serialize + ?Sized>(
@@ -108,6 +115,9 @@ impl NewEvent {
     }
 
     /// Gives the event an id of its own, for appends that must not happen twice.
+    ///
+    /// A request that carries an id of its own and comes twice is then stored once: the second append is a
+    /// [`StoreError::DuplicateEventId`](crate::StoreError::DuplicateEventId).
     #[must_use]
     pub fn event_id(mut self, id: Uuid) -> Self {
         self.event_id = id;
@@ -125,6 +135,13 @@ impl NewEvent {
     ///
     /// Postgres keeps its value and not its text: spaces, the order of keys and all but the last of
     /// equal keys are gone when it is read again.
+    ///
+    /// ```
+    /// # use consumer::{Metadata, NewEvent};
+    /// let event = NewEvent::new("User", "u-1", "UserRegistered", "{}")
+    ///     .metadata(Metadata::new(&serde_json::json!({"ip": "10.0.0.7"}))?);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     #[must_use]
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = Some(metadata);
@@ -157,6 +174,14 @@ impl NewEvent {
     ///
     /// A handler that appends through its own transaction need not call this: the store does it
     /// with the event at hand.
+    ///
+    /// ```
+    /// # use consumer::{EventRecord, NewEvent, PersistedEvent};
+    /// # let placed = PersistedEvent::new(EventRecord { correlation_id: Some("checkout-7".into()), ..EventRecord::default() });
+    /// let invoice = NewEvent::new("Invoice", "i-1", "InvoiceIssued", "{}").caused_by(&placed);
+    /// assert_eq!(invoice.causation_id, Some(placed.event_id.to_string()));
+    /// assert_eq!(invoice.correlation_id, placed.correlation_id);
+    /// ```
     #[must_use]
     pub fn caused_by(mut self, cause: &PersistedEvent) -> Self {
         if self.causation_id.is_none() {

@@ -6,6 +6,37 @@ use std::sync::Arc;
 use crate::PersistedEvent;
 
 /// A bounded part of the log, for [`EventStore::read_range`](crate::EventStore::read_range).
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+///
+/// use consumer::{ExpectedVersion, NewEvent, ReadRange, SqliteEventStore};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # for (kind, id) in [("User", "ada"), ("Order", "o-1"), ("User", "bob")] {
+/// #     let event = NewEvent::new(kind, id, "Happened", "{}");
+/// #     store.append_in_transaction(ExpectedVersion::Any, &[event]).await?;
+/// # }
+/// let users = [Arc::from("User")];
+/// let range = ReadRange {
+///     after: 0,
+///     up_to: i64::MAX,
+///     limit: 1_000,
+///     max_bytes: 1 << 20,
+///     scope: Some(&users),
+/// };
+/// let mut connection = store.pool().acquire().await?;
+/// let events = store.read_range(&mut connection, range).await?;
+/// assert_eq!(events.len(), 2);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRange<'a> {
     /// Events after this position.

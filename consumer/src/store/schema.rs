@@ -101,6 +101,17 @@ impl Default for Schema {
 impl Schema {
     /// The tables of the Go library eventsalsa/store from 0.1 on, which calls an aggregate a stream:
     /// columns `stream_type`, `stream_id` and `stream_version`, table `stream_heads`.
+    ///
+    /// ```
+    /// use consumer::{Column, Schema};
+    ///
+    /// let by_hand = Schema::default()
+    ///     .aggregate_heads("stream_heads")
+    ///     .column(Column::AggregateType, "stream_type")
+    ///     .column(Column::AggregateId, "stream_id")
+    ///     .column(Column::AggregateVersion, "stream_version");
+    /// assert_eq!(Schema::streams(), by_hand);
+    /// ```
     #[must_use]
     pub fn streams() -> Self {
         Self::default()
@@ -146,6 +157,13 @@ impl Schema {
     /// default of the position column is then not plainly `nextval` of it.
     ///
     /// Postgres only.
+    ///
+    /// ```
+    /// use consumer::Schema;
+    ///
+    /// // The column's default is a function of yours that calls `nextval('event_positions')`.
+    /// let schema = Schema::default().database_schema("sales").sequence("event_positions");
+    /// ```
     #[must_use]
     pub fn sequence(mut self, name: impl Into<String>) -> Self {
         self.sequence = Some(name.into());

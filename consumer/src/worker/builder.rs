@@ -23,6 +23,43 @@ use crate::store::EventStore;
 type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 
 /// Collects the consumers and settings of a worker; made by [`Worker::builder`].
+///
+/// ```no_run
+/// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use consumer::{Dependencies, OnError, SqliteEventStore, Worker, shutdown_signal};
+///
+/// /// What the `init` of a consumer asks for.
+/// struct MailServer(String);
+///
+/// let store = SqliteEventStore::connect("sqlite:app.db").await?;
+/// let worker = Worker::builder(store)
+///     // Who runs: everything that is declared and linked, with what it needs to be made.
+///     .discover()
+///     .dependencies(Dependencies::new().with(MailServer("smtp.example.com".into())))
+///     // How: over what the attributes say, for all and then for one.
+///     .configure_all(|settings| settings.retries(10))
+///     .configure("user_read_model", |settings| settings.batch_size(1000).on_error(OnError::Park))
+///     // How often it looks when nothing wakes it.
+///     .poll_interval(Duration::from_millis(100))
+///     .survey_interval(Duration::from_secs(1))
+///     .advance_interval(Duration::from_secs(10))
+///     // How long it waits: for a frozen process, before it counts as stuck, and when it ends.
+///     .claim_timeout(Duration::from_secs(60))
+///     .stall_after(Duration::from_secs(300))
+///     .shutdown_deadline(Duration::from_secs(30))
+///     // How much memory it takes for events.
+///     .cache_bytes(64 << 20)
+///     .batch_bytes(16 << 20)
+///     .build()?;
+/// let report = worker.run(shutdown_signal()).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The guides [`running`](crate::guide::running) and [`scaling`](crate::guide::scaling) say what to set when.
 pub struct WorkerBuilder<DB: WorkerBackend> {
     store: EventStore<DB>,
     registered: Vec<Registered<DB>>,
@@ -80,6 +117,9 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Adds the discovered consumers of one group alone.
+    ///
+    /// A program with two kinds of processes, one of which runs what is declared with `group =
+    /// "projections"`, says `discover_group("projections")` in that one.
     #[cfg(feature = "auto-register")]
     #[must_use]
     pub fn discover_group(mut self, group: impl Into<String>) -> Self {
@@ -89,6 +129,16 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Adds the consumers of the named crates alone: `discover_in(consumers![crate, billing])`.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
+    /// # fn example(store: consumer::SqliteEventStore) -> Result<(), consumer::BuildError> {
+    /// use consumer::{Worker, consumers};
+    ///
+    /// let worker = Worker::builder(store).discover_in(consumers![crate]).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "auto-register")]
     #[must_use]
     pub fn discover_in(mut self, crates: crate::Crates) -> Self {
@@ -98,6 +148,36 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Gives discovered consumers what their `init` asks for.
+    ///
+    /// ```
+    /// use consumer::prelude::*;
+    ///
+    /// /// The client of a broker.
+    /// #[derive(Clone)]
+    /// struct Broker;
+    ///
+    /// struct Publisher {
+    ///     broker: Broker,
+    /// }
+    ///
+    /// impl Publisher {
+    ///     fn connected(dependencies: &Dependencies) -> Result<Self, HandlerError> {
+    ///         Ok(Self { broker: dependencies.get::<Broker>()?.clone() })
+    ///     }
+    /// }
+    ///
+    /// #[consumer(name = "publisher", init = Publisher::connected)]
+    /// impl Publisher {
+    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         let _ = &self.broker; // publishes the event
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// // Worker::builder(store).dependencies(dependencies).discover()
+    /// let dependencies = Dependencies::new().with(Broker);
+    /// assert!(Publisher::connected(&dependencies).is_ok());
+    /// ```
     #[must_use]
     pub fn dependencies(mut self, dependencies: Dependencies) -> Self {
         self.dependencies = dependencies;
@@ -111,12 +191,29 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Adds a consumer with a scope (R7).
+    ///
+    /// Consumers are implemented by hand where a macro does not fit, such as for generic types; see
+    /// [`Consumer`] and [`ScopedConsumer`]. Both ways can be mixed, also with [`registered`](Self::registered).
     #[must_use]
     pub fn scoped_consumer(self, consumer: impl ScopedConsumer<DB>) -> Self {
         self.registered(Registered::scoped(consumer))
     }
 
     /// Adds a consumer with its declaration.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn example<C: consumer::Consumer<consumer::sqlx::Sqlite>>(store: consumer::SqliteEventStore, audit_log: C) -> Result<(), consumer::BuildError> {
+    /// use consumer::{Registered, Worker};
+    ///
+    /// // What the trait does not say: a version, a group, a scope that is known at run time.
+    /// let mut registered = Registered::new(audit_log);
+    /// registered.declaration.version = 2;
+    /// registered.declaration.scope = vec!["User".into()];
+    /// let worker = Worker::builder(store).registered(registered).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn registered(mut self, registered: Registered<DB>) -> Self {
         self.registered.push(registered);
@@ -237,6 +334,21 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Listens over a connection of its own: needed where the pool goes through a pooler in
     /// transaction mode, which cannot pass notifications on. Postgres only.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(feature = "postgres", feature = "auto-register"))]
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{PgEventStore, Worker};
+    ///
+    /// // Batches go through PgBouncer, the listener to the server itself.
+    /// let store = PgEventStore::connect("postgres://app@pooler:6432/shop").await?.notify(true);
+    /// let worker = Worker::builder(store)
+    ///     .discover()
+    ///     .listen_url("postgres://app@db:5432/shop")
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn listen_url(mut self, url: impl Into<Arc<str>>) -> Self {
         self.options.listen = Listen::OverUrl(url.into());
@@ -244,6 +356,21 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Puts the worker together.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{BuildError, SqliteEventStore, Worker};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// let error = Worker::builder(store).build().unwrap_err();
+    /// assert!(matches!(error, BuildError::NoConsumers));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// When the consumers do not fit together, when there are none, or when the pool is too small:

@@ -8,6 +8,21 @@ use crate::store::StoreError;
 /// What keeps a worker from running at all.
 ///
 /// A consumer's own trouble is never one of these: it ends in the [`Report`](super::Report).
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")]
+/// # async fn example(worker: consumer::Worker<consumer::sqlx::Sqlite>) {
+/// use consumer::WorkerError;
+///
+/// match worker.run_once().await {
+///     Ok(report) => print!("{report}"),
+///     // Starting again is of no use before somebody has looked.
+///     Err(WorkerError::Log(problem)) => eprintln!("{problem}"),
+///     // The database was away at the start: a service manager starts the process again.
+///     Err(error) => eprintln!("{error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
@@ -35,6 +50,10 @@ pub enum WorkerError {
 }
 
 /// Why positions cannot be settled on this log; nothing was skipped, and nothing runs.
+///
+/// Each is the text of a refusal that says what to change; the guide
+/// [`frontier`](crate::guide::frontier) says why it matters. [`Reset`](Self::Reset) is the only one that
+/// can also end a worker that runs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogProblem {
@@ -92,6 +111,9 @@ pub enum LogProblem {
 }
 
 /// What keeps a worker from being built; all problems of the consumers at once.
+///
+/// See [`WorkerBuilder::build`](crate::WorkerBuilder::build). A program usually prints it and ends: nothing of
+/// it goes away by trying again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {

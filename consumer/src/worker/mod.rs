@@ -59,6 +59,19 @@ use crate::store::{EventStore, StoreError};
 ///
 /// Any number of workers, in any number of processes, may run the same consumers: the row of a
 /// consumer's checkpoint is locked by whoever handles a batch of it, and nothing else is agreed on.
+///
+/// ```no_run
+/// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use consumer::{SqliteEventStore, Worker, shutdown_signal};
+///
+/// let store = SqliteEventStore::connect("sqlite:app.db").await?;
+/// store.migrate().await?;
+/// let report = Worker::builder(store).discover().build()?.run(shutdown_signal()).await?;
+/// println!("{report}");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Worker<DB: WorkerBackend> {
     shared: Arc<Shared<DB>>,
     roster: Roster<DB>,
@@ -83,6 +96,49 @@ impl<DB: WorkerBackend> Worker<DB> {
     }
 
     /// A handle to wait for the worker or to shut it down.
+    ///
+    /// Take it before [`run`](Self::run), which takes the worker:
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # mod example {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # pub struct Log;
+    /// # impl Consumer<sqlx::Sqlite> for Log {
+    /// #     fn name(&self) -> &str { "log" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # #[tokio::main]
+    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let worker = Worker::builder(store.clone()).consumer(Log).build()?;
+    /// let handle = worker.handle();
+    /// let running = tokio::spawn(worker.run(std::future::pending()));
+    ///
+    /// // Read your own writes: append, wait for the consumer, query its read model.
+    /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
+    /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// handle.consumer_caught_up_to("log", stored[0].global_position).await?;
+    ///
+    /// // For a status page, and for probes.
+    /// for consumer in handle.consumers() {
+    ///     println!("{}: {}", consumer.name, consumer.state);
+    /// }
+    /// assert!(handle.health().is_live());
+    /// handle.shut_down();
+    /// let report = running.await??;
+    /// assert!(!report.has_failures());
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() { example::main().unwrap() }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn handle(&self) -> WorkerHandle<DB> {
         WorkerHandle {
@@ -110,6 +166,44 @@ impl<DB: WorkerBackend> Worker<DB> {
     ///
     /// It waits for transactions that may still fill a gap below the head, and for checkpoints that
     /// another process has at hand. A consumer that stops ends there; the report tells.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # mod example {
+    /// use consumer::{Consumer, Context, ExpectedVersion, HandlerError, NewEvent, PersistedEvent, SqliteEventStore, Worker, sqlx};
+    ///
+    /// struct Counter;
+    ///
+    /// impl Consumer<sqlx::Sqlite> for Counter {
+    ///     fn name(&self) -> &str {
+    ///         "counter"
+    ///     }
+    ///
+    ///     async fn handle(&self, _cx: &Context, tx: &mut sqlx::SqliteConnection, _event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         sqlx::query("UPDATE counter SET n = n + 1").execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # sqlx::raw_sql("CREATE TABLE counter (n INTEGER); INSERT INTO counter VALUES (0)").execute(store.pool()).await?;
+    /// let events = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// store.append_in_transaction(ExpectedVersion::Any, &events).await?;
+    ///
+    /// let report = Worker::builder(store).consumer(Counter).build()?.run_once().await?;
+    /// assert!(!report.has_failures(), "{report}");
+    /// assert_eq!(report.consumer("counter").unwrap().position, Some(1));
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() { example::main().unwrap() }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// Like [`run`](Self::run).

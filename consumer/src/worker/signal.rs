@@ -4,6 +4,16 @@
 ///
 /// It is what most programs give to [`Worker::run`](crate::Worker::run). Where signals cannot be
 /// waited for, it never resolves.
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")]
+/// # async fn example(worker: consumer::Worker<consumer::sqlx::Sqlite>) -> Result<(), consumer::WorkerError> {
+/// use consumer::shutdown_signal;
+///
+/// let report = worker.run(shutdown_signal()).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn shutdown_signal() {
     tokio::select! {
         () = interrupted() => {}

@@ -1,10 +1,12 @@
 //! Publishes every event of a store to NATS `JetStream`, each exactly once.
 //!
-//! `DATABASE_URL=postgres://… NATS_URL=nats://localhost:4222 cargo run -p consumer-examples --bin
-//! nats_publisher`; with `-- --once` it publishes what is there and ends.
+//! `DATABASE_URL=postgres://… NATS_URL=nats://localhost:4222 cargo run -p consumer-examples
+//! --features services --bin nats_publisher`; with `-- --once` it publishes what is there and ends.
+//! `DATABASE_URL` may be one of SQLite too, and is `sqlite:events.db` unless set.
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use async_nats::jetstream::{self, Context as JetStream, message::PublishMessage};
 use consumer::prelude::*;
 use consumer::{EventStore, WorkerBackend};
@@ -84,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn publish<DB: WorkerBackend>(
     store: EventStore<DB>,
-    stream: async_nats::jetstream::Context,
+    stream: JetStream,
 ) -> anyhow::Result<()> {
     store.migrate().await?;
     let worker = Worker::builder(store)
@@ -97,5 +99,9 @@ async fn publish<DB: WorkerBackend>(
         worker.run(shutdown_signal()).await?
     };
     print!("{report}");
+    ensure!(
+        !report.has_failures(),
+        "a consumer did not handle everything"
+    );
     Ok(())
 }

@@ -1,8 +1,14 @@
 //! Posts a notification for every user who registers from now on, and never again for what was
 //! handled before a rebuild.
 //!
-//! `HOOK_URL=http://localhost:8080/hook cargo run -p consumer-examples --bin notifications`
+//! `HOOK_URL=http://localhost:8080/hook cargo run -p consumer-examples --features services --bin
+//! notifications -- run`. The operator's tools are in the same binary: `-- status` shows how far it
+//! is, and `-- rebuild welcome_notifier --without-reset` hands everything over again, in silence.
 
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use consumer::cli::Cli;
 use consumer::prelude::*;
 use serde_json::json;
 
@@ -57,15 +63,16 @@ impl WelcomeNotifier {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    if cli.completes(&mut Cli::command()) {
+        return Ok(ExitCode::SUCCESS);
+    }
     let url = std::env::var("HOOK_URL").unwrap_or_else(|_| "http://127.0.0.1:8080/".to_owned());
     let database = std::env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite:web.db".to_owned());
     let store = SqliteEventStore::connect(&database).await?;
-    store.migrate().await?;
-    let worker = Worker::builder(store)
+    let builder = Worker::builder(store)
         .dependencies(Dependencies::new().with(Hook { url }))
-        .discover()
-        .build()?;
-    print!("{}", worker.run(shutdown_signal()).await?);
-    Ok(())
+        .discover();
+    Ok(cli.run(builder).await)
 }

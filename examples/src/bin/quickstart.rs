@@ -3,6 +3,7 @@
 //! `cargo run -p consumer-examples --bin quickstart`, and again to see that it goes on where it
 //! stopped. The database is `quickstart.db` in the current directory, or what `DATABASE_URL` names.
 
+use anyhow::ensure;
 use consumer::prelude::*;
 use consumer::sqlx;
 use consumer_examples::quickstart::{append_some_events, print_summary};
@@ -99,6 +100,13 @@ async fn main() -> anyhow::Result<()> {
     let users = sqlx::query_as("SELECT id, email, changes FROM users ORDER BY id")
         .fetch_all(store.pool())
         .await?;
-    print_summary(&users, &report)?;
+    let activity = sqlx::query_as("SELECT kind, events FROM activity ORDER BY kind")
+        .fetch_all(store.pool())
+        .await?;
+    print_summary(&users, &activity, &report)?;
+    ensure!(
+        !report.has_failures(),
+        "a consumer did not handle everything"
+    );
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! `DATABASE_URL=postgres://… cargo run -p consumer-examples --bin quickstart_postgres`, and again
 //! to see that it goes on where it stopped.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use consumer::prelude::*;
 use consumer::sqlx;
 use consumer_examples::quickstart::{append_some_events, print_summary};
@@ -97,6 +97,13 @@ async fn main() -> anyhow::Result<()> {
     let users = sqlx::query_as("SELECT id, email, changes FROM users ORDER BY id")
         .fetch_all(store.pool())
         .await?;
-    print_summary(&users, &report)?;
+    let activity = sqlx::query_as("SELECT kind, events FROM activity ORDER BY kind")
+        .fetch_all(store.pool())
+        .await?;
+    print_summary(&users, &activity, &report)?;
+    ensure!(
+        !report.has_failures(),
+        "a consumer did not handle everything"
+    );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A web application with its worker in the same process and an operator's tools in the same
 //! binary, on SQLite.
 //!
-//! `cargo run -p consumer-examples --bin web -- serve`, then
+//! `cargo run -p consumer-examples --features services --bin web -- serve`, then
 //! `curl -d '{"id":"ada","email":"ada@example.com"}' -H 'content-type: application/json' localhost:3000/users`
 //! and `curl localhost:3000/users/ada`. Probes are `/livez` and `/readyz`, Prometheus scrapes
 //! `/metrics`. Beside it, `-- consumers status --watch` shows how the consumers stand, and
@@ -10,11 +10,13 @@
 mod app;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use anyhow::bail;
+use clap::{CommandFactory as _, Parser};
 use consumer::cli::Cli;
 use consumer::prelude::*;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use self::app::{App, prepare, router};
 
@@ -39,12 +41,23 @@ enum Program {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let program = Program::parse();
+    if let Program::Consumers(cli) = &program
+        && cli.completes(&mut Program::command())
+    {
+        return Ok(ExitCode::SUCCESS);
+    }
     let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite:web.db".to_owned());
     let store = SqliteEventStore::connect(&url).await?;
-    prepare(&store).await?;
     match program {
-        Program::Serve { address } => serve(store, &address).await?,
-        Program::Seed { users } => seed(&store, users).await?,
+        Program::Serve { address } => {
+            prepare(&store).await?;
+            serve(store, &address).await?;
+        }
+        Program::Seed { users } => {
+            prepare(&store).await?;
+            seed(&store, users).await?;
+        }
+        // The verbs make no tables but when they are told to: `migrate --print` only prints.
         Program::Consumers(cli) => return Ok(cli.run(Worker::builder(store).discover()).await),
     }
     Ok(ExitCode::SUCCESS)
@@ -52,9 +65,10 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 async fn serve(store: SqliteEventStore, address: &str) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
+    tokio::spawn(keep_up(metrics.clone()));
     let worker = Worker::builder(store.clone()).discover().build()?;
     let handle = worker.handle();
-    let running = tokio::spawn(worker.run(std::future::pending()));
+    let mut running = tokio::spawn(worker.run(std::future::pending()));
 
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -63,13 +77,26 @@ async fn serve(store: SqliteEventStore, address: &str) -> anyhow::Result<()> {
         worker: handle.clone(),
         metrics,
     };
-    axum::serve(listener, router(app))
-        .with_graceful_shutdown(shutdown_signal())
-        .await?;
+    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown_signal());
+    tokio::select! {
+        served = serving => served?,
+        // A web site whose read models stand still is worse than one that is started again.
+        ended = &mut running => bail!("the worker ended by itself: {}", ended??),
+    }
     // The requests in hand are answered: nobody waits for the worker any more.
     handle.shut_down();
     print!("{}", running.await??);
     Ok(())
+}
+
+/// Sums up what histograms were given, which would pile up in memory between two scrapes, or for
+/// ever where nobody scrapes.
+async fn keep_up(metrics: PrometheusHandle) {
+    let mut interval = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        interval.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 async fn seed(store: &SqliteEventStore, users: u32) -> anyhow::Result<()> {
