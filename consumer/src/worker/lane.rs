@@ -424,13 +424,6 @@ impl<DB: WorkerBackend> Lane<DB> {
     }
 
     fn advance(&mut self, mut work: Work, claim: &Claim, position: i64) {
-        if let Some(place) = self.place {
-            self.set_place(Some(Place {
-                checkpoint: position,
-                after: position,
-                ..place
-            }));
-        }
         let handled = work
             .job
             .events
@@ -441,6 +434,14 @@ impl<DB: WorkerBackend> Lane<DB> {
             .and_then(|last| work.job.events.get(last))
         {
             self.cell.note_event(event.created_at);
+        }
+        // Last: whoever waits for the position finds the batch counted.
+        if let Some(place) = self.place {
+            self.set_place(Some(Place {
+                checkpoint: position,
+                after: position,
+                ..place
+            }));
         }
         self.cell.set_state(LaneState::Running);
         tracing::debug!(
