@@ -7,8 +7,10 @@
 )]
 
 mod binaries;
+mod blind;
 mod both;
 mod consumers;
+mod logged;
 mod model;
 mod pgbouncer;
 mod postgres;
@@ -21,6 +23,7 @@ pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, consumer, impatient, judging, patiently,
     read_model, run_once, until,
 };
+pub use self::logged::{keep_log, logged};
 pub use self::model::{MODEL, Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};

@@ -1,0 +1,30 @@
+//! The control of the tests of R11: a worker to which the highest visible position is the frontier.
+
+use consumer::EventStore;
+use sqlx::Postgres;
+
+use crate::Database;
+
+/// Shows a worker what it looks for when it tries the server out, its own lock, and no writer's.
+const BLINDFOLD: &str = "
+    CREATE OR REPLACE VIEW public.pg_locks AS
+    SELECT l.* FROM pg_catalog.pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE a.application_name = 'blind'";
+
+impl Database<Postgres> {
+    /// The same database, to be given to workers that cannot see who may still fill a gap: they
+    /// take `max(global_position)` for the frontier, and are ours in everything else.
+    ///
+    /// # Panics
+    /// When the database refuses.
+    pub async fn blindfolded(&self) -> Self {
+        self.execute(BLINDFOLD).await;
+        // The catalog comes first unless it is named.
+        let url = format!(
+            "{}?application_name=blind&options[search_path]=public,pg_catalog",
+            self.url
+        );
+        let store = EventStore::connect(&url).await.expect("connect");
+        Self::unprepared(store, &url)
+    }
+}
