@@ -47,7 +47,8 @@ impl PgBouncer {
             "[databases]\n{database} = host={host} port={server_port} user=postgres\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = any\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 12\n\
-             server_reset_query = \nignore_startup_parameters = extra_float_digits\n",
+             server_reset_query = \nignore_startup_parameters = extra_float_digits\n\
+             server_login_retry = 1\n",
             users.display()
         );
         std::fs::write(&file, configuration).expect("write the configuration");
