@@ -1,4 +1,7 @@
 //! Everything but the listener goes through a real PgBouncer in transaction mode.
+//!
+//! What is particular to that stands here; the tests of the rules, of policies, of processes, of the
+//! frontier and of the end of a worker run through one as well, each as `….::through_a_pooler`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +12,7 @@
 
 use std::time::Duration;
 
-use consumer::{EventStore, LaneState, OnError, PgEventStore};
+use consumer::{EventStore, LaneState, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
     Database, PgBouncer, Running, TestBackend, TestPostgres, Writers, consumer, impatient, judging,
     patiently, read_model, until,
@@ -169,4 +172,53 @@ async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
         pooled.direct.numbers(running).await[0] == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_pooler_a_consumer_is_divided_and_made_one_again_while_events_flow() {
+    let db = Database::<Postgres>::behind_a_pooler()
+        .await
+        .with_read_model()
+        .await;
+    let start = |segments| {
+        let settings = Settings::default().segments(segments).batch_size(7);
+        Running::start(db.worker().consumer(read_model("c").settings(settings)))
+    };
+    let ids: Vec<String> = (0..100).map(|n| format!("a-{}", n % 40)).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let append = async || *db.append("Account", &ids).await.last().unwrap();
+    let reached = async |worker: &Running<Postgres>, position| {
+        patiently("it catches up", worker.caught_up_to(position))
+            .await
+            .unwrap();
+    };
+    let rows = async || db.numbers("SELECT count(*) FROM consumer_progress").await[0];
+
+    let one = start(1);
+    reached(&one, append().await).await;
+    let eight = start(8);
+    let position = append().await;
+    until("the row is divided", async || rows().await == 8).await;
+    for worker in [&one, &eight] {
+        reached(worker, position).await;
+    }
+    eight.stop().await;
+    let flowing = async { tokio::join!(append(), merge_segments(&db.store, "c", 1, 2)) };
+    let (position, merged) = patiently("the rows are made one", flowing).await;
+    merged.unwrap();
+    assert_eq!(rows().await, 2);
+    reached(&one, position).await;
+    one.stop().await;
+
+    let mut applied = db.applied("c").await;
+    applied.sort_unstable();
+    assert_eq!(
+        applied,
+        db.numbers("SELECT global_position FROM events ORDER BY 1")
+            .await
+    );
+    let disorder = "SELECT count(*) FROM (
+        SELECT version - lag(version, 1, 0::bigint) OVER (PARTITION BY aggregate ORDER BY ordinal) AS step
+          FROM applied) AS steps WHERE step <> 1";
+    assert_eq!(db.numbers(disorder).await, [0]);
 }
