@@ -123,9 +123,10 @@ async fn chaos(duration: Duration, through_a_pooler: bool) {
     let database = server.database().await;
     let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
     let blind = db.blindfolded().await;
-    let pooled = match through_a_pooler {
-        true => Some(Database::pooled(&database.url, &database.name).await),
-        false => None,
+    let pooled = if through_a_pooler {
+        Some(Database::pooled(&database.url, &database.name).await)
+    } else {
+        None
     };
     let mut workers = Workers::start(pooled.as_ref().unwrap_or(&db), &blind);
     let writers = Writers::start(&db.pool, 8, Duration::from_secs(2));
