@@ -124,7 +124,7 @@ pub struct Database<DB: TestBackend> {
     /// Where it is.
     pub url: String,
     _guard: Option<DB::Keeper>,
-    _pooler: Option<PgBouncer>,
+    pooler: Option<PgBouncer>,
 }
 
 impl<DB: TestBackend> Database<DB> {
@@ -156,7 +156,7 @@ impl<DB: TestBackend> Database<DB> {
             store,
             url: url.to_owned(),
             _guard: None,
-            _pooler: None,
+            pooler: None,
         }
     }
 
@@ -171,7 +171,7 @@ impl<DB: TestBackend> Database<DB> {
             store,
             url,
             _guard: Some(guard),
-            _pooler: None,
+            pooler: None,
         }
     }
 }
@@ -206,9 +206,19 @@ impl Database<Postgres> {
         let url = format!("{}?statement-cache-capacity=0", pooler.url);
         let store = EventStore::connect(&url).await.expect("connect");
         Self {
-            _pooler: Some(pooler),
+            pooler: Some(pooler),
             ..Self::unprepared(store, &url)
         }
+    }
+}
+
+impl<DB: TestBackend> Database<DB> {
+    /// Kills the pooler that this database is reached through, and starts it again.
+    ///
+    /// # Panics
+    /// When there is none, or it does not start.
+    pub fn restart_pooler(&mut self) {
+        self.pooler.as_mut().expect("a pooler").restart();
     }
 }
 

@@ -19,7 +19,8 @@ pub struct PgBouncer {
     /// The database, through it.
     pub url: String,
     process: Child,
-    _directory: TempDir,
+    port: u16,
+    directory: TempDir,
 }
 
 impl PgBouncer {
@@ -29,10 +30,6 @@ impl PgBouncer {
     /// When there is none on the machine, or it does not start.
     #[must_use]
     pub fn before(url: &str) -> Self {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
-            .into_iter()
-            .find(|program| Path::new(program).exists())
-            .unwrap_or_else(|| panic!("{MISSING}"));
         let (server, database) = url.rsplit_once('/').expect("a URL with a database");
         let server = server
             .rsplit('@')
@@ -56,35 +53,62 @@ impl PgBouncer {
         for path in [directory.path(), &file, &users] {
             binaries.own(path);
         }
-        let process = binaries
-            .command_at(Path::new(program))
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start pgbouncer");
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(
-                started.elapsed() < Duration::from_secs(30),
-                "pgbouncer does not listen"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let process = start(&file, port);
         Self {
             url: format!("postgres://postgres@127.0.0.1:{port}/{database}"),
             process,
-            _directory: directory,
+            port,
+            directory,
         }
     }
+
+    /// Ends it in the middle of whatever it does, and starts it again.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.end("-KILL");
+        self.process = start(&self.directory.path().join("ini"), self.port);
+    }
+
+    fn end(&mut self, signal: &str) {
+        // The process may be one of another user, which `Child::kill` may not end.
+        let _ = Command::new("kill")
+            .args([signal, &self.process.id().to_string()])
+            .status();
+        let _ = self.process.wait();
+    }
+}
+
+fn start(file: &Path, port: u16) -> Child {
+    let process = Binaries::find()
+        .command_at(program())
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start pgbouncer");
+    let started = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "pgbouncer does not listen"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    process
+}
+
+fn program() -> &'static Path {
+    ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+        .into_iter()
+        .map(Path::new)
+        .find(|program| program.exists())
+        .unwrap_or_else(|| panic!("{MISSING}"))
 }
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        // The process may be one of another user, which `Child::kill` may not end.
-        let _ = Command::new("kill")
-            .arg(self.process.id().to_string())
-            .status();
-        let _ = self.process.wait();
+        self.end("-TERM");
     }
 }

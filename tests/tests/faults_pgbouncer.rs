@@ -100,6 +100,46 @@ async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
+    let mut db = Database::<Postgres>::behind_a_pooler()
+        .await
+        .with_read_model()
+        .await;
+    let worker = Running::start(
+        db.worker()
+            .consumer(read_model("a"))
+            .scoped_consumer(read_model("b").scope(&["User"]))
+            .configure_all(|settings| settings.batch_size(3)),
+    );
+    patiently("it starts", worker.caught_up()).await.unwrap();
+    let append = async |db: &Database<Postgres>| {
+        // Until somebody tries, a connection does not know that its other end is gone.
+        until("the pooler answers", async || {
+            sqlx::raw_sql("SELECT 1").execute(&db.pool).await.is_ok()
+        })
+        .await;
+        *db.append_many(30).await.last().unwrap()
+    };
+    for _ in 0..5 {
+        append(&db).await;
+        // Somewhere in a batch, or between two: chance is what is wanted here.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..40))).await;
+        db.restart_pooler();
+    }
+    let head = append(&db).await;
+    patiently("it catches up", worker.caught_up_to(head))
+        .await
+        .unwrap();
+    worker.stop().await;
+    let committed = db
+        .numbers("SELECT global_position FROM events ORDER BY 1")
+        .await;
+    for name in ["a", "b"] {
+        assert_eq!(db.applied(name).await, committed, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
