@@ -18,7 +18,7 @@ use consumer_tests::{
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Database as _, Postgres, Sqlite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 type Tx<DB> = <DB as sqlx::Database>::Connection;
@@ -488,4 +488,45 @@ async fn another_worker_takes_over_from_one_behind_a_cut_network_which_comes_bac
     assert!(cut.elapsed() < Duration::from_secs(5 * 5) + LEEWAY);
     cut_off.stop().await;
     assert_eq!(db.applied("c").await, [positions, more].concat());
+}
+
+on_both_databases! {
+    async fn publishers_whose_handlers_hang_keep_no_read_model_from_going_on(db) {
+        let db = db.with_read_model().await;
+        let (go_on, gate) = watch::channel(false);
+        let entered = Arc::new(Semaphore::new(0));
+        let publishers: Vec<String> = (0..6).map(|n| format!("publisher-{n}")).collect();
+        let read_models: Vec<String> = (0..6).map(|n| format!("read-model-{n}")).collect();
+        let published: Arc<Mutex<Vec<(String, i64)>>> = Arc::default();
+        let builder = publishers.iter().fold(db.worker(), |builder, name| {
+            let (gate, entered, published, own_name) = (gate.clone(), Arc::clone(&entered), Arc::clone(&published), name.clone());
+            let publisher = consumer(name, move |_, _: &mut Tx<Db>, event| {
+                let (mut gate, entered, published, name) = (gate.clone(), Arc::clone(&entered), Arc::clone(&published), own_name.clone());
+                Box::pin(async move {
+                    entered.add_permits(1);
+                    gate.wait_for(|open| *open).await?;
+                    published.lock().unwrap().push((name, event.global_position));
+                    Ok(())
+                })
+            });
+            builder.consumer(publisher.without_tx())
+        });
+        let worker = Running::start(read_models.iter().fold(builder, |builder, name| builder.consumer(read_model(name))));
+        let mut positions = db.append("User", &["a"]).await;
+        let all = patiently("each publisher hangs", entered.acquire_many(6)).await.unwrap();
+        drop(all);
+        positions.extend(db.append("User", &["b", "c"]).await);
+        for name in &read_models {
+            patiently("it goes on", worker.consumer_caught_up_to(name, positions[2])).await.unwrap();
+            assert_eq!(db.applied(name).await, positions, "{name}");
+        }
+        assert_eq!(*published.lock().unwrap(), [] as [(String, i64); 0]);
+        go_on.send_replace(true);
+        patiently("all catch up", worker.caught_up_to(positions[2])).await.unwrap();
+        worker.stop().await;
+        let mut published = published.lock().unwrap().clone();
+        published.sort();
+        let expected: Vec<_> = publishers.iter().flat_map(|name| positions.iter().map(|position| (name.clone(), *position))).collect();
+        assert_eq!(published, expected);
+    }
 }
