@@ -5,7 +5,7 @@ use std::future::Future;
 use consumer::{EventStore, PersistedEvent, WorkerBackend};
 use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
 
-use crate::{PgDatabase, SqliteDatabase, TestPostgres};
+use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 
 /// A database that a test can have afresh.
 pub trait TestBackend: WorkerBackend {
@@ -91,6 +91,7 @@ macro_rules! queries {
             .bind(consumer)
             .bind(event.aggregate_id.as_str())
             .bind(event.global_position % 1_000_000_007)
+            .persistent(false)
             .execute(connection)
             .await
             .map(drop)
@@ -123,6 +124,7 @@ pub struct Database<DB: TestBackend> {
     /// Where it is.
     pub url: String,
     _guard: Option<DB::Keeper>,
+    pooler: Option<PgBouncer>,
 }
 
 impl<DB: TestBackend> Database<DB> {
@@ -154,6 +156,7 @@ impl<DB: TestBackend> Database<DB> {
             store,
             url: url.to_owned(),
             _guard: None,
+            pooler: None,
         }
     }
 
@@ -168,7 +171,54 @@ impl<DB: TestBackend> Database<DB> {
             store,
             url,
             _guard: Some(guard),
+            pooler: None,
         }
+    }
+}
+
+impl Database<Postgres> {
+    /// A database with the store's tables that is only reached through a pooler in transaction mode,
+    /// by its workers and by the test, and whose transactions are stricter than ours unless told.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn behind_a_pooler() -> Self {
+        let database = TestPostgres::shared().await.database().await;
+        database.store().await;
+        let pooled = Self::pooled(&database.url, &database.name).await;
+        Self {
+            _guard: Some(database),
+            ..pooled
+        }
+    }
+
+    /// The way through a pooler to a database that has its tables.
+    ///
+    /// # Panics
+    /// When the pooler does not start.
+    pub async fn pooled(url: &str, name: &str) -> Self {
+        let stricter = "default_transaction_isolation = 'repeatable read'";
+        let direct = Self::unprepared(EventStore::connect(url).await.expect("connect"), url);
+        direct
+            .execute(&format!("ALTER DATABASE {name} SET {stricter}"))
+            .await;
+        let pooler = PgBouncer::before(url);
+        let url = format!("{}?statement-cache-capacity=0", pooler.url);
+        let store = EventStore::connect(&url).await.expect("connect");
+        Self {
+            pooler: Some(pooler),
+            ..Self::unprepared(store, &url)
+        }
+    }
+}
+
+impl<DB: TestBackend> Database<DB> {
+    /// Kills the pooler that this database is reached through, and starts it again.
+    ///
+    /// # Panics
+    /// When there is none, or it does not start.
+    pub fn restart_pooler(&mut self) {
+        self.pooler.as_mut().expect("a pooler").restart();
     }
 }
 
@@ -210,33 +260,62 @@ impl TestBackend for Postgres {
     }
 }
 
-/// Writes each test twice, as `name::sqlite` and `name::postgres`.
+/// Writes each test twice, as `name::sqlite` and `name::postgres`; after the words `and through a
+/// pooler;` a third time, as `name::through_a_pooler`.
 ///
 /// The body is compiled for each database, with `Db` as its type; the argument is a fresh
 /// [`Database`] with the store's tables. `$1` is a parameter on both.
 #[macro_export]
 macro_rules! on_both_databases {
+    (and through a pooler; $($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {$(
+        $(#[$attribute])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::test_on!(sqlite, ::sqlx::Sqlite, fresh, $database, $body);
+            $crate::test_on!(postgres, ::sqlx::Postgres, fresh, $database, $body);
+            $crate::test_on!(through_a_pooler, ::sqlx::Postgres, behind_a_pooler, $database, $body);
+        }
+    )*};
     ($($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {$(
         $(#[$attribute])*
         mod $name {
             #[allow(unused_imports)]
             use super::*;
 
-            #[tokio::test(flavor = "multi_thread")]
-            async fn sqlite() {
-                #[allow(dead_code)]
-                type Db = ::sqlx::Sqlite;
-                let $database = $crate::Database::<Db>::fresh().await;
-                $body
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn postgres() {
-                #[allow(dead_code)]
-                type Db = ::sqlx::Postgres;
-                let $database = $crate::Database::<Db>::fresh().await;
-                $body
-            }
+            $crate::test_on!(sqlite, ::sqlx::Sqlite, fresh, $database, $body);
+            $crate::test_on!(postgres, ::sqlx::Postgres, fresh, $database, $body);
         }
     )*};
+}
+
+/// Writes each test twice, as `name::directly` and `name::through_a_pooler`, both on Postgres.
+#[macro_export]
+macro_rules! on_postgres_and_through_a_pooler {
+    ($($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {$(
+        $(#[$attribute])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::test_on!(directly, ::sqlx::Postgres, fresh, $database, $body);
+            $crate::test_on!(through_a_pooler, ::sqlx::Postgres, behind_a_pooler, $database, $body);
+        }
+    )*};
+}
+
+/// One test of [`on_both_databases!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! test_on {
+    ($name:ident, $type:ty, $make:ident, $database:ident, $body:block) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            #[allow(dead_code)]
+            type Db = $type;
+            let $database = $crate::Database::<Db>::$make().await;
+            $body
+        }
+    };
 }

@@ -7,9 +7,11 @@
 )]
 
 mod binaries;
+mod blind;
 mod both;
 mod consumers;
 mod delay;
+mod logged;
 mod model;
 mod pgbouncer;
 mod postgres;
@@ -23,6 +25,7 @@ pub use self::consumers::{
     read_model, run_once, until,
 };
 pub use self::delay::Delay;
+pub use self::logged::{keep_log, logged};
 pub use self::model::{MODEL, Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};

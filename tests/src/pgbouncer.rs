@@ -22,7 +22,8 @@ pub struct PgBouncer {
     /// The database, through it.
     pub url: String,
     process: Child,
-    _directory: TempDir,
+    port: u16,
+    directory: TempDir,
 }
 
 impl PgBouncer {
@@ -32,18 +33,14 @@ impl PgBouncer {
     /// When there is none on the machine, or it does not start.
     #[must_use]
     pub fn before(url: &str) -> Self {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
-            .into_iter()
-            .find(|program| Path::new(program).exists())
-            .unwrap_or_else(|| panic!("{MISSING}"));
         // Somebody may take the port between our look and its.
         (0..ATTEMPTS)
-            .find_map(|_| Self::start(Path::new(program), url, free_port()))
+            .find_map(|_| Self::on(url, free_port()))
             .expect("pgbouncer starts on a free port")
     }
 
     /// Starts it on that port; `None` when it cannot listen there.
-    fn start(program: &Path, url: &str, port: u16) -> Option<Self> {
+    fn on(url: &str, port: u16) -> Option<Self> {
         let (server, database) = url.rsplit_once('/').expect("a URL with a database");
         let server = server
             .rsplit('@')
@@ -58,7 +55,8 @@ impl PgBouncer {
             "[databases]\n{database} = host={host} port={server_port} user=postgres\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = any\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 12\n\
-             server_reset_query = \nignore_startup_parameters = extra_float_digits\n",
+             server_reset_query = \nignore_startup_parameters = extra_float_digits\n\
+             server_login_retry = 1\n",
             users.display()
         );
         std::fs::write(&file, configuration).expect("write the configuration");
@@ -66,49 +64,69 @@ impl PgBouncer {
         for path in [directory.path(), &file, &users] {
             binaries.own(path);
         }
-        let process = binaries
-            .command_at(program)
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start pgbouncer");
-        let mut bouncer = Self {
+        let process = start(&file, port)?;
+        Some(Self {
             url: format!("postgres://postgres@127.0.0.1:{port}/{database}"),
             process,
-            _directory: directory,
-        };
-        bouncer.listens(port).then_some(bouncer)
+            port,
+            directory,
+        })
     }
 
-    /// Waits until it listens; not when it ended, whoever may then answer on its port.
-    fn listens(&mut self, port: u16) -> bool {
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(30) {
-            let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
-            if self
-                .process
-                .try_wait()
-                .expect("ask for pgbouncer")
-                .is_some()
-            {
-                return false;
-            }
-            if answers {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        false
+    /// Ends it in the middle of whatever it does, and starts it again.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.end("-KILL");
+        let file = self.directory.path().join("ini");
+        self.process = start(&file, self.port).expect("pgbouncer starts again");
     }
+
+    fn end(&mut self, signal: &str) {
+        // The process may be one of another user, which `Child::kill` may not end.
+        let _ = Command::new("kill")
+            .args([signal, &self.process.id().to_string()])
+            .status();
+        let _ = self.process.wait();
+    }
+}
+
+/// Waits until it listens; `None` when it ended, whoever may then answer on its port.
+fn start(file: &Path, port: u16) -> Option<Child> {
+    let mut process = Binaries::find()
+        .command_at(program())
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start pgbouncer");
+    let started = Instant::now();
+    loop {
+        let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let ended = process.try_wait().expect("look at pgbouncer");
+        if ended.is_some() {
+            return None;
+        }
+        if answers {
+            return Some(process);
+        }
+        let patience = Duration::from_secs(30);
+        assert!(started.elapsed() < patience, "pgbouncer does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn program() -> &'static Path {
+    ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+        .into_iter()
+        .map(Path::new)
+        .find(|program| program.exists())
+        .unwrap_or_else(|| panic!("{MISSING}"))
 }
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        // The process may be one of another user, which `Child::kill` may not end.
-        let _ = Command::new("kill")
-            .arg(self.process.id().to_string())
-            .status();
-        let _ = self.process.wait();
+        self.end("-TERM");
     }
 }

@@ -142,6 +142,17 @@ impl TestPostgres {
         self.cluster().start();
     }
 
+    /// Starts the server again as a standby, which only `pg_promote()` makes a primary.
+    ///
+    /// # Panics
+    /// When this is not a server of one's own, or it does not start.
+    pub fn start_as_standby(&self) {
+        let signal = self.cluster().data().join("standby.signal");
+        std::fs::write(&signal, "").expect("write the signal file");
+        self.cluster().binaries.own(&signal);
+        self.start();
+    }
+
     /// The TCP port on 127.0.0.1.
     ///
     /// # Panics

@@ -1,12 +1,13 @@
 //! Workers in processes of their own, to be killed, frozen and deployed.
 
-use std::fmt::Write as _;
+use std::collections::HashSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use consumer::{EventStore, Settings, Worker, WorkerError};
+use consumer::{ConsumerReport, EventStore, LaneState, Report, Settings, Worker, WorkerError};
 use sqlx::{Postgres, Sqlite};
 
 use crate::{Database, TestBackend, TestConsumer, consumer};
@@ -16,6 +17,7 @@ const CONSUMERS: &str = "TEST_WORKER_CONSUMERS";
 const GATE: &str = "TEST_WORKER_GATE";
 const CLAIM_TIMEOUT: &str = "TEST_WORKER_CLAIM_TIMEOUT";
 const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
+const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 
 /// A worker in a process of its own; killed when this value goes.
 pub struct WorkerProcess {
@@ -39,8 +41,10 @@ impl WorkerProcess {
     /// Ends it with SIGKILL, and waits until it is gone.
     ///
     /// # Panics
-    /// When it cannot be waited for.
+    /// When it had ended by itself before.
     pub fn kill(mut self) {
+        let ended = self.child.try_wait().expect("look at the process");
+        assert!(ended.is_none(), "the worker had ended by itself: {ended:?}");
         let _ = self.child.kill();
         self.child.wait().expect("wait for the process");
     }
@@ -61,11 +65,23 @@ impl WorkerProcess {
     /// Asks it to end, waits until it has, and says whether all was well.
     ///
     /// # Panics
-    /// When it cannot be waited for.
+    /// When it has not ended in a minute.
     #[must_use]
     pub fn terminate(mut self) -> bool {
         self.signal("TERM");
-        self.child.wait().expect("wait for the process").success()
+        self.ended().success()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait for the process") {
+                return status;
+            }
+            let patience = Duration::from_mins(1);
+            assert!(asked.elapsed() < patience, "the worker does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -106,6 +122,14 @@ impl WorkerCommand {
         self
     }
 
+    /// Lets it start again when the database cannot be used at its start, which ends it otherwise;
+    /// each time becomes a line of that file.
+    #[must_use]
+    pub fn restarts(mut self, file: &Path) -> Self {
+        self.command.env(RESTARTS, file);
+        self
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -132,21 +156,46 @@ pub fn worker_main(names: &[&str]) {
     }
 }
 
-/// Starts again, as a service manager does, when the database cannot be used at the start.
+/// Where it may, it starts again as a service manager would when the database cannot be used at the
+/// start. A worker that has started is to come back by itself.
 async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
     let report = loop {
-        let ended = match EventStore::<DB>::connect(url).await {
-            Ok(store) => worker(store, names).run(consumer::shutdown_signal()).await,
-            Err(error) => Err(error.into()),
-        };
-        match ended {
+        match start::<DB>(url, names).await {
             Ok(report) => break report,
-            Err(WorkerError::Log(problem)) => panic!("{problem}"),
-            Err(error) => eprintln!("starting again: {error}"),
+            Err(error) => note_restart(&error),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert!(!report.has_failures(), "{report}");
+}
+
+async fn start<DB: TestBackend>(url: &str, names: &[&str]) -> Result<Report, WorkerError> {
+    let worker = worker(EventStore::<DB>::connect(url).await?, names);
+    let handle = worker.handle();
+    let ended = worker.run(consumer::shutdown_signal()).await;
+    if let Err(error) = &ended {
+        let consumers = handle.consumers();
+        let has_started = |one: &ConsumerReport| one.state != LaneState::Starting;
+        assert!(
+            !consumers.iter().any(has_started),
+            "a worker that had started ended: {error}"
+        );
+    }
+    ended
+}
+
+fn note_restart(error: &WorkerError) {
+    if let WorkerError::Log(problem) = error {
+        panic!("{problem}");
+    }
+    let file = std::env::var_os(RESTARTS)
+        .unwrap_or_else(|| panic!("the worker ended though its database was there: {error}"));
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .expect("open the file of restarts");
+    writeln!(file, "{error}").expect("note the restart");
 }
 
 fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
@@ -200,17 +249,25 @@ impl<DB: TestBackend> Database<DB> {
     /// # Panics
     /// When that is not so.
     pub async fn assert_applied_exactly_once(&self, consumer: &str) {
+        if let Err(difference) = self.applied_exactly_once(consumer).await {
+            panic!("{consumer}: {difference}");
+        }
+    }
+
+    /// Says what is wrong when a consumer has not applied every event exactly once and in order.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn applied_exactly_once(&self, consumer: &str) -> Result<(), String> {
         let log = "SELECT global_position FROM events ORDER BY global_position";
         let (expected, applied) = (self.numbers(log).await, self.applied(consumer).await);
-        assert!(
-            expected == applied,
-            "{consumer}: {}",
-            difference(&expected, &applied)
-        );
-        let events = self
+        if expected != applied {
+            return Err(difference(&expected, &applied));
+        }
+        let aggregates = self
             .texts("SELECT DISTINCT aggregate_id FROM events ORDER BY aggregate_id")
             .await;
-        for aggregate in events {
+        for aggregate in aggregates {
             let positions = self
                 .numbers(&format!(
                     "SELECT global_position FROM events WHERE aggregate_id = '{aggregate}'
@@ -226,19 +283,32 @@ impl<DB: TestBackend> Database<DB> {
                     "SELECT hash FROM chain WHERE consumer = '{consumer}' AND aggregate = '{aggregate}'"
                 ))
                 .await;
-            assert_eq!(found.first().copied(), hash, "{consumer}, {aggregate}");
+            if found.first().copied() != hash {
+                return Err(format!("{aggregate} has hash {found:?}, not {hash:?}"));
+            }
         }
+        Ok(())
     }
 }
 
 fn difference(expected: &[i64], applied: &[i64]) -> String {
-    let mut text = format!("{} committed, {} applied", expected.len(), applied.len());
-    let lost: Vec<_> = expected.iter().filter(|p| !applied.contains(p)).collect();
-    let added: Vec<_> = applied.iter().filter(|p| !expected.contains(p)).collect();
+    let missing = |from: &[i64], these: &[i64]| -> Vec<i64> {
+        let from: HashSet<&i64> = from.iter().collect();
+        these
+            .iter()
+            .filter(|p| !from.contains(p))
+            .copied()
+            .collect()
+    };
+    let (lost, added) = (missing(applied, expected), missing(expected, applied));
     let disordered = applied.windows(2).filter(|pair| pair[0] >= pair[1]).count();
-    let _ = write!(
-        text,
-        "; lost {lost:?}; never committed {added:?}; {disordered} out of order or twice"
-    );
-    text
+    format!(
+        "{} committed, {} applied; {} lost, from {:?}; {} never committed, from {:?}; {disordered} out of order or twice",
+        expected.len(),
+        applied.len(),
+        lost.len(),
+        lost.first(),
+        added.len(),
+        added.first(),
+    )
 }

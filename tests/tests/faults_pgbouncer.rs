@@ -1,4 +1,7 @@
 //! Everything but the listener goes through a real PgBouncer in transaction mode.
+//!
+//! What is particular to that stands here; the tests of the rules, of policies, of processes, of the
+//! frontier and of the end of a worker run through one as well, each as `….::through_a_pooler`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +12,7 @@
 
 use std::time::Duration;
 
-use consumer::{EventStore, LaneState, OnError, PgEventStore};
+use consumer::{EventStore, LaneState, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
     Database, PgBouncer, Running, TestBackend, TestPostgres, Writers, consumer, impatient, judging,
     patiently, read_model, until,
@@ -97,6 +100,46 @@ async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
+    let mut db = Database::<Postgres>::behind_a_pooler()
+        .await
+        .with_read_model()
+        .await;
+    let worker = Running::start(
+        db.worker()
+            .consumer(read_model("a"))
+            .scoped_consumer(read_model("b").scope(&["User"]))
+            .configure_all(|settings| settings.batch_size(3)),
+    );
+    patiently("it starts", worker.caught_up()).await.unwrap();
+    let append = async |db: &Database<Postgres>| {
+        // Until somebody tries, a connection does not know that its other end is gone.
+        until("the pooler answers", async || {
+            sqlx::raw_sql("SELECT 1").execute(&db.pool).await.is_ok()
+        })
+        .await;
+        *db.append_many(30).await.last().unwrap()
+    };
+    for _ in 0..5 {
+        append(&db).await;
+        // Somewhere in a batch, or between two: chance is what is wanted here.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..40))).await;
+        db.restart_pooler();
+    }
+    let head = append(&db).await;
+    patiently("it catches up", worker.caught_up_to(head))
+        .await
+        .unwrap();
+    worker.stop().await;
+    let committed = db
+        .numbers("SELECT global_position FROM events ORDER BY 1")
+        .await;
+    for name in ["a", "b"] {
+        assert_eq!(db.applied(name).await, committed, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
@@ -169,4 +212,53 @@ async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
         pooled.direct.numbers(running).await[0] == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_pooler_a_consumer_is_divided_and_made_one_again_while_events_flow() {
+    let db = Database::<Postgres>::behind_a_pooler()
+        .await
+        .with_read_model()
+        .await;
+    let start = |segments| {
+        let settings = Settings::default().segments(segments).batch_size(7);
+        Running::start(db.worker().consumer(read_model("c").settings(settings)))
+    };
+    let ids: Vec<String> = (0..100).map(|n| format!("a-{}", n % 40)).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let append = async || *db.append("Account", &ids).await.last().unwrap();
+    let reached = async |worker: &Running<Postgres>, position| {
+        patiently("it catches up", worker.caught_up_to(position))
+            .await
+            .unwrap();
+    };
+    let rows = async || db.numbers("SELECT count(*) FROM consumer_progress").await[0];
+
+    let one = start(1);
+    reached(&one, append().await).await;
+    let eight = start(8);
+    let position = append().await;
+    until("the row is divided", async || rows().await == 8).await;
+    for worker in [&one, &eight] {
+        reached(worker, position).await;
+    }
+    eight.stop().await;
+    let flowing = async { tokio::join!(append(), merge_segments(&db.store, "c", 1, 2)) };
+    let (position, merged) = patiently("the rows are made one", flowing).await;
+    merged.unwrap();
+    assert_eq!(rows().await, 2);
+    reached(&one, position).await;
+    one.stop().await;
+
+    let mut applied = db.applied("c").await;
+    applied.sort_unstable();
+    assert_eq!(
+        applied,
+        db.numbers("SELECT global_position FROM events ORDER BY 1")
+            .await
+    );
+    let disorder = "SELECT count(*) FROM (
+        SELECT version - lag(version, 1, 0::bigint) OVER (PARTITION BY aggregate ORDER BY ordinal) AS step
+          FROM applied) AS steps WHERE step <> 1";
+    assert_eq!(db.numbers(disorder).await, [0]);
 }

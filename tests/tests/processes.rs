@@ -10,10 +10,14 @@
 use std::time::{Duration, Instant};
 
 use consumer_tests::{
-    Database, Running, TestBackend, WorkerProcess, on_both_databases, patiently, read_model, until,
+    Database, Running, TestBackend, WorkerProcess, on_both_databases,
+    on_postgres_and_through_a_pooler, patiently, read_model, until,
 };
 use sqlx::{AssertSqlSafe, Postgres};
 use tempfile::TempDir;
+
+/// How long a machine under load may take over what takes no time otherwise.
+const LEEWAY: Duration = Duration::from_secs(30);
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test_worker");
 
@@ -60,7 +64,20 @@ async fn somebody_holds_a_claim(db: &Database<Postgres>) {
 /// What keeps two workers from enrolling consumers at the same time.
 const ENROLL_LOCK: i64 = 7_166_182_912_370_463_010;
 
+/// Waits until somebody has tried to claim a row that is taken, again and again: such a try is
+/// rolled back.
+async fn tried_in_vain(db: &Database<Postgres>) {
+    let rollbacks = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    let before = db.numbers(rollbacks).await[0];
+    until("somebody tries to claim the row", async || {
+        db.numbers(rollbacks).await[0] > before + 20
+    })
+    .await;
+}
+
 on_both_databases! {
+    and through a pooler;
+
     async fn r3_a_worker_killed_at_20_random_moments_yields_the_read_model_of_one_that_never_was(db) {
         let db = db.with_read_model().await;
         let mut head = 0;
@@ -85,6 +102,39 @@ on_both_databases! {
         reached(&db, "c", head).await;
         assert!(worker.terminate());
         db.assert_applied_exactly_once("c").await;
+    }
+
+    async fn a_worker_killed_at_any_moment_of_its_start_keeps_nobody_from_starting(db) {
+        let db = db.with_read_model().await;
+        let positions = db.append_many(20).await;
+        let head = *positions.last().unwrap();
+        let started = Instant::now();
+        let worker = WorkerProcess::of(WORKER, &db).consumers(&["first"]).start();
+        until("it has enrolled its consumer", async || db.checkpoint("first").await.is_some()).await;
+        let start = started.elapsed();
+        worker.kill();
+        let names: Vec<String> = (0..16).map(|n| format!("c-{n}")).collect();
+        let mut killed_before_it_was_enrolled = 0;
+        for (n, name) in (0_u32..).zip(&names) {
+            let worker = WorkerProcess::of(WORKER, &db).consumers(&[name]).start();
+            // In its checks, in its probe, in its enrolment: chance is what is wanted here. The first
+            // goes at once, and early ones soon, since the start that was measured may have been slow.
+            let share = fastrand::f64() * f64::from(n) / 10.0;
+            tokio::time::sleep(start.mul_f64(share)).await;
+            worker.kill();
+            killed_before_it_was_enrolled += i32::from(db.checkpoint(name).await.is_none());
+        }
+        println!("a start takes {start:?}; {killed_before_it_was_enrolled} of 16 kills came before the enrolment");
+        assert!(killed_before_it_was_enrolled > 0, "no kill hit a worker on its start");
+        let names: Vec<&str> = names.iter().map(String::as_str).chain(["first"]).collect();
+        let worker = WorkerProcess::of(WORKER, &db).consumers(&names).start();
+        for name in &names {
+            reached(&db, name, head).await;
+        }
+        assert!(worker.terminate());
+        for name in names {
+            db.assert_applied_exactly_once(name).await;
+        }
     }
 
     async fn three_processes_share_the_consumers_and_apply_each_event_once(db) {
@@ -114,119 +164,109 @@ on_both_databases! {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_process_takes_over_as_soon_as_the_owner_was_killed() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
-    let head = db.append_many(10).await[9];
-    let gate = Gate::closed();
-    let owner = WorkerProcess::of(WORKER, &db)
-        .consumers(&["c"])
-        .gate(&gate.file())
-        .start();
-    somebody_holds_a_claim(&db).await;
-    // A claim timeout of an hour: only the lost connection can end the claim.
-    let hour = Duration::from_hours(1);
-    let heir = Running::start(db.worker().claim_timeout(hour).consumer(read_model("c")));
-    let killed = Instant::now();
-    owner.kill();
-    patiently("it takes over", heir.caught_up_to(head))
-        .await
-        .unwrap();
-    println!("took over {:?} after the kill", killed.elapsed());
-    heir.stop().await;
-    assert_eq!(db.applied("c").await, (1..=head).collect::<Vec<_>>());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when_it_thaws() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
-    let head = db.append_many(10).await[9];
-    let gate = Gate::closed();
-    let timeout = Duration::from_millis(500);
-    let frozen = WorkerProcess::of(WORKER, &db)
-        .consumers(&["c"])
-        .gate(&gate.file())
-        .claim_timeout(timeout)
-        .start();
-    somebody_holds_a_claim(&db).await;
-    frozen.signal("STOP");
-    let stopped = Instant::now();
-    let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
-    reached(&db, "c", head).await;
-    println!(
-        "took over {:?} after the freeze, claim timeout {timeout:?}",
-        stopped.elapsed()
-    );
-    gate.open();
-    frozen.signal("CONT");
-    assert!(heir.terminate());
-    let more = *db.append_many(3).await.last().unwrap();
-    reached(&db, "c", more).await;
-    assert!(frozen.terminate());
-    db.assert_applied_exactly_once("c").await;
-}
-
-/// The lock of enrolment stands for all that a worker locks outside its batches: a process that
-/// freezes with it in hand must not keep others from starting.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_froze_while_it_enrolled_its_consumers_keeps_no_other_from_starting() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
-    let head = db.append_many(3).await[2];
-    let mut holder = db.store.pool().acquire().await.unwrap();
-    let lock = |what: &str| format!("SELECT {what}({ENROLL_LOCK})");
-    sqlx::raw_sql(AssertSqlSafe(lock("pg_advisory_lock")))
-        .execute(&mut *holder)
-        .await
-        .unwrap();
-    let frozen = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
-    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    until("it waits for the lock", async || {
-        db.numbers(waiting).await[0] > 0
-    })
-    .await;
-    frozen.signal("STOP");
-    sqlx::raw_sql(AssertSqlSafe(lock("pg_advisory_unlock")))
-        .execute(&mut *holder)
-        .await
-        .unwrap();
-    until("the frozen one has it", async || {
-        db.numbers(waiting).await[0] == 0
-    })
-    .await;
-    let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
-    reached(&db, "c", head).await;
-    assert!(heir.terminate());
-    frozen.signal("CONT");
-    let more = *db.append_many(3).await.last().unwrap();
-    reached(&db, "c", more).await;
-    assert!(frozen.terminate());
-    db.assert_applied_exactly_once("c").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn while_two_programs_are_deployed_at_once_each_runs_what_it_has_and_blocks_nothing() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
-    let first = db.append_many(5).await[4];
-    let before = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_before"), &db).start();
-    for consumer in ["users", "orders"] {
-        reached(&db, consumer, first).await;
+on_postgres_and_through_a_pooler! {
+    async fn another_process_takes_over_as_soon_as_the_owner_was_killed(db) {
+        let db = db.with_read_model().await;
+        let head = db.append_many(10).await[9];
+        let gate = Gate::closed();
+        // A claim of an hour: only the lost connection can end it.
+        let hour = Duration::from_hours(1);
+        let owner = WorkerProcess::of(WORKER, &db)
+            .consumers(&["c"])
+            .gate(&gate.file())
+            .claim_timeout(hour)
+            .start();
+        somebody_holds_a_claim(&db).await;
+        let heir = Running::start(db.worker().claim_timeout(hour).consumer(read_model("c")));
+        // As long as its process exists, frozen or not, the claim holds.
+        tried_in_vain(&db).await;
+        owner.signal("STOP");
+        tried_in_vain(&db).await;
+        assert_eq!(db.applied("c").await, [] as [i64; 0]);
+        let killed = Instant::now();
+        owner.kill();
+        patiently("it takes over", heir.caught_up_to(head)).await.unwrap();
+        println!("took over {:?} after the kill", killed.elapsed());
+        assert!(killed.elapsed() < LEEWAY);
+        heir.stop().await;
+        assert_eq!(db.applied("c").await, (1..=head).collect::<Vec<_>>());
     }
-    let after = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_after"), &db).start();
-    let second = *db.append_many(5).await.last().unwrap();
-    for consumer in ["users", "orders", "invoices"] {
-        reached(&db, consumer, second).await;
+
+    async fn another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when_it_thaws(db) {
+        let db = db.with_read_model().await;
+        let head = db.append_many(10).await[9];
+        let gate = Gate::closed();
+        let timeout = Duration::from_millis(500);
+        let frozen = WorkerProcess::of(WORKER, &db)
+            .consumers(&["c"])
+            .gate(&gate.file())
+            .claim_timeout(timeout)
+            .start();
+        somebody_holds_a_claim(&db).await;
+        frozen.signal("STOP");
+        let stopped = Instant::now();
+        let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
+        reached(&db, "c", head).await;
+        let took = stopped.elapsed();
+        println!("took over {took:?} after the freeze, claim timeout {timeout:?}");
+        assert!(took < timeout + LEEWAY, "{took:?}");
+        gate.open();
+        frozen.signal("CONT");
+        assert!(heir.terminate());
+        let more = *db.append_many(3).await.last().unwrap();
+        reached(&db, "c", more).await;
+        assert!(frozen.terminate());
+        db.assert_applied_exactly_once("c").await;
     }
-    assert!(before.terminate());
-    let third = *db.append_many(5).await.last().unwrap();
-    for consumer in ["orders", "invoices"] {
-        reached(&db, consumer, third).await;
-        db.assert_applied_exactly_once(consumer).await;
+
+    // The lock of enrolment stands for all that a worker locks outside its batches: a process that
+    // freezes with it in hand must not keep others from starting.
+    async fn a_process_that_froze_while_it_enrolled_its_consumers_keeps_no_other_from_starting(db) {
+        let db = db.with_read_model().await;
+        let head = db.append_many(3).await[2];
+        let mut holder = db.store.begin().await.unwrap();
+        let lock = format!("SELECT pg_advisory_xact_lock({ENROLL_LOCK})");
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *holder).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let restarts = directory.path().join("restarts");
+        let frozen = WorkerProcess::of(WORKER, &db).consumers(&["c"]).restarts(&restarts).start();
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        until("it waits for the lock", async || db.numbers(waiting).await[0] > 0).await;
+        frozen.signal("STOP");
+        holder.rollback().await.unwrap();
+        until("the frozen one has it", async || db.numbers(waiting).await[0] == 0).await;
+        let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
+        reached(&db, "c", head).await;
+        assert!(heir.terminate());
+        frozen.signal("CONT");
+        let more = *db.append_many(3).await.last().unwrap();
+        reached(&db, "c", more).await;
+        assert!(frozen.terminate());
+        db.assert_applied_exactly_once("c").await;
+        // Its start was ended for it, and no other one.
+        assert_eq!(std::fs::read_to_string(&restarts).unwrap_or_default().lines().count(), 1);
     }
-    assert!(after.terminate());
-    assert_eq!(
-        db.checkpoint("users").await,
-        Some(second),
-        "nobody has its code any more"
-    );
+
+    async fn while_two_programs_are_deployed_at_once_each_runs_what_it_has_and_blocks_nothing(db) {
+        let db = db.with_read_model().await;
+        let first = db.append_many(5).await[4];
+        let before = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_before"), &db).start();
+        for consumer in ["users", "orders"] {
+            reached(&db, consumer, first).await;
+        }
+        let after = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_after"), &db).start();
+        let second = *db.append_many(5).await.last().unwrap();
+        for consumer in ["users", "orders", "invoices"] {
+            reached(&db, consumer, second).await;
+        }
+        assert!(before.terminate());
+        let third = *db.append_many(5).await.last().unwrap();
+        for consumer in ["orders", "invoices"] {
+            reached(&db, consumer, third).await;
+            db.assert_applied_exactly_once(consumer).await;
+        }
+        assert!(after.terminate());
+        assert_eq!(db.checkpoint("users").await, Some(second), "nobody has its code any more");
+    }
 }

@@ -92,6 +92,8 @@ async fn refused_the_commit<DB: TestBackend>(
 }
 
 on_both_databases! {
+    and through a pooler;
+
     async fn r1_a_name_is_unique_and_keys_the_checkpoint(db) {
         let db = db.with_read_model().await;
         let head = db.append("User", &["u-1", "u-2"]).await[1];

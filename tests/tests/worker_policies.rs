@@ -63,6 +63,8 @@ fn state(report: &consumer::Report, name: &str) -> LaneState {
 }
 
 on_both_databases! {
+    and through a pooler;
+
     async fn the_events_before_a_failing_one_are_saved(db) {
         let db = db.with_read_model().await;
         let positions = db.append("User", &["a", "b", "c", "bad", "d"]).await;
@@ -122,6 +124,33 @@ on_both_databases! {
         db.execute("UPDATE consumer_progress SET retry_at = NULL").await;
         db.run_once(c(&calls).settings(impatient().retries(2))).await;
         assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+
+    async fn the_wait_before_each_retry_doubles_up_to_the_longest_and_chance_tells_consumers_apart(db) {
+        let db = db.with_read_model().await;
+        db.append("User", &["bad"]).await;
+        let hour = Duration::from_hours(1);
+        let settings = Settings::default().retries(10).backoff(hour, hour * 8);
+        let names = ["a", "b", "c", "d", "e"];
+        for (attempts, hours) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (6, 8)] {
+            let worker = Running::start(names.iter().fold(db.worker(), |builder, name| {
+                builder.consumer(refusing(name, &["bad"]).settings(settings.clone()))
+            }));
+            consumer_tests::until("all wait for the next attempt", async || {
+                let waits = |one: &consumer::ConsumerReport| matches!(one.state, LaneState::Retrying { attempts: n, .. } if n == attempts);
+                worker.consumers().iter().all(waits)
+            }).await;
+            worker.stop().await;
+            let wait = if Db::NAME == "SQLite" { "retry_at - updated_at" } else { "extract(epoch FROM retry_at - updated_at) * 1000" };
+            let waits = db.numbers(&format!("SELECT CAST({wait} AS BIGINT) FROM consumer_progress ORDER BY 1")).await;
+            let longest = hours * 3_600_000;
+            // Up to a quarter less, so that those who failed together do not come back together.
+            let within = longest * 3 / 4 - 1..=longest + 1;
+            assert!(waits.iter().all(|wait| within.contains(wait)), "{attempts}: {waits:?}");
+            assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{attempts}: {waits:?}");
+            // Its time has come.
+            db.execute("UPDATE consumer_progress SET retry_at = NULL").await;
+        }
     }
 
     async fn skip_leaves_the_event_out_and_goes_on(db) {

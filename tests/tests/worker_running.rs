@@ -41,6 +41,8 @@ fn state(report: &consumer::Report, name: &str) -> LaneState {
 }
 
 on_both_databases! {
+    and through a pooler;
+
     // Context
 
     async fn a_handler_knows_its_consumer_its_event_and_the_head(db) {
