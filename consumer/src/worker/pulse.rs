@@ -9,7 +9,7 @@ use sqlx::pool::PoolConnection;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use super::board::{FrontierWait, LaneState};
+use super::board::{Cell, FrontierWait, LaneState, Place};
 use super::dialect::{Advance, Enrolment, FrontierWatch as _, Observation, WorkerBackend};
 use super::measure;
 use super::roster::Roster;
@@ -205,11 +205,11 @@ impl<DB: WorkerBackend> Pulse<DB> {
     /// Writes down how far idle lanes have looked, all in one statement.
     async fn advance_idle(&mut self) -> Result<(), sqlx::Error> {
         let life = self.seen().life;
-        let moves: Vec<Advance> = self
+        let idle: Vec<(Arc<Cell>, Place)> = self
             .shared
             .board
             .cells()
-            .iter()
+            .into_iter()
             .filter(|cell| {
                 matches!(
                     cell.state(),
@@ -218,13 +218,18 @@ impl<DB: WorkerBackend> Pulse<DB> {
             })
             .filter_map(|cell| {
                 let place = cell.place()?;
-                (place.life == life && place.after > place.checkpoint).then(|| Advance {
-                    key: cell.key.clone(),
-                    slice_to: place.slice_to,
-                    epoch: place.epoch,
-                    from: place.checkpoint,
-                    to: place.after,
-                })
+                let is_behind = place.life == life && place.after > place.checkpoint;
+                (is_behind && !cell.is_moved_along(&place)).then_some((cell, place))
+            })
+            .collect();
+        let moves: Vec<Advance> = idle
+            .iter()
+            .map(|(cell, place)| Advance {
+                key: cell.key.clone(),
+                slice_to: place.slice_to,
+                epoch: place.epoch,
+                from: place.checkpoint,
+                to: place.after,
             })
             .collect();
         if moves.is_empty() {
@@ -237,7 +242,11 @@ impl<DB: WorkerBackend> Pulse<DB> {
             return Ok(());
         }
         let statements = &self.shared.statements;
-        DB::advance(statements, self.line.get()?, life, &moves).await
+        DB::advance(statements, self.line.get()?, life, &moves).await?;
+        for (cell, place) in idle {
+            cell.set_moved_along(place);
+        }
+        Ok(())
     }
 
     fn pause(&self, quiet_rounds: u32) -> Duration {
