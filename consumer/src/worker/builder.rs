@@ -380,7 +380,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
         let consumers = posts
             .iter()
             .map(|post| (Arc::clone(&post.enrolment.consumer), post.enrolment.version));
-        let board = Arc::new(Board::new(consumers.collect()));
+        let board = Arc::new(Board::new(consumers.collect(), self.options.stall_after));
         let (frontier_sender, frontier) = watch::channel(Observation {
             settled: 0,
             head: 0,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::board::{Board, Cell, FrontierWait, LaneState};
+use super::board::{Board, Cell, Ended, FrontierWait, LaneState};
 use super::dialect::WorkerBackend;
 use super::health::{Health, HealthProblem};
 use super::report::ConsumerReport;
@@ -55,6 +55,12 @@ pub enum WaitError {
     Unknown {
         /// The name that was asked for.
         consumer: String,
+    },
+    /// The worker has ended.
+    #[error("the worker has ended{}, and nobody handles events here any more", because(.error.as_ref()))]
+    Ended {
+        /// What ended it, unless it was asked to.
+        error: Option<String>,
     },
     /// The head of the log could not be read.
     #[error(transparent)]
@@ -119,6 +125,10 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     /// [`WorkerBuilder::stall_after`](crate::WorkerBuilder::stall_after).
     #[must_use]
     pub fn health(&self) -> Health {
+        if let Some(Ended { was_asked, error }) = self.board.end() {
+            let problems = vec![HealthProblem::Ended { was_asked, error }];
+            return Health { problems };
+        }
         let mut problems = Vec::new();
         if *self.stop.borrow() {
             problems.push(HealthProblem::Ending);
@@ -136,22 +146,20 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
             return Health { problems };
         }
         for cell in self.board.cells() {
-            problems.extend(self.lane_problem(&cell, beat.settled));
+            problems.extend(self.lane_problem(&cell));
         }
         Health { problems }
     }
 
-    fn lane_problem(&self, cell: &Cell, settled: i64) -> Option<HealthProblem> {
+    fn lane_problem(&self, cell: &Cell) -> Option<HealthProblem> {
         let consumer = Arc::clone(&cell.key.consumer);
         match cell.state() {
             LaneState::Starting | LaneState::Waiting { .. } => {
                 Some(HealthProblem::Waiting { consumer })
             }
             LaneState::Running | LaneState::Retrying { .. } => {
-                let is_behind = cell.place().is_some_and(|place| place.after < settled);
-                let since = cell.idle();
-                (is_behind && since > self.stall_after)
-                    .then_some(HealthProblem::Stalled { consumer, since })
+                let since = self.board.stalled(cell)?;
+                Some(HealthProblem::Stalled { consumer, since })
             }
             LaneState::CaughtUp | LaneState::ShutDown => None,
             state => Some(HealthProblem::NotRunning { consumer, state }),
@@ -192,12 +200,23 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
                     .collect();
                 in_vain = behind
                     .iter()
-                    .find_map(|one| ended(&one.consumer, one.state.clone()));
+                    .find_map(|one| ended(&one.consumer, one.state.clone()))
+                    .or_else(|| Some(WaitError::from(board.end()?)));
                 behind.is_empty() || in_vain.is_some()
             })
             .await;
         in_vain.map_or(Ok(()), Err)
     }
+}
+
+impl From<Ended> for WaitError {
+    fn from(end: Ended) -> Self {
+        Self::Ended { error: end.error }
+    }
+}
+
+fn because(error: Option<&String>) -> String {
+    error.map_or_else(String::new, |error| format!(" ({error})"))
 }
 
 fn ended(consumer: &Arc<str>, state: LaneState) -> Option<WaitError> {

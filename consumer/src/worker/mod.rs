@@ -3,6 +3,7 @@
 mod board;
 pub(crate) mod builder;
 pub(crate) mod dialect;
+mod end;
 mod error;
 mod fault;
 pub(crate) mod feed;
@@ -40,6 +41,7 @@ pub use self::board::{FrontierWait, LaneState};
 pub use self::builder::WorkerBuilder;
 use self::dialect::Observation;
 pub use self::dialect::{Blocker, WorkerBackend};
+use self::end::End;
 pub use self::error::{BuildError, LogProblem, NameTaken, WorkerError};
 pub use self::handle::{WaitError, WorkerHandle};
 pub use self::health::{Health, HealthProblem};
@@ -119,6 +121,18 @@ impl<DB: WorkerBackend> Worker<DB> {
         shutdown: impl Future<Output = ()>,
         once: bool,
     ) -> Result<Report, WorkerError> {
+        let mut end = End::of(&self.shared.board);
+        let ended = self.work(shutdown, once, &mut end).await;
+        end.note(&ended);
+        ended
+    }
+
+    async fn work(
+        self,
+        shutdown: impl Future<Output = ()>,
+        once: bool,
+        end: &mut End,
+    ) -> Result<Report, WorkerError> {
         let Self {
             shared,
             roster,
@@ -163,6 +177,8 @@ impl<DB: WorkerBackend> Worker<DB> {
             () = open_lanes(&shared, &mut vacancies, &mut lanes, one_core.as_ref(), until) => None,
             ended = &mut pulse.0 => Some(ended),
         };
+        // The pulse also ends when the handle asked for the end.
+        end.was_asked = ended.is_none() || shared.is_stopping();
         channels.stop.send_replace(true);
         helpers.shutdown().await;
         if time::timeout(shared.options.shutdown_deadline, drain(&mut lanes))

@@ -137,6 +137,9 @@ const PARKED_AGGREGATES: &str = "
     SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
      WHERE consumer = $1 AND version = $2 LIMIT $3";
 
+const PARKED_COUNTS: &str = "
+    SELECT consumer, version, count(*) FROM {parked} GROUP BY consumer, version";
+
 const PARK: &str = "
     INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
                           attempts, error)
@@ -247,6 +250,7 @@ statements! {
         survey: SURVEY,
         advance: ADVANCE,
         parked_aggregates: PARKED_AGGREGATES,
+        parked_counts: PARKED_COUNTS,
         park: PARK,
     }
 }
@@ -469,6 +473,18 @@ impl Dialect for Postgres {
             .fetch_all(connection)
             .await?;
         rows.iter().map(aggregate).collect()
+    }
+
+    async fn parked_counts(
+        statements: &PgStatements,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<(String, i32, i64)>, sqlx::Error> {
+        let rows = sqlx::raw_sql(statements.parked_counts.safe())
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .collect()
     }
 
     async fn park(

@@ -99,6 +99,9 @@ const PARKED_AGGREGATES: &str = "
     SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
      WHERE consumer = ?1 AND version = ?2 LIMIT ?3";
 
+const PARKED_COUNTS: &str = "
+    SELECT consumer, version, count(*) FROM {parked} GROUP BY consumer, version";
+
 const PARK: &str = concat!(
     "INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
                           attempts, error, parked_at)
@@ -137,6 +140,7 @@ statements! {
         survey: SURVEY,
         advance: ADVANCE,
         parked_aggregates: PARKED_AGGREGATES,
+        parked_counts: PARKED_COUNTS,
         park: PARK,
     }
 }
@@ -396,6 +400,18 @@ impl Dialect for Sqlite {
             .fetch_all(connection)
             .await?;
         rows.iter().map(aggregate).collect()
+    }
+
+    async fn parked_counts(
+        statements: &SqliteStatements,
+        connection: &mut SqliteConnection,
+    ) -> Result<Vec<(String, i32, i64)>, sqlx::Error> {
+        let rows = sqlx::raw_sql(statements.parked_counts.safe())
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .collect()
     }
 
     async fn park(

@@ -55,11 +55,23 @@ impl Job {
     }
 }
 
+/// What became of the events of a transaction that was committed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) handled: usize,
+    pub(crate) parked: usize,
+    pub(crate) skipped: usize,
+}
+
 /// How a transaction ended, when nothing went wrong with the database.
 #[derive(Debug)]
 pub(crate) enum Done {
     /// The first events are handled and the checkpoint stands behind them.
-    Saved { claim: Box<Claim>, position: i64 },
+    Saved {
+        claim: Box<Claim>,
+        position: i64,
+        tally: Tally,
+    },
     /// A handler failed; nothing was saved.
     Failed {
         claim: Box<Claim>,
@@ -192,6 +204,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         }
         let done = Done::Saved {
             position: self.reaches(&ready.claim, place),
+            tally: ready.division.tally(place),
             claim: ready.claim,
         };
         let done = self.shared.answer(commit(tx, ended_well, done)).await?;
@@ -351,7 +364,6 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             };
             DB::park(&self.shared.statements, tx, key, &[failed]).await?;
         }
-        measure::set_aside(key, parks, 1);
         let what = if parks { "parked" } else { "skipped" };
         tracing::warn!(consumer = &*key.consumer, position, attempts, %error, "the event is {what}");
         let position = self.job.reaches(1);
@@ -364,6 +376,11 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         Ok(Done::Saved {
             claim: Box::new(claim.clone()),
             position,
+            tally: Tally {
+                parked: usize::from(parks),
+                skipped: usize::from(!parks),
+                handled: 0,
+            },
         })
     }
 
@@ -448,6 +465,9 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         if take == 0 {
             return Ok(0);
         }
+        if self.retried(&ready.claim).is_some() {
+            measure::retry(&self.seat.key);
+        }
         let limits = Limits {
             deadline: time::Instant::now() + self.seat.post.settings.batch_time,
             handler_timeout: self.seat.post.settings.handler_timeout,
@@ -523,7 +543,6 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     ) -> Result<bool, sqlx::Error> {
         let waiting = ready.division.waiting(place);
         if !waiting.is_empty() {
-            measure::set_aside(&self.seat.key, true, waiting.len());
             DB::park(&self.shared.statements, tx, &self.seat.key, &waiting).await?;
         }
         let progress = Progress {
@@ -559,6 +578,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         let done = Done::Saved {
             claim: ready.claim.clone(),
             position: self.reaches(&ready.claim, place),
+            tally: ready.division.tally(place),
         };
         commit(tx, ended_well, done).await
     }
@@ -602,8 +622,12 @@ pub(crate) async fn record<DB: WorkerBackend>(
     if !DB::save(&shared.statements, &mut tx, &seat.key, &claim, progress).await? {
         return Err(sqlx::Error::RowNotFound.into());
     }
-    let position = progress.position;
-    commit(tx, ended_well, Done::Saved { claim, position }).await
+    let done = Done::Saved {
+        claim,
+        position: progress.position,
+        tally: Tally::default(),
+    };
+    commit(tx, ended_well, done).await
 }
 
 /// Claims a row a second time, as it was the first time.
