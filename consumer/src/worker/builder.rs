@@ -26,7 +26,7 @@ type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 pub struct WorkerBuilder<DB: WorkerBackend> {
     store: EventStore<DB>,
     registered: Vec<Registered<DB>>,
-    /// Names of consumers that run on another database, or in another process.
+    /// Names of consumers of this program that run on another database, or in another process.
     elsewhere: Vec<String>,
     selection: Option<Selection>,
     dependencies: Dependencies,
@@ -264,6 +264,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
                 tracing::warn!("consumer {other}");
                 self.elsewhere.push(other.name.to_owned());
             }
+            let left_out = registry.left_out().iter();
+            self.elsewhere.extend(left_out.map(|&name| name.to_owned()));
             self.registered.extend(registry.into_registered());
         }
         self.apply_settings()?;

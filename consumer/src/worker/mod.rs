@@ -5,7 +5,7 @@ pub(crate) mod builder;
 pub(crate) mod dialect;
 mod end;
 mod error;
-mod fault;
+pub(crate) mod fault;
 pub(crate) mod feed;
 mod handle;
 mod health;
@@ -27,7 +27,7 @@ mod signal;
 pub(crate) mod slots;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-mod supervise;
+pub(crate) mod supervise;
 pub(crate) mod transact;
 
 use std::sync::Arc;

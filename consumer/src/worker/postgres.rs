@@ -91,8 +91,12 @@ const SAVE: &str = "
 const ENROLL_LOCK: &str = "SELECT pg_advisory_xact_lock(7166182912370463010)";
 
 const ENROLL: &str = "
-    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position)
-    SELECT $1, $2, slice, slice + $3, $4, $5 FROM generate_series(0, 1023, $3) AS slice
+    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, replay_to)
+    SELECT $1, $2, slice, slice + $3, $4, $5, (
+           -- What another version has handled is a replay: its effects have been had.
+           SELECT coalesce(max(greatest(position, replay_to)), 0) FROM {progress}
+            WHERE consumer = $1 AND version <> $2)
+      FROM generate_series(0, 1023, $3) AS slice
      WHERE NOT EXISTS (SELECT FROM {progress} WHERE consumer = $1 AND version = $2)";
 
 const TRY_AGAIN: &str = "

@@ -52,8 +52,12 @@ const SAVE: &str = concat!(
 const ENROLL: &str = concat!(
     "WITH RECURSIVE piece (slice) AS (
          SELECT 0 UNION ALL SELECT slice + ?3 FROM piece WHERE slice + ?3 < 1024)
-     INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, updated_at)
-     SELECT ?1, ?2, slice, slice + ?3, ?4, ?5, ",
+     INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, replay_to,
+                             updated_at)
+     SELECT ?1, ?2, slice, slice + ?3, ?4, ?5, (
+            -- What another version has handled is a replay: its effects have been had.
+            SELECT coalesce(max(max(position, replay_to)), 0) FROM {progress}
+             WHERE consumer = ?1 AND version <> ?2), ",
     now!(),
     " FROM piece
       WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = ?1 AND version = ?2)"

@@ -594,13 +594,15 @@ enum Verdict {
     GivenUp(Done),
 }
 
+/// What to tell of a handler that ignored a failed statement.
+pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
+
 /// A statement failed in the transaction, and the handler said nothing.
 fn swallowed(ready: Ready) -> Done {
-    let error = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
     Done::Failed {
         handled: 0,
         suspects: ready.take,
-        error: error.to_owned(),
+        error: SWALLOWED.to_owned(),
         claim: ready.claim,
     }
 }
@@ -679,7 +681,8 @@ async fn has_left<DB: WorkerBackend>(
     Ok(DB::has_left(tx, claim).await)
 }
 
-async fn run_effects(cx: &Context) {
+/// Runs what a handler wanted to happen after the commit.
+pub(crate) async fn run_effects(cx: &Context) {
     for effect in cx.take_effects() {
         if AssertUnwindSafe(effect).catch_unwind().await.is_err() {
             tracing::error!(
