@@ -101,6 +101,40 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
 
     /// Waits until every consumer has handled what is in the log now.
     ///
+    /// In a test of a whole program it takes the place of every sleep:
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct UserReadModel;
+    /// # impl Consumer<sqlx::Sqlite> for UserReadModel {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// store.migrate().await?;
+    /// let worker = Worker::builder(store.clone()).consumer(UserReadModel).build()?;
+    /// let handle = worker.handle();
+    /// let running = tokio::spawn(worker.run(std::future::pending()));
+    ///
+    /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
+    /// store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// handle.caught_up().await?;
+    /// // Now the read model can be looked at.
+    ///
+    /// handle.shut_down();
+    /// let report = running.await??;
+    /// assert_eq!(report.consumer("users").map(|users| users.events), Some(1));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// Like [`caught_up_to`](Self::caught_up_to), and when the log cannot be read.
     pub async fn caught_up(&self) -> Result<(), WaitError> {
