@@ -15,7 +15,7 @@ use consumer::{
     Backend, EventStore, ExpectedVersion, NewEvent, OnError, Registered, Settings, Worker,
 };
 use consumer_tests::{MODEL, Model, Running, TestBackend, on_both_databases};
-use sqlx::{Executor, Pool};
+use sqlx::{Database as _, Executor, Pool};
 
 async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str) -> i64 {
     let event = NewEvent::new(kind, id, "Happened", r#"{"what":"this"}"#);
@@ -575,6 +575,42 @@ error: nothing was changed
         }
     }
 
+    async fn a_verb_that_others_keep_waiting_is_refused_when_its_time_is_over(db) {
+        has_model(&db.pool).await;
+        let users = Model::new("users");
+        cli!(db, [users], "run --once");
+        let held = held(&db).await;
+        let (exit, text) = cli!(db, [users], "rebuild users --yes --wait 0");
+        assert_eq!((exit, exit.code()), (Exit::Refused, 4), "{text}");
+        assert!(text.contains("at hand right now"), "{text}");
+        held.rollback().await.unwrap();
+    }
+
+    /// SQLite itself waits for five seconds only.
+    async fn a_verb_waits_for_others_as_long_as_it_may(db) {
+        has_model(&db.pool).await;
+        let users = Model::new("users");
+        cli!(db, [users], "run --once");
+        let held = held(&db).await;
+        let busy = Duration::from_secs(if Db::NAME == "SQLite" { 6 } else { 1 });
+        let release = async {
+            tokio::time::sleep(busy).await;
+            held.rollback().await.unwrap();
+        };
+        let pause = async { cli!(db, [users], "pause users") };
+        let ((exit, text), ()) = tokio::join!(pause, release);
+        assert_eq!((exit, text.as_str()), (Exit::Done, "users is paused\n"));
+        cli!(db, [users], "resume users");
+        let held = crate::held(&db).await;
+        let release = async {
+            tokio::time::sleep(busy).await;
+            held.rollback().await.unwrap();
+        };
+        let rebuild = async { cli!(db, [users], "rebuild users --yes --wait 20") };
+        let ((exit, text), ()) = tokio::join!(rebuild, release);
+        assert_eq!(exit, Exit::Done, "{text}");
+    }
+
     async fn completions_name_every_verb(db) {
         for shell in ["bash", "zsh", "fish"] {
             let (exit, text) = cli!(db, [Model::new("users")], format!("completions {shell}"));
@@ -583,6 +619,78 @@ error: nothing was changed
                 assert!(text.contains(verb), "{shell}: {verb}");
             }
         }
+    }
+}
+
+/// A transaction that has the checkpoints, as a worker in the middle of a batch does.
+async fn held<DB: TestBackend>(
+    db: &consumer_tests::Database<DB>,
+) -> sqlx::Transaction<'static, DB> {
+    let mut tx = db.store.begin().await.unwrap();
+    let claim = "UPDATE consumer_progress SET updated_at = updated_at";
+    DB::execute(&mut tx, claim).await.unwrap();
+    tx
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frontier_names_the_transaction_that_keeps_it() {
+    type Db = sqlx::Postgres;
+    let db = consumer_tests::Database::<Db>::fresh().await;
+    let mut slow = db.store.begin().await.unwrap();
+    sqlx::query("SET LOCAL application_name = 'importer'")
+        .execute(&mut *slow)
+        .await
+        .unwrap();
+    let event = NewEvent::new("User", "slow", "Happened", "{}");
+    db.store
+        .append(&mut slow, ExpectedVersion::Any, &[event])
+        .await
+        .unwrap();
+    append(&db.store, "User", "fast").await;
+    let (exit, text) = cli!(db, [Model::new("users")], "frontier");
+    assert_eq!(exit, Exit::Done);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "the log is settled up to 0, its head is 2");
+    assert!(
+        lines[1].starts_with("frontier waits at 0 for pid ")
+            && lines[1].contains("(app=importer, open "),
+        "{text}"
+    );
+    let (_, text) = cli!(db, [Model::new("users")], "frontier --json");
+    assert!(text.contains("app=importer"), "{text}");
+    slow.rollback().await.unwrap();
+}
+
+#[test]
+fn the_help_of_every_verb_fits_80_columns() {
+    let verbs = [
+        "run",
+        "list",
+        "status",
+        "pause",
+        "resume",
+        "rebuild",
+        "accept-scope",
+        "activate",
+        "parked",
+        "parked list",
+        "parked show",
+        "parked retry",
+        "parked skip",
+        "frontier",
+        "forget",
+        "migrate",
+        "completions",
+    ];
+    for verb in verbs {
+        let line = format!("worker {verb} --help");
+        let help = Cli::try_parse_from(line.split(' '))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 80),
+            "{help}"
+        );
     }
 }
 

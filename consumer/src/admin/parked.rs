@@ -237,6 +237,24 @@ struct Waiting {
     attempts: u32,
 }
 
+impl Waiting {
+    /// What an error of our own statements after the handler means: one that says that an earlier
+    /// statement failed is the handler's, which did not pass that error on.
+    fn after_handler<DB: AdminBackend>(&self, error: AdminError) -> AdminError {
+        let AdminError::Store(StoreError::Database(database)) = &error else {
+            return error;
+        };
+        if !fault::is_aborted_transaction::<DB>(database) {
+            return error;
+        }
+        let first = self.events.first();
+        AdminError::Retry {
+            position: first.map_or(0, |event| event.global_position),
+            error: SWALLOWED.into(),
+        }
+    }
+}
+
 impl<DB: AdminBackend> Again<'_, DB> {
     /// Tries again as long as it is the database that fails, but not for ever.
     async fn until_it_is_over(&self) -> Result<u64, AdminError> {
@@ -352,22 +370,6 @@ impl<DB: AdminBackend> Again<'_, DB> {
             },
         }
     }
-
-    /// What an error of our own statements after the handler means: one that says that an earlier
-    /// statement failed is the handler's, which did not pass that error on.
-    fn after_handler(&self, error: AdminError, waiting: &Waiting) -> AdminError {
-        let AdminError::Store(StoreError::Database(database)) = &error else {
-            return error;
-        };
-        if !fault::is_aborted_transaction::<DB>(database) {
-            return error;
-        }
-        let position = waiting.events.first();
-        AdminError::Retry {
-            position: position.map_or(0, |event| event.global_position),
-            error: SWALLOWED.into(),
-        }
-    }
 }
 
 fn nothing_handled() -> BatchError {
@@ -403,7 +405,7 @@ impl<DB: AdminBackend> Work<DB> for &Again<'_, DB> {
             }
         }
         let unparked = self.admin.unpark(tx, self.of, &waiting.events).await;
-        Ok(unparked.map_err(|error| self.after_handler(error, &waiting))?)
+        Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)
     }
 }
 

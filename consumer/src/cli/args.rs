@@ -126,24 +126,30 @@ pub(super) struct Rebuild {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// How long to wait for a worker's batch to end
+    /// How long to wait for a worker's batch
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) wait: u64,
-    /// Does not call the consumer's own reset
-    #[arg(long)]
-    pub(super) without_reset: bool,
-    /// Gives parked events up: a replay mutes the effects that they never had
-    #[arg(long)]
-    pub(super) discard_parked: bool,
+    #[command(flatten)]
+    pub(super) beginning: Beginning,
     /// Begins anew also when a rebuild is under way
     #[arg(long)]
     pub(super) restart: bool,
-    /// Leaves the work to workers that run elsewhere, and only shows how far they are
+    /// Leaves the work to others, and shows how far it is
     #[arg(long)]
     pub(super) no_run: bool,
     /// Begins nothing, and only shows how far it is
     #[arg(long, conflicts_with_all = ["restart", "no_run"])]
     pub(super) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Beginning {
+    /// Does not call the consumer's own reset
+    #[arg(long)]
+    pub(super) without_reset: bool,
+    /// Gives up the events that are parked
+    #[arg(long)]
+    pub(super) discard_parked: bool,
 }
 
 #[derive(Debug, Args)]
@@ -197,7 +203,7 @@ pub(super) struct Forget {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Also when this program has the consumer, which then starts from the beginning
+    /// Also when this program has it, to begin again
     #[arg(long)]
     pub(super) force: bool,
 }

@@ -26,9 +26,9 @@
 //! |---|---|
 //! | `run [--group G] [--only NAME] [--once]` | runs consumers |
 //! | `list` | the consumers of the program, as declared |
-//! | `status [--watch] [--json]` | state, position, lag, parked, errors, frontier |
+//! | `status [--watch] [--json]` | state, position, lag, parked, errors, frontier; `--watch` and `--json` also the rate in events a second, for which `--json` looks twice, a second apart |
 //! | `pause NAME`, `resume NAME` | in all processes |
-//! | `rebuild NAME [--yes]` | empties the read model and handles all events again |
+//! | `rebuild NAME [--yes]` | empties the read model and handles all events again, or goes on with what was begun; with `--of-version` of a version that never ran, lets it catch up beside the one that serves; `--watch` only shows how far it is |
 //! | `accept-scope NAME` | goes on with another scope without a rebuild |
 //! | `activate NAME VERSION` | says which version serves |
 //! | `parked list\|show\|retry\|skip` | events that were set aside |

@@ -83,10 +83,10 @@ async fn begin<DB: AdminBackend>(
         return Ok(());
     }
     let mut options = RebuildOptions::new().wait(Duration::from_secs(rebuild.wait));
-    if rebuild.without_reset {
+    if rebuild.beginning.without_reset {
         options = options.without_reset();
     }
-    if rebuild.discard_parked {
+    if rebuild.beginning.discard_parked {
         options = options.discard_parked();
     }
     let parked = admin.may_rebuild(choice, options).await?;
@@ -103,23 +103,23 @@ fn question(
     has_other_scope: bool,
     parked: u64,
 ) -> String {
-    let mut question = if rebuild.without_reset {
-        format!("This leaves what {} has written", choice.label)
+    let label = &choice.label;
+    let empties = if rebuild.beginning.without_reset {
+        format!("This leaves what {label} has written")
     } else {
-        format!("This empties {}", choice.label)
+        format!("This empties {label}")
     };
-    if has_other_scope {
-        question.push_str(", takes the scope of the code");
-    }
-    if parked > 0 {
-        question.push_str(&format!(
-            ", gives up {} that it has parked",
-            verbs::events(parked)
-        ));
-    }
+    let scope = if has_other_scope {
+        ", takes the scope of the code"
+    } else {
+        ""
+    };
+    let discards = match parked {
+        0 => String::new(),
+        parked => format!(", gives up {} that it has parked", verbs::events(parked)),
+    };
     let up_to = tables::number(progress.position.max(progress.replay_to));
-    question.push_str(&format!(" and replays its events up to {up_to}. Go on?"));
-    question
+    format!("{empties}{scope}{discards} and replays its events up to {up_to}. Go on?")
 }
 
 /// Runs the consumer here, beside any worker that has it too: whoever has the row goes on.

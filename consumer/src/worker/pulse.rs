@@ -154,8 +154,8 @@ impl<DB: WorkerBackend> Pulse<DB> {
         self.tell_who_blocks().await;
         let seen = self.seen();
         self.shared.board.set_beat(seen.settled, None);
-        let waited = self.waiting_since.map(|since| since.elapsed());
-        measure::frontier(&seen, waited.unwrap_or_default());
+        let since = self.waiting_since.map(|since| since.elapsed());
+        measure::frontier(&seen, since.unwrap_or_default());
         if due {
             self.measure_lanes().await;
         }
