@@ -126,7 +126,7 @@ pub(super) struct Rebuild {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// How long to wait for a worker's batch
+    /// How long to wait for a batch to end
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) wait: u64,
     #[command(flatten)]
