@@ -279,8 +279,9 @@ fn time_for(events: i64, rate: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// How fast something goes: over the last half of the time it was watched, but at least over the
-/// last ten seconds, so that a slow start is forgotten and a short pause is not taken for the end.
+/// How fast something goes: over the last eighth of the time it was watched, but at least over the
+/// last ten seconds, so that what was slow or fast at first is forgotten by the half, and a short pause
+/// is not taken for the end.
 #[derive(Debug)]
 struct Pace {
     began: Instant,
@@ -299,7 +300,7 @@ impl Pace {
 
     fn note(&mut self, now: Instant, handled: i64) {
         self.seen.push_back((now, handled));
-        let window = ((now - self.began) / 2).max(Self::SHORTEST);
+        let window = ((now - self.began) / 8).max(Self::SHORTEST);
         // The newest of those that are old enough stays: the window is never shorter than asked.
         while self
             .seen
