@@ -193,6 +193,7 @@ pub struct ParkedRow {
 
 /// Who has locked rows, where the database has a server.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))] // SQLite has none
 pub struct Taken {
     /// The transaction's id.
     pub(crate) transaction: String,

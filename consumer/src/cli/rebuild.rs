@@ -248,7 +248,7 @@ impl<'a> Screen<'a> {
         bar.set_length(progress.total);
         bar.set_position(progress.handled);
         let left = progress.remaining.map_or_else(
-            || "no end in sight".to_owned(),
+            || "no estimate yet".to_owned(),
             |left| format!("{} left", tables::duration(left)),
         );
         bar.set_message(format!(

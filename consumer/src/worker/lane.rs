@@ -460,6 +460,8 @@ impl<DB: WorkerBackend> Lane<DB> {
             from = claim.position,
             to = position,
             events = tally.handled,
+            parked = tally.parked,
+            skipped = tally.skipped,
             "batch saved"
         );
         if passed < work.job.events.len() {
