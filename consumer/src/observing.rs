@@ -7,21 +7,27 @@
 //!
 //! | name | kind | labels | what |
 //! |---|---|---|---|
-//! | `consumer_events_total` | counter | `consumer`, `version` | events handled and committed |
-//! | `consumer_batches_total` | counter | `consumer`, `version` | transactions that did so |
+//! | `consumer_events_total` | counter | `consumer`, `version` | events handled and committed; not those that were parked or skipped |
+//! | `consumer_batches_total` | counter | `consumer`, `version` | transactions that handled events |
 //! | `consumer_batch_seconds` | histogram | `consumer`, `version` | from the claim to the commit |
 //! | `consumer_errors_total` | counter | `consumer`, `version`, `kind` | attempts that failed: by the `handler`, by the `database`, or by a handler that tried to end the transaction (`commit`) |
-//! | `consumer_retries_total` | counter | `consumer`, `version` | events that are tried again |
+//! | `consumer_retries_total` | counter | `consumer`, `version` | attempts at an event after its first |
 //! | `consumer_parked_total` | counter | `consumer`, `version` | events set aside, also those behind a failing one |
 //! | `consumer_skipped_total` | counter | `consumer`, `version` | events left out |
-//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between what is handled and the frontier; an upper bound of the events |
-//! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the last handled event while there are later ones, else 0 |
+//! | `consumer_parked_events` | gauge | `consumer`, `version` | events that are set aside now; looked at every 10 s, as the checkpoints of idle consumers are |
+//! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for what the consumer does in this process, 0 for the rest: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint is gone) |
+//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between what is handled and the frontier: an upper bound of the events, since there are gaps and other scopes |
+//! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the first event of its scope that is not handled, 0 when there is none |
 //! | `consumer_frontier_position` | gauge | | up to where the log is settled |
 //! | `consumer_head_position` | gauge | | the highest visible position |
 //! | `consumer_frontier_wait_seconds` | gauge | | for how long a gap has kept the frontier |
 //! | `consumer_frontier_blockers` | gauge | | transactions that keep it, once it waits for a second; the log names them |
 //! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier assumes](crate::guide::frontier) |
 //! | `consumer_log_reads_total` | counter | `cache` | stretches of the log that were wanted, by whether they were in memory (`hit`, `miss`) |
+//!
+//! A consumer that somebody should look at: `consumer_state{state=~"stopped|scope_changed"} == 1`, or
+//! `consumer_parked_events > 0`; one that is late: `consumer_lag_seconds > 60`. Workers in several
+//! processes tell of the same consumers: take the `max` of gauges and the `sum` of counters.
 //!
 //! # Spans
 //!

@@ -8,14 +8,14 @@
 )]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consumer::{
-    Backend, EventStore, ExpectedVersion, HealthProblem, NewEvent, Worker, WorkerBackend,
-    WorkerHandle,
+    Backend, EventStore, ExpectedVersion, HealthProblem, LaneState, NewEvent, Settings, WaitError,
+    Worker, WorkerBackend, WorkerHandle,
 };
 use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases};
-use sqlx::{Executor, Pool};
+use sqlx::{Database as _, Executor, Pool};
 use tokio::sync::Semaphore;
 
 async fn append<DB: Backend>(store: &EventStore<DB>, id: &str) {
@@ -44,6 +44,11 @@ async fn until<DB: WorkerBackend>(
     }
 }
 
+fn stalled_in(health: &consumer::Health) -> bool {
+    let is_stall = |problem: &HealthProblem| matches!(problem, HealthProblem::Stalled { .. });
+    health.problems.iter().any(is_stall)
+}
+
 on_both_databases! {
     async fn a_worker_is_ready_once_it_has_seen_its_checkpoints_and_not_when_it_ends(db) {
         has_model(&db.pool).await;
@@ -57,6 +62,95 @@ on_both_databases! {
         handle.shut_down();
         assert!(!handle.health().is_ready() && handle.health().is_live());
         running.await.unwrap().unwrap();
+        let ended = HealthProblem::Ended { was_asked: true, error: None };
+        assert_eq!(handle.health().problems, [ended]);
+        assert!(!handle.health().is_ready() && handle.health().is_live());
+    }
+
+    async fn a_worker_that_could_not_start_is_not_live_and_says_why(db) {
+        let empty = consumer_tests::Database::<Db>::empty().await;
+        drop(db);
+        let worker = Worker::<Db>::builder(empty.store.clone()).consumer(Model::new("users")).build().unwrap();
+        let handle = worker.handle();
+        worker.run(std::future::pending()).await.unwrap_err();
+        let health = handle.health();
+        assert!(!health.is_live() && !health.is_ready(), "{health}");
+        assert!(health.to_string().contains("call `migrate()`"), "{health}");
+        let waited = handle.caught_up_to(1).await.unwrap_err();
+        assert!(matches!(waited, WaitError::Ended { error: Some(_) }), "{waited}");
+    }
+
+    async fn a_worker_that_ended_without_being_asked_is_not_live(db) {
+        has_model(&db.pool).await;
+        append(&db.store, "a").await;
+        append(&db.store, "b").await;
+        let worker = Worker::<Db>::builder(db.store.clone()).consumer(Model::new("users")).build().unwrap();
+        let handle = worker.handle();
+        let running = tokio::spawn(worker.run(std::future::pending()));
+        handle.caught_up().await.unwrap();
+        assert!(handle.health().is_live());
+        if Db::NAME == "SQLite" {
+            // The head goes back: a log that cannot be trusted ends the worker.
+            sqlx::query("DELETE FROM events").execute(&db.pool).await.unwrap();
+            running.await.unwrap().unwrap_err();
+        } else {
+            running.abort();
+            running.await.unwrap_err();
+        }
+        let health = handle.health();
+        assert!(matches!(health.problems[..], [HealthProblem::Ended { was_asked: false, .. }]), "{health}");
+        assert!(!health.is_live() && !health.is_ready(), "{health}");
+    }
+
+    async fn an_event_after_a_quiet_time_is_given_as_long_as_any_other(db) {
+        has_model(&db.pool).await;
+        let patience = Duration::from_secs(2);
+        let gate = Arc::new(Semaphore::new(0));
+        let users = Model::new("users").gate(&gate);
+        let worker = Worker::<Db>::builder(db.store.clone())
+            .consumer(users.clone())
+            .stall_after(patience)
+            .build()
+            .unwrap();
+        let handle = worker.handle();
+        let running = tokio::spawn(worker.run(std::future::pending()));
+        let began = Instant::now();
+        until(&handle, |_| began.elapsed() > patience + patience / 4).await;
+        append(&db.store, "a").await;
+        users.entered.notified().await;
+        let entered = Instant::now();
+        assert!(handle.health().is_live(), "{}", handle.health());
+        // A control: it is noticed once the event itself has taken that long.
+        until(&handle, |health| !health.is_live()).await;
+        assert!(entered.elapsed() > patience / 2);
+        gate.add_permits(1);
+        handle.caught_up().await.unwrap();
+        assert!(handle.health().is_live());
+        handle.shut_down();
+        running.await.unwrap().unwrap();
+    }
+
+    async fn a_retry_that_is_due_later_is_no_stall(db) {
+        has_model(&db.pool).await;
+        append(&db.store, "bad").await;
+        let wait = Duration::from_mins(1);
+        let users = Model::new("users").settings(Settings::default().backoff(wait, wait));
+        users.fail_on("bad", true);
+        let patience = Duration::from_millis(200);
+        let worker = Worker::<Db>::builder(db.store.clone())
+            .consumer(users)
+            .stall_after(patience)
+            .build()
+            .unwrap();
+        let handle = worker.handle();
+        let running = tokio::spawn(worker.run(std::future::pending()));
+        let is_retrying = || handle.consumers().iter().any(|one| matches!(one.state, LaneState::Retrying { .. }));
+        until(&handle, |_| is_retrying()).await;
+        let began = Instant::now();
+        until(&handle, |health| stalled_in(health) || began.elapsed() > patience * 4).await;
+        assert!(!stalled_in(&handle.health()) && is_retrying(), "{}", handle.health());
+        handle.shut_down();
+        running.await.unwrap().unwrap();
     }
 
     async fn a_worker_that_runs_and_makes_no_progress_is_not_live(db) {
@@ -69,17 +163,11 @@ on_both_databases! {
         let stalled = worker.handle();
         let running = tokio::spawn(worker.run(std::future::pending()));
         users.entered.notified().await;
-        until(&stalled, |health| {
-            health.problems.iter().any(|problem| matches!(problem, HealthProblem::Stalled { .. }))
-        })
-        .await;
+        until(&stalled, stalled_in).await;
         assert!(!stalled.health().is_live());
         gate.add_permits(10);
         stalled.caught_up().await.unwrap();
-        let still = |health: &consumer::Health| {
-            health.problems.iter().any(|problem| matches!(problem, HealthProblem::Stalled { .. }))
-        };
-        assert!(!still(&stalled.health()));
+        assert!(!stalled_in(&stalled.health()));
         stalled.shut_down();
         running.await.unwrap().unwrap();
     }

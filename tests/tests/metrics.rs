@@ -10,23 +10,26 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
-use consumer::{ExpectedVersion, NewEvent, OnError, Settings, Worker};
-use consumer_tests::{MODEL, Model, on_both_databases};
+use consumer::{ExpectedVersion, NewEvent, OnError, Settings, Worker, merge_segments};
+use consumer_tests::{MODEL, Model, Running, TestBackend, consumer, on_both_databases};
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
 };
+use tokio::sync::Semaphore;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 type Values = Arc<Mutex<HashMap<String, f64>>>;
 
-/// Keeps every value under its name and labels.
+/// Keeps every value under its name and labels, and what every name was said to mean.
 #[derive(Clone, Default)]
-struct Kept(Values);
+struct Kept(Values, Arc<Mutex<HashMap<String, String>>>);
 
 struct One(String, Values);
 
@@ -66,6 +69,11 @@ impl HistogramFn for One {
 }
 
 impl Kept {
+    fn described(&self, name: &KeyName, text: &SharedString) {
+        let mut described = self.1.lock().unwrap();
+        described.insert(name.as_str().to_owned(), text.to_string());
+    }
+
     fn one(&self, key: &Key) -> Arc<One> {
         let mut labels: Vec<String> = key
             .labels()
@@ -78,9 +86,15 @@ impl Kept {
 }
 
 impl Recorder for Kept {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_counter(&self, name: KeyName, _: Option<Unit>, text: SharedString) {
+        self.described(&name, &text);
+    }
+    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, text: SharedString) {
+        self.described(&name, &text);
+    }
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, text: SharedString) {
+        self.described(&name, &text);
+    }
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         Counter::from_arc(self.one(key))
     }
@@ -154,7 +168,7 @@ macro_rules! prepare {
 }
 
 /// A name of its own for each test and database, as all share one recorder.
-fn named<DB: sqlx::Database>(sqlite: &'static str, postgres: &'static str) -> &'static str {
+fn named<DB: sqlx::Database, T>(sqlite: T, postgres: T) -> T {
     if DB::NAME == "SQLite" {
         sqlite
     } else {
@@ -162,10 +176,32 @@ fn named<DB: sqlx::Database>(sqlite: &'static str, postgres: &'static str) -> &'
     }
 }
 
+/// Looks until it is so.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn impatient(retries: u32) -> Settings {
+    consumer_tests::impatient().retries(retries)
+}
+
+/// Makes all events an hour old.
+async fn make_old<DB: TestBackend>(pool: &sqlx::Pool<DB>) {
+    let hour_ago = named::<DB, _>(
+        "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 hour')",
+        "now() - interval '1 hour'",
+    );
+    let mut connection = pool.acquire().await.unwrap();
+    let sql = format!("UPDATE events SET created_at = {hour_ago}");
+    DB::execute(&mut connection, &sql).await.unwrap();
+}
+
 on_both_databases! {
     async fn events_batches_and_lag_are_counted_by_consumer_and_version(db) {
         prepare!(db, ["a", "b", "c"]);
-        let name = named::<Db>("counted_s", "counted_p");
+        let name = named::<Db, _>("counted_s", "counted_p");
         Worker::<Db>::builder(db.store.clone())
             .consumer(Model::new(name))
             .build().unwrap().run_once().await.unwrap();
@@ -177,25 +213,136 @@ on_both_databases! {
         assert!(value("consumer_log_reads_total{cache=miss}") >= 1.0);
     }
 
-    async fn errors_retries_and_parked_events_are_counted(db) {
-        prepare!(db, ["bad", "bad"]);
-        let name = named::<Db>("parked_s", "parked_p");
-        let settings = Settings::default()
-            .retries(1)
-            .backoff(std::time::Duration::from_millis(1), std::time::Duration::from_millis(1))
-            .on_error(OnError::Park);
-        let model = Model::new(name).settings(settings);
+    async fn an_event_that_is_parked_is_not_counted_as_handled_and_its_last_failure_is_no_retry(db) {
+        prepare!(db, ["bad", "bad", "good"]);
+        let name = named::<Db, _>("parked_s", "parked_p");
+        let model = Model::new(name).settings(impatient(1).on_error(OnError::Park));
+        model.fail_on("bad", true);
+        let report = Worker::<Db>::builder(db.store.clone()).consumer(model)
+            .build().unwrap().run_once().await.unwrap();
+        assert_eq!(report.consumer(name).unwrap().events, 1);
+        let labels = format!("consumer={name},version=1}}");
+        assert_eq!(value(&format!("consumer_errors_total{{{}", labels.replace(",version", ",kind=handler,version"))), 2.0);
+        assert_eq!(value(&format!("consumer_retries_total{{{labels}")), 1.0);
+        assert_eq!(value(&format!("consumer_parked_total{{{labels}")), 2.0);
+        assert_eq!(value(&format!("consumer_parked_events{{{labels}")), 2.0);
+        assert_eq!(value(&format!("consumer_events_total{{{labels}")), 1.0);
+        assert_eq!(value(&format!("consumer_batches_total{{{labels}")), 1.0);
+        assert_eq!(value(&format!("consumer_skipped_total{{{labels}")), -1.0);
+    }
+
+    async fn an_event_that_is_skipped_is_counted_as_that_alone(db) {
+        prepare!(db, ["bad", "good"]);
+        let name = named::<Db, _>("skipped_s", "skipped_p");
+        let model = Model::new(name).settings(impatient(0).on_error(OnError::Skip));
         model.fail_on("bad", true);
         Worker::<Db>::builder(db.store.clone()).consumer(model).build().unwrap().run_once().await.unwrap();
-        let labels = format!("consumer={name},version=1}}");
-        assert!(value(&format!("consumer_errors_total{{{}", labels.replace(",version", ",kind=handler,version"))) >= 2.0);
-        assert!(value(&format!("consumer_retries_total{{{labels}")) >= 1.0);
-        assert_eq!(value(&format!("consumer_parked_total{{{labels}")), 2.0);
+        let labels = format!("{{consumer={name},version=1}}");
+        assert_eq!(value(&format!("consumer_skipped_total{labels}")), 1.0);
+        assert_eq!(value(&format!("consumer_events_total{labels}")), 1.0);
+        assert_eq!(value(&format!("consumer_retries_total{labels}")), -1.0);
+        assert_eq!(value(&format!("consumer_parked_total{labels}")), -1.0);
+    }
+
+    async fn errors_are_told_apart_by_whose_trouble_they_are(db) {
+        prepare!(db, ["a"]);
+        let name = named::<Db, _>("troubled_s", "troubled_p");
+        let tries = Arc::new(AtomicU32::new(0));
+        let troubled = consumer(name, move |_, tx: &mut <Db as sqlx::Database>::Connection, _| {
+            let attempt = tries.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                if attempt == 0 {
+                    return Err(sqlx::Error::PoolTimedOut.into());
+                }
+                sqlx::query("COMMIT").execute(tx).await?;
+                Ok(())
+            })
+        });
+        Worker::<Db>::builder(db.store.clone()).consumer(troubled).build().unwrap().run_once().await.unwrap();
+        for kind in ["database", "commit"] {
+            let errors = format!("consumer_errors_total{{consumer={name},kind={kind},version=1}}");
+            assert_eq!(value(&errors), 1.0, "{kind}");
+        }
+    }
+
+    async fn the_log_is_read_once_for_consumers_at_one_place(db) {
+        prepare!(db, ["a", "b"]);
+        let [one, other] = named::<Db, _>(["hit_1_s", "hit_2_s"], ["hit_1_p", "hit_2_p"]);
+        Worker::<Db>::builder(db.store.clone())
+            .consumer(Model::new(one)).consumer(Model::new(other))
+            .build().unwrap().run_once().await.unwrap();
+        assert!(value("consumer_log_reads_total{cache=hit}") >= 1.0);
+    }
+
+    async fn lag_in_seconds_is_the_age_of_the_first_event_that_is_not_handled(db) {
+        prepare!(db, ["bad"]);
+        let [stopped, paused] = named::<Db, _>(["stopped_s", "paused_s"], ["stopped_p", "paused_p"]);
+        let model = Model::new(stopped);
+        model.fail_on("bad", true);
+        let builder = || Worker::<Db>::builder(db.store.clone())
+            .consumer(model.clone()).consumer(Model::new(paused))
+            .survey_interval(Duration::from_millis(2));
+        builder().admin().unwrap().pause(paused).await.unwrap();
+        make_old::<Db>(&db.pool).await;
+        // A worker that has just started has handled nothing, whose age it could tell.
+        let running = Running::start(builder());
+        for name in [stopped, paused] {
+            let labels = format!("{{consumer={name},slice=0,version=1}}");
+            until(|| value(&format!("consumer_lag_positions{labels}")) == 1.0).await;
+            until(|| (3600.0..3900.0).contains(&value(&format!("consumer_lag_seconds{labels}")))).await;
+        }
+        let state = |name, state| value(&format!("consumer_state{{consumer={name},state={state},version=1}}"));
+        until(|| state(stopped, "stopped") == 1.0 && state(stopped, "running") == 0.0).await;
+        until(|| state(paused, "paused") == 1.0 && state(paused, "stopped") == 0.0).await;
+        running.stop().await;
+    }
+
+    async fn a_new_event_after_a_quiet_hour_is_not_an_hour_late(db) {
+        prepare!(db, ["a"]);
+        make_old::<Db>(&db.pool).await;
+        let name = named::<Db, _>("quiet_s", "quiet_p");
+        let gate = Arc::new(Semaphore::new(1));
+        let model = Model::new(name).gate(&gate);
+        let running = Running::start(Worker::<Db>::builder(db.store.clone())
+            .consumer(model.clone())
+            .survey_interval(Duration::from_millis(2)));
+        running.caught_up().await.unwrap();
+        let labels = format!("{{consumer={name},slice=0,version=1}}");
+        until(|| value(&format!("consumer_lag_seconds{labels}")) == 0.0).await;
+        let event = NewEvent::new("User", "b", "Happened", "{}");
+        db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+        until(|| value(&format!("consumer_lag_positions{labels}")) >= 1.0).await;
+        until(|| value(&format!("consumer_lag_seconds{labels}")) > 0.0).await;
+        assert!(value(&format!("consumer_lag_seconds{labels}")) < 600.0);
+        gate.add_permits(1);
+        running.caught_up().await.unwrap();
+        until(|| value(&format!("consumer_lag_seconds{labels}")) == 0.0).await;
+        assert!(value("consumer_head_position{}") >= 1.0);
+        running.stop().await;
+    }
+
+    async fn the_gauges_of_a_slice_that_was_merged_go_to_zero(db) {
+        prepare!(db, ["a"]);
+        let name = named::<Db, _>("merged_s", "merged_p");
+        let builder = |scope| Worker::<Db>::builder(db.store.clone())
+            .scoped_consumer(Model::new(name).scope(scope))
+            .survey_interval(Duration::from_millis(2));
+        let two = |settings: Settings| settings.segments(2);
+        builder(&["Order"]).configure_all(two).build().unwrap().run_once().await.unwrap();
+        // Its scope has changed: it stays where it is, and is behind.
+        sqlx::query("UPDATE consumer_progress SET position = 0 WHERE consumer = $1")
+            .bind(name).execute(&db.pool).await.unwrap();
+        let running = Running::start(builder(&["User"]));
+        let lag = format!("consumer_lag_positions{{consumer={name},slice=512,version=1}}");
+        until(|| value(&lag) == 1.0).await;
+        merge_segments(&db.store, name, 1, 1).await.unwrap();
+        until(|| value(&lag) == 0.0).await;
+        running.stop().await;
     }
 
     async fn a_batch_has_a_span_with_where_it_began_and_ended(db) {
         prepare!(db, ["a", "b"]);
-        let name = named::<Db>("spanned_s", "spanned_p");
+        let name = named::<Db, _>("spanned_s", "spanned_p");
         Worker::<Db>::builder(db.store.clone())
             .consumer(Model::new(name))
             .build().unwrap().run_once().await.unwrap();
@@ -207,14 +354,56 @@ on_both_databases! {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_shows_how_long_it_keeps_the_frontier_and_how_many_transactions_do() {
+    let db = consumer_tests::Database::<sqlx::Postgres>::fresh().await;
+    prepare!(db, [] as [&str; 0]);
+    let running = Running::start(Worker::builder(db.store.clone()).consumer(Model::new("gap")));
+    let mut slow = db.store.begin().await.unwrap();
+    let event = |id| NewEvent::new("User", id, "Happened", "{}");
+    db.store
+        .append(&mut slow, ExpectedVersion::Any, &[event("slow")])
+        .await
+        .unwrap();
+    db.store
+        .append_in_transaction(ExpectedVersion::Any, &[event("fast")])
+        .await
+        .unwrap();
+    // Other workers of this process write to the same gauges.
+    until(|| value("consumer_frontier_wait_seconds{}") > 1.0).await;
+    until(|| value("consumer_frontier_blockers{}") == 1.0).await;
+    slow.commit().await.unwrap();
+    running.caught_up().await.unwrap();
+    until(|| value("consumer_frontier_blockers{}") == 0.0).await;
+    until(|| value("consumer_frontier_wait_seconds{}") == 0.0).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_described_to_the_recorder() {
+    let db = consumer_tests::Database::<sqlx::Sqlite>::fresh().await;
+    prepare!(db, ["a"]);
+    let worker = Worker::builder(db.store.clone()).consumer(Model::new("described"));
+    worker.build().unwrap().run_once().await.unwrap();
+    let described = RECORDED.0.1.lock().unwrap();
+    for name in documented() {
+        assert!(described.contains_key(name), "{name}");
+    }
+    assert_eq!(described.len(), documented().len());
+}
+
+fn documented() -> Vec<&'static str> {
+    include_str!("../../consumer/src/observing.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | `")?.split('`').next())
+        .collect()
+}
+
 #[test]
 fn the_dashboard_shows_every_metric_of_the_documentation_and_no_other() {
     let dashboard = include_str!("../../examples/grafana/consumers.json");
-    let documented: Vec<&str> = include_str!("../../consumer/src/observing.rs")
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! | `")?.split('`').next())
-        .collect();
-    assert_eq!(documented.len(), 14);
+    let documented = documented();
+    assert_eq!(documented.len(), 16);
     let source = include_str!("../../consumer/src/worker/measure.rs");
     for name in documented {
         assert!(

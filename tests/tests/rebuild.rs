@@ -94,7 +94,7 @@ on_both_databases! {
         assert_eq!(status.consumer("users").unwrap().state, ConsumerState::Running);
     }
 
-    async fn a_rebuild_forgets_what_is_parked_and_takes_the_scope_of_the_code(db) {
+    async fn a_rebuild_gives_up_what_is_parked_only_when_asked_and_takes_the_scope_of_the_code(db) {
         has_model(&db.pool).await;
         let users = Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
         users.fail_on("bad", true);
@@ -106,7 +106,10 @@ on_both_databases! {
         let wider = users.scope(&["Order", "User"]);
         let admin = worker!(db, wider).admin().unwrap();
         assert_eq!(admin.parked("users").await.unwrap().len(), 1);
-        admin.rebuild("users", RebuildOptions::new()).await.unwrap();
+        let refused = admin.rebuild("users", RebuildOptions::new()).await.unwrap_err();
+        assert!(matches!(refused, AdminError::WouldDiscard { parked: 1, .. }), "{refused}");
+        assert_eq!((count!(db), admin.parked("users").await.unwrap().len()), (0, 1));
+        admin.rebuild("users", RebuildOptions::new().discard_parked()).await.unwrap();
         assert!(admin.parked("users").await.unwrap().is_empty());
         run_once(worker!(db, wider)).await;
         assert_eq!(count!(db), 2);

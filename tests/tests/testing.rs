@@ -120,6 +120,28 @@ on_both_databases! {
         assert_eq!(positions!(test), [1, 2, 3]);
     }
 
+    async fn events_before_a_failing_one_are_the_replay_that_they_were(db) {
+        let users = Model::new("users");
+        let mut test = kit(&db.store, Registered::<Db>::new(users.clone())).await;
+        test.given_all(["good", "bad"].map(happened));
+        test.when().await.unwrap();
+        test.reset().await.unwrap();
+        let before = users.seen().len();
+        users.fail_on("bad", true);
+        test.when().await.unwrap_err();
+        // Once with the failing one, and once more without it.
+        let again: Vec<_> = users.seen()[before..].iter().map(|seen| (seen.position, seen.is_replay)).collect();
+        assert_eq!(again, [(1, true), (2, true), (1, true)]);
+    }
+
+    async fn the_effects_of_events_before_a_failing_one_happen(db) {
+        let publisher = Publisher::default();
+        let mut test = kit(&db.store, Registered::<Db>::new(publisher.clone())).await;
+        test.given_all(["good", "bad"].map(happened));
+        test.when().await.unwrap_err();
+        assert_eq!(*publisher.0.lock().unwrap(), ["good", "bad", "good", "after good"]);
+    }
+
     async fn redelivery_hands_over_again_what_was_handled_and_no_more(db) {
         let mut test = kit(&db.store, Registered::<Db>::new(Model::new("users"))).await;
         test.given_all(["a", "b"].map(happened));
@@ -242,6 +264,9 @@ impl<DB: sqlx::Database> Consumer<DB> for Publisher {
         let id = event.aggregate_id.clone();
         cx.after_commit(async move { effects.lock().unwrap().push(format!("after {id}")) });
         sent.push(event.aggregate_id.clone());
+        if event.aggregate_id == "bad" {
+            return Err("the broker refuses it".into());
+        }
         Ok(())
     }
 }

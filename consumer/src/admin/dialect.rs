@@ -61,8 +61,15 @@ pub trait AdminDialect: WorkerBackend {
     fn release(
         sql: &Self::AdminSql,
         connection: &mut Self::Connection,
-        transaction: &str,
+        taken: &Taken,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Ends, from another connection, what the backend of a transaction is doing.
+    fn end_backend(
+        sql: &Self::AdminSql,
+        connection: &mut Self::Connection,
+        taken: &Taken,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Sets the state and forgets the attempts.
     fn set_state(
@@ -184,14 +191,21 @@ pub struct ParkedRow {
     pub(crate) parked_ago: i64,
 }
 
+/// Who has locked rows, where the database has a server.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))] // SQLite has none
+pub struct Taken {
+    /// The transaction's id.
+    pub(crate) transaction: String,
+    /// The backend that it runs on.
+    pub(crate) backend: i32,
+}
+
 /// What became of an attempt to lock rows.
 #[derive(Clone, Debug)]
 pub enum Lock {
     /// They are locked, in this transaction.
-    Taken {
-        /// The transaction's id, where the database has one.
-        transaction: String,
-    },
+    Taken(Taken),
     /// There are none.
     Missing,
 }

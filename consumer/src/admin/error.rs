@@ -20,15 +20,27 @@ pub enum AdminError {
         /// The names that there are.
         known: String,
     },
+    /// No worker ever ran the consumer, so there is nothing to change.
+    #[error(
+        "consumer `{consumer}`, version {version}, has no checkpoint yet: no worker ever ran it"
+    )]
+    NeverRan {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its version.
+        version: u32,
+    },
     /// The name alone does not say which.
-    #[error("consumer `{consumer}` has several versions ({versions}); say which one is meant")]
+    #[error(
+        "consumer `{consumer}` has several versions ({versions}); say which one is meant (`.version(…)`, `--of-version`)"
+    )]
     SeveralVersions {
         /// The name.
         consumer: String,
         /// Its versions.
         versions: String,
     },
-    /// A worker has the checkpoint at hand.
+    /// A worker has the checkpoint at hand, or another writer the whole of an SQLite database.
     #[error(
         "a worker has consumer `{consumer}` at hand right now; wait for its batch to end (`.wait(…)`, `--wait`), or pause the consumer first"
     )]
@@ -80,6 +92,17 @@ pub enum AdminError {
         /// What went wrong.
         error: HandlerError,
     },
+    /// The database could not be used while a parked event was tried again; that does not count
+    /// against the event.
+    #[error(
+        "event {position} could not be tried again, and nothing of its aggregate was changed: {error}"
+    )]
+    Interrupted {
+        /// The event.
+        position: i64,
+        /// What went wrong.
+        error: HandlerError,
+    },
     /// The event is not parked.
     #[error("event {position} is not parked by consumer `{consumer}`")]
     NotParked {
@@ -96,7 +119,7 @@ pub enum AdminError {
     },
     /// A checkpoint that is in use is not to be forgotten.
     #[error(
-        "consumer `{consumer}`, version {version}, is in this program and would start again from the beginning; take it out of the program first, or force it"
+        "consumer `{consumer}`, version {version}, is in this program and would start again from the beginning; take it out of the program first, or force it (`--force`)"
     )]
     InUse {
         /// The consumer.
@@ -114,7 +137,7 @@ pub enum AdminError {
     },
     /// A version that has not caught up is not to serve.
     #[error(
-        "version {version} of consumer `{consumer}` is {lag} events behind; wait until it has caught up, or force it"
+        "version {version} of consumer `{consumer}` is {lag} events behind; wait until it has caught up, or force it (`--force`)"
     )]
     Behind {
         /// The consumer.
@@ -123,6 +146,28 @@ pub enum AdminError {
         version: u32,
         /// How many events of its scope it has not handled.
         lag: u64,
+    },
+    /// A version that has left events out is not to serve.
+    #[error(
+        "version {version} of consumer `{consumer}` has parked {parked} events; retry or skip them first, or force it (`--force`)"
+    )]
+    HasParked {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its version.
+        version: u32,
+        /// How many events.
+        parked: u64,
+    },
+    /// A rebuild would take events for handled that never were.
+    #[error(
+        "consumer `{consumer}` has parked {parked} events, which it never handled; a rebuild hands them over as a replay, so that their effects are left out for good: retry or skip them first, or give them up (`.discard_parked()`, `--discard-parked`)"
+    )]
+    WouldDiscard {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// How many events.
+        parked: u64,
     },
     /// The log of events is not one that can be operated on.
     #[error(transparent)]

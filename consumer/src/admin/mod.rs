@@ -1,5 +1,7 @@
 //! What an operator does with consumers: looks, pauses, resumes, rebuilds, retries, forgets.
 
+#[cfg(feature = "cli")]
+pub(crate) mod choice;
 pub(crate) mod dialect;
 mod error;
 mod options;
@@ -14,13 +16,13 @@ mod versions;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, SqlSafeStr as _, Transaction};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 pub use self::dialect::AdminBackend;
-use self::dialect::{Lock, Of, Row};
+use self::dialect::{Lock, Of, Row, Taken};
 pub use self::error::AdminError;
 pub use self::options::{RebuildOptions, Target};
 pub use self::parked::{ParkedEvent, Retried};
@@ -28,10 +30,11 @@ pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::status::{ConsumerState, ConsumerStatus, Failing, FrontierStatus, Lag, Status};
 use crate::contract::Context;
 use crate::registry::Registered;
-use crate::store::EventStore;
+use crate::store::{EventStore, StoreError};
 use crate::worker::dialect::{State, TransactionGuard as _};
-use crate::worker::roster::scope_text;
+use crate::worker::roster::{Post, scope_text};
 use crate::worker::slots::{Parts, Shares, Slots};
+use crate::worker::transact::run_effects;
 use crate::worker::{BuildError, WorkerBuilder};
 
 /// How long a verb that changes nothing but the row waits for the batch in hand.
@@ -66,8 +69,10 @@ pub struct Admin<DB: AdminBackend> {
     code: Vec<Registered<DB>>,
     /// Whether `code` is all that the program has, so that what is not in it is detached.
     knows_code: bool,
-    /// Names of consumers that run elsewhere.
+    /// Names of consumers of this program that run elsewhere.
     elsewhere: Vec<String>,
+    /// Never asks a handler to stop.
+    stop: watch::Sender<bool>,
     watch: Mutex<Option<DB::Watch>>,
 }
 
@@ -102,6 +107,7 @@ impl<DB: AdminBackend> Admin<DB> {
             code: Vec::new(),
             knows_code: false,
             elsewhere: Vec::new(),
+            stop: watch::channel(false).0,
             watch: Mutex::new(None),
         }
     }
@@ -123,20 +129,24 @@ impl<DB: AdminBackend> Admin<DB> {
 
     /// Keeps a consumer from starting another batch, in all processes, until it is resumed.
     ///
-    /// The batch in hand is finished first.
+    /// The batch in hand is finished first. A consumer of this program that no worker ever ran gets its
+    /// checkpoint, so that it does not begin.
     ///
     /// # Errors
     /// When there is no such checkpoint, or the batch in hand takes longer than 30 s.
     pub async fn pause(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
-        self.set_state(consumer.into(), State::Paused).await
+        let of = self.find_or_enroll(consumer.into()).await?;
+        self.set_state(&of, State::Paused).await
     }
 
-    /// Lets a paused or stopped consumer go on, with all its attempts before it.
+    /// Lets a paused or stopped consumer go on, with all its attempts before it; its last error is
+    /// forgotten.
     ///
     /// # Errors
     /// When there is no such checkpoint, or the batch in hand takes longer than 30 s.
     pub async fn resume(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
-        self.set_state(consumer.into(), State::Running).await
+        let of = self.find(consumer.into()).await?;
+        self.set_state(&of, State::Running).await
     }
 
     /// Takes the scope that the code has for the one that the checkpoint was reached with.
@@ -150,17 +160,14 @@ impl<DB: AdminBackend> Admin<DB> {
     pub async fn accept_scope(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
         let of = self.find(consumer.into()).await?;
         let scope = scope_text(&self.code_of(&of)?.declaration.scope);
-        let mut tx = self.store.begin().await?;
-        self.lock(&mut tx, &of, PATIENCE).await?;
+        let mut tx = self.locked(&of, PATIENCE).await?;
         DB::set_scope(&self.sql, &mut tx, &of, &scope).await?;
         Ok(tx.commit().await?)
     }
 
-    async fn set_state(&self, target: Target, state: State) -> Result<(), AdminError> {
-        let of = self.find(target).await?;
-        let mut tx = self.store.begin().await?;
-        self.lock(&mut tx, &of, PATIENCE).await?;
-        DB::set_state(&self.sql, &mut tx, &of, state).await?;
+    async fn set_state(&self, of: &Of, state: State) -> Result<(), AdminError> {
+        let mut tx = self.locked(of, PATIENCE).await?;
+        DB::set_state(&self.sql, &mut tx, of, state).await?;
         Ok(tx.commit().await?)
     }
 
@@ -188,8 +195,39 @@ impl<DB: AdminBackend> Admin<DB> {
                     versions: versions.collect::<Vec<_>>().join(", "),
                 })
             }
-            (None, _) => Err(unknown(target, &versions)),
+            (None, _) => Err(self.never_ran(target, &versions)),
         }
+    }
+
+    /// Why there are no rows of that name.
+    fn never_ran(&self, target: Target, known: &[Of]) -> AdminError {
+        let mut declared = self.code.iter().map(|one| &one.declaration);
+        match declared.find(|declaration| target.means(declaration)) {
+            Some(declaration) => AdminError::NeverRan {
+                consumer: Arc::clone(&declaration.name),
+                version: declaration.version,
+            },
+            None => unknown(target, known),
+        }
+    }
+
+    /// Finds which rows are meant, and makes those of a consumer that no worker ever ran.
+    async fn find_or_enroll(&self, target: Target) -> Result<Of, AdminError> {
+        let (consumer, version) = match self.find(target).await {
+            Err(AdminError::NeverRan { consumer, version }) => (consumer, version),
+            found => return found,
+        };
+        let of = Of {
+            consumer,
+            version: i32::try_from(version).unwrap_or(i32::MAX),
+        };
+        let post = Post::new(self.code_of(&of)?.clone());
+        let settled = self.frontier().await?.settled;
+        let mut connection = self.store.pool().acquire().await?;
+        let statements = DB::sql(&self.store);
+        let enrolled = DB::enroll(&statements, &mut connection, &[post.enrolment], settled).await;
+        enrolled.map_err(|error| held_or(error, &of, DB::is_held))?;
+        Ok(of)
     }
 
     async fn rows(&self) -> Result<Vec<Row>, AdminError> {
@@ -214,33 +252,73 @@ impl<DB: AdminBackend> Admin<DB> {
             })
     }
 
+    /// Begins a transaction that writes, once nobody else has the rows, and locks them in it.
+    async fn locked(
+        &self,
+        of: &Of,
+        wait: Duration,
+    ) -> Result<Transaction<'static, DB>, AdminError> {
+        let until = Instant::now() + wait;
+        loop {
+            let begun = match self.begin(of).await {
+                Ok(mut tx) => self.lock(&mut tx, of, left(until)).await.map(|_| tx),
+                Err(error) => Err(error),
+            };
+            match begun {
+                Err(AdminError::Held { .. }) if Instant::now() < until => pause().await,
+                done => return done,
+            }
+        }
+    }
+
+    /// Begins a transaction that writes; one that others keep from it is held.
+    async fn begin(&self, of: &Of) -> Result<Transaction<'static, DB>, AdminError> {
+        self.store.begin().await.map_err(|error| match error {
+            StoreError::Database(error) => held_or(error, of, DB::is_held),
+            error => error.into(),
+        })
+    }
+
     /// Locks the rows for the rest of a transaction, and says which transaction that is.
     async fn lock(
         &self,
         tx: &mut Transaction<'_, DB>,
         of: &Of,
         wait: Duration,
-    ) -> Result<String, AdminError> {
+    ) -> Result<Taken, AdminError> {
         match DB::lock(&self.sql, tx, of, wait).await {
-            Ok(Lock::Taken { transaction }) => Ok(transaction),
+            Ok(Lock::Taken(taken)) => Ok(taken),
             Ok(Lock::Missing) => Err(unknown(
                 Target::new(&*of.consumer).version(version(of)),
                 &[],
             )),
-            Err(error) if DB::is_held(&error) => Err(AdminError::Held {
-                consumer: Arc::clone(&of.consumer),
-            }),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(held_or(error, of, DB::is_held)),
         }
     }
 
-    /// Calls a consumer's code in a transaction that holds the lock of its rows, and commits; when
-    /// the code fails, or ends the transaction itself (R4), nothing of it stays.
+    /// Calls a consumer's code in a transaction that holds the lock of its rows, commits, and runs
+    /// what the code wanted to happen after that. When the code fails, or ends the transaction itself
+    /// (R4), nothing of it stays.
     async fn under_lock<W: Work<DB>>(
         &self,
         of: &Of,
         wait: Duration,
         work: W,
+    ) -> Result<W::Output, AdminError> {
+        let until = Instant::now() + wait;
+        loop {
+            match self.once_under_lock(of, left(until), &work).await {
+                Err(AdminError::Held { .. }) if Instant::now() < until => pause().await,
+                done => return done,
+            }
+        }
+    }
+
+    async fn once_under_lock<W: Work<DB>>(
+        &self,
+        of: &Of,
+        wait: Duration,
+        work: &W,
     ) -> Result<W::Output, AdminError> {
         let mut lease = self.slots.writer().await?;
         let Parts {
@@ -251,16 +329,17 @@ impl<DB: AdminBackend> Admin<DB> {
         } = lease.begin()?;
         let begun = connection.begin_with(DB::BEGIN_BATCH.into_sql_str()).await;
         let mut tx = begun.map_err(|error| held_or(error, of, DB::is_held))?;
-        let transaction = match self.lock(&mut tx, of, wait).await {
-            Ok(transaction) => transaction,
+        let taken = match self.lock(&mut tx, of, wait).await {
+            Ok(taken) => taken,
             Err(error) => {
                 *ended_well = tx.rollback().await.is_ok();
                 return Err(error);
             }
         };
         DB::arm(&self.sql, &mut tx, of).await?;
+        let mut effects = Effects::default();
         guard.allow_end(false);
-        let outcome = work.run(&mut tx).await;
+        let outcome = work.run(&mut tx, &mut effects).await;
         let ended = || AdminError::EndedTransaction {
             consumer: Arc::clone(&of.consumer),
         };
@@ -269,20 +348,68 @@ impl<DB: AdminBackend> Admin<DB> {
         if violation.is_some() {
             return Err(ended());
         }
-        match outcome {
-            Ok(value) => {
-                if !DB::release(&self.sql, &mut tx, &transaction).await? {
-                    return Err(ended());
-                }
-                tx.commit().await?;
-                *ended_well = true;
-                Ok(value)
-            }
-            Err(error) => {
+        let value = match outcome {
+            Ok(value) => value,
+            Err(Failed::InOrder(error)) => {
                 *ended_well = tx.rollback().await.is_ok();
-                Err(error)
+                return Err(error);
             }
+            Err(Failed::GivenUp(error)) => {
+                // Dropping the future does not end the statement, which would keep the rows locked.
+                guard.give_up();
+                let mut connection = self.store.pool().acquire().await?;
+                DB::end_backend(&self.sql, &mut connection, &taken).await?;
+                return Err(error);
+            }
+        };
+        if !DB::release(&self.sql, &mut tx, &taken).await? {
+            return Err(ended());
         }
+        tx.commit().await?;
+        *ended_well = true;
+        drop(lease);
+        effects.run().await;
+        Ok(value)
+    }
+}
+
+/// How long until then.
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+/// Lets others have the database, before it is tried again.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(25)).await;
+}
+
+/// What a consumer's code wanted to happen after the commit.
+#[derive(Default)]
+struct Effects(Vec<Arc<Context>>);
+
+impl Effects {
+    fn of(&mut self, cx: &Arc<Context>) {
+        self.0.push(Arc::clone(cx));
+    }
+
+    async fn run(self) {
+        for cx in self.0 {
+            run_effects(&cx).await;
+        }
+    }
+}
+
+/// How a consumer's code failed in a transaction.
+enum Failed {
+    /// The transaction can be rolled back.
+    InOrder(AdminError),
+    /// The code was given up in the middle of something.
+    GivenUp(AdminError),
+}
+
+impl<E: Into<AdminError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::InOrder(error.into())
     }
 }
 
@@ -297,7 +424,8 @@ trait Work<DB: AdminBackend>: Send + Sync {
     fn run(
         &self,
         tx: &mut Transaction<'_, DB>,
-    ) -> impl Future<Output = Result<Self::Output, AdminError>> + Send;
+        effects: &mut Effects,
+    ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
 }
 
 fn held_or(error: sqlx::Error, of: &Of, is_held: fn(&sqlx::Error) -> bool) -> AdminError {

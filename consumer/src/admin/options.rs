@@ -28,7 +28,6 @@ impl Target {
     }
 
     /// Whether a declared consumer is the one that is meant.
-    #[cfg(feature = "cli")]
     pub(crate) fn means(&self, declaration: &crate::registry::Declaration) -> bool {
         *declaration.name == *self.consumer
             && self
@@ -61,10 +60,12 @@ impl From<String> for Target {
 pub struct RebuildOptions {
     pub(crate) wait: Duration,
     pub(crate) without_reset: bool,
+    pub(crate) discard_parked: bool,
 }
 
 impl RebuildOptions {
-    /// Refuses when a worker has the consumer at hand, or when it cannot empty its read model.
+    /// Refuses when a worker has the consumer at hand, when it cannot empty its read model, or when it
+    /// has parked events.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -82,6 +83,14 @@ impl RebuildOptions {
     #[must_use]
     pub fn without_reset(mut self) -> Self {
         self.without_reset = true;
+        self
+    }
+
+    /// Gives up that parked events were never handled: a rebuild hands them over as a replay like
+    /// all others, so that effects which the consumer leaves out in a replay are never had.
+    #[must_use]
+    pub fn discard_parked(mut self) -> Self {
+        self.discard_parked = true;
         self
     }
 }

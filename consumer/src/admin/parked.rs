@@ -6,14 +6,17 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::Serializer;
 use sqlx::Transaction;
+use tokio::time::Instant;
 
 use super::dialect::{Of, ParkedRow};
 use super::status::millis;
-use super::{Admin, AdminBackend, AdminError, PATIENCE, Target, Work, context};
+use super::{Admin, AdminBackend, AdminError, Effects, Failed, PATIENCE, Target, Work, context};
 use crate::contract::{BatchError, Context, PersistedEvent};
 use crate::registry::Registered;
-use crate::store::ReadRange;
-use crate::worker::transact::keep_alive;
+use crate::store::{ReadRange, StoreError};
+use crate::worker::fault::{self, Blame};
+use crate::worker::supervise::{Fault, Limits, supervise};
+use crate::worker::transact::{SWALLOWED, keep_alive};
 
 /// An event that a consumer has set aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,9 +91,11 @@ impl<DB: AdminBackend> Admin<DB> {
     /// Handles parked events now: those of one event's aggregate, or all.
     ///
     /// The parked events of an aggregate go to the consumer in order and leave the table, in one
-    /// transaction under the lock of the checkpoint, so that a worker cannot come in between. When
-    /// one of them fails again, nothing of its aggregate is saved but the new error, and the next
-    /// aggregate has its turn.
+    /// transaction under the lock of the checkpoint, so that a worker cannot come in between; what the
+    /// consumer wanted to happen [after the commit](Context::after_commit) happens. When one of them
+    /// fails again, by an error, a panic or its `handler_timeout`, nothing of its aggregate is saved
+    /// but the new error, and the next aggregate has its turn. Trouble with the database is tried
+    /// again, and never counts against an event.
     ///
     /// # Errors
     /// When the consumer's code is not in this program, a worker has it at hand for longer than
@@ -110,14 +115,25 @@ impl<DB: AdminBackend> Admin<DB> {
             return Err(not_parked(&of, position));
         }
         let mut retried = Retried::default();
-        for aggregate in aggregates {
-            match self.retry_aggregate(&of, code, &aggregate).await {
+        for aggregate in &aggregates {
+            let again = Again {
+                admin: self,
+                of: &of,
+                code,
+                aggregate,
+                replay_to: self.standing(&of).await?.1,
+            };
+            match again.until_it_is_over().await {
                 Ok(handled) => retried.handled += handled,
                 Err(AdminError::Retry { position, error }) => {
                     self.blame(&of, position, &error.to_string()).await?;
                     retried.failed.push(AdminError::Retry { position, error });
                 }
-                Err(error @ AdminError::NotInLog { .. }) => retried.failed.push(error),
+                Err(
+                    error @ (AdminError::NotInLog { .. }
+                    | AdminError::Interrupted { .. }
+                    | AdminError::EndedTransaction { .. }),
+                ) => retried.failed.push(error),
                 Err(error) => return Err(error),
             }
         }
@@ -135,8 +151,7 @@ impl<DB: AdminBackend> Admin<DB> {
         position: i64,
     ) -> Result<u64, AdminError> {
         let of = self.find(consumer.into()).await?;
-        let mut tx = self.store.begin().await?;
-        self.lock(&mut tx, &of, PATIENCE).await?;
+        let mut tx = self.locked(&of, PATIENCE).await?;
         let rows = DB::parked(&self.sql, &mut tx, &of).await?;
         let behind = aggregates(&rows, Some(position))
             .first()
@@ -150,61 +165,6 @@ impl<DB: AdminBackend> Admin<DB> {
             "the parked event was skipped"
         );
         Ok(behind as u64)
-    }
-
-    async fn retry_aggregate(
-        &self,
-        of: &Of,
-        code: &Registered<DB>,
-        aggregate: &Aggregate,
-    ) -> Result<u64, AdminError> {
-        if !code.consumer.uses_transaction() && !DB::HOLDS_CLAIMS {
-            return self.retry_outside(of, code, aggregate).await;
-        }
-        let again = Again {
-            admin: self,
-            of,
-            code,
-            aggregate,
-        };
-        self.under_lock(of, PATIENCE, again).await
-    }
-
-    /// For a consumer that manages its own connections, where a transaction held for long would
-    /// keep every other writer out: the rows go once it is done (R5).
-    async fn retry_outside(
-        &self,
-        of: &Of,
-        code: &Registered<DB>,
-        aggregate: &Aggregate,
-    ) -> Result<u64, AdminError> {
-        let mut spare = self.store.pool().acquire().await?;
-        let events = self.events(&mut spare, &aggregate.positions).await?;
-        self.handle(of, code, &mut spare, &events).await?;
-        drop(spare);
-        let mut tx = self.store.begin().await?;
-        let handled = self.unpark(&mut tx, of, &events).await?;
-        tx.commit().await?;
-        Ok(handled)
-    }
-
-    /// Hands all events to the consumer, however many it takes at a time.
-    async fn handle(
-        &self,
-        of: &Of,
-        code: &Registered<DB>,
-        connection: &mut DB::Connection,
-        events: &[PersistedEvent],
-    ) -> Result<(), AdminError> {
-        let mut rest = events;
-        while !rest.is_empty() {
-            let head = rest.last().map_or(0, |event| event.global_position);
-            let cx = context(of).with_attempt(2).with_head(head);
-            let outcome = code.consumer.handle_batch(&cx, connection, rest).await;
-            let handled = outcome.map_err(|error| blame(&cx, rest, error))?;
-            rest = rest.get(handled.max(1)..).unwrap_or_default();
-        }
-        Ok(())
     }
 
     async fn unpark(
@@ -222,8 +182,7 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     async fn blame(&self, of: &Of, position: i64, error: &str) -> Result<(), AdminError> {
-        let mut tx = self.store.begin().await?;
-        self.lock(&mut tx, of, PATIENCE).await?;
+        let mut tx = self.locked(of, PATIENCE).await?;
         DB::blame(&self.sql, &mut tx, of, position, error).await?;
         Ok(tx.commit().await?)
     }
@@ -258,32 +217,195 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 }
 
-/// One aggregate's parked events, handled again and removed in one transaction.
+/// How often an aggregate is tried when the database cannot be used.
+const TRIES: u32 = 3;
+
+/// One aggregate's parked events, to be handled again.
 struct Again<'a, DB: AdminBackend> {
     admin: &'a Admin<DB>,
     of: &'a Of,
     code: &'a Registered<DB>,
     aggregate: &'a Aggregate,
+    /// Up to where events are a replay.
+    replay_to: i64,
 }
 
-impl<DB: AdminBackend> Work<DB> for Again<'_, DB> {
+/// The parked events of an aggregate, read under the lock or before it.
+struct Waiting {
+    events: Vec<PersistedEvent>,
+    /// How often the first of them has failed.
+    attempts: u32,
+}
+
+impl Waiting {
+    /// What an error of our own statements after the handler means: one that says that an earlier
+    /// statement failed is the handler's, which did not pass that error on.
+    fn after_handler<DB: AdminBackend>(&self, error: AdminError) -> AdminError {
+        let AdminError::Store(StoreError::Database(database)) = &error else {
+            return error;
+        };
+        if !fault::is_aborted_transaction::<DB>(database) {
+            return error;
+        }
+        let first = self.events.first();
+        AdminError::Retry {
+            position: first.map_or(0, |event| event.global_position),
+            error: SWALLOWED.into(),
+        }
+    }
+}
+
+impl<DB: AdminBackend> Again<'_, DB> {
+    /// Tries again as long as it is the database that fails, but not for ever.
+    async fn until_it_is_over(&self) -> Result<u64, AdminError> {
+        let mut tries = 1;
+        loop {
+            match self.once().await {
+                Err(AdminError::Interrupted { .. }) if tries < TRIES => {
+                    tokio::time::sleep(Duration::from_millis(100) * tries).await;
+                    tries += 1;
+                }
+                over => return over,
+            }
+        }
+    }
+
+    async fn once(&self) -> Result<u64, AdminError> {
+        if !self.code.consumer.uses_transaction() && !DB::HOLDS_CLAIMS {
+            return self.outside().await;
+        }
+        self.admin.under_lock(self.of, PATIENCE, self).await
+    }
+
+    /// For a consumer that manages its own connections, where a transaction held for long would
+    /// keep every other writer out: the rows go once it is done (R5). A worker may park more events
+    /// of the aggregate meanwhile, until there are none for them to wait for.
+    async fn outside(&self) -> Result<u64, AdminError> {
+        let mut handled = 0;
+        loop {
+            let mut effects = Effects::default();
+            let mut spare = self.admin.store.pool().acquire().await?;
+            let waiting = self.waiting(&mut spare).await?;
+            if waiting.events.is_empty() {
+                return Ok(handled);
+            }
+            match self.handle(&mut spare, &waiting, &mut effects).await {
+                Ok(()) => {}
+                Err(Failed::InOrder(error)) => return Err(error),
+                Err(Failed::GivenUp(error)) => {
+                    spare.close_on_drop();
+                    return Err(error);
+                }
+            }
+            drop(spare);
+            let mut tx = self.admin.locked(self.of, PATIENCE).await?;
+            handled += self.admin.unpark(&mut tx, self.of, &waiting.events).await?;
+            tx.commit().await?;
+            effects.run().await;
+        }
+    }
+
+    async fn waiting(&self, connection: &mut DB::Connection) -> Result<Waiting, AdminError> {
+        let rows = DB::parked(&self.admin.sql, connection, self.of).await?;
+        let own: Vec<&ParkedRow> = rows.iter().filter(|row| self.aggregate.owns(row)).collect();
+        let positions: Vec<i64> = own.iter().map(|row| row.position).collect();
+        let attempts = own.first().map_or(0, |row| row.attempts);
+        Ok(Waiting {
+            events: self.admin.events(connection, &positions).await?,
+            attempts: u32::try_from(attempts).unwrap_or(0),
+        })
+    }
+
+    /// Hands all events to the consumer, however many it takes at a time, as a worker does.
+    async fn handle(
+        &self,
+        connection: &mut DB::Connection,
+        waiting: &Waiting,
+        effects: &mut Effects,
+    ) -> Result<(), Failed> {
+        let settings = &self.code.declaration.settings;
+        let mut rest = waiting.events.as_slice();
+        let mut attempt = waiting.attempts.saturating_add(1);
+        while let Some(last) = rest.last() {
+            // A batch does not reach over the end of a replay.
+            let replayed = rest.partition_point(|event| event.global_position <= self.replay_to);
+            let take = if replayed > 0 { replayed } else { rest.len() };
+            let cx = context(self.of)
+                .with_attempt(attempt)
+                .with_head(last.global_position)
+                .with_replay(replayed > 0);
+            let cx = Arc::new(cx);
+            let batch = Arc::new(rest.iter().take(take).cloned().collect::<Vec<_>>());
+            let limits = Limits {
+                deadline: Instant::now() + settings.batch_time,
+                handler_timeout: settings.handler_timeout,
+                stop: self.admin.stop.subscribe(),
+            };
+            let consumer = &*self.code.consumer;
+            let handled = supervise(consumer, &cx, connection, &batch, take, limits).await;
+            match handled {
+                Ok(0) => return Err(self.blame(&cx, &batch, nothing_handled()).into()),
+                Ok(handled) => rest = rest.get(handled..).unwrap_or_default(),
+                Err(Fault::Failed(error)) => return Err(self.blame(&cx, &batch, error).into()),
+                Err(Fault::TimedOut(error)) => {
+                    return Err(Failed::GivenUp(self.blame(&cx, &batch, error)));
+                }
+            }
+            effects.of(&cx);
+            attempt = 1;
+        }
+        Ok(())
+    }
+
+    /// Whose trouble an error is.
+    fn blame(&self, cx: &Context, events: &[PersistedEvent], error: BatchError) -> AdminError {
+        let failed = events.get(error.handled).map(|event| event.global_position);
+        let position = failed.or(cx.current_position()).unwrap_or_default();
+        let error = error.error;
+        match fault::judge::<DB>(&error) {
+            Blame::Handler | Blame::Protocol => AdminError::Retry { position, error },
+            Blame::Infrastructure => AdminError::Interrupted { position, error },
+            Blame::Commit => AdminError::EndedTransaction {
+                consumer: Arc::clone(&self.of.consumer),
+            },
+        }
+    }
+}
+
+fn nothing_handled() -> BatchError {
+    BatchError::at(
+        0,
+        "the consumer handled none of its events, and returned no error",
+    )
+}
+
+impl<DB: AdminBackend> Work<DB> for &Again<'_, DB> {
     type Output = u64;
 
-    async fn run(&self, tx: &mut Transaction<'_, DB>) -> Result<u64, AdminError> {
-        let Self {
-            admin, of, code, ..
-        } = self;
+    async fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        effects: &mut Effects,
+    ) -> Result<u64, Failed> {
         // Read again: this is the first look under the lock.
-        let rows = DB::parked(&admin.sql, tx, of).await?;
-        let events = admin.events(tx, &self.aggregate.in_rows(&rows)).await?;
-        if code.consumer.uses_transaction() {
-            admin.handle(of, code, tx, &events).await?;
+        let waiting = self.waiting(tx).await?;
+        if self.code.consumer.uses_transaction() {
+            self.handle(tx, &waiting, effects).await?;
         } else {
-            let mut spare = admin.store.pool().acquire().await?;
-            let handler = admin.handle(of, code, &mut spare, &events);
-            keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handler).await??;
+            let mut spare = self.admin.store.pool().acquire().await?;
+            let handler = self.handle(&mut spare, &waiting, effects);
+            match keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handler).await? {
+                Ok(()) => {}
+                // The transaction of the lock is in order: it is the other connection that is not.
+                Err(Failed::GivenUp(error)) => {
+                    spare.close_on_drop();
+                    return Err(Failed::InOrder(error));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        admin.unpark(tx, of, &events).await
+        let unparked = self.admin.unpark(tx, self.of, &waiting.events).await;
+        Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)
     }
 }
 
@@ -298,11 +420,6 @@ struct Aggregate {
 impl Aggregate {
     fn owns(&self, row: &ParkedRow) -> bool {
         self.kind == row.aggregate_type && self.id == row.aggregate_id
-    }
-
-    fn in_rows(&self, rows: &[ParkedRow]) -> Vec<i64> {
-        let own = rows.iter().filter(|row| self.owns(row));
-        own.map(|row| row.position).collect()
     }
 }
 
@@ -322,14 +439,6 @@ fn aggregates(rows: &[ParkedRow], of: Option<i64>) -> Vec<Aggregate> {
     aggregates
         .retain(|aggregate| of.is_none_or(|position| aggregate.positions.contains(&position)));
     aggregates
-}
-
-fn blame(cx: &Context, events: &[PersistedEvent], error: BatchError) -> AdminError {
-    let failed = events.get(error.handled).map(|event| event.global_position);
-    AdminError::Retry {
-        position: cx.current_position().or(failed).unwrap_or_default(),
-        error: error.error,
-    }
 }
 
 fn not_parked(of: &Of, position: i64) -> AdminError {

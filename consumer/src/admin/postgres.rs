@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 
 use super::dialect::{
-    AdminBackend, AdminDialect, Lock, Of, ParkedRow, Part, Row, shared_dialect, shared_rows,
+    AdminBackend, AdminDialect, Lock, Of, ParkedRow, Part, Row, Taken, shared_dialect, shared_rows,
 };
 use crate::store::EventStore;
 use crate::worker::dialect::{Checkpoint, LaneKey, State, statements};
@@ -59,7 +59,7 @@ const AGE_SCOPE: &str = "
 /// Waits as long as `lock_timeout` allows; the order keeps two operators from waiting for each
 /// other.
 const LOCK: &str = "
-    SELECT pg_current_xact_id()::text AS transaction FROM {progress}
+    SELECT pg_current_xact_id()::text AS transaction, pg_backend_pid() AS backend FROM {progress}
      WHERE consumer = $1 AND version = $2 ORDER BY slice_from FOR UPDATE";
 
 /// A changed `claims` is what the deferred trigger wants the mark for (R4).
@@ -68,8 +68,15 @@ const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1
 const RELEASE: &str = "
     SELECT set_config('consumer.saved', $1, true) WHERE pg_current_xact_id()::text = $1";
 
+/// Whoever goes on has all attempts before it, and no error that was.
 const SET_STATE: &str = "
-    UPDATE {progress} SET state = $3, attempts = 0, retry_at = NULL, updated_at = clock_timestamp()
+    UPDATE {progress}
+       SET state = $3,
+           attempts = CASE $3 WHEN 'running' THEN 0 ELSE attempts END,
+           retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
+           failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
+           error = CASE $3 WHEN 'running' THEN NULL ELSE error END,
+           updated_at = clock_timestamp()
      WHERE consumer = $1 AND version = $2";
 
 /// What was handled once is a replay from now on, also when a rebuild begins anew half-way.
@@ -121,6 +128,7 @@ statements! {
         own_patience: "SET LOCAL lock_timeout TO DEFAULT",
         lock: LOCK,
         release: RELEASE,
+        end_backend: "SELECT pg_terminate_backend($1)",
         arm: ARM,
         set_state: SET_STATE,
         rewind: REWIND,
@@ -171,23 +179,33 @@ impl AdminDialect for Postgres {
         let Some(row) = rows.first() else {
             return Ok(Lock::Missing);
         };
-        Ok(Lock::Taken {
+        Ok(Lock::Taken(Taken {
             transaction: row.try_get("transaction")?,
-        })
+            backend: row.try_get("backend")?,
+        }))
     }
 
     async fn release(
         statements: &Statements,
         connection: &mut PgConnection,
-        transaction: &str,
+        taken: &Taken,
     ) -> Result<bool, sqlx::Error> {
         let released = statements
             .release
             .query()
-            .bind(transaction)
+            .bind(&taken.transaction)
             .fetch_optional(connection)
             .await?;
         Ok(released.is_some())
+    }
+
+    async fn end_backend(
+        statements: &Statements,
+        connection: &mut PgConnection,
+        taken: &Taken,
+    ) -> Result<(), sqlx::Error> {
+        let end = statements.end_backend.query().bind(taken.backend);
+        end.execute(connection).await.map(drop)
     }
 
     fn is_held(error: &sqlx::Error) -> bool {

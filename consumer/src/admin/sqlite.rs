@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 
 use super::dialect::{
-    AdminBackend, AdminDialect, Lock, Of, ParkedRow, Part, Row, shared_dialect, shared_rows,
+    AdminBackend, AdminDialect, Lock, Of, ParkedRow, Part, Row, Taken, shared_dialect, shared_rows,
 };
 use crate::store::EventStore;
 use crate::worker::dialect::{Checkpoint, LaneKey, State, statements};
@@ -51,14 +51,22 @@ const AGE_SCOPE: &str = "
                        AND {global_position} > $1 AND {global_position} <= $2))
           FROM json_each($3) AS t)";
 
-/// The transaction, begun IMMEDIATE, is the lock: there is one writer.
+/// The transaction, begun IMMEDIATE, is the lock: there is one writer, and whoever is to wait for it
+/// waits at the beginning.
 const LOCK: &str = "SELECT slice_from FROM {progress} WHERE consumer = $1 AND version = $2";
 
 /// The hooks of the connection are what refuses a commit (R4); claims are counted all the same.
 const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1 AND version = $2";
 
+/// Whoever goes on has all attempts before it, and no error that was.
 const SET_STATE: &str = "
-    UPDATE {progress} SET state = $3, attempts = 0, retry_at = NULL, updated_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+    UPDATE {progress}
+       SET state = $3,
+           attempts = CASE $3 WHEN 'running' THEN 0 ELSE attempts END,
+           retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
+           failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
+           error = CASE $3 WHEN 'running' THEN NULL ELSE error END,
+           updated_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
      WHERE consumer = $1 AND version = $2";
 
 /// What was handled once is a replay from now on, also when a rebuild begins anew half-way.
@@ -145,9 +153,7 @@ impl AdminDialect for Sqlite {
             .fetch_all(connection)
             .await?;
         Ok(if let [_, ..] = rows.as_slice() {
-            Lock::Taken {
-                transaction: String::new(),
-            }
+            Lock::Taken(Taken::default())
         } else {
             Lock::Missing
         })
@@ -156,10 +162,19 @@ impl AdminDialect for Sqlite {
     async fn release(
         _statements: &Statements,
         _connection: &mut SqliteConnection,
-        _transaction: &str,
+        _taken: &Taken,
     ) -> Result<bool, sqlx::Error> {
         // The connection's hooks saw it, if the transaction ended.
         Ok(true)
+    }
+
+    async fn end_backend(
+        _statements: &Statements,
+        _connection: &mut SqliteConnection,
+        _taken: &Taken,
+    ) -> Result<(), sqlx::Error> {
+        // There is no server: the guard of the connection ends the statement.
+        Ok(())
     }
 
     fn is_held(error: &sqlx::Error) -> bool {

@@ -3,13 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::ser::Serializer;
 
-#[cfg(feature = "cli")]
-use super::Target;
 use super::dialect::{Of, Part, Row};
 use super::{Admin, AdminBackend, AdminError, of_row, version};
 use crate::registry::Registered;
@@ -28,6 +26,9 @@ pub struct Status {
     pub consumers: Vec<ConsumerStatus>,
     /// How far the log is settled.
     pub frontier: FrontierStatus,
+    /// When it was looked at.
+    #[serde(skip)]
+    pub looked_at: Instant,
 }
 
 impl Status {
@@ -82,6 +83,8 @@ pub struct ConsumerStatus {
     pub scope: Vec<String>,
     /// The group that the code gives it.
     pub group: Option<&'static str>,
+    /// Events of its scope that it handled in a second, since an earlier look; `None` without one.
+    pub rate: Option<f64>,
     /// When its checkpoint was last written, from now.
     #[serde(serialize_with = "seconds")]
     pub saved_ago: Option<Duration>,
@@ -106,7 +109,9 @@ pub enum ConsumerState {
     Rebuilding,
     /// Its checkpoint was reached with another scope than the code has.
     ScopeChanged,
-    /// The program has no consumer of that name and version.
+    /// The program has another version of it; this one is left to other programs, or to nobody.
+    OtherVersion,
+    /// The program has no consumer of that name.
     Detached,
 }
 
@@ -120,6 +125,7 @@ impl fmt::Display for ConsumerState {
             Self::Paused => "paused",
             Self::Rebuilding => "rebuilding",
             Self::ScopeChanged => "scope changed",
+            Self::OtherVersion => "other version",
             Self::Detached => "detached",
         })
     }
@@ -173,7 +179,49 @@ impl<DB: AdminBackend> Admin<DB> {
         Ok(Status {
             consumers,
             frontier,
+            looked_at: Instant::now(),
         })
+    }
+
+    /// Says how every consumer stands, and how fast it went since an earlier look.
+    ///
+    /// # Errors
+    /// Like [`status`](Self::status).
+    pub async fn status_since(&self, before: &Status) -> Result<Status, AdminError> {
+        let mut status = self.status().await?;
+        let seconds = (status.looked_at - before.looked_at).as_secs_f64();
+        for one in &mut status.consumers {
+            let same =
+                |other: &&ConsumerStatus| other.name == one.name && other.version == one.version;
+            let earlier = before.consumers.iter().find(same);
+            let Some((from, to)) = earlier.and_then(|other| other.position).zip(one.position)
+            else {
+                continue;
+            };
+            let handled = self.count_between(from, to, &one.scope).await?;
+            #[allow(clippy::cast_precision_loss)] // a rate for people
+            let handled = handled as f64;
+            one.rate = (seconds > 0.0).then(|| handled / seconds);
+        }
+        Ok(status)
+    }
+
+    async fn count_between(
+        &self,
+        after: i64,
+        up_to: i64,
+        scope: &[String],
+    ) -> Result<i64, AdminError> {
+        if after >= up_to {
+            return Ok(0);
+        }
+        let part = Part {
+            after,
+            up_to,
+            scope,
+        };
+        let mut connection = self.look().await?;
+        Ok(DB::count(&self.sql, &mut connection, part, MOST_COUNTED).await?)
     }
 
     /// Says how far the log is settled, and who keeps it from going on.
@@ -205,33 +253,6 @@ impl<DB: AdminBackend> Admin<DB> {
             blockers,
             problem: None,
         })
-    }
-
-    /// How one consumer stands, and its last error; `None` when its checkpoint is gone.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn state_of_one(
-        &self,
-        target: &Target,
-    ) -> Result<Option<(ConsumerState, String)>, AdminError> {
-        let of = match self.find(target.clone()).await {
-            Ok(of) => of,
-            Err(AdminError::Unknown { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let rows = self.rows().await?;
-        let own: Vec<Row> = rows.into_iter().filter(|row| of_row(row) == of).collect();
-        let code = self.code_of(&of).ok();
-        Ok(worst(&own).map(|row| {
-            let error = row.checkpoint.error.clone().unwrap_or_default();
-            (self.state_of(row, &own, code), error)
-        }))
-    }
-
-    /// Whether this program has the code of a consumer.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn has_code(&self, target: &Target) -> Result<bool, AdminError> {
-        let of = self.find(target.clone()).await?;
-        Ok(self.code_of(&of).is_ok())
     }
 
     /// A log whose frontier cannot be known is a finding, and no reason to show nothing.
@@ -283,18 +304,29 @@ impl<DB: AdminBackend> Admin<DB> {
             parked_aggregates: sum(rows, |row| row.parked_aggregates),
             scope,
             group: code.and_then(|code| code.declaration.group),
+            rate: None,
             saved_ago: rows.iter().map(|row| millis(row.saved_ago)).min(),
             name: of.consumer,
         }))
     }
 
-    fn state_of(&self, worst: &Row, rows: &[Row], code: Option<&Registered<DB>>) -> ConsumerState {
+    pub(super) fn state_of(
+        &self,
+        worst: &Row,
+        rows: &[Row],
+        code: Option<&Registered<DB>>,
+    ) -> ConsumerState {
         let row = &worst.checkpoint;
         if code.is_none()
             && self.knows_code
             && !self.elsewhere.iter().any(|n| **n == *row.key.consumer)
         {
-            return ConsumerState::Detached;
+            let mut declared = self.code.iter().map(|one| &one.declaration.name);
+            return if declared.any(|name| *name == row.key.consumer) {
+                ConsumerState::OtherVersion
+            } else {
+                ConsumerState::Detached
+            };
         }
         let is_replayed = |row: &Row| row.checkpoint.position < row.checkpoint.replay_to;
         match row.state {
@@ -338,6 +370,7 @@ impl<DB: AdminBackend> Admin<DB> {
                 parked_aggregates: 0,
                 scope,
                 group: declaration.group,
+                rate: None,
                 saved_ago: None,
                 name: of.consumer,
             });
@@ -376,7 +409,7 @@ impl<DB: AdminBackend> Admin<DB> {
 }
 
 /// The row that is in trouble speaks for all, then the slowest.
-fn worst(rows: &[Row]) -> Option<&Row> {
+pub(super) fn worst(rows: &[Row]) -> Option<&Row> {
     rows.iter().min_by_key(|row| {
         let trouble = match (row.checkpoint.state, row.checkpoint.attempts) {
             (State::Stopped, _) => 0,
@@ -388,12 +421,16 @@ fn worst(rows: &[Row]) -> Option<&Row> {
     })
 }
 
-fn has_other_scope<DB: AdminBackend>(row: &Row, code: &Registered<DB>) -> bool {
+pub(super) fn has_other_scope<DB: AdminBackend>(row: &Row, code: &Registered<DB>) -> bool {
     *scope_text(&code.declaration.scope) != *row.checkpoint.scope
 }
 
 fn failing(row: &Row) -> Option<Failing> {
     let checkpoint = &row.checkpoint;
+    // One that a worker has just let try again has an error that was.
+    if checkpoint.attempts == 0 && checkpoint.state == State::Running {
+        return None;
+    }
     Some(Failing {
         position: checkpoint.failed_position,
         attempts: checkpoint.attempts,
@@ -407,8 +444,8 @@ pub(super) fn scope_of(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn sum(rows: &[Row], of: impl Fn(&Row) -> i64) -> u64 {
-    rows.iter()
+pub(super) fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, of: impl Fn(&Row) -> i64) -> u64 {
+    rows.into_iter()
         .map(|row| u64::try_from(of(row)).unwrap_or(0))
         .sum()
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::dialect::{Of, Row};
-use super::status::scope_of;
+use super::status::{scope_of, sum};
 use super::{Admin, AdminBackend, AdminError, PATIENCE, Target, of_row, version};
 
 impl<DB: AdminBackend> Admin<DB> {
@@ -29,7 +29,8 @@ impl<DB: AdminBackend> Admin<DB> {
     /// old one is [forgotten](Self::forget).
     ///
     /// # Errors
-    /// [`AdminError::Behind`] when it has not handled all events of its scope, unless `force`.
+    /// [`AdminError::Behind`] when it has not handled all events of its scope, and
+    /// [`AdminError::HasParked`] when it has set some aside, unless `force`.
     pub async fn activate(
         &self,
         consumer: impl Into<Target>,
@@ -39,7 +40,7 @@ impl<DB: AdminBackend> Admin<DB> {
         if !force {
             self.refuse_behind(&of).await?;
         }
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin(&of).await?;
         DB::activate(&self.sql, &mut tx, &of).await?;
         Ok(tx.commit().await?)
     }
@@ -54,27 +55,33 @@ impl<DB: AdminBackend> Admin<DB> {
     /// - [`AdminError::Held`]: a worker has it at hand.
     pub async fn forget(&self, consumer: impl Into<Target>, force: bool) -> Result<(), AdminError> {
         let of = self.find(consumer.into()).await?;
-        if !force && self.code_of(&of).is_ok() {
+        self.refuse_in_use(&of, force).await?;
+        let mut tx = self.locked(&of, PATIENCE).await?;
+        DB::forget(&self.sql, &mut tx, &of).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Refuses to forget what is still in use.
+    pub(super) async fn refuse_in_use(&self, of: &Of, force: bool) -> Result<(), AdminError> {
+        let is_elsewhere = self.elsewhere.iter().any(|name| **name == *of.consumer);
+        if !force && (is_elsewhere || self.code_of(of).is_ok()) {
             return Err(AdminError::InUse {
                 consumer: Arc::clone(&of.consumer),
-                version: version(&of),
+                version: version(of),
             });
         }
         let rows = self.rows().await?;
         let has_others = rows
             .iter()
-            .any(|row| of_row(row).consumer == of.consumer && of_row(row) != of);
+            .any(|row| of_row(row).consumer == of.consumer && of_row(row) != *of);
         let active = self.active_versions(&rows).await?;
         if has_others && active.get(&of.consumer) == Some(&of.version) {
             return Err(AdminError::Active {
                 consumer: Arc::clone(&of.consumer),
-                version: version(&of),
+                version: version(of),
             });
         }
-        let mut tx = self.store.begin().await?;
-        self.lock(&mut tx, &of, PATIENCE).await?;
-        DB::forget(&self.sql, &mut tx, &of).await?;
-        Ok(tx.commit().await?)
+        Ok(())
     }
 
     async fn refuse_behind(&self, of: &Of) -> Result<(), AdminError> {
@@ -94,6 +101,14 @@ impl<DB: AdminBackend> Admin<DB> {
                 consumer: Arc::clone(&of.consumer),
                 version: version(of),
                 lag: lag.events,
+            });
+        }
+        let parked = sum(own.iter().copied(), |row| row.parked);
+        if parked > 0 {
+            return Err(AdminError::HasParked {
+                consumer: Arc::clone(&of.consumer),
+                version: version(of),
+                parked,
             });
         }
         Ok(())

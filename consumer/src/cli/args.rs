@@ -9,8 +9,10 @@ Exit codes:
   0  it is done, or it is as it should be
   1  it failed: the database, the tables, or a consumer's code
   2  the command line is wrong
-  3  a consumer is not well: it stopped, or a parked event failed again
-  4  refused: nobody confirmed it, or a worker has the consumer at hand";
+  3  a consumer is not well: it stopped, its scope has changed, or a parked
+     event failed again
+  4  refused, nothing was changed: nobody confirmed it, a worker has the
+     consumer at hand, or the message says what to do first";
 
 /// The tools of an operator, in your own binary.
 ///
@@ -124,18 +126,30 @@ pub(super) struct Rebuild {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// How long to wait for a worker's batch to end
+    /// How long to wait for a batch to end
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) wait: u64,
-    /// Does not call the consumer's own reset
-    #[arg(long)]
-    pub(super) without_reset: bool,
+    #[command(flatten)]
+    pub(super) beginning: Beginning,
     /// Begins anew also when a rebuild is under way
     #[arg(long)]
     pub(super) restart: bool,
-    /// Leaves the work to workers that run elsewhere, and only shows how far they are
+    /// Leaves the work to others, and shows how far it is
     #[arg(long)]
     pub(super) no_run: bool,
+    /// Begins nothing, and only shows how far it is
+    #[arg(long, conflicts_with_all = ["restart", "no_run"])]
+    pub(super) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Beginning {
+    /// Does not call the consumer's own reset
+    #[arg(long)]
+    pub(super) without_reset: bool,
+    /// Gives up the events that are parked
+    #[arg(long)]
+    pub(super) discard_parked: bool,
 }
 
 #[derive(Debug, Args)]
@@ -144,7 +158,7 @@ pub(super) struct Activate {
     pub(super) name: String,
     /// The version that is to serve
     pub(super) version: u32,
-    /// Also while it is behind
+    /// Also while it is behind, or has parked events
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -189,7 +203,7 @@ pub(super) struct Forget {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Also when this program has the consumer, which then starts from the beginning
+    /// Also when this program has it, to begin again
     #[arg(long)]
     pub(super) force: bool,
 }

@@ -71,14 +71,18 @@ impl Console {
 
     /// Writes a line; a reader that went away is no error.
     pub(super) fn line(&self, line: impl AsRef<str>) {
+        let _ = self.reached(line);
+    }
+
+    /// Writes a line, and says whether there is somebody to read it.
+    pub(super) fn reached(&self, line: impl AsRef<str>) -> bool {
         match &self.target {
-            Target::Process => {
-                let _ = writeln!(io::stdout().lock(), "{}", line.as_ref());
-            }
+            Target::Process => writeln!(io::stdout().lock(), "{}", line.as_ref()).is_ok(),
             Target::Captured(captured) => {
                 let text = &mut lock(captured).text;
                 text.push_str(line.as_ref());
                 text.push('\n');
+                true
             }
         }
     }
@@ -93,10 +97,13 @@ impl Console {
         }
     }
 
-    /// Empties the screen, before the same thing is drawn again.
-    pub(super) fn clear(&self) {
+    /// Draws what replaces what was drawn before, and says whether there is somebody to read it.
+    pub(super) fn redraw(&self, screen: &str) -> bool {
         if self.is_terminal {
-            let _ = write!(io::stdout().lock(), "\x1b[H\x1b[2J");
+            // In one piece, so that nothing flickers.
+            self.reached(format!("\x1b[H\x1b[2J{screen}"))
+        } else {
+            self.reached(format!("{screen}\n"))
         }
     }
 

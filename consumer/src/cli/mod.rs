@@ -26,9 +26,9 @@
 //! |---|---|
 //! | `run [--group G] [--only NAME] [--once]` | runs consumers |
 //! | `list` | the consumers of the program, as declared |
-//! | `status [--watch] [--json]` | state, position, lag, parked, errors, frontier |
+//! | `status [--watch] [--json]` | state, position, lag, parked, errors, frontier; `--watch` and `--json` also the rate in events a second, for which `--json` looks twice, a second apart |
 //! | `pause NAME`, `resume NAME` | in all processes |
-//! | `rebuild NAME [--yes]` | empties the read model and handles all events again |
+//! | `rebuild NAME [--yes]` | empties the read model and handles all events again, or goes on with what was begun; with `--of-version` of a version that never ran, lets it catch up beside the one that serves; `--watch` only shows how far it is |
 //! | `accept-scope NAME` | goes on with another scope without a rebuild |
 //! | `activate NAME VERSION` | says which version serves |
 //! | `parked list\|show\|retry\|skip` | events that were set aside |
@@ -40,6 +40,7 @@
 //! Verbs that destroy something ask first; `--yes` answers. Exit codes are those of [`Exit`].
 
 mod args;
+mod completions;
 mod console;
 mod rebuild;
 mod tables;
@@ -64,9 +65,11 @@ pub enum Exit {
     Failed,
     /// 2: the command line is wrong; clap ends the process with it too.
     Usage,
-    /// 3: a consumer is not well: it stopped, or a parked event failed again.
+    /// 3: a consumer is not well: it stopped, its scope has changed, or a parked event failed again.
+    /// One that is merely paused is well.
     Unwell,
-    /// 4: nobody confirmed it, or a worker has the consumer at hand.
+    /// 4: refused, and nothing was changed: nobody confirmed it, a worker has the consumer at hand, or
+    /// something else has to be done first, which the message says.
     Refused,
 }
 
@@ -112,22 +115,31 @@ impl Cli {
     }
 
     /// Prints completions if that is what the command line asks for, before any database is
-    /// opened; `command` is the whole of your program's.
+    /// opened; `command` is the whole of your program's, so that all of it is completed.
+    ///
+    /// [`run`](Self::run) prints them too, for these tools alone, in the place where they were called.
     ///
     /// ```
     /// use clap::{CommandFactory, Parser};
     /// use consumer::cli::Cli;
     ///
-    /// let cli = Cli::parse_from(["worker", "list"]);
-    /// assert!(!cli.completes(&mut Cli::command()));
+    /// #[derive(Parser)]
+    /// enum App {
+    ///     /// Runs and operates the consumers
+    ///     Consumers(Cli),
+    /// }
+    ///
+    /// let App::Consumers(cli) = App::parse_from(["app", "consumers", "list"]);
+    /// if !cli.completes(&mut App::command()) {
+    ///     // Open the database, and `cli.run(…)`.
+    /// }
     /// ```
     #[must_use]
     pub fn completes(&self, command: &mut clap::Command) -> bool {
         let Verb::Completions(completions) = &self.verb else {
             return false;
         };
-        let name = command.get_name().to_owned();
-        clap_complete::generate(completions.shell, command, name, &mut std::io::stdout());
+        Console::process().line(completions.script(command));
         true
     }
 }
@@ -160,23 +172,29 @@ impl From<BuildError> for Trouble {
 impl Trouble {
     fn exit(&self) -> Exit {
         match self {
-            Self::Declined | Self::Admin(AdminError::Held { .. }) => Exit::Refused,
-            Self::Usage(_)
-            | Self::Admin(AdminError::Unknown { .. } | AdminError::SeveralVersions { .. }) => {
-                Exit::Usage
-            }
-            Self::Admin(AdminError::Retry { .. }) => Exit::Unwell,
+            Self::Declined => Exit::Refused,
+            Self::Usage(_) => Exit::Usage,
+            Self::Admin(error) => exit_of(error),
             _ => Exit::Failed,
         }
     }
 }
 
-/// The name that the program was called by.
-fn own_name() -> String {
-    let path = std::env::args_os().next().map(std::path::PathBuf::from);
-    let stem = path.as_deref().and_then(std::path::Path::file_stem);
-    stem.map_or_else(
-        || "consumer".to_owned(),
-        |stem| stem.to_string_lossy().into_owned(),
-    )
+fn exit_of(error: &AdminError) -> Exit {
+    match error {
+        AdminError::Unknown { .. }
+        | AdminError::SeveralVersions { .. }
+        | AdminError::NotParked { .. } => Exit::Usage,
+        AdminError::Held { .. }
+        | AdminError::NeverRan { .. }
+        | AdminError::InUse { .. }
+        | AdminError::Active { .. }
+        | AdminError::Behind { .. }
+        | AdminError::HasParked { .. }
+        | AdminError::WouldDiscard { .. }
+        | AdminError::NoReset { .. }
+        | AdminError::NoCode { .. } => Exit::Refused,
+        AdminError::Retry { .. } => Exit::Unwell,
+        _ => Exit::Failed,
+    }
 }

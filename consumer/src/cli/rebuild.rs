@@ -9,11 +9,11 @@ use tokio::time;
 use super::args::Rebuild;
 use super::console::Console;
 use super::{Exit, Trouble, tables, verbs};
+use crate::admin::choice::Choice;
 use crate::admin::{
     Admin, AdminBackend, AdminError, ConsumerState, RebuildOptions, RebuildProgress, RebuildWatch,
-    Target,
 };
-use crate::worker::{WorkerBuilder, shutdown_signal};
+use crate::worker::{BuildError, Worker, WorkerBuilder, shutdown_signal};
 
 /// How often a terminal is drawn anew.
 const FRAME: Duration = Duration::from_millis(200);
@@ -27,65 +27,109 @@ pub(super) async fn run<DB: AdminBackend>(
     admin: &Admin<DB>,
     console: &Console,
 ) -> Result<Exit, Trouble> {
-    let target = begin(&rebuild, admin, console).await?;
-    let watch = admin.watch_rebuild(target.clone()).await?;
-    let screen = Screen::new(console, &rebuild.which.name);
-    if rebuild.no_run {
-        return follow(watch, admin, &target, &screen).await;
+    let target = rebuild.which.target();
+    let (choice, is_new) = if rebuild.watch {
+        (admin.choose(target).await?, false)
+    } else {
+        admin.choose_or_enroll(target).await?
+    };
+    let screen = Screen::new(console, &choice);
+    // Before anything is emptied: a worker that cannot be put together could not fill it again.
+    let runs_here = !rebuild.watch && !rebuild.no_run && admin.has_code(&choice);
+    let worker = if runs_here {
+        Some(worker_of(&choice, builder)?)
+    } else {
+        None
+    };
+    if !rebuild.watch && !is_new {
+        begin(&rebuild, &choice, admin, console).await?;
     }
-    work(builder, watch, admin, &target, &screen).await
+    let watch = admin.watch_rebuild(choice.target()).await?;
+    match worker {
+        Some(worker) => work(worker, watch, admin, &choice, &screen).await,
+        None => follow(watch, admin, &choice, &screen).await,
+    }
+}
+
+fn worker_of<DB: AdminBackend>(
+    choice: &Choice,
+    mut builder: WorkerBuilder<DB>,
+) -> Result<Worker<DB>, BuildError> {
+    let target = choice.target();
+    builder.retain(|one| target.means(&one.declaration));
+    builder.build()
 }
 
 /// Begins a rebuild, unless one is under way already: a command that was killed goes on.
 async fn begin<DB: AdminBackend>(
     rebuild: &Rebuild,
+    choice: &Choice,
     admin: &Admin<DB>,
     console: &Console,
-) -> Result<Target, Trouble> {
-    let target = rebuild.which.target();
-    let mut watch = admin.watch_rebuild(target.clone()).await?;
-    let progress = watch.look().await?;
-    if !progress.is_done && !rebuild.restart {
+) -> Result<(), Trouble> {
+    let progress = admin.watch_rebuild(choice.target()).await?.look().await?;
+    let state = admin.state_of_one(choice).await?.map(|(state, _)| state);
+    // Nobody goes on with another scope: it has to begin anew, which takes that of the code.
+    let has_other_scope = admin.has_other_scope(choice).await?;
+    if !progress.is_done && !rebuild.restart && !has_other_scope {
         let handled = tables::number(progress.handled);
         let total = tables::number(progress.total);
         console.note(format!(
             "a rebuild is under way, {handled} of {total} events: going on"
         ));
-        if let Some((ConsumerState::Stopped, _)) = admin.state_of_one(&target).await? {
-            admin.resume(target.clone()).await?;
+        if state == Some(ConsumerState::Stopped) {
+            admin.resume(choice.target()).await?;
         }
-        return Ok(target);
+        return Ok(());
     }
-    let question = format!(
-        "This empties {} and replays its events up to {}. Go on?",
-        rebuild.which.name,
-        tables::number(progress.position.max(progress.replay_to))
-    );
+    let mut options = RebuildOptions::new().wait(Duration::from_secs(rebuild.wait));
+    if rebuild.beginning.without_reset {
+        options = options.without_reset();
+    }
+    if rebuild.beginning.discard_parked {
+        options = options.discard_parked();
+    }
+    let parked = admin.may_rebuild(choice, options).await?;
+    let question = question(rebuild, choice, progress, has_other_scope, parked);
     verbs::ask(console, rebuild.confirmed.yes, &question)?;
-    let options = RebuildOptions::new().wait(Duration::from_secs(rebuild.wait));
-    let options = if rebuild.without_reset {
-        options.without_reset()
+    admin.rebuild(choice.target(), options).await?;
+    Ok(())
+}
+
+fn question(
+    rebuild: &Rebuild,
+    choice: &Choice,
+    progress: RebuildProgress,
+    has_other_scope: bool,
+    parked: u64,
+) -> String {
+    let label = &choice.label;
+    let empties = if rebuild.beginning.without_reset {
+        format!("This leaves what {label} has written")
     } else {
-        options
+        format!("This empties {label}")
     };
-    admin.rebuild(target.clone(), options).await?;
-    Ok(target)
+    let scope = if has_other_scope {
+        ", takes the scope of the code"
+    } else {
+        ""
+    };
+    let discards = match parked {
+        0 => String::new(),
+        parked => format!(", gives up {} that it has parked", verbs::events(parked)),
+    };
+    let up_to = tables::number(progress.position.max(progress.replay_to));
+    format!("{empties}{scope}{discards} and replays its events up to {up_to}. Go on?")
 }
 
 /// Runs the consumer here, beside any worker that has it too: whoever has the row goes on.
 async fn work<DB: AdminBackend>(
-    mut builder: WorkerBuilder<DB>,
+    worker: Worker<DB>,
     watch: RebuildWatch<'_, DB>,
     admin: &Admin<DB>,
-    target: &Target,
+    choice: &Choice,
     screen: &Screen<'_>,
 ) -> Result<Exit, Trouble> {
-    let has_it = admin.has_code(target).await?;
-    if !has_it {
-        return follow(watch, admin, target, screen).await;
-    }
-    builder.retain(|one| target.means(&one.declaration));
-    let worker = builder.build()?;
     let handle = worker.handle();
     let mut working = std::pin::pin!(worker.run(std::future::pending()));
     let exit = tokio::select! {
@@ -93,7 +137,7 @@ async fn work<DB: AdminBackend>(
             ended?;
             return Ok(Exit::Unwell);
         }
-        exit = follow(watch, admin, target, screen) => exit?,
+        exit = follow(watch, admin, choice, screen) => exit?,
     };
     handle.shut_down();
     working.await?;
@@ -104,7 +148,7 @@ async fn work<DB: AdminBackend>(
 async fn follow<DB: AdminBackend>(
     mut watch: RebuildWatch<'_, DB>,
     admin: &Admin<DB>,
-    target: &Target,
+    choice: &Choice,
     screen: &Screen<'_>,
 ) -> Result<Exit, Trouble> {
     let mut stopped = std::pin::pin!(shutdown_signal());
@@ -113,9 +157,12 @@ async fn follow<DB: AdminBackend>(
         screen.show(progress)?;
         if progress.is_done {
             screen.done(progress);
+            if admin.is_beside(choice).await? {
+                screen.hint(choice);
+            }
             return Ok(Exit::Done);
         }
-        if let Some(reason) = stands_still(admin, target).await? {
+        if let Some(reason) = stands_still(admin, choice).await? {
             screen.leave(&reason);
             return Ok(Exit::Unwell);
         }
@@ -132,14 +179,19 @@ async fn follow<DB: AdminBackend>(
 /// Why nobody will go on with it.
 async fn stands_still<DB: AdminBackend>(
     admin: &Admin<DB>,
-    target: &Target,
+    choice: &Choice,
 ) -> Result<Option<String>, AdminError> {
-    let Some((state, error)) = admin.state_of_one(target).await? else {
+    let Some((state, error)) = admin.state_of_one(choice).await? else {
         return Ok(Some("the checkpoint is gone".to_owned()));
     };
     Ok(match state {
         ConsumerState::Stopped => Some(format!("the consumer stopped: {error}")),
         ConsumerState::Paused => Some("the consumer is paused: `resume` lets it go on".to_owned()),
+        ConsumerState::ScopeChanged => Some(
+            "the scope in the code is not the one that the rebuild began with: rebuild it from \
+             where that code is, or `rebuild --restart`"
+                .to_owned(),
+        ),
         _ => None,
     })
 }
@@ -147,18 +199,18 @@ async fn stands_still<DB: AdminBackend>(
 /// A bar on a terminal, and lines of JSON elsewhere.
 struct Screen<'a> {
     console: &'a Console,
-    consumer: &'a str,
+    choice: &'a Choice,
     bar: Option<ProgressBar>,
 }
 
 impl<'a> Screen<'a> {
-    fn new(console: &'a Console, consumer: &'a str) -> Self {
+    fn new(console: &'a Console, choice: &'a Choice) -> Self {
         let bar = console.is_terminal.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let template = if console.has_colour {
-                "{percent:>3} % {bar:30.cyan} {msg}"
+                "{percent:>3} % {wide_bar:.cyan} {msg}"
             } else {
-                "{percent:>3} % {bar:30} {msg}"
+                "{percent:>3} % {wide_bar} {msg}"
             };
             // A template of ours: one that cannot be read leaves the default.
             if let Ok(style) = ProgressStyle::with_template(template) {
@@ -168,7 +220,7 @@ impl<'a> Screen<'a> {
         });
         Self {
             console,
-            consumer,
+            choice,
             bar,
         }
     }
@@ -180,7 +232,8 @@ impl<'a> Screen<'a> {
     fn show(&self, progress: RebuildProgress) -> Result<(), Trouble> {
         let Some(bar) = &self.bar else {
             let line = json!({
-                "consumer": self.consumer,
+                "consumer": self.choice.target().consumer,
+                "version": self.choice.version(),
                 "handled": progress.handled,
                 "total": progress.total,
                 "position": progress.position,
@@ -195,7 +248,7 @@ impl<'a> Screen<'a> {
         bar.set_length(progress.total);
         bar.set_position(progress.handled);
         let left = progress.remaining.map_or_else(
-            || "no end in sight".to_owned(),
+            || "no estimate yet".to_owned(),
             |left| format!("{} left", tables::duration(left)),
         );
         bar.set_message(format!(
@@ -211,15 +264,26 @@ impl<'a> Screen<'a> {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
             let handled = tables::number(progress.handled);
-            self.console
-                .line(format!("{}: {handled} events handled again", self.consumer));
+            self.console.line(format!(
+                "{}: {handled} events handled again",
+                self.choice.label
+            ));
         }
+    }
+
+    /// Says what is left to do once a version has caught up beside the one that serves.
+    fn hint(&self, choice: &Choice) {
+        let (consumer, version) = (choice.target().consumer, choice.version());
+        self.console.note(format!(
+            "another version serves: `activate {consumer} {version}` makes it this one"
+        ));
     }
 
     fn leave(&self, reason: &str) {
         if let Some(bar) = &self.bar {
             bar.abandon();
         }
-        self.console.note(format!("{}: {reason}", self.consumer));
+        self.console
+            .note(format!("{}: {reason}", self.choice.label));
     }
 }

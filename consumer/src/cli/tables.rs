@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
+};
 use sqlx::Database;
 
 use super::console::Console;
@@ -46,6 +48,10 @@ fn text(table: &Table) -> String {
 pub(super) fn list<DB: Database>(console: &Console, consumers: &[Registered<DB>]) -> String {
     let header = ["CONSUMER", "V", "GROUP", "SCOPE", "ON ERROR", "DECLARED AT"];
     let mut table = table(console, &header, &[1]);
+    // A name is to be copied: it stays in one piece as long as anything else can be folded.
+    if let Some(names) = table.column_mut(0) {
+        names.set_constraint(ColumnConstraint::ContentWidth);
+    }
     for one in consumers {
         let declaration = &one.declaration;
         let site = declaration.site.map_or_else(
@@ -78,12 +84,13 @@ fn scope<'a>(kinds: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// How every consumer stands; `rates` are in the order of the consumers.
-pub(super) fn status(console: &Console, status: &Status, rates: Option<&[f64]>) -> String {
+/// How every consumer stands, and how fast it goes where that is known.
+pub(super) fn status(console: &Console, status: &Status) -> String {
+    let has_rates = status.consumers.iter().any(|one| one.rate.is_some());
     let mut header = vec!["CONSUMER", "STATE", "POSITION", "LAG", "BEHIND", "PARKED"];
-    header.extend(rates.map(|_| "RATE"));
+    header.extend(has_rates.then_some("RATE"));
     let mut table = table(console, &header, &[2, 3, 4, 5, 6]);
-    for (index, one) in status.consumers.iter().enumerate() {
+    for one in &status.consumers {
         let position = one.position.map_or_else(|| "-".to_owned(), number);
         let mut row = vec![
             Cell::new(name(status, one)),
@@ -97,10 +104,7 @@ pub(super) fn status(console: &Console, status: &Status, rates: Option<&[f64]>) 
                 number(one.parked)
             }),
         ];
-        row.extend(rates.map(|rates| {
-            let rate = rates.get(index).copied().unwrap_or_default();
-            Cell::new(format!("{}/s", rounded(rate)))
-        }));
+        row.extend(has_rates.then(|| Cell::new(rate(one.rate))));
         table.add_row(row);
     }
     let mut text = if status.consumers.is_empty() {
@@ -115,6 +119,10 @@ pub(super) fn status(console: &Console, status: &Status, rates: Option<&[f64]>) 
     text.push_str("\n\n");
     text.push_str(&frontier(&status.frontier));
     text
+}
+
+fn rate(rate: Option<f64>) -> String {
+    rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", rounded(rate)))
 }
 
 /// With the version where it is not the only one, and which of them serves.
@@ -145,8 +153,11 @@ fn failing(one: &ConsumerStatus) -> Option<String> {
         format!(", tried again in {}", duration(wait))
     });
     Some(format!(
-        "{} {}{event} (failed {} times{again}): {}",
-        one.name, one.state, failing.attempts, failing.error
+        "{} {}{event} (failed {}{again}): {}",
+        one.name,
+        one.state,
+        times(failing.attempts),
+        failing.error
     ))
 }
 
@@ -155,7 +166,7 @@ fn colour(state: &ConsumerState) -> Color {
         ConsumerState::Running => Color::Green,
         ConsumerState::Stopped | ConsumerState::ScopeChanged => Color::Red,
         ConsumerState::Retrying | ConsumerState::Paused | ConsumerState::Detached => Color::Yellow,
-        ConsumerState::Rebuilding | ConsumerState::New => Color::Cyan,
+        ConsumerState::Rebuilding | ConsumerState::New | ConsumerState::OtherVersion => Color::Cyan,
     }
 }
 
@@ -219,7 +230,7 @@ pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>)
         ),
         format!("parked for  {}", duration(parked.parked_for)),
         if parked.has_failed {
-            format!("failed      {} times", parked.attempts)
+            format!("failed      {}", times(parked.attempts))
         } else {
             "waits behind an earlier event of its aggregate".to_owned()
         },
@@ -250,6 +261,13 @@ fn payload(event: &PersistedEvent) -> String {
         |_| format!("{} bytes that are not text", event.payload.len()),
         str::to_owned,
     )
+}
+
+fn times(count: u32) -> String {
+    match count {
+        1 => "1 time".to_owned(),
+        _ => format!("{} times", number(count)),
+    }
 }
 
 /// A number with its thousands apart.

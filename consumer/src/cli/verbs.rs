@@ -1,14 +1,14 @@
 //! What each verb does.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clap::CommandFactory as _;
 use serde::Serialize;
+use serde_json::json;
 
 use super::args::{Activate, Forget, Format, Migrate, Parked, Run, Status, Verb, Which};
 use super::console::Console;
-use super::{Cli, Exit, Trouble, own_name, rebuild, tables};
-use crate::admin::{Admin, AdminBackend, ConsumerState, Status as Seen, Target};
+use super::{Exit, Trouble, rebuild, tables};
+use crate::admin::{Admin, AdminBackend, AdminError, ConsumerState, Status as Seen, Target};
 use crate::worker::{WorkerBuilder, shutdown_signal};
 
 type Done = Result<Exit, Trouble>;
@@ -21,6 +21,14 @@ impl Which {
             None => target,
         }
     }
+
+    /// As it has to be written again.
+    pub(super) fn again(&self) -> String {
+        match self.of_version {
+            Some(version) => format!("{} --of-version {version}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 impl Verb {
@@ -30,10 +38,7 @@ impl Verb {
         console: &Console,
     ) -> Done {
         if let Self::Completions(completions) = self {
-            let mut script = Vec::new();
-            let mut command = Cli::command();
-            clap_complete::generate(completions.shell, &mut command, own_name(), &mut script);
-            console.line(String::from_utf8_lossy(&script));
+            console.line(completions.own_script());
             return Ok(Exit::Done);
         }
         builder.resolve()?;
@@ -46,19 +51,25 @@ impl Verb {
             }
             Self::Status(status) => status.run(&admin, console).await,
             Self::Pause(which) => {
-                admin.pause(which.target()).await?;
-                console.line(format!("{} is paused", which.name));
+                let (choice, _) = admin.choose_or_enroll(which.target()).await?;
+                admin.pause(choice.target()).await?;
+                console.line(format!("{} is paused", choice.label));
                 Ok(Exit::Done)
             }
             Self::Resume(which) => {
-                admin.resume(which.target()).await?;
-                console.line(format!("{} goes on", which.name));
+                let choice = admin.choose(which.target()).await?;
+                admin.resume(choice.target()).await?;
+                console.line(format!("{} goes on", choice.label));
                 Ok(Exit::Done)
             }
             Self::Rebuild(rebuild) => rebuild::run(rebuild, builder, &admin, console).await,
             Self::AcceptScope(which) => {
-                admin.accept_scope(which.target()).await?;
-                console.line(format!("{} goes on with the scope of the code", which.name));
+                let choice = admin.choose(which.target()).await?;
+                admin.accept_scope(choice.target()).await?;
+                console.line(format!(
+                    "{} goes on with the scope of the code",
+                    choice.label
+                ));
                 Ok(Exit::Done)
             }
             Self::Activate(activate) => activate.run(&admin, console).await,
@@ -134,52 +145,60 @@ impl Run {
     }
 }
 
+/// How long two looks are apart that a rate is taken from.
+const APART: Duration = Duration::from_secs(1);
+
 impl Status {
     async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
-        let Some(seconds) = self.watch else {
-            let seen = admin.status().await?;
-            if self.format.json {
-                console.line(serde_json::to_string_pretty(&seen)?);
-            } else {
-                console.line(tables::status(console, &seen, None));
-            }
+        if let Some(seconds) = self.watch {
+            return self.watch(seconds, admin, console).await;
+        }
+        let seen = admin.status().await?;
+        if !self.format.json {
+            console.line(tables::status(console, &seen));
             return Ok(verdict(&seen));
-        };
-        let pause = Duration::try_from_secs_f64(seconds.max(0.1)).unwrap_or(Duration::from_secs(1));
-        let mut before: Option<(Instant, Seen)> = None;
+        }
+        tokio::time::sleep(APART).await;
+        let seen = admin.status_since(&seen).await?;
+        console.line(serde_json::to_string_pretty(&seen)?);
+        Ok(verdict(&seen))
+    }
+
+    /// Looks again and again, until it is asked to end or nobody reads it any more.
+    async fn watch<DB: AdminBackend>(
+        &self,
+        seconds: f64,
+        admin: &Admin<DB>,
+        console: &Console,
+    ) -> Done {
+        let pause = Duration::try_from_secs_f64(seconds.max(0.1)).unwrap_or(APART);
+        let mut stopped = std::pin::pin!(shutdown_signal());
+        let mut before: Option<Seen> = None;
         loop {
-            let (now, seen) = (Instant::now(), admin.status().await?);
-            if self.format.json {
-                console.line(serde_json::to_string(&seen)?);
-            } else {
-                let rates = rates(before.as_ref(), now, &seen);
-                let screen = tables::status(console, &seen, Some(&rates));
-                console.clear();
-                console.line(screen);
+            let looked = match &before {
+                Some(before) => admin.status_since(before).await,
+                None => admin.status().await,
+            };
+            let is_read = match &looked {
+                Ok(seen) if self.format.json => console.reached(serde_json::to_string(seen)?),
+                Ok(seen) => console.redraw(&tables::status(console, seen)),
+                // A database that is away is what somebody may be watching for.
+                Err(error) if self.format.json => {
+                    console.reached(json!({ "error": error.to_string() }).to_string())
+                }
+                Err(error) => console.redraw(&format!("error: {error}; looking again")),
+            };
+            before = looked.ok().or(before);
+            let exit = || before.as_ref().map_or(Exit::Failed, verdict);
+            if !is_read {
+                return Ok(exit());
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = shutdown_signal() => return Ok(verdict(&seen)),
+                () = &mut stopped => return Ok(exit()),
             }
-            before = Some((now, seen));
         }
     }
-}
-
-/// How many positions a second each consumer went on, since the look before.
-fn rates(before: Option<&(Instant, Seen)>, now: Instant, seen: &Seen) -> Vec<f64> {
-    let rate = |one: &crate::admin::ConsumerStatus| {
-        let (then, before) = before?;
-        let same = |other: &&crate::admin::ConsumerStatus| {
-            other.name == one.name && other.version == one.version
-        };
-        let moved = one.position? - before.consumers.iter().find(same)?.position?;
-        #[allow(clippy::cast_precision_loss)] // a rate for people
-        let moved = moved.max(0) as f64;
-        Some(moved / (now - *then).as_secs_f64())
-    };
-    let rates = seen.consumers.iter().map(rate);
-    rates.map(Option::unwrap_or_default).collect()
 }
 
 fn verdict(seen: &Seen) -> Exit {
@@ -225,26 +244,35 @@ impl Parked {
                     console.line(failed.to_string());
                 }
                 console.line(format!("{} handled", events(retried.handled)));
-                let is_well = retried.failed.is_empty();
-                Ok(if is_well { Exit::Done } else { Exit::Unwell })
+                let by_database =
+                    |error: &AdminError| matches!(error, AdminError::Interrupted { .. });
+                Ok(if retried.failed.is_empty() {
+                    Exit::Done
+                } else if retried.failed.iter().all(by_database) {
+                    Exit::Failed
+                } else {
+                    Exit::Unwell
+                })
             }
             Self::Skip {
                 which,
                 position,
                 confirmed,
             } => {
+                let choice = admin.choose(which.target()).await?;
+                admin.parked_event(choice.target(), position).await?;
                 let question = format!(
                     "{} will never handle event {position}. Skip it?",
-                    which.name
+                    choice.label
                 );
                 ask(console, confirmed.yes, &question)?;
-                let behind = admin.skip_parked(which.target(), position).await?;
+                let behind = admin.skip_parked(choice.target(), position).await?;
                 console.line(format!("event {position} is skipped"));
                 if behind > 0 {
                     console.line(format!(
                         "{} of its aggregate still parked: `parked retry {}` handles what is left",
                         events(behind),
-                        which.name
+                        which.again()
                     ));
                 }
                 Ok(Exit::Done)
@@ -253,7 +281,7 @@ impl Parked {
     }
 }
 
-fn events(count: u64) -> String {
+pub(super) fn events(count: u64) -> String {
     match count {
         1 => "1 event".to_owned(),
         _ => format!("{} events", tables::number(count)),
@@ -281,13 +309,15 @@ fn show(
 
 impl Forget {
     async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+        let choice = admin.choose(self.which.target()).await?;
+        admin.may_forget(&choice, self.force).await?;
         let question = format!(
             "This removes the checkpoint of {} and what it has parked. Go on?",
-            self.which.name
+            choice.label
         );
         ask(console, self.confirmed.yes, &question)?;
-        admin.forget(self.which.target(), self.force).await?;
-        console.line(format!("{} is forgotten", self.which.name));
+        admin.forget(choice.target(), self.force).await?;
+        console.line(format!("{} is forgotten", choice.label));
         Ok(Exit::Done)
     }
 }

@@ -24,6 +24,7 @@ use crate::contract::HandlerError;
 pub struct Registry<DB: Database> {
     registered: Vec<Registered<DB>>,
     other_databases: Vec<OtherDatabase>,
+    left_out: Vec<&'static str>,
 }
 
 /// A consumer that was found, and cannot run on the database at hand.
@@ -107,10 +108,12 @@ impl<DB: Database> Registry<DB> {
         selection: &Selection,
         dependencies: &Dependencies,
     ) -> Result<Self, RegistryError> {
+        let all: Vec<&'static str> = entries.iter().map(|entry| entry.name).collect();
         let entries = selection.by_crate(entries);
         let mut problems = selection.unmet(&entries);
         let mut entries = selection.by_group(entries);
         entries.sort_by_key(|entry| (entry.name, entry.version, entry.site));
+        let left_out = names_not_in(&entries, all);
 
         let (here, elsewhere) = split_by_database::<DB>(&entries);
         problems.extend(names_declared_twice(&here));
@@ -126,6 +129,7 @@ impl<DB: Database> Registry<DB> {
         Ok(Self {
             registered,
             other_databases: elsewhere.into_iter().map(other_database).collect(),
+            left_out,
         })
     }
 
@@ -141,6 +145,13 @@ impl<DB: Database> Registry<DB> {
         self.registered
     }
 
+    /// The names of consumers of this program that the selection leaves out, in their order: another
+    /// process runs them, so their checkpoints are not detached.
+    #[must_use]
+    pub fn left_out(&self) -> &[&'static str] {
+        &self.left_out
+    }
+
     /// The consumers that were found and cannot run on `DB`, in the order of their names. They
     /// are to be reported, so that nobody misses them in silence.
     #[must_use]
@@ -154,8 +165,16 @@ impl<DB: Database> fmt::Debug for Registry<DB> {
         f.debug_struct("Registry")
             .field("registered", &self.registered)
             .field("other_databases", &self.other_databases)
+            .field("left_out", &self.left_out)
             .finish()
     }
+}
+
+fn names_not_in(entries: &[&'static Entry], mut names: Vec<&'static str>) -> Vec<&'static str> {
+    names.retain(|name| !entries.iter().any(|entry| entry.name == *name));
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 type Here = (&'static Entry, &'static Factory);

@@ -131,6 +131,38 @@ impl ConsumerTest<sqlx::Postgres> {
     /// A test of a consumer of every event, in a transaction of your database that is never
     /// committed: your own tables are there, and what the test writes is gone when it ends.
     ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # mod test {
+    /// use consumer::prelude::*;
+    /// use consumer::sqlx::{self, PgPool};
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// #[derive(Default)]
+    /// struct Audit;
+    ///
+    /// #[consumer(name = "audit")]
+    /// impl Audit {
+    ///     async fn handle(&self, tx: &mut PgConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
+    ///         sqlx::query("INSERT INTO audit (event_type) VALUES ($1)").bind(&*event.event_type).execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # pub async fn test() -> Result<(), Box<dyn std::error::Error>> {
+    /// // #[tokio::test], on the database that your own migrations have made
+    /// let pool = PgPool::connect("postgres://localhost/app_test").await?;
+    /// let mut test = ConsumerTest::postgres(&pool, Audit).await?;
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// test.when().await?;
+    /// let kinds: Vec<String> = sqlx::query_scalar("SELECT event_type FROM audit").fetch_all(test.connection()).await?;
+    /// assert_eq!(kinds, ["UserRegistered"]);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// What Postgres says.
     pub async fn postgres(
@@ -263,9 +295,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
                 Ok(handled) => {
                     self.attempt = 1;
                     self.move_past(&batch, handled);
-                    for effect in cx.take_effects() {
-                        effect.await;
-                    }
+                    run_effects(&cx).await;
                 }
                 Err((handled, error)) => {
                     self.handle_first(&batch, handled).await?;
@@ -280,6 +310,46 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     /// system when its process dies after the effect and before the checkpoint (R5).
     ///
     /// A consumer that writes through `tx` never sees this, so its test need not survive it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # mod test {
+    /// use consumer::prelude::*;
+    /// use consumer::sqlx;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// /// Sends each welcome once, whatever is delivered how often.
+    /// #[derive(Default)]
+    /// struct Welcome;
+    ///
+    /// #[consumer(name = "welcome", aggregates = ["User"])]
+    /// impl Welcome {
+    ///     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
+    ///         let sent = "INSERT INTO sent (event_id) VALUES (?1) ON CONFLICT DO NOTHING";
+    ///         sqlx::query(sent).bind(event.event_id.to_string()).execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // #[tokio::test]
+    /// let mut test = ConsumerTest::sqlite_scoped(Welcome).await?;
+    /// test.execute("CREATE TABLE sent (event_id TEXT PRIMARY KEY)").await?;
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// test.when().await?;
+    /// test.redeliver().await?;
+    ///
+    /// let sent: i64 = sqlx::query_scalar("SELECT count(*) FROM sent").fetch_one(test.connection()).await?;
+    /// assert_eq!(sent, 1);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() { test::main().unwrap() }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Handler`] when the consumer does not put up with it.
@@ -297,6 +367,48 @@ impl<DB: TestBackend> ConsumerTest<DB> {
 
     /// Hands over the next batch and loses everything that was written, as a crash does between
     /// the last event and the commit. The batch comes again with the next [`when`](Self::when).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # mod test {
+    /// use consumer::prelude::*;
+    /// use consumer::sqlx;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// #[derive(Default)]
+    /// struct UserReadModel;
+    ///
+    /// #[consumer(name = "user_read_model", aggregates = ["User"])]
+    /// impl UserReadModel {
+    ///     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
+    ///         sqlx::query("INSERT INTO users (id) VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // #[tokio::test]
+    /// let mut test = ConsumerTest::sqlite_scoped(UserReadModel).await?;
+    /// test.execute("CREATE TABLE users (id TEXT PRIMARY KEY)").await?;
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// test.crash_before_commit().await?;
+    /// let users = "SELECT count(*) FROM users";
+    /// let left: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
+    /// assert_eq!((left, test.checkpoint()), (0, 0));
+    ///
+    /// // The next worker is given the same batch, and finds nothing in its way.
+    /// test.when().await?;
+    /// let written: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
+    /// assert_eq!((written, test.checkpoint()), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() { test::main().unwrap() }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Handler`] when the consumer fails before that.
@@ -368,6 +480,53 @@ impl<DB: TestBackend> ConsumerTest<DB> {
 
     /// Empties the read model and hands everything over again with the next [`when`](Self::when),
     /// as a rebuild does; [`Context::is_replay`] holds for what was handled before.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # mod test {
+    /// use consumer::prelude::*;
+    /// use consumer::sqlx;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// #[derive(Default)]
+    /// struct UserReadModel;
+    ///
+    /// #[consumer(name = "user_read_model", aggregates = ["User"])]
+    /// impl UserReadModel {
+    ///     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
+    ///         sqlx::query("INSERT INTO users (id) VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    ///
+    ///     #[on(reset)]
+    ///     async fn empty(&self, tx: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    ///         sqlx::query("DELETE FROM users").execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // #[tokio::test]
+    /// let mut test = ConsumerTest::sqlite_scoped(UserReadModel).await?;
+    /// test.execute("CREATE TABLE users (id TEXT PRIMARY KEY)").await?;
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// test.when().await?;
+    /// test.reset().await?;
+    /// let users = "SELECT count(*) FROM users";
+    /// let left: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
+    /// assert_eq!(left, 0, "a row that stays would be in the way of the same one again");
+    /// test.when().await?;
+    /// let rebuilt: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
+    /// assert_eq!(rebuilt, 1);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() { test::main().unwrap() }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`TestError::Reset`] when the consumer cannot empty its read model.
@@ -454,13 +613,16 @@ impl<DB: TestBackend> ConsumerTest<DB> {
         if count == 0 {
             return Ok(());
         }
+        let cx = self.context().with_replay(batch.cx.is_replay());
         let first = Batch {
-            cx: Arc::new(self.context()),
+            cx: Arc::new(cx),
             events: Arc::new(batch.events.iter().take(count).cloned().collect()),
         };
-        match self.attempt_and(&first, End::Commit).await?.1 {
+        let (cx, outcome) = self.attempt_and(&first, End::Commit).await?;
+        match outcome {
             Ok(handled) => {
                 self.move_past(&first, handled);
+                run_effects(&cx).await;
                 Ok(())
             }
             Err((handled, error)) => Err(self.failed(&first, handled, error)),
@@ -483,6 +645,13 @@ impl<DB: TestBackend> ConsumerTest<DB> {
             position: event.map_or(0, |event| event.global_position),
             error,
         }
+    }
+}
+
+/// What the consumer wanted to happen after the commit; a test is to see it panic.
+async fn run_effects(cx: &Context) {
+    for effect in cx.take_effects() {
+        effect.await;
     }
 }
 

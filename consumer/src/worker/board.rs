@@ -1,7 +1,7 @@
 //! Where each lane writes how far it is, for everyone who waits or looks.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::dialect::{Blocker, Checkpoint, LaneKey, ServerLife};
+use super::measure;
 
 /// What a lane is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,25 @@ pub(crate) struct Place {
     pub(crate) after: i64,
 }
 
+/// The first event in the scope of a lane that it has not handled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First {
+    /// Where the lane stands.
+    pub(crate) after: i64,
+    /// How far the log was looked through.
+    pub(crate) up_to: i64,
+    /// When the event was appended; `None` when there is none so far.
+    pub(crate) created_at: Option<DateTime<Utc>>,
+}
+
+impl First {
+    /// How old the event is.
+    pub(crate) fn age(&self) -> Duration {
+        let age = self.created_at.map(|at| Utc::now() - at);
+        age.and_then(|age| age.to_std().ok()).unwrap_or_default()
+    }
+}
+
 /// One lane's place on the board.
 #[derive(Debug)]
 pub(crate) struct Cell {
@@ -85,8 +105,8 @@ pub(crate) struct Cell {
     state: Mutex<LaneState>,
     /// When the lane last moved, or did something else.
     moved: Mutex<Instant>,
-    /// When the last event that it handled was appended, in milliseconds.
-    last_event: AtomicI64,
+    /// What is known of the first event that it has not handled.
+    first: Mutex<Option<First>>,
     changed: watch::Sender<()>,
 }
 
@@ -132,10 +152,15 @@ impl Cell {
     }
 
     fn note_move(&self) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.rests_until(Instant::now());
     }
 
-    /// How long the lane has done nothing.
+    /// Notes until when the lane has a reason to do nothing.
+    pub(crate) fn rests_until(&self, end: Instant) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = end;
+    }
+
+    /// How long the lane has done nothing without a reason.
     pub(crate) fn idle(&self) -> Duration {
         self.moved
             .lock()
@@ -143,18 +168,17 @@ impl Cell {
             .elapsed()
     }
 
-    /// Notes when the last event that was handled had been appended.
-    pub(crate) fn note_event(&self, created_at: DateTime<Utc>) {
-        self.last_event
-            .store(created_at.timestamp_millis(), Ordering::Relaxed);
+    /// Notes what is known of the first event that is not handled.
+    pub(crate) fn note_first(&self, first: First) {
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
     }
 
-    /// How old the last event is that was handled.
-    pub(crate) fn event_age(&self) -> Duration {
-        let last = self.last_event.load(Ordering::Relaxed);
-        let age = Utc::now().timestamp_millis().saturating_sub(last);
-        let is_known = last != i64::MIN;
-        Duration::from_millis(u64::try_from(age).unwrap_or(0) * u64::from(is_known))
+    /// What is known of the first event after a place, of those up to another.
+    pub(crate) fn first(&self, after: i64, up_to: i64) -> Option<First> {
+        let first = *self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.filter(|first| {
+            first.after == after && (first.created_at.is_some() || first.up_to >= up_to)
+        })
     }
 
     /// Moves a lane along that has nothing in its scope up to there; whoever moves many tells the
@@ -168,11 +192,14 @@ impl Cell {
     }
 
     pub(crate) fn count_batch(&self, events: u64) {
+        if events == 0 {
+            return;
+        }
         self.events.fetch_add(events, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many events were handled, in how many batches.
+    /// How many events were handled, in how many batches that handled any.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (
             self.events.load(Ordering::Relaxed),
@@ -206,15 +233,28 @@ pub(crate) struct Board {
     changed: watch::Sender<()>,
     waiting: Mutex<Option<FrontierWait>>,
     beat: Mutex<Option<Beat>>,
+    /// How far the log was settled in the last while, the oldest first.
+    settled: Mutex<VecDeque<(Instant, i64)>>,
+    /// After what time without progress a lane that has work is stalled.
+    stall_after: Duration,
+    end: Mutex<Option<Ended>>,
 }
 
 /// A sign of life of the task that watches the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Beat {
     pub(crate) at: Instant,
-    pub(crate) settled: i64,
     /// Why the log could not be looked at.
     pub(crate) trouble: Option<String>,
+}
+
+/// How the run of a worker was over.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ended {
+    /// Whether somebody asked for it, or there was nothing left to do.
+    pub(crate) was_asked: bool,
+    /// What ended it.
+    pub(crate) error: Option<String>,
 }
 
 /// One consumer, over all its lanes.
@@ -242,7 +282,7 @@ pub struct FrontierWait {
 }
 
 impl Board {
-    pub(crate) fn new(consumers: Vec<(Arc<str>, i32)>) -> Self {
+    pub(crate) fn new(consumers: Vec<(Arc<str>, i32)>, stall_after: Duration) -> Self {
         let (changed, _) = watch::channel(());
         Self {
             consumers,
@@ -250,6 +290,9 @@ impl Board {
             changed,
             waiting: Mutex::new(None),
             beat: Mutex::new(None),
+            settled: Mutex::new(VecDeque::new()),
+            stall_after,
+            end: Mutex::new(None),
         }
     }
 
@@ -282,7 +325,12 @@ impl Board {
             if let Some(&slice_to) = wanted.get(&cell.key) {
                 cell.resize(slice_to);
             }
-            !is_known || wanted.contains_key(&cell.key)
+            let stays = !is_known || wanted.contains_key(&cell.key);
+            if !stays {
+                // A gauge that nobody sets any more would show its last value for ever.
+                measure::lag(&cell.key, 0, Duration::ZERO);
+            }
+            stays
         });
         let seated: HashSet<LaneKey> = cells.iter().map(|cell| cell.key.clone()).collect();
         let new: Vec<Arc<Cell>> = rows
@@ -309,7 +357,7 @@ impl Board {
             batches: AtomicU64::new(0),
             state: Mutex::new(LaneState::Starting),
             moved: Mutex::new(Instant::now()),
-            last_event: AtomicI64::new(i64::MIN),
+            first: Mutex::new(None),
             changed: self.changed.clone(),
         })
     }
@@ -354,12 +402,53 @@ impl Board {
     }
 
     pub(crate) fn set_beat(&self, settled: i64, trouble: Option<String>) {
-        let beat = Beat {
-            at: Instant::now(),
-            settled,
-            trouble,
-        };
+        let now = Instant::now();
+        self.note_settled(now, settled);
+        let beat = Beat { at: now, trouble };
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
+    }
+
+    /// Keeps one look of many: sixteen in the time after which a lane is stalled.
+    fn note_settled(&self, now: Instant, settled: i64) {
+        let mut looks = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = |last: &(Instant, i64)| now - last.0 >= self.stall_after / 16;
+        // A log that was taken back by a crash leaves nothing of what was seen before.
+        if looks.back().is_some_and(|&(_, last)| settled < last) {
+            looks.clear();
+        }
+        if looks.back().is_none_or(is_due) {
+            looks.push_back((now, settled));
+        }
+        while looks
+            .get(1)
+            .is_some_and(|&(at, _)| now - at >= self.stall_after)
+        {
+            looks.pop_front();
+        }
+    }
+
+    /// How long the lane has had something to handle and has not moved, when that is too long.
+    ///
+    /// A lane that waited for an hour until an event came is not late by that hour: what counts is
+    /// what was settled that long ago already.
+    pub(crate) fn stalled(&self, cell: &Cell) -> Option<Duration> {
+        let looks = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let &(at, settled) = looks.front()?;
+        drop(looks);
+        let since = cell.idle().min(at.elapsed());
+        let is_behind = cell.place().is_some_and(|place| place.after < settled);
+        (is_behind && since > self.stall_after).then_some(since)
+    }
+
+    /// How the worker's run was over; `None` before that.
+    pub(crate) fn end(&self) -> Option<Ended> {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.clone()
+    }
+
+    pub(crate) fn set_end(&self, end: Ended) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+        self.tell();
     }
 
     /// Lets everyone who waits look again.

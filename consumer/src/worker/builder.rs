@@ -63,7 +63,7 @@ type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 pub struct WorkerBuilder<DB: WorkerBackend> {
     store: EventStore<DB>,
     registered: Vec<Registered<DB>>,
-    /// Names of consumers that run on another database, or in another process.
+    /// Names of consumers of this program that run on another database, or in another process.
     elsewhere: Vec<String>,
     selection: Option<Selection>,
     dependencies: Dependencies,
@@ -432,6 +432,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
             tracing::warn!("consumer {other}");
             self.elsewhere.push(other.name.to_owned());
         }
+        let left_out = registry.left_out().iter();
+        self.elsewhere.extend(left_out.map(|&name| name.to_owned()));
         self.registered.extend(registry.into_registered());
     }
 
@@ -553,7 +555,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
         let consumers = posts
             .iter()
             .map(|post| (Arc::clone(&post.enrolment.consumer), post.enrolment.version));
-        let board = Arc::new(Board::new(consumers.collect()));
+        let board = Arc::new(Board::new(consumers.collect(), self.options.stall_after));
         let (frontier_sender, frontier) = watch::channel(Observation {
             settled: 0,
             head: 0,

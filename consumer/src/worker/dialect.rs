@@ -135,6 +135,12 @@ pub trait Dialect: Backend {
         limit: i64,
     ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
 
+    /// How many events each consumer has set aside: its name, its version and the number.
+    fn parked_counts(
+        statements: &Self::Sql,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<Vec<(String, i32, i64)>, sqlx::Error>> + Send;
+
     /// Sets events aside; only under the row's claim.
     fn park(
         statements: &Self::Sql,

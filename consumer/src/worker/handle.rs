@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::board::{Board, Cell, FrontierWait, LaneState};
+use super::board::{Board, Cell, Ended, FrontierWait, LaneState};
 use super::dialect::WorkerBackend;
 use super::health::{Health, HealthProblem};
 use super::report::ConsumerReport;
@@ -56,6 +56,12 @@ pub enum WaitError {
         /// The name that was asked for.
         consumer: String,
     },
+    /// The worker has ended.
+    #[error("the worker has ended{}, and nobody handles events here any more", because(.error.as_ref()))]
+    Ended {
+        /// What ended it, unless it was asked to.
+        error: Option<String>,
+    },
     /// The head of the log could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -95,6 +101,40 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
 
     /// Waits until every consumer has handled what is in the log now.
     ///
+    /// In a test of a whole program it takes the place of every sleep:
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct UserReadModel;
+    /// # impl Consumer<sqlx::Sqlite> for UserReadModel {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// store.migrate().await?;
+    /// let worker = Worker::builder(store.clone()).consumer(UserReadModel).build()?;
+    /// let handle = worker.handle();
+    /// let running = tokio::spawn(worker.run(std::future::pending()));
+    ///
+    /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
+    /// store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// handle.caught_up().await?;
+    /// // Now the read model can be looked at.
+    ///
+    /// handle.shut_down();
+    /// let report = running.await??;
+    /// assert_eq!(report.consumer("users").map(|users| users.events), Some(1));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// Like [`caught_up_to`](Self::caught_up_to), and when the log cannot be read.
     pub async fn caught_up(&self) -> Result<(), WaitError> {
@@ -119,6 +159,10 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     /// [`WorkerBuilder::stall_after`](crate::WorkerBuilder::stall_after).
     #[must_use]
     pub fn health(&self) -> Health {
+        if let Some(Ended { was_asked, error }) = self.board.end() {
+            let problems = vec![HealthProblem::Ended { was_asked, error }];
+            return Health { problems };
+        }
         let mut problems = Vec::new();
         if *self.stop.borrow() {
             problems.push(HealthProblem::Ending);
@@ -136,22 +180,20 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
             return Health { problems };
         }
         for cell in self.board.cells() {
-            problems.extend(self.lane_problem(&cell, beat.settled));
+            problems.extend(self.lane_problem(&cell));
         }
         Health { problems }
     }
 
-    fn lane_problem(&self, cell: &Cell, settled: i64) -> Option<HealthProblem> {
+    fn lane_problem(&self, cell: &Cell) -> Option<HealthProblem> {
         let consumer = Arc::clone(&cell.key.consumer);
         match cell.state() {
             LaneState::Starting | LaneState::Waiting { .. } => {
                 Some(HealthProblem::Waiting { consumer })
             }
             LaneState::Running | LaneState::Retrying { .. } => {
-                let is_behind = cell.place().is_some_and(|place| place.after < settled);
-                let since = cell.idle();
-                (is_behind && since > self.stall_after)
-                    .then_some(HealthProblem::Stalled { consumer, since })
+                let since = self.board.stalled(cell)?;
+                Some(HealthProblem::Stalled { consumer, since })
             }
             LaneState::CaughtUp | LaneState::ShutDown => None,
             state => Some(HealthProblem::NotRunning { consumer, state }),
@@ -192,12 +234,23 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
                     .collect();
                 in_vain = behind
                     .iter()
-                    .find_map(|one| ended(&one.consumer, one.state.clone()));
+                    .find_map(|one| ended(&one.consumer, one.state.clone()))
+                    .or_else(|| Some(WaitError::from(board.end()?)));
                 behind.is_empty() || in_vain.is_some()
             })
             .await;
         in_vain.map_or(Ok(()), Err)
     }
+}
+
+impl From<Ended> for WaitError {
+    fn from(end: Ended) -> Self {
+        Self::Ended { error: end.error }
+    }
+}
+
+fn because(error: Option<&String>) -> String {
+    error.map_or_else(String::new, |error| format!(" ({error})"))
 }
 
 fn ended(consumer: &Arc<str>, state: LaneState) -> Option<WaitError> {

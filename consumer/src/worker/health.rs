@@ -8,8 +8,8 @@ use super::board::LaneState;
 
 /// How a worker is, for the probes of whatever runs it.
 ///
-/// A worker that has stopped making progress is not live, although its process runs: a restart may
-/// help. One that cannot reach its database is live and not ready: a restart would not help. A
+/// A worker that has stopped making progress, or has ended without being asked, is not live, although
+/// its process runs: a restart may help. One that cannot reach its database is live and not ready: a restart would not help. A
 /// consumer that stopped by its own policy is neither: somebody has to look, and restarting
 /// everything else does not mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,13 @@ pub enum HealthProblem {
     NotStarted,
     /// It was asked to end.
     Ending,
+    /// Its run is over: nobody handles events here any more.
+    Ended {
+        /// Whether it was asked to end, or had nothing left to do.
+        was_asked: bool,
+        /// What ended it; `None` also when its task was given up.
+        error: Option<String>,
+    },
     /// It has not looked at the log for too long.
     Silent {
         /// For how long.
@@ -65,7 +72,12 @@ impl Health {
         !self.problems.iter().any(|problem| {
             matches!(
                 problem,
-                HealthProblem::Silent { .. } | HealthProblem::Stalled { .. }
+                HealthProblem::Silent { .. }
+                    | HealthProblem::Stalled { .. }
+                    | HealthProblem::Ended {
+                        was_asked: false,
+                        ..
+                    }
             )
         })
     }
@@ -97,6 +109,13 @@ impl fmt::Display for HealthProblem {
         match self {
             Self::NotStarted => f.write_str("the worker has not started"),
             Self::Ending => f.write_str("the worker is ending"),
+            Self::Ended {
+                was_asked: true, ..
+            } => f.write_str("the worker has ended, as it was asked to"),
+            Self::Ended {
+                error: Some(error), ..
+            } => write!(f, "the worker has ended: {error}"),
+            Self::Ended { .. } => f.write_str("the worker has ended, its task was given up"),
             Self::Silent { since } => {
                 write!(f, "the worker has not looked at the log for {since:.0?}")
             }

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time;
 use tracing::Instrument as _;
 
-use super::board::{Cell, LaneState, Place};
+use super::board::{Cell, First, LaneState, Place};
 use super::dialect::{
     Checkpoint, Claim, Failure, LaneKey, Progress, ServerLife, State, WorkerBackend,
 };
@@ -15,7 +15,7 @@ use super::feed::{Batch, Feed, Filter, SLICES};
 use super::measure;
 use super::roster::Vacancy;
 use super::shared::Shared;
-use super::transact::{Done, Job, Seat, Trouble, Try, record};
+use super::transact::{Done, Job, Seat, Tally, Trouble, Try, record};
 use crate::contract::{Backoff, PersistedEvent};
 use crate::store::StoreError;
 
@@ -335,6 +335,7 @@ impl<DB: WorkerBackend> Lane<DB> {
     fn take_up(&mut self, place: Place, mut batch: Batch) {
         let events = Arc::new(std::mem::take(&mut batch.events));
         let batch = Arc::new(batch);
+        self.note_first(place.after, &events);
         let job = Job {
             take: events.len(),
             batch: Arc::clone(&batch),
@@ -344,6 +345,15 @@ impl<DB: WorkerBackend> Lane<DB> {
             failed_next: None,
         };
         self.work = Some(Work { batch, job });
+    }
+
+    /// Notes since when the events at hand wait.
+    fn note_first(&self, after: i64, events: &[PersistedEvent]) {
+        self.cell.note_first(First {
+            after,
+            up_to: after,
+            created_at: events.first().map(|event| event.created_at),
+        });
     }
 
     /// Runs the job while the next batch is read.
@@ -362,7 +372,7 @@ impl<DB: WorkerBackend> Lane<DB> {
         };
         let span = self.span(work);
         let transaction = attempt.transact().instrument(span.clone());
-        ended(&self.seat.key, &work.job, span, transaction).await
+        ended(&self.seat.key, span, transaction).await
     }
 
     fn span(&self, work: &Work) -> tracing::Span {
@@ -385,7 +395,11 @@ impl<DB: WorkerBackend> Lane<DB> {
     async fn conclude(&mut self, work: Work, done: Done) -> Turn {
         self.troubles = 0;
         match done {
-            Done::Saved { claim, position } => self.advance(work, &claim, position),
+            Done::Saved {
+                claim,
+                position,
+                tally,
+            } => self.advance(work, &claim, position, tally),
             Done::Failed {
                 claim,
                 handled,
@@ -404,6 +418,7 @@ impl<DB: WorkerBackend> Lane<DB> {
                 self.work = Some(work);
                 // Whoever has the row works on it; its checkpoint shows in the next survey.
                 let pause = self.shared.options.poll_interval;
+                self.cell.rests_until(Instant::now());
                 self.rest(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
             }
             Done::Elsewhere(claim) => {
@@ -417,24 +432,19 @@ impl<DB: WorkerBackend> Lane<DB> {
             Done::Held => self.wait_for_news().await,
             Done::Wait(wait) => {
                 self.work = Some(work);
+                self.cell.rests_until(Instant::now() + wait);
                 self.rest(wait).await;
             }
         }
         Turn::Go
     }
 
-    fn advance(&mut self, mut work: Work, claim: &Claim, position: i64) {
-        let handled = work
+    fn advance(&mut self, mut work: Work, claim: &Claim, position: i64, tally: Tally) {
+        let passed = work
             .job
             .events
             .partition_point(|event| event.global_position <= position);
-        self.cell.count_batch(handled as u64);
-        if let Some(event) = handled
-            .checked_sub(1)
-            .and_then(|last| work.job.events.get(last))
-        {
-            self.cell.note_event(event.created_at);
-        }
+        self.cell.count_batch(tally.handled as u64);
         // Last: whoever waits for the position finds the batch counted.
         if let Some(place) = self.place {
             self.set_place(Some(Place {
@@ -448,11 +458,14 @@ impl<DB: WorkerBackend> Lane<DB> {
             consumer = &*self.seat.key.consumer,
             from = claim.position,
             to = position,
-            events = handled,
+            events = tally.handled,
+            parked = tally.parked,
+            skipped = tally.skipped,
             "batch saved"
         );
-        if handled < work.job.events.len() {
-            let rest = work.job.events.get(handled..).unwrap_or_default().to_vec();
+        if passed < work.job.events.len() {
+            let rest = work.job.events.get(passed..).unwrap_or_default().to_vec();
+            self.note_first(position, &rest);
             work.job.take = rest.len().min(self.limit(position));
             work.job.events = Arc::new(rest);
             work.job.checkpoint = position;
@@ -521,12 +534,12 @@ impl<DB: WorkerBackend> Lane<DB> {
             Ok(Done::Barred(claim)) => self.bar(&claim),
             Ok(_) => {
                 self.work = Some(work);
-                measure::retry(&self.seat.key);
                 self.cell.set_state(LaneState::Retrying {
                     position,
                     attempts: failure.attempts,
                     error: failure.error,
                 });
+                self.cell.rests_until(Instant::now() + failure.retry_in);
                 self.rest(failure.retry_in).await;
             }
             Err(trouble) => {
@@ -662,7 +675,6 @@ impl<DB: WorkerBackend> Lane<DB> {
 /// Measures a transaction, and completes its span.
 async fn ended(
     key: &LaneKey,
-    job: &Job,
     span: tracing::Span,
     transaction: impl Future<Output = Result<Done, Trouble>>,
 ) -> Result<Done, Trouble> {
@@ -670,10 +682,12 @@ async fn ended(
     let done = transaction.await;
     let took = began.elapsed();
     match &done {
-        Ok(Done::Saved { position, .. }) => {
-            let is_handled = |event: &PersistedEvent| event.global_position <= *position;
+        Ok(Done::Saved {
+            position, tally, ..
+        }) => {
             span.record("to", position);
-            measure::batch(key, job.events.partition_point(is_handled), took);
+            measure::batch(key, *tally, took);
+            measure::set_aside(key, *tally);
         }
         Ok(Done::Failed { .. }) => measure::error(key, "handler"),
         Err(Trouble::Violation { .. }) => measure::error(key, "commit"),

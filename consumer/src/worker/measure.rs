@@ -4,26 +4,125 @@
 
 use std::time::Duration;
 
+use super::board::LaneState;
 use super::dialect::{LaneKey, Observation};
+use super::transact::Tally;
+
+/// Whether anybody may listen: what costs a statement is left out otherwise.
+pub(crate) const IS_ON: bool = cfg!(feature = "metrics");
 
 #[cfg(feature = "metrics")]
 macro_rules! labels {
     ($key:expr) => {{
         let key: &LaneKey = $key;
-        [
-            ("consumer", key.consumer.to_string()),
-            ("version", key.version.to_string()),
-        ]
+        consumer_labels(&key.consumer, key.version)
     }};
 }
 
-/// A batch was committed.
-#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn batch(key: &LaneKey, events: usize, took: Duration) {
+#[cfg(feature = "metrics")]
+fn consumer_labels(consumer: &str, version: i32) -> [(&'static str, String); 2] {
+    [
+        ("consumer", consumer.to_owned()),
+        ("version", version.to_string()),
+    ]
+}
+
+/// Says what each metric means, for recorders that pass it on.
+pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
+        use metrics::Unit::{Count, Seconds};
+        use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+        describe_counter!(
+            "consumer_events_total",
+            Count,
+            "events handled and committed"
+        );
+        describe_counter!(
+            "consumer_batches_total",
+            Count,
+            "transactions that handled events"
+        );
+        describe_histogram!(
+            "consumer_batch_seconds",
+            Seconds,
+            "time of a batch, from the claim to the commit"
+        );
+        describe_counter!(
+            "consumer_errors_total",
+            Count,
+            "attempts that failed, by whose trouble it was"
+        );
+        describe_counter!(
+            "consumer_retries_total",
+            Count,
+            "attempts at an event after its first"
+        );
+        describe_counter!(
+            "consumer_parked_total",
+            Count,
+            "events set aside, also those behind a failing one"
+        );
+        describe_counter!("consumer_skipped_total", Count, "events left out");
+        describe_gauge!(
+            "consumer_parked_events",
+            Count,
+            "events that are set aside now"
+        );
+        describe_gauge!(
+            "consumer_state",
+            Count,
+            "1 for the state that the consumer is in, 0 for the others"
+        );
+        describe_gauge!(
+            "consumer_lag_positions",
+            Count,
+            "positions between what is handled and the frontier, an upper bound of the events"
+        );
+        describe_gauge!(
+            "consumer_lag_seconds",
+            Seconds,
+            "age of the first event of the scope that is not handled, 0 when there is none"
+        );
+        describe_gauge!(
+            "consumer_frontier_position",
+            Count,
+            "up to where the log is settled"
+        );
+        describe_gauge!(
+            "consumer_head_position",
+            Count,
+            "the highest visible position"
+        );
+        describe_gauge!(
+            "consumer_frontier_wait_seconds",
+            Seconds,
+            "for how long a gap has kept the frontier"
+        );
+        describe_gauge!(
+            "consumer_frontier_blockers",
+            Count,
+            "transactions that keep the frontier, once it waits for a second"
+        );
+        describe_counter!(
+            "consumer_log_reads_total",
+            Count,
+            "stretches of the log that were wanted, by whether they were in memory"
+        );
+    }
+}
+
+/// A batch was committed; one in which nothing was handled is none.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn batch(key: &LaneKey, tally: Tally, took: Duration) {
+    #[cfg(feature = "metrics")]
+    {
+        if tally.handled == 0 {
+            return;
+        }
         let labels = labels!(key);
-        metrics::counter!("consumer_events_total", &labels).increment(events as u64);
+        metrics::counter!("consumer_events_total", &labels).increment(tally.handled as u64);
         metrics::counter!("consumer_batches_total", &labels).increment(1);
         metrics::histogram!("consumer_batch_seconds", &labels).record(took.as_secs_f64());
     }
@@ -48,17 +147,20 @@ pub(crate) fn retry(key: &LaneKey) {
     metrics::counter!("consumer_retries_total", &labels!(key)).increment(1);
 }
 
-/// An event was parked, or skipped.
+/// Events were parked, or skipped, for good.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn set_aside(key: &LaneKey, is_parked: bool, events: usize) {
+pub(crate) fn set_aside(key: &LaneKey, tally: Tally) {
     #[cfg(feature = "metrics")]
     {
-        let name = if is_parked {
-            "consumer_parked_total"
-        } else {
-            "consumer_skipped_total"
-        };
-        metrics::counter!(name, &labels!(key)).increment(events as u64);
+        let kinds = [
+            ("consumer_parked_total", tally.parked),
+            ("consumer_skipped_total", tally.skipped),
+        ];
+        for (name, events) in kinds {
+            if events > 0 {
+                metrics::counter!(name, &labels!(key)).increment(events as u64);
+            }
+        }
     }
 }
 
@@ -69,10 +171,52 @@ pub(crate) fn lag(key: &LaneKey, positions: i64, time: Duration) {
     {
         let [consumer, version] = labels!(key);
         let labels = [consumer, version, ("slice", key.slice_from.to_string())];
-        #[allow(clippy::cast_precision_loss)] // a gauge is a float
-        let positions = positions as f64;
-        metrics::gauge!("consumer_lag_positions", &labels).set(positions);
+        metrics::gauge!("consumer_lag_positions", &labels).set(float(positions));
         metrics::gauge!("consumer_lag_seconds", &labels).set(time.as_secs_f64());
+    }
+}
+
+/// What a consumer is doing: the gauge of that state is 1, and those of the others are 0.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn state(consumer: &str, version: i32, state: &LaneState) {
+    #[cfg(feature = "metrics")]
+    {
+        const STATES: [&str; 7] = [
+            "running",
+            "retrying",
+            "waiting",
+            "stopped",
+            "paused",
+            "scope_changed",
+            "forgotten",
+        ];
+        let current = match state {
+            LaneState::Running => "running",
+            LaneState::Retrying { .. } => "retrying",
+            LaneState::Starting | LaneState::Waiting { .. } => "waiting",
+            LaneState::Stopped { .. } => "stopped",
+            LaneState::Paused => "paused",
+            LaneState::ScopeChanged { .. } => "scope_changed",
+            LaneState::Forgotten => "forgotten",
+            // It does not run here any more.
+            LaneState::CaughtUp | LaneState::ShutDown => "",
+        };
+        for one in STATES {
+            let [consumer, version] = consumer_labels(consumer, version);
+            let labels = [consumer, version, ("state", one.to_owned())];
+            let is_current = f64::from(u8::from(one == current));
+            metrics::gauge!("consumer_state", &labels).set(is_current);
+        }
+    }
+}
+
+/// How many events a consumer has set aside now.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn parked(consumer: &str, version: i32, events: i64) {
+    #[cfg(feature = "metrics")]
+    {
+        let labels = consumer_labels(consumer, version);
+        metrics::gauge!("consumer_parked_events", &labels).set(float(events));
     }
 }
 
@@ -81,10 +225,8 @@ pub(crate) fn lag(key: &LaneKey, positions: i64, time: Duration) {
 pub(crate) fn frontier(seen: &Observation, waited: Duration) {
     #[cfg(feature = "metrics")]
     {
-        #[allow(clippy::cast_precision_loss)] // a gauge is a float
-        let (settled, head) = (seen.settled as f64, seen.head as f64);
-        metrics::gauge!("consumer_frontier_position").set(settled);
-        metrics::gauge!("consumer_head_position").set(head);
+        metrics::gauge!("consumer_frontier_position").set(float(seen.settled));
+        metrics::gauge!("consumer_head_position").set(float(seen.head));
         metrics::gauge!("consumer_frontier_wait_seconds").set(waited.as_secs_f64());
     }
 }
@@ -93,11 +235,7 @@ pub(crate) fn frontier(seen: &Observation, waited: Duration) {
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn blockers(count: usize) {
     #[cfg(feature = "metrics")]
-    {
-        #[allow(clippy::cast_precision_loss)] // a gauge is a float
-        let count = count as f64;
-        metrics::gauge!("consumer_frontier_blockers").set(count);
-    }
+    metrics::gauge!("consumer_frontier_blockers").set(float(i64::try_from(count).unwrap_or(0)));
 }
 
 /// An event came whose predecessor nobody has read.
@@ -114,4 +252,10 @@ pub(crate) fn cache(is_hit: bool) {
         let result = if is_hit { "hit" } else { "miss" };
         metrics::counter!("consumer_log_reads_total", "cache" => result).increment(1);
     }
+}
+
+#[cfg(feature = "metrics")]
+#[allow(clippy::cast_precision_loss)] // a gauge is a float
+fn float(number: i64) -> f64 {
+    number as f64
 }

@@ -4,8 +4,9 @@ mod board;
 pub(crate) mod builder;
 mod continuity;
 pub(crate) mod dialect;
+mod end;
 mod error;
-mod fault;
+pub(crate) mod fault;
 pub(crate) mod feed;
 mod handle;
 mod health;
@@ -27,7 +28,7 @@ mod signal;
 pub(crate) mod slots;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-mod supervise;
+pub(crate) mod supervise;
 pub(crate) mod transact;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use self::board::{FrontierWait, LaneState};
 pub use self::builder::WorkerBuilder;
 use self::dialect::Observation;
 pub use self::dialect::{Blocker, WorkerBackend};
+use self::end::End;
 pub use self::error::{BuildError, LogProblem, NameTaken, WorkerError};
 pub use self::feed::aggregate_slice;
 pub use self::handle::{WaitError, WorkerHandle};
@@ -216,6 +218,18 @@ impl<DB: WorkerBackend> Worker<DB> {
         shutdown: impl Future<Output = ()>,
         once: bool,
     ) -> Result<Report, WorkerError> {
+        let mut end = End::of(&self.shared.board);
+        let ended = self.work(shutdown, once, &mut end).await;
+        end.note(&ended);
+        ended
+    }
+
+    async fn work(
+        self,
+        shutdown: impl Future<Output = ()>,
+        once: bool,
+        end: &mut End,
+    ) -> Result<Report, WorkerError> {
         let Self {
             shared,
             roster,
@@ -260,6 +274,8 @@ impl<DB: WorkerBackend> Worker<DB> {
             () = open_lanes(&shared, &mut vacancies, &mut lanes, one_core.as_ref(), until) => None,
             ended = &mut pulse.0 => Some(ended),
         };
+        // The pulse also ends when the handle asked for the end.
+        end.was_asked = ended.is_none() || shared.is_stopping();
         channels.stop.send_replace(true);
         helpers.shutdown().await;
         if time::timeout(shared.options.shutdown_deadline, drain(&mut lanes))

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::dialect::{Aggregate, Claim, Dialect, LaneKey, Parking};
+use super::transact::Tally;
 use crate::contract::PersistedEvent;
 
 /// So many parked aggregates are more than some bad events: something is broken that would park
@@ -79,6 +80,16 @@ impl Division {
         match &self.places {
             None => handled,
             Some(places) => places.get(handled).copied().unwrap_or(take),
+        }
+    }
+
+    /// What becomes of the events before a place in the job.
+    pub(crate) fn tally(&self, before: usize) -> Tally {
+        let parked = self.waiting.iter().filter(|(at, _)| *at < before).count();
+        Tally {
+            handled: before.saturating_sub(parked),
+            parked,
+            skipped: 0,
         }
     }
 

@@ -111,8 +111,12 @@ const SAVE: &str = "
 const ENROLL_LOCK: &str = "SELECT pg_advisory_xact_lock(7166182912370463010)";
 
 const ENROLL: &str = "
-    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position)
-    SELECT $1, $2, slice, slice + $3, $4, $5 FROM generate_series(0, 1023, $3) AS slice
+    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, replay_to)
+    SELECT $1, $2, slice, slice + $3, $4, $5, (
+           -- What another version has handled is a replay: its effects have been had.
+           SELECT coalesce(max(greatest(position, replay_to)), 0) FROM {progress}
+            WHERE consumer = $1 AND version <> $2)
+      FROM generate_series(0, 1023, $3) AS slice
      WHERE NOT EXISTS (SELECT FROM {progress} WHERE consumer = $1 AND version = $2)";
 
 const TRY_AGAIN: &str = "
@@ -165,6 +169,9 @@ const COUNT_PARKED: &str = "
     SELECT count(*) FROM (
         SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
          WHERE consumer = $1 AND version = $2 LIMIT $3) AS parked";
+
+const PARKED_COUNTS: &str = "
+    SELECT consumer, version, count(*) FROM {parked} GROUP BY consumer, version";
 
 const PARK: &str = "
     INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
@@ -284,6 +291,7 @@ statements! {
         advance: ADVANCE,
         parked_aggregates: PARKED_AGGREGATES,
         count_parked: COUNT_PARKED,
+        parked_counts: PARKED_COUNTS,
         park: PARK,
     }
 }
@@ -519,6 +527,18 @@ impl Dialect for Postgres {
             .bind(limit)
             .fetch_one(connection)
             .await
+    }
+
+    async fn parked_counts(
+        statements: &PgStatements,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<(String, i32, i64)>, sqlx::Error> {
+        let rows = sqlx::raw_sql(statements.parked_counts.safe())
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .collect()
     }
 
     async fn park(

@@ -6,16 +6,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, SqlSafeStr as _};
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use super::board::{Cell, FrontierWait, LaneState, Place};
-use super::dialect::{Advance, Enrolment, FrontierWatch as _, Observation, WorkerBackend};
+use super::board::{Cell, First, FrontierWait, LaneState, Place};
+use super::dialect::{Advance, Enrolment, FrontierWatch as _, LaneKey, Observation, WorkerBackend};
 use super::measure;
 use super::roster::Roster;
 use super::shared::{Shared, Survey};
 use super::{LogProblem, WorkerError};
-use crate::store::EventStore;
+use crate::store::{EventStore, ReadRange, StoreError};
 
 /// How long a gap may keep the frontier before somebody is told who fills it.
 const TELL_AFTER: Duration = Duration::from_secs(1);
@@ -51,6 +52,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
         frontier: watch::Sender<Observation>,
         survey: watch::Sender<Arc<Survey>>,
     ) -> Result<Self, WorkerError> {
+        measure::describe();
         let mut line = Line(None);
         let connection = line.open(&shared.store).await?;
         let watch = DB::Watch::start(&shared.store, connection).await?;
@@ -94,6 +96,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
         )
         .await?;
         self.take_survey().await?;
+        self.measure_parked().await;
         Ok(Arc::clone(&self.survey.borrow()))
     }
 
@@ -123,7 +126,10 @@ impl<DB: WorkerBackend> Pulse<DB> {
 
     /// Moves the checkpoints of idle lanes along, when the lanes have ended.
     pub(crate) async fn finish(mut self) -> Result<(), WorkerError> {
-        Ok(self.advance_idle().await?)
+        self.advance_idle().await?;
+        self.measure_lanes().await;
+        self.measure_parked().await;
+        Ok(())
     }
 
     async fn beat(&mut self) -> Result<(), WorkerError> {
@@ -144,28 +150,104 @@ impl<DB: WorkerBackend> Pulse<DB> {
             self.advanced = now;
         }
         self.tell_who_blocks().await;
-        self.measure(due);
+        let seen = self.seen();
+        self.shared.board.set_beat(seen.settled, None);
+        let since = self.waiting_since.map(|since| since.elapsed());
+        measure::frontier(&seen, since.unwrap_or_default());
+        if due {
+            self.measure_lanes().await;
+        }
+        if advance {
+            self.measure_parked().await;
+        }
         Ok(())
     }
 
-    /// Gives a sign of life, and says how far everybody is.
-    fn measure(&self, with_lanes: bool) {
-        let seen = self.seen();
-        self.shared.board.set_beat(seen.settled, None);
-        let waited = self.waiting_since.map(|since| since.elapsed());
-        measure::frontier(&seen, waited.unwrap_or_default());
-        if !with_lanes {
+    fn measure_states(&self) {
+        for one in self.shared.board.summaries() {
+            measure::state(&one.consumer, one.version, &one.state);
+        }
+    }
+
+    /// Says how far everybody is, and what everybody does.
+    async fn measure_lanes(&mut self) {
+        if !measure::IS_ON {
             return;
         }
+        self.measure_states();
+        let (settled, survey) = (self.seen().settled, Arc::clone(&self.survey.borrow()));
         for cell in self.shared.board.cells() {
-            let Some(place) = cell.place() else { continue };
-            let positions = (seen.settled - place.after).max(0);
-            let age = if positions > 0 {
-                cell.event_age()
-            } else {
-                Duration::ZERO
-            };
-            measure::lag(&cell.key, positions, age);
+            // One that may not run has no place, and is behind all the same.
+            let row = survey.rows.get(&cell.key);
+            let place = cell.place().map(|place| place.after);
+            let after = row.map(|row| place.unwrap_or(row.position));
+            let after = after.unwrap_or(settled).min(settled);
+            let age = self.age_after(&cell, after, settled).await;
+            measure::lag(&cell.key, settled - after, age);
+        }
+    }
+
+    /// How old the first event of a lane's scope is that it has not handled. A lane at work knows
+    /// it; for one that is not, the log is asked, once for each such event.
+    async fn age_after(&mut self, cell: &Cell, after: i64, settled: i64) -> Duration {
+        if after >= settled {
+            return Duration::ZERO;
+        }
+        if let Some(first) = cell.first(after, settled) {
+            return first.age();
+        }
+        match self.first_after(&cell.key, after, settled).await {
+            Ok(first) => {
+                cell.note_first(first);
+                first.age()
+            }
+            // Whoever needs the database for more than a number will tell.
+            Err(_) => Duration::ZERO,
+        }
+    }
+
+    async fn first_after(
+        &mut self,
+        key: &LaneKey,
+        after: i64,
+        up_to: i64,
+    ) -> Result<First, StoreError> {
+        let post = self.roster.posts.iter().find(|post| post.has(key));
+        let scope = post.map(|post| Arc::clone(&post.scope));
+        let range = ReadRange {
+            after,
+            up_to,
+            limit: 1,
+            max_bytes: 0,
+            scope: scope.as_deref(),
+        };
+        let begin = DB::BEGIN_READ.into_sql_str();
+        let mut tx = self.line.get()?.begin_with(begin).await?;
+        let events = self.shared.store.read_range(&mut tx, range).await?;
+        tx.commit().await?;
+        Ok(First {
+            after,
+            up_to,
+            created_at: events.first().map(|event| event.created_at),
+        })
+    }
+
+    /// Says how many events everybody has set aside.
+    async fn measure_parked(&mut self) {
+        if !measure::IS_ON {
+            return;
+        }
+        let Ok(connection) = self.line.get() else {
+            return;
+        };
+        let counts = DB::parked_counts(&self.shared.statements, connection).await;
+        let Ok(counts) = counts else { return };
+        for post in &self.roster.posts {
+            let (consumer, version) = (&post.enrolment.consumer, post.enrolment.version);
+            let own = counts
+                .iter()
+                .find(|(name, of, _)| **name == **consumer && *of == version);
+            measure::parked(consumer, version, own.map_or(0, |(_, _, events)| *events));
         }
     }
 
@@ -300,6 +382,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
             self.line.close();
             self.shared.slots.close_idle();
             self.shared.log.close_idle();
+            self.measure_states();
             tokio::select! {
                 () = time::sleep(pause) => {}
                 () = self.shared.stopped() => return Ok(()),

@@ -67,12 +67,16 @@ impl Report {
             .find(|consumer| &*consumer.name == name)
     }
 
-    /// Whether any consumer ended before it had handled everything, other than by a shutdown.
+    /// Whether any consumer ended before it had handled everything, other than by a shutdown or
+    /// because an operator paused it.
     #[must_use]
     pub fn has_failures(&self) -> bool {
-        self.consumers
-            .iter()
-            .any(|consumer| !matches!(consumer.state, LaneState::CaughtUp | LaneState::ShutDown))
+        self.consumers.iter().any(|consumer| {
+            !matches!(
+                consumer.state,
+                LaneState::CaughtUp | LaneState::ShutDown | LaneState::Paused
+            )
+        })
     }
 }
 
@@ -84,8 +88,11 @@ impl fmt::Display for Report {
                 .map_or_else(|| "?".to_owned(), |at| at.to_string());
             writeln!(
                 f,
-                "{}: {} at {position}, {} events handled",
-                consumer.name, consumer.state, consumer.events
+                "{}: {} at {position}, {} event{} handled",
+                consumer.name,
+                consumer.state,
+                consumer.events,
+                if consumer.events == 1 { "" } else { "s" },
             )?;
         }
         for name in &self.detached {

@@ -45,7 +45,8 @@ impl<DB: WorkerBackend> Post<DB> {
         }
     }
 
-    fn has(&self, key: &LaneKey) -> bool {
+    /// Whether a checkpoint row is one of its own.
+    pub(crate) fn has(&self, key: &LaneKey) -> bool {
         key.consumer == self.enrolment.consumer && key.version == self.enrolment.version
     }
 

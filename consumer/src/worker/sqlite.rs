@@ -61,8 +61,12 @@ const SAVE: &str = concat!(
 const ENROLL: &str = concat!(
     "WITH RECURSIVE piece (slice) AS (
          SELECT 0 UNION ALL SELECT slice + ?3 FROM piece WHERE slice + ?3 < 1024)
-     INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, updated_at)
-     SELECT ?1, ?2, slice, slice + ?3, ?4, ?5, ",
+     INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, replay_to,
+                             updated_at)
+     SELECT ?1, ?2, slice, slice + ?3, ?4, ?5, (
+            -- What another version has handled is a replay: its effects have been had.
+            SELECT coalesce(max(max(position, replay_to)), 0) FROM {progress}
+             WHERE consumer = ?1 AND version <> ?2), ",
     now!(),
     " FROM piece
       WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = ?1 AND version = ?2)"
@@ -118,6 +122,9 @@ const COUNT_PARKED: &str = "
         SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
          WHERE consumer = ?1 AND version = ?2 LIMIT ?3)";
 
+const PARKED_COUNTS: &str = "
+    SELECT consumer, version, count(*) FROM {parked} GROUP BY consumer, version";
+
 const PARK: &str = concat!(
     "INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
                           attempts, error, parked_at)
@@ -164,6 +171,7 @@ statements! {
         advance: ADVANCE,
         parked_aggregates: PARKED_AGGREGATES,
         count_parked: COUNT_PARKED,
+        parked_counts: PARKED_COUNTS,
         park: PARK,
     }
 }
@@ -436,6 +444,18 @@ impl Dialect for Sqlite {
             .bind(limit)
             .fetch_one(connection)
             .await
+    }
+
+    async fn parked_counts(
+        statements: &SqliteStatements,
+        connection: &mut SqliteConnection,
+    ) -> Result<Vec<(String, i32, i64)>, sqlx::Error> {
+        let rows = sqlx::raw_sql(statements.parked_counts.safe())
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .collect()
     }
 
     async fn park(

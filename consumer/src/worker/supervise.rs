@@ -98,7 +98,8 @@ fn blame(cx: &Context, batch: &[PersistedEvent], error: &str) -> BatchError {
     }
 }
 
-fn describe(panic: &(dyn Any + Send)) -> String {
+/// What a panic says.
+pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
     let message = panic
         .downcast_ref::<&str>()
         .copied()

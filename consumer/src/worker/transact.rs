@@ -57,11 +57,23 @@ impl Job {
     }
 }
 
+/// What became of the events of a transaction that was committed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) handled: usize,
+    pub(crate) parked: usize,
+    pub(crate) skipped: usize,
+}
+
 /// How a transaction ended, when nothing went wrong with the database.
 #[derive(Debug)]
 pub(crate) enum Done {
     /// The first events are handled and the checkpoint stands behind them.
-    Saved { claim: Box<Claim>, position: i64 },
+    Saved {
+        claim: Box<Claim>,
+        position: i64,
+        tally: Tally,
+    },
     /// A handler failed; nothing was saved.
     Failed {
         claim: Box<Claim>,
@@ -211,6 +223,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         }
         let done = Done::Saved {
             position: self.reaches(&ready.claim, place),
+            tally: ready.division.tally(place),
             claim: ready.claim,
         };
         let done = self.shared.answer(commit(tx, ended_well, done)).await?;
@@ -380,7 +393,6 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             };
             DB::park(&self.shared.statements, tx, key, &[failed]).await?;
         }
-        measure::set_aside(key, parks, 1);
         let what = if parks { "parked" } else { "skipped" };
         tracing::warn!(consumer = &*key.consumer, position, attempts, %error, "the event is {what}");
         let position = self.job.reaches(1);
@@ -393,6 +405,11 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         Ok(Done::Saved {
             claim: Box::new(claim.clone()),
             position,
+            tally: Tally {
+                parked: usize::from(parks),
+                skipped: usize::from(!parks),
+                handled: 0,
+            },
         })
     }
 
@@ -474,6 +491,9 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         let take = ready.division.take(ready.take);
         if take == 0 {
             return Ok(0);
+        }
+        if self.retried(&ready.claim).is_some() {
+            measure::retry(&self.seat.key);
         }
         let limits = Limits {
             deadline: time::Instant::now() + self.seat.post.settings.batch_time,
@@ -558,7 +578,6 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     ) -> Result<bool, sqlx::Error> {
         let waiting = ready.division.waiting(place);
         if !waiting.is_empty() {
-            measure::set_aside(&self.seat.key, true, waiting.len());
             DB::park(&self.shared.statements, tx, &self.seat.key, &waiting).await?;
         }
         let progress = Progress {
@@ -598,6 +617,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         let done = Done::Saved {
             claim: ready.claim.clone(),
             position: self.reaches(&ready.claim, place),
+            tally: ready.division.tally(place),
         };
         commit(tx, ended_well, done).await
     }
@@ -613,13 +633,15 @@ enum Verdict {
     GivenUp(Done),
 }
 
+/// What to tell of a handler that ignored a failed statement.
+pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
+
 /// A statement failed in the transaction, and the handler said nothing.
 fn swallowed(ready: Ready) -> Done {
-    let error = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
     Done::Failed {
         handled: 0,
         suspects: ready.take,
-        error: error.to_owned(),
+        error: SWALLOWED.to_owned(),
         claim: ready.claim,
     }
 }
@@ -645,8 +667,12 @@ pub(crate) async fn record<DB: WorkerBackend>(
     if !DB::save(&shared.statements, &mut tx, &seat.key, &claim, progress).await? {
         return Err(sqlx::Error::RowNotFound.into());
     }
-    let position = progress.position;
-    commit(tx, ended_well, Done::Saved { claim, position }).await
+    let done = Done::Saved {
+        claim,
+        position: progress.position,
+        tally: Tally::default(),
+    };
+    commit(tx, ended_well, done).await
 }
 
 /// Claims a row a second time, as it was the first time.
@@ -718,7 +744,8 @@ async fn must_answer<DB: WorkerBackend>(tx: &mut Transaction<'_, DB>) -> Result<
     }
 }
 
-async fn run_effects(cx: &Context) {
+/// Runs what a handler wanted to happen after the commit.
+pub(crate) async fn run_effects(cx: &Context) {
     for effect in cx.take_effects() {
         if AssertUnwindSafe(effect).catch_unwind().await.is_err() {
             tracing::error!(

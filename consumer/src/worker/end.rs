@@ -1,0 +1,39 @@
+//! That the run of a worker is over, however it came to that.
+
+use std::sync::Arc;
+
+use super::WorkerError;
+use super::board::{Board, Ended};
+use super::report::Report;
+
+/// Writes on the board that the run is over when it is dropped, also when the run's task was given
+/// up or panicked: whoever probes the worker must not take silence for life.
+pub(super) struct End {
+    board: Arc<Board>,
+    pub(super) was_asked: bool,
+    error: Option<String>,
+}
+
+impl End {
+    pub(super) fn of(board: &Arc<Board>) -> Self {
+        Self {
+            board: Arc::clone(board),
+            was_asked: false,
+            error: None,
+        }
+    }
+
+    /// Notes what ended the run.
+    pub(super) fn note(&mut self, ended: &Result<Report, WorkerError>) {
+        self.error = ended.as_ref().err().map(ToString::to_string);
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.board.set_end(Ended {
+            was_asked: self.was_asked,
+            error: self.error.take(),
+        });
+    }
+}
