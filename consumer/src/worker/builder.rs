@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::board::Board;
 use super::dialect::{Observation, ServerLife, WorkerBackend};
+use super::end::End;
 use super::error::{BuildError, NameTaken};
 use super::log::Log;
 use super::patience::Patience;
@@ -590,6 +591,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
             options: self.options,
         });
         Worker {
+            end: End::of(&shared.board),
             shared,
             roster,
             vacancies,

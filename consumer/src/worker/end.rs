@@ -1,4 +1,4 @@
-//! That the run of a worker is over, however it came to that.
+//! That a worker is over, however it came to that.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use super::report::Report;
 /// Writes on the board that the run is over when it is dropped, also when the run's task was given
 /// up or panicked: whoever probes the worker must not take silence for life.
 pub(super) struct End {
-    board: Arc<Board>,
+    /// None when somebody else has taken over to write it.
+    board: Option<Arc<Board>>,
     pub(super) was_asked: bool,
     error: Option<String>,
 }
@@ -17,9 +18,18 @@ pub(super) struct End {
 impl End {
     pub(super) fn of(board: &Arc<Board>) -> Self {
         Self {
-            board: Arc::clone(board),
+            board: Some(Arc::clone(board)),
             was_asked: false,
             error: None,
+        }
+    }
+
+    /// Lets the caller write it in the place of this one.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            board: self.board.take(),
+            was_asked: self.was_asked,
+            error: self.error.take(),
         }
     }
 
@@ -31,7 +41,10 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.board.set_end(Ended {
+        let Some(board) = &self.board else {
+            return;
+        };
+        board.set_end(Ended {
             was_asked: self.was_asked,
             error: self.error.take(),
         });

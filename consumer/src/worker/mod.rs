@@ -80,6 +80,7 @@ pub struct Worker<DB: WorkerBackend> {
     vacancies: mpsc::UnboundedReceiver<Vacancy<DB>>,
     elsewhere: Vec<String>,
     channels: Channels,
+    end: End,
 }
 
 /// The sending halves of what lanes listen to.
@@ -214,11 +215,12 @@ impl<DB: WorkerBackend> Worker<DB> {
     }
 
     async fn drive(
-        self,
+        mut self,
         shutdown: impl Future<Output = ()>,
         once: bool,
     ) -> Result<Report, WorkerError> {
-        let mut end = End::of(&self.shared.board);
+        // Dropped last, when everything of the worker is gone.
+        let mut end = self.end.take();
         let ended = self.work(shutdown, once, &mut end).await;
         end.note(&ended);
         ended
@@ -236,6 +238,7 @@ impl<DB: WorkerBackend> Worker<DB> {
             mut vacancies,
             elsewhere,
             channels,
+            end: _,
         } = self;
         shared.store.check().await.map_err(|error| match error {
             StoreError::Database(error) => WorkerError::Database(error),

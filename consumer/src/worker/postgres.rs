@@ -1109,7 +1109,15 @@ async fn probe(
     let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
     let drawn = sqlx::raw_sql(fill_in(draw, &[sequence.relation]))
         .fetch_one(&mut *writer)
-        .await?;
+        .await;
+    let drawn = match drawn {
+        Ok(drawn) => drawn,
+        // sequence_generator_limit_exceeded: no position is left, and nobody draws one.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("2200H") => {
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let look = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND granted
         AND relation = $1::oid AND mode = 'RowExclusiveLock' AND pid = $2)";
     let seen: bool = sqlx::raw_sql(fill_in(look, &[sequence.relation, drawn.try_get(0)?]))
