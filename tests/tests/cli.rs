@@ -216,6 +216,27 @@ error: nothing was changed
         assert_eq!((exit, text.as_str()), (Exit::Done, "users goes on with the scope of the code\n"));
     }
 
+    async fn segments_are_merged_while_a_worker_runs_them(db) {
+        has_model(&db.pool).await;
+        let users = Model::new("users");
+        append(&db.store, "User", "a").await;
+        let run = |segments: u32| {
+            let builder = consumer::Worker::builder(db.store.clone()).consumer(users.clone());
+            builder.configure_all(move |settings| settings.segments(segments))
+        };
+        run(4).build().unwrap().run_once().await.unwrap();
+        let worker = consumer_tests::Running::start(run(1));
+        let merged = consumer_tests::patiently("they are merged", async {
+            cli!(db, [users], "merge users --segments 2")
+        });
+        assert_eq!(merged.await, (Exit::Done, "users has 2 segments\n".to_owned()));
+        worker.stop().await;
+        let (exit, text) = cli!(db, [users], "merge nobody --segments 2");
+        assert_eq!(exit, Exit::Usage, "{text}");
+        let (exit, text) = cli!(db, [users], "merge users --segments 2");
+        assert_eq!((exit, text.as_str()), (Exit::Done, "users has 2 segments\n"));
+    }
+
     async fn parked_events_are_listed_shown_retried_and_skipped(db) {
         has_model(&db.pool).await;
         let users = parking("users");
@@ -672,6 +693,7 @@ fn the_help_of_every_verb_fits_80_columns() {
         "rebuild",
         "accept-scope",
         "activate",
+        "merge",
         "parked",
         "parked list",
         "parked show",

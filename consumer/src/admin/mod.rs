@@ -35,7 +35,7 @@ use crate::worker::dialect::{State, TransactionGuard as _};
 use crate::worker::roster::{Post, scope_text};
 use crate::worker::slots::{Parts, Shares, Slots};
 use crate::worker::transact::run_effects;
-use crate::worker::{BuildError, WorkerBuilder};
+use crate::worker::{BuildError, WorkerBuilder, merge_segments};
 
 /// How long a verb that changes nothing but the row waits for the batch in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -163,6 +163,23 @@ impl<DB: AdminBackend> Admin<DB> {
         let mut tx = self.locked(&of, PATIENCE).await?;
         DB::set_scope(&self.sql, &mut tx, &of, &scope).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// Brings a consumer down to a number of segments, a power of two up to 64, and says how many
+    /// there are then; see [`merge_segments`](crate::merge_segments). Workers have to run it
+    /// meanwhile, set to no more segments than that; it can be given up at any time.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, or what the database says.
+    pub async fn merge_segments(
+        &self,
+        consumer: impl Into<Target>,
+        segments: u32,
+    ) -> Result<usize, AdminError> {
+        let of = self.find(consumer.into()).await?;
+        merge_segments(&self.store, &of.consumer, version(&of), segments).await?;
+        let rows = self.rows().await?;
+        Ok(rows.iter().filter(|row| of_row(row) == of).count())
     }
 
     async fn set_state(&self, of: &Of, state: State) -> Result<(), AdminError> {

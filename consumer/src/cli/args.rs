@@ -62,6 +62,8 @@ pub(super) enum Verb {
     AcceptScope(Which),
     /// Says which version of a consumer serves
     Activate(Activate),
+    /// Brings a consumer down to fewer segments, while workers run it
+    Merge(Merge),
     /// Lists, shows, retries and skips events that were set aside
     #[command(subcommand, disable_help_subcommand = true)]
     Parked(Parked),
@@ -161,6 +163,15 @@ pub(super) struct Activate {
     /// Also while it is behind, or has parked events
     #[arg(long)]
     pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Merge {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// How many segments are to be left
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) segments: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use super::args::{Activate, Forget, Format, Migrate, Parked, Run, Status, Verb, Which};
+use super::args::{Activate, Forget, Format, Merge, Migrate, Parked, Run, Status, Verb, Which};
 use super::console::Console;
 use super::{Exit, Trouble, rebuild, tables};
 use crate::admin::{Admin, AdminBackend, AdminError, ConsumerState, Status as Seen, Target};
@@ -73,6 +73,7 @@ impl Verb {
                 Ok(Exit::Done)
             }
             Self::Activate(activate) => activate.run(&admin, console).await,
+            Self::Merge(merge) => merge.run(&admin, console).await,
             Self::Parked(parked) => parked.run(&admin, console).await,
             Self::Frontier(format) => frontier(&format, &admin, console).await,
             Self::Forget(forget) => forget.run(&admin, console).await,
@@ -220,6 +221,27 @@ impl Activate {
             "{}: version {} serves now",
             self.name, self.version
         ));
+        Ok(Exit::Done)
+    }
+}
+
+impl Merge {
+    /// Can be ended at any time: what is one by then stays one.
+    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+        let choice = admin.choose(self.which.target()).await?;
+        let merge = admin.merge_segments(choice.target(), self.segments);
+        let merged = tokio::select! {
+            merged = merge => merged?,
+            () = shutdown_signal() => {
+                console.line(format!(
+                    "{} still has more segments than that; a worker has to run it, and none may be set to more",
+                    choice.label
+                ));
+                return Ok(Exit::Failed);
+            }
+        };
+        let segments = if merged == 1 { "segment" } else { "segments" };
+        console.line(format!("{} has {merged} {segments}", choice.label));
         Ok(Exit::Done)
     }
 }
