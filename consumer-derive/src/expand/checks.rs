@@ -154,7 +154,7 @@ fn is_a_known_event(model: &Model, handler: &Handler, name: &LitStr) -> TokenStr
 }
 
 fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream {
-    if handlers.take_every_event()
+    if handlers.by_event().next().is_none()
         || handlers.take_the_rest()
             && handlers
                 .events
@@ -184,17 +184,19 @@ fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream 
 /// Two strings are the macro's own business; what a path stands for, only the compiler knows.
 fn no_aggregate_twice(model: &Model) -> TokenStream {
     let krate = &model.krate;
-    let scope = model.scope.iter().flatten();
-    let paths = scope
-        .clone()
-        .enumerate()
-        .filter_map(|(index, aggregate)| Some((index, path_of(aggregate)?)));
-    if scope.count() < 2 {
+    let scope = || model.scope.iter().flatten();
+    if scope().filter_map(path_of).next().is_none() {
         return TokenStream::new();
     }
-    paths
-        .map(|(index, path)| {
-            quote_at! {krate, own(path) =>
+    scope()
+        .enumerate()
+        .skip(1)
+        .map(|(index, aggregate)| {
+            let span = match aggregate {
+                Aggregate::Name(name) => own(name),
+                Aggregate::Type(path) => own(path),
+            };
+            quote_at! {krate, span =>
                 const _: () = #krate::__private::check::is_listed_once(__SCOPE, #index);
             }
         })

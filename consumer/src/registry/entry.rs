@@ -1,13 +1,15 @@
 //! What `#[consumer]` leaves in the program for each consumer; compiles without drivers.
 
 use std::any::{Any, TypeId};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use sqlx::Database;
 
-use super::construct::Construct;
+use super::construct::OneConsumerBlockForEachType as Construct;
 use super::handled::HandlerShape;
 use super::{Declaration, Dependencies, Site};
+use crate::contract::generated::Transaction;
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
 /// A declared consumer, before anybody knows which database it will run on.
@@ -88,6 +90,48 @@ impl Factory {
             .downcast::<Arc<dyn ErasedConsumer<DB>>>()
             .ok()
             .map(|consumer| *consumer))
+    }
+}
+
+/// Knows how a `T` is made for the database that the connection `C` belongs to. Where one of the two
+/// is not what it must be, which has been said elsewhere, there is nothing to know.
+#[derive(Debug)]
+pub struct Making<C, T>(PhantomData<fn() -> (C, T)>);
+
+impl<C: Transaction, T: Send + Sync> Making<C, T> {
+    /// Found before [`NoMaking::WAY`], since it is inherent.
+    pub const WAY: Way<C> = Way(PhantomData);
+}
+
+/// After a mistake.
+pub trait NoMaking {
+    /// See [`Making`].
+    const WAY: NoWay = NoWay;
+}
+
+impl<C, T> NoMaking for Making<C, T> {}
+
+/// See [`Making`].
+#[derive(Clone, Copy, Debug)]
+pub struct Way<C>(PhantomData<fn() -> C>);
+
+/// See [`Making`].
+#[derive(Clone, Copy, Debug)]
+pub struct NoWay;
+
+impl<C: Transaction> Way<C> {
+    /// The factory.
+    #[must_use]
+    pub const fn factories<T: Consumer<C::Database> + Construct>(self) -> [Factory; 1] {
+        [Factory::of::<C::Database, T>()]
+    }
+}
+
+impl NoWay {
+    /// None.
+    #[must_use]
+    pub const fn factories<T>(self) -> [Factory; 0] {
+        []
     }
 }
 

@@ -41,7 +41,11 @@ pub mod check {
             .push(handler.method)
             .push("` would never be called: ")
             .push_names(events)
-            .push(" belongs to the aggregate `")
+            .push(if events.len() > 1 {
+                " belong to the aggregate `"
+            } else {
+                " belongs to the aggregate `"
+            })
             .push(aggregate)
             .push("`, and this consumer's scope is ")
             .push_names(scope)
@@ -175,7 +179,9 @@ pub mod check {
                 .push(event.aggregate)
                 .push("`, and this enum is the aggregate `")
                 .push(aggregate)
-                .push("`: an enum has the events of one aggregate")
+                .push("`: move the variant to the enum of `")
+                .push(event.aggregate)
+                .push("`, or correct one of the two `#[event(aggregate = \"…\")]`")
         } else {
             return;
         };
@@ -186,14 +192,14 @@ pub mod check {
     #[track_caller]
     pub const fn is_named_once(events: &[&str], index: u32) {
         let (before, rest) = events.split_at(index as usize);
-        let [name, after @ ..] = rest else {
+        let [name, ..] = rest else {
             return;
         };
-        if super::contains(before, name) || super::contains(after, name) {
+        if super::contains(before, name) {
             let text = Text::new()
                 .push("two variants are the event `")
                 .push(name)
-                .push("`: give one another `name`");
+                .push("`: give this one its own, `#[event(name = \"…\")]`");
             panic!("{}", text.as_str());
         }
     }
@@ -202,14 +208,15 @@ pub mod check {
     #[track_caller]
     pub const fn is_listed_once(scope: &[&str], index: usize) {
         let (before, rest) = scope.split_at(index);
-        let [aggregate, after @ ..] = rest else {
+        let [aggregate, ..] = rest else {
             return;
         };
-        if super::contains(before, aggregate) || super::contains(after, aggregate) {
+        // An event that did not compile has no aggregate.
+        if !aggregate.is_empty() && super::contains(before, aggregate) {
             let text = Text::new()
-                .push("this type stands for the aggregate `")
+                .push("the aggregate type `")
                 .push(aggregate)
-                .push("`, which is listed twice: remove one of the two");
+                .push("` is listed twice, by its name or by types that stand for it: remove one of the two");
             panic!("{}", text.as_str());
         }
     }

@@ -21,16 +21,26 @@ macro_rules! __submit {
     };
 }
 
+/// The factory of a consumer for the database that a connection belongs to.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __factory {
+    ($connection:ty, $consumer:ty) => {
+        &{
+            #[allow(unused_imports)]
+            use $crate::__private::NoMaking as _;
+            $crate::__private::Making::<$connection, $consumer>::WAY.factories::<$consumer>()
+        }
+    };
+}
+
 /// The factory of a consumer of every database, for SQLite.
 #[cfg(feature = "sqlite")]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
     ($consumer:ty) => {
-        &[$crate::__private::Factory::of::<
-            $crate::sqlx::Sqlite,
-            $consumer,
-        >()]
+        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer)
     };
 }
 
@@ -50,10 +60,7 @@ macro_rules! __sqlite_factory {
 #[macro_export]
 macro_rules! __postgres_factory {
     ($consumer:ty) => {
-        &[$crate::__private::Factory::of::<
-            $crate::sqlx::Postgres,
-            $consumer,
-        >()]
+        $crate::__factory!($crate::sqlx::PgConnection, $consumer)
     };
 }
 
