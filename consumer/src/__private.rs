@@ -19,7 +19,7 @@ pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
     default_instance, no_value,
 };
-pub use crate::registry::entry::{Entry, Factory, Making, NoMaking};
+pub use crate::registry::entry::{Entry, Factory, Making, NO_FACTORIES, NoMaking};
 pub use crate::registry::handled::{HandlerShape, check};
 pub use crate::registry::lock::{LockError, check_lock};
 

@@ -185,7 +185,7 @@ fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream 
 fn no_aggregate_twice(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let scope = || model.scope.iter().flatten();
-    if scope().filter_map(path_of).next().is_none() {
+    if scope().find_map(path_of).is_none() {
         return TokenStream::new();
     }
     scope()

@@ -109,15 +109,9 @@ fn method(
     })
 }
 
-/// The parameters after `&self`, each by itself.
-struct Given<'a>(Vec<(&'a PatType, Read)>);
-
-/// A parameter as far as its own type says.
-enum Read {
-    Right(Parameter),
-    /// Something else, which has been reported, and what it was probably meant to be.
-    Wrong(Role),
-}
+/// The parameters after `&self`, each by itself: what it is, or what it was probably meant to be
+/// after a mistake that has been reported.
+struct Given<'a>(Vec<(&'a PatType, Result<Parameter, Role>)>);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
@@ -140,25 +134,22 @@ impl<'a> Given<'a> {
     /// Those that are no mistake by themselves.
     fn right(&self) -> impl Iterator<Item = (&'a PatType, &Parameter)> {
         self.0.iter().filter_map(|(typed, read)| match read {
-            Read::Right(parameter) => Some((*typed, parameter)),
-            Read::Wrong(_) => None,
+            Ok(parameter) => Some((*typed, parameter)),
+            Err(_) => None,
         })
     }
 
     fn has_wrong(&self, wanted: Role) -> bool {
         self.0
             .iter()
-            .any(|(_, read)| matches!(read, Read::Wrong(role) if *role == wanted))
+            .any(|(_, read)| matches!(read, Err(role) if *role == wanted))
     }
 
     /// All of them, if none is a mistake.
     fn into_parameters(self, self_type: &Type) -> Option<Vec<Parameter>> {
         self.0
             .into_iter()
-            .map(|(_, read)| match read {
-                Read::Right(parameter) => Some(named_outside(parameter, self_type)),
-                Read::Wrong(_) => None,
-            })
+            .map(|(_, read)| Some(named_outside(read.ok()?, self_type)))
             .collect()
     }
 }
@@ -256,13 +247,17 @@ fn refuse_cfg_on_parameters(signature: &Signature, errors: &mut Errors) -> bool 
     fits
 }
 
-fn checked_parameter(typed: &PatType, is_typed: bool, errors: &mut Errors) -> Read {
+fn checked_parameter(
+    typed: &PatType,
+    is_typed: bool,
+    errors: &mut Errors,
+) -> Result<Parameter, Role> {
     if let Some((role, message)) = mistake_in_type(&typed.ty, is_typed) {
         errors.at(&typed.ty, message);
-        return Read::Wrong(role);
+        return Err(role);
     }
     match parameter(&typed.ty) {
-        Some(parameter) => Read::Right(parameter),
+        Some(parameter) => Ok(parameter),
         None => {
             errors.at(
                 &typed.ty,
@@ -270,7 +265,7 @@ fn checked_parameter(typed: &PatType, is_typed: bool, errors: &mut Errors) -> Re
                     "a handler cannot be given this: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context`, and the event, as in `{SHAPE}`"
                 ),
             );
-            Read::Wrong(Role::Unknown)
+            Err(Role::Unknown)
         }
     }
 }

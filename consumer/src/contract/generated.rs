@@ -172,6 +172,7 @@ impl Batch for PersistedEvent {
 }
 
 /// Gives a handler several events as they are.
+#[must_use]
 pub fn batch<T: Batch>(events: &[PersistedEvent]) -> &[T] {
     T::of(events)
 }

@@ -93,6 +93,9 @@ impl Factory {
     }
 }
 
+/// The factories for a driver that is not compiled in.
+pub const NO_FACTORIES: [Factory; 0] = [];
+
 /// Knows how a `T` is made for the database that the connection `C` belongs to. Where one of the two
 /// is not what it must be, which has been said elsewhere, there is nothing to know.
 #[derive(Debug)]
@@ -119,6 +122,10 @@ pub struct Way<C>(PhantomData<fn() -> C>);
 #[derive(Clone, Copy, Debug)]
 pub struct NoWay;
 
+#[expect(
+    clippy::unused_self,
+    reason = "the value chooses the type, and with it the method"
+)]
 impl<C: Transaction> Way<C> {
     /// The factory.
     #[must_use]
@@ -127,6 +134,11 @@ impl<C: Transaction> Way<C> {
     }
 }
 
+#[expect(
+    clippy::unused_self,
+    clippy::extra_unused_type_parameters,
+    reason = "it is called in the place of `Way::factories`"
+)]
 impl NoWay {
     /// None.
     #[must_use]

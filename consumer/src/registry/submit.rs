@@ -34,6 +34,19 @@ macro_rules! __factory {
     };
 }
 
+/// No factory. The consumer is mentioned nevertheless: it is no dead code, since another program may
+/// have a driver for it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __no_factory {
+    ($consumer:ty) => {
+        &{
+            let _ = <$consumer as $crate::__private::OneConsumerBlockForEachType>::construct;
+            $crate::__private::NO_FACTORIES
+        }
+    };
+}
+
 /// The factory of a consumer of every database, for SQLite.
 #[cfg(feature = "sqlite")]
 #[doc(hidden)]
@@ -50,7 +63,7 @@ macro_rules! __sqlite_factory {
 #[macro_export]
 macro_rules! __sqlite_factory {
     ($consumer:ty) => {
-        &[]
+        $crate::__no_factory!($consumer)
     };
 }
 
@@ -70,6 +83,6 @@ macro_rules! __postgres_factory {
 #[macro_export]
 macro_rules! __postgres_factory {
     ($consumer:ty) => {
-        &[]
+        $crate::__no_factory!($consumer)
     };
 }

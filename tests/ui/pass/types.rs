@@ -119,7 +119,7 @@ impl Documented {
         Ok(())
     }
 
-    fn nobody_calls_this(&self) {}
+    fn nobody_calls_this() {}
 }
 
 fn main() {
