@@ -10,12 +10,13 @@ mod handlers;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::Path;
+use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
 use crate::model::{Body, Choice, Database, Making, Model, OnError, Settings};
 use crate::place::{at, own, quote_at};
+use crate::validate::last_name;
 
 /// The item as it was, without helper attributes, and what makes it a consumer.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
@@ -34,8 +35,9 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
 /// All that is generated for one database, under the `cfg` that chooses it.
 fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let condition = guards::condition(model, choice);
+    let krate = &model.krate;
     let database = &choice.database;
-    let alias = database_alias(&model.krate, database);
+    let alias = database_alias(krate, database);
     let consumer = consumer_impl(model, database);
     let scoped = scoped_impl(model, database);
     let construct = construct_impl(model);
@@ -79,27 +81,29 @@ fn database_name(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// `where Users: Send + Sync, SqliteConnection: Transaction`, at the user's own types: a consumer
-/// that threads cannot share, or a type that is no connection, is complained about there, and assumed
-/// to be right everywhere else. Of a struct that implements `Handler` by hand that trait asks it.
-fn assumptions(model: &Model, database: &Database) -> TokenStream {
-    let krate = &model.krate;
-    let self_type = &model.self_type;
-    if matches!(model.body, Body::ByHand) {
-        return TokenStream::new();
-    }
-    let shared = quote_spanned! {own(self_type)=>
-        where #self_type: ::core::marker::Send + ::core::marker::Sync
-    };
+/// `where Connection: Transaction`, at the user's own type: a type that is no connection is complained
+/// about there, and assumed to be one everywhere else.
+fn assumption(krate: &Path, database: &Database) -> TokenStream {
     match database {
-        Database::OfConnection(connection) => {
-            let transaction = quote_at! {krate, own(connection) =>
-                #connection: #krate::__private::Transaction
-            };
-            quote_spanned! {Span::mixed_site()=> #shared, #transaction }
+        Database::OfConnection(connection) if !is_of_sqlx(connection) => {
+            quote_at! {krate, own(connection) =>
+                where #connection: #krate::__private::Transaction
+            }
         }
-        _ => shared,
+        _ => TokenStream::new(),
     }
+}
+
+/// Whether the type has the name of one of sqlx's connections. Nothing is assumed of them: assumptions
+/// keep the compiler from remembering what it found out elsewhere.
+fn is_of_sqlx(connection: &Type) -> bool {
+    const NAMES: &[&str] = &[
+        "PgConnection",
+        "SqliteConnection",
+        "AnyConnection",
+        "MySqlConnection",
+    ];
+    last_name(connection).is_some_and(|name| NAMES.contains(&name.as_str()))
 }
 
 /// `<__Database: …>` for the implementations of a consumer of every database.
@@ -119,7 +123,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let database_name = database_name(model, database);
     let parameter = database_parameter(krate, database, &database_name);
     let settings = settings_method(model);
-    let assumptions = assumptions(model, database);
+    let assumption = assumption(krate, database);
     let methods = match &model.body {
         Body::ByHand => forwarding_methods(model, database),
         Body::Handlers(handlers) => handlers::methods(krate, handlers, database),
@@ -127,7 +131,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::Consumer<#database_name> for #self_type #assumptions {
+        impl #parameter #krate::Consumer<#database_name> for #self_type #assumption {
             fn name(&self) -> &::core::primitive::str {
                 #name
             }
@@ -200,7 +204,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
     let self_type = &model.self_type;
     let name = database_name(model, database);
     let parameter = database_parameter(krate, database, &name);
-    let assumptions = assumptions(model, database);
+    let assumption = assumption(krate, database);
     let aggregate_types = scope
         .iter()
         .map(|aggregate| aggregate_type(krate, aggregate));
@@ -208,7 +212,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
         const __SCOPE: &[&::core::primitive::str] = &[#(#aggregate_types),*];
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumptions {
+        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumption {
             fn aggregate_types(&self) -> &[&::core::primitive::str] {
                 __SCOPE
             }

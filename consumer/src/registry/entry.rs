@@ -147,9 +147,16 @@ impl NoWay {
     }
 }
 
+// One is compiled for each consumer: what does not depend on it stands in `erased`.
 fn make_erased<DB: Database, C: Consumer<DB> + Construct>(dependencies: &Dependencies) -> Made {
-    let consumer: Arc<dyn ErasedConsumer<DB>> = Arc::new(C::construct(dependencies)?);
-    Ok(Box::new(consumer))
+    match C::construct(dependencies) {
+        Ok(consumer) => Ok(erased::<DB>(Arc::new(consumer))),
+        Err(error) => Err(error),
+    }
+}
+
+fn erased<DB: Database>(consumer: Arc<dyn ErasedConsumer<DB>>) -> Box<dyn Any + Send> {
+    Box::new(consumer)
 }
 
 #[cfg(feature = "auto-register")]

@@ -28,7 +28,10 @@ pub mod check {
 
     /// The aggregate of a typed handler's event must be in the consumer's scope.
     #[track_caller]
-    pub const fn is_in_scope(handler: HandlerShape, scope: &[&str]) {
+    pub const fn is_in_scope(handlers: &[HandlerShape], method: &str, line: u32, scope: &[&str]) {
+        let Some(handler) = super::handler_at(handlers, method, line) else {
+            return;
+        };
         let Handled::Typed { aggregate, events } = handler.handled else {
             return;
         };
@@ -55,13 +58,16 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// An event goes to one handler. `handlers` are all those of the consumer, this one too.
+    /// An event goes to one handler.
     #[track_caller]
-    pub const fn is_the_only_one(handler: HandlerShape, handlers: &[HandlerShape]) {
+    pub const fn is_the_only_one(handlers: &[HandlerShape], method: &str, line: u32) {
+        let Some(handler) = super::handler_at(handlers, method, line) else {
+            return;
+        };
         let mut rest = handlers;
         while let [other, later @ ..] = rest {
             rest = later;
-            if super::is_same_handler(&handler, other) {
+            if super::is_at(other, method, line) {
                 return;
             }
             let Some(event) = super::common_event(&handler.handled, &other.handled) else {
@@ -222,8 +228,23 @@ pub mod check {
     }
 }
 
-const fn is_same_handler(one: &HandlerShape, other: &HandlerShape) -> bool {
-    one.line == other.line && same(one.method, other.method)
+const fn handler_at<'a>(
+    handlers: &'a [HandlerShape],
+    method: &str,
+    line: u32,
+) -> Option<&'a HandlerShape> {
+    let mut rest = handlers;
+    while let [handler, later @ ..] = rest {
+        if is_at(handler, method, line) {
+            return Some(handler);
+        }
+        rest = later;
+    }
+    None
+}
+
+const fn is_at(handler: &HandlerShape, method: &str, line: u32) -> bool {
+    handler.line == line && same(handler.method, method)
 }
 
 const fn contains(list: &[&str], wanted: &str) -> bool {
