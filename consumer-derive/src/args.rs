@@ -2,6 +2,7 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
+use syn::parse::discouraged::Speculative;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Ident, LitInt, LitStr, Path, Token, Type, bracketed};
@@ -21,6 +22,8 @@ pub(crate) struct Args {
     pub(crate) batch_size: Slot<LitInt>,
     pub(crate) batch_time: Slot<LitStr>,
     pub(crate) handler_timeout: Slot<LitStr>,
+    pub(crate) segments: Slot<LitInt>,
+    pub(crate) version: Slot<LitInt>,
     pub(crate) group: Slot<LitStr>,
     pub(crate) database: Slot<Database>,
     pub(crate) init: Slot<Path>,
@@ -95,6 +98,8 @@ const KEYS: &[(&str, &str)] = &[
     ("batch_size", "500"),
     ("batch_time", "\"1s\""),
     ("handler_timeout", "\"30s\""),
+    ("segments", "8"),
+    ("version", "2"),
     ("group", "\"projections\""),
     ("database", "Sqlite"),
     ("init", "UserReadModel::connect"),
@@ -106,7 +111,7 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
     let parser = |input: ParseStream<'_>| {
         while !input.is_empty() {
             parse_pair(&mut args, input, errors);
-            expect_comma(input, errors);
+            expect_comma(input);
         }
         Ok(())
     };
@@ -144,6 +149,8 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
         "batch_size" => fill(&mut args.batch_size, key, input, errors),
         "batch_time" => fill(&mut args.batch_time, key, input, errors),
         "handler_timeout" => fill(&mut args.handler_timeout, key, input, errors),
+        "segments" => fill(&mut args.segments, key, input, errors),
+        "version" => fill(&mut args.version, key, input, errors),
         "group" => fill(&mut args.group, key, input, errors),
         "database" => fill(&mut args.database, key, input, errors),
         "init" => fill(&mut args.init, key, input, errors),
@@ -182,15 +189,18 @@ fn fill<T: Value>(slot: &mut Slot<T>, key: Ident, input: ParseStream<'_>, errors
 fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Errors) -> Option<T> {
     let example = example(key);
     if input.parse::<Token![=]>().is_err() {
-        skip_to_comma(input);
-        errors.at(
-            key,
-            format!("`{key}` needs a value: write `{key} = {example}`"),
-        );
+        let written = skip_to_comma(input);
+        report_no_value(key, written, example, errors);
         return None;
     }
     let ahead = input.fork();
-    let parsed = T::read(&ahead, errors).filter(|_| ahead.is_empty() || ahead.peek(Token![,]));
+    let parsed = T::read(&ahead, errors);
+    if parsed.is_some() && begins_a_key(&ahead) {
+        input.advance_to(&ahead);
+        report_missing_comma(input, errors);
+        return parsed;
+    }
+    let parsed = parsed.filter(|_| is_at_the_end(&ahead));
     let written = skip_to_comma(input);
     if parsed.is_none() {
         let what = T::WHAT;
@@ -204,21 +214,72 @@ fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Error
     parsed
 }
 
+fn report_no_value(key: &Ident, written: TokenStream, example: &str, errors: &mut Errors) {
+    if !report_colon(key, written, example, errors) {
+        errors.at(
+            key,
+            format!("`{key}` needs a value: write `{key} = {example}`"),
+        );
+    }
+}
+
+/// Whether `:` stands where `=` belongs, which is said there.
+pub(crate) fn report_colon(
+    key: &Ident,
+    written: TokenStream,
+    example: &str,
+    errors: &mut Errors,
+) -> bool {
+    let mut tokens = written.into_iter();
+    let Some(TokenTree::Punct(colon)) = tokens.next() else {
+        return false;
+    };
+    if colon.as_char() != ':' {
+        return false;
+    }
+    let value: TokenStream = tokens.collect();
+    let value = if value.is_empty() {
+        example.to_owned()
+    } else {
+        value.to_string()
+    };
+    errors.at(
+        colon,
+        format!("`{key}` is followed by `=` and not by `:`: write `{key} = {value}`"),
+    );
+    true
+}
+
+/// Whether a value has ended.
+pub(crate) fn is_at_the_end(input: ParseStream<'_>) -> bool {
+    input.is_empty() || input.peek(Token![,])
+}
+
+/// Whether the next key follows, without the comma before it.
+pub(crate) fn begins_a_key(input: ParseStream<'_>) -> bool {
+    input.peek(Ident::peek_any)
+}
+
+/// Says that the comma is missing, at the token that it belongs before, which stays.
+pub(crate) fn report_missing_comma(input: ParseStream<'_>, errors: &mut Errors) {
+    if let Ok(next) = input.fork().parse::<TokenTree>() {
+        errors.at(&next, format!("expected `,` before `{next}`"));
+    }
+}
+
 fn example(key: &Ident) -> &'static str {
     KEYS.iter()
         .find(|(known, _)| key == known)
         .map_or("…", |(_, example)| example)
 }
 
-fn expect_comma(input: ParseStream<'_>, errors: &mut Errors) {
-    if !input.is_empty() && input.parse::<Token![,]>().is_err() {
-        let odd = skip_to_comma(input);
-        errors.at(odd, "expected `,` between two keys");
-    }
+/// Passes over the comma; what else may stand here has been reported.
+fn expect_comma(input: ParseStream<'_>) {
+    let _: syn::Result<Token![,]> = input.parse();
 }
 
 /// Everything up to the next comma, which stays.
-fn skip_to_comma(input: ParseStream<'_>) -> TokenStream {
+pub(crate) fn skip_to_comma(input: ParseStream<'_>) -> TokenStream {
     let mut skipped = TokenStream::new();
     while !input.is_empty() && !input.peek(Token![,]) {
         match input.parse::<TokenTree>() {
@@ -301,11 +362,16 @@ fn split_members(input: ParseStream<'_>) -> syn::Result<Punctuated<TokenStream, 
 
 fn read_aggregate(member: TokenStream, errors: &mut Errors) -> Option<Aggregate> {
     let parser = |input: ParseStream<'_>| {
-        if input.peek(LitStr) {
+        let aggregate = if input.peek(LitStr) {
             input.parse().map(Aggregate::Name)
         } else {
             Path::parse(input).map(Aggregate::Type)
+        }?;
+        if input.peek(LitStr) || begins_a_key(input) {
+            report_missing_comma(input, errors);
+            skip_to_comma(input);
         }
+        Ok(aggregate)
     };
     if let Ok(aggregate) = parser.parse2(member.clone()) {
         return Some(aggregate);

@@ -26,11 +26,21 @@ impl Errors {
         self.found.is_empty()
     }
 
-    /// One `compile_error!` for each mistake.
-    pub(crate) fn into_compile_errors(self) -> TokenStream {
+    /// One `compile_error!` for each mistake, in the order of the source.
+    pub(crate) fn into_compile_errors(mut self) -> TokenStream {
+        self.found.sort_by_key(|mistake| position(mistake.span()));
         self.found
             .iter()
             .map(syn::Error::to_compile_error)
             .collect()
     }
+}
+
+/// Line and column; nothing in tests, where there is no compiler to ask.
+fn position(span: Span) -> (usize, usize) {
+    if !proc_macro::is_available() {
+        return (0, 0);
+    }
+    let start = span.unwrap().start();
+    (start.line(), start.column())
 }

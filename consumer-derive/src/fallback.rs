@@ -11,14 +11,29 @@ use crate::item::Item;
 
 /// The item without helper attributes, the messages, and implementations that are never
 /// registered.
-pub(crate) fn fallback(args: &Args, item: &Item, errors: Errors) -> TokenStream {
+pub(crate) fn fallback(args: &Args, mut item: Item, mut errors: Errors) -> TokenStream {
+    // A consumer that is never registered must not pass in silence.
+    if errors.is_empty() && !is_being_typed(&item) {
+        errors.at_span(
+            Span::call_site(),
+            "`#[consumer]` cannot make a consumer of this: write `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>` in an `impl` block",
+        );
+    }
+    if let Item::Impl(block) = &mut item {
+        block.keep_one_handle();
+    }
     let messages = errors.into_compile_errors();
-    let stubs = stubs(args, item);
+    let stubs = stubs(args, &item);
     quote_spanned! {Span::mixed_site()=>
         #item
         #messages
         #stubs
     }
+}
+
+/// A struct that does not parse, which the compiler complains about.
+fn is_being_typed(item: &Item) -> bool {
+    matches!(item, Item::Other(tokens) if tokens.clone().into_iter().any(|word| word.to_string() == "struct"))
 }
 
 fn stubs(args: &Args, item: &Item) -> TokenStream {

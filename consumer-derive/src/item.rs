@@ -8,10 +8,12 @@ use quote::{ToTokens, TokenStreamExt};
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Generics, Ident, ItemStruct, LitStr, Meta, Signature, Token, Type, Visibility,
+    Attribute, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Signature, Token, Type,
+    Visibility,
 };
 
 use crate::errors::Errors;
+use crate::model::Cfgs;
 use crate::suggest::closest;
 
 /// The item under the attribute.
@@ -34,6 +36,8 @@ pub(crate) struct ImplBlock {
     pub(crate) members: Vec<Member>,
     header: TokenStream,
     braces: Group,
+    /// `#![…]` and `//! …` before the first member.
+    inner_attributes: TokenStream,
 }
 
 /// A member of an `impl` block.
@@ -94,16 +98,52 @@ impl ImplBlock {
 }
 
 impl ImplBlock {
-    /// Whether a function could not be read, as while it is being typed.
-    pub(crate) fn has_unreadable_function(&self) -> bool {
-        self.members.iter().any(|member| match member {
-            Member::Function(_) => false,
-            Member::Opaque(tokens) => tokens
-                .clone()
-                .into_iter()
-                .any(|token| matches!(token, TokenTree::Ident(word) if word == "fn")),
-        })
+    /// A function that is still being typed: neither it nor the members beside it, which may be
+    /// pieces of one, parse as what may stand in a block.
+    pub(crate) fn unfinished_function(&self) -> Option<TokenStream> {
+        self.members
+            .split(|member| matches!(member, Member::Function(_)))
+            .map(|pieces| {
+                let mut run = TokenStream::new();
+                run.append_all(pieces);
+                run
+            })
+            .find(|run| has_a_function(run) && parse_items.parse2(run.clone()).is_err())
     }
+}
+
+impl ImplBlock {
+    /// Leaves out a second `handle` under the same `cfg`: the compiler would repeat what has been
+    /// said of it.
+    pub(crate) fn keep_one_handle(&mut self) {
+        let mut kept: Vec<Cfgs> = Vec::new();
+        self.members.retain(|member| {
+            let Member::Function(function) = member else {
+                return true;
+            };
+            if !function.is_handle() {
+                return true;
+            }
+            let cfgs = function.cfgs();
+            let is_first = !kept.contains(&cfgs);
+            kept.push(cfgs);
+            is_first
+        });
+    }
+}
+
+fn parse_items(input: ParseStream<'_>) -> syn::Result<()> {
+    while !input.is_empty() {
+        input.parse::<ImplItem>()?;
+    }
+    Ok(())
+}
+
+fn has_a_function(tokens: &TokenStream) -> bool {
+    tokens
+        .clone()
+        .into_iter()
+        .any(|token| matches!(token, TokenTree::Ident(word) if word == "fn"))
 }
 
 pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Item {
@@ -134,15 +174,45 @@ fn parse_impl(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<ImplBl
     }
     generics.where_clause = input.parse()?;
     let braces = braces(input.parse()?).ok_or_else(|| input.error("expected `{`"))?;
+    let (inner_attributes, members) = split_inner_attributes(braces.stream());
     Ok(ImplBlock {
         attributes,
         generics,
         implemented,
         self_type,
-        members: parse_members(braces.stream(), errors),
+        members: parse_members(members, errors),
         header: until_last(header_start.parse()?),
         braces,
+        inner_attributes,
     })
+}
+
+/// Parts `#![…]` at the beginning from what follows, so that it is not taken for a part of the
+/// first member.
+fn split_inner_attributes(tokens: TokenStream) -> (TokenStream, TokenStream) {
+    let mut inner = TokenStream::new();
+    let mut rest = tokens.into_iter();
+    loop {
+        let mut ahead = rest.clone();
+        match (ahead.next(), ahead.next(), ahead.next()) {
+            (
+                Some(TokenTree::Punct(hash)),
+                Some(TokenTree::Punct(bang)),
+                Some(TokenTree::Group(body)),
+            ) if hash.as_char() == '#'
+                && bang.as_char() == '!'
+                && body.delimiter() == Delimiter::Bracket =>
+            {
+                inner.extend([
+                    TokenTree::Punct(hash),
+                    TokenTree::Punct(bang),
+                    TokenTree::Group(body),
+                ]);
+                rest = ahead;
+            }
+            _ => return (inner, rest.collect()),
+        }
+    }
 }
 
 /// The group in braces, also when a `macro_rules!` fragment wraps it.
@@ -321,6 +391,22 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
     None
 }
 
+impl Function {
+    /// Whether it is the handler of every event.
+    pub(crate) fn is_handle(&self) -> bool {
+        self.on.is_empty() && self.signature.ident == "handle"
+    }
+
+    /// The `cfg` attributes, which every mention of the function carries along.
+    pub(crate) fn cfgs(&self) -> Cfgs {
+        let cfgs = self
+            .attributes
+            .iter()
+            .filter(|attribute| attribute.path().is_ident("cfg"));
+        Cfgs(cfgs.cloned().collect())
+    }
+}
+
 impl ToTokens for Item {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         match self {
@@ -335,7 +421,7 @@ impl ToTokens for ImplBlock {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         tokens.append_all(&self.attributes);
         self.header.to_tokens(tokens);
-        let mut members = TokenStream::new();
+        let mut members = self.inner_attributes.clone();
         members.append_all(&self.members);
         let mut braces = Group::new(Delimiter::Brace, members);
         braces.set_span(self.braces.span());

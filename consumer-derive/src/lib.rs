@@ -32,7 +32,7 @@ fn expand_consumer(
     let args = args::parse(args, &mut errors);
     match validate::validate(&args, &item, errors) {
         Ok(model) => expand::expand(&model, &item),
-        Err(errors) => fallback::fallback(&args, &item, errors),
+        Err(errors) => fallback::fallback(&args, item, errors),
     }
 }
 

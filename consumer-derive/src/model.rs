@@ -1,8 +1,8 @@
 //! A consumer that has been validated: nothing here can be wrong any more, as far as a macro sees.
 
-use proc_macro2::TokenStream;
-use quote::ToTokens;
-use syn::{Attribute, Ident, Path, Type};
+use proc_macro2::{TokenStream, TokenTree};
+use quote::{ToTokens, quote};
+use syn::{Attribute, Ident, Meta, Path, Type};
 
 use crate::args::Aggregate;
 
@@ -12,12 +12,14 @@ pub(crate) struct Model {
     pub(crate) krate: Path,
     pub(crate) self_type: Type,
     pub(crate) name: String,
+    pub(crate) version: u32,
     pub(crate) group: Option<String>,
     /// `None` when the consumer is not scoped.
     pub(crate) scope: Option<Vec<Aggregate>>,
     pub(crate) settings: Settings,
     pub(crate) making: Making,
-    pub(crate) database: Database,
+    /// One, or several that `cfg` chooses among.
+    pub(crate) databases: Vec<Choice>,
     pub(crate) body: Body,
 }
 
@@ -34,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) batch_time: Option<u64>,
     /// Milliseconds.
     pub(crate) handler_timeout: Option<u64>,
+    pub(crate) segments: Option<u32>,
 }
 
 /// What follows when the retries are used up.
@@ -53,20 +56,64 @@ pub(crate) enum Making {
     Default,
 }
 
+/// A database, where `cfg` says so.
+pub(crate) struct Choice {
+    /// What stands in the parentheses of `#[cfg(…)]`.
+    pub(crate) condition: Option<TokenStream>,
+    pub(crate) database: Database,
+}
+
 /// The database that the consumer runs on.
 pub(crate) enum Database {
     /// Every one: no handler takes a transaction (R5).
     Any,
     /// The one that a type names.
     Named(Box<Type>),
-    /// The one that the connections belong to; several only where `cfg` chooses among them.
-    OfConnection(Vec<(Cfgs, Type)>),
+    /// The one that the connection belongs to.
+    OfConnection(Box<Type>),
+}
+
+impl Database {
+    pub(crate) fn of(connection: &Type) -> Self {
+        Self::OfConnection(Box::new(connection.clone()))
+    }
+}
+
+impl Choice {
+    pub(crate) fn always(database: Database) -> Self {
+        Self {
+            condition: None,
+            database,
+        }
+    }
 }
 
 /// The `cfg` attributes of a handler, which every mention of it carries along: the block arrives
 /// before they are evaluated.
 #[derive(Clone, Default)]
 pub(crate) struct Cfgs(pub(crate) Vec<Attribute>);
+
+impl Cfgs {
+    /// All of them as one condition; true where there are none.
+    pub(crate) fn condition(&self) -> TokenStream {
+        let conditions = self.0.iter().map(|cfg| match &cfg.meta {
+            Meta::List(list) => without_last_comma(list.tokens.clone()),
+            other => other.to_token_stream(),
+        });
+        match self.0.as_slice() {
+            [_] => conditions.collect(),
+            _ => quote!(all(#(#conditions),*)),
+        }
+    }
+}
+
+fn without_last_comma(tokens: TokenStream) -> TokenStream {
+    let mut tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    if matches!(tokens.last(), Some(TokenTree::Punct(comma)) if comma.as_char() == ',') {
+        tokens.pop();
+    }
+    tokens.into_iter().collect()
+}
 
 impl PartialEq for Cfgs {
     fn eq(&self, other: &Self) -> bool {
@@ -155,11 +202,18 @@ impl Handlers {
             .chain(&self.resets)
     }
 
-    /// Whether the whole of the block is one `handle`, or several that `cfg` chooses among.
-    pub(crate) fn take_every_event(&self) -> bool {
+    /// `handle`, or several that `cfg` chooses among.
+    pub(crate) fn of_every_event(&self) -> impl Iterator<Item = &Handler> {
         self.events
             .iter()
-            .any(|handler| matches!(handler.events, Events::Every))
+            .filter(|handler| matches!(handler.events, Events::Every))
+    }
+
+    /// The methods marked `#[on]`.
+    pub(crate) fn by_event(&self) -> impl Iterator<Item = &Handler> {
+        self.events
+            .iter()
+            .filter(|handler| !matches!(handler.events, Events::Every))
     }
 
     pub(crate) fn take_the_rest(&self) -> bool {

@@ -8,16 +8,18 @@ pub use serde_json::Error as JsonError;
 
 pub use crate::contract::Handled;
 pub use crate::contract::generated::{
-    Transaction, context, one, outcome, run, send, several, shared, slice, transaction, whole,
+    Lent, NotLent, Transaction, batch, context, one, outcome, run, send, several, shared, slice,
+    transaction, whole,
 };
 pub use crate::contract::typed::{
-    EventShape, PlainContent, Typed, VariantType, decode_json, decode_variant, encode_json,
-    encode_variant, event_type_of, nothing, typed, unknown_type, unknown_version,
+    EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, decode_variant, encode_json,
+    encode_variant, event_type_of, expect_event, nothing, typed, unknown_type, unknown_version,
 };
 pub use crate::registry::construct::{
-    Construct, DefaultInstance, Instance, NoValue, default_instance, init, no_value,
+    DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
+    default_instance, no_value,
 };
-pub use crate::registry::entry::{Entry, Factory};
+pub use crate::registry::entry::{Entry, Factory, Making, NO_FACTORIES, NoMaking};
 pub use crate::registry::handled::{HandlerShape, check};
 pub use crate::registry::lock::{LockError, check_lock};
 

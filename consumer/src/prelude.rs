@@ -9,6 +9,8 @@ pub use sqlx::SqliteConnection;
 pub use crate::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::SqliteEventStore;
+#[doc(hidden)]
+pub use crate::contract::generated::EndsNoTransaction as _;
 pub use crate::{
     Aggregate, Consumer, Context, Dependencies, Envelope, Event, Handler, HandlerError,
     PersistedEvent, ScopedConsumer, consumer,

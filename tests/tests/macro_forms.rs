@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use consumer::prelude::*;
 use consumer::sqlx::{Connection, Sqlite};
 use consumer::{BatchError, ErasedConsumer, EventRecord, NewEvent, OnError, Settings, StartFrom};
+use consumer_tests::SqliteDatabase;
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
@@ -466,6 +467,8 @@ struct EveryKey;
     batch_size = 10_000,
     batch_time = "250ms",
     handler_timeout = "1h",
+    segments = 16,
+    version = 3,
     group = "keys",
     init = EveryKey::new,
     crate = ::consumer,
@@ -492,14 +495,321 @@ fn every_key_arrives_in_the_settings() {
         )
         .batch_size(10_000)
         .batch_time(std::time::Duration::from_millis(250))
-        .handler_timeout(std::time::Duration::from_hours(1));
+        .handler_timeout(std::time::Duration::from_hours(1))
+        .segments(16);
     assert_eq!(Consumer::<Sqlite>::settings(&EveryKey), expected);
-    let registered = consumer::Registered::<Sqlite>::scoped(EveryKey);
+    let registered = consumer::Registered::<Sqlite>::scoped(EveryKey).version(3);
     assert_eq!(registered.declaration.settings, expected);
+    let registry =
+        consumer::Registry::<Sqlite>::discover_group("keys", &Dependencies::new()).unwrap();
+    let discovered = &registry.registered()[0].declaration;
+    assert_eq!(discovered.settings, expected);
+    assert_eq!((discovered.version, registered.declaration.version), (3, 3));
+}
+
+#[consumer(name = "forms.every_key_by_hand", database = Sqlite, segments = 2, version = 4, group = "hand")]
+struct EveryKeyByHand;
+
+impl Handler<Sqlite> for EveryKeyByHand {
+    async fn handle(
+        &self,
+        _cx: &Context,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_struct_has_the_same_keys() {
+    let registry =
+        consumer::Registry::<Sqlite>::discover_group("hand", &Dependencies::new()).unwrap();
+    let discovered = &registry.registered()[0].declaration;
+    assert_eq!((discovered.version, discovered.settings.segments), (4, 2));
+}
+
+/// Tells the versions that events were handled in.
+#[derive(Default)]
+struct Versioned;
+
+/// The same consumer after its read model changed its shape.
+struct VersionedAgain;
+
+static VERSIONS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+#[consumer(name = "forms.versioned", group = "versions")]
+impl Versioned {
+    async fn handle(
+        &self,
+        cx: &Context,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        VERSIONS.lock().unwrap().push(cx.version());
+        Ok(())
+    }
+}
+
+#[consumer(name = "forms.versioned", group = "versions", version = 2)]
+impl VersionedAgain {
+    async fn handle(
+        &self,
+        cx: &Context,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        VERSIONS.lock().unwrap().push(cx.version());
+        Ok(())
+    }
+}
+
+async fn append(store: &consumer::SqliteEventStore, kinds: &[&str]) {
+    for kind in kinds {
+        let event = NewEvent::new("User", "u-1", *kind, &b"{}"[..]);
+        store
+            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_second_version_is_told_so_and_has_a_checkpoint_of_its_own() {
+    let database = SqliteDatabase::new().await;
+    let store = database.store().await;
+    append(&store, &["A"]).await;
+    let worker = Worker::builder(store).discover_group("versions");
+    worker.build().unwrap().run_once().await.unwrap();
+    let mut versions = VERSIONS.lock().unwrap().clone();
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2]);
+    let rows: Vec<(i32, i64)> = sqlx::query_as(
+        "SELECT version, position FROM consumer_progress WHERE consumer = 'forms.versioned' ORDER BY version",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    assert_eq!(rows, [(1, 1), (2, 1)]);
+}
+
+/// What the consumers of the group `overrides` saw, in order.
+static OVERRIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn overridden(beginning: &str) -> usize {
+    let seen = OVERRIDDEN.lock().unwrap();
+    seen.iter().filter(|one| one.starts_with(beginning)).count()
+}
+
+struct Failing;
+struct Latecomer;
+struct Hanging;
+struct Committing;
+
+#[consumer(
+    name = "forms.failing",
+    group = "overrides",
+    backoff = "10m..10m",
+    retries = 99
+)]
+impl Failing {
+    async fn handle(&self, event: &PersistedEvent) -> Result<(), String> {
+        OVERRIDDEN
+            .lock()
+            .unwrap()
+            .push(format!("failing {}", event.event_type));
+        match &*event.event_type {
+            "Bad" => Err("bad".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[consumer(name = "forms.latecomer", group = "overrides")]
+impl Latecomer {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), String> {
+        OVERRIDDEN.lock().unwrap().push("latecomer".into());
+        Ok(())
+    }
+}
+
+#[consumer(
+    name = "forms.hanging",
+    group = "overrides",
+    on_error = "skip",
+    retries = 0
+)]
+impl Hanging {
+    async fn handle(&self, event: &PersistedEvent) -> Result<(), String> {
+        if &*event.event_type == "Bad" {
+            std::future::pending::<()>().await;
+        }
+        OVERRIDDEN
+            .lock()
+            .unwrap()
+            .push(format!("hanging {}", event.event_type));
+        Ok(())
+    }
+}
+
+#[consumer(name = "forms.committing", group = "overrides", batch_time = "1h")]
+impl Committing {
+    async fn handle(
+        &self,
+        cx: &Context,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), String> {
+        OVERRIDDEN.lock().unwrap().push("committing".into());
+        cx.after_commit(async {
+            OVERRIDDEN.lock().unwrap().push("committed".into());
+        });
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_an_attribute_says_is_overridden_on_the_builder() {
+    use std::time::Duration;
+
+    let database = SqliteDatabase::new().await;
+    let store = database.store().await;
+    append(&store, &["Bad"]).await;
+    append(&store, &["Good"; 99]).await;
+    let worker = Worker::builder(store)
+        .discover_group("overrides")
+        .configure("forms.failing", |settings| {
+            settings
+                .on_error(OnError::Skip)
+                .retries(2)
+                .backoff(Duration::from_millis(1), Duration::from_millis(2))
+        })
+        .configure("forms.latecomer", |settings| {
+            settings.start_from(StartFrom::Now)
+        })
+        .configure("forms.hanging", |settings| {
+            settings.handler_timeout(Duration::from_millis(50))
+        })
+        .configure("forms.committing", |settings| {
+            settings.batch_time(Duration::ZERO)
+        });
+    worker.build().unwrap().run_once().await.unwrap();
+    assert_eq!(overridden("failing Bad"), 3);
+    assert!(overridden("failing Good") >= 99);
+    assert_eq!(overridden("latecomer"), 0);
+    assert!(overridden("hanging Good") >= 99);
+    assert_eq!(overridden("committed"), 100);
+    let seen = OVERRIDDEN.lock().unwrap();
+    let last = seen.iter().rposition(|one| one == "committing").unwrap();
+    let first = seen.iter().position(|one| one == "committed").unwrap();
+    assert!(first < last, "everything was one transaction");
+}
+
+/// An error type of the user's own.
+#[derive(Debug)]
+enum OwnError {
+    Database(sqlx::Error),
+    Odd,
+}
+
+impl std::fmt::Display for OwnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Database(error) => error.fmt(f),
+            Self::Odd => f.write_str("odd"),
+        }
+    }
+}
+
+impl std::error::Error for OwnError {}
+
+impl From<sqlx::Error> for OwnError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+struct EveryError;
+
+#[consumer(name = "forms.every_error")]
+impl EveryError {
+    #[on("OwnError")]
+    async fn own(
+        &self,
+        tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), OwnError> {
+        sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        Err(OwnError::Odd)?;
+        Ok(())
+    }
+
+    #[on("OwnErrorOfTheDatabase")]
+    async fn database(
+        &self,
+        tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), OwnError> {
+        sqlx::query("SELECT * FROM nowhere").execute(tx).await?;
+        Ok(())
+    }
+
+    #[on("Sqlx")]
+    async fn sqlx(
+        &self,
+        tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query("SELECT * FROM nowhere").execute(tx).await?;
+        Ok(())
+    }
+
+    #[on("Text")]
+    async fn text(&self, _event: &PersistedEvent) -> Result<(), String> {
+        Err("text")?;
+        Ok(())
+    }
+
+    #[on("Anyhow")]
+    async fn anyhow(&self, _event: &PersistedEvent) -> anyhow::Result<()> {
+        Err(OwnError::Odd)?;
+        Ok(())
+    }
+
+    #[on("Handler")]
+    async fn handler(
+        &self,
+        tx: &mut SqliteConnection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        let _: u32 = "1".parse()?;
+        sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        self.text(event).await?;
+        Err(anyhow::anyhow!("not reached"))?;
+        Err(OwnError::Odd)?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_error_type_is_an_error_of_a_handler() {
+    let cx = Context::new("every_error");
+    for (kind, message) in [
+        ("OwnError", "odd"),
+        ("OwnErrorOfTheDatabase", "no such table: nowhere"),
+        ("Sqlx", "no such table: nowhere"),
+        ("Text", "text"),
+        ("Anyhow", "odd"),
+        ("Handler", "text"),
+    ] {
+        let failed = give(&EveryError, &cx, &[user(1, kind)]).await.unwrap_err();
+        let text = failed.error.to_string();
+        assert!(text.contains(message), "{kind}: {text}");
+    }
 }
 
 #[test]
 fn everything_above_registers_itself() {
     let registry = consumer::Registry::<Sqlite>::discover().unwrap();
-    assert_eq!(registry.registered().len(), 8);
+    assert_eq!(registry.registered().len(), 16);
 }

@@ -59,3 +59,11 @@ fn without_auto_register_consumers_are_named_by_hand() {
         "{output}"
     );
 }
+
+#[test]
+fn a_crate_that_knows_the_library_by_another_name_declares_all_the_same() {
+    assert_eq!(
+        cargo(&["run", "-p", "renamed"]),
+        "by_hand 1\nmade 1\nusers 2\neverywhere elsewhere\n"
+    );
+}

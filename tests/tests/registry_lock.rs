@@ -37,7 +37,7 @@ impl Users {
 
 struct Audit;
 
-#[consumer(name = "audit")]
+#[consumer(name = "audit", version = 2)]
 impl Audit {
     async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
         Ok(())
@@ -59,12 +59,24 @@ fn a_renamed_consumer_is_seen() {
     let text = error.to_string();
     assert!(
         text.contains(
-            "- audit_log\n-     scope: every aggregate\n-     events: every event\n\
-             + audit\n+     scope: every aggregate\n+     events: every event\n"
+            "- audit_log\n-     version: 2\n-     scope: every aggregate\n-     events: every event\n\
+             + audit\n+     version: 2\n+     scope: every aggregate\n+     events: every event\n"
         ),
         "{text}"
     );
     assert!(text.contains("CONSUMERS_LOCK=update cargo test"), "{text}");
+}
+
+#[test]
+fn another_version_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let frozen = include_str!("registry_lock.lock").replace("    version: 2\n", "");
+    std::fs::write(folder.path().join("consumers.lock"), frozen).unwrap();
+    let error = check_lock(folder.path().to_str().unwrap(), "consumers.lock", None).unwrap_err();
+    assert!(
+        error.to_string().contains("+ audit\n+     version: 2\n"),
+        "{error}"
+    );
 }
 
 #[test]

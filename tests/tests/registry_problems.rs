@@ -142,4 +142,10 @@ fn a_name_given_by_hand_is_checked_too() {
         check_name(&"u".repeat(300)),
         Err(NameError::TooLong { length: 300, .. })
     ));
+    assert!(matches!(
+        check_name(&"ü".repeat(200)),
+        Err(NameError::Character {
+            character: 'ü', ..
+        })
+    ));
 }

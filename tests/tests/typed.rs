@@ -270,6 +270,38 @@ fn an_event_of_another_type_and_a_payload_that_goes_on_are_errors() {
 }
 
 #[test]
+fn a_type_reads_no_event_that_it_does_not_stand_for() {
+    let payload = r#"{"email":"a@b","name":"Ada","newsletter":true}"#;
+    let error = UserRegistered::decode(&stored("UserRenamed", 3, payload)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("expected one of `UserRegistered`"),
+        "{error}"
+    );
+    let foreign = |kind: &str, version| {
+        PersistedEvent::new(EventRecord {
+            aggregate_type: "Order".into(),
+            event_type: kind.into(),
+            event_version: version,
+            payload: payload.to_owned().into(),
+            ..EventRecord::default()
+        })
+    };
+    for error in [
+        UserRegistered::decode(&foreign("UserRegistered", 3)).unwrap_err(),
+        UserEvent::decode(&foreign("UserDeleted", 1)).unwrap_err(),
+    ] {
+        assert!(
+            error
+                .to_string()
+                .ends_with("it belongs to the aggregate `Order`, and this is an event of `User`"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn an_event_without_content_reads_any_payload() {
     for payload in ["", "{}", "null"] {
         let event = UserEvent::decode(&stored("UserDeleted", 1, payload)).unwrap();

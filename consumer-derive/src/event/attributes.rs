@@ -8,6 +8,7 @@ use syn::{
     Attribute, DeriveInput, Ident, LitInt, LitStr, Meta, Path, Token, Type, Variant, parenthesized,
 };
 
+use crate::args::{begins_a_key, is_at_the_end, report_colon, report_missing_comma, skip_to_comma};
 use crate::errors::Errors;
 use crate::suggest::{closest, listed};
 
@@ -21,6 +22,8 @@ pub(super) struct Attributes {
     pub(super) krate: Option<Path>,
     /// Every key that was written, also with a value that was refused.
     pub(super) keys: Vec<Ident>,
+    /// What misspelt keys were probably meant to be, which is then not missing beside.
+    meant: Vec<&'static str>,
 }
 
 /// `1 = UserRegisteredV1`
@@ -46,7 +49,12 @@ impl Attributes {
         self.keys.iter().find(|key| *key == name)
     }
 
-    fn read(attributes: &[Attribute], known: &[&str], errors: &mut Errors) -> Self {
+    /// Whether the key was written, be it misspelt.
+    pub(super) fn seems_given(&self, name: &str) -> bool {
+        self.key(name).is_some() || self.meant.contains(&name)
+    }
+
+    fn read(attributes: &[Attribute], known: &[&'static str], errors: &mut Errors) -> Self {
         let mut read = Self::default();
         for attribute in attributes {
             if !attribute.path().is_ident("event") {
@@ -60,15 +68,11 @@ impl Attributes {
         read
     }
 
-    fn read_list(&mut self, tokens: TokenStream, known: &[&str], errors: &mut Errors) {
+    fn read_list(&mut self, tokens: TokenStream, known: &[&'static str], errors: &mut Errors) {
         let parser = |input: ParseStream<'_>| {
             while !input.is_empty() {
                 self.read_pair(input, known, errors);
-                if !input.is_empty() && input.parse::<Token![,]>().is_err() {
-                    let odd = skip_to_comma(input);
-                    errors.at(odd, "expected `,` between two keys");
-                    let _ = input.parse::<Token![,]>();
-                }
+                let _: syn::Result<Token![,]> = input.parse();
             }
             Ok(())
         };
@@ -76,7 +80,7 @@ impl Attributes {
         let _: syn::Result<()> = parser.parse2(tokens);
     }
 
-    fn read_pair(&mut self, input: ParseStream<'_>, known: &[&str], errors: &mut Errors) {
+    fn read_pair(&mut self, input: ParseStream<'_>, known: &[&'static str], errors: &mut Errors) {
         let Ok(key) = input.call(Ident::parse_any) else {
             let odd = skip_to_comma(input);
             errors.at(
@@ -89,10 +93,7 @@ impl Attributes {
         if !known.contains(&name.as_str()) {
             skip_to_comma(input);
             errors.at(&key, unknown(&name, known));
-            // A misspelt key is not reported as missing beside.
-            let meant = closest(&name, known).map(|meant| Ident::new(meant, key.span()));
-            self.keys
-                .extend(meant.filter(|meant| self.key(&meant.to_string()).is_none()));
+            self.meant.extend(closest(&name, known));
             return;
         }
         if self.key(&name).is_some() {
@@ -104,15 +105,12 @@ impl Attributes {
             return;
         }
         let written = input.fork();
-        if self.read_value(&name, input).is_err() || !(input.is_empty() || input.peek(Token![,])) {
+        let is_read = self.read_value(&name, input).is_ok();
+        if is_read && begins_a_key(input) {
+            report_missing_comma(input, errors);
+        } else if !is_read || !is_at_the_end(input) {
             skip_to_comma(input);
-            let message = format!("`{name}` cannot be read: write `{}`", example(&name));
-            let odd = skip_to_comma(&written);
-            if odd.is_empty() {
-                errors.at(&key, message);
-            } else {
-                errors.at(odd, message);
-            }
+            report_unreadable(&key, skip_to_comma(&written), errors);
         }
         self.keys.push(key);
     }
@@ -145,6 +143,34 @@ fn read_upcasts(input: ParseStream<'_>) -> syn::Result<Vec<Upcast>> {
     Ok(upcasts.into_iter().collect())
 }
 
+/// Says what the key wants, at what stands there instead.
+fn report_unreadable(key: &Ident, written: TokenStream, errors: &mut Errors) {
+    let name = key.to_string();
+    let example = example(&name);
+    let what = match name.as_str() {
+        "aggregate" | "name" => "is a string",
+        "version" => "is a number",
+        "upcast" => "lists versions and their types",
+        _ => "is a path",
+    };
+    let value = example
+        .trim_start_matches(name.as_str())
+        .trim_start_matches(" = ");
+    if report_colon(key, written.clone(), value, errors) {
+        return;
+    }
+    let mut tokens = written.clone().into_iter();
+    match tokens.next() {
+        None => errors.at(key, format!("`{name}` needs a value: write `{example}`")),
+        Some(TokenTree::Punct(equals)) if equals.as_char() == '=' => {
+            let value: TokenStream = tokens.collect();
+            let place = if value.is_empty() { written } else { value };
+            errors.at(place, format!("`{name}` {what}: write `{example}`"));
+        }
+        Some(_) => errors.at(written, format!("`{name}` {what}: write `{example}`")),
+    }
+}
+
 fn example(key: &str) -> &'static str {
     match key {
         "aggregate" => "aggregate = \"User\"",
@@ -164,17 +190,6 @@ fn unknown(key: &str, known: &[&str]) -> String {
         None => format!("the keys are {}", listed(known)),
     };
     format!("`#[event]` has no key `{key}` here: {advice}")
-}
-
-fn skip_to_comma(input: ParseStream<'_>) -> TokenStream {
-    let mut skipped = TokenStream::new();
-    while !input.is_empty() && !input.peek(Token![,]) {
-        match input.parse::<TokenTree>() {
-            Ok(token) => skipped.extend([token]),
-            Err(_) => break,
-        }
-    }
-    skipped
 }
 
 /// Where to point when the derive itself is incomplete.

@@ -77,6 +77,7 @@ fn implementation(
                 fn decode(
                     __event: &#krate::PersistedEvent,
                 ) -> ::core::result::Result<Self, #krate::DecodeError> {
+                    #krate::__private::expect_event::<Self>(__event)?;
                     #decode
                 }
             }
@@ -101,8 +102,8 @@ fn decode_versions(
             .chain([newest.clone()]);
         let steps = older.zip(newer).map(|(older, newer)| {
             let newer = moved(newer, own(older));
-            quote_spanned! {own(older)=>
-                .map(|__older| <#newer as ::core::convert::From<#older>>::from(__older))
+            quote_at! {krate, own(older) =>
+                .map(|__older| <#newer as #krate::__private::Upcast<#older>>::upcast(__older))
             }
         });
         quote_at! {krate, at(ty) =>
@@ -151,12 +152,12 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
         &encode,
         &decode,
     );
-    let checks = variants.iter().map(|one| check(model, one));
+    let checks = checks(model, variants);
     quote_spanned! {span=>
         #event
         #[automatically_derived]
         impl #krate::Aggregate for #ident {}
-        #(#checks)*
+        #checks
     }
 }
 
@@ -273,20 +274,28 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
     }
 }
 
-/// What only the compiler can check of a variant that holds a type.
-fn check(model: &Model, variant: &Variant) -> TokenStream {
+/// What only the compiler can check: of a variant that holds a type, what it is, and of all variants
+/// beside one, that their names differ.
+fn checks(model: &Model, variants: &[Variant]) -> TokenStream {
+    let holds_a_type =
+        |one: &Variant| matches!(one.content, Content::Type(..) | Content::Described(..));
+    if !variants.iter().any(holds_a_type) {
+        return TokenStream::new();
+    }
+    let events = variants.iter().map(|one| is_an_event_of(model, one));
+    let names = variants.iter().skip(1).map(|one| is_named_once(model, one));
+    events.chain(names).collect()
+}
+
+fn is_an_event_of(model: &Model, variant: &Variant) -> TokenStream {
     let Model {
-        krate,
-        ident,
-        aggregate,
-        ..
+        krate, aggregate, ..
     } = model;
     let (Content::Type(ty, _) | Content::Described(ty, _)) = &variant.content else {
         return TokenStream::new();
     };
     let name = variant.ident.to_string();
     let is_described = matches!(variant.content, Content::Described(..));
-    let index = variant.index;
     let inner = inner(krate, ty);
     quote_at! {krate, own(ty) =>
         const _: () = {
@@ -297,12 +306,24 @@ fn check(model: &Model, variant: &Variant) -> TokenStream {
                 #aggregate,
                 #inner::EVENT,
                 #is_described,
-            );
-            #krate::__private::check::is_named_once(
-                <#ident as #krate::Event>::EVENT_TYPES,
-                #index,
             )
         };
+    }
+}
+
+/// Two names of the macro's own are compared by it.
+fn is_named_once(model: &Model, variant: &Variant) -> TokenStream {
+    let Model { krate, ident, .. } = model;
+    let span = match &variant.content {
+        Content::Type(ty, _) | Content::Described(ty, _) => own(ty),
+        Content::Nothing(_) | Content::Fields(_) => own(&variant.ident),
+    };
+    let index = variant.index;
+    quote_at! {krate, span =>
+        const _: () = #krate::__private::check::is_named_once(
+            <#ident as #krate::Event>::EVENT_TYPES,
+            #index,
+        );
     }
 }
 

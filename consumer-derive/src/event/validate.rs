@@ -2,11 +2,16 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitStr, Meta, Path, Type};
+use syn::{
+    Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitInt, LitStr, Meta, Path, Type,
+};
 
 use super::attributes::{Attributes, Upcast, place};
 use super::model::{Content, Format, Model, Shape, Variant};
 use crate::errors::Errors;
+use crate::validate::keys::refuse_relative;
+
+const NO_VERSION: &str = "a version is a whole number from 1 to 2147483647: write `version = 2`";
 
 pub(super) fn validate(
     input: &DeriveInput,
@@ -15,6 +20,9 @@ pub(super) fn validate(
 ) -> Result<Model, Errors> {
     let aggregate = aggregate(input, attributes, &mut errors);
     refuse_generics(input, &mut errors);
+    if let Some(krate) = &attributes.krate {
+        refuse_relative(krate, &mut errors);
+    }
     let shape = shape(input, attributes, &mut errors);
     match shape {
         Some(shape) if errors.is_empty() => Ok(Model {
@@ -37,7 +45,7 @@ fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) 
     match &attributes.aggregate {
         Some(aggregate) => checked_name(aggregate, "aggregate", errors),
         None => {
-            if attributes.key("aggregate").is_none() {
+            if !attributes.seems_given("aggregate") {
                 errors.at_span(
                     place(input),
                     format!(
@@ -53,10 +61,15 @@ fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) 
 
 fn checked_name(written: &LitStr, key: &str, errors: &mut Errors) -> String {
     let name = written.value();
+    let example = match name.trim() {
+        "" if key == "aggregate" => "User",
+        "" => "UserRegistered",
+        trimmed => trimmed,
+    };
     if name.trim().is_empty() || name.trim() != name {
         errors.at(
             written,
-            format!("`{key}` is a name, not empty and without white space around it"),
+            format!("`{key}` is not empty and has no white space around it: write `{key} = \"{example}\"`"),
         );
     }
     name
@@ -124,7 +137,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
             if names.contains(name) {
                 errors.at(
                     &written.ident,
-                    format!("two variants are the event `{name}`: give one another `name`"),
+                    format!("two variants are the event `{name}`: give this one its own, `#[event(name = \"…\")]`"),
                 );
             }
             names.push(name.clone());
@@ -146,30 +159,29 @@ fn own_name(variant: &Variant) -> Option<&String> {
 
 fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Variant> {
     let attributes = Attributes::of_variant(written, errors);
-    let format = format(&written.ident, &attributes, errors)?;
+    let format = format(&written.ident, &attributes, errors);
     let content = match &written.fields {
         Fields::Unit => {
             refuse_upcast_of_nothing(&attributes, errors);
-            Content::Nothing(format)
+            format.map(Content::Nothing)
         }
-        Fields::Named(_) => Content::Fields(format),
+        Fields::Named(_) => format.map(Content::Fields),
         Fields::Unnamed(fields) => {
-            let ty = only_type(
-                written,
-                fields.unnamed.iter().map(|field| &field.ty),
-                errors,
-            )?;
-            if attributes.keys.is_empty() {
-                Content::Type(ty, format)
-            } else {
-                Content::Described(ty, format)
-            }
+            let types = fields.unnamed.iter().map(|field| &field.ty);
+            let only = only_type(written, types, errors);
+            only.zip(format).map(|(ty, format)| {
+                if attributes.keys.is_empty() {
+                    Content::Type(ty, format)
+                } else {
+                    Content::Described(ty, format)
+                }
+            })
         }
     };
     Some(Variant {
         ident: written.ident.clone(),
         index,
-        content,
+        content: content?,
     })
 }
 
@@ -275,12 +287,13 @@ fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option
         Some(name) => checked_name(name, "name", errors),
         None => syn::ext::IdentExt::unraw(ident).to_string(),
     };
-    let version = version(attributes, errors)?;
-    let earlier = earlier(attributes, version, errors)?;
+    // Both are looked at, so that both are reported.
+    let version = version(attributes, errors);
+    let earlier = earlier(attributes, version, errors);
     Some(Format {
         name,
-        version,
-        earlier,
+        version: version?,
+        earlier: earlier?,
     })
 }
 
@@ -293,58 +306,72 @@ fn version(attributes: &Attributes, errors: &mut Errors) -> Option<i32> {
         .ok()
         .filter(|version| *version > 0);
     if version.is_none() {
-        errors.at(written, "a version is a whole number from 1 to 2147483647");
+        errors.at(written, NO_VERSION);
     }
     version
 }
 
 /// The earlier versions: ascending, without a hole, up to the one before the current.
-fn earlier(attributes: &Attributes, current: i32, errors: &mut Errors) -> Option<Vec<(i32, Type)>> {
+/// The earlier versions, without a hole; `current` is `None` where it was refused.
+fn earlier(
+    attributes: &Attributes,
+    current: Option<i32>,
+    errors: &mut Errors,
+) -> Option<Vec<(i32, Type)>> {
     let Some(upcasts) = &attributes.upcast else {
         return Some(Vec::new());
     };
     let mut earlier: Vec<(i32, Type)> = Vec::new();
     for Upcast { version, ty } in upcasts {
         let expected = earlier.last().map(|(before, _)| i64::from(*before) + 1);
-        match version.base10_parse::<i32>() {
-            Ok(number)
-                if number > 0 && expected.is_none_or(|expected| i64::from(number) == expected) =>
-            {
-                earlier.push((number, ty.clone()));
-            }
-            Ok(_) => {
-                errors.at(
-                    version,
-                    match expected {
-                        Some(expected) => format!("`upcast` goes up one version at a time, each made into the next by `From`: the next is {expected}"),
-                        None => "versions begin at 1".to_owned(),
-                    },
-                );
-                return None;
-            }
-            Err(_) => {
-                errors.at(version, "a version is a whole number from 1 to 2147483647");
-                return None;
-            }
-        }
+        earlier.push((next_version(version, expected, errors)?, ty.clone()));
     }
-    let Some((last, _)) = earlier.last() else {
+    let (Some((last, _)), Some(written)) = (earlier.last(), upcasts.last()) else {
         errors.at(
             attributes.key("upcast").to_token_stream(),
             "`upcast` names no version: write `upcast(1 = UserRegisteredV1)`, or remove it",
         );
         return None;
     };
-    if last.checked_add(1) != Some(current) {
-        let place = upcasts.last().map(|upcast| &upcast.version);
-        errors.at(
-            place.to_token_stream(),
-            format!(
-                "`upcast` reads versions up to {last}, and the current one is {current}: write `version = {}`, or name the versions between",
-                i64::from(*last) + 1
-            ),
-        );
-        return None;
+    let next = i64::from(*last) + 1;
+    let current = i64::from(current?);
+    if next == current {
+        return Some(earlier);
     }
-    Some(earlier)
+    let message = if attributes.version.is_none() {
+        format!(
+            "`upcast` reads versions up to {last}, so that the current one is {next}: add `version = {next}`"
+        )
+    } else if next > current {
+        format!(
+            "`upcast` reads versions up to {last}, and the current one is {current}: write `version = {next}`"
+        )
+    } else {
+        format!(
+            "`upcast` reads versions up to {last}, and the current one is {current}: say how version {next} is read, `{next} = …`, or write `version = {next}`"
+        )
+    };
+    errors.at(&written.version, message);
+    None
+}
+
+fn next_version(version: &LitInt, expected: Option<i64>, errors: &mut Errors) -> Option<i32> {
+    let number = version
+        .base10_parse::<i32>()
+        .ok()
+        .filter(|number| *number > 0);
+    let Some(number) = number else {
+        errors.at(version, "a version is a whole number from 1 to 2147483647: write `upcast(1 = UserRegisteredV1)`");
+        return None;
+    };
+    match expected {
+        Some(expected) if i64::from(number) != expected => {
+            errors.at(
+                version,
+                format!("`upcast` goes up one version at a time, each made into the next by `From`: the next is {expected}"),
+            );
+            None
+        }
+        _ => Some(number),
+    }
 }

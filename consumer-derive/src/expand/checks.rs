@@ -18,7 +18,7 @@ pub(super) fn checks(model: &Model) -> TokenStream {
         Body::Handlers(handlers) => handlers
             .events
             .iter()
-            .map(|handler| handler_checks(model, handler))
+            .map(|handler| handler_checks(model, handlers, handler))
             .chain([every_event_has_a_handler(model, handlers)])
             .collect(),
     };
@@ -67,6 +67,12 @@ fn shape(krate: &Path, handler: &Handler) -> TokenStream {
     }
 }
 
+/// What finds the handler in the list: evaluating what it takes once more would cost the compiler
+/// more than to look for it.
+fn place_of(handler: &Handler) -> (String, TokenStream) {
+    (handler.method.name.to_string(), line_of(handler))
+}
+
 /// `line!()` as if the user had written it beside the method's name.
 fn line_of(handler: &Handler) -> TokenStream {
     let span = handler.method.name.span();
@@ -89,12 +95,12 @@ fn taken(krate: &Path, events: &Events) -> TokenStream {
     }
 }
 
-fn handler_checks(model: &Model, handler: &Handler) -> TokenStream {
+fn handler_checks(model: &Model, handlers: &Handlers, handler: &Handler) -> TokenStream {
     match &handler.events {
         Events::Every | Events::Rest => TokenStream::new(),
         Events::Typed(ty) => {
             let mut checks = is_in_scope(model, handler, ty);
-            checks.extend(is_the_only_one(model, handler, ty));
+            checks.extend(is_the_only_one(model, handlers, handler, ty));
             checks
         }
         Events::Named(names) => {
@@ -103,7 +109,7 @@ fn handler_checks(model: &Model, handler: &Handler) -> TokenStream {
                 .map(|name| is_a_known_event(model, handler, name))
                 .collect();
             let first = names.first().to_token_stream();
-            checks.extend(is_the_only_one(model, handler, first));
+            checks.extend(is_the_only_one(model, handlers, handler, first));
             checks
         }
     }
@@ -115,20 +121,33 @@ fn is_in_scope(model: &Model, handler: &Handler, ty: &syn::Type) -> TokenStream 
     }
     let krate = &model.krate;
     let cfgs = &handler.method.cfgs;
-    let shape = shape(krate, handler);
+    let (method, line) = place_of(handler);
     quote_at! {krate, own(ty) =>
         #cfgs
-        const _: () = #krate::__private::check::is_in_scope(#shape, __SCOPE);
+        const _: () = #krate::__private::check::is_in_scope(__HANDLERS, #method, #line, __SCOPE);
     }
 }
 
-fn is_the_only_one(model: &Model, handler: &Handler, written: impl ToTokens) -> TokenStream {
+/// Said at the later one of two; the first has none before it.
+fn is_the_only_one(
+    model: &Model,
+    handlers: &Handlers,
+    handler: &Handler,
+    written: impl ToTokens,
+) -> TokenStream {
+    if handlers
+        .events
+        .first()
+        .is_some_and(|first| std::ptr::eq(first, handler))
+    {
+        return TokenStream::new();
+    }
     let krate = &model.krate;
     let cfgs = &handler.method.cfgs;
-    let shape = shape(krate, handler);
+    let (method, line) = place_of(handler);
     quote_at! {krate, own(written) =>
         #cfgs
-        const _: () = #krate::__private::check::is_the_only_one(#shape, __HANDLERS);
+        const _: () = #krate::__private::check::is_the_only_one(__HANDLERS, #method, #line);
     }
 }
 
@@ -154,7 +173,7 @@ fn is_a_known_event(model: &Model, handler: &Handler, name: &LitStr) -> TokenStr
 }
 
 fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream {
-    if handlers.take_every_event()
+    if handlers.by_event().next().is_none()
         || handlers.take_the_rest()
             && handlers
                 .events
@@ -184,17 +203,19 @@ fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream 
 /// Two strings are the macro's own business; what a path stands for, only the compiler knows.
 fn no_aggregate_twice(model: &Model) -> TokenStream {
     let krate = &model.krate;
-    let scope = model.scope.iter().flatten();
-    let paths = scope
-        .clone()
-        .enumerate()
-        .filter_map(|(index, aggregate)| Some((index, path_of(aggregate)?)));
-    if scope.count() < 2 {
+    let scope = || model.scope.iter().flatten();
+    if scope().find_map(path_of).is_none() {
         return TokenStream::new();
     }
-    paths
-        .map(|(index, path)| {
-            quote_at! {krate, own(path) =>
+    scope()
+        .enumerate()
+        .skip(1)
+        .map(|(index, aggregate)| {
+            let span = match aggregate {
+                Aggregate::Name(name) => own(name),
+                Aggregate::Type(path) => own(path),
+            };
+            quote_at! {krate, span =>
                 const _: () = #krate::__private::check::is_listed_once(__SCOPE, #index);
             }
         })

@@ -4,21 +4,20 @@ use proc_macro2::{Literal, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::Path;
 
-use super::connection;
-use crate::model::{Events, Handler, Handlers, Method, Parameter};
+use super::guards::any;
+use crate::model::{Database, Events, Handler, Handlers, Method, Parameter};
 use crate::place::{at, quote_at};
+use crate::validate::last_name;
 
-pub(super) fn methods(krate: &Path, handlers: &Handlers) -> TokenStream {
-    let mut methods = if handlers.take_every_event() {
-        handlers
-            .events
-            .iter()
-            .map(|handler| every_event(krate, handler))
-            .collect()
-    } else {
-        by_event(krate, handlers)
-    };
-    if !handlers.methods().any(Method::takes_transaction) {
+pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) -> TokenStream {
+    let mut methods: TokenStream = handlers
+        .of_every_event()
+        .map(|handler| every_event(krate, handler))
+        .collect();
+    if handlers.by_event().next().is_some() {
+        methods.extend(by_event(krate, handlers));
+    }
+    if matches!(database, Database::Any) {
         methods.extend(quote_spanned! {Span::mixed_site()=>
             fn uses_transaction(&self) -> ::core::primitive::bool {
                 false
@@ -27,6 +26,11 @@ pub(super) fn methods(krate: &Path, handlers: &Handlers) -> TokenStream {
     }
     methods.extend(handlers.resets.iter().map(|method| reset(krate, method)));
     methods
+}
+
+/// `<__Database as Database>::Connection`
+fn connection(krate: &Path) -> TokenStream {
+    super::connection(krate, &quote_spanned! {Span::mixed_site()=> __Database })
 }
 
 /// `handle`, of one event or of a whole batch.
@@ -73,7 +77,8 @@ fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
 
 /// `handle`, and `handle_batch` where runs are taken, for a block of `#[on]` handlers.
 fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
-    let arms = handlers.events.iter().map(|handler| {
+    let attributes = attributes(handlers);
+    let arms = handlers.by_event().map(|handler| {
         let cfgs = &handler.method.cfgs;
         let pattern = pattern(krate, &handler.events);
         let reaction = one_event(krate, handler);
@@ -92,21 +97,26 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
         cx: quote_spanned! {Span::mixed_site()=> __cx },
         tx: quote_spanned! {Span::mixed_site()=> __tx },
     };
-    let mut methods = handle(
-        krate,
-        &all,
-        &quote_spanned! {Span::mixed_site()=> #[allow(unreachable_patterns)] },
-        &dispatch,
-    );
-    if handlers.events.iter().any(|handler| handler.many) {
+    let mut methods = handle(krate, &all, &attributes, &dispatch);
+    if handlers.by_event().any(|handler| handler.many) {
         methods.extend(runs(krate, handlers));
     }
     methods
 }
 
+/// Those of a method that chooses by event: it gives way to a `handle` that `cfg` leaves there.
+fn attributes(handlers: &Handlers) -> TokenStream {
+    let mut attributes = quote_spanned! {Span::mixed_site()=> #[allow(unreachable_patterns)] };
+    if handlers.of_every_event().next().is_some() {
+        let is_handled = any(handlers.of_every_event());
+        attributes.extend(quote_spanned! {Span::mixed_site()=> #[cfg(not(#is_handled))] });
+    }
+    attributes
+}
+
 /// The arms with `#[on(other)]` last.
 fn in_order(handlers: &Handlers, arms: impl Iterator<Item = TokenStream>) -> Vec<TokenStream> {
-    let mut pairs: Vec<_> = handlers.events.iter().zip(arms).collect();
+    let mut pairs: Vec<_> = handlers.by_event().zip(arms).collect();
     pairs.sort_by_key(|(handler, _)| matches!(handler.events, Events::Rest));
     pairs.into_iter().map(|(_, arm)| arm).collect()
 }
@@ -142,7 +152,7 @@ fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
         }
         (Events::Typed(ty), true) => {
             let typed = typed(krate, ty);
-            let call = call(krate, &handler.method, Given::Slice);
+            let call = call(krate, &handler.method, Given::Run);
             quote_spanned! {Span::mixed_site()=>
                 let __decoded = [#typed.decode(__cx, __event)?];
                 let __given = &__decoded[..];
@@ -164,7 +174,8 @@ fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
 /// the other, are given to it at once.
 fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
     let connection = connection(krate);
-    let numbered = || handlers.events.iter().zip(0_usize..);
+    let attributes = attributes(handlers);
+    let numbered = || handlers.by_event().zip(0_usize..);
     let numbers = in_order(
         handlers,
         numbered().map(|(handler, number)| {
@@ -183,7 +194,7 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
             quote_spanned! {Span::mixed_site()=> #cfgs #number => { #run } }
         });
     quote_spanned! {Span::mixed_site()=>
-        #[allow(unreachable_patterns)]
+        #attributes
         async fn handle_batch(
             &self,
             __cx: &#krate::Context,
@@ -221,7 +232,11 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
 
 /// Gives one run to its handler.
 fn run(krate: &Path, handler: &Handler) -> TokenStream {
-    let call = call(krate, &handler.method, Given::Slice);
+    let given = match &handler.events {
+        Events::Typed(_) => Given::Run,
+        _ => Given::Slice,
+    };
+    let call = call(krate, &handler.method, given);
     let given = match &handler.events {
         Events::Typed(ty) => {
             let typed = typed(krate, ty);
@@ -323,8 +338,10 @@ enum Given {
     Event,
     /// `decoded`, the event's content.
     Decoded,
-    /// `given`, a slice.
+    /// `given`, a slice of events as they are.
     Slice,
+    /// `given`, a slice of decoded events.
+    Run,
     /// Nothing.
     Nothing,
 }
@@ -337,11 +354,37 @@ fn call(krate: &Path, method: &Method, given: Given) -> TokenStream {
         .iter()
         .map(|parameter| argument(krate, parameter, given));
     let span = at(name);
-    let called = quote_at! {krate, span =>
-        #krate::__private::send(Self::#name(self #(, #arguments)*)).await
+    let send = send(krate, method);
+    let called = quote_spanned! {span=>
+        #send(Self::#name(self #(, #arguments)*)).await
     };
     let outcome = outcome(krate, method);
     quote_spanned! {span=> #outcome(#called) }
+}
+
+/// Demands a future that can move between threads. One that is lent something which no handler is
+/// lent, such as another crate's `Context`, is complained about for that alone.
+fn send(krate: &Path, method: &Method) -> TokenStream {
+    let span = at(&method.name);
+    let odd = method
+        .parameters
+        .iter()
+        .find_map(|parameter| match parameter {
+            Parameter::Shared(ty) if last_name(ty).is_none_or(|name| name != "PersistedEvent") => {
+                Some(ty)
+            }
+            _ => None,
+        });
+    match odd {
+        Some(ty) => quote_at! {krate, span =>
+            {
+                #[allow(unused_imports)]
+                use #krate::__private::NotLent as _;
+                #krate::__private::Lent::<#ty>::send
+            }
+        },
+        None => quote_at! {krate, span => #krate::__private::send },
+    }
 }
 
 /// The conversion of the result, which speaks at the return type as the user wrote it.
@@ -367,8 +410,11 @@ fn argument(krate: &Path, parameter: &Parameter, given: Given) -> TokenStream {
             #krate::__private::context::<#ty>(__cx)
         },
         Parameter::Decoded(ty) => quote_spanned! {at(ty)=> __decoded },
-        Parameter::Several(ty) => quote_at! {krate, at(ty) =>
+        Parameter::Several(ty) if given == Given::Run => quote_at! {krate, at(ty) =>
             #krate::__private::slice::<#ty>(__given)
+        },
+        Parameter::Several(ty) => quote_at! {krate, at(ty) =>
+            #krate::__private::batch::<#ty>(__given)
         },
     }
 }

@@ -5,35 +5,52 @@
 //! wrote keep their own spans: what the compiler has to say about one, it says there.
 
 mod checks;
+mod guards;
 mod handlers;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::Path;
+use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
-use crate::model::{Body, Database, Making, Model, OnError, Settings};
+use crate::model::{Body, Choice, Database, Making, Model, OnError, Settings};
 use crate::place::{at, own, quote_at};
+use crate::validate::last_name;
 
 /// The item as it was, without helper attributes, and what makes it a consumer.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
-    let hygienic = Span::mixed_site();
-    let database = database_alias(model);
-    let consumer = consumer_impl(model);
-    let scoped = scoped_impl(model);
-    let construct = construct_impl(model);
-    let entry = entry(model);
-    let checks = checks::checks(model);
-    quote_spanned! {hygienic=>
+    let declarations = model
+        .databases
+        .iter()
+        .map(|choice| declaration(model, choice));
+    let guards = guards::guards(model);
+    quote_spanned! {Span::mixed_site()=>
         #item
+        #(#declarations)*
+        #guards
+    }
+}
 
+/// All that is generated for one database, under the `cfg` that chooses it.
+fn declaration(model: &Model, choice: &Choice) -> TokenStream {
+    let condition = guards::condition(model, choice);
+    let krate = &model.krate;
+    let database = &choice.database;
+    let alias = database_alias(krate, database);
+    let consumer = consumer_impl(model, database);
+    let scoped = scoped_impl(model, database);
+    let construct = construct_impl(model);
+    let entry = entry(model, database);
+    let checks = checks::checks(model);
+    quote_spanned! {Span::mixed_site()=>
+        #condition
         #[allow(unused_qualifications)]
         const _: () = {
-            #database
+            #alias
+            #construct
             #consumer
             #scoped
-            #construct
             #checks
             #entry
         };
@@ -41,67 +58,80 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
 }
 
 /// `type __Database = Sqlite;`, or nothing when the consumer runs on every database.
-fn database_alias(model: &Model) -> TokenStream {
-    let krate = &model.krate;
-    match &model.database {
+fn database_alias(krate: &Path, database: &Database) -> TokenStream {
+    match database {
         Database::Any => TokenStream::new(),
         Database::Named(database) => {
             quote_spanned! {Span::mixed_site()=> type __Database = #database; }
         }
-        Database::OfConnection(connections) => connections
-            .iter()
-            .map(|(cfgs, connection)| {
-                let span = at(connection);
-                quote_at! {krate, span =>
-                    #cfgs
-                    type __Database = <#connection as #krate::__private::Transaction>::Database;
-                }
-            })
-            .collect(),
-    }
-}
-
-/// `where SqliteConnection: Transaction`, at the user's own type: a type that is no connection is
-/// complained about there, and assumed to be one everywhere else.
-fn assumption(model: &Model) -> TokenStream {
-    let krate = &model.krate;
-    match &model.database {
-        Database::OfConnection(connections) => match connections.as_slice() {
-            [(_, connection)] => quote_at! {krate, own(connection) =>
-                where #connection: #krate::__private::Transaction
-            },
-            _ => TokenStream::new(),
+        Database::OfConnection(connection) => quote_at! {krate, at(connection) =>
+            type __Database = <#connection as #krate::__private::Transaction>::Database;
         },
-        _ => TokenStream::new(),
     }
 }
 
-/// `<__Database: …>` for the implementations of a consumer of every database.
-fn database_parameter(model: &Model) -> TokenStream {
-    let krate = &model.krate;
-    match &model.database {
-        Database::Any => {
-            quote_spanned! {Span::mixed_site()=> <__Database: #krate::sqlx::Database> }
+/// What the database is called in generated code. The compiler may have to show the parameter to
+/// somebody who implemented `Handler` by hand, where no name of the user's can be meant.
+fn database_name(model: &Model, database: &Database) -> TokenStream {
+    let shows = matches!((&model.body, database), (Body::ByHand, Database::Any));
+    if shows && model.self_type.to_token_stream().to_string() != "DB" {
+        quote_spanned! {Span::mixed_site()=> DB }
+    } else {
+        quote_spanned! {Span::mixed_site()=> __Database }
+    }
+}
+
+/// `where Connection: Transaction`, at the user's own type: a type that is no connection is complained
+/// about there, and assumed to be one everywhere else.
+fn assumption(krate: &Path, database: &Database) -> TokenStream {
+    match database {
+        Database::OfConnection(connection) if !is_of_sqlx(connection) => {
+            quote_at! {krate, own(connection) =>
+                where #connection: #krate::__private::Transaction
+            }
         }
         _ => TokenStream::new(),
     }
 }
 
-fn consumer_impl(model: &Model) -> TokenStream {
+/// Whether the type has the name of one of sqlx's connections. Nothing is assumed of them: assumptions
+/// keep the compiler from remembering what it found out elsewhere.
+fn is_of_sqlx(connection: &Type) -> bool {
+    const NAMES: &[&str] = &[
+        "PgConnection",
+        "SqliteConnection",
+        "AnyConnection",
+        "MySqlConnection",
+    ];
+    last_name(connection).is_some_and(|name| NAMES.contains(&name.as_str()))
+}
+
+/// `<__Database: …>` for the implementations of a consumer of every database.
+fn database_parameter(krate: &Path, database: &Database, name: &TokenStream) -> TokenStream {
+    match database {
+        Database::Any => {
+            quote_spanned! {Span::mixed_site()=> <#name: #krate::sqlx::Database> }
+        }
+        _ => TokenStream::new(),
+    }
+}
+
+fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;
     let name = &model.name;
-    let parameter = database_parameter(model);
+    let database_name = database_name(model, database);
+    let parameter = database_parameter(krate, database, &database_name);
     let settings = settings_method(model);
-    let assumption = assumption(model);
+    let assumption = assumption(krate, database);
     let methods = match &model.body {
-        Body::ByHand => forwarding_methods(model),
-        Body::Handlers(handlers) => handlers::methods(krate, handlers),
+        Body::ByHand => forwarding_methods(model, database),
+        Body::Handlers(handlers) => handlers::methods(krate, handlers, database),
     };
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::Consumer<__Database> for #self_type #assumption {
+        impl #parameter #krate::Consumer<#database_name> for #self_type #assumption {
             fn name(&self) -> &::core::primitive::str {
                 #name
             }
@@ -112,13 +142,14 @@ fn consumer_impl(model: &Model) -> TokenStream {
 }
 
 /// The methods of a struct that implements `Handler` by hand.
-fn forwarding_methods(model: &Model) -> TokenStream {
+fn forwarding_methods(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
-    let uses_transaction = !matches!(model.database, Database::Any);
-    let connection = connection(krate);
+    let uses_transaction = !matches!(database, Database::Any);
+    let name = database_name(model, database);
+    let connection = connection(krate, &name);
     // One span for all the calls, so that a missing `Handler` is reported once.
     let call = |method: TokenStream| {
-        quote_at! {krate, at(&model.self_type) => #krate::Handler::<__Database>::#method }
+        quote_at! {krate, at(&model.self_type) => #krate::Handler::<#name>::#method }
     };
     let handle = call(quote_spanned! {at(&model.self_type)=> handle(self, __cx, __tx, __event) });
     let handle_batch =
@@ -159,20 +190,21 @@ fn forwarding_methods(model: &Model) -> TokenStream {
 }
 
 /// The type of `tx` in the trait's methods.
-fn connection(krate: &Path) -> TokenStream {
+fn connection(krate: &Path, database: &TokenStream) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
-        <__Database as #krate::sqlx::Database>::Connection
+        <#database as #krate::sqlx::Database>::Connection
     }
 }
 
-fn scoped_impl(model: &Model) -> TokenStream {
+fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
     let Some(scope) = &model.scope else {
         return TokenStream::new();
     };
     let krate = &model.krate;
     let self_type = &model.self_type;
-    let parameter = database_parameter(model);
-    let assumption = assumption(model);
+    let name = database_name(model, database);
+    let parameter = database_parameter(krate, database, &name);
+    let assumption = assumption(krate, database);
     let aggregate_types = scope
         .iter()
         .map(|aggregate| aggregate_type(krate, aggregate));
@@ -180,7 +212,7 @@ fn scoped_impl(model: &Model) -> TokenStream {
         const __SCOPE: &[&::core::primitive::str] = &[#(#aggregate_types),*];
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::ScopedConsumer<__Database> for #self_type #assumption {
+        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumption {
             fn aggregate_types(&self) -> &[&::core::primitive::str] {
                 __SCOPE
             }
@@ -244,6 +276,9 @@ fn settings(krate: &Path, settings: &Settings) -> TokenStream {
     if let Some(limit) = settings.handler_timeout.map(time) {
         calls.extend(quote_spanned! {span=> .handler_timeout(#limit) });
     }
+    if let Some(segments) = settings.segments {
+        calls.extend(quote_spanned! {span=> .segments(#segments) });
+    }
     calls
 }
 
@@ -253,9 +288,7 @@ fn construct_impl(model: &Model) -> TokenStream {
     let (dependencies, make) = match &model.making {
         Making::Init(function) => (
             quote_spanned! {Span::mixed_site()=> __dependencies },
-            quote_at! {krate, at(function) =>
-                #krate::__private::init::<Self, _>(#function, __dependencies)
-            },
+            init(krate, function),
         ),
         Making::UnitOrDefault(path) => (
             quote_spanned! {Span::mixed_site()=> _ },
@@ -270,13 +303,22 @@ fn construct_impl(model: &Model) -> TokenStream {
     };
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
-        impl #krate::__private::Construct for #self_type {
+        impl #krate::__private::OneConsumerBlockForEachType for #self_type {
             fn construct(
                 #dependencies: &#krate::Dependencies,
             ) -> ::core::result::Result<Self, #krate::HandlerError> {
                 #make
             }
         }
+    }
+}
+
+/// Calls the function, which is looked at where it is named.
+fn init(krate: &Path, function: &Path) -> TokenStream {
+    quote_at! {krate, at(function) =>
+        #[allow(unused_imports)]
+        use #krate::__private::NoInit as _;
+        #krate::__private::InitWith(#function).make::<Self>(__dependencies)
     }
 }
 
@@ -297,9 +339,10 @@ fn unit_or_default(krate: &Path, path: &Path) -> TokenStream {
     }
 }
 
-fn entry(model: &Model) -> TokenStream {
+fn entry(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let name = &model.name;
+    let version = model.version;
     let self_type = &model.self_type;
     let type_name = self_type.to_token_stream().to_string();
     let group = match &model.group {
@@ -313,13 +356,13 @@ fn entry(model: &Model) -> TokenStream {
         None => quote_spanned! {Span::mixed_site()=> &[] },
     };
     let settings = settings(krate, &model.settings);
-    let factories = factories(model);
+    let factories = factories(model, database);
     quote_spanned! {Span::mixed_site()=>
         #krate::__submit! {
             #krate::__private::Entry {
                 name: #name,
                 type_name: #type_name,
-                version: 1,
+                version: #version,
                 group: #group,
                 scope: #scope,
                 handlers: __HANDLERS,
@@ -337,16 +380,22 @@ fn entry(model: &Model) -> TokenStream {
     }
 }
 
-fn factories(model: &Model) -> TokenStream {
+/// How to make the consumer. A type that is no connection, or a consumer that cannot be shared, has
+/// no factory: what is wrong with it has been said at the implementation.
+fn factories(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;
-    match model.database {
-        Database::Any => quote_at! {krate, at(self_type) =>
-            #krate::__sqlite_factory!(#self_type),
-            #krate::__postgres_factory!(#self_type)
-        },
-        _ => quote_at! {krate, at(self_type) =>
-            &[#krate::__private::Factory::of::<__Database, #self_type>()]
-        },
+    let connection = match database {
+        Database::Any => {
+            return quote_at! {krate, at(self_type) =>
+                #krate::__sqlite_factory!(#self_type),
+                #krate::__postgres_factory!(#self_type)
+            };
+        }
+        Database::Named(_) => connection(krate, &quote_spanned! {at(self_type)=> __Database }),
+        Database::OfConnection(connection) => connection.to_token_stream(),
+    };
+    quote_at! {krate, at(self_type) =>
+        #krate::__factory!(#connection, #self_type)
     }
 }

@@ -1,11 +1,18 @@
 //! No input makes the macros panic: not random tokens, and not good input that went wrong.
 
+use std::env;
+use std::str::FromStr;
+
 use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenStream, TokenTree};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-/// How many inputs each run tries.
+/// How many inputs a run tries, unless `FUZZ_CASES` says otherwise.
 const CASES: u32 = 100_000;
+
+/// Where the random numbers begin, unless `FUZZ_SEED` says otherwise: the same inputs every time, so
+/// that a failure is seen again.
+const SEED: u64 = 1;
 
 /// Good input, which the mutations spoil.
 const SEEDS: &[(&str, &str)] = &[
@@ -24,6 +31,16 @@ const SEEDS: &[(&str, &str)] = &[
             #[on(reset)] async fn d(&self) -> Result<(), E> {}
             #[cfg_attr(x, on)] #[consumer::on] fn e(self: Box<Self>, (a, b): (u8, u8), ...);
             mac! {} type T = u8;
+        }"#,
+    ),
+    (
+        r#"name = "users", segments = 8, version = 2, batch_size = 5 retries = 3"#,
+        r#"impl Users {
+            #![allow(dead_code)]
+            #[cfg(a)] async fn handle(&self, tx: &mut PgConnection, event: &PersistedEvent) -> Result<(), E> {}
+            #[cfg(not(a,))] #[cfg(b)] async fn handle(&self, cx: Context, #[cfg(b)] events: &mut [PersistedEvent]) -> Result<(), E> {}
+            #[cfg(c)] #[on("A" "B")] async fn a(&self, tx: Transaction<'_, Sqlite>, pool: &PgPool) {}
+            const HOOK: fn(&str) = log; async fn
         }"#,
     ),
     (
@@ -252,9 +269,17 @@ fn run(args: TokenStream, item: TokenStream) {
     crate::event::derive(item);
 }
 
+fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
+    env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(otherwise)
+}
+
 fn runner() -> TestRunner {
     TestRunner::new(Config {
-        cases: CASES / 2,
+        cases: setting("FUZZ_CASES", CASES) / 2,
+        rng_seed: RngSeed::Fixed(setting("FUZZ_SEED", SEED)),
         failure_persistence: None,
         ..Config::default()
     })

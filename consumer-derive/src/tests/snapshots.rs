@@ -178,3 +178,27 @@ fn a_function_that_is_being_typed_is_given_back() {
         }",
     );
 }
+
+#[test]
+fn a_struct_that_is_being_typed_is_given_back_without_a_message_beside_that_of_the_compiler() {
+    consumer(
+        "typing_a_struct",
+        r#"name = "users", database = Sqlite"#,
+        "pub struct Users { na }",
+    );
+}
+
+#[test]
+fn a_block_that_shows_no_database_where_cfg_says_so() {
+    consumer(
+        "under_cfg",
+        r#"name = "users""#,
+        r#"impl Users {
+            #![allow(dead_code)]
+            #[cfg(feature = "sql")]
+            async fn handle(&self, tx: &mut PgConnection, event: &PersistedEvent) -> Result<(), Error> { Ok(()) }
+            #[cfg(not(feature = "sql"))]
+            async fn handle(&self, event: &PersistedEvent) -> Result<(), Error> { Ok(()) }
+        }"#,
+    );
+}

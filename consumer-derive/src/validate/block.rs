@@ -1,12 +1,14 @@
 //! The rules of an `impl` block as a whole: which of its functions are handlers, and whether they
 //! go together.
 
-use quote::ToTokens;
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::Type;
 
 use super::method;
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, On, OnEvents};
-use crate::model::{Cfgs, Database, Events, Handler, Handlers};
+use crate::model::{Cfgs, Choice, Database, Handler, Handlers};
 use crate::suggest::closest;
 
 /// What people call the handler by mistake.
@@ -21,6 +23,9 @@ const NEAR_MISSES: &[&str] = &[
     "call",
 ];
 
+/// Why there is no `handle` beside `#[on]`.
+pub(crate) const HANDLE_BESIDE_ON: &str = "`handle` takes every event, so nothing is left for the `#[on]` handlers: remove one or the other, or mark this one `#[on(other)]`";
+
 /// The handlers of the block; `None` when there are none, or one of them is wrong.
 pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handlers> {
     let marked: Vec<(&Function, &On)> = block
@@ -29,18 +34,15 @@ pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handler
         .collect();
     let handle: Vec<&Function> = block
         .functions()
-        .filter(|function| function.on.is_empty() && function.signature.ident == "handle")
+        .filter(|function| function.is_handle())
         .collect();
 
+    refuse_two_handles(&handle, errors);
     refuse_mixture(&handle, &marked, errors);
     refuse_repeated_names(&marked, errors);
     refuse_two_of_a_kind(&marked, errors);
     if handle.is_empty() && !block.functions().any(handles_events) {
-        // A function that is being typed may become the handler; what is wrong with it, the
-        // compiler says.
-        if !block.has_unreadable_function() {
-            report_no_handler(block, errors);
-        }
+        report_no_handler(block, errors);
         return None;
     }
 
@@ -82,15 +84,34 @@ fn only_mark<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a On> 
     Some(first)
 }
 
+/// `handle` twice, where no `cfg` chooses between the two.
+fn refuse_two_handles(handle: &[&Function], errors: &mut Errors) {
+    for (index, function) in handle.iter().enumerate() {
+        let cfgs = function.cfgs();
+        let is_second = handle
+            .iter()
+            .take(index)
+            .any(|before| before.cfgs() == cfgs);
+        if is_second {
+            errors.at(
+                &function.signature.ident,
+                "this consumer has two handlers of every event: keep one `handle`, or mark methods with `#[on]` to tell events apart",
+            );
+        }
+    }
+}
+
+/// `handle` beside `#[on]`; where `cfg` may choose between them, generated code checks it.
 fn refuse_mixture(handle: &[&Function], marked: &[(&Function, &On)], errors: &mut Errors) {
-    let takes_events = marked
-        .iter()
-        .any(|(_, on)| !matches!(on.events, Some(OnEvents::Reset)));
-    if let (Some(handle), true) = (handle.first(), takes_events) {
-        errors.at(
-            &handle.signature.ident,
-            "`handle` takes every event, so nothing is left for the `#[on]` handlers: remove one or the other, or mark this one `#[on(other)]`",
-        );
+    let mixed = handle.iter().find(|handle| {
+        let cfgs = handle.cfgs();
+        marked
+            .iter()
+            .filter(|(_, on)| !matches!(on.events, Some(OnEvents::Reset)))
+            .any(|(function, _)| function.cfgs() == cfgs)
+    });
+    if let Some(handle) = mixed {
+        errors.at(&handle.signature.ident, HANDLE_BESIDE_ON);
     }
 }
 
@@ -102,7 +123,7 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
             continue;
         };
         let method = function.signature.ident.to_string();
-        let cfgs = method::cfgs(function);
+        let cfgs = function.cfgs();
         for name in names {
             let text = name.value();
             let before = seen.iter().find(|(seen, _, other)| {
@@ -113,7 +134,7 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
                     format!("`{text}` is named twice: remove one of the two")
                 } else {
                     format!(
-                        "`{text}` already has a handler, `{other}`: an event goes to one method"
+                        "`{text}` already has a handler, `{other}`, and an event goes to one method: remove the name here or there"
                     )
                 };
                 errors.at(name, message);
@@ -137,11 +158,11 @@ fn refuse_two_of_a_kind(marked: &[(&Function, &On)], errors: &mut Errors) {
             continue;
         };
         for (second, on) in same {
-            if method::cfgs(second) == method::cfgs(first) {
+            if second.cfgs() == first.cfgs() {
                 errors.at(
                     &on.attribute,
                     format!(
-                        "`{}` is marked `#[on({kind})]` already: a consumer has one",
+                        "`{}` is marked `#[on({kind})]` already, and a consumer has one: remove one of the two, or do both in one method",
                         first.signature.ident
                     ),
                 );
@@ -173,40 +194,51 @@ fn report_no_handler(block: &ImplBlock, errors: &mut Errors) {
         );
         return;
     }
+    // What is being typed may become the handler.
+    if let Some(function) = block.unfinished_function() {
+        errors.at(
+            function,
+            "this consumer has no handler that can be read: finish this function, `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>`",
+        );
+        return;
+    }
     errors.at(
         block.self_type.to_token_stream(),
         "this consumer has no handler: add `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>`, or mark methods with `#[on]`",
     );
 }
 
-/// The database that the handlers show by their connections. Those without a `cfg` speak for all,
-/// since they are always there; where every one has a `cfg`, one of each stands in.
-pub(super) fn database(handlers: &Handlers) -> Database {
-    let mut connections: Vec<(Cfgs, syn::Type)> = Vec::new();
+/// The databases that the handlers show by their connections. A handler without a `cfg` speaks for
+/// all, since it is always there; where each has one, the first that is there speaks, and where
+/// none is, the consumer takes no transaction.
+pub(super) fn databases(handlers: &Handlers) -> Vec<Choice> {
+    let mut choices: Vec<(Cfgs, Type)> = Vec::new();
     for method in handlers.methods() {
         let Some(connection) = method.transaction() else {
             continue;
         };
         if method.cfgs.0.is_empty() {
-            return Database::OfConnection(vec![(Cfgs::default(), connection.clone())]);
+            return vec![Choice::always(Database::of(connection))];
         }
-        if connections.iter().all(|(cfgs, _)| *cfgs != method.cfgs) {
-            connections.push((method.cfgs.clone(), connection.clone()));
-        }
-    }
-    let alternatives = handlers
-        .events
-        .iter()
-        .all(|handler| matches!(handler.events, Events::Every));
-    if !alternatives {
-        connections.truncate(1);
-        for (cfgs, _) in &mut connections {
-            *cfgs = Cfgs::default();
+        if choices.iter().all(|(cfgs, _)| *cfgs != method.cfgs) {
+            choices.push((method.cfgs.clone(), connection.clone()));
         }
     }
-    if connections.is_empty() {
-        Database::Any
-    } else {
-        Database::OfConnection(connections)
+    let mut before: Vec<TokenStream> = Vec::new();
+    let mut databases = Vec::new();
+    for (cfgs, connection) in &choices {
+        let condition = cfgs.condition();
+        databases.push(Choice {
+            condition: (!before.is_empty())
+                .then(|| quote!(all(#condition, not(any(#(#before),*)))))
+                .or_else(|| Some(condition.clone())),
+            database: Database::of(connection),
+        });
+        before.push(condition);
     }
+    databases.push(Choice {
+        condition: (!before.is_empty()).then(|| quote!(not(any(#(#before),*)))),
+        database: Database::Any,
+    });
+    databases
 }

@@ -14,6 +14,12 @@ const MAX_NAME_LENGTH: usize = 255;
 /// The most events that one transaction may hold.
 const MAX_BATCH_SIZE: u32 = 10_000;
 
+/// The most lanes that one consumer may run as.
+const MAX_SEGMENTS: u32 = 64;
+
+/// The highest version that the checkpoint table holds.
+const MAX_VERSION: u32 = i32::MAX as u32;
+
 pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -> String {
     let Some(written) = args.name.value() else {
         if args.name.key().is_none() {
@@ -46,10 +52,11 @@ fn mistake_in_name(name: &str) -> Option<String> {
             name.trim()
         ));
     }
-    if name.len() > MAX_NAME_LENGTH {
+    // Characters of more than one byte are refused below.
+    let length = name.chars().count();
+    if length > MAX_NAME_LENGTH {
         return Some(format!(
-            "the name has {} characters: shorten it to {MAX_NAME_LENGTH} or fewer",
-            name.chars().count()
+            "the name has {length} characters: shorten it to {MAX_NAME_LENGTH} or fewer"
         ));
     }
     let odd = name
@@ -65,6 +72,12 @@ pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
     let Some(path) = args.krate.value() else {
         return syn::parse_quote!(::consumer);
     };
+    refuse_relative(path, errors);
+    path.clone()
+}
+
+/// Generated code stands in scopes of its own, where a path must mean the same.
+pub(crate) fn refuse_relative(path: &Path, errors: &mut Errors) {
     let is_absolute = path.leading_colon.is_some()
         || path
             .segments
@@ -80,7 +93,11 @@ pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
             ),
         );
     }
-    path.clone()
+}
+
+/// The version, which is part of the checkpoint's key.
+pub(super) fn version(args: &Args, errors: &mut Errors) -> u32 {
+    number(&args.version, 1, MAX_VERSION, "2", errors).unwrap_or(1)
 }
 
 pub(super) fn scope(args: &Args, errors: &mut Errors) -> Option<Vec<Aggregate>> {
@@ -135,11 +152,12 @@ pub(super) fn settings(args: &Args, errors: &mut Errors) -> Settings {
     Settings {
         start_from_now: start_from_now(args, errors),
         on_error: on_error(args, errors),
-        retries: number(&args.retries, 0, u32::MAX, errors),
+        retries: number(&args.retries, 0, u32::MAX, "5", errors),
         backoff: backoff(args, errors),
-        batch_size: number(&args.batch_size, 1, MAX_BATCH_SIZE, errors),
+        batch_size: number(&args.batch_size, 1, MAX_BATCH_SIZE, "500", errors),
         batch_time: duration(&args.batch_time, errors),
         handler_timeout: duration(&args.handler_timeout, errors),
+        segments: segments(args, errors),
     }
 }
 
@@ -173,19 +191,41 @@ fn one_of<'a>(slot: &Slot<LitStr>, choices: &[&'a str], errors: &mut Errors) -> 
     found.copied()
 }
 
-fn number(slot: &Slot<LitInt>, min: u32, max: u32, errors: &mut Errors) -> Option<u32> {
-    let written = slot.value()?;
-    match written.base10_parse::<u32>() {
-        Ok(number) if (min..=max).contains(&number) && written.suffix().is_empty() => Some(number),
-        _ => {
-            let key = slot.key()?;
-            errors.at(
-                written,
-                format!("`{key}` is a whole number from {min} to {max}"),
-            );
-            None
-        }
+fn segments(args: &Args, errors: &mut Errors) -> Option<u32> {
+    let written = args.segments.value()?;
+    let parsed =
+        whole_number(written).filter(|count| count.is_power_of_two() && *count <= MAX_SEGMENTS);
+    if parsed.is_none() {
+        errors.at(
+            written,
+            "`segments` is a power of two from 1 to 64, without a suffix, since lanes are halved and merged: write `segments = 8`",
+        );
     }
+    parsed
+}
+
+fn number(
+    slot: &Slot<LitInt>,
+    min: u32,
+    max: u32,
+    example: &str,
+    errors: &mut Errors,
+) -> Option<u32> {
+    let written = slot.value()?;
+    let parsed = whole_number(written).filter(|number| (min..=max).contains(number));
+    if parsed.is_none() {
+        let key = slot.key()?;
+        errors.at(
+            written,
+            format!("`{key}` is a whole number from {min} to {max}, without a suffix: write `{key} = {example}`"),
+        );
+    }
+    parsed
+}
+
+fn whole_number(written: &LitInt) -> Option<u32> {
+    let number = written.base10_parse().ok()?;
+    written.suffix().is_empty().then_some(number)
 }
 
 fn duration(slot: &Slot<LitStr>, errors: &mut Errors) -> Option<u64> {
@@ -260,5 +300,7 @@ mod tests {
         assert!(mistake_in_name("users model").is_some());
         assert!(mistake_in_name(&"u".repeat(256)).is_some());
         assert_eq!(mistake_in_name(&"u".repeat(255)), None);
+        let umlauts = mistake_in_name(&"ü".repeat(200)).unwrap_or_default();
+        assert!(umlauts.contains("the character 'ü'"), "{umlauts}");
     }
 }

@@ -2,12 +2,12 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
-use syn::{FnArg, PatType, ReceiverKind, ReturnType, Safety, Signature, Type};
+use syn::{FnArg, Ident, PatType, ReceiverKind, ReturnType, Safety, Signature, Type};
 
 use super::{last_name, type_arguments, unwrapped};
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, OnEvents};
-use crate::model::{Cfgs, Events, Handler, Method, Parameter};
+use crate::model::{Events, Handler, Method, Parameter};
 
 /// The shape that messages show.
 const SHAPE: &str = "async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>";
@@ -18,14 +18,14 @@ pub(super) fn every(
     block: &ImplBlock,
     errors: &mut Errors,
 ) -> Option<Handler> {
-    let method = method(function, block, errors)?;
-    let many = takes_several(&method);
-    let fits = refuse_decoded_in_handle(function, errors)
-        && one_event(function, &method, Wanted::Persisted, errors);
-    fits.then_some(Handler {
+    let given = Given::read(function, errors);
+    let fits = refuse_decoded_in_handle(function, &given, errors)
+        && one_event(function, &given, Wanted::Persisted, errors);
+    let method = method(function, given, block, errors)?;
+    fits.then(|| Handler {
+        many: takes_several(&method),
         method,
         events: Events::Every,
-        many,
     })
 }
 
@@ -36,18 +36,17 @@ pub(super) fn on(
     block: &ImplBlock,
     errors: &mut Errors,
 ) -> Option<Handler> {
-    let method = method(function, block, errors)?;
-    let many = takes_several(&method);
+    let given = Given::read(function, errors);
     let fits = match taken {
         OnEvents::Typed => {
-            refuse_undecoded(function, errors)
-                && one_event(function, &method, Wanted::Decoded, errors)
+            refuse_undecoded(&given, errors) && one_event(function, &given, Wanted::Decoded, errors)
         }
         OnEvents::Named(_) | OnEvents::Other | OnEvents::Reset => {
-            refuse_decoded_by_name(function, errors)
-                && one_event(function, &method, Wanted::Persisted, errors)
+            refuse_decoded_by_name(&given, errors)
+                && one_event(function, &given, Wanted::Persisted, errors)
         }
     };
+    let method = method(function, given, block, errors)?;
     if !fits {
         return None;
     }
@@ -57,20 +56,20 @@ pub(super) fn on(
         OnEvents::Other | OnEvents::Reset => Events::Rest,
     };
     Some(Handler {
+        many: takes_several(&method),
         method,
         events,
-        many,
     })
 }
 
 /// The method marked `#[on(reset)]`.
 pub(super) fn reset(function: &Function, block: &ImplBlock, errors: &mut Errors) -> Option<Method> {
-    let method = method(function, block, errors)?;
+    let given = Given::read(function, errors);
     let mut fits = true;
-    for typed in typed_parameters(&function.signature) {
-        let takes_event = match parameter(&typed.ty) {
-            Some(Parameter::Shared(ty)) => !is_context(&ty),
-            Some(Parameter::Transaction(_)) => false,
+    for (typed, parameter) in given.right() {
+        let takes_event = match parameter {
+            Parameter::Shared(ty) => !is_context(ty),
+            Parameter::Transaction(_) => false,
             _ => true,
         };
         if takes_event {
@@ -81,40 +80,78 @@ pub(super) fn reset(function: &Function, block: &ImplBlock, errors: &mut Errors)
             );
         }
     }
+    let method = method(function, given, block, errors)?;
     fits.then_some(method)
 }
 
-pub(super) fn cfgs(function: &Function) -> Cfgs {
-    let cfgs = function
-        .attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident("cfg"));
-    Cfgs(cfgs.cloned().collect())
-}
-
 /// What all handlers have in common.
-fn method(function: &Function, block: &ImplBlock, errors: &mut Errors) -> Option<Method> {
+fn method(
+    function: &Function,
+    given: Given<'_>,
+    block: &ImplBlock,
+    errors: &mut Errors,
+) -> Option<Method> {
     let signature = &function.signature;
-    let mut fits = refuse_qualifiers(signature, errors)
+    let fits = refuse_qualifiers(signature, errors)
         & refuse_receiver(signature, errors)
-        & refuse_no_output(signature, errors);
-    let mut parameters = Vec::new();
-    for typed in typed_parameters(signature) {
-        match checked_parameter(typed, errors) {
-            Some(parameter) => parameters.push(named_outside(parameter, &block.self_type)),
-            None => fits = false,
-        }
-    }
-    fits &= refuse_two_transactions(signature, errors);
+        & refuse_no_output(signature, errors)
+        & refuse_cfg_on_parameters(signature, errors)
+        & refuse_two_transactions(&given, errors);
+    let parameters = given.into_parameters(&block.self_type)?;
     fits.then(|| Method {
         name: signature.ident.clone(),
-        cfgs: cfgs(function),
+        cfgs: function.cfgs(),
         parameters,
         output: match &signature.output {
             ReturnType::Type(_, ty) => ty.to_token_stream(),
             ReturnType::Default => TokenStream::new(),
         },
     })
+}
+
+/// The parameters after `&self`, each by itself: what it is, or what it was probably meant to be
+/// after a mistake that has been reported.
+struct Given<'a>(Vec<(&'a PatType, Result<Parameter, Role>)>);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Transaction,
+    Context,
+    Event,
+    Unknown,
+}
+
+impl<'a> Given<'a> {
+    fn read(function: &'a Function, errors: &mut Errors) -> Self {
+        let is_typed = function
+            .on
+            .iter()
+            .any(|on| matches!(on.events, Some(OnEvents::Typed)));
+        let read = |typed: &'a PatType| (typed, checked_parameter(typed, is_typed, errors));
+        Self(typed_parameters(&function.signature).map(read).collect())
+    }
+
+    /// Those that are no mistake by themselves.
+    fn right(&self) -> impl Iterator<Item = (&'a PatType, &Parameter)> {
+        self.0.iter().filter_map(|(typed, read)| match read {
+            Ok(parameter) => Some((*typed, parameter)),
+            Err(_) => None,
+        })
+    }
+
+    fn has_wrong(&self, wanted: Role) -> bool {
+        self.0
+            .iter()
+            .any(|(_, read)| matches!(read, Err(role) if *role == wanted))
+    }
+
+    /// All of them, if none is a mistake.
+    fn into_parameters(self, self_type: &Type) -> Option<Vec<Parameter>> {
+        self.0
+            .into_iter()
+            .map(|(_, read)| Some(named_outside(read.ok()?, self_type)))
+            .collect()
+    }
 }
 
 fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) -> bool {
@@ -192,24 +229,81 @@ fn typed_parameters(signature: &Signature) -> impl Iterator<Item = &PatType> {
     })
 }
 
-fn checked_parameter(typed: &PatType, errors: &mut Errors) -> Option<Parameter> {
-    let parameter = parameter(&typed.ty);
-    match &parameter {
-        None => errors.at(
-            &typed.ty,
-            format!(
-                "a handler cannot be given this: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context`, and the event, as in `{SHAPE}`"
-            ),
-        ),
-        Some(Parameter::Transaction(connection)) => {
-            if let Some(message) = mistake_in_connection(connection) {
-                errors.at(&typed.ty, message);
-                return None;
-            }
+fn refuse_cfg_on_parameters(signature: &Signature, errors: &mut Errors) -> bool {
+    let mut fits = true;
+    let attributes = signature.inputs.iter().flat_map(|input| match input {
+        FnArg::Typed(typed) => &typed.attrs,
+        FnArg::Receiver(receiver) => &receiver.attrs,
+    });
+    for attribute in attributes {
+        if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
+            fits = false;
+            errors.at(
+                attribute,
+                "a parameter of a handler is there or is not: put the `cfg` on the method, and write one method for each case",
+            );
         }
-        Some(_) => {}
     }
-    parameter
+    fits
+}
+
+fn checked_parameter(
+    typed: &PatType,
+    is_typed: bool,
+    errors: &mut Errors,
+) -> Result<Parameter, Role> {
+    if let Some((role, message)) = mistake_in_type(&typed.ty, is_typed) {
+        errors.at(&typed.ty, message);
+        return Err(role);
+    }
+    match parameter(&typed.ty) {
+        Some(parameter) => Ok(parameter),
+        None => {
+            errors.at(
+                &typed.ty,
+                format!(
+                    "a handler cannot be given this: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context`, and the event, as in `{SHAPE}`"
+                ),
+            );
+            Err(Role::Unknown)
+        }
+    }
+}
+
+/// The types that a handler is given in another way, told by their names.
+fn mistake_in_type(ty: &Type, is_typed: bool) -> Option<(Role, String)> {
+    let (is_borrowed, is_mutable, behind) = match unwrapped(ty) {
+        Type::Reference(reference) => (
+            true,
+            reference.mutability.is_some(),
+            unwrapped(&reference.elem),
+        ),
+        other => (false, false, other),
+    };
+    if let Type::Slice(slice) = behind {
+        let is_events = is_mutable && names(&slice.elem, "PersistedEvent");
+        let message = "events are immutable: write `events: &[PersistedEvent]`";
+        return is_events.then(|| (Role::Event, message.to_owned()));
+    }
+    match last_name(behind)?.as_str() {
+        "Context" if !is_borrowed || is_mutable => Some((
+            Role::Context,
+            "a handler is lent the context, which it does not change: write `cx: &Context`".into(),
+        )),
+        "PersistedEvent" if is_mutable => Some((
+            Role::Event,
+            "an event is immutable: write `event: &PersistedEvent`".into(),
+        )),
+        name => {
+            // A type of the user's may end in `Transaction`, and may be an event.
+            let may_be_an_event = is_typed
+                && !is_borrowed
+                && !names_a_driver(name)
+                && type_arguments(behind).is_empty();
+            let message = mistake_in_connection(behind, is_mutable)?;
+            (!may_be_an_event).then_some((Role::Transaction, message))
+        }
+    }
 }
 
 /// Tells parameters apart by the shape of their types, which is all that a macro sees.
@@ -229,31 +323,60 @@ fn parameter(ty: &Type) -> Option<Parameter> {
     }
 }
 
-/// The types that one might take for a connection.
-fn mistake_in_connection(connection: &Type) -> Option<String> {
+/// The types that one might take for the connection, and the connection itself where it is not
+/// behind `&mut`.
+fn mistake_in_connection(connection: &Type, is_mutable: bool) -> Option<String> {
     let name = last_name(connection)?;
+    let kind = [
+        "Transaction",
+        "Pool",
+        "PoolOptions",
+        "PoolConnection",
+        "Connection",
+    ]
+    .into_iter()
+    .find(|kind| {
+        name.strip_suffix(kind)
+            .is_some_and(|driver| driver.is_empty() || names_a_driver(&name))
+    })?;
+    if kind == "Connection" && is_mutable {
+        return None;
+    }
     let database = type_arguments(connection)
         .first()
         .and_then(|database| last_name(database));
-    let plain = match (name.as_str(), database.as_deref()) {
-        ("PgTransaction" | "PgPool" | "PgPoolOptions", _) | (_, Some("Postgres")) => "PgConnection",
-        ("SqliteTransaction" | "SqlitePool" | "Transaction" | "Pool" | "PoolConnection", _)
-        | (_, Some("Sqlite")) => "SqliteConnection",
-        _ => return None,
+    let plain = match database.as_deref().unwrap_or(&name) {
+        database if database.starts_with("Pg") || database.starts_with("Postgres") => {
+            "PgConnection"
+        }
+        database if database.starts_with("Any") => "AnyConnection",
+        database if database.starts_with("MySql") => "MySqlConnection",
+        _ => "SqliteConnection",
     };
-    let reason = if name.contains("Transaction") {
-        "a handler is inside the worker's transaction and neither commits it nor rolls it back"
-    } else {
-        "a handler writes through the connection of the worker's transaction"
+    let reason = match kind {
+        "Transaction" => {
+            "a handler is inside the worker's transaction and neither commits it nor rolls it back"
+        }
+        "Connection" => "a handler writes through the connection that it is lent",
+        _ => "a handler writes through the connection of the worker's transaction",
     };
     Some(format!("{reason}: write `tx: &mut {plain}`"))
 }
 
-fn refuse_two_transactions(signature: &Signature, errors: &mut Errors) -> bool {
+/// Whether the name begins as those of sqlx's types for one driver.
+fn names_a_driver(name: &str) -> bool {
+    ["Sqlite", "Pg", "Postgres", "MySql", "Any"]
+        .iter()
+        .any(|driver| name.starts_with(driver))
+}
+
+fn refuse_two_transactions(given: &Given<'_>, errors: &mut Errors) -> bool {
     let mut fits = true;
-    let transactions = typed_parameters(signature)
-        .filter(|typed| matches!(parameter(&typed.ty), Some(Parameter::Transaction(_))));
-    for second in transactions.skip(1) {
+    let transactions = given
+        .right()
+        .filter(|(_, parameter)| matches!(parameter, Parameter::Transaction(_)));
+    let allowed = usize::from(!given.has_wrong(Role::Transaction));
+    for (second, _) in transactions.skip(allowed) {
         fits = false;
         errors.at(
             second,
@@ -272,50 +395,51 @@ enum Wanted {
 }
 
 /// Checks that there is one event, and at most one context beside it.
-fn one_event(function: &Function, method: &Method, wanted: Wanted, errors: &mut Errors) -> bool {
-    let mut events = 0;
-    let mut contexts = 0;
+fn one_event(function: &Function, given: &Given<'_>, wanted: Wanted, errors: &mut Errors) -> bool {
+    let name = &function.signature.ident;
+    let mut events = usize::from(given.has_wrong(Role::Event));
+    let mut contexts = usize::from(given.has_wrong(Role::Context));
     let mut fits = true;
-    for (parameter, written) in method
-        .parameters
-        .iter()
-        .zip(typed_parameters(&function.signature))
-    {
+    for (written, parameter) in given.right() {
         let count = match parameter {
             Parameter::Transaction(_) => continue,
             Parameter::Shared(ty) if wanted == Wanted::Decoded || is_context(ty) => &mut contexts,
             _ => &mut events,
         };
         *count += 1;
-        if *count > 1 && !may_be_renamed_context(method, wanted, events, contexts) {
+        if *count > 1 && !may_be_renamed_context(given, wanted, events, contexts) {
             fits = false;
             errors.at(
                 written,
                 format!(
-                    "a handler takes `tx`, `cx: &Context` and one event, each once: remove this parameter; `{}` is called by the worker, which has nothing else to give",
-                    method.name
+                    "a handler takes `tx`, `cx: &Context` and one event, each once: remove this parameter; `{name}` is called by the worker, which has nothing else to give"
                 ),
             );
         }
     }
-    if events == 0 {
-        errors.at(&function.signature.ident, missing_event(method, wanted));
+    // What was not understood may have been meant as the event.
+    if events == 0 && !given.has_wrong(Role::Unknown) {
+        errors.at(name, missing_event(name, wanted));
         return false;
     }
-    fits
+    fits && events > 0
 }
 
 /// An alias of `Context` looks like an event: with two references to choose from, the compiler
 /// finds out which is which.
-fn may_be_renamed_context(method: &Method, wanted: Wanted, events: usize, contexts: usize) -> bool {
-    let surely_events = method.parameters.iter().filter(|parameter| {
+fn may_be_renamed_context(
+    given: &Given<'_>,
+    wanted: Wanted,
+    events: usize,
+    contexts: usize,
+) -> bool {
+    let surely_events = given.right().filter(|(_, parameter)| {
         matches!(parameter, Parameter::Shared(ty) | Parameter::Several(ty) if names(ty, "PersistedEvent"))
     });
     wanted == Wanted::Persisted && events == 2 && contexts == 0 && surely_events.count() < 2
 }
 
-fn missing_event(method: &Method, wanted: Wanted) -> String {
-    let name = &method.name;
+fn missing_event(name: &Ident, wanted: Wanted) -> String {
     match wanted {
         Wanted::Persisted => format!(
             "`{name}` takes no event: add `event: &PersistedEvent`, or `events: &[PersistedEvent]` for several"
@@ -326,10 +450,10 @@ fn missing_event(method: &Method, wanted: Wanted) -> String {
     }
 }
 
-fn refuse_decoded_in_handle(function: &Function, errors: &mut Errors) -> bool {
+fn refuse_decoded_in_handle(function: &Function, given: &Given<'_>, errors: &mut Errors) -> bool {
     let name = &function.signature.ident;
     refuse_parameters(
-        function,
+        given,
         errors,
         |parameter| matches!(parameter, Parameter::Decoded(_)) || is_run(parameter),
         |ty| {
@@ -344,9 +468,9 @@ fn refuse_decoded_in_handle(function: &Function, errors: &mut Errors) -> bool {
     )
 }
 
-fn refuse_decoded_by_name(function: &Function, errors: &mut Errors) -> bool {
+fn refuse_decoded_by_name(given: &Given<'_>, errors: &mut Errors) -> bool {
     refuse_parameters(
-        function,
+        given,
         errors,
         |parameter| matches!(parameter, Parameter::Decoded(_)) || is_run(parameter),
         |ty| {
@@ -359,12 +483,12 @@ fn refuse_decoded_by_name(function: &Function, errors: &mut Errors) -> bool {
     )
 }
 
-fn refuse_undecoded(function: &Function, errors: &mut Errors) -> bool {
+fn refuse_undecoded(given: &Given<'_>, errors: &mut Errors) -> bool {
     refuse_parameters(
-        function,
+        given,
         errors,
         |parameter| match parameter {
-            Parameter::Shared(ty) => !is_context(ty) && !could_be_context(function, ty),
+            Parameter::Shared(ty) => !is_context(ty) && !could_be_context(given, ty),
             Parameter::Decoded(ty) | Parameter::Several(ty) => names(ty, "PersistedEvent"),
             Parameter::Transaction(_) => false,
         },
@@ -386,14 +510,14 @@ fn refuse_undecoded(function: &Function, errors: &mut Errors) -> bool {
 
 /// Reports the parameters that a rule refuses; true when there are none.
 fn refuse_parameters(
-    function: &Function,
+    given: &Given<'_>,
     errors: &mut Errors,
     refused: impl Fn(&Parameter) -> bool,
     message: impl Fn(&Type) -> String,
 ) -> bool {
     let mut fits = true;
-    for typed in typed_parameters(&function.signature) {
-        if parameter(&typed.ty).is_some_and(|parameter| refused(&parameter)) {
+    for (typed, parameter) in given.right() {
+        if refused(parameter) {
             fits = false;
             errors.at(&typed.ty, message(&typed.ty));
         }
@@ -402,13 +526,10 @@ fn refuse_parameters(
 }
 
 /// Whether a reference may be an alias of `Context`: there is an event beside it.
-fn could_be_context(function: &Function, ty: &Type) -> bool {
+fn could_be_context(given: &Given<'_>, ty: &Type) -> bool {
     !names(ty, "PersistedEvent")
-        && typed_parameters(&function.signature).any(|typed| {
-            matches!(
-                parameter(&typed.ty),
-                Some(Parameter::Decoded(_) | Parameter::Several(_))
-            )
+        && given.right().any(|(_, parameter)| {
+            matches!(parameter, Parameter::Decoded(_) | Parameter::Several(_))
         })
 }
 

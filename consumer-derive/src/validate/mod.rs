@@ -1,23 +1,24 @@
 //! The rules: from what was written to a [`Model`], or to all the mistakes in it at once.
 
-mod block;
-mod keys;
+pub(crate) mod block;
+pub(crate) mod keys;
 mod method;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Attribute, GenericArgument, ItemStruct, Path, PathArguments, Type};
 
 use crate::args::{self, Args};
 use crate::errors::Errors;
 use crate::item::{ImplBlock, Item};
-use crate::model::{Body, Database, Making, Model};
+use crate::model::{Body, Choice, Database, Making, Model};
 
 /// Checks everything and gives a model, or the mistakes.
 pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
     let errors_of = &mut errors;
     let name = keys::name(args, suggested_name(item).as_deref(), errors_of);
     let krate = keys::crate_path(args, errors_of);
+    let version = keys::version(args, errors_of);
     let scope = keys::scope(args, errors_of);
     let settings = keys::settings(args, errors_of);
     let group = keys::group(args, errors_of);
@@ -28,12 +29,13 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
         Some(subject) if errors.is_empty() => Ok(Model {
             krate,
             name,
+            version,
             group,
             scope,
             settings,
             making: making(args, item, &subject.self_type),
             self_type: subject.self_type,
-            database: subject.database,
+            databases: subject.databases,
             body: subject.body,
         }),
         _ => Err(errors),
@@ -43,7 +45,7 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
 /// What the item itself says, apart from the keys.
 struct Subject {
     self_type: Type,
-    database: Database,
+    databases: Vec<Choice>,
     body: Body,
 }
 
@@ -70,7 +72,7 @@ fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<S
     let handlers = block::handlers(block, errors)?;
     Some(Subject {
         self_type: block.self_type.clone(),
-        database: block::database(&handlers),
+        databases: block::databases(&handlers),
         body: Body::Handlers(handlers),
     })
 }
@@ -98,7 +100,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
     };
     Some(Subject {
         self_type: syn::parse_quote!(#name),
-        database,
+        databases: vec![Choice::always(database)],
         body: Body::ByHand,
     })
 }
@@ -106,19 +108,25 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
 fn refuse_item(tokens: &TokenStream, errors: &mut Errors) {
     const PLACE: &str = "put `#[consumer(…)]` on an `impl` block with an `async fn handle`, or on a struct that implements `Handler`";
     const KINDS: &[&str] = &[
-        "fn", "enum", "trait", "mod", "type", "const", "static", "use", "union",
+        "fn", "enum", "trait", "mod", "type", "const", "static", "use", "union", "struct",
     ];
     let kind = tokens
         .clone()
         .into_iter()
         .find(|word| KINDS.contains(&word.to_string().as_str()));
     match kind {
+        // A struct that does not parse is being typed; what it lacks, the compiler says.
+        Some(kind) if is_struct(&kind) => {}
         Some(kind) => errors.at(&kind, format!("`{kind}` declares no consumer: {PLACE}")),
         None => errors.at_span(
             Span::call_site(),
             format!("`#[consumer]` cannot read this item: {PLACE}"),
         ),
     }
+}
+
+fn is_struct(word: &TokenTree) -> bool {
+    matches!(word, TokenTree::Ident(word) if word == "struct")
 }
 
 fn refuse_trait(block: &ImplBlock, errors: &mut Errors) {
@@ -195,7 +203,7 @@ fn unwrapped(ty: &Type) -> &Type {
 }
 
 /// The name of the type at the end of its path.
-fn last_name(ty: &Type) -> Option<String> {
+pub(crate) fn last_name(ty: &Type) -> Option<String> {
     match unwrapped(ty) {
         Type::Path(ty) => ty.path.segments.last().map(|last| last.ident.to_string()),
         _ => None,

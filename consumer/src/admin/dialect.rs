@@ -11,6 +11,11 @@ use crate::worker::dialect::{Checkpoint, State};
 /// A database that can be operated: Postgres or SQLite.
 ///
 /// The trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "no consumers are operated on `{Self}`",
+    label = "neither `Postgres` nor `Sqlite`",
+    note = "use `PgEventStore` or `SqliteEventStore`, and turn on the feature `postgres` or `sqlite` of `consumer`"
+)]
 pub trait AdminBackend: AdminDialect {}
 
 /// What an operator's verbs ask of a database.

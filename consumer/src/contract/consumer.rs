@@ -198,7 +198,7 @@ pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle events of the database `{DB}`",
     label = "no `Handler<{DB}>` here",
-    note = "`#[consumer]` on a struct needs `impl Handler<{DB}> for {Self}`; to write the handler in place put `#[consumer]` on an `impl` block instead"
+    note = "`#[consumer]` on a struct needs `impl Handler<{DB}> for {Self}`, and with `database = any` that is `impl<DB: Database> Handler<DB> for {Self}`: for one database write `database = Sqlite`; to write the handler in place put `#[consumer]` on an `impl` block instead"
 )]
 pub trait Handler<DB: Database>: Send + Sync + 'static {
     /// Processes one event.
@@ -259,6 +259,11 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
 pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Consumer`] as the worker holds it: boxed once a batch, never once an event.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a consumer for the database `{DB}`",
+    label = "no `Consumer<{DB}>` here",
+    note = "put `#[consumer(name = \"…\")]` on an `impl {Self} {{ … }}` block with an `async fn handle`, or implement `Consumer<{DB}>` by hand: whatever implements it is an `ErasedConsumer<{DB}>`"
+)]
 pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
     /// See [`Consumer::name`].
     fn name(&self) -> &str;

@@ -1,6 +1,9 @@
 //! What generated methods call: one small function for each thing that the compiler may have to
 //! explain to the user.
 
+use std::future::{Ready, ready};
+use std::marker::PhantomData;
+
 use super::{BatchError, Context, HandlerError, PersistedEvent};
 
 /// The connection behind `tx`; tells the database of a consumer.
@@ -18,6 +21,38 @@ pub trait Transaction {
 impl<C: sqlx::Connection> Transaction for C {
     type Database = C::Database;
 }
+
+/// Gives a name to the mistake of ending the worker's transaction (R4).
+///
+/// The methods of `Transaction`, which ends what the handler itself began, are inherent and found
+/// first.
+pub trait EndsNoTransaction: Sized {
+    /// Is refused.
+    fn commit(self) -> Ready<Result<(), sqlx::Error>>
+    where
+        Self: EndsTransaction,
+    {
+        ready(Ok(()))
+    }
+
+    /// Is refused.
+    fn rollback(self) -> Ready<Result<(), sqlx::Error>>
+    where
+        Self: EndsTransaction,
+    {
+        ready(Ok(()))
+    }
+}
+
+impl<C: sqlx::Connection> EndsNoTransaction for &mut C {}
+
+/// Nothing that a handler is given; exists for its error message.
+#[diagnostic::on_unimplemented(
+    message = "the worker commits after the handler returned `Ok`: remove this call; to undo, return an error",
+    label = "the worker's transaction",
+    note = "`tx.begin()` makes a savepoint, which a handler may commit and roll back"
+)]
+pub trait EndsTransaction {}
 
 /// A connection to the database `DB`.
 #[diagnostic::on_unimplemented(
@@ -48,7 +83,7 @@ pub fn transaction<DB: sqlx::Database, T: TransactionOf<DB>>(
 #[diagnostic::on_unimplemented(
     message = "a handler cannot be lent a `{Self}`",
     label = "neither `consumer::PersistedEvent` nor `consumer::Context`",
-    note = "a handler is lent `event: &PersistedEvent` and `cx: &Context`; if this has one of those names, it is another crate's: import `consumer::PersistedEvent` or `consumer::Context`"
+    note = "a handler is lent `event: &PersistedEvent` and `cx: &Context`: for a decoded event mark the method `#[on]` and take it by value; if this has one of those two names, it is another crate's: import `consumer::PersistedEvent` or `consumer::Context`"
 )]
 pub trait Shared {
     /// Picks it out of what there is.
@@ -66,6 +101,31 @@ impl Shared for Context {
         cx
     }
 }
+
+/// Chooses how to treat the future of a handler that is lent a `T`. Where that is something which no
+/// handler is lent, nothing more is demanded: one message is enough.
+pub struct Lent<T: ?Sized>(PhantomData<T>);
+
+impl<T: Shared + ?Sized> Lent<T> {
+    /// See [`send`]. Found before [`NotLent::send`], since it is inherent.
+    pub fn send<F: Future + Send>(handler: F) -> impl Future<Output = F::Output> + Send {
+        handler
+    }
+}
+
+/// What stands in for the handler's future after a mistake.
+pub trait NotLent {
+    /// A future that is never run.
+    fn send<F: Future>(handler: F) -> impl Future<Output = F::Output> + Send
+    where
+        Self: Sized,
+    {
+        drop(handler);
+        std::future::pending()
+    }
+}
+
+impl<T> NotLent for Lent<T> {}
 
 /// Lends a handler the event or the context.
 pub fn shared<'a, T: Shared>(cx: &'a Context, event: &'a PersistedEvent) -> &'a T {
@@ -94,7 +154,30 @@ pub fn context<T: IsContext>(cx: &Context) -> &T {
     T::of(cx)
 }
 
-/// The slice that a handler of several events takes; a mistake is told at the parameter's type.
+/// The events of a batch, as they are.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot be given `&[{Self}]`",
+    label = "not `consumer::PersistedEvent`",
+    note = "`handle` takes a batch as `events: &[PersistedEvent]`; for runs of one event mark it `#[on]` and take `&[Envelope<'_, E>]`"
+)]
+pub trait Batch: Sized {
+    /// The events, as this type.
+    fn of(events: &[PersistedEvent]) -> &[Self];
+}
+
+impl Batch for PersistedEvent {
+    fn of(events: &[PersistedEvent]) -> &[Self] {
+        events
+    }
+}
+
+/// Gives a handler several events as they are.
+#[must_use]
+pub fn batch<T: Batch>(events: &[PersistedEvent]) -> &[T] {
+    T::of(events)
+}
+
+/// The slice that a handler of runs takes; a mistake is told at the parameter's type.
 pub fn slice<T>(given: &[T]) -> &[T] {
     given
 }

@@ -149,10 +149,56 @@ impl Settings {
         self.segments = segments.next_power_of_two();
         self
     }
+
+    /// The same settings with every value brought into its range, as the methods above do it: the
+    /// fields are public, so that a value may come from elsewhere.
+    #[must_use]
+    pub const fn clamped(self) -> Self {
+        let Backoff { min, max } = self.backoff;
+        let (batch_size, segments) = (self.batch_size, self.segments);
+        self.backoff(min, max)
+            .batch_size(batch_size)
+            .segments(segments)
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Backoff, Settings};
+    use std::time::Duration;
+
+    #[test]
+    fn values_out_of_range_are_brought_into_it() {
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(9));
+        let settings = Settings {
+            batch_size: 0,
+            segments: 0,
+            backoff: Backoff {
+                min: long,
+                max: short,
+            },
+            ..Settings::DEFAULT
+        };
+        let clamped = settings.clamped();
+        assert_eq!((clamped.batch_size, clamped.segments), (1, 1));
+        assert_eq!((clamped.backoff.min, clamped.backoff.max), (long, long));
+        let settings = Settings {
+            batch_size: u32::MAX,
+            segments: 48,
+            ..Settings::DEFAULT
+        };
+        let clamped = settings.clamped();
+        assert_eq!((clamped.batch_size, clamped.segments), (10_000, 64));
+    }
+
+    #[test]
+    fn values_in_range_stay() {
+        assert_eq!(Settings::default().clamped(), Settings::default());
     }
 }

@@ -92,8 +92,16 @@ pub struct DecodeError {
 #[derive(Debug)]
 enum Reason {
     Json(serde_path_to_error::Error<serde_json::Error>),
-    Version { current: i32 },
-    Type { expected: &'static [&'static str] },
+    Version {
+        current: i32,
+    },
+    Type {
+        expected: &'static [&'static str],
+    },
+    Aggregate {
+        found: String,
+        expected: &'static str,
+    },
 }
 
 impl DecodeError {
@@ -143,7 +151,7 @@ impl DecodeError {
     pub fn path(&self) -> Option<String> {
         match &self.reason {
             Reason::Json(error) => Some(error.path().to_string()),
-            Reason::Version { .. } | Reason::Type { .. } => None,
+            Reason::Version { .. } | Reason::Type { .. } | Reason::Aggregate { .. } => None,
         }
     }
 }
@@ -172,6 +180,10 @@ impl fmt::Display for DecodeError {
             Reason::Type { expected } => {
                 write!(f, "expected one of `{}`", expected.join("`, `"))
             }
+            Reason::Aggregate { found, expected } => write!(
+                f,
+                "it belongs to the aggregate `{found}`, and this is an event of `{expected}`"
+            ),
         }
     }
 }
@@ -180,7 +192,7 @@ impl std::error::Error for DecodeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.reason {
             Reason::Json(error) => Some(error.inner()),
-            Reason::Version { .. } | Reason::Type { .. } => None,
+            Reason::Version { .. } | Reason::Type { .. } | Reason::Aggregate { .. } => None,
         }
     }
 }
@@ -304,6 +316,23 @@ impl<'e, T> Typed<'e, T> {
     }
 }
 
+/// Can be made of an earlier version; exists for its error message.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Old}` cannot be made into `{Self}`: write `impl From<{Old}> for {Self}`",
+    label = "no `From<{Old}>` for `{Self}`"
+)]
+pub trait Upcast<Old> {
+    fn upcast(old: Old) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<Old, T: From<Old>> Upcast<Old> for T {
+    fn upcast(old: Old) -> T {
+        T::from(old)
+    }
+}
+
 /// Can be read from a payload; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
@@ -375,6 +404,23 @@ fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
 #[must_use]
 pub fn unknown_version(event: &PersistedEvent, current: i32) -> DecodeError {
     DecodeError::new(event, Reason::Version { current })
+}
+
+/// Refuses an event that `E` does not stand for, be its payload as it may.
+#[doc(hidden)]
+pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError> {
+    if *event.aggregate_type != *E::AGGREGATE_TYPE {
+        let reason = Reason::Aggregate {
+            found: event.aggregate_type.to_string(),
+            expected: E::AGGREGATE_TYPE,
+        };
+        return Err(DecodeError::new(event, reason));
+    }
+    if E::EVENT_TYPES.contains(&&*event.event_type) {
+        Ok(())
+    } else {
+        Err(unknown_type(event, E::EVENT_TYPES))
+    }
 }
 
 /// The event's type is none that the type stands for.

@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use super::Dependencies;
 use crate::contract::HandlerError;
 
-/// Makes an instance; written by `#[consumer]`.
-pub trait Construct: Sized {
+/// Makes an instance; written by `#[consumer]`, once for each type. When a type has two blocks, this
+/// name is what the compiler says of it.
+pub trait OneConsumerBlockForEachType: Sized {
     /// Makes an instance out of the dependencies.
     ///
     /// # Errors
@@ -105,13 +106,43 @@ impl<T, E: Into<HandlerError>> InitOutcome<T> for Result<T, E> {
     }
 }
 
-/// Calls an `init` function.
-///
-/// # Errors
-/// What it returns.
-pub fn init<T, R: InitOutcome<T>>(
-    function: fn(&Dependencies) -> R,
-    dependencies: &Dependencies,
-) -> Result<T, HandlerError> {
-    function(dependencies).into_result()
+/// An `init` function; found by its shape, so that one of another shape gets a message of its own.
+#[derive(Debug)]
+pub struct InitWith<F>(pub F);
+
+impl<F: FnOnce(&Dependencies) -> R, R> InitWith<F> {
+    /// Calls it. Found before [`NoInit::make`], since it is inherent.
+    ///
+    /// # Errors
+    /// What it returns.
+    pub fn make<T>(self, dependencies: &Dependencies) -> Result<T, HandlerError>
+    where
+        R: InitOutcome<T>,
+    {
+        (self.0)(dependencies).into_result()
+    }
 }
+
+/// A function of another shape.
+pub trait NoInit<F>: Sized {
+    /// Is refused.
+    ///
+    /// # Errors
+    /// Always.
+    fn make<T>(self, _: &Dependencies) -> Result<T, HandlerError>
+    where
+        F: TakesDependencies<T>,
+    {
+        Err("no `init`".into())
+    }
+}
+
+impl<F> NoInit<F> for InitWith<F> {}
+
+/// Nothing; exists for its error message.
+#[diagnostic::on_unimplemented(
+    message = "an `init` function takes `&Dependencies`: write `fn make(dependencies: &Dependencies) -> Result<{T}, E>`",
+    label = "takes something else",
+    note = "what it needs it gets from them, as in `dependencies.get::<Broker>()?`"
+)]
+pub trait TakesDependencies<T> {}

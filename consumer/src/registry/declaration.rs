@@ -95,6 +95,14 @@ impl<DB: Database> Registered<DB> {
         registered.declaration.scope = scope;
         registered
     }
+
+    /// Sets the version, 1 unless said: the traits do not tell it, so that a consumer that is
+    /// named by hand says it here.
+    #[must_use]
+    pub fn version(mut self, version: u32) -> Self {
+        self.declaration.version = version;
+        self
+    }
 }
 
 impl<DB: Database> Clone for Registered<DB> {

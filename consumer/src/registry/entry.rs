@@ -1,13 +1,15 @@
 //! What `#[consumer]` leaves in the program for each consumer; compiles without drivers.
 
 use std::any::{Any, TypeId};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use sqlx::Database;
 
-use super::construct::Construct;
+use super::construct::OneConsumerBlockForEachType as Construct;
 use super::handled::HandlerShape;
 use super::{Declaration, Dependencies, Site};
+use crate::contract::generated::Transaction;
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
 /// A declared consumer, before anybody knows which database it will run on.
@@ -91,9 +93,70 @@ impl Factory {
     }
 }
 
+/// The factories for a driver that is not compiled in.
+pub const NO_FACTORIES: [Factory; 0] = [];
+
+/// Knows how a `T` is made for the database that the connection `C` belongs to. Where one of the two
+/// is not what it must be, which has been said elsewhere, there is nothing to know.
+#[derive(Debug)]
+pub struct Making<C, T>(PhantomData<fn() -> (C, T)>);
+
+impl<C: Transaction, T: Send + Sync> Making<C, T> {
+    /// Found before [`NoMaking::WAY`], since it is inherent.
+    pub const WAY: Way<C> = Way(PhantomData);
+}
+
+/// After a mistake.
+pub trait NoMaking {
+    /// See [`Making`].
+    const WAY: NoWay = NoWay;
+}
+
+impl<C, T> NoMaking for Making<C, T> {}
+
+/// See [`Making`].
+#[derive(Clone, Copy, Debug)]
+pub struct Way<C>(PhantomData<fn() -> C>);
+
+/// See [`Making`].
+#[derive(Clone, Copy, Debug)]
+pub struct NoWay;
+
+#[expect(
+    clippy::unused_self,
+    reason = "the value chooses the type, and with it the method"
+)]
+impl<C: Transaction> Way<C> {
+    /// The factory.
+    #[must_use]
+    pub const fn factories<T: Consumer<C::Database> + Construct>(self) -> [Factory; 1] {
+        [Factory::of::<C::Database, T>()]
+    }
+}
+
+#[expect(
+    clippy::unused_self,
+    clippy::extra_unused_type_parameters,
+    reason = "it is called in the place of `Way::factories`"
+)]
+impl NoWay {
+    /// None.
+    #[must_use]
+    pub const fn factories<T>(self) -> [Factory; 0] {
+        []
+    }
+}
+
+// One is compiled for each consumer: what does not depend on it stands in `erased`.
 fn make_erased<DB: Database, C: Consumer<DB> + Construct>(dependencies: &Dependencies) -> Made {
-    let consumer: Arc<dyn ErasedConsumer<DB>> = Arc::new(C::construct(dependencies)?);
-    Ok(Box::new(consumer))
+    match C::construct(dependencies) {
+        Ok(consumer) => Ok(erased::<DB>(Arc::new(consumer))),
+        Err(error) => Err(error),
+    }
+}
+
+fn erased<DB: Database>(consumer: Arc<dyn ErasedConsumer<DB>>) -> Box<dyn Any + Send> {
+    Box::new(consumer)
 }
 
 #[cfg(feature = "auto-register")]

@@ -28,7 +28,10 @@ pub mod check {
 
     /// The aggregate of a typed handler's event must be in the consumer's scope.
     #[track_caller]
-    pub const fn is_in_scope(handler: HandlerShape, scope: &[&str]) {
+    pub const fn is_in_scope(handlers: &[HandlerShape], method: &str, line: u32, scope: &[&str]) {
+        let Some(handler) = super::handler_at(handlers, method, line) else {
+            return;
+        };
         let Handled::Typed { aggregate, events } = handler.handled else {
             return;
         };
@@ -41,7 +44,11 @@ pub mod check {
             .push(handler.method)
             .push("` would never be called: ")
             .push_names(events)
-            .push(" belongs to the aggregate `")
+            .push(if events.len() > 1 {
+                " belong to the aggregate `"
+            } else {
+                " belongs to the aggregate `"
+            })
             .push(aggregate)
             .push("`, and this consumer's scope is ")
             .push_names(scope)
@@ -51,13 +58,16 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// An event goes to one handler. `handlers` are all those of the consumer, this one too.
+    /// An event goes to one handler.
     #[track_caller]
-    pub const fn is_the_only_one(handler: HandlerShape, handlers: &[HandlerShape]) {
+    pub const fn is_the_only_one(handlers: &[HandlerShape], method: &str, line: u32) {
+        let Some(handler) = super::handler_at(handlers, method, line) else {
+            return;
+        };
         let mut rest = handlers;
         while let [other, later @ ..] = rest {
             rest = later;
-            if super::is_same_handler(&handler, other) {
+            if super::is_at(other, method, line) {
                 return;
             }
             let Some(event) = super::common_event(&handler.handled, &other.handled) else {
@@ -175,7 +185,9 @@ pub mod check {
                 .push(event.aggregate)
                 .push("`, and this enum is the aggregate `")
                 .push(aggregate)
-                .push("`: an enum has the events of one aggregate")
+                .push("`: move the variant to the enum of `")
+                .push(event.aggregate)
+                .push("`, or correct one of the two `#[event(aggregate = \"…\")]`")
         } else {
             return;
         };
@@ -186,14 +198,14 @@ pub mod check {
     #[track_caller]
     pub const fn is_named_once(events: &[&str], index: u32) {
         let (before, rest) = events.split_at(index as usize);
-        let [name, after @ ..] = rest else {
+        let [name, ..] = rest else {
             return;
         };
-        if super::contains(before, name) || super::contains(after, name) {
+        if super::contains(before, name) {
             let text = Text::new()
                 .push("two variants are the event `")
                 .push(name)
-                .push("`: give one another `name`");
+                .push("`: give this one its own, `#[event(name = \"…\")]`");
             panic!("{}", text.as_str());
         }
     }
@@ -202,21 +214,37 @@ pub mod check {
     #[track_caller]
     pub const fn is_listed_once(scope: &[&str], index: usize) {
         let (before, rest) = scope.split_at(index);
-        let [aggregate, after @ ..] = rest else {
+        let [aggregate, ..] = rest else {
             return;
         };
-        if super::contains(before, aggregate) || super::contains(after, aggregate) {
+        // An event that did not compile has no aggregate.
+        if !aggregate.is_empty() && super::contains(before, aggregate) {
             let text = Text::new()
-                .push("this type stands for the aggregate `")
+                .push("the aggregate type `")
                 .push(aggregate)
-                .push("`, which is listed twice: remove one of the two");
+                .push("` is listed twice, by its name or by types that stand for it: remove one of the two");
             panic!("{}", text.as_str());
         }
     }
 }
 
-const fn is_same_handler(one: &HandlerShape, other: &HandlerShape) -> bool {
-    one.line == other.line && same(one.method, other.method)
+const fn handler_at<'a>(
+    handlers: &'a [HandlerShape],
+    method: &str,
+    line: u32,
+) -> Option<&'a HandlerShape> {
+    let mut rest = handlers;
+    while let [handler, later @ ..] = rest {
+        if is_at(handler, method, line) {
+            return Some(handler);
+        }
+        rest = later;
+    }
+    None
+}
+
+const fn is_at(handler: &HandlerShape, method: &str, line: u32) -> bool {
+    handler.line == line && same(handler.method, method)
 }
 
 const fn contains(list: &[&str], wanted: &str) -> bool {

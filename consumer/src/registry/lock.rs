@@ -1,4 +1,4 @@
-//! The file that freezes names, scopes and handled events.
+//! The file that freezes names, versions, scopes and handled events.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::contract::Handled;
 const UPDATE: &str = "CONSUMERS_LOCK";
 
 const HEADER: &str = "\
-# The names, scopes and handled events of all consumers, as `assert_locked!` found them.
+# The names, versions, scopes and handled events of all consumers, as `assert_locked!` found them.
 # A renamed consumer starts again from the beginning of the log: change this file with care, by
 # CONSUMERS_LOCK=update cargo test
 ";
@@ -85,13 +85,22 @@ fn render(entries: impl Iterator<Item = &'static Entry>) -> String {
         // Writing to a `String` cannot fail.
         let _ = write!(
             text,
-            "\n{}\n    scope: {}\n    events: {}\n",
+            "\n{}\n{}    scope: {}\n    events: {}\n",
             entry.name,
+            version(entry),
             sorted(entry.scope.iter().copied(), "every aggregate"),
             events(entry)
         );
         text
     })
+}
+
+/// The version, where it is not the first: a change of it is a rebuild.
+fn version(entry: &Entry) -> String {
+    match entry.version {
+        1 => String::new(),
+        later => format!("    version: {later}\n"),
+    }
 }
 
 fn events(entry: &Entry) -> String {
@@ -141,8 +150,8 @@ fn consumers(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Checks that the linked consumers have the names, scopes and handled events that a file beside
-/// Cargo.toml says.
+/// Checks that the linked consumers have the names, versions, scopes and handled events that a file
+/// beside Cargo.toml says.
 ///
 /// A consumer's name keys its checkpoint: one that is renamed begins again from the start of the
 /// log, without a word. This line in a test makes the change visible, and the file makes it part

@@ -59,8 +59,9 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     if name.trim() != name {
         return Err(NameError::Padded { name: name.into() });
     }
+    // Characters of more than one byte are refused below.
     let length = name.chars().count();
-    if length > MAX_NAME_LENGTH || name.len() > MAX_NAME_LENGTH {
+    if length > MAX_NAME_LENGTH {
         let name = name.chars().take(40).chain("…".chars()).collect();
         return Err(NameError::TooLong { name, length });
     }

@@ -21,16 +21,39 @@ macro_rules! __submit {
     };
 }
 
+/// The factory of a consumer for the database that a connection belongs to.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __factory {
+    ($connection:ty, $consumer:ty) => {
+        &{
+            #[allow(unused_imports)]
+            use $crate::__private::NoMaking as _;
+            $crate::__private::Making::<$connection, $consumer>::WAY.factories::<$consumer>()
+        }
+    };
+}
+
+/// No factory. The consumer is mentioned nevertheless: it is no dead code, since another program may
+/// have a driver for it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __no_factory {
+    ($consumer:ty) => {
+        &{
+            let _ = <$consumer as $crate::__private::OneConsumerBlockForEachType>::construct;
+            $crate::__private::NO_FACTORIES
+        }
+    };
+}
+
 /// The factory of a consumer of every database, for SQLite.
 #[cfg(feature = "sqlite")]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
     ($consumer:ty) => {
-        &[$crate::__private::Factory::of::<
-            $crate::sqlx::Sqlite,
-            $consumer,
-        >()]
+        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer)
     };
 }
 
@@ -40,7 +63,7 @@ macro_rules! __sqlite_factory {
 #[macro_export]
 macro_rules! __sqlite_factory {
     ($consumer:ty) => {
-        &[]
+        $crate::__no_factory!($consumer)
     };
 }
 
@@ -50,10 +73,7 @@ macro_rules! __sqlite_factory {
 #[macro_export]
 macro_rules! __postgres_factory {
     ($consumer:ty) => {
-        &[$crate::__private::Factory::of::<
-            $crate::sqlx::Postgres,
-            $consumer,
-        >()]
+        $crate::__factory!($crate::sqlx::PgConnection, $consumer)
     };
 }
 
@@ -63,6 +83,6 @@ macro_rules! __postgres_factory {
 #[macro_export]
 macro_rules! __postgres_factory {
     ($consumer:ty) => {
-        &[]
+        $crate::__no_factory!($consumer)
     };
 }

@@ -15,6 +15,11 @@ use crate::PersistedEvent;
 /// A database that can hold an event store: Postgres or SQLite, each behind the feature of its name.
 ///
 /// It is sealed: a dialect cannot be written elsewhere.
+#[diagnostic::on_unimplemented(
+    message = "no event store runs on `{Self}`",
+    label = "neither `Postgres` nor `Sqlite`",
+    note = "use `PgEventStore` or `SqliteEventStore`, and turn on the feature `postgres` or `sqlite` of `consumer`"
+)]
 pub trait Backend: Database {
     /// The store's SQL for it.
     #[doc(hidden)]

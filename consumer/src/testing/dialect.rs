@@ -7,6 +7,11 @@ use crate::worker::WorkerBackend;
 /// A database that consumers can be tested on: Postgres or SQLite.
 ///
 /// The trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "no consumer is tested on `{Self}`",
+    label = "neither `Postgres` nor `Sqlite`",
+    note = "test on the database that the consumer runs on, `Postgres` or `Sqlite`, and turn on the feature of that name of `consumer`"
+)]
 pub trait TestBackend: TestDialect {}
 
 /// What a test asks of a database.

@@ -10,10 +10,15 @@ impl Users {
     }
 
     #[on("UserRenamed", "UserRenamed")]
-    async fn renamed(&mut self, _event: &PersistedEvent) {}
+    async fn renamed(&mut self, _event: PersistedEvent, _more: (u8, u8)) {}
 
     #[on(othr)]
     async fn rest(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on(reset)]
+    async fn empty(_tx: SqliteConnection, _event: &PersistedEvent) -> Result<(), HandlerError> {
         Ok(())
     }
 }

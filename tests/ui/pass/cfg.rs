@@ -86,6 +86,107 @@ impl EitherWay {
     }
 }
 
+struct WithOrWithout;
+
+#[consumer(name = "with_or_without")]
+impl WithOrWithout {
+    #[cfg(all())]
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(not(all()))]
+    async fn handle(
+        &self,
+        _tx: &mut NoSuchConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct TwoConnections;
+
+#[consumer(name = "two_connections")]
+impl TwoConnections {
+    #[cfg(any())]
+    async fn handle(
+        &self,
+        _tx: &mut NoSuchConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(all())]
+    #[cfg(not(any(),))]
+    async fn handle(
+        &self,
+        _tx: &mut SqliteConnection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(any())]
+    #[on(reset)]
+    async fn empty(&self, _tx: &mut NoSuchConnection) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct OnlyOneTakesTx;
+
+#[consumer(name = "only_one_takes_tx")]
+impl OnlyOneTakesTx {
+    #[on("Registered")]
+    async fn registered(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(any())]
+    #[on("Deleted")]
+    async fn deleted(
+        &self,
+        _tx: &mut NoSuchConnection,
+        _events: &[PersistedEvent],
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+struct HandleOrOn;
+
+#[consumer(name = "handle_or_on")]
+impl HandleOrOn {
+    #[cfg(any())]
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[cfg(not(any()))]
+    #[on("Registered")]
+    async fn registered(&self, _events: &[PersistedEvent]) -> Result<(), HandlerError> {
+        Err("registered".into())
+    }
+}
+
+struct OnOrHandle;
+
+#[consumer(name = "on_or_handle")]
+impl OnOrHandle {
+    #[cfg(all())]
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Err("handle".into())
+    }
+
+    #[cfg(not(all()))]
+    #[on("Registered")]
+    async fn registered(&self, _events: &[PersistedEvent]) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let event = |kind: &str| {
@@ -106,11 +207,26 @@ async fn main() {
         (1, "one")
     );
     assert!(!ErasedConsumer::<Sqlite>::can_reset(&Users));
+    assert!(!ErasedConsumer::<Sqlite>::uses_transaction(&WithOrWithout));
+    assert!(ErasedConsumer::<Sqlite>::uses_transaction(&TwoConnections));
+    assert!(!ErasedConsumer::<Sqlite>::uses_transaction(&OnlyOneTakesTx));
+    for (said, failed) in [
+        (
+            "registered",
+            ErasedConsumer::<Sqlite>::handle_batch(&HandleOrOn, &cx, &mut tx, &events).await,
+        ),
+        (
+            "handle",
+            ErasedConsumer::<Sqlite>::handle_batch(&OnOrHandle, &cx, &mut tx, &events).await,
+        ),
+    ] {
+        assert_eq!(failed.unwrap_err().error.to_string(), said);
+    }
     assert_eq!(
         consumer::Registry::<Sqlite>::discover()
             .unwrap()
             .registered()
             .len(),
-        2
+        7
     );
 }

@@ -1,4 +1,4 @@
-//! The strictest crate that there is has nothing to say about generated code.
+//! The strictest crate that there is has nothing to say about generated code, in every form of it.
 #![forbid(unsafe_code)]
 #![deny(
     warnings,
@@ -6,13 +6,18 @@
     unused,
     unreachable_pub,
     rust_2018_idioms,
-    unused_qualifications
+    unused_qualifications,
+    // Only `cargo clippy` looks at these two.
+    clippy::all,
+    clippy::pedantic
 )]
+// A handler is `async`, whether or not it waits for something.
 #![allow(clippy::unused_async)]
 #![deny(unused_results, single_use_lifetimes, trivial_bounds, unused_lifetimes)]
 
+use consumer::MissingDependency;
 use consumer::prelude::*;
-use consumer::sqlx::Database;
+use consumer::sqlx::{Database, Error as SqlxError, Sqlite};
 use serde::{Deserialize, Serialize};
 
 /// Registered.
@@ -99,6 +104,110 @@ impl<DB: Database> Handler<DB> for Everything {
         &self,
         _cx: &Context,
         _tx: &mut DB::Connection,
+        _event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+/// Sees whole batches, with every key.
+#[derive(Debug)]
+pub struct Batches {
+    /// Where it came from.
+    pub url: String,
+}
+
+impl Batches {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// When nobody said where.
+    pub fn connect(dependencies: &Dependencies) -> Result<Self, MissingDependency> {
+        let url = dependencies.get::<String>()?.clone();
+        Ok(Self { url })
+    }
+}
+
+#[consumer(
+    name = "batches",
+    aggregates = ["User", "Order"],
+    start_from = "now",
+    on_error = "park",
+    retries = 1,
+    backoff = "1s..2s",
+    batch_size = 1000,
+    batch_time = "2s",
+    handler_timeout = "1m",
+    segments = 4,
+    version = 2,
+    group = "projections",
+    init = Batches::connect
+)]
+impl Batches {
+    async fn handle(
+        &self,
+        tx: &mut SqliteConnection,
+        cx: &Context,
+        events: &[PersistedEvent],
+    ) -> Result<(), SqlxError> {
+        let _ = (tx, cx, events, &self.url);
+        Ok(())
+    }
+
+    #[on(reset)]
+    async fn empty(&self, tx: &mut SqliteConnection, cx: &Context) -> Result<(), SqlxError> {
+        let _ = (tx, cx, &self.url);
+        Ok(())
+    }
+}
+
+/// Sees runs.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// How many.
+    pub limit: usize,
+}
+
+#[consumer(name = "runs")]
+impl Runs {
+    #[on]
+    async fn registered(
+        &self,
+        events: &[Envelope<'_, UserRegistered>],
+        _cx: &Context,
+    ) -> Result<(), HandlerError> {
+        if events.len() > self.limit {
+            return Err("too many".into());
+        }
+        Ok(())
+    }
+
+    #[on]
+    async fn order(&self, _event: OrderPlaced) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on(other)]
+    async fn others(&self, _events: &[PersistedEvent]) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+/// An order.
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(aggregate = "Order")]
+pub struct OrderPlaced {}
+
+/// Sees one database, by hand.
+#[consumer(name = "one_database", database = Sqlite, batch_size = 7)]
+#[derive(Debug)]
+pub struct OneDatabase;
+
+impl Handler<Sqlite> for OneDatabase {
+    async fn handle(
+        &self,
+        _cx: &Context,
+        _tx: &mut SqliteConnection,
         _event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
         Ok(())

@@ -8,7 +8,7 @@
 )]
 
 use consumer::prelude::*;
-use consumer::sqlx::Sqlite;
+use consumer::sqlx::{Connection as _, Sqlite};
 
 mod models {
     #[derive(Default)]
@@ -100,6 +100,28 @@ impl models::Tuple {
     }
 }
 
+struct Documented;
+
+#[consumer(name = "documented")]
+impl Documented {
+    #![allow(dead_code)]
+    //! What stands here belongs to the block, and not to the first method.
+
+    async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Outcome {
+        if event.event_type.is_empty() {
+            return Ok(());
+        }
+        // A savepoint is the handler's own.
+        let savepoint = tx.begin().await?;
+        savepoint.commit().await?;
+        let savepoint = tx.begin().await?;
+        savepoint.rollback().await?;
+        Ok(())
+    }
+
+    fn nobody_calls_this() {}
+}
+
 fn main() {
     struct InAFunction;
 
@@ -136,6 +158,7 @@ fn main() {
             "alias",
             "choice",
             "counter",
+            "documented",
             "generic",
             "hidden",
             "in_a_function",

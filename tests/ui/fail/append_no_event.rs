@@ -1,0 +1,7 @@
+use consumer::prelude::*;
+
+struct NoEvent;
+
+fn main() {
+    let _ = NewEvent::typed(&NoEvent);
+}

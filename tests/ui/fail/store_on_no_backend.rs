@@ -1,0 +1,5 @@
+use consumer::EventStore;
+
+fn last(_store: &EventStore<String>) {}
+
+fn main() {}

@@ -1,0 +1,21 @@
+use consumer::prelude::*;
+
+struct Users;
+
+#[consumer(name = "users")]
+impl Users {
+    #[on("UserRegistered")]
+    async fn registered(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[consumer(name = "users_again")]
+impl Users {
+    #[on("UserRenamed")]
+    async fn renamed(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn main() {}
