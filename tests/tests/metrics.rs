@@ -403,7 +403,7 @@ fn documented() -> Vec<&'static str> {
 fn the_dashboard_shows_every_metric_of_the_documentation_and_no_other() {
     let dashboard = include_str!("../../examples/grafana/consumers.json");
     let documented = documented();
-    assert_eq!(documented.len(), 16);
+    assert_eq!(documented.len(), 17);
     let source = include_str!("../../consumer/src/worker/measure.rs");
     for name in documented {
         assert!(

@@ -490,6 +490,11 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
                 without_consumer.push(unknown(name, &self.registered));
             }
         }
+        for registered in &mut self.registered {
+            let settings = &mut registered.declaration.settings;
+            // The fields are public, and a change may have put anything there.
+            *settings = settings.clone().clamped();
+        }
         without_consumer
     }
 

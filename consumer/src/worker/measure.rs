@@ -106,6 +106,11 @@ pub(crate) fn describe() {
             "transactions that keep the frontier, once it waits for a second"
         );
         describe_counter!(
+            "consumer_continuity_breaks_total",
+            Count,
+            "events whose aggregate skips a version"
+        );
+        describe_counter!(
             "consumer_log_reads_total",
             Count,
             "stretches of the log that were wanted, by whether they were in memory"
