@@ -530,10 +530,13 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             Err(Fault::TimedOut(error)) => (error, true),
         };
         match (fault::judge::<DB>(&error.error), violation) {
-            // A full or broken disk makes SQLite roll back by itself. Nothing was saved, and
-            // nobody uses the connection again.
-            (Blame::Infrastructure, _) => Err(Trouble::Infrastructure(error.error.to_string())),
+            // A full or broken disk makes a database without a server roll back by itself. Nothing
+            // was saved, and nobody uses the connection again.
+            (Blame::Infrastructure, Some(_)) if !DB::HOLDS_CLAIMS => {
+                Err(Trouble::Infrastructure(error.error.to_string()))
+            }
             (_, Some(violation)) => Err(violation),
+            (Blame::Infrastructure, None) => Err(Trouble::Infrastructure(error.error.to_string())),
             (Blame::Commit, None) => Err(Trouble::violation(ready.claim.clone(), "COMMIT")),
             (Blame::Handler | Blame::Protocol, None) => {
                 let done = self.failed(ready, &error);
