@@ -14,7 +14,7 @@ use consumer::{
     Backend, EventStore, ExpectedVersion, HealthProblem, LaneState, NewEvent, Settings, WaitError,
     Worker, WorkerBackend, WorkerHandle,
 };
-use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases};
+use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases, patiently};
 use sqlx::{Database as _, Executor, Pool};
 use tokio::sync::Semaphore;
 
@@ -39,9 +39,10 @@ async fn until<DB: WorkerBackend>(
     handle: &WorkerHandle<DB>,
     holds: impl Fn(&consumer::Health) -> bool,
 ) {
-    while !holds(&handle.health()) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    consumer_tests::until("its health is as it is to be", async || {
+        holds(&handle.health())
+    })
+    .await;
 }
 
 fn stalled_in(health: &consumer::Health) -> bool {
@@ -91,8 +92,8 @@ on_both_databases! {
         assert!(handle.health().is_live());
         if Db::NAME == "SQLite" {
             // The head goes back: a log that cannot be trusted ends the worker.
-            sqlx::query("DELETE FROM events").execute(&db.pool).await.unwrap();
-            running.await.unwrap().unwrap_err();
+            db.execute("DELETE FROM events; UPDATE sqlite_sequence SET seq = 0 WHERE name = 'events'").await;
+            patiently("it ends", running).await.unwrap().unwrap_err();
         } else {
             running.abort();
             running.await.unwrap_err();

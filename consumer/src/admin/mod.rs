@@ -166,7 +166,7 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Brings a consumer down to a number of segments, a power of two up to 64, and says how many
-    /// there are then; see [`merge_segments`](crate::merge_segments). Workers have to run it
+    /// there are then; see [`merge_segments`]. Workers have to run it
     /// meanwhile, set to no more segments than that; it can be given up at any time.
     ///
     /// # Errors
