@@ -280,6 +280,7 @@ async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
             "state text not null default 'running'::text",
             "replay_to bigint not null default 0",
             "hold_at bigint",
+            "hold_until timestamp with time zone",
             "attempts integer not null default 0",
             "retry_at timestamp with time zone",
             "failed_position bigint",

@@ -723,7 +723,7 @@ async fn ten_consumers_get_along_with_the_smallest_pool() {
     let db = Database::<Postgres>::fresh().await.with_read_model().await;
     let positions = db.append_many(50).await;
     let pool = sqlx::postgres::PgPoolOptions::new()
-        .max_connections(4)
+        .max_connections(5)
         .connect(&db.url)
         .await
         .unwrap();

@@ -527,7 +527,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
                 max: u32::try_from(max).unwrap_or(u32::MAX),
                 needed: u32::try_from(fixed + least).unwrap_or(u32::MAX),
                 why: if elsewhere > 0 {
-                    "and those of one batch of a handler without `tx`"
+                    "and two for one of a handler without `tx`"
                 } else {
                     "as many batches run at once as there are more"
                 },

@@ -43,7 +43,7 @@ impl Filter {
 /// `('x' || left(md5(convert_to(aggregate_id, 'UTF8')), 4))::bit(16)::int & 1023`.
 ///
 /// ```
-/// assert_eq!(consumer::aggregate_slice("ada"), 571);
+/// assert_eq!(consumer::aggregate_slice("ada"), 141);
 /// ```
 #[must_use]
 pub fn aggregate_slice(aggregate_id: &str) -> u16 {
