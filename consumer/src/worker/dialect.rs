@@ -87,7 +87,9 @@ pub trait Dialect: Backend {
         right: &LaneKey,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Makes one row of two neighbours that stand at one position; says whether it did.
+    /// Makes one row of two neighbours that stand at one position; says whether it did. An event
+    /// that has failed in one of them has all its attempts before it again: the row would wait for
+    /// ever for the two to agree in that.
     fn merge(
         statements: &Self::Sql,
         connection: &mut Self::Connection,
@@ -365,8 +367,6 @@ pub(crate) struct Standing {
     pub slice_to: i32,
     /// Whether it may run.
     pub state: State,
-    /// How often the next event has failed.
-    pub attempts: u32,
 }
 
 impl Standing {
@@ -378,9 +378,7 @@ impl Standing {
         let agree = first.position == second.position
             && first.epoch == second.epoch
             && first.slice_to == right.slice_from
-            && rows
-                .iter()
-                .all(|row| row.state == State::Running && row.attempts == 0);
+            && rows.iter().all(|row| row.state == State::Running);
         agree.then_some(second.slice_to)
     }
 }

@@ -127,7 +127,7 @@ const TRY_AGAIN: &str = "
 const SHORT_WAIT: &str = "SET LOCAL lock_timeout = '2s'";
 
 const LOCK_ROWS: &str = "
-    SELECT position, epoch, slice_to, state, attempts FROM {progress}
+    SELECT position, epoch, slice_to, state FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)
      ORDER BY slice_from FOR UPDATE";
 
@@ -149,6 +149,13 @@ const HOLD: &str = "
     UPDATE {progress}
        SET hold_at = $5, hold_until = clock_timestamp() + $6 * interval '1 millisecond'
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)";
+
+/// Whatever one of the two waits for a retry of may come later than what the other has before it.
+const MERGED: &str = "
+    UPDATE {progress}
+       SET slice_to = $4, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
+           error = NULL, updated_at = clock_timestamp()
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
@@ -286,6 +293,7 @@ statements! {
         copy_half: COPY_HALF,
         resize: RESIZE,
         hold: HOLD,
+        merged: MERGED,
         remove: REMOVE,
         survey: SURVEY,
         advance: ADVANCE,
@@ -434,7 +442,7 @@ impl Dialect for Postgres {
             return Ok(false);
         };
         on_row(&statements.remove, right).execute(&mut *tx).await?;
-        on_row(&statements.resize, left)
+        on_row(&statements.merged, left)
             .bind(slice_to)
             .execute(&mut *tx)
             .await?;
@@ -712,7 +720,6 @@ async fn lock_rows(
                 epoch: row.try_get("epoch")?,
                 slice_to: row.try_get("slice_to")?,
                 state: State::parse(row.try_get("state")?),
-                attempts: attempts(row)?,
             })
         })
         .collect()

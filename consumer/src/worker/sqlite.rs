@@ -77,7 +77,7 @@ const TRY_AGAIN: &str = "
      WHERE consumer = ?1 AND version = ?2 AND state = 'stopped'";
 
 const ROWS: &str = "
-    SELECT position, epoch, slice_to, state, attempts FROM {progress}
+    SELECT position, epoch, slice_to, state FROM {progress}
      WHERE consumer = ?1 AND version = ?2 AND slice_from IN (?3, ?4)
      ORDER BY slice_from";
 
@@ -101,6 +101,13 @@ const HOLD: &str = concat!(
     " + ?6
      WHERE consumer = ?1 AND version = ?2 AND slice_from IN (?3, ?4)"
 );
+
+/// Whatever one of the two waits for a retry of may come later than what the other has before it.
+const MERGED: &str = "
+    UPDATE {progress}
+       SET slice_to = ?4, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
+           error = NULL
+     WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3";
 
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = ?1 AND version = ?2 AND slice_from = ?3";
@@ -166,6 +173,7 @@ statements! {
         copy_half: COPY_HALF,
         resize: RESIZE,
         hold: HOLD,
+        merged: MERGED,
         remove: REMOVE,
         survey: SURVEY,
         advance: ADVANCE,
@@ -357,7 +365,7 @@ impl Dialect for Sqlite {
             return Ok(false);
         };
         on_row(&statements.remove, right).execute(&mut *tx).await?;
-        on_row(&statements.resize, left)
+        on_row(&statements.merged, left)
             .bind(slice_to)
             .execute(&mut *tx)
             .await?;
@@ -572,7 +580,6 @@ async fn rows(
                 epoch: row.try_get("epoch")?,
                 slice_to: row.try_get("slice_to")?,
                 state: State::parse(row.try_get("state")?),
-                attempts: row.try_get("attempts")?,
             })
         })
         .collect()

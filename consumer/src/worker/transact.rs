@@ -320,8 +320,9 @@ impl<DB: WorkerBackend> Try<'_, DB> {
             return Err(Done::Elsewhere(claim));
         }
         match claim.retry_in {
-            Some(wait) => Err(Done::Wait(wait)),
-            None => Ok(claim),
+            // Other events need not wait for the one that failed.
+            Some(wait) if self.retried(&claim).is_some() => Err(Done::Wait(wait)),
+            _ => Ok(claim),
         }
     }
 
