@@ -1,0 +1,71 @@
+//! The events that everybody handles, and the read models made of them.
+
+use sqlx::PgPool;
+
+/// Money that came into an account.
+#[derive(Clone, Debug)]
+pub(crate) struct Deposit {
+    /// Names it among all.
+    pub(crate) number: i64,
+    pub(crate) account: String,
+    /// Its place in the account's history, from 1.
+    pub(crate) version: u16,
+    pub(crate) amount: i64,
+    pub(crate) text: String,
+}
+
+impl Deposit {
+    pub(crate) fn new(number: usize, account: String, version: usize) -> Self {
+        Self {
+            number: number as i64,
+            account,
+            version: u16::try_from(version).expect("a short history"),
+            amount: number as i64 % 100,
+            // About 200 bytes with the rest of the payload.
+            text: "x".repeat(160),
+        }
+    }
+}
+
+/// So many deposits, over 10,000 accounts or a tenth of their number.
+pub(crate) fn deposits(count: usize) -> impl Iterator<Item = Deposit> {
+    let accounts = (count / 10).clamp(1, 10_000);
+    (0..count).map(move |n| Deposit::new(n, format!("account-{}", n % accounts), n / accounts + 1))
+}
+
+/// What a handler does with an event: one statement, given the account, the amount and the number.
+pub(crate) type Statement = &'static str;
+
+/// The read model whose making is timed.
+pub(crate) const BALANCE: Statement = "
+INSERT INTO balances (account, amount, deposits, number) VALUES ($1, $2, 1, $3)
+ON CONFLICT (account) DO UPDATE
+   SET amount = balances.amount + excluded.amount, deposits = balances.deposits + 1,
+       number = excluded.number";
+
+/// The read model that shows what was handled, and how often.
+pub(crate) const HANDLED: Statement =
+    "INSERT INTO handled (account, amount, number) VALUES ($1, $2, $3)";
+
+/// Makes the tables of both.
+pub(crate) const TABLES: &str = "
+CREATE TABLE balances (
+    account TEXT PRIMARY KEY, amount BIGINT NOT NULL, deposits BIGINT NOT NULL, number BIGINT NOT NULL);
+CREATE TABLE handled (account TEXT NOT NULL, amount BIGINT NOT NULL, number BIGINT NOT NULL)";
+
+/// Fails unless every deposit has been counted once.
+pub(crate) async fn check(pool: &PgPool, count: usize) {
+    const SUMS: &str =
+        "SELECT sum(deposits)::bigint, sum(amount)::bigint, count(*)::bigint FROM balances";
+    let made: (i64, i64, i64) = sqlx::query_as(SUMS)
+        .fetch_one(pool)
+        .await
+        .expect("the sums");
+    let amounts: i64 = deposits(count).map(|deposit| deposit.amount).sum();
+    let accounts = (count / 10).clamp(1, 10_000);
+    assert_eq!(
+        made,
+        (count as i64, amounts, accounts as i64),
+        "deposits were lost or counted twice"
+    );
+}
