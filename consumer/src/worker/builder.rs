@@ -312,12 +312,13 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Sets whether the handlers that use the transaction run on a thread of their own that shares
-    /// one core with the connection they write on: yes on `SQLite`, no on Postgres, unless set.
+    /// one core with the connection they write on, and the log is read likewise on another core:
+    /// yes on `SQLite`, no on Postgres, unless set.
     ///
     /// sqlx runs each `SQLite` connection on a thread of its own, and waking up another core for
-    /// every statement costs several times as much as the statement. On the other hand all these
-    /// handlers then share that core; set `false` when they compute more than they write. A thread
-    /// that such a handler starts by itself inherits the core. Where threads cannot be kept on a
+    /// every statement, and for every few rows, costs several times as much as the statement. On
+    /// the other hand all these handlers then share that core; set `false` when they compute more
+    /// than they write. A thread that such a handler starts by itself inherits the core. Where threads cannot be kept on a
     /// core (only Linux is supported), or where there is just one, it changes nothing.
     #[must_use]
     pub fn lanes_on_one_core(mut self, on_one_core: bool) -> Self {

@@ -62,6 +62,12 @@ pub trait Dialect: Backend {
         core: Option<Core>,
     ) -> impl Future<Output = Result<Self::Guard, sqlx::Error>> + Send;
 
+    /// Keeps the thread of a connection that reads, if it has one, on a core.
+    fn keep_on(
+        connection: &mut PoolConnection<Self>,
+        core: Core,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// Makes the rows of consumers that have none, and lets stopped consumers try again.
     fn enroll(
         statements: &Self::Sql,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time;
 use tracing::Instrument as _;
@@ -38,6 +39,8 @@ struct Work {
 /// One consumer, or one segment of it, at work.
 pub(crate) struct Lane<DB: WorkerBackend> {
     shared: Arc<Shared<DB>>,
+    /// Where it reads.
+    reads_on: Handle,
     seat: Seat<DB>,
     cell: Arc<Cell>,
     /// The lane ends when it has reached this position.
@@ -60,11 +63,17 @@ enum Turn {
 }
 
 impl<DB: WorkerBackend> Lane<DB> {
-    pub(crate) fn new(shared: Arc<Shared<DB>>, vacancy: Vacancy<DB>, until: Option<i64>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared<DB>>,
+        reads_on: Handle,
+        vacancy: Vacancy<DB>,
+        until: Option<i64>,
+    ) -> Self {
         let Vacancy { post, cell } = vacancy;
         let key = cell.key.clone();
         Self {
             shared,
+            reads_on,
             seat: Seat {
                 post,
                 key,
@@ -256,7 +265,7 @@ impl<DB: WorkerBackend> Lane<DB> {
         let shared = Arc::clone(&self.shared);
         let mut feed = self.feed.take().unwrap_or_else(|| Feed::new(self.filter()));
         let limit = self.limit(after);
-        tokio::spawn(async move {
+        self.reads_on.spawn(async move {
             let frontier = shared.frontier.borrow().clone();
             let bytes = shared.batch_bytes();
             let batch = feed

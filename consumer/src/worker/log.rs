@@ -10,6 +10,7 @@ use super::continuity::Continuity;
 use super::dialect::{ServerLife, WorkerBackend};
 use super::feed::aggregate_slice;
 use super::measure;
+use super::one_core::Core;
 use super::patience::Patience;
 use crate::contract::PersistedEvent;
 use crate::store::{EventStore, ReadRange, StoreError};
@@ -104,6 +105,7 @@ pub(crate) struct Log<DB: WorkerBackend> {
     in_one_exchange: bool,
     budget: u64,
     patience: Patience,
+    core: OnceLock<Core>,
 }
 
 impl<DB: WorkerBackend> Log<DB> {
@@ -116,10 +118,17 @@ impl<DB: WorkerBackend> Log<DB> {
             continuity: Continuity::default(),
             budget,
             patience,
+            core: OnceLock::new(),
         }
     }
 
-    /// Opens the reader's connection, on the caller's thread.
+    /// Keeps the threads of readers that are opened from now on on a core.
+    pub(crate) fn keep_on(&self, core: Core) {
+        // A worker runs once.
+        let _ = self.core.set(core);
+    }
+
+    /// Opens the reader's connection.
     pub(crate) async fn prepare(&self) -> Result<(), sqlx::Error> {
         let mut reader = self.reader.lock().await;
         if reader.is_none() {
@@ -251,6 +260,9 @@ impl<DB: WorkerBackend> Log<DB> {
         // A read that is given up in the middle of a BEGIN leaves a transaction open that nobody
         // knows of: such a connection must not go back to the pool.
         connection.close_on_drop();
+        if let Some(core) = self.core.get() {
+            DB::keep_on(&mut connection, core.clone()).await?;
+        }
         Ok(connection)
     }
 

@@ -34,6 +34,7 @@ pub(crate) mod transact;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time;
@@ -48,7 +49,7 @@ pub use self::feed::aggregate_slice;
 pub use self::handle::{WaitError, WorkerHandle};
 pub use self::health::{Health, HealthProblem};
 use self::lane::Lane;
-use self::one_core::OneCore;
+use self::one_core::Cores;
 use self::pulse::Pulse;
 pub use self::report::{ConsumerReport, Report};
 use self::roster::{Post, Roster, Vacancy};
@@ -250,14 +251,17 @@ impl<DB: WorkerBackend> Worker<DB> {
         let until = once.then(|| pulse.seen().head);
         let rows = pulse.enroll().await?;
         let detached = detached(&rows, &posts, &elsewhere);
-        let one_core = shared
+        let cores = shared
             .options
             .lanes_on_one_core
-            .then(OneCore::start)
+            .then(Cores::start)
             .flatten();
-        if let Some(one_core) = &one_core {
-            shared.slots.keep_on(one_core.core().clone());
+        if let Some(cores) = &cores {
+            shared.slots.keep_on(cores.of_lanes().clone());
+            shared.log.keep_on(cores.of_reader().clone());
         }
+        let reader = cores.as_ref().and_then(Cores::reader).cloned();
+        let reader = reader.unwrap_or_else(Handle::current);
         shared.log.prepare().await?;
         let mut helpers = JoinSet::new();
         helpers.spawn(segments::split_rows(Arc::clone(&shared), posts));
@@ -274,7 +278,7 @@ impl<DB: WorkerBackend> Worker<DB> {
         let ended = tokio::select! {
             () = shutdown => None,
             () = shared.stopped() => None,
-            () = open_lanes(&shared, &mut vacancies, &mut lanes, one_core.as_ref(), until) => None,
+            () = open_lanes(&shared, &mut vacancies, &mut lanes, (cores.as_ref(), &reader), until) => None,
             ended = &mut pulse.0 => Some(ended),
         };
         // The pulse also ends when the handle asked for the end.
@@ -311,7 +315,7 @@ async fn open_lanes<DB: WorkerBackend>(
     shared: &Arc<Shared<DB>>,
     vacancies: &mut mpsc::UnboundedReceiver<Vacancy<DB>>,
     lanes: &mut JoinSet<()>,
-    one_core: Option<&OneCore>,
+    (cores, reader): (Option<&Cores>, &Handle),
     until: Option<i64>,
 ) {
     loop {
@@ -319,9 +323,9 @@ async fn open_lanes<DB: WorkerBackend>(
             biased;
             Some(vacancy) = vacancies.recv() => {
                 let writes = vacancy.post.registered.consumer.uses_transaction();
-                let lane = Lane::new(Arc::clone(shared), vacancy, until);
-                match one_core {
-                    Some(one_core) if writes => one_core.spawn(lanes, lane.run()),
+                let lane = Lane::new(Arc::clone(shared), reader.clone(), vacancy, until);
+                match cores {
+                    Some(cores) if writes => cores.spawn_lane(lanes, lane.run()),
                     _ => {
                         lanes.spawn(lane.run());
                     }

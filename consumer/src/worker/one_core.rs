@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
 /// One core of those that the process may use.
@@ -20,6 +20,11 @@ impl Core {
     /// where there is no other.
     pub(crate) fn current() -> Option<Self> {
         affinity::Choice::current().map(|choice| Self(Arc::new(choice)))
+    }
+
+    /// Another core than this one.
+    fn other(&self) -> Self {
+        Self(Arc::new(self.0.other()))
     }
 
     /// Keeps the calling thread on this core.
@@ -34,24 +39,75 @@ impl Core {
     }
 }
 
+/// Where the lanes of a worker run, and where it reads: each on a core of its own, since neither is
+/// to wait for the other.
+#[derive(Debug)]
+pub(crate) struct Cores {
+    lanes: OneCore,
+    reader: OneCore,
+}
+
+impl Cores {
+    /// Starts the threads; `None` where they would be of no use, or cannot be started.
+    pub(crate) fn start() -> Option<Self> {
+        let core = Core::current()?;
+        let other = core.other();
+        let started = OneCore::start(core, "consumer-lanes")
+            .and_then(|lanes| Ok((lanes, OneCore::start(other, "consumer-reader")?)));
+        match started {
+            Ok((lanes, reader)) => Some(Self { lanes, reader }),
+            Err(error) => {
+                tracing::warn!(%error, "the lanes run on the threads of the program: a thread of their own cannot be started");
+                None
+            }
+        }
+    }
+
+    /// The core of the lanes, for the threads of their connections to be kept on too.
+    pub(crate) fn of_lanes(&self) -> &Core {
+        &self.lanes.core
+    }
+
+    /// The core of the reader, for the thread of its connection to be kept on too.
+    pub(crate) fn of_reader(&self) -> &Core {
+        &self.reader.core
+    }
+
+    /// Runs a task on the thread of the lanes.
+    pub(crate) fn spawn_lane<T: Send + 'static>(
+        &self,
+        tasks: &mut JoinSet<T>,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
+        match self.lanes.handle() {
+            Some(handle) => tasks.spawn_on(task, handle),
+            None => tasks.spawn(task),
+        };
+    }
+
+    /// Where to read.
+    pub(crate) fn reader(&self) -> Option<&Handle> {
+        self.reader.handle()
+    }
+}
+
 /// A runtime whose only worker thread stays on one core.
 ///
 /// A blocked handler (`block_in_place`) is followed by another worker thread, and it and the
 /// threads for blocking work are kept nowhere.
 #[derive(Debug)]
-pub(crate) struct OneCore {
+struct OneCore {
     core: Core,
+    /// `None` once it is dropped.
     runtime: Option<Runtime>,
 }
 
 impl OneCore {
-    /// Starts the thread; `None` where it would be of no use, or cannot be started.
-    pub(crate) fn start() -> Option<Self> {
-        let core = Core::current()?;
+    fn start(core: Core, name: &str) -> std::io::Result<Self> {
         let is_first = AtomicBool::new(true);
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
-            .thread_name("consumer-lanes")
+            .thread_name(name)
             .enable_all()
             .on_thread_start({
                 let core = core.clone();
@@ -63,34 +119,15 @@ impl OneCore {
                     }
                 }
             })
-            .build();
-        match runtime {
-            Ok(runtime) => Some(Self {
-                core,
-                runtime: Some(runtime),
-            }),
-            Err(error) => {
-                tracing::warn!(%error, "the lanes run on the threads of the program: a thread of their own cannot be started");
-                None
-            }
-        }
+            .build()?;
+        Ok(Self {
+            core,
+            runtime: Some(runtime),
+        })
     }
 
-    /// The core, for the threads of connections to be kept on too.
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
-    }
-
-    /// Runs a task on the thread.
-    pub(crate) fn spawn<T: Send + 'static>(
-        &self,
-        tasks: &mut JoinSet<T>,
-        task: impl Future<Output = T> + Send + 'static,
-    ) {
-        match &self.runtime {
-            Some(runtime) => tasks.spawn_on(task, runtime.handle()),
-            None => tasks.spawn(task),
-        };
+    fn handle(&self) -> Option<&Handle> {
+        self.runtime.as_ref().map(Runtime::handle)
     }
 }
 
@@ -120,9 +157,20 @@ mod affinity {
             if all.count() < 2 || core >= CpuSet::MAX_CPU || !all.is_set(core) {
                 return None;
             }
+            Some(Self::of(all, core))
+        }
+
+        fn of(all: CpuSet, core: usize) -> Self {
             let mut one = CpuSet::new();
             one.set(core);
-            Some(Self { all, one })
+            Self { all, one }
+        }
+
+        pub(super) fn other(&self) -> Self {
+            let is_other = |core: &usize| self.all.is_set(*core) && !self.one.is_set(*core);
+            let other = (0..CpuSet::MAX_CPU).find(is_other);
+            // There is one, or there would be no choice.
+            other.map_or(Self { ..*self }, |core| Self::of(self.all, core))
         }
 
         pub(super) fn keep_thread(&self) {
@@ -150,6 +198,10 @@ mod affinity {
     impl Choice {
         pub(super) fn current() -> Option<Self> {
             None
+        }
+
+        pub(super) fn other(&self) -> Self {
+            match *self {}
         }
 
         pub(super) fn keep_thread(&self) {

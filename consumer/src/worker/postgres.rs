@@ -354,6 +354,13 @@ impl Dialect for Postgres {
         Ok(NoGuard)
     }
 
+    async fn keep_on(
+        _connection: &mut PoolConnection<Self>,
+        _core: Core,
+    ) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
     async fn enroll(
         statements: &PgStatements,
         connection: &mut PgConnection,

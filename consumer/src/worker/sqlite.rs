@@ -198,6 +198,9 @@ struct Hooks {
 /// After how many steps of SQLite's machine it asks whether to go on: some milliseconds.
 const STEPS: i32 = 100_000;
 
+/// After how many steps a reader comes to its core: in its first read.
+const SOON: i32 = 1_000;
+
 const COMMITTED: u8 = 1;
 const ROLLED_BACK: u8 = 2;
 
@@ -280,6 +283,19 @@ impl Dialect for Sqlite {
         let hooks = Arc::clone(&guard.0);
         handle.set_progress_handler(STEPS, move || !hooks.given_up.load(Ordering::Acquire));
         Ok(guard)
+    }
+
+    async fn keep_on(connection: &mut PoolConnection<Self>, core: Core) -> Result<(), sqlx::Error> {
+        let mut core = Some(core);
+        let mut handle = connection.lock_handle().await?;
+        handle.set_progress_handler(SOON, move || {
+            // It runs on the connection's thread, which the pool may have started anywhere.
+            if let Some(core) = core.take() {
+                core.keep_thread();
+            }
+            true
+        });
+        Ok(())
     }
 
     async fn enroll(

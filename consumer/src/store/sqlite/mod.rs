@@ -105,19 +105,25 @@ impl Dialect for SqliteDialect {
         statements: &Statements,
         range: ReadRange<'_>,
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let sizes = match range.types() {
-            None => sizes(conn, statements, range).await?,
-            Some(types) => scoped_sizes(conn, statements, range, types).await?,
-        };
-        let within = within_budget(sizes, range);
-        let (Some(first), Some(last)) = (within.first(), within.last()) else {
-            return Ok(Vec::new());
+        // The sizes first: what does not fit is not even read.
+        let query = match range.types() {
+            None => {
+                let Some(last) = last_within(conn, statements, range).await? else {
+                    return Ok(Vec::new());
+                };
+                statements.read_up_to.query().bind(range.after).bind(last)
+            }
+            Some(types) => {
+                let sizes = scoped_sizes(conn, statements, range, types).await?;
+                let positions = within_budget(sizes, range);
+                if positions.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let positions = json_array(&positions);
+                statements.read_positions.query().bind(positions)
+            }
         };
         let mut names = Names::default();
-        let query = match range.types() {
-            None => statements.read_between.query().bind(*first).bind(*last),
-            Some(_) => statements.read_positions.query().bind(json_array(&within)),
-        };
         Ok(query
             .try_map(|row| rows::event(&row, &mut names))
             .fetch_all(conn)
@@ -298,18 +304,30 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
     }
 }
 
-async fn sizes(
+/// The last position of a range, cut to its bounds; `None` when it is empty.
+async fn last_within(
     conn: &mut SqliteConnection,
     statements: &Statements,
     range: ReadRange<'_>,
-) -> Result<Vec<Size>, StoreError> {
-    let query = statements.sizes.query();
-    Ok(query
+) -> Result<Option<i64>, StoreError> {
+    let extent = statements.extent.query();
+    let (last, size) = extent
         .bind(range.after)
         .bind(range.up_to)
         .bind(range.limit)
-        .try_map(|row| rows::size(&row))
-        .fetch_all(conn)
+        .try_map(|row| rows::extent(&row))
+        .fetch_one(&mut *conn)
+        .await?;
+    if size.is_none_or(|size| size <= range.max_bytes()) {
+        return Ok(last);
+    }
+    let last_within = statements.last_within.scalar();
+    Ok(last_within
+        .bind(range.after)
+        .bind(range.up_to)
+        .bind(range.limit)
+        .bind(range.max_bytes())
+        .fetch_one(conn)
         .await?)
 }
 

@@ -43,6 +43,13 @@ pub(super) fn size(row: &SqliteRow) -> Result<Size, sqlx::Error> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
+/// Last position and size of a range; neither of an empty one.
+pub(super) type Extent = (Option<i64>, Option<i64>);
+
+pub(super) fn extent(row: &SqliteRow) -> Result<Extent, sqlx::Error> {
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
 /// The bytes of a value, whether it is stored as text or as a blob.
 fn bytes(row: &SqliteRow, index: usize) -> Result<Option<&[u8]>, sqlx::Error> {
     row.try_get_unchecked(index)

@@ -50,13 +50,32 @@ macro_rules! size {
     };
 }
 
-const SIZES: &str = concat!(
+/// A range, cut to its number of events.
+macro_rules! range {
+    () => {
+        concat!(
+            "SELECT {global_position} AS position, ",
+            size!(),
+            " AS size FROM {events}
+       WHERE {global_position} > ?1 AND {global_position} <= ?2
+       ORDER BY {global_position} LIMIT ?3"
+        )
+    };
+}
+
+/// One row, since each costs a trip between two threads.
+const EXTENT: &str = concat!("SELECT max(position), sum(size) FROM (", range!(), ")");
+
+/// The last event that the budget reaches, but always the first.
+const LAST_WITHIN: &str = concat!(
     "
-SELECT {global_position}, ",
-    size!(),
-    " FROM {events}
-WHERE {global_position} > ?1 AND {global_position} <= ?2
-ORDER BY {global_position} LIMIT ?3"
+SELECT max(position)
+FROM (SELECT position, row_number() OVER so_far AS number, sum(size) OVER so_far AS total
+      FROM (",
+    range!(),
+    ")
+      WINDOW so_far AS (ORDER BY position ROWS UNBOUNDED PRECEDING))
+WHERE total <= ?4 OR number = 1"
 );
 
 /// The row comparison and the order by both columns make it a scan of the index on both.
@@ -79,9 +98,10 @@ pub struct Statements {
     returning: Sql,
     pub(super) move_head: Sql,
     pub(super) read_events: Sql,
-    pub(super) sizes: Sql,
+    pub(super) extent: Sql,
+    pub(super) last_within: Sql,
     pub(super) scoped_sizes: Sql,
-    pub(super) read_between: Sql,
+    pub(super) read_up_to: Sql,
     pub(super) read_positions: Sql,
     pub(super) read_aggregate: Sql,
     pub(super) latest_global_position: Sql,
@@ -106,10 +126,12 @@ impl Statements {
             returning: sql(RETURNING),
             move_head: sql(MOVE_HEAD),
             read_events: select("WHERE {global_position} > ?1 ORDER BY {global_position} LIMIT ?2"),
-            sizes: sql(SIZES),
+            extent: sql(EXTENT),
+            last_within: sql(LAST_WITHIN),
             scoped_sizes: sql(SCOPED_SIZES),
-            read_between: select(
-                "WHERE {global_position} BETWEEN ?1 AND ?2 ORDER BY {global_position}",
+            read_up_to: select(
+                "WHERE {global_position} > ?1 AND {global_position} <= ?2 \
+                 ORDER BY {global_position}",
             ),
             read_positions: select(
                 "WHERE {global_position} IN (SELECT value FROM json_each(?1)) \
@@ -192,8 +214,9 @@ mod tests {
         let statements = statements();
         for sql in [
             &statements.read_events,
-            &statements.sizes,
-            &statements.read_between,
+            &statements.extent,
+            &statements.last_within,
+            &statements.read_up_to,
         ] {
             let plan = plan(sql).await;
             assert!(plan.contains("USING INTEGER PRIMARY KEY"), "{plan}");
