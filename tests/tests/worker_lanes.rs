@@ -241,3 +241,102 @@ async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_cl
     let report = run_once(db.worker().consumer(read_model("c"))).await;
     assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp);
 }
+
+/// Notes each of its calls with the transaction it is in; fails after the last event of a batch if
+/// one of that position is among it.
+fn noting(name: &str, bad: Option<i64>) -> TestConsumer<Postgres> {
+    let consumer_name: Arc<str> = name.into();
+    batch_consumer(name, move |_, tx, events| {
+        let name = Arc::clone(&consumer_name);
+        Box::pin(async move {
+            let (count, first) = (events.len(), events[0].global_position);
+            sqlx::query("INSERT INTO calls VALUES ($1, pg_current_xact_id()::text, $2, $3)")
+                .bind(&*name)
+                .bind(first)
+                .bind(i64::try_from(count).unwrap())
+                .execute(tx)
+                .await
+                .map_err(|error| BatchError::at(0, error))?;
+            if events
+                .iter()
+                .any(|event| Some(event.global_position) == bad)
+            {
+                return Err(BatchError::at(count, "the flush failed"));
+            }
+            Ok(count)
+        })
+    })
+}
+
+/// What twelve consumers did that caught up with 5,000 events over three connections.
+struct Crowd {
+    report: consumer::Report,
+    /// The calls in each transaction, at most.
+    calls: i64,
+    /// The events in each call, at most.
+    events: i64,
+    /// The events of each consumer.
+    handled: Vec<i64>,
+}
+
+/// The first of them fails at the event of that index.
+async fn crowd(
+    bad: Option<usize>,
+    with: impl Fn(TestConsumer<Postgres>) -> TestConsumer<Postgres>,
+) -> Crowd {
+    let db = Database::<Postgres>::fresh().await;
+    db.execute("CREATE TABLE calls (consumer TEXT, xact TEXT, first BIGINT, events BIGINT)")
+        .await;
+    let positions = db.append_many(5_000).await;
+    let small = PgPoolOptions::new().max_connections(3);
+    let store = EventStore::<Postgres>::new(small.connect(&db.url).await.unwrap());
+    let consumers = (0..12).map(|number| {
+        let bad = bad.filter(|_| number == 0).map(|index| positions[index]);
+        with(noting(&format!("c{number:02}"), bad))
+    });
+    let worker = consumers.fold(consumer::Worker::builder(store), |worker, one| {
+        worker.consumer(one)
+    });
+    let report = worker.build().unwrap().run_once().await.unwrap();
+    let most = |what| db.numbers(what);
+    Crowd {
+        report,
+        calls: most("SELECT max(n) FROM (SELECT count(*) AS n FROM calls GROUP BY xact) AS x")
+            .await[0],
+        events: most("SELECT max(events) FROM calls").await[0],
+        handled: most("SELECT sum(events)::bigint FROM calls GROUP BY consumer ORDER BY consumer")
+            .await,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_consumers_than_connections_hold_several_batches_in_a_transaction() {
+    let crowd = crowd(None, |one| one).await;
+    assert!(!crowd.report.has_failures(), "{}", crowd.report);
+    assert!((2..=8).contains(&crowd.calls), "{}", crowd.calls);
+    assert_eq!(crowd.events, 500);
+    assert_eq!(crowd.handled, [5_000; 12]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_size_that_somebody_has_set_is_the_size_of_a_transaction() {
+    let settings = |one: TestConsumer<_>| one.settings(Settings::default().batch_size(500));
+    let crowd = crowd(None, settings).await;
+    assert!(!crowd.report.has_failures(), "{}", crowd.report);
+    assert_eq!((crowd.calls, crowd.events), (1, 500));
+    assert_eq!(crowd.handled, [5_000; 12]);
+}
+
+/// Those before it, in the same transaction, are handled again and saved; of the failing batch, the
+/// events before the one that makes it fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_fails_behind_others_of_its_transaction_is_narrowed_down_alone() {
+    let crowd = crowd(Some(2_750), |one| one.settings(impatient().retries(1))).await;
+    let first = crowd.report.consumer("c00").unwrap();
+    assert!(
+        matches!(first.state, LaneState::Stopped { .. }),
+        "{first:?}"
+    );
+    assert_eq!(crowd.handled[0], 2_750);
+    assert_eq!(crowd.handled[1..], [5_000; 11]);
+}

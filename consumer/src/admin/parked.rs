@@ -339,6 +339,7 @@ impl<DB: AdminBackend> Again<'_, DB> {
             let limits = Limits {
                 deadline: Instant::now() + settings.batch_time,
                 handler_timeout: settings.handler_timeout,
+                batch_len: settings.batch_len(),
                 stop: self.admin.stop.subscribe(),
             };
             let consumer = &*self.code.consumer;

@@ -53,8 +53,10 @@ pub struct Settings {
     pub retries: u32,
     /// The wait between attempts.
     pub backoff: Backoff,
-    /// How many events one transaction holds at most; 1 to 10,000.
+    /// How many events one call of a handler and one transaction hold at most; 1 to 10,000.
     pub batch_size: u32,
+    /// Whether a transaction may hold several batches; not where somebody has set their size.
+    pub(crate) may_grow: bool,
     /// After what time a transaction ends at the next event.
     pub batch_time: Duration,
     /// How long one call of a handler may take; `None` for as long as it likes.
@@ -74,6 +76,7 @@ impl Settings {
             max: Duration::from_secs(30),
         },
         batch_size: 500,
+        may_grow: true,
         batch_time: Duration::from_secs(1),
         handler_timeout: None,
         segments: 1,
@@ -116,16 +119,21 @@ impl Settings {
     }
 
     /// Sets how many events one transaction holds at most; brought into 1 to 10,000.
+    ///
+    /// Where it is not set, a batch is at most 500 events. On Postgres a transaction may then hold
+    /// up to eight batches while more consumers have work than the worker has connections for:
+    /// fifty that catch up together are slowed down by nothing as much as by their commits. No
+    /// call of a handler is given more than one batch.
     #[must_use]
     pub const fn batch_size(mut self, events: u32) -> Self {
-        self.batch_size = if events == 0 {
-            1
-        } else if events > Self::MAX_BATCH_SIZE {
-            Self::MAX_BATCH_SIZE
-        } else {
-            events
-        };
+        self.may_grow = false;
+        self.batch_size = in_range(events);
         self
+    }
+
+    /// The size of a batch, as lengths are counted.
+    pub(crate) fn batch_len(&self) -> usize {
+        usize::try_from(self.batch_size).unwrap_or(usize::MAX)
     }
 
     /// Sets after what time a transaction ends at the next event.
@@ -156,9 +164,19 @@ impl Settings {
     pub const fn clamped(self) -> Self {
         let Backoff { min, max } = self.backoff;
         let (batch_size, segments) = (self.batch_size, self.segments);
-        self.backoff(min, max)
-            .batch_size(batch_size)
-            .segments(segments)
+        let mut clamped = self.backoff(min, max).segments(segments);
+        clamped.batch_size = in_range(batch_size);
+        clamped
+    }
+}
+
+const fn in_range(batch_size: u32) -> u32 {
+    if batch_size == 0 {
+        1
+    } else if batch_size > Settings::MAX_BATCH_SIZE {
+        Settings::MAX_BATCH_SIZE
+    } else {
+        batch_size
     }
 }
 

@@ -50,6 +50,9 @@ pub trait Dialect: Backend {
     /// How often the log is looked at when nothing wakes the worker.
     const POLL_INTERVAL: Duration;
 
+    /// How many batches a transaction holds at most while lanes wait for connections.
+    const MOST_BATCHES: usize;
+
     /// The statement that begins a lane's transaction.
     const BEGIN_BATCH: &'static str;
 

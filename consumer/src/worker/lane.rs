@@ -286,7 +286,22 @@ impl<DB: WorkerBackend> Lane<DB> {
     fn limit(&self, after: i64) -> usize {
         match self.suspected {
             Some((up_to, size)) if after < up_to => size,
-            _ => usize::try_from(self.seat.post.settings.batch_size).unwrap_or(usize::MAX),
+            _ => self
+                .seat
+                .post
+                .settings
+                .batch_len()
+                .saturating_mul(self.batches()),
+        }
+    }
+
+    /// How many batches the next transaction is to hold: more than one while lanes wait for
+    /// connections, which none of them gets sooner by committing more often.
+    fn batches(&self) -> usize {
+        if self.seat.post.settings.may_grow && self.shared.slots.is_crowded() {
+            DB::MOST_BATCHES
+        } else {
+            1
         }
     }
 

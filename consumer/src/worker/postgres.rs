@@ -343,6 +343,7 @@ impl Dialect for Postgres {
     const HOLDS_CLAIMS: bool = true;
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
+    const MOST_BATCHES: usize = 8;
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
     const BEGIN_BATCH: &'static str = BEGIN_WRITE;
     const BEGIN_READ: &'static str = BEGIN_READ;

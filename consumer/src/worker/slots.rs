@@ -1,6 +1,7 @@
 //! The connections that batches run on: a bounded number, whatever the number of lanes.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sqlx::pool::PoolConnection;
@@ -40,6 +41,9 @@ pub(crate) struct Slots<DB: WorkerBackend> {
     writers: Arc<Semaphore>,
     holders: Arc<Semaphore>,
     spares: Arc<Semaphore>,
+    shares: Shares,
+    /// How many lanes have a connection for writing, or wait for one.
+    writing: AtomicUsize,
     idle: Mutex<Vec<Slot<DB>>>,
     /// The backends that hold a claim, to be ended when the worker does not wait for them.
     claimed: Mutex<HashSet<i32>>,
@@ -60,6 +64,8 @@ impl<DB: WorkerBackend> Slots<DB> {
             writers: Arc::new(Semaphore::new(shares.writers)),
             holders: Arc::new(Semaphore::new(shares.holders)),
             spares: Arc::new(Semaphore::new(shares.spares)),
+            shares,
+            writing: AtomicUsize::new(0),
             idle: Mutex::new(Vec::new()),
             claimed: Mutex::new(HashSet::new()),
             core: OnceLock::new(),
@@ -74,7 +80,15 @@ impl<DB: WorkerBackend> Slots<DB> {
 
     /// A connection for a transaction that writes.
     pub(crate) async fn writer(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
-        self.lease(&self.writers).await
+        let writing = Writing::new(self);
+        let mut lease = self.lease(&self.writers).await?;
+        lease.writing = Some(writing);
+        Ok(lease)
+    }
+
+    /// Whether just now more lanes want to write than there are connections for it.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.writing.load(Ordering::Relaxed) > self.shares.writers
     }
 
     /// A connection that holds a claim while its handler works elsewhere.
@@ -110,6 +124,7 @@ impl<DB: WorkerBackend> Slots<DB> {
             slot: Some(slot),
             ended_well: true,
             backend: None,
+            writing: None,
             _permit: permit,
         })
     }
@@ -181,6 +196,8 @@ pub(crate) struct Lease<DB: WorkerBackend> {
     ended_well: bool,
     /// The backend, while it holds a claim.
     backend: Option<i32>,
+    /// Counts it among those who write.
+    writing: Option<Writing<DB>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -218,6 +235,22 @@ impl<DB: WorkerBackend> Drop for Lease<DB> {
             // It is closed: nobody can say what state it is in. A statement may still run.
             slot.guard.give_up();
         }
+    }
+}
+
+/// Counts one who has a connection for writing, or waits for one.
+struct Writing<DB: WorkerBackend>(Arc<Slots<DB>>);
+
+impl<DB: WorkerBackend> Writing<DB> {
+    fn new(slots: &Arc<Slots<DB>>) -> Self {
+        slots.writing.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(slots))
+    }
+}
+
+impl<DB: WorkerBackend> Drop for Writing<DB> {
+    fn drop(&mut self) {
+        self.0.writing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -29,11 +29,13 @@ pub(crate) struct Limits {
     pub(crate) deadline: Instant,
     /// How long one call of the handler may take.
     pub(crate) handler_timeout: Option<Duration>,
+    /// How many events it may be given at once.
+    pub(crate) batch_len: usize,
     /// Becomes true when the worker shuts down.
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// Hands the first `take` events of a batch to the consumer.
+/// Hands the first `take` events to the consumer, batch by batch.
 pub(crate) async fn supervise<DB: Database>(
     consumer: &dyn ErasedConsumer<DB>,
     cx: &Arc<Context>,
@@ -44,7 +46,7 @@ pub(crate) async fn supervise<DB: Database>(
 ) -> Result<usize, Fault> {
     let batch = events.get(..take).unwrap_or(events);
     // A hand-written `handle_batch` may panic before it returns its future.
-    let work = async { consumer.handle_batch(cx, connection, batch).await };
+    let work = async { handle_all(consumer, cx, connection, batch, limits.batch_len).await };
     let work = cause::within(current_event(cx, events), work);
     let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
     let mut out_of_time = pin!(sleep_until(limits.deadline));
@@ -78,6 +80,30 @@ pub(crate) async fn supervise<DB: Database>(
             }
         }
     }
+}
+
+/// Calls the consumer with no more than a batch at a time.
+async fn handle_all<DB: Database>(
+    consumer: &dyn ErasedConsumer<DB>,
+    cx: &Arc<Context>,
+    connection: &mut DB::Connection,
+    events: &[PersistedEvent],
+    batch_len: usize,
+) -> Result<usize, BatchError> {
+    let mut done = 0;
+    for batch in events.chunks(batch_len.max(1)) {
+        if done > 0 && cx.should_stop(done) {
+            break;
+        }
+        cx.enter_several();
+        let handled = consumer.handle_batch(cx, connection, batch).await;
+        let handled = handled.map_err(|error| error.in_batch(batch.len()).after(done))?;
+        done += handled.min(batch.len());
+        if handled < batch.len() {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 fn current_event(cx: &Arc<Context>, events: &Arc<Vec<PersistedEvent>>) -> Arc<dyn cause::Cause> {

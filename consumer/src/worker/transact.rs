@@ -499,6 +499,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
         let limits = Limits {
             deadline: time::Instant::now() + self.seat.post.settings.batch_time,
             handler_timeout: self.seat.post.settings.handler_timeout,
+            batch_len: self.seat.post.settings.batch_len(),
             stop: self.shared.stop.clone(),
         };
         let consumer = &*self.seat.post.registered.consumer;
@@ -551,14 +552,7 @@ impl<DB: WorkerBackend> Try<'_, DB> {
     }
 
     fn failed(&self, ready: &Ready, error: &BatchError) -> Done {
-        // An error after the last event is that of the batch as a whole: any of them may be to
-        // blame.
-        let run = ready.division.take(ready.take);
-        let (handled, suspects) = if error.handled < run {
-            (error.handled, error.suspects)
-        } else {
-            (0, run)
-        };
+        let (handled, suspects) = (error.handled, error.suspects);
         let first = ready.division.place(handled, ready.take);
         let last = handled.saturating_add(suspects.saturating_sub(1));
         let last = ready
