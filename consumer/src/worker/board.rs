@@ -1,7 +1,7 @@
 //! Where each lane writes how far it is, for everyone who waits or looks.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -91,13 +91,34 @@ impl First {
     }
 }
 
+/// A lane's place, and what moves it.
+#[derive(Debug, Default)]
+struct Standing {
+    place: Option<Place>,
+    /// How far the log was looked through for a lane that sleeps.
+    follows: Option<Arc<AtomicI64>>,
+}
+
+impl Standing {
+    fn now(&self) -> Option<Place> {
+        let looked = self
+            .follows
+            .as_ref()
+            .map(|looked| looked.load(Ordering::Relaxed));
+        self.place.map(|place| Place {
+            after: looked.map_or(place.after, |looked| looked.max(place.after)),
+            ..place
+        })
+    }
+}
+
 /// One lane's place on the board.
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) key: LaneKey,
     /// The slice after the row's last one.
     slice_to: AtomicI32,
-    place: Mutex<Option<Place>>,
+    standing: Mutex<Standing>,
     /// The last place that its row was moved along to while it was idle.
     moved_along: Mutex<Option<Place>>,
     events: AtomicU64,
@@ -113,16 +134,20 @@ pub(crate) struct Cell {
 impl Cell {
     /// Where the lane stands; `None` until it has seen its checkpoint.
     pub(crate) fn place(&self) -> Option<Place> {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock_standing().now()
     }
 
     pub(crate) fn set_place(&self, place: Option<Place>) {
-        let mut current = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.lock_standing();
         // A lane that has not seen yet that its row is wider now knows nothing of the rest of it.
         let slice_to = self.slice_to.load(Ordering::Relaxed);
         let place = place.filter(|place| place.slice_to == slice_to);
-        let before = std::mem::replace(&mut *current, place);
-        drop(current);
+        let before = standing.now();
+        *standing = Standing {
+            place,
+            follows: None,
+        };
+        drop(standing);
         if before != place {
             self.note_move();
             self.changed.send_replace(());
@@ -146,9 +171,28 @@ impl Cell {
 
     /// Notes that the row is as wide as this, also before its lane sees it.
     fn resize(&self, slice_to: i32) {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.lock_standing();
         self.slice_to.store(slice_to, Ordering::Relaxed);
-        *place = place.filter(|place| place.slice_to == slice_to);
+        standing.place = standing.place.filter(|place| place.slice_to == slice_to);
+    }
+
+    /// From now on the lane has nothing in its scope up to where the log was looked through.
+    pub(crate) fn follow(&self, looked: Arc<AtomicI64>) {
+        self.lock_standing().follows = Some(looked);
+    }
+
+    /// The lane stays where it is now.
+    pub(crate) fn stand_still(&self) {
+        let mut standing = self.lock_standing();
+        standing.place = standing.now();
+        standing.follows = None;
+        drop(standing);
+        self.note_move();
+    }
+
+    fn lock_standing(&self) -> MutexGuard<'_, Standing> {
+        let standing = self.standing.lock();
+        standing.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_move(&self) {
@@ -179,16 +223,6 @@ impl Cell {
         first.filter(|first| {
             first.after == after && (first.created_at.is_some() || first.up_to >= up_to)
         })
-    }
-
-    /// Moves a lane along that has nothing in its scope up to there; whoever moves many tells the
-    /// board once.
-    pub(crate) fn pass_to(&self, position: i64) {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = &mut *place {
-            place.after = place.after.max(position);
-        }
-        self.note_move();
     }
 
     pub(crate) fn count_batch(&self, events: u64) {
@@ -351,7 +385,7 @@ impl Board {
         Arc::new(Cell {
             key: row.key.clone(),
             slice_to: AtomicI32::new(row.slice_to),
-            place: Mutex::new(None),
+            standing: Mutex::default(),
             moved_along: Mutex::new(None),
             events: AtomicU64::new(0),
             batches: AtomicU64::new(0),

@@ -393,7 +393,7 @@ impl Standing {
 }
 
 /// A checkpoint row as anyone may read it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Which row.
     pub key: LaneKey,

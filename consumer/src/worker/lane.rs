@@ -52,6 +52,8 @@ pub(crate) struct Lane<DB: WorkerBackend> {
     /// A batch-wise handler failed somewhere up to this position: batches stay this small until
     /// it is passed.
     suspected: Option<(i64, usize)>,
+    /// The survey that it has looked at.
+    looked_at: u64,
     /// The survey in which the row forbade to run.
     barred_at: Option<u64>,
     troubles: u32,
@@ -86,6 +88,7 @@ impl<DB: WorkerBackend> Lane<DB> {
             ahead: None,
             work: None,
             suspected: None,
+            looked_at: 0,
             barred_at: None,
             troubles: 0,
         }
@@ -151,6 +154,7 @@ impl<DB: WorkerBackend> Lane<DB> {
     fn look_at_row(&mut self) -> Option<LaneState> {
         let survey = Arc::clone(&self.shared.survey.borrow());
         let life = self.shared.frontier.borrow().life;
+        self.looked_at = survey.number;
         if survey.number == 0 || survey.life != life {
             return None;
         }
@@ -324,7 +328,7 @@ impl<DB: WorkerBackend> Lane<DB> {
     }
 
     /// Waits for events after the batch: a lane without a scope for any, one with a scope for those
-    /// that may be in it. A new survey also ends the wait.
+    /// that may be in it. A change of its row also ends the wait.
     async fn wait_for_events(&mut self, batch: &Batch) {
         let scope = &self.filter().scope;
         // A run that ends at a position has to see that it is reached.
@@ -337,8 +341,6 @@ impl<DB: WorkerBackend> Lane<DB> {
             })
             .flatten();
         let mut frontier = self.shared.frontier.clone();
-        let mut survey = self.shared.survey.clone();
-        let number = survey.borrow().number;
         let events = async {
             match &sleep {
                 Some(sleep) => sleep.woken().await,
@@ -349,9 +351,19 @@ impl<DB: WorkerBackend> Lane<DB> {
                 }
             }
         };
+        let key = &self.seat.key;
+        let mut survey = self.shared.survey.clone();
+        let (number, row) = {
+            let survey = survey.borrow();
+            (survey.number, survey.rows.get(key).cloned())
+        };
+        if number != self.looked_at {
+            return;
+        }
+        let row_changed = survey.wait_for(|survey| survey.rows.get(key) != row.as_ref());
         tokio::select! {
             () = events => {}
-            _ = survey.wait_for(|survey| survey.number > number) => {}
+            _ = row_changed => {}
             () = self.shared.stopped() => {}
         }
     }

@@ -73,6 +73,11 @@ impl Stretch {
         slices.get(index).copied().unwrap_or_default()
     }
 
+    /// The aggregate types in it.
+    pub(crate) fn kinds(&self) -> &[Arc<str>] {
+        &self.kinds
+    }
+
     /// Whether any event in it can be in the scope.
     pub(crate) fn may_match(&self, scope: &[Arc<str>]) -> bool {
         scope.is_empty() || self.kinds.iter().any(|kind| in_scope(scope, kind))

@@ -1,9 +1,11 @@
 //! Lets the lanes sleep whose scope has nothing new: one task looks at the tail of the log for all
 //! of them, and wakes those that it concerns.
 //!
-//! So an append costs a lane that it does not concern a look at its scope, not a turn of its own.
+//! So an append costs a lane that it does not concern nothing at all: the lanes asleep share how far
+//! the log was looked through, and are found by the types of the events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,8 +24,10 @@ pub(crate) struct Rest {
 #[derive(Default)]
 struct Room {
     life: ServerLife,
-    looked: i64,
-    sleepers: BTreeMap<u64, Sleeper>,
+    /// Those who sleep stand here, or further.
+    looked: Arc<AtomicI64>,
+    sleepers: HashMap<u64, Sleeper>,
+    by_type: HashMap<Arc<str>, BTreeSet<u64>>,
     last: u64,
 }
 
@@ -52,18 +56,16 @@ impl Rest {
         life: ServerLife,
     ) -> Option<Sleep<'_>> {
         let mut room = self.lock();
-        if room.life != life || after < room.looked {
+        if room.life != life || after < room.looked() {
             return None;
         }
         let wake = Arc::new(Notify::new());
-        room.last += 1;
-        let number = room.last;
         let sleeper = Sleeper {
             cell: Arc::clone(cell),
             scope: Arc::clone(scope),
             wake: Arc::clone(&wake),
         };
-        room.sleepers.insert(number, sleeper);
+        let number = room.add(sleeper);
         Some(Sleep {
             rest: self,
             number,
@@ -77,11 +79,12 @@ impl Rest {
         if room.life != seen.life {
             room.wake_all();
             room.life = seen.life;
-            room.looked = seen.settled;
+            room.looked = Arc::new(AtomicI64::new(seen.settled));
         } else if room.sleepers.is_empty() {
-            room.looked = room.looked.max(seen.settled);
+            room.look_up_to(seen.settled);
         }
-        (room.looked < seen.settled).then_some(room.looked)
+        let looked = room.looked();
+        (looked < seen.settled).then_some(looked)
     }
 
     /// Wakes the lanes that a stretch may concern, and moves the others along; says whether there
@@ -91,22 +94,9 @@ impl Rest {
         if room.life != life {
             return false;
         }
-        let mut moved = false;
-        room.sleepers.retain(|_, sleeper| {
-            let at = sleeper.cell.place().map_or(-1, |place| place.after);
-            if at >= stretch.to {
-                return true;
-            }
-            if stretch.may_match(&sleeper.scope) {
-                sleeper.wake.notify_one();
-                return false;
-            }
-            moved = true;
-            sleeper.cell.pass_to(stretch.to);
-            true
-        });
-        room.looked = room.looked.max(stretch.to);
-        moved
+        room.wake_for(stretch);
+        room.look_up_to(stretch.to);
+        !room.sleepers.is_empty()
     }
 
     fn wake_all(&self) {
@@ -119,8 +109,66 @@ impl Rest {
 }
 
 impl Room {
+    fn looked(&self) -> i64 {
+        self.looked.load(Ordering::Relaxed)
+    }
+
+    fn look_up_to(&self, position: i64) {
+        self.looked.fetch_max(position, Ordering::Relaxed);
+    }
+
+    fn add(&mut self, sleeper: Sleeper) -> u64 {
+        self.last += 1;
+        sleeper.cell.follow(Arc::clone(&self.looked));
+        for name in &*sleeper.scope {
+            let of_type = self.by_type.entry(Arc::clone(name)).or_default();
+            of_type.insert(self.last);
+        }
+        self.sleepers.insert(self.last, sleeper);
+        self.last
+    }
+
+    /// Takes a lane out, where it stands now.
+    fn remove(&mut self, number: u64) -> Option<Sleeper> {
+        let sleeper = self.sleepers.remove(&number)?;
+        for name in &*sleeper.scope {
+            if let Some(of_type) = self.by_type.get_mut(name) {
+                of_type.remove(&number);
+                if of_type.is_empty() {
+                    self.by_type.remove(name);
+                }
+            }
+        }
+        sleeper.cell.stand_still();
+        Some(sleeper)
+    }
+
+    /// Wakes those who want a type of the stretch and do not stand behind it already.
+    fn wake_for(&mut self, stretch: &Stretch) {
+        let kinds = stretch.kinds().iter();
+        let wanting: BTreeSet<u64> = kinds
+            .filter_map(|kind| self.by_type.get(kind))
+            .flatten()
+            .copied()
+            .filter(|number| {
+                let place = self.sleepers.get(number).and_then(|one| one.cell.place());
+                place.is_none_or(|place| place.after < stretch.to)
+            })
+            .collect();
+        for number in wanting {
+            self.wake(number);
+        }
+    }
+
     fn wake_all(&mut self) {
-        for sleeper in std::mem::take(&mut self.sleepers).into_values() {
+        let all: Vec<u64> = self.sleepers.keys().copied().collect();
+        for number in all {
+            self.wake(number);
+        }
+    }
+
+    fn wake(&mut self, number: u64) {
+        if let Some(sleeper) = self.remove(number) {
             sleeper.wake.notify_one();
         }
     }
@@ -135,7 +183,7 @@ impl Sleep<'_> {
 
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
-        self.rest.lock().sleepers.remove(&self.number);
+        self.rest.lock().remove(self.number);
     }
 }
 
@@ -169,5 +217,139 @@ async fn look_through<DB: WorkerBackend>(shared: &Shared<DB>, seen: &Observation
                 shared.rest.wake_all();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use std::time::Duration;
+
+    use super::super::board::{Board, Place};
+    use super::super::dialect::{Checkpoint, LaneKey, State};
+    use super::*;
+    use crate::contract::{EventRecord, PersistedEvent};
+
+    fn cell() -> Arc<Cell> {
+        let row = Checkpoint {
+            key: LaneKey {
+                consumer: "c".into(),
+                version: 1,
+                slice_from: 0,
+            },
+            slice_to: 1024,
+            position: 0,
+            epoch: 0,
+            scope: "User".into(),
+            state: State::Running,
+            replay_to: 0,
+            hold_at: None,
+            attempts: 0,
+            failed_position: None,
+            error: None,
+        };
+        let board = Board::new(Vec::new(), Duration::MAX);
+        let [cell] = board.seat(&[&row]).try_into().unwrap();
+        stand_at(&cell, 10);
+        cell
+    }
+
+    fn stand_at(cell: &Cell, after: i64) {
+        cell.set_place(Some(Place {
+            life: ServerLife::default(),
+            slice_to: 1024,
+            epoch: 0,
+            checkpoint: 0,
+            after,
+        }));
+    }
+
+    fn at(cell: &Cell) -> i64 {
+        cell.place().unwrap().after
+    }
+
+    fn stretch(after: i64, to: i64, kind: &str) -> Stretch {
+        let event = PersistedEvent::new(EventRecord {
+            global_position: to,
+            aggregate_type: kind.into(),
+            ..EventRecord::default()
+        });
+        Stretch::new(after, to, vec![event])
+    }
+
+    fn users() -> Arc<[Arc<str>]> {
+        Arc::new(["User".into(), "Admin".into()])
+    }
+
+    fn is_woken(sleep: &Sleep<'_>) -> bool {
+        use futures_util::FutureExt as _;
+        sleep.woken().now_or_never().is_some()
+    }
+
+    const LIFE: ServerLife = ServerLife {
+        started: 0,
+        recovered: 0,
+    };
+
+    #[test]
+    fn who_sleeps_moves_with_what_was_looked_through_and_wakes_before_its_own_event() {
+        let (rest, cell) = (Rest::default(), cell());
+        let sleep = rest.sleep(&cell, &users(), 10, LIFE).unwrap();
+        assert!(rest.pass(&stretch(10, 20, "Order"), LIFE));
+        assert_eq!(at(&cell), 20);
+        assert!(!is_woken(&sleep));
+        assert!(!rest.pass(&stretch(20, 30, "Admin"), LIFE));
+        assert!(is_woken(&sleep));
+        assert_eq!(at(&cell), 20, "the event is still to be handled");
+        drop(sleep);
+        assert!(!rest.pass(&stretch(30, 40, "Order"), LIFE));
+        assert_eq!(at(&cell), 20, "it does not sleep any more");
+    }
+
+    #[test]
+    fn who_is_further_than_what_was_looked_through_sleeps_on() {
+        let (rest, cell) = (Rest::default(), cell());
+        stand_at(&cell, 30);
+        let sleep = rest.sleep(&cell, &users(), 30, LIFE).unwrap();
+        assert!(rest.pass(&stretch(10, 20, "User"), LIFE));
+        assert!(!is_woken(&sleep));
+        assert_eq!(at(&cell), 30);
+    }
+
+    #[test]
+    fn who_is_behind_what_was_looked_through_may_not_sleep() {
+        let (rest, cell) = (Rest::default(), cell());
+        rest.pass(&stretch(0, 20, "User"), LIFE);
+        assert!(rest.sleep(&cell, &users(), 10, LIFE).is_none());
+    }
+
+    #[test]
+    fn who_ends_its_sleep_stays_where_it_was_moved_to() {
+        let (rest, cell) = (Rest::default(), cell());
+        let sleep = rest.sleep(&cell, &users(), 10, LIFE).unwrap();
+        rest.pass(&stretch(10, 20, "Order"), LIFE);
+        drop(sleep);
+        rest.pass(&stretch(20, 30, "User"), LIFE);
+        assert_eq!(at(&cell), 20);
+    }
+
+    #[test]
+    fn another_life_of_the_server_wakes_everybody_and_moves_nobody() {
+        let (rest, cell) = (Rest::default(), cell());
+        let sleep = rest.sleep(&cell, &users(), 10, LIFE).unwrap();
+        let life = ServerLife { started: 1, ..LIFE };
+        let seen = Observation {
+            settled: 500,
+            head: 500,
+            life,
+            waiting: false,
+            more: false,
+        };
+        assert_eq!(rest.next(&seen), None);
+        assert!(is_woken(&sleep));
+        assert_eq!(at(&cell), 10);
+        assert!(!rest.pass(&stretch(10, 20, "Order"), LIFE));
+        assert_eq!(at(&cell), 10);
     }
 }
