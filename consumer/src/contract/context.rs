@@ -177,12 +177,14 @@ impl Context {
     }
 
     /// Notes which event is being handled; the loop over a batch calls it before each.
+    #[inline]
     pub fn enter(&self, global_position: i64) {
         self.current.store(global_position, Ordering::Relaxed);
         self.count_call();
     }
 
     /// Notes that several events are being handled at once.
+    #[inline]
     pub fn enter_several(&self) {
         self.current.store(NO_EVENT, Ordering::Relaxed);
         self.count_call();
@@ -190,6 +192,7 @@ impl Context {
 
     /// One task calls the handlers of a batch, one after the other: there is no other writer, and
     /// no need for an atomic addition, which would be what a call costs most.
+    #[inline]
     fn count_call(&self) {
         let calls = self.calls.load(Ordering::Relaxed);
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
@@ -218,15 +221,18 @@ impl Context {
     ///
     /// The loops over a batch that come with the library ask it; one of your own, in a
     /// [`Consumer::handle_batch`](crate::Consumer::handle_batch), does as well.
+    #[inline]
     #[must_use]
     pub fn should_stop(&self, handled: usize) -> bool {
         // The worker's timer sets the flag; the clock, which costs more than a fast handler, is
         // only for handlers that never yield to that timer.
-        self.stop.load(Ordering::Relaxed)
-            || (handled.is_multiple_of(32)
-                && self
-                    .deadline
-                    .is_some_and(|deadline| Instant::now() >= deadline))
+        self.stop.load(Ordering::Relaxed) || (handled.is_multiple_of(32) && self.is_late())
+    }
+
+    #[cold]
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn lock_effects(&self) -> std::sync::MutexGuard<'_, Vec<Effect>> {

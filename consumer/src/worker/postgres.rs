@@ -61,6 +61,9 @@ macro_rules! held {
 const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
     SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
+/// Like [`BEGIN_WRITE`], for a transaction that begins with a claim, before which it holds nothing.
+const BEGIN_CLAIM: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
 /// For what takes more than one message outside a batch: a pooler in transaction mode keeps it on
 /// one connection. Each statement must see what was committed before it.
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
@@ -345,7 +348,7 @@ impl Dialect for Postgres {
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
-    const BEGIN_BATCH: &'static str = BEGIN_WRITE;
+    const BEGIN_BATCH: &'static str = BEGIN_CLAIM;
     const BEGIN_READ: &'static str = BEGIN_READ;
 
     async fn guard(
