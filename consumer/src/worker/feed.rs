@@ -107,7 +107,7 @@ impl Feed {
                 self.judge_index(&stretch);
                 filling.take(&self.filter, &stretch);
             } else {
-                let stretch = log.read(at, settled, frontier.life).await?;
+                let stretch = log.read(at, settled, frontier.life, limit).await?;
                 let found = filling.take(&self.filter, &stretch);
                 looked_through += found.looked_through;
                 self.judge(found);

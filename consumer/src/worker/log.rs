@@ -15,8 +15,8 @@ use super::patience::Patience;
 use crate::contract::PersistedEvent;
 use crate::store::{EventStore, ReadRange, StoreError};
 
-/// How many events one read fetches at most.
-const STRETCH_EVENTS: u32 = 1_000;
+/// How many events one read fetches at most, unless a batch wants more.
+const STRETCH_EVENTS: u32 = 2_000;
 
 /// What a stretch costs beside its events, so that a cache of tiny stretches is bounded too.
 const STRETCH_OVERHEAD: u64 = 256;
@@ -142,12 +142,14 @@ impl<DB: WorkerBackend> Log<DB> {
         Ok(())
     }
 
-    /// The stretch that covers the position after `after`; `settled` is above `after`.
+    /// The stretch that covers the position after `after`; `settled` is above `after`. What has to
+    /// be read is read for a whole batch of `batch_len` events.
     pub(crate) async fn read(
         &self,
         after: i64,
         settled: i64,
         life: ServerLife,
+        batch_len: usize,
     ) -> Result<Arc<Stretch>, StoreError> {
         if let Some(stretch) = self.cached(after, life) {
             measure::cache(true);
@@ -163,12 +165,13 @@ impl<DB: WorkerBackend> Log<DB> {
             .lock()
             .next_start(after)
             .map_or(settled, |start| start.min(settled));
+        let batch_len = u32::try_from(batch_len).unwrap_or(u32::MAX);
         let events = self
             .fetch(
                 &mut reader,
                 after,
                 up_to,
-                STRETCH_EVENTS,
+                batch_len.max(STRETCH_EVENTS),
                 self.read_bytes(),
                 None,
             )

@@ -206,7 +206,7 @@ pub(crate) async fn watch<DB: WorkerBackend>(shared: Arc<Shared<DB>>) {
 
 async fn look_through<DB: WorkerBackend>(shared: &Shared<DB>, seen: &Observation) {
     while let Some(after) = shared.rest.next(seen) {
-        match shared.log.read(after, seen.settled, seen.life).await {
+        match shared.log.read(after, seen.settled, seen.life, 0).await {
             Ok(stretch) => {
                 if shared.rest.pass(&stretch, seen.life) {
                     shared.board.tell();
