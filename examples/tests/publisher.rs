@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, stream::Stream};
 use consumer::{Backend, EventStore, ExpectedVersion, NewEvent, SqliteEventStore};
-use consumer_tests::TestPostgres;
+use consumer_tests::{TestPostgres, until};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
@@ -34,19 +34,27 @@ impl Drop for Running {
     }
 }
 
-fn nats_server(directory: &Path) -> (Running, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+/// A server on a port that it chooses itself.
+async fn nats_server(directory: &Path) -> (Running, String) {
     let child = Command::new("nats-server")
-        .args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-sd"])
+        .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
         .arg(directory.join("jetstream"))
+        .arg("--ports_file_dir")
+        .arg(directory)
         .stderr(Stdio::null())
         .spawn()
         .expect("`nats-server` is needed: apt-get install nats-server");
-    (Running(child), format!("nats://127.0.0.1:{port}"))
+    let ports = directory.join(format!("nats-server_{}.ports", child.id()));
+    until("the server says where it listens", async || {
+        listens_at(&ports).is_some()
+    })
+    .await;
+    (Running(child), listens_at(&ports).unwrap())
+}
+
+fn listens_at(ports: &Path) -> Option<String> {
+    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
+    Some(said["nats"][0].as_str()?.to_owned())
 }
 
 fn publisher(database: &str, nats: &str, arguments: &[&str]) -> Running {
@@ -132,7 +140,7 @@ async fn on_the_stream(stream: &Stream, count: u64) -> Vec<String> {
 async fn is_killed_20_times<DB: Backend>(database: &str, store: EventStore<DB>) {
     store.migrate().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let (_server, url) = nats_server(directory.path());
+    let (_server, url) = nats_server(directory.path()).await;
     // What is asked waits until the server is there.
     let client = async_nats::ConnectOptions::new()
         .retry_on_initial_connect()

@@ -8,8 +8,8 @@ const MISSING: &str = "\
 no PostgreSQL server was found on this machine (no `initdb` on the PATH, in /usr/lib/postgresql/*/bin,
 /usr/pgsql-*/bin, or where `pg_config --bindir` points), and these tests need one.
   - `.ci/test` installs what is missing and runs all tests, or
-  - install it yourself, for example `apt-get install postgresql`, or
-  - set DATABASE_URL to a server where the user may create databases.";
+  - install it yourself, for example `apt-get install postgresql`.
+With DATABASE_URL most tests use that server; the others start one of their own in any case.";
 
 /// The programs of one installation.
 pub(crate) struct Binaries {

@@ -17,6 +17,7 @@ const CONSUMERS: &str = "TEST_WORKER_CONSUMERS";
 const GATE: &str = "TEST_WORKER_GATE";
 const CLAIM_TIMEOUT: &str = "TEST_WORKER_CLAIM_TIMEOUT";
 const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
+const SEGMENTS: &str = "TEST_WORKER_SEGMENTS";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 
 /// A worker in a process of its own; killed when this value goes.
@@ -122,6 +123,13 @@ impl WorkerCommand {
         self
     }
 
+    /// Sets as how many lanes each of its consumers may run.
+    #[must_use]
+    pub fn segments(mut self, segments: u32) -> Self {
+        self.command.env(SEGMENTS, segments.to_string());
+        self
+    }
+
     /// Lets it start again when the database cannot be used at its start, which ends it otherwise;
     /// each time becomes a line of that file.
     #[must_use]
@@ -213,9 +221,17 @@ fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> 
     for name in names {
         builder = builder.consumer(gated(name));
     }
-    let batch_size = number(BATCH_SIZE).map_or(500, |size| u32::try_from(size).unwrap_or(500));
+    let setting = |variable| number(variable).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
+    let (batch_size, segments) = (setting(BATCH_SIZE), setting(SEGMENTS));
+    let configured = move |settings: Settings| {
+        let settings = match batch_size {
+            Some(events) => settings.batch_size(events),
+            None => settings,
+        };
+        settings.segments(segments.unwrap_or(1))
+    };
     builder
-        .configure_all(move |settings: Settings| settings.batch_size(batch_size))
+        .configure_all(configured)
         .build()
         .expect("build the worker")
 }
@@ -264,6 +280,26 @@ impl<DB: TestBackend> Database<DB> {
         if expected != applied {
             return Err(difference(&expected, &applied));
         }
+        self.chains_are_whole(consumer).await
+    }
+
+    /// Like [`assert_applied_exactly_once`](Self::assert_applied_exactly_once), of a consumer with
+    /// segments, which keeps the order within each aggregate alone.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub async fn assert_applied_exactly_once_by_segments(&self, consumer: &str) {
+        let log = "SELECT global_position FROM events ORDER BY global_position";
+        let (expected, mut applied) = (self.numbers(log).await, self.applied(consumer).await);
+        applied.sort_unstable();
+        assert!(expected == applied, "{}", difference(&expected, &applied));
+        if let Err(wrong) = self.chains_are_whole(consumer).await {
+            panic!("{wrong}");
+        }
+    }
+
+    /// Says which aggregate is not what its events in their order make of it.
+    async fn chains_are_whole(&self, consumer: &str) -> Result<(), String> {
         let aggregates = self
             .texts("SELECT DISTINCT aggregate_id FROM events ORDER BY aggregate_id")
             .await;

@@ -385,7 +385,7 @@ async fn r4_the_guard_against_raw_commits_is_one_call_a_batch_and_no_statement()
         per_batch.push((statements[0] - statements[1]) / (300 - 3));
     }
     println!("statements a batch, with and without the guard: {per_batch:?}");
-    assert_eq!(per_batch, [5, 5]);
+    assert_eq!(per_batch, [4, 4]);
 }
 
 /// A way to the server that can be cut as a network is: nothing comes through, and nobody is told.

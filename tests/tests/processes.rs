@@ -7,6 +7,7 @@
     missing_docs
 )]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer_tests::{
@@ -29,6 +30,30 @@ async fn reached<DB: TestBackend>(db: &Database<DB>, consumer: &str, position: i
             .is_some_and(|at| at >= position)
     })
     .await;
+}
+
+/// Appends to forty aggregates in turn, in so many rounds; says how many events there are now.
+async fn append_to_many<DB: TestBackend>(db: &Database<DB>, rounds: usize) -> i64 {
+    let ids: Vec<String> = (0..40).map(|number| format!("u-{number}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    for _ in 0..rounds {
+        db.append("User", &ids).await;
+    }
+    db.numbers("SELECT count(*) FROM events").await[0]
+}
+
+/// Waits until a consumer has applied so many events.
+async fn applied<DB: TestBackend>(db: &Database<DB>, consumer: &str, events: i64) {
+    let sql = format!("SELECT count(*) FROM applied WHERE consumer = '{consumer}'");
+    until("the events are applied", async || {
+        db.numbers(&sql).await == [events]
+    })
+    .await;
+}
+
+async fn rows<DB: TestBackend>(db: &Database<DB>, consumer: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM consumer_progress WHERE consumer = '{consumer}'");
+    db.numbers(&sql).await[0]
 }
 
 /// A file that lets handlers wait as long as it is there.
@@ -151,6 +176,35 @@ on_both_databases! {
         }
         db.assert_applied_exactly_once("a").await;
         db.assert_applied_exactly_once("b").await;
+    }
+
+    async fn processes_with_one_segment_and_with_eight_share_a_consumer_while_events_flow(db) {
+        let db = Arc::new(db.with_read_model().await);
+        let start = |segments| {
+            WorkerProcess::of(WORKER, &db).consumers(&["c"]).batch_size(7).segments(segments).start()
+        };
+        let flow = |rounds| {
+            let db = Arc::clone(&db);
+            tokio::spawn(async move { append_to_many(&db, rounds).await })
+        };
+        let one = start(1);
+        let events = append_to_many(&db, 3).await;
+        applied(&db, "c", events).await;
+        assert_eq!(rows(&db, "c").await, 1);
+        let flowing = flow(12);
+        let eight = start(8);
+        until("the row is divided", async || rows(&db, "c").await == 8).await;
+        eight.kill();
+        let eight = start(8);
+        applied(&db, "c", flowing.await.unwrap()).await;
+        assert!(eight.terminate());
+        // The one that is left is set to one lane, and has eight rows.
+        let flowing = flow(6);
+        consumer::merge_segments(&db.store, "c", 1, 2).await.unwrap();
+        assert_eq!(rows(&db, "c").await, 2);
+        applied(&db, "c", flowing.await.unwrap()).await;
+        assert!(one.terminate());
+        db.assert_applied_exactly_once_by_segments("c").await;
     }
 
     async fn an_event_appended_by_another_process_is_seen_without_being_announced(db) {
