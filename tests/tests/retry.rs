@@ -372,3 +372,30 @@ async fn an_error_that_the_handler_ignored_counts_as_a_failure_on_postgres() {
     );
     assert_eq!(attempts(&db).await, [2]);
 }
+
+/// An operator may stop his shell's job and go home: the rows are not his for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_says_nothing_for_a_minute_gives_the_rows_back() {
+    let db = Database::<sqlx::Postgres>::fresh().await;
+    append(&db, &["bad"]).await;
+    let timeout = Arc::new(Mutex::new(None::<String>));
+    let consumer = || {
+        let timeout = Arc::clone(&timeout);
+        let settings = Settings::default().retries(0).on_error(OnError::Park);
+        consumer_tests::consumer("c", move |_, tx: &mut sqlx::PgConnection, _| {
+            let timeout = Arc::clone(&timeout);
+            Box::pin(async move {
+                let sql = "SELECT current_setting('idle_in_transaction_session_timeout')";
+                let now: String = sqlx::query_scalar(sql).fetch_one(tx).await?;
+                let before = timeout.lock().unwrap().replace(now);
+                before.map(|_| ()).ok_or_else(|| "not yet".into())
+            })
+        })
+        .settings(settings)
+    };
+    let builder = || Worker::builder(db.store.clone()).consumer(consumer());
+    builder().build().unwrap().run_once().await.unwrap();
+    let retried = builder().admin().unwrap().retry_parked("c", None).await;
+    assert_eq!(retried.unwrap().handled, 1);
+    assert_eq!(timeout.lock().unwrap().as_deref(), Some("1min"));
+}

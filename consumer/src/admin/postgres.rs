@@ -57,9 +57,11 @@ const AGE_SCOPE: &str = "
      ORDER BY e.p LIMIT 1";
 
 /// Waits as long as `lock_timeout` allows; the order keeps two operators from waiting for each
-/// other.
+/// other. An operator whose process froze, or who stopped it and went away, does not keep the rows.
 const LOCK: &str = "
-    SELECT pg_current_xact_id()::text AS transaction, pg_backend_pid() AS backend FROM {progress}
+    SELECT pg_current_xact_id()::text AS transaction, pg_backend_pid() AS backend,
+           set_config('idle_in_transaction_session_timeout', '60s', true)
+      FROM {progress}
      WHERE consumer = $1 AND version = $2 ORDER BY slice_from FOR UPDATE";
 
 /// A changed `claims` is what the deferred trigger wants the mark for (R4).
