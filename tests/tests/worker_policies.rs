@@ -273,6 +273,7 @@ on_both_databases! {
         let LaneState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
         assert_eq!(position, Some(positions[0]));
         assert!(error.contains("expected a map"), "{error}");
+        assert!(error.contains("the event `Changed`, version 1, at position 1"), "{error}");
     }
 
     async fn a_statement_that_failed_unnoticed_voids_the_batch_and_says_so(db) {

@@ -104,24 +104,6 @@ impl BatchError {
             error: error.into(),
         }
     }
-
-    /// The same error of a batch of `len` events: one that comes after the last is that of the
-    /// batch as a whole, any of which may be to blame.
-    pub(crate) fn in_batch(self, len: usize) -> Self {
-        if self.handled < len {
-            self
-        } else {
-            Self::within(0, len, self.error)
-        }
-    }
-
-    /// The same error of a batch that came after `earlier` events.
-    pub(crate) fn after(self, earlier: usize) -> Self {
-        Self {
-            handled: self.handled.saturating_add(earlier),
-            ..self
-        }
-    }
 }
 
 impl fmt::Display for BatchError {

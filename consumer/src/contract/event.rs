@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::typed::{DecodeError, decode_json};
+
 /// An event as the store keeps it, shared by all consumers of a process.
 ///
 /// It is one reference-counted allocation: cloning it never copies payload or metadata, so the
@@ -86,13 +88,14 @@ impl PersistedEvent {
     /// #     payload: r#"{"email":"ada@example.com"}"#.into(), ..EventRecord::default() });
     /// let user: Email = event.json()?;
     /// assert_eq!(user.email, "ada@example.com");
-    /// # Ok::<(), serde_json::Error>(())
+    /// # Ok::<(), consumer::DecodeError>(())
     /// ```
     ///
     /// # Errors
-    /// What `serde_json` says, when the payload is not JSON of the shape of `T`.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.payload)
+    /// When the payload is not JSON of the shape of `T`; the error names the event and the place
+    /// in the payload.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        decode_json(self)
     }
 }
 

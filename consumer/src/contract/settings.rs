@@ -131,11 +131,6 @@ impl Settings {
         self
     }
 
-    /// The size of a batch, as lengths are counted.
-    pub(crate) fn batch_len(&self) -> usize {
-        usize::try_from(self.batch_size).unwrap_or(usize::MAX)
-    }
-
     /// Sets after what time a transaction ends at the next event.
     #[must_use]
     pub const fn batch_time(mut self, time: Duration) -> Self {
@@ -167,6 +162,14 @@ impl Settings {
         let mut clamped = self.backoff(min, max).segments(segments);
         clamped.batch_size = in_range(batch_size);
         clamped
+    }
+}
+
+#[cfg(feature = "worker")]
+impl Settings {
+    /// The size of a batch, as lengths are counted.
+    pub(crate) fn batch_len(&self) -> usize {
+        usize::try_from(self.batch_size).unwrap_or(usize::MAX)
     }
 }
 

@@ -97,13 +97,23 @@ async fn handle_all<DB: Database>(
         }
         cx.enter_several();
         let handled = consumer.handle_batch(cx, connection, batch).await;
-        let handled = handled.map_err(|error| error.in_batch(batch.len()).after(done))?;
+        let handled = handled.map_err(|error| behind(done, batch.len(), error))?;
         done += handled.min(batch.len());
         if handled < batch.len() {
             break;
         }
     }
     Ok(done)
+}
+
+/// The error of a batch of that length, behind others that are done.
+fn behind(done: usize, length: usize, error: BatchError) -> BatchError {
+    if error.handled >= length {
+        // After its last event: any of them may be to blame.
+        return BatchError::within(done, length, error.error);
+    }
+    let handled = done.saturating_add(error.handled);
+    BatchError { handled, ..error }
 }
 
 fn current_event(cx: &Arc<Context>, events: &Arc<Vec<PersistedEvent>>) -> Arc<dyn cause::Cause> {
