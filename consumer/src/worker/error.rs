@@ -188,6 +188,21 @@ fn listing(problems: &[BuildError]) -> String {
 }
 
 /// Two consumers have one name, and would share a checkpoint (R1).
+///
+/// ```
+/// use consumer::{BuildError, NameTaken};
+///
+/// /// Where to look for a name that was given twice.
+/// fn sites(error: &BuildError) -> Vec<String> {
+///     match error {
+///         BuildError::NameTaken(taken) => {
+///             let NameTaken { first, second, .. } = &**taken;
+///             first.iter().chain(second).map(ToString::to_string).collect()
+///         }
+///         _ => Vec::new(),
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error(
     "two consumers are named `{name}`, version {version}: {first} and {second}; a name keys a checkpoint, so give one of them another",
