@@ -56,6 +56,8 @@ use crate::store::StoreError;
 use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 
 /// How a verb ended, and the exit code that says so.
+///
+/// See [`Console`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
@@ -75,6 +77,8 @@ pub enum Exit {
 
 impl Exit {
     /// The code.
+    ///
+    /// See [`Console`] for an example.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -95,11 +99,15 @@ impl From<Exit> for ExitCode {
 
 impl Cli {
     /// Does what the command line says, with the consumers and the store of a worker's builder.
+    ///
+    /// See the [module](self) for an example.
     pub async fn run<DB: AdminBackend>(self, builder: WorkerBuilder<DB>) -> ExitCode {
         self.run_on(builder, &Console::process()).await.into()
     }
 
     /// Does what the command line says on a console of your own.
+    ///
+    /// See [`Console`] for an example.
     pub async fn run_on<DB: AdminBackend>(
         self,
         builder: WorkerBuilder<DB>,

@@ -28,6 +28,15 @@ pub struct Registry<DB: Database> {
 }
 
 /// A consumer that was found, and cannot run on the database at hand.
+///
+/// ```
+/// use consumer::{Registry, sqlx};
+///
+/// /// Which consumers a process leaves to others.
+/// fn elsewhere<DB: sqlx::Database>(registry: &Registry<DB>) -> Vec<String> {
+///     registry.other_databases().iter().map(ToString::to_string).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OtherDatabase {

@@ -29,6 +29,8 @@ pub struct Schema {
 }
 
 /// A column of the events table that can have another name.
+///
+/// See [`Schema`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // each is the column of its name
