@@ -201,7 +201,7 @@ impl<DB: Backend> EventStore<DB> {
     /// Postgres only; off by default, since Postgres lets transactions that notify commit one after
     /// the other.
     ///
-    /// See `WorkerBuilder::listen_url` for an example.
+    /// See [`WorkerBuilder::listen_url`](crate::WorkerBuilder::listen_url) for an example.
     #[must_use]
     pub fn notify(self, notify: bool) -> Self {
         self.with(self.inner.settings.schema.clone(), notify)

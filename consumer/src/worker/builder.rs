@@ -296,7 +296,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     /// # store.migrate().await?;
     /// let worker = Worker::builder(store).consumer(Users).configure("user", |settings| settings.retries(1));
     ///
-    /// // A name that is misspelt is no setting that nobody has.
+    /// // A name that is misspelt is an error, not a setting that has no effect.
     /// let error = worker.build().unwrap_err();
     /// assert!(matches!(error, BuildError::UnknownConsumer { known, .. } if known == "users"));
     /// # Ok(())
