@@ -1,4 +1,7 @@
 //! What an operator does with consumers: looks, pauses, resumes, rebuilds, retries, forgets.
+//!
+//! Every verb is a method of [`Admin`], with an example there. The feature `cli` has the same verbs
+//! for a command line.
 
 #[cfg(feature = "cli")]
 pub(crate) mod choice;

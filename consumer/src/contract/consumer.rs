@@ -257,7 +257,7 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
 
 /// The boxed future of one batch.
 ///
-/// It is what [`ErasedConsumer`] returns, and nothing else.
+/// Only [`ErasedConsumer`] returns it, so that no consumer names it.
 pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Consumer`] as the worker holds it: boxed once a batch, never once an event.

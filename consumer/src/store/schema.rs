@@ -17,6 +17,7 @@ use super::StoreError;
 /// let schema = Schema::default()
 ///     .database_schema("sales")
 ///     .events("event_log")
+///     .aggregate_heads("stream_heads")
 ///     .column(Column::CreatedAt, "recorded_at");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -346,6 +346,18 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     /// The process behind the cut gives a connection up that has been silent for as long (for 5 s
     /// when that is longer, and five times that for a read), so that it comes back by itself. A
     /// statement of a handler is only given up after its `handler_timeout`.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # fn example(store: consumer::PgEventStore) {
+    /// use std::time::Duration;
+    ///
+    /// use consumer::Worker;
+    ///
+    /// // Another process takes over 15 s after this one has frozen.
+    /// let builder = Worker::builder(store).claim_timeout(Duration::from_secs(15));
+    /// # }
+    /// ```
     #[must_use]
     pub fn claim_timeout(mut self, timeout: Duration) -> Self {
         self.options.claim_timeout = timeout.max(Duration::from_millis(100));

@@ -54,6 +54,8 @@ pub enum WorkerError {
 /// Each is the text of a refusal that says what to change; the guide
 /// [`frontier`](crate::guide::frontier) says why it matters. [`Reset`](Self::Reset) is the only one that
 /// can also end a worker that runs.
+///
+/// See [`WorkerError`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogProblem {
