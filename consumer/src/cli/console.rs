@@ -30,6 +30,7 @@ const WIDTH: u16 = 80;
 /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
 /// # store.migrate().await?;
 /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+/// // A rebuild asks first.
 /// let console = Console::captured(["no"]);
 /// let cli = Cli::parse_from(["app", "rebuild", "users", "--without-reset"]);
 /// let exit = cli.run_on(Worker::builder(store).consumer(Users), &console).await;

@@ -264,7 +264,7 @@ impl Context {
     /// /// How many of the events were handled.
     /// fn handle_batch(cx: &Context, events: &[PersistedEvent]) -> usize {
     ///     for (handled, event) in events.iter().enumerate() {
-    ///         // Not before the first: a batch that handles nothing would come again for ever.
+    ///         // Not before the first: a batch of which nothing is handled counts as failed.
     ///         if handled > 0 && cx.should_stop(handled) {
     ///             return handled;
     ///         }

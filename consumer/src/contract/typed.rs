@@ -19,8 +19,10 @@ use super::{Context, PersistedEvent};
 /// `#[derive(Event)]` implements it, on structs and on enums.
 ///
 /// ```
-/// # use consumer::{Event, EventRecord, PersistedEvent};
-/// # use serde::{Deserialize, Serialize};
+/// use consumer::Event;
+/// # use consumer::{EventRecord, PersistedEvent};
+/// use serde::{Deserialize, Serialize};
+///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
 /// #[event(aggregate = "User")]
 /// struct UserRegistered {
@@ -94,10 +96,10 @@ pub trait Event: Sized {
 ///     Deleted,
 /// }
 ///
-/// fn is_aggregate<A: Aggregate>() -> &'static str {
+/// fn aggregate_type<A: Aggregate>() -> &'static str {
 ///     A::AGGREGATE_TYPE
 /// }
-/// assert_eq!(is_aggregate::<UserEvent>(), "User");
+/// assert_eq!(aggregate_type::<UserEvent>(), "User");
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an aggregate",
@@ -112,15 +114,15 @@ pub trait Aggregate: Event {}
 /// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
 ///
 /// ```
-/// # use consumer::{Event, EventRecord, PersistedEvent};
-/// # use serde::{Deserialize, Serialize};
+/// use consumer::{Envelope, Event};
+/// # use consumer::{EventRecord, PersistedEvent};
+/// use serde::{Deserialize, Serialize};
+///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
 /// #[event(aggregate = "User")]
 /// struct UserRegistered {
 ///     email: String,
 /// }
-///
-/// use consumer::Envelope;
 ///
 /// // What a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)` may do.
 /// fn greeting(event: &Envelope<'_, UserRegistered>) -> String {
@@ -160,8 +162,10 @@ impl<E> Deref for Envelope<'_, E> {
 /// Why an event could not be decoded; says which event, for whom, and where in the payload.
 ///
 /// ```
-/// # use consumer::{Event, EventRecord, PersistedEvent};
-/// # use serde::{Deserialize, Serialize};
+/// use consumer::Event;
+/// # use consumer::{EventRecord, PersistedEvent};
+/// use serde::{Deserialize, Serialize};
+///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
 /// #[event(aggregate = "User")]
 /// struct UserRegistered {

@@ -270,7 +270,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Changes the settings of all consumers, over what they declare.
     ///
-    /// See [`WorkerBuilder`] for an example, as for all that follows.
+    /// See [`WorkerBuilder`] for an example, also of the settings below.
     #[must_use]
     pub fn configure_all(mut self, change: impl Fn(Settings) -> Settings + Send + 'static) -> Self {
         self.configure_all.push(Box::new(change));
