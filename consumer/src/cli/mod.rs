@@ -31,6 +31,7 @@
 //! | `rebuild NAME [--yes]` | empties the read model and handles all events again, or goes on with what was begun; with `--of-version` of a version that never ran, lets it catch up beside the one that serves; `--watch` only shows how far it is |
 //! | `accept-scope NAME` | goes on with another scope without a rebuild |
 //! | `activate NAME VERSION` | says which version serves |
+//! | `merge NAME --segments NUMBER` | brings a consumer down to fewer segments, while workers run it |
 //! | `parked list\|show\|retry\|skip` | events that were set aside |
 //! | `frontier` | how far the log is settled, and who keeps it |
 //! | `forget NAME` | removes a detached checkpoint, or that of an old version |
