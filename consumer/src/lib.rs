@@ -5,6 +5,45 @@
 //! [guides](guide) go task by task; [`guide::frontier`] tells why nothing is lost, and what that
 //! rests on.
 //!
+//! ```standalone_crate
+//! # #[cfg(all(feature = "sqlite", feature = "worker", feature = "auto-register"))]
+//! # mod program {
+//! use consumer::prelude::*;
+//! use consumer::sqlx;
+//!
+//! #[derive(Default)]
+//! struct Users;
+//!
+//! #[consumer(name = "users", aggregates = ["User"])]
+//! impl Users {
+//!     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
+//!         sqlx::query("INSERT INTO users (id) VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = SqliteEventStore::connect("sqlite::memory:").await?;
+//! store.migrate().await?;
+//! # sqlx::query("CREATE TABLE users (id TEXT PRIMARY KEY)").execute(store.pool()).await?;
+//! let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
+//! store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+//!
+//! // `run(shutdown_signal())` goes on until the process is asked to end.
+//! let report = Worker::builder(store.clone()).discover().build()?.run_once().await?;
+//! assert!(!report.has_failures(), "{report}");
+//! let users: Vec<String> = sqlx::query_scalar("SELECT id FROM users").fetch_all(store.pool()).await?;
+//! assert_eq!(users, ["ada"]);
+//! # Ok(())
+//! # }
+//! # }
+//! # #[cfg(all(feature = "sqlite", feature = "worker", feature = "auto-register"))]
+//! # fn main() { program::main().unwrap() }
+//! # #[cfg(not(all(feature = "sqlite", feature = "worker", feature = "auto-register")))]
+//! # fn main() {}
+//! ```
+//!
 //! | feature | default | what |
 //! |---|---|---|
 //! | `sqlite`, `postgres` | `sqlite` | the event store and the worker on that database |

@@ -1,4 +1,19 @@
 //! What a file with consumers needs: `use consumer::prelude::*;`.
+//!
+//! ```standalone_crate
+//! use consumer::prelude::*;
+//!
+//! #[derive(Default)]
+//! struct Printer;
+//!
+//! #[consumer(name = "printer", aggregates = ["User"])]
+//! impl Printer {
+//!     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+//!         println!("{} {}", event.aggregate_id, event.event_type);
+//!         Ok(())
+//!     }
+//! }
+//! ```
 
 #[cfg(feature = "postgres")]
 pub use sqlx::PgConnection;

@@ -11,6 +11,22 @@ use crate::worker::dialect::{Checkpoint, State};
 /// A database that can be operated: Postgres or SQLite.
 ///
 /// The trait is sealed.
+///
+/// Only code that is generic over the database names it, as a bound:
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # mod example {
+/// use consumer::admin::{Admin, AdminBackend, AdminError};
+///
+/// async fn pause_all<DB: AdminBackend>(admin: &Admin<DB>) -> Result<(), AdminError> {
+///     for consumer in admin.status().await?.consumers {
+///         admin.pause(&*consumer.name).await?;
+///     }
+///     Ok(())
+/// }
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "no consumers are operated on `{Self}`",
     label = "neither `Postgres` nor `Sqlite`",

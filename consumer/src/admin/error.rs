@@ -7,6 +7,38 @@ use crate::store::StoreError;
 use crate::worker::WorkerError;
 
 /// Why an operator's verb was refused; nothing was changed then.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::admin::{AdminError, RebuildOptions};
+/// use consumer::{SqliteEventStore, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+/// # let admin = Worker::builder(store).consumer(Users).admin()?;
+/// match admin.rebuild("users", RebuildOptions::new()).await {
+///     Ok(rebuilt) => println!("replays up to {}", rebuilt.replay_to),
+///     // A worker has it at hand: `wait`, or pause it first.
+///     Err(AdminError::Held { consumer }) => println!("{consumer} is busy"),
+///     // It has no `#[on(reset)]`: empty the tables, then `without_reset`.
+///     Err(AdminError::NoReset { consumer }) => println!("{consumer} cannot empty its tables"),
+///     // The text says what to do.
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {

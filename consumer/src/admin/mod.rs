@@ -1,4 +1,7 @@
 //! What an operator does with consumers: looks, pauses, resumes, rebuilds, retries, forgets.
+//!
+//! Every verb is a method of [`Admin`], with an example there. The feature `cli` has the same verbs
+//! for a command line.
 
 #[cfg(feature = "cli")]
 pub(crate) mod choice;
@@ -88,6 +91,30 @@ impl<DB: AdminBackend> fmt::Debug for Admin<DB> {
 impl<DB: AdminBackend> WorkerBuilder<DB> {
     /// An operator's view of the consumers of this worker.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let admin = Worker::builder(store).consumer(Users).admin()?;
+    ///
+    /// // It knows consumers that no worker ever ran.
+    /// assert!(admin.status().await?.consumer("users").is_some());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// When the consumers do not fit together.
     pub fn admin(mut self) -> Result<Admin<DB>, BuildError> {
@@ -98,6 +125,8 @@ impl<DB: AdminBackend> WorkerBuilder<DB> {
 
 impl<DB: AdminBackend> Admin<DB> {
     /// An operator without any consumer's code: enough to look, pause, resume, skip and forget.
+    ///
+    /// See [`Admin`] for an example.
     #[must_use]
     pub fn new(store: EventStore<DB>) -> Self {
         Self {
@@ -122,6 +151,8 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// The store that this operates on.
+    ///
+    /// It is for what goes with a verb, such as a look at your own tables through `admin.store().pool()`.
     #[must_use]
     pub fn store(&self) -> &EventStore<DB> {
         &self.store
@@ -132,6 +163,33 @@ impl<DB: AdminBackend> Admin<DB> {
     /// The batch in hand is finished first. A consumer of this program that no worker ever ran gets its
     /// checkpoint, so that it does not begin.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::admin::ConsumerState;
+    /// use consumer::{SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let admin = Worker::builder(store).consumer(Users).admin()?;
+    /// admin.pause("users").await?;
+    /// assert_eq!(admin.status().await?.consumers[0].state, ConsumerState::Paused);
+    ///
+    /// admin.resume("users").await?;
+    /// assert_eq!(admin.status().await?.consumers[0].state, ConsumerState::Running);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// When there is no such checkpoint, or the batch in hand takes longer than 30 s.
     pub async fn pause(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
@@ -141,6 +199,46 @@ impl<DB: AdminBackend> Admin<DB> {
 
     /// Lets a paused or stopped consumer go on, with all its attempts before it; its last error is
     /// forgotten.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// # use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings, sqlx};
+    /// # static BROKEN: AtomicBool = AtomicBool::new(true);
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     fn settings(&self) -> Settings { Settings::default().retries(0).on_error(OnError::Stop) }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
+    /// #         if BROKEN.load(Ordering::Relaxed) { Err("no such tariff".into()) } else { Ok(()) }
+    /// #     }
+    /// # }
+    /// use consumer::admin::ConsumerState;
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
+    /// let status = admin.status().await?;
+    /// let users = status.consumer("users").unwrap();
+    /// assert_eq!(users.state, ConsumerState::Stopped);
+    /// let failing = users.failing.as_ref().unwrap();
+    /// assert_eq!(failing.position, Some(1));
+    /// assert!(failing.error.contains("no such tariff"));
+    ///
+    /// // Once the tariff is there:
+    /// admin.resume("users").await?;
+    /// assert_eq!(admin.status().await?.consumers[0].failing, None);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// When there is no such checkpoint, or the batch in hand takes longer than 30 s.
@@ -153,6 +251,37 @@ impl<DB: AdminBackend> Admin<DB> {
     ///
     /// Events of a type that is new in the scope are handled from the checkpoint on only; a rebuild
     /// handles all of them.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::admin::ConsumerState;
+    /// use consumer::{Registered, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let mut users = Registered::new(Users);
+    /// users.declaration.scope = vec!["User".into()];
+    /// Worker::builder(store.clone()).registered(users.clone()).build()?.run_once().await?;
+    ///
+    /// // The next release wants one type more.
+    /// users.declaration.scope.push("Order".into());
+    /// let admin = Worker::builder(store).registered(users).admin()?;
+    /// assert_eq!(admin.status().await?.consumers[0].state, ConsumerState::ScopeChanged);
+    /// admin.accept_scope("users").await?;
+    /// assert_eq!(admin.status().await?.consumers[0].scope, ["Order", "User"]);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// When there is no such checkpoint, its code is not in this program, or the batch in hand
@@ -168,6 +297,8 @@ impl<DB: AdminBackend> Admin<DB> {
     /// Brings a consumer down to a number of segments, a power of two up to 64, and says how many
     /// there are then; see [`merge_segments`]. Workers have to run it
     /// meanwhile, set to no more segments than that; it can be given up at any time.
+    ///
+    /// See there for an example too.
     ///
     /// # Errors
     /// When there is no such checkpoint, or what the database says.

@@ -56,6 +56,17 @@ impl From<String> for Target {
 }
 
 /// How a rebuild begins.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use consumer::admin::RebuildOptions;
+///
+/// // For a consumer that workers have at hand, without a `reset`, and with parked events.
+/// let options = RebuildOptions::new().wait(Duration::from_secs(30)).without_reset().discard_parked();
+/// ```
+///
+/// See [`Admin::rebuild`](super::Admin::rebuild) for its use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RebuildOptions {
     pub(crate) wait: Duration,

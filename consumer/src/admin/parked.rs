@@ -19,6 +19,8 @@ use crate::worker::supervise::{Fault, Limits, supervise};
 use crate::worker::transact::{SWALLOWED, keep_alive};
 
 /// An event that a consumer has set aside.
+///
+/// See [`Admin::parked`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ParkedEvent {
@@ -40,6 +42,8 @@ pub struct ParkedEvent {
 }
 
 /// What became of parked events that were tried again.
+///
+/// See [`Admin::retry_parked`] for an example.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Retried {
@@ -55,6 +59,45 @@ const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
 impl<DB: AdminBackend> Admin<DB> {
     /// The parked events of a consumer, in the order of the log.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// # use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings, sqlx};
+    /// # static BROKEN: AtomicBool = AtomicBool::new(true);
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     fn settings(&self) -> Settings { Settings::default().retries(0).on_error(OnError::Park) }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
+    /// #         if BROKEN.load(Ordering::Relaxed) { Err("no such tariff".into()) } else { Ok(()) }
+    /// #     }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # for id in ["ada", "bob"] {
+    /// #     let event = [NewEvent::new("User", id, "UserRegistered", "{}")];
+    /// #     store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # }
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Worker::builder(store).consumer(Users).admin()?;
+    /// for parked in admin.parked("users").await? {
+    ///     println!("{} {}: {:?}", parked.position, parked.aggregate_id, parked.error);
+    /// }
+    ///
+    /// // One of them, with what is in it.
+    /// let (parked, event) = admin.parked_event("users", 1).await?;
+    /// assert!(parked.has_failed);
+    /// assert_eq!(event.unwrap().payload, "{}");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// When there is no such checkpoint.
     pub async fn parked(
@@ -68,6 +111,8 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// One parked event, with the event itself where the log still has it.
+    ///
+    /// See [`parked`](Self::parked) for an example.
     ///
     /// # Errors
     /// When there is no such checkpoint, or it has not parked that event.
@@ -96,6 +141,47 @@ impl<DB: AdminBackend> Admin<DB> {
     /// fails again, by an error, a panic or its `handler_timeout`, nothing of its aggregate is saved
     /// but the new error, and the next aggregate has its turn. Trouble with the database is tried
     /// again, and never counts against an event.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// # use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings, sqlx};
+    /// # static BROKEN: AtomicBool = AtomicBool::new(true);
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     fn settings(&self) -> Settings { Settings::default().retries(0).on_error(OnError::Park) }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
+    /// #         if BROKEN.load(Ordering::Relaxed) { Err("no such tariff".into()) } else { Ok(()) }
+    /// #     }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # for id in ["ada", "bob"] {
+    /// #     let event = [NewEvent::new("User", id, "UserRegistered", "{}")];
+    /// #     store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # }
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Worker::builder(store).consumer(Users).admin()?;
+    /// let retried = admin.retry_parked("users", Some(1)).await?;
+    /// for error in &retried.failed {
+    ///     println!("{error}"); // event 1 failed again, so its aggregate stays parked: …
+    /// }
+    /// # assert_eq!((retried.handled, retried.failed.len()), (0, 1));
+    ///
+    /// # BROKEN.store(false, Ordering::Relaxed);
+    /// // When what was missing is there, all of them:
+    /// let retried = admin.retry_parked("users", None).await?;
+    /// assert_eq!((retried.handled, retried.failed.len()), (2, 0));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// When the consumer's code is not in this program, a worker has it at hand for longer than
@@ -142,6 +228,40 @@ impl<DB: AdminBackend> Admin<DB> {
 
     /// Leaves a parked event out for good. Those of its aggregate that wait behind it stay parked
     /// until they are retried; says how many.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// # use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings, sqlx};
+    /// # static BROKEN: AtomicBool = AtomicBool::new(true);
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     fn settings(&self) -> Settings { Settings::default().retries(0).on_error(OnError::Park) }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
+    /// #         if BROKEN.load(Ordering::Relaxed) { Err("no such tariff".into()) } else { Ok(()) }
+    /// #     }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # for id in ["ada", "bob"] {
+    /// #     let event = [NewEvent::new("User", id, "UserRegistered", "{}")];
+    /// #     store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # }
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Worker::builder(store).consumer(Users).admin()?;
+    /// let behind = admin.skip_parked("users", 1).await?;
+    /// assert_eq!(behind, 0); // nothing of that aggregate waits behind it
+    /// assert_eq!(admin.parked("users").await?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// When the event is not parked, or a worker has the consumer at hand for longer than 30 s.

@@ -19,6 +19,8 @@ use crate::worker::roster::scope_text;
 use crate::worker::supervise::describe;
 
 /// What a rebuild began with.
+///
+/// See [`Admin::rebuild`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rebuilt {
@@ -31,6 +33,8 @@ pub struct Rebuilt {
 }
 
 /// How far a rebuild is.
+///
+/// See [`Admin::rebuild`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RebuildProgress {
@@ -59,6 +63,43 @@ impl<DB: AdminBackend> Admin<DB> {
     /// to be wanted: see [`RebuildOptions::discard_parked`]. The scope becomes that of the code.
     ///
     /// [`Context::is_replay`]: crate::Context::is_replay
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// #     fn can_reset(&self) -> bool { true }
+    /// # }
+    /// use consumer::admin::RebuildOptions;
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
+    /// let rebuilt = admin.rebuild("users", RebuildOptions::new()).await?;
+    /// assert_eq!(rebuilt.replay_to, 1);
+    ///
+    /// // A worker does the rest, here or elsewhere, and anybody can watch.
+    /// let mut watch = admin.watch_rebuild("users").await?;
+    /// let progress = watch.look().await?;
+    /// assert_eq!((progress.handled, progress.total, progress.is_done), (0, 1, false));
+    ///
+    /// # Worker::builder(store).consumer(Users).build()?.run_once().await?;
+    /// // When it has:
+    /// assert!(watch.look().await?.is_done);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// - [`AdminError::Held`]: a worker has the consumer at hand; see [`RebuildOptions::wait`].
@@ -109,6 +150,8 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Watches a rebuild, also one that another process began and a third one does.
+    ///
+    /// See [`rebuild`](Self::rebuild) for an example.
     ///
     /// # Errors
     /// When there is no such checkpoint.
@@ -203,6 +246,8 @@ impl<DB: AdminBackend> Work<DB> for Beginning<'_, DB> {
 /// Tells again and again how far a rebuild is; made by [`Admin::watch_rebuild`].
 ///
 /// It counts the events of the consumer's scope, each once, so that looking often costs little.
+///
+/// See [`Admin::rebuild`] for an example.
 #[derive(Debug)]
 pub struct RebuildWatch<'a, DB: AdminBackend> {
     admin: &'a Admin<DB>,
@@ -217,6 +262,8 @@ pub struct RebuildWatch<'a, DB: AdminBackend> {
 
 impl<DB: AdminBackend> RebuildWatch<'_, DB> {
     /// Looks at the checkpoint.
+    ///
+    /// See [`Admin::rebuild`] for an example.
     ///
     /// # Errors
     /// When the checkpoint is gone, or the database cannot be used.

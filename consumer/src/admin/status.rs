@@ -19,6 +19,46 @@ use crate::worker::{Blocker, WorkerError};
 const MOST_COUNTED: i64 = 1_000_000;
 
 /// The consumers of a store and its frontier at one moment.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::admin::ConsumerState;
+/// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
+/// let status = admin.status().await?;
+/// let users = status.consumer("users").unwrap();
+/// assert_eq!(users.state, ConsumerState::New);
+/// assert_eq!((users.position, users.lag.events), (None, 1));
+///
+/// # Worker::builder(store).consumer(Users).build()?.run_once().await?;
+/// // After a worker has run:
+/// let status = admin.status().await?;
+/// let users = status.consumer("users").unwrap();
+/// assert_eq!(users.state, ConsumerState::Running);
+/// assert_eq!((users.position, users.lag.events, users.parked), (Some(1), 0, 0));
+/// assert_eq!(status.frontier.head, 1);
+///
+/// // As other programs read it.
+/// let json = serde_json::to_value(&status)?;
+/// assert_eq!(json["consumers"][0]["state"], "running");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -33,6 +73,8 @@ pub struct Status {
 
 impl Status {
     /// The entry of a consumer; with several versions, the first.
+    ///
+    /// See [`Status`] for an example.
     #[must_use]
     pub fn consumer(&self, name: &str) -> Option<&ConsumerStatus> {
         self.consumers.iter().find(|one| &*one.name == name)
@@ -40,6 +82,8 @@ impl Status {
 }
 
 /// How far the log is settled, and who keeps it from going on.
+///
+/// See [`Admin::frontier`] for an example.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct FrontierStatus {
@@ -55,6 +99,8 @@ pub struct FrontierStatus {
 }
 
 /// How one version of a consumer stands.
+///
+/// See [`Status`] for an example.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerStatus {
@@ -91,6 +137,18 @@ pub struct ConsumerStatus {
 }
 
 /// What a consumer does, as far as its checkpoint tells.
+///
+/// ```
+/// use consumer::admin::ConsumerState;
+///
+/// /// Whether somebody has to be woken up.
+/// fn is_urgent(state: &ConsumerState) -> bool {
+///     matches!(state, ConsumerState::Stopped | ConsumerState::ScopeChanged)
+/// }
+///
+/// assert!(!is_urgent(&ConsumerState::Paused));
+/// assert_eq!(ConsumerState::ScopeChanged.to_string(), "scope changed");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -132,6 +190,8 @@ impl fmt::Display for ConsumerState {
 }
 
 /// How far a consumer is behind.
+///
+/// See [`Status`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
@@ -145,6 +205,8 @@ pub struct Lag {
 }
 
 /// An event that a consumer could not handle so far.
+///
+/// See [`Admin::resume`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Failing {
@@ -161,6 +223,8 @@ pub struct Failing {
 
 impl<DB: AdminBackend> Admin<DB> {
     /// Says how every consumer stands, also while no worker runs.
+    ///
+    /// See [`Status`] for an example.
     ///
     /// # Errors
     /// When the database cannot be used or the tables are missing.
@@ -184,6 +248,38 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Says how every consumer stands, and how fast it went since an earlier look.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
+    /// let before = admin.status().await?;
+    /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # Worker::builder(store).consumer(Users).build()?.run_once().await?;
+    /// // Some time later:
+    /// let status = admin.status_since(&before).await?;
+    /// for consumer in &status.consumers {
+    ///     println!("{}: {:.0} events/s", consumer.name, consumer.rate.unwrap_or_default());
+    /// }
+    /// # assert!(status.consumers[0].rate > Some(0.0));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// Like [`status`](Self::status).
@@ -225,6 +321,28 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Says how far the log is settled, and who keeps it from going on.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::admin::Admin;
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// let frontier = Admin::new(store).frontier().await?;
+    /// assert_eq!((frontier.settled, frontier.head), (1, 1));
+    /// for blocker in &frontier.blockers {
+    ///     println!("the log waits for {blocker}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// When the database cannot be used, or the log is not one whose frontier can be known.

@@ -14,6 +14,8 @@ impl<DB: AdminBackend> Admin<DB> {
     /// own that it names after [`Context::version`](crate::Context::version). Until somebody
     /// [activates](Self::activate) it, the oldest version with a checkpoint is the active one.
     ///
+    /// See [`activate`](Self::activate) for an example.
+    ///
     /// # Errors
     /// When the database cannot be used.
     pub async fn active_version(&self, consumer: &str) -> Result<Option<u32>, AdminError> {
@@ -27,6 +29,39 @@ impl<DB: AdminBackend> Admin<DB> {
     ///
     /// Nothing else changes: both versions go on, so that the switch can be taken back, until the
     /// old one is [forgotten](Self::forget).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::admin::Target;
+    /// use consumer::{Registered, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// // Version 1 serves; version 2 catches up beside it.
+    /// let second = Registered::new(Users).version(2);
+    /// Worker::builder(store.clone()).registered(second.clone()).build()?.run_once().await?;
+    /// let admin = Worker::builder(store).registered(second).admin()?;
+    /// assert_eq!(admin.active_version("users").await?, Some(1));
+    ///
+    /// admin.activate(Target::new("users").version(2), false).await?;
+    /// assert_eq!(admin.active_version("users").await?, Some(2));
+    ///
+    /// // When nobody reads the old read model any more:
+    /// admin.forget(Target::new("users").version(1), false).await?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`AdminError::Behind`] when it has not handled all events of its scope, and
@@ -47,6 +82,38 @@ impl<DB: AdminBackend> Admin<DB> {
 
     /// Removes the checkpoint of a consumer and what it has parked: of one that is detached, or of
     /// a version that another one has replaced. Its read model is left to you.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::admin::ConsumerState;
+    /// use consumer::{SqliteEventStore, Worker};
+    ///
+    /// # struct Orders;
+    /// # impl Consumer<sqlx::Sqlite> for Orders {
+    /// #     fn name(&self) -> &str { "orders" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// // The consumer `users` was taken out of the program.
+    /// let admin = Worker::builder(store).consumer(Orders).admin()?;
+    /// assert_eq!(admin.status().await?.consumer("users").unwrap().state, ConsumerState::Detached);
+    /// admin.forget("users", false).await?;
+    /// assert!(admin.status().await?.consumer("users").is_none());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// - [`AdminError::Active`]: it is the version that serves.

@@ -10,6 +10,37 @@ use comfy_table::Table;
 const WIDTH: u16 = 80;
 
 /// Where the tools write and whom they ask: the process's own streams, or a test's buffer.
+///
+/// A test of your own commands captures it:
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use clap::Parser as _;
+/// use consumer::cli::{Cli, Console, Exit};
+/// use consumer::{SqliteEventStore, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+/// // A rebuild asks first.
+/// let console = Console::captured(["no"]);
+/// let cli = Cli::parse_from(["app", "rebuild", "users", "--without-reset"]);
+/// let exit = cli.run_on(Worker::builder(store).consumer(Users), &console).await;
+/// assert_eq!((exit, exit.code()), (Exit::Refused, 4));
+/// assert!(console.text().contains("nothing was changed"));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug)]
 pub struct Console {
     target: Target,
@@ -32,6 +63,8 @@ struct Captured {
 
 impl Console {
     /// The process's own streams. Colours are for terminals alone, and not where `NO_COLOR` is set.
+    ///
+    /// [`Cli::run`](super::Cli::run) uses it, so that it is rarely named.
     #[must_use]
     pub fn process() -> Self {
         let is_terminal = io::stdout().is_terminal();
@@ -46,6 +79,8 @@ impl Console {
     }
 
     /// Keeps what is written, 80 columns wide and without colours, and gives these answers.
+    ///
+    /// See [`Console`] for an example.
     #[must_use]
     pub fn captured<'a>(answers: impl IntoIterator<Item = &'a str>) -> Self {
         let captured = Captured {
@@ -61,6 +96,8 @@ impl Console {
     }
 
     /// What was written so far to a console that keeps it.
+    ///
+    /// See [`Console`] for an example.
     #[must_use]
     pub fn text(&self) -> String {
         match &self.target {

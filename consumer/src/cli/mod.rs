@@ -31,6 +31,7 @@
 //! | `rebuild NAME [--yes]` | empties the read model and handles all events again, or goes on with what was begun; with `--of-version` of a version that never ran, lets it catch up beside the one that serves; `--watch` only shows how far it is |
 //! | `accept-scope NAME` | goes on with another scope without a rebuild |
 //! | `activate NAME VERSION` | says which version serves |
+//! | `merge NAME --segments NUMBER` | brings a consumer down to fewer segments, while workers run it |
 //! | `parked list\|show\|retry\|skip` | events that were set aside |
 //! | `frontier` | how far the log is settled, and who keeps it |
 //! | `forget NAME` | removes a detached checkpoint, or that of an old version |
@@ -56,6 +57,8 @@ use crate::store::StoreError;
 use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 
 /// How a verb ended, and the exit code that says so.
+///
+/// See [`Console`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
@@ -75,6 +78,8 @@ pub enum Exit {
 
 impl Exit {
     /// The code.
+    ///
+    /// See [`Console`] for an example.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -95,11 +100,15 @@ impl From<Exit> for ExitCode {
 
 impl Cli {
     /// Does what the command line says, with the consumers and the store of a worker's builder.
+    ///
+    /// See the [module](self) for an example.
     pub async fn run<DB: AdminBackend>(self, builder: WorkerBuilder<DB>) -> ExitCode {
         self.run_on(builder, &Console::process()).await.into()
     }
 
     /// Does what the command line says on a console of your own.
+    ///
+    /// See [`Console`] for an example.
     pub async fn run_on<DB: AdminBackend>(
         self,
         builder: WorkerBuilder<DB>,

@@ -46,6 +46,8 @@ pub fn column<'a, E, T>(events: &'a [E], value: impl FnMut(&'a E) -> T) -> Vec<T
 ///
 /// For read models that only keep the newest state: an `INSERT … ON CONFLICT DO UPDATE` of several
 /// rows must not meet the same row twice (Postgres refuses it).
+///
+/// See the [module](self) for an example.
 pub fn last_of_each<'a, E, K: Eq + Hash>(
     events: &'a [E],
     mut key: impl FnMut(&'a E) -> K,

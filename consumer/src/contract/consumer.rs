@@ -256,9 +256,14 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
 }
 
 /// The boxed future of one batch.
+///
+/// Only [`ErasedConsumer`] returns it, so that no consumer names it.
 pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Consumer`] as the worker holds it: boxed once a batch, never once an event.
+///
+/// Whatever is a [`Consumer`] is one of these too, so nobody implements it; it is the type of
+/// [`Registered::consumer`](crate::Registered::consumer).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a consumer for the database `{DB}`",
     label = "no `Consumer<{DB}>` here",

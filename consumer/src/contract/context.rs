@@ -88,6 +88,8 @@ impl Context {
     }
 
     /// The consumer's unique name (R1).
+    ///
+    /// For the lines of a log that several consumers share.
     #[must_use]
     pub fn consumer(&self) -> &str {
         &self.consumer
@@ -115,6 +117,14 @@ impl Context {
     /// Which attempt at this event this is; the first is 1.
     ///
     /// Useful in a log line, or to take a slower and safer way the second time.
+    ///
+    /// ```
+    /// # use consumer::Context;
+    /// fn timeout_in_seconds(cx: &Context) -> u32 {
+    ///     5 * cx.attempt()
+    /// }
+    /// assert_eq!(timeout_in_seconds(&Context::new("mails").with_attempt(3)), 15);
+    /// ```
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -141,6 +151,15 @@ impl Context {
     /// The highest settled position when the batch began.
     ///
     /// A handler can tell by it how far behind it is, such as to write only every hundredth line of progress.
+    ///
+    /// ```
+    /// # use consumer::{Context, EventRecord, PersistedEvent};
+    /// # let event = PersistedEvent::new(EventRecord { global_position: 300, ..EventRecord::default() });
+    /// let cx = Context::new("users").with_head(1_000);
+    /// if event.global_position % 100 == 0 {
+    ///     println!("{} of {}", event.global_position, cx.head());
+    /// }
+    /// ```
     #[must_use]
     pub fn head(&self) -> i64 {
         self.head
@@ -177,6 +196,9 @@ impl Context {
     }
 
     /// Notes which event is being handled; the loop over a batch calls it before each.
+    ///
+    /// A consumer with a [`handle_batch`](crate::Consumer::handle_batch) of its own calls it too; see
+    /// [`should_stop`](Self::should_stop) for an example.
     #[inline]
     pub fn enter(&self, global_position: i64) {
         self.current.store(global_position, Ordering::Relaxed);
@@ -184,6 +206,8 @@ impl Context {
     }
 
     /// Notes that several events are being handled at once.
+    ///
+    /// See [`current_position`](Self::current_position) for an example.
     #[inline]
     pub fn enter_several(&self) {
         self.current.store(NO_EVENT, Ordering::Relaxed);
@@ -205,6 +229,16 @@ impl Context {
     }
 
     /// The position of the event at hand, or `None` in a handler that takes several at once.
+    ///
+    /// ```
+    /// # use consumer::Context;
+    /// let cx = Context::new("users");
+    /// assert_eq!(cx.current_position(), None);
+    /// cx.enter(7);
+    /// assert_eq!(cx.current_position(), Some(7));
+    /// cx.enter_several();
+    /// assert_eq!(cx.current_position(), None);
+    /// ```
     #[must_use]
     pub fn current_position(&self) -> Option<i64> {
         let position = self.current.load(Ordering::Relaxed);
@@ -212,6 +246,9 @@ impl Context {
     }
 
     /// Asks the loop over the batch to end at the next event.
+    ///
+    /// The worker does it; a test of a loop of your own may too. See [`should_stop`](Self::should_stop)
+    /// for an example.
     pub fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -221,6 +258,28 @@ impl Context {
     ///
     /// The loops over a batch that come with the library ask it; one of your own, in a
     /// [`Consumer::handle_batch`](crate::Consumer::handle_batch), does as well.
+    ///
+    /// ```
+    /// # use consumer::{Context, EventRecord, PersistedEvent};
+    /// /// How many of the events were handled.
+    /// fn handle_batch(cx: &Context, events: &[PersistedEvent]) -> usize {
+    ///     for (handled, event) in events.iter().enumerate() {
+    ///         // Not before the first: a batch of which nothing is handled counts as failed.
+    ///         if handled > 0 && cx.should_stop(handled) {
+    ///             return handled;
+    ///         }
+    ///         cx.enter(event.global_position);
+    ///         // Handle the event.
+    ///     }
+    ///     events.len()
+    /// }
+    ///
+    /// # let event = PersistedEvent::new(EventRecord::default());
+    /// let cx = Context::new("users");
+    /// assert_eq!(handle_batch(&cx, &[event.clone(), event.clone()]), 2);
+    /// cx.request_stop();
+    /// assert_eq!(handle_batch(&cx, &[event.clone(), event]), 1);
+    /// ```
     #[inline]
     #[must_use]
     pub fn should_stop(&self, handled: usize) -> bool {

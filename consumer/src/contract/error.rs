@@ -22,6 +22,12 @@ pub struct HandlerError(Box<dyn Error + Send + Sync>);
 
 impl HandlerError {
     /// The error with its chain of sources.
+    ///
+    /// ```
+    /// # use consumer::HandlerError;
+    /// let error = HandlerError::from(std::io::Error::other("the disk is full"));
+    /// assert!(error.as_error().is::<std::io::Error>());
+    /// ```
     #[must_use]
     pub fn as_error(&self) -> &(dyn Error + 'static) {
         self.0.as_ref()
@@ -97,6 +103,8 @@ impl BatchError {
     }
 
     /// One of the `suspects` events from index `handled` on failed.
+    ///
+    /// See [`Consumer::handle_batch`](crate::Consumer::handle_batch) for an example.
     pub fn within(handled: usize, suspects: usize, error: impl Into<HandlerError>) -> Self {
         Self {
             handled,

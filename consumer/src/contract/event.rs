@@ -183,6 +183,13 @@ pub struct Metadata(Bytes);
 
 impl Metadata {
     /// Takes JSON text as it stands; an append checks it before any database hears of it.
+    ///
+    /// ```
+    /// # use consumer::Metadata;
+    /// let metadata = Metadata::from_json_text(r#"{"ip":"10.0.0.7"}"#);
+    /// assert_eq!(metadata.json::<serde_json::Value>()?["ip"], "10.0.0.7");
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     #[must_use]
     pub fn from_json_text(text: impl Into<Bytes>) -> Self {
         Self(text.into())

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 /// Where a consumer without a checkpoint begins.
+///
+/// See [`Settings`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartFrom {
@@ -14,6 +16,8 @@ pub enum StartFrom {
 }
 
 /// What follows when a handler has failed on an event as often as its retries allow.
+///
+/// See [`Settings`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnError {
@@ -27,6 +31,8 @@ pub enum OnError {
 }
 
 /// How long to wait between two attempts: doubling from `min` up to `max`, with jitter.
+///
+/// See [`Settings`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The wait after the first failure.
@@ -38,9 +44,23 @@ pub struct Backoff {
 /// The operational settings of one consumer: from its attribute, or overridden on the builder.
 ///
 /// ```
-/// # use consumer::{OnError, Settings};
+/// use std::time::Duration;
+///
+/// use consumer::{OnError, Settings, StartFrom};
+///
 /// let settings = Settings::default().batch_size(100).on_error(OnError::Park);
 /// assert_eq!(settings.retries, 5);
+///
+/// // For one that calls a service: few events at a time, and patience with it.
+/// let settings = Settings::default()
+///     .start_from(StartFrom::Now)
+///     .retries(20)
+///     .backoff(Duration::from_secs(1), Duration::from_secs(60))
+///     .batch_size(10)
+///     .batch_time(Duration::from_millis(500))
+///     .handler_timeout(Duration::from_secs(20))
+///     .segments(3);
+/// assert_eq!(settings.segments, 4);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -155,6 +175,15 @@ impl Settings {
 
     /// The same settings with every value brought into its range, as the methods above do it: the
     /// fields are public, so that a value may come from elsewhere.
+    ///
+    /// ```
+    /// use consumer::Settings;
+    ///
+    /// // A value from a configuration file, say.
+    /// let mut settings = Settings::default();
+    /// settings.segments = 100;
+    /// assert_eq!(settings.clamped().segments, 64);
+    /// ```
     #[must_use]
     pub const fn clamped(self) -> Self {
         let Backoff { min, max } = self.backoff;

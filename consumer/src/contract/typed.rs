@@ -17,6 +17,37 @@ use super::{Context, PersistedEvent};
 /// A Rust type that stands for one type of event, or for all events of one aggregate.
 ///
 /// `#[derive(Event)]` implements it, on structs and on enums.
+///
+/// ```
+/// use consumer::Event;
+/// # use consumer::{EventRecord, PersistedEvent};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Event, Serialize, Deserialize)]
+/// #[event(aggregate = "User")]
+/// struct UserRegistered {
+///     email: String,
+/// }
+///
+/// assert_eq!(UserRegistered::AGGREGATE_TYPE, "User");
+/// assert_eq!(UserRegistered::EVENT_TYPES, ["UserRegistered"]);
+///
+/// let ada = UserRegistered { email: "ada@example.com".into() };
+/// assert_eq!(&ada.encode()?[..], br#"{"email":"ada@example.com"}"#);
+///
+/// # let stored = PersistedEvent::new(EventRecord {
+/// #     global_position: 7,
+/// #     aggregate_type: "User".into(),
+/// #     aggregate_id: "ada".into(),
+/// #     event_type: "UserRegistered".into(),
+/// #     event_version: 1,
+/// #     payload: ada.encode()?.into(),
+/// #     ..EventRecord::default()
+/// # });
+/// // An event of that type, as the store gives it.
+/// assert_eq!(UserRegistered::decode(&stored)?.email, "ada@example.com");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "does not implement `Event`",
@@ -52,6 +83,24 @@ pub trait Event: Sized {
 ///
 /// In `aggregates = [UserEvent]` it stands for the aggregate's type, and the compiler checks that
 /// each of its events has a handler.
+///
+/// The derive implements it too, for enums; it has nothing to call:
+///
+/// ```
+/// use consumer::prelude::*;
+///
+/// #[derive(Event, serde::Serialize, serde::Deserialize)]
+/// #[event(aggregate = "User")]
+/// enum UserEvent {
+///     Registered { email: String },
+///     Deleted,
+/// }
+///
+/// fn aggregate_type<A: Aggregate>() -> &'static str {
+///     A::AGGREGATE_TYPE
+/// }
+/// assert_eq!(aggregate_type::<UserEvent>(), "User");
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an aggregate",
     label = "does not implement `Aggregate`",
@@ -63,6 +112,37 @@ pub trait Aggregate: Event {}
 ///
 /// The record's fields are read through [`Deref`], except for the payload, which is decoded here:
 /// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
+///
+/// ```
+/// use consumer::{Envelope, Event};
+/// # use consumer::{EventRecord, PersistedEvent};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Event, Serialize, Deserialize)]
+/// #[event(aggregate = "User")]
+/// struct UserRegistered {
+///     email: String,
+/// }
+///
+/// // What a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)` may do.
+/// fn greeting(event: &Envelope<'_, UserRegistered>) -> String {
+///     format!("{} has the address {}", event.aggregate_id, event.payload.email)
+/// }
+///
+/// # let stored = PersistedEvent::new(EventRecord {
+/// #     global_position: 7,
+/// #     aggregate_type: "User".into(),
+/// #     aggregate_id: "ada".into(),
+/// #     event_type: "UserRegistered".into(),
+/// #     event_version: 1,
+/// #     payload: "{}".into(),
+/// #     ..EventRecord::default()
+/// # });
+/// // A unit test makes its own.
+/// let payload = UserRegistered { email: "ada@example.com".into() };
+/// let event = Envelope { payload, record: &stored };
+/// assert_eq!(greeting(&event), "ada has the address ada@example.com");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Envelope<'a, E> {
     /// The decoded payload.
@@ -80,6 +160,33 @@ impl<E> Deref for Envelope<'_, E> {
 }
 
 /// Why an event could not be decoded; says which event, for whom, and where in the payload.
+///
+/// ```
+/// use consumer::Event;
+/// # use consumer::{EventRecord, PersistedEvent};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Event, Serialize, Deserialize)]
+/// #[event(aggregate = "User")]
+/// struct UserRegistered {
+///     email: String,
+/// }
+///
+/// # let stored = PersistedEvent::new(EventRecord {
+/// #     global_position: 7,
+/// #     aggregate_type: "User".into(),
+/// #     aggregate_id: "ada".into(),
+/// #     event_type: "UserRegistered".into(),
+/// #     event_version: 1,
+/// #     payload: r#"{"email":7}"#.into(),
+/// #     ..EventRecord::default()
+/// # });
+/// // An event at position 7 with the payload `{"email":7}`.
+/// let error = UserRegistered::decode(&stored).unwrap_err().for_consumer("welcome");
+/// assert_eq!((error.consumer(), error.position()), (Some("welcome"), 7));
+/// assert_eq!((error.event_type(), error.event_version()), ("UserRegistered", 1));
+/// assert_eq!(error.path().as_deref(), Some("email"));
+/// ```
 #[derive(Debug)]
 pub struct DecodeError {
     consumer: Option<String>,

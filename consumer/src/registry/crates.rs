@@ -1,6 +1,8 @@
 //! Which crates a program takes its consumers from.
 
 /// The crates named in [`consumers!`](crate::consumers).
+///
+/// See there for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crates {
     names: Vec<&'static str>,

@@ -8,6 +8,15 @@ use sqlx::Database;
 use crate::contract::{Consumer, ErasedConsumer, ScopedConsumer, Settings};
 
 /// The place in the source where a consumer was declared.
+///
+/// A report may point to it:
+///
+/// ```
+/// use consumer::Site;
+///
+/// let site = Site { package: "shop", module: "shop::users", file: "src/users.rs", line: 12, column: 1 };
+/// assert_eq!(site.to_string(), "src/users.rs:12:1 (shop::users)");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
     /// The crate, as cargo knows it.
@@ -33,6 +42,15 @@ impl fmt::Display for Site {
 }
 
 /// What a consumer says of itself: name, scope, settings, and where that was written.
+///
+/// ```
+/// use consumer::Declaration;
+///
+/// let mut declaration = Declaration::new("audit_log");
+/// declaration.scope = vec!["User".into(), "Order".into()];
+/// assert_eq!(declaration.version, 1);
+/// assert!(declaration.site.is_none());
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Declaration {
@@ -52,6 +70,8 @@ pub struct Declaration {
 
 impl Declaration {
     /// Declares a consumer by hand, with default settings and every event in its scope.
+    ///
+    /// See [`Declaration`] for an example.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
@@ -66,6 +86,29 @@ impl Declaration {
 }
 
 /// A consumer together with its declaration, ready for a worker on the database `DB`.
+///
+/// ```
+/// # #[cfg(all(feature = "sqlite", feature = "worker"))]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::{Registered, SqliteEventStore, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// let users = Registered::new(Users).version(2);
+/// assert_eq!((&*users.declaration.name, users.declaration.version), ("users", 2));
+/// let worker = Worker::builder(store).registered(users).build()?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(all(feature = "sqlite", feature = "worker")))]
+/// # fn main() {}
+/// ```
 pub struct Registered<DB: Database> {
     /// What it says of itself.
     pub declaration: Declaration,
@@ -75,6 +118,8 @@ pub struct Registered<DB: Database> {
 
 impl<DB: Database> Registered<DB> {
     /// Takes a consumer of every event.
+    ///
+    /// See [`Registered`] for an example.
     pub fn new(consumer: impl Consumer<DB>) -> Self {
         let mut declaration = Declaration::new(consumer.name());
         declaration.settings = consumer.settings();
@@ -85,6 +130,24 @@ impl<DB: Database> Registered<DB> {
     }
 
     /// Takes a consumer with a scope.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// # impl consumer::ScopedConsumer<sqlx::Sqlite> for Users {
+    /// #     fn aggregate_types(&self) -> &[&str] { &["User"] }
+    /// # }
+    /// use consumer::Registered;
+    ///
+    /// let users = Registered::<sqlx::Sqlite>::scoped(Users);
+    /// assert_eq!(&*users.declaration.scope[0], "User");
+    /// # }
+    /// ```
     pub fn scoped(consumer: impl ScopedConsumer<DB>) -> Self {
         let scope = consumer
             .aggregate_types()
@@ -98,6 +161,8 @@ impl<DB: Database> Registered<DB> {
 
     /// Sets the version, 1 unless said: the traits do not tell it, so that a consumer that is
     /// named by hand says it here.
+    ///
+    /// See [`Registered`] for an example.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         self.declaration.version = version;

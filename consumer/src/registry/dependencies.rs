@@ -48,6 +48,13 @@ impl Dependencies {
     }
 
     /// Adds a value, in place of an earlier one of the same type.
+    ///
+    /// ```
+    /// # use consumer::Dependencies;
+    /// let mut dependencies = Dependencies::new();
+    /// dependencies.insert("smtp.example.com".to_owned());
+    /// assert!(dependencies.get::<String>().is_ok());
+    /// ```
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
         self.values.insert(TypeId::of::<T>(), Box::new(value));
     }
@@ -75,6 +82,13 @@ impl fmt::Debug for Dependencies {
 }
 
 /// A consumer's `init` asked for a value that is not there.
+///
+/// ```
+/// use consumer::Dependencies;
+///
+/// let missing = Dependencies::new().get::<String>().unwrap_err();
+/// assert!(missing.to_string().contains("add one with `Dependencies::with`"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("no `{type_name}` was provided: add one with `Dependencies::with`")]
 pub struct MissingDependency {

@@ -28,6 +28,15 @@ pub struct Registry<DB: Database> {
 }
 
 /// A consumer that was found, and cannot run on the database at hand.
+///
+/// ```
+/// use consumer::{Registry, sqlx};
+///
+/// /// Which consumers a process leaves to others.
+/// fn elsewhere<DB: sqlx::Database>(registry: &Registry<DB>) -> Vec<String> {
+///     registry.other_databases().iter().map(ToString::to_string).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OtherDatabase {
@@ -62,6 +71,20 @@ impl<DB: Database> Registry<DB> {
 
     /// Finds every consumer, and makes those with an `init` out of these dependencies.
     ///
+    /// ```standalone_crate
+    /// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
+    /// use consumer::sqlx::Sqlite;
+    /// use consumer::{Dependencies, Registry};
+    ///
+    /// let dependencies = Dependencies::new().with("smtp.example.com".to_owned());
+    /// let registry = Registry::<Sqlite>::discover_with(&dependencies)?;
+    /// for one in registry.into_registered() {
+    ///     println!("{} {:?}", one.declaration.name, one.declaration.scope);
+    /// }
+    /// # }
+    /// # Ok::<(), consumer::RegistryError>(())
+    /// ```
+    ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover).
     pub fn discover_with(dependencies: &Dependencies) -> Result<Self, RegistryError> {
@@ -69,6 +92,8 @@ impl<DB: Database> Registry<DB> {
     }
 
     /// Finds the consumers of the crates named in [`consumers!`](crate::consumers).
+    ///
+    /// See [`consumers!`](crate::consumers) for what to give it.
     ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a crate that contributed
@@ -82,6 +107,8 @@ impl<DB: Database> Registry<DB> {
 
     /// Finds the consumers that were declared with this `group`.
     ///
+    /// See [`RegistryError`] for an example.
+    ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a group without consumers.
     pub fn discover_group(group: &str, dependencies: &Dependencies) -> Result<Self, RegistryError> {
@@ -89,6 +116,8 @@ impl<DB: Database> Registry<DB> {
     }
 
     /// Finds the consumers that the selection takes.
+    ///
+    /// See [`Selection`] for what to give it.
     ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a crate or a group that
@@ -134,12 +163,16 @@ impl<DB: Database> Registry<DB> {
     }
 
     /// The consumers, in the order of their names.
+    ///
+    /// See [`Registry`] for an example.
     #[must_use]
     pub fn registered(&self) -> &[Registered<DB>] {
         &self.registered
     }
 
     /// The consumers, in the order of their names.
+    ///
+    /// See [`discover_with`](Self::discover_with) for an example.
     #[must_use]
     pub fn into_registered(self) -> Vec<Registered<DB>> {
         self.registered
@@ -154,6 +187,8 @@ impl<DB: Database> Registry<DB> {
 
     /// The consumers that were found and cannot run on `DB`, in the order of their names. They
     /// are to be reported, so that nobody misses them in silence.
+    ///
+    /// See [`OtherDatabase`] for an example.
     #[must_use]
     pub fn other_databases(&self) -> &[OtherDatabase] {
         &self.other_databases

@@ -8,6 +8,21 @@ use super::{MissingDependency, Site};
 use crate::contract::HandlerError;
 
 /// Everything that is wrong with the declared consumers.
+///
+/// ```standalone_crate
+/// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
+/// use consumer::sqlx::Sqlite;
+/// use consumer::{Dependencies, Problem, Registry};
+///
+/// let error = Registry::<Sqlite>::discover_group("mails", &Dependencies::new()).unwrap_err();
+/// for problem in error.problems() {
+///     match problem {
+///         Problem::NothingInGroup { name, .. } => assert_eq!(name, "mails"),
+///         other => panic!("{other}"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct RegistryError {
     problems: Vec<Problem>,
@@ -29,6 +44,8 @@ impl RegistryError {
     }
 
     /// The problems, at least one.
+    ///
+    /// See [`RegistryError`] for an example.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -59,6 +76,8 @@ impl std::error::Error for RegistryError {
 }
 
 /// One thing that is wrong with the declared consumers.
+///
+/// Its text says what to do; see [`RegistryError`] for an example of one.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Problem {

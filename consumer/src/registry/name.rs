@@ -6,6 +6,8 @@ use thiserror::Error;
 pub(crate) const MAX_NAME_LENGTH: usize = 255;
 
 /// Why a text cannot be a consumer's name.
+///
+/// See [`check_name`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {

@@ -15,6 +15,20 @@ use crate::PersistedEvent;
 /// A database that can hold an event store: Postgres or SQLite, each behind the feature of its name.
 ///
 /// It is sealed: a dialect cannot be written elsewhere.
+///
+/// Only code that is generic over the database names it, as a bound:
+///
+/// ```
+/// use consumer::{Backend, EventStore, PersistedEvent, StoreError};
+///
+/// async fn history<DB: Backend>(
+///     store: &EventStore<DB>,
+///     connection: &mut DB::Connection,
+///     user: &str,
+/// ) -> Result<Vec<PersistedEvent>, StoreError> {
+///     store.read_aggregate(connection, "User", user, None, None).await
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "no event store runs on `{Self}`",
     label = "neither `Postgres` nor `Sqlite`",

@@ -5,6 +5,32 @@ use std::fmt;
 use super::{ExpectedVersion, Schema};
 
 /// Why the store could not do what it was asked.
+///
+/// Most of them are for whoever sets the program up. A command matches on one, [`Conflict`](Self::Conflict):
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// let register = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+/// match store.append_in_transaction(ExpectedVersion::NoStream, &register).await {
+///     Ok(stored) => println!("registered at {}", stored[0].global_position),
+///     Err(StoreError::Conflict { aggregate_id, actual, .. }) => {
+///         assert_eq!((aggregate_id.as_str(), actual), ("ada", Some(1)));
+///     }
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

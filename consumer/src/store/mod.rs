@@ -36,10 +36,14 @@ pub use self::schema::{Column, Schema};
 use crate::PersistedEvent;
 
 /// An event store in a SQLite file.
+///
+/// See [`EventStore`] for an example.
 #[cfg(feature = "sqlite")]
 pub type SqliteEventStore = EventStore<sqlx::Sqlite>;
 
 /// An event store in a Postgres database.
+///
+/// See [`EventStore::new`] for an example.
 #[cfg(feature = "postgres")]
 pub type PgEventStore = EventStore<sqlx::Postgres>;
 
@@ -196,6 +200,8 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// Postgres only; off by default, since Postgres lets transactions that notify commit one after
     /// the other.
+    ///
+    /// See [`WorkerBuilder::listen_url`](crate::WorkerBuilder::listen_url) for an example.
     #[must_use]
     pub fn notify(self, notify: bool) -> Self {
         self.with(self.inner.settings.schema.clone(), notify)
@@ -231,12 +237,42 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     /// The pool that the store was opened with.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{SqliteEventStore, sqlx};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let one: i64 = sqlx::query_scalar("SELECT 1").fetch_one(store.pool()).await?;
+    /// assert_eq!(one, 1);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
         &self.inner.pool
     }
 
     /// Where the tables are.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{Schema, SqliteEventStore};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// assert_eq!(store.schema(), &Schema::default());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn schema(&self) -> &Schema {
         &self.inner.settings.schema
@@ -252,6 +288,8 @@ impl<DB: Backend> EventStore<DB> {
     /// type and position: on Postgres where it has none, which on a large log is better made before,
     /// with `CREATE INDEX CONCURRENTLY`; on SQLite always, under the name `consumer_events_scope`.
     ///
+    /// See [`check`](Self::check) for an example.
+    ///
     /// # Errors
     /// [`StoreError::ServerTooOld`], [`StoreError::NewerSchema`], [`StoreError::OtherMapping`],
     /// [`StoreError::SchemaMismatch`] when existing tables lack a column,
@@ -262,6 +300,24 @@ impl<DB: Backend> EventStore<DB> {
 
     /// The SQL that [`migrate`](Self::migrate) runs, as a script that can be run any number of times
     /// by whoever is allowed to create tables.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{SqliteEventStore, sqlx};
+    ///
+    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// let script = store.migration_sql();
+    /// assert!(script.contains("CREATE TABLE"));
+    ///
+    /// sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(store.pool()).await?;
+    /// store.check().await?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn migration_sql(&self) -> String {
         DB::Dialect::migration_sql(&self.inner.statements)
@@ -294,6 +350,8 @@ impl<DB: Backend> EventStore<DB> {
     /// Begins a transaction to append in: on Postgres one with isolation READ COMMITTED, on SQLite
     /// one that takes its turn among the writers at once (`BEGIN IMMEDIATE`), so that it cannot
     /// fail half-way with «database is locked».
+    ///
+    /// See [`append`](Self::append) for an example.
     ///
     /// # Errors
     /// What the database says.
@@ -366,6 +424,23 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     /// Appends in a transaction of its own, and commits it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let events = ["UserRegistered", "UserRenamed"].map(|what| NewEvent::new("User", "ada", what, "{}"));
+    /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &events).await?;
+    /// assert_eq!(stored[1].aggregate_version, 2);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// Those of [`append`](Self::append); nothing is stored then.
@@ -440,6 +515,8 @@ impl<DB: Backend> EventStore<DB> {
     /// are read by one index scan each, however rare they are. What
     /// [`read_events`](Self::read_events) says of R11 holds here too, unless `up_to` is known to be
     /// settled.
+    ///
+    /// See [`ReadRange`] for an example.
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or what the database says.

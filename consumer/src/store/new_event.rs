@@ -13,7 +13,9 @@ use crate::{Event, Metadata, PersistedEvent};
 /// ```
 /// # use consumer::NewEvent;
 /// let event = NewEvent::new("User", "u-1", "UserRegistered", r#"{"email":"ada@example.com"}"#)
-///     .correlation_id("signup-7");
+///     .correlation_id("signup-7")
+///     .causation_id("request-12")
+///     .trace_id("4bf92f3577b34da6a3ce929d0e0e4736");
 /// assert_eq!(event.event_version, 1);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +120,26 @@ impl NewEvent {
     ///
     /// A request that carries an id of its own and comes twice is then stored once: the second append is a
     /// [`StoreError::DuplicateEventId`](crate::StoreError::DuplicateEventId).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let request = NewEvent::new("User", "ada", "UserRegistered", "{}").event_id;
+    /// let register = || [NewEvent::new("User", "ada", "UserRegistered", "{}").event_id(request)];
+    /// store.append_in_transaction(ExpectedVersion::Any, &register()).await?;
+    ///
+    /// let again = store.append_in_transaction(ExpectedVersion::Any, &register()).await;
+    /// assert!(matches!(again, Err(StoreError::DuplicateEventId { .. })));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn event_id(mut self, id: Uuid) -> Self {
         self.event_id = id;
@@ -203,6 +225,8 @@ impl NewEvent {
 }
 
 /// An encoded [`Event`] that still lacks the aggregate it happened to.
+///
+/// See [`NewEvent::typed`] for an example.
 #[derive(Clone, Debug)]
 #[must_use = "name the aggregate with `of`"]
 pub struct TypedEvent {

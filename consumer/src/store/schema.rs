@@ -17,6 +17,7 @@ use super::StoreError;
 /// let schema = Schema::default()
 ///     .database_schema("sales")
 ///     .events("event_log")
+///     .aggregate_heads("stream_heads")
 ///     .column(Column::CreatedAt, "recorded_at");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Schema {
 }
 
 /// A column of the events table that can have another name.
+///
+/// See [`Schema`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // each is the column of its name

@@ -7,6 +7,19 @@ use crate::worker::WorkerBackend;
 /// A database that consumers can be tested on: Postgres or SQLite.
 ///
 /// The trait is sealed.
+///
+/// Only code that is generic over the database names it, as a bound:
+///
+/// ```
+/// use consumer::testing::{ConsumerTest, TestBackend, TestError};
+///
+/// /// What each consumer of a program should survive.
+/// async fn survives<DB: TestBackend>(test: &mut ConsumerTest<DB>) -> Result<(), TestError> {
+///     test.crash_before_commit().await?;
+///     test.when().await?;
+///     test.redeliver().await
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "no consumer is tested on `{Self}`",
     label = "neither `Postgres` nor `Sqlite`",

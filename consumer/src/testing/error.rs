@@ -4,6 +4,39 @@ use crate::contract::HandlerError;
 use crate::store::StoreError;
 
 /// What a test of a consumer finds.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Invoices;
+/// # impl Consumer<sqlx::Sqlite> for Invoices {
+/// #     fn name(&self) -> &str { "invoices" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError> {
+/// #         if &*event.aggregate_id == "o-2" { Err("no such tariff".into()) } else { Ok(()) }
+/// #     }
+/// # }
+/// use consumer::NewEvent;
+/// use consumer::testing::{ConsumerTest, TestError};
+///
+/// let mut test = ConsumerTest::sqlite(Invoices).await?;
+/// test.given(NewEvent::new("Order", "o-1", "OrderPlaced", "{}"));
+/// test.given(NewEvent::new("Order", "o-2", "OrderPlaced", "{}")); // of a tariff that is not there
+///
+/// match test.when().await {
+///     Err(TestError::Handler { position, error }) => {
+///         assert_eq!((position, error.to_string().as_str()), (2, "no such tariff"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// // What came before it is handled.
+/// assert_eq!(test.checkpoint(), 1);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {

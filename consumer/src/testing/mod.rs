@@ -74,6 +74,8 @@ use crate::registry::Registered;
 use crate::store::{EventStore, NewEvent, cause};
 
 /// A consumer under test, and the database that it writes to.
+///
+/// See the [module](self) for an example.
 pub struct ConsumerTest<DB: TestBackend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
@@ -101,6 +103,8 @@ impl<DB: TestBackend> fmt::Debug for ConsumerTest<DB> {
 impl ConsumerTest<sqlx::Sqlite> {
     /// A test of a consumer of every event, in a fresh database in memory.
     ///
+    /// See [`gap`](Self::gap) for an example.
+    ///
     /// # Errors
     /// What SQLite says.
     pub async fn sqlite(consumer: impl Consumer<sqlx::Sqlite>) -> Result<Self, TestError> {
@@ -108,6 +112,8 @@ impl ConsumerTest<sqlx::Sqlite> {
     }
 
     /// A test of a consumer with a scope, in a fresh database in memory.
+    ///
+    /// See the [module](self) for an example.
     ///
     /// # Errors
     /// What SQLite says.
@@ -174,6 +180,8 @@ impl ConsumerTest<sqlx::Postgres> {
 
     /// A test of a consumer with a scope, like [`postgres`](Self::postgres).
     ///
+    /// See the guide [`testing`](crate::guide::testing) for an example.
+    ///
     /// # Errors
     /// What Postgres says.
     pub async fn postgres_scoped(
@@ -189,6 +197,31 @@ impl ConsumerTest<sqlx::Postgres> {
 
 impl<DB: TestBackend> ConsumerTest<DB> {
     /// A test within a transaction, which is rolled back when the test ends.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::testing::ConsumerTest;
+    /// use consumer::{Registered, SqliteEventStore};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// // Of a consumer as its second version, and beside what a test of your own has set up.
+    /// let tx = store.begin().await?;
+    /// let mut test = ConsumerTest::within(tx, Registered::new(Users).version(2));
+    /// test.when().await?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn within(tx: Transaction<'static, DB>, registered: Registered<DB>) -> Self {
         Self {
@@ -205,11 +238,15 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     }
 
     /// The connection that the consumer writes to, to set up its tables and to look at them.
+    ///
+    /// See the [module](self) for an example.
     pub fn connection(&mut self) -> &mut DB::Connection {
         &mut self.tx
     }
 
     /// Runs SQL, such as what creates the consumer's tables.
+    ///
+    /// See the [module](self) for an example.
     ///
     /// # Errors
     /// What the database says.
@@ -219,6 +256,29 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     }
 
     /// Puts an event at the end of the log, and gives it as the consumer will get it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::NewEvent;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// let mut test = ConsumerTest::sqlite(Users).await?;
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// let renamed = test.given(NewEvent::new("User", "ada", "UserRenamed", "{}"));
+    /// assert_eq!((renamed.global_position, renamed.aggregate_version), (2, 2));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     pub fn given(&mut self, event: NewEvent) -> PersistedEvent {
         let aggregate = (
             Arc::clone(&event.aggregate_type),
@@ -247,6 +307,29 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     }
 
     /// Puts events at the end of the log.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::NewEvent;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// let mut test = ConsumerTest::sqlite(Users).await?;
+    /// test.given_all(["ada", "bob"].map(|id| NewEvent::new("User", id, "UserRegistered", "{}")));
+    /// test.when().await?;
+    /// assert_eq!(test.checkpoint(), 2);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     pub fn given_all(&mut self, events: impl IntoIterator<Item = NewEvent>) {
         for event in events {
             self.given(event);
@@ -284,6 +367,8 @@ impl<DB: TestBackend> ConsumerTest<DB> {
 
     /// Hands over the events that are not handled yet, as a worker does: those of its scope, in
     /// batches, each in a transaction of its own (here: a savepoint).
+    ///
+    /// See [`TestError`] for a consumer that fails.
     ///
     /// # Errors
     /// [`TestError::Handler`] when the consumer fails on an event: those before it are handled,
@@ -545,6 +630,8 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     }
 
     /// Everything up to here is handled.
+    ///
+    /// See [`given_all`](Self::given_all) for an example.
     #[must_use]
     pub fn checkpoint(&self) -> i64 {
         self.checkpoint

@@ -12,6 +12,41 @@ use super::dialect::{Blocker, Checkpoint, LaneKey, ServerLife};
 use super::measure;
 
 /// What a lane is doing.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::sync::atomic::{AtomicBool, Ordering};
+/// # use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings, sqlx};
+/// # static BROKEN: AtomicBool = AtomicBool::new(true);
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     fn settings(&self) -> Settings { Settings::default().retries(0).on_error(OnError::Stop) }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
+/// #         if BROKEN.load(Ordering::Relaxed) { Err("no such tariff".into()) } else { Ok(()) }
+/// #     }
+/// # }
+/// use consumer::{ExpectedVersion, LaneState, NewEvent, SqliteEventStore, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// let report = Worker::builder(store).consumer(Users).build()?.run_once().await?;
+/// match &report.consumers[0].state {
+///     LaneState::Stopped { position, error } => {
+///         assert_eq!(*position, Some(1));
+///         assert!(error.contains("no such tariff"));
+///     }
+///     other => panic!("{other}"),
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LaneState {
@@ -305,6 +340,8 @@ pub(crate) struct Summary {
 }
 
 /// Why the frontier does not move.
+///
+/// See [`WorkerHandle::frontier_wait`](crate::WorkerHandle::frontier_wait) for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontierWait {
     /// The last settled position.

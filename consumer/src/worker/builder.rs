@@ -110,6 +110,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Adds every consumer that is declared with `#[consumer]`, linked into the program, and for
     /// this database.
+    ///
+    /// See [`Worker`](crate::Worker) for an example.
     #[cfg(feature = "auto-register")]
     #[must_use]
     pub fn discover(mut self) -> Self {
@@ -121,6 +123,16 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     ///
     /// A program with two kinds of processes, one of which runs what is declared with `group =
     /// "projections"`, says `discover_group("projections")` in that one.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
+    /// # fn example(store: consumer::SqliteEventStore) -> Result<(), consumer::BuildError> {
+    /// use consumer::Worker;
+    ///
+    /// let worker = Worker::builder(store).discover_group("projections").build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "auto-register")]
     #[must_use]
     pub fn discover_group(mut self, group: impl Into<String>) -> Self {
@@ -186,6 +198,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Adds a consumer of every event.
+    ///
+    /// See [`Worker::run_once`](crate::Worker::run_once) for an example.
     #[must_use]
     pub fn consumer(self, consumer: impl Consumer<DB>) -> Self {
         self.registered(Registered::new(consumer))
@@ -195,6 +209,39 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     ///
     /// Consumers are implemented by hand where a macro does not fit, such as for generic types; see
     /// [`Consumer`] and [`ScopedConsumer`]. Both ways can be mixed, also with [`registered`](Self::registered).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, SqliteEventStore, Worker, sqlx};
+    ///
+    /// struct Users;
+    ///
+    /// impl Consumer<sqlx::Sqlite> for Users {
+    ///     fn name(&self) -> &str {
+    ///         "users"
+    ///     }
+    ///
+    ///     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// impl ScopedConsumer<sqlx::Sqlite> for Users {
+    ///     fn aggregate_types(&self) -> &[&str] {
+    ///         &["User"]
+    ///     }
+    /// }
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let worker = Worker::builder(store).scoped_consumer(Users).build()?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn scoped_consumer(self, consumer: impl ScopedConsumer<DB>) -> Self {
         self.registered(Registered::scoped(consumer))
@@ -222,6 +269,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     /// Changes the settings of all consumers, over what they declare.
+    ///
+    /// See [`WorkerBuilder`] for an example, also of the settings below.
     #[must_use]
     pub fn configure_all(mut self, change: impl Fn(Settings) -> Settings + Send + 'static) -> Self {
         self.configure_all.push(Box::new(change));
@@ -230,6 +279,31 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Changes the settings of one consumer, over what it declares and over
     /// [`configure_all`](Self::configure_all).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{BuildError, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let worker = Worker::builder(store).consumer(Users).configure("user", |settings| settings.retries(1));
+    ///
+    /// // A name that is misspelt is an error, not a setting that has no effect.
+    /// let error = worker.build().unwrap_err();
+    /// assert!(matches!(error, BuildError::UnknownConsumer { known, .. } if known == "users"));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn configure(
         mut self,
@@ -272,6 +346,18 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     /// The process behind the cut gives a connection up that has been silent for as long (for 5 s
     /// when that is longer, and five times that for a read), so that it comes back by itself. A
     /// statement of a handler is only given up after its `handler_timeout`.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # fn example(store: consumer::PgEventStore) {
+    /// use std::time::Duration;
+    ///
+    /// use consumer::Worker;
+    ///
+    /// // Another process takes over 15 s after this one has frozen.
+    /// let builder = Worker::builder(store).claim_timeout(Duration::from_secs(15));
+    /// # }
+    /// ```
     #[must_use]
     pub fn claim_timeout(mut self, timeout: Duration) -> Self {
         self.options.claim_timeout = timeout.max(Duration::from_millis(100));
@@ -320,6 +406,16 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     /// the other hand all these handlers then share that core; set `false` when they compute more
     /// than they write. A thread that such a handler starts by itself inherits the core. Where threads cannot be kept on a
     /// core (only Linux is supported), or where there is just one, it changes nothing.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn example(store: consumer::SqliteEventStore) {
+    /// use consumer::Worker;
+    ///
+    /// // Its handlers resize pictures.
+    /// let builder = Worker::builder(store).lanes_on_one_core(false);
+    /// # }
+    /// ```
     #[must_use]
     pub fn lanes_on_one_core(mut self, on_one_core: bool) -> Self {
         self.options.lanes_on_one_core = on_one_core;
@@ -328,6 +424,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Listens, over one connection of the pool, for the notifications of stores that were made
     /// with `notify(true)`; polling goes on underneath. Postgres only.
+    ///
+    /// See [`listen_url`](Self::listen_url) for an example.
     #[must_use]
     pub fn listen(mut self) -> Self {
         self.options.listen = Listen::OverPool;

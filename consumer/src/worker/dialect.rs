@@ -17,6 +17,17 @@ pub(crate) const HOLD_FOR: Duration = Duration::from_secs(10);
 /// A database that a worker can run on: Postgres or SQLite.
 ///
 /// The trait is sealed.
+///
+/// Only code that is generic over the database names it, as a bound:
+///
+/// ```
+/// use consumer::{Worker, WorkerBackend, WorkerError};
+///
+/// async fn catch_up<DB: WorkerBackend>(worker: Worker<DB>) -> Result<u64, WorkerError> {
+///     let report = worker.run_once().await?;
+///     Ok(report.consumers.iter().map(|one| one.events).sum())
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a worker cannot run on `{Self}`",
     note = "workers run on `sqlx::Sqlite` (feature `sqlite`) and `sqlx::Postgres` (feature `postgres`)"
@@ -277,6 +288,15 @@ pub struct Observation {
 }
 
 /// A transaction that may still fill a gap.
+///
+/// Its text is what to look for on the server:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let blocker = consumer::Blocker { pid: Some(4711), name: "import".into(), open: Duration::from_secs(90) };
+/// assert_eq!(blocker.to_string(), "pid 4711 (app=import, open 90 s)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
     /// The process id of its backend; `None` for a prepared transaction.

@@ -54,6 +54,8 @@ pub enum WorkerError {
 /// Each is the text of a refusal that says what to change; the guide
 /// [`frontier`](crate::guide::frontier) says why it matters. [`Reset`](Self::Reset) is the only one that
 /// can also end a worker that runs.
+///
+/// See [`WorkerError`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogProblem {
@@ -188,6 +190,21 @@ fn listing(problems: &[BuildError]) -> String {
 }
 
 /// Two consumers have one name, and would share a checkpoint (R1).
+///
+/// ```
+/// use consumer::{BuildError, NameTaken};
+///
+/// /// Where to look for a name that was given twice.
+/// fn sites(error: &BuildError) -> Vec<String> {
+///     match error {
+///         BuildError::NameTaken(taken) => {
+///             let NameTaken { first, second, .. } = &**taken;
+///             first.iter().chain(second).map(ToString::to_string).collect()
+///         }
+///         _ => Vec::new(),
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error(
     "two consumers are named `{name}`, version {version}: {first} and {second}; a name keys a checkpoint, so give one of them another",

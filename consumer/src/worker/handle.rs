@@ -12,6 +12,8 @@ use super::report::ConsumerReport;
 use crate::store::{EventStore, StoreError};
 
 /// A handle on a worker, to wait for it or to shut it down; cheap to clone.
+///
+/// See [`Worker::handle`](crate::Worker::handle) for an example.
 pub struct WorkerHandle<DB: WorkerBackend> {
     pub(super) store: EventStore<DB>,
     pub(super) board: Arc<Board>,
@@ -39,6 +41,34 @@ impl<DB: WorkerBackend> std::fmt::Debug for WorkerHandle<DB> {
 }
 
 /// Why waiting for a consumer is in vain.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::{SqliteEventStore, WaitError, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// let worker = Worker::builder(store).consumer(Users).build()?;
+/// let handle = worker.handle();
+///
+/// // A name that is misspelt does not wait for ever.
+/// match handle.consumer_caught_up_to("user", 1).await {
+///     Err(WaitError::Unknown { consumer }) => assert_eq!(consumer, "user"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
@@ -75,6 +105,34 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     /// is only noticed at the next look at the log: until then a position of before the crash that
     /// is given out again counts as handled.
     ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let worker = Worker::builder(store.clone()).consumer(Users).build()?;
+    /// # let handle = worker.handle();
+    /// # let running = tokio::spawn(worker.run(std::future::pending()));
+    /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
+    /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// handle.caught_up_to(stored[0].global_position).await?;
+    /// # handle.shut_down();
+    /// # running.await??;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// When a consumer is stopped, paused or has ended before that position.
     pub async fn caught_up_to(&self, position: i64) -> Result<(), WaitError> {
@@ -82,6 +140,8 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     }
 
     /// Waits like [`caught_up_to`](Self::caught_up_to) for one consumer alone.
+    ///
+    /// See [`Worker::handle`](crate::Worker::handle) for an example.
     ///
     /// # Errors
     /// When there is no such consumer, or it is stopped, paused or has ended.
@@ -157,6 +217,37 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     ///
     /// It notices a worker that has stopped making progress, not only one that died: see
     /// [`WorkerBuilder::stall_after`](crate::WorkerBuilder::stall_after).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// let worker = Worker::builder(store).consumer(Users).build()?;
+    /// let handle = worker.handle();
+    /// assert!(handle.health().is_live() && !handle.health().is_ready());
+    ///
+    /// let running = tokio::spawn(worker.run(std::future::pending()));
+    /// handle.caught_up().await?;
+    /// assert!(handle.health().is_ready(), "{}", handle.health());
+    /// # handle.shut_down();
+    /// # running.await??;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn health(&self) -> Health {
         if let Some(Ended { was_asked, error }) = self.board.end() {
@@ -201,11 +292,16 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     }
 
     /// Asks the worker to end, as the future given to `run` does.
+    ///
+    /// `run` returns when the batches in hand are finished; see [`caught_up`](Self::caught_up) for an
+    /// example.
     pub fn shut_down(&self) {
         self.stop.send_replace(true);
     }
 
     /// What each consumer is doing, and how far it is.
+    ///
+    /// See [`Worker::handle`](crate::Worker::handle) for an example.
     #[must_use]
     pub fn consumers(&self) -> Vec<ConsumerReport> {
         self.board
@@ -216,6 +312,33 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     }
 
     /// Why the frontier has not moved for more than a second, when a gap keeps it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+    /// # struct Users;
+    /// # impl Consumer<sqlx::Sqlite> for Users {
+    /// #     fn name(&self) -> &str { "users" }
+    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    /// # }
+    /// use consumer::{SqliteEventStore, Worker};
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// let handle = Worker::builder(store).consumer(Users).build()?.handle();
+    /// if let Some(wait) = handle.frontier_wait() {
+    ///     println!("nothing after {} for {:?}", wait.position, wait.waited);
+    ///     for blocker in &wait.blockers {
+    ///         println!("{blocker}");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn frontier_wait(&self) -> Option<FrontierWait> {
         self.board.frontier_wait()

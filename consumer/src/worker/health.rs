@@ -12,6 +12,37 @@ use super::board::LaneState;
 /// its process runs: a restart may help. One that cannot reach its database is live and not ready: a restart would not help. A
 /// consumer that stopped by its own policy is neither: somebody has to look, and restarting
 /// everything else does not mend it.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::{Health, HealthProblem, SqliteEventStore, Worker};
+///
+/// /// What `/live` and `/ready` of a web server answer.
+/// fn status_code(is_well: bool) -> u16 {
+///     if is_well { 200 } else { 503 }
+/// }
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// let worker = Worker::builder(store).consumer(Users).build()?;
+/// let health: Health = worker.handle().health();
+/// assert_eq!(health.problems, [HealthProblem::NotStarted]);
+/// assert_eq!(status_code(health.is_live()), 200);
+/// assert_eq!(status_code(health.is_ready()), 503);
+/// assert_eq!(health.to_string(), "the worker has not started");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
@@ -20,6 +51,16 @@ pub struct Health {
 }
 
 /// Something that is wrong with a worker.
+///
+/// Each has a text for people; see [`Health`]. An alert may want some of them alone:
+///
+/// ```
+/// use consumer::HealthProblem;
+///
+/// let problem = HealthProblem::Waiting { consumer: "users".into() };
+/// let is_urgent = matches!(problem, HealthProblem::Stalled { .. } | HealthProblem::NotRunning { .. });
+/// assert!(!is_urgent);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HealthProblem {
@@ -67,6 +108,8 @@ pub enum HealthProblem {
 
 impl Health {
     /// Whether the process should be left running: the answer for a liveness probe.
+    ///
+    /// See [`Health`] for an example.
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.problems.iter().any(|problem| {
@@ -83,6 +126,8 @@ impl Health {
     }
 
     /// Whether every consumer that may run does: the answer for a readiness probe.
+    ///
+    /// See [`Health`] for an example.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.problems

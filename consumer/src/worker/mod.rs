@@ -94,6 +94,8 @@ struct Channels {
 
 impl<DB: WorkerBackend> Worker<DB> {
     /// Starts to put a worker together.
+    ///
+    /// See [`Worker`] for an example.
     #[must_use]
     pub fn builder(store: EventStore<DB>) -> WorkerBuilder<DB> {
         WorkerBuilder::new(store)
@@ -157,6 +159,8 @@ impl<DB: WorkerBackend> Worker<DB> {
     /// Runs until `shutdown` resolves or the handle says so, and finishes the batches in hand.
     ///
     /// A consumer that stops, or is paused, does not end the worker: it can be resumed.
+    ///
+    /// See [`Worker`] for an example.
     ///
     /// # Errors
     /// When the database cannot be used at the start, the tables are missing, or the log is not

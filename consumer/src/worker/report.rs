@@ -6,6 +6,38 @@ use std::sync::Arc;
 use super::board::{Board, LaneState, Summary};
 
 /// How a run of a worker ended: for each consumer how far it came and why it ended.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
+/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// let report = Worker::builder(store).consumer(Users).build()?.run_once().await?;
+/// assert_eq!(report.to_string(), "users: caught up at 1, 1 event handled\n");
+///
+/// let users = report.consumer("users").unwrap();
+/// assert_eq!((users.position, users.events, users.batches), (Some(1), 1, 1));
+/// assert!(report.detached.is_empty());
+///
+/// // The exit code of a job.
+/// let code = u8::from(report.has_failures());
+/// assert_eq!(code, 0);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -16,6 +48,8 @@ pub struct Report {
 }
 
 /// How far a consumer came and why it ended.
+///
+/// See [`Report`] for an example.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConsumerReport {
@@ -60,6 +94,8 @@ impl Report {
     }
 
     /// The entry of a consumer.
+    ///
+    /// See [`Report`] for an example.
     #[must_use]
     pub fn consumer(&self, name: &str) -> Option<&ConsumerReport> {
         self.consumers
@@ -69,6 +105,8 @@ impl Report {
 
     /// Whether any consumer ended before it had handled everything, other than by a shutdown or
     /// because an operator paused it.
+    ///
+    /// See [`Report`] for an example.
     #[must_use]
     pub fn has_failures(&self) -> bool {
         self.consumers.iter().any(|consumer| {

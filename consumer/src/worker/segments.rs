@@ -62,6 +62,45 @@ async fn split_all<DB: WorkerBackend>(
 /// segments than asked for here; without one this waits for ever. It can be given up at any time:
 /// rows wait for each other no longer than 10 s after that.
 ///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
+/// # struct Users;
+/// # impl Consumer<sqlx::Sqlite> for Users {
+/// #     fn name(&self) -> &str { "users" }
+/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use consumer::{SqliteEventStore, Worker, merge_segments};
+///
+/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// # store.migrate().await?;
+/// # let worker = Worker::builder(store.clone()).consumer(Users).configure_all(|all| all.segments(4)).build()?;
+/// # let handle = worker.handle();
+/// # let running = tokio::spawn(worker.run(std::future::pending()));
+/// # let rows = "SELECT count(*) FROM consumer_progress";
+/// # while sqlx::query_scalar::<_, i64>(rows).fetch_one(store.pool()).await? < 4 {
+/// #     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+/// # }
+/// # handle.shut_down();
+/// # running.await??;
+/// // The consumer had four segments, and the setting says one now.
+/// let worker = Worker::builder(store.clone()).consumer(Users).build()?;
+/// let handle = worker.handle();
+/// let running = tokio::spawn(worker.run(std::future::pending()));
+///
+/// merge_segments(&store, "users", 1, 1).await?;
+/// # assert_eq!(sqlx::query_scalar::<_, i64>(rows).fetch_one(store.pool()).await?, 1);
+///
+/// handle.shut_down();
+/// running.await??;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
+///
 /// # Errors
 /// - [`WorkerError::UnknownCheckpoint`]: there is no checkpoint of that consumer and version.
 /// - What the database says.
