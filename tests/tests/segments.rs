@@ -241,6 +241,9 @@ on_both_databases! {
         // The one that is left is set to one lane, and runs eight rows.
         let flowing = store.clone();
         let writer = tokio::spawn(async move { append(&flowing, 200).await });
+        // Three are no halves of halves: four, as the setting would have it.
+        merge_segments(&store, NAME, 1, 3).await.unwrap();
+        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 4);
         merge_segments(&store, NAME, 1, 2).await.unwrap();
         assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 2);
         let position = writer.await.unwrap();

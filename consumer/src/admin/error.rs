@@ -6,7 +6,8 @@ use crate::contract::HandlerError;
 use crate::store::StoreError;
 use crate::worker::WorkerError;
 
-/// Why an operator's verb was refused; nothing was changed then.
+/// Why an operator's verb was refused, or did not come to its end: a verb that takes many steps, as
+/// one that retries or merges, keeps those that it has taken.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]

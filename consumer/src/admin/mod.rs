@@ -294,9 +294,9 @@ impl<DB: AdminBackend> Admin<DB> {
         Ok(tx.commit().await?)
     }
 
-    /// Brings a consumer down to a number of segments, a power of two up to 64, and says how many
-    /// there are then; see [`merge_segments`]. Workers have to run it
-    /// meanwhile, set to no more segments than that; it can be given up at any time.
+    /// Brings a consumer down to a number of segments and says how many there are then; see
+    /// [`merge_segments`]. Workers have to run it meanwhile, set to no more segments than that; it
+    /// can be given up at any time.
     ///
     /// See there for an example too.
     ///

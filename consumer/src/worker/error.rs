@@ -45,7 +45,7 @@ pub enum WorkerError {
         /// The consumer.
         consumer: String,
         /// Its version.
-        version: i32,
+        version: u32,
     },
 }
 

@@ -53,7 +53,8 @@ async fn split_all<DB: WorkerBackend>(
     Ok(false)
 }
 
-/// Brings the checkpoint rows of a consumer down to a number of segments, a power of two up to 64.
+/// Brings the checkpoint rows of a consumer down to a number of segments: a power of two up to 64,
+/// to which another number is rounded up as the setting is.
 ///
 /// Raising the setting `segments` divides the rows by itself; lowering it merges nothing, since two
 /// rows at different positions cannot be one without losing or repeating events. Here two
@@ -110,8 +111,9 @@ pub async fn merge_segments<DB: WorkerBackend>(
     version: u32,
     segments: u32,
 ) -> Result<(), WorkerError> {
-    let version = i32::try_from(version).unwrap_or(i32::MAX);
-    let segments = i32::try_from(segments.clamp(1, 64)).unwrap_or(64);
+    let row_version = i32::try_from(version).unwrap_or(i32::MAX);
+    let segments = segments.clamp(1, 64).next_power_of_two();
+    let segments = i32::try_from(segments).unwrap_or(64);
     let statements = DB::sql(store);
     let mut connection = store.pool().acquire().await?;
     // Whoever asked may give up in the middle of a BEGIN (see the reader of the log).
@@ -119,7 +121,7 @@ pub async fn merge_segments<DB: WorkerBackend>(
     let mut known = false;
     loop {
         let mut rows: Vec<Checkpoint> = DB::survey(&statements, &mut connection).await?;
-        rows.retain(|row| *row.key.consumer == *consumer && row.key.version == version);
+        rows.retain(|row| *row.key.consumer == *consumer && row.key.version == row_version);
         rows.sort_by_key(|row| row.key.slice_from);
         known |= !rows.is_empty();
         if !known {
