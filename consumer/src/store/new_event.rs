@@ -44,7 +44,8 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// Makes an event with this payload, a random id and format version 1.
+    /// Makes an event with this payload, an id of its own and format version 1. Ids are UUIDs of
+    /// version 7, which begin with the time: an index over them grows at its end.
     #[must_use]
     pub fn new(
         aggregate_type: impl Into<Arc<str>>,
@@ -55,7 +56,7 @@ impl NewEvent {
         Self {
             aggregate_type: aggregate_type.into(),
             aggregate_id: aggregate_id.into(),
-            event_id: Uuid::new_v4(),
+            event_id: Uuid::now_v7(),
             event_type: event_type.into(),
             event_version: 1,
             payload: payload.into(),
