@@ -239,6 +239,35 @@ async fn a_log_that_was_reset_is_refused() {
     assert_eq!(what, "the durable frontier");
 }
 
+/// It comes to the checkpoints while they are locked, and others append and handle meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_while_others_go_on_takes_that_for_no_reset() {
+    let db = fresh().await;
+    db.append_many(1).await;
+    run_once(db.worker().consumer(read_model("c"))).await;
+    let mut others = db.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE consumer_progress IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *others)
+        .await
+        .unwrap();
+    let starting = tokio::spawn(run_once(db.worker().consumer(read_model("d"))));
+    until("it looks at the checkpoints", async || {
+        let waiting = "SELECT count(*) FROM pg_locks
+                        WHERE NOT granted AND relation = 'consumer_progress'::regclass";
+        db.numbers(waiting).await == [1]
+    })
+    .await;
+    let last = *db.append_many(5).await.last().unwrap();
+    sqlx::query("UPDATE consumer_progress SET position = $1")
+        .bind(last)
+        .execute(&mut *others)
+        .await
+        .unwrap();
+    others.commit().await.unwrap();
+    let report = starting.await.unwrap();
+    assert_eq!(report.consumer("d").unwrap().position, Some(last));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_reset_under_a_running_worker_ends_it_with_the_reason() {
     let db = fresh().await;

@@ -963,16 +963,17 @@ impl PgWatch {
             .unwrap_or(0);
         self.durable = self.settled;
         self.head = self.settled;
-        let window = self.read_window(&mut connection).await?;
-        self.life = window.life;
-        refuse_reset("the durable frontier", self.settled, window.last_value)?;
         let row = self
             .statements
             .highest_checkpoint
             .query()
             .fetch_one(&mut *connection)
             .await?;
+        // Last: others go on meanwhile, and what they have settled and handled was given out before.
+        let window = self.read_window(&mut connection).await?;
         connection.commit().await?;
+        self.life = window.life;
+        refuse_reset("the durable frontier", self.settled, window.last_value)?;
         let consumer: String = row.try_get("consumer")?;
         refuse_reset(
             &format!("the checkpoint of `{consumer}`"),

@@ -692,20 +692,21 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         store: &EventStore<Sqlite>,
         connection: &mut SqliteConnection,
     ) -> Result<Self, WorkerError> {
-        let given_out = given_out(store.schema().events_name(), connection).await?;
         let highest = store
             .sql(HIGHEST_CHECKPOINT)
             .query()
             .fetch_optional(&mut *connection)
             .await?;
+        // Last: others go on meanwhile, and what they have handled was given out before.
+        let last_value = given_out(store.schema().events_name(), connection).await?;
         if let Some(row) = highest {
             let consumer: String = row.try_get("consumer")?;
             let position: i64 = row.try_get("position")?;
-            if position > given_out {
+            if position > last_value {
                 return Err(WorkerError::Log(LogProblem::Reset {
                     what: format!("the checkpoint of `{consumer}`"),
                     position,
-                    last_value: given_out,
+                    last_value,
                 }));
             }
         }
