@@ -390,15 +390,26 @@ impl<DB: TestBackend> Database<DB> {
         DB::texts(&self.pool, sql).await
     }
 
-    /// Runs a script.
+    /// Runs a script, again when a worker changed the same row meanwhile, which a stricter default
+    /// isolation of the role refuses.
     ///
     /// # Panics
     /// When the database refuses.
     pub async fn execute(&self, sql: &str) {
+        const SERIALIZATION_FAILURE: &str = "40001";
         let mut connection = self.pool.acquire().await.expect("a connection");
-        DB::execute(&mut connection, sql)
-            .await
-            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        loop {
+            let Err(error) = DB::execute(&mut connection, sql).await else {
+                return;
+            };
+            let code = error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code);
+            assert!(
+                code.as_deref() == Some(SERIALIZATION_FAILURE),
+                "{sql}: {error}"
+            );
+        }
     }
 }
 
