@@ -200,7 +200,8 @@ on_both_databases! {
         assert!(eight.terminate());
         // The one that is left is set to one lane, and has eight rows.
         let flowing = flow(6);
-        consumer::merge_segments(&db.store, "c", 1, 2).await.unwrap();
+        let merged = consumer::merge_segments(&db.store, "c", 1, 2);
+        patiently("eight rows become two", merged).await.unwrap();
         assert_eq!(rows(&db, "c").await, 2);
         applied(&db, "c", flowing.await.unwrap()).await;
         assert!(one.terminate());

@@ -368,3 +368,38 @@ async fn an_aggregate_has_the_same_slice_in_rust_and_in_sql() {
         assert_eq!(i32::from(aggregate_slice(&id)), slice, "{id:?}");
     }
 }
+
+/// Whoever merges may let a row come further before the log does: the row that only waited has
+/// nothing in its slices then, and nothing new that would wake it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_waited_for_its_neighbour_goes_on_when_it_may_though_nothing_is_new() {
+    let database = Database::<Postgres>::fresh().await;
+    schema(&database).await;
+    let (low, high) = ids_of_halves();
+    let two = start(&database.store, 2);
+    let first = append_to(&database.store, &low).await;
+    two.handle.caught_up_to(first).await.unwrap();
+    let mut positions = Vec::new();
+    for _ in 0..5 {
+        positions.push(append_to(&database.store, &high).await);
+    }
+    for may_reach in [positions[1], positions[3]] {
+        sqlx::query(
+            "UPDATE consumer_progress
+                SET hold_at = $1, hold_until = clock_timestamp() + interval '1 hour'
+              WHERE slice_from = 0 AND position < $1",
+        )
+        .bind(may_reach)
+        .execute(&database.pool)
+        .await
+        .unwrap();
+        until("it comes as far as it may", async || {
+            count!(
+                database,
+                "SELECT position FROM consumer_progress WHERE slice_from = 0"
+            ) == may_reach
+        })
+        .await;
+    }
+    two.end().await;
+}

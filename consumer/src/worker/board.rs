@@ -154,8 +154,6 @@ pub(crate) struct Cell {
     /// The slice after the row's last one.
     slice_to: AtomicI32,
     standing: Mutex<Standing>,
-    /// The last place that its row was moved along to while it was idle.
-    moved_along: Mutex<Option<Place>>,
     events: AtomicU64,
     batches: AtomicU64,
     state: Mutex<LaneState>,
@@ -187,21 +185,6 @@ impl Cell {
             self.note_move();
             self.changed.send_replace(());
         }
-    }
-
-    /// Whether the row was already moved along to where the lane stands.
-    pub(crate) fn is_moved_along(&self, place: &Place) -> bool {
-        self.lock_moved_along().as_ref() == Some(place)
-    }
-
-    /// Notes that the row was moved along; one that somebody else had in hand is moved by him.
-    pub(crate) fn set_moved_along(&self, place: Place) {
-        *self.lock_moved_along() = Some(place);
-    }
-
-    fn lock_moved_along(&self) -> MutexGuard<'_, Option<Place>> {
-        let moved = self.moved_along.lock();
-        moved.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that the row is as wide as this, also before its lane sees it.
@@ -423,7 +406,6 @@ impl Board {
             key: row.key.clone(),
             slice_to: AtomicI32::new(row.slice_to),
             standing: Mutex::default(),
-            moved_along: Mutex::new(None),
             events: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             state: Mutex::new(LaneState::Starting),

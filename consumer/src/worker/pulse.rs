@@ -10,8 +10,10 @@ use sqlx::{Connection as _, SqlSafeStr as _};
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use super::board::{Cell, First, FrontierWait, LaneState, Place};
-use super::dialect::{Advance, Enrolment, FrontierWatch as _, LaneKey, Observation, WorkerBackend};
+use super::board::{Cell, First, FrontierWait, LaneState};
+use super::dialect::{
+    Advance, Checkpoint, Enrolment, FrontierWatch as _, LaneKey, Observation, WorkerBackend,
+};
 use super::measure;
 use super::roster::Roster;
 use super::shared::{Shared, Survey};
@@ -284,10 +286,13 @@ impl<DB: WorkerBackend> Pulse<DB> {
         Ok(())
     }
 
-    /// Writes down how far idle lanes have looked, all in one statement.
+    /// Writes down how far idle lanes have looked, all in one statement. What the last survey shows
+    /// to be there is left out; a row that waited for its neighbour, or that somebody had in hand,
+    /// is not.
     async fn advance_idle(&mut self) -> Result<(), sqlx::Error> {
         let life = self.seen().life;
-        let idle: Vec<(Arc<Cell>, Place)> = self
+        let survey = Arc::clone(&self.survey.borrow());
+        let moves: Vec<Advance> = self
             .shared
             .board
             .cells()
@@ -300,18 +305,17 @@ impl<DB: WorkerBackend> Pulse<DB> {
             })
             .filter_map(|cell| {
                 let place = cell.place()?;
-                let is_behind = place.life == life && place.after > place.checkpoint;
-                (is_behind && !cell.is_moved_along(&place)).then_some((cell, place))
-            })
-            .collect();
-        let moves: Vec<Advance> = idle
-            .iter()
-            .map(|(cell, place)| Advance {
-                key: cell.key.clone(),
-                slice_to: place.slice_to,
-                epoch: place.epoch,
-                from: place.checkpoint,
-                to: place.after,
+                let is_there = |row: &Checkpoint| row.position >= place.after;
+                let is_behind = place.life == life
+                    && place.after > place.checkpoint
+                    && !survey.rows.get(&cell.key).is_some_and(is_there);
+                is_behind.then(|| Advance {
+                    key: cell.key.clone(),
+                    slice_to: place.slice_to,
+                    epoch: place.epoch,
+                    from: place.checkpoint,
+                    to: place.after,
+                })
             })
             .collect();
         if moves.is_empty() {
@@ -325,9 +329,6 @@ impl<DB: WorkerBackend> Pulse<DB> {
         }
         let statements = &self.shared.statements;
         DB::advance(statements, self.line.get()?, life, &moves).await?;
-        for (cell, place) in idle {
-            cell.set_moved_along(place);
-        }
         Ok(())
     }
 
