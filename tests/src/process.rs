@@ -1,14 +1,16 @@
 //! Workers in processes of their own, to be killed, frozen and deployed.
 
 use std::collections::HashSet;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{ConsumerReport, EventStore, LaneState, Report, Settings, Worker, WorkerError};
+use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
+use tokio::sync::watch;
 
 use crate::{Database, TestBackend, TestConsumer, consumer};
 
@@ -18,6 +20,8 @@ const GATE: &str = "TEST_WORKER_GATE";
 const CLAIM_TIMEOUT: &str = "TEST_WORKER_CLAIM_TIMEOUT";
 const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
 const SEGMENTS: &str = "TEST_WORKER_SEGMENTS";
+/// What it says once it can be asked to end.
+const READY: &str = "ready";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 
 /// A worker in a process of its own; killed when this value goes.
@@ -144,7 +148,12 @@ impl WorkerCommand {
     /// When that is not possible.
     #[must_use]
     pub fn start(mut self) -> WorkerProcess {
-        let child = self.command.spawn().expect("start the worker's process");
+        self.command.stdout(Stdio::piped());
+        let mut child = self.command.spawn().expect("start the worker's process");
+        // Before that a signal would end it as any process.
+        let said = child.stdout.take().expect("its output");
+        let first = BufReader::new(said).lines().next();
+        assert_eq!(first.expect("a line").expect("read it"), READY);
         WorkerProcess { child }
     }
 }
@@ -167,8 +176,17 @@ pub fn worker_main(names: &[&str]) {
 /// Where it may, it starts again as a service manager would when the database cannot be used at the
 /// start. A worker that has started is to come back by itself.
 async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
+    let (asked, stop) = watch::channel(false);
+    let mut signal = Box::pin(consumer::shutdown_signal());
+    // The first poll makes the signal ours.
+    assert!(signal.as_mut().now_or_never().is_none(), "not yet");
+    println!("{READY}");
+    tokio::spawn(async move {
+        signal.await;
+        asked.send_replace(true);
+    });
     let report = loop {
-        match start::<DB>(url, names).await {
+        match start::<DB>(url, names, stop.clone()).await {
             Ok(report) => break report,
             Err(error) => note_restart(&error),
         }
@@ -177,10 +195,17 @@ async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
     assert!(!report.has_failures(), "{report}");
 }
 
-async fn start<DB: TestBackend>(url: &str, names: &[&str]) -> Result<Report, WorkerError> {
+async fn start<DB: TestBackend>(
+    url: &str,
+    names: &[&str],
+    mut stop: watch::Receiver<bool>,
+) -> Result<Report, WorkerError> {
     let worker = worker(EventStore::<DB>::connect(url).await?, names);
     let handle = worker.handle();
-    let ended = worker.run(consumer::shutdown_signal()).await;
+    let asked = async move {
+        let _ = stop.wait_for(|asked| *asked).await;
+    };
+    let ended = worker.run(asked).await;
     if let Err(error) = &ended {
         let consumers = handle.consumers();
         let has_started = |one: &ConsumerReport| one.state != LaneState::Starting;

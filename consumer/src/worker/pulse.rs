@@ -278,10 +278,11 @@ impl<DB: WorkerBackend> Pulse<DB> {
             .collect::<HashMap<_, _>>();
         let number = self.survey.borrow().number + 1;
         let life = self.seen().life;
-        self.roster.update(&rows);
+        let new = self.roster.update(&rows);
         self.held = rows.values().any(|row| row.hold_at.is_some());
         self.survey
             .send_replace(Arc::new(Survey { number, life, rows }));
+        self.roster.open(new);
         self.surveyed = Some(Instant::now());
         Ok(())
     }

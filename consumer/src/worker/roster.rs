@@ -71,7 +71,7 @@ pub(crate) struct Vacancy<DB: WorkerBackend> {
     pub(crate) cell: Arc<Cell>,
 }
 
-/// Opens a lane for each row that has none.
+/// Keeps a lane for each row.
 pub(crate) struct Roster<DB: WorkerBackend> {
     pub(crate) posts: Vec<Arc<Post<DB>>>,
     pub(crate) board: Arc<Board>,
@@ -79,9 +79,11 @@ pub(crate) struct Roster<DB: WorkerBackend> {
 }
 
 impl<DB: WorkerBackend> Roster<DB> {
-    /// Brings the lanes in line with the rows, before any lane sees them: whoever waits for a
-    /// consumer must wait for all its rows.
-    pub(crate) fn update(&self, rows: &HashMap<LaneKey, Checkpoint>) {
+    /// Brings the board in line with the rows, before any lane sees them: whoever waits for a
+    /// consumer must wait for all its rows. Returns the lanes that are to be opened once the rows
+    /// can be seen, since one that does not see its own takes it for gone.
+    #[must_use]
+    pub(crate) fn update(&self, rows: &HashMap<LaneKey, Checkpoint>) -> Vec<Vacancy<DB>> {
         let posts: HashMap<(&str, i32), &Arc<Post<DB>>> = self
             .posts
             .iter()
@@ -93,11 +95,19 @@ impl<DB: WorkerBackend> Roster<DB> {
             .filter(|row| post_of(&row.key).is_some())
             .collect();
         own.sort_by_key(|row| (&row.key.consumer, row.key.version, row.key.slice_from));
-        for cell in self.board.seat(&own) {
-            if let Some(post) = post_of(&cell.key).map(Arc::clone) {
-                // The worker that opens lanes is gone only when it shuts down.
-                let _ = self.vacancies.send(Vacancy { post, cell });
-            }
+        let new = self.board.seat(&own).into_iter();
+        new.filter_map(|cell| {
+            let post = Arc::clone(post_of(&cell.key)?);
+            Some(Vacancy { post, cell })
+        })
+        .collect()
+    }
+
+    /// Opens lanes.
+    pub(crate) fn open(&self, vacancies: Vec<Vacancy<DB>>) {
+        for vacancy in vacancies {
+            // The worker that opens lanes is gone only when it shuts down.
+            let _ = self.vacancies.send(vacancy);
         }
     }
 }
