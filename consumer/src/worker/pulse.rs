@@ -44,6 +44,8 @@ pub(crate) struct Pulse<DB: WorkerBackend> {
     told: Option<Instant>,
     /// A row waits for its neighbour, which may be an idle one.
     held: bool,
+    /// Whether rows were moved along since they were last looked at.
+    moved: bool,
 }
 
 impl<DB: WorkerBackend> Pulse<DB> {
@@ -71,6 +73,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
             waiting_since: None,
             told: None,
             held: false,
+            moved: false,
         };
         while pulse.observe().await?.more {}
         Ok(pulse)
@@ -140,14 +143,16 @@ impl<DB: WorkerBackend> Pulse<DB> {
         let options = &self.shared.options;
         let wanted = self.shared.wants_survey.swap(false, Ordering::AcqRel);
         let due = wanted
+            || (self.held && self.moved)
             || self
                 .surveyed
                 .is_none_or(|at| now - at >= options.survey_interval);
-        let advance = now - self.advanced >= options.advance_interval;
+        // What was moved along shows in the next survey; until then it need not be tried again.
+        let advance = !self.moved && now - self.advanced >= options.advance_interval;
         if due || self.survey.borrow().life != self.seen().life {
             self.take_survey().await?;
         }
-        if advance || self.held {
+        if advance || (self.held && !self.moved) {
             self.advance_idle().await?;
             self.advanced = now;
         }
@@ -283,6 +288,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
         self.survey
             .send_replace(Arc::new(Survey { number, life, rows }));
         self.roster.open(new);
+        self.moved = false;
         self.surveyed = Some(Instant::now());
         Ok(())
     }
@@ -330,6 +336,7 @@ impl<DB: WorkerBackend> Pulse<DB> {
         }
         let statements = &self.shared.statements;
         DB::advance(statements, self.line.get()?, life, &moves).await?;
+        self.moved = true;
         Ok(())
     }
 
