@@ -340,3 +340,42 @@ async fn a_batch_that_fails_behind_others_of_its_transaction_is_narrowed_down_al
     assert_eq!(crowd.handled[0], 2_750);
     assert_eq!(crowd.handled[1..], [5_000; 11]);
 }
+
+/// Handles each event in a batch of its own over a pool of that size, until `count` of them are
+/// handled and `backends` have been seen, and returns how many were.
+async fn backends_of_a_lane(max_connections: u32, count: i64, backends: i64) -> i64 {
+    let db = Database::<Postgres>::fresh().await;
+    db.execute("CREATE TABLE calls (backend INT)").await;
+    let c = consumer("c", |_, tx, _| {
+        Box::pin(async move {
+            let note = sqlx::query("INSERT INTO calls VALUES (pg_backend_pid())");
+            Ok(note.execute(tx).await.map(drop)?)
+        })
+    });
+    let pool = PgPoolOptions::new().max_connections(max_connections);
+    let store = EventStore::<Postgres>::new(pool.connect(&db.url).await.unwrap());
+    let worker = Running::start(consumer::Worker::builder(store.clone()).consumer(c));
+    loop {
+        let head = db.append_many(1).await[0];
+        patiently("it is handled", worker.caught_up_to(head))
+            .await
+            .unwrap();
+        let seen = db
+            .numbers("SELECT count(DISTINCT backend) FROM calls")
+            .await[0];
+        if head >= count && seen >= backends {
+            worker.stop().await;
+            return seen;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_batches_of_a_lane_go_round_among_three_connections() {
+    assert_eq!(backends_of_a_lane(20, 50, 3).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_has_no_room_for_more_has_one_connection_for_a_lane() {
+    assert_eq!(backends_of_a_lane(3, 50, 1).await, 1);
+}

@@ -648,6 +648,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
             writers,
             holders: if DB::HOLDS_CLAIMS { spares } else { 0 },
             spares,
+            resting: DB::RESTING.min(free - writers - cost * spares),
         })
     }
 

@@ -64,6 +64,9 @@ pub trait Dialect: Backend {
     /// How many batches a transaction holds at most while lanes wait for connections.
     const MOST_BATCHES: usize;
 
+    /// How many connections for batches rest while all the others work.
+    const RESTING: usize;
+
     /// The statement that begins a lane's transaction.
     const BEGIN_BATCH: &'static str;
 

@@ -347,6 +347,7 @@ impl Dialect for Postgres {
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
+    const RESTING: usize = 2;
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
     const BEGIN_BATCH: &'static str = BEGIN_CLAIM;
     const BEGIN_READ: &'static str = BEGIN_READ;

@@ -1,11 +1,13 @@
 //! The connections that batches run on: a bounded number, whatever the number of lanes.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time;
 
 use super::dialect::{TransactionGuard as _, WorkerBackend};
 use super::one_core::Core;
@@ -20,6 +22,8 @@ pub(crate) struct Shares {
     pub(crate) holders: usize,
     /// Connections for handlers that work elsewhere, who are given one all the same.
     pub(crate) spares: usize,
+    /// How many more connections there are for batches than batches at once.
+    pub(crate) resting: usize,
 }
 
 impl Shares {
@@ -28,6 +32,7 @@ impl Shares {
         writers: 1,
         holders: 1,
         spares: 1,
+        resting: 0,
     };
 }
 
@@ -36,15 +41,24 @@ impl Shares {
 /// A lane gives its connection back after each batch, so that many lanes share few connections;
 /// the connection itself stays open, with its prepared statements. Handlers that work elsewhere,
 /// and may wait there for long, have their own share: they keep nobody from writing.
+///
+/// Batches go round among the open connections. Beside a server on the same machine, the kernel
+/// keeps a thread and the backend that it talks to on the cores that they once had; on two cores,
+/// which wake each other up for every statement, that is several times as slow as on one. Another
+/// backend for the next batch keeps a lane from being stuck with the slower case.
 pub(crate) struct Slots<DB: WorkerBackend> {
     store: EventStore<DB>,
     writers: Arc<Semaphore>,
     holders: Arc<Semaphore>,
     spares: Arc<Semaphore>,
-    shares: Shares,
+    /// How many batches of handlers that write run at once.
+    at_once: usize,
     /// How many lanes have a connection for writing, or wait for one.
     writing: AtomicUsize,
-    idle: Mutex<Vec<Slot<DB>>>,
+    /// A permit for each connection that may still be opened beside those that are needed.
+    more: Arc<Semaphore>,
+    /// The one that has rested longest comes first.
+    idle: Mutex<VecDeque<Slot<DB>>>,
     /// The backends that hold a claim, to be ended when the worker does not wait for them.
     claimed: Mutex<HashSet<i32>>,
     core: OnceLock<Core>,
@@ -53,6 +67,8 @@ pub(crate) struct Slots<DB: WorkerBackend> {
 struct Slot<DB: WorkerBackend> {
     connection: PoolConnection<DB>,
     guard: DB::Guard,
+    /// Where it is one more than is needed.
+    _more: Option<OwnedSemaphorePermit>,
 }
 
 impl<DB: WorkerBackend> Slots<DB> {
@@ -64,9 +80,10 @@ impl<DB: WorkerBackend> Slots<DB> {
             writers: Arc::new(Semaphore::new(shares.writers)),
             holders: Arc::new(Semaphore::new(shares.holders)),
             spares: Arc::new(Semaphore::new(shares.spares)),
-            shares,
+            at_once: shares.writers,
             writing: AtomicUsize::new(0),
-            idle: Mutex::new(Vec::new()),
+            more: Arc::new(Semaphore::new(shares.resting)),
+            idle: Mutex::new(VecDeque::new()),
             claimed: Mutex::new(HashSet::new()),
             core: OnceLock::new(),
         }
@@ -88,7 +105,7 @@ impl<DB: WorkerBackend> Slots<DB> {
 
     /// Whether just now more lanes want to write than there are connections for it.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.writing.load(Ordering::Relaxed) > self.shares.writers
+        self.writing.load(Ordering::Relaxed) > self.at_once
     }
 
     /// A connection that holds a claim while its handler works elsewhere.
@@ -114,10 +131,20 @@ impl<DB: WorkerBackend> Slots<DB> {
 
     async fn lease(self: &Arc<Self>, share: &Arc<Semaphore>) -> Result<Lease<DB>, sqlx::Error> {
         let permit = acquire(share).await?;
-        let kept = self.lock().pop();
-        let slot = match kept {
-            Some(slot) => slot,
-            None => self.open().await?,
+        let rested = self.lock().pop_front();
+        let slot = match rested {
+            Some(slot) => {
+                self.open_beside();
+                slot
+            }
+            None => {
+                let (connection, guard) = self.connect().await?;
+                Slot {
+                    connection,
+                    guard,
+                    _more: None,
+                }
+            }
         };
         Ok(Lease {
             slots: Arc::clone(self),
@@ -138,20 +165,58 @@ impl<DB: WorkerBackend> Slots<DB> {
         })
     }
 
-    async fn open(&self) -> Result<Slot<DB>, sqlx::Error> {
+    /// Opens one more connection than is needed, where it may: aside, since no batch is to wait for
+    /// it.
+    fn open_beside(self: &Arc<Self>) {
+        if !self.pool_has_room() {
+            return;
+        }
+        if let Ok(permit) = Arc::clone(&self.more).try_acquire_owned() {
+            tokio::spawn(open_one_more(Arc::clone(self), permit));
+        }
+    }
+
+    /// Whether the pool has a connection without waiting for one that somebody uses.
+    fn pool_has_room(&self) -> bool {
+        let pool = self.store.pool();
+        pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections()
+    }
+
+    async fn connect(&self) -> Result<(PoolConnection<DB>, DB::Guard), sqlx::Error> {
         let mut connection = self.store.pool().acquire().await?;
         // It never goes back to the pool: its guard would forbid other users to commit.
         connection.close_on_drop();
         let guard = DB::guard(&mut connection, self.core.get().cloned()).await?;
-        Ok(Slot { connection, guard })
+        Ok((connection, guard))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Slot<DB>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Slot<DB>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_claimed(&self) -> MutexGuard<'_, HashSet<i32>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long nothing is opened beside what is needed, once that has failed.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
+
+/// Opens a connection that nobody waits for.
+async fn open_one_more<DB: WorkerBackend>(slots: Arc<Slots<DB>>, permit: OwnedSemaphorePermit) {
+    match slots.connect().await {
+        Ok((connection, guard)) => slots.lock().push_back(Slot {
+            connection,
+            guard,
+            _more: Some(permit),
+        }),
+        Err(error) => {
+            tracing::debug!(%error, "the batches have no further connection to go round with");
+            // The worker may end meanwhile.
+            drop(slots);
+            time::sleep(OPEN_AGAIN).await;
+            drop(permit);
+        }
     }
 }
 
@@ -230,7 +295,7 @@ impl<DB: WorkerBackend> Drop for Lease<DB> {
             self.slots.lock_claimed().remove(&backend);
         }
         if self.ended_well {
-            self.slots.lock().push(slot);
+            self.slots.lock().push_back(slot);
         } else {
             // It is closed: nobody can say what state it is in. A statement may still run.
             slot.guard.give_up();
