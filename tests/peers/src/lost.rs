@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
 
 use crate::deposits::{Deposit, HANDLED, TABLES};
+use crate::measure::server;
 use crate::peer::Peer;
 use crate::plan::{Plan, WRITERS};
 
@@ -73,7 +74,7 @@ pub(crate) async fn run<P: Peer>(plan: &Plan) -> Vec<Lost> {
 }
 
 async fn once<P: Peer>(plan: &Plan, commits: Commits) -> Lost {
-    let database = Plan::server().database().await;
+    let database = server().database().await;
     let pool = &database.pool;
     let peer = P::open(&database.url, HANDLED).await;
     let slow_commits = SLOW_COMMITS

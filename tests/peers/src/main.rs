@@ -14,6 +14,8 @@
     clippy::cast_sign_loss
 )]
 
+#[path = "../../src/bin/bench/arguments.rs"]
+mod arguments;
 mod cqrs_es;
 mod deposits;
 mod disintegrate;
@@ -46,7 +48,7 @@ async fn main() {
 }
 
 async fn compare<P: Peer>(plan: &Plan) -> Option<Line> {
-    if !plan.wants(&P::name()) {
+    if !plan.only.wants(&P::name()) {
         return None;
     }
     let speed = speed::run::<P>(plan).await;

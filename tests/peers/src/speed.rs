@@ -6,7 +6,7 @@ use std::time::Instant;
 use consumer_tests::PgDatabase;
 
 use crate::deposits::{BALANCE, TABLES, check, deposits};
-use crate::measure::{Samples, figure, in_turns, rate};
+use crate::measure::{Samples, figure, in_turns, rate, server};
 use crate::ours::Ours;
 use crate::peer::Peer;
 use crate::plan::Plan;
@@ -59,7 +59,7 @@ struct Log<P> {
 
 impl<P: Peer> Log<P> {
     async fn new(plan: &Plan) -> Self {
-        let database = Plan::server().database().await;
+        let database = server().database().await;
         let peer = P::open(&database.url, BALANCE).await;
         let log = Self {
             database,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::lost::{Commits, Lost};
-use crate::measure::{Samples, figure};
+use crate::measure::{figure, spread};
 use crate::plan::{Plan, WRITERS};
 use crate::speed::Speed;
 
@@ -79,13 +79,4 @@ fn notes(lines: &[Line]) -> String {
         let _ = writeln!(text, "- **{}.** {}", line.name, line.notes.join(" "));
     }
     text
-}
-
-fn spread(samples: &Samples) -> String {
-    format!(
-        "{} … **{}** … {}",
-        figure(samples.min()),
-        figure(samples.median()),
-        figure(samples.max())
-    )
 }

@@ -3,7 +3,7 @@
 use consumer::{Backend, EventStore, ExpectedVersion, NewEvent};
 use consumer_tests::SqliteDatabase;
 
-use crate::measure::{Case, Target, in_turns, rate, timed};
+use crate::measure::{Case, Target, in_turns, rate, server, timed};
 use crate::plan::Plan;
 
 const POSTGRES: &str = "Postgres, append of 1,000 in one call";
@@ -12,12 +12,12 @@ const EVENTS: usize = 1_000;
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
-    if plan.wants(POSTGRES) {
-        let server = Plan::server();
+    if plan.only.wants(POSTGRES) {
+        let server = server();
         let database = server.database().await;
         cases.push(append(plan, POSTGRES, database.store().await).await);
     }
-    if plan.wants(SQLITE) {
+    if plan.only.wants(SQLITE) {
         let database = SqliteDatabase::new().await;
         cases.push(append(plan, SQLITE, database.store().await).await);
     }

@@ -60,7 +60,7 @@ fn events() -> Vec<PersistedEvent> {
 }
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
-    if !plan.wants(DISPATCH) {
+    if !plan.only.wants(DISPATCH) {
         return Vec::new();
     }
     let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();

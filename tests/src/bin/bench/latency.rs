@@ -7,7 +7,7 @@ use consumer::prelude::*;
 use consumer::{Context, Worker};
 use sqlx::Postgres;
 
-use crate::measure::{Case, Samples, Target};
+use crate::measure::{Case, Samples, Target, server};
 use crate::plan::Plan;
 
 const BURSTS: &str = "commit to handler, bursts, median";
@@ -19,7 +19,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[BURSTS, BURSTS_LATE, PAIRS, PAIRS_LATE]) {
         return Vec::new();
     }
-    let server = Plan::server();
+    let server = server();
     let database = server.database().await;
     database.store().await;
     let arrivals = Arc::<Mutex<Vec<(i64, Instant)>>>::default();

@@ -21,6 +21,7 @@
 )]
 
 mod append;
+mod arguments;
 mod consumers;
 mod data;
 mod dispatch;

@@ -1,7 +1,10 @@
-//! Samples of one quantity, and two of them taken in turns.
+//! Samples of one quantity, and two of them taken in turns, and the server that they are taken on.
 
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use consumer_tests::TestPostgres;
 
 /// What was measured, in the order in which it was.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +143,16 @@ pub(crate) fn figure(value: f64) -> String {
     grouped
 }
 
+/// Minimum, median and maximum in a cell of Markdown.
+pub(crate) fn spread(samples: &Samples) -> String {
+    format!(
+        "{} … **{}** … {}",
+        figure(samples.min()),
+        figure(samples.median()),
+        figure(samples.max())
+    )
+}
+
 /// How long something takes.
 pub(crate) async fn timed(work: impl Future<Output = ()>) -> Duration {
     let start = Instant::now();
@@ -170,4 +183,11 @@ pub(crate) async fn in_turns(
 /// How many a second.
 pub(crate) fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
+}
+
+/// A server that keeps what it commits, with the settings that it comes with: one for all, a
+/// database each.
+pub(crate) fn server() -> &'static TestPostgres {
+    static SERVER: OnceLock<TestPostgres> = OnceLock::new();
+    SERVER.get_or_init(|| TestPostgres::builder().setting("fsync", "on").start())
 }

@@ -7,7 +7,7 @@ use consumer_tests::PgDatabase;
 
 use crate::consumers::Nothing;
 use crate::data::fill_postgres;
-use crate::measure::{Case, Samples, Target};
+use crate::measure::{Case, Samples, Target, server};
 use crate::plan::Plan;
 
 const SMALL: &str = "peak memory, 20 consumers, 1,000,000 events of 200 bytes";
@@ -24,7 +24,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[SMALL, LARGE, UNBOUNDED]) {
         return Vec::new();
     }
-    let server = Plan::server();
+    let server = server();
     let (small, large) = (server.database().await, server.database().await);
     let events = plan.scaled(1_000_000, 3_000);
     fill_postgres(&small.store().await, events).await;

@@ -1,16 +1,15 @@
 //! What to run, and how much of it.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
-use consumer_tests::TestPostgres;
+use crate::arguments::{Arguments, Only};
 
 /// How much to measure.
 pub(crate) struct Plan {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) out: PathBuf,
-    pub(crate) only: Vec<String>,
+    pub(crate) only: Only,
     /// What this process, started by another one, is to do.
     pub(crate) child: Option<Child>,
     /// How many bytes of the log the child is to keep, when it catches up.
@@ -25,59 +24,30 @@ pub(crate) enum Child {
 
 impl Plan {
     pub(crate) fn from_arguments() -> Self {
-        let mut plan = Self {
-            quick: false,
-            rounds: 0,
-            out: PathBuf::from("."),
-            only: Vec::new(),
-            child: None,
-            cache: None,
+        let mut arguments = Arguments::given();
+        let quick = arguments.flag("--quick");
+        let rounds = if quick { 1 } else { 7 };
+        let catch_up = arguments.value("--catch-up").map(Child::CatchUp);
+        let append = arguments.value("--append").map(Child::Append);
+        let plan = Self {
+            quick,
+            rounds: arguments.value("--rounds").unwrap_or(rounds),
+            out: arguments.value("--out").unwrap_or_else(|| ".".into()),
+            only: arguments.only(),
+            child: catch_up.or(append),
+            cache: arguments.value("--cache"),
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .unwrap_or_else(|| panic!("`{argument}` needs a value"))
-            };
-            match argument.as_str() {
-                "--quick" => plan.quick = true,
-                "--rounds" => plan.rounds = value().parse().expect("a number of rounds"),
-                "--out" => plan.out = value().into(),
-                "--only" => plan.only.push(value()),
-                "--catch-up" => plan.child = Some(Child::CatchUp(value())),
-                "--append" => plan.child = Some(Child::Append(value())),
-                "--cache" => plan.cache = Some(value().parse().expect("a number of bytes")),
-                other => panic!(
-                    "unknown argument `{other}`; there are --quick, --rounds N, --only WORD and --out DIR"
-                ),
-            }
-        }
-        if plan.rounds == 0 {
-            plan.rounds = if plan.quick { 1 } else { 7 };
-        }
+        arguments.end("--quick, --rounds N, --only WORD and --out DIR");
         plan
     }
 
-    /// Whether a case is wanted.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| name.contains(&**word))
-    }
-
-    /// Whether any of these is wanted.
+    /// Whether any of these cases is wanted.
     pub(crate) fn wants_any(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| self.wants(name))
+        names.iter().any(|name| self.only.wants(name))
     }
 
     /// The full number, or a small one that only shows that it works.
     pub(crate) fn scaled(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
-    }
-
-    /// A server that keeps what it commits, with the settings that it comes with: one for all
-    /// cases, a database each.
-    pub(crate) fn server() -> &'static TestPostgres {
-        static SERVER: OnceLock<TestPostgres> = OnceLock::new();
-        SERVER.get_or_init(|| TestPostgres::builder().setting("fsync", "on").start())
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::consumers::{Nothing, RowsPostgres, SetsPostgres, UPSERT, UPSERT_MANY};
 use crate::data::{TABLES, check, fill_postgres, reset_postgres};
-use crate::measure::{Case, Target, in_turns, rate, timed};
+use crate::measure::{Case, Target, in_turns, rate, server, timed};
 use crate::plan::Plan;
 
 const ROWS: &str = "Postgres, a statement an event";
@@ -21,22 +21,20 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[ROWS, SETS, NOTHING, SELECTIVE]) {
         return Vec::new();
     }
-    let server = Plan::server();
+    let server = server();
     let many = plan.scaled(100_000, 3_000);
+    let bench = Bench::new(server, many).await;
     let mut cases = Vec::new();
-    if plan.wants(ROWS) {
-        // The first case has a log of its own: a statement an event takes so long.
-        let bench = Bench::new(server, plan.scaled(30_000, 2_000)).await;
+    if plan.only.wants(ROWS) {
         cases.push(bench.rows(plan).await);
     }
-    let bench = Bench::new(server, many).await;
-    if plan.wants(SETS) {
+    if plan.only.wants(SETS) {
         cases.push(bench.sets(plan).await);
     }
-    if plan.wants(NOTHING) {
+    if plan.only.wants(NOTHING) {
         cases.push(bench.nothing(plan, NOTHING, ALL_COLUMNS).await);
     }
-    if plan.wants(SELECTIVE) {
+    if plan.only.wants(SELECTIVE) {
         cases.push(bench.nothing(plan, SELECTIVE, FOUR_COLUMNS).await);
     }
     cases

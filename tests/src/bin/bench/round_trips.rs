@@ -6,7 +6,7 @@ use consumer::Worker;
 use sqlx::PgPool;
 
 use crate::consumers::Nothing;
-use crate::measure::{Case, Samples, Target};
+use crate::measure::{Case, Samples, Target, server};
 use crate::plan::Plan;
 use crate::postgres::Bench;
 
@@ -19,7 +19,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[BATCH, LARGE, WORKER, CONSUMER]) {
         return Vec::new();
     }
-    let bench = Bench::new(Plan::server(), plan.scaled(200_000, 3_000)).await;
+    let bench = Bench::new(server(), plan.scaled(200_000, 3_000)).await;
     let Some(counter) = Counter::new(&bench).await else {
         panic!("the server does not count its statements: it has no `pg_stat_statements`");
     };

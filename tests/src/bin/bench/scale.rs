@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use consumer::{ExpectedVersion, NewEvent, PgEventStore, Worker};
 
 use crate::consumers::Nothing;
-use crate::measure::{Case, Target, in_turns};
+use crate::measure::{Case, Target, in_turns, server};
 use crate::plan::Plan;
 use crate::postgres::Bench;
 
@@ -19,13 +19,13 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[FIFTY, IDLE, IDLE_CPU, RARE]) {
         return Vec::new();
     }
-    let server = Plan::server();
+    let server = server();
     let bench = Bench::new(server, plan.scaled(100_000, 3_000)).await;
     let mut cases = Vec::new();
-    if plan.wants(FIFTY) {
+    if plan.only.wants(FIFTY) {
         cases.push(fifty(plan, &bench).await);
     }
-    if plan.wants(RARE) {
+    if plan.only.wants(RARE) {
         cases.push(rare(plan, &bench).await);
     }
     if plan.wants_any(&[IDLE, IDLE_CPU]) {

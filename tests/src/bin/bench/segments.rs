@@ -8,17 +8,17 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::consumers::RowsPostgres;
 use crate::data::{check, reset_postgres};
-use crate::measure::{Case, Target, in_turns, rate, timed};
+use crate::measure::{Case, Target, in_turns, rate, server, timed};
 use crate::plan::Plan;
 use crate::postgres::Bench;
 
 const SEGMENTS: &str = "8 segments beside 1, network 1 ms slower";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
-    if !plan.wants(SEGMENTS) {
+    if !plan.only.wants(SEGMENTS) {
         return Vec::new();
     }
-    let server = Plan::server();
+    let server = server();
     let bench = Bench::new(server, plan.scaled(5_000, 500)).await;
     let network = Delay::before(server.port(), Duration::from_millis(1)).await;
     let options = bench.database.url.parse::<PgConnectOptions>().unwrap();

@@ -22,17 +22,17 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     }
     let bench = Bench::new(plan.scaled(50_000, 2_000)).await;
     let mut cases = Vec::new();
-    if plan.wants(ROWS) {
+    if plan.only.wants(ROWS) {
         cases.push(bench.rows(plan, ROWS, true).await);
     }
-    if plan.wants(APART) {
+    if plan.only.wants(APART) {
         cases.push(bench.rows(plan, APART, false).await);
     }
     let bench = Bench::new(plan.scaled(100_000, 3_000)).await;
-    if plan.wants(SETS) {
+    if plan.only.wants(SETS) {
         cases.push(bench.sets(plan).await);
     }
-    if plan.wants(NOTHING) {
+    if plan.only.wants(NOTHING) {
         cases.push(bench.nothing(plan).await);
     }
     cases

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::{Case, Samples, Target, figure};
+use crate::measure::{Case, Target, spread};
 use crate::plan::Plan;
 
 pub(crate) fn write(plan: &Plan, cases: &[Case]) {
@@ -29,15 +29,6 @@ pub(crate) fn write(plan: &Plan, cases: &[Case]) {
     }
     std::fs::write(plan.out.join("bench.md"), &text).expect("write the table");
     println!("\n{text}");
-}
-
-fn spread(samples: &Samples) -> String {
-    format!(
-        "{} … **{}** … {}",
-        figure(samples.min()),
-        figure(samples.median()),
-        figure(samples.max())
-    )
 }
 
 fn wanted(target: Target) -> String {
