@@ -156,6 +156,9 @@ users     1  -      User, Team   stop      by hand
         let (exit, text) = cli!(db, [Model::new("users")], "pause nobody");
         assert_eq!(exit, Exit::Usage);
         assert_eq!(text, "error: there is no consumer `nobody`; there are: users\n");
+        let (exit, text) = cli!(db, [Model::new("users")], "pause users --of-version 2");
+        assert_eq!(exit, Exit::Usage);
+        assert_eq!(text, "error: consumer `users` has no version 2; it has 1\n");
     }
 
     async fn rebuild_asks_and_then_shows_lines_of_json_until_it_is_done(db) {
@@ -338,7 +341,7 @@ error: nothing was changed
         let (exit, text) = cli!(db, [users], "pause users");
         assert_eq!((exit, text.as_str()), (Exit::Done, "users is paused\n"));
         let (exit, text) = cli!(db, [users], "run --once");
-        assert_eq!(text, "users: paused at ?, 0 events handled\n");
+        assert_eq!(text, "users: paused, 0 events handled\n");
         assert_eq!(exit, Exit::Done, "an operator wanted it so");
         let (exit, _) = cli!(db, [users], "status");
         assert_eq!(exit, Exit::Done);

@@ -44,13 +44,21 @@ use crate::worker::WorkerError;
 #[non_exhaustive]
 pub enum AdminError {
     /// There is no checkpoint of that name.
-    #[error("there is no consumer `{consumer}`{}; there are: {known}", version_of(*.version))]
+    #[error("there is no consumer `{consumer}`; there are: {known}")]
     Unknown {
         /// The name.
         consumer: String,
-        /// The version, where one was asked for.
-        version: Option<u32>,
         /// The names that there are.
+        known: String,
+    },
+    /// There is no checkpoint of that version.
+    #[error("consumer `{consumer}` has no version {version}; it has {known}")]
+    UnknownVersion {
+        /// The name.
+        consumer: String,
+        /// The version.
+        version: u32,
+        /// The versions that there are.
         known: String,
     },
     /// No worker ever ran the consumer, so there is nothing to change.
@@ -214,8 +222,4 @@ impl From<sqlx::Error> for AdminError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
     }
-}
-
-fn version_of(version: Option<u32>) -> String {
-    version.map_or_else(String::new, |version| format!(", version {version}"))
 }

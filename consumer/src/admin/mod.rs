@@ -153,6 +153,28 @@ impl<DB: AdminBackend> Admin<DB> {
     /// The store that this operates on.
     ///
     /// It is for what goes with a verb, such as a look at your own tables through `admin.store().pool()`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use consumer::sqlx;
+    /// use consumer::SqliteEventStore;
+    /// use consumer::admin::Admin;
+    ///
+    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
+    /// # store.migrate().await?;
+    /// # sqlx::query("CREATE TABLE users (id TEXT PRIMARY KEY)").execute(store.pool()).await?;
+    /// let admin = Admin::new(store);
+    /// // Before a rebuild: how much there is to be emptied.
+    /// let count = sqlx::query_scalar("SELECT count(*) FROM users");
+    /// let users: i64 = count.fetch_one(admin.store().pool()).await?;
+    /// assert_eq!(users, 0);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn store(&self) -> &EventStore<DB> {
         &self.store
@@ -298,7 +320,15 @@ impl<DB: AdminBackend> Admin<DB> {
     /// [`merge_segments`]. Workers have to run it meanwhile, set to no more segments than that; it
     /// can be given up at any time.
     ///
-    /// See there for an example too.
+    /// ```no_run
+    /// # #[cfg(feature = "sqlite")]
+    /// # async fn example(admin: consumer::admin::Admin<consumer::sqlx::Sqlite>) -> Result<(), consumer::admin::AdminError> {
+    /// // The workers have been started again with `segments = 1`; their rows are still four.
+    /// let segments = admin.merge_segments("users", 1).await?;
+    /// assert_eq!(segments, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When there is no such checkpoint, or what the database says.
@@ -598,11 +628,21 @@ fn version(of: &Of) -> u32 {
 }
 
 fn unknown(target: Target, known: &[Of]) -> AdminError {
+    let same_name = known.iter().filter(|of| *of.consumer == *target.consumer);
+    let versions: Vec<String> = same_name.map(|of| of.version.to_string()).collect();
+    if let Some(version) = target.version
+        && !versions.is_empty()
+    {
+        return AdminError::UnknownVersion {
+            consumer: target.consumer,
+            version,
+            known: versions.join(", "),
+        };
+    }
     let mut names: Vec<&str> = known.iter().map(|of| &*of.consumer).collect();
     names.dedup();
     AdminError::Unknown {
         consumer: target.consumer,
-        version: target.version,
         known: if names.is_empty() {
             "none".to_owned()
         } else {

@@ -19,6 +19,8 @@ pub struct Target {
 
 impl Target {
     /// Names a consumer.
+    ///
+    /// See [`Target`] for an example.
     #[must_use]
     pub fn new(consumer: impl Into<String>) -> Self {
         Self {
@@ -36,6 +38,8 @@ impl Target {
     }
 
     /// Says which version of it is meant.
+    ///
+    /// See [`Target`] for an example.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         self.version = Some(version);
@@ -77,12 +81,16 @@ pub struct RebuildOptions {
 impl RebuildOptions {
     /// Refuses when a worker has the consumer at hand, when it cannot empty its read model, or when it
     /// has parked events.
+    ///
+    /// See [`RebuildOptions`] for an example.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Waits so long for a worker's batch to end, instead of refusing at once.
+    ///
+    /// See [`RebuildOptions`] for an example.
     #[must_use]
     pub fn wait(mut self, patience: Duration) -> Self {
         self.wait = patience;
@@ -91,6 +99,8 @@ impl RebuildOptions {
 
     /// Moves the checkpoint back without calling the consumer's `reset`: for a consumer that has
     /// none, and whose read model you emptied yourself or which overwrites what is there.
+    ///
+    /// See [`RebuildOptions`] for an example.
     #[must_use]
     pub fn without_reset(mut self) -> Self {
         self.without_reset = true;
@@ -99,6 +109,8 @@ impl RebuildOptions {
 
     /// Gives up that parked events were never handled: a rebuild hands them over as a replay like
     /// all others, so that effects which the consumer leaves out in a replay are never had.
+    ///
+    /// See [`RebuildOptions`] for an example.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

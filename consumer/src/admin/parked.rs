@@ -21,6 +21,23 @@ use crate::worker::transact::{SWALLOWED, keep_alive};
 /// An event that a consumer has set aside.
 ///
 /// See [`Admin::parked`] for an example.
+///
+/// What needs somebody, among many:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use consumer::admin::ParkedEvent;
+///
+/// /// Those that failed themselves and have been set aside for more than a day.
+/// fn forgotten(parked: &[ParkedEvent]) -> Vec<String> {
+///     let day = Duration::from_secs(24 * 60 * 60);
+///     let forgotten = parked.iter().filter(|one| one.has_failed && one.parked_for > day);
+///     forgotten
+///         .map(|one| format!("{} {}: {} attempts", one.aggregate_type, one.aggregate_id, one.attempts))
+///         .collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ParkedEvent {

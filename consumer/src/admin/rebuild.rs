@@ -35,6 +35,19 @@ pub struct Rebuilt {
 /// How far a rebuild is.
 ///
 /// See [`Admin::rebuild`] for an example.
+///
+/// ```
+/// use consumer::admin::RebuildProgress;
+///
+/// /// The line below a progress bar.
+/// fn line(progress: &RebuildProgress) -> String {
+///     let done = format!("{} of {} events, {:.0} in a second", progress.handled, progress.total, progress.rate);
+///     match progress.remaining {
+///         Some(remaining) => format!("{done}, {} s to go", remaining.as_secs()),
+///         None => done,
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RebuildProgress {

@@ -101,6 +101,20 @@ pub struct FrontierStatus {
 /// How one version of a consumer stands.
 ///
 /// See [`Status`] for an example.
+///
+/// ```
+/// use consumer::admin::ConsumerStatus;
+///
+/// /// A line for whoever is on call.
+/// fn line(one: &ConsumerStatus) -> String {
+///     let more = if one.lag.is_more { "more than " } else { "" };
+///     let behind = format!("{more}{} events behind", one.lag.events);
+///     match &one.failing {
+///         Some(failing) => format!("{}: {behind}, failed {} times: {}", one.name, failing.attempts, failing.error),
+///         None => format!("{}: {behind}, {} parked", one.name, one.parked),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerStatus {
@@ -191,7 +205,7 @@ impl fmt::Display for ConsumerState {
 
 /// How far a consumer is behind.
 ///
-/// See [`Status`] for an example.
+/// See [`ConsumerStatus`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
@@ -206,7 +220,7 @@ pub struct Lag {
 
 /// An event that a consumer could not handle so far.
 ///
-/// See [`Admin::resume`] for an example.
+/// See [`Admin::resume`] and [`ConsumerStatus`] for examples.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Failing {

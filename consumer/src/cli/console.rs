@@ -65,6 +65,20 @@ impl Console {
     /// The process's own streams. Colours are for terminals alone, and not where `NO_COLOR` is set.
     ///
     /// [`Cli::run`](super::Cli::run) uses it, so that it is rarely named.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "sqlite")]
+    /// # async fn example(builder: consumer::WorkerBuilder<consumer::sqlx::Sqlite>) {
+    /// use clap::Parser as _;
+    /// use consumer::cli::{Cli, Console, Exit};
+    ///
+    /// // Like `run`, and then something of your own.
+    /// let exit = Cli::parse().run_on(builder, &Console::process()).await;
+    /// if exit == Exit::Unwell {
+    ///     eprintln!("the runbook says what to do");
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn process() -> Self {
         let is_terminal = io::stdout().is_terminal();

@@ -192,6 +192,7 @@ impl Trouble {
 fn exit_of(error: &AdminError) -> Exit {
     match error {
         AdminError::Unknown { .. }
+        | AdminError::UnknownVersion { .. }
         | AdminError::SeveralVersions { .. }
         | AdminError::NotParked { .. } => Exit::Usage,
         AdminError::Held { .. }

@@ -45,9 +45,13 @@ use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
 )]
 pub trait Consumer<DB: Database>: Send + Sync + 'static {
     /// The unique name, which keys the checkpoint (R1).
+    ///
+    /// See [`Consumer`] for an example.
     fn name(&self) -> &str;
 
     /// Processes one event.
+    ///
+    /// See [`Consumer`] for an example.
     ///
     /// # Errors
     /// Whatever stops the consumer before this event (R2).
@@ -113,23 +117,71 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     }
 
     /// How the consumer wants to be run, unless the worker's builder says otherwise.
+    ///
+    /// ```
+    /// use consumer::sqlx::Database;
+    /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, Settings};
+    ///
+    /// /// Writes to a search engine: nothing here needs the transaction.
+    /// struct SearchIndex;
+    ///
+    /// impl<DB: Database> Consumer<DB> for SearchIndex {
+    /// #   fn name(&self) -> &str { "search_index" }
+    /// #   async fn handle(&self, _: &Context, _: &mut DB::Connection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    ///     // `name` and `handle`, and:
+    ///     fn settings(&self) -> Settings {
+    ///         Settings::DEFAULT.batch_size(50).retries(20)
+    ///     }
+    ///
+    ///     fn uses_transaction(&self) -> bool {
+    ///         false
+    ///     }
+    /// }
+    /// ```
     fn settings(&self) -> Settings {
         Settings::DEFAULT
     }
 
     /// Whether the consumer writes through the transaction. One whose target is not this database
     /// says `false` (R5), and no transaction is kept waiting for it.
+    ///
+    /// See [`settings`](Self::settings) for an example.
     fn uses_transaction(&self) -> bool {
         true
     }
 
     /// Whether the consumer knows how to empty its read model.
+    ///
+    /// See [`reset`](Self::reset) for an example.
     fn can_reset(&self) -> bool {
         false
     }
 
     /// Empties the read model when a rebuild begins, in the transaction that moves the checkpoint
     /// back.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// use consumer::sqlx::{self, Sqlite, SqliteConnection};
+    /// use consumer::{Consumer, Context, HandlerError, PersistedEvent};
+    ///
+    /// struct Users;
+    ///
+    /// impl Consumer<Sqlite> for Users {
+    /// #   fn name(&self) -> &str { "users" }
+    /// #   async fn handle(&self, _: &Context, _: &mut SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
+    ///     // `name` and `handle`, and:
+    ///     fn can_reset(&self) -> bool {
+    ///         true
+    ///     }
+    ///
+    ///     async fn reset(&self, _cx: &Context, tx: &mut SqliteConnection) -> Result<(), HandlerError> {
+    ///         sqlx::query("DELETE FROM users").execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Whatever keeps the rebuild from beginning.
@@ -171,6 +223,8 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
 /// ```
 pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
     /// The aggregate types, compared exactly and case-sensitively. An empty list means every event.
+    ///
+    /// See [`ScopedConsumer`] for an example.
     fn aggregate_types(&self) -> &[&str];
 }
 
@@ -203,6 +257,8 @@ pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
 pub trait Handler<DB: Database>: Send + Sync + 'static {
     /// Processes one event.
     ///
+    /// See [`Handler`] for an example.
+    ///
     /// # Errors
     /// Whatever stops the consumer before this event (R2).
     fn handle(
@@ -212,7 +268,7 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
         event: &PersistedEvent,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 
-    /// Processes the events of one transaction; see [`Consumer::handle_batch`].
+    /// Processes the events of one transaction; see [`Consumer::handle_batch`], also for an example.
     ///
     /// # Errors
     /// How many events succeeded, and what went wrong then.
@@ -237,11 +293,13 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
     }
 
     /// Whether there is a [`reset`](Self::reset).
+    ///
+    /// See [`Consumer::reset`] for an example of both.
     fn can_reset(&self) -> bool {
         false
     }
 
-    /// Empties the read model; see [`Consumer::reset`].
+    /// Empties the read model; see [`Consumer::reset`], also for an example.
     ///
     /// # Errors
     /// Whatever keeps the rebuild from beginning.
@@ -257,23 +315,39 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
 
 /// The boxed future of one batch.
 ///
-/// Only [`ErasedConsumer`] returns it, so that no consumer names it.
+/// Only [`ErasedConsumer`] returns it, so that no consumer names it; see there for an example.
 pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Consumer`] as the worker holds it: boxed once a batch, never once an event.
 ///
 /// Whatever is a [`Consumer`] is one of these too, so nobody implements it; it is the type of
 /// [`Registered::consumer`](crate::Registered::consumer).
+///
+/// ```
+/// use consumer::sqlx::Database;
+/// use consumer::{BatchError, Context, PersistedEvent, Registered};
+///
+/// /// Hands one batch to a consumer of whatever type, as a worker does.
+/// async fn hand_over<DB: Database>(
+///     registered: &Registered<DB>,
+///     tx: &mut DB::Connection,
+///     events: &[PersistedEvent],
+/// ) -> Result<usize, BatchError> {
+///     let cx = Context::new(registered.consumer.name());
+///     // A `BatchFuture`.
+///     registered.consumer.handle_batch(&cx, tx, events).await
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a consumer for the database `{DB}`",
     label = "no `Consumer<{DB}>` here",
     note = "put `#[consumer(name = \"…\")]` on an `impl {Self} {{ … }}` block with an `async fn handle`, or implement `Consumer<{DB}>` by hand: whatever implements it is an `ErasedConsumer<{DB}>`"
 )]
 pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
-    /// See [`Consumer::name`].
+    /// See [`Consumer::name`], and [`ErasedConsumer`] for an example.
     fn name(&self) -> &str;
 
-    /// See [`Consumer::handle_batch`].
+    /// See [`Consumer::handle_batch`], and [`ErasedConsumer`] for an example.
     fn handle_batch<'a>(
         &'a self,
         cx: &'a Context,
@@ -281,13 +355,13 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
         events: &'a [PersistedEvent],
     ) -> BatchFuture<'a, Result<usize, BatchError>>;
 
-    /// See [`Consumer::uses_transaction`].
+    /// See [`Consumer::uses_transaction`], and [`Consumer::settings`] for an example.
     fn uses_transaction(&self) -> bool;
 
-    /// See [`Consumer::can_reset`].
+    /// See [`Consumer::can_reset`], and [`Consumer::reset`] for an example.
     fn can_reset(&self) -> bool;
 
-    /// See [`Consumer::reset`].
+    /// See [`Consumer::reset`], also for an example.
     fn reset<'a>(
         &'a self,
         cx: &'a Context,

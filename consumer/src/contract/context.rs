@@ -36,6 +36,8 @@ const NO_EVENT: i64 = i64::MIN;
 
 impl Context {
     /// Starts a context for the consumer of that name: version 1, first attempt, no replay.
+    ///
+    /// See [`Context`] for an example.
     #[must_use]
     pub fn new(consumer: impl Into<Arc<str>>) -> Self {
         Self {
@@ -53,6 +55,8 @@ impl Context {
     }
 
     /// Sets the consumer's version.
+    ///
+    /// See [`version`](Self::version) for an example.
     #[must_use]
     pub fn with_version(mut self, version: u32) -> Self {
         self.version = version;
@@ -60,6 +64,8 @@ impl Context {
     }
 
     /// Sets which attempt at the event this is; the first is 1.
+    ///
+    /// See [`Context`] for an example.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
@@ -67,6 +73,8 @@ impl Context {
     }
 
     /// Sets whether the events were handled before and are now handled again.
+    ///
+    /// See [`Context`] for an example.
     #[must_use]
     pub fn with_replay(mut self, replay: bool) -> Self {
         self.replay = replay;
@@ -74,6 +82,8 @@ impl Context {
     }
 
     /// Sets the head of the log.
+    ///
+    /// See [`head`](Self::head) for an example.
     #[must_use]
     pub fn with_head(mut self, position: i64) -> Self {
         self.head = position;
@@ -81,6 +91,17 @@ impl Context {
     }
 
     /// Sets when the batch is to end at the next event.
+    ///
+    /// A test of a loop of your own sets a time that is over.
+    ///
+    /// ```
+    /// # use consumer::Context;
+    /// use std::time::Instant;
+    ///
+    /// let cx = Context::new("users").with_deadline(Instant::now());
+    /// // The clock is looked at once in 32 events.
+    /// assert!(cx.should_stop(32));
+    /// ```
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
@@ -90,6 +111,13 @@ impl Context {
     /// The consumer's unique name (R1).
     ///
     /// For the lines of a log that several consumers share.
+    ///
+    /// ```
+    /// # use consumer::{Context, PersistedEvent};
+    /// fn log(cx: &Context, event: &PersistedEvent) {
+    ///     println!("{}: event {}", cx.consumer(), event.global_position);
+    /// }
+    /// ```
     #[must_use]
     pub fn consumer(&self) -> &str {
         &self.consumer

@@ -98,6 +98,8 @@ pub struct BatchError {
 
 impl BatchError {
     /// The event at index `handled` failed.
+    ///
+    /// See [`BatchError`] for an example.
     pub fn at(handled: usize, error: impl Into<HandlerError>) -> Self {
         Self::within(handled, 1, error)
     }

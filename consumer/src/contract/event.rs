@@ -34,8 +34,24 @@ pub struct PersistedEvent(Arc<EventRecord>);
 
 /// The fields of a [`PersistedEvent`].
 ///
-/// A test makes one of what it cares about, and leaves the rest to `..EventRecord::default()`; see
-/// [`PersistedEvent`].
+/// A test makes one of what it cares about, and leaves the rest to `..EventRecord::default()`:
+///
+/// ```
+/// use consumer::{EventRecord, Metadata, PersistedEvent};
+///
+/// // For a test of what a consumer does with the second event of an aggregate.
+/// let renamed = PersistedEvent::new(EventRecord {
+///     global_position: 12,
+///     aggregate_type: "User".into(),
+///     aggregate_id: "u-1".into(),
+///     aggregate_version: 2,
+///     event_type: "UserRenamed".into(),
+///     payload: r#"{"name":"Ada"}"#.into(),
+///     metadata: Some(Metadata::from_json_text(r#"{"ip":"10.0.0.7"}"#)),
+///     ..EventRecord::default()
+/// });
+/// assert_eq!((renamed.global_position, renamed.aggregate_version), (12, 2));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRecord {
     /// Where the event stands in the global log; positions start at 1 and may have gaps.
@@ -70,6 +86,8 @@ pub struct EventRecord {
 
 impl PersistedEvent {
     /// Makes an event of its fields, as stores and tests do.
+    ///
+    /// See [`PersistedEvent`] for an example.
     #[must_use]
     pub fn new(record: EventRecord) -> Self {
         Self(Arc::new(record))
@@ -197,6 +215,8 @@ impl Metadata {
 
     /// Makes the JSON text of any serializable value.
     ///
+    /// See [`Metadata`] for an example.
+    ///
     /// # Errors
     /// What `serde_json` says, when the value has no JSON form.
     pub fn new<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
@@ -205,6 +225,8 @@ impl Metadata {
 
     /// Decodes the whole of it, or the part that `T` asks for.
     ///
+    /// See [`Metadata`] for an example.
+    ///
     /// # Errors
     /// What `serde_json` says, when the text is not JSON of the shape of `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
@@ -212,6 +234,8 @@ impl Metadata {
     }
 
     /// The JSON text.
+    ///
+    /// See [`Metadata`] for an example.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -33,6 +33,13 @@ pub enum OnError {
 /// How long to wait between two attempts: doubling from `min` up to `max`, with jitter.
 ///
 /// See [`Settings`] for an example.
+///
+/// ```
+/// use consumer::{Backoff, Settings};
+///
+/// let Backoff { min, max } = Settings::default().backoff;
+/// println!("waits {min:?} after the first failure, and {max:?} at most");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The wait after the first failure.
@@ -61,6 +68,7 @@ pub struct Backoff {
 ///     .handler_timeout(Duration::from_secs(20))
 ///     .segments(3);
 /// assert_eq!(settings.segments, 4);
+/// assert_eq!(settings.backoff.max, Duration::from_secs(60));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -87,6 +95,14 @@ pub struct Settings {
 
 impl Settings {
     /// What holds where nothing else is said.
+    ///
+    /// ```
+    /// use consumer::Settings;
+    ///
+    /// /// What all consumers of this program that call a service have in common.
+    /// const CALLS_A_SERVICE: Settings = Settings::DEFAULT.retries(20).batch_size(10);
+    /// assert_eq!(CALLS_A_SERVICE.batch_time, Settings::DEFAULT.batch_time);
+    /// ```
     pub const DEFAULT: Self = Self {
         start_from: StartFrom::Beginning,
         on_error: OnError::Stop,
@@ -103,9 +119,18 @@ impl Settings {
     };
 
     /// The most events one transaction may hold.
+    ///
+    /// ```
+    /// use consumer::Settings;
+    ///
+    /// let settings = Settings::default().batch_size(50_000);
+    /// assert_eq!(settings.batch_size, Settings::MAX_BATCH_SIZE);
+    /// ```
     pub const MAX_BATCH_SIZE: u32 = 10_000;
 
     /// Sets where a consumer without a checkpoint begins.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn start_from(mut self, start_from: StartFrom) -> Self {
         self.start_from = start_from;
@@ -113,6 +138,8 @@ impl Settings {
     }
 
     /// Sets what follows when the retries are used up.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
@@ -120,6 +147,8 @@ impl Settings {
     }
 
     /// Sets how often a failing event is tried again.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
@@ -127,6 +156,8 @@ impl Settings {
     }
 
     /// Sets the wait between attempts; `max` below `min` counts as `min`.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
         let max = if max.as_nanos() < min.as_nanos() {
@@ -144,6 +175,8 @@ impl Settings {
     /// up to eight batches while more consumers have work than the worker has connections for:
     /// fifty that catch up together are slowed down by nothing as much as by their commits. No
     /// call of a handler is given more than one batch.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn batch_size(mut self, events: u32) -> Self {
         self.may_grow = false;
@@ -152,6 +185,8 @@ impl Settings {
     }
 
     /// Sets after what time a transaction ends at the next event.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn batch_time(mut self, time: Duration) -> Self {
         self.batch_time = time;
@@ -159,6 +194,8 @@ impl Settings {
     }
 
     /// Sets how long one call of a handler may take.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.handler_timeout = Some(timeout);
@@ -166,6 +203,8 @@ impl Settings {
     }
 
     /// Sets as how many lanes the consumer may run; brought to a power of two up to 64.
+    ///
+    /// See [`Settings`] for an example.
     #[must_use]
     pub const fn segments(mut self, segments: u32) -> Self {
         let segments = if segments > 64 { 64 } else { segments };

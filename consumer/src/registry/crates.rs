@@ -18,6 +18,12 @@ impl Crates {
     }
 
     /// The names of the crates, as they stand in paths.
+    ///
+    /// ```
+    /// let crates = consumer::consumers![crate];
+    /// println!("runs the consumers of {}", crates.names().join(", "));
+    /// # assert_eq!(crates.names().len(), 1);
+    /// ```
     #[must_use]
     pub fn names(&self) -> &[&'static str] {
         &self.names

@@ -35,12 +35,16 @@ pub struct Dependencies {
 
 impl Dependencies {
     /// Starts with nothing.
+    ///
+    /// See [`Dependencies`] for an example.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a value, in place of an earlier one of the same type.
+    ///
+    /// See [`Dependencies`] for an example.
     #[must_use]
     pub fn with<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.insert(value);
@@ -60,6 +64,8 @@ impl Dependencies {
     }
 
     /// The value of that type.
+    ///
+    /// See [`Dependencies`] for an example.
     ///
     /// # Errors
     /// When nobody added one. The registry reports this for all consumers at once.
@@ -87,6 +93,7 @@ impl fmt::Debug for Dependencies {
 /// use consumer::Dependencies;
 ///
 /// let missing = Dependencies::new().get::<String>().unwrap_err();
+/// assert!(missing.type_name.ends_with("String"));
 /// assert!(missing.to_string().contains("add one with `Dependencies::with`"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

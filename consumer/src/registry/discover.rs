@@ -34,7 +34,8 @@ pub struct Registry<DB: Database> {
 ///
 /// /// Which consumers a process leaves to others.
 /// fn elsewhere<DB: sqlx::Database>(registry: &Registry<DB>) -> Vec<String> {
-///     registry.other_databases().iter().map(ToString::to_string).collect()
+///     let others = registry.other_databases().iter();
+///     others.map(|other| format!("{} on {}", other.name, other.databases.join(", "))).collect()
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ impl fmt::Display for OtherDatabase {
 
 impl<DB: Database> Registry<DB> {
     /// Finds every consumer that was declared with `#[consumer]` and linked, and makes it.
+    ///
+    /// See [`Registry`] for an example.
     ///
     /// # Errors
     /// All problems at once: two sites with one name, an `init` that failed or misses a
@@ -95,6 +98,28 @@ impl<DB: Database> Registry<DB> {
     ///
     /// See [`consumers!`](crate::consumers) for what to give it.
     ///
+    /// ```standalone_crate
+    /// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
+    /// use consumer::prelude::*;
+    /// use consumer::sqlx::Sqlite;
+    /// use consumer::{Registry, consumers};
+    ///
+    /// struct AuditLog;
+    ///
+    /// #[consumer(name = "audit_log")]
+    /// impl AuditLog {
+    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         println!("{}", event.event_type);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let registry = Registry::<Sqlite>::discover_in(consumers![crate], &Dependencies::new())?;
+    /// assert_eq!(registry.registered().len(), 1);
+    /// # }
+    /// # Ok::<(), consumer::RegistryError>(())
+    /// ```
+    ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a crate that contributed
     /// nothing.
@@ -117,7 +142,7 @@ impl<DB: Database> Registry<DB> {
 
     /// Finds the consumers that the selection takes.
     ///
-    /// See [`Selection`] for what to give it.
+    /// See [`Selection`] for what to give it, and [`left_out`](Self::left_out) for an example.
     ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a crate or a group that
@@ -180,6 +205,38 @@ impl<DB: Database> Registry<DB> {
 
     /// The names of consumers of this program that the selection leaves out, in their order: another
     /// process runs them, so their checkpoints are not detached.
+    ///
+    /// ```standalone_crate
+    /// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
+    /// use consumer::prelude::*;
+    /// use consumer::sqlx::Sqlite;
+    /// use consumer::{Registry, Selection};
+    ///
+    /// struct Users;
+    ///
+    /// #[consumer(name = "users", group = "projections")]
+    /// impl Users {
+    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// struct Mails;
+    ///
+    /// #[consumer(name = "mails", group = "effects")]
+    /// impl Mails {
+    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let selection = Selection::all().in_group("projections");
+    /// let registry = Registry::<Sqlite>::select(&selection, &Dependencies::new())?;
+    /// assert_eq!(&*registry.registered()[0].declaration.name, "users");
+    /// assert_eq!(registry.left_out(), ["mails"]);
+    /// # }
+    /// # Ok::<(), consumer::RegistryError>(())
+    /// ```
     #[must_use]
     pub fn left_out(&self) -> &[&'static str] {
         &self.left_out

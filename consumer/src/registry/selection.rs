@@ -19,12 +19,16 @@ pub struct Selection {
 
 impl Selection {
     /// Takes every consumer of the program.
+    ///
+    /// See [`Selection`] for an example.
     #[must_use]
     pub fn all() -> Self {
         Self::default()
     }
 
     /// Takes only those declared in these crates.
+    ///
+    /// See [`Selection`] for an example.
     #[must_use]
     pub fn in_crates(mut self, crates: Crates) -> Self {
         self.crates = Some(crates);
@@ -32,6 +36,8 @@ impl Selection {
     }
 
     /// Takes only those declared with this `group`.
+    ///
+    /// See [`Selection`] for an example.
     #[must_use]
     pub fn in_group(mut self, group: impl Into<String>) -> Self {
         self.group = Some(group.into());

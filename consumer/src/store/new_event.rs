@@ -46,6 +46,8 @@ pub struct NewEvent {
 impl NewEvent {
     /// Makes an event with this payload, an id of its own and format version 1. Ids are UUIDs of
     /// version 7, which begin with the time: an index over them grows at its end.
+    ///
+    /// See [`NewEvent`] for an example.
     #[must_use]
     pub fn new(
         aggregate_type: impl Into<Arc<str>>,
@@ -148,6 +150,16 @@ impl NewEvent {
     }
 
     /// Sets the version of the payload's format.
+    ///
+    /// ```
+    /// # use consumer::NewEvent;
+    /// // The second format has a field that the first did not have.
+    /// let payload = r#"{"email":"ada@example.com","newsletter":false}"#;
+    /// let event = NewEvent::new("User", "u-1", "UserRegistered", payload).event_version(2);
+    /// assert_eq!(event.event_version, 2);
+    /// ```
+    ///
+    /// [`typed`](Self::typed) takes it from the type.
     #[must_use]
     pub fn event_version(mut self, version: i32) -> Self {
         self.event_version = version;
@@ -172,6 +184,8 @@ impl NewEvent {
     }
 
     /// Sets the distributed trace.
+    ///
+    /// See [`NewEvent`] for an example.
     #[must_use]
     pub fn trace_id(mut self, id: impl Into<String>) -> Self {
         self.trace_id = Some(id.into());
@@ -179,6 +193,8 @@ impl NewEvent {
     }
 
     /// Sets what ties this event to the others of its business transaction.
+    ///
+    /// See [`NewEvent`] for an example.
     #[must_use]
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.correlation_id = Some(id.into());
@@ -186,6 +202,8 @@ impl NewEvent {
     }
 
     /// Sets the message that causes this event.
+    ///
+    /// See [`NewEvent`] for an example.
     #[must_use]
     pub fn causation_id(mut self, id: impl Into<String>) -> Self {
         self.causation_id = Some(id.into());
@@ -239,6 +257,8 @@ pub struct TypedEvent {
 
 impl TypedEvent {
     /// Names the aggregate that the event happened to.
+    ///
+    /// See [`NewEvent::typed`] for an example.
     #[must_use]
     pub fn of(self, aggregate_id: impl Into<Arc<str>>) -> NewEvent {
         NewEvent::new(

@@ -127,6 +127,8 @@ impl Schema {
     /// Puts all tables, also this library's own, into a schema other than the search path's first.
     ///
     /// Postgres only.
+    ///
+    /// See [`Schema`] for an example.
     #[must_use]
     pub fn database_schema(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
@@ -134,6 +136,8 @@ impl Schema {
     }
 
     /// Names the table of events.
+    ///
+    /// See [`Schema`] for an example.
     #[must_use]
     pub fn events(mut self, table: impl Into<String>) -> Self {
         self.events = table.into();
@@ -141,6 +145,8 @@ impl Schema {
     }
 
     /// Names the table that holds each aggregate's last version.
+    ///
+    /// See [`Schema`] for an example.
     #[must_use]
     pub fn aggregate_heads(mut self, table: impl Into<String>) -> Self {
         self.heads = table.into();
@@ -148,6 +154,8 @@ impl Schema {
     }
 
     /// Names a column.
+    ///
+    /// See [`Schema`] for an example.
     #[must_use]
     pub fn column(mut self, column: Column, name: impl Into<String>) -> Self {
         if let Some(slot) = self.columns.get_mut(column as usize) {

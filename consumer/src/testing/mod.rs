@@ -368,7 +368,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     /// Hands over the events that are not handled yet, as a worker does: those of its scope, in
     /// batches, each in a transaction of its own (here: a savepoint).
     ///
-    /// See [`TestError`] for a consumer that fails.
+    /// See the [module](self) for an example, and [`TestError`] for one of a consumer that fails.
     ///
     /// # Errors
     /// [`TestError::Handler`] when the consumer fails on an event: those before it are handled,

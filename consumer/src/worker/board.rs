@@ -1,7 +1,8 @@
 //! Where each lane writes how far it is, for everyone who waits or looks.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::ops::Add;
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -79,9 +80,9 @@ pub enum LaneState {
     Paused,
     /// Its checkpoint was reached with another scope.
     ScopeChanged {
-        /// The scope of the checkpoint.
+        /// The scope of the checkpoint: its aggregate types, separated by commas; empty for all.
         checkpoint: String,
-        /// The scope of the code.
+        /// The scope of the code, likewise.
         code: String,
     },
     /// Its checkpoint row is gone.
@@ -154,8 +155,7 @@ pub(crate) struct Cell {
     /// The slice after the row's last one.
     slice_to: AtomicI32,
     standing: Mutex<Standing>,
-    events: AtomicU64,
-    batches: AtomicU64,
+    counts: Mutex<Counts>,
     state: Mutex<LaneState>,
     /// When the lane last moved, or did something else.
     moved: Mutex<Instant>,
@@ -243,20 +243,13 @@ impl Cell {
         })
     }
 
-    pub(crate) fn count_batch(&self, events: u64) {
-        if events == 0 {
-            return;
-        }
-        self.events.fetch_add(events, Ordering::Relaxed);
-        self.batches.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count(&self, counts: Counts) {
+        let mut sum = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *sum = *sum + counts;
     }
 
-    /// How many events were handled, in how many batches that handled any.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (
-            self.events.load(Ordering::Relaxed),
-            self.batches.load(Ordering::Relaxed),
-        )
+    fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn state(&self) -> LaneState {
@@ -309,6 +302,29 @@ pub(crate) struct Ended {
     pub(crate) error: Option<String>,
 }
 
+/// What became of events in this run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) events: u64,
+    /// The batches that handled any.
+    pub(crate) batches: u64,
+    pub(crate) parked: u64,
+    pub(crate) skipped: u64,
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            events: self.events + other.events,
+            batches: self.batches + other.batches,
+            parked: self.parked + other.parked,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+}
+
 /// One consumer, over all its lanes.
 #[derive(Clone, Debug)]
 pub(crate) struct Summary {
@@ -316,8 +332,7 @@ pub(crate) struct Summary {
     pub(crate) version: i32,
     /// Everything in its scope up to here is handled; `None` while that is unknown.
     pub(crate) position: Option<i64>,
-    pub(crate) events: u64,
-    pub(crate) batches: u64,
+    pub(crate) counts: Counts,
     /// What the lane that is worst off is doing.
     pub(crate) state: LaneState,
 }
@@ -406,8 +421,7 @@ impl Board {
             key: row.key.clone(),
             slice_to: AtomicI32::new(row.slice_to),
             standing: Mutex::default(),
-            events: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
+            counts: Mutex::default(),
             state: Mutex::new(LaneState::Starting),
             moved: Mutex::new(Instant::now()),
             first: Mutex::new(None),
@@ -541,13 +555,11 @@ fn summary<'a>(
         .map(|cell| cell.place().map(|place| place.after))
         .collect();
     let counts = cells.clone().map(|cell| cell.counts());
-    let (events, batches) = counts.fold((0, 0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1));
     Summary {
         consumer: Arc::clone(consumer),
         version,
         position: positions.and_then(|positions| positions.into_iter().min()),
-        events,
-        batches,
+        counts: counts.fold(Counts::default(), Add::add),
         state: cells
             .map(|cell| cell.state())
             .max_by_key(severity)

@@ -270,7 +270,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Changes the settings of all consumers, over what they declare.
     ///
-    /// See [`WorkerBuilder`] for an example, also of the settings below.
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn configure_all(mut self, change: impl Fn(Settings) -> Settings + Send + 'static) -> Self {
         self.configure_all.push(Box::new(change));
@@ -316,6 +316,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Sets how often the log is looked at when nothing wakes the worker: 250 ms on Postgres and
     /// 50 ms on `SQLite` unless set, at least 1 ms.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.options.poll_interval = interval.max(Duration::from_millis(1));
@@ -324,6 +326,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Sets how often the checkpoint rows are looked at, for what operators and other processes
     /// did: 1 s unless set, at least 1 ms.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn survey_interval(mut self, interval: Duration) -> Self {
         self.options.survey_interval = interval.max(Duration::from_millis(1));
@@ -332,6 +336,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Sets how often the checkpoints of consumers whose scope has nothing new are moved along:
     /// 10 s unless set.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn advance_interval(mut self, interval: Duration) -> Self {
         self.options.advance_interval = interval;
@@ -367,6 +373,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     /// Sets after what time without progress [`WorkerHandle::health`](crate::WorkerHandle::health)
     /// says that the worker is not live: 5 minutes unless set. It is to be longer than the slowest
     /// batch.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn stall_after(mut self, patience: Duration) -> Self {
         self.options.stall_after = patience;
@@ -375,6 +383,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Sets how long a shutdown waits for the batches in hand: 30 s unless set. What is not
     /// committed then is rolled back and handled again by the next run.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
@@ -383,6 +393,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Sets how many bytes of events are kept in memory for consumers at nearby positions to
     /// share: 64 MiB unless set.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.options.cache_bytes = bytes;
@@ -391,6 +403,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
 
     /// Sets how many bytes of events a batch holds at most: 16 MiB unless set. A larger event is a
     /// batch by itself.
+    ///
+    /// See [`WorkerBuilder`] for an example.
     #[must_use]
     pub fn batch_bytes(mut self, bytes: u64) -> Self {
         self.options.batch_bytes = bytes.max(1);

@@ -114,8 +114,8 @@ pub enum LogProblem {
 
 /// What keeps a worker from being built; all problems of the consumers at once.
 ///
-/// See [`WorkerBuilder::build`](crate::WorkerBuilder::build). A program usually prints it and ends: nothing of
-/// it goes away by trying again.
+/// A program usually prints it and ends: nothing of it goes away by trying again. See
+/// [`WorkerBuilder::build`](crate::WorkerBuilder::build) for an example.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {

@@ -52,6 +52,8 @@ pub(crate) struct Lane<DB: WorkerBackend> {
     /// A batch-wise handler failed somewhere up to this position: batches stay this small until
     /// it is passed.
     suspected: Option<(i64, usize)>,
+    /// The survey that its row is first in: one before that does not show that the row is gone.
+    opened_in: u64,
     /// The survey that it has looked at.
     looked_at: u64,
     /// The survey in which the row forbade to run.
@@ -71,7 +73,7 @@ impl<DB: WorkerBackend> Lane<DB> {
         vacancy: Vacancy<DB>,
         until: Option<i64>,
     ) -> Self {
-        let Vacancy { post, cell } = vacancy;
+        let Vacancy { survey, post, cell } = vacancy;
         let key = cell.key.clone();
         Self {
             shared,
@@ -88,6 +90,7 @@ impl<DB: WorkerBackend> Lane<DB> {
             ahead: None,
             work: None,
             suspected: None,
+            opened_in: survey,
             looked_at: 0,
             barred_at: None,
             troubles: 0,
@@ -155,7 +158,7 @@ impl<DB: WorkerBackend> Lane<DB> {
         let survey = Arc::clone(&self.shared.survey.borrow());
         let life = self.shared.frontier.borrow().life;
         self.looked_at = survey.number;
-        if survey.number == 0 || survey.life != life {
+        if survey.number < self.opened_in || survey.life != life {
             return None;
         }
         let Some(row) = survey.rows.get(&self.seat.key) else {
@@ -230,10 +233,10 @@ impl<DB: WorkerBackend> Lane<DB> {
             .any(|row| row.consumer == key.consumer && row.version == key.version)
     }
 
-    /// Waits for a new survey or the end of the worker.
+    /// Waits for a survey that the lane has not looked at, or the end of the worker.
     async fn wait_for_news(&mut self) {
         let mut survey = self.shared.survey.clone();
-        let number = survey.borrow().number;
+        let number = self.looked_at;
         tokio::select! {
             _ = survey.wait_for(|survey| survey.number > number) => {}
             () = self.shared.stopped() => {}
@@ -480,7 +483,7 @@ impl<DB: WorkerBackend> Lane<DB> {
             .job
             .events
             .partition_point(|event| event.global_position <= position);
-        self.cell.count_batch(tally.handled as u64);
+        self.cell.count(tally.counts());
         // Last: whoever waits for the position finds the batch counted.
         if let Some(place) = self.place {
             self.set_place(Some(Place {
@@ -747,9 +750,10 @@ fn barrier(scope: &str, state: State, row_scope: &str, row: &Checkpoint) -> Opti
 }
 
 fn scope_changed(checkpoint: &str, code: &str) -> LaneState {
+    let listed = |scope: &str| scope.replace('\n', ", ");
     LaneState::ScopeChanged {
-        checkpoint: checkpoint.to_owned(),
-        code: code.to_owned(),
+        checkpoint: listed(checkpoint),
+        code: listed(code),
     }
 }
 

@@ -283,11 +283,10 @@ impl<DB: WorkerBackend> Pulse<DB> {
             .collect::<HashMap<_, _>>();
         let number = self.survey.borrow().number + 1;
         let life = self.seen().life;
-        let new = self.roster.update(&rows);
         self.held = rows.values().any(|row| row.hold_at.is_some());
-        self.survey
-            .send_replace(Arc::new(Survey { number, life, rows }));
-        self.roster.open(new);
+        let survey = Arc::new(Survey { number, life, rows });
+        self.roster.update(&survey);
+        self.survey.send_replace(survey);
         self.moved = false;
         self.surveyed = Some(Instant::now());
         Ok(())

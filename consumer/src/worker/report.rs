@@ -63,6 +63,10 @@ pub struct ConsumerReport {
     pub events: u64,
     /// In how many transactions.
     pub batches: u64,
+    /// How many events it set aside in this run, those included that wait behind a failed one.
+    pub parked: u64,
+    /// How many events it left out for ever in this run, since its policy says so.
+    pub skipped: u64,
     /// What it was doing when it ended.
     pub state: LaneState,
 }
@@ -73,8 +77,10 @@ impl From<Summary> for ConsumerReport {
             name: summary.consumer,
             version: u32::try_from(summary.version).unwrap_or(1),
             position: summary.position,
-            events: summary.events,
-            batches: summary.batches,
+            events: summary.counts.events,
+            batches: summary.counts.batches,
+            parked: summary.counts.parked,
+            skipped: summary.counts.skipped,
             state: summary.state,
         }
     }
@@ -121,23 +127,35 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for consumer in &self.consumers {
-            let position = consumer
-                .position
-                .map_or_else(|| "?".to_owned(), |at| at.to_string());
-            writeln!(
-                f,
-                "{}: {} at {position}, {} event{} handled",
-                consumer.name,
-                consumer.state,
-                consumer.events,
-                if consumer.events == 1 { "" } else { "s" },
-            )?;
+            writeln!(f, "{consumer}")?;
         }
         for name in &self.detached {
             writeln!(
                 f,
                 "{name}: detached, no consumer of that name is in this program"
             )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ConsumerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.version != 1 {
+            write!(f, " v{}", self.version)?;
+        }
+        write!(f, ": {}", self.state)?;
+        if let Some(position) = self.position {
+            write!(f, " at {position}")?;
+        }
+        let s = if self.events == 1 { "" } else { "s" };
+        write!(f, ", {} event{s} handled", self.events)?;
+        if self.parked > 0 {
+            write!(f, ", {} parked", self.parked)?;
+        }
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::board::{Board, Cell};
 use super::dialect::{Checkpoint, Enrolment, LaneKey, WorkerBackend};
 use super::feed::SLICES;
+use super::shared::Survey;
 use crate::contract::Settings;
 use crate::registry::Registered;
 
@@ -67,6 +68,8 @@ pub(crate) fn scope_text(scope: &[Arc<str>]) -> Arc<str> {
 
 /// A lane that is to be opened.
 pub(crate) struct Vacancy<DB: WorkerBackend> {
+    /// The number of the survey that shows its row first.
+    pub(crate) survey: u64,
     pub(crate) post: Arc<Post<DB>>,
     pub(crate) cell: Arc<Cell>,
 }
@@ -79,35 +82,31 @@ pub(crate) struct Roster<DB: WorkerBackend> {
 }
 
 impl<DB: WorkerBackend> Roster<DB> {
-    /// Brings the board in line with the rows, before any lane sees them: whoever waits for a
-    /// consumer must wait for all its rows. Returns the lanes that are to be opened once the rows
-    /// can be seen, since one that does not see its own takes it for gone.
-    #[must_use]
-    pub(crate) fn update(&self, rows: &HashMap<LaneKey, Checkpoint>) -> Vec<Vacancy<DB>> {
+    /// Opens a lane for each row that has none. The board comes in line with the rows before any
+    /// lane sees them: whoever waits for a consumer must wait for all its rows.
+    pub(crate) fn update(&self, survey: &Survey) {
         let posts: HashMap<(&str, i32), &Arc<Post<DB>>> = self
             .posts
             .iter()
             .map(|post| ((&*post.enrolment.consumer, post.enrolment.version), post))
             .collect();
         let post_of = |key: &LaneKey| posts.get(&(&*key.consumer, key.version)).copied();
-        let mut own: Vec<&Checkpoint> = rows
+        let mut own: Vec<&Checkpoint> = survey
+            .rows
             .values()
             .filter(|row| post_of(&row.key).is_some())
             .collect();
         own.sort_by_key(|row| (&row.key.consumer, row.key.version, row.key.slice_from));
-        let new = self.board.seat(&own).into_iter();
-        new.filter_map(|cell| {
-            let post = Arc::clone(post_of(&cell.key)?);
-            Some(Vacancy { post, cell })
-        })
-        .collect()
-    }
-
-    /// Opens lanes.
-    pub(crate) fn open(&self, vacancies: Vec<Vacancy<DB>>) {
-        for vacancy in vacancies {
+        for cell in self.board.seat(&own) {
+            let Some(post) = post_of(&cell.key) else {
+                continue;
+            };
             // The worker that opens lanes is gone only when it shuts down.
-            let _ = self.vacancies.send(vacancy);
+            let _ = self.vacancies.send(Vacancy {
+                survey: survey.number,
+                post: Arc::clone(post),
+                cell,
+            });
         }
     }
 }

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
+use super::board::Counts;
 use super::dialect::{
     Claim, Failure, LaneKey, Parking, Progress, State, TransactionGuard as _, WorkerBackend,
 };
@@ -63,6 +64,17 @@ pub(crate) struct Tally {
     pub(crate) handled: usize,
     pub(crate) parked: usize,
     pub(crate) skipped: usize,
+}
+
+impl Tally {
+    pub(crate) fn counts(self) -> Counts {
+        Counts {
+            events: self.handled as u64,
+            batches: u64::from(self.handled > 0),
+            parked: self.parked as u64,
+            skipped: self.skipped as u64,
+        }
+    }
 }
 
 /// How a transaction ended, when nothing went wrong with the database.
