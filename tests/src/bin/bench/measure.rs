@@ -129,6 +129,8 @@ pub(crate) fn figure(value: f64) -> String {
     if value.is_nan() {
         return "–".into();
     }
+    // Less than nothing only by the noise of what was subtracted.
+    let value = if value.abs() < 0.005 { 0.0 } else { value };
     if value.abs() < 100.0 {
         return format!("{value:.2}");
     }
