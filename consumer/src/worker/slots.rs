@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -57,8 +57,7 @@ pub(crate) struct Slots<DB: WorkerBackend> {
     writing: AtomicUsize,
     /// A permit for each connection that may still be opened beside those that are needed.
     more: Arc<Semaphore>,
-    /// The one that has rested longest comes first.
-    idle: Mutex<VecDeque<Slot<DB>>>,
+    idle: Mutex<Idle<Slot<DB>>>,
     /// The backends that hold a claim, to be ended when the worker does not wait for them.
     claimed: Mutex<HashSet<i32>>,
     core: OnceLock<Core>,
@@ -68,8 +67,46 @@ struct Slot<DB: WorkerBackend> {
     connection: PoolConnection<DB>,
     guard: DB::Guard,
     /// Where it is one more than is needed.
-    _more: Option<OwnedSemaphorePermit>,
+    more: Option<OwnedSemaphorePermit>,
 }
+
+/// What nobody uses just now, in the order in which it came to rest.
+#[derive(Debug)]
+struct Idle<T>(VecDeque<Resting<T>>);
+
+#[derive(Debug)]
+struct Resting<T> {
+    value: T,
+    is_needed: bool,
+    since: Instant,
+}
+
+impl<T> Idle<T> {
+    fn push(&mut self, value: T, is_needed: bool, since: Instant) {
+        self.0.push_back(Resting {
+            value,
+            is_needed,
+            since,
+        });
+    }
+
+    /// What has rested longest, and for how long. What is not needed and has rested for too long is
+    /// dropped.
+    fn pop(&mut self, now: Instant) -> Option<(T, Duration)> {
+        self.0
+            .retain(|one| one.is_needed || now - one.since <= REST_AT_MOST);
+        let Resting { value, since, .. } = self.0.pop_front()?;
+        Some((value, now - since))
+    }
+}
+
+/// Between two batches that follow each other closely there is less: only then is another
+/// connection of use.
+const BUSY_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a connection rests that is one more than is needed. With few batches its turn comes
+/// seldom, and whatever lies between may have forgotten it by then.
+const REST_AT_MOST: Duration = Duration::from_mins(1);
 
 impl<DB: WorkerBackend> Slots<DB> {
     /// The kinds are counted apart, so that lanes which hold one kind and wait for the other
@@ -83,7 +120,7 @@ impl<DB: WorkerBackend> Slots<DB> {
             at_once: shares.writers,
             writing: AtomicUsize::new(0),
             more: Arc::new(Semaphore::new(shares.resting)),
-            idle: Mutex::new(VecDeque::new()),
+            idle: Mutex::new(Idle(VecDeque::new())),
             claimed: Mutex::new(HashSet::new()),
             core: OnceLock::new(),
         }
@@ -121,7 +158,7 @@ impl<DB: WorkerBackend> Slots<DB> {
 
     /// Closes the connections that nobody uses: they are likely to be dead.
     pub(crate) fn close_idle(&self) {
-        self.lock().clear();
+        self.lock().0.clear();
     }
 
     /// The backends that hold a claim just now.
@@ -131,10 +168,12 @@ impl<DB: WorkerBackend> Slots<DB> {
 
     async fn lease(self: &Arc<Self>, share: &Arc<Semaphore>) -> Result<Lease<DB>, sqlx::Error> {
         let permit = acquire(share).await?;
-        let rested = self.lock().pop_front();
-        let slot = match rested {
-            Some(slot) => {
-                self.open_beside();
+        let idle = self.lock().pop(Instant::now());
+        let slot = match idle {
+            Some((slot, rested)) => {
+                if rested < BUSY_WITHIN {
+                    self.open_beside();
+                }
                 slot
             }
             None => {
@@ -142,7 +181,7 @@ impl<DB: WorkerBackend> Slots<DB> {
                 Slot {
                     connection,
                     guard,
-                    _more: None,
+                    more: None,
                 }
             }
         };
@@ -190,7 +229,12 @@ impl<DB: WorkerBackend> Slots<DB> {
         Ok((connection, guard))
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Slot<DB>>> {
+    fn put_back(&self, slot: Slot<DB>) {
+        let is_needed = slot.more.is_none();
+        self.lock().push(slot, is_needed, Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Idle<Slot<DB>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -205,10 +249,10 @@ const OPEN_AGAIN: Duration = Duration::from_secs(10);
 /// Opens a connection that nobody waits for.
 async fn open_one_more<DB: WorkerBackend>(slots: Arc<Slots<DB>>, permit: OwnedSemaphorePermit) {
     match slots.connect().await {
-        Ok((connection, guard)) => slots.lock().push_back(Slot {
+        Ok((connection, guard)) => slots.put_back(Slot {
             connection,
             guard,
-            _more: Some(permit),
+            more: Some(permit),
         }),
         Err(error) => {
             tracing::debug!(%error, "the batches have no further connection to go round with");
@@ -295,7 +339,7 @@ impl<DB: WorkerBackend> Drop for Lease<DB> {
             self.slots.lock_claimed().remove(&backend);
         }
         if self.ended_well {
-            self.slots.lock().push_back(slot);
+            self.slots.put_back(slot);
         } else {
             // It is closed: nobody can say what state it is in. A statement may still run.
             slot.guard.give_up();
@@ -323,4 +367,40 @@ impl<DB: WorkerBackend> Drop for Writing<DB> {
 pub(crate) struct Spare<DB: WorkerBackend> {
     pub(crate) connection: PoolConnection<DB>,
     _permit: OwnedSemaphorePermit,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_has_rested_longest_comes_first() {
+        let (mut idle, start) = (Idle(VecDeque::new()), Instant::now());
+        let after = |millis| start + Duration::from_millis(millis);
+        idle.push('a', true, start);
+        idle.push('b', false, after(1));
+        assert_eq!(idle.pop(after(2)), Some(('a', Duration::from_millis(2))));
+        idle.push('a', true, after(3));
+        assert_eq!(idle.pop(after(4)), Some(('b', Duration::from_millis(3))));
+        assert_eq!(idle.pop(after(5)).unwrap().0, 'a');
+        assert_eq!(idle.pop(after(6)), None);
+    }
+
+    #[test]
+    fn what_is_not_needed_is_dropped_once_it_has_rested_for_too_long() {
+        let (mut idle, start) = (Idle(VecDeque::new()), Instant::now());
+        let later = start + REST_AT_MOST + Duration::from_secs(1);
+        for (value, is_needed, since) in
+            [('a', false, start), ('b', true, start), ('c', false, later)]
+        {
+            idle.push(value, is_needed, since);
+        }
+        let rest = [idle.pop(later), idle.pop(later), idle.pop(later)];
+        assert_eq!(
+            rest.map(|one| one.map(|one| one.0)),
+            [Some('b'), Some('c'), None]
+        );
+    }
 }
