@@ -13,12 +13,13 @@ use crate::measure::{Case, Target, in_turns, rate, server, timed};
 use crate::plan::Plan;
 
 const ROWS: &str = "Postgres, a statement an event";
+const ROWS_IN_A_TASK: &str = "Postgres, a statement an event, loop in a task";
 const SETS: &str = "Postgres, a statement a batch";
 const NOTHING: &str = "Postgres, no-op handler";
 const SELECTIVE: &str = "Postgres, no-op handler, loop of 4 columns";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
-    if !plan.wants_any(&[ROWS, SETS, NOTHING, SELECTIVE]) {
+    if !plan.wants_any(&[ROWS, ROWS_IN_A_TASK, SETS, NOTHING, SELECTIVE]) {
         return Vec::new();
     }
     let server = server();
@@ -26,7 +27,16 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let bench = Bench::new(server, many).await;
     let mut cases = Vec::new();
     if plan.only.wants(ROWS) {
-        cases.push(bench.rows(plan).await);
+        let by_hand = async || bench.by_hand(500, ALL_COLUMNS, Handler::Rows).await;
+        cases.push(bench.rows(plan, ROWS, by_hand).await);
+    }
+    if plan.only.wants(ROWS_IN_A_TASK) {
+        let by_hand = async || {
+            bench
+                .by_hand_in_a_task(500, ALL_COLUMNS, Handler::Rows)
+                .await
+        };
+        cases.push(bench.rows(plan, ROWS_IN_A_TASK, by_hand).await);
     }
     if plan.only.wants(SETS) {
         cases.push(bench.sets(plan).await);
@@ -75,22 +85,31 @@ impl Bench {
 
     async fn by_hand(&self, batch: i64, columns: &'static str, handler: Handler) -> f64 {
         reset_postgres(&self.store).await;
-        let time = timed(by_hand(self.store.pool(), batch, columns, handler));
+        let time = timed(by_hand(self.store.pool().clone(), batch, columns, handler));
         rate(self.events, time.await)
     }
 
-    async fn rows(&self, plan: &Plan) -> Case {
+    /// The same loop where nothing is woken on another thread: in `main` itself every answer is.
+    async fn by_hand_in_a_task(&self, batch: i64, columns: &'static str, handler: Handler) -> f64 {
+        reset_postgres(&self.store).await;
+        let pool = self.store.pool().clone();
+        let task = async { tokio::spawn(by_hand(pool, batch, columns, handler)).await };
+        let time = timed(async { task.await.unwrap() });
+        rate(self.events, time.await)
+    }
+
+    async fn rows(&self, plan: &Plan, name: &'static str, by_hand: impl AsyncFn() -> f64) -> Case {
         let ours = async || {
             let rate = self.worker(|worker| worker.consumer(RowsPostgres)).await;
             check(self.store.pool(), self.events).await;
             rate
         };
         let other = async || {
-            let rate = self.by_hand(500, ALL_COLUMNS, Handler::Rows).await;
+            let rate = by_hand().await;
             check(self.store.pool(), self.events).await;
             rate
         };
-        self.case(plan, ROWS, 0.95, ours, other).await
+        self.case(plan, name, 0.95, ours, other).await
     }
 
     async fn sets(&self, plan: &Plan) -> Case {
@@ -181,7 +200,7 @@ SELECT global_position, aggregate_id, event_type, payload
 
 /// The whole of it: begin, lock the checkpoint, read, handle, save, commit. It loses events of
 /// writers that commit out of order, and tries nothing again.
-async fn by_hand(pool: &PgPool, batch: i64, columns: &'static str, handler: Handler) {
+async fn by_hand(pool: PgPool, batch: i64, columns: &'static str, handler: Handler) {
     loop {
         let mut tx = pool.begin().await.unwrap();
         let position: i64 =
