@@ -28,7 +28,7 @@
 //! store.migrate().await?;
 //! # sqlx::query("CREATE TABLE users (id TEXT PRIMARY KEY)").execute(store.pool()).await?;
 //! let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-//! store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+//! store.append(ExpectedVersion::NoStream, &[event]).await?;
 //!
 //! // `run(shutdown_signal())` goes on until the process is asked to end.
 //! let report = Worker::builder(store.clone()).discover().build()?.run_once().await?;
@@ -56,6 +56,9 @@
 //!
 //! Without default features there are the contract, the registry and the macro, and no driver.
 
+#[cfg(all(feature = "sqlite", feature = "worker"))]
+#[doc(hidden)]
+pub mod __doc;
 #[doc(hidden)]
 pub mod __private;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]

@@ -20,9 +20,7 @@ pub async fn append_some_events<DB: Backend>(store: &EventStore<DB>) -> Result<(
             NewEvent::new("User", &*id, "UserRegistered", registered),
             NewEvent::new("User", &*id, "EmailChanged", changed),
         ];
-        store
-            .append_in_transaction(ExpectedVersion::NoStream, &history)
-            .await?;
+        store.append(ExpectedVersion::NoStream, &history).await?;
     }
     let placed = NewEvent::new(
         "Order",
@@ -30,9 +28,7 @@ pub async fn append_some_events<DB: Backend>(store: &EventStore<DB>) -> Result<(
         "OrderPlaced",
         r#"{"total":42}"#,
     );
-    store
-        .append_in_transaction(ExpectedVersion::NoStream, &[placed])
-        .await?;
+    store.append(ExpectedVersion::NoStream, &[placed]).await?;
     Ok(())
 }
 

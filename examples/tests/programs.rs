@@ -241,7 +241,7 @@ async fn append(store: &PgEventStore, kind: &str, count: usize) {
         let id = uuid::Uuid::new_v4().to_string();
         let event = NewEvent::new(kind, id, "Happened", "{}");
         store
-            .append_in_transaction(ExpectedVersion::NoStream, &[event])
+            .append(ExpectedVersion::NoStream, &[event])
             .await
             .unwrap();
     }

@@ -94,10 +94,7 @@ async fn append<DB: Backend>(
         let events: Vec<_> = (0..20)
             .map(|_| NewEvent::new("Order", &*order, "Placed", "{}"))
             .collect();
-        store
-            .append_in_transaction(ExpectedVersion::Any, &events)
-            .await
-            .unwrap();
+        store.append(ExpectedVersion::Any, &events).await.unwrap();
         appended += 20;
         tokio::select! {
             reached = sent.wait_for(|sent| sent + AHEAD > appended) => { reached.unwrap(); }

@@ -175,7 +175,7 @@ async fn hook() -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
 async fn register(store: &SqliteEventStore, id: &str) {
     let event = NewEvent::new("User", id, "UserRegistered", "{}");
     store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event])
+        .append(ExpectedVersion::NoStream, &[event])
         .await
         .unwrap();
 }

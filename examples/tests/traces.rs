@@ -53,7 +53,7 @@ async fn a_handlers_span_links_to_the_trace_that_the_event_was_appended_in() {
     let untold = NewEvent::new("User", "eve", "UserRegistered", "{}").trace_id("request 7");
     for event in [told, untold] {
         store
-            .append_in_transaction(ExpectedVersion::NoStream, &[event])
+            .append(ExpectedVersion::NoStream, &[event])
             .await
             .unwrap();
     }

@@ -309,7 +309,7 @@ impl<DB: TestBackend> Database<DB> {
             let event = NewEvent::new(aggregate_type, *id, "Changed", "{}");
             let stored = self
                 .store
-                .append_in_transaction(ExpectedVersion::Any, &[event])
+                .append(ExpectedVersion::Any, &[event])
                 .await
                 .expect("append");
             positions.extend(stored.iter().map(|event| event.global_position));
@@ -327,7 +327,7 @@ impl<DB: TestBackend> Database<DB> {
             .collect();
         let stored = self
             .store
-            .append_in_transaction(ExpectedVersion::Any, &events)
+            .append(ExpectedVersion::Any, &events)
             .await
             .expect("append");
         stored.iter().map(|event| event.global_position).collect()

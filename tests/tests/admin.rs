@@ -20,10 +20,7 @@ use tokio::sync::Semaphore;
 
 async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str) -> i64 {
     let event = NewEvent::new(kind, id, "Happened", "{}");
-    let stored = store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
     stored[0].global_position
 }
 
@@ -308,7 +305,7 @@ async fn the_frontier_names_the_transaction_that_may_still_fill_a_gap() {
         .unwrap();
     let event = NewEvent::new("User", "slow", "Happened", "{}");
     store
-        .append(&mut slow, ExpectedVersion::Any, &[event])
+        .append_in(&mut slow, ExpectedVersion::Any, &[event])
         .await
         .unwrap();
     append(&store, "User", "fast").await;

@@ -19,10 +19,7 @@ use sqlx::{Database as _, Executor, Pool};
 
 async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str) -> i64 {
     let event = NewEvent::new(kind, id, "Happened", r#"{"what":"this"}"#);
-    let stored = store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
     stored[0].global_position
 }
 
@@ -667,7 +664,7 @@ async fn frontier_names_the_transaction_that_keeps_it() {
         .unwrap();
     let event = NewEvent::new("User", "slow", "Happened", "{}");
     db.store
-        .append(&mut slow, ExpectedVersion::Any, &[event])
+        .append_in(&mut slow, ExpectedVersion::Any, &[event])
         .await
         .unwrap();
     append(&db.store, "User", "fast").await;

@@ -61,10 +61,7 @@ async fn on_postgres_whatever_id_can_be_appended_can_be_parked() {
     let mut longest = 0;
     for length in (2_400..2_800).step_by(20) {
         let event = NewEvent::new("User", noise(length), "Changed", "{}");
-        let appended = db
-            .store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
-            .await;
+        let appended = db.store.append(ExpectedVersion::Any, &[event]).await;
         match appended {
             Ok(_) => longest = length,
             Err(error) => {

@@ -28,7 +28,7 @@ async fn pending(store: &PgEventStore, id: &str) -> (Transaction<'static, Postgr
     let mut tx = store.begin().await.unwrap();
     let event = NewEvent::new("User", id, "Changed", "{}");
     let stored = store
-        .append(&mut tx, ExpectedVersion::Any, &[event])
+        .append_in(&mut tx, ExpectedVersion::Any, &[event])
         .await
         .unwrap();
     (tx, stored[0].global_position)

@@ -50,7 +50,7 @@ on_both_databases! {
         let ids = ["", "it's \"quoted\"; DROP TABLE events", "\u{1F980} \u{202E}", &"long ".repeat(2_000)];
         for (n, payload) in payloads.iter().enumerate() {
             let event = NewEvent::new("Blob", ids[n % ids.len()], "Stored", payload.clone());
-            db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+            db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
         }
         let seen: Arc<Mutex<Vec<(String, usize)>>> = Arc::default();
         let (sink, expected) = (Arc::clone(&seen), payloads.clone());
@@ -90,7 +90,7 @@ on_both_databases! {
         for n in 0..20 {
             let size = if n == 7 { 300_000 } else { 30_000 };
             let event = NewEvent::new("Blob", "b", "Stored", vec![0; size]);
-            db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+            db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
         }
         let batches: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
         let sink = Arc::clone(&batches);

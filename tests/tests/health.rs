@@ -20,10 +20,7 @@ use tokio::sync::Semaphore;
 
 async fn append<DB: Backend>(store: &EventStore<DB>, id: &str) {
     let event = NewEvent::new("User", id, "Happened", "{}");
-    store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    store.append(ExpectedVersion::Any, &[event]).await.unwrap();
 }
 
 async fn has_model<DB: Backend>(pool: &Pool<DB>)

@@ -567,10 +567,7 @@ impl VersionedAgain {
 async fn append(store: &consumer::SqliteEventStore, kinds: &[&str]) {
     for kind in kinds {
         let event = NewEvent::new("User", "u-1", *kind, &b"{}"[..]);
-        store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
-            .await
-            .unwrap();
+        store.append(ExpectedVersion::Any, &[event]).await.unwrap();
     }
 }
 

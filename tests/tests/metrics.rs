@@ -160,7 +160,7 @@ macro_rules! prepare {
         for id in $ids {
             let event = NewEvent::new("User", id, "Happened", "{}");
             $db.store
-                .append_in_transaction(ExpectedVersion::Any, &[event])
+                .append(ExpectedVersion::Any, &[event])
                 .await
                 .unwrap();
         }
@@ -310,7 +310,7 @@ on_both_databases! {
         let labels = format!("{{consumer={name},slice=0,version=1}}");
         until(|| value(&format!("consumer_lag_seconds{labels}")) == 0.0).await;
         let event = NewEvent::new("User", "b", "Happened", "{}");
-        db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+        db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
         until(|| value(&format!("consumer_lag_positions{labels}")) >= 1.0).await;
         until(|| value(&format!("consumer_lag_seconds{labels}")) > 0.0).await;
         assert!(value(&format!("consumer_lag_seconds{labels}")) < 600.0);
@@ -362,11 +362,11 @@ async fn a_gap_shows_how_long_it_keeps_the_frontier_and_how_many_transactions_do
     let mut slow = db.store.begin().await.unwrap();
     let event = |id| NewEvent::new("User", id, "Happened", "{}");
     db.store
-        .append(&mut slow, ExpectedVersion::Any, &[event("slow")])
+        .append_in(&mut slow, ExpectedVersion::Any, &[event("slow")])
         .await
         .unwrap();
     db.store
-        .append_in_transaction(ExpectedVersion::Any, &[event("fast")])
+        .append(ExpectedVersion::Any, &[event("fast")])
         .await
         .unwrap();
     // Other workers of this process write to the same gauges.

@@ -21,10 +21,7 @@ use tokio::sync::Semaphore;
 
 async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str) -> i64 {
     let event = NewEvent::new(kind, id, "Happened", "{}");
-    let stored = store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
     stored[0].global_position
 }
 
@@ -33,10 +30,7 @@ async fn append_many<DB: Backend>(store: &EventStore<DB>, id: &str, count: usize
     let events: Vec<_> = events
         .map(|()| NewEvent::new("User", id, "Happened", "{}"))
         .collect();
-    store
-        .append_in_transaction(ExpectedVersion::Any, &events)
-        .await
-        .unwrap();
+    store.append(ExpectedVersion::Any, &events).await.unwrap();
 }
 
 async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> consumer::Report {

@@ -151,7 +151,7 @@ impl<DB: TestBackend> Consumer<DB> for Tried<DB> {
             Todo::Append => {
                 let caused = NewEvent::new("Mail", "m", "Sent", "{}");
                 self.store
-                    .append(tx, ExpectedVersion::Any, &[caused])
+                    .append_in(tx, ExpectedVersion::Any, &[caused])
                     .await?;
             }
             Todo::Swallow => {
@@ -175,7 +175,7 @@ async fn append<DB: TestBackend>(db: &Database<DB>, ids: &[&str]) {
     for id in ids {
         let event = NewEvent::new("User", *id, "Happened", "{}");
         db.store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .append(ExpectedVersion::Any, &[event])
             .await
             .unwrap();
     }

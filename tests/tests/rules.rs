@@ -237,7 +237,7 @@ on_both_databases! {
         for id in ["u-1", "u-2"] {
             let event = consumer::NewEvent::new("User", id, "Changed", "{}")
                 .metadata(consumer::Metadata::from_json_text(r#"{"tenant": "north"}"#));
-            db.store.append_in_transaction(consumer::ExpectedVersion::Any, &[event]).await.unwrap();
+            db.store.append(consumer::ExpectedVersion::Any, &[event]).await.unwrap();
         }
         let look = |event: &PersistedEvent| {
             let record: &consumer::EventRecord = event;
@@ -367,7 +367,7 @@ on_both_databases! {
             Box::pin(async move {
                 // The transaction that saves the checkpoint now sees a position after this event's.
                 let reaction = [consumer::NewEvent::new("Mail", "m-1", "Sent", "{}")];
-                let stored = store.append(tx, consumer::ExpectedVersion::Any, &reaction).await?;
+                let stored = store.append_in(tx, consumer::ExpectedVersion::Any, &reaction).await?;
                 assert!(stored[0].global_position > event.global_position);
                 Err(HandlerError::from("and rolls it back"))
             })
@@ -389,7 +389,9 @@ on_both_databases! {
 /// Appends in an open transaction, and returns the position.
 async fn append<DB: TestBackend>(db: &Database<DB>, tx: &mut DB::Connection, id: &str) -> i64 {
     let event = [consumer::NewEvent::new("User", id, "Changed", "{}")];
-    let appended = db.store.append(tx, consumer::ExpectedVersion::Any, &event);
+    let appended = db
+        .store
+        .append_in(tx, consumer::ExpectedVersion::Any, &event);
     appended.await.unwrap()[0].global_position
 }
 

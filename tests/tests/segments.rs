@@ -130,10 +130,7 @@ fn ids_of_halves() -> (String, String) {
 
 async fn append_to<DB: WorkerBackend>(store: &EventStore<DB>, id: &str) -> i64 {
     let event = NewEvent::new("Account", id, "Moved", "{}");
-    let stored = store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
     stored[0].global_position
 }
 
@@ -182,10 +179,7 @@ async fn append<DB: WorkerBackend>(store: &EventStore<DB>, events: usize) -> i64
     let mut last = 0;
     for number in 0..events {
         let event = NewEvent::new("Account", format!("a-{}", number % 40), "Moved", "{}");
-        let stored = store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
-            .await
-            .unwrap();
+        let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
         last = stored[0].global_position;
     }
     last

@@ -56,7 +56,7 @@ async fn filled<DB: TestBackend>() -> Database<DB> {
             .map(|n| NewEvent::new("User", format!("u-{aggregate}"), "Changed", n.to_string()))
             .collect();
         let any = ExpectedVersion::Any;
-        db.store.append_in_transaction(any, &events).await.unwrap();
+        db.store.append(any, &events).await.unwrap();
     }
     db
 }

@@ -44,10 +44,10 @@ fn versions(events: &[PersistedEvent]) -> Vec<i64> {
 
 on_both_databases! {
     async fn an_append_returns_the_events_with_their_positions_and_versions(db) {
-        let first = db.store.append_in_transaction(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
+        let first = db.store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
         assert_eq!((first[0].global_position, first[0].aggregate_version), (1, 1));
 
-        let more = db.store.append_in_transaction(ExpectedVersion::Exact(1), &changes("u-1", 3)).await.unwrap();
+        let more = db.store.append(ExpectedVersion::Exact(1), &changes("u-1", 3)).await.unwrap();
         assert_eq!(versions(&more), [2, 3, 4]);
         assert_eq!(more.iter().map(|event| event.global_position).collect::<Vec<_>>(), [2, 3, 4]);
         assert_eq!(more.iter().map(|event| &event.payload[..]).collect::<Vec<_>>(), [b"0", b"1", b"2"]);
@@ -62,7 +62,7 @@ on_both_databases! {
             .trace_id("trace")
             .correlation_id("correlation")
             .causation_id("causation");
-        let stored = db.store.append_in_transaction(ExpectedVersion::Any, &[new]).await.unwrap();
+        let stored = db.store.append(ExpectedVersion::Any, &[new]).await.unwrap();
         let read = history(&db.store, "u-1").await;
 
         assert_eq!(stored, read);
@@ -82,76 +82,76 @@ on_both_databases! {
         sqlx::query("CREATE TABLE mine (id TEXT)").execute(&db.pool).await.unwrap();
         let mut tx = db.store.begin().await.unwrap();
         sqlx::query("INSERT INTO mine (id) VALUES ('u-1')").execute(&mut *tx).await.unwrap();
-        db.store.append(&mut tx, ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
+        db.store.append_in(&mut tx, ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
         tx.rollback().await.unwrap();
 
         let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM mine").fetch_one(&db.pool).await.unwrap();
         assert_eq!((rows, history(&db.store, "u-1").await.len()), (0, 0));
-        db.store.append_in_transaction(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
+        db.store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
     }
 
     async fn any_version_takes_the_aggregate_as_it_is(db) {
         for _ in 0..3 {
-            db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
+            db.store.append(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
         }
         assert_eq!(versions(&history(&db.store, "u-1").await), [1, 2, 3, 4, 5, 6]);
     }
 
     async fn a_wrong_expected_version_is_a_conflict_that_names_both(db) {
-        db.store.append_in_transaction(ExpectedVersion::NoStream, &changes("u-1", 3)).await.unwrap();
+        db.store.append(ExpectedVersion::NoStream, &changes("u-1", 3)).await.unwrap();
         for (expected, text) in [
             (ExpectedVersion::NoStream, "expected no events, found version 3"),
             (ExpectedVersion::Exact(2), "expected version 2, found version 3"),
             (ExpectedVersion::Exact(4), "expected version 4, found version 3"),
             (ExpectedVersion::Exact(-1), "expected version -1, found version 3"),
         ] {
-            let error = db.store.append_in_transaction(expected, &[registered("u-1")]).await.unwrap_err();
+            let error = db.store.append(expected, &[registered("u-1")]).await.unwrap_err();
             assert!(matches!(&error, StoreError::Conflict { actual: Some(3), expected: e, .. } if *e == expected));
             assert_eq!(
                 error.to_string(),
                 format!("conflict on `User` `u-1`: {text}; load the aggregate again and retry in a new transaction")
             );
         }
-        let error = db.store.append_in_transaction(ExpectedVersion::Exact(1), &[registered("u-2")]).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::Exact(1), &[registered("u-2")]).await.unwrap_err();
         assert!(error.to_string().contains("expected version 1, found no events"), "{error}");
         assert_eq!(history(&db.store, "u-1").await.len(), 3);
     }
 
     async fn a_conflict_leaves_the_transaction_usable_and_changes_nothing(db) {
-        db.store.append_in_transaction(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
+        db.store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
         let mut tx = db.store.begin().await.unwrap();
         for id in ["u-1", "u-2"] {
             let expected = ExpectedVersion::Exact(7);
-            db.store.append(&mut tx, expected, &[registered(id)]).await.unwrap_err();
+            db.store.append_in(&mut tx, expected, &[registered(id)]).await.unwrap_err();
         }
-        db.store.append(&mut tx, ExpectedVersion::Exact(1), &changes("u-1", 1)).await.unwrap();
-        db.store.append(&mut tx, ExpectedVersion::NoStream, &[registered("u-2")]).await.unwrap();
+        db.store.append_in(&mut tx, ExpectedVersion::Exact(1), &changes("u-1", 1)).await.unwrap();
+        db.store.append_in(&mut tx, ExpectedVersion::NoStream, &[registered("u-2")]).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(versions(&history(&db.store, "u-1").await), [1, 2]);
         assert_eq!(versions(&history(&db.store, "u-2").await), [1]);
     }
 
     async fn appending_nothing_is_an_error_of_its_own(db) {
-        let error = db.store.append_in_transaction(ExpectedVersion::Any, &[]).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::Any, &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::NothingToAppend));
         assert_eq!(error.to_string(), "there is nothing to append: `append` needs at least one event");
     }
 
     async fn appending_to_two_aggregates_at_once_is_an_error_that_names_both(db) {
         let events = [registered("u-1"), registered("u-2")];
-        let error = db.store.append_in_transaction(ExpectedVersion::Any, &events).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::Any, &events).await.unwrap_err();
         assert!(matches!(error, StoreError::SeveralAggregates { .. }));
         assert!(error.to_string().contains("for `User` `u-1` and `User` `u-2`: call `append` once for each"), "{error}");
         let events = [registered("u-1"), NewEvent::new("Order", "u-1", "OrderPlaced", "")];
-        let error = db.store.append_in_transaction(ExpectedVersion::Any, &events).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::Any, &events).await.unwrap_err();
         assert!(matches!(error, StoreError::SeveralAggregates { .. }));
     }
 
     async fn an_event_id_that_is_taken_is_an_error_of_its_own(db) {
         let event = registered("u-1");
-        db.store.append_in_transaction(ExpectedVersion::Any, std::slice::from_ref(&event)).await.unwrap();
+        db.store.append(ExpectedVersion::Any, std::slice::from_ref(&event)).await.unwrap();
         let again = registered("u-2").event_id(event.event_id);
-        let error = db.store.append_in_transaction(ExpectedVersion::Any, &[again]).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::Any, &[again]).await.unwrap_err();
         assert!(matches!(error, StoreError::DuplicateEventId { .. }), "{error}");
         assert!(error.to_string().contains("exists already"), "{error}");
         assert_eq!(history(&db.store, "u-2").await.len(), 0);
@@ -161,10 +161,10 @@ on_both_databases! {
         let mut tx = db.store.begin().await.unwrap();
         for text in ["{", "", "{} {}", "\u{0}"] {
             let event = registered("u-1").metadata(Metadata::from_json_text(text));
-            let error = db.store.append(&mut tx, ExpectedVersion::Any, &[event]).await.unwrap_err();
+            let error = db.store.append_in(&mut tx, ExpectedVersion::Any, &[event]).await.unwrap_err();
             assert!(matches!(error, StoreError::InvalidMetadata { .. }), "{text}: {error}");
         }
-        db.store.append(&mut tx, ExpectedVersion::Any, &[registered("u-1")]).await.unwrap();
+        db.store.append_in(&mut tx, ExpectedVersion::Any, &[registered("u-1")]).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -174,7 +174,7 @@ on_both_databases! {
             let store = store.clone();
             tokio::spawn(async move {
                 for _ in 0..10 {
-                    store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
+                    store.append(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
                 }
             })
         });
@@ -190,7 +190,7 @@ on_both_databases! {
         let appending = (0..8).map(|_| {
             let store = db.store.clone();
             tokio::spawn(async move {
-                store.append_in_transaction(ExpectedVersion::NoStream, &[registered("u-1")]).await
+                store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await
             })
         });
         let mut won = 0;
@@ -205,31 +205,31 @@ on_both_databases! {
     }
 
     async fn an_aggregate_whose_events_have_no_head_row_is_at_the_version_of_its_last_event(db) {
-        db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
+        db.store.append(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
         for sql in ["DELETE FROM aggregate_heads", "UPDATE aggregate_heads SET aggregate_version = 1"] {
             sqlx::query(sql).execute(&db.pool).await.unwrap();
             let version = i64::try_from(history(&db.store, "u-1").await.len()).unwrap();
-            let error = db.store.append_in_transaction(ExpectedVersion::NoStream, &changes("u-1", 1)).await.unwrap_err();
+            let error = db.store.append(ExpectedVersion::NoStream, &changes("u-1", 1)).await.unwrap_err();
             assert!(matches!(error, StoreError::Conflict { actual: Some(v), .. } if v == version), "{error}");
-            db.store.append_in_transaction(ExpectedVersion::Exact(version), &changes("u-1", 1)).await.unwrap();
+            db.store.append(ExpectedVersion::Exact(version), &changes("u-1", 1)).await.unwrap();
             sqlx::query(sql).execute(&db.pool).await.unwrap();
-            db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1)).await.unwrap();
+            db.store.append(ExpectedVersion::Any, &changes("u-1", 1)).await.unwrap();
         }
         assert_eq!(versions(&history(&db.store, "u-1").await), (1..=7).collect::<Vec<_>>());
     }
 
     async fn an_aggregate_whose_history_was_archived_goes_on_at_its_head(db) {
-        db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
+        db.store.append(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
         sqlx::query("DELETE FROM events").execute(&db.pool).await.unwrap();
-        let stored = db.store.append_in_transaction(ExpectedVersion::Exact(3), &changes("u-1", 1)).await.unwrap();
+        let stored = db.store.append(ExpectedVersion::Exact(3), &changes("u-1", 1)).await.unwrap();
         assert_eq!(versions(&stored), [4]);
-        let stored = db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1)).await.unwrap();
+        let stored = db.store.append(ExpectedVersion::Any, &changes("u-1", 1)).await.unwrap();
         assert_eq!(versions(&stored), [5]);
     }
 
     async fn the_head_of_an_aggregate_is_the_version_of_its_last_event(db) {
-        db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
-        db.store.append_in_transaction(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
+        db.store.append(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
+        db.store.append(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
         let head = sqlx::query("SELECT aggregate_type, aggregate_id, aggregate_version FROM aggregate_heads")
             .fetch_one(&db.pool).await.unwrap();
         assert_eq!((head.get::<String, _>(0), head.get::<String, _>(1), head.get::<i64, _>(2)), ("User".into(), "u-1".into(), 5));
@@ -240,23 +240,23 @@ on_both_databases! {
         let taken = events[0].event_id;
         events[9_999].event_id = taken;
         let mut tx = db.store.begin().await.unwrap();
-        let error = db.store.append(&mut tx, ExpectedVersion::NoStream, &events).await.unwrap_err();
+        let error = db.store.append_in(&mut tx, ExpectedVersion::NoStream, &events).await.unwrap_err();
         assert!(matches!(error, StoreError::DuplicateEventId { .. }), "{error}");
         tx.commit().await.unwrap();
         assert_eq!(history(&db.store, "u-1").await.len(), 0);
 
         events[9_999].event_id = Uuid::new_v4();
-        let stored = db.store.append_in_transaction(ExpectedVersion::NoStream, &events).await.unwrap();
+        let stored = db.store.append(ExpectedVersion::NoStream, &events).await.unwrap();
         assert_eq!(versions(&stored), (1..=10_000).collect::<Vec<_>>());
         assert_eq!(history(&db.store, "u-1").await, stored);
     }
 
     async fn a_failed_append_leaves_nothing_behind_in_the_transaction(db) {
         let taken = registered("u-0");
-        db.store.append_in_transaction(ExpectedVersion::Any, std::slice::from_ref(&taken)).await.unwrap();
+        db.store.append(ExpectedVersion::Any, std::slice::from_ref(&taken)).await.unwrap();
         let mut tx = db.store.begin().await.unwrap();
         let events = [registered("u-1"), registered("u-1").event_id(taken.event_id)];
-        db.store.append(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
+        db.store.append_in(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
         // On Postgres this is a rollback, which is what an aborted transaction can only do.
         tx.commit().await.unwrap();
         let heads: i64 = sqlx::query_scalar("SELECT count(*) FROM aggregate_heads WHERE aggregate_id = 'u-1'")
@@ -266,22 +266,22 @@ on_both_databases! {
 
     async fn a_unique_constraint_that_is_not_ours_is_no_conflict(db) {
         sqlx::query("CREATE UNIQUE INDEX one_of_a_kind ON events (event_type)").execute(&db.pool).await.unwrap();
-        db.store.append_in_transaction(ExpectedVersion::Any, &[registered("u-1")]).await.unwrap();
-        let error = db.store.append_in_transaction(ExpectedVersion::Any, &[registered("u-2")]).await.unwrap_err();
+        db.store.append(ExpectedVersion::Any, &[registered("u-1")]).await.unwrap();
+        let error = db.store.append(ExpectedVersion::Any, &[registered("u-2")]).await.unwrap_err();
         assert!(matches!(error, StoreError::Database(_)), "{error:?}");
     }
 
     async fn an_append_outside_any_transaction_is_stored(db) {
         let mut conn = db.pool.acquire().await.unwrap();
-        db.store.append(&mut conn, ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
+        db.store.append_in(&mut conn, ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
         drop(conn);
         assert_eq!(history(&db.store, "u-1").await.len(), 1);
     }
 
     async fn a_new_event_takes_causation_and_correlation_from_its_cause(db) {
-        let cause = db.store.append_in_transaction(ExpectedVersion::Any, &[registered("u-1")]).await.unwrap().remove(0);
+        let cause = db.store.append(ExpectedVersion::Any, &[registered("u-1")]).await.unwrap().remove(0);
         let effect = NewEvent::new("Mail", "m-1", "WelcomeSent", "").caused_by(&cause);
-        let effect = db.store.append_in_transaction(ExpectedVersion::Any, &[effect]).await.unwrap().remove(0);
+        let effect = db.store.append(ExpectedVersion::Any, &[effect]).await.unwrap().remove(0);
         let id = cause.event_id.to_string();
         assert_eq!((effect.causation_id.as_deref(), effect.correlation_id.as_deref()), (Some(&*id), Some(&*id)));
 
@@ -321,7 +321,7 @@ mod postgres {
         let store = db.store.clone();
         let ours = tokio::spawn(async move {
             store
-                .append_in_transaction(ExpectedVersion::NoStream, &[registered("u-1")])
+                .append(ExpectedVersion::NoStream, &[registered("u-1")])
                 .await
         });
         waits_for_a_lock(&db).await;
@@ -343,15 +343,14 @@ mod postgres {
         let db = Database::<Postgres>::fresh().await;
         let mut first = db.store.begin().await.unwrap();
         db.store
-            .append(&mut first, ExpectedVersion::Any, &changes("u-1", 1))
+            .append_in(&mut first, ExpectedVersion::Any, &changes("u-1", 1))
             .await
             .unwrap();
         let store = db.store.clone();
-        let second = tokio::spawn(async move {
-            store
-                .append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1))
-                .await
-        });
+        let second =
+            tokio::spawn(
+                async move { store.append(ExpectedVersion::Any, &changes("u-1", 1)).await },
+            );
         waits_for_a_lock(&db).await;
         let drawn: i64 = sqlx::query_scalar("SELECT last_value FROM events_global_position_seq")
             .fetch_one(&db.pool)
@@ -372,7 +371,7 @@ mod postgres {
         let inserts = || server.log().matches(r#"INSERT INTO "events""#).count();
         assert_eq!(inserts(), 0);
         store
-            .append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1_000))
+            .append(ExpectedVersion::Any, &changes("u-1", 1_000))
             .await
             .unwrap();
         assert_eq!(inserts(), 1);
@@ -386,12 +385,12 @@ mod postgres {
 
         let silent = &db.store;
         silent
-            .append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1))
+            .append(ExpectedVersion::Any, &changes("u-1", 1))
             .await
             .unwrap();
         let loud = db.store.clone().notify(true);
         let mut tx = loud.begin().await.unwrap();
-        loud.append(&mut tx, ExpectedVersion::Any, &changes("u-1", 1))
+        loud.append_in(&mut tx, ExpectedVersion::Any, &changes("u-1", 1))
             .await
             .unwrap();
         tx.rollback().await.unwrap();
@@ -406,7 +405,7 @@ mod postgres {
 
         let mut tx = loud.begin().await.unwrap();
         for id in ["u-1", "u-2"] {
-            loud.append(&mut tx, ExpectedVersion::Any, &changes(id, 10))
+            loud.append_in(&mut tx, ExpectedVersion::Any, &changes(id, 10))
                 .await
                 .unwrap();
         }
@@ -434,7 +433,7 @@ mod postgres {
             let store = store.clone();
             tokio::spawn(async move {
                 store
-                    .append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1))
+                    .append(ExpectedVersion::Any, &changes("u-1", 1))
                     .await
                     .unwrap();
             })
@@ -483,7 +482,7 @@ mod sqlite {
         .unwrap();
         let error = db
             .store
-            .append_in_transaction(ExpectedVersion::Any, &[registered("u-1")])
+            .append(ExpectedVersion::Any, &[registered("u-1")])
             .await
             .unwrap_err();
         assert!(
@@ -501,7 +500,7 @@ mod sqlite {
             tokio::spawn(async move {
                 let mut tx = store.pool().begin().await.unwrap();
                 store
-                    .append(&mut tx, ExpectedVersion::Any, &changes("u-1", 1))
+                    .append_in(&mut tx, ExpectedVersion::Any, &changes("u-1", 1))
                     .await
                     .unwrap();
                 tx.commit().await.unwrap();
@@ -523,7 +522,7 @@ mod sqlite {
             tokio::spawn(async move {
                 for _ in 0..10 {
                     store
-                        .append_in_transaction(ExpectedVersion::Any, &changes("u-1", 1))
+                        .append(ExpectedVersion::Any, &changes("u-1", 1))
                         .await
                         .unwrap();
                 }

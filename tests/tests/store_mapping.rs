@@ -23,11 +23,11 @@ fn event(id: &str) -> NewEvent {
 /// Appends and reads in every way there is, by hand and by a worker, and note that it fits together.
 async fn works<DB: TestBackend>(store: &EventStore<DB>) {
     let stored = store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event("u-1"), event("u-1")])
+        .append(ExpectedVersion::NoStream, &[event("u-1"), event("u-1")])
         .await
         .unwrap();
     let error = store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event("u-1")])
+        .append(ExpectedVersion::NoStream, &[event("u-1")])
         .await
         .unwrap_err();
     assert!(
@@ -125,9 +125,9 @@ on_both_databases! {
         store.migrate().await.unwrap();
         works(&store).await;
         let taken = event("u-2");
-        store.append_in_transaction(ExpectedVersion::Any, std::slice::from_ref(&taken)).await.unwrap();
+        store.append(ExpectedVersion::Any, std::slice::from_ref(&taken)).await.unwrap();
         let again = event("u-3").event_id(taken.event_id);
-        let error = store.append_in_transaction(ExpectedVersion::Any, &[again]).await.unwrap_err();
+        let error = store.append(ExpectedVersion::Any, &[again]).await.unwrap_err();
         assert!(matches!(error, StoreError::DuplicateEventId { .. }), "{error}");
         let count: i64 = sqlx::query_scalar(r#"SELECT count("Version") FROM "event log""#).fetch_one(&db.pool).await.unwrap();
         assert_eq!(count, 3);
@@ -188,7 +188,7 @@ async fn a_mapping_on_sqlite_may_have_the_names_in_other_letters() {
     assert_eq!(log.len(), 2);
     let again = event("u-3").event_id(log[0].event_id);
     let error = store
-        .append_in_transaction(ExpectedVersion::Any, &[again])
+        .append(ExpectedVersion::Any, &[again])
         .await
         .unwrap_err();
     assert!(
@@ -255,7 +255,7 @@ async fn a_range_partitioned_table_can_be_used_across_its_partitions() {
         let store = store.clone();
         tokio::spawn(async move {
             store
-                .append_in_transaction(ExpectedVersion::Exact(2), &[event("u-1")])
+                .append(ExpectedVersion::Exact(2), &[event("u-1")])
                 .await
                 .is_ok()
         })

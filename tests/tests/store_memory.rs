@@ -60,7 +60,7 @@ async fn memory_stays_within_the_budget<DB: TestBackend>() {
         let payload = vec![u8::try_from(n).unwrap(); PAYLOAD];
         let event = NewEvent::new("File", n.to_string(), "Uploaded", payload);
         db.store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .append(ExpectedVersion::Any, &[event])
             .await
             .unwrap();
     }

@@ -18,12 +18,12 @@ fn event() -> NewEvent {
 
 on_both_databases! {
     async fn migrating_again_changes_nothing(db) {
-        db.store.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+        db.store.append(ExpectedVersion::NoStream, &[event()]).await.unwrap();
         for _ in 0..3 {
             db.store.migrate().await.unwrap();
         }
         db.store.check().await.unwrap();
-        let error = db.store.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::NoStream, &[event()]).await.unwrap_err();
         assert!(matches!(error, StoreError::Conflict { actual: Some(1), .. }));
     }
 
@@ -33,7 +33,7 @@ on_both_databases! {
             raw_sql(AssertSqlSafe(db.store.migration_sql())).execute(&db.pool).await.unwrap();
         }
         db.store.check().await.unwrap();
-        db.store.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+        db.store.append(ExpectedVersion::NoStream, &[event()]).await.unwrap();
         db.store.migrate().await.unwrap();
     }
 
@@ -72,7 +72,7 @@ on_both_databases! {
         let mut conn = db.pool.acquire().await.unwrap();
         let errors = [
             db.store.check().await.unwrap_err(),
-            db.store.append_in_transaction(ExpectedVersion::Any, &[event()]).await.unwrap_err(),
+            db.store.append(ExpectedVersion::Any, &[event()]).await.unwrap_err(),
             db.store.read_events(&mut conn, 0, 1).await.unwrap_err(),
             db.store.latest_global_position(&mut conn).await.unwrap_err(),
             db.store.read_aggregate(&mut conn, "User", "u-1", None, None).await.unwrap_err(),
@@ -105,7 +105,7 @@ on_both_databases! {
         // The way that the error shows.
         raw_sql(AssertSqlSafe(other.migration_sql())).execute(&db.pool).await.unwrap();
         other.migrate().await.unwrap();
-        other.append_in_transaction(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+        other.append(ExpectedVersion::NoStream, &[event()]).await.unwrap();
     }
 
     async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column(_ignored) {
@@ -391,7 +391,7 @@ async fn migrating_where_a_go_service_lives_leaves_its_tables_as_they_are() {
     assert_eq!(checkpoint, ("go".to_owned(), 1));
     let stored = db
         .store
-        .append_in_transaction(ExpectedVersion::Exact(1), &[event()])
+        .append(ExpectedVersion::Exact(1), &[event()])
         .await
         .unwrap();
     assert_eq!(
@@ -416,7 +416,7 @@ async fn migrating_up_to_date_tables_needs_no_right_to_create_any() {
     let store = EventStore::<Postgres>::connect(&url).await.unwrap();
     store.migrate().await.unwrap();
     store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event()])
+        .append(ExpectedVersion::NoStream, &[event()])
         .await
         .unwrap();
     let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");
@@ -485,7 +485,7 @@ async fn the_tables_can_be_in_another_schema_and_two_stores_in_one_database() {
         stores.push(store);
     }
     stores[0]
-        .append_in_transaction(ExpectedVersion::NoStream, &[event()])
+        .append(ExpectedVersion::NoStream, &[event()])
         .await
         .unwrap();
     let mut conn = database.pool.acquire().await.unwrap();

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Postgres, Sqlite};
 
 async fn round_trip<DB: Backend>(store: &EventStore<DB>, event: NewEvent) -> PersistedEvent {
     let stored = store
-        .append_in_transaction(ExpectedVersion::NoStream, std::slice::from_ref(&event))
+        .append(ExpectedVersion::NoStream, std::slice::from_ref(&event))
         .await
         .unwrap();
     let mut conn = store.pool().acquire().await.unwrap();
@@ -76,14 +76,14 @@ on_both_databases! {
     async fn an_aggregate_id_of_ten_thousand_characters_is_stored_where_its_index_holds_it(db) {
         let id = "long ".repeat(2_000);
         assert_eq!(round_trip(&db.store, NewEvent::new("User", id.as_str(), "E", "")).await.aggregate_id, id);
-        let error = db.store.append_in_transaction(ExpectedVersion::NoStream, &[NewEvent::new("User", id, "E", "")]).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::NoStream, &[NewEvent::new("User", id, "E", "")]).await.unwrap_err();
         assert!(error.to_string().len() < 300, "{error}");
     }
 
     async fn metadata_of_every_shape_comes_back_as_the_same_json(db) {
         for (n, text) in ["null", "true", "0", "[]", "{}", r#""text""#, r#"{"a": {"b": [1, 2.5, "ü", "\n", null]}}"#].into_iter().enumerate() {
             let event = NewEvent::new("M", n.to_string(), "E", "").metadata(Metadata::from_json_text(text));
-            let read = db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+            let read = db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
             let metadata = read[0].metadata.clone().unwrap();
             let expected: serde_json::Value = serde_json::from_str(text).unwrap();
             assert_eq!(metadata.json::<serde_json::Value>().unwrap(), expected);
@@ -105,12 +105,12 @@ on_both_databases! {
             (&b"{"[..], "EOF"),
         ] {
             let events = [plain(), plain().metadata(Metadata::from_json_text(bytes))];
-            let error = db.store.append(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
+            let error = db.store.append_in(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
             assert!(matches!(error, StoreError::InvalidMetadata { .. }), "{error:?}");
             assert!(error.to_string().contains(reason), "{error}");
         }
         let kept = plain().metadata(Metadata::from_json_text(r#""\ud83d\ude00""#));
-        db.store.append(&mut tx, ExpectedVersion::NoStream, &[plain(), kept]).await.unwrap();
+        db.store.append_in(&mut tx, ExpectedVersion::NoStream, &[plain(), kept]).await.unwrap();
         tx.commit().await.unwrap();
         let mut conn = db.pool.acquire().await.unwrap();
         let read = db.store.read_aggregate(&mut conn, "M", "m-1", None, None).await.unwrap();
@@ -141,7 +141,7 @@ on_both_databases! {
         drop(conn);
         // There is no version after the largest; no panic, and nothing stored.
         let event = NewEvent::new("User", "u-1", "E", "");
-        db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap_err();
+        db.store.append(ExpectedVersion::Any, &[event]).await.unwrap_err();
     }
 
     async fn an_exhausted_sequence_of_positions_is_an_error_and_stores_nothing(db) {
@@ -152,7 +152,7 @@ on_both_databases! {
         };
         sqlx::query(exhausted).execute(&db.pool).await.unwrap();
         let event = NewEvent::new("User", "u-1", "E", "");
-        let error = db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap_err();
+        let error = db.store.append(ExpectedVersion::Any, &[event]).await.unwrap_err();
         assert!(matches!(error, StoreError::Database(_)), "{error:?}");
         let heads: i64 = sqlx::query_scalar("SELECT count(*) FROM aggregate_heads").fetch_one(&db.pool).await.unwrap();
         assert_eq!(heads, 0);
@@ -165,7 +165,7 @@ async fn an_aggregate_id_that_no_index_of_postgres_can_hold_is_an_error_that_say
     let event = NewEvent::new("User", noise(10_000), "E", "");
     let error = db
         .store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
+        .append(ExpectedVersion::Any, &[event])
         .await
         .unwrap_err();
     assert!(matches!(error, StoreError::IdTooLong { .. }), "{error:?}");
@@ -177,11 +177,7 @@ async fn append_the_longest_id(db: &Database<Postgres>) -> i64 {
     let noise = noise(2_800);
     for length in (2_500..noise.len()).rev() {
         let event = NewEvent::new("User", &noise[..length], "E", "");
-        match db
-            .store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
-            .await
-        {
+        match db.store.append(ExpectedVersion::Any, &[event]).await {
             Ok(stored) => return stored[0].global_position,
             Err(StoreError::IdTooLong { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -228,7 +224,7 @@ async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() 
     ] {
         let error = db
             .store
-            .append(&mut tx, ExpectedVersion::Any, &[event])
+            .append_in(&mut tx, ExpectedVersion::Any, &[event])
             .await
             .unwrap_err();
         assert!(matches!(error, StoreError::NulInText { .. }), "{error:?}");
@@ -240,7 +236,7 @@ async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() 
         );
     }
     db.store
-        .append(&mut tx, ExpectedVersion::Any, &[plain()])
+        .append_in(&mut tx, ExpectedVersion::Any, &[plain()])
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -263,7 +259,7 @@ async fn nul_in_metadata_is_refused_for_postgres_before_it_aborts_the_transactio
         let event = plain().metadata(Metadata::from_json_text(text));
         let error = db
             .store
-            .append(&mut tx, ExpectedVersion::Any, &[event])
+            .append_in(&mut tx, ExpectedVersion::Any, &[event])
             .await
             .unwrap_err();
         let field = "the metadata";
@@ -273,7 +269,7 @@ async fn nul_in_metadata_is_refused_for_postgres_before_it_aborts_the_transactio
         );
     }
     db.store
-        .append(&mut tx, ExpectedVersion::Any, &[plain()])
+        .append_in(&mut tx, ExpectedVersion::Any, &[plain()])
         .await
         .unwrap();
 }

@@ -17,10 +17,7 @@ use sqlx::Postgres;
 
 async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str, payload: Vec<u8>) {
     let event = NewEvent::new(kind, id, "Happened", payload);
-    store
-        .append_in_transaction(ExpectedVersion::Any, &[event])
-        .await
-        .unwrap();
+    store.append(ExpectedVersion::Any, &[event]).await.unwrap();
 }
 
 async fn read<DB: Backend>(store: &EventStore<DB>, range: ReadRange<'_>) -> Vec<PersistedEvent> {
@@ -150,7 +147,7 @@ on_both_databases! {
             plain("g").metadata(metadata(MIB)),
             plain("h"),
         ] {
-            db.store.append_in_transaction(ExpectedVersion::Any, &[event]).await.unwrap();
+            db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
         }
         let slack = MIB as u64 / 2;
         for (after, mib, expected) in [
@@ -231,7 +228,7 @@ async fn r11_a_naive_reader_loses_an_event_that_commits_after_one_with_a_higher_
     let event = |id: &str| [NewEvent::new("User", id, "Happened", "")];
     let mut slow = db.store.begin().await.unwrap();
     db.store
-        .append(&mut slow, ExpectedVersion::Any, &event("slow"))
+        .append_in(&mut slow, ExpectedVersion::Any, &event("slow"))
         .await
         .unwrap();
     append(&db.store, "User", "fast", vec![]).await;
@@ -255,7 +252,7 @@ async fn r11_a_rolled_back_position_never_becomes_visible_on_postgres() {
     let mut tx = db.store.begin().await.unwrap();
     let event = NewEvent::new("User", "a", "Happened", "");
     db.store
-        .append(&mut tx, ExpectedVersion::Any, &[event])
+        .append_in(&mut tx, ExpectedVersion::Any, &[event])
         .await
         .unwrap();
     tx.rollback().await.unwrap();
@@ -322,7 +319,7 @@ async fn without_a_statement_cache_no_statement_is_prepared_under_a_name() {
         let mut tx = store.begin().await.unwrap();
         let event = NewEvent::new("User", "a", "Happened", "");
         store
-            .append(&mut tx, ExpectedVersion::Any, &[event])
+            .append_in(&mut tx, ExpectedVersion::Any, &[event])
             .await
             .unwrap();
         store.read_events(&mut tx, 0, 1).await.unwrap();

@@ -36,7 +36,7 @@ async fn append(store: &SqliteEventStore, tx: &mut SqliteConnection, count: u8) 
         .map(|_| NewEvent::new("User", "u-1", "E", ""))
         .collect();
     store
-        .append(tx, ExpectedVersion::Any, &events)
+        .append_in(tx, ExpectedVersion::Any, &events)
         .await
         .unwrap();
 }

@@ -46,10 +46,7 @@ async fn log_of<DB: TestBackend>(events: u32) -> Database<DB> {
         .map(|n| NewEvent::new("Account", "a-1", "Deposited", format!("{{\"amount\":{n}}}")))
         .collect();
     let first = ExpectedVersion::NoStream;
-    db.store
-        .append_in_transaction(first, &events)
-        .await
-        .unwrap();
+    db.store.append(first, &events).await.unwrap();
     db
 }
 

@@ -105,7 +105,7 @@ on_both_databases! {
             Box::pin(async move {
                 if reacts {
                     let reaction = NewEvent::new("Mail", "m-1", "Sent", "{}");
-                    store.append(tx, ExpectedVersion::NoStream, &[reaction]).await?;
+                    store.append_in(tx, ExpectedVersion::NoStream, &[reaction]).await?;
                 }
                 Ok(())
             })
@@ -263,7 +263,7 @@ on_both_databases! {
             Box::pin(async move {
                 // It would never end if it also handled what comes in meanwhile.
                 let next = NewEvent::new("User", "more", "Changed", "{}");
-                store.append(tx, ExpectedVersion::Any, &[next]).await?;
+                store.append_in(tx, ExpectedVersion::Any, &[next]).await?;
                 Ok(Db::apply(tx, "c", event).await?)
             })
         });
@@ -602,7 +602,7 @@ async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Po
         let started = std::time::Instant::now();
         let before = u128::try_from(quiet(db, "listening").await).unwrap();
         let event = [NewEvent::new("User", "u-1", "Changed", "{}")];
-        let stored = appender.append_in_transaction(ExpectedVersion::Any, &event);
+        let stored = appender.append(ExpectedVersion::Any, &event);
         let position = stored.await.unwrap()[0].global_position;
         until("it has handled the event", async || {
             db.checkpoint("listening").await == Some(position)

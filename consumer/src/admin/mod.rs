@@ -243,7 +243,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// # store.migrate().await?;
     /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # store.append(ExpectedVersion::Any, &event).await?;
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
     /// let status = admin.status().await?;

@@ -97,7 +97,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// # store.migrate().await?;
     /// # for id in ["ada", "bob"] {
     /// #     let event = [NewEvent::new("User", id, "UserRegistered", "{}")];
-    /// #     store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// #     store.append(ExpectedVersion::Any, &event).await?;
     /// # }
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// let admin = Worker::builder(store).consumer(Users).admin()?;
@@ -180,7 +180,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// # store.migrate().await?;
     /// # for id in ["ada", "bob"] {
     /// #     let event = [NewEvent::new("User", id, "UserRegistered", "{}")];
-    /// #     store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// #     store.append(ExpectedVersion::Any, &event).await?;
     /// # }
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// let admin = Worker::builder(store).consumer(Users).admin()?;
@@ -267,7 +267,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// # store.migrate().await?;
     /// # for id in ["ada", "bob"] {
     /// #     let event = [NewEvent::new("User", id, "UserRegistered", "{}")];
-    /// #     store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// #     store.append(ExpectedVersion::Any, &event).await?;
     /// # }
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// let admin = Worker::builder(store).consumer(Users).admin()?;

@@ -36,7 +36,7 @@ const MOST_COUNTED: i64 = 1_000_000;
 /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
 /// # store.migrate().await?;
 /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// # store.append(ExpectedVersion::Any, &event).await?;
 /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
 /// let status = admin.status().await?;
 /// let users = status.consumer("users").unwrap();
@@ -281,7 +281,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
     /// let before = admin.status().await?;
     /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # store.append(ExpectedVersion::Any, &event).await?;
     /// # Worker::builder(store).consumer(Users).build()?.run_once().await?;
     /// // Some time later:
     /// let status = admin.status_since(&before).await?;
@@ -346,7 +346,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// # store.migrate().await?;
     /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # store.append(ExpectedVersion::Any, &event).await?;
     /// let frontier = Admin::new(store).frontier().await?;
     /// assert_eq!((frontier.settled, frontier.head), (1, 1));
     /// for blocker in &frontier.blockers {

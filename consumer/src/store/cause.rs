@@ -68,7 +68,7 @@ mod tests {
 
     async fn append(store: &SqliteEventStore, event: NewEvent) -> PersistedEvent {
         store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .append(ExpectedVersion::Any, &[event])
             .await
             .unwrap()
             .remove(0)

@@ -17,9 +17,9 @@ use super::{ExpectedVersion, Schema};
 /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
 /// # store.migrate().await?;
 /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// # store.append(ExpectedVersion::Any, &event).await?;
 /// let register = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// match store.append_in_transaction(ExpectedVersion::NoStream, &register).await {
+/// match store.append(ExpectedVersion::NoStream, &register).await {
 ///     Ok(stored) => println!("registered at {}", stored[0].global_position),
 ///     Err(StoreError::Conflict { aggregate_id, actual, .. }) => {
 ///         assert_eq!((aggregate_id.as_str(), actual), ("ada", Some(1)));

@@ -63,7 +63,7 @@ pub type PgEventStore = EventStore<sqlx::Postgres>;
 ///
 /// let mut tx = store.begin().await?;
 /// let event = NewEvent::new("User", "u-1", "UserRegistered", r#"{"email":"ada@example.com"}"#);
-/// let stored = store.append(&mut tx, ExpectedVersion::NoStream, &[event]).await?;
+/// let stored = store.append_in(&mut tx, ExpectedVersion::NoStream, &[event]).await?;
 /// tx.commit().await?;
 ///
 /// assert_eq!((stored[0].global_position, stored[0].aggregate_version), (1, 1));
@@ -382,18 +382,18 @@ impl<DB: Backend> EventStore<DB> {
     /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// # store.migrate().await?;
     /// let register = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// store.append_in_transaction(ExpectedVersion::NoStream, &register).await?;
+    /// store.append(ExpectedVersion::NoStream, &register).await?;
     ///
     /// let mut tx = store.begin().await?;
     /// let again = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// match store.append(&mut tx, ExpectedVersion::NoStream, &again).await {
+    /// match store.append_in(&mut tx, ExpectedVersion::NoStream, &again).await {
     ///     Err(StoreError::Conflict { .. }) => tx.rollback().await?, // there is such a user
     ///     other => panic!("{other:?}"),
     /// }
     ///
     /// let mut tx = store.begin().await?;
     /// let rename = [NewEvent::new("User", "ada", "UserRenamed", "{}")];
-    /// let stored = store.append(&mut tx, ExpectedVersion::Exact(1), &rename).await?;
+    /// let stored = store.append_in(&mut tx, ExpectedVersion::Exact(1), &rename).await?;
     /// tx.commit().await?;
     /// assert_eq!(stored[0].aggregate_version, 2);
     /// # Ok(())
@@ -411,7 +411,7 @@ impl<DB: Backend> EventStore<DB> {
     ///   Postgres has aborted this one: every further statement in it fails, and so would a retry.
     /// - [`StoreError::DuplicateEventId`], [`StoreError::IdTooLong`], [`StoreError::NotMigrated`],
     ///   or what the database says.
-    pub async fn append(
+    pub async fn append_in(
         &self,
         tx: &mut DB::Connection,
         expected: ExpectedVersion,
@@ -423,34 +423,27 @@ impl<DB: Backend> EventStore<DB> {
         Ok(append.persisted(placed))
     }
 
-    /// Appends in a transaction of its own, and commits it.
+    /// Appends events of one aggregate in a transaction of its own and commits it.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::{ExpectedVersion, NewEvent};
     ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
     /// let events = ["UserRegistered", "UserRenamed"].map(|what| NewEvent::new("User", "ada", what, "{}"));
-    /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &events).await?;
+    /// let stored = store.append(ExpectedVersion::NoStream, &events).await?;
     /// assert_eq!(stored[1].aggregate_version, 2);
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// Those of [`append`](Self::append); nothing is stored then.
-    pub async fn append_in_transaction(
+    /// Those of [`append_in`](Self::append_in); nothing is stored then.
+    pub async fn append(
         &self,
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
         let mut tx = self.begin().await?;
-        let stored = self.append(&mut tx, expected, events).await?;
+        let stored = self.append_in(&mut tx, expected, events).await?;
         tx.commit().await?;
         self.wake();
         Ok(stored)
@@ -483,7 +476,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// # store.migrate().await?;
     /// # let events = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// # store.append_in_transaction(ExpectedVersion::Any, &events).await?;
+    /// # store.append(ExpectedVersion::Any, &events).await?;
     /// let mut connection = store.pool().acquire().await?;
     /// for event in store.read_events(&mut connection, 0, 100).await? {
     ///     println!("{} {} {}", event.global_position, event.aggregate_id, event.event_type);
@@ -572,7 +565,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// # store.migrate().await?;
     /// let events = ["Opened", "Deposited", "Withdrawn"].map(|what| NewEvent::new("Account", "a-1", what, "{}"));
-    /// store.append_in_transaction(ExpectedVersion::NoStream, &events).await?;
+    /// store.append(ExpectedVersion::NoStream, &events).await?;
     ///
     /// let mut connection = store.pool().acquire().await?;
     /// let history = store.read_aggregate(&mut connection, "Account", "a-1", None, None).await?;

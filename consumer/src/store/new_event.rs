@@ -134,9 +134,9 @@ impl NewEvent {
     /// # store.migrate().await?;
     /// # let request = NewEvent::new("User", "ada", "UserRegistered", "{}").event_id;
     /// let register = || [NewEvent::new("User", "ada", "UserRegistered", "{}").event_id(request)];
-    /// store.append_in_transaction(ExpectedVersion::Any, &register()).await?;
+    /// store.append(ExpectedVersion::Any, &register()).await?;
     ///
-    /// let again = store.append_in_transaction(ExpectedVersion::Any, &register()).await;
+    /// let again = store.append(ExpectedVersion::Any, &register()).await;
     /// assert!(matches!(again, Err(StoreError::DuplicateEventId { .. })));
     /// # Ok(())
     /// # }

@@ -19,7 +19,7 @@ use crate::PersistedEvent;
 /// # store.migrate().await?;
 /// # for (kind, id) in [("User", "ada"), ("Order", "o-1"), ("User", "bob")] {
 /// #     let event = NewEvent::new(kind, id, "Happened", "{}");
-/// #     store.append_in_transaction(ExpectedVersion::Any, &[event]).await?;
+/// #     store.append(ExpectedVersion::Any, &[event]).await?;
 /// # }
 /// let users = [Arc::from("User")];
 /// let range = ReadRange {

@@ -34,7 +34,7 @@ use super::measure;
 /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
 /// # store.migrate().await?;
 /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// # store.append(ExpectedVersion::Any, &event).await?;
 /// let report = Worker::builder(store).consumer(Users).build()?.run_once().await?;
 /// match &report.consumers[0].state {
 ///     LaneState::Stopped { position, error } => {

@@ -123,7 +123,7 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     /// # let handle = worker.handle();
     /// # let running = tokio::spawn(worker.run(std::future::pending()));
     /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-    /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// let stored = store.append(ExpectedVersion::NoStream, &[event]).await?;
     /// handle.caught_up_to(stored[0].global_position).await?;
     /// # handle.shut_down();
     /// # running.await??;
@@ -182,7 +182,7 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     /// let running = tokio::spawn(worker.run(std::future::pending()));
     ///
     /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-    /// store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// store.append(ExpectedVersion::NoStream, &[event]).await?;
     /// handle.caught_up().await?;
     /// // Now the read model can be looked at.
     ///
@@ -233,7 +233,7 @@ impl<DB: WorkerBackend> WorkerHandle<DB> {
     /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// # store.migrate().await?;
     /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+    /// # store.append(ExpectedVersion::Any, &event).await?;
     /// let worker = Worker::builder(store).consumer(Users).build()?;
     /// let handle = worker.handle();
     /// assert!(handle.health().is_live() && !handle.health().is_ready());

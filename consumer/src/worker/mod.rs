@@ -126,7 +126,7 @@ impl<DB: WorkerBackend> Worker<DB> {
     ///
     /// // Read your own writes: append, wait for the consumer, query its read model.
     /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-    /// let stored = store.append_in_transaction(ExpectedVersion::NoStream, &[event]).await?;
+    /// let stored = store.append(ExpectedVersion::NoStream, &[event]).await?;
     /// handle.consumer_caught_up_to("log", stored[0].global_position).await?;
     ///
     /// // For a status page, and for probes.
@@ -199,7 +199,7 @@ impl<DB: WorkerBackend> Worker<DB> {
     /// # store.migrate().await?;
     /// # sqlx::raw_sql("CREATE TABLE counter (n INTEGER); INSERT INTO counter VALUES (0)").execute(store.pool()).await?;
     /// let events = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// store.append_in_transaction(ExpectedVersion::Any, &events).await?;
+    /// store.append(ExpectedVersion::Any, &events).await?;
     ///
     /// let report = Worker::builder(store).consumer(Counter).build()?.run_once().await?;
     /// assert!(!report.has_failures(), "{report}");

@@ -22,7 +22,7 @@ use super::board::{Board, LaneState, Summary};
 /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
 /// # store.migrate().await?;
 /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// # store.append_in_transaction(ExpectedVersion::Any, &event).await?;
+/// # store.append(ExpectedVersion::Any, &event).await?;
 /// let report = Worker::builder(store).consumer(Users).build()?.run_once().await?;
 /// assert_eq!(report.to_string(), "users: caught up at 1, 1 event handled\n");
 ///

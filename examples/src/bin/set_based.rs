@@ -118,7 +118,7 @@ async fn fill(store: &SqliteEventStore) -> anyhow::Result<()> {
             })
             .collect::<Result<_, _>>()?;
         store
-            .append(&mut tx, ExpectedVersion::NoStream, &changes)
+            .append_in(&mut tx, ExpectedVersion::NoStream, &changes)
             .await?;
     }
     tx.commit().await?;

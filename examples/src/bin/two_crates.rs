@@ -38,9 +38,7 @@ async fn main() -> anyhow::Result<()> {
     sqlx::raw_sql(billing::TABLES).execute(store.pool()).await?;
 
     let order = NewEvent::typed(&OrderPlaced { cents: 4200 })?.of(uuid::Uuid::new_v4().to_string());
-    store
-        .append_in_transaction(ExpectedVersion::NoStream, &[order])
-        .await?;
+    store.append(ExpectedVersion::NoStream, &[order]).await?;
 
     // Naming the crates links them. With `discover()` alone a crate that no path mentions would be
     // left out by the linker, and its consumers with it.

@@ -115,7 +115,7 @@ impl Peer for Ours {
         let account = deposit.account.clone();
         let event = NewEvent::typed(&Deposited::from(deposit))?.of(account);
         self.store
-            .append_in_transaction(ExpectedVersion::Any, &[event])
+            .append(ExpectedVersion::Any, &[event])
             .await?;
         Ok(())
     }

@@ -105,9 +105,7 @@ impl Users {
 pub(crate) async fn register(store: &SqliteEventStore, id: &str) -> anyhow::Result<()> {
     let event = NewEvent::new("User", id, "UserRegistered", "{}");
     let event = in_current_trace(event.correlation_id(format!("sign-up of {id}")))?;
-    store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event])
-        .await?;
+    store.append(ExpectedVersion::NoStream, &[event]).await?;
     Ok(())
 }
 

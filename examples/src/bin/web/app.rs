@@ -89,7 +89,7 @@ async fn register(
     let event = NewEvent::json("User", user.id.as_str(), "UserRegistered", &user)?;
     let stored = app
         .store
-        .append_in_transaction(ExpectedVersion::NoStream, &[event])
+        .append(ExpectedVersion::NoStream, &[event])
         .await?;
     if let Some(event) = stored.last() {
         app.worker

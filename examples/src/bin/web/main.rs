@@ -106,7 +106,7 @@ async fn seed(store: &SqliteEventStore, users: u32) -> anyhow::Result<()> {
         let payload = serde_json::json!({"id": id, "email": format!("{id}@example.com")});
         let event = NewEvent::json("User", id.as_str(), "UserRegistered", &payload)?;
         store
-            .append(&mut tx, ExpectedVersion::NoStream, &[event])
+            .append_in(&mut tx, ExpectedVersion::NoStream, &[event])
             .await?;
     }
     tx.commit().await?;

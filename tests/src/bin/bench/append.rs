@@ -31,7 +31,9 @@ async fn append<DB: Backend>(plan: &Plan, name: &'static str, store: EventStore<
             for _ in 0..calls {
                 let events = events();
                 let mut tx = store.begin().await.unwrap();
-                let stored = store.append(&mut tx, ExpectedVersion::Any, &events).await;
+                let stored = store
+                    .append_in(&mut tx, ExpectedVersion::Any, &events)
+                    .await;
                 assert_eq!(stored.unwrap().len(), EVENTS);
                 tx.commit().await.unwrap();
             }
@@ -42,7 +44,9 @@ async fn append<DB: Backend>(plan: &Plan, name: &'static str, store: EventStore<
         let time = timed(async {
             let mut tx = store.begin().await.unwrap();
             for event in events() {
-                let stored = store.append(&mut tx, ExpectedVersion::Any, &[event]).await;
+                let stored = store
+                    .append_in(&mut tx, ExpectedVersion::Any, &[event])
+                    .await;
                 stored.unwrap();
             }
             tx.commit().await.unwrap();

@@ -86,7 +86,9 @@ async fn round(
         for _ in 0..burst {
             let event = NewEvent::new("Account", "latency", "Deposited", "{}");
             let mut tx = store.begin().await.unwrap();
-            let stored = store.append(&mut tx, ExpectedVersion::Any, &[event]).await;
+            let stored = store
+                .append_in(&mut tx, ExpectedVersion::Any, &[event])
+                .await;
             tx.commit().await.unwrap();
             commits.push((stored.unwrap()[0].global_position, Instant::now()));
             if !apart.is_zero() {

@@ -153,10 +153,7 @@ pub(crate) fn append(url: &str, plan: &Plan) {
         let mut last = 0;
         for _ in 0..plan.scaled(2_000, 20) {
             let event = NewEvent::new("Account", "follow", "Deposited", "{}");
-            let stored = store
-                .append_in_transaction(ExpectedVersion::Any, &[event])
-                .await
-                .unwrap();
+            let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
             last = stored[0].global_position;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

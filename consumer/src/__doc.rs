@@ -1,0 +1,95 @@
+//! What the examples of this crate's documentation share; not part of its API.
+//!
+//! An example that needs a database is one call of [`run`], hidden in the first and the last line of
+//! the example; the consumers and events that many of them need are here too.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sqlx::{Sqlite, SqliteConnection};
+
+use crate::contract::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings};
+use crate::store::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+
+/// Runs an example on an empty store in memory.
+///
+/// # Errors
+/// Those of the example.
+pub fn run(
+    example: impl AsyncFnOnce(SqliteEventStore) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let store = SqliteEventStore::connect("sqlite::memory:").await?;
+        store.migrate().await?;
+        example(store).await
+    })
+}
+
+/// Appends the event `UserRegistered` of one user.
+///
+/// # Errors
+/// What the store says.
+pub async fn register(store: &SqliteEventStore, user: &str) -> Result<PersistedEvent, StoreError> {
+    let event = [NewEvent::new("User", user, "UserRegistered", "{}")];
+    let stored = store.append(ExpectedVersion::Any, &event).await?;
+    stored.into_iter().next().ok_or(StoreError::NothingToAppend)
+}
+
+/// A consumer named `users` that takes every event and writes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Users;
+
+impl Consumer<Sqlite> for Users {
+    fn name(&self) -> &str {
+        "users"
+    }
+
+    async fn handle(
+        &self,
+        _: &Context,
+        _: &mut SqliteConnection,
+        _: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+/// A consumer named `invoices` that stops at its first event until it is [repaired](Self::repair).
+#[derive(Debug, Default)]
+pub struct Invoices {
+    has_tariff: AtomicBool,
+}
+
+impl Invoices {
+    /// Lets the handler succeed from now on.
+    pub fn repair(&self) {
+        self.has_tariff.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Consumer<Sqlite> for Invoices {
+    fn name(&self) -> &str {
+        "invoices"
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::default().retries(0).on_error(OnError::Stop)
+    }
+
+    async fn handle(
+        &self,
+        _: &Context,
+        _: &mut SqliteConnection,
+        _: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        if self.has_tariff.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err("no such tariff".into())
+        }
+    }
+}
