@@ -189,7 +189,7 @@ async fn prepared<DB: TestBackend>(db: &Database<DB>, ids: &[&str]) {
     append(db, ids).await;
 }
 
-async fn retry<DB: TestBackend + Backend>(tried: &Tried<DB>) -> Retried {
+async fn retry<DB: TestBackend>(tried: &Tried<DB>) -> Retried {
     let admin = tried.builder().admin().unwrap();
     admin.retry_parked("tried", None).await.unwrap()
 }
