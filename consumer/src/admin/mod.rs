@@ -25,7 +25,8 @@ pub use self::parked::{ParkedEvent, Retried};
 pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::status::{ConsumerState, ConsumerStatus, Failing, FrontierStatus, Lag, Status};
 use crate::backend::{
-    Backend, ConsumerId, Lock, Row, State, StoreError, Taken, TransactionGuard as _,
+    Backend, ConsumerId, Lock, OperateStatements, Row, State, StoreError, Taken,
+    TransactionGuard as _,
 };
 use crate::contract::Context;
 use crate::registry::Registered;
@@ -62,7 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// ```
 pub struct Admin<DB: Backend> {
     store: EventStore<DB>,
-    sql: DB::OperateStatements,
+    sql: OperateStatements,
     connections: Arc<Connections<DB>>,
     code: Vec<Registered<DB>>,
     /// Whether `code` is all that the program has, so that what is not in it is detached.
@@ -526,11 +527,11 @@ impl<DB: Backend> Admin<DB> {
                 // Dropping the future does not end the statement, which would keep the rows locked.
                 guard.give_up();
                 let mut connection = self.store.pool().acquire().await?;
-                DB::end_backend(&self.sql, &mut connection, &taken).await?;
+                DB::end_backend(&mut connection, &taken).await?;
                 return Err(error);
             }
         };
-        if !DB::release(&self.sql, &mut tx, &taken).await? {
+        if !DB::release(&mut tx, &taken).await? {
             return Err(ended());
         }
         tx.commit().await?;

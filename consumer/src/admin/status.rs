@@ -568,7 +568,7 @@ fn failing(row: &Row) -> Option<Failing> {
     Some(Failing {
         position: checkpoint.failed_position,
         attempts: checkpoint.attempts,
-        retry_in: row.retry_in.filter(|&left| left > 0).map(millis),
+        retry_in: row.retry_in,
         error: checkpoint.error.clone()?,
     })
 }

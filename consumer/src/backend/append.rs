@@ -57,7 +57,11 @@ impl<'a> Append<'a> {
         self.aggregate.1
     }
 
-    /// How many events there are, as the databases count.
+    pub(crate) fn aggregate(&self) -> (&'a str, &'a str) {
+        self.aggregate
+    }
+
+    /// The number of events.
     pub(crate) fn len(&self) -> i64 {
         i64::try_from(self.events.len()).unwrap_or(i64::MAX)
     }

@@ -3,112 +3,296 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::Database;
+use sqlx::Connection as _;
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 
-use super::StoreSettings;
-use super::frontier::Incarnation;
+use super::driver::Driver;
 use super::rows::{
-    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, NewCheckpoint, Parking, SegmentId,
+    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
+    SegmentId, millis,
 };
+use super::sql::{Sql, Statement, statements};
+use super::{Incarnation, StoreSettings};
 
-/// How long a row waits for its neighbour after whoever merges them last said so.
-pub(crate) const HOLD_FOR: Duration = Duration::from_secs(10);
+/// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
+const HOLD_FOR: Duration = Duration::from_secs(10);
 
-/// What the thread of a connection is to do once, such as staying on a core.
+/// Creates the rows of a consumer that has none, of `$3` slices each.
+const ENROLL: &str = "
+    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, replay_to,
+                            updated_at)
+    WITH RECURSIVE piece (slice) AS (
+        SELECT 0 UNION ALL SELECT slice + $3 FROM piece WHERE slice + $3 < 1024)
+    SELECT $1, $2, slice, slice + $3, $4, $5, (
+           -- What another version has handled is a replay: its effects have happened.
+           SELECT coalesce(max({greatest}(position, replay_to)), 0) FROM {progress}
+            WHERE consumer = $1 AND version <> $2), {now}
+      FROM piece
+     WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1 AND version = $2)";
+
+const TRY_AGAIN: &str = "
+    UPDATE {progress} SET state = 'running', attempts = 0, retry_at = NULL
+     WHERE consumer = $1 AND version = $2 AND state = 'stopped'";
+
+const LOCK_ROWS: &str = "
+    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to, hold_at,
+           attempts, failed_position, error FROM {progress}
+     WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)
+     -- In this order, so that two processes cannot wait for each other.
+     ORDER BY slice_from {for update}";
+
+/// The new half is a copy: a retry that is due is due in both, and the half without the failed event
+/// drops it with its first save. Neither waits for a neighbour any more.
+const COPY_HALF: &str = "
+    INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
+                            replay_to, attempts, retry_at, failed_position, error, updated_at)
+    SELECT consumer, version, $4, slice_to, position, epoch, scope, state,
+           replay_to, attempts, retry_at, failed_position, error, {now}
+      FROM {progress}
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
+
+const RESIZE: &str = "
+    UPDATE {progress} SET slice_to = $4, hold_until = NULL, updated_at = {now}
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3";
+
+const HOLD: &str = "
+    UPDATE {progress} SET hold_at = $5, hold_until = {in $6 ms}
+     WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)";
+
+/// An event that one of the two rows is to retry may come after one that the other has not handled.
+const MERGED: &str = "
+    UPDATE {progress}
+       SET slice_to = $4, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
+           error = NULL, updated_at = {now}
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3";
+
+const REMOVE: &str = "
+    DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
+
+const SNAPSHOT: &str = "
+    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to,
+           -- A process that no longer asks for the merge no longer holds its rows.
+           CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
+           attempts, failed_position, error
+      FROM {progress}";
+
+/// The aggregates of a range of slices, all of them: events of one that was left out would be handled
+/// out of order.
+const PARKED_AGGREGATES: &str = "
+    SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
+     WHERE consumer = $1 AND version = $2 AND slice >= $3 AND slice < $4";
+
+const COUNT_PARKED: &str = "
+    SELECT count(*) AS aggregates FROM (
+        SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
+         WHERE consumer = $1 AND version = $2 LIMIT $3) AS parked";
+
+const PARKED_COUNTS: &str = "
+    SELECT consumer, version, count(*) AS events FROM {parked} GROUP BY consumer, version";
+
+statements! {
+    /// The worker's statements, with the names of the mapping.
+    pub CheckpointStatements for DB: Checkpoints {
+        claim: DB::CLAIM,
+        save: DB::SAVE,
+        enroll: ENROLL,
+        try_again: TRY_AGAIN,
+        lock_rows: LOCK_ROWS,
+        copy_half: COPY_HALF,
+        resize: RESIZE,
+        hold: HOLD,
+        merged: MERGED,
+        remove: REMOVE,
+        snapshot: SNAPSHOT,
+        advance: DB::ADVANCE,
+        parked_aggregates: PARKED_AGGREGATES,
+        count_parked: COUNT_PARKED,
+        parked_counts: PARKED_COUNTS,
+        park: DB::PARK,
+    }
+}
+
+/// Called once on the thread of a connection, to keep it on a core for example.
 pub(crate) type OnThread = Box<dyn FnOnce() + Send>;
 
-/// What a worker asks of a database about checkpoints and the connections that change them.
-pub trait Checkpoints: Database {
-    /// What tells that a handler ended its worker's transaction; lives beside a connection.
+/// What a worker needs of a database for checkpoints and for the connections that change them.
+///
+/// What is the same in both dialects is written here; a database adds the rest.
+pub trait Checkpoints: Driver {
+    /// Tells whether a handler ended its worker's transaction; lives beside a connection.
     type Guard: TransactionGuard;
 
-    /// The statements of one mapping.
-    type CheckpointStatements: Send + Sync + 'static;
-
-    /// Writes the statements out.
-    fn checkpoint_statements(settings: &StoreSettings) -> Self::CheckpointStatements;
-
-    /// Whether a claim can be held for long without keeping other writers out.
+    /// Whether a claim can be held for long without blocking other writers.
     const HOLDS_CLAIMS: bool;
 
-    /// How many connections may be in a transaction that writes at the same time; `None` for as
-    /// many as there are.
+    /// The number of connections that may be in a writing transaction at the same time; `None` for
+    /// any number.
     const WRITERS: Option<usize>;
 
-    /// Whether lanes and the connections that they write on share one core unless the builder says
-    /// otherwise.
+    /// Whether lanes share one core with the connections that they write on, by default.
     const LANES_ON_ONE_CORE: bool;
 
-    /// How many batches a transaction holds at most while lanes wait for connections.
+    /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
 
-    /// How many connections for batches rest while all the others work.
+    /// The number of spare connections for batches.
     const RESTING: usize;
 
-    /// The statement that begins a lane's transaction.
+    /// Begins a lane's transaction.
     const BEGIN_BATCH: &'static str;
 
-    /// The statement that begins a transaction which only reads.
+    /// Begins a transaction that only reads.
     const BEGIN_READ: &'static str;
 
-    /// Begins to watch a connection. Its thread, if it has one, calls `on_thread` once.
+    /// Begins a transaction that changes checkpoint rows outside a batch.
+    const BEGIN_WRITE: &'static str;
+
+    /// Begins the transaction of [`enroll`](Self::enroll), one at a time: workers with other settings
+    /// could otherwise create rows that overlap.
+    const BEGIN_ENROLL: &'static str;
+
+    /// Begins the transaction of [`split`](Self::split), which waits for a claim only briefly.
+    const BEGIN_SPLIT: &'static str;
+
+    /// Claims the row `$1`, `$2`, `$3`, or returns nothing when another process has it. A database
+    /// with a server takes the timeout as `$4`.
+    const CLAIM: &'static str;
+
+    /// Saves a checkpoint and returns a row if it did; its first eleven parameters are those of
+    /// [`bind_save`].
+    const SAVE: &'static str;
+
+    /// Advances idle rows.
+    const ADVANCE: &'static str;
+
+    /// Parks events.
+    const PARK: &'static str;
+
+    /// Renders the statements.
+    fn checkpoint_statements(settings: &StoreSettings) -> CheckpointStatements {
+        CheckpointStatements::new::<Self>(settings)
+    }
+
+    /// Starts to watch a connection. Its thread, if it has one, calls `on_thread` once.
     fn guard(
         connection: &mut PoolConnection<Self>,
         on_thread: Option<OnThread>,
     ) -> impl Future<Output = Result<Self::Guard, sqlx::Error>> + Send;
 
-    /// Lets the thread of a connection that reads, if it has one, call `on_thread` once.
+    /// Lets the thread of a reading connection, if it has one, call `on_thread` once.
     fn on_thread(
         connection: &mut PoolConnection<Self>,
         on_thread: OnThread,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Makes the rows of consumers that have none, and lets stopped consumers try again.
+    /// Creates the rows of consumers that have none, and lets stopped consumers try again.
     fn enroll(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         enrolments: &[Enrolment],
         settled: i64,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        async move {
+            let mut tx = connection.begin_with(Self::BEGIN_ENROLL).await?;
+            for enrolment in enrolments {
+                let enroll = on_consumer::<Self>(&statements.enroll, &enrolment.consumer)
+                    .bind(enrolment.width)
+                    .bind(&*enrolment.scope)
+                    .bind(enrolment.position(settled));
+                enroll.execute(&mut tx).await?;
+                let try_again = on_consumer::<Self>(&statements.try_again, &enrolment.consumer);
+                try_again.execute(&mut tx).await?;
+            }
+            tx.commit().await
+        }
+    }
 
-    /// Divides a row in two at a slice, both at the same position; says whether it did. Waits for
-    /// whoever has claimed the row, but not for long.
+    /// Divides a row at a slice into two with the same checkpoint; returns whether it did. Waits for
+    /// a process that has claimed the row, but not for long.
     fn split(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         at: i32,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        async move {
+            let mut tx = connection.begin_with(Self::BEGIN_SPLIT).await?;
+            lock_rows::<Self>(statements, &mut tx, key, key).await?;
+            let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
+            if copy.execute(&mut tx).await? == 0 {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+            let resize = on_row::<Self>(&statements.resize, key).bind(at);
+            resize.execute(&mut tx).await?;
+            tx.commit().await?;
+            Ok(true)
+        }
+    }
 
-    /// Keeps two neighbouring rows from going further than the one that is ahead, for [`HOLD_FOR`].
+    /// Keeps two neighbouring rows from passing the one that is ahead, for ten seconds.
     fn hold(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         left: &SegmentId,
         right: &SegmentId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        async move {
+            let mut tx = connection.begin_with(Self::BEGIN_WRITE).await?;
+            let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
+            let ahead = rows.iter().map(|row| row.position).max();
+            let hold = on_row::<Self>(&statements.hold, left)
+                .bind(right.slice_from)
+                .bind(ahead)
+                .bind(millis(HOLD_FOR));
+            hold.execute(&mut tx).await?;
+            tx.commit().await
+        }
+    }
 
-    /// Makes one row of two neighbours that stand at one position; says whether it did. An event
-    /// that has failed in one of them has all its attempts before it again: the row would wait for
-    /// ever for the two to agree in that.
+    /// Merges two neighbouring rows with the same checkpoint; returns whether it did. An event that
+    /// has failed in one of them gets all its attempts again: the rows would otherwise have to agree
+    /// on them first.
     fn merge(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         left: &SegmentId,
         right: &SegmentId,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        async move {
+            let mut tx = connection.begin_with(Self::BEGIN_WRITE).await?;
+            let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
+            let Some(slice_to) = Checkpoint::merged(&rows) else {
+                tx.rollback().await?;
+                return Ok(false);
+            };
+            let remove = on_row::<Self>(&statements.remove, right);
+            remove.execute(&mut tx).await?;
+            let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
+            merged.execute(&mut tx).await?;
+            tx.commit().await?;
+            Ok(true)
+        }
+    }
 
-    /// Reads all checkpoint rows, also those of consumers that this process does not have.
+    /// Reads all checkpoint rows, including those of consumers that this process does not have.
     fn snapshot(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<Checkpoint>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Checkpoint>, sqlx::Error>> + Send {
+        async move {
+            let rows = statements
+                .snapshot
+                .fetch_as_script::<Self>(connection)
+                .await?;
+            rows.iter().map(Checkpoint::decode::<Self>).collect()
+        }
+    }
 
     /// Takes the row lock of a checkpoint; `None` when another process has it.
     fn claim(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         timeout: Duration,
@@ -116,73 +300,98 @@ pub trait Checkpoints: Database {
 
     /// Saves the checkpoint of a claim, if claim and transaction are still the same.
     fn save(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// The aggregates of a row's slices of which events are parked; only under the row's claim.
+    /// The aggregates of a row's slices that have parked events; only under the row's claim.
     fn parked_aggregates(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         slice_to: i32,
-    ) -> impl Future<Output = Result<Vec<Aggregate>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Aggregate>, sqlx::Error>> + Send {
+        async move {
+            let query = on_row::<Self>(&statements.parked_aggregates, key).bind(slice_to);
+            let rows = query.fetch_all(connection).await?;
+            let aggregate = |row| {
+                let aggregate_type: String = Self::read(row, "aggregate_type")?;
+                Ok((aggregate_type, Self::read(row, "aggregate_id")?))
+            };
+            rows.iter().map(aggregate).collect()
+        }
+    }
 
-    /// Counts the aggregates of a consumer, over all its rows, of which events are parked, up to a
-    /// number.
+    /// Counts the aggregates of a consumer, in all its rows, that have parked events, up to a limit.
     fn count_parked(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         limit: i64,
-    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
+        on_consumer::<Self>(&statements.count_parked, &key.consumer)
+            .bind(limit)
+            .fetch_value(connection, "aggregates")
+    }
 
-    /// How many events each consumer has set aside.
+    /// The number of parked events of each consumer.
     fn parked_counts(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<(ConsumerId, i64)>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<(ConsumerId, i64)>, sqlx::Error>> + Send {
+        async move {
+            let rows = statements
+                .parked_counts
+                .fetch_as_script::<Self>(connection)
+                .await?;
+            let count = |row| Ok((ConsumerId::decode::<Self>(row)?, Self::read(row, "events")?));
+            rows.iter().map(count).collect()
+        }
+    }
 
-    /// Sets events aside; only under the row's claim.
+    /// Parks events; only under the row's claim.
     fn park(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         events: &[Parking<'_>],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Moves idle checkpoints along, as far as nothing in their scope lies in between, if the server
-    /// still lives the incarnation in which that was seen.
+    /// Advances idle checkpoints over positions without events in their scope, if the server is still
+    /// in the incarnation in which that was seen.
     fn advance(
-        statements: &Self::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         incarnation: Incarnation,
         moves: &[Advance],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Whether the connection is no longer in the claim's transaction, after a handler failed: then
-    /// the handler ended it (R4). Where a [`TransactionGuard`] sees that, this need not.
+    /// Whether the connection has left the claim's transaction, after a handler failed: then the
+    /// handler ended it (R4). Always false where a [`TransactionGuard`] sees that.
     fn has_left(
         connection: &mut Self::Connection,
         claim: &Claim,
     ) -> impl Future<Output = bool> + Send;
 
-    /// Lets the server know that the claim's process is alive.
+    /// Shows the server that the claim's process is alive.
     fn touch(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Ends the statement that a handler left running on another connection.
+    /// Ends a statement that a handler left running on another connection.
     fn terminate(
         connection: &mut Self::Connection,
         backend: i32,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Whether the error says something of the database's health rather than of the statement.
+    /// Whether the error is about the database's health rather than about the statement.
     fn is_infrastructure(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the text of an error, whose type was lost on the way, is about the database's health.
+    fn names_infrastructure(text: &str) -> bool;
 
     /// Whether the error says that an earlier one was ignored in the same transaction.
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool;
@@ -193,13 +402,57 @@ pub trait Checkpoints: Database {
 
 /// Tells whether a handler ended the transaction of its worker (R4).
 pub trait TransactionGuard: Send + Sync + 'static {
-    /// Lets the worker itself end the transaction, or forbids it to everyone again.
+    /// Lets the worker end the transaction, or stops anyone from doing so.
     fn allow_end(&self, allowed: bool);
 
-    /// Ends the statement that is running, where no server can be asked to; the connection is not
+    /// Ends the statement that is running, where there is no server to do it; the connection is not
     /// used again.
     fn give_up(&self);
 
     /// The statement that was refused or seen, if there was one.
     fn violation(&self) -> Option<&'static str>;
+}
+
+/// Starts a statement whose first two parameters are a version of a consumer.
+pub(super) fn on_consumer<DB: Driver>(statement: &Sql, consumer: &ConsumerId) -> Statement<DB> {
+    statement
+        .on()
+        .bind(&*consumer.name)
+        .bind(consumer.version_column())
+}
+
+/// Starts a statement whose first three parameters are the key of a row.
+pub(super) fn on_row<DB: Driver>(statement: &Sql, key: &SegmentId) -> Statement<DB> {
+    on_consumer(statement, &key.consumer).bind(key.slice_from)
+}
+
+/// Starts a save.
+pub(super) fn bind_save<DB: Driver>(
+    statement: &Sql,
+    key: &SegmentId,
+    claim: &Claim,
+    new: &NewCheckpoint,
+) -> Statement<DB> {
+    let failure = new.failure.as_ref();
+    on_row(statement, key)
+        .bind(new.position)
+        .bind(new.state.as_str())
+        .bind(failure.map_or(0, Failure::attempts_column))
+        .bind(failure.map(Failure::retry_in_millis))
+        .bind(failure.map(|failure| failure.position))
+        .bind_message(failure.map(|failure| &*failure.error))
+        .bind(claim.checkpoint.position)
+        .bind(claim.checkpoint.epoch)
+}
+
+/// Locks two rows of one consumer, or one of them twice, waiting for their owners.
+async fn lock_rows<DB: Driver>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    left: &SegmentId,
+    right: &SegmentId,
+) -> Result<Vec<Checkpoint>, sqlx::Error> {
+    let query = on_row::<DB>(&statements.lock_rows, left).bind(right.slice_from);
+    let rows = query.fetch_all(connection).await?;
+    rows.iter().map(Checkpoint::decode::<DB>).collect()
 }

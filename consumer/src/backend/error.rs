@@ -1,24 +1,21 @@
-//! What can go wrong between a program and its event store, in words that say what to do.
+//! The errors of the event store and of the frontier.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::Schema;
+use super::{Schema, UnreadableEvent};
 use crate::contract::ExpectedVersion;
 
-/// Why the store could not do what it was asked.
+/// The reason why the store could not do what it was asked.
 ///
-/// Most of them are for whoever sets the program up. A command matches on one, [`Conflict`](Self::Conflict):
+/// Most of them concern how a program is set up. Commands match on [`Conflict`](Self::Conflict), or ask
+/// [`is_retryable`](Self::is_retryable):
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+/// # consumer::__doc::run(async |store| {
+/// use consumer::{ExpectedVersion, NewEvent, StoreError};
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
-/// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// # store.append(ExpectedVersion::Any, &event).await?;
+/// # consumer::__doc::register(&store, "ada").await?;
 /// let register = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
 /// match store.append(ExpectedVersion::NoStream, &register).await {
 ///     Ok(stored) => println!("registered at {}", stored[0].global_position),
@@ -27,55 +24,52 @@ use crate::contract::ExpectedVersion;
 ///     }
 ///     Err(error) => return Err(error.into()),
 /// }
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The URL belongs to no database that this store speaks to.
+    /// The URL is one of another kind of database.
     #[error("`{url}` is not a {database} URL: write {example}")]
     WrongUrl {
         /// The URL, without its credentials and parameters.
         url: String,
         /// The database that the store is for.
         database: &'static str,
-        /// What such a URL looks like.
+        /// An example of such a URL.
         example: &'static str,
     },
 
-    /// The URL has the right scheme and cannot be used all the same.
-    #[error("the {database} URL cannot be used: {source}")]
+    /// The URL has the right scheme but cannot be parsed.
+    #[error("the {database} URL cannot be used")]
     InvalidUrl {
         /// The database that the store is for.
         database: &'static str,
-        /// What sqlx says of it.
+        /// The reason.
         source: sqlx::Error,
     },
 
-    /// The Postgres server did not let us in.
+    /// The Postgres server cannot be reached, or refused the connection.
     #[error(
-        "cannot connect to Postgres at `{server}`: {source}; \
+        "cannot connect to Postgres at `{server}`; \
          check that the server runs there, and the user, password and database of the URL"
     )]
     Unreachable {
         /// Host, port and database.
         server: String,
-        /// What happened.
+        /// The reason.
         source: sqlx::Error,
     },
 
     /// The SQLite file could not be opened.
     #[error(
-        "cannot open the SQLite database `{file}`: {source}; \
+        "cannot open the SQLite database `{file}`; \
          check that its directory exists and is writable, and that the file is a SQLite database"
     )]
     CannotOpen {
         /// The file of the URL.
         file: String,
-        /// What happened.
+        /// The reason.
         source: sqlx::Error,
     },
 
@@ -86,29 +80,28 @@ pub enum StoreError {
         what: &'static str,
         /// The name as it was given.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
 
-    /// The tables, or some of them, are not there.
+    /// The tables, or some of them, do not exist.
     #[error(
         "the store's tables are missing ({missing}): call `migrate()` on the store once, \
          or run the SQL that `migration_sql()` returns"
     )]
     NotMigrated {
-        /// What was looked for and not found.
+        /// What is missing.
         missing: String,
     },
 
-    /// The tables were made, and those that this mapping names are not among them.
+    /// The database was migrated with other names of the tables.
     #[error(
         "the database is migrated, but not for this mapping ({missing}): the store is mapped to the \
          events in `{events}` and the heads in `{heads}`; give `with_schema` the names that the \
-         database was migrated with, or, if the tables were renamed or are to be new, make them with \
-         the SQL that `migration_sql()` returns"
+         database was migrated with, or create these tables with the SQL that `migration_sql()` returns"
     )]
     OtherMapping {
-        /// What was looked for and not found.
+        /// What is missing.
         missing: String,
         /// The table of events in the mapping.
         events: String,
@@ -116,7 +109,7 @@ pub enum StoreError {
         heads: String,
     },
 
-    /// The Postgres server is of a release that the library cannot rest on.
+    /// Events could be lost on this release of the Postgres server.
     #[error(
         "the server is PostgreSQL {found}, and events could be lost on it: a prepared transaction \
          keeps its locks under the same name only since 13.5 and 14.1; update the server to the \
@@ -127,11 +120,11 @@ pub enum StoreError {
         found: String,
     },
 
-    /// The SQLite table of events gives out positions of deleted events again.
+    /// The SQLite table of events gives the positions of deleted events to new ones.
     #[error(
         "column `{column}` of `{table}` is not `INTEGER PRIMARY KEY AUTOINCREMENT`: SQLite would give \
          the position of a deleted event to a new one, which consumers that have passed it would \
-         never see; make the table anew with the SQL that `migration_sql()` returns, and copy the \
+         never see; create a new table with the SQL that `migration_sql()` returns, and copy the \
          events into it with their positions"
     )]
     NoAutoincrement {
@@ -141,7 +134,21 @@ pub enum StoreError {
         column: String,
     },
 
-    /// The tables were made by a later release of this library.
+    /// Columns in which every event has a value can be NULL.
+    #[error(
+        "these columns of `{table}` can be NULL, and a row without a value cannot be an event: {}; \
+         declare them NOT NULL (on Postgres: `ALTER TABLE {table} {}`)",
+        .columns.join(", "),
+        not_null(.columns)
+    )]
+    NullableColumns {
+        /// The table of events.
+        table: String,
+        /// The columns.
+        columns: Vec<String>,
+    },
+
+    /// The tables are those of a later release of this library.
     #[error(
         "the database has version {found} of the store's tables, and this program knows {known}: \
          update the `consumer` crate of this program"
@@ -153,21 +160,21 @@ pub enum StoreError {
         known: i64,
     },
 
-    /// A table is there and lacks a column, or has one with a type that the store's SQL cannot use.
+    /// A table lacks a column, or has one with a type that the store cannot use.
     #[error(
         "the tables do not fit: {reason}; give the names of your own columns with \
          `with_schema(Schema::default().column(…))`"
     )]
     SchemaMismatch {
-        /// What the database says.
+        /// The database's message.
         reason: String,
     },
 
     /// The aggregate is not at the version that the append expected.
     ///
-    /// Somebody else appended to it in the meantime: load the aggregate again and decide anew, in
-    /// a new transaction. On Postgres a conflict that the unique constraint found (`actual` is
-    /// `None`) has aborted the transaction.
+    /// Another transaction appended to it in the meantime: load the aggregate again and decide again, in
+    /// a new transaction. On Postgres a conflict that the unique constraint found (`actual` is `None`)
+    /// has aborted the transaction.
     #[error(
         "conflict on {}: expected {expected}, {}; load the aggregate again and retry in a new transaction",
         aggregate(.aggregate_type, .aggregate_id),
@@ -178,13 +185,32 @@ pub enum StoreError {
         aggregate_type: String,
         /// The aggregate's id.
         aggregate_id: String,
-        /// What the append expected.
+        /// The expected version.
         expected: ExpectedVersion,
-        /// The version that the aggregate has, where it is known; 0 when it has no events.
+        /// The version of the aggregate, if it is known; 0 when it has no events.
         actual: Option<i64>,
     },
 
-    /// An event with this id is stored already.
+    /// Another transaction made this one fail: a deadlock, or a serialization failure under a stricter
+    /// isolation than READ COMMITTED.
+    ///
+    /// Nothing is stored, and Postgres has aborted the transaction: retry in a new one. It is to be
+    /// expected beside writers that insert an event before its head, as eventsalsa/store does before
+    /// 0.1: two appends to one aggregate can then wait for each other.
+    #[error(
+        "another transaction made the append to {} fail; retry it in a new transaction",
+        aggregate(.aggregate_type, .aggregate_id)
+    )]
+    Contention {
+        /// The aggregate's type.
+        aggregate_type: String,
+        /// The aggregate's id.
+        aggregate_id: String,
+        /// The database's error.
+        source: sqlx::Error,
+    },
+
+    /// An event with the same id is already stored.
     #[error(
         "an event with the id of one of those appended to {} exists already: \
          the same append was made before, or an event id was used twice",
@@ -218,18 +244,18 @@ pub enum StoreError {
     /// Text with a NUL character, which Postgres cannot store.
     #[error(
         "{field} contains a NUL character, which Postgres cannot store in text: \
-         take it out, or put such bytes into the payload"
+         remove it, or put such bytes into the payload"
     )]
     NulInText {
-        /// Which field of the event.
+        /// The field of the event.
         field: &'static str,
     },
 
-    /// Metadata that is not JSON, or that no database could store: it is not UTF-8, has half of a
-    /// surrogate pair or a number beyond those of floating point, or nests deeper than 127 levels.
+    /// Metadata that is not JSON, or not JSON that both databases can store: it is not UTF-8, has half of
+    /// a surrogate pair or a number beyond the range of `f64`, or nests deeper than 127 levels.
     #[error("the metadata of an event is not valid JSON: {reason}")]
     InvalidMetadata {
-        /// Where and why.
+        /// The place and the reason.
         reason: String,
     },
 
@@ -239,17 +265,54 @@ pub enum StoreError {
          Postgres holds about 2,600 bytes of both together; use a shorter id, such as a hash ({reason})"
     )]
     IdTooLong {
-        /// What the database says.
+        /// The database's message.
         reason: String,
     },
 
-    /// Anything else that the database answered.
-    #[error("{0}")]
+    /// A row of the log cannot be decoded.
+    #[error(
+        "the event at position {position} cannot be decoded; \
+         correct its row, or read the log up to it and after it"
+    )]
+    UnreadableEvent {
+        /// The position of the event.
+        position: i64,
+        /// The event's aggregate type, unless that is what cannot be decoded.
+        aggregate_type: Option<Arc<str>>,
+        /// The reason.
+        source: Arc<sqlx::Error>,
+    },
+
+    /// Any other error of the database or of the connection to it.
+    #[error("the event store's database returned an error")]
     Database(#[source] sqlx::Error),
 }
 
 impl StoreError {
-    /// The error for a URL of another kind, which may hold a password all the same.
+    /// Whether the same append can succeed in a new transaction, after the aggregate has been loaded
+    /// again: true for [`Conflict`](Self::Conflict) and [`Contention`](Self::Contention).
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::{ExpectedVersion, NewEvent, StoreError};
+    ///
+    /// let rename = || [NewEvent::new("User", "ada", "UserRenamed", "{}")];
+    /// let stored = loop {
+    ///     let version = store.append(ExpectedVersion::Any, &rename()).await;
+    ///     match version {
+    ///         Err(error) if error.is_retryable() => continue,
+    ///         other => break other?,
+    ///     }
+    /// };
+    /// assert_eq!(stored.len(), 1);
+    /// # Ok(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Contention { .. })
+    }
+
+    /// The error for a URL of another kind, which may contain a password all the same.
     pub(crate) fn wrong_url(url: &str, database: &'static str, example: &'static str) -> Self {
         Self::WrongUrl {
             url: without_secrets(url),
@@ -258,7 +321,7 @@ impl StoreError {
         }
     }
 
-    /// What is missing, where the versions say that the tables were made.
+    /// Turns missing tables into those of another mapping, since the versions say that tables exist.
     pub(crate) fn despite_migration(self, schema: &Schema) -> Self {
         match self {
             Self::NotMigrated { missing } => Self::OtherMapping {
@@ -271,8 +334,8 @@ impl StoreError {
     }
 }
 
-/// Leaves out of a text that may be a URL everything that may be a password: what stands before the
-/// last `@`, and what follows the path.
+/// Removes from a text that may be a URL everything that may be a password: the part before the last
+/// `@`, and the part after the path.
 fn without_secrets(url: &str) -> String {
     let is_scheme = |text: &str| {
         text.chars()
@@ -284,13 +347,13 @@ fn without_secrets(url: &str) -> String {
         .map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
     let rest = url.strip_prefix(&scheme).unwrap_or(url);
     let place = match rest.rsplit_once('@') {
-        // Either may be part of the password then, and what follows the `@` too.
+        // The `?` may be part of the password then, and so may what follows the `@`.
         Some((before, _)) if before.contains('?') => "…",
         Some((_, place)) => place,
         None => rest,
     };
     let place = place.split('?').next().unwrap_or_default();
-    // `host=db password=…`, which is no URL at all.
+    // `host=db password=…`, which is not a URL.
     let place = place.split_once('=').map_or(place, |_| "…");
     format!("{scheme}{place}")
 }
@@ -315,7 +378,26 @@ fn found(actual: Option<i64>) -> impl fmt::Display {
     }
 }
 
-/// What the store makes of the two databases' codes, wherever they come up.
+/// Sets the columns NOT NULL on Postgres; SQLite cannot change a column.
+fn not_null(columns: &[String]) -> String {
+    let columns = columns.iter();
+    let actions: Vec<String> = columns
+        .map(|column| format!("ALTER {column} SET NOT NULL"))
+        .collect();
+    actions.join(", ")
+}
+
+impl From<UnreadableEvent> for StoreError {
+    fn from(event: UnreadableEvent) -> Self {
+        Self::UnreadableEvent {
+            position: event.position,
+            aggregate_type: event.aggregate_type,
+            source: event.error,
+        }
+    }
+}
+
+/// Tells the codes of both databases that have an error of their own.
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
@@ -329,7 +411,7 @@ impl From<sqlx::Error> for StoreError {
             Some("42703" | "42883" | "42804") => Self::SchemaMismatch { reason: message },
             // program_limit_exceeded
             Some("54000") if message.contains("index row") => Self::IdTooLong { reason: message },
-            // SQLITE_ERROR says everything in its text.
+            // SQLITE_ERROR, whose cause is only in its text.
             Some("1") if message.starts_with("no such table") => {
                 Self::NotMigrated { missing: message }
             }
@@ -341,12 +423,12 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Why a look at the frontier failed.
+/// The reason why the frontier could not be determined.
 #[cfg(feature = "worker")]
 #[derive(Debug, thiserror::Error)]
 pub enum FrontierError {
-    /// The database could not be used.
-    #[error("the database cannot be used")]
+    /// The database returned an error.
+    #[error("the frontier of the log could not be read")]
     Database(#[from] sqlx::Error),
     /// The store is not ready.
     #[error(transparent)]
@@ -356,37 +438,57 @@ pub enum FrontierError {
     Log(#[from] LogProblem),
 }
 
-/// Why positions cannot be settled on this log; nothing was skipped, and nothing runs.
+/// The reason why positions cannot be settled on this log. No event was skipped, and no consumer runs.
 ///
-/// Each is the text of a refusal that says what to change; the guide
-/// [`frontier`](crate::guide::frontier) says why it matters. [`Reset`](Self::Reset) is the only one that
-/// can also end a worker that runs.
-///
-/// See [`WorkerError`] for an example.
+/// Each message says what to change; the guide [`frontier`](crate::guide::frontier) explains why.
+/// [`Reset`](Self::Reset), [`SequenceBehind`](Self::SequenceBehind) and
+/// [`PositionBelowOne`](Self::PositionBelowOne) can also end a worker that runs, as a
+/// [`WorkerError::Log`](crate::WorkerError::Log).
 #[cfg(feature = "worker")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogProblem {
-    /// Positions were given out again, so that a checkpoint would skip events.
+    /// Positions were given out twice, so that a checkpoint would skip events.
     #[error(
-        "the log was reset: {what} stands at {position}, but the log has given out positions only up to {last_value}; restore the log, or rebuild the consumers and delete the row of `consumer_frontier`"
+        "the log was reset: {what} is at {position}, but the log has given out positions only up to {last_value}; restore the log, or rebuild the consumers and delete the row of `consumer_frontier`"
     )]
     Reset {
-        /// What is above the log.
+        /// The frontier or the checkpoint that is above the log.
         what: String,
-        /// Where it stands.
+        /// Its position.
         position: i64,
         /// The last position that was given out.
         last_value: i64,
     },
-    /// The position column draws from no sequence that could be found.
+    /// Events have positions that the sequence has not given out, as after an import.
+    #[error(
+        "the log has events up to position {highest}, but sequence {name} is at {last_value} and would give their positions out again; an import does not move the sequence: run `SELECT setval('{}', {highest})`",
+        .name.replace('\'', "''")
+    )]
+    SequenceBehind {
+        /// The sequence.
+        name: String,
+        /// The highest position of an event.
+        highest: i64,
+        /// The last position that the sequence gave out.
+        last_value: i64,
+    },
+    /// An event has a position below 1, before the beginning of every checkpoint.
+    #[error(
+        "the log has an event at position {position}, and positions start at 1, so no consumer would handle it; give the events up to position 0 positions that are not in use, or delete them"
+    )]
+    PositionBelowOne {
+        /// The lowest position of an event.
+        position: i64,
+    },
+    /// No sequence was found from which the position column draws.
     #[error(
         "no sequence belongs to the position column of the events table, so it cannot be known which positions are still to come; make it BIGSERIAL or IDENTITY, or name its sequence in the `Schema`"
     )]
     NoSequence,
     /// The sequence hands positions to sessions in advance.
     #[error(
-        "sequence {name} has a CACHE above 1, so a session may commit a low position at any later time; run `ALTER SEQUENCE {name} CACHE 1`"
+        "sequence {name} has a CACHE above 1, so a session can commit a low position at any later time; run `ALTER SEQUENCE {name} CACHE 1`"
     )]
     CachedSequence {
         /// The sequence.
@@ -410,7 +512,7 @@ pub enum LogProblem {
         "the events table is the target of a logical replication, whose rows come without a lock on the sequence; run the worker where the events are appended"
     )]
     ReplicationTarget,
-    /// The server does not show who holds the sequence.
+    /// The server does not show who holds a lock on the sequence.
     #[error(
         "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; run the worker on PostgreSQL itself, 13.5 or later, and not on a server that only speaks its protocol"
     )]

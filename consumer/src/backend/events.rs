@@ -1,23 +1,89 @@
-//! The log half of a backend: what the event store asks of a database.
+//! The log half of a backend: how events are appended and read.
 
 use std::future::Future;
 
 use sqlx::{Database, Pool};
 
 use super::append::{Append, Placed};
+use super::driver::Driver;
+use super::log_rows::{COLUMNS, LogRow, LogRows};
+use super::names::Names;
 use super::read::ReadRange;
+use super::sql::{Sql, Statement};
 use super::{Schema, StoreError, StoreSettings};
-use crate::contract::PersistedEvent;
+
+/// The version of an aggregate, 0 when it has no events.
+///
+/// Events without a head row were written by a program that keeps no heads; a head above the events is
+/// that of an aggregate whose history was archived.
+const CURRENT_VERSION: &str = "
+    SELECT {greatest}(
+        COALESCE((SELECT max({aggregate_version}) FROM {events}
+                   WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0),
+        COALESCE((SELECT {aggregate_version} FROM {heads}
+                   WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0)) AS version";
+
+const READ_EVENTS: &str = "
+    SELECT {columns} FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT $2";
+
+const READ_AGGREGATE: &str = "
+    SELECT {columns} FROM {events}
+     WHERE {aggregate_type} = $1 AND {aggregate_id} = $2 AND {aggregate_version} BETWEEN $3 AND $4
+     ORDER BY {aggregate_version}";
+
+const LATEST: &str = "SELECT COALESCE(max({global_position}), 0) AS position FROM {events}";
+
+/// The statements of one mapping.
+pub struct EventStatements<DB: Events> {
+    pub(super) settings: StoreSettings,
+    pub(super) current_version: Sql,
+    pub(super) read_events: Sql,
+    pub(super) read_aggregate: Sql,
+    latest: Sql,
+    /// Those that only this database has.
+    pub(super) own: DB::OwnStatements,
+}
+
+impl<DB: Events> EventStatements<DB> {
+    /// Renders the statements.
+    pub(crate) fn new(settings: &StoreSettings) -> Self {
+        Self {
+            current_version: Sql::new(settings, CURRENT_VERSION),
+            read_events: select(settings, READ_EVENTS),
+            read_aggregate: select(settings, READ_AGGREGATE),
+            latest: Sql::new(settings, LATEST),
+            own: DB::own_statements(settings),
+            settings: settings.clone(),
+        }
+    }
+}
+
+/// Renders a statement that reads events.
+pub(super) fn select(settings: &StoreSettings, template: &str) -> Sql {
+    Sql::new(settings, &template.replace("{columns}", COLUMNS))
+}
 
 /// The log of a database: its tables, and how events are appended and read.
 ///
 /// The methods take a connection, so that the caller decides about the transaction.
-pub trait Events: Database {
-    /// The statements of one mapping.
-    type EventStatements: Send + Sync + 'static;
+pub trait Events: LogRows {
+    /// The statements that only this database has.
+    type OwnStatements: Send + Sync + 'static;
 
-    /// The statement that begins a transaction which appends.
+    /// Whether texts can contain NUL.
+    const STORES_NUL: bool;
+
+    /// Begins a transaction that appends.
     const BEGIN_APPEND: &'static str;
+
+    /// Begins the transaction of a migration, one at a time. What it reads was there after the wait.
+    const BEGIN_MIGRATION: &'static str;
+
+    /// Creates the table of versions.
+    const VERSIONS: &'static str;
+
+    /// All versions of the tables, oldest first. A released one is never changed.
+    const MIGRATIONS: [&'static str; 2];
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;
@@ -25,63 +91,115 @@ pub trait Events: Database {
     /// Whether the connections of a pool may keep prepared statements.
     fn keeps_statements(pool: &Pool<Self>) -> bool;
 
-    /// Writes out the SQL.
-    fn event_statements(settings: &StoreSettings) -> Self::EventStatements;
+    /// Renders the statements that only this database has.
+    fn own_statements(settings: &StoreSettings) -> Self::OwnStatements;
 
-    /// Opens a pool, after one connection has shown that there is something to open.
+    /// Opens a pool, after one connection has shown that the database can be used.
     fn open_pool(url: &str) -> impl Future<Output = Result<Opened<Self>, StoreError>> + Send;
 
-    /// The whole migration as a script that can be run any number of times.
-    fn migration_sql(statements: &Self::EventStatements) -> String;
-
-    /// Brings the tables up to date, in one transaction of its own.
-    fn migrate(
-        pool: &Pool<Self>,
-        statements: &Self::EventStatements,
+    /// Refuses a server on which events could be lost.
+    fn check_server(
+        connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Looks whether the tables are there, up to date, and have the columns of the mapping.
-    fn check(
-        pool: &Pool<Self>,
-        statements: &Self::EventStatements,
+    /// Whether the table of versions exists.
+    fn has_versions(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Returns the columns of the table of events, by the names in the mapping, that can be NULL.
+    fn nullable_columns(
+        connection: &mut Self::Connection,
+        schema: &Schema,
+    ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+
+    /// Refuses a table of events that gives positions out twice.
+    fn check_positions(
+        connection: &mut Self::Connection,
+        schema: &Schema,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Stores events.
     fn append(
         tx: &mut Self::Connection,
-        statements: &Self::EventStatements,
+        statements: &EventStatements<Self>,
         append: &Append<'_>,
     ) -> impl Future<Output = Result<Vec<Placed>, StoreError>> + Send;
 
+    /// The version of an append's aggregate, 0 when it has no events.
+    fn current_version(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        append: &Append<'_>,
+    ) -> impl Future<Output = Result<i64, StoreError>> + Send {
+        let query = on_aggregate::<Self>(&statements.current_version, append.aggregate());
+        async move { Ok(query.fetch_value(tx, "version").await?) }
+    }
+
     /// Reads the log after a position.
     fn read_events(
-        conn: &mut Self::Connection,
-        statements: &Self::EventStatements,
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
         after: i64,
         limit: u32,
-    ) -> impl Future<Output = Result<Vec<PersistedEvent>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send {
+        let query = statements.read_events.on::<Self>();
+        fetch_events(connection, query.bind(after).bind(i64::from(limit)))
+    }
 
-    /// Reads a part of the log within a budget of bytes.
+    /// Reads a part of the log within a budget of bytes. What it returns was in the log at one
+    /// moment.
     fn read_range(
-        conn: &mut Self::Connection,
-        statements: &Self::EventStatements,
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
         range: ReadRange<'_>,
-    ) -> impl Future<Output = Result<Vec<PersistedEvent>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send;
 
     /// Reads one aggregate, from and to a version, both inclusive.
     fn read_aggregate(
-        conn: &mut Self::Connection,
-        statements: &Self::EventStatements,
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
         aggregate: (&str, &str),
         from: i64,
         to: i64,
-    ) -> impl Future<Output = Result<Vec<PersistedEvent>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send {
+        let query = on_aggregate::<Self>(&statements.read_aggregate, aggregate);
+        async move {
+            // The database would refuse to look for it.
+            if !Self::STORES_NUL && (aggregate.0.contains('\0') || aggregate.1.contains('\0')) {
+                return Ok(Vec::new());
+            }
+            fetch_events(connection, query.bind(from).bind(to)).await
+        }
+    }
 
-    /// The highest visible position.
+    /// The highest visible position, 0 when there is none.
     fn latest_global_position(
-        conn: &mut Self::Connection,
-        statements: &Self::EventStatements,
-    ) -> impl Future<Output = Result<i64, StoreError>> + Send;
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+    ) -> impl Future<Output = Result<i64, StoreError>> + Send {
+        let query = statements.latest.on::<Self>();
+        async move { Ok(query.fetch_value(connection, "position").await?) }
+    }
+}
+
+/// Runs a statement that reads events.
+pub(super) async fn fetch_events<DB: LogRows>(
+    connection: &mut DB::Connection,
+    query: Statement<DB>,
+) -> Result<Vec<LogRow>, StoreError> {
+    let mut names = Names::default();
+    let decode = move |row| DB::log_row(&row, &mut names);
+    Ok(query.fetch_decoded(connection, decode).await?)
+}
+
+/// Starts a statement whose first two parameters are an aggregate.
+pub(super) fn on_aggregate<DB: Driver>(
+    statement: &Sql,
+    (aggregate_type, aggregate_id): (&str, &str),
+) -> Statement<DB> {
+    statement.on().bind(aggregate_type).bind(aggregate_id)
 }
 
 /// An open pool, and what must live as long as it.

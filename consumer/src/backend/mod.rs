@@ -1,19 +1,23 @@
 //! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
 //!
-//! Each database is a folder, and both folders have the same files. A backend has two halves that
-//! share no statement and no transaction except through the worker: the log (`events`, `frontier`)
-//! and the consumers (`checkpoints`, `operate`).
+//! Each database is a folder, and both folders have the same files. What is the same in both dialects is
+//! written once, in the traits beside them. A backend has two halves that share no statement and no
+//! transaction except through the worker: the log (`events`, `frontier`) and the consumers
+//! (`checkpoints`, `operate`).
 
 mod append;
 #[cfg(feature = "worker")]
-pub(crate) mod checkpoints;
+mod checkpoints;
+mod driver;
 mod error;
 mod events;
 #[cfg(feature = "testing")]
-pub(crate) mod faults;
+mod faults;
 #[cfg(feature = "worker")]
 mod frontier;
 mod json_text;
+mod log_rows;
+mod migrations;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
@@ -24,8 +28,6 @@ mod read;
 mod rows;
 mod schema;
 #[cfg(feature = "worker")]
-mod shared;
-#[cfg(feature = "worker")]
 mod slices;
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -33,19 +35,21 @@ mod sqlite;
 
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
-pub(crate) use self::checkpoints::{Checkpoints, OnThread, TransactionGuard};
+pub(crate) use self::checkpoints::{CheckpointStatements, TransactionGuard};
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]
 pub use self::error::LogProblem;
 pub use self::error::StoreError;
-pub(crate) use self::events::{Events, Opened};
+pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{Frontier, FrontierWatch, Incarnation, Observation};
+pub(crate) use self::frontier::{FrontierWatch, Incarnation, Observation};
+pub(crate) use self::log_rows::{LogRow, UnreadableEvent};
+pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
-pub(crate) use self::operate::Operate;
+pub(crate) use self::operate::OperateStatements;
 pub use self::read::ReadRange;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
@@ -62,7 +66,7 @@ pub(crate) use self::sql::{Sql, StoreSettings};
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
 ///
-/// The trait is sealed. Only code that is generic over the database names it, as a bound:
+/// The trait is sealed. Code that is generic over the database uses it as a bound:
 ///
 /// ```
 /// use consumer::{Backend, EventStore, PersistedEvent, StoreError};
@@ -84,15 +88,21 @@ pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(not(feature = "worker"))]
-pub trait Parts: Events {}
+pub trait Parts: events::Events {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(all(feature = "worker", not(feature = "testing")))]
-pub trait Parts: Events + Frontier + Checkpoints + Operate {}
+pub trait Parts:
+    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate
+{
+}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(feature = "testing")]
-pub trait Parts: Events + Frontier + Checkpoints + Operate + faults::Faults {}
+pub trait Parts:
+    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + faults::Faults
+{
+}
 
 #[cfg(feature = "postgres")]
 impl Parts for sqlx::Postgres {}

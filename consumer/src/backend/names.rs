@@ -1,21 +1,23 @@
 //! One allocation for each type name, however often it is read.
 
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock};
 
-/// More names than any sane program has; beyond it a name costs an allocation each time.
+use parking_lot::RwLock;
+
+/// More names than a program can sensibly have; beyond it, a name costs an allocation each time.
 const MOST_NAMES: usize = 10_000;
 
-/// A longer text is not a name, and would let one reader fill the memory of the process.
+/// A longer text is not a name, and many of them would fill the memory of the process.
 const LONGEST_NAME: usize = 256;
 
 static NAMES: LazyLock<RwLock<HashSet<Arc<str>>>> = LazyLock::new(RwLock::default);
 
 /// Hands out shared names while the rows of one read are decoded.
 ///
-/// It remembers the last few itself, so that the process-wide table is not locked for each row.
+/// The last few are kept here, so that the process-wide table is not locked for each row.
 #[derive(Default)]
-pub(crate) struct Names {
+pub struct Names {
     recent: Vec<Arc<str>>,
 }
 
@@ -39,16 +41,12 @@ fn shared(name: &str) -> Arc<str> {
     if name.len() > LONGEST_NAME {
         return name.into();
     }
-    let known = NAMES
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(name)
-        .cloned();
+    let known = NAMES.read().get(name).cloned();
     known.unwrap_or_else(|| insert(name))
 }
 
 fn insert(name: &str) -> Arc<str> {
-    let mut names = NAMES.write().unwrap_or_else(PoisonError::into_inner);
+    let mut names = NAMES.write();
     if let Some(known) = names.get(name) {
         return Arc::clone(known);
     }
@@ -75,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_are_remembered_still_share_one_allocation() {
+    fn more_names_than_are_kept_here_still_share_an_allocation() {
         let mut names = Names::default();
         let all: Vec<_> = (0..50).map(|n| names.intern(&format!("Many{n}"))).collect();
         let again = names.intern("Many0");
@@ -84,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_too_long_for_a_name_is_not_kept() {
+    fn a_text_too_long_for_a_name_is_not_shared() {
         let text = "x".repeat(LONGEST_NAME + 1);
         assert!(!Arc::ptr_eq(&shared(&text), &shared(&text)));
     }

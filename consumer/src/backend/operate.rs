@@ -1,45 +1,182 @@
-//! The consumer half of a backend: what the commands of an operator ask of a database.
+//! The consumer half of a backend: what an operator's commands need of a database.
 
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::Database;
-
 use super::StoreSettings;
+use super::checkpoints::on_consumer;
+use super::driver::Driver;
 use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, State, Taken};
+use super::sql::{Sql, Statement, statements};
 
-/// What the commands of an operator ask of a database.
-pub trait Operate: Database {
-    /// The statements of one mapping.
-    type OperateStatements: Send + Sync + 'static;
+const ROWS: &str = "
+    SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
+           p.replay_to, p.hold_at, p.attempts, p.failed_position, p.error,
+           {ms until p.retry_at} AS retry_in, {ms since p.updated_at} AS saved_ago,
+           (SELECT count(*) FROM {parked} AS k
+             WHERE k.consumer = p.consumer AND k.version = p.version
+               AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS parked,
+           (SELECT count(*) FROM (
+               SELECT DISTINCT aggregate_type, aggregate_id FROM {parked} AS k
+                WHERE k.consumer = p.consumer AND k.version = p.version
+                  AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS k) AS parked_aggregates
+      FROM {progress} AS p
+     ORDER BY p.consumer, p.version, p.slice_from";
 
-    /// Writes the statements out.
-    fn operate_statements(settings: &StoreSettings) -> Self::OperateStatements;
+const COUNT: &str = "
+    SELECT count(*) AS events FROM (
+        SELECT 1 FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
+         LIMIT $3) AS w";
 
-    /// Reads all checkpoint rows and what is parked beside them.
+const AGE: &str = "
+    SELECT {event age} AS age
+      FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
+     ORDER BY {global_position} LIMIT 1";
+
+/// A changed `claims` is what makes the database refuse a commit that was not released (R4), where
+/// the hooks of the connection do not.
+const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1 AND version = $2";
+
+/// A consumer that runs again gets all its attempts, and the last error is gone.
+const SET_STATE: &str = "
+    UPDATE {progress}
+       SET state = $3,
+           attempts = CASE $3 WHEN 'running' THEN 0 ELSE attempts END,
+           retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
+           failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
+           error = CASE $3 WHEN 'running' THEN NULL ELSE error END,
+           updated_at = {now}
+     WHERE consumer = $1 AND version = $2";
+
+/// What was handled once is a replay from now on, also if a rebuild is started again half-way.
+const REWIND: &str = "
+    UPDATE {progress}
+       SET replay_to = {greatest}(replay_to, position), position = 0, epoch = epoch + 1,
+           state = CASE state WHEN 'paused' THEN state ELSE 'running' END,
+           attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
+           scope = coalesce($3, scope), updated_at = {now}
+     WHERE consumer = $1 AND version = $2";
+
+/// The epoch keeps out what was read with the old scope.
+const SET_SCOPE: &str = "
+    UPDATE {progress} SET scope = $3, epoch = epoch + 1, updated_at = {now}
+     WHERE consumer = $1 AND version = $2";
+
+const PARKED: &str = "
+    SELECT position, aggregate_type, aggregate_id, reason, attempts, error,
+           {ms since parked_at} AS parked_ago
+      FROM {parked} WHERE consumer = $1 AND version = $2 ORDER BY position";
+
+const UNPARK: &str = "DELETE FROM {parked} WHERE consumer = $1 AND version = $2 AND position = $3";
+
+const BLAME: &str = "
+    UPDATE {parked} SET reason = 'failed', attempts = attempts + 1, error = {message $4}
+     WHERE consumer = $1 AND version = $2 AND position = $3";
+
+const FORGET: &str = "DELETE FROM {progress} WHERE consumer = $1 AND version = $2";
+
+const FORGET_PARKED: &str = "DELETE FROM {parked} WHERE consumer = $1 AND version = $2";
+
+const FORGET_ACTIVE: &str = "DELETE FROM {active} WHERE consumer = $1 AND version = $2";
+
+const ACTIVE: &str = "SELECT consumer, version FROM {active}";
+
+const ACTIVATE: &str = "
+    INSERT INTO {active} (consumer, version, activated_at) VALUES ($1, $2, {now})
+    ON CONFLICT (consumer) DO UPDATE
+    SET version = excluded.version, activated_at = excluded.activated_at";
+
+statements! {
+    /// The operator's statements, with the names of the mapping.
+    pub OperateStatements for DB: Operate {
+        rows: ROWS,
+        count: COUNT,
+        count_scope: DB::COUNT_SCOPE,
+        age: AGE,
+        age_scope: DB::AGE_SCOPE,
+        lock: DB::LOCK,
+        arm: ARM,
+        set_state: SET_STATE,
+        rewind: REWIND,
+        set_scope: SET_SCOPE,
+        parked: PARKED,
+        unpark: UNPARK,
+        blame: BLAME,
+        forget: FORGET,
+        forget_parked: FORGET_PARKED,
+        forget_active: FORGET_ACTIVE,
+        active: ACTIVE,
+        activate: ACTIVATE,
+    }
+}
+
+/// What an operator's commands need of a database.
+///
+/// What is the same in both dialects is written here; a database adds the rest.
+pub trait Operate: Driver {
+    /// Counts the events of the types `$4` in `($1, $2]`, up to the limit `$3`, as `events`.
+    const COUNT_SCOPE: &'static str;
+
+    /// The age of the first event of the types `$3` in `($1, $2]`, in milliseconds, as `age`.
+    const AGE_SCOPE: &'static str;
+
+    /// Locks the rows of version `$2` of consumer `$1`.
+    const LOCK: &'static str;
+
+    /// Renders the statements.
+    fn operate_statements(settings: &StoreSettings) -> OperateStatements {
+        OperateStatements::new::<Self>(settings)
+    }
+
+    /// Reads all checkpoint rows, with the counts of their parked events.
     fn rows(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send {
+        async move {
+            let rows = sql.rows.on::<Self>().fetch_all(connection).await?;
+            rows.iter().map(Row::decode::<Self>).collect()
+        }
+    }
 
     /// Counts the events of a scope in a part of the log, up to a limit.
     fn count(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         part: Part<'_>,
         limit: i64,
-    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
+        let query = if part.scope.is_empty() {
+            on_part::<Self>(&sql.count, part).bind(limit)
+        } else {
+            on_part::<Self>(&sql.count_scope, part)
+                .bind(limit)
+                .bind(&*part.scope_json())
+        };
+        query.fetch_value(connection, "events")
+    }
 
     /// The age of the first event of a scope in a part of the log, in milliseconds.
     fn age(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         part: Part<'_>,
-    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send {
+        let query = if part.scope.is_empty() {
+            on_part::<Self>(&sql.age, part)
+        } else {
+            on_part::<Self>(&sql.age_scope, part).bind(&*part.scope_json())
+        };
+        async move {
+            let row = query.fetch_optional(connection).await?;
+            row.map(|row| Self::read(&row, "age")).transpose()
+        }
+    }
 
-    /// Locks the rows of one version of a consumer, in the caller's transaction.
+    /// Locks the rows of one version of a consumer in the caller's transaction, waiting for their
+    /// owners for at most `wait`.
     fn lock(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
         wait: Duration,
@@ -48,93 +185,152 @@ pub trait Operate: Database {
     /// Makes the end of the caller's transaction depend on [`release`](Self::release), before a
     /// consumer's code is called in it (R4).
     fn arm(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        run::<Self>(on_consumer::<Self>(&sql.arm, of), connection)
+    }
 
-    /// Allows the transaction to commit; false when it is not the one that was locked in.
+    /// Allows the transaction to commit; false when it is not the one that locked the rows.
     fn release(
-        sql: &Self::OperateStatements,
         connection: &mut Self::Connection,
         taken: &Taken,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Ends, from another connection, what the backend of a transaction is doing.
     fn end_backend(
-        sql: &Self::OperateStatements,
         connection: &mut Self::Connection,
         taken: &Taken,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Sets the state and forgets the attempts.
+    /// Sets the state and clears the attempts.
     fn set_state(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
         state: State,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        run::<Self>(
+            on_consumer::<Self>(&sql.set_state, of).bind(state.as_str()),
+            connection,
+        )
+    }
 
-    /// Moves the checkpoint back to the beginning and removes what is parked.
+    /// Moves the checkpoint back to the beginning and removes what is parked; writes another scope
+    /// into the rows if one is given.
     fn rewind(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
         scope: Option<&str>,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let rewind = on_consumer::<Self>(&sql.rewind, of).bind(scope);
+        let forget_parked = on_consumer::<Self>(&sql.forget_parked, of);
+        async move {
+            run::<Self>(rewind, connection).await?;
+            run::<Self>(forget_parked, connection).await
+        }
+    }
 
-    /// Writes another scope into the checkpoint.
+    /// Writes another scope into the rows.
     fn set_scope(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
         scope: &str,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        run::<Self>(
+            on_consumer::<Self>(&sql.set_scope, of).bind(scope),
+            connection,
+        )
+    }
 
-    /// Reads what is parked, in the order of the log.
+    /// Reads the parked events, in the order of the log.
     fn parked(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
-    ) -> impl Future<Output = Result<Vec<ParkedRow>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<ParkedRow>, sqlx::Error>> + Send {
+        let query = on_consumer::<Self>(&sql.parked, of);
+        async move {
+            let rows = query.fetch_all(connection).await?;
+            rows.iter().map(ParkedRow::decode::<Self>).collect()
+        }
+    }
 
-    /// Removes a parked event; only under the lock of the rows.
+    /// Removes a parked event and returns whether it was there; only under the lock of the rows.
     fn unpark(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
         position: i64,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        let query = on_consumer::<Self>(&sql.unpark, of).bind(position);
+        async move { Ok(query.execute(connection).await? == 1) }
+    }
 
-    /// Notes that a parked event failed again; only under the lock of the rows.
+    /// Records that a parked event failed again; only under the lock of the rows.
     fn blame(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
         position: i64,
         error: &str,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let query = on_consumer::<Self>(&sql.blame, of)
+            .bind(position)
+            .bind_message(Some(error));
+        run::<Self>(query, connection)
+    }
 
-    /// Removes the checkpoint, what is parked beside it, and that it is the active one.
+    /// Removes the rows, what is parked, and the record that this version is active.
     fn forget(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        async move {
+            for statement in [&sql.forget_parked, &sql.forget_active, &sql.forget] {
+                run::<Self>(on_consumer::<Self>(statement, of), connection).await?;
+            }
+            Ok(())
+        }
+    }
 
-    /// Which version of each consumer was made the active one.
+    /// The active version of each consumer that has one.
     fn active(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<ConsumerId>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<ConsumerId>, sqlx::Error>> + Send {
+        async move {
+            let rows = sql.active.on::<Self>().fetch_all(connection).await?;
+            rows.iter().map(ConsumerId::decode::<Self>).collect()
+        }
+    }
 
     /// Makes a version the active one.
     fn activate(
-        sql: &Self::OperateStatements,
+        sql: &OperateStatements,
         connection: &mut Self::Connection,
         of: &ConsumerId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        run::<Self>(on_consumer::<Self>(&sql.activate, of), connection)
+    }
 
-    /// Whether the error says that somebody else keeps a lock.
+    /// Whether the error says that another connection holds a lock.
     fn is_held(error: &sqlx::Error) -> bool;
+}
+
+/// Starts a statement whose first two parameters are the bounds of a part of the log.
+fn on_part<DB: Driver>(statement: &Sql, part: Part<'_>) -> Statement<DB> {
+    statement.on().bind(part.after).bind(part.up_to)
+}
+
+/// Runs a statement whose result does not matter.
+async fn run<DB: Driver>(
+    statement: Statement<DB>,
+    connection: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    statement.execute(connection).await.map(drop)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 #[cfg(feature = "postgres")]
-use crate::contract::PersistedEvent;
+use super::log_rows::LogRow;
 
 /// A bounded part of the log, for [`EventStore::read_range`](crate::EventStore::read_range).
 ///
@@ -84,14 +84,14 @@ pub(crate) struct Budget {
 
 #[cfg(feature = "postgres")]
 impl Budget {
-    /// Gives the event back if it fits, or is the first.
-    pub(crate) fn admit(&mut self, event: PersistedEvent) -> Option<PersistedEvent> {
-        let bytes = event.content_bytes();
+    /// Returns the row if it fits or is the first.
+    pub(crate) fn admit(&mut self, row: LogRow) -> Option<LogRow> {
+        let bytes = row.as_ref().map_or(0, |event| event.content_bytes());
         self.left = match self.left?.checked_sub(bytes) {
             None if !self.taken => Some(0),
             left => left,
         };
         self.taken = true;
-        self.left.map(|_| event)
+        self.left.map(|_| row)
     }
 }

@@ -1,9 +1,10 @@
-//! The rows of the library's own tables.
+//! The rows of the library's own tables, and how they are decoded on both databases.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Incarnation;
+use super::driver::Driver;
 use crate::contract::{PersistedEvent, StartFrom};
 
 /// One version of a consumer.
@@ -16,17 +17,19 @@ pub struct ConsumerId {
 }
 
 impl ConsumerId {
-    /// The version as the tables have it; a program cannot declare one that does not fit.
+    /// The version as the tables have it. No row has a negative one, so a version beyond the range
+    /// of the column, which no program can declare, is not found.
     pub(crate) fn version_column(&self) -> i32 {
-        i32::try_from(self.version).unwrap_or(i32::MAX)
+        i32::try_from(self.version).unwrap_or(-1)
     }
 
-    /// Reads the two columns of a consumer.
-    pub(crate) fn from_columns(name: String, version: i32) -> Self {
-        Self {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let name: String = DB::read(row, "consumer")?;
+        let version: i32 = DB::read(row, "version")?;
+        Ok(Self {
             name: name.into(),
             version: u32::try_from(version).unwrap_or_default(),
-        }
+        })
     }
 }
 
@@ -39,30 +42,39 @@ impl std::fmt::Display for ConsumerId {
     }
 }
 
-/// The key of a checkpoint row: one segment of a consumer.
+/// The key of a checkpoint row: one segment of a version of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId {
-    /// Which consumer.
+    /// The consumer.
     pub consumer: ConsumerId,
-    /// The first of the row's slices.
+    /// The first slice of the row.
     pub slice_from: i32,
 }
 
-/// A consumer that should have checkpoint rows.
+impl SegmentId {
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            consumer: ConsumerId::decode::<DB>(row)?,
+            slice_from: DB::read(row, "slice_from")?,
+        })
+    }
+}
+
+/// A consumer that a worker runs, as its checkpoint rows are created.
 #[derive(Clone, Debug)]
 pub struct Enrolment {
-    /// Which consumer.
+    /// The consumer.
     pub consumer: ConsumerId,
-    /// How many slices a row has at most.
+    /// The number of slices in each row; the last row may have fewer.
     pub width: i32,
-    /// The scope, as it is written into the rows.
+    /// The scope, as the rows have it.
     pub scope: Arc<str>,
-    /// Where new rows begin.
+    /// Where the rows begin.
     pub start_from: StartFrom,
 }
 
 impl Enrolment {
-    /// Where a new row begins.
+    /// The checkpoint of the new rows, where the log is settled up to a position.
     pub(crate) fn position(&self, settled: i64) -> i64 {
         match self.start_from {
             StartFrom::Beginning => 0,
@@ -71,7 +83,7 @@ impl Enrolment {
     }
 }
 
-/// Whether a consumer may run; binds all processes.
+/// Whether a consumer may run, in all processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
@@ -84,7 +96,7 @@ pub enum State {
 }
 
 impl State {
-    /// As the row has it.
+    /// The word in the column `state`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -103,26 +115,26 @@ impl State {
     }
 }
 
-/// A checkpoint row as anyone may read it.
+/// A checkpoint row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which row.
+    /// The row's key.
     pub key: SegmentId,
-    /// The slice after its last one.
+    /// The slice after the row's last one.
     pub slice_to: i32,
     /// The checkpoint: everything in scope up to here is handled.
     pub position: i64,
-    /// Counts the rebuilds.
+    /// The number of rebuilds and changes of scope.
     pub epoch: i64,
     /// The scope that the checkpoint was reached with.
     pub scope: String,
-    /// Whether it may run.
+    /// Whether the consumer may run.
     pub state: State,
-    /// Up to where events are a replay.
+    /// The position up to which events are replays.
     pub replay_to: i64,
-    /// Where the row is to wait for its neighbour.
+    /// The position at which the row waits for its neighbour, to be merged with it.
     pub hold_at: Option<i64>,
-    /// How often the next event has failed.
+    /// The failed attempts at the next event.
     pub attempts: u32,
     /// The event that failed last.
     pub failed_position: Option<i64>,
@@ -131,7 +143,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The end of what two neighbouring rows would be as one, if they can be one.
+    /// The end of the row that two neighbours can be merged into, if they agree.
     pub(crate) fn merged(rows: &[Self]) -> Option<i32> {
         let [left, right] = rows else {
             return None;
@@ -143,9 +155,32 @@ impl Checkpoint {
         agree.then_some(right.slice_to)
     }
 
-    /// What changes when somebody has changed the row.
+    /// What differs after another process has worked on the row.
     pub(crate) fn mark(&self) -> (i64, i64, State, u32) {
         (self.position, self.epoch, self.state, self.attempts)
+    }
+
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Self::decode_at::<DB>(row, SegmentId::decode::<DB>(row)?)
+    }
+
+    /// Decodes a row whose key is known.
+    fn decode_at<DB: Driver>(row: &DB::Row, key: SegmentId) -> Result<Self, sqlx::Error> {
+        let state: String = DB::read(row, "state")?;
+        let attempts: i32 = DB::read(row, "attempts")?;
+        Ok(Self {
+            key,
+            slice_to: DB::read(row, "slice_to")?,
+            position: DB::read(row, "position")?,
+            epoch: DB::read(row, "epoch")?,
+            scope: DB::read(row, "scope")?,
+            state: State::parse(&state),
+            replay_to: DB::read(row, "replay_to")?,
+            hold_at: DB::read(row, "hold_at")?,
+            attempts: u32::try_from(attempts).unwrap_or(0),
+            failed_position: DB::read(row, "failed_position")?,
+            error: DB::read(row, "error")?,
+        })
     }
 }
 
@@ -154,16 +189,47 @@ impl Checkpoint {
 pub struct Claim {
     /// The row.
     pub checkpoint: Checkpoint,
-    /// How long until the next attempt.
+    /// The time until the next attempt.
     pub retry_in: Option<Duration>,
-    /// Whether events are parked.
+    /// Whether the consumer has parked events.
     pub parked: bool,
-    /// The incarnation of the server that the claim was made in.
+    /// The incarnation of the server in which the row was claimed.
     pub incarnation: Incarnation,
-    /// The backend that holds the claim.
+    /// The process id of the server's backend that holds the lock; 0 without a server.
     pub backend: i32,
-    /// The transaction that holds the claim.
+    /// The transaction that holds the lock; empty without a server.
     pub transaction: String,
+}
+
+impl Claim {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row, key: SegmentId) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            checkpoint: Checkpoint::decode_at::<DB>(row, key)?,
+            retry_in: retry_in::<DB>(row)?,
+            parked: DB::read(row, "parked")?,
+            incarnation: Incarnation::decode::<DB>(row)?,
+            backend: DB::read(row, "backend")?,
+            transaction: DB::read(row, "transaction")?,
+        })
+    }
+}
+
+/// The wait until the next attempt, if it is not over.
+fn retry_in<DB: Driver>(row: &DB::Row) -> Result<Option<Duration>, sqlx::Error> {
+    let millis: Option<i64> = DB::read(row, "retry_in")?;
+    let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+    Ok(millis
+        .filter(|&millis| millis > 0)
+        .map(Duration::from_millis))
+}
+
+impl Incarnation {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            started: DB::read(row, "started")?,
+            recovered: DB::read(row, "recovered")?,
+        })
+    }
 }
 
 /// What a lane saves.
@@ -171,40 +237,59 @@ pub struct Claim {
 pub struct NewCheckpoint {
     /// The new checkpoint.
     pub position: i64,
-    /// Whether the consumer goes on.
+    /// Whether the consumer may continue.
     pub state: State,
-    /// What went wrong with the event after the checkpoint, if anything did.
+    /// The failure of the event after the checkpoint, if it failed.
     pub failure: Option<Failure>,
 }
 
-/// A failed attempt at an event, as the row keeps it for all processes.
+/// A failed attempt at an event, as the row has it for all processes.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// The event.
     pub position: i64,
-    /// How often it has failed.
+    /// The number of failed attempts so far.
     pub attempts: u32,
-    /// How long until the next attempt.
+    /// The time until the next attempt.
     pub retry_in: Duration,
-    /// Why.
+    /// The reason, with its causes.
     pub error: String,
 }
 
-/// An aggregate: its type and its id.
+impl Failure {
+    /// The number of attempts as the column has it.
+    pub(super) fn attempts_column(&self) -> i32 {
+        i32::try_from(self.attempts).unwrap_or(i32::MAX)
+    }
+
+    /// The time until the next attempt in milliseconds, at most about 31,000 years: no database has a
+    /// time that is later.
+    pub(super) fn retry_in_millis(&self) -> i64 {
+        const LONGEST: i64 = 1_000_000_000_000_000;
+        millis(self.retry_in).min(LONGEST)
+    }
+}
+
+/// A duration in milliseconds.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The type and the id of an aggregate.
 pub(crate) type Aggregate = (String, String);
 
-/// An event to be parked.
+/// An event to park.
 #[derive(Debug)]
 pub struct Parking<'a> {
     /// The event.
     pub event: &'a PersistedEvent,
-    /// The failed attempts and the last error; `None` for an event that only has to wait behind
-    /// an earlier one of its aggregate.
+    /// The failed attempts and the last error; `None` for an event that only waits behind an earlier
+    /// one of its aggregate.
     pub failure: Option<(u32, &'a str)>,
 }
 
-impl Parking<'_> {
-    /// The reason as the row has it.
+impl<'a> Parking<'a> {
+    /// The word in the column `reason`.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         if self.failure.is_some() {
@@ -214,27 +299,33 @@ impl Parking<'_> {
         }
     }
 
-    /// The attempts as the row has them.
+    /// The number of attempts as the column has it.
     #[must_use]
     pub fn attempts(&self) -> i32 {
         self.failure.map_or(0, |(attempts, _)| {
             i32::try_from(attempts).unwrap_or(i32::MAX)
         })
     }
+
+    /// The last error.
+    #[must_use]
+    pub fn error(&self) -> Option<&'a str> {
+        self.failure.map(|(_, error)| error)
+    }
 }
 
-/// An idle checkpoint that can be moved along.
+/// An idle checkpoint that can be advanced.
 #[derive(Clone, Debug)]
 pub struct Advance {
-    /// Which row.
+    /// The row's key.
     pub key: SegmentId,
-    /// The slice after its last one: a row that was resized holds other events.
+    /// The slice after the row's last one: a row that was resized has other events.
     pub slice_to: i32,
-    /// Its epoch.
+    /// The row's epoch.
     pub epoch: i64,
-    /// Where it stands at least.
+    /// The lowest checkpoint for which this was found out.
     pub from: i64,
-    /// How far nothing in its scope follows.
+    /// The position up to which no event in the row's scope follows.
     pub to: i64,
 }
 
@@ -248,25 +339,37 @@ pub struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// The scope as both databases take a list apart.
+    /// The scope as a parameter: both databases can read JSON.
     pub(crate) fn scope_json(&self) -> String {
         serde_json::to_string(self.scope).unwrap_or_default()
     }
 }
 
-/// A checkpoint row, and what is parked beside it.
+/// A checkpoint row with the counts of its parked events.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub(crate) checkpoint: Checkpoint,
-    /// Milliseconds until the next attempt.
-    pub(crate) retry_in: Option<i64>,
-    /// Milliseconds since it was last written.
+    /// The time until the next attempt.
+    pub(crate) retry_in: Option<Duration>,
+    /// Milliseconds since the row was last written.
     pub(crate) saved_ago: i64,
     pub(crate) parked: i64,
     pub(crate) parked_aggregates: i64,
 }
 
-/// A parked event as the table has it.
+impl Row {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            checkpoint: Checkpoint::decode::<DB>(row)?,
+            retry_in: retry_in::<DB>(row)?,
+            saved_ago: DB::read(row, "saved_ago")?,
+            parked: DB::read(row, "parked")?,
+            parked_aggregates: DB::read(row, "parked_aggregates")?,
+        })
+    }
+}
+
+/// A parked event as its row has it.
 #[derive(Clone, Debug)]
 pub struct ParkedRow {
     pub(crate) position: i64,
@@ -275,25 +378,39 @@ pub struct ParkedRow {
     pub(crate) reason: String,
     pub(crate) attempts: i32,
     pub(crate) error: Option<String>,
-    /// Milliseconds since.
+    /// Milliseconds since it was parked.
     pub(crate) parked_ago: i64,
 }
 
-/// Who has locked rows, where the database has a server.
+impl ParkedRow {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            position: DB::read(row, "position")?,
+            aggregate_type: DB::read(row, "aggregate_type")?,
+            aggregate_id: DB::read(row, "aggregate_id")?,
+            reason: DB::read(row, "reason")?,
+            attempts: DB::read(row, "attempts")?,
+            error: DB::read(row, "error")?,
+            parked_ago: DB::read(row, "parked_ago")?,
+        })
+    }
+}
+
+/// The transaction that has locked rows; empty without a server.
 #[derive(Clone, Debug, Default)]
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))] // SQLite has none
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))] // SQLite has no server
 pub struct Taken {
     /// The transaction's id.
     pub(crate) transaction: String,
-    /// The backend that it runs on.
+    /// The process id of its backend.
     pub(crate) backend: i32,
 }
 
-/// What became of an attempt to lock rows.
+/// The result of an attempt to lock the rows of a consumer.
 #[derive(Clone, Debug)]
 pub enum Lock {
     /// They are locked, in this transaction.
     Taken(Taken),
-    /// There are none.
+    /// The consumer has none.
     Missing,
 }

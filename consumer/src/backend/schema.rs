@@ -1,6 +1,7 @@
 //! Where the tables are and what their columns are called.
 
 use super::StoreError;
+use super::sql::fill_in;
 
 /// Maps the store to tables that exist already, under other names.
 ///
@@ -69,7 +70,20 @@ impl Column {
         Self::CreatedAt,
     ];
 
-    /// The name where nothing else is said.
+    /// Those that every event has a value in.
+    pub(super) const REQUIRED: [Self; 9] = [
+        Self::GlobalPosition,
+        Self::AggregateType,
+        Self::AggregateId,
+        Self::AggregateVersion,
+        Self::EventId,
+        Self::EventType,
+        Self::EventVersion,
+        Self::Payload,
+        Self::CreatedAt,
+    ];
+
+    /// The default name.
     const fn name(self) -> &'static str {
         match self {
             Self::GlobalPosition => "global_position",
@@ -264,40 +278,30 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
-    /// `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for columns, all quoted;
-    /// `{=aggregate_type}` is the bare name, for use inside a string literal.
+    /// `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for columns,
+    /// all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal.
     pub(crate) fn render(&self, sql: &str) -> String {
-        let mut rendered = String::with_capacity(sql.len() * 2);
-        let mut rest = sql;
-        // One pass, so that a name which itself contains braces is never filled in again.
-        while let Some((before, after)) = rest.split_once('{') {
-            rendered.push_str(before);
-            let Some((key, behind)) = after.split_once('}') else {
-                rest = after;
-                break;
-            };
-            rendered.push_str(&self.lookup(key));
-            rest = behind;
-        }
-        rendered.push_str(rest);
-        rendered
+        fill_in(sql, |key| Some(self.lookup(key)))
     }
 
     fn lookup(&self, key: &str) -> String {
-        match key {
-            "events" => self.qualified(&self.events),
-            "heads" => self.qualified(&self.heads),
-            "progress" => self.qualified("consumer_progress"),
-            "frontier" => self.qualified("consumer_frontier"),
-            "parked" => self.qualified("consumer_parked"),
-            "active" => self.qualified("consumer_active"),
-            "versions" => self.qualified("consumer_schema"),
-            "guard" => self.qualified("consumer_guard"),
-            _ => match key.strip_prefix('=') {
-                Some(bare) => self.column_called(bare).to_owned(),
-                None => quote(self.column_called(key)),
-            },
-        }
+        let own = match key {
+            "events" => &*self.events,
+            "heads" => &*self.heads,
+            "progress" => "consumer_progress",
+            "frontier" => "consumer_frontier",
+            "parked" => "consumer_parked",
+            "active" => "consumer_active",
+            "versions" => "consumer_schema",
+            "guard" => "consumer_guard",
+            _ => {
+                return match key.strip_prefix('=') {
+                    Some(bare) => self.column_called(bare).to_owned(),
+                    None => quote(self.column_called(key)),
+                };
+            }
+        };
+        self.qualified(own)
     }
 
     fn column_called<'a>(&'a self, name: &'a str) -> &'a str {

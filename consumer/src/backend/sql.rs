@@ -1,24 +1,106 @@
-//! Statements, rendered once from their templates.
+//! Statements: templates with the names of the mapping and the words of the dialect filled in.
 
 use std::sync::Arc;
 
 use sqlx::database::HasStatementCache;
 use sqlx::query::{Query, QueryScalar};
-use sqlx::{AssertSqlSafe, Database, FromRow};
+use sqlx::{AssertSqlSafe, Database, FromRow, SqlSafeStr as _};
 
 use super::Schema;
+use super::driver::{Binds, Driver, Reads};
 
 /// What the SQL of a store depends on.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
     pub(crate) schema: Schema,
+    pub(crate) dialect: Dialect,
     /// Whether appends notify.
     pub(crate) notify: bool,
     /// Whether statements are prepared under a name, to be run again.
     pub(crate) keep_statements: bool,
 }
 
-/// One statement; cheap to run again and again.
+/// The words in which SQL that both databases share differs; `$` is what they apply to.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialect {
+    /// `{now}`: the present, as the columns of our tables have it.
+    pub(crate) now: &'static str,
+    /// `{ms since $}`: how long ago a time in our tables was, in milliseconds.
+    pub(crate) ms_since: &'static str,
+    /// `{ms until $}`: how long it is until then, in milliseconds.
+    pub(crate) ms_until: &'static str,
+    /// `{in $ ms}`: the time in so many milliseconds.
+    pub(crate) in_ms: &'static str,
+    /// `{event age}`: how long ago an event was stored, in milliseconds.
+    pub(crate) event_age: &'static str,
+    /// `{greatest}`: the function that returns the greatest of its arguments.
+    pub(crate) greatest: &'static str,
+    /// `{for update}`: the clause that locks the rows of a query.
+    pub(crate) for_update: &'static str,
+    /// `{message $}`: a parameter that [`Driver::bind_message`] has bound.
+    pub(crate) message: &'static str,
+}
+
+impl Dialect {
+    fn render(&self, template: &str) -> String {
+        fill_in(template, |key| self.word(key))
+    }
+
+    fn word(&self, key: &str) -> Option<String> {
+        let word = match key {
+            "now" => self.now,
+            "event age" => self.event_age,
+            "greatest" => self.greatest,
+            "for update" => self.for_update,
+            _ => return self.phrase(key),
+        };
+        Some(word.to_owned())
+    }
+
+    fn phrase(&self, key: &str) -> Option<String> {
+        let phrases = [
+            ("ms since ", "", self.ms_since),
+            ("ms until ", "", self.ms_until),
+            ("in ", " ms", self.in_ms),
+            ("message ", "", self.message),
+        ];
+        phrases.into_iter().find_map(|(before, after, phrase)| {
+            let applied_to = key.strip_prefix(before)?.strip_suffix(after)?;
+            Some(phrase.replace('$', applied_to))
+        })
+    }
+}
+
+/// Replaces the keys of a template, each in braces, that have a value.
+pub(super) fn fill_in(template: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let mut filled = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    // One pass, so that a value with braces is not filled in again.
+    while let Some((before, after)) = rest.split_once('{') {
+        filled.push_str(before);
+        let Some((key, behind)) = after.split_once('}') else {
+            filled.push('{');
+            rest = after;
+            break;
+        };
+        match value(key) {
+            Some(value) => filled.push_str(&value),
+            None => filled.extend(["{", key, "}"]),
+        }
+        rest = behind;
+    }
+    filled.push_str(rest);
+    filled
+}
+
+impl StoreSettings {
+    /// Fills the dialect's words into a template, and then the names of the mapping.
+    pub(crate) fn render(&self, template: &str) -> String {
+        self.schema.render(&self.dialect.render(template))
+    }
+}
+
+/// One statement; cheap to clone and to run again.
 #[derive(Clone)]
 pub(crate) struct Sql {
     text: Arc<str>,
@@ -26,21 +108,21 @@ pub(crate) struct Sql {
 }
 
 impl Sql {
-    pub(crate) fn new(settings: &StoreSettings, text: &str) -> Self {
+    pub(crate) fn new(settings: &StoreSettings, template: &str) -> Self {
         Self {
-            text: settings.schema.render(text).into(),
+            text: settings.render(template).into(),
             keep: settings.keep_statements,
         }
     }
 
-    /// The statement, ready for its parameters.
+    /// Starts the statement, for one database.
     pub(crate) fn query<DB: Database + HasStatementCache>(
         &self,
     ) -> Query<'static, DB, DB::Arguments> {
         sqlx::query(self.safe()).persistent(self.keep)
     }
 
-    /// The statement, of whose result one value counts.
+    /// Starts the statement, of whose result only the first column matters.
     pub(crate) fn scalar<DB: Database + HasStatementCache, T>(
         &self,
     ) -> QueryScalar<'static, DB, T, DB::Arguments>
@@ -50,7 +132,21 @@ impl Sql {
         sqlx::query_scalar(self.safe()).persistent(self.keep)
     }
 
-    /// Only rendered statements get here: constants of the dialects, with checked identifiers.
+    /// Starts the statement, for any database.
+    pub(crate) fn on<DB: Driver>(&self) -> Statement<DB> {
+        Statement(self.query())
+    }
+
+    /// Runs the statement, which has no parameters, as one message: a pooler in transaction mode
+    /// cannot change the connection in between.
+    pub(crate) async fn fetch_as_script<DB: Driver>(
+        &self,
+        connection: &mut DB::Connection,
+    ) -> Result<Vec<DB::Row>, sqlx::Error> {
+        DB::fetch_script(connection, self.safe().into_sql_str()).await
+    }
+
+    /// The text. Templates are constants, and the names in a [`Schema`] have been checked.
     pub(crate) fn safe(&self) -> AssertSqlSafe<Arc<str>> {
         AssertSqlSafe(Arc::clone(&self.text))
     }
@@ -62,14 +158,86 @@ impl AsRef<str> for Sql {
     }
 }
 
-/// Makes a struct of statements, each rendered once from its template.
+/// A statement that is being given its parameters, on any database.
+#[must_use = "run it"]
+pub(crate) struct Statement<DB: Database>(Query<'static, DB, DB::Arguments>);
+
+impl<DB: Driver> Statement<DB> {
+    /// Adds a parameter.
+    pub(crate) fn bind<'q, T>(self, value: T) -> Self
+    where
+        DB: Binds<'q, T>,
+    {
+        Self(DB::bind(self.0, value))
+    }
+
+    /// Adds the text of an error as a parameter, for `{message $}`.
+    pub(crate) fn bind_message(self, text: Option<&str>) -> Self {
+        Self(DB::bind_message(self.0, text.map(without_nul)))
+    }
+
+    /// Runs it and counts the rows that it changed.
+    pub(crate) async fn execute(self, connection: &mut DB::Connection) -> Result<u64, sqlx::Error> {
+        let result = DB::execute(connection, self.0).await?;
+        Ok(DB::rows_affected(&result))
+    }
+
+    /// Runs it and returns its rows.
+    pub(crate) async fn fetch_all(
+        self,
+        connection: &mut DB::Connection,
+    ) -> Result<Vec<DB::Row>, sqlx::Error> {
+        DB::fetch_all(connection, self.0).await
+    }
+
+    /// Runs it and decodes each row as it arrives.
+    pub(crate) async fn fetch_decoded<T: Send + Unpin>(
+        self,
+        connection: &mut DB::Connection,
+        decode: impl FnMut(DB::Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<Vec<T>, sqlx::Error> {
+        DB::fetch_decoded(connection, self.0, decode).await
+    }
+
+    /// Runs it and returns its first row, if there is one.
+    pub(crate) async fn fetch_optional(
+        self,
+        connection: &mut DB::Connection,
+    ) -> Result<Option<DB::Row>, sqlx::Error> {
+        DB::fetch_optional(connection, self.0).await
+    }
+
+    /// Runs it and decodes one column of its only row.
+    pub(crate) async fn fetch_value<T>(
+        self,
+        connection: &mut DB::Connection,
+        column: &str,
+    ) -> Result<T, sqlx::Error>
+    where
+        DB: Reads<T>,
+    {
+        let row = self.fetch_optional(connection).await?;
+        DB::read(&row.ok_or(sqlx::Error::RowNotFound)?, column)
+    }
+}
+
+/// A text that every tool can show and Postgres can store.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// Makes a struct of statements, each rendered once from its template. With a bound, templates may
+/// be constants of that trait.
 macro_rules! statements {
-    ($(#[$attribute:meta])* $vis:vis $name:ident { $($field:ident: $template:expr),+ $(,)? }) => {
+    (
+        $(#[$attribute:meta])*
+        $vis:vis $name:ident $(for $db:ident: $bound:path)? { $($field:ident: $template:expr),+ $(,)? }
+    ) => {
         $(#[$attribute])*
-        $vis struct $name { $($field: crate::backend::Sql),+ }
+        $vis struct $name { $(pub(super) $field: crate::backend::Sql),+ }
 
         impl $name {
-            fn new(settings: &crate::backend::StoreSettings) -> Self {
+            pub(super) fn new$(<$db: $bound>)?(settings: &crate::backend::StoreSettings) -> Self {
                 Self { $($field: crate::backend::Sql::new(settings, $template)),+ }
             }
         }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, Checkpoint, Incarnation, Observation, SegmentId};
+use crate::backend::{
+    Backend, Checkpoint, CheckpointStatements, Incarnation, Observation, SegmentId,
+};
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
 use crate::worker::log::Log;
@@ -21,7 +23,7 @@ const FULL_BATCHES: u64 = 16;
 /// What all lanes of a worker share.
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
-    pub(crate) statements: DB::CheckpointStatements,
+    pub(crate) statements: CheckpointStatements,
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,

@@ -1,11 +1,17 @@
-//! Connections to Postgres: which servers the library can rest on, and what a session tells of its server.
+//! Connections to Postgres: how they are opened, which servers the library supports, and how transactions
+//! begin.
 
-use sqlx::{PgConnection, Row, raw_sql};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, Postgres};
+use sqlx::{Connection as _, Row as _, raw_sql};
 
 use crate::backend::StoreError;
+use crate::backend::events::Opened;
 
-/// The incarnation of the server, as two numbers. The statistics begin anew when a crashed backend takes
-/// all the others with it, which the start time of the server does not show.
+/// The incarnation of the server, as two numbers. Its statistics start anew when a crashed backend takes
+/// all others with it, which the server's start time does not show.
 #[cfg(feature = "worker")]
 macro_rules! server_incarnation {
     () => {
@@ -28,23 +34,39 @@ macro_rules! server_incarnation {
 #[cfg(feature = "worker")]
 pub(super) use server_incarnation;
 
-/// Whatever the role's defaults are: a claim must see what its predecessor committed, and a role
-/// whose transactions are read-only by default keeps what a handler runs after a `ROLLBACK` of its
-/// own from being saved. The timeout, for this transaction only, keeps a process that froze between
-/// two statements from holding its locks for ever; a claim sets its own.
+/// Begins a transaction that writes, and runs another statement in the same message.
+///
+/// The modes are named because a role can have other defaults: a claim must see what the previous one
+/// committed, and a role whose transactions are read-only by default would not be able to save after
+/// a handler's own `ROLLBACK`. The timeout, in this transaction only, ends a process that froze
+/// between two statements and would keep its locks; a claim sets its own.
 #[cfg(feature = "worker")]
-pub(super) const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-    SET LOCAL idle_in_transaction_session_timeout = '10s'";
+macro_rules! begin_write {
+    () => {
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+         SET LOCAL idle_in_transaction_session_timeout = '10s'"
+    };
+    ($statement:literal) => {
+        concat!(begin_write!(), "; ", $statement)
+    };
+}
+#[cfg(feature = "worker")]
+pub(super) use begin_write;
 
-/// For what takes more than one message outside a batch: a pooler in transaction mode keeps it on
+/// Begins a transaction that writes.
+#[cfg(feature = "worker")]
+pub(super) const BEGIN_WRITE: &str = begin_write!();
+
+/// Begins a transaction for several messages outside a batch: a pooler in transaction mode keeps it on
 /// one connection. Each statement must see what was committed before it.
 #[cfg(feature = "worker")]
 pub(super) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 
-/// A statement with numbers in the place of `$1` and so on, for the simple protocol: what runs
-/// outside a transaction is one message then, which a pooler in transaction mode cannot tear apart.
+/// A statement with numbers in the place of `$1` and so on, for the simple protocol: outside a
+/// transaction a pooler in transaction mode can change the connection between any two messages, and
+/// this makes it one message.
 #[cfg(feature = "worker")]
-pub(super) fn fill_in(statement: &str, numbers: &[i64]) -> sqlx::AssertSqlSafe<String> {
+pub(super) fn with_numbers(statement: &str, numbers: &[i64]) -> sqlx::AssertSqlSafe<String> {
     let filled = (1..)
         .zip(numbers)
         .fold(statement.to_owned(), |sql, (index, number)| {
@@ -53,14 +75,55 @@ pub(super) fn fill_in(statement: &str, numbers: &[i64]) -> sqlx::AssertSqlSafe<S
     sqlx::AssertSqlSafe(filled)
 }
 
-#[cfg(feature = "worker")]
-pub(super) fn incarnation(
-    row: &sqlx::postgres::PgRow,
-) -> Result<crate::backend::Incarnation, sqlx::Error> {
-    Ok(crate::backend::Incarnation {
-        started: row.try_get("started")?,
-        recovered: row.try_get("recovered")?,
+const EXAMPLE: &str = "`postgres://user:password@host:5432/database`";
+
+/// Opens a pool of up to 20 connections.
+pub(super) async fn open(url: &str) -> Result<Opened<Postgres>, StoreError> {
+    let options = options(url)?;
+    probe(&options).await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(20)
+        .connect_lazy_with(options);
+    Ok(Opened { pool, anchor: None })
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+        return Err(StoreError::wrong_url(url, "Postgres", EXAMPLE));
+    }
+    PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
+        database: "Postgres",
+        source,
     })
+}
+
+/// Connects once: a pool would retry for half a minute, and then not say why it failed.
+async fn probe(options: &PgConnectOptions) -> Result<(), StoreError> {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let attempt = PgConnection::connect_with(options);
+    let connected = tokio::time::timeout(TIMEOUT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(no_answer(TIMEOUT)));
+    let unreachable = |source| StoreError::Unreachable {
+        server: server(options),
+        source,
+    };
+    let connection = connected.map_err(unreachable)?;
+    connection.close().await.map_err(unreachable)
+}
+
+fn no_answer(timeout: Duration) -> sqlx::Error {
+    let text = format!("no answer within {} seconds", timeout.as_secs());
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+}
+
+fn server(options: &PgConnectOptions) -> String {
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let database = options.get_database().unwrap_or(options.get_username());
+    format!("{place}/{database}")
 }
 
 const VERSION: &str =
@@ -68,9 +131,9 @@ const VERSION: &str =
 
 /// Refuses a server on which events could be lost.
 ///
-/// Before these releases the locks of a transaction changed hands while it was prepared: for a moment
-/// nobody seemed to hold the sequence that it had drawn from.
-pub(crate) async fn refuse_old_server(connection: &mut PgConnection) -> Result<(), StoreError> {
+/// Before these releases the locks of a transaction changed owners while it was prepared: for a moment
+/// the sequence that it had drawn from seemed to have no holder.
+pub(super) async fn refuse_old_server(connection: &mut PgConnection) -> Result<(), StoreError> {
     let row = raw_sql(VERSION).fetch_one(connection).await?;
     if is_sound(row.try_get(0)?) {
         return Ok(());
@@ -79,7 +142,7 @@ pub(crate) async fn refuse_old_server(connection: &mut PgConnection) -> Result<(
     Err(StoreError::ServerTooOld { found })
 }
 
-/// Takes a version as `server_version_num` has it.
+/// Whether the library supports a version, given as in `server_version_num`.
 fn is_sound(version: i32) -> bool {
     const V13_5: i32 = 130_005;
     const V14_0: i32 = 140_000;
@@ -91,7 +154,7 @@ mod tests {
     use super::is_sound;
 
     #[test]
-    fn a_server_is_sound_from_13_5_on_but_for_14_0() {
+    fn every_server_from_13_5_but_14_0_is_supported() {
         for version in [90_624, 120_022, 130_000, 130_004, 140_000] {
             assert!(!is_sound(version), "{version}");
         }

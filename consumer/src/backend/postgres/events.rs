@@ -1,111 +1,202 @@
-//! The store on Postgres.
+//! Events on Postgres.
 
-use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
+use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
+use sqlx::{ConnectOptions as _, PgPool};
 
-use super::statements::Statements;
-use super::{migrations, rows};
+use super::{connect, migrations};
 use crate::backend::append::{Append, Placed};
-
+use crate::backend::events::{EventStatements, Events, Opened, select};
 use crate::backend::json_text::JsonText;
+use crate::backend::log_rows::{LogRow, LogRows as _};
 use crate::backend::names::Names;
+use crate::backend::{Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::contract::NewEvent;
+use crate::contract::columns::column;
 
-use crate::backend::{Column, Events, Opened, ReadRange, Schema, StoreError, StoreSettings};
-use crate::contract::{NewEvent, PersistedEvent};
+/// Stores events `$5…$12` of aggregate `$1`, `$2`; `$3` is how many, `$4` the version expected.
+///
+/// One statement, so that a failure leaves no head moved and no event half stored. No row comes back
+/// when the aggregate is not at the expected version.
+const APPEND: &str = "
+WITH seen AS (
+    -- Events without a head row were written by somebody who keeps no heads; a head above the
+    -- events is that of an aggregate whose history was archived.
+    SELECT GREATEST(
+        COALESCE((SELECT max({aggregate_version}) FROM {events}
+                  WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0),
+        COALESCE((SELECT {aggregate_version} FROM {heads}
+                  WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0)
+    ) AS version
+), head AS (
+    -- Locks the aggregate before a position is drawn: who waits here holds nothing that others
+    -- could wait for. After the wait the row may be newer than what `seen` saw.
+    INSERT INTO {heads} AS head ({aggregate_type}, {aggregate_id}, {aggregate_version}, updated_at)
+    SELECT $1, $2, seen.version + $3, now() FROM seen
+    WHERE $4::bigint IS NULL OR seen.version = $4
+    ON CONFLICT ({aggregate_type}, {aggregate_id}) DO UPDATE
+    SET {aggregate_version} =
+            GREATEST(head.{aggregate_version}, EXCLUDED.{aggregate_version} - $3) + $3,
+        updated_at = now()
+    WHERE $4::bigint IS NULL
+       OR GREATEST(head.{aggregate_version}, EXCLUDED.{aggregate_version} - $3) = $4
+    RETURNING head.{aggregate_version} - $3 AS base
+)
+INSERT INTO {events} ({aggregate_type}, {aggregate_id}, {aggregate_version}, {event_id},
+    {event_type}, {event_version}, {payload}, {trace_id}, {correlation_id}, {causation_id},
+    {metadata})
+SELECT $1, $2, head.base + new.ordinal, new.event_id, new.event_type, new.event_version,
+    new.payload, new.trace_id, new.correlation_id, new.causation_id, new.metadata::jsonb
+FROM head CROSS JOIN UNNEST($5::uuid[], $6::text[], $7::int[], $8::bytea[], $9::text[],
+    $10::text[], $11::text[], $12::text[]) WITH ORDINALITY
+    AS new(event_id, event_type, event_version, payload, trace_id, correlation_id, causation_id,
+           metadata, ordinal)
+-- Positions are drawn in this order, so that they ascend with the versions.
+ORDER BY new.ordinal
+RETURNING {global_position}, {aggregate_version}, {created_at}";
 
-const EXAMPLE: &str = "`postgres://user:password@host:5432/database`";
+/// Sent when the transaction commits, once however often it appends.
+const NOTIFY: &str = ", (SELECT pg_notify('consumer_events', '') IS NULL)";
+
+/// Cuts the events of `found` off where their content exceeds `$4` bytes, but never the first.
+///
+/// `octet_length` of `bytea` and text is known without reading what is stored out of line, and the
+/// window carries pointers to that: nothing beyond the cut is read. Of metadata only the stored size
+/// is known so, which is why the reader counts once more; its text would cost as much again as all
+/// the rest. It costs half a microsecond an event. No mapped column can have the names with a `$`.
+const WITHIN_BUDGET: &str = r#"
+SELECT {columns} FROM (
+    SELECT found.*, row_number() OVER log AS "$number", sum(
+        octet_length({payload}) + coalesce(pg_column_size({metadata}), 0)
+        + octet_length({aggregate_type}) + octet_length({aggregate_id}) + octet_length({event_type})
+        + coalesce(octet_length({trace_id}), 0) + coalesce(octet_length({correlation_id}), 0)
+        + coalesce(octet_length({causation_id}), 0)
+    ) OVER log AS "$bytes"
+    FROM ({found}) AS found
+    WINDOW log AS (ORDER BY {global_position} ROWS UNBOUNDED PRECEDING)
+) AS measured
+WHERE "$bytes" <= $4 OR "$number" = 1
+ORDER BY {global_position}"#;
+
+const IN_RANGE: &str = "
+SELECT {columns} FROM {events}
+WHERE {global_position} > $1 AND {global_position} <= $2
+ORDER BY {global_position} LIMIT $3";
+
+/// One index scan for each type of `$5`.
+///
+/// There is no `aggregate_type = name` on purpose, though the bounds imply it: with it the planner
+/// takes the order by both columns for an order by position, and may walk the primary key past all
+/// the other types' events.
+const IN_SCOPED_RANGE: &str = "
+SELECT event.* FROM UNNEST($5::text[]) AS scope(name) CROSS JOIN LATERAL (
+    SELECT {columns} FROM {events}
+    WHERE ({aggregate_type}, {global_position}) > (scope.name, $1)
+      AND ({aggregate_type}, {global_position}) <= (scope.name, $2)
+    ORDER BY {aggregate_type}, {global_position} LIMIT $3
+) AS event
+ORDER BY {global_position} LIMIT $3";
+
+/// The statements that only Postgres has.
+pub struct PgEventStatements {
+    append: Sql,
+    read_range: Sql,
+    read_scoped_range: Sql,
+}
 
 impl Events for Postgres {
-    type EventStatements = Statements;
+    type OwnStatements = PgEventStatements;
 
-    // Whatever the role's default is: a stricter isolation would make appends fail where they
-    // can just as well wait for the head row.
+    const STORES_NUL: bool = false;
+    // A role can have a stricter default, with which appends would fail where they can wait for the
+    // head row.
     const BEGIN_APPEND: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+    /// The number is arbitrary. Under READ COMMITTED the version that is read after the lock is that of
+    /// its last holder.
+    const BEGIN_MIGRATION: &'static str =
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7166182912370463009)";
+    const VERSIONS: &'static str = migrations::VERSIONS;
+    const MIGRATIONS: [&'static str; 2] = migrations::MIGRATIONS;
 
     fn accepts(_schema: &Schema) -> Result<(), StoreError> {
         Ok(())
     }
 
     fn keeps_statements(pool: &PgPool) -> bool {
-        // There is no other way to ask for this one.
+        // The options have no getter for it.
         let url = pool.connect_options().to_url_lossy();
         !url.query_pairs()
             .any(|(key, value)| key == "statement-cache-capacity" && value == "0")
     }
 
-    fn event_statements(settings: &StoreSettings) -> Statements {
-        Statements::new(settings)
+    fn own_statements(settings: &StoreSettings) -> PgEventStatements {
+        let notify = if settings.notify { NOTIFY } else { "" };
+        let within_budget = |found| select(settings, &WITHIN_BUDGET.replace("{found}", found));
+        PgEventStatements {
+            append: Sql::new(settings, &format!("{APPEND}{notify}")),
+            read_range: within_budget(IN_RANGE),
+            read_scoped_range: within_budget(IN_SCOPED_RANGE),
+        }
     }
 
     async fn open_pool(url: &str) -> Result<Opened<Postgres>, StoreError> {
-        let options = options(url)?;
-        probe(&options).await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(20)
-            .connect_lazy_with(options);
-        Ok(Opened { pool, anchor: None })
+        connect::open(url).await
     }
 
-    fn migration_sql(statements: &Statements) -> String {
-        migrations::script(statements.schema())
+    async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
+        connect::refuse_old_server(connection).await
     }
 
-    async fn migrate(pool: &PgPool, statements: &Statements) -> Result<(), StoreError> {
-        migrations::migrate(pool, statements).await
+    async fn has_versions(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<bool, StoreError> {
+        migrations::has_versions(connection, settings).await
     }
 
-    async fn check(pool: &PgPool, statements: &Statements) -> Result<(), StoreError> {
-        migrations::check(pool, statements).await
+    async fn nullable_columns(
+        connection: &mut PgConnection,
+        schema: &Schema,
+    ) -> Result<Vec<String>, StoreError> {
+        migrations::nullable_columns(connection, schema).await
+    }
+
+    async fn check_positions(
+        _connection: &mut PgConnection,
+        _schema: &Schema,
+    ) -> Result<(), StoreError> {
+        // A worker looks at the sequence when it starts.
+        Ok(())
     }
 
     async fn append(
         tx: &mut PgConnection,
-        statements: &Statements,
+        statements: &EventStatements<Self>,
         append: &Append<'_>,
     ) -> Result<Vec<Placed>, StoreError> {
         for (event, metadata) in append.events.iter().zip(&append.metadata) {
             refuse_nul(event, *metadata)?;
         }
-        let placed = match insert(tx, statements, append).await {
+        let placed = match insert(tx, &statements.own, append).await {
             Ok(placed) => placed,
-            Err(error) => return Err(append_error(error, statements.schema(), append)),
+            Err(error) => return Err(append_error(error, &statements.settings.schema, append)),
         };
         if placed.is_empty() {
-            let actual = current_version(tx, statements, append).await?;
+            let actual = Self::current_version(tx, statements, append).await?;
             return Err(append.conflict(Some(actual)));
         }
         Ok(placed)
     }
 
-    async fn read_events(
-        conn: &mut PgConnection,
-        statements: &Statements,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut names = Names::default();
-        Ok(statements
-            .read_events
-            .query()
-            .bind(after)
-            .bind(i64::from(limit))
-            .try_map(|row| rows::event(&row, &mut names))
-            .fetch_all(conn)
-            .await?)
-    }
-
     async fn read_range(
-        conn: &mut PgConnection,
-        statements: &Statements,
+        connection: &mut PgConnection,
+        statements: &EventStatements<Self>,
         range: ReadRange<'_>,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut names = Names::default();
+    ) -> Result<Vec<LogRow>, StoreError> {
         let query = match range.types() {
-            None => statements.read_range.query(),
-            Some(_) => statements.read_scoped_range.query(),
+            None => statements.own.read_range.query::<Self>(),
+            Some(_) => statements.own.read_scoped_range.query(),
         };
         let query = query
             .bind(range.after)
@@ -116,85 +207,15 @@ impl Events for Postgres {
             None => query,
             Some(types) => query.bind(distinct(types)),
         };
+        let mut names = Names::default();
         // The database counts metadata as it is stored, which compression can make far smaller.
         let mut budget = range.budget();
-        let events: Vec<Option<PersistedEvent>> = query
-            .try_map(|row| Ok(budget.admit(rows::event(&row, &mut names)?)))
-            .fetch_all(conn)
+        let rows: Vec<Option<LogRow>> = query
+            .try_map(|row| Ok(budget.admit(Self::log_row(&row, &mut names)?)))
+            .fetch_all(connection)
             .await?;
-        Ok(events.into_iter().flatten().collect())
+        Ok(rows.into_iter().flatten().collect())
     }
-
-    async fn read_aggregate(
-        conn: &mut PgConnection,
-        statements: &Statements,
-        (aggregate_type, aggregate_id): (&str, &str),
-        from: i64,
-        to: i64,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        // No event can have such a name, and Postgres would refuse to look for it.
-        if aggregate_type.contains('\0') || aggregate_id.contains('\0') {
-            return Ok(Vec::new());
-        }
-        let mut names = Names::default();
-        Ok(statements
-            .read_aggregate
-            .query()
-            .bind(aggregate_type)
-            .bind(aggregate_id)
-            .bind(from)
-            .bind(to)
-            .try_map(|row| rows::event(&row, &mut names))
-            .fetch_all(conn)
-            .await?)
-    }
-
-    async fn latest_global_position(
-        conn: &mut PgConnection,
-        statements: &Statements,
-    ) -> Result<i64, StoreError> {
-        let latest = statements.latest_global_position.scalar();
-        Ok(latest.fetch_one(conn).await?)
-    }
-}
-
-fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
-    if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
-        return Err(StoreError::wrong_url(url, "Postgres", EXAMPLE));
-    }
-    PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
-        database: "Postgres",
-        source,
-    })
-}
-
-/// Connects once: a pool would try again for half a minute, and then not say why it failed.
-async fn probe(options: &PgConnectOptions) -> Result<(), StoreError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
-    let attempt = PgConnection::connect_with(options);
-    let connected = tokio::time::timeout(PATIENCE, attempt)
-        .await
-        .unwrap_or_else(|_| Err(no_answer(PATIENCE)));
-    let unreachable = |source| StoreError::Unreachable {
-        server: server(options),
-        source,
-    };
-    let connection = connected.map_err(unreachable)?;
-    connection.close().await.map_err(unreachable)
-}
-
-fn no_answer(timeouts: Duration) -> sqlx::Error {
-    let text = format!("no answer within {} seconds", timeouts.as_secs());
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
-}
-
-fn server(options: &PgConnectOptions) -> String {
-    let place = match options.get_socket() {
-        Some(socket) => socket.display().to_string(),
-        None => format!("{}:{}", options.get_host(), options.get_port()),
-    };
-    let database = options.get_database().unwrap_or(options.get_username());
-    format!("{place}/{database}")
 }
 
 /// Refuses what Postgres cannot store, before it aborts the caller's transaction.
@@ -224,7 +245,7 @@ fn refuse_nul(event: &NewEvent, metadata: Option<JsonText<'_>>) -> Result<(), St
 /// Sends all the events in one statement, a column each, so that its text is always the same.
 async fn insert(
     tx: &mut PgConnection,
-    statements: &Statements,
+    statements: &PgEventStatements,
     append: &Append<'_>,
 ) -> Result<Vec<Placed>, sqlx::Error> {
     let events = append.events.as_ref();
@@ -245,27 +266,9 @@ async fn insert(
         .bind(column(events, |event| event.correlation_id.as_deref()))
         .bind(column(events, |event| event.causation_id.as_deref()))
         .bind(metadata)
-        .try_map(|row| rows::placed(&row))
+        .try_map(|row| Postgres::placed(&row))
         .fetch_all(tx)
         .await
-}
-
-fn column<'a, T>(events: &'a [NewEvent], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
-    events.iter().map(value).collect()
-}
-
-async fn current_version(
-    tx: &mut PgConnection,
-    statements: &Statements,
-    append: &Append<'_>,
-) -> Result<i64, StoreError> {
-    Ok(statements
-        .current_version
-        .scalar()
-        .bind(append.aggregate_type())
-        .bind(append.aggregate_id())
-        .fetch_one(tx)
-        .await?)
 }
 
 fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> StoreError {
@@ -321,7 +324,7 @@ impl Violation {
 }
 
 /// Each type once, so that no event comes twice.
-fn distinct(types: &[std::sync::Arc<str>]) -> Vec<&str> {
+fn distinct(types: &[Arc<str>]) -> Vec<&str> {
     let mut types: Vec<&str> = types.iter().map(AsRef::as_ref).collect();
     types.sort_unstable();
     types.dedup();

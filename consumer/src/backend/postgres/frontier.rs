@@ -9,13 +9,11 @@ use sqlx::{Connection as _, PgPool, Row as _};
 use tokio::sync::Notify;
 
 use super::connect::{
-    BEGIN_READ, BEGIN_WRITE, fill_in, incarnation, refuse_old_server, server_incarnation,
+    BEGIN_READ, BEGIN_WRITE, refuse_old_server, server_incarnation, with_numbers,
 };
+use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Incarnation, Observation};
 use crate::backend::sql::statements;
-use crate::backend::{
-    Blocker, Column, Frontier, FrontierError, FrontierWatch, Incarnation, LogProblem, Observation,
-    Schema, Sql, StoreSettings,
-};
+use crate::backend::{Column, FrontierError, LogProblem, Schema, Sql, StoreSettings};
 
 /// Reads the highest visible position and, in a bounded window above the frontier, how far positions
 /// follow each other without a gap: there the n-th row stands n above the frontier.
@@ -317,13 +315,13 @@ impl PgWatch {
     }
 
     async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, sqlx::Error> {
-        let window = fill_in(&self.window, &[self.settled]);
+        let window = with_numbers(&self.window, &[self.settled]);
         let row = sqlx::raw_sql(window).fetch_one(connection).await?;
         Ok(Window {
             highest: row.try_get("highest")?,
             contiguous: row.try_get("contiguous")?,
             last_value: row.try_get("last_value")?,
-            incarnation: incarnation(&row)?,
+            incarnation: Incarnation::decode::<Postgres>(&row)?,
         })
     }
 
@@ -333,7 +331,7 @@ impl PgWatch {
         connection: &mut PgConnection,
         highest: i64,
     ) -> Result<(), sqlx::Error> {
-        let now = sqlx::raw_sql(fill_in(HOLDERS, &[self.sequence]))
+        let now = sqlx::raw_sql(with_numbers(HOLDERS, &[self.sequence]))
             .fetch_all(connection)
             .await?
             .iter()
@@ -459,7 +457,7 @@ async fn probe(
 ) -> Result<(), FrontierError> {
     let mut writer = pool.begin_with(BEGIN_WRITE).await?;
     let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
-    let drawn = sqlx::raw_sql(fill_in(draw, &[sequence.relation]))
+    let drawn = sqlx::raw_sql(with_numbers(draw, &[sequence.relation]))
         .fetch_one(&mut *writer)
         .await;
     let drawn = match drawn {
@@ -472,7 +470,7 @@ async fn probe(
     };
     let look = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND granted
         AND relation = $1::oid AND mode = 'RowExclusiveLock' AND pid = $2)";
-    let seen: bool = sqlx::raw_sql(fill_in(look, &[sequence.relation, drawn.try_get(0)?]))
+    let seen: bool = sqlx::raw_sql(with_numbers(look, &[sequence.relation, drawn.try_get(0)?]))
         .fetch_one(&mut *connection)
         .await?
         .try_get(0)?;

@@ -1,19 +1,14 @@
-//! The tables on Postgres.
+//! The tables on Postgres, version by version, and what is asked of a table that exists already.
 
-use sqlx::{PgConnection, PgPool, raw_sql};
+use sqlx::PgConnection;
 
-use super::connect::refuse_old_server;
-use super::statements::Statements;
-use crate::backend::Sql;
-use crate::backend::{Schema, StoreError};
+use crate::backend::{Schema, StoreError, StoreSettings};
 
-/// Every version of the tables, oldest first. A released one is never changed.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+/// All versions, oldest first.
+pub(super) const MIGRATIONS: [&str; 2] = [V1, V2];
 
-/// Any number that nobody else is likely to lock.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(7166182912370463009)";
-
-const VERSIONS: &str = "
+/// Creates the table of versions.
+pub(super) const VERSIONS: &str = "
 CREATE TABLE IF NOT EXISTS {versions} (
     version INT PRIMARY KEY,
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
@@ -126,7 +121,7 @@ CREATE CONSTRAINT TRIGGER consumer_guard AFTER UPDATE ON {progress}
 ";
 
 const V2: &str = "
--- Which version of a consumer serves, where somebody has said so.
+-- Which version of a consumer serves, where it was chosen.
 CREATE TABLE IF NOT EXISTS {active} (
     consumer TEXT PRIMARY KEY,
     version INT NOT NULL,
@@ -134,109 +129,34 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
-fn known() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
-}
-
-fn numbered() -> impl Iterator<Item = (i64, &'static str)> {
-    (1..).zip(MIGRATIONS)
-}
-
-/// The whole migration as one script.
-pub(super) fn script(schema: &Schema) -> String {
-    let mut script = format!("BEGIN;\n{LOCK};\n{}{VERSIONS}", create_schema(schema));
-    for (version, sql) in numbered() {
-        script.push_str(sql);
-        script.push_str(&record(version));
-    }
-    script.push_str("COMMIT;\n");
-    schema.render(&script)
-}
-
-/// The schema's own `CREATE`, where the tables are to be in one.
-fn create_schema(schema: &Schema) -> String {
-    match schema.database_schema_name() {
-        Some(name) => format!("CREATE SCHEMA IF NOT EXISTS \"{name}\";\n"),
-        None => String::new(),
-    }
-}
-
-fn record(version: i64) -> String {
-    format!("INSERT INTO {{versions}} (version) VALUES ({version}) ON CONFLICT DO NOTHING;\n")
-}
-
-pub(super) async fn migrate(pool: &PgPool, statements: &Statements) -> Result<(), StoreError> {
-    // Under READ COMMITTED the version read after the lock is that of whoever held it before.
-    let mut tx = pool
-        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
-        .await?;
-    refuse_old_server(&mut tx).await?;
-    raw_sql(LOCK).execute(&mut *tx).await?;
-    let found = if has_versions(&mut tx, statements).await? {
-        version(&mut tx, statements).await?
-    } else {
-        let first = format!("{}{VERSIONS}", create_schema(statements.schema()));
-        run(&mut tx, statements, &first).await?;
-        0
-    };
-    refuse_newer(found)?;
-    for (version, sql) in numbered().skip_while(|(version, _)| *version <= found) {
-        let sql = format!("{sql}{}", record(version));
-        run(&mut tx, statements, &sql).await?;
-    }
-    // Before the commit: tables that do not fit are left without ours beside them.
-    probe(&mut tx, statements).await?;
-    Ok(tx.commit().await?)
-}
-
-/// Asked first, since `CREATE … IF NOT EXISTS` wants the right to create also where it does nothing.
-async fn has_versions(tx: &mut PgConnection, statements: &Statements) -> Result<bool, StoreError> {
-    let name = statements.schema().render("{versions}");
+/// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does
+/// nothing.
+pub(super) async fn has_versions(
+    connection: &mut PgConnection,
+    settings: &StoreSettings,
+) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .persistent(statements.settings().keep_statements)
-        .bind(name)
-        .fetch_one(tx)
+        .bind(settings.render("{versions}"))
+        .persistent(settings.keep_statements)
+        .fetch_one(connection)
         .await?)
 }
 
-async fn run(tx: &mut PgConnection, statements: &Statements, sql: &str) -> Result<(), StoreError> {
-    let sql = Sql::new(statements.settings(), sql);
-    raw_sql(sql.safe()).execute(tx).await?;
-    Ok(())
-}
+/// A view says nothing about its columns, and is passed over.
+const NULLABLE: &str = "
+    SELECT a.attname::text FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+     WHERE c.oid = $1::regclass AND c.relkind IN ('r', 'p') AND a.attnum > 0
+       AND NOT a.attisdropped AND NOT a.attnotnull
+     ORDER BY a.attnum";
 
-async fn version(conn: &mut PgConnection, statements: &Statements) -> Result<i64, StoreError> {
-    Ok(statements.version.scalar().fetch_one(conn).await?)
-}
-
-fn refuse_newer(found: i64) -> Result<(), StoreError> {
-    let known = known();
-    if found > known {
-        return Err(StoreError::NewerSchema { found, known });
-    }
-    Ok(())
-}
-
-pub(super) async fn check(pool: &PgPool, statements: &Statements) -> Result<(), StoreError> {
-    // In one transaction, so that a pooler between us and the server cannot come in between.
-    let mut tx = pool.begin().await?;
-    refuse_old_server(&mut tx).await?;
-    let found = version(&mut tx, statements).await?;
-    refuse_newer(found)?;
-    if found < known() {
-        return Err(StoreError::NotMigrated {
-            missing: format!("they are at version {found} of {}", known()),
-        });
-    }
-    probe(&mut tx, statements).await?;
-    Ok(tx.commit().await?)
-}
-
-/// Asks for every column, and for no row.
-async fn probe(conn: &mut PgConnection, statements: &Statements) -> Result<(), StoreError> {
-    for probe in [&statements.probe_events, &statements.probe_heads] {
-        let probed = probe.query().execute(&mut *conn).await;
-        probed.map_err(|error| StoreError::from(error).despite_migration(statements.schema()))?;
-    }
-    Ok(())
+/// The columns of the table of events that can be NULL.
+pub(super) async fn nullable_columns(
+    connection: &mut PgConnection,
+    schema: &Schema,
+) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar(NULLABLE)
+        .bind(schema.render("{events}"))
+        .persistent(false)
+        .fetch_all(connection)
+        .await?)
 }

@@ -1,5 +1,11 @@
 //! Postgres.
 
+use sqlx::Postgres;
+use sqlx::postgres::PgQueryResult;
+
+use super::driver::{Driver, PlainQuery};
+use super::sql::Dialect;
+
 #[cfg(feature = "worker")]
 mod checkpoints;
 mod connect;
@@ -12,4 +18,31 @@ mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
 mod rows;
-mod statements;
+
+/// Times in our tables are `timestamptz`.
+const DIALECT: Dialect = Dialect {
+    now: "clock_timestamp()",
+    ms_since: "(extract(epoch FROM clock_timestamp() - $) * 1000)::bigint",
+    ms_until: "(extract(epoch FROM $ - clock_timestamp()) * 1000)::bigint",
+    in_ms: "clock_timestamp() + $ * interval '1 millisecond'",
+    event_age: "(extract(epoch FROM clock_timestamp() - {created_at}) * 1000)::bigint",
+    greatest: "greatest",
+    for_update: "FOR UPDATE",
+    // A database in another encoding, such as LATIN1, refuses a text with characters that it lacks as
+    // soon as it receives the parameter. So the text comes as bytes, and such a database stores those
+    // beyond ASCII in octal.
+    message: "CASE getdatabaseencoding() WHEN 'UTF8' THEN convert_from($, 'UTF8')
+                   ELSE encode($, 'escape') END",
+};
+
+impl Driver for Postgres {
+    const DIALECT: Dialect = DIALECT;
+
+    fn rows_affected(result: &PgQueryResult) -> u64 {
+        result.rows_affected()
+    }
+
+    fn bind_message(query: PlainQuery<Self>, text: Option<String>) -> PlainQuery<Self> {
+        query.bind(text.map(String::into_bytes))
+    }
+}

@@ -1,63 +1,87 @@
-//! Rows of Postgres as events, in the order of columns of [`COLUMNS`](super::statements::COLUMNS).
+//! How Postgres represents the columns of an event.
 
 use bytes::Bytes;
-use sqlx::postgres::{PgRow, PgValueFormat, PgValueRef};
-use sqlx::{Row, TypeInfo, ValueRef};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::postgres::{PgRow, PgValueFormat, Postgres};
+use sqlx::{Row as _, TypeInfo as _, ValueRef as _};
+use uuid::Uuid;
 
-use crate::backend::append::Placed;
-use crate::backend::names::Names;
-use crate::contract::{EventRecord, Metadata, PersistedEvent};
-#[cfg(feature = "worker")]
-pub(super) use checkpoint_rows::*;
+use crate::backend::log_rows::LogRows;
+use crate::contract::Metadata;
 
-pub(super) fn event(row: &PgRow, names: &mut Names) -> Result<PersistedEvent, sqlx::Error> {
-    Ok(PersistedEvent::new(EventRecord {
-        global_position: row.try_get(0)?,
-        aggregate_type: names.intern(row.try_get(1)?),
-        aggregate_id: row.try_get(2)?,
-        aggregate_version: row.try_get(3)?,
-        event_id: row.try_get(4)?,
-        event_type: names.intern(row.try_get(5)?),
-        event_version: row.try_get(6)?,
-        payload: Bytes::copy_from_slice(row.try_get(7)?),
-        trace_id: row.try_get(8)?,
-        correlation_id: row.try_get(9)?,
-        causation_id: row.try_get(10)?,
-        metadata: metadata(&row.try_get_raw(11)?)?,
-        created_at: row.try_get(12)?,
-    }))
-}
-
-pub(super) fn placed(row: &PgRow) -> Result<Placed, sqlx::Error> {
-    Ok(Placed {
-        global_position: row.try_get(0)?,
-        aggregate_version: row.try_get(1)?,
-        created_at: row.try_get(2)?,
-    })
-}
-
-/// The JSON text as Postgres sends it, not parsed.
-fn metadata(value: &PgValueRef<'_>) -> Result<Option<Metadata>, sqlx::Error> {
-    if value.is_null() {
-        return Ok(None);
+impl LogRows for Postgres {
+    fn text(row: &PgRow, index: usize) -> Result<&str, sqlx::Error> {
+        row.try_get(index)
     }
-    // `jsonb` in binary is the version of the format, 1, and then the text.
-    let has_version =
-        value.format() == PgValueFormat::Binary && value.type_info().name() == "JSONB";
-    let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
-    let text = bytes.get(usize::from(has_version)..).unwrap_or_default();
-    Ok(Some(Metadata::from_json_text(Bytes::copy_from_slice(text))))
+
+    fn payload(row: &PgRow, index: usize) -> Result<Bytes, sqlx::Error> {
+        row.try_get(index).map(Bytes::copy_from_slice)
+    }
+
+    fn event_id(row: &PgRow, index: usize) -> Result<Uuid, sqlx::Error> {
+        row.try_get(index)
+    }
+
+    fn metadata(row: &PgRow, index: usize) -> Result<Option<Metadata>, sqlx::Error> {
+        let value = row.try_get_raw(index)?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        // Binary `jsonb` is the version of the format, 1, and then the text.
+        let has_version =
+            value.format() == PgValueFormat::Binary && value.type_info().name() == "JSONB";
+        let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+        let text = bytes.get(usize::from(has_version)..).unwrap_or_default();
+        Ok(Some(Metadata::from_json_text(Bytes::copy_from_slice(text))))
+    }
+
+    /// sqlx panics at the times that chrono cannot represent, which `infinity` is one of.
+    fn time(row: &PgRow, index: usize) -> Result<DateTime<Utc>, sqlx::Error> {
+        let value = row.try_get_raw(index)?;
+        let binary =
+            value.format() == PgValueFormat::Binary && value.type_info().name() == "TIMESTAMPTZ";
+        let bytes = value.as_bytes().ok().filter(|_| binary);
+        let Some(&[a, b, c, d, e, f, g, h]) = bytes else {
+            return row.try_get(index);
+        };
+        let micros = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        since_2000(micros).ok_or_else(|| sqlx::Error::ColumnDecode {
+            index: index.to_string(),
+            source: format!("{} is not a time that can be represented", name(micros)).into(),
+        })
+    }
 }
 
-#[cfg(feature = "worker")]
-mod checkpoint_rows {
-    use std::time::Duration;
+/// The time of a `timestamptz`, which counts microseconds since 2000.
+fn since_2000(micros: i64) -> Option<DateTime<Utc>> {
+    const EPOCH: i64 = 946_684_800;
+    DateTime::from_timestamp(EPOCH, 0)?.checked_add_signed(TimeDelta::microseconds(micros))
+}
 
-    use sqlx::Row as _;
-    use sqlx::postgres::PgRow;
+fn name(micros: i64) -> String {
+    match micros {
+        i64::MAX => "infinity".to_owned(),
+        i64::MIN => "-infinity".to_owned(),
+        _ => format!("{micros} µs after 2000"),
+    }
+}
 
-    use crate::backend::shared::shared_rows;
-    use crate::backend::{Aggregate, Checkpoint, ConsumerId, ParkedRow, Row, SegmentId, State};
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
 
-    shared_rows!(PgRow);
+    use super::since_2000;
+
+    #[test]
+    fn a_time_is_counted_from_2000() {
+        let time = |micros| since_2000(micros).unwrap().to_rfc3339();
+        assert_eq!(time(0), "2000-01-01T00:00:00+00:00");
+        assert_eq!(time(-1), "1999-12-31T23:59:59.999999+00:00");
+    }
+
+    #[test]
+    fn an_infinite_time_is_none() {
+        assert_eq!(since_2000(i64::MAX), None);
+        assert_eq!(since_2000(i64::MIN), None);
+    }
 }

@@ -1,18 +1,24 @@
-//! Opening a SQLite database.
+//! Connections to SQLite: how they are opened, and how transactions begin.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(feature = "worker")]
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, SqliteConnection};
+use sqlx::{Connection as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use crate::backend::Opened;
 use crate::backend::StoreError;
+use crate::backend::events::Opened;
 
 const EXAMPLE: &str = "`sqlite:app.db` or `sqlite::memory:`";
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Takes the write lock at once: a transaction that reads first and writes later fails when another one
+/// wrote in between, and this one waits for its turn.
+pub(super) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
 
 pub(super) async fn open(url: &str) -> Result<Opened<Sqlite>, StoreError> {
     let path = path(url)?;
@@ -26,7 +32,7 @@ pub(super) async fn open(url: &str) -> Result<Opened<Sqlite>, StoreError> {
         source,
     };
     let mut connection = probe.map_err(cannot_open)?;
-    // The file is read for the first time here: one that is no database is found out now.
+    // The first read shows whether the file is a database.
     sqlx::query("SELECT count(*) FROM sqlite_schema")
         .execute(&mut connection)
         .await
@@ -40,7 +46,7 @@ fn pool_options() -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(20)
 }
 
-/// What follows the scheme: a path and perhaps parameters.
+/// The part after the scheme: a path, and parameters if there are any.
 fn path(url: &str) -> Result<&str, StoreError> {
     let path = url
         .strip_prefix("sqlite://")
@@ -64,7 +70,7 @@ fn file_options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
         database: "SQLite",
         source,
     })?;
-    // Whoever gives a mode knows whether the file is to be created.
+    // A URL with a mode says itself whether the file is created.
     let create = !url.contains("mode=");
     let options = if create {
         options.create_if_missing(true)
@@ -74,19 +80,19 @@ fn file_options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
     Ok(options
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
-        .busy_timeout(PATIENCE)
+        .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true))
 }
 
-/// One database for all connections of one pool.
+/// Opens one database in memory for all connections of a pool.
 ///
-/// The `memdb` file system takes turns among its connections as a file does, with a busy timeout;
-/// the shared cache, which is the other way, fails with table locks that no timeout waits for.
+/// In the `memdb` file system connections wait for each other as they do for a file, with a busy
+/// timeout; a shared cache, the alternative, fails with table locks that no timeout applies to.
 async fn open_in_memory() -> Result<Opened<Sqlite>, StoreError> {
     let options = SqliteConnectOptions::new()
         .vfs("memdb")
         .filename(format!("/consumer-{}", Uuid::new_v4().simple()))
-        .busy_timeout(PATIENCE)
+        .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true);
     let anchor = SqliteConnection::connect_with(&options)
         .await
@@ -100,4 +106,10 @@ async fn open_in_memory() -> Result<Opened<Sqlite>, StoreError> {
         .connect_lazy_with(options);
     let anchor = Some(anchor);
     Ok(Opened { pool, anchor })
+}
+
+/// The first byte of an extended result code.
+#[cfg(feature = "worker")]
+pub(super) fn primary_code(error: &dyn DatabaseError) -> Option<i64> {
+    error.code()?.parse::<i64>().ok().map(|code| code & 0xff)
 }

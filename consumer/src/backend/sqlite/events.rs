@@ -1,24 +1,124 @@
-//! The store on SQLite.
+//! Events on SQLite.
 
-use sqlx::{AssertSqlSafe, Connection, Sqlite, SqliteConnection, SqlitePool};
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use super::rows::Size;
-use super::statements::Statements;
-use super::{connect, migrations, rows};
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::{connect, migrations};
 use crate::backend::append::{Append, Placed};
-
+use crate::backend::events::{EventStatements, Events, Opened, fetch_events, on_aggregate, select};
 use crate::backend::json_text::JsonText;
-use crate::backend::names::Names;
+use crate::backend::log_rows::{LogRow, LogRows as _};
+use crate::backend::sql::Statement;
+use crate::backend::{Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::contract::NewEvent;
 
-use crate::backend::{Column, Events, Opened, ReadRange, Schema, StoreError, StoreSettings};
-use crate::contract::{NewEvent, PersistedEvent};
+/// Changes nothing, and takes the write lock even where there is no such row: a transaction that has
+/// read and then wants to write fails when another one wrote in between, instead of waiting.
+const TAKE_TURN: &str = "
+    UPDATE {heads} SET {aggregate_version} = {aggregate_version}
+     WHERE {aggregate_type} = $1 AND {aggregate_id} = $2";
+
+const INSERT: &str = "
+    INSERT INTO {events} ({aggregate_type}, {aggregate_id}, {aggregate_version}, {event_id},
+        {event_type}, {event_version}, {payload}, {trace_id}, {correlation_id}, {causation_id},
+        {metadata}) VALUES";
+
+const RETURNING: &str = "
+    RETURNING {global_position}, {aggregate_version}, {created_at}";
+
+const MOVE_HEAD: &str = "
+    INSERT INTO {heads} ({aggregate_type}, {aggregate_id}, {aggregate_version}) VALUES ($1, $2, $3)
+    ON CONFLICT ({aggregate_type}, {aggregate_id}) DO UPDATE
+    SET {aggregate_version} = excluded.{aggregate_version}, updated_at = excluded.updated_at";
+
+/// `octet_length` reads the size from the record's header, never the content.
+const SIZE: &str = "octet_length({payload}) + coalesce(octet_length({metadata}), 0)
+    + octet_length({aggregate_type}) + octet_length({aggregate_id}) + octet_length({event_type})
+    + coalesce(octet_length({trace_id}), 0) + coalesce(octet_length({correlation_id}), 0)
+    + coalesce(octet_length({causation_id}), 0)";
+
+/// The range `($1, $2]`, up to `$3` events and `$4` bytes, but always the first event.
+///
+/// The sizes come first, so that what does not fit is not even read; one statement, so that no event
+/// is deleted between the two looks. Most ranges fit as a whole, which a plain sum finds out.
+const READ_RANGE: &str = "
+    WITH sized AS (
+        SELECT {global_position} AS position, {size} AS size FROM {events}
+         WHERE {global_position} > $1 AND {global_position} <= $2
+         ORDER BY {global_position} LIMIT $3)
+    SELECT {columns} FROM {events}
+     WHERE {global_position} > $1 AND {global_position} <= coalesce(
+           (SELECT max(position) FROM sized HAVING sum(size) <= $4),
+           (SELECT max(position)
+              FROM (SELECT position, row_number() OVER so_far AS number, sum(size) OVER so_far AS total
+                      FROM sized
+                    WINDOW so_far AS (ORDER BY position ROWS UNBOUNDED PRECEDING))
+             WHERE total <= $4 OR number = 1))
+     ORDER BY {global_position}";
+
+/// The row comparison and the order by both columns make it a scan of the index on both.
+const SCOPED_SIZES: &str = "
+    SELECT {global_position} AS position, {size} AS size FROM {events}
+     WHERE {aggregate_type} = $4 AND ({aggregate_type}, {global_position}) > ($4, $1)
+       AND {global_position} <= $2
+     ORDER BY {aggregate_type}, {global_position} LIMIT $3";
+
+const READ_POSITIONS: &str = "
+    SELECT {columns} FROM {events} WHERE {global_position} IN (SELECT value FROM json_each($1))
+     ORDER BY {global_position}";
+
+/// The statements that only SQLite has.
+pub struct SqliteEventStatements {
+    take_turn: Sql,
+    insert: Sql,
+    returning: Sql,
+    move_head: Sql,
+    read_range: Sql,
+    scoped_sizes: Sql,
+    read_positions: Sql,
+}
+
+impl SqliteEventStatements {
+    fn new(settings: &StoreSettings) -> Self {
+        let sized = |template: &str| select(settings, &template.replace("{size}", SIZE));
+        Self {
+            take_turn: Sql::new(settings, TAKE_TURN),
+            insert: Sql::new(settings, INSERT),
+            returning: Sql::new(settings, RETURNING),
+            move_head: Sql::new(settings, MOVE_HEAD),
+            read_range: sized(READ_RANGE),
+            scoped_sizes: sized(SCOPED_SIZES),
+            read_positions: select(settings, READ_POSITIONS),
+        }
+    }
+
+    /// Inserts an event for each of the versions, 10 values each.
+    ///
+    /// The parameters have no numbers: SQLite finds a numbered one by searching all of them.
+    fn insert_rows(&self, versions: RangeInclusive<i64>) -> String {
+        let mut sql = self.insert.as_ref().to_owned();
+        let mut separator = ' ';
+        for version in versions {
+            let _ = write!(sql, "{separator}(?, ?, {version}, ?, ?, ?, ?, ?, ?, ?, ?)");
+            separator = ',';
+        }
+        sql.push_str(self.returning.as_ref());
+        sql
+    }
+}
 
 impl Events for Sqlite {
-    type EventStatements = Statements;
+    type OwnStatements = SqliteEventStatements;
 
-    // A transaction that reads first and writes later fails at once when somebody else wrote in
-    // between; this one waits for its turn.
-    const BEGIN_APPEND: &'static str = "BEGIN IMMEDIATE";
+    const STORES_NUL: bool = true;
+    const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
+    const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
+    const VERSIONS: &'static str = migrations::VERSIONS;
+    const MIGRATIONS: [&'static str; 2] = migrations::MIGRATIONS;
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
         match schema.database_schema_name() {
@@ -35,166 +135,98 @@ impl Events for Sqlite {
         true
     }
 
-    fn event_statements(settings: &StoreSettings) -> Statements {
-        Statements::new(settings)
+    fn own_statements(settings: &StoreSettings) -> SqliteEventStatements {
+        SqliteEventStatements::new(settings)
     }
 
     async fn open_pool(url: &str) -> Result<Opened<Sqlite>, StoreError> {
         connect::open(url).await
     }
 
-    fn migration_sql(statements: &Statements) -> String {
-        migrations::script(statements.schema())
+    async fn check_server(_connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        // The library brings its own.
+        Ok(())
     }
 
-    async fn migrate(pool: &SqlitePool, statements: &Statements) -> Result<(), StoreError> {
-        migrations::migrate(pool, statements).await
+    async fn has_versions(
+        _connection: &mut SqliteConnection,
+        _settings: &StoreSettings,
+    ) -> Result<bool, StoreError> {
+        // There are no rights to create that could be missing.
+        Ok(false)
     }
 
-    async fn check(pool: &SqlitePool, statements: &Statements) -> Result<(), StoreError> {
-        migrations::check(pool, statements).await
+    async fn nullable_columns(
+        connection: &mut SqliteConnection,
+        schema: &Schema,
+    ) -> Result<Vec<String>, StoreError> {
+        migrations::nullable_columns(connection, schema).await
+    }
+
+    async fn check_positions(
+        connection: &mut SqliteConnection,
+        schema: &Schema,
+    ) -> Result<(), StoreError> {
+        migrations::check_positions(connection, schema).await
     }
 
     async fn append(
         tx: &mut SqliteConnection,
-        statements: &Statements,
+        statements: &EventStatements<Self>,
         append: &Append<'_>,
     ) -> Result<Vec<Placed>, StoreError> {
-        take_turn(tx, statements, append).await?;
-        let base = current_version(tx, statements, append).await?;
+        let take_turn = on_aggregate::<Self>(&statements.own.take_turn, append.aggregate());
+        take_turn.execute(tx).await?;
+        let base = Self::current_version(tx, statements, append).await?;
         if !append.expected.admits(base) {
             return Err(append.conflict(Some(base)));
         }
         let version = version_after(base, append.events.len())?;
         let placed = insert(tx, statements, append, base).await?;
-        move_head(tx, statements, append, version).await?;
+        // Last, since a statement that fails before it has changed nothing, and the next append
+        // repairs a head that is behind its events.
+        let move_head = on_aggregate::<Self>(&statements.own.move_head, append.aggregate());
+        move_head.bind(version).execute(tx).await?;
         Ok(placed)
     }
 
-    async fn read_events(
-        conn: &mut SqliteConnection,
-        statements: &Statements,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut names = Names::default();
-        Ok(statements
-            .read_events
-            .query()
-            .bind(after)
-            .bind(limit)
-            .try_map(|row| rows::event(&row, &mut names))
-            .fetch_all(conn)
-            .await?)
-    }
-
     async fn read_range(
-        conn: &mut SqliteConnection,
-        statements: &Statements,
+        connection: &mut SqliteConnection,
+        statements: &EventStatements<Self>,
         range: ReadRange<'_>,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        // The sizes first: what does not fit is not even read.
-        let query = match range.types() {
-            None => {
-                let Some(last) = last_within(conn, statements, range).await? else {
-                    return Ok(Vec::new());
-                };
-                statements.read_up_to.query().bind(range.after).bind(last)
-            }
-            Some(types) => {
-                let sizes = scoped_sizes(conn, statements, range, types).await?;
-                let positions = within_budget(sizes, range);
-                if positions.is_empty() {
-                    return Ok(Vec::new());
-                }
-                let positions = json_array(&positions);
-                statements.read_positions.query().bind(positions)
-            }
-        };
-        let mut names = Names::default();
-        Ok(query
-            .try_map(|row| rows::event(&row, &mut names))
-            .fetch_all(conn)
-            .await?)
-    }
-
-    async fn read_aggregate(
-        conn: &mut SqliteConnection,
-        statements: &Statements,
-        (aggregate_type, aggregate_id): (&str, &str),
-        from: i64,
-        to: i64,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut names = Names::default();
-        Ok(statements
-            .read_aggregate
-            .query()
-            .bind(aggregate_type.to_owned())
-            .bind(aggregate_id.to_owned())
-            .bind(from)
-            .bind(to)
-            .try_map(|row| rows::event(&row, &mut names))
-            .fetch_all(conn)
-            .await?)
-    }
-
-    async fn latest_global_position(
-        conn: &mut SqliteConnection,
-        statements: &Statements,
-    ) -> Result<i64, StoreError> {
-        let latest = statements.latest_global_position.scalar();
-        Ok(latest.fetch_one(conn).await?)
+    ) -> Result<Vec<LogRow>, StoreError> {
+        if let Some(types) = range.types() {
+            return read_scoped_range(connection, &statements.own, range, types).await;
+        }
+        let query = bind_range(&statements.own.read_range, range).bind(range.max_bytes());
+        fetch_events::<Self>(connection, query).await
     }
 }
 
-/// Becomes the writer before anything is read: a transaction that has read and then wants to write
-/// fails when another one wrote in between, instead of waiting.
-async fn take_turn(
-    tx: &mut SqliteConnection,
-    statements: &Statements,
-    append: &Append<'_>,
-) -> Result<(), StoreError> {
-    statements
-        .take_turn
-        .query()
-        .bind(append.aggregate_type().to_owned())
-        .bind(append.aggregate_id().to_owned())
-        .execute(tx)
-        .await?;
-    Ok(())
+/// Starts a statement whose first three parameters are the bounds of a range.
+fn bind_range(statement: &Sql, range: ReadRange<'_>) -> Statement<Sqlite> {
+    statement
+        .on()
+        .bind(range.after)
+        .bind(range.up_to)
+        .bind(i64::from(range.limit))
 }
 
-async fn current_version(
-    tx: &mut SqliteConnection,
-    statements: &Statements,
-    append: &Append<'_>,
-) -> Result<i64, StoreError> {
-    Ok(statements
-        .current_version
-        .scalar()
-        .bind(append.aggregate_type().to_owned())
-        .bind(append.aggregate_id().to_owned())
-        .fetch_one(tx)
-        .await?)
-}
-
-/// Last, since a statement that fails before it has changed nothing, and a head that is behind its
-/// events is made good by the next append.
-async fn move_head(
-    tx: &mut SqliteConnection,
-    statements: &Statements,
-    append: &Append<'_>,
-    version: i64,
-) -> Result<(), StoreError> {
-    statements
-        .move_head
-        .query()
-        .bind(append.aggregate_type().to_owned())
-        .bind(append.aggregate_id().to_owned())
-        .bind(version)
-        .execute(tx)
-        .await?;
-    Ok(())
+/// Finds the events of each type first, and then reads those that fit, in one transaction: no event
+/// is deleted in between.
+async fn read_scoped_range(
+    connection: &mut SqliteConnection,
+    statements: &SqliteEventStatements,
+    range: ReadRange<'_>,
+    types: &[Arc<str>],
+) -> Result<Vec<LogRow>, StoreError> {
+    let mut tx = connection.begin().await?;
+    let sizes = scoped_sizes(&mut tx, statements, range, types).await?;
+    let positions = serde_json::to_string(&within_budget(sizes, range)).unwrap_or_default();
+    let query = statements.read_positions.on().bind(&*positions);
+    let events = fetch_events::<Sqlite>(&mut tx, query).await?;
+    tx.commit().await?;
+    Ok(events)
 }
 
 /// As many events as one statement can bind: 10 values each, of at most 32,766.
@@ -206,7 +238,7 @@ type Rows<'a> = (&'a [NewEvent], &'a [Option<JsonText<'a>>]);
 /// Stores the events after the version `base`.
 async fn insert(
     tx: &mut SqliteConnection,
-    statements: &Statements,
+    statements: &EventStatements<Sqlite>,
     append: &Append<'_>,
     base: i64,
 ) -> Result<Vec<Placed>, StoreError> {
@@ -239,13 +271,13 @@ fn version_after(base: i64, count: usize) -> Result<i64, StoreError> {
 
 async fn insert_rows(
     tx: &mut SqliteConnection,
-    statements: &Statements,
+    statements: &EventStatements<Sqlite>,
     append: &Append<'_>,
     (events, metadata): Rows<'_>,
     base: i64,
 ) -> Result<Vec<Placed>, StoreError> {
     let last = version_after(base, events.len())?;
-    let sql = statements.insert_rows(base.saturating_add(1)..=last);
+    let sql = statements.own.insert_rows(base.saturating_add(1)..=last);
     let mut query = sqlx::query(AssertSqlSafe(sql))
         // The text depends on the number of events: not worth a place in the cache.
         .persistent(false);
@@ -263,10 +295,10 @@ async fn insert_rows(
             .bind(metadata.map(|text| text.as_str().to_owned()));
     }
     query
-        .try_map(|row| rows::placed(&row))
+        .try_map(|row| Sqlite::placed(&row))
         .fetch_all(tx)
         .await
-        .map_err(|error| append_error(error, statements.schema(), append))
+        .map_err(|error| append_error(error, &statements.settings.schema, append))
 }
 
 fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> StoreError {
@@ -292,52 +324,22 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
     }
 }
 
-/// The last position of a range, cut to its bounds; `None` when it is empty.
-async fn last_within(
-    conn: &mut SqliteConnection,
-    statements: &Statements,
-    range: ReadRange<'_>,
-) -> Result<Option<i64>, StoreError> {
-    let extent = statements.extent.query();
-    let (last, size) = extent
-        .bind(range.after)
-        .bind(range.up_to)
-        .bind(range.limit)
-        .try_map(|row| rows::extent(&row))
-        .fetch_one(&mut *conn)
-        .await?;
-    if size.is_none_or(|size| size <= range.max_bytes()) {
-        return Ok(last);
-    }
-    let last_within = statements.last_within.scalar();
-    Ok(last_within
-        .bind(range.after)
-        .bind(range.up_to)
-        .bind(range.limit)
-        .bind(range.max_bytes())
-        .fetch_one(conn)
-        .await?)
-}
+/// The position and the size of an event.
+type Size = (i64, i64);
 
 /// One index scan for each type, merged.
 async fn scoped_sizes(
-    conn: &mut SqliteConnection,
-    statements: &Statements,
+    connection: &mut SqliteConnection,
+    statements: &SqliteEventStatements,
     range: ReadRange<'_>,
-    types: &[std::sync::Arc<str>],
+    types: &[Arc<str>],
 ) -> Result<Vec<Size>, StoreError> {
     let mut merged: Vec<Size> = Vec::new();
     for name in types {
-        let query = statements.scoped_sizes.query();
-        let of_type = query
-            .bind(range.after)
-            .bind(range.up_to)
-            .bind(range.limit)
-            .bind(name.as_ref().to_owned())
-            .try_map(|row| rows::size(&row))
-            .fetch_all(&mut *conn)
-            .await?;
-        merged.extend(of_type);
+        let query = bind_range(&statements.scoped_sizes, range).bind(&**name);
+        let rows = query.fetch_all(connection).await?;
+        let size = |row: &SqliteRow| Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+        merged.extend(rows.iter().map(size).collect::<Result<Vec<Size>, _>>()?);
     }
     merged.sort_unstable();
     merged.dedup();
@@ -345,7 +347,7 @@ async fn scoped_sizes(
     Ok(merged)
 }
 
-/// The positions whose events fit the budget together, but always the first.
+/// The positions of the events that fit the budget together, but always the first.
 fn within_budget(sizes: Vec<Size>, range: ReadRange<'_>) -> Vec<i64> {
     let mut left = range.max_bytes();
     let fits = move |(index, (_, bytes)): &(usize, Size)| {
@@ -356,7 +358,70 @@ fn within_budget(sizes: Vec<Size>, range: ReadRange<'_>) -> Vec<i64> {
     fitting.map(|(_, (position, _))| position).collect()
 }
 
-fn json_array(positions: &[i64]) -> String {
-    let positions: Vec<String> = positions.iter().map(i64::to_string).collect();
-    format!("[{}]", positions.join(","))
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use sqlx::{AssertSqlSafe, Row, Sqlite};
+
+    use super::EventStatements;
+    use crate::backend::driver::Driver as _;
+    use crate::backend::{Sql, StoreSettings};
+    use crate::{Schema, SqliteEventStore};
+
+    fn statements() -> EventStatements<Sqlite> {
+        EventStatements::new(&StoreSettings {
+            schema: Schema::default(),
+            dialect: Sqlite::DIALECT,
+            notify: false,
+            keep_statements: true,
+        })
+    }
+
+    async fn plan(sql: &Sql) -> String {
+        let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
+        store.migrate().await.unwrap();
+        let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_ref()));
+        let rows = sqlx::query(explained)
+            .fetch_all(store.pool())
+            .await
+            .unwrap();
+        let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        steps.join("\n")
+    }
+
+    #[tokio::test]
+    async fn a_scope_is_read_by_its_index_and_nothing_is_sorted() {
+        let plan = plan(&statements().own.scoped_sizes).await;
+        assert!(plan.contains("consumer_events_scope"), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+
+    #[tokio::test]
+    async fn the_log_is_read_by_position_and_nothing_is_sorted() {
+        let statements = statements();
+        for sql in [&statements.read_events, &statements.own.read_range] {
+            let plan = plan(sql).await;
+            assert!(plan.contains("USING INTEGER PRIMARY KEY"), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_aggregate_is_read_by_its_index_and_nothing_is_sorted() {
+        let plan = plan(&statements().read_aggregate).await;
+        assert!(
+            plan.contains("USING INDEX sqlite_autoindex_events"),
+            "{plan}"
+        );
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+
+    #[test]
+    fn no_statement_has_a_name_left_to_be_filled_in() {
+        let statements = statements();
+        for sql in [&statements.own.insert, &statements.own.move_head] {
+            assert!(!sql.as_ref().contains(['{', '}']), "{}", sql.as_ref());
+        }
+    }
 }

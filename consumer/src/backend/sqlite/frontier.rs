@@ -7,17 +7,15 @@ use sqlx::sqlite::{Sqlite, SqliteConnection};
 use sqlx::{Row as _, SqlitePool};
 use tokio::sync::Notify;
 
-use crate::backend::{
-    Blocker, Frontier, FrontierError, FrontierWatch, Incarnation, LogProblem, Observation, Sql,
-    StoreSettings,
-};
+use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Incarnation, Observation};
+use crate::backend::{FrontierError, LogProblem, Sql, StoreSettings};
 
 const HEAD: &str = "SELECT coalesce(max({global_position}), 0) FROM {events}";
 
 /// The highest position that was ever given out; SQLite gives rolled-back ones out again. The name
 /// is that of the table as it was made, in whatever letters the mapping has it.
 const GIVEN_OUT: &str =
-    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?1 COLLATE NOCASE";
+    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1 COLLATE NOCASE";
 
 const HIGHEST_CHECKPOINT: &str =
     "SELECT consumer, position FROM {progress} ORDER BY position DESC LIMIT 1";

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::Sqlite;
 
-use crate::backend::{OnThread, TransactionGuard};
+use crate::backend::checkpoints::{OnThread, TransactionGuard};
 
 /// The hooks of a connection: they refuse a commit that is not the worker's and see a rollback.
 #[derive(Clone, Debug, Default)]

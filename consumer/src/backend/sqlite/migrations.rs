@@ -1,15 +1,14 @@
-//! The tables on SQLite.
+//! The tables on SQLite, version by version, and what is asked of a table that exists already.
 
-use sqlx::{SqliteConnection, SqlitePool, raw_sql};
+use sqlx::SqliteConnection;
 
-use super::statements::Statements;
-use crate::backend::Sql;
 use crate::backend::{Column, Schema, StoreError};
 
-/// Every version of the tables, oldest first. A released one is never changed.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+/// All versions, oldest first.
+pub(super) const MIGRATIONS: [&str; 2] = [V1, V2];
 
-const VERSIONS: &str = "
+/// Creates the table of versions.
+pub(super) const VERSIONS: &str = "
 CREATE TABLE IF NOT EXISTS {versions} (
     version INTEGER PRIMARY KEY,
     applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
@@ -97,7 +96,7 @@ CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
 ";
 
 const V2: &str = "
--- Which version of a consumer serves, where somebody has said so.
+-- Which version of a consumer serves, where it was chosen.
 CREATE TABLE IF NOT EXISTS {active} (
     consumer TEXT NOT NULL PRIMARY KEY,
     version INTEGER NOT NULL,
@@ -105,101 +104,39 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
-fn known() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+/// The primary key is left out: the alias of the row id is never NULL, whatever the catalogue says.
+const NULLABLE: &str = r#"
+    SELECT c.name FROM sqlite_schema AS s JOIN pragma_table_info(s.name) AS c
+     WHERE s.type = 'table' AND s.name = $1 COLLATE NOCASE AND c."notnull" = 0 AND c.pk = 0
+     ORDER BY c.cid"#;
+
+/// The columns of the table of events that can be NULL.
+pub(super) async fn nullable_columns(
+    connection: &mut SqliteConnection,
+    schema: &Schema,
+) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar(NULLABLE)
+        .bind(schema.events_name())
+        .fetch_all(connection)
+        .await?)
 }
 
-fn numbered() -> impl Iterator<Item = (i64, &'static str)> {
-    (1..).zip(MIGRATIONS)
-}
-
-/// The whole migration as one script.
-pub(super) fn script(schema: &Schema) -> String {
-    let mut script = format!("BEGIN IMMEDIATE;\n{VERSIONS}");
-    for (version, sql) in numbered() {
-        script.push_str(sql);
-        script.push_str(&record(version));
-    }
-    script.push_str("COMMIT;\n");
-    schema.render(&script)
-}
-
-fn record(version: i64) -> String {
-    format!("INSERT INTO {{versions}} (version) VALUES ({version}) ON CONFLICT DO NOTHING;\n")
-}
-
-pub(super) async fn migrate(pool: &SqlitePool, statements: &Statements) -> Result<(), StoreError> {
-    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-    run(&mut tx, statements, VERSIONS).await?;
-    let found = version(&mut tx, statements).await?;
-    refuse_newer(found)?;
-    for (version, sql) in numbered().skip_while(|(version, _)| *version <= found) {
-        let sql = format!("{sql}{}", record(version));
-        run(&mut tx, statements, &sql).await?;
-    }
-    // Before the commit: tables that do not fit are left without ours beside them.
-    probe(&mut tx, statements).await?;
-    Ok(tx.commit().await?)
-}
-
-async fn run(
-    tx: &mut SqliteConnection,
-    statements: &Statements,
-    sql: &str,
-) -> Result<(), StoreError> {
-    let sql = Sql::new(statements.settings(), sql);
-    raw_sql(sql.safe()).execute(tx).await?;
-    Ok(())
-}
-
-async fn version(conn: &mut SqliteConnection, statements: &Statements) -> Result<i64, StoreError> {
-    Ok(statements.version.scalar().fetch_one(conn).await?)
-}
-
-fn refuse_newer(found: i64) -> Result<(), StoreError> {
-    let known = known();
-    if found > known {
-        return Err(StoreError::NewerSchema { found, known });
-    }
-    Ok(())
-}
-
-pub(super) async fn check(pool: &SqlitePool, statements: &Statements) -> Result<(), StoreError> {
-    let mut conn = pool.acquire().await?;
-    let found = version(&mut conn, statements).await?;
-    refuse_newer(found)?;
-    if found < known() {
-        return Err(StoreError::NotMigrated {
-            missing: format!("they are at version {found} of {}", known()),
-        });
-    }
-    probe(&mut conn, statements).await
-}
-
-/// Asks for every column, and for no row.
-async fn probe(conn: &mut SqliteConnection, statements: &Statements) -> Result<(), StoreError> {
-    for probe in [&statements.probe_events, &statements.probe_heads] {
-        let probed = probe.query().execute(&mut *conn).await;
-        probed.map_err(|error| StoreError::from(error).despite_migration(statements.schema()))?;
-    }
-    probe_autoincrement(conn, statements.schema()).await
-}
-
-/// Wants `AUTOINCREMENT`, which is allowed on the primary key alone and only there a name of its own.
-async fn probe_autoincrement(
-    conn: &mut SqliteConnection,
+/// Only `AUTOINCREMENT` keeps SQLite from giving the position of a deleted event to a new one. It is
+/// allowed on the primary key alone.
+pub(super) async fn check_positions(
+    connection: &mut SqliteConnection,
     schema: &Schema,
 ) -> Result<(), StoreError> {
     let table = schema.events_name();
     let column = schema.column_name(Column::GlobalPosition);
     let sql: Option<String> = sqlx::query_scalar(
         "SELECT sql FROM sqlite_schema AS s JOIN pragma_table_info(s.name) AS c
-          WHERE s.type = 'table' AND s.name = ?1 COLLATE NOCASE
-            AND c.name = ?2 COLLATE NOCASE AND c.pk = 1",
+          WHERE s.type = 'table' AND s.name = $1 COLLATE NOCASE
+            AND c.name = $2 COLLATE NOCASE AND c.pk = 1",
     )
     .bind(table)
     .bind(column)
-    .fetch_optional(conn)
+    .fetch_optional(connection)
     .await?;
     if sql.is_some_and(|sql| has_autoincrement(&sql)) {
         return Ok(());

@@ -1,5 +1,11 @@
 //! SQLite.
 
+use sqlx::Sqlite;
+use sqlx::sqlite::SqliteQueryResult;
+
+use super::driver::{Driver, PlainQuery};
+use super::sql::Dialect;
+
 #[cfg(feature = "worker")]
 mod checkpoints;
 mod connect;
@@ -14,4 +20,28 @@ mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
 mod rows;
-mod statements;
+
+/// Times in our tables are Unix milliseconds.
+const DIALECT: Dialect = Dialect {
+    now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+    ms_since: "CAST(unixepoch('subsec') * 1000 AS INTEGER) - $",
+    ms_until: "$ - CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+    in_ms: "CAST(unixepoch('subsec') * 1000 AS INTEGER) + $",
+    event_age: "CAST((unixepoch('subsec') - unixepoch({created_at}, 'subsec')) * 1000 AS INTEGER)",
+    greatest: "max",
+    // The transaction has begun IMMEDIATE, which locks all rows.
+    for_update: "",
+    message: "$",
+};
+
+impl Driver for Sqlite {
+    const DIALECT: Dialect = DIALECT;
+
+    fn rows_affected(result: &SqliteQueryResult) -> u64 {
+        result.rows_affected()
+    }
+
+    fn bind_message(query: PlainQuery<Self>, text: Option<String>) -> PlainQuery<Self> {
+        query.bind(text)
+    }
+}

@@ -51,9 +51,12 @@ fn judge_one<DB: Backend>(error: &(dyn Error + 'static)) -> Blame {
         };
     }
     // `?` through `anyhow` hides the type of the outermost error, but not that of its source.
-    error
-        .downcast_ref::<Box<dyn DatabaseError>>()
-        .map_or(Blame::Handler, |error| judge_database::<DB>(error.as_ref()))
+    match error.downcast_ref::<Box<dyn DatabaseError>>() {
+        Some(error) => judge_database::<DB>(error.as_ref()),
+        // A handler may have made a text of it.
+        None if DB::names_infrastructure(&error.to_string()) => Blame::Infrastructure,
+        None => Blame::Handler,
+    }
 }
 
 fn judge_database<DB: Backend>(error: &dyn DatabaseError) -> Blame {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::backend::{Aggregate, Backend, Claim, Parking, SegmentId};
+use crate::backend::{Aggregate, Backend, CheckpointStatements, Claim, Parking, SegmentId};
 use crate::contract::PersistedEvent;
 use crate::worker::lane::attempt::Tally;
 
@@ -24,7 +24,7 @@ pub(crate) struct Division {
 impl Division {
     /// Divides the first `take` events of a job, under its claim.
     pub(crate) async fn of<DB: Backend>(
-        statements: &DB::CheckpointStatements,
+        statements: &CheckpointStatements,
         connection: &mut DB::Connection,
         key: &SegmentId,
         claim: &Claim,

@@ -1,0 +1,93 @@
+//! Rows of the log as events.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::append::Placed;
+use super::driver::Driver;
+use super::names::Names;
+use crate::contract::{EventRecord, Metadata, PersistedEvent};
+
+/// The columns of an event, in the order in which [`LogRows::event`] decodes them.
+pub(super) const COLUMNS: &str = "{global_position}, {aggregate_type}, {aggregate_id}, \
+    {aggregate_version}, {event_id}, {event_type}, {event_version}, {payload}, {trace_id}, \
+    {correlation_id}, {causation_id}, {metadata}, {created_at}";
+
+/// A row of the log: an event, or the reason why it cannot be decoded.
+pub(crate) type LogRow = Result<PersistedEvent, UnreadableEvent>;
+
+/// An event that cannot be decoded, such as one with a time that no program can represent.
+#[derive(Clone, Debug)]
+pub struct UnreadableEvent {
+    /// The position of the event.
+    pub(crate) position: i64,
+    /// The event's aggregate type, unless that is what cannot be decoded.
+    pub(crate) aggregate_type: Option<Arc<str>>,
+    /// The reason.
+    pub(crate) error: Arc<sqlx::Error>,
+}
+
+/// How a database represents the columns of an event.
+pub trait LogRows: Driver {
+    /// Decodes a text without copying it.
+    fn text(row: &Self::Row, index: usize) -> Result<&str, sqlx::Error>;
+
+    /// Decodes a payload.
+    fn payload(row: &Self::Row, index: usize) -> Result<Bytes, sqlx::Error>;
+
+    /// Decodes an event id.
+    fn event_id(row: &Self::Row, index: usize) -> Result<Uuid, sqlx::Error>;
+
+    /// Decodes metadata, without parsing its JSON.
+    fn metadata(row: &Self::Row, index: usize) -> Result<Option<Metadata>, sqlx::Error>;
+
+    /// Decodes a time.
+    fn time(row: &Self::Row, index: usize) -> Result<DateTime<Utc>, sqlx::Error>;
+
+    /// Decodes a row of [`COLUMNS`]. Only a row without a position is an error of the whole read.
+    fn log_row(row: &Self::Row, names: &mut Names) -> Result<LogRow, sqlx::Error> {
+        let position = Self::read_at(row, 0)?;
+        Ok(
+            Self::event(row, position, names).map_err(|error| UnreadableEvent {
+                position,
+                aggregate_type: Self::text(row, 1).ok().map(|name| names.intern(name)),
+                error: Arc::new(error),
+            }),
+        )
+    }
+
+    /// Decodes the columns after the position.
+    fn event(
+        row: &Self::Row,
+        global_position: i64,
+        names: &mut Names,
+    ) -> Result<PersistedEvent, sqlx::Error> {
+        Ok(PersistedEvent::new(EventRecord {
+            global_position,
+            aggregate_type: names.intern(Self::text(row, 1)?),
+            aggregate_id: Self::read_at(row, 2)?,
+            aggregate_version: Self::read_at(row, 3)?,
+            event_id: Self::event_id(row, 4)?,
+            event_type: names.intern(Self::text(row, 5)?),
+            event_version: Self::read_at(row, 6)?,
+            payload: Self::payload(row, 7)?,
+            trace_id: Self::read_at(row, 8)?,
+            correlation_id: Self::read_at(row, 9)?,
+            causation_id: Self::read_at(row, 10)?,
+            metadata: Self::metadata(row, 11)?,
+            created_at: Self::time(row, 12)?,
+        }))
+    }
+
+    /// Decodes what an append returns of each event.
+    fn placed(row: &Self::Row) -> Result<Placed, sqlx::Error> {
+        Ok(Placed {
+            global_position: Self::read_at(row, 0)?,
+            aggregate_version: Self::read_at(row, 1)?,
+            created_at: Self::time(row, 2)?,
+        })
+    }
+}
