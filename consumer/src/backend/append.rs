@@ -1,4 +1,4 @@
-//! An append, checked before any database hears of it.
+//! Appends, checked before the database is asked.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ pub struct Append<'a> {
 /// Type and id of the aggregate.
 type AggregateName<'a> = (&'a str, &'a str);
 
-/// What the database gave to one event.
+/// What the database assigned to one event.
 #[derive(Clone, Debug)]
 pub struct Placed {
     pub(crate) global_position: i64,
@@ -30,7 +30,7 @@ pub struct Placed {
 }
 
 impl<'a> Append<'a> {
-    /// Checks what holds on every database; `complete` then fills in what the events do not say.
+    /// Checks what every database needs; `complete` then fills in what the events leave open.
     pub(crate) fn new(
         expected: ExpectedVersion,
         events: &'a [NewEvent],
@@ -76,7 +76,16 @@ impl<'a> Append<'a> {
         }
     }
 
-    /// The error for an event id that is taken.
+    /// The error for a transaction that another one made fail.
+    pub(crate) fn contention(&self, source: sqlx::Error) -> StoreError {
+        StoreError::Contention {
+            aggregate_type: self.aggregate_type().to_owned(),
+            aggregate_id: self.aggregate_id().to_owned(),
+            source,
+        }
+    }
+
+    /// The error for an event id that is in use.
     pub(crate) fn duplicate(&self) -> StoreError {
         StoreError::DuplicateEventId {
             aggregate_type: self.aggregate_type().to_owned(),
@@ -84,7 +93,7 @@ impl<'a> Append<'a> {
         }
     }
 
-    /// The events as they now stand in the store.
+    /// The events as they are now in the store.
     pub(crate) fn persisted(&self, mut placed: Vec<Placed>) -> Vec<PersistedEvent> {
         // `RETURNING` promises no order.
         placed.sort_unstable_by_key(|placed| placed.aggregate_version);

@@ -1,10 +1,10 @@
-//! What the test kit asks of a database.
+//! What the test kit needs of a database.
 
 use std::future::Future;
 
 use sqlx::Database;
 
-/// What a test asks of a database.
+/// Makes changes fail, for tests.
 pub trait Faults: Database {
     /// Runs statements of the test.
     fn run_script(
@@ -12,13 +12,13 @@ pub trait Faults: Database {
         sql: sqlx::AssertSqlSafe<String>,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Makes the `write`-th change of a row from now on fail, until the transaction rolls back.
+    /// Makes the `write`-th change of a row fail, counted from now, until the transaction rolls back.
     fn arm_fault(
         connection: &mut Self::Connection,
         write: u32,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Whether there were so many changes.
+    /// Whether at least that many rows were changed.
     fn fault_was_reached(
         connection: &mut Self::Connection,
         write: u32,

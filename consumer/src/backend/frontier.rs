@@ -8,16 +8,15 @@ use sqlx::{Database, Pool};
 
 use super::{FrontierError, StoreSettings};
 
-/// What tells a worker that there is something new in the log, and how far it is settled.
+/// How a worker learns that the log has new events, and how far it is settled.
 pub trait Frontier: Database {
-    /// What watches the frontier on this database.
+    /// Watches the frontier.
     type Watch: FrontierWatch<Self>;
 
-    /// How often the log is looked at when nothing wakes the worker.
+    /// The interval at which the log is read when nothing wakes the worker.
     const POLL_INTERVAL: Duration;
 
-    /// Waits for the next sign of a commit from another process; never returns where the database
-    /// has none to give.
+    /// Wakes the worker after each commit of another process that notifies; never returns.
     fn listen(
         pool: Pool<Self>,
         url: Option<Arc<str>>,
@@ -27,64 +26,64 @@ pub trait Frontier: Database {
 
 /// Computes which positions are settled (R11).
 pub trait FrontierWatch<DB: Database>: Send + Sized + 'static {
-    /// Checks what the rule rests on and starts from the durable frontier.
+    /// Checks the conditions under which the frontier can be known, and starts from the durable one.
     fn start(
         settings: &StoreSettings,
         pool: &Pool<DB>,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Self, FrontierError>> + Send;
 
-    /// Starts like [`start`](Self::start) and draws no position to try the server out: for those
-    /// who look and do not settle anything for consumers to rest on.
+    /// Starts like [`start`](Self::start), without drawing a position to test the server: for callers
+    /// that only show the frontier.
     fn look(
         settings: &StoreSettings,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Self, FrontierError>> + Send;
 
-    /// Looks at the log once.
+    /// Reads the log's head and settles what can be settled.
     fn observe(
         &mut self,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Observation, FrontierError>> + Send;
 
-    /// Says who keeps the frontier from moving.
+    /// The transactions that keep the frontier from advancing.
     fn blockers(
         &self,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Vec<Blocker>, sqlx::Error>> + Send;
 }
 
-/// Which incarnation of the server an observation belongs to.
+/// The incarnation of the server in which something was observed.
 ///
-/// A crash can take back commits that were seen and give their positions out again, so what was
-/// seen in one incarnation means nothing in the next.
+/// A crash can undo commits that were seen and give their positions out again, so what was seen in one
+/// incarnation proves nothing in the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Incarnation {
-    /// When the server started, in microseconds.
+    /// When the server started, in microseconds since 1970.
     pub started: i64,
-    /// When its statistics began, in microseconds: a crash of one backend restarts everything
-    /// but the server's start time, and this tells.
+    /// When its statistics were reset, in microseconds since 1970: the crash of one backend restarts all
+    /// of them, which the start time of the server does not show.
     pub recovered: i64,
 }
 
-/// What one look at the log found.
+/// The result of one observation of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
-    /// Every position up to here is settled: it holds an event that is visible, or never will.
+    /// Every position up to here is settled: it has a visible event, or will never have one.
     pub settled: i64,
     /// The highest visible position.
     pub head: i64,
-    /// The incarnation of the server that this was seen in.
+    /// The incarnation of the server.
     pub incarnation: Incarnation,
-    /// Whether there is a gap that somebody may still fill.
+    /// Whether there is a gap that a transaction may still fill.
     pub waiting: bool,
-    /// Whether there is more to look at right away.
+    /// Whether the next observation would find more without waiting.
     pub more: bool,
 }
 
 /// A transaction that may still fill a gap.
 ///
-/// Its text is what to look for on the server:
+/// Its text names what to look for on the server:
 ///
 /// ```
 /// use std::time::Duration;

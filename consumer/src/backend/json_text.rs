@@ -1,4 +1,4 @@
-//! Metadata as both databases can store it: UTF-8, and JSON whose every part has a value.
+//! Metadata that both databases can store: UTF-8, and JSON in which every part has a value.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,9 +13,9 @@ pub(crate) struct JsonText<'a> {
 }
 
 impl<'a> JsonText<'a> {
-    /// Checks everything that a database would refuse, and with it the caller's transaction: bytes
-    /// that are no UTF-8, half of a surrogate pair, a number beyond those of floating point,
-    /// nesting deeper than anybody reads again.
+    /// Checks everything for which a database would abort the caller's transaction: bytes that are not
+    /// UTF-8, half of a surrogate pair, a number beyond the range of `f64`, and nesting too deep to be
+    /// read again.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let has_nul = Cell::new(false);
@@ -41,7 +41,7 @@ impl<'a> JsonText<'a> {
 
 /// Decodes every value and keeps none.
 ///
-/// `IgnoredAny` would not do: it passes over strings and numbers without looking what they mean.
+/// `IgnoredAny` would not check the values of strings and numbers.
 #[derive(Clone, Copy)]
 struct Walk<'w>(&'w Cell<bool>);
 
@@ -107,7 +107,7 @@ mod tests {
     use super::JsonText;
 
     #[test]
-    fn json_of_every_shape_passes_as_it_stands() {
+    fn json_of_every_shape_passes_unchanged() {
         for text in [
             "null",
             " [true, -1, 18446744073709551615, 1.5e300, \"\"] ",
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_database_would_refuse_is_refused_with_the_reason() {
+    fn json_that_a_database_would_refuse_is_refused() {
         let deep = "[".repeat(200);
         for (bytes, reason) in [
             (&b"\"\xff\""[..], "invalid utf-8"),

@@ -1,5 +1,6 @@
 //! Rows of the log as events.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -89,5 +90,13 @@ pub trait LogRows: Driver {
             aggregate_version: Self::read_at(row, 1)?,
             created_at: Self::time(row, 2)?,
         })
+    }
+}
+
+/// The error of a value that cannot be decoded.
+pub(super) fn unreadable(index: usize, source: impl Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::ColumnDecode {
+        index: index.to_string(),
+        source: Box::new(source),
     }
 }

@@ -1,4 +1,4 @@
-//! What to read from the log.
+//! Bounded reads of the log.
 
 use std::sync::Arc;
 
@@ -8,19 +8,14 @@ use super::log_rows::LogRow;
 /// A bounded part of the log, for [`EventStore::read_range`](crate::EventStore::read_range).
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # consumer::__doc::run(async |store| {
 /// use std::sync::Arc;
 ///
-/// use consumer::{ExpectedVersion, NewEvent, ReadRange, SqliteEventStore};
+/// use consumer::{ExpectedVersion, NewEvent, ReadRange};
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
-/// # for (kind, id) in [("User", "ada"), ("Order", "o-1"), ("User", "bob")] {
-/// #     let event = NewEvent::new(kind, id, "Happened", "{}");
-/// #     store.append(ExpectedVersion::Any, &[event]).await?;
-/// # }
+/// for (kind, id) in [("User", "ada"), ("Order", "o-1"), ("User", "bob")] {
+///     store.append(ExpectedVersion::Any, &[NewEvent::new(kind, id, "Happened", "{}")]).await?;
+/// }
 /// let users = [Arc::from("User")];
 /// let range = ReadRange {
 ///     after: 0,
@@ -32,10 +27,7 @@ use super::log_rows::LogRow;
 /// let mut connection = store.pool().acquire().await?;
 /// let events = store.read_range(&mut connection, range).await?;
 /// assert_eq!(events.len(), 2);
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRange<'a> {
@@ -43,10 +35,10 @@ pub struct ReadRange<'a> {
     pub after: i64,
     /// Events up to this position, inclusive.
     pub up_to: i64,
-    /// At most so many events.
+    /// The highest number of events.
     pub limit: u32,
-    /// At most so many bytes of payloads, metadata and texts (types and ids), but always one event
-    /// if there is one.
+    /// The highest number of bytes of payloads, metadata and texts (types and ids) together; the first
+    /// event is always read.
     pub max_bytes: u64,
     /// Only these aggregate types, compared exactly; `None`, like an empty list, means every event
     /// (R7).
@@ -59,7 +51,7 @@ impl ReadRange<'_> {
         self.scope.filter(|types| !types.is_empty())
     }
 
-    /// The budget, to be spent on one event after the other.
+    /// The budget, which one event after the other reduces.
     #[cfg(feature = "postgres")]
     pub(crate) fn budget(&self) -> Budget {
         Budget {
@@ -68,16 +60,16 @@ impl ReadRange<'_> {
         }
     }
 
-    /// The budget as the databases' integers have it.
+    /// The budget as an integer of the databases.
     pub(crate) fn max_bytes(&self) -> i64 {
         i64::try_from(self.max_bytes).unwrap_or(i64::MAX)
     }
 }
 
-/// What is left of a read's budget of bytes.
+/// The remaining budget of a read, in bytes.
 #[cfg(feature = "postgres")]
 pub(crate) struct Budget {
-    /// Nothing once an event did not fit: those behind it must not be read either.
+    /// `None` once an event did not fit: those after it must not be read either.
     left: Option<u64>,
     taken: bool,
 }

@@ -3,14 +3,15 @@
 use super::StoreError;
 use super::sql::fill_in;
 
-/// Maps the store to tables that exist already, under other names.
+/// Maps the store to tables with other names.
 ///
-/// Without a mapping the tables are `events` and `aggregate_heads`, found through the database's
-/// search path. Names are checked and quoted, so they are case-sensitive on Postgres.
+/// The default tables are `events` and `aggregate_heads`, found through the database's search path.
+/// Names are quoted, so they are case-sensitive on Postgres; they can have at most 63 bytes, and no
+/// quotes, backslashes, dollar signs or control characters.
 ///
-/// A schema of Postgres, like a file of SQLite, holds **one** log: the tables in which consumers keep
-/// their checkpoints lie beside it and do not say which log they are of. A second log goes into
-/// another [`database_schema`](Self::database_schema), or into another file.
+/// A schema of Postgres, or a file of SQLite, can have only **one** log: the tables with the
+/// checkpoints of consumers are beside it, and do not name the log that they belong to. Put a second
+/// log into another [`database_schema`](Self::database_schema), or into another file.
 ///
 /// ```
 /// use consumer::{Column, Schema};
@@ -31,14 +32,12 @@ pub struct Schema {
 }
 
 /// A column of the events table that can have another name.
-///
-/// See [`Schema`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // each is the column of its name
 pub enum Column {
     GlobalPosition,
-    /// Also the name in the table of heads, like the next two.
+    /// Like the next two, also the name in the table of heads.
     AggregateType,
     AggregateId,
     AggregateVersion,
@@ -116,7 +115,7 @@ impl Default for Schema {
 }
 
 impl Schema {
-    /// The tables of the Go library eventsalsa/store from 0.1 on, which calls an aggregate a stream:
+    /// Maps to the tables of the Go library eventsalsa/store from 0.1 on, which calls aggregates streams:
     /// columns `stream_type`, `stream_id` and `stream_version`, table `stream_heads`.
     ///
     /// ```
@@ -138,11 +137,8 @@ impl Schema {
             .column(Column::AggregateVersion, "stream_version")
     }
 
-    /// Puts all tables, also this library's own, into a schema other than the search path's first.
-    ///
-    /// Postgres only.
-    ///
-    /// See [`Schema`] for an example.
+    /// Puts all tables, including this library's own, into a schema other than the first of the search
+    /// path. Postgres only.
     #[must_use]
     pub fn database_schema(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
@@ -150,17 +146,13 @@ impl Schema {
     }
 
     /// Names the table of events.
-    ///
-    /// See [`Schema`] for an example.
     #[must_use]
     pub fn events(mut self, table: impl Into<String>) -> Self {
         self.events = table.into();
         self
     }
 
-    /// Names the table that holds each aggregate's last version.
-    ///
-    /// See [`Schema`] for an example.
+    /// Names the table with the last version of each aggregate.
     #[must_use]
     pub fn aggregate_heads(mut self, table: impl Into<String>) -> Self {
         self.heads = table.into();
@@ -168,8 +160,6 @@ impl Schema {
     }
 
     /// Names a column.
-    ///
-    /// See [`Schema`] for an example.
     #[must_use]
     pub fn column(mut self, column: Column, name: impl Into<String>) -> Self {
         if let Some(slot) = self.columns.get_mut(column as usize) {
@@ -178,10 +168,8 @@ impl Schema {
         self
     }
 
-    /// Names the sequence that positions are drawn from, where it cannot be found by itself: the
-    /// default of the position column is then not plainly `nextval` of it.
-    ///
-    /// Postgres only.
+    /// Names the sequence that positions are drawn from, if the default of the position column is not
+    /// simply `nextval` of it. Postgres only.
     ///
     /// ```
     /// use consumer::Schema;
@@ -195,7 +183,7 @@ impl Schema {
         self
     }
 
-    /// The database schema, where one was given.
+    /// The database schema, if one was given.
     pub(crate) fn database_schema_name(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
@@ -210,7 +198,7 @@ impl Schema {
         &self.heads
     }
 
-    /// The sequence, where one was given: quoted, and in the database schema.
+    /// The sequence, if one was given: quoted, and in the database schema.
     pub(crate) fn sequence_name(&self) -> Option<String> {
         self.sequence.as_deref().map(|name| self.qualified(name))
     }
@@ -222,7 +210,7 @@ impl Schema {
             .map_or(column.name(), String::as_str)
     }
 
-    /// Checks every name, so that only names can get into SQL.
+    /// Checks every name, so that only names can become part of SQL.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let schema = self.namespace.as_deref();
         let sequence = self.sequence.as_deref();
@@ -243,7 +231,7 @@ impl Schema {
         self.check_heads()
     }
 
-    /// The table of heads has a column of its own beside those that it shares with the events.
+    /// Refuses the name of the column that only the table of heads has.
     fn check_heads(&self) -> Result<(), StoreError> {
         let shared = [
             Column::AggregateType,
@@ -258,7 +246,7 @@ impl Schema {
             Some(name) => Err(StoreError::InvalidIdentifier {
                 what: "a column",
                 name: name.to_owned(),
-                reason: "the table of heads has a column of that name beside it",
+                reason: "the table of heads has another column of that name",
             }),
             None => Ok(()),
         }
@@ -320,7 +308,7 @@ impl Schema {
 }
 
 fn check_identifier(what: &'static str, name: &str) -> Result<(), StoreError> {
-    // Postgres cuts longer names off without an error, and would then find another table.
+    // Postgres truncates longer names without an error, and would then find another table.
     const LONGEST: usize = 63;
     let reason = if name.is_empty() {
         "it is empty"
@@ -330,7 +318,7 @@ fn check_identifier(what: &'static str, name: &str) -> Result<(), StoreError> {
         .chars()
         .any(|c| c.is_control() || matches!(c, '"' | '\'' | '\\' | '$'))
     {
-        "it has a quote, a backslash, a dollar sign or a control character"
+        "it contains a quote, a backslash, a dollar sign or a control character"
     } else {
         return Ok(());
     };

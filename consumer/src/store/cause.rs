@@ -1,6 +1,6 @@
-//! Which event a handler is working on, so that what it appends can name its cause.
+//! The event that a handler is handling, so that the events it appends can name their cause.
 //!
-//! The worker enters a scope once a batch; nothing happens for an event until a handler appends.
+//! The worker enters a scope once a batch; the event is looked up only when a handler appends.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -12,9 +12,9 @@ tokio::task_local! {
     static CAUSE: Arc<dyn Cause>;
 }
 
-/// Looks up the event at hand, at the time when a handler appends.
+/// Finds the event that is being handled.
 pub(crate) trait Cause: Send + Sync {
-    /// The event at hand, or `None` between events and in handlers of whole batches.
+    /// The event, or `None` between events and in handlers of whole batches.
     fn current(&self) -> Option<PersistedEvent>;
 }
 
@@ -29,7 +29,7 @@ pub(crate) async fn within<F: Future>(cause: Arc<dyn Cause>, work: F) -> F::Outp
     CAUSE.scope(cause, work).await
 }
 
-/// The event with that position in a batch, whose positions ascend.
+/// The event at a position in a batch, whose positions ascend.
 pub(crate) fn find(batch: &[PersistedEvent], position: i64) -> Option<PersistedEvent> {
     let index = batch
         .binary_search_by_key(&position, |event| event.global_position)
@@ -37,7 +37,7 @@ pub(crate) fn find(batch: &[PersistedEvent], position: i64) -> Option<PersistedE
     batch.get(index).cloned()
 }
 
-/// The events with their cause filled in, where a handler appends them and they name none.
+/// Fills in the cause of events that a handler appends, where they name none.
 pub(crate) fn with_cause(events: &[NewEvent]) -> Cow<'_, [NewEvent]> {
     if events.iter().all(NewEvent::names_its_cause) {
         return Cow::Borrowed(events);
@@ -76,25 +76,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_handler_appends_is_caused_by_the_event_at_hand_unless_it_says_otherwise() {
+    async fn an_event_appended_by_a_handler_names_the_handled_event_as_its_cause() {
         let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         store.migrate().await.unwrap();
         let first = append(&store, event("1")).await;
         let second = append(&store, event("2").correlation_id("order-7")).await;
 
-        // What the worker does: one scope for a batch, and the context tells the event at hand.
+        // As the worker does: one scope for a batch, and the context knows the event.
         let cx = Arc::new(Context::new("mails"));
         let batch = [first.clone(), second.clone()];
-        let at_hand = Arc::clone(&cx);
-        let cause = move || find(&batch, at_hand.current_position()?);
+        let handling = Arc::clone(&cx);
+        let cause = move || find(&batch, handling.current_position()?);
         let appended = within(Arc::new(cause), async {
-            let nothing_at_hand = append(&store, event("3")).await;
+            let between_events = append(&store, event("3")).await;
             cx.enter(first.global_position);
             let by_first = append(&store, event("4")).await;
             cx.enter(second.global_position);
             let by_second = append(&store, event("5")).await;
             let by_itself = append(&store, event("6").causation_id("a").correlation_id("b")).await;
-            [nothing_at_hand, by_first, by_second, by_itself]
+            [between_events, by_first, by_second, by_itself]
         })
         .await;
 

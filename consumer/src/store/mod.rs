@@ -298,11 +298,11 @@ impl<DB: Backend> EventStore<DB> {
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Transaction<'static, DB>, StoreError> {
         // Without the statement's lifetime, which futures that are spawned could not have.
-        let begin = DB::BEGIN_APPEND.into_sql_str();
+        let statement = DB::BEGIN_APPEND.into_sql_str();
         let pool = self.inner.pool.clone();
         // In a task of its own: if this future is dropped before the database has answered, the
         // transaction still ends before its connection goes back to the pool.
-        let begun = tokio::spawn(async move { pool.begin_with(begin).await }).await;
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
         Ok(begun.map_err(|_| sqlx::Error::WorkerCrashed)??)
     }
 

@@ -21,8 +21,8 @@ use crate::contract::columns::column;
 /// when the aggregate is not at the expected version.
 const APPEND: &str = "
 WITH seen AS (
-    -- Events without a head row were written by somebody who keeps no heads; a head above the
-    -- events is that of an aggregate whose history was archived.
+    -- Events without a head row were written by a program that keeps no heads; a head above the events
+    -- is that of an aggregate whose history was archived.
     SELECT GREATEST(
         COALESCE((SELECT max({aggregate_version}) FROM {events}
                   WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0),
@@ -30,8 +30,8 @@ WITH seen AS (
                   WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0)
     ) AS version
 ), head AS (
-    -- Locks the aggregate before a position is drawn: who waits here holds nothing that others
-    -- could wait for. After the wait the row may be newer than what `seen` saw.
+    -- Locks the aggregate before a position is drawn: an append that waits here holds no lock that
+    -- others could wait for. After the wait the row may be newer than what `seen` saw.
     INSERT INTO {heads} AS head ({aggregate_type}, {aggregate_id}, {aggregate_version}, updated_at)
     SELECT $1, $2, seen.version + $3, now() FROM seen
     WHERE $4::bigint IS NULL OR seen.version = $4
@@ -56,7 +56,7 @@ FROM head CROSS JOIN UNNEST($5::uuid[], $6::text[], $7::int[], $8::bytea[], $9::
 ORDER BY new.ordinal
 RETURNING {global_position}, {aggregate_version}, {created_at}";
 
-/// Sent when the transaction commits, once however often it appends.
+/// Sent when the transaction commits, once for all its appends.
 const NOTIFY: &str = ", (SELECT pg_notify('consumer_events', '') IS NULL)";
 
 /// Cuts the events of `found` off where their content exceeds `$4` bytes, but never the first.
@@ -242,7 +242,7 @@ fn refuse_nul(event: &NewEvent, metadata: Option<JsonText<'_>>) -> Result<(), St
     }
 }
 
-/// Sends all the events in one statement, a column each, so that its text is always the same.
+/// Sends all events in one statement, as one array a column, so that its text is always the same.
 async fn insert(
     tx: &mut PgConnection,
     statements: &PgEventStatements,
@@ -282,6 +282,8 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
             Violation::Version => append.conflict(None),
             Violation::Other => error.into(),
         },
+        // serialization_failure, deadlock_detected
+        "40001" | "40P01" => append.contention(error),
         _ => error.into(),
     }
 }
@@ -294,15 +296,15 @@ fn postgres_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
 enum Violation {
     EventId,
     Version,
-    /// One that is not ours, such as that of a trigger's table.
+    /// Another one, such as that of a table that a trigger writes.
     Other,
 }
 
 impl Violation {
-    /// Tells it by the columns, since a mapped table's constraints may have any name.
+    /// Tells it by the columns, since the constraints of a mapped table can have any name.
     fn of(error: &PgDatabaseError, schema: &Schema) -> Self {
-        // `Key (aggregate_type, aggregate_id, aggregate_version)=(…) already exists.`, in whatever
-        // language; there is none when the columns are hidden from us.
+        // `Key (aggregate_type, aggregate_id, aggregate_version)=(…) already exists.`, in any language;
+        // there is none for a role that may not see the columns.
         let Some((key, _)) = error.detail().and_then(|detail| detail.split_once(")=(")) else {
             return Self::Version;
         };

@@ -15,26 +15,30 @@ use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Incarnation, Ob
 use crate::backend::sql::statements;
 use crate::backend::{Column, FrontierError, LogProblem, Schema, Sql, StoreSettings};
 
-/// Reads the highest visible position and, in a bounded window above the frontier, how far positions
-/// follow each other without a gap: there the n-th row stands n above the frontier.
+/// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
+/// each other without a gap: up to there the n-th row is n above the frontier.
 ///
-/// The highest is that of the whole log, so that one set of evidence settles all of it, however
-/// many windows its old gaps are scattered over.
+/// The head is that of the whole log, so that one set of evidence settles all of it, however many
+/// windows its old gaps are scattered over.
 const WINDOW: &str = concat!(
-    "SELECT greatest((SELECT max({global_position}) FROM {events}), $1) AS highest,
-            coalesce(max(p) FILTER (WHERE p - $1 = n), $1) AS contiguous,
-            (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
-               FROM {sequence of the log}) AS last_value, ",
+    "
+    SELECT coalesce((SELECT max({global_position}) FROM {events}), 0) AS head,
+           coalesce(max(p) FILTER (WHERE p - $1 = n), $1) AS contiguous,
+           -- Not `min`, which would walk over the dead index entries of archived events.
+           (SELECT {global_position} FROM {events} WHERE {global_position} < 1 LIMIT 1) AS below_one,
+           (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
+              FROM {sequence of the log}) AS last_value, ",
     server_incarnation!(),
-    " FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
+    "
+      FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
               FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT 10000) AS w"
 );
 
-/// How many rows [`WINDOW`] reads at most.
+/// The highest number of rows that [`WINDOW`] reads above the frontier.
 const WINDOW_ROWS: i64 = 10_000;
 
-/// The transactions that drew a position and have not ended: `nextval` locks the sequence before
-/// it computes the value, and the top transaction keeps that lock until it ends.
+/// The transactions that drew a position and have not ended: `nextval` locks the sequence before it
+/// computes the value, and the top-level transaction keeps that lock until it ends.
 const HOLDERS: &str = "
     SELECT DISTINCT virtualtransaction FROM pg_locks
      WHERE locktype = 'relation' AND relation = $1::oid AND granted
@@ -109,14 +113,14 @@ impl Frontier for Postgres {
             if let Ok(mut listener) = listener
                 && listener.listen("consumer_events").await.is_ok()
             {
-                // What was committed before the LISTEN took hold sent its notification to nobody.
+                // Commits before the LISTEN notified no one.
                 wake.notify_one();
-                // `None` is a lost connection: sqlx has reconnected, and something may be missed.
+                // `None` is a lost connection: sqlx has reconnected, and may have missed a notification.
                 while listener.try_recv().await.is_ok() {
                     wake.notify_one();
                 }
             }
-            tracing::warn!("the listener for commits is not connected; polling goes on");
+            tracing::warn!("the listener for commits is not connected; polling continues");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -124,16 +128,16 @@ impl Frontier for Postgres {
 
 /// The frontier on Postgres, by the locks on the sequence.
 ///
-/// Each [`Generation`] is a highest position and the transactions that may still fill a gap below
-/// it. Rows are read first and lock holders second, never in one statement: a transaction that
-/// drew a position below the highest row held its lock before that row was read, so it either
-/// shows as a holder or has ended, and what it committed is visible to any later snapshot.
+/// Each [`Generation`] is a highest position and the transactions that may still fill a gap below it.
+/// Rows are read first and lock holders second, never in one statement: a transaction that drew a
+/// position below the highest row held its lock before that row was read, so it is either among the
+/// holders or has ended, and then its rows are visible to any later snapshot.
 pub struct PgWatch {
     settled: i64,
     durable: i64,
     head: i64,
     incarnation: Incarnation,
-    sequence: i64,
+    sequence: Sequence,
     log: Arc<str>,
     window: String,
     statements: FrontierStatements,
@@ -146,7 +150,7 @@ struct Generation {
     holders: HashSet<String>,
 }
 
-/// More generations than this at once bring the frontier no closer to the head.
+/// More generations at once would not bring the frontier closer to the head.
 const MAX_GENERATIONS: usize = 64;
 
 impl FrontierWatch<Postgres> for PgWatch {
@@ -159,9 +163,9 @@ impl FrontierWatch<Postgres> for PgWatch {
         let sequence = sequence(settings, &mut tx).await?;
         tx.commit().await?;
         // Before the probe, whose own position would hide that the log was reset.
-        let watch = Self::watch(settings, connection, &sequence).await?;
+        let watch = Self::watch(settings, connection, sequence).await?;
         let mut tx = connection.begin_with(BEGIN_READ).await?;
-        probe(pool, &mut tx, &sequence).await?;
+        probe(pool, &mut tx, &watch.sequence).await?;
         tx.commit().await?;
         Ok(watch)
     }
@@ -173,7 +177,7 @@ impl FrontierWatch<Postgres> for PgWatch {
         let mut tx = connection.begin_with(BEGIN_READ).await?;
         let sequence = sequence(settings, &mut tx).await?;
         tx.commit().await?;
-        Self::watch(settings, connection, &sequence).await
+        Self::watch(settings, connection, sequence).await
     }
 
     async fn observe(
@@ -184,25 +188,21 @@ impl FrontierWatch<Postgres> for PgWatch {
         if window.incarnation != self.incarnation {
             tracing::warn!(
                 settled = self.settled,
-                "the server restarted: everything seen of the log before is void, starting from the durable frontier"
+                "the server restarted: starting again from the durable frontier"
             );
             self.begin_incarnation(connection).await?;
             window = self.read_window(connection).await?;
         }
-        if window.last_value < self.settled {
-            return Err(FrontierError::Log(LogProblem::Reset {
-                what: "the settled frontier".into(),
-                position: self.settled,
-                last_value: window.last_value,
-            }));
-        }
+        self.refuse(&window)?;
+        refuse_reset("the settled frontier", self.settled, window.last_value)?;
         let before = self.settled;
-        self.head = self.head.max(window.highest);
+        let highest = window.head.max(before);
+        self.head = self.head.max(highest);
         self.settle(window.contiguous);
-        if self.settled < window.highest || !self.generations.is_empty() {
-            self.weigh_evidence(connection, window.highest).await?;
+        if self.settled < highest || !self.generations.is_empty() {
+            self.weigh_evidence(connection, highest).await?;
         }
-        let more = window.contiguous - before == WINDOW_ROWS && self.settled < window.highest;
+        let more = window.contiguous - before == WINDOW_ROWS && self.settled < highest;
         if !more {
             self.save(connection).await?;
         }
@@ -225,7 +225,7 @@ impl FrontierWatch<Postgres> for PgWatch {
             .statements
             .blockers
             .query()
-            .bind(self.sequence)
+            .bind(self.sequence.relation)
             .bind(holders)
             .fetch_all(&mut *tx)
             .await?;
@@ -246,8 +246,9 @@ impl FrontierWatch<Postgres> for PgWatch {
 }
 
 struct Window {
-    highest: i64,
+    head: i64,
     contiguous: i64,
+    below_one: Option<i64>,
     last_value: i64,
     incarnation: Incarnation,
 }
@@ -256,11 +257,10 @@ impl PgWatch {
     async fn watch(
         settings: &StoreSettings,
         connection: &mut PgConnection,
-        sequence: &Sequence,
+        sequence: Sequence,
     ) -> Result<Self, FrontierError> {
-        // The catalog gave the sequence's name, quoted where it needs to be.
+        // The name is from the catalogue, which quotes it where necessary.
         let window = settings
-            .schema
             .render(WINDOW)
             .replace("\"sequence of the log\"", &sequence.name);
         let mut watch = Self {
@@ -268,7 +268,7 @@ impl PgWatch {
             durable: 0,
             head: 0,
             incarnation: Incarnation::default(),
-            sequence: sequence.relation,
+            sequence,
             log: settings.schema.events_name().into(),
             window,
             statements: FrontierStatements::new(settings),
@@ -278,7 +278,7 @@ impl PgWatch {
         Ok(watch)
     }
 
-    /// Drops what was seen in another incarnation of the server and starts from what is durable.
+    /// Drops what was seen in another incarnation of the server and starts from the durable frontier.
     async fn begin_incarnation(
         &mut self,
         connection: &mut PgConnection,
@@ -301,10 +301,11 @@ impl PgWatch {
             .query()
             .fetch_one(&mut *connection)
             .await?;
-        // Last: others go on meanwhile, and what they have settled and handled was given out before.
+        // Last: what other processes settle and handle meanwhile was given out before.
         let window = self.read_window(&mut connection).await?;
         connection.commit().await?;
         self.incarnation = window.incarnation;
+        self.refuse(&window)?;
         refuse_reset("the durable frontier", self.settled, window.last_value)?;
         let consumer: String = row.try_get("consumer")?;
         refuse_reset(
@@ -314,31 +315,49 @@ impl PgWatch {
         )
     }
 
+    /// Refuses events whose positions the sequence did not give out.
+    fn refuse(&self, window: &Window) -> Result<(), LogProblem> {
+        if let Some(position) = window.below_one {
+            return Err(LogProblem::PositionBelowOne { position });
+        }
+        // No commit comes in between: the sequence is read as it is now, and the rows as they were when
+        // the statement began.
+        if window.head > window.last_value {
+            return Err(LogProblem::SequenceBehind {
+                name: self.sequence.name.clone(),
+                highest: window.head,
+                last_value: window.last_value,
+            });
+        }
+        Ok(())
+    }
+
     async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, sqlx::Error> {
         let window = with_numbers(&self.window, &[self.settled]);
         let row = sqlx::raw_sql(window).fetch_one(connection).await?;
         Ok(Window {
-            highest: row.try_get("highest")?,
+            head: row.try_get("head")?,
             contiguous: row.try_get("contiguous")?,
+            below_one: row.try_get("below_one")?,
             last_value: row.try_get("last_value")?,
             incarnation: Incarnation::decode::<Postgres>(&row)?,
         })
     }
 
-    /// Takes who may still fill a gap, now that the rows have been read.
+    /// Reads which transactions may still fill a gap, after the rows have been read.
     async fn weigh_evidence(
         &mut self,
         connection: &mut PgConnection,
         highest: i64,
     ) -> Result<(), sqlx::Error> {
-        let now = sqlx::raw_sql(with_numbers(HOLDERS, &[self.sequence]))
+        let now = sqlx::raw_sql(with_numbers(HOLDERS, &[self.sequence.relation]))
             .fetch_all(connection)
             .await?
             .iter()
             .map(|row| row.try_get(0))
             .collect::<Result<HashSet<String>, _>>()?;
         for generation in &mut self.generations {
-            // Who came later drew a later position: only those who were there count.
+            // A transaction that came later drew a later position.
             generation.holders.retain(|holder| now.contains(holder));
         }
         let newest = self
@@ -346,7 +365,7 @@ impl PgWatch {
             .back()
             .map_or(self.settled, |last| last.highest);
         if highest > newest {
-            // The newest makes way: it says the least about how far the log will be settled next.
+            // The newest is dropped: it is the last that will settle anything.
             self.generations.truncate(MAX_GENERATIONS - 1);
             self.generations.push_back(Generation {
                 highest,
@@ -373,8 +392,8 @@ impl PgWatch {
     }
 
     async fn save(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        // Contiguous positions cost the next worker nothing to find again; what is saved now and
-        // then is what keeps it from going over old gaps.
+        // The next worker finds contiguous positions again at no cost; saved now and then, the frontier
+        // spares it old gaps.
         const WORTH_SAVING: i64 = 1_000;
         if self.settled - self.durable < WORTH_SAVING {
             return Ok(());
@@ -412,7 +431,7 @@ struct Sequence {
     name: String,
 }
 
-/// Finds the sequence that positions are drawn from, and refuses what the rule cannot rest on.
+/// Finds the sequence that positions are drawn from, and refuses one that proves nothing.
 async fn sequence(
     settings: &StoreSettings,
     connection: &mut PgConnection,
@@ -448,8 +467,8 @@ async fn sequence(
     }
 }
 
-/// Draws a position in an open transaction and looks for its lock from another connection: on a
-/// server that does not show it, the rule would lose events.
+/// Draws a position in an open transaction and looks for its lock from another connection: on a server
+/// that does not show it, events would be lost.
 async fn probe(
     pool: &PgPool,
     connection: &mut PgConnection,
@@ -462,7 +481,7 @@ async fn probe(
         .await;
     let drawn = match drawn {
         Ok(drawn) => drawn,
-        // sequence_generator_limit_exceeded: no position is left, and nobody draws one.
+        // sequence_generator_limit_exceeded: no position is left for any writer.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("2200H") => {
             return Ok(());
         }

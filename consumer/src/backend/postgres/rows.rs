@@ -1,12 +1,15 @@
 //! How Postgres represents the columns of an event.
 
+use std::error::Error;
+use std::fmt;
+
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgRow, PgValueFormat, Postgres};
 use sqlx::{Row as _, TypeInfo as _, ValueRef as _};
 use uuid::Uuid;
 
-use crate::backend::log_rows::LogRows;
+use crate::backend::log_rows::{LogRows, unreadable};
 use crate::contract::Metadata;
 
 impl LogRows for Postgres {
@@ -38,32 +41,37 @@ impl LogRows for Postgres {
     /// sqlx panics at the times that chrono cannot represent, which `infinity` is one of.
     fn time(row: &PgRow, index: usize) -> Result<DateTime<Utc>, sqlx::Error> {
         let value = row.try_get_raw(index)?;
-        let binary =
-            value.format() == PgValueFormat::Binary && value.type_info().name() == "TIMESTAMPTZ";
-        let bytes = value.as_bytes().ok().filter(|_| binary);
-        let Some(&[a, b, c, d, e, f, g, h]) = bytes else {
+        let is_binary = value.format() == PgValueFormat::Binary;
+        if !is_binary || value.type_info().name() != "TIMESTAMPTZ" {
             return row.try_get(index);
-        };
-        let micros = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        since_2000(micros).ok_or_else(|| sqlx::Error::ColumnDecode {
-            index: index.to_string(),
-            source: format!("{} is not a time that can be represented", name(micros)).into(),
-        })
+        }
+        let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+        let bytes = bytes.try_into().map_err(|error| unreadable(index, error))?;
+        let micros = i64::from_be_bytes(bytes);
+        since_2000(micros).ok_or_else(|| unreadable(index, OutOfRange(micros)))
     }
 }
+
+/// A `timestamptz` that no program can represent.
+#[derive(Debug)]
+struct OutOfRange(i64);
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            i64::MAX => f.write_str("the time is `infinity`"),
+            i64::MIN => f.write_str("the time is `-infinity`"),
+            micros => write!(f, "the time is {micros} µs after 2000"),
+        }
+    }
+}
+
+impl Error for OutOfRange {}
 
 /// The time of a `timestamptz`, which counts microseconds since 2000.
 fn since_2000(micros: i64) -> Option<DateTime<Utc>> {
     const EPOCH: i64 = 946_684_800;
     DateTime::from_timestamp(EPOCH, 0)?.checked_add_signed(TimeDelta::microseconds(micros))
-}
-
-fn name(micros: i64) -> String {
-    match micros {
-        i64::MAX => "infinity".to_owned(),
-        i64::MIN => "-infinity".to_owned(),
-        _ => format!("{micros} µs after 2000"),
-    }
 }
 
 #[cfg(test)]

@@ -10,10 +10,12 @@ use tokio::sync::Notify;
 use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Incarnation, Observation};
 use crate::backend::{FrontierError, LogProblem, Sql, StoreSettings};
 
-const HEAD: &str = "SELECT coalesce(max({global_position}), 0) FROM {events}";
+const HEAD: &str = "
+    SELECT coalesce((SELECT max({global_position}) FROM {events}), 0) AS head,
+           (SELECT {global_position} FROM {events} WHERE {global_position} < 1 LIMIT 1) AS below_one";
 
-/// The highest position that was ever given out; SQLite gives rolled-back ones out again. The name
-/// is that of the table as it was made, in whatever letters the mapping has it.
+/// The highest position that was ever given out; SQLite gives rolled-back ones out again. The table has
+/// the name with which it was created, and the mapping can have it in other letters.
 const GIVEN_OUT: &str =
     "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1 COLLATE NOCASE";
 
@@ -30,8 +32,8 @@ impl Frontier for Sqlite {
     }
 }
 
-/// The frontier on SQLite: the head, since there is one writer and a position that was rolled back
-/// is given out again.
+/// The frontier on SQLite: the head, since there is one writer, and a position that was rolled back is
+/// given out again.
 pub struct SqliteWatch {
     head_statement: Sql,
     events: Arc<str>,
@@ -47,6 +49,17 @@ async fn given_out(events: &str, connection: &mut SqliteConnection) -> Result<i6
 }
 
 impl SqliteWatch {
+    async fn read_head(&self, connection: &mut SqliteConnection) -> Result<i64, FrontierError> {
+        let query = self.head_statement.query::<Sqlite>();
+        let row = query.fetch_one(connection).await?;
+        if let Some(position) = row.try_get("below_one")? {
+            return Err(FrontierError::Log(LogProblem::PositionBelowOne {
+                position,
+            }));
+        }
+        Ok(row.try_get("head")?)
+    }
+
     async fn refuse_reset(&self, connection: &mut SqliteConnection) -> Result<(), FrontierError> {
         let last_value = given_out(&self.events, connection).await?;
         if last_value >= self.head {
@@ -77,7 +90,7 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
             .query::<Sqlite>()
             .fetch_optional(&mut *connection)
             .await?;
-        // Last: others go on meanwhile, and what they have handled was given out before.
+        // Last: what other processes handle meanwhile was given out before.
         let last_value = given_out(settings.schema.events_name(), connection).await?;
         if let Some(row) = highest {
             let consumer: String = row.try_get("consumer")?;
@@ -102,17 +115,13 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         &mut self,
         connection: &mut SqliteConnection,
     ) -> Result<Observation, FrontierError> {
-        // Changes when another connection has committed, and costs no look at the table.
+        // It changes when another connection has committed, and costs no read of the table.
         let data_version: i64 = sqlx::query_scalar("PRAGMA data_version")
             .fetch_one(&mut *connection)
             .await?;
         if self.data_version != Some(data_version) {
-            let head: i64 = self
-                .head_statement
-                .scalar()
-                .fetch_one(&mut *connection)
-                .await?;
-            // The newest events may have been archived: what was given out is never given out again.
+            let head = self.read_head(connection).await?;
+            // The newest events may have been archived, whose positions are not given out again.
             if head < self.head {
                 self.refuse_reset(connection).await?;
             }

@@ -8,7 +8,7 @@ use sqlx::sqlite::Sqlite;
 
 use crate::backend::checkpoints::{OnThread, TransactionGuard};
 
-/// The hooks of a connection: they refuse a commit that is not the worker's and see a rollback.
+/// The hooks of a connection, which refuse a commit that is not the worker's and see a rollback.
 #[derive(Clone, Debug, Default)]
 pub struct HookGuard(Arc<Hooks>);
 
@@ -19,10 +19,11 @@ struct Hooks {
     violation: AtomicU8,
 }
 
-/// After how many steps of SQLite's machine it asks whether to go on: some milliseconds.
+/// The number of steps of SQLite's virtual machine between two calls of the progress handler: some
+/// milliseconds.
 const STEPS: i32 = 100_000;
 
-/// After how many steps a reader comes to its core: in its first read.
+/// The same for a reader that has yet to call something: less than its first read takes.
 const SOON: i32 = 1_000;
 
 const COMMITTED: u8 = 1;
@@ -51,11 +52,11 @@ impl TransactionGuard for HookGuard {
 }
 
 impl Hooks {
-    /// Whether the end of the transaction may go on; notes who tried when it may not.
+    /// Whether the transaction may end; records the attempt if it may not.
     fn end(&self, how: u8) -> bool {
         let allowed = self.allowed.load(Ordering::Acquire);
         if !allowed {
-            // A refused commit rolls back, which must not hide what was tried first.
+            // A refused commit rolls back, which must not hide the commit.
             let _ = self
                 .violation
                 .compare_exchange(0, how, Ordering::AcqRel, Ordering::Acquire);
@@ -75,7 +76,7 @@ impl HookGuard {
         let mut handle = connection.lock_handle().await?;
         let hooks = Arc::clone(&guard.0);
         handle.set_commit_hook(move || {
-            // The hook runs on the connection's thread, which the pool may have started anywhere.
+            // The hook runs on the connection's thread, which the pool can have started on any core.
             if let Some(on_thread) = on_thread.take() {
                 on_thread();
             }
@@ -99,7 +100,7 @@ pub(super) async fn call_once(
     let mut on_thread = Some(on_thread);
     let mut handle = connection.lock_handle().await?;
     handle.set_progress_handler(SOON, move || {
-        // It runs on the connection's thread, which the pool may have started anywhere.
+        // The handler runs on the connection's thread, which the pool can have started on any core.
         if let Some(on_thread) = on_thread.take() {
             on_thread();
         }

@@ -1,7 +1,5 @@
 //! How SQLite represents the columns of an event.
 
-use std::error::Error;
-
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
@@ -9,7 +7,7 @@ use sqlx::error::UnexpectedNullError;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use uuid::Uuid;
 
-use crate::backend::log_rows::LogRows;
+use crate::backend::log_rows::{LogRows, unreadable};
 use crate::contract::Metadata;
 
 impl LogRows for Sqlite {
@@ -42,11 +40,4 @@ impl LogRows for Sqlite {
 /// The bytes of a value, whether it is stored as text or as a blob.
 fn bytes(row: &SqliteRow, index: usize) -> Result<Option<&[u8]>, sqlx::Error> {
     row.try_get_unchecked(index)
-}
-
-fn unreadable(index: usize, source: impl Error + Send + Sync + 'static) -> sqlx::Error {
-    sqlx::Error::ColumnDecode {
-        index: index.to_string(),
-        source: Box::new(source),
-    }
 }
