@@ -44,9 +44,6 @@ pub trait Checkpoints: Database {
     /// How many batches a transaction holds at most while lanes wait for connections.
     const MOST_BATCHES: usize;
 
-    /// How many connections for batches rest while all the others work.
-    const RESTING: usize;
-
     /// The statement that begins a lane's transaction.
     const BEGIN_BATCH: &'static str;
 

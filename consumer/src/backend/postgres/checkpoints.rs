@@ -230,7 +230,6 @@ impl Checkpoints for Postgres {
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
-    const RESTING: usize = 2;
     const BEGIN_BATCH: &'static str = BEGIN_CLAIM;
     const BEGIN_READ: &'static str = BEGIN_READ;
 

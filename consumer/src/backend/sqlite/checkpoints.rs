@@ -184,7 +184,6 @@ impl Checkpoints for Sqlite {
     const LANES_ON_ONE_CORE: bool = true;
     // Whoever else writes to the file waits for each transaction, which costs little here.
     const MOST_BATCHES: usize = 1;
-    const RESTING: usize = 0;
     // Taking the write lock at once keeps two writers from reading first and then failing to
     // become writers.
     const BEGIN_BATCH: &'static str = "BEGIN IMMEDIATE";
