@@ -33,7 +33,7 @@ use crate::registry::Registered;
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Parts, Shares};
 use crate::worker::lane::attempt::run_effects;
-use crate::worker::poller::assignment::{AssignedConsumer, scope_text};
+use crate::worker::poller::assignment::{WorkerConsumer, scope_text};
 use crate::worker::{BuildError, WorkerBuilder, merge_segments};
 
 /// How long a verb that changes nothing but the row waits for the batch in hand.
@@ -392,7 +392,7 @@ impl<DB: Backend> Admin<DB> {
             name: consumer,
             version,
         };
-        let consumer = AssignedConsumer::new(self.code_of(&of)?.clone());
+        let consumer = WorkerConsumer::new(self.code_of(&of)?.clone());
         let settled = self.frontier().await?.settled;
         let mut connection = self.store.pool().acquire().await?;
         let statements = DB::checkpoint_statements(self.store.settings());

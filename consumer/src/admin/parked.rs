@@ -15,8 +15,8 @@ use crate::backend::{ReadRange, StoreError};
 use crate::contract::{BatchError, Context, PersistedEvent};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
-use crate::worker::lane::handler::{Fault, Limits, supervise};
-use crate::worker::lane::outcome::{self, Blame};
+use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::outcome::{self, ErrorKind};
 
 /// An event that a consumer has set aside.
 ///
@@ -484,10 +484,10 @@ impl<DB: Backend> Again<'_, DB> {
             match handled {
                 Ok(0) => return Err(self.blame(&cx, &batch, nothing_handled()).into()),
                 Ok(handled) => rest = rest.get(handled..).unwrap_or_default(),
-                Err(Fault::Failed(error)) => return Err(self.blame(&cx, &batch, error).into()),
-                Err(Fault::TimedOut(error)) => {
-                    return Err(Failed::GivenUp(self.blame(&cx, &batch, error)));
+                Err(failure) if failure.timed_out => {
+                    return Err(Failed::GivenUp(self.blame(&cx, &batch, failure.error)));
                 }
+                Err(failure) => return Err(self.blame(&cx, &batch, failure.error).into()),
             }
             effects.of(&cx);
             attempt = 1;
@@ -500,10 +500,10 @@ impl<DB: Backend> Again<'_, DB> {
         let failed = events.get(error.handled).map(|event| event.global_position);
         let position = failed.or(cx.current_position()).unwrap_or_default();
         let error = error.error;
-        match outcome::judge::<DB>(&error) {
-            Blame::Handler | Blame::Protocol => AdminError::Retry { position, error },
-            Blame::Infrastructure => AdminError::Interrupted { position, error },
-            Blame::Commit => AdminError::EndedTransaction {
+        match ErrorKind::of::<DB>(&error) {
+            ErrorKind::Handler | ErrorKind::Protocol => AdminError::Retry { position, error },
+            ErrorKind::Transient => AdminError::Interrupted { position, error },
+            ErrorKind::EndedTransaction => AdminError::EndedTransaction {
                 consumer: Arc::clone(&self.of.name),
             },
         }

@@ -136,9 +136,6 @@ pub trait Checkpoints: Driver {
     /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
 
-    /// The number of spare connections for batches.
-    const RESTING: usize;
-
     /// Begins a lane's transaction.
     const BEGIN_BATCH: &'static str;
 

@@ -1,4 +1,4 @@
-//! Puts a worker together and finds every problem before it runs.
+//! Builds a worker, and finds every problem before it runs.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -6,62 +6,77 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::run::{Channels, Worker};
 use crate::backend::{Backend, Incarnation, Observation};
 use crate::contract::{Consumer, ScopedConsumer, Settings};
+#[cfg(feature = "auto-register")]
+use crate::registry::Crates;
 use crate::registry::{Dependencies, Registered, Registry, Selection, check_name};
 use crate::store::EventStore;
-use crate::worker::connections::{Connections, Shares};
-use crate::worker::context::{Shared, Snapshot};
+use crate::worker::connections::{Connections, Demand, PoolTooSmall, Shares};
+use crate::worker::context::Shared;
 use crate::worker::error::{BuildError, NameTaken};
 use crate::worker::log::Log;
 use crate::worker::options::{Listen, Options};
-use crate::worker::poller::assignment::{AssignedConsumer, Assignments};
-use crate::worker::poller::idle::Idle;
-use crate::worker::progress::LaneBoard;
+use crate::worker::poller::assignment::{LaneAssigner, WorkerConsumer};
+use crate::worker::poller::idle::IdleLanes;
+use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::progress::worker::WorkerProgress;
+use crate::worker::run::{Channels, Worker};
 use crate::worker::run_guard::RunGuard;
 use crate::worker::timeouts::Timeouts;
 
 type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 
-/// Collects the consumers and settings of a worker; made by [`Worker::builder`].
+/// The shortest interval between two polls.
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The shortest claim timeout.
+const MIN_CLAIM_TIMEOUT: Duration = Duration::from_millis(100);
+
+impl<DB: Backend> Worker<DB> {
+    /// Starts to build a worker, as in the example of [`Worker`].
+    #[must_use]
+    pub fn builder(store: EventStore<DB>) -> WorkerBuilder<DB> {
+        WorkerBuilder::new(store)
+    }
+}
+
+/// Collects the consumers and settings of a worker; from [`Worker::builder`].
 ///
 /// ```no_run
-/// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # consumer::__doc::run(async |store| {
 /// use std::time::Duration;
 ///
-/// use consumer::{Dependencies, OnError, SqliteEventStore, Worker, shutdown_signal};
+/// use consumer::{Dependencies, OnError, Worker, shutdown_signal};
 ///
 /// /// What the `init` of a consumer asks for.
 /// struct MailServer(String);
 ///
-/// let store = SqliteEventStore::connect("sqlite:app.db").await?;
 /// let worker = Worker::builder(store)
-///     // Who runs: everything that is declared and linked, with what it needs to be made.
+///     // Which consumers: all that are declared and linked, with what their `init` needs.
 ///     .discover()
 ///     .dependencies(Dependencies::new().with(MailServer("smtp.example.com".into())))
-///     // How: over what the attributes say, for all and then for one.
+///     // Settings that override those of the attributes, for all and for one.
 ///     .configure_all(|settings| settings.retries(10))
 ///     .configure("user_read_model", |settings| settings.batch_size(1000).on_error(OnError::Park))
-///     // How often it looks when nothing wakes it.
+///     // How often it polls.
 ///     .poll_interval(Duration::from_millis(100))
 ///     .snapshot_interval(Duration::from_secs(1))
 ///     .advance_interval(Duration::from_secs(10))
-///     // How long it waits: for a frozen process, before it counts as stuck, and when it ends.
+///     // How long it waits for a frozen process, for progress, and for batches at the end.
 ///     .claim_timeout(Duration::from_secs(60))
 ///     .stall_after(Duration::from_secs(300))
 ///     .shutdown_deadline(Duration::from_secs(30))
-///     // How much memory it takes for events.
+///     // How much memory it uses for events.
 ///     .cache_bytes(64 << 20)
 ///     .batch_bytes(16 << 20)
 ///     .build()?;
 /// let report = worker.run(shutdown_signal()).await?;
-/// # Ok(())
-/// # }
+/// # Ok(()) }).unwrap();
 /// ```
 ///
-/// The guides [`running`](crate::guide::running) and [`scaling`](crate::guide::scaling) say what to set when.
+/// The guides [`running`](crate::guide::running) and [`scaling`](crate::guide::scaling) explain when
+/// to change which setting.
 pub struct WorkerBuilder<DB: Backend> {
     store: EventStore<DB>,
     registered: Vec<Registered<DB>>,
@@ -84,8 +99,9 @@ impl<DB: Backend> std::fmt::Debug for WorkerBuilder<DB> {
     }
 }
 
+/// Which consumers run.
 impl<DB: Backend> WorkerBuilder<DB> {
-    pub(super) fn new(store: EventStore<DB>) -> Self {
+    fn new(store: EventStore<DB>) -> Self {
         Self {
             store,
             registered: Vec::new(),
@@ -94,25 +110,12 @@ impl<DB: Backend> WorkerBuilder<DB> {
             dependencies: Dependencies::default(),
             configure_all: Vec::new(),
             configure: Vec::new(),
-            options: Options {
-                poll_interval: DB::POLL_INTERVAL,
-                snapshot_interval: Duration::from_secs(1),
-                advance_interval: Duration::from_secs(10),
-                claim_timeout: Duration::from_mins(1),
-                stall_after: Duration::from_mins(5),
-                shutdown_deadline: Duration::from_secs(30),
-                cache_bytes: 64 << 20,
-                batch_bytes: 16 << 20,
-                lanes_on_one_core: DB::LANES_ON_ONE_CORE,
-                listen: Listen::No,
-            },
+            options: Options::default_for::<DB>(),
         }
     }
 
-    /// Adds every consumer that is declared with `#[consumer]`, linked into the program, and for
-    /// this database.
-    ///
-    /// See [`Worker`](crate::Worker) for an example.
+    /// Adds every consumer that is declared with `#[consumer]` for this database and linked into the
+    /// program, as in the example of [`Worker`].
     #[cfg(feature = "auto-register")]
     #[must_use]
     pub fn discover(mut self) -> Self {
@@ -120,19 +123,17 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Adds the discovered consumers of one group alone.
+    /// Adds the discovered consumers of one group.
     ///
-    /// A program with two kinds of processes, one of which runs what is declared with `group =
-    /// "projections"`, says `discover_group("projections")` in that one.
+    /// With two kinds of processes, the one that runs the consumers declared with
+    /// `group = "projections"` calls it:
     ///
     /// ```no_run
-    /// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
-    /// # fn example(store: consumer::SqliteEventStore) -> Result<(), consumer::BuildError> {
+    /// # consumer::__doc::run(async |store| {
     /// use consumer::Worker;
     ///
     /// let worker = Worker::builder(store).discover_group("projections").build()?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).unwrap();
     /// ```
     #[cfg(feature = "auto-register")]
     #[must_use]
@@ -142,26 +143,24 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Adds the consumers of the named crates alone: `discover_in(consumers![crate, billing])`.
+    /// Adds the discovered consumers of the named crates.
     ///
     /// ```no_run
-    /// # #[cfg(all(feature = "sqlite", feature = "auto-register"))]
-    /// # fn example(store: consumer::SqliteEventStore) -> Result<(), consumer::BuildError> {
+    /// # consumer::__doc::run(async |store| {
     /// use consumer::{Worker, consumers};
     ///
     /// let worker = Worker::builder(store).discover_in(consumers![crate]).build()?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).unwrap();
     /// ```
     #[cfg(feature = "auto-register")]
     #[must_use]
-    pub fn discover_in(mut self, crates: crate::Crates) -> Self {
+    pub fn discover_in(mut self, crates: Crates) -> Self {
         let selection = self.selection.take().unwrap_or_default();
         self.selection = Some(selection.in_crates(crates));
         self
     }
 
-    /// Gives discovered consumers what their `init` asks for.
+    /// Passes dependencies to the `init` functions of discovered consumers.
     ///
     /// ```
     /// use consumer::prelude::*;
@@ -198,9 +197,8 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Adds a consumer of every event.
-    ///
-    /// See [`Worker::run_once`](crate::Worker::run_once) for an example.
+    /// Adds a consumer of every event, as in the example of
+    /// [`Worker::run_once`](crate::Worker::run_once).
     #[must_use]
     pub fn consumer(self, consumer: impl Consumer<DB>) -> Self {
         self.registered(Registered::new(consumer))
@@ -208,14 +206,13 @@ impl<DB: Backend> WorkerBuilder<DB> {
 
     /// Adds a consumer with a scope (R7).
     ///
-    /// Consumers are implemented by hand where a macro does not fit, such as for generic types; see
-    /// [`Consumer`] and [`ScopedConsumer`]. Both ways can be mixed, also with [`registered`](Self::registered).
+    /// A consumer can be implemented by hand where a macro does not fit, for example on a generic
+    /// type; see [`Consumer`] and [`ScopedConsumer`]. Hand-written and discovered consumers can be
+    /// mixed.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, SqliteEventStore, Worker, sqlx};
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, Worker, sqlx};
     ///
     /// struct Users;
     ///
@@ -235,33 +232,26 @@ impl<DB: Backend> WorkerBuilder<DB> {
     ///     }
     /// }
     ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
     /// let worker = Worker::builder(store).scoped_consumer(Users).build()?;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn scoped_consumer(self, consumer: impl ScopedConsumer<DB>) -> Self {
         self.registered(Registered::scoped(consumer))
     }
 
-    /// Adds a consumer with its declaration.
+    /// Adds a consumer with a declaration of its own.
     ///
-    /// ```no_run
-    /// # #[cfg(feature = "sqlite")]
-    /// # fn example<C: consumer::Consumer<consumer::sqlx::Sqlite>>(store: consumer::SqliteEventStore, audit_log: C) -> Result<(), consumer::BuildError> {
+    /// ```
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::{Registered, Worker};
     ///
     /// // What the trait does not say: a version, a group, a scope that is known at run time.
-    /// let mut registered = Registered::new(audit_log);
+    /// let mut registered = Registered::new(Users);
     /// registered.declaration.version = 2;
     /// registered.declaration.scope = vec!["User".into()];
     /// let worker = Worker::builder(store).registered(registered).build()?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn registered(mut self, registered: Registered<DB>) -> Self {
@@ -269,41 +259,26 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Changes the settings of all consumers, over what they declare.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Changes the settings of all consumers; overrides what they declare.
     #[must_use]
     pub fn configure_all(mut self, change: impl Fn(Settings) -> Settings + Send + 'static) -> Self {
         self.configure_all.push(Box::new(change));
         self
     }
 
-    /// Changes the settings of one consumer, over what it declares and over
+    /// Changes the settings of one consumer; overrides what it declares and
     /// [`configure_all`](Self::configure_all).
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::{BuildError, SqliteEventStore, Worker};
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+    /// use consumer::{BuildError, Worker};
     ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
     /// let worker = Worker::builder(store).consumer(Users).configure("user", |settings| settings.retries(1));
     ///
-    /// // A name that is misspelt is an error, not a setting that has no effect.
+    /// // A misspelt name is an error, rather than a setting without effect.
     /// let error = worker.build().unwrap_err();
     /// assert!(matches!(error, BuildError::UnknownConsumer { known, .. } if known == "users"));
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn configure(
@@ -314,122 +289,110 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self.configure.push((consumer.into(), Box::new(change)));
         self
     }
+}
 
-    /// Sets how often the log is looked at when nothing wakes the worker: 250 ms on Postgres and
-    /// 50 ms on `SQLite` unless set, at least 1 ms.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+/// How the worker runs.
+impl<DB: Backend> WorkerBuilder<DB> {
+    /// Sets how often the worker polls the log when nothing wakes it; at least 1 ms. The default is
+    /// 250 ms on Postgres and 50 ms on `SQLite`.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.options.poll_interval = interval.max(Duration::from_millis(1));
+        self.options.poll_interval = interval.max(MIN_INTERVAL);
         self
     }
 
-    /// Sets how often the checkpoint rows are looked at, for what operators and other processes
-    /// did: 1 s unless set, at least 1 ms.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Sets how often the worker reads the checkpoint rows, to notice what operators and other
+    /// processes changed; at least 1 ms. The default is 1 s.
     #[must_use]
     pub fn snapshot_interval(mut self, interval: Duration) -> Self {
-        self.options.snapshot_interval = interval.max(Duration::from_millis(1));
+        self.options.snapshot_interval = interval.max(MIN_INTERVAL);
         self
     }
 
-    /// Sets how often the checkpoints of consumers whose scope has nothing new are moved along:
-    /// 10 s unless set.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Sets how often the worker advances the checkpoints of consumers whose scope has nothing new.
+    /// The default is 10 s.
     #[must_use]
     pub fn advance_interval(mut self, interval: Duration) -> Self {
         self.options.advance_interval = interval;
         self
     }
 
-    /// Sets after what time without a word from its process a claim ends and another process may
-    /// take over: 60 s unless set, at least 100 ms. It bounds how long a frozen process, or one
-    /// behind a cut network, keeps a consumer; a handler must not leave its transaction idle for
-    /// longer. Postgres only.
+    /// Sets how long a claim outlives the last sign of life of its process; at least 100 ms. The
+    /// default is 60 s. Postgres only.
     ///
-    /// The process behind the cut gives a connection up that has been silent for as long (for 5 s
-    /// when that is longer, and five times that for a read), so that it comes back by itself. A
-    /// statement of a handler is only given up after its `handler_timeout`.
+    /// It bounds how long a frozen process, or one behind a cut network, keeps a consumer before
+    /// another process takes over. A handler must not leave its transaction idle for longer.
+    ///
+    /// Conversely, the process behind the cut closes a connection that has been silent for as long
+    /// (at least 5 s, and five times as long for a read), so that it recovers by itself. The
+    /// statement of a handler is only bounded by its `handler_timeout`.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "postgres")]
-    /// # fn example(store: consumer::PgEventStore) {
+    /// # consumer::__doc::run(async |store| {
     /// use std::time::Duration;
     ///
     /// use consumer::Worker;
     ///
     /// // Another process takes over 15 s after this one has frozen.
     /// let builder = Worker::builder(store).claim_timeout(Duration::from_secs(15));
-    /// # }
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn claim_timeout(mut self, timeout: Duration) -> Self {
-        self.options.claim_timeout = timeout.max(Duration::from_millis(100));
+        self.options.claim_timeout = timeout.max(MIN_CLAIM_TIMEOUT);
         self
     }
 
-    /// Sets after what time without progress [`WorkerHandle::health`](crate::WorkerHandle::health)
-    /// says that the worker is not live: 5 minutes unless set. It is to be longer than the slowest
-    /// batch.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Sets how long the worker may make no progress before
+    /// [`WorkerHandle::health`](crate::WorkerHandle::health) reports it as not live. The default is
+    /// 5 minutes. Set it longer than the slowest batch takes.
     #[must_use]
-    pub fn stall_after(mut self, timeouts: Duration) -> Self {
-        self.options.stall_after = timeouts;
+    pub fn stall_after(mut self, time: Duration) -> Self {
+        self.options.stall_after = time;
         self
     }
 
-    /// Sets how long a shutdown waits for the batches in hand: 30 s unless set. What is not
-    /// committed then is rolled back and handled again by the next run.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Sets how long a shutdown waits for the batches in progress. The default is 30 s. Batches that
+    /// are not committed by then are rolled back and handled again by the next run.
     #[must_use]
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
         self
     }
 
-    /// Sets how many bytes of events are kept in memory for consumers at nearby positions to
-    /// share: 64 MiB unless set.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Sets how many bytes of events are cached for consumers at nearby positions. The default is
+    /// 64 MiB.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.options.cache_bytes = bytes;
         self
     }
 
-    /// Sets how many bytes of events a batch holds at most: 16 MiB unless set. A larger event is a
-    /// batch by itself.
-    ///
-    /// See [`WorkerBuilder`] for an example.
+    /// Sets how many bytes of events a batch holds at most. The default is 16 MiB. A larger event is
+    /// a batch by itself.
     #[must_use]
     pub fn batch_bytes(mut self, bytes: u64) -> Self {
         self.options.batch_bytes = bytes.max(1);
         self
     }
 
-    /// Sets whether the handlers that use the transaction run on a thread of their own that shares
-    /// one core with the connection they write on, and the log is read likewise on another core:
-    /// yes on `SQLite`, no on Postgres, unless set.
+    /// Sets whether handlers that use the transaction run on one core together with their
+    /// connections, and the log is read on another core. The default is `true` on `SQLite` and
+    /// `false` on Postgres.
     ///
-    /// sqlx runs each `SQLite` connection on a thread of its own, and waking up another core for
-    /// every statement, and for every few rows, costs several times as much as the statement. On
-    /// the other hand all these handlers then share that core; set `false` when they compute more
-    /// than they write. A thread that such a handler starts by itself inherits the core. Where threads cannot be kept on a
-    /// core (only Linux is supported), or where there is just one, it changes nothing.
+    /// sqlx runs each `SQLite` connection on a thread of its own, and waking another core for every
+    /// statement, and for every few rows, costs several times as much as the statement. On the other
+    /// hand, all these handlers then share that core: set `false` if they compute more than they
+    /// write. A thread that such a handler starts inherits the core. The setting has no effect on a
+    /// machine with a single core and on other systems than Linux.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "sqlite")]
-    /// # fn example(store: consumer::SqliteEventStore) {
+    /// # consumer::__doc::run(async |store| {
     /// use consumer::Worker;
     ///
     /// // Its handlers resize pictures.
     /// let builder = Worker::builder(store).lanes_on_one_core(false);
-    /// # }
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn lanes_on_one_core(mut self, on_one_core: bool) -> Self {
@@ -437,25 +400,23 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Listens, over one connection of the pool, for the notifications of stores that were made
-    /// with `notify(true)`; polling goes on underneath. Postgres only.
-    ///
-    /// See [`listen_url`](Self::listen_url) for an example.
+    /// Listens, over a connection of the pool, for the notifications of stores with `notify(true)`,
+    /// in addition to polling. Postgres only.
     #[must_use]
     pub fn listen(mut self) -> Self {
         self.options.listen = Listen::OverPool;
         self
     }
 
-    /// Listens over a connection of its own: needed where the pool goes through a pooler in
-    /// transaction mode, which cannot pass notifications on. Postgres only.
+    /// Listens over a connection of its own, as is necessary if the pool connects through a pooler in
+    /// transaction mode, which does not pass notifications on. Postgres only.
     ///
     /// ```no_run
-    /// # #[cfg(all(feature = "postgres", feature = "auto-register"))]
+    /// # #[cfg(feature = "postgres")]
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use consumer::{PgEventStore, Worker};
     ///
-    /// // Batches go through PgBouncer, the listener to the server itself.
+    /// // Batches go through PgBouncer, the listener connects to the server itself.
     /// let store = PgEventStore::connect("postgres://app@pooler:6432/shop").await?.notify(true);
     /// let worker = Worker::builder(store)
     ///     .discover()
@@ -469,38 +430,35 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self.options.listen = Listen::OverUrl(url.into());
         self
     }
+}
 
-    /// Puts the worker together.
+/// Building.
+impl<DB: Backend> WorkerBuilder<DB> {
+    /// Builds the worker.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use consumer::{BuildError, SqliteEventStore, Worker};
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::{BuildError, Worker};
     ///
-    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
     /// let error = Worker::builder(store).build().unwrap_err();
     /// assert!(matches!(error, BuildError::NoConsumers));
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// When the consumers do not fit together, when there are none, or when the pool is too small:
-    /// everything at once.
+    /// [`BuildError`] with all problems at once: consumers that contradict each other, none at all,
+    /// or a pool that is too small.
     pub fn build(mut self) -> Result<Worker<DB>, BuildError> {
         let mut problems = self.find_problems();
         if self.registered.is_empty() {
-            // Those that could not be found or made are no reason to say that there are none.
+            // If consumers could not be found or created, there are some.
             if problems.is_empty() {
                 problems.push(BuildError::NoConsumers);
             }
             return Err(BuildError::of(problems));
         }
         match self.share_connections() {
-            Ok(shares) if problems.is_empty() => Ok(self.assemble(shares)),
+            Ok(connections) if problems.is_empty() => Ok(self.assemble(connections)),
             Ok(_) => Err(BuildError::of(problems)),
             Err(too_small) => {
                 problems.push(too_small);
@@ -519,55 +477,21 @@ impl<DB: Backend> WorkerBuilder<DB> {
         }
     }
 
-    fn find_problems(&mut self) -> Vec<BuildError> {
-        let mut problems = Vec::new();
-        if let Some(selection) = self.selection.take() {
-            match self.discovered(&selection) {
-                Ok(registry) => self.take_in(registry),
-                Err(error) => problems.push(error),
-            }
-        }
-        let without_consumer = self.apply_settings();
-        // One that could not be made is not one that there is not.
-        if problems.is_empty() {
-            problems.extend(without_consumer);
-        }
-        // Applied once, however often this is called.
-        self.configure_all.clear();
-        self.configure.clear();
-        self.registered
-            .sort_by(|left, right| key(left).cmp(&key(right)));
-        problems.extend(wrong_names(&self.registered));
-        problems.extend(names_taken(&self.registered));
-        problems
-    }
-
-    fn take_in(&mut self, registry: Registry<DB>) {
-        for other in registry.other_databases() {
-            tracing::warn!("consumer {other}");
-            self.elsewhere.push(other.name.to_owned());
-        }
-        let left_out = registry.left_out().iter();
-        self.elsewhere.extend(left_out.map(|&name| name.to_owned()));
-        self.registered.extend(registry.into_registered());
-    }
-
     /// The consumers that [`resolve`](Self::resolve) found.
     pub(crate) fn consumers(&self) -> &[Registered<DB>] {
         &self.registered
     }
 
-    /// Keeps some of the consumers that [`resolve`](Self::resolve) found; the others count as
-    /// consumers that somebody else runs.
+    /// Keeps some of the consumers that [`resolve`](Self::resolve) found; the others count as run by
+    /// another worker.
     #[cfg(feature = "cli")]
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Registered<DB>) -> bool) {
-        let (kept, left) = std::mem::take(&mut self.registered)
+        let (kept, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.registered)
             .into_iter()
             .partition(|registered| keep(registered));
         self.registered = kept;
-        let left: Vec<Registered<DB>> = left;
-        self.elsewhere
-            .extend(left.iter().map(|one| one.declaration.name.to_string()));
+        let names = others.iter().map(|one| one.declaration.name.to_string());
+        self.elsewhere.extend(names);
     }
 
     pub(crate) fn elsewhere(&self) -> &[String] {
@@ -578,105 +502,107 @@ impl<DB: Backend> WorkerBuilder<DB> {
         &self.store
     }
 
-    fn discovered(&self, selection: &Selection) -> Result<Registry<DB>, BuildError> {
-        Ok(Registry::<DB>::select(selection, &self.dependencies)?)
+    fn find_problems(&mut self) -> Vec<BuildError> {
+        let mut problems = Vec::new();
+        if let Some(selection) = self.selection.take() {
+            match Registry::<DB>::select(&selection, &self.dependencies) {
+                Ok(registry) => self.add_discovered(registry),
+                Err(error) => problems.push(error.into()),
+            }
+        }
+        let unknown = self.apply_settings();
+        // A consumer that could not be created is not unknown.
+        if problems.is_empty() {
+            problems.extend(unknown);
+        }
+        self.registered
+            .sort_by(|left, right| key(left).cmp(&key(right)));
+        problems.extend(wrong_names(&self.registered));
+        problems.extend(names_taken(&self.registered));
+        problems
     }
 
-    /// Returns an error for each name that settings were given for and no consumer has.
+    fn add_discovered(&mut self, registry: Registry<DB>) {
+        for other in registry.other_databases() {
+            tracing::warn!("consumer {other}");
+            self.elsewhere.push(other.name.to_owned());
+        }
+        let left_out = registry.left_out().iter();
+        self.elsewhere.extend(left_out.map(|&name| name.to_owned()));
+        self.registered.extend(registry.into_registered());
+    }
+
+    /// Applies the settings once; returns an error for each name that no consumer has.
     fn apply_settings(&mut self) -> Vec<BuildError> {
+        let for_all = std::mem::take(&mut self.configure_all);
+        let for_one = std::mem::take(&mut self.configure);
         for registered in &mut self.registered {
-            let settings = &mut registered.declaration.settings;
-            for change in &self.configure_all {
-                *settings = change(settings.clone());
+            let declaration = &mut registered.declaration;
+            let own = for_one
+                .iter()
+                .filter(|(name, _)| **name == *declaration.name)
+                .map(|(_, change)| change);
+            let mut settings = declaration.settings.clone();
+            for change in for_all.iter().chain(own) {
+                settings = change(settings);
             }
+            // The fields are public, so a change may have set them to anything.
+            declaration.settings = settings.clamped();
         }
-        let mut without_consumer = Vec::new();
-        for (name, change) in &self.configure {
-            let mut known = false;
-            for registered in &mut self.registered {
-                if *registered.declaration.name == **name {
-                    known = true;
-                    let settings = &mut registered.declaration.settings;
-                    *settings = change(settings.clone());
-                }
-            }
-            if !known {
-                without_consumer.push(unknown(name, &self.registered));
-            }
-        }
-        for registered in &mut self.registered {
-            let settings = &mut registered.declaration.settings;
-            // The fields are public, and a change may have put anything there.
-            *settings = settings.clone().clamped();
-        }
-        without_consumer
+        for_one
+            .iter()
+            .filter(|(name, _)| {
+                !self
+                    .registered
+                    .iter()
+                    .any(|one| *one.declaration.name == **name)
+            })
+            .map(|(name, _)| unknown_consumer(name, &self.registered))
+            .collect()
     }
 
-    /// Divides the pool between lanes that write, handlers that work elsewhere, and the rest of the
-    /// program.
+    /// Divides the pool between the lanes and the rest of the program.
     fn share_connections(&self) -> Result<Shares, BuildError> {
-        let lanes_of = |writes: bool| -> usize {
+        let lanes = |writing: bool| -> usize {
             self.registered
                 .iter()
-                .filter(|one| one.consumer.uses_transaction() == writes)
+                .filter(|one| one.consumer.uses_transaction() == writing)
                 .map(|one| one.declaration.settings.segments as usize)
                 .sum()
         };
-        let (writing, elsewhere) = (lanes_of(true), lanes_of(false));
         let may_terminate = self
             .registered
             .iter()
-            .any(|registered| registered.declaration.settings.handler_timeout.is_some());
+            .any(|one| one.declaration.settings.handler_timeout.is_some());
         let listens = matches!(self.options.listen, Listen::OverPool);
-        // One for the frontier, one to read the log, one each for what may be needed beside.
-        let fixed = 2 + usize::from(listens) + usize::from(may_terminate);
-        // A claim that is held while the handler works elsewhere is a connection beside the one
-        // that the handler is given.
-        let cost = 1 + usize::from(DB::HOLDS_CLAIMS);
-        let least = 1 + cost * usize::from(elsewhere > 0);
-        let max = usize::try_from(self.store.pool().options().get_max_connections())
-            .unwrap_or(usize::MAX);
-        let Some(free) = max.checked_sub(fixed).filter(|free| *free >= least) else {
-            return Err(BuildError::PoolTooSmall {
-                max: u32::try_from(max).unwrap_or(u32::MAX),
-                needed: u32::try_from(fixed + least).unwrap_or(u32::MAX),
-                why: if elsewhere > 0 {
-                    "and two for one of a handler without `tx`"
-                } else {
-                    "as many batches run at once as there are more"
-                },
-            });
+        let demand = Demand {
+            writing_lanes: lanes(true),
+            other_lanes: lanes(false),
+            // One polls, one reads the log, and one each may listen and terminate statements.
+            fixed: 2 + usize::from(listens) + usize::from(may_terminate),
         };
-        // The worker keeps what it opens: the rest of the program may share the pool.
-        let free = free.saturating_sub(max / 5).max(least);
-        let writers = DB::WRITERS.unwrap_or(writing).clamp(1, 1 + free - least);
-        let spares = ((free - writers) / cost).min(elsewhere);
-        if DB::WRITERS.is_none() && writers + spares < writing + elsewhere {
-            tracing::warn!(
-                lanes = writing + elsewhere,
-                batches = writers + spares,
-                max_connections = max,
-                "there are more lanes than connections for them: a handler that takes long keeps others waiting; raise `max_connections` of the pool, or set a `handler_timeout`"
-            );
-        }
-        Ok(Shares {
-            writers,
-            holders: if DB::HOLDS_CLAIMS { spares } else { 0 },
-            spares,
-            resting: DB::RESTING.min(free - writers - cost * spares),
+        let max = self.store.pool().options().get_max_connections();
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let divided = Shares::divide::<DB>(max, demand);
+        divided.map_err(|PoolTooSmall { max, needed }| BuildError::PoolTooSmall {
+            max: u32::try_from(max).unwrap_or(u32::MAX),
+            needed: u32::try_from(needed).unwrap_or(u32::MAX),
+            why: if demand.other_lanes > 0 {
+                "and two for a batch of a handler without `tx`"
+            } else {
+                "each further one lets another batch run at the same time"
+            },
         })
     }
 
     fn assemble(self, connections: Shares) -> Worker<DB> {
-        let consumers: Vec<Arc<AssignedConsumer<DB>>> = self
+        let consumers: Vec<Arc<WorkerConsumer<DB>>> = self
             .registered
             .into_iter()
-            .map(|one| Arc::new(AssignedConsumer::new(one)))
+            .map(|one| Arc::new(WorkerConsumer::new(one)))
             .collect();
-        let ids = consumers
-            .iter()
-            .map(|consumer| consumer.enrolment.consumer.clone());
-        let board = Arc::new(LaneBoard::new(ids.collect(), self.options.stall_after));
+        let ids = consumers.iter().map(|consumer| consumer.id().clone());
+        let progress = Arc::new(WorkerProgress::new(ids.collect(), self.options.stall_after));
         let (frontier_sender, frontier) = watch::channel(Observation {
             settled: 0,
             head: 0,
@@ -687,33 +613,33 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let (stop_sender, stop) = watch::channel(false);
         let (new_lane_sender, new_lanes) = mpsc::unbounded_channel();
-        let assignments = Assignments {
+        let assigner = LaneAssigner {
             consumers,
-            board: Arc::clone(&board),
+            progress: Arc::clone(&progress),
             new_lanes: new_lane_sender,
         };
+        let guard = RunGuard::new(&progress);
         let shared = Arc::new(Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,
-                Timeouts::of_claims(self.options.claim_timeout).with_reads(),
+                Timeouts::of_reads(self.options.claim_timeout),
             ),
             connections: Arc::new(Connections::new(self.store.clone(), connections)),
-            board,
-            rest: Idle::default(),
+            progress,
+            idle: IdleLanes::default(),
             frontier,
             snapshot,
             stop,
             wake: Arc::new(Notify::new()),
-            wants_snapshot: AtomicBool::new(false),
+            snapshot_requested: AtomicBool::new(false),
             store: self.store,
             options: self.options,
         });
         Worker {
-            end: RunGuard::of(&shared.board),
             shared,
-            assignments,
+            assigner,
             new_lanes,
             elsewhere: self.elsewhere,
             channels: Channels {
@@ -721,6 +647,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
                 snapshot: snapshot_sender,
                 stop: stop_sender,
             },
+            guard,
         }
     }
 }
@@ -729,7 +656,7 @@ fn key<DB: Backend>(registered: &Registered<DB>) -> (&str, u32) {
     (&registered.declaration.name, registered.declaration.version)
 }
 
-/// `registered` is in the order of names, here and below.
+/// The names that cannot key a checkpoint, each once; `registered` is sorted by name.
 fn wrong_names<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
     registered
         .chunk_by(|one, next| key(one).0 == key(next).0)
@@ -738,6 +665,7 @@ fn wrong_names<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
         .collect()
 }
 
+/// The names that are given twice; `registered` is sorted by name.
 fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
     let pairs = registered.iter().zip(registered.iter().skip(1));
     pairs
@@ -748,11 +676,11 @@ fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
             first: first.declaration.site,
             second: second.declaration.site,
         })
-        .map(|twice| BuildError::NameTaken(Box::new(twice)))
+        .map(|taken| BuildError::NameTaken(Box::new(taken)))
         .collect()
 }
 
-fn unknown<DB: Backend>(name: &str, registered: &[Registered<DB>]) -> BuildError {
+fn unknown_consumer<DB: Backend>(name: &str, registered: &[Registered<DB>]) -> BuildError {
     let known: Vec<&str> = registered
         .iter()
         .map(|one| &*one.declaration.name)

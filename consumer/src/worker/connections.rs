@@ -1,148 +1,213 @@
-//! The connections that batches run on: a bounded number, whatever the number of lanes.
+//! The connections that batches run on: a bounded number, however many lanes there are.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 
 use crate::backend::{Backend, TransactionGuard as _};
 use crate::store::EventStore;
-use crate::worker::threads::Core;
+use crate::worker::threads::ThreadSetup;
 
-/// How many connections there are for what.
+/// How many connections serve which purpose.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shares {
     /// Batches of handlers that write through their transaction.
-    pub(crate) writers: usize,
-    /// Batches of handlers that work elsewhere, where they hold their claims meanwhile.
-    pub(crate) holders: usize,
-    /// Connections for handlers that work elsewhere, who are given one all the same.
-    pub(crate) spares: usize,
-    /// How many more connections there are for batches than batches at once.
-    pub(crate) resting: usize,
+    writers: usize,
+    /// Claims held while a handler works elsewhere.
+    holders: usize,
+    /// Connections passed to handlers that do not use them.
+    unused: usize,
+    /// Extra connections, so that batches can rotate among more than run at once.
+    extra: usize,
+}
+
+/// What the lanes of a worker need of the pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    /// Lanes whose handlers write through their transaction.
+    pub(crate) writing_lanes: usize,
+    /// Lanes whose handlers do not use the transaction.
+    pub(crate) other_lanes: usize,
+    /// Connections for the frontier, the reader, the listener and the like.
+    pub(crate) fixed: usize,
+}
+
+/// The pool has too few connections for one batch of each kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolTooSmall {
+    pub(crate) max: usize,
+    pub(crate) needed: usize,
 }
 
 impl Shares {
-    /// One of each, for who works alone.
+    /// One of each, for a single task.
     pub(crate) const ONE: Self = Self {
         writers: 1,
         holders: 1,
-        spares: 1,
-        resting: 0,
+        unused: 1,
+        extra: 0,
     };
+
+    /// Divides a pool of at most `max` connections between lanes that write, handlers that work
+    /// elsewhere, and the rest of the program.
+    pub(crate) fn divide<DB: Backend>(max: usize, demand: Demand) -> Result<Self, PoolTooSmall> {
+        let Demand {
+            writing_lanes,
+            other_lanes,
+            fixed,
+        } = demand;
+        // Where a claim is held while the handler works elsewhere, that takes two connections.
+        let cost = 1 + usize::from(DB::HOLDS_CLAIMS);
+        let least = 1 + cost * usize::from(other_lanes > 0);
+        let free = max.checked_sub(fixed).filter(|free| *free >= least);
+        let Some(free) = free else {
+            let needed = fixed + least;
+            return Err(PoolTooSmall { max, needed });
+        };
+        // The worker keeps its connections open, and the rest of the program may share the pool.
+        let free = free.saturating_sub(max / 5).max(least);
+        let writers = DB::WRITERS
+            .unwrap_or(writing_lanes)
+            .clamp(1, 1 + free - least);
+        let elsewhere = ((free - writers) / cost).min(other_lanes);
+        let (lanes, batches) = (writing_lanes + other_lanes, writers + elsewhere);
+        if DB::WRITERS.is_none() && batches < lanes {
+            tracing::warn!(
+                lanes,
+                batches,
+                max_connections = max,
+                "there are more lanes than connections, so a slow handler delays other lanes; raise `max_connections` of the pool, or set a `handler_timeout`"
+            );
+        }
+        Ok(Self {
+            writers,
+            holders: if DB::HOLDS_CLAIMS { elsewhere } else { 0 },
+            unused: elsewhere,
+            extra: Self::extra::<DB>().min(free - writers - cost * elsewhere),
+        })
+    }
+
+    /// How many extra connections are useful: none where only one can write at a time.
+    fn extra<DB: Backend>() -> usize {
+        if DB::WRITERS.is_some() { 0 } else { 2 }
+    }
 }
 
 /// Hands out connections to lanes that have work, in the order in which they ask.
 ///
-/// A lane gives its connection back after each batch, so that many lanes share few connections;
-/// the connection itself stays open, with its prepared statements. Handlers that work elsewhere,
-/// and may wait there for long, have their own share: they keep nobody from writing.
+/// A lane returns its connection after each batch, so that many lanes share few connections; the
+/// connection stays open with its prepared statements. Handlers that work elsewhere, and may wait
+/// there for long, have a share of their own, so that they never keep others from writing.
 ///
-/// Batches go round among the open connections. Beside a server on the same machine, the kernel
-/// keeps a thread and the backend that it talks to on the cores that they once had; on two cores,
-/// which wake each other up for every statement, that is several times as slow as on one. Another
-/// backend for the next batch keeps a lane from being stuck with the slower case.
+/// Batches rotate among the open connections. Next to a server on the same machine, the kernel
+/// tends to leave a thread and the backend it talks to on the cores where they are; two cores that
+/// wake each other for every statement are several times as slow as one. With another backend for
+/// the next batch, no lane is stuck with the slow pairing.
 pub(crate) struct Connections<DB: Backend> {
     store: EventStore<DB>,
     writers: Arc<Semaphore>,
     holders: Arc<Semaphore>,
-    spares: Arc<Semaphore>,
-    /// How many batches of handlers that write run at once.
-    at_once: usize,
-    /// How many lanes have a connection for writing, or wait for one.
+    unused: Arc<Semaphore>,
+    /// How many batches of handlers that write can run at once.
+    max_writers: usize,
+    /// How many lanes have a connection for writing or wait for one.
     writing: AtomicUsize,
-    /// A permit for each connection that may still be opened beside those that are needed.
-    more: Arc<Semaphore>,
-    idle: Mutex<IdleConnections<Lent<DB>>>,
-    /// The backends that hold a claim, to be ended when the worker does not wait for them.
+    /// A permit for each extra connection that may still be opened.
+    extra: Arc<Semaphore>,
+    idle: Mutex<IdleConnections<Open<DB>>>,
+    /// The backends that hold a claim, to be terminated when the worker cannot wait for them.
     claimed: Mutex<HashSet<i32>>,
-    core: OnceLock<Core>,
+    thread_setup: OnceLock<ThreadSetup>,
 }
 
-struct Lent<DB: Backend> {
+struct Open<DB: Backend> {
     connection: PoolConnection<DB>,
     guard: DB::Guard,
-    /// Where it is one more than is needed.
-    more: Option<OwnedSemaphorePermit>,
+    /// Set for an extra connection.
+    extra: Option<OwnedSemaphorePermit>,
 }
 
-/// What nobody uses just now, in the order in which it came to rest.
+/// The idle connections, longest idle first.
 #[derive(Debug)]
-struct IdleConnections<T>(VecDeque<Resting<T>>);
+struct IdleConnections<T>(VecDeque<IdleConnection<T>>);
 
 #[derive(Debug)]
-struct Resting<T> {
+struct IdleConnection<T> {
     value: T,
-    is_needed: bool,
+    is_extra: bool,
     since: Instant,
 }
 
 impl<T> IdleConnections<T> {
-    fn push(&mut self, value: T, is_needed: bool, since: Instant) {
-        self.0.push_back(Resting {
+    fn push(&mut self, value: T, is_extra: bool, since: Instant) {
+        self.0.push_back(IdleConnection {
             value,
-            is_needed,
+            is_extra,
             since,
         });
     }
 
-    /// What has rested longest, and for how long. What is not needed and has rested for too long is
-    /// dropped.
+    /// The longest idle connection and how long it was idle; drops extra ones that have expired.
     fn pop(&mut self, now: Instant) -> Option<(T, Duration)> {
         self.0
-            .retain(|one| one.is_needed || now - one.since <= REST_AT_MOST);
-        let Resting { value, since, .. } = self.0.pop_front()?;
+            .retain(|one| !one.is_extra || now - one.since <= EXTRA_IDLE_TIMEOUT);
+        let IdleConnection { value, since, .. } = self.0.pop_front()?;
         Some((value, now - since))
     }
 }
 
-/// Between two batches that follow each other closely there is less: only then is another
-/// connection of use.
+/// Batches that follow each other within this time count as load; only then is an extra connection
+/// useful.
 const BUSY_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a connection rests that is one more than is needed. With few batches its turn comes
-/// seldom, and whatever lies between may have forgotten it by then.
-const REST_AT_MOST: Duration = Duration::from_mins(1);
+/// How long an extra connection may be idle. Under little load its turn comes rarely, and a
+/// firewall or pooler in between may have dropped it by then.
+const EXTRA_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long to wait after an extra connection could not be opened.
+const EXTRA_RETRY: Duration = Duration::from_secs(10);
 
 impl<DB: Backend> Connections<DB> {
-    /// The kinds are counted apart, so that lanes which hold one kind and wait for the other
-    /// cannot wait for each other.
+    /// Each kind has its own permits, so that lanes which hold one kind and wait for another cannot
+    /// deadlock.
     pub(crate) fn new(store: EventStore<DB>, shares: Shares) -> Self {
         Self {
             store,
             writers: Arc::new(Semaphore::new(shares.writers)),
             holders: Arc::new(Semaphore::new(shares.holders)),
-            spares: Arc::new(Semaphore::new(shares.spares)),
-            at_once: shares.writers,
+            unused: Arc::new(Semaphore::new(shares.unused)),
+            max_writers: shares.writers,
             writing: AtomicUsize::new(0),
-            more: Arc::new(Semaphore::new(shares.resting)),
+            extra: Arc::new(Semaphore::new(shares.extra)),
             idle: Mutex::new(IdleConnections(VecDeque::new())),
             claimed: Mutex::new(HashSet::new()),
-            core: OnceLock::new(),
+            thread_setup: OnceLock::new(),
         }
     }
 
-    /// Keeps the threads of connections that are opened from now on where the lanes are.
-    pub(crate) fn keep_on(&self, core: Core) {
-        // A worker runs once.
-        let _ = self.core.set(core);
+    /// Sets up the threads of connections opened from now on.
+    pub(crate) fn set_thread_setup(&self, setup: ThreadSetup) {
+        // A worker runs once, so this is set once.
+        let _ = self.thread_setup.set(setup);
     }
 
     /// A connection for a transaction that writes.
     pub(crate) async fn writer(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
-        let writing = Writing::new(self);
+        let writing = WritingLane::new(self);
         let mut lease = self.lease(&self.writers).await?;
         lease.writing = Some(writing);
         Ok(lease)
     }
 
-    /// Whether just now more lanes want to write than there are connections for it.
+    /// Whether more lanes want to write than there are connections for it.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.writing.load(Ordering::Relaxed) > self.at_once
+        self.writing.load(Ordering::Relaxed) > self.max_writers
     }
 
     /// A connection that holds a claim while its handler works elsewhere.
@@ -150,44 +215,46 @@ impl<DB: Backend> Connections<DB> {
         self.lease(&self.holders).await
     }
 
-    /// Whether nobody of this process writes just now, where there is only one who can; as long as
-    /// the answer is kept, nobody begins to.
-    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    /// A connection outside any transaction, for a handler that does not use it (R5).
+    pub(crate) async fn unused(&self) -> Result<UnusedConnection<DB>, sqlx::Error> {
+        let permit = acquire(&self.unused).await?;
+        Ok(UnusedConnection {
+            connection: self.store.pool().acquire().await?,
+            _permit: permit,
+        })
+    }
+
+    /// Takes the permit to write without waiting, which keeps this process from writing until it
+    /// is dropped; `None` while a lane writes.
+    pub(crate) fn try_pause_writers(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.writers).try_acquire_owned().ok()
     }
 
-    /// Closes the connections that nobody uses: they are likely to be dead.
+    /// Closes the idle connections, which are probably dead.
     pub(crate) fn close_idle(&self) {
-        self.lock().0.clear();
+        self.idle.lock().0.clear();
     }
 
-    /// The backends that hold a claim just now.
+    /// The backends that hold a claim now.
     pub(crate) fn claimed(&self) -> Vec<i32> {
-        self.lock_claimed().iter().copied().collect()
+        self.claimed.lock().iter().copied().collect()
     }
 
     async fn lease(self: &Arc<Self>, share: &Arc<Semaphore>) -> Result<Lease<DB>, sqlx::Error> {
         let permit = acquire(share).await?;
-        let idle = self.lock().pop(Instant::now());
-        let slot = match idle {
-            Some((slot, rested)) => {
-                if rested < BUSY_WITHIN {
-                    self.open_beside();
+        let idle = self.idle.lock().pop(Instant::now());
+        let open = match idle {
+            Some((open, idle_for)) => {
+                if idle_for < BUSY_WITHIN {
+                    self.open_extra();
                 }
-                slot
+                open
             }
-            None => {
-                let (connection, guard) = self.connect().await?;
-                Lent {
-                    connection,
-                    guard,
-                    more: None,
-                }
-            }
+            None => self.open().await?,
         };
         Ok(Lease {
             connections: Arc::clone(self),
-            slot: Some(slot),
+            open: Some(open),
             ended_well: true,
             backend: None,
             writing: None,
@@ -195,99 +262,76 @@ impl<DB: Backend> Connections<DB> {
         })
     }
 
-    /// A connection for a handler that does not use it (R5).
-    pub(crate) async fn spare(&self) -> Result<Spare<DB>, sqlx::Error> {
-        let permit = acquire(&self.spares).await?;
-        Ok(Spare {
-            connection: self.store.pool().acquire().await?,
-            _permit: permit,
+    async fn open(&self) -> Result<Open<DB>, sqlx::Error> {
+        let mut connection = self.store.pool().acquire().await?;
+        // It never returns to the pool: its guard would forbid other users to commit.
+        connection.close_on_drop();
+        let on_thread = self.thread_setup.get().and_then(ThreadSetup::on_thread);
+        let guard = DB::guard(&mut connection, on_thread).await?;
+        Ok(Open {
+            connection,
+            guard,
+            extra: None,
         })
     }
 
-    /// Opens one more connection than is needed, where it may: aside, since no batch is to wait for
-    /// it.
-    fn open_beside(self: &Arc<Self>) {
+    /// Opens an extra connection if there may be one, in a task of its own: no batch waits for it.
+    fn open_extra(self: &Arc<Self>) {
         if !self.pool_has_room() {
             return;
         }
-        if let Ok(permit) = Arc::clone(&self.more).try_acquire_owned() {
-            tokio::spawn(open_one_more(Arc::clone(self), permit));
+        if let Ok(permit) = Arc::clone(&self.extra).try_acquire_owned() {
+            tokio::spawn(open_extra(Arc::clone(self), permit));
         }
     }
 
-    /// Whether the pool has a connection without waiting for one that somebody uses.
+    /// Whether the pool can hand out a connection without waiting for another user of it.
     fn pool_has_room(&self) -> bool {
         let pool = self.store.pool();
         pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections()
     }
 
-    async fn connect(&self) -> Result<(PoolConnection<DB>, DB::Guard), sqlx::Error> {
-        let mut connection = self.store.pool().acquire().await?;
-        // It never goes back to the pool: its guard would forbid other users to commit.
-        connection.close_on_drop();
-        let guard = DB::guard(&mut connection, self.core.get().map(Core::keep_a_thread)).await?;
-        Ok((connection, guard))
-    }
-
-    fn put_back(&self, slot: Lent<DB>) {
-        let is_needed = slot.more.is_none();
-        self.lock().push(slot, is_needed, Instant::now());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, IdleConnections<Lent<DB>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_claimed(&self) -> MutexGuard<'_, HashSet<i32>> {
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put_back(&self, open: Open<DB>) {
+        let is_extra = open.extra.is_some();
+        self.idle.lock().push(open, is_extra, Instant::now());
     }
 }
 
-/// How long nothing is opened beside what is needed, once that has failed.
-const OPEN_AGAIN: Duration = Duration::from_secs(10);
-
-/// Opens a connection that nobody waits for.
-async fn open_one_more<DB: Backend>(
-    connections: Arc<Connections<DB>>,
-    permit: OwnedSemaphorePermit,
-) {
-    match connections.connect().await {
-        Ok((connection, guard)) => connections.put_back(Lent {
-            connection,
-            guard,
-            more: Some(permit),
+async fn open_extra<DB: Backend>(connections: Arc<Connections<DB>>, permit: OwnedSemaphorePermit) {
+    match connections.open().await {
+        Ok(open) => connections.put_back(Open {
+            extra: Some(permit),
+            ..open
         }),
         Err(error) => {
-            tracing::debug!(%error, "the batches have no further connection to go round with");
-            // The worker may end meanwhile.
+            tracing::debug!(%error, "cannot open an extra connection for batches");
+            // The worker may end in the meantime.
             drop(connections);
-            time::sleep(OPEN_AGAIN).await;
+            time::sleep(EXTRA_RETRY).await;
             drop(permit);
         }
     }
 }
 
 async fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, sqlx::Error> {
-    // Nobody closes the semaphores; if somebody did, the worker would be over.
+    // The semaphores are never closed.
     Arc::clone(semaphore)
         .acquire_owned()
         .await
         .map_err(|_| sqlx::Error::PoolClosed)
 }
 
-/// What a transaction needs of a lease.
+/// The parts of a lease that a transaction needs.
 pub(crate) struct Parts<'a, DB: Backend> {
-    /// The connection.
     pub(crate) connection: &'a mut PoolConnection<DB>,
-    /// What watches it.
     pub(crate) guard: &'a DB::Guard,
-    /// To be set once the transaction has ended as it should.
+    /// To be set once the transaction has been committed or rolled back.
     pub(crate) ended_well: &'a mut bool,
-    /// Where a claim is noted.
+    /// Records the claim of the transaction.
     pub(crate) claimed: Claimed<'a>,
 }
 
-/// Notes which backend holds a claim.
+/// Records which backend holds a claim.
 pub(crate) struct Claimed<'a> {
     backends: &'a Mutex<HashSet<i32>>,
     own: &'a mut Option<i32>,
@@ -296,36 +340,35 @@ pub(crate) struct Claimed<'a> {
 impl Claimed<'_> {
     pub(crate) fn by(&mut self, backend: i32) {
         *self.own = Some(backend);
-        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
-        backends.insert(backend);
+        self.backends.lock().insert(backend);
     }
 }
 
-/// A connection for one batch; it is kept for the next one if its transaction ended as it should.
+/// A connection for one batch; it is reused if its transaction ended properly.
 pub(crate) struct Lease<DB: Backend> {
     connections: Arc<Connections<DB>>,
-    slot: Option<Lent<DB>>,
+    open: Option<Open<DB>>,
     ended_well: bool,
     /// The backend, while it holds a claim.
     backend: Option<i32>,
-    /// Counts it among those who write.
-    writing: Option<Writing<DB>>,
+    /// Counts the lane among those that write.
+    writing: Option<WritingLane<DB>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl<DB: Backend> Lease<DB> {
-    /// The connection and what watches it, for one transaction; the flag is to be set once that
-    /// has ended as it should, and until then the connection counts as being in an unknown state.
+    /// The parts that one transaction needs. Until its flag is set, the connection counts as being
+    /// in an unknown state.
     pub(crate) fn begin(&mut self) -> Result<Parts<'_, DB>, sqlx::Error> {
         self.ended_well = false;
-        let slot = self.slot.as_mut().ok_or(sqlx::Error::PoolClosed)?;
+        let open = self.open.as_mut().ok_or(sqlx::Error::PoolClosed)?;
         let claimed = Claimed {
             backends: &self.connections.claimed,
             own: &mut self.backend,
         };
         Ok(Parts {
-            connection: &mut slot.connection,
-            guard: &slot.guard,
+            connection: &mut open.connection,
+            guard: &open.guard,
             ended_well: &mut self.ended_well,
             claimed,
         })
@@ -334,40 +377,40 @@ impl<DB: Backend> Lease<DB> {
 
 impl<DB: Backend> Drop for Lease<DB> {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else {
+        let Some(open) = self.open.take() else {
             return;
         };
-        slot.guard.allow_end(true);
+        open.guard.allow_end(true);
         if let Some(backend) = self.backend {
-            self.connections.lock_claimed().remove(&backend);
+            self.connections.claimed.lock().remove(&backend);
         }
         if self.ended_well {
-            self.connections.put_back(slot);
+            self.connections.put_back(open);
         } else {
-            // It is closed: nobody can say what state it is in. A statement may still run.
-            slot.guard.give_up();
+            // Its state is unknown, so it is closed; a statement may still be running on it.
+            open.guard.give_up();
         }
     }
 }
 
-/// Counts one who has a connection for writing, or waits for one.
-struct Writing<DB: Backend>(Arc<Connections<DB>>);
+/// Counts a lane that has a connection for writing or waits for one.
+struct WritingLane<DB: Backend>(Arc<Connections<DB>>);
 
-impl<DB: Backend> Writing<DB> {
+impl<DB: Backend> WritingLane<DB> {
     fn new(connections: &Arc<Connections<DB>>) -> Self {
         connections.writing.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(connections))
     }
 }
 
-impl<DB: Backend> Drop for Writing<DB> {
+impl<DB: Backend> Drop for WritingLane<DB> {
     fn drop(&mut self) {
         self.0.writing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A connection outside any transaction.
-pub(crate) struct Spare<DB: Backend> {
+/// A connection for a handler that does not use it.
+pub(crate) struct UnusedConnection<DB: Backend> {
     pub(crate) connection: PoolConnection<DB>,
     _permit: OwnedSemaphorePermit,
 }
@@ -379,30 +422,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_rested_longest_comes_first() {
+    fn the_longest_idle_connection_is_used_first() {
         let (mut idle, start) = (IdleConnections(VecDeque::new()), Instant::now());
         let after = |millis| start + Duration::from_millis(millis);
-        idle.push('a', true, start);
-        idle.push('b', false, after(1));
+        idle.push('a', false, start);
+        idle.push('b', true, after(1));
         assert_eq!(idle.pop(after(2)), Some(('a', Duration::from_millis(2))));
-        idle.push('a', true, after(3));
+        idle.push('a', false, after(3));
         assert_eq!(idle.pop(after(4)), Some(('b', Duration::from_millis(3))));
         assert_eq!(idle.pop(after(5)).unwrap().0, 'a');
         assert_eq!(idle.pop(after(6)), None);
     }
 
     #[test]
-    fn what_is_not_needed_is_dropped_once_it_has_rested_for_too_long() {
+    fn only_extra_connections_expire() {
         let (mut idle, start) = (IdleConnections(VecDeque::new()), Instant::now());
-        let later = start + REST_AT_MOST + Duration::from_secs(1);
-        for (value, is_needed, since) in
-            [('a', false, start), ('b', true, start), ('c', false, later)]
+        let later = start + EXTRA_IDLE_TIMEOUT + Duration::from_secs(1);
+        for (value, is_extra, since) in
+            [('a', true, start), ('b', false, start), ('c', true, later)]
         {
-            idle.push(value, is_needed, since);
+            idle.push(value, is_extra, since);
         }
-        let rest = [idle.pop(later), idle.pop(later), idle.pop(later)];
+        let left = [idle.pop(later), idle.pop(later), idle.pop(later)];
         assert_eq!(
-            rest.map(|one| one.map(|one| one.0)),
+            left.map(|one| one.map(|one| one.0)),
             [Some('b'), Some('c'), None]
         );
     }

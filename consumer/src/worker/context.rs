@@ -1,23 +1,22 @@
 //! What all lanes of a worker share.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{
-    Backend, Checkpoint, CheckpointStatements, Incarnation, Observation, SegmentId,
-};
+use crate::backend::{Backend, CheckpointStatements, Observation};
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
+use crate::worker::error::chain;
 use crate::worker::log::Log;
 use crate::worker::options::Options;
-use crate::worker::poller::idle::Idle;
-use crate::worker::progress::LaneBoard;
+use crate::worker::poller::idle::IdleLanes;
+use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::progress::worker::WorkerProgress;
 use crate::worker::timeouts::Timeouts;
 
-/// How many batches of the full size the lanes of a worker hold together, however many they are.
+/// How many batches of the full size all lanes of a worker hold together, however many they are.
 const FULL_BATCHES: u64 = 16;
 
 /// What all lanes of a worker share.
@@ -27,35 +26,24 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,
-    pub(crate) board: Arc<LaneBoard>,
+    pub(crate) progress: Arc<WorkerProgress>,
     /// The lanes whose scope has nothing new.
-    pub(crate) rest: Idle,
-    /// What the last look at the log found.
+    pub(crate) idle: IdleLanes,
+    /// What the last poll of the log found.
     pub(crate) frontier: watch::Receiver<Observation>,
-    /// What the last look at the checkpoint rows found.
+    /// The checkpoint rows when they were last read.
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Becomes true when the worker shuts down.
     pub(crate) stop: watch::Receiver<bool>,
-    /// Asks for a look at the log before its time.
+    /// Makes the worker poll the log at once.
     pub(crate) wake: Arc<Notify>,
-    /// Asks for a look at the rows as well.
-    pub(crate) wants_snapshot: AtomicBool,
-}
-
-/// The checkpoint rows at one moment.
-#[derive(Debug, Default)]
-pub(crate) struct Snapshot {
-    /// Counts the snapshots; 0 is none.
-    pub(crate) number: u64,
-    /// The incarnation of the server that they were read in.
-    pub(crate) incarnation: Incarnation,
-    /// The rows by key.
-    pub(crate) rows: HashMap<SegmentId, Checkpoint>,
+    /// Whether the next poll is to read the checkpoint rows as well.
+    pub(crate) snapshot_requested: AtomicBool,
 }
 
 impl<DB: Backend> Shared<DB> {
-    /// Ends, from another connection, what the backends of claims are doing: a row stays locked
-    /// until the statement that runs on it has ended.
+    /// Terminates, over another connection, what the backends of claims are running: a row stays
+    /// locked until the statement on its connection ends.
     pub(crate) async fn terminate(&self, backends: &[i32]) {
         if backends.is_empty() {
             return;
@@ -68,26 +56,31 @@ impl<DB: Backend> Shared<DB> {
             Ok::<_, sqlx::Error>(())
         };
         if let Err(error) = self.answer(terminate).await {
-            tracing::warn!(%error, ?backends, "a handler's statement could not be ended");
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                ?backends,
+                "cannot terminate the statement of a handler"
+            );
         }
     }
 
-    /// How many bytes of events a batch may hold: the setting, or less where there are so many
-    /// lanes that all their batches together would go beyond [`FULL_BATCHES`]. Each lane may have
-    /// one at hand and one that it reads ahead.
+    /// How many bytes of events a batch may hold: the setting, or less if there are so many lanes
+    /// that all their batches would exceed [`FULL_BATCHES`]. Each lane may have one batch in progress
+    /// and one that it reads ahead.
     pub(crate) fn batch_bytes(&self) -> u64 {
-        let batches = 2 * self.board.cells_count().max(1) as u64;
+        let batches = 2 * self.progress.lane_count().max(1) as u64;
         let all = self.options.batch_bytes.saturating_mul(FULL_BATCHES);
         self.options.batch_bytes.min(all / batches)
     }
 
-    /// Asks for a look at the rows before its time.
-    pub(crate) fn want_snapshot(&self) {
-        self.wants_snapshot.store(true, Ordering::Release);
+    /// Makes the worker read the checkpoint rows at once.
+    pub(crate) fn request_snapshot(&self) {
+        self.snapshot_requested.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
-    /// Waits for what is quickly answered, as long as a claim lasts.
+    /// Waits for the answer to a short statement, as long as a claim lasts.
     pub(crate) async fn answer<T, E: From<sqlx::Error>>(
         &self,
         question: impl Future<Output = Result<T, E>>,
@@ -103,7 +96,15 @@ impl<DB: Backend> Shared<DB> {
 
     /// Waits until the worker shuts down.
     pub(crate) async fn stopped(&self) {
-        // An error means that the worker is gone, which is as good a reason to stop.
+        // An error means that the worker is gone, which is also a reason to stop.
         let _ = self.stop.clone().wait_for(|stop| *stop).await;
+    }
+}
+
+impl<DB: Backend> std::fmt::Debug for Shared<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }

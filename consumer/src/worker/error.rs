@@ -1,43 +1,44 @@
 //! What keeps a worker from being built or from running.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use crate::backend::{FrontierError, LogProblem, StoreError};
-use crate::registry::Site;
+use crate::registry::{NameError, RegistryError, Site};
 
 /// What keeps a worker from running at all.
 ///
-/// A consumer's own trouble is never one of these: it ends in the [`Report`](super::Report).
+/// A consumer that fails never causes one of these: it shows in the [`Report`](crate::Report).
 ///
 /// ```no_run
-/// # #[cfg(feature = "sqlite")]
-/// # async fn example(worker: consumer::Worker<consumer::sqlx::Sqlite>) {
-/// use consumer::WorkerError;
+/// # consumer::__doc::run(async |store| {
+/// use consumer::{Worker, WorkerError};
 ///
+/// let worker = Worker::builder(store).discover().build()?;
 /// match worker.run_once().await {
 ///     Ok(report) => print!("{report}"),
-///     // Starting again is of no use before somebody has looked.
+///     // A restart does not help: the log needs a repair.
 ///     Err(WorkerError::Log(problem)) => eprintln!("{problem}"),
-///     // The database was away at the start: a service manager starts the process again.
-///     Err(error) => eprintln!("{error}"),
+///     // The database was not reachable: a service manager restarts the process.
+///     Err(error) => return Err(error.into()),
 /// }
-/// # }
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// The database could not be reached when the worker started.
     #[error(
-        "the worker cannot use its database: {0}; check that it runs, and the address, user and password that the pool was given"
+        "the worker cannot use its database; check that it runs, and the address, user and password of the pool"
     )]
     Database(#[from] sqlx::Error),
     /// The store is not ready for a worker.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The log of events is not one whose frontier can be known.
-    #[error("{0}")]
+    /// The frontier of this log cannot be determined.
+    #[error(transparent)]
     Log(LogProblem),
-    /// There is no checkpoint of that consumer.
+    /// The consumer has no checkpoint.
     #[error(
         "there is no checkpoint of `{consumer}`, version {version}; has a worker with that consumer ever run on this database?"
     )]
@@ -59,54 +60,54 @@ impl From<FrontierError> for WorkerError {
     }
 }
 
-/// What keeps a worker from being built; all problems of the consumers at once.
+/// What keeps a worker from being built: all problems of its consumers at once.
 ///
-/// A program usually prints it and ends: nothing of it goes away by trying again. See
-/// [`WorkerBuilder::build`](crate::WorkerBuilder::build) for an example.
+/// None of them goes away by itself, so a program usually prints the error and exits, as in the
+/// example of [`WorkerBuilder::build`](crate::WorkerBuilder::build).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// There is nothing to run.
+    /// The worker has nothing to run.
     #[error(
         "the worker has no consumers; declare one with `#[consumer(…)]` and call `.discover()`, or add one with `.consumer(…)`"
     )]
     NoConsumers,
-    /// The declared consumers do not fit together.
+    /// The declared consumers contradict each other.
     #[error(transparent)]
-    Registry(#[from] crate::registry::RegistryError),
+    Registry(#[from] RegistryError),
     /// Two consumers would share a checkpoint (R1).
     #[error(transparent)]
     NameTaken(#[from] Box<NameTaken>),
-    /// A name that was written by hand cannot key a checkpoint.
+    /// The name of a hand-written consumer cannot key a checkpoint.
     #[error(transparent)]
-    Name(#[from] crate::registry::NameError),
+    Name(#[from] NameError),
     /// Settings were given for a consumer that the worker does not have.
     #[error("there is no consumer `{name}` to configure; the worker has: {known}")]
     UnknownConsumer {
         /// The name.
         name: String,
-        /// The names that there are.
+        /// The names of the worker's consumers.
         known: String,
     },
-    /// The pool would let the worker wait for itself.
+    /// With so few connections the worker would wait for itself.
     #[error(
         "the pool has at most {max} connections, and the worker needs {needed}: one for the frontier, one to read, and one for a batch ({why}); raise `max_connections`"
     )]
     PoolTooSmall {
-        /// The pool's bound.
+        /// The pool's limit.
         max: u32,
         /// What the worker needs.
         needed: u32,
-        /// What the rest is for.
+        /// What further connections are for.
         why: &'static str,
     },
     /// More than one of these.
-    #[error("{}", listing(.0))]
+    #[error("{}", list_problems(.0))]
     Several(Vec<BuildError>),
 }
 
 impl BuildError {
-    /// One error for all of them, of which there is at least one.
+    /// One error for all problems, of which there is at least one.
     pub(super) fn of(mut problems: Vec<Self>) -> Self {
         match problems.pop() {
             Some(only) if problems.is_empty() => only,
@@ -118,15 +119,15 @@ impl BuildError {
     }
 }
 
-/// A line for each problem, also for each of those of the declared consumers.
-fn listing(problems: &[BuildError]) -> String {
+/// A line for each problem, and for each problem that the registry found.
+fn list_problems(problems: &[BuildError]) -> String {
     let lines: Vec<String> = problems
         .iter()
         .flat_map(|problem| match problem {
             BuildError::Registry(error) => {
                 error.problems().iter().map(ToString::to_string).collect()
             }
-            other => vec![other.to_string()],
+            other => vec![chain(other)],
         })
         .collect();
     let count = lines.len();
@@ -136,12 +137,12 @@ fn listing(problems: &[BuildError]) -> String {
     )
 }
 
-/// Two consumers have one name, and would share a checkpoint (R1).
+/// Two consumers have the same name and version, and would share a checkpoint (R1).
 ///
 /// ```
 /// use consumer::{BuildError, NameTaken};
 ///
-/// /// Where to look for a name that was given twice.
+/// /// Where the two consumers are declared.
 /// fn sites(error: &BuildError) -> Vec<String> {
 ///     match error {
 ///         BuildError::NameTaken(taken) => {
@@ -154,8 +155,8 @@ fn listing(problems: &[BuildError]) -> String {
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "two consumers are named `{name}`, version {version}: {first} and {second}; a name keys a checkpoint, so give one of them another",
-    first = place(first.as_ref()), second = place(second.as_ref())
+    "two consumers are named `{name}`, version {version}: {first} and {second}; a name keys a checkpoint, so rename one of them",
+    first = describe_site(first.as_ref()), second = describe_site(second.as_ref())
 )]
 #[non_exhaustive]
 pub struct NameTaken {
@@ -163,12 +164,45 @@ pub struct NameTaken {
     pub name: Arc<str>,
     /// The version.
     pub version: u32,
-    /// Where the one was declared.
+    /// Where the first one is declared; `None` if it was added by hand.
     pub first: Option<Site>,
-    /// Where the other was declared.
+    /// Where the second one is declared; `None` if it was added by hand.
     pub second: Option<Site>,
 }
 
-fn place(site: Option<&Site>) -> String {
+fn describe_site(site: Option<&Site>) -> String {
     site.map_or_else(|| "added by hand".to_owned(), ToString::to_string)
+}
+
+/// An error and its causes in one line, without causes that the line already contains.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    for cause in std::iter::successors(error.source(), |&cause| cause.source()) {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_shows_its_own_message_and_the_chain_its_cause() {
+        let error = WorkerError::Database(sqlx::Error::PoolClosed);
+        let cause = sqlx::Error::PoolClosed.to_string();
+        assert!(!error.to_string().contains(&cause));
+        assert_eq!(chain(&error), format!("{error}: {cause}"));
+    }
+
+    #[test]
+    fn a_chain_says_nothing_twice() {
+        let refused = std::io::Error::other("connection refused");
+        let error = WorkerError::Database(sqlx::Error::Io(refused));
+        assert_eq!(chain(&error).matches("connection refused").count(), 1);
+    }
 }

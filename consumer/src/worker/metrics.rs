@@ -1,14 +1,14 @@
-//! What the worker tells a recorder of metrics; without the feature `metrics`, nothing.
+//! Reports to a recorder of the `metrics` crate; does nothing without the feature `metrics`.
 //!
-//! The names and labels are a contract: see the table in the crate's documentation.
+//! Names and labels are a public contract: the documentation of `observing` lists them.
 
 use std::time::Duration;
 
 use crate::backend::{ConsumerId, Observation, SegmentId};
-use crate::worker::lane::attempt::Tally;
 use crate::worker::progress::state::ConsumerState;
+use crate::worker::progress::tally::Tally;
 
-/// Whether anybody may listen: what costs a statement is left out otherwise.
+/// Whether there can be a recorder: figures that cost a statement are skipped otherwise.
 pub(crate) const IS_ON: bool = cfg!(feature = "metrics");
 
 #[cfg(feature = "metrics")]
@@ -19,7 +19,7 @@ fn labels(consumer: &ConsumerId) -> [(&'static str, String); 2] {
     ]
 }
 
-/// Says what each metric means, for recorders that pass it on.
+/// Describes each metric, for recorders that publish descriptions.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
@@ -44,43 +44,43 @@ pub(crate) fn describe() {
         describe_counter!(
             "consumer_errors_total",
             Count,
-            "attempts that failed, by whose trouble it was"
+            "failed attempts, by kind of failure"
         );
         describe_counter!(
             "consumer_retries_total",
             Count,
-            "attempts at an event after its first"
+            "attempts after an event's first"
         );
         describe_counter!(
             "consumer_parked_total",
             Count,
-            "events set aside, also those behind a failing one"
+            "events parked, including those behind a failing one"
         );
-        describe_counter!("consumer_skipped_total", Count, "events left out");
+        describe_counter!("consumer_skipped_total", Count, "events skipped");
         describe_gauge!(
             "consumer_parked_events",
             Count,
-            "events that are set aside now"
+            "events that are parked now"
         );
         describe_gauge!(
             "consumer_state",
             Count,
-            "1 for the state that the consumer is in, 0 for the others"
+            "1 for the current state of the consumer, 0 for the others"
         );
         describe_gauge!(
             "consumer_lag_positions",
             Count,
-            "positions between what is handled and the frontier, an upper bound of the events"
+            "positions between the checkpoint and the frontier, an upper bound on the events"
         );
         describe_gauge!(
             "consumer_lag_seconds",
             Seconds,
-            "age of the first event of the scope that is not handled, 0 when there is none"
+            "age of the first unhandled event in scope, 0 if there is none"
         );
         describe_gauge!(
             "consumer_frontier_position",
             Count,
-            "up to where the log is settled"
+            "the frontier: every position up to it is settled"
         );
         describe_gauge!(
             "consumer_head_position",
@@ -90,12 +90,12 @@ pub(crate) fn describe() {
         describe_gauge!(
             "consumer_frontier_wait_seconds",
             Seconds,
-            "for how long a gap has kept the frontier"
+            "how long the frontier has been waiting at a gap"
         );
         describe_gauge!(
             "consumer_frontier_blockers",
             Count,
-            "transactions that keep the frontier, once it waits for a second"
+            "transactions that block the frontier, reported after a second"
         );
         describe_counter!(
             "consumer_continuity_breaks_total",
@@ -105,28 +105,28 @@ pub(crate) fn describe() {
         describe_counter!(
             "consumer_log_reads_total",
             Count,
-            "ranges of the log that were wanted, by whether they were in memory"
+            "requests for a range of the log, by cache hit or miss"
         );
     }
 }
 
-/// A batch was committed; one in which nothing was handled is none.
+/// Counts a committed batch, unless it handled no event.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn batch(key: &SegmentId, tally: Tally, took: Duration) {
     #[cfg(feature = "metrics")]
     {
-        if tally.handled == 0 {
+        if tally.events == 0 {
             return;
         }
         let labels = labels(&key.consumer);
-        ::metrics::counter!("consumer_events_total", &labels).increment(tally.handled as u64);
+        ::metrics::counter!("consumer_events_total", &labels).increment(tally.events);
         ::metrics::counter!("consumer_batches_total", &labels).increment(1);
         ::metrics::histogram!("consumer_batch_seconds", &labels).record(took.as_secs_f64());
     }
 }
 
-/// Something went wrong: with an event (`handler`), or with the database (`database`), or by a
-/// handler that ended its transaction (`commit`).
+/// Counts a failed attempt: of the `handler`, of the `database`, or of a handler that ended the
+/// transaction (`commit`).
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn error(key: &SegmentId, kind: &'static str) {
     #[cfg(feature = "metrics")]
@@ -137,16 +137,16 @@ pub(crate) fn error(key: &SegmentId, kind: &'static str) {
     }
 }
 
-/// An event is tried again.
+/// Counts another attempt at an event.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn retry(key: &SegmentId) {
     #[cfg(feature = "metrics")]
     ::metrics::counter!("consumer_retries_total", &labels(&key.consumer)).increment(1);
 }
 
-/// Events were parked, or skipped, for good.
+/// Counts events that were parked or skipped.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn set_aside(key: &SegmentId, tally: Tally) {
+pub(crate) fn parked_or_skipped(key: &SegmentId, tally: Tally) {
     #[cfg(feature = "metrics")]
     {
         let kinds = [
@@ -155,13 +155,13 @@ pub(crate) fn set_aside(key: &SegmentId, tally: Tally) {
         ];
         for (name, events) in kinds {
             if events > 0 {
-                ::metrics::counter!(name, &labels(&key.consumer)).increment(events as u64);
+                ::metrics::counter!(name, &labels(&key.consumer)).increment(events);
             }
         }
     }
 }
 
-/// How far a lane is behind the frontier, in positions and in time.
+/// Sets how far a lane is behind the frontier, in positions and in time.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn lag(key: &SegmentId, positions: i64, time: Duration) {
     #[cfg(feature = "metrics")]
@@ -173,25 +173,22 @@ pub(crate) fn lag(key: &SegmentId, positions: i64, time: Duration) {
     }
 }
 
-/// What a consumer is doing: the gauge of that state is 1, and those of the others are 0.
+/// Sets the gauge of a consumer's state to 1 and those of all other states to 0.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn state(consumer: &ConsumerId, state: &ConsumerState) {
     #[cfg(feature = "metrics")]
     {
-        let current = match state {
-            ConsumerState::Starting => "waiting",
-            other => other.name(),
-        };
-        for one in ConsumerState::RUNNING_NAMES {
+        let current = state.metric_label();
+        for label in ConsumerState::METRIC_LABELS {
             let [name, version] = labels(consumer);
-            let labels = [name, version, ("state", one.to_owned())];
-            let is_current = f64::from(u8::from(one == current));
+            let labels = [name, version, ("state", label.to_owned())];
+            let is_current = f64::from(u8::from(label == current));
             ::metrics::gauge!("consumer_state", &labels).set(is_current);
         }
     }
 }
 
-/// How many events a consumer has set aside now.
+/// Sets how many events of a consumer are parked.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn parked(consumer: &ConsumerId, events: i64) {
     #[cfg(feature = "metrics")]
@@ -201,31 +198,31 @@ pub(crate) fn parked(consumer: &ConsumerId, events: i64) {
     }
 }
 
-/// What a look at the log found, and for how long a gap has kept the frontier.
+/// Sets the frontier, the head, and how long the frontier has been waiting at a gap.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn frontier(seen: &Observation, waited: Duration) {
+pub(crate) fn frontier(observed: &Observation, waited: Duration) {
     #[cfg(feature = "metrics")]
     {
-        ::metrics::gauge!("consumer_frontier_position").set(float(seen.settled));
-        ::metrics::gauge!("consumer_head_position").set(float(seen.head));
+        ::metrics::gauge!("consumer_frontier_position").set(float(observed.settled));
+        ::metrics::gauge!("consumer_head_position").set(float(observed.head));
         ::metrics::gauge!("consumer_frontier_wait_seconds").set(waited.as_secs_f64());
     }
 }
 
-/// How many transactions keep the frontier.
+/// Sets how many transactions block the frontier.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn blockers(count: usize) {
     #[cfg(feature = "metrics")]
     ::metrics::gauge!("consumer_frontier_blockers").set(float(i64::try_from(count).unwrap_or(0)));
 }
 
-/// An event came whose predecessor nobody has read.
+/// Counts an event whose aggregate skips a version.
 pub(crate) fn continuity_break() {
     #[cfg(feature = "metrics")]
     ::metrics::counter!("consumer_continuity_breaks_total").increment(1);
 }
 
-/// A range of the log was wanted, and was in the cache or not.
+/// Counts a request for a range of the log.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn cache(is_hit: bool) {
     #[cfg(feature = "metrics")]

@@ -1,34 +1,54 @@
-//! How a worker runs, apart from its consumers.
+//! The settings of a worker, as opposed to those of its consumers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a worker runs, apart from its consumers.
+use crate::backend::Backend;
+
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// How often the log is looked at when nothing wakes the worker.
+    /// How often the worker polls the log when nothing wakes it.
     pub(crate) poll_interval: Duration,
-    /// How often the checkpoint rows are looked at, for what operators and other processes did.
+    /// How often it reads the checkpoint rows, which operators and other processes change.
     pub(crate) snapshot_interval: Duration,
-    /// How often idle checkpoints are moved along.
+    /// How often it advances the checkpoints of idle consumers.
     pub(crate) advance_interval: Duration,
-    /// After what time without a word from its process a claim ends.
+    /// How long a claim outlives the last sign of life of its process.
     pub(crate) claim_timeout: Duration,
-    /// After what time without progress a worker is not live.
+    /// How long a worker may make no progress before it is no longer live.
     pub(crate) stall_after: Duration,
-    /// How long a shutdown waits for the batches in hand.
+    /// How long a shutdown waits for the batches in progress.
     pub(crate) shutdown_deadline: Duration,
-    /// How many bytes of events are kept for the lanes to share.
+    /// How many bytes of events are cached for all lanes.
     pub(crate) cache_bytes: u64,
-    /// How many bytes of events one batch holds at most, beyond its first event.
+    /// How many bytes of events a batch holds at most, beyond its first event.
     pub(crate) batch_bytes: u64,
-    /// Whether lanes and the connections that they write on share one core.
+    /// Whether lanes share one core with the connections they write on.
     pub(crate) lanes_on_one_core: bool,
     /// Whether the worker listens for notifications.
     pub(crate) listen: Listen,
 }
 
-/// Whether a worker listens for notifications, and over what.
+impl Options {
+    /// The settings of a worker that sets none.
+    pub(crate) fn default_for<DB: Backend>() -> Self {
+        Self {
+            poll_interval: DB::POLL_INTERVAL,
+            snapshot_interval: Duration::from_secs(1),
+            advance_interval: Duration::from_secs(10),
+            claim_timeout: Duration::from_mins(1),
+            stall_after: Duration::from_mins(5),
+            shutdown_deadline: Duration::from_secs(30),
+            cache_bytes: 64 << 20,
+            batch_bytes: 16 << 20,
+            lanes_on_one_core: DB::LANES_ON_ONE_CORE,
+            listen: Listen::No,
+        }
+    }
+}
+
+/// Whether a worker listens for notifications, and over which connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Listen {
     /// It only polls.
@@ -40,7 +60,7 @@ pub(crate) enum Listen {
 }
 
 impl Listen {
-    /// The URL to listen over, `None` for the pool; nothing when it does not listen.
+    /// The URL to listen at, where `Some(None)` is the pool; `None` for a worker that only polls.
     #[allow(clippy::option_option)] // the listener is given the inner one
     pub(crate) fn url(&self) -> Option<Option<Arc<str>>> {
         match self {

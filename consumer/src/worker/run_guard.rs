@@ -1,52 +1,50 @@
-//! That a worker is over, however it came to that.
+//! Records that a worker ended, even if its task was dropped or panicked.
 
 use std::sync::Arc;
 
-use crate::worker::WorkerError;
+use crate::worker::error::{WorkerError, chain};
 use crate::worker::progress::report::Report;
-use crate::worker::progress::{Ended, LaneBoard};
+use crate::worker::progress::worker::{RunEnd, WorkerProgress};
 
-/// Writes on the board that the run is over when it is dropped, also when the run's task was given
-/// up or panicked: whoever probes the worker must not take silence for incarnation.
+/// Records the end of a run when it is dropped, so that probes of a worker whose task was dropped
+/// or panicked do not take silence for life.
 pub(super) struct RunGuard {
-    /// None when somebody else has taken over to write it.
-    board: Option<Arc<LaneBoard>>,
-    pub(super) was_asked: bool,
-    error: Option<String>,
+    /// `None` once another guard has taken over.
+    progress: Option<Arc<WorkerProgress>>,
+    end: RunEnd,
 }
 
 impl RunGuard {
-    pub(super) fn of(board: &Arc<LaneBoard>) -> Self {
+    pub(super) fn new(progress: &Arc<WorkerProgress>) -> Self {
         Self {
-            board: Some(Arc::clone(board)),
-            was_asked: false,
-            error: None,
+            progress: Some(Arc::clone(progress)),
+            end: RunEnd::default(),
         }
     }
 
-    /// Lets the caller write it in the place of this one.
+    /// Moves the duty to record the end into the returned guard.
     pub(super) fn take(&mut self) -> Self {
         Self {
-            board: self.board.take(),
-            was_asked: self.was_asked,
-            error: self.error.take(),
+            progress: self.progress.take(),
+            end: std::mem::take(&mut self.end),
         }
     }
 
-    /// Notes what ended the run.
-    pub(super) fn note(&mut self, ended: &Result<Report, WorkerError>) {
-        self.error = ended.as_ref().err().map(ToString::to_string);
+    /// Notes whether the worker was asked to end, or had nothing left to do.
+    pub(super) fn set_requested(&mut self, was_requested: bool) {
+        self.end.was_asked = was_requested;
+    }
+
+    /// Notes the error that ended the run, if there was one.
+    pub(super) fn set_result(&mut self, result: &Result<Report, WorkerError>) {
+        self.end.error = result.as_ref().err().map(|error| chain(error));
     }
 }
 
 impl Drop for RunGuard {
     fn drop(&mut self) {
-        let Some(board) = &self.board else {
-            return;
-        };
-        board.set_end(Ended {
-            was_asked: self.was_asked,
-            error: self.error.take(),
-        });
+        if let Some(progress) = &self.progress {
+            progress.set_end(std::mem::take(&mut self.end));
+        }
     }
 }

@@ -1,18 +1,17 @@
-//! The signals by which a process is asked to end.
+//! The signals that ask a process to end.
 
-/// Resolves when the process is asked to end: by Ctrl-C, or by `SIGTERM` on Unix.
+/// Resolves when the process is asked to end: on Ctrl-C, and on `SIGTERM` under Unix.
 ///
-/// It is what most programs give to [`Worker::run`](crate::Worker::run). Where signals cannot be
-/// waited for, it never resolves.
+/// Most programs pass it to [`Worker::run`](crate::Worker::run). It never resolves where the
+/// process cannot wait for signals.
 ///
 /// ```no_run
-/// # #[cfg(feature = "sqlite")]
-/// # async fn example(worker: consumer::Worker<consumer::sqlx::Sqlite>) -> Result<(), consumer::WorkerError> {
-/// use consumer::shutdown_signal;
+/// # consumer::__doc::run(async |store| {
+/// use consumer::{Worker, shutdown_signal};
 ///
+/// let worker = Worker::builder(store).discover().build()?;
 /// let report = worker.run(shutdown_signal()).await?;
-/// # Ok(())
-/// # }
+/// # Ok(()) }).unwrap();
 /// ```
 pub async fn shutdown_signal() {
     tokio::select! {
@@ -23,7 +22,7 @@ pub async fn shutdown_signal() {
 
 async fn interrupted() {
     if let Err(error) = tokio::signal::ctrl_c().await {
-        tracing::warn!(%error, "Ctrl-C cannot be waited for");
+        tracing::warn!(%error, "cannot wait for Ctrl-C");
         std::future::pending::<()>().await;
     }
 }
@@ -37,7 +36,7 @@ async fn terminated() {
             signal.recv().await;
         }
         Err(error) => {
-            tracing::warn!(%error, "SIGTERM cannot be waited for");
+            tracing::warn!(%error, "cannot wait for SIGTERM");
             std::future::pending::<()>().await;
         }
     }

@@ -1,8 +1,8 @@
-//! Lets a handler and the connection that it talks to share one core.
+//! Runs handlers on the core of the connection they write on.
 //!
-//! sqlx runs each SQLite connection on a thread of its own, so that every statement is a trip to
-//! another thread and back. Between two cores such a trip mostly consists of waking the other one
-//! up; on one core it is a switch, and the same loop runs several times as fast.
+//! sqlx runs each SQLite connection on a thread of its own, so every statement is a round trip to
+//! another thread. Between two cores, most of that is the time it takes to wake the other one; on
+//! one core it is a context switch, and the same loop runs several times as fast.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,15 +11,95 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
-/// One core of those that the process may use.
+use crate::backend::OnThread;
+
+/// Where lanes run and where the log is read.
+///
+/// When pinned, each of the two has a core of its own, since neither should wait for the other.
+#[derive(Debug)]
+pub(crate) struct Threads(Option<Pinned>);
+
+#[derive(Debug)]
+struct Pinned {
+    lanes: PinnedRuntime,
+    reader: PinnedRuntime,
+}
+
+impl Threads {
+    /// Starts the pinned threads if they are wanted, useful on this machine and allowed; otherwise
+    /// everything runs on the program's runtime.
+    pub(crate) fn start(wanted: bool) -> Self {
+        let core = wanted.then(Core::current).flatten();
+        Self(core.and_then(Pinned::start))
+    }
+
+    /// Runs the task of a lane, pinned if its handler writes through the transaction.
+    pub(crate) fn spawn_lane<T: Send + 'static>(
+        &self,
+        tasks: &mut JoinSet<T>,
+        uses_transaction: bool,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
+        let pinned = self.0.as_ref().filter(|_| uses_transaction);
+        match pinned.and_then(|pinned| pinned.lanes.handle()) {
+            Some(handle) => tasks.spawn_on(task, handle),
+            None => tasks.spawn(task),
+        };
+    }
+
+    /// The runtime that reads the log.
+    pub(crate) fn reader(&self) -> Handle {
+        let pinned = self.0.as_ref();
+        let reader = pinned.and_then(|pinned| pinned.reader.handle());
+        reader.cloned().unwrap_or_else(Handle::current)
+    }
+
+    /// The setup of the threads of connections that lanes write on.
+    pub(crate) fn lane_setup(&self) -> ThreadSetup {
+        ThreadSetup(self.0.as_ref().map(|pinned| pinned.lanes.core.clone()))
+    }
+
+    /// The setup of the thread of the connection that reads the log.
+    pub(crate) fn reader_setup(&self) -> ThreadSetup {
+        ThreadSetup(self.0.as_ref().map(|pinned| pinned.reader.core.clone()))
+    }
+}
+
+impl Pinned {
+    fn start(core: Core) -> Option<Self> {
+        let other = core.other();
+        let started = PinnedRuntime::start(core, "consumer-lanes")
+            .and_then(|lanes| Ok((lanes, PinnedRuntime::start(other, "consumer-reader")?)));
+        match started {
+            Ok((lanes, reader)) => Some(Self { lanes, reader }),
+            Err(error) => {
+                tracing::warn!(%error, "cannot start a thread for the lanes; they run on the program's runtime");
+                None
+            }
+        }
+    }
+}
+
+/// What the thread of a connection does once when it opens.
 #[derive(Clone, Debug)]
-pub(crate) struct Core(Arc<affinity::Choice>);
+pub(crate) struct ThreadSetup(Option<Core>);
+
+impl ThreadSetup {
+    /// The function that the thread calls; `None` if there is nothing to set up.
+    pub(crate) fn on_thread(&self) -> Option<OnThread> {
+        let core = self.0.clone()?;
+        Some(Box::new(move || core.pin_thread()))
+    }
+}
+
+/// One of the cores that the process may use.
+#[derive(Clone, Debug)]
+struct Core(Arc<affinity::Cores>);
 
 impl Core {
-    /// The core that the calling thread is on; `None` where threads cannot be kept on a core, or
-    /// where there is no other.
-    pub(crate) fn current() -> Option<Self> {
-        affinity::Choice::current().map(|choice| Self(Arc::new(choice)))
+    /// The core of the calling thread; `None` where threads cannot be pinned or there is only one.
+    fn current() -> Option<Self> {
+        affinity::Cores::current().map(|cores| Self(Arc::new(cores)))
     }
 
     /// Another core than this one.
@@ -27,84 +107,25 @@ impl Core {
         Self(Arc::new(self.0.other()))
     }
 
-    /// What a thread calls to stay on this core.
-    pub(crate) fn keep_a_thread(&self) -> Box<dyn FnOnce() + Send> {
-        let core = self.clone();
-        Box::new(move || core.keep_thread())
+    /// Pins the calling thread to this core.
+    fn pin_thread(&self) {
+        self.0.pin_thread();
     }
 
-    /// Keeps the calling thread on this core.
-    pub(crate) fn keep_thread(&self) {
-        self.0.keep_thread();
-    }
-
-    /// Lets the calling thread run on any core again: it may have been started by one that is
-    /// kept, and a thread inherits that.
-    fn release_thread(&self) {
-        self.0.release_thread();
+    /// Lets the calling thread run on any core: a thread inherits the pinning of its parent.
+    fn unpin_thread(&self) {
+        self.0.unpin_thread();
     }
 }
 
-/// Where the lanes of a worker run, and where it reads: each on a core of its own, since neither is
-/// to wait for the other.
-#[derive(Debug)]
-pub(crate) struct Cores {
-    lanes: PinnedRuntime,
-    reader: PinnedRuntime,
-}
-
-impl Cores {
-    /// Starts the threads; `None` where they would be of no use, or cannot be started.
-    pub(crate) fn start() -> Option<Self> {
-        let core = Core::current()?;
-        let other = core.other();
-        let started = PinnedRuntime::start(core, "consumer-lanes")
-            .and_then(|lanes| Ok((lanes, PinnedRuntime::start(other, "consumer-reader")?)));
-        match started {
-            Ok((lanes, reader)) => Some(Self { lanes, reader }),
-            Err(error) => {
-                tracing::warn!(%error, "the lanes run on the threads of the program: a thread of their own cannot be started");
-                None
-            }
-        }
-    }
-
-    /// The core of the lanes, for the threads of their connections to be kept on too.
-    pub(crate) fn of_lanes(&self) -> &Core {
-        &self.lanes.core
-    }
-
-    /// The core of the reader, for the thread of its connection to be kept on too.
-    pub(crate) fn of_reader(&self) -> &Core {
-        &self.reader.core
-    }
-
-    /// Runs a task on the thread of the lanes.
-    pub(crate) fn spawn_lane<T: Send + 'static>(
-        &self,
-        tasks: &mut JoinSet<T>,
-        task: impl Future<Output = T> + Send + 'static,
-    ) {
-        match self.lanes.handle() {
-            Some(handle) => tasks.spawn_on(task, handle),
-            None => tasks.spawn(task),
-        };
-    }
-
-    /// Where to read.
-    pub(crate) fn reader(&self) -> Option<&Handle> {
-        self.reader.handle()
-    }
-}
-
-/// A runtime whose only worker thread stays on one core.
+/// A runtime whose only worker thread is pinned to one core.
 ///
-/// A blocked handler (`block_in_place`) is followed by another worker thread, and it and the
-/// threads for blocking work are kept nowhere.
+/// When a handler blocks (`block_in_place`), another worker thread takes over; that one and the
+/// threads for blocking work are not pinned.
 #[derive(Debug)]
 struct PinnedRuntime {
     core: Core,
-    /// `None` once it is dropped.
+    /// `None` only while it is dropped.
     runtime: Option<Runtime>,
 }
 
@@ -119,9 +140,9 @@ impl PinnedRuntime {
                 let core = core.clone();
                 move || {
                     if is_first.swap(false, Ordering::Relaxed) {
-                        core.keep_thread();
+                        core.pin_thread();
                     } else {
-                        core.release_thread();
+                        core.unpin_thread();
                     }
                 }
             })
@@ -138,7 +159,7 @@ impl PinnedRuntime {
 }
 
 impl Drop for PinnedRuntime {
-    /// Without waiting, which is forbidden where futures run.
+    /// Does not wait for its tasks: blocking is forbidden where futures run.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -151,12 +172,14 @@ mod affinity {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
     #[derive(Debug)]
-    pub(super) struct Choice {
+    pub(super) struct Cores {
+        /// All that the process may use.
         all: CpuSet,
+        /// The one to pin threads to.
         one: CpuSet,
     }
 
-    impl Choice {
+    impl Cores {
         pub(super) fn current() -> Option<Self> {
             let all = sched_getaffinity(None).ok()?;
             let core = sched_getcpu();
@@ -175,23 +198,23 @@ mod affinity {
         pub(super) fn other(&self) -> Self {
             let is_other = |core: &usize| self.all.is_set(*core) && !self.one.is_set(*core);
             let other = (0..CpuSet::MAX_CPU).find(is_other);
-            // There is one, or there would be no choice.
+            // `current` made sure that there is one.
             other.map_or(Self { ..*self }, |core| Self::of(self.all, core))
         }
 
-        pub(super) fn keep_thread(&self) {
+        pub(super) fn pin_thread(&self) {
             set(&self.one);
         }
 
-        pub(super) fn release_thread(&self) {
+        pub(super) fn unpin_thread(&self) {
             set(&self.all);
         }
     }
 
-    /// A refusal, as by a sandbox, costs speed and nothing else.
+    /// A refusal, as in a sandbox, costs only speed.
     fn set(cores: &CpuSet) {
         if let Err(error) = sched_setaffinity(None, cores) {
-            tracing::debug!(%error, "a thread could not be kept on one core");
+            tracing::debug!(%error, "cannot pin a thread to one core");
         }
     }
 }
@@ -199,9 +222,9 @@ mod affinity {
 #[cfg(not(target_os = "linux"))]
 mod affinity {
     #[derive(Debug)]
-    pub(super) enum Choice {}
+    pub(super) enum Cores {}
 
-    impl Choice {
+    impl Cores {
         pub(super) fn current() -> Option<Self> {
             None
         }
@@ -210,11 +233,11 @@ mod affinity {
             match *self {}
         }
 
-        pub(super) fn keep_thread(&self) {
+        pub(super) fn pin_thread(&self) {
             match *self {}
         }
 
-        pub(super) fn release_thread(&self) {
+        pub(super) fn unpin_thread(&self) {
             match *self {}
         }
     }

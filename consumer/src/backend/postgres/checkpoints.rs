@@ -38,8 +38,6 @@ impl Checkpoints for Postgres {
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
-    const RESTING: usize = 2;
-
     /// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
     const BEGIN_BATCH: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READ: &'static str = BEGIN_READ;

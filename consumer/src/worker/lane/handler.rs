@@ -1,4 +1,4 @@
-//! Runs a handler over a batch and watches it: time, panics, shutdown.
+//! Runs a handler over a batch and supervises it: time limits, panics, shutdown.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -14,28 +14,37 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use crate::contract::{BatchError, Context, ErasedConsumer, PersistedEvent};
 use crate::store::cause;
 
-/// How a handler came to its end, when it did not succeed.
+/// How a handler failed.
 #[derive(Debug)]
-pub(crate) enum Fault {
-    /// It returned an error, or panicked.
-    Failed(BatchError),
-    /// It was given up: its connection is in the middle of something.
-    TimedOut(BatchError),
+pub(crate) struct HandlerFailure {
+    pub(crate) error: BatchError,
+    /// Whether it was dropped for taking too long, and left its connection in the middle of
+    /// something.
+    pub(crate) timed_out: bool,
 }
 
-/// What bounds the run of a handler.
+impl From<BatchError> for HandlerFailure {
+    fn from(error: BatchError) -> Self {
+        Self {
+            error,
+            timed_out: false,
+        }
+    }
+}
+
+/// The limits of one run of a handler.
 pub(crate) struct Limits {
-    /// When the batch is to end at the next event.
+    /// When the batch should end at the next event.
     pub(crate) deadline: Instant,
     /// How long one call of the handler may take.
     pub(crate) handler_timeout: Option<Duration>,
-    /// How many events it may be given at once.
+    /// How many events one call may be given.
     pub(crate) batch_len: usize,
     /// Becomes true when the worker shuts down.
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// Hands the first `take` events to the consumer, batch by batch.
+/// Passes the first `take` events to the consumer, batch by batch; returns how many it handled.
 pub(crate) async fn supervise<DB: Database>(
     consumer: &dyn ErasedConsumer<DB>,
     cx: &Arc<Context>,
@@ -43,9 +52,10 @@ pub(crate) async fn supervise<DB: Database>(
     events: &Arc<Vec<PersistedEvent>>,
     take: usize,
     mut limits: Limits,
-) -> Result<usize, Fault> {
+) -> Result<usize, HandlerFailure> {
     let batch = events.get(..take).unwrap_or(events);
-    // A hand-written `handle_batch` may panic before it returns its future.
+    // In an `async` block, since a hand-written `handle_batch` may panic before it returns its
+    // future.
     let work = async { handle_all(consumer, cx, connection, batch, limits.batch_len).await };
     let work = cause::within(current_event(cx, events), work);
     let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
@@ -54,7 +64,7 @@ pub(crate) async fn supervise<DB: Database>(
     let mut asked_to_stop = false;
     loop {
         tokio::select! {
-            // Flags first: a handler that comes to the end of an event must find them set.
+            // The flags come first: a handler that reaches the end of an event must find them set.
             biased;
             () = &mut out_of_time, if !asked_to_stop => {
                 cx.request_stop();
@@ -64,25 +74,27 @@ pub(crate) async fn supervise<DB: Database>(
                 cx.request_stop();
                 asked_to_stop = true;
             }
-            ended = &mut work => return match ended {
-                // Otherwise the same batch would come again and again.
-                Ok(Ok(0)) if !asked_to_stop && !batch.is_empty() => {
-                    let error = "`handle_batch` returned `Ok(0)`: it handled no event and gave no reason";
-                    Err(Fault::Failed(BatchError::within(0, batch.len(), error)))
+            ended = &mut work => {
+                let handled = ended.unwrap_or_else(|panic| {
+                    Err(locate(cx, batch, &describe(panic.as_ref())))
+                })?;
+                if handled == 0 && !asked_to_stop && !batch.is_empty() {
+                    return Err(nothing_handled(batch).into());
                 }
-                Ok(Ok(handled)) => Ok(handled.min(batch.len())),
-                Ok(Err(error)) => Err(Fault::Failed(error)),
-                Err(panic) => Err(Fault::Failed(blame(cx, batch, &describe(panic.as_ref())))),
-            },
-            timeout = watchdog.bite(cx) => {
+                return Ok(handled.min(batch.len()));
+            }
+            timeout = watchdog.timed_out(cx) => {
                 let error = format!("the handler took longer than its `handler_timeout` of {timeout:?}");
-                return Err(Fault::TimedOut(blame(cx, batch, &error)));
+                return Err(HandlerFailure {
+                    error: locate(cx, batch, &error),
+                    timed_out: true,
+                });
             }
         }
     }
 }
 
-/// Calls the consumer with no more than a batch at a time.
+/// Calls the consumer with at most one batch at a time.
 async fn handle_all<DB: Database>(
     consumer: &dyn ErasedConsumer<DB>,
     cx: &Arc<Context>,
@@ -97,7 +109,7 @@ async fn handle_all<DB: Database>(
         }
         cx.enter_several();
         let handled = consumer.handle_batch(cx, connection, batch).await;
-        let handled = handled.map_err(|error| behind(done, batch.len(), error))?;
+        let handled = handled.map_err(|error| shift(error, done, batch.len()))?;
         done += handled.min(batch.len());
         if handled < batch.len() {
             break;
@@ -106,14 +118,20 @@ async fn handle_all<DB: Database>(
     Ok(done)
 }
 
-/// The error of a batch of that length, behind others that are done.
-fn behind(done: usize, length: usize, error: BatchError) -> BatchError {
+/// The error of a batch of that length, behind events that are handled.
+fn shift(error: BatchError, done: usize, length: usize) -> BatchError {
     if error.handled >= length {
-        // After its last event: any of them may be to blame.
+        // After its last event, so any of them may have caused it.
         return BatchError::within(done, length, error.error);
     }
     let handled = done.saturating_add(error.handled);
     BatchError { handled, ..error }
+}
+
+/// Without an error, the same batch would come again and again.
+fn nothing_handled(batch: &[PersistedEvent]) -> BatchError {
+    let error = "`handle_batch` returned `Ok(0)`: it handled no event and gave no reason";
+    BatchError::within(0, batch.len(), error)
 }
 
 fn current_event(cx: &Arc<Context>, events: &Arc<Vec<PersistedEvent>>) -> Arc<dyn cause::Cause> {
@@ -121,20 +139,20 @@ fn current_event(cx: &Arc<Context>, events: &Arc<Vec<PersistedEvent>>) -> Arc<dy
     Arc::new(move || cause::find(&events, cx.current_position()?))
 }
 
-/// Attributes an error to the event at hand, or to the whole batch where there is none.
-fn blame(cx: &Context, batch: &[PersistedEvent], error: &str) -> BatchError {
-    let at = cx.current_position().and_then(|position| {
+/// Attributes an error to the current event, or to the whole batch if there is none.
+fn locate(cx: &Context, batch: &[PersistedEvent], error: &str) -> BatchError {
+    let current = cx.current_position().and_then(|position| {
         batch
             .binary_search_by_key(&position, |event| event.global_position)
             .ok()
     });
-    match at {
+    match current {
         Some(index) => BatchError::at(index, error),
         None => BatchError::within(0, batch.len(), error),
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
     let message = panic
         .downcast_ref::<&str>()
@@ -144,10 +162,10 @@ pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
     format!("the handler panicked: {message}")
 }
 
-/// Notices that the same call of a handler has lasted for too long.
+/// Detects a call of a handler that takes too long.
 ///
-/// It looks eight times in the span of the timeout instead of setting a timer for each event, so
-/// that a fast handler pays nothing; a call is ended after at most 1.25 times its timeout.
+/// It checks eight times per timeout instead of setting a timer for each event, so that a fast
+/// handler pays nothing; a call ends after at most 1.25 times its timeout.
 struct Watchdog {
     timeout: Option<Duration>,
     ticks: Option<tokio::time::Interval>,
@@ -171,8 +189,8 @@ impl Watchdog {
         }
     }
 
-    /// Returns once the time is up; without a timeout, never.
-    async fn bite(&mut self, cx: &Context) -> Duration {
+    /// Returns the timeout once a call has exceeded it; never returns without a timeout.
+    async fn timed_out(&mut self, cx: &Context) -> Duration {
         let (Some(timeout), Some(ticks)) = (self.timeout, self.ticks.as_mut()) else {
             return std::future::pending().await;
         };

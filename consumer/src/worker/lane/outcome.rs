@@ -1,70 +1,133 @@
-//! Whose trouble an error is: the event's, the database's, or a handler's that broke the rules.
+//! What an attempt at a batch can lead to, and what an error means for it.
 
 use std::error::Error;
+use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Claim};
 use crate::contract::HandlerError;
+use crate::worker::error::chain;
+use crate::worker::progress::tally::Tally;
 
-/// Whose trouble an error is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blame {
-    /// The handler could not handle the event; it counts against the event.
+/// How an attempt ended, unless the database failed or the handler ended the transaction.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The transaction was committed, and its checkpoint is this position.
+    Saved { position: i64, tally: Tally },
+    /// The handler failed, and nothing was saved.
+    Failed(FailedEvents),
+    /// The consumer was stopped at the first event.
+    Stopped { error: String },
+    /// Another process has claimed the row.
+    Busy,
+    /// The checkpoint is not where the job starts.
+    Moved(Box<Claim>),
+    /// The row may not run.
+    Blocked(Box<Claim>),
+    /// The next attempt at the first event is not due yet.
+    NotDue(Duration),
+    /// The row was split or merged; the next snapshot shows how.
+    Resized,
+    /// The row waits for its neighbour.
+    Held,
+}
+
+/// Which events of a job a handler failed on.
+#[derive(Debug)]
+pub(crate) struct FailedEvents {
+    pub(crate) claim: Box<Claim>,
+    /// The index of the first event that may have failed.
+    pub(crate) index: usize,
+    /// How many events from there on may have failed; at least 1.
+    pub(crate) suspects: usize,
+    pub(crate) error: String,
+}
+
+/// Why an attempt could not be made, or how it ended is unknown.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// The database failed; the attempt is repeated and does not count.
+    Database(String),
+    /// The handler ended the transaction (R4); the attempt is not repeated.
+    EndedTransaction { claim: Box<Claim>, error: String },
+}
+
+impl From<sqlx::Error> for AttemptError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(chain(&error))
+    }
+}
+
+impl AttemptError {
+    pub(super) fn ended_transaction(claim: &Claim, statement: &str) -> Self {
+        let error = format!(
+            "the handler ended its worker's transaction with a {statement}, so nothing of the batch was saved; leave it to the worker to end the transaction, and use `tx.begin()` for a savepoint"
+        );
+        Self::EndedTransaction {
+            claim: Box::new(claim.clone()),
+            error,
+        }
+    }
+}
+
+/// What a handler's error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ErrorKind {
+    /// The handler cannot handle the event, so the attempt counts.
     Handler,
-    /// sqlx and the database did not understand each other: the connection is broken, or what the
-    /// handler sent can never be sent, such as a statement with too many parameters.
+    /// sqlx and the database misunderstood each other: the connection is broken, or what the handler
+    /// sent can never be sent, such as a statement with too many parameters.
     Protocol,
-    /// The database could not be used just now; it never counts against the event.
-    Infrastructure,
+    /// The database failed for now, so the attempt does not count.
+    Transient,
     /// The handler tried to end its worker's transaction (R4).
-    Commit,
+    EndedTransaction,
 }
 
-/// Judges what a handler returned, by its whole chain of causes.
-pub(crate) fn judge<DB: Backend>(error: &HandlerError) -> Blame {
-    error
-        .chain()
-        .map(judge_one::<DB>)
-        .max_by_key(|blame| *blame as u8)
-        .unwrap_or(Blame::Handler)
+impl ErrorKind {
+    /// The kind of a handler's error: the worst kind in its chain of causes.
+    pub(crate) fn of<DB: Backend>(error: &HandlerError) -> Self {
+        let kinds = error.chain().map(Self::of_cause::<DB>);
+        kinds.max().unwrap_or(Self::Handler)
+    }
+
+    fn of_cause<DB: Backend>(error: &(dyn Error + 'static)) -> Self {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            return match error {
+                sqlx::Error::Database(error) => Self::of_database::<DB>(error.as_ref()),
+                sqlx::Error::Protocol(_) => Self::Protocol,
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed => Self::Transient,
+                _ => Self::Handler,
+            };
+        }
+        // `?` through `anyhow` hides the type of the outermost error, but not that of its source.
+        match error.downcast_ref::<Box<dyn DatabaseError>>() {
+            Some(error) => Self::of_database::<DB>(error.as_ref()),
+            // A handler may have turned the error into text.
+            None if DB::names_infrastructure(&error.to_string()) => Self::Transient,
+            None => Self::Handler,
+        }
+    }
+
+    fn of_database<DB: Backend>(error: &dyn DatabaseError) -> Self {
+        if DB::is_refused_commit(error) {
+            Self::EndedTransaction
+        } else if DB::is_infrastructure(error) {
+            Self::Transient
+        } else {
+            Self::Handler
+        }
+    }
 }
 
-/// Whether an error of the worker's own statements says that an earlier error was ignored.
+/// Whether an error of the worker's own statement says that the handler ignored an earlier error.
 pub(crate) fn is_aborted_transaction<DB: Backend>(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
         .is_some_and(DB::is_aborted_transaction)
-}
-
-fn judge_one<DB: Backend>(error: &(dyn Error + 'static)) -> Blame {
-    if let Some(error) = error.downcast_ref::<sqlx::Error>() {
-        return match error {
-            sqlx::Error::Database(error) => judge_database::<DB>(error.as_ref()),
-            sqlx::Error::Protocol(_) => Blame::Protocol,
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Blame::Infrastructure,
-            _ => Blame::Handler,
-        };
-    }
-    // `?` through `anyhow` hides the type of the outermost error, but not that of its source.
-    match error.downcast_ref::<Box<dyn DatabaseError>>() {
-        Some(error) => judge_database::<DB>(error.as_ref()),
-        // A handler may have made a text of it.
-        None if DB::names_infrastructure(&error.to_string()) => Blame::Infrastructure,
-        None => Blame::Handler,
-    }
-}
-
-fn judge_database<DB: Backend>(error: &dyn DatabaseError) -> Blame {
-    if DB::is_refused_commit(error) {
-        Blame::Commit
-    } else if DB::is_infrastructure(error) {
-        Blame::Infrastructure
-    } else {
-        Blame::Handler
-    }
 }

@@ -1,28 +1,28 @@
-//! Events set aside: the failing one, and the later ones of its aggregate, which must wait for it.
+//! Parked events: the failing one, and the later ones of its aggregate, which wait behind it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::backend::{Aggregate, Backend, CheckpointStatements, Claim, Parking, SegmentId};
 use crate::contract::PersistedEvent;
-use crate::worker::lane::attempt::Tally;
+use crate::worker::progress::tally::Tally;
 
-/// So many parked aggregates are more than some bad events: something is broken that would park
-/// everything.
-pub(crate) const MOST_PARKED: i64 = 1_000;
+/// The number of parked aggregates at which a consumer stops instead of parking another one: with so
+/// many, the events are hardly to blame.
+pub(crate) const MAX_PARKED: i64 = 1_000;
 
-/// The events of a job, divided into those to handle and those that must wait.
+/// The events of a job, divided into those to handle and those to park behind others.
 pub(crate) struct Division {
-    /// What the handler is given.
-    pub(crate) run: Arc<Vec<PersistedEvent>>,
-    /// Where each of those stands in the job; `None` when nothing waits and the places are equal.
-    places: Option<Vec<usize>>,
-    /// The events that wait, with their places in the job.
-    waiting: Vec<(usize, PersistedEvent)>,
+    /// The events for the handler.
+    pub(crate) to_handle: Arc<Vec<PersistedEvent>>,
+    /// The index in the job of each of those; `None` if nothing is parked and the indices agree.
+    indices: Option<Vec<usize>>,
+    /// The events to park, with their indices in the job.
+    to_park: Vec<(usize, PersistedEvent)>,
 }
 
 impl Division {
-    /// Divides the first `take` events of a job, under its claim.
+    /// Divides the first `take` events of a job under its claim.
     pub(crate) async fn of<DB: Backend>(
         statements: &CheckpointStatements,
         connection: &mut DB::Connection,
@@ -33,72 +33,68 @@ impl Division {
     ) -> Result<Self, sqlx::Error> {
         if !claim.parked {
             return Ok(Self {
-                run: Arc::clone(events),
-                places: None,
-                waiting: Vec::new(),
+                to_handle: Arc::clone(events),
+                indices: None,
+                to_park: Vec::new(),
             });
         }
-        let parked =
-            DB::parked_aggregates(statements, connection, key, claim.checkpoint.slice_to).await?;
+        let slice_to = claim.checkpoint.slice_to;
+        let parked = DB::parked_aggregates(statements, connection, key, slice_to).await?;
         Ok(Self::by(parked, events, take))
     }
 
     fn by(parked: Vec<Aggregate>, events: &[PersistedEvent], take: usize) -> Self {
-        let mut ids: HashMap<String, HashSet<String>> = HashMap::new();
-        for (kind, id) in parked {
-            ids.entry(kind).or_default().insert(id);
+        let mut parked_ids: HashMap<String, HashSet<String>> = HashMap::new();
+        for (aggregate_type, id) in parked {
+            parked_ids.entry(aggregate_type).or_default().insert(id);
         }
-        let mut run = Vec::with_capacity(take);
-        let mut places = Vec::with_capacity(take);
-        let mut waiting = Vec::new();
-        for (place, event) in events.iter().take(take).enumerate() {
-            let of_type = ids.get(&*event.aggregate_type);
+        let mut to_handle = Vec::with_capacity(take);
+        let mut indices = Vec::with_capacity(take);
+        let mut to_park = Vec::new();
+        for (index, event) in events.iter().take(take).enumerate() {
+            let of_type = parked_ids.get(&*event.aggregate_type);
             if of_type.is_some_and(|ids| ids.contains(&event.aggregate_id)) {
-                waiting.push((place, event.clone()));
+                to_park.push((index, event.clone()));
             } else {
-                run.push(event.clone());
-                places.push(place);
+                to_handle.push(event.clone());
+                indices.push(index);
             }
         }
         Self {
-            run: Arc::new(run),
-            places: Some(places),
-            waiting,
+            to_handle: Arc::new(to_handle),
+            indices: Some(indices),
+            to_park,
         }
     }
 
-    /// How many events the handler is given, of `take` of the job.
+    /// How many events the handler is given of the first `take` of the job.
     pub(crate) fn take(&self, take: usize) -> usize {
-        if self.places.is_some() {
-            self.run.len()
+        if self.indices.is_some() {
+            self.to_handle.len()
         } else {
             take
         }
     }
 
-    /// Where in the job the event stands that is next after so many handled ones.
-    pub(crate) fn place(&self, handled: usize, take: usize) -> usize {
-        match &self.places {
+    /// The index in the job of the event after the first `handled` ones for the handler.
+    pub(crate) fn index(&self, handled: usize, take: usize) -> usize {
+        match &self.indices {
             None => handled,
-            Some(places) => places.get(handled).copied().unwrap_or(take),
+            Some(indices) => indices.get(handled).copied().unwrap_or(take),
         }
     }
 
-    /// What becomes of the events before a place in the job.
+    /// What became of the events before an index in the job.
     pub(crate) fn tally(&self, before: usize) -> Tally {
-        let parked = self.waiting.iter().filter(|(at, _)| *at < before).count();
-        Tally {
-            handled: before.saturating_sub(parked),
-            parked,
-            skipped: 0,
-        }
+        let parked = self.to_park.iter().filter(|(at, _)| *at < before).count();
+        Tally::of_batch(before.saturating_sub(parked), parked)
     }
 
-    /// The events that wait, before a place in the job.
-    pub(crate) fn waiting(&self, before: usize) -> Vec<Parking<'_>> {
-        self.waiting
+    /// The events to park before an index in the job.
+    pub(crate) fn to_park(&self, before: usize) -> Vec<Parking<'_>> {
+        self.to_park
             .iter()
-            .take_while(|(place, _)| *place < before)
+            .take_while(|(index, _)| *index < before)
             .map(|(_, event)| Parking {
                 event,
                 failure: None,

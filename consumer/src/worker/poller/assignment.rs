@@ -1,35 +1,40 @@
-//! Which lanes there are: one for each checkpoint row of the worker's consumers.
+//! Decides which lanes there are: one for each checkpoint row of the worker's consumers.
 //!
-//! The rows are the truth. The setting `segments` seeds them and divides them further; a process
-//! set to fewer lanes runs the same rows, as many of them at once as it may.
+//! The rows decide. The setting `segments` determines their number at first and splits them
+//! further; a process with a lower setting runs the same rows, but fewer of them at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::backend::SLICES;
-use crate::backend::{Backend, Checkpoint, ConsumerId, Enrolment, SegmentId};
+use crate::backend::{Backend, Checkpoint, ConsumerId, Enrolment, SLICES, SegmentId};
 use crate::contract::Settings;
 use crate::registry::Registered;
-use crate::worker::context::Snapshot;
-use crate::worker::progress::{Cell, LaneBoard};
+use crate::worker::metrics;
+use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::progress::lane::LaneProgress;
+use crate::worker::progress::worker::{LaneChanges, WorkerProgress};
+
+/// The highest number of segments of a consumer.
+const MAX_SEGMENTS: u32 = 64;
 
 /// A consumer of the worker, with what its lanes share.
-pub(crate) struct AssignedConsumer<DB: Backend> {
+pub(crate) struct WorkerConsumer<DB: Backend> {
     pub(crate) registered: Registered<DB>,
     pub(crate) settings: Settings,
     pub(crate) scope: Arc<[Arc<str>]>,
     pub(crate) enrolment: Enrolment,
-    /// As many batches of it may be at work at once in this process.
-    pub(crate) lanes: Semaphore,
+    /// Limits how many of its batches run at once in this process.
+    pub(crate) permits: Semaphore,
 }
 
-impl<DB: Backend> AssignedConsumer<DB> {
+impl<DB: Backend> WorkerConsumer<DB> {
     pub(crate) fn new(registered: Registered<DB>) -> Self {
         let declaration = &registered.declaration;
         let settings = declaration.settings.clone();
-        let segments = settings.segments.clamp(1, 64).next_power_of_two();
+        let segments = segment_count(settings.segments);
         let width = u32::from(SLICES) / segments;
         Self {
             scope: declaration.scope.clone().into(),
@@ -42,55 +47,73 @@ impl<DB: Backend> AssignedConsumer<DB> {
                 scope: scope_text(&declaration.scope),
                 start_from: settings.start_from,
             },
-            lanes: Semaphore::new(usize::try_from(segments).unwrap_or(1)),
+            permits: Semaphore::new(usize::try_from(segments).unwrap_or(1)),
             settings,
             registered,
         }
     }
 
-    /// Whether a checkpoint row is one of its own.
-    pub(crate) fn has(&self, key: &SegmentId) -> bool {
-        key.consumer == self.enrolment.consumer
+    pub(crate) fn id(&self) -> &ConsumerId {
+        &self.enrolment.consumer
     }
 
-    /// Where a row has to be divided, if it is wider than the consumer wants.
+    /// Whether its handler writes through the transaction (R3).
+    pub(crate) fn uses_transaction(&self) -> bool {
+        self.registered.consumer.uses_transaction()
+    }
+
+    /// Whether a checkpoint row is one of its own.
+    pub(crate) fn owns(&self, key: &SegmentId) -> bool {
+        key.consumer == *self.id()
+    }
+
+    /// The slice at which to split a row that is wider than the consumer wants.
     pub(crate) fn split_at(&self, row: &Checkpoint) -> Option<i32> {
         let width = row.slice_to - row.key.slice_from;
-        (self.has(&row.key) && width > self.enrolment.width).then(|| row.key.slice_from + width / 2)
+        (self.owns(&row.key) && width > self.enrolment.width)
+            .then(|| row.key.slice_from + width / 2)
     }
 }
 
-/// The scope as the checkpoint row keeps it: the types in order, a line each; empty for all.
+/// The number of segments for a setting: a power of two up to 64.
+pub(crate) fn segment_count(setting: u32) -> u32 {
+    setting.clamp(1, MAX_SEGMENTS).next_power_of_two()
+}
+
+/// The scope as the checkpoint row stores it: sorted types, one per line; empty for all.
 pub(crate) fn scope_text(scope: &[Arc<str>]) -> Arc<str> {
-    let mut kinds: Vec<&str> = scope.iter().map(|kind| &**kind).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    kinds.join("\n").into()
+    let mut types: Vec<&str> = scope
+        .iter()
+        .map(|aggregate_type| &**aggregate_type)
+        .collect();
+    types.sort_unstable();
+    types.dedup();
+    types.join("\n").into()
 }
 
-/// A lane that is to be opened.
+/// A lane to start.
 pub(crate) struct NewLane<DB: Backend> {
-    /// The number of the snapshot that shows its row first.
+    /// The number of the first snapshot that contains its row.
     pub(crate) snapshot: u64,
-    pub(crate) consumer: Arc<AssignedConsumer<DB>>,
-    pub(crate) cell: Arc<Cell>,
+    pub(crate) consumer: Arc<WorkerConsumer<DB>>,
+    pub(crate) progress: Arc<LaneProgress>,
 }
 
-/// Keeps a lane for each row.
-pub(crate) struct Assignments<DB: Backend> {
-    pub(crate) consumers: Vec<Arc<AssignedConsumer<DB>>>,
-    pub(crate) board: Arc<LaneBoard>,
+/// Starts a lane for each row.
+pub(crate) struct LaneAssigner<DB: Backend> {
+    pub(crate) consumers: Vec<Arc<WorkerConsumer<DB>>>,
+    pub(crate) progress: Arc<WorkerProgress>,
     pub(crate) new_lanes: mpsc::UnboundedSender<NewLane<DB>>,
 }
 
-impl<DB: Backend> Assignments<DB> {
-    /// Opens a lane for each row that has none. The board comes in line with the rows before any
-    /// lane sees them: whoever waits for a consumer must wait for all its rows.
+impl<DB: Backend> LaneAssigner<DB> {
+    /// Starts a lane for each row that has none. The worker's progress changes with the rows before
+    /// any lane sees them: waiting for a consumer means waiting for all its rows.
     pub(crate) fn update(&self, snapshot: &Snapshot) {
-        let consumers: HashMap<&ConsumerId, &Arc<AssignedConsumer<DB>>> = self
+        let consumers: HashMap<&ConsumerId, &Arc<WorkerConsumer<DB>>> = self
             .consumers
             .iter()
-            .map(|consumer| (&consumer.enrolment.consumer, consumer))
+            .map(|consumer| (consumer.id(), consumer))
             .collect();
         let mut own: Vec<&Checkpoint> = snapshot
             .rows
@@ -98,15 +121,20 @@ impl<DB: Backend> Assignments<DB> {
             .filter(|row| consumers.contains_key(&row.key.consumer))
             .collect();
         own.sort_by_key(|row| &row.key);
-        for cell in self.board.seat(&own) {
-            let Some(consumer) = consumers.get(&cell.key.consumer) else {
+        let LaneChanges { added, removed } = self.progress.update_lanes(&own);
+        for lane in removed {
+            // Otherwise the gauge would show its last value until the process ends.
+            metrics::lag(&lane.key, 0, Duration::ZERO);
+        }
+        for progress in added {
+            let Some(consumer) = consumers.get(&progress.key.consumer) else {
                 continue;
             };
-            // The worker that opens lanes is gone only when it shuts down.
+            // The receiver is gone only when the worker shuts down.
             let _ = self.new_lanes.send(NewLane {
                 snapshot: snapshot.number,
                 consumer: Arc::clone(consumer),
-                cell,
+                progress,
             });
         }
     }

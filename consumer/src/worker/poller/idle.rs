@@ -1,159 +1,156 @@
-//! Lets the lanes sleep whose scope has nothing new: one task looks at the tail of the log for all
-//! of them, and wakes those that it concerns.
+//! Lets lanes sleep whose scope has nothing new: one task scans the tail of the log for all of them
+//! and wakes those that have an event.
 //!
-//! So an append costs a lane that it does not concern nothing at all: the lanes asleep share how far
-//! the log was looked through, and are found by the types of the events.
+//! An append therefore costs nothing for the lanes that it does not concern: idle lanes share one
+//! position up to which the log was scanned, and are looked up by the types of the events.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use crate::backend::{Backend, Incarnation, Observation};
-use crate::worker::context::Shared;
-use crate::worker::log::LogRange;
-use crate::worker::progress::Cell;
+use crate::worker::log::Log;
+use crate::worker::log::range::LogRange;
+use crate::worker::progress::lane::LaneProgress;
+use crate::worker::progress::worker::WorkerProgress;
 
-/// The sleeping lanes of a worker, and how far the log was looked through for them.
+/// The idle lanes of a worker, and how far the log was scanned for them.
 #[derive(Default)]
-pub(crate) struct Idle {
-    room: Mutex<Room>,
-}
+pub(crate) struct IdleLanes(Mutex<Table>);
 
 #[derive(Default)]
-struct Room {
+struct Table {
     incarnation: Incarnation,
-    /// Those who sleep stand here, or further.
-    looked: Arc<AtomicI64>,
-    sleepers: HashMap<u64, Sleeper>,
+    /// Idle lanes are at this position, or beyond.
+    scanned: Arc<AtomicI64>,
+    lanes: HashMap<u64, IdleLane>,
     by_type: HashMap<Arc<str>, BTreeSet<u64>>,
-    last: u64,
+    last_number: u64,
 }
 
-struct Sleeper {
-    cell: Arc<Cell>,
+struct IdleLane {
+    progress: Arc<LaneProgress>,
     scope: Arc<[Arc<str>]>,
     wake: Arc<Notify>,
 }
 
-/// A lane asleep; it wakes up for good when this is dropped.
+/// Keeps a lane idle until it is dropped.
 pub(crate) struct Sleep<'a> {
-    rest: &'a Idle,
+    idle: &'a IdleLanes,
     number: u64,
     wake: Arc<Notify>,
 }
 
-impl Idle {
-    /// Puts a lane to sleep that has nothing in its scope up to `after`, where its cell stands.
-    /// `None` when more than that has been looked through, or in another incarnation of the server: then
-    /// it is to go on by itself.
+impl IdleLanes {
+    /// Adds a lane that has no event in scope up to `after`, its current position. Returns `None`
+    /// if the log was scanned beyond that or in another incarnation of the server: then the lane has
+    /// to read on by itself.
     pub(crate) fn sleep(
         &self,
-        cell: &Arc<Cell>,
+        progress: &Arc<LaneProgress>,
         scope: &Arc<[Arc<str>]>,
         after: i64,
         incarnation: Incarnation,
     ) -> Option<Sleep<'_>> {
-        let mut room = self.lock();
-        if room.incarnation != incarnation || after < room.looked() {
+        let mut table = self.0.lock();
+        if table.incarnation != incarnation || after < table.scanned() {
             return None;
         }
         let wake = Arc::new(Notify::new());
-        let sleeper = Sleeper {
-            cell: Arc::clone(cell),
+        let number = table.add(IdleLane {
+            progress: Arc::clone(progress),
             scope: Arc::clone(scope),
             wake: Arc::clone(&wake),
-        };
-        let number = room.add(sleeper);
+        });
         Some(Sleep {
-            rest: self,
+            idle: self,
             number,
             wake,
         })
     }
 
-    /// Where to look next; `None` when nobody sleeps or everything is looked through.
-    fn next(&self, seen: &Observation) -> Option<i64> {
-        let mut room = self.lock();
-        if room.incarnation != seen.incarnation {
-            room.wake_all();
-            room.incarnation = seen.incarnation;
-            room.looked = Arc::new(AtomicI64::new(seen.settled));
-        } else if room.sleepers.is_empty() {
-            room.look_up_to(seen.settled);
+    /// The position to scan from; `None` if no lane is idle or everything is scanned.
+    fn scan_from(&self, observed: &Observation) -> Option<i64> {
+        let mut table = self.0.lock();
+        if table.incarnation != observed.incarnation {
+            table.wake_all();
+            table.incarnation = observed.incarnation;
+            table.scanned = Arc::new(AtomicI64::new(observed.settled));
+        } else if table.lanes.is_empty() {
+            table.set_scanned(observed.settled);
         }
-        let looked = room.looked();
-        (looked < seen.settled).then_some(looked)
+        let scanned = table.scanned();
+        (scanned < observed.settled).then_some(scanned)
     }
 
-    /// Wakes the lanes that a range may concern, and moves the others along; says whether there
-    /// were others.
+    /// Wakes the lanes that may have an event in the range and advances the others; returns whether
+    /// there were others.
     fn pass(&self, range: &LogRange, incarnation: Incarnation) -> bool {
-        let mut room = self.lock();
-        if room.incarnation != incarnation {
+        let mut table = self.0.lock();
+        if table.incarnation != incarnation {
             return false;
         }
-        room.wake_for(range);
-        room.look_up_to(range.to);
-        !room.sleepers.is_empty()
+        table.wake_for(range);
+        table.set_scanned(range.to);
+        !table.lanes.is_empty()
     }
 
     fn wake_all(&self) {
-        self.lock().wake_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().wake_all();
     }
 }
 
-impl Room {
-    fn looked(&self) -> i64 {
-        self.looked.load(Ordering::Relaxed)
+impl Table {
+    fn scanned(&self) -> i64 {
+        self.scanned.load(Ordering::Relaxed)
     }
 
-    fn look_up_to(&self, position: i64) {
-        self.looked.fetch_max(position, Ordering::Relaxed);
+    fn set_scanned(&self, position: i64) {
+        self.scanned.fetch_max(position, Ordering::Relaxed);
     }
 
-    fn add(&mut self, sleeper: Sleeper) -> u64 {
-        self.last += 1;
-        sleeper.cell.follow(Arc::clone(&self.looked));
-        for name in &*sleeper.scope {
-            let of_type = self.by_type.entry(Arc::clone(name)).or_default();
-            of_type.insert(self.last);
+    fn add(&mut self, lane: IdleLane) -> u64 {
+        self.last_number += 1;
+        lane.progress.follow(Arc::clone(&self.scanned));
+        for aggregate_type in &*lane.scope {
+            let of_type = self.by_type.entry(Arc::clone(aggregate_type)).or_default();
+            of_type.insert(self.last_number);
         }
-        self.sleepers.insert(self.last, sleeper);
-        self.last
+        self.lanes.insert(self.last_number, lane);
+        self.last_number
     }
 
-    /// Takes a lane out, where it stands now.
-    fn remove(&mut self, number: u64) -> Option<Sleeper> {
-        let sleeper = self.sleepers.remove(&number)?;
-        for name in &*sleeper.scope {
-            if let Some(of_type) = self.by_type.get_mut(name) {
+    /// Removes a lane, which keeps the position it has reached.
+    fn remove(&mut self, number: u64) -> Option<IdleLane> {
+        let lane = self.lanes.remove(&number)?;
+        for aggregate_type in &*lane.scope {
+            if let Some(of_type) = self.by_type.get_mut(aggregate_type) {
                 of_type.remove(&number);
                 if of_type.is_empty() {
-                    self.by_type.remove(name);
+                    self.by_type.remove(aggregate_type);
                 }
             }
         }
-        sleeper.cell.stand_still();
-        Some(sleeper)
+        lane.progress.stop_following();
+        Some(lane)
     }
 
-    /// Wakes those who want a type of the range and do not stand behind it already.
+    /// Wakes the lanes that want a type of the range and are not beyond it.
     fn wake_for(&mut self, range: &LogRange) {
-        let kinds = range.kinds().iter();
-        let wanting: BTreeSet<u64> = kinds
-            .filter_map(|kind| self.by_type.get(kind))
+        let is_before_end = |number: &u64| {
+            let lane = self.lanes.get(number);
+            let cursor = lane.and_then(|lane| lane.progress.cursor());
+            cursor.is_none_or(|cursor| cursor.after < range.to)
+        };
+        let types = range.aggregate_types().iter();
+        let wanting: BTreeSet<u64> = types
+            .filter_map(|aggregate_type| self.by_type.get(aggregate_type))
             .flatten()
             .copied()
-            .filter(|number| {
-                let place = self.sleepers.get(number).and_then(|one| one.cell.place());
-                place.is_none_or(|place| place.after < range.to)
-            })
+            .filter(is_before_end)
             .collect();
         for number in wanting {
             self.wake(number);
@@ -161,21 +158,21 @@ impl Room {
     }
 
     fn wake_all(&mut self) {
-        let all: Vec<u64> = self.sleepers.keys().copied().collect();
+        let all: Vec<u64> = self.lanes.keys().copied().collect();
         for number in all {
             self.wake(number);
         }
     }
 
     fn wake(&mut self, number: u64) {
-        if let Some(sleeper) = self.remove(number) {
-            sleeper.wake.notify_one();
+        if let Some(lane) = self.remove(number) {
+            lane.wake.notify_one();
         }
     }
 }
 
 impl Sleep<'_> {
-    /// Waits until something may be in the lane's scope.
+    /// Waits until there may be an event in the lane's scope.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -183,43 +180,33 @@ impl Sleep<'_> {
 
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
-        self.rest.lock().remove(self.number);
+        self.idle.0.lock().remove(self.number);
     }
 }
 
-/// Looks through what is new for the lanes that sleep, until the worker stops.
-pub(crate) async fn watch<DB: Backend>(shared: Arc<Shared<DB>>) {
-    let mut frontier = shared.frontier.clone();
+/// Scans what is new for idle lanes, as long as the worker polls.
+pub(crate) async fn scan<DB: Backend>(
+    log: &Log<DB>,
+    idle: &IdleLanes,
+    progress: &WorkerProgress,
+    mut frontier: watch::Receiver<Observation>,
+) {
     loop {
-        let seen = frontier.borrow_and_update().clone();
-        look_through(&shared, &seen).await;
-        tokio::select! {
-            changed = frontier.changed() => {
-                if changed.is_err() {
-                    return;
+        let observed = frontier.borrow_and_update().clone();
+        while let Some(after) = idle.scan_from(&observed) {
+            let (settled, incarnation) = (observed.settled, observed.incarnation);
+            match log.read(after, settled, incarnation, 0).await {
+                Ok(range) => {
+                    if idle.pass(&range, incarnation) {
+                        progress.notify();
+                    }
                 }
+                // The lanes read for themselves, and deal with the error.
+                Err(_) => idle.wake_all(),
             }
-            () = shared.stopped() => return,
         }
-    }
-}
-
-async fn look_through<DB: Backend>(shared: &Shared<DB>, seen: &Observation) {
-    while let Some(after) = shared.rest.next(seen) {
-        match shared
-            .log
-            .read(after, seen.settled, seen.incarnation, 0)
-            .await
-        {
-            Ok(range) => {
-                if shared.rest.pass(&range, seen.incarnation) {
-                    shared.board.tell();
-                }
-            }
-            Err(_) => {
-                // They read for themselves, and deal with what is wrong.
-                shared.rest.wake_all();
-            }
+        if frontier.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -231,12 +218,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::backend::ConsumerId;
-    use crate::backend::{Checkpoint, SegmentId, State};
+    use crate::backend::{Checkpoint, ConsumerId, SegmentId, State};
     use crate::contract::{EventRecord, PersistedEvent};
-    use crate::worker::progress::{LaneBoard, Place};
+    use crate::worker::progress::lane::Cursor;
 
-    fn cell() -> Arc<Cell> {
+    fn lane() -> Arc<LaneProgress> {
         let row = Checkpoint {
             key: SegmentId {
                 consumer: ConsumerId {
@@ -256,14 +242,14 @@ mod tests {
             failed_position: None,
             error: None,
         };
-        let board = LaneBoard::new(Vec::new(), Duration::MAX);
-        let [cell] = board.seat(&[&row]).try_into().unwrap();
-        stand_at(&cell, 10);
-        cell
+        let worker = WorkerProgress::new(Vec::new(), Duration::MAX);
+        let [lane] = worker.update_lanes(&[&row]).added.try_into().unwrap();
+        move_to(&lane, 10);
+        lane
     }
 
-    fn stand_at(cell: &Cell, after: i64) {
-        cell.set_place(Some(Place {
+    fn move_to(lane: &LaneProgress, after: i64) {
+        lane.set_cursor(Some(Cursor {
             incarnation: Incarnation::default(),
             slice_to: 1024,
             epoch: 0,
@@ -272,14 +258,14 @@ mod tests {
         }));
     }
 
-    fn at(cell: &Cell) -> i64 {
-        cell.place().unwrap().after
+    fn at(lane: &LaneProgress) -> i64 {
+        lane.cursor().unwrap().after
     }
 
-    fn range(after: i64, to: i64, kind: &str) -> LogRange {
+    fn range(after: i64, to: i64, aggregate_type: &str) -> LogRange {
         let event = PersistedEvent::new(EventRecord {
             global_position: to,
-            aggregate_type: kind.into(),
+            aggregate_type: aggregate_type.into(),
             ..EventRecord::default()
         });
         LogRange::new(after, to, vec![event])
@@ -294,69 +280,72 @@ mod tests {
         sleep.woken().now_or_never().is_some()
     }
 
-    const LIFE: Incarnation = Incarnation {
+    const FIRST: Incarnation = Incarnation {
         started: 0,
         recovered: 0,
     };
 
     #[test]
-    fn who_sleeps_moves_with_what_was_looked_through_and_wakes_before_its_own_event() {
-        let (rest, cell) = (Idle::default(), cell());
-        let sleep = rest.sleep(&cell, &users(), 10, LIFE).unwrap();
-        assert!(rest.pass(&range(10, 20, "Order"), LIFE));
-        assert_eq!(at(&cell), 20);
+    fn an_idle_lane_follows_the_scan_and_wakes_before_its_event() {
+        let (idle, lane) = (IdleLanes::default(), lane());
+        let sleep = idle.sleep(&lane, &users(), 10, FIRST).unwrap();
+        assert!(idle.pass(&range(10, 20, "Order"), FIRST));
+        assert_eq!(at(&lane), 20);
         assert!(!is_woken(&sleep));
-        assert!(!rest.pass(&range(20, 30, "Admin"), LIFE));
+        assert!(!idle.pass(&range(20, 30, "Admin"), FIRST));
         assert!(is_woken(&sleep));
-        assert_eq!(at(&cell), 20, "the event is still to be handled");
+        assert_eq!(at(&lane), 20, "the event is still to be handled");
         drop(sleep);
-        assert!(!rest.pass(&range(30, 40, "Order"), LIFE));
-        assert_eq!(at(&cell), 20, "it does not sleep any more");
+        assert!(!idle.pass(&range(30, 40, "Order"), FIRST));
+        assert_eq!(at(&lane), 20, "it is no longer idle");
     }
 
     #[test]
-    fn who_is_further_than_what_was_looked_through_sleeps_on() {
-        let (rest, cell) = (Idle::default(), cell());
-        stand_at(&cell, 30);
-        let sleep = rest.sleep(&cell, &users(), 30, LIFE).unwrap();
-        assert!(rest.pass(&range(10, 20, "User"), LIFE));
+    fn a_lane_beyond_the_scan_sleeps_on() {
+        let (idle, lane) = (IdleLanes::default(), lane());
+        move_to(&lane, 30);
+        let sleep = idle.sleep(&lane, &users(), 30, FIRST).unwrap();
+        assert!(idle.pass(&range(10, 20, "User"), FIRST));
         assert!(!is_woken(&sleep));
-        assert_eq!(at(&cell), 30);
+        assert_eq!(at(&lane), 30);
     }
 
     #[test]
-    fn who_is_behind_what_was_looked_through_may_not_sleep() {
-        let (rest, cell) = (Idle::default(), cell());
-        rest.pass(&range(0, 20, "User"), LIFE);
-        assert!(rest.sleep(&cell, &users(), 10, LIFE).is_none());
+    fn a_lane_behind_the_scan_may_not_sleep() {
+        let (idle, lane) = (IdleLanes::default(), lane());
+        idle.pass(&range(0, 20, "User"), FIRST);
+        assert!(idle.sleep(&lane, &users(), 10, FIRST).is_none());
     }
 
     #[test]
-    fn who_ends_its_sleep_stays_where_it_was_moved_to() {
-        let (rest, cell) = (Idle::default(), cell());
-        let sleep = rest.sleep(&cell, &users(), 10, LIFE).unwrap();
-        rest.pass(&range(10, 20, "Order"), LIFE);
+    fn a_lane_that_stops_sleeping_keeps_its_position() {
+        let (idle, lane) = (IdleLanes::default(), lane());
+        let sleep = idle.sleep(&lane, &users(), 10, FIRST).unwrap();
+        idle.pass(&range(10, 20, "Order"), FIRST);
         drop(sleep);
-        rest.pass(&range(20, 30, "User"), LIFE);
-        assert_eq!(at(&cell), 20);
+        idle.pass(&range(20, 30, "User"), FIRST);
+        assert_eq!(at(&lane), 20);
     }
 
     #[test]
-    fn another_life_of_the_server_wakes_everybody_and_moves_nobody() {
-        let (rest, cell) = (Idle::default(), cell());
-        let sleep = rest.sleep(&cell, &users(), 10, LIFE).unwrap();
-        let incarnation = Incarnation { started: 1, ..LIFE };
-        let seen = Observation {
+    fn another_incarnation_wakes_all_lanes_and_advances_none() {
+        let (idle, lane) = (IdleLanes::default(), lane());
+        let sleep = idle.sleep(&lane, &users(), 10, FIRST).unwrap();
+        let incarnation = Incarnation {
+            started: 1,
+            ..FIRST
+        };
+        let observed = Observation {
             settled: 500,
             head: 500,
             incarnation,
             waiting: false,
             more: false,
         };
-        assert_eq!(rest.next(&seen), None);
+        assert_eq!(idle.scan_from(&observed), None);
         assert!(is_woken(&sleep));
-        assert_eq!(at(&cell), 10);
-        assert!(!rest.pass(&range(10, 20, "Order"), LIFE));
-        assert_eq!(at(&cell), 10);
+        assert_eq!(at(&lane), 10);
+        assert!(!idle.pass(&range(10, 20, "Order"), FIRST));
+        assert_eq!(at(&lane), 10);
     }
 }

@@ -1,119 +1,114 @@
-//! The one task of a worker that watches the log and the checkpoint rows for all its lanes.
+//! The one task of a worker that polls the log and the checkpoint rows for all its lanes.
 
 pub(crate) mod assignment;
 pub(crate) mod idle;
+mod measure;
 pub(crate) mod segments;
+pub(crate) mod snapshot;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, SqlSafeStr as _};
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use crate::backend::LogProblem;
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Observation, SegmentId,
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogProblem,
+    Observation,
 };
-use crate::backend::{ReadRange, StoreError};
 use crate::store::EventStore;
-use crate::worker::WorkerError;
-use crate::worker::context::{Shared, Snapshot};
+use crate::worker::context::Shared;
+use crate::worker::error::{WorkerError, chain};
 use crate::worker::metrics;
-use crate::worker::poller::assignment::Assignments;
+use crate::worker::poller::assignment::LaneAssigner;
+use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::state::ConsumerState;
-use crate::worker::progress::{Cell, First, FrontierWait};
+use crate::worker::progress::worker::FrontierWait;
 
-/// How long a gap may keep the frontier before somebody is told who fills it.
-const TELL_AFTER: Duration = Duration::from_secs(1);
+/// How long the frontier may wait at a gap before the log names the blockers.
+const WARN_AFTER: Duration = Duration::from_secs(1);
 
-/// How often it is told again.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often the log names them again.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// The longest pause between two looks at a gap.
+/// The longest pause between two polls while the frontier waits at a gap.
 const GAP_POLL: Duration = Duration::from_millis(25);
 
-/// Watches the frontier and the checkpoint rows over one connection.
+/// The first and the longest pause before the worker connects again.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Polls the frontier and the checkpoint rows over one connection.
 pub(crate) struct Poller<DB: Backend> {
     shared: Arc<Shared<DB>>,
-    assignments: Assignments<DB>,
-    line: Line<DB>,
+    assigner: LaneAssigner<DB>,
+    connection: PollerConnection<DB>,
     watch: DB::Watch,
     appended: watch::Receiver<u64>,
     frontier: watch::Sender<Observation>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     snapshot_at: Option<Instant>,
-    advanced: Instant,
+    advanced_at: Instant,
+    /// Since when the frontier has been waiting at a gap.
     waiting_since: Option<Instant>,
-    told: Option<Instant>,
-    /// A row waits for its neighbour, which may be an idle one.
-    held: bool,
-    /// Whether rows were moved along since they were last looked at.
-    moved: bool,
+    /// When the blockers of the frontier were last logged.
+    warned_at: Option<Instant>,
+    /// Whether a row waits for its neighbour, which may be idle.
+    has_holds: bool,
+    /// Whether idle checkpoints were advanced since the last snapshot.
+    has_advanced: bool,
 }
 
 impl<DB: Backend> Poller<DB> {
-    /// Connects, checks what the frontier rests on, and looks at the log for the first time.
+    /// Connects, checks the preconditions of the frontier, and polls the log for the first time.
     pub(crate) async fn start(
         shared: Arc<Shared<DB>>,
-        assignments: Assignments<DB>,
+        assigner: LaneAssigner<DB>,
         frontier: watch::Sender<Observation>,
         snapshot: watch::Sender<Arc<Snapshot>>,
     ) -> Result<Self, WorkerError> {
         metrics::describe();
-        let mut line = Line(None);
-        let connection = line.open(&shared.store).await?;
-        let watch =
-            DB::Watch::start(shared.store.settings(), shared.store.pool(), connection).await?;
+        let mut connection = PollerConnection(None);
+        let watch = connection.start_watch(&shared.store).await?;
         let mut poller = Self {
             appended: shared.store.appended(),
             shared,
-            assignments,
-            line,
+            assigner,
+            connection,
             watch,
             frontier,
             snapshot,
             snapshot_at: None,
-            advanced: Instant::now(),
+            advanced_at: Instant::now(),
             waiting_since: None,
-            told: None,
-            held: false,
-            moved: false,
+            warned_at: None,
+            has_holds: false,
+            has_advanced: false,
         };
-        while poller.observe().await?.more {}
+        poller.observe_all().await?;
         Ok(poller)
     }
 
     /// The last observation.
-    pub(crate) fn seen(&self) -> Observation {
+    pub(crate) fn observed(&self) -> Observation {
         self.frontier.borrow().clone()
     }
 
-    /// Makes the rows of consumers that have none, and reads them all.
+    /// Creates the checkpoint rows of consumers that have none, and reads them all.
     pub(crate) async fn enroll(&mut self) -> Result<Arc<Snapshot>, WorkerError> {
-        let settled = self.seen().settled;
-        let enrolments: Vec<Enrolment> = self
-            .assignments
-            .consumers
-            .iter()
-            .map(|consumer| consumer.enrolment.clone())
-            .collect();
-        DB::enroll(
-            &self.shared.statements,
-            self.line.get()?,
-            &enrolments,
-            settled,
-        )
-        .await?;
+        let settled = self.observed().settled;
+        let consumers = self.assigner.consumers.iter();
+        let enrolments: Vec<Enrolment> = consumers.map(|one| one.enrolment.clone()).collect();
+        let connection = self.connection.get()?;
+        DB::enroll(&self.shared.statements, connection, &enrolments, settled).await?;
         self.take_snapshot().await?;
         self.measure_parked().await;
         Ok(Arc::clone(&self.snapshot.borrow()))
     }
 
-    /// Watches until the worker stops; only a log that cannot be trusted ends it before.
+    /// Polls until the worker stops; only a log that was reset ends it earlier.
     pub(crate) async fn run(mut self) -> Result<Self, WorkerError> {
         let mut quiet_rounds = 0_u32;
         loop {
@@ -124,20 +119,19 @@ impl<DB: Backend> Poller<DB> {
                 () = time::sleep(pause) => quiet_rounds = quiet_rounds.saturating_add(1),
                 () = self.shared.stopped() => break,
             }
-            let before = self.seen().settled;
+            let before = self.observed().settled;
             let shared = Arc::clone(&self.shared);
-            match shared.answer(self.beat()).await {
-                Ok(()) => {}
-                Err(error) => self.reconnect(error).await?,
+            if let Err(error) = shared.answer(self.poll()).await {
+                self.reconnect(error).await?;
             }
-            if self.seen().settled != before {
+            if self.observed().settled != before {
                 quiet_rounds = 0;
             }
         }
         Ok(self)
     }
 
-    /// Moves the checkpoints of idle lanes along, when the lanes have ended.
+    /// Advances the checkpoints of idle lanes after all lanes have ended.
     pub(crate) async fn finish(mut self) -> Result<(), WorkerError> {
         self.advance_idle().await?;
         self.measure_lanes().await;
@@ -145,273 +139,159 @@ impl<DB: Backend> Poller<DB> {
         Ok(())
     }
 
-    async fn beat(&mut self) -> Result<(), WorkerError> {
-        while self.observe().await?.more {}
-        let now = Instant::now();
-        let options = &self.shared.options;
-        let wanted = self.shared.wants_snapshot.swap(false, Ordering::AcqRel);
-        let due = wanted
-            || (self.held && self.moved)
-            || self
-                .snapshot_at
-                .is_none_or(|at| now - at >= options.snapshot_interval);
-        // What was moved along shows in the next snapshot; until then it need not be tried again.
-        let advance = !self.moved && now - self.advanced >= options.advance_interval;
-        if due || self.snapshot.borrow().incarnation != self.seen().incarnation {
+    async fn poll(&mut self) -> Result<(), WorkerError> {
+        self.observe_all().await?;
+        let snapshot_is_due = self.snapshot_is_due();
+        let advance_is_due = self.advance_is_due();
+        if snapshot_is_due || self.snapshot.borrow().incarnation != self.observed().incarnation {
             self.take_snapshot().await?;
         }
-        if advance || (self.held && !self.moved) {
+        if advance_is_due || (self.has_holds && !self.has_advanced) {
             self.advance_idle().await?;
-            self.advanced = now;
+            self.advanced_at = Instant::now();
         }
-        self.tell_who_blocks().await;
-        let seen = self.seen();
-        self.shared.board.set_beat(seen.settled, None);
-        let since = self.waiting_since.map(|since| since.elapsed());
-        metrics::frontier(&seen, since.unwrap_or_default());
-        if due {
+        self.report_blockers().await;
+        let observed = self.observed();
+        self.shared.progress.record_poll(observed.settled, None);
+        let waited = self.waiting_since.map(|since| since.elapsed());
+        metrics::frontier(&observed, waited.unwrap_or_default());
+        if snapshot_is_due {
             self.measure_lanes().await;
         }
-        if advance {
+        if advance_is_due {
             self.measure_parked().await;
         }
         Ok(())
     }
 
-    fn measure_states(&self) {
-        for one in self.shared.board.summaries() {
-            metrics::state(&one.consumer, &one.state);
-        }
+    fn snapshot_is_due(&self) -> bool {
+        let interval = self.shared.options.snapshot_interval;
+        let requested = self.shared.snapshot_requested.swap(false, Ordering::AcqRel);
+        requested
+            || (self.has_holds && self.has_advanced)
+            || self.snapshot_at.is_none_or(|at| at.elapsed() >= interval)
     }
 
-    /// Says how far everybody is, and what everybody does.
-    async fn measure_lanes(&mut self) {
-        if !metrics::IS_ON {
-            return;
-        }
-        self.measure_states();
-        let (settled, snapshot) = (self.seen().settled, Arc::clone(&self.snapshot.borrow()));
-        for cell in self.shared.board.cells() {
-            // One that may not run has no place, and is behind all the same.
-            let row = snapshot.rows.get(&cell.key);
-            let place = cell.place().map(|place| place.after);
-            let after = row.map(|row| place.unwrap_or(row.position));
-            let after = after.unwrap_or(settled).min(settled);
-            let age = self.age_after(&cell, after, settled).await;
-            metrics::lag(&cell.key, settled - after, age);
-        }
+    /// What was advanced shows in the next snapshot; until then it need not be tried again.
+    fn advance_is_due(&self) -> bool {
+        !self.has_advanced && self.advanced_at.elapsed() >= self.shared.options.advance_interval
     }
 
-    /// How old the first event of a lane's scope is that it has not handled. A lane at work knows
-    /// it; for one that is not, the log is asked, once for each such event.
-    async fn age_after(&mut self, cell: &Cell, after: i64, settled: i64) -> Duration {
-        if after >= settled {
-            return Duration::ZERO;
-        }
-        if let Some(first) = cell.first(after, settled) {
-            return first.age();
-        }
-        match self.first_after(&cell.key, after, settled).await {
-            Ok(first) => {
-                cell.note_first(first);
-                first.age()
-            }
-            // Whoever needs the database for more than a number will tell.
-            Err(_) => Duration::ZERO,
-        }
-    }
-
-    async fn first_after(
-        &mut self,
-        key: &SegmentId,
-        after: i64,
-        up_to: i64,
-    ) -> Result<First, StoreError> {
-        let consumer = self
-            .assignments
-            .consumers
-            .iter()
-            .find(|consumer| consumer.has(key));
-        let scope = consumer.map(|consumer| Arc::clone(&consumer.scope));
-        let range = ReadRange {
-            after,
-            up_to,
-            limit: 1,
-            max_bytes: 0,
-            scope: scope.as_deref(),
-        };
-        let begin = DB::BEGIN_READ.into_sql_str();
-        let mut tx = self.line.get()?.begin_with(begin).await?;
-        let events = self.shared.store.read_range(&mut tx, range).await?;
-        tx.commit().await?;
-        Ok(First {
-            after,
-            up_to,
-            created_at: events.first().map(|event| event.created_at),
-        })
-    }
-
-    /// Says how many events everybody has set aside.
-    async fn measure_parked(&mut self) {
-        if !metrics::IS_ON {
-            return;
-        }
-        let Ok(connection) = self.line.get() else {
-            return;
-        };
-        let counts = DB::parked_counts(&self.shared.statements, connection).await;
-        let Ok(counts) = counts else { return };
-        for consumer in &self.assignments.consumers {
-            let id = &consumer.enrolment.consumer;
-            let own = counts.iter().find(|(other, _)| other == id);
-            metrics::parked(id, own.map_or(0, |(_, events)| *events));
-        }
+    async fn observe_all(&mut self) -> Result<(), WorkerError> {
+        while self.observe().await?.more {}
+        Ok(())
     }
 
     async fn observe(&mut self) -> Result<Observation, WorkerError> {
-        let seen = self.watch.observe(self.line.get()?).await?;
-        let moved = self.seen().settled != seen.settled;
-        if !seen.waiting || moved || self.waiting_since.is_none() {
-            self.waiting_since = seen.waiting.then(Instant::now);
-            self.told = None;
-            self.shared.board.set_frontier_wait(None);
+        let observed = self.watch.observe(self.connection.get()?).await?;
+        let has_moved = self.observed().settled != observed.settled;
+        if !observed.waiting || has_moved || self.waiting_since.is_none() {
+            self.waiting_since = observed.waiting.then(Instant::now);
+            self.warned_at = None;
+            self.shared.progress.set_frontier_wait(None);
             metrics::blockers(0);
         }
         self.frontier.send_if_modified(|last| {
-            let changed = *last != seen;
-            *last = seen.clone();
-            changed
+            let is_new = *last != observed;
+            *last = observed.clone();
+            is_new
         });
-        Ok(seen)
+        Ok(observed)
     }
 
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
-        let rows = DB::snapshot(&self.shared.statements, self.line.get()?).await?;
-        let rows = rows
-            .into_iter()
-            .map(|row| (row.key.clone(), row))
-            .collect::<HashMap<_, _>>();
-        let number = self.snapshot.borrow().number + 1;
-        let incarnation = self.seen().incarnation;
-        self.held = rows.values().any(|row| row.hold_at.is_some());
+        let rows = DB::snapshot(&self.shared.statements, self.connection.get()?).await?;
+        self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
-            number,
-            incarnation,
-            rows,
+            number: self.snapshot.borrow().number + 1,
+            incarnation: self.observed().incarnation,
+            rows: rows.into_iter().map(|row| (row.key.clone(), row)).collect(),
         });
-        self.assignments.update(&snapshot);
+        self.assigner.update(&snapshot);
         self.snapshot.send_replace(snapshot);
-        self.moved = false;
+        self.has_advanced = false;
         self.snapshot_at = Some(Instant::now());
         Ok(())
     }
 
-    /// Writes down how far idle lanes have looked, all in one statement. What the last snapshot shows
-    /// to be there is left out; a row that waited for its neighbour, or that somebody had in hand,
-    /// is not.
+    /// Saves how far idle lanes are, in one statement.
     async fn advance_idle(&mut self) -> Result<(), sqlx::Error> {
-        let incarnation = self.seen().incarnation;
+        let incarnation = self.observed().incarnation;
         let snapshot = Arc::clone(&self.snapshot.borrow());
-        let moves: Vec<Advance> = self
-            .shared
-            .board
-            .cells()
-            .into_iter()
-            .filter(|cell| {
-                matches!(
-                    cell.state(),
-                    ConsumerState::Running | ConsumerState::CaughtUp | ConsumerState::ShutDown
-                )
-            })
-            .filter_map(|cell| {
-                let place = cell.place()?;
-                let is_there = |row: &Checkpoint| row.position >= place.after;
-                let is_behind = place.incarnation == incarnation
-                    && place.after > place.checkpoint
-                    && !snapshot.rows.get(&cell.key).is_some_and(is_there);
-                is_behind.then(|| Advance {
-                    key: cell.key.clone(),
-                    slice_to: place.slice_to,
-                    epoch: place.epoch,
-                    from: place.checkpoint,
-                    to: place.after,
-                })
-            })
+        let lanes = self.shared.progress.lanes();
+        let advances: Vec<Advance> = lanes
+            .iter()
+            .filter_map(|lane| advance_of(lane, incarnation, &snapshot))
             .collect();
-        if moves.is_empty() {
+        if advances.is_empty() {
             return Ok(());
         }
-        // Where there is one writer this only waits for it, and the log with it: the next time
-        // will do.
-        let turn = DB::WRITERS.and_then(|_| self.shared.connections.turn());
-        if DB::WRITERS.is_some() && turn.is_none() {
+        // With a single writer, waiting for it would delay the log for all lanes; the next poll can
+        // advance as well.
+        let pause = DB::WRITERS.and_then(|_| self.shared.connections.try_pause_writers());
+        if DB::WRITERS.is_some() && pause.is_none() {
             return Ok(());
         }
         let statements = &self.shared.statements;
-        DB::advance(statements, self.line.get()?, incarnation, &moves).await?;
-        self.moved = true;
+        DB::advance(statements, self.connection.get()?, incarnation, &advances).await?;
+        self.has_advanced = true;
         Ok(())
     }
 
+    /// How long to wait for the next poll: shortly after something was settled, since more is likely
+    /// to follow.
     fn pause(&self, quiet_rounds: u32) -> Duration {
-        // Something was just appended or has just moved: its neighbours are likely to follow.
         let eager = Duration::from_millis(1 << quiet_rounds.min(16));
-        if self.seen().waiting {
+        if self.observed().waiting {
             eager.min(GAP_POLL)
         } else {
             eager.min(self.shared.options.poll_interval)
         }
     }
 
-    async fn tell_who_blocks(&mut self) {
-        let (Some(since), now) = (self.waiting_since, Instant::now()) else {
+    /// Logs which transactions block the frontier, once it has waited for a while.
+    async fn report_blockers(&mut self) {
+        let Some(waited) = self.waiting_since.map(|since| since.elapsed()) else {
             return;
         };
-        let told = self.told.is_some_and(|at| now - at < TELL_EVERY);
-        if told || now - since < TELL_AFTER {
+        let was_reported = self.warned_at.is_some_and(|at| at.elapsed() < WARN_EVERY);
+        if was_reported || waited < WARN_AFTER {
             return;
         }
-        self.told = Some(now);
-        let blockers = match self.line.get() {
+        self.warned_at = Some(Instant::now());
+        let blockers = match self.connection.get() {
             Ok(connection) => self.watch.blockers(connection).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         };
         metrics::blockers(blockers.len());
-        let position = self.seen().settled;
+        let position = self.observed().settled;
         for blocker in &blockers {
             tracing::warn!("frontier waits at {position} for {blocker}");
         }
-        let wait = FrontierWait {
+        self.shared.progress.set_frontier_wait(Some(FrontierWait {
             position,
-            waited: now - since,
+            waited,
             blockers,
-        };
-        self.shared.board.set_frontier_wait(Some(wait));
+        }));
     }
 
-    /// Comes back after a lost connection. What was seen before it may be void, so everything
-    /// starts from what is durable. Only a log that was reset is a reason to give up: a server that
-    /// is a standby just now, or a table that is being changed, is one to wait.
+    /// Connects again after an error and starts over from what is durable, since a crash can take
+    /// back what was observed before. Only a log that was reset is fatal: a server that is a standby
+    /// for now, or a table that is being altered, is worth waiting for.
     async fn reconnect(&mut self, mut error: WorkerError) -> Result<(), WorkerError> {
-        let mut pause = Duration::from_millis(50);
+        let (mut pause, longest) = RECONNECT;
         while !self.shared.is_stopping() {
             if matches!(error, WorkerError::Log(LogProblem::Reset { .. })) {
                 return Err(error);
             }
-            tracing::warn!(%error, "the worker lost its database; connecting again in {pause:?}");
-            let settled = self.seen().settled;
-            self.shared.board.set_beat(settled, Some(error.to_string()));
-            self.line.close();
-            self.shared.connections.close_idle();
-            self.shared.log.close_idle();
-            self.measure_states();
+            self.disconnect(&error, pause);
             tokio::select! {
                 () = time::sleep(pause) => {}
                 () = self.shared.stopped() => return Ok(()),
             }
-            pause = (pause * 2).min(Duration::from_secs(5));
+            pause = (pause * 2).min(longest);
             let shared = Arc::clone(&self.shared);
-            match shared.answer(self.try_again()).await {
+            match shared.answer(self.try_reconnect()).await {
                 Ok(()) => return Ok(()),
                 Err(again) => error = again,
             }
@@ -419,30 +299,64 @@ impl<DB: Backend> Poller<DB> {
         Ok(())
     }
 
-    async fn try_again(&mut self) -> Result<(), WorkerError> {
-        let connection = self.line.open(&self.shared.store).await?;
-        self.watch = DB::Watch::start(
-            self.shared.store.settings(),
-            self.shared.store.pool(),
-            connection,
-        )
-        .await?;
+    fn disconnect(&mut self, error: &WorkerError, pause: Duration) {
+        let error = chain(error);
+        tracing::warn!(
+            error,
+            "the worker lost its database; connecting again in {pause:?}"
+        );
+        let settled = self.observed().settled;
+        self.shared.progress.record_poll(settled, Some(error));
+        self.connection.close();
+        self.shared.connections.close_idle();
+        self.shared.log.close_idle();
+        self.measure_states();
+    }
+
+    async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
+        self.watch = self.connection.start_watch(&self.shared.store).await?;
         self.snapshot_at = None;
-        self.beat().await
+        self.poll().await
     }
 }
 
-/// The connection that the log is watched over; none after a lost one, which must not keep a place
-/// in a small pool while another is opened.
-struct Line<DB: Backend>(Option<PoolConnection<DB>>);
+/// How to advance the row of an idle lane; `None` if the lane is not idle, or if the last snapshot
+/// shows that its row is that far already. A row that waited for its neighbour, or that a batch held,
+/// is tried again.
+fn advance_of(
+    lane: &LaneProgress,
+    incarnation: Incarnation,
+    snapshot: &Snapshot,
+) -> Option<Advance> {
+    let may_advance = matches!(
+        lane.state(),
+        ConsumerState::Running | ConsumerState::CaughtUp | ConsumerState::ShutDown
+    );
+    let cursor = lane.cursor().filter(|_| may_advance)?;
+    let is_saved = |row: &Checkpoint| row.position >= cursor.after;
+    let is_behind = cursor.incarnation == incarnation
+        && cursor.after > cursor.checkpoint
+        && !snapshot.rows.get(&lane.key).is_some_and(is_saved);
+    is_behind.then(|| Advance {
+        key: lane.key.clone(),
+        slice_to: cursor.slice_to,
+        epoch: cursor.epoch,
+        from: cursor.checkpoint,
+        to: cursor.after,
+    })
+}
 
-impl<DB: Backend> Line<DB> {
-    async fn open(&mut self, store: &EventStore<DB>) -> Result<&mut DB::Connection, sqlx::Error> {
+/// The poller's connection; `None` after it was lost, so that it does not occupy a small pool while
+/// another one is opened.
+struct PollerConnection<DB: Backend>(Option<PoolConnection<DB>>);
+
+impl<DB: Backend> PollerConnection<DB> {
+    async fn start_watch(&mut self, store: &EventStore<DB>) -> Result<DB::Watch, WorkerError> {
         self.close();
         let connection = self.0.insert(store.pool().acquire().await?);
-        // The worker may be given up in the middle of a BEGIN (see the reader of the log).
+        // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        Ok(connection)
+        Ok(DB::Watch::start(store.settings(), store.pool(), connection).await?)
     }
 
     fn close(&mut self) {

@@ -1,24 +1,23 @@
-//! What the rest of a program may ask of a running worker.
+//! What the rest of a program can ask of a running worker.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::Backend;
-use crate::backend::StoreError;
+use crate::backend::{Backend, StoreError};
 use crate::store::EventStore;
 use crate::worker::progress::health::{Health, HealthProblem};
+use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::report::ConsumerReport;
 use crate::worker::progress::state::ConsumerState;
-use crate::worker::progress::{Cell, Ended, FrontierWait, LaneBoard};
+use crate::worker::progress::worker::{FrontierWait, RunEnd, WorkerProgress};
 
-/// A handle on a worker, to wait for it or to shut it down; cheap to clone.
-///
-/// See [`Worker::handle`](crate::Worker::handle) for an example.
+/// Waits for a worker, observes it, or shuts it down; from
+/// [`Worker::handle`](crate::Worker::handle), and cheap to clone.
 pub struct WorkerHandle<DB: Backend> {
     pub(in crate::worker) store: EventStore<DB>,
-    pub(in crate::worker) board: Arc<LaneBoard>,
+    pub(in crate::worker) progress: Arc<WorkerProgress>,
     pub(in crate::worker) wake: Arc<Notify>,
     pub(in crate::worker) stop: watch::Sender<bool>,
     pub(in crate::worker) stall_after: Duration,
@@ -28,7 +27,7 @@ impl<DB: Backend> Clone for WorkerHandle<DB> {
     fn clone(&self) -> Self {
         Self {
             store: self.store.clone(),
-            board: Arc::clone(&self.board),
+            progress: Arc::clone(&self.progress),
             wake: Arc::clone(&self.wake),
             stop: self.stop.clone(),
             stall_after: self.stall_after,
@@ -42,44 +41,30 @@ impl<DB: Backend> std::fmt::Debug for WorkerHandle<DB> {
     }
 }
 
-/// Why waiting for a consumer is in vain.
+/// Why a consumer will not catch up.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-/// # struct Users;
-/// # impl Consumer<sqlx::Sqlite> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # }
-/// use consumer::{SqliteEventStore, WaitError, Worker};
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+/// use consumer::{WaitError, Worker};
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
 /// let worker = Worker::builder(store).consumer(Users).build()?;
-/// let handle = worker.handle();
 ///
-/// // A name that is misspelt does not wait for ever.
-/// match handle.consumer_caught_up_to("user", 1).await {
+/// // A misspelt name is an error at once.
+/// match worker.handle().consumer_caught_up_to("user", 1).await {
 ///     Err(WaitError::Unknown { consumer }) => assert_eq!(consumer, "user"),
 ///     other => panic!("{other:?}"),
 /// }
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
     /// The consumer does not run.
-    #[error("consumer `{consumer}` will not get there: it is {state}")]
+    #[error("consumer `{consumer}` will not catch up: it is {state}")]
     NotRunning {
         /// The consumer.
         consumer: Arc<str>,
-        /// What it is instead.
+        /// Its state.
         state: ConsumerState,
     },
     /// The worker has no such consumer.
@@ -89,9 +74,9 @@ pub enum WaitError {
         consumer: String,
     },
     /// The worker has ended.
-    #[error("the worker has ended{}, and nobody handles events here any more", because(.error.as_ref()))]
+    #[error("the worker has ended{}, and handles no more events", in_parentheses(.error.as_deref()))]
     Ended {
-        /// What ended it, unless it was asked to.
+        /// The error that ended it; `None` if it was asked to end.
         error: Option<String>,
     },
     /// The head of the log could not be read.
@@ -101,59 +86,39 @@ pub enum WaitError {
 
 impl<DB: Backend> WorkerHandle<DB> {
     /// Waits until every consumer has handled all events in its scope up to a position, such as
-    /// that of an event just appended: then what it writes can be read.
+    /// that of an event just appended: then its effects can be read.
     ///
-    /// A crash of the server that takes commits back, as one with `synchronous_commit = off` can,
-    /// is only noticed at the next look at the log: until then a position of before the crash that
-    /// is given out again counts as handled.
+    /// A crash of the server that takes commits back, which `synchronous_commit = off` allows, is
+    /// noticed at the next poll of the log. Until then, a position from before the crash that is
+    /// assigned again counts as handled.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
-    ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// # let worker = Worker::builder(store.clone()).consumer(Users).build()?;
-    /// # let handle = worker.handle();
-    /// # let running = tokio::spawn(worker.run(std::future::pending()));
-    /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-    /// let stored = store.append(ExpectedVersion::NoStream, &[event]).await?;
-    /// handle.caught_up_to(stored[0].global_position).await?;
-    /// # handle.shut_down();
-    /// # running.await??;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
+    /// # let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
+    /// let handle = worker.handle();
+    /// let running = tokio::spawn(worker.run(std::future::pending()));
+    /// let event = register(&store, "ada").await?;
+    /// handle.caught_up_to(event.global_position).await?;
+    /// # handle.shut_down(); running.await??; Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// When a consumer is stopped, paused or has ended before that position.
+    /// [`WaitError`] if a consumer is stopped, paused or has ended before that position.
     pub async fn caught_up_to(&self, position: i64) -> Result<(), WaitError> {
         self.wait(position, |_| true).await
     }
 
-    /// Waits like [`caught_up_to`](Self::caught_up_to) for one consumer alone.
-    ///
-    /// See [`Worker::handle`](crate::Worker::handle) for an example.
+    /// Waits like [`caught_up_to`](Self::caught_up_to) for one consumer.
     ///
     /// # Errors
-    /// When there is no such consumer, or it is stopped, paused or has ended.
+    /// [`WaitError`] if there is no such consumer, or it is stopped, paused or has ended.
     pub async fn consumer_caught_up_to(
         &self,
         consumer: &str,
         position: i64,
     ) -> Result<(), WaitError> {
-        let known = self.board.summaries();
-        if !known.iter().any(|one| *one.consumer.name == *consumer) {
+        let known = self.progress.consumers();
+        if !known.iter().any(|one| *one.name == *consumer) {
             return Err(WaitError::Unknown {
                 consumer: consumer.to_owned(),
             });
@@ -163,46 +128,31 @@ impl<DB: Backend> WorkerHandle<DB> {
 
     /// Waits until every consumer has handled what is in the log now.
     ///
-    /// In a test of a whole program it takes the place of every sleep:
+    /// In the test of a whole program it replaces every sleep:
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct UserReadModel;
-    /// # impl Consumer<sqlx::Sqlite> for UserReadModel {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
-    ///
-    /// let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// store.migrate().await?;
-    /// let worker = Worker::builder(store.clone()).consumer(UserReadModel).build()?;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
+    /// # let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
     /// let handle = worker.handle();
     /// let running = tokio::spawn(worker.run(std::future::pending()));
     ///
-    /// let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-    /// store.append(ExpectedVersion::NoStream, &[event]).await?;
+    /// register(&store, "ada").await?;
     /// handle.caught_up().await?;
-    /// // Now the read model can be looked at.
+    /// // The read model can be queried now.
     ///
     /// handle.shut_down();
     /// let report = running.await??;
     /// assert_eq!(report.consumer("users").map(|users| users.events), Some(1));
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// Like [`caught_up_to`](Self::caught_up_to), and when the log cannot be read.
+    /// Those of [`caught_up_to`](Self::caught_up_to), and [`WaitError::Store`] if the log cannot be
+    /// read.
     pub async fn caught_up(&self) -> Result<(), WaitError> {
         let store = self.store.clone();
-        // A task of its own: whoever gives this wait up in the middle of the BEGIN would put a
-        // connection back into the pool with a transaction open that nobody knows of.
+        // In a task of its own: if this future is dropped during the BEGIN, the connection would
+        // return to the pool with a transaction open that sqlx does not know of.
         let head = tokio::spawn(async move {
             let mut tx = store.pool().begin_with(DB::BEGIN_READ).await?;
             let head = store.latest_global_position(&mut tx).await?;
@@ -215,77 +165,60 @@ impl<DB: Backend> WorkerHandle<DB> {
         self.caught_up_to(head).await
     }
 
-    /// How the worker is, for liveness and readiness probes.
+    /// Returns whether the worker is live and ready, for probes.
     ///
-    /// It notices a worker that has stopped making progress, not only one that died: see
+    /// It detects a worker that makes no progress, not only one that has died: see
     /// [`WorkerBuilder::stall_after`](crate::WorkerBuilder::stall_after).
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, Worker};
-    ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-    /// # store.append(ExpectedVersion::Any, &event).await?;
-    /// let worker = Worker::builder(store).consumer(Users).build()?;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
+    /// # let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
     /// let handle = worker.handle();
     /// assert!(handle.health().is_live() && !handle.health().is_ready());
     ///
     /// let running = tokio::spawn(worker.run(std::future::pending()));
+    /// register(&store, "ada").await?;
     /// handle.caught_up().await?;
     /// assert!(handle.health().is_ready(), "{}", handle.health());
-    /// # handle.shut_down();
-    /// # running.await??;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # handle.shut_down(); running.await??; Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn health(&self) -> Health {
-        if let Some(Ended { was_asked, error }) = self.board.end() {
-            let problems = vec![HealthProblem::Ended { was_asked, error }];
+        let mut problems = Vec::new();
+        if let Some(RunEnd { was_asked, error }) = self.progress.end() {
+            problems.push(HealthProblem::Ended { was_asked, error });
             return Health { problems };
         }
-        let mut problems = Vec::new();
-        if *self.stop.borrow() {
+        let is_ending = *self.stop.borrow();
+        if is_ending {
             problems.push(HealthProblem::Ending);
         }
-        let Some(beat) = self.board.last_beat() else {
+        let Some(poll) = self.progress.last_poll() else {
             problems.push(HealthProblem::NotStarted);
             return Health { problems };
         };
-        let since = beat.at.elapsed();
-        if since > self.stall_after && !*self.stop.borrow() {
+        let since = poll.at.elapsed();
+        if since > self.stall_after && !is_ending {
             problems.push(HealthProblem::Silent { since });
         }
-        if let Some(error) = beat.trouble {
-            problems.push(HealthProblem::Disconnected { error });
-            return Health { problems };
-        }
-        for cell in self.board.cells() {
-            problems.extend(self.lane_problem(&cell));
+        match poll.error {
+            Some(error) => problems.push(HealthProblem::Disconnected { error }),
+            None => {
+                let lanes = self.progress.lanes();
+                problems.extend(lanes.iter().filter_map(|lane| self.lane_problem(lane)));
+            }
         }
         Health { problems }
     }
 
-    fn lane_problem(&self, cell: &Cell) -> Option<HealthProblem> {
-        let consumer = Arc::clone(&cell.key.consumer.name);
-        match cell.state() {
+    fn lane_problem(&self, lane: &LaneProgress) -> Option<HealthProblem> {
+        let consumer = Arc::clone(&lane.key.consumer.name);
+        match lane.state() {
             ConsumerState::Starting | ConsumerState::Waiting { .. } => {
                 Some(HealthProblem::Waiting { consumer })
             }
             ConsumerState::Running | ConsumerState::Retrying { .. } => {
-                let since = self.board.stalled(cell)?;
+                let since = self.progress.stalled_for(lane)?;
                 Some(HealthProblem::Stalled { consumer, since })
             }
             ConsumerState::CaughtUp | ConsumerState::ShutDown => None,
@@ -293,100 +226,69 @@ impl<DB: Backend> WorkerHandle<DB> {
         }
     }
 
-    /// Asks the worker to end, as the future given to `run` does.
+    /// Asks the worker to end, like the future passed to [`Worker::run`](crate::Worker::run).
     ///
-    /// `run` returns when the batches in hand are finished; see [`caught_up`](Self::caught_up) for an
-    /// example.
+    /// `run` returns once the batches in progress are finished.
     pub fn shut_down(&self) {
         self.stop.send_replace(true);
     }
 
-    /// What each consumer is doing, and how far it is.
-    ///
-    /// See [`Worker::handle`](crate::Worker::handle) for an example.
+    /// Returns what each consumer is doing and how far it is, as in the example of
+    /// [`Worker::handle`](crate::Worker::handle).
     #[must_use]
     pub fn consumers(&self) -> Vec<ConsumerReport> {
-        self.board
-            .summaries()
-            .into_iter()
-            .map(ConsumerReport::from)
-            .collect()
+        self.progress.consumers()
     }
 
-    /// Why the frontier has not moved for more than a second, when a gap keeps it.
+    /// Returns why the frontier has not advanced for more than a second, if it waits at a gap.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::{SqliteEventStore, Worker};
-    ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// let handle = Worker::builder(store).consumer(Users).build()?.handle();
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+    /// # let handle = consumer::Worker::builder(store).consumer(Users).build()?.handle();
     /// if let Some(wait) = handle.frontier_wait() {
     ///     println!("nothing after {} for {:?}", wait.position, wait.waited);
     ///     for blocker in &wait.blockers {
     ///         println!("{blocker}");
     ///     }
     /// }
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn frontier_wait(&self) -> Option<FrontierWait> {
-        self.board.frontier_wait()
+        self.progress.frontier_wait()
     }
 
     async fn wait(&self, position: i64, wanted: impl Fn(&str) -> bool) -> Result<(), WaitError> {
         self.wake.notify_one();
-        let mut in_vain = None;
-        self.board
-            .until(|board| {
-                let behind: Vec<_> = board
-                    .summaries()
+        let mut failure = None;
+        self.progress
+            .until(|progress| {
+                let behind: Vec<_> = progress
+                    .consumers()
                     .into_iter()
-                    .filter(|one| wanted(&one.consumer.name))
+                    .filter(|one| wanted(&one.name))
                     .filter(|one| one.position.is_none_or(|reached| reached < position))
                     .collect();
-                in_vain = behind
-                    .iter()
-                    .find_map(|one| ended(&one.consumer.name, one.state.clone()))
-                    .or_else(|| Some(WaitError::from(board.end()?)));
-                behind.is_empty() || in_vain.is_some()
+                let is_caught_up = behind.is_empty();
+                failure = behind
+                    .into_iter()
+                    .find(|one| !one.state.is_active())
+                    .map(|one| WaitError::NotRunning {
+                        consumer: one.name,
+                        state: one.state,
+                    })
+                    .or_else(|| {
+                        Some(WaitError::Ended {
+                            error: progress.end()?.error,
+                        })
+                    });
+                is_caught_up || failure.is_some()
             })
             .await;
-        in_vain.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), Err)
     }
 }
 
-impl From<Ended> for WaitError {
-    fn from(end: Ended) -> Self {
-        Self::Ended { error: end.error }
-    }
-}
-
-fn because(error: Option<&String>) -> String {
+fn in_parentheses(error: Option<&str>) -> String {
     error.map_or_else(String::new, |error| format!(" ({error})"))
-}
-
-fn ended(consumer: &Arc<str>, state: ConsumerState) -> Option<WaitError> {
-    match state {
-        ConsumerState::Starting
-        | ConsumerState::Running
-        | ConsumerState::Retrying { .. }
-        | ConsumerState::Waiting { .. } => None,
-        state => Some(WaitError::NotRunning {
-            consumer: Arc::clone(consumer),
-            state,
-        }),
-    }
 }

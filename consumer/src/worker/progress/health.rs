@@ -1,4 +1,4 @@
-//! Whether a worker is alive, and ready.
+//! Whether a worker is live and ready.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,53 +6,41 @@ use std::time::Duration;
 
 use crate::worker::progress::state::ConsumerState;
 
-/// How a worker is, for the probes of whatever runs it.
+/// Whether a worker is live and ready, for the probes of an orchestrator.
 ///
-/// A worker that has stopped making progress, or has ended without being asked, is not live, although
-/// its process runs: a restart may help. One that cannot reach its database is live and not ready: a restart would not help. A
-/// consumer that stopped by its own policy is neither: somebody has to look, and restarting
-/// everything else does not mend it.
+/// | problem | live | ready |
+/// |---|---|---|
+/// | it has stalled, or ended without being asked to: a restart may help | no | no |
+/// | it starts, ends, or cannot reach its database: a restart would not help | yes | no |
+/// | a consumer stopped, was paused or is refused: its operator has to act | yes | yes |
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-/// # struct Users;
-/// # impl Consumer<sqlx::Sqlite> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # }
-/// use consumer::{Health, HealthProblem, SqliteEventStore, Worker};
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+/// use consumer::{Health, HealthProblem, Worker};
 ///
-/// /// What `/live` and `/ready` of a web server answer.
+/// /// The response of `/live` and `/ready`.
 /// fn status_code(is_well: bool) -> u16 {
 ///     if is_well { 200 } else { 503 }
 /// }
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
 /// let worker = Worker::builder(store).consumer(Users).build()?;
 /// let health: Health = worker.handle().health();
 /// assert_eq!(health.problems, [HealthProblem::NotStarted]);
 /// assert_eq!(status_code(health.is_live()), 200);
 /// assert_eq!(status_code(health.is_ready()), 503);
 /// assert_eq!(health.to_string(), "the worker has not started");
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// What is wrong, if anything is.
+    /// The worker's problems; empty when all is well.
     pub problems: Vec<HealthProblem>,
 }
 
-/// Something that is wrong with a worker.
+/// A problem of a worker, with a text for people.
 ///
-/// Each has a text for people; see [`Health`]. An alert may want some of them alone:
+/// An alert may concern only some of them:
 ///
 /// ```
 /// use consumer::HealthProblem;
@@ -64,32 +52,34 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HealthProblem {
-    /// It has not looked at the log yet.
+    /// It has not polled the log yet.
     NotStarted,
     /// It was asked to end.
     Ending,
-    /// Its run is over: nobody handles events here any more.
+    /// Its run is over, and it handles no more events.
     Ended {
         /// Whether it was asked to end, or had nothing left to do.
         was_asked: bool,
-        /// What ended it; `None` also when its task was given up.
+        /// The error that ended it; `None` also if its task was dropped.
         error: Option<String>,
     },
-    /// It has not looked at the log for too long.
+    /// It has not polled the log for longer than
+    /// [`stall_after`](crate::WorkerBuilder::stall_after).
     Silent {
-        /// For how long.
+        /// The time since the last poll.
         since: Duration,
     },
     /// It cannot reach its database, and keeps trying.
     Disconnected {
-        /// What the database said.
+        /// The error of the database.
         error: String,
     },
-    /// A consumer has events to handle, and has not moved for too long.
+    /// A consumer has events to handle, and has made no progress for longer than
+    /// [`stall_after`](crate::WorkerBuilder::stall_after).
     Stalled {
         /// The consumer.
         consumer: Arc<str>,
-        /// For how long.
+        /// The time since its last progress.
         since: Duration,
     },
     /// A consumer has not seen its checkpoint yet, or waits for the database.
@@ -97,19 +87,17 @@ pub enum HealthProblem {
         /// The consumer.
         consumer: Arc<str>,
     },
-    /// A consumer does not run, and somebody has to look at it.
+    /// A consumer does not run, and its operator has to act.
     NotRunning {
         /// The consumer.
         consumer: Arc<str>,
-        /// What it does instead.
+        /// Its state.
         state: ConsumerState,
     },
 }
 
 impl Health {
-    /// Whether the process should be left running: the answer for a liveness probe.
-    ///
-    /// See [`Health`] for an example.
+    /// Whether the process should keep running: the answer to a liveness probe.
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.problems.iter().any(|problem| {
@@ -125,9 +113,7 @@ impl Health {
         })
     }
 
-    /// Whether every consumer that may run does: the answer for a readiness probe.
-    ///
-    /// See [`Health`] for an example.
+    /// Whether every consumer that may run does: the answer to a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.problems
@@ -160,18 +146,21 @@ impl fmt::Display for HealthProblem {
             Self::Ended {
                 error: Some(error), ..
             } => write!(f, "the worker has ended: {error}"),
-            Self::Ended { .. } => f.write_str("the worker has ended, its task was given up"),
+            Self::Ended { .. } => f.write_str("the worker has ended: its task was dropped"),
             Self::Silent { since } => {
-                write!(f, "the worker has not looked at the log for {since:.0?}")
+                write!(f, "the worker has not polled the log for {since:.0?}")
             }
             Self::Disconnected { error } => {
                 write!(f, "the worker cannot reach its database: {error}")
             }
             Self::Stalled { consumer, since } => {
-                write!(f, "consumer `{consumer}` has not moved for {since:.0?}")
+                write!(
+                    f,
+                    "consumer `{consumer}` has made no progress for {since:.0?}"
+                )
             }
             Self::Waiting { consumer } => {
-                write!(f, "consumer `{consumer}` waits for the database")
+                write!(f, "consumer `{consumer}` is waiting for the database")
             }
             Self::NotRunning { consumer, state } => write!(f, "consumer `{consumer}` is {state}"),
         }

@@ -4,30 +4,18 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::backend::{Checkpoint, State};
+
 /// What a consumer, or a lane of it, is doing.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use std::sync::atomic::{AtomicBool, Ordering};
-/// # use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings, sqlx};
-/// # static BROKEN: AtomicBool = AtomicBool::new(true);
-/// # struct Users;
-/// # impl Consumer<sqlx::Sqlite> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     fn settings(&self) -> Settings { Settings::default().retries(0).on_error(OnError::Stop) }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
-/// #         if BROKEN.load(Ordering::Relaxed) { Err("no such tariff".into()) } else { Ok(()) }
-/// #     }
-/// # }
-/// use consumer::{ExpectedVersion, ConsumerState, NewEvent, SqliteEventStore, Worker};
+/// # consumer::__doc::run(async |store| { use consumer::__doc::{Invoices, register};
+/// use consumer::{ConsumerState, Worker};
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
-/// # let event = [NewEvent::new("User", "ada", "UserRegistered", "{}")];
-/// # store.append(ExpectedVersion::Any, &event).await?;
-/// let report = Worker::builder(store).consumer(Users).build()?.run_once().await?;
+/// register(&store, "ada").await?;
+/// // A consumer that has no tariff for the invoice, and stops.
+/// let worker = Worker::builder(store).consumer(Invoices::default()).build()?;
+/// let report = worker.run_once().await?;
 /// match &report.consumers[0].state {
 ///     ConsumerState::Stopped { position, error } => {
 ///         assert_eq!(*position, Some(1));
@@ -35,68 +23,65 @@ use serde::{Serialize, Serializer};
 ///     }
 ///     other => panic!("{other}"),
 /// }
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerState {
-    /// No worker ever ran it: it has no checkpoint yet.
+    /// It has no checkpoint yet, because no worker ever ran it.
     New,
-    /// It has not yet seen its checkpoint.
+    /// It has not seen its checkpoint yet.
     Starting,
     /// It handles events, or waits for new ones.
     Running,
-    /// It handles again what it has handled before.
+    /// It handles events that it has handled before.
     Rebuilding,
-    /// It waits to try an event again.
+    /// It waits for the next attempt at an event.
     Retrying {
-        /// The event.
+        /// The position of the event.
         position: i64,
         /// How often it has failed.
         attempts: u32,
-        /// Why.
+        /// Why it failed last.
         error: String,
     },
     /// It waits for the database.
     Waiting {
-        /// What the database said.
+        /// The error of the database.
         error: String,
     },
     /// It stopped before an event that it could not handle (R2).
     Stopped {
-        /// The event, where it is known.
+        /// The position of the event, if it is known.
         position: Option<i64>,
-        /// Why.
+        /// Why it stopped.
         error: String,
     },
     /// An operator paused it.
     Paused,
     /// Its checkpoint was reached with another scope.
     ScopeChanged {
-        /// The scope of the checkpoint: its aggregate types, separated by commas; empty for all.
+        /// The scope of the checkpoint: aggregate types separated by commas; empty for all.
         checkpoint: String,
-        /// The scope of the code, likewise.
+        /// The scope of the code, in the same form.
         code: String,
     },
-    /// The program has another version of it; this one is left to other programs.
+    /// The program contains another version of it and leaves this one to other programs.
     OtherVersion,
-    /// The program has no consumer of that name.
+    /// The program contains no consumer of that name.
     Detached,
-    /// Its checkpoint row is gone.
+    /// Its checkpoint was removed.
     Forgotten,
-    /// It handled everything it was to handle.
+    /// It handled everything that was in the log when the run began.
     CaughtUp,
     /// It ended with the worker.
     ShutDown,
 }
 
 impl ConsumerState {
-    /// The names of the states that a running worker reports as metrics.
+    /// The labels under which a running worker reports states as metrics.
     #[cfg(feature = "metrics")]
-    pub(crate) const RUNNING_NAMES: [&'static str; 7] = [
+    pub(crate) const METRIC_LABELS: [&'static str; 7] = [
         "running",
         "retrying",
         "waiting",
@@ -106,7 +91,33 @@ impl ConsumerState {
         "forgotten",
     ];
 
-    /// The state in one word, as metrics and JSON have it.
+    /// Its label in metrics, where a starting consumer waits for the database.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn metric_label(&self) -> &'static str {
+        match self {
+            Self::Starting => "waiting",
+            other => other.name(),
+        }
+    }
+
+    /// The state of a row that may not run with a consumer of that scope; `None` if it may.
+    pub(crate) fn blocked(row: &Checkpoint, scope: &str) -> Option<Self> {
+        let list = |scope: &str| scope.replace('\n', ", ");
+        match row.state {
+            State::Paused => Some(Self::Paused),
+            State::Stopped => Some(Self::Stopped {
+                position: row.failed_position,
+                error: row.error.clone().unwrap_or_default(),
+            }),
+            State::Running if row.scope != scope => Some(Self::ScopeChanged {
+                checkpoint: list(&row.scope),
+                code: list(scope),
+            }),
+            State::Running => None,
+        }
+    }
+
+    /// Returns the state as one word, as in metrics and JSON.
     ///
     /// ```
     /// assert_eq!(consumer::ConsumerState::CaughtUp.name(), "caught_up");
@@ -131,7 +142,23 @@ impl ConsumerState {
         }
     }
 
-    /// How urgent the state is: the most urgent one of its lanes is that of the consumer.
+    /// Whether a lane in this state handles events, or will without anyone's help.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(
+            self,
+            Self::Starting | Self::Running | Self::Retrying { .. } | Self::Waiting { .. }
+        )
+    }
+
+    /// Whether a lane in this state runs only after its row or the program has changed.
+    pub(crate) fn is_blocked(&self) -> bool {
+        matches!(
+            self,
+            Self::Stopped { .. } | Self::Paused | Self::ScopeChanged { .. } | Self::Forgotten
+        )
+    }
+
+    /// How urgent the state is: a consumer has the most urgent state of its lanes.
     pub(crate) fn severity(&self) -> u8 {
         match self {
             Self::ShutDown => 0,
@@ -157,8 +184,8 @@ impl Serialize for ConsumerState {
 impl fmt::Display for ConsumerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Starting => f.write_str("starting"),
             Self::New => f.write_str("new"),
+            Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),
             Self::Rebuilding => f.write_str("rebuilding"),
             Self::Retrying {

@@ -1,0 +1,87 @@
+//! The events that a lane handles next.
+
+use std::sync::Arc;
+
+use crate::backend::{Failure, Incarnation};
+use crate::contract::PersistedEvent;
+use crate::worker::log::batch::Batch;
+use crate::worker::progress::lane::Cursor;
+
+/// A batch of events, of which the first `take` are handled in one transaction.
+pub(crate) struct Job {
+    /// All events in scope after this position, up to and including `up_to`.
+    pub(crate) events: Arc<Vec<PersistedEvent>>,
+    pub(crate) after: i64,
+    pub(crate) up_to: i64,
+    /// How many of the events to handle, from the first on.
+    pub(crate) take: usize,
+    /// The checkpoint that the job follows; no event in scope lies between it and `after`.
+    pub(crate) checkpoint: i64,
+    /// The rebuild that the job belongs to.
+    pub(crate) epoch: i64,
+    /// The incarnation of the server that the events were read in.
+    pub(crate) incarnation: Incarnation,
+    /// The frontier when the events were read.
+    pub(crate) head: i64,
+    /// The failure to save of the event after those taken, if it has just failed.
+    pub(crate) next_failure: Option<Failure>,
+}
+
+impl Job {
+    pub(crate) fn new(cursor: &Cursor, batch: Batch) -> Self {
+        Self {
+            take: batch.events.len(),
+            events: Arc::new(batch.events),
+            after: batch.after,
+            up_to: batch.up_to,
+            checkpoint: cursor.checkpoint,
+            epoch: cursor.epoch,
+            incarnation: batch.incarnation,
+            head: batch.head,
+            next_failure: None,
+        }
+    }
+
+    /// Whether all its events are to be handled in one transaction.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.take == self.events.len()
+    }
+
+    /// The position of the event at an index.
+    pub(crate) fn position_of(&self, index: usize) -> Option<i64> {
+        self.events.get(index).map(|event| event.global_position)
+    }
+
+    /// The index of the first event after a position.
+    pub(crate) fn index_after(&self, position: i64) -> usize {
+        self.events
+            .partition_point(|event| event.global_position <= position)
+    }
+
+    /// The checkpoint once the first `handled` events are handled.
+    pub(crate) fn checkpoint_after(&self, handled: usize) -> i64 {
+        if handled >= self.events.len() {
+            return self.up_to;
+        }
+        let last = handled.checked_sub(1);
+        last.and_then(|last| self.position_of(last))
+            .unwrap_or(self.checkpoint)
+    }
+
+    /// The job with the events that are left after a new checkpoint; `None` if none are.
+    pub(crate) fn rest_after(self, checkpoint: i64) -> Option<Self> {
+        let rest = self.events.get(self.index_after(checkpoint)..)?;
+        if rest.is_empty() {
+            return None;
+        }
+        let events = Arc::new(rest.to_vec());
+        Some(Self {
+            take: events.len(),
+            events,
+            after: checkpoint,
+            checkpoint,
+            next_failure: None,
+            ..self
+        })
+    }
+}

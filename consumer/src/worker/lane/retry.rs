@@ -1,0 +1,204 @@
+//! What follows when a batch fails: its failing event is found, tried again and counted.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
+use crate::contract::Backoff;
+use crate::worker::lane::attempt::record;
+use crate::worker::lane::job::Job;
+use crate::worker::lane::outcome::{AttemptError, FailedEvents, Outcome};
+use crate::worker::lane::{CONTINUE, Lane, Suspects, Turn};
+use crate::worker::progress::state::ConsumerState;
+
+/// How long to wait for a database that fails.
+const DATABASE_BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(50),
+    max: Duration::from_secs(10),
+};
+
+/// The longest error text that a row stores.
+const MAX_ERROR_BYTES: usize = 4_000;
+
+impl<DB: Backend> Lane<DB> {
+    /// Saves the events before the failing one, narrows down which event that is, or counts an
+    /// attempt at it.
+    pub(super) async fn handle_failure(&mut self, job: Job, failed: FailedEvents) -> Turn {
+        if failed.index > 0 {
+            self.save_events_before(job, failed);
+            CONTINUE
+        } else if failed.suspects > 1 {
+            self.halve(job, failed.suspects);
+            CONTINUE
+        } else {
+            self.count_attempt(job, failed).await
+        }
+    }
+
+    /// The events before the failing one are handled again and saved together with its failure.
+    fn save_events_before(&mut self, mut job: Job, failed: FailedEvents) {
+        let position = job.position_of(failed.index);
+        job.take = failed.index;
+        job.next_failure = position
+            .filter(|_| failed.suspects == 1)
+            .map(|position| self.failure(position, 1, failed.error));
+        self.job = Some(job);
+    }
+
+    /// The failing event is one of several: half of them are tried next.
+    fn halve(&mut self, mut job: Job, suspects: usize) {
+        let half = (suspects.min(job.take) / 2).max(1);
+        let last = job.events.get(suspects.saturating_sub(1));
+        self.suspects = last.or(job.events.last()).map(|last| Suspects {
+            up_to: last.global_position,
+            batch_len: half,
+        });
+        job.take = half;
+        self.job = Some(job);
+    }
+
+    /// Counts an attempt at the first event, and waits for the next one.
+    async fn count_attempt(&mut self, job: Job, failed: FailedEvents) -> Turn {
+        let Some(position) = job.position_of(0) else {
+            return CONTINUE;
+        };
+        let claim = failed.claim;
+        let row = &claim.checkpoint;
+        let is_same = row.failed_position == Some(position);
+        let before = if is_same { row.attempts } else { 0 };
+        let failure = self.failure(position, before.saturating_add(1), failed.error);
+        let new = NewCheckpoint {
+            position: row.position,
+            state: State::Running,
+            failure: Some(failure.clone()),
+        };
+        match self.record(&claim, &new).await {
+            Ok(Outcome::Moved(claim)) => self.move_to_claim(&claim),
+            Ok(Outcome::Blocked(claim)) => self.block(&claim),
+            Ok(_) => {
+                self.job = Some(job);
+                self.progress.set_state(ConsumerState::Retrying {
+                    position,
+                    attempts: failure.attempts,
+                    error: failure.error,
+                });
+                let next = Instant::now() + failure.retry_in;
+                self.progress.expect_pause_until(next);
+                self.pause(failure.retry_in).await;
+            }
+            Err(error) => return self.retry_later(job, error).await,
+        }
+        CONTINUE
+    }
+
+    /// Saves what became of a job. The row may still be locked, by a backend that is just ending or
+    /// by another process; a failure that is not saved would not count.
+    async fn record(
+        &mut self,
+        claim: &Claim,
+        new: &NewCheckpoint,
+    ) -> Result<Outcome, AttemptError> {
+        loop {
+            let record = record(&self.shared, &self.segment, claim, new);
+            let outcome = self.shared.answer(record).await?;
+            if !matches!(outcome, Outcome::Busy) || self.shared.is_stopping() {
+                return Ok(outcome);
+            }
+            self.pause(self.shared.options.poll_interval).await;
+        }
+    }
+
+    fn failure(&self, position: i64, attempts: u32, error: String) -> Failure {
+        tracing::warn!(
+            consumer = self.segment.name(), position, attempts, %error,
+            "the handler failed"
+        );
+        let settings = &self.segment.consumer.settings;
+        let is_last = attempts > settings.retries;
+        Failure {
+            position,
+            attempts,
+            retry_in: if is_last {
+                Duration::ZERO
+            } else {
+                delay(settings.backoff, attempts)
+            },
+            error: shorten(error),
+        }
+    }
+
+    /// Stops a consumer whose handler ended the transaction: it would do so again.
+    pub(super) async fn stop_at_once(&mut self, job: Job, claim: &Claim, error: String) -> Turn {
+        let row = &claim.checkpoint;
+        let position = job.position_of(0).unwrap_or(row.position);
+        let new = NewCheckpoint {
+            position: row.position,
+            state: State::Stopped,
+            failure: Some(Failure {
+                position,
+                attempts: row.attempts.saturating_add(1),
+                retry_in: Duration::ZERO,
+                error: error.clone(),
+            }),
+        };
+        match self.record(claim, &new).await {
+            Ok(Outcome::Moved(claim)) => self.move_to_claim(&claim),
+            Ok(_) => return self.stopped(Some(position), error),
+            Err(error) => return self.retry_later(job, error).await,
+        }
+        CONTINUE
+    }
+
+    pub(super) fn stopped(&mut self, position: Option<i64>, error: String) -> Turn {
+        tracing::error!(
+            consumer = self.segment.name(), position, %error,
+            "the consumer stopped; fix the cause, then resume it or restart a worker"
+        );
+        self.blocked_in = Some(self.shared.snapshot.borrow().number);
+        let state = ConsumerState::Stopped { position, error };
+        self.progress.set_state(state.clone());
+        if self.until.is_some() {
+            return ControlFlow::Break(state);
+        }
+        CONTINUE
+    }
+
+    async fn retry_later(&mut self, job: Job, error: AttemptError) -> Turn {
+        self.job = Some(job);
+        let (AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. }) = error;
+        self.wait_for_database(error).await
+    }
+
+    /// Waits for the database, longer each time it fails.
+    pub(super) async fn wait_for_database(&mut self, error: String) -> Turn {
+        self.database_errors = self.database_errors.saturating_add(1);
+        let pause = delay(DATABASE_BACKOFF, self.database_errors);
+        tracing::warn!(
+            consumer = self.segment.name(), %error, errors = self.database_errors,
+            "the database could not be used; trying again in {pause:?}"
+        );
+        self.progress.set_state(ConsumerState::Waiting { error });
+        self.reader.discard();
+        self.pause(pause).await;
+        CONTINUE
+    }
+}
+
+/// The delay after so many attempts: doubled from the shortest to the longest, minus up to a quarter
+/// at random, so that lanes that failed together do not retry together.
+fn delay(backoff: Backoff, attempts: u32) -> Duration {
+    let doubled = backoff
+        .min
+        .saturating_mul(1 << attempts.saturating_sub(1).min(20));
+    doubled
+        .min(backoff.max)
+        .mul_f64(1.0 - fastrand::f64() / 4.0)
+}
+
+fn shorten(mut error: String) -> String {
+    if error.len() > MAX_ERROR_BYTES {
+        error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
+        error.push('…');
+    }
+    error
+}

@@ -1,0 +1,36 @@
+//! What a lane works on.
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, SLICES, SegmentId};
+use crate::worker::log::batch::Filter;
+use crate::worker::poller::assignment::WorkerConsumer;
+
+/// One segment of a consumer: a checkpoint row and the events whose progress it records.
+pub(crate) struct Segment<DB: Backend> {
+    pub(crate) consumer: Arc<WorkerConsumer<DB>>,
+    pub(crate) key: SegmentId,
+    /// The slice after the row's last one, as in the newest snapshot.
+    pub(crate) slice_to: i32,
+}
+
+impl<DB: Backend> Segment<DB> {
+    /// The consumer's name, for the log.
+    pub(crate) fn name(&self) -> &str {
+        &self.key.consumer.name
+    }
+
+    /// The consumer's scope as the checkpoint row stores it.
+    pub(crate) fn scope_text(&self) -> &str {
+        &self.consumer.enrolment.scope
+    }
+
+    /// Which events it contains.
+    pub(crate) fn filter(&self) -> Filter {
+        let slice = |slice: i32| u16::try_from(slice).unwrap_or(SLICES);
+        Filter {
+            scope: Arc::clone(&self.consumer.scope),
+            slices: slice(self.key.slice_from)..slice(self.slice_to),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A settled part of the log, shared by all lanes that read it (R6).
+
+use std::sync::{Arc, OnceLock};
+
+use crate::backend::aggregate_slice;
+use crate::contract::PersistedEvent;
+
+/// What a range costs beside its events, so that a cache of tiny ranges is bounded too.
+const RANGE_OVERHEAD: u64 = 256;
+
+/// What an event costs beside its content.
+const EVENT_OVERHEAD: u64 = 320;
+
+/// A settled part of the log: all events after `after`, up to and including `to`.
+#[derive(Debug)]
+pub(crate) struct LogRange {
+    pub(crate) after: i64,
+    pub(crate) to: i64,
+    pub(crate) events: Vec<PersistedEvent>,
+    aggregate_types: Vec<Arc<str>>,
+    /// The slice of each event's aggregate, computed for the first lane that has only some slices.
+    slices: OnceLock<Vec<u16>>,
+    bytes: u64,
+}
+
+impl LogRange {
+    pub(crate) fn new(after: i64, to: i64, events: Vec<PersistedEvent>) -> Self {
+        let mut aggregate_types: Vec<Arc<str>> = Vec::new();
+        let mut bytes = RANGE_OVERHEAD;
+        for event in &events {
+            bytes += event_bytes(event);
+            let is_known = |known: &Arc<str>| is_same(known, &event.aggregate_type);
+            if !aggregate_types.iter().any(is_known) {
+                aggregate_types.push(Arc::clone(&event.aggregate_type));
+            }
+        }
+        Self {
+            after,
+            to,
+            events,
+            aggregate_types,
+            slices: OnceLock::new(),
+            bytes,
+        }
+    }
+
+    /// The index of the first event after a position.
+    pub(crate) fn first_after(&self, position: i64) -> usize {
+        self.events
+            .partition_point(|event| event.global_position <= position)
+    }
+
+    /// The slice of an event's aggregate.
+    pub(crate) fn slice(&self, index: usize) -> u16 {
+        let slices = self.slices.get_or_init(|| {
+            self.events
+                .iter()
+                .map(|event| aggregate_slice(&event.aggregate_id))
+                .collect()
+        });
+        slices.get(index).copied().unwrap_or_default()
+    }
+
+    /// The aggregate types of its events.
+    pub(crate) fn aggregate_types(&self) -> &[Arc<str>] {
+        &self.aggregate_types
+    }
+
+    /// Whether any of its events is in the scope.
+    pub(crate) fn matches(&self, scope: &[Arc<str>]) -> bool {
+        scope.is_empty() || self.aggregate_types.iter().any(|own| in_scope(scope, own))
+    }
+
+    /// What it counts against the budget of a cache.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// What an event counts against a budget of bytes.
+pub(crate) fn event_bytes(event: &PersistedEvent) -> u64 {
+    event.content_bytes() + EVENT_OVERHEAD
+}
+
+/// Whether a scope contains an aggregate type (R7); an empty scope contains all (R8).
+pub(crate) fn in_scope(scope: &[Arc<str>], aggregate_type: &Arc<str>) -> bool {
+    scope.is_empty() || scope.iter().any(|wanted| is_same(wanted, aggregate_type))
+}
+
+/// Types are interned, so equal ones are mostly the same allocation.
+fn is_same(left: &Arc<str>, right: &Arc<str>) -> bool {
+    Arc::ptr_eq(left, right) || left == right
+}

@@ -1,0 +1,104 @@
+//! What the poller reports as metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection as _, SqlSafeStr as _};
+
+use crate::backend::{Backend, ConsumerId, ReadRange, SegmentId, StoreError};
+use crate::worker::metrics;
+use crate::worker::poller::Poller;
+use crate::worker::progress::lane::{FirstPending, LaneProgress};
+
+impl<DB: Backend> Poller<DB> {
+    /// Reports the state of each consumer.
+    pub(super) fn measure_states(&self) {
+        for report in self.shared.progress.consumers() {
+            let consumer = ConsumerId {
+                name: report.name,
+                version: report.version,
+            };
+            metrics::state(&consumer, &report.state);
+        }
+    }
+
+    /// Reports the state of each consumer and how far each lane is behind.
+    pub(super) async fn measure_lanes(&mut self) {
+        if !metrics::IS_ON {
+            return;
+        }
+        self.measure_states();
+        let (settled, snapshot) = (self.observed().settled, Arc::clone(&self.snapshot.borrow()));
+        for lane in self.shared.progress.lanes() {
+            // A lane that may not run has no cursor, and its row is behind all the same.
+            let after = lane.cursor().map(|cursor| cursor.after);
+            let row = snapshot.rows.get(&lane.key);
+            let after = row.map_or(settled, |row| after.unwrap_or(row.position));
+            let after = after.min(settled);
+            let age = self.age_after(&lane, after, settled).await;
+            metrics::lag(&lane.key, settled - after, age);
+        }
+    }
+
+    /// The age of the first pending event of a lane. A lane that handles a batch knows it; for others
+    /// it is read from the log, once per event.
+    async fn age_after(&mut self, lane: &LaneProgress, after: i64, settled: i64) -> Duration {
+        if after >= settled {
+            return Duration::ZERO;
+        }
+        if let Some(first) = lane.first_pending(after, settled) {
+            return first.age();
+        }
+        match self.first_pending(&lane.key, after, settled).await {
+            Ok(first) => {
+                lane.set_first_pending(first);
+                first.age()
+            }
+            // The next statement that matters reports the error.
+            Err(_) => Duration::ZERO,
+        }
+    }
+
+    async fn first_pending(
+        &mut self,
+        key: &SegmentId,
+        after: i64,
+        up_to: i64,
+    ) -> Result<FirstPending, StoreError> {
+        let mut consumers = self.assigner.consumers.iter();
+        let consumer = consumers.find(|consumer| consumer.owns(key));
+        let scope = consumer.map(|consumer| Arc::clone(&consumer.scope));
+        let range = ReadRange {
+            after,
+            up_to,
+            limit: 1,
+            max_bytes: 0,
+            scope: scope.as_deref(),
+        };
+        let begin = DB::BEGIN_READ.into_sql_str();
+        let mut tx = self.connection.get()?.begin_with(begin).await?;
+        let events = self.shared.store.read_range(&mut tx, range).await?;
+        tx.commit().await?;
+        Ok(FirstPending {
+            after,
+            up_to,
+            created_at: events.first().map(|event| event.created_at),
+        })
+    }
+
+    /// Reports how many events of each consumer are parked.
+    pub(super) async fn measure_parked(&mut self) {
+        if !metrics::IS_ON {
+            return;
+        }
+        let Ok(connection) = self.connection.get() else {
+            return;
+        };
+        let counts = DB::parked_counts(&self.shared.statements, connection).await;
+        let Ok(counts) = counts else { return };
+        for consumer in &self.assigner.consumers {
+            let own = counts.iter().find(|(other, _)| other == consumer.id());
+            metrics::parked(consumer.id(), own.map_or(0, |(_, events)| *events));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! How far all lanes of a worker are.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::backend::{Blocker, Checkpoint, ConsumerId, SegmentId};
+use crate::worker::progress::lane::LaneProgress;
+use crate::worker::progress::report::ConsumerReport;
+use crate::worker::progress::state::ConsumerState;
+use crate::worker::progress::tally::Tally;
+
+/// How far all lanes of a worker are.
+#[derive(Debug)]
+pub(crate) struct WorkerProgress {
+    consumers: Vec<ConsumerId>,
+    lanes: RwLock<Vec<Arc<LaneProgress>>>,
+    changed: watch::Sender<()>,
+    frontier_wait: Mutex<Option<FrontierWait>>,
+    last_poll: Mutex<Option<Poll>>,
+    /// The recent history of the frontier, oldest first.
+    frontier: Mutex<VecDeque<(Instant, i64)>>,
+    /// How long a lane that has events to handle may make no progress before it is stalled.
+    stall_after: Duration,
+    end: Mutex<Option<RunEnd>>,
+}
+
+/// The last time that the worker polled the log, or tried to.
+#[derive(Clone, Debug)]
+pub(crate) struct Poll {
+    pub(crate) at: Instant,
+    /// Why it failed.
+    pub(crate) error: Option<String>,
+}
+
+/// How the run of a worker ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunEnd {
+    /// Whether it was asked to end, or had nothing left to do.
+    pub(crate) was_asked: bool,
+    /// The error that ended it.
+    pub(crate) error: Option<String>,
+}
+
+/// Why the frontier does not advance, from
+/// [`WorkerHandle::frontier_wait`](crate::WorkerHandle::frontier_wait).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontierWait {
+    /// The last settled position.
+    pub position: i64,
+    /// How long it has been the last one.
+    pub waited: Duration,
+    /// The transactions that may still fill the gap after it.
+    pub blockers: Vec<Blocker>,
+}
+
+/// How the lanes of a worker changed with its checkpoint rows.
+pub(crate) struct LaneChanges {
+    pub(crate) added: Vec<Arc<LaneProgress>>,
+    pub(crate) removed: Vec<Arc<LaneProgress>>,
+}
+
+impl WorkerProgress {
+    pub(crate) fn new(consumers: Vec<ConsumerId>, stall_after: Duration) -> Self {
+        Self {
+            consumers,
+            lanes: RwLock::default(),
+            changed: watch::Sender::new(()),
+            frontier_wait: Mutex::default(),
+            last_poll: Mutex::default(),
+            frontier: Mutex::default(),
+            stall_after,
+            end: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn lanes(&self) -> Vec<Arc<LaneProgress>> {
+        self.lanes.read().clone()
+    }
+
+    pub(crate) fn lane_count(&self) -> usize {
+        self.lanes.read().len()
+    }
+
+    /// Makes the lanes those of the rows. A consumer that has no row keeps its lanes, which say that
+    /// it was forgotten.
+    pub(crate) fn update_lanes(&self, rows: &[&Checkpoint]) -> LaneChanges {
+        let wanted: HashMap<&SegmentId, i32> =
+            rows.iter().map(|row| (&row.key, row.slice_to)).collect();
+        let consumers: HashSet<&ConsumerId> = rows.iter().map(|row| &row.key.consumer).collect();
+        let mut lanes = self.lanes.write();
+        let (kept, removed): (Vec<_>, Vec<_>) = lanes.drain(..).partition(|lane| {
+            !consumers.contains(&lane.key.consumer) || wanted.contains_key(&lane.key)
+        });
+        for lane in &kept {
+            if let Some(&slice_to) = wanted.get(&lane.key) {
+                lane.resize(slice_to);
+            }
+        }
+        let known: HashSet<&SegmentId> = kept.iter().map(|lane| &lane.key).collect();
+        let added: Vec<Arc<LaneProgress>> = rows
+            .iter()
+            .filter(|row| !known.contains(&row.key))
+            .map(|row| Arc::new(LaneProgress::new(row, self.changed.clone())))
+            .collect();
+        *lanes = kept;
+        lanes.extend(added.iter().cloned());
+        drop(lanes);
+        if !added.is_empty() || !removed.is_empty() {
+            self.notify();
+        }
+        LaneChanges { added, removed }
+    }
+
+    /// How far each consumer is, over all its lanes.
+    pub(crate) fn consumers(&self) -> Vec<ConsumerReport> {
+        let lanes = self.lanes();
+        let mut by_consumer: HashMap<&ConsumerId, Vec<&LaneProgress>> = HashMap::new();
+        for lane in &lanes {
+            by_consumer
+                .entry(&lane.key.consumer)
+                .or_default()
+                .push(lane);
+        }
+        self.consumers
+            .iter()
+            .map(|consumer| {
+                report(
+                    consumer,
+                    by_consumer.get(consumer).map_or(&[], Vec::as_slice),
+                )
+            })
+            .collect()
+    }
+
+    /// Records that the lanes that are still active ended in the middle of a batch.
+    pub(crate) fn shut_down(&self) {
+        for lane in self.lanes() {
+            if lane.state().is_active() {
+                lane.set_state(ConsumerState::ShutDown);
+            }
+        }
+    }
+
+    pub(crate) fn last_poll(&self) -> Option<Poll> {
+        self.last_poll.lock().clone()
+    }
+
+    pub(crate) fn record_poll(&self, settled: i64, error: Option<String>) {
+        let at = Instant::now();
+        self.record_frontier(at, settled);
+        *self.last_poll.lock() = Some(Poll { at, error });
+    }
+
+    /// Keeps sixteen entries for the time after which a lane is stalled, and one older entry.
+    fn record_frontier(&self, now: Instant, settled: i64) {
+        let mut history = self.frontier.lock();
+        // After a crash that took commits back, what was settled before means nothing.
+        if history.back().is_some_and(|&(_, last)| settled < last) {
+            history.clear();
+        }
+        let is_due = |last: &(Instant, i64)| now - last.0 >= self.stall_after / 16;
+        if history.back().is_none_or(is_due) {
+            history.push_back((now, settled));
+        }
+        let is_old = |entry: &(Instant, i64)| now - entry.0 >= self.stall_after;
+        while history.get(1).is_some_and(is_old) {
+            history.pop_front();
+        }
+    }
+
+    /// How long a lane has had events to handle and made no progress, if that is too long.
+    ///
+    /// Only events count that have been settled for that long: a lane that waited for an hour until
+    /// an event came is not an hour late.
+    pub(crate) fn stalled_for(&self, lane: &LaneProgress) -> Option<Duration> {
+        let (at, settled) = *self.frontier.lock().front()?;
+        let inactive = lane.inactive_for().min(at.elapsed());
+        let is_behind = lane.cursor().is_some_and(|cursor| cursor.after < settled);
+        (is_behind && inactive > self.stall_after).then_some(inactive)
+    }
+
+    /// How the run ended; `None` before that.
+    pub(crate) fn end(&self) -> Option<RunEnd> {
+        self.end.lock().clone()
+    }
+
+    pub(crate) fn set_end(&self, end: RunEnd) {
+        *self.end.lock() = Some(end);
+        self.notify();
+    }
+
+    pub(crate) fn frontier_wait(&self) -> Option<FrontierWait> {
+        self.frontier_wait.lock().clone()
+    }
+
+    pub(crate) fn set_frontier_wait(&self, wait: Option<FrontierWait>) {
+        *self.frontier_wait.lock() = wait;
+    }
+
+    /// Makes all waiting tasks check their condition again.
+    pub(crate) fn notify(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Waits until the condition holds.
+    pub(crate) async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !condition(self) {
+            // The sender lives as long as `self`.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+fn report(consumer: &ConsumerId, lanes: &[&LaneProgress]) -> ConsumerReport {
+    // As long as one lane has not seen its checkpoint, the position is unknown.
+    let positions: Option<Vec<i64>> = lanes
+        .iter()
+        .map(|lane| lane.cursor().map(|cursor| cursor.after))
+        .collect();
+    let tally = lanes
+        .iter()
+        .fold(Tally::default(), |sum, lane| sum + lane.tally());
+    let states = lanes.iter().map(|lane| lane.state());
+    ConsumerReport {
+        name: Arc::clone(&consumer.name),
+        version: consumer.version,
+        position: positions.and_then(|positions| positions.into_iter().min()),
+        events: tally.events,
+        batches: tally.batches,
+        parked: tally.parked,
+        skipped: tally.skipped,
+        state: states
+            .max_by_key(ConsumerState::severity)
+            .unwrap_or(ConsumerState::Starting),
+    }
+}
