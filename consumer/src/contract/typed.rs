@@ -295,26 +295,28 @@ impl fmt::Display for DecodeError {
         }
         write!(
             f,
-            "cannot decode the event `{}`, version {}, at position {}: ",
+            "cannot decode the event `{}`, version {}, at position {}",
             self.event_type, self.version, self.position
         )?;
         match &self.reason {
-            Reason::Json(error) => write!(f, "at `{}`: {}", error.path(), error.inner()),
+            // The cause follows as the source.
+            Reason::Json(error) if error.path().iter().next().is_none() => Ok(()),
+            Reason::Json(error) => write!(f, ": at `{}`", error.path()),
             Reason::Version { current } if self.version > *current => write!(
                 f,
-                "this program knows versions up to {current}; deploy the one that appended it"
+                ": this program reads versions up to {current}; deploy the release that appended it"
             ),
             Reason::Version { current } => write!(
                 f,
-                "the current version is {current}; say how to read this one with `upcast({} = …)`",
+                ": the current version is {current}; add `upcast({} = …)` to read this one",
                 self.version
             ),
             Reason::Type { expected } => {
-                write!(f, "expected one of `{}`", expected.join("`, `"))
+                write!(f, ": expected one of `{}`", expected.join("`, `"))
             }
             Reason::Aggregate { found, expected } => write!(
                 f,
-                "it belongs to the aggregate `{found}`, and this is an event of `{expected}`"
+                ": it belongs to the aggregate `{found}`, not to `{expected}`"
             ),
         }
     }
