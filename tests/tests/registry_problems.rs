@@ -83,11 +83,11 @@ fn all_problems_are_reported_at_once() {
     let text = error.to_string();
     println!("{text}");
     for part in [
-        "4 problems with the declared consumers:",
+        "4 problems with the consumers:",
         "`same` is declared 2 times",
         "registry_problems.rs:27:1 (registry_problems) and ",
         "registry_problems.rs:30:1 (registry_problems)",
-        "`publisher`, declared at ",
+        "cannot create `publisher`, declared at ",
         "no `registry_problems::Broker` was provided: add one with `Dependencies::with`",
         "no `registry_problems::Mailer` was provided",
         "the `init` of `broken`, declared at ",

@@ -217,7 +217,7 @@ fn a_decode_error_names_position_type_version_and_path() {
     assert_eq!(error.position(), 17);
     assert_eq!(error.path().unwrap(), "email");
     assert_eq!(
-        error.for_consumer("users").to_string(),
+        HandlerError::from(error.for_consumer("users")).to_string(),
         "`users`: cannot decode the event `UserRegistered`, version 3, at position 17: \
          at `email`: invalid type: integer `5`, expected a string at line 1 column 10"
     );
@@ -236,7 +236,7 @@ fn a_decode_error_as_a_handler_error_says_everything_once() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 3, at position 17: \
-         at `.`: missing field `email` at line 1 column 2"
+         missing field `email` at line 1 column 2"
     );
 }
 
@@ -246,13 +246,13 @@ fn a_version_from_the_future_is_an_error_that_says_so() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 4, at position 17: \
-         this program knows versions up to 3; deploy the one that appended it"
+         this program reads versions up to 3; deploy the release that appended it"
     );
     let error = UserEvent::decode(&stored("UserRenamed", 1, "{}")).unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRenamed`, version 1, at position 17: \
-         the current version is 2; say how to read this one with `upcast(1 = …)`"
+         the current version is 2; add `upcast(1 = …)` to read this one"
     );
 }
 

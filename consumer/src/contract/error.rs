@@ -192,7 +192,10 @@ mod tests {
             (&["outer"][..], "outer"),
             (&["outer", "middle", "inner"], "outer: middle: inner"),
             // sqlx writes the cause itself, and returns it as the source too.
-            (&["query failed: no table", "no table"], "query failed: no table"),
+            (
+                &["query failed: no table", "no table"],
+                "query failed: no table",
+            ),
             (&["same", "same", "other"], "same: other"),
             (&["refused", "a: refused", "refused"], "refused: a: refused"),
             // A cause in the middle of the text is not at its end.

@@ -84,8 +84,7 @@ impl Declaration {
 /// A consumer and its declaration, ready for a worker on the database `DB`.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// use consumer::__doc::Users;
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
 /// use consumer::{Registered, Worker};
 ///
 /// let users = Registered::new(Users).version(2);

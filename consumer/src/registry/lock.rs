@@ -135,7 +135,9 @@ fn difference(locked: &str, current: &str) -> Option<String> {
     let (locked, current) = (consumers(locked), consumers(current));
     let removed = locked.iter().filter(|one| !current.contains(one));
     let added = current.iter().filter(|one| !locked.contains(one));
-    let signed = removed.map(|one| ('-', one)).chain(added.map(|one| ('+', one)));
+    let signed = removed
+        .map(|one| ('-', one))
+        .chain(added.map(|one| ('+', one)));
     let mut text = String::new();
     for (sign, consumer) in signed {
         for line in consumer.lines() {

@@ -9,12 +9,11 @@ use crate::store::StoreError;
 /// Why a test of a consumer failed.
 ///
 /// ```
-/// # consumer::__doc::run(async |_| {
+/// # consumer::__doc::run(async |_| { use consumer::__doc::Invoices;
 /// use consumer::NewEvent;
-/// use consumer::__doc::Invoices;
 /// use consumer::testing::{ConsumerTest, TestError};
 ///
-/// // A consumer that does not know the event's tariff.
+/// // `Invoices` fails on every event with `no such tariff`.
 /// let mut test = ConsumerTest::sqlite(Invoices::default()).await?;
 /// test.given(NewEvent::new("Order", "o-1", "OrderPlaced", "{}"));
 ///
