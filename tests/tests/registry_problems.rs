@@ -125,7 +125,7 @@ fn a_name_given_by_hand_is_checked_too() {
     for (name, message) in [
         (
             "",
-            "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+            "the consumer name is empty: choose a unique one, such as `user_read_model`",
         ),
         (
             " users",
@@ -133,7 +133,7 @@ fn a_name_given_by_hand_is_checked_too() {
         ),
         (
             "user model",
-            "the consumer name `user model` has the character ' ': use letters, digits and `_ - . : / @` only",
+            "the consumer name `user model` has the character ' ': use only ASCII letters, digits and `_ - . : / @`",
         ),
     ] {
         assert_eq!(check_name(name).unwrap_err().to_string(), message);

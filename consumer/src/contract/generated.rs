@@ -1,19 +1,18 @@
-//! What generated methods call: one small function for each thing that the compiler may have to
-//! explain to the user.
+//! Functions that generated methods call, one for each mistake that the compiler has to explain.
 
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
 
 use super::{BatchError, Context, HandlerError, PersistedEvent};
 
-/// The connection behind `tx`; tells the database of a consumer.
+/// The connection behind `tx`, from which a consumer's database follows.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be given `&mut {Self}`, which is no connection",
+    message = "a handler cannot take `&mut {Self}`, which is not a connection",
     label = "not a connection",
     note = "write `tx: &mut SqliteConnection` or `tx: &mut PgConnection`, or another type that implements `sqlx::Connection`"
 )]
 pub trait Transaction {
-    /// The database that it is a connection to.
+    /// The database of the connection.
     type Database: sqlx::Database<Connection = Self>;
 }
 
@@ -22,10 +21,10 @@ impl<C: sqlx::Connection> Transaction for C {
     type Database = C::Database;
 }
 
-/// Gives a name to the mistake of ending the worker's transaction (R4).
+/// Explains the mistake of ending the worker's transaction (R4).
 ///
-/// The methods of `Transaction`, which ends what the handler itself began, are inherent and found
-/// first.
+/// The methods of `sqlx::Transaction`, which end what the handler itself began, are inherent and
+/// found first.
 pub trait EndsNoTransaction: Sized {
     /// Is refused.
     fn commit(self) -> Ready<Result<(), sqlx::Error>>
@@ -46,7 +45,7 @@ pub trait EndsNoTransaction: Sized {
 
 impl<C: sqlx::Connection> EndsNoTransaction for &mut C {}
 
-/// Nothing that a handler is given; exists for its error message.
+/// Implemented by no type; exists for its error message.
 #[diagnostic::on_unimplemented(
     message = "the worker commits after the handler returned `Ok`: remove this call; to undo, return an error",
     label = "the worker's transaction",
@@ -56,9 +55,9 @@ pub trait EndsTransaction {}
 
 /// A connection to the database `DB`.
 #[diagnostic::on_unimplemented(
-    message = "this handler takes a `{Self}`, and another of the same consumer takes a connection to `{DB}`",
+    message = "this handler takes a `{Self}`, but another of the same consumer takes a connection to `{DB}`",
     label = "another database",
-    note = "the handlers of a consumer share one transaction: write one `impl` block and one type for each database"
+    note = "the handlers of a consumer share one transaction: write a type with its own `impl` block for each database"
 )]
 pub trait TransactionOf<DB: sqlx::Database> {
     /// The connection, as this type.
@@ -72,21 +71,21 @@ impl<DB: sqlx::Database<Connection = C>, C> TransactionOf<DB> for C {
     }
 }
 
-/// Gives a handler its connection.
+/// Passes the connection to a handler.
 pub fn transaction<DB: sqlx::Database, T: TransactionOf<DB>>(
     connection: &mut DB::Connection,
 ) -> &mut T {
     T::of(connection)
 }
 
-/// What a handler of one event can be lent.
+/// What a handler of one event can borrow.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be lent a `{Self}`",
+    message = "a handler cannot take a `&{Self}`",
     label = "neither `consumer::PersistedEvent` nor `consumer::Context`",
-    note = "a handler is lent `event: &PersistedEvent` and `cx: &Context`: for a decoded event mark the method `#[on]` and take it by value; if this has one of those two names, it is another crate's: import `consumer::PersistedEvent` or `consumer::Context`"
+    note = "a handler takes `event: &PersistedEvent` and `cx: &Context`: for a decoded event mark the method `#[on]` and take it by value; a type of one of these two names comes from another crate: import `consumer::PersistedEvent` or `consumer::Context`"
 )]
 pub trait Shared {
-    /// Picks it out of what there is.
+    /// Returns the event or the context.
     fn pick<'a>(cx: &'a Context, event: &'a PersistedEvent) -> &'a Self;
 }
 
@@ -102,8 +101,8 @@ impl Shared for Context {
     }
 }
 
-/// Chooses how to treat the future of a handler that is lent a `T`. Where that is something which no
-/// handler is lent, nothing more is demanded: one message is enough.
+/// Checks the future of a handler that borrows a `T`. If a handler cannot borrow a `T`, which is
+/// reported elsewhere, nothing more is required of the future.
 pub struct Lent<T: ?Sized>(PhantomData<T>);
 
 impl<T: Shared + ?Sized> Lent<T> {
@@ -113,9 +112,9 @@ impl<T: Shared + ?Sized> Lent<T> {
     }
 }
 
-/// What stands in for the handler's future after a mistake.
+/// Replaces the handler's future after a mistake.
 pub trait NotLent {
-    /// A future that is never run.
+    /// Returns a future that is never run.
     fn send<F: Future>(handler: F) -> impl Future<Output = F::Output> + Send
     where
         Self: Sized,
@@ -127,19 +126,19 @@ pub trait NotLent {
 
 impl<T> NotLent for Lent<T> {}
 
-/// Lends a handler the event or the context.
+/// Passes the event or the context to a handler.
 pub fn shared<'a, T: Shared>(cx: &'a Context, event: &'a PersistedEvent) -> &'a T {
     T::pick(cx, event)
 }
 
-/// The context, and nothing else.
+/// Implemented by the context alone.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be lent a `{Self}`",
+    message = "a handler cannot take a `&{Self}`",
     label = "not `consumer::Context`",
-    note = "beside the transaction and its event a handler is lent `cx: &Context`; if this is another crate's `Context`, import `consumer::Context`"
+    note = "beside the transaction and its event a handler takes `cx: &Context`; if this is another crate's `Context`, import `consumer::Context`"
 )]
 pub trait IsContext {
-    /// The context, as this type.
+    /// Returns the context as this type.
     fn of(cx: &Context) -> &Self;
 }
 
@@ -149,19 +148,19 @@ impl IsContext for Context {
     }
 }
 
-/// Lends a handler the context.
+/// Passes the context to a handler.
 pub fn context<T: IsContext>(cx: &Context) -> &T {
     T::of(cx)
 }
 
-/// The events of a batch, as they are.
+/// The events of a batch, undecoded.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be given `&[{Self}]`",
+    message = "a handler cannot take `&[{Self}]`",
     label = "not `consumer::PersistedEvent`",
     note = "`handle` takes a batch as `events: &[PersistedEvent]`; for runs of one event mark it `#[on]` and take `&[Envelope<'_, E>]`"
 )]
 pub trait Batch: Sized {
-    /// The events, as this type.
+    /// Returns the events as this type.
     fn of(events: &[PersistedEvent]) -> &[Self];
 }
 
@@ -171,13 +170,13 @@ impl Batch for PersistedEvent {
     }
 }
 
-/// Gives a handler several events as they are.
+/// Passes several events to a handler, undecoded.
 #[must_use]
 pub fn batch<T: Batch>(events: &[PersistedEvent]) -> &[T] {
     T::of(events)
 }
 
-/// The slice that a handler of runs takes; a mistake is told at the parameter's type.
+/// Passes a run of decoded events to a handler; a mismatch is reported at the parameter's type.
 pub fn slice<T>(given: &[T]) -> &[T] {
     given
 }
@@ -186,10 +185,10 @@ pub fn slice<T>(given: &[T]) -> &[T] {
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not a `Result<(), E>`",
-    note = "return `Result<(), E>`, where `E` is `HandlerError`, or any error that `?` turns into one: `sqlx::Error`, `anyhow::Error`, an error type of your own, a `String`"
+    note = "return `Result<(), E>`, where `E` is `HandlerError` or any error that `?` converts into it: `sqlx::Error`, `anyhow::Error`, an error type of your own, a `String`"
 )]
 pub trait Outcome {
-    /// The result, with the error that the worker deals with.
+    /// Converts the error into the one that the worker takes.
     ///
     /// # Errors
     /// What the handler returned.
@@ -202,14 +201,14 @@ impl<E: IsError> Outcome for Result<(), E> {
     }
 }
 
-/// The error that a handler may return.
+/// An error that a handler may return.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an error that a handler can return",
-    label = "`?` cannot turn `{Self}` into a `HandlerError`",
-    note = "implement `std::error::Error` for `{Self}`, and make it `Send` and `Sync`; or return `HandlerError`, which `?` makes of any error"
+    label = "`?` cannot convert `{Self}` into a `HandlerError`",
+    note = "implement `std::error::Error` for `{Self}`, and make it `Send` and `Sync`; or return `HandlerError`, into which `?` converts every error"
 )]
 pub trait IsError {
-    /// What the worker deals with.
+    /// Converts into the error that the worker takes.
     fn into_handler_error(self) -> HandlerError;
 }
 
@@ -220,13 +219,13 @@ impl<E: Into<HandlerError>> IsError for E {
     }
 }
 
-/// Demands that a handler's future can move between threads, at the handler; what is around it
-/// need not ask again.
+/// Requires the handler's future to be `Send`, so that the mistake is reported at the handler and not
+/// at its callers.
 pub fn send<F: Future + Send>(handler: F) -> impl Future<Output = F::Output> + Send {
     handler
 }
 
-/// Takes what a handler returned.
+/// Converts what a handler returned.
 ///
 /// # Errors
 /// What the handler returned.
@@ -234,10 +233,10 @@ pub fn outcome<O: Outcome>(returned: O) -> Result<(), HandlerError> {
     returned.into_result()
 }
 
-/// The result of a handler that took the whole batch.
+/// Converts the result of a handler that took the whole batch.
 ///
 /// # Errors
-/// The handler's error, with every event under suspicion.
+/// The handler's error, with every event as a suspect.
 pub fn whole(
     events: &[PersistedEvent],
     result: Result<(), HandlerError>,
@@ -245,18 +244,18 @@ pub fn whole(
     several(0, events.len(), result).map(|()| events.len())
 }
 
-/// The result of a handler that took the event at index `handled`.
+/// Converts the result of a handler that took the event at index `handled`.
 ///
 /// # Errors
-/// The handler's error, with that event under suspicion.
+/// The handler's error, with that event as the suspect.
 pub fn one<T>(handled: usize, result: Result<T, impl Into<HandlerError>>) -> Result<T, BatchError> {
     result.map_err(|error| BatchError::at(handled, error))
 }
 
-/// The result of a handler that took `length` events from index `handled` on.
+/// Converts the result of a handler that took `length` events from index `handled` on.
 ///
 /// # Errors
-/// The handler's error, with those events under suspicion.
+/// The handler's error, with those events as suspects.
 pub fn several(
     handled: usize,
     length: usize,
@@ -265,7 +264,7 @@ pub fn several(
     result.map_err(|error| BatchError::within(handled, length, error))
 }
 
-/// The events from index `handled` on that go to the same handler as the first of them.
+/// Returns the events from index `handled` on that go to the same handler as the first of them.
 pub fn run(
     events: &[PersistedEvent],
     handled: usize,

@@ -1,4 +1,4 @@
-//! Events as Rust types: what `#[derive(Event)]` implements, and what typed handlers are given.
+//! Events as Rust types: what `#[derive(Event)]` implements and typed handlers receive.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,13 +14,12 @@ use serde_json::value::RawValue;
 
 use super::{Context, PersistedEvent};
 
-/// A Rust type that stands for one type of event, or for all events of one aggregate.
+/// A Rust type for one type of event, or for all events of one aggregate.
 ///
-/// `#[derive(Event)]` implements it, on structs and on enums.
+/// [`#[derive(Event)]`](derive@crate::Event) implements it for structs and enums.
 ///
 /// ```
-/// use consumer::Event;
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{Event, EventRecord, PersistedEvent};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
@@ -36,16 +35,12 @@ use super::{Context, PersistedEvent};
 /// assert_eq!((ada.event_type(), ada.event_version()), ("UserRegistered", 1));
 /// assert_eq!(&ada.encode()?[..], br#"{"email":"ada@example.com"}"#);
 ///
-/// # let stored = PersistedEvent::new(EventRecord {
-/// #     global_position: 7,
-/// #     aggregate_type: "User".into(),
-/// #     aggregate_id: "ada".into(),
-/// #     event_type: "UserRegistered".into(),
-/// #     event_version: 1,
-/// #     payload: ada.encode()?.into(),
-/// #     ..EventRecord::default()
-/// # });
-/// // An event of that type, as the store gives it.
+/// let stored = PersistedEvent::new(EventRecord {
+///     aggregate_type: "User".into(),
+///     event_type: "UserRegistered".into(),
+///     payload: ada.encode()?,
+///     ..EventRecord::default()
+/// });
 /// assert_eq!(UserRegistered::decode(&stored)?.email, "ada@example.com");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -56,48 +51,34 @@ use super::{Context, PersistedEvent};
 )]
 pub trait Event: Sized {
     /// The type of the aggregate that the event belongs to, such as `User`.
-    ///
-    /// See [`Event`] for an example.
     const AGGREGATE_TYPE: &'static str;
 
-    /// The event types that this Rust type stands for: one for a struct, one a variant for an enum.
-    ///
-    /// See [`Event`] for an example.
+    /// The event types of this Rust type: one for a struct, one for each variant of an enum.
     const EVENT_TYPES: &'static [&'static str];
 
-    /// The event type of this value.
-    ///
-    /// See [`Event`] for an example.
+    /// Returns the event type of this value.
     fn event_type(&self) -> &'static str;
 
-    /// The version of the format in which this value is encoded.
-    ///
-    /// See [`Event`] for an example.
+    /// Returns the version of the payload's format in which this value is encoded.
     fn event_version(&self) -> i32;
 
-    /// The payload of this value.
-    ///
-    /// See [`Event`] for an example.
+    /// Serializes this value as a payload.
     ///
     /// # Errors
-    /// What `serde_json` says, when the value has no JSON form.
+    /// If the value cannot be represented as JSON.
     fn encode(&self) -> Result<Bytes, serde_json::Error>;
 
-    /// Reads an event of one of [`EVENT_TYPES`](Self::EVENT_TYPES), of this or an earlier version.
-    ///
-    /// See [`Event`] for an example.
+    /// Decodes an event of one of the [`EVENT_TYPES`](Self::EVENT_TYPES), in this or an earlier version.
     ///
     /// # Errors
-    /// Which event it is, and what about its payload is wrong.
+    /// If the event has another type, an unknown version, or a payload that does not deserialize.
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError>;
 }
 
-/// An [`Event`] enum that has all the events of its aggregate.
+/// An [`Event`] enum with all events of its aggregate.
 ///
-/// In `aggregates = [UserEvent]` it stands for the aggregate's type, and the compiler checks that
-/// each of its events has a handler.
-///
-/// The derive implements it too, for enums; it has nothing to call:
+/// In `aggregates = [UserEvent]` it names the aggregate's type, and the compiler checks that each of
+/// its events has a handler. [`#[derive(Event)]`](derive@crate::Event) implements it for enums:
 ///
 /// ```
 /// use consumer::prelude::*;
@@ -121,14 +102,13 @@ pub trait Event: Sized {
 )]
 pub trait Aggregate: Event {}
 
-/// A decoded event together with the record that it came in.
+/// A decoded event together with its record.
 ///
-/// The record's fields are read through [`Deref`], except for the payload, which is decoded here:
-/// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
+/// `payload` is the decoded event. The other fields are those of the record, to which the envelope
+/// dereferences: `event.payload.email`, `event.aggregate_id`, `event.global_position`.
 ///
 /// ```
-/// use consumer::{Envelope, Event};
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{Envelope, Event, EventRecord, PersistedEvent};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
@@ -137,30 +117,22 @@ pub trait Aggregate: Event {}
 ///     email: String,
 /// }
 ///
-/// // What a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)` may do.
+/// // For a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)`.
 /// fn greeting(event: &Envelope<'_, UserRegistered>) -> String {
 ///     format!("{} has the address {}", event.aggregate_id, event.payload.email)
 /// }
 ///
-/// # let stored = PersistedEvent::new(EventRecord {
-/// #     global_position: 7,
-/// #     aggregate_type: "User".into(),
-/// #     aggregate_id: "ada".into(),
-/// #     event_type: "UserRegistered".into(),
-/// #     event_version: 1,
-/// #     payload: "{}".into(),
-/// #     ..EventRecord::default()
-/// # });
-/// // A unit test makes its own.
+/// // A unit test creates its own.
+/// let record = PersistedEvent::new(EventRecord { aggregate_id: "ada".into(), ..EventRecord::default() });
 /// let payload = UserRegistered { email: "ada@example.com".into() };
-/// let event = Envelope { payload, record: &stored };
+/// let event = Envelope { payload, record: &record };
 /// assert_eq!(greeting(&event), "ada has the address ada@example.com");
 /// ```
 #[derive(Clone, Debug)]
 pub struct Envelope<'a, E> {
     /// The decoded payload.
     pub payload: E,
-    /// The event as the store keeps it.
+    /// The stored event.
     pub record: &'a PersistedEvent,
 }
 
@@ -172,11 +144,10 @@ impl<E> Deref for Envelope<'_, E> {
     }
 }
 
-/// Why an event could not be decoded; says which event, for whom, and where in the payload.
+/// Why an event could not be decoded: the event, the consumer, and the path in the payload.
 ///
 /// ```
-/// use consumer::Event;
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{Event, EventRecord, PersistedEvent};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
@@ -185,16 +156,13 @@ impl<E> Deref for Envelope<'_, E> {
 ///     email: String,
 /// }
 ///
-/// # let stored = PersistedEvent::new(EventRecord {
-/// #     global_position: 7,
-/// #     aggregate_type: "User".into(),
-/// #     aggregate_id: "ada".into(),
-/// #     event_type: "UserRegistered".into(),
-/// #     event_version: 1,
-/// #     payload: r#"{"email":7}"#.into(),
-/// #     ..EventRecord::default()
-/// # });
-/// // An event at position 7 with the payload `{"email":7}`.
+/// let stored = PersistedEvent::new(EventRecord {
+///     global_position: 7,
+///     aggregate_type: "User".into(),
+///     event_type: "UserRegistered".into(),
+///     payload: r#"{"email":7}"#.into(),
+///     ..EventRecord::default()
+/// });
 /// let error = UserRegistered::decode(&stored).unwrap_err().for_consumer("welcome");
 /// assert_eq!((error.consumer(), error.position()), (Some("welcome"), 7));
 /// assert_eq!((error.event_type(), error.event_version()), ("UserRegistered", 1));
@@ -235,50 +203,38 @@ impl DecodeError {
         }
     }
 
-    /// Names the consumer for whom the event was decoded.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Adds the name of the consumer that the event was decoded for.
     #[must_use]
     pub fn for_consumer(mut self, name: &str) -> Self {
         self.consumer = Some(name.into());
         self
     }
 
-    /// The consumer for whom the event was decoded.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the consumer that the event was decoded for, if it is known.
     #[must_use]
     pub fn consumer(&self) -> Option<&str> {
         self.consumer.as_deref()
     }
 
-    /// The event's global position.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the event's global position.
     #[must_use]
     pub fn position(&self) -> i64 {
         self.position
     }
 
-    /// The event's type.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the event's type.
     #[must_use]
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
-    /// The version that the event was appended in.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the version in which the event was appended.
     #[must_use]
     pub fn event_version(&self) -> i32 {
         self.version
     }
 
-    /// Where in the payload the mistake is, such as `address.lines[2]`.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the path of the invalid value in the payload, such as `address.lines[2]`.
     #[must_use]
     pub fn path(&self) -> Option<String> {
         match &self.reason {
@@ -331,10 +287,10 @@ impl std::error::Error for DecodeError {
     }
 }
 
-/// What a typed handler can be given: an event, or an [`Envelope`] around one.
+/// The argument of a typed handler: an event, or an [`Envelope`] around one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "a handler marked `#[on]` takes an event, and `{Self}` is none",
+    message = "a handler marked `#[on]` takes an event, but `{Self}` is not an event",
     label = "not an event",
     note = "put `#[derive(Event)]` and `#[event(aggregate = \"…\")]` on the type of the event, or take the event undecoded: `#[on(\"…\")]` with `event: &PersistedEvent`"
 )]
@@ -342,7 +298,7 @@ pub trait EventArgument<'e>: Sized {
     /// The event in it.
     type Event: Event;
 
-    /// Puts the decoded event beside its record, or takes it alone.
+    /// Wraps the decoded event with its record, or drops the record.
     fn wrap(decoded: Self::Event, record: &'e PersistedEvent) -> Self;
 }
 
@@ -364,10 +320,10 @@ impl<'e, E: Event> EventArgument<'e> for Envelope<'e, E> {
     }
 }
 
-/// What generated code knows of the event in a handler's parameter.
+/// What generated code knows about the event in a handler's parameter.
 ///
-/// It has no bound on `T`, so that a type which is no event is complained about once, where it is
-/// made.
+/// There is no bound on `T`, so that a type that is not an event is reported once, at the call of
+/// [`typed`].
 #[doc(hidden)]
 pub struct Typed<'e, T> {
     pub handled: Handled,
@@ -387,11 +343,11 @@ pub enum Handled {
     },
     /// The events of these types, of any aggregate type in scope.
     Named(&'static [&'static str]),
-    /// Whatever the other handlers leave.
+    /// All events that no other handler takes.
     Rest,
 }
 
-/// Looks at the type of a parameter.
+/// Describes the type of a handler's parameter.
 #[doc(hidden)]
 #[must_use]
 pub const fn typed<'e, T: EventArgument<'e>>() -> Typed<'e, T> {
@@ -409,7 +365,7 @@ fn decode_and_wrap<'e, T: EventArgument<'e>>(event: &'e PersistedEvent) -> Resul
 }
 
 impl<'e, T> Typed<'e, T> {
-    /// Whether the handler takes this event.
+    /// Returns whether the handler takes this event.
     #[inline]
     #[must_use]
     pub fn takes(&self, event: &PersistedEvent) -> bool {
@@ -424,15 +380,15 @@ impl<'e, T> Typed<'e, T> {
     /// Decodes one event.
     ///
     /// # Errors
-    /// What is wrong with it, and for whom.
+    /// The error of [`Event::decode`], with the consumer's name.
     pub fn decode(&self, cx: &Context, event: &'e PersistedEvent) -> Result<T, DecodeError> {
         (self.decode)(event).map_err(|error| error.for_consumer(cx.consumer()))
     }
 
-    /// Decodes events up to the first that does not decode, which begins the next run.
+    /// Decodes events up to the first one that fails, which begins the next run.
     ///
     /// # Errors
-    /// When that is the first of all.
+    /// If the first event of all fails.
     pub fn decode_run(
         &self,
         cx: &Context,
@@ -450,10 +406,10 @@ impl<'e, T> Typed<'e, T> {
     }
 }
 
-/// Can be made of an earlier version; exists for its error message.
+/// Converts from an earlier version; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "`{Old}` cannot be made into `{Self}`: write `impl From<{Old}> for {Self}`",
+    message = "`{Old}` cannot be converted into `{Self}`: write `impl From<{Old}> for {Self}`",
     label = "no `From<{Old}>` for `{Self}`"
 )]
 pub trait Upcast<Old> {
@@ -467,19 +423,19 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
     }
 }
 
-/// Can be read from a payload; exists for its error message.
+/// Deserializes from a payload; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a payload",
     label = "does not implement `Deserialize`",
-    note = "derive `serde::Deserialize` for `{Self}`; a payload is read into a type that borrows nothing"
+    note = "derive `serde::Deserialize` for `{Self}`, which must not borrow from the payload"
 )]
 pub trait ReadPayload: DeserializeOwned {}
 
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> ReadPayload for T {}
 
-/// Can be written as a payload; exists for its error message.
+/// Serializes as a payload; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written as a payload",
@@ -491,7 +447,7 @@ pub trait WritePayload: Serialize {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> WritePayload for T {}
 
-/// Reads the whole payload as a `T`.
+/// Decodes the whole payload as a `T`.
 #[doc(hidden)]
 pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeError> {
     let mut json = serde_json::Deserializer::from_slice(&event.payload);
@@ -501,7 +457,7 @@ pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeEr
     Ok(decoded)
 }
 
-/// Reads the payload as the content of a variant of the enum `T`, the one at that index.
+/// Decodes the payload as the content of the enum variant of `T` at that index.
 #[doc(hidden)]
 pub fn decode_variant<T: ReadPayload>(
     event: &PersistedEvent,
@@ -533,14 +489,14 @@ fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
     })
 }
 
-/// The event's version is none that the type can read.
+/// Reports a version that the type cannot read.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_version(event: &PersistedEvent, current: i32) -> DecodeError {
     DecodeError::new(event, Reason::Version { current })
 }
 
-/// Refuses an event that `E` does not stand for, be its payload as it may.
+/// Refuses an event that is not one of `E`'s, whatever its payload.
 #[doc(hidden)]
 pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError> {
     if *event.aggregate_type != *E::AGGREGATE_TYPE {
@@ -557,20 +513,20 @@ pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError>
     }
 }
 
-/// The event's type is none that the type stands for.
+/// Reports an event type that the Rust type does not have.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_type(event: &PersistedEvent, expected: &'static [&'static str]) -> DecodeError {
     DecodeError::new(event, Reason::Type { expected })
 }
 
-/// Writes a value as JSON.
+/// Encodes a value as JSON.
 #[doc(hidden)]
 pub fn encode_json<T: WritePayload + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     serde_json::to_vec(value).map(Bytes::from)
 }
 
-/// Writes the content of an enum's variant, without the tag that serde puts around it.
+/// Encodes the content of an enum variant, without the tag that serde wraps it in.
 #[doc(hidden)]
 pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::Error> {
     let tagged = serde_json::to_vec(value)?;
@@ -583,14 +539,14 @@ pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::E
         }))
 }
 
-/// The payload of an event without content; an object, so that it can grow.
+/// Returns the payload of an event without content: an object, to which fields can be added later.
 #[doc(hidden)]
 #[must_use]
 pub fn nothing() -> Bytes {
     Bytes::from_static(b"{}")
 }
 
-/// What the type in an enum's variant is as an event.
+/// The aggregate and event types of the type in an enum variant.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct EventShape {
@@ -598,7 +554,7 @@ pub struct EventShape {
     pub events: &'static [&'static str],
 }
 
-/// The event type of a variant: that of the event in it, or its own name.
+/// Returns the event type of a variant: that of the event in it, or its own name.
 #[doc(hidden)]
 #[must_use]
 pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'static str {
@@ -610,8 +566,8 @@ pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'st
     }
 }
 
-/// The type in an enum's variant. What is said here of an [`Event`] is found before what
-/// [`PlainContent`] says of every type.
+/// The type in an enum variant. These items, of an [`Event`], are found before those that
+/// [`PlainContent`] has for every type.
 #[doc(hidden)]
 pub struct VariantType<T>(PhantomData<T>);
 
@@ -635,7 +591,7 @@ impl<T: Event> VariantType<T> {
     }
 }
 
-/// The content of a variant whose type is no event of its own.
+/// The content of a variant whose type is not an event itself.
 #[doc(hidden)]
 pub trait PlainContent<T> {
     const EVENT: Option<EventShape> = None;
@@ -665,7 +621,7 @@ pub trait PlainContent<T> {
 
 impl<T> PlainContent<T> for VariantType<T> {}
 
-/// A deserializer of an enum of which the variant is known and the content is at hand.
+/// A deserializer of an enum whose variant is known, over the content alone.
 struct VariantContent<D> {
     index: u32,
     content: D,
