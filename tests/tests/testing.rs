@@ -247,7 +247,10 @@ async fn anyhow_prints_each_cause_of_a_test_error_once() {
     let mut test = ConsumerTest::sqlite(Scoped::default()).await.unwrap();
     test.given(happened("bad"));
     let error = anyhow::Error::from(test.when().await.unwrap_err());
-    assert_eq!(format!("{error:#}"), "the consumer failed on event 1: outer: inner");
+    assert_eq!(
+        format!("{error:#}"),
+        "the consumer failed on event 1: outer: inner"
+    );
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(super) fn crate_of(module: &'static str) -> &'static str {
 ///
 /// ```
 /// let crates = consumer::consumers![crate];
-/// assert_eq!(crates.names(), [module_path!()]);
+/// assert_eq!(crates.names().len(), 1);
 /// ```
 ///
 /// Other crates are named as in paths: `consumers![crate, billing, shipping]`. A crate that Cargo.toml
