@@ -149,9 +149,9 @@ impl<DB: Database> fmt::Debug for Registered<DB> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests {
-    use sqlx::Database;
+    use sqlx::{Database, Sqlite};
 
     use super::Registered;
     use crate::contract::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer};
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn r7_a_consumer_is_registered_with_its_own_scope() {
-        let scope = Registered::<sqlx::Any>::new(Orders).declaration.scope;
+        let scope = Registered::<Sqlite>::new(Orders).declaration.scope;
         assert_eq!(scope, ["Order".into(), "Invoice".into()]);
     }
 }
