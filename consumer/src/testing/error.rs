@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::backend::StoreError;
 use crate::contract::HandlerError;
-use crate::store::StoreError;
 
 /// Why a test of a consumer failed.
 ///

@@ -42,12 +42,7 @@
 //! [`Worker::run_once`](crate::Worker::run_once), which handles everything in the log, or
 //! [`WorkerHandle::caught_up`](crate::WorkerHandle::caught_up) beside a running worker.
 
-mod dialect;
 mod error;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -56,16 +51,16 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
-pub use self::dialect::TestBackend;
 pub use self::error::TestError;
-use crate::contract::{BatchError, Consumer, Context, EventRecord, PersistedEvent};
+use crate::backend::Backend;
+use crate::contract::{BatchError, Consumer, Context, EventRecord, NewEvent, PersistedEvent};
 use crate::registry::Registered;
-use crate::store::{EventStore, NewEvent, cause};
+use crate::store::{EventStore, cause};
 
 /// A consumer under test, and the database that it writes to.
 ///
 /// The [module](self) shows a test.
-pub struct ConsumerTest<DB: TestBackend> {
+pub struct ConsumerTest<DB: Backend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
     events: Vec<PersistedEvent>,
@@ -79,7 +74,7 @@ pub struct ConsumerTest<DB: TestBackend> {
     store: Option<EventStore<DB>>,
 }
 
-impl<DB: TestBackend> fmt::Debug for ConsumerTest<DB> {
+impl<DB: Backend> fmt::Debug for ConsumerTest<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsumerTest")
             .field("consumer", &self.registered)
@@ -149,7 +144,7 @@ impl ConsumerTest<sqlx::Postgres> {
     }
 }
 
-impl<DB: TestBackend> ConsumerTest<DB> {
+impl<DB: Backend> ConsumerTest<DB> {
     /// Tests a registered consumer in a transaction of your own, which is rolled back when the test
     /// ends.
     ///
@@ -190,7 +185,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     /// [`TestError::Database`] if a statement fails.
     pub async fn execute(&mut self, sql: &str) -> Result<(), TestError> {
         // A test writes its own SQL.
-        Ok(DB::run(&mut self.tx, AssertSqlSafe(sql.to_owned())).await?)
+        Ok(DB::run_script(&mut self.tx, AssertSqlSafe(sql.to_owned())).await?)
     }
 
     /// Appends an event to the test's log and returns it as the consumer will receive it.
@@ -411,9 +406,9 @@ impl<DB: TestBackend> ConsumerTest<DB> {
             return Ok(false);
         };
         let mut savepoint = self.tx.begin().await?;
-        DB::arm(&mut savepoint, write).await?;
+        DB::arm_fault(&mut savepoint, write).await?;
         let (_, outcome) = hand_over(&self.registered, &mut savepoint, &batch).await;
-        let was_reached = DB::was_reached(&mut savepoint, write).await;
+        let was_reached = DB::fault_was_reached(&mut savepoint, write).await;
         savepoint.rollback().await?;
         match (outcome, was_reached) {
             (Err(failed), _) if failed.error.to_string().contains(FAULT) => Ok(true),
@@ -598,7 +593,7 @@ enum End {
     RollBack,
 }
 
-async fn hand_over<DB: TestBackend>(
+async fn hand_over<DB: Backend>(
     registered: &Registered<DB>,
     connection: &mut DB::Connection,
     batch: &Batch,

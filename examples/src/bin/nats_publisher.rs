@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use async_nats::jetstream::{self, Context as JetStream, message::PublishMessage};
 use consumer::prelude::*;
-use consumer::{EventStore, WorkerBackend};
+use consumer::{Backend, EventStore};
 
 /// The stream that holds the published events.
 const STREAM: &str = "integration";
@@ -84,10 +84,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn publish<DB: WorkerBackend>(
-    store: EventStore<DB>,
-    stream: JetStream,
-) -> anyhow::Result<()> {
+async fn publish<DB: Backend>(store: EventStore<DB>, stream: JetStream) -> anyhow::Result<()> {
     store.migrate().await?;
     let worker = Worker::builder(store)
         .dependencies(Dependencies::new().with(stream))
