@@ -7,8 +7,8 @@ use sqlx::Database;
 
 use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
 
-/// The loop of `handle_batch` where it is not overridden. A function cannot take `handle` as an
-/// argument: whether its future is `Send` cannot be said of every lifetime.
+/// The default loop of `handle_batch`. It is a macro because a function that takes `handle` as an
+/// argument cannot require its future to be `Send` for every lifetime.
 macro_rules! one_by_one {
     ($self:ident, $cx:ident, $tx:ident, $events:ident) => {
         async move {
@@ -139,9 +139,9 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
 
     /// Returns the aggregate types of the consumer's scope; empty for every event (R7, R8).
     ///
-    /// A [`ScopedConsumer`] returns its [`aggregate_types`](ScopedConsumer::aggregate_types) here.
-    /// This is where [`Registered::new`](crate::Registered::new), the worker's builder and the test
-    /// kit find the scope of a consumer of which they know only that it is one.
+    /// [`Registered::new`](crate::Registered::new), the worker's builder and the test kit take the scope
+    /// from here. A [`ScopedConsumer`] returns its
+    /// [`aggregate_types`](ScopedConsumer::aggregate_types); `#[consumer]` does so too.
     fn scope(&self) -> &[&str] {
         &[]
     }
@@ -250,7 +250,7 @@ pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
 /// The handler of a struct with `#[consumer(…)]`, which adds the name, the scope and the
 /// registration.
 ///
-/// ```
+/// ```standalone_crate
 /// use consumer::prelude::*;
 /// use consumer::sqlx;
 ///

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// The longest name, in bytes, that fits every index of the checkpoint table.
-pub(crate) const MAX_NAME_LENGTH: usize = 255;
+const MAX_NAME_LENGTH: usize = 255;
 
 /// Why [`check_name`] refuses a name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -577,7 +577,7 @@ fn time_of(position: i64) -> DateTime<Utc> {
 }
 
 /// The error message of a write that a test makes fail.
-pub(crate) const FAULT: &str = "the test made this change fail";
+const FAULT: &str = "the test made this change fail";
 
 /// How many events were handled.
 type Outcome = Result<usize, BatchError>;
