@@ -23,6 +23,7 @@ pub enum ExpectedVersion {
     Exact(i64),
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 impl ExpectedVersion {
     /// Returns the version to compare with, or `None` if any is accepted.
     pub(crate) fn version(self) -> Option<i64> {
@@ -34,6 +35,7 @@ impl ExpectedVersion {
     }
 
     /// Returns whether an aggregate at the version `actual` is as expected.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn admits(self, actual: i64) -> bool {
         self.version().is_none_or(|expected| expected == actual)
     }
