@@ -1,18 +1,19 @@
-//! Functions that generated methods call, one for each mistake that the compiler has to explain.
+//! What generated methods call: one small function for each thing that the compiler may have to
+//! explain to the user.
 
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
 
 use super::{BatchError, Context, HandlerError, PersistedEvent};
 
-/// The connection behind `tx`, from which a consumer's database follows.
+/// The connection behind `tx`; tells the database of a consumer.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot take `&mut {Self}`, which is not a connection",
+    message = "a handler cannot be given `&mut {Self}`, which is no connection",
     label = "not a connection",
     note = "write `tx: &mut SqliteConnection` or `tx: &mut PgConnection`, or another type that implements `sqlx::Connection`"
 )]
 pub trait Transaction {
-    /// The database of the connection.
+    /// The database that it is a connection to.
     type Database: sqlx::Database<Connection = Self>;
 }
 
@@ -21,10 +22,10 @@ impl<C: sqlx::Connection> Transaction for C {
     type Database = C::Database;
 }
 
-/// Explains the mistake of ending the worker's transaction (R4).
+/// Gives a name to the mistake of ending the worker's transaction (R4).
 ///
-/// The methods of `sqlx::Transaction`, which end what the handler itself began, are inherent and
-/// found first.
+/// The methods of `Transaction`, which ends what the handler itself began, are inherent and found
+/// first.
 pub trait EndsNoTransaction: Sized {
     /// Is refused.
     fn commit(self) -> Ready<Result<(), sqlx::Error>>
@@ -45,7 +46,7 @@ pub trait EndsNoTransaction: Sized {
 
 impl<C: sqlx::Connection> EndsNoTransaction for &mut C {}
 
-/// Implemented by no type; exists for its error message.
+/// Nothing that a handler is given; exists for its error message.
 #[diagnostic::on_unimplemented(
     message = "the worker commits after the handler returned `Ok`: remove this call; to undo, return an error",
     label = "the worker's transaction",
@@ -55,9 +56,9 @@ pub trait EndsTransaction {}
 
 /// A connection to the database `DB`.
 #[diagnostic::on_unimplemented(
-    message = "this handler takes a `{Self}`, but another of the same consumer takes a connection to `{DB}`",
+    message = "this handler takes a `{Self}`, and another of the same consumer takes a connection to `{DB}`",
     label = "another database",
-    note = "the handlers of a consumer share one transaction: write a type with its own `impl` block for each database"
+    note = "the handlers of a consumer share one transaction: write one `impl` block and one type for each database"
 )]
 pub trait TransactionOf<DB: sqlx::Database> {
     /// The connection, as this type.
@@ -71,21 +72,21 @@ impl<DB: sqlx::Database<Connection = C>, C> TransactionOf<DB> for C {
     }
 }
 
-/// Passes the connection to a handler.
+/// Gives a handler its connection.
 pub fn transaction<DB: sqlx::Database, T: TransactionOf<DB>>(
     connection: &mut DB::Connection,
 ) -> &mut T {
     T::of(connection)
 }
 
-/// What a handler of one event can borrow.
+/// What a handler of one event can be lent.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot take a `&{Self}`",
+    message = "a handler cannot be lent a `{Self}`",
     label = "neither `consumer::PersistedEvent` nor `consumer::Context`",
-    note = "a handler takes `event: &PersistedEvent` and `cx: &Context`: for a decoded event mark the method `#[on]` and take it by value; a type of one of these two names comes from another crate: import `consumer::PersistedEvent` or `consumer::Context`"
+    note = "a handler is lent `event: &PersistedEvent` and `cx: &Context`: for a decoded event mark the method `#[on]` and take it by value; if this has one of those two names, it is another crate's: import `consumer::PersistedEvent` or `consumer::Context`"
 )]
 pub trait Shared {
-    /// Returns the event or the context.
+    /// Picks it out of what there is.
     fn pick<'a>(cx: &'a Context, event: &'a PersistedEvent) -> &'a Self;
 }
 
@@ -101,8 +102,8 @@ impl Shared for Context {
     }
 }
 
-/// Checks the future of a handler that borrows a `T`. If a handler cannot borrow a `T`, which is
-/// reported elsewhere, nothing more is required of the future.
+/// Chooses how to treat the future of a handler that is lent a `T`. Where that is something which no
+/// handler is lent, nothing more is demanded: one message is enough.
 pub struct Lent<T: ?Sized>(PhantomData<T>);
 
 impl<T: Shared + ?Sized> Lent<T> {
@@ -112,9 +113,9 @@ impl<T: Shared + ?Sized> Lent<T> {
     }
 }
 
-/// Replaces the handler's future after a mistake.
+/// What stands in for the handler's future after a mistake.
 pub trait NotLent {
-    /// Returns a future that is never run.
+    /// A future that is never run.
     fn send<F: Future>(handler: F) -> impl Future<Output = F::Output> + Send
     where
         Self: Sized,
@@ -126,19 +127,19 @@ pub trait NotLent {
 
 impl<T> NotLent for Lent<T> {}
 
-/// Passes the event or the context to a handler.
+/// Lends a handler the event or the context.
 pub fn shared<'a, T: Shared>(cx: &'a Context, event: &'a PersistedEvent) -> &'a T {
     T::pick(cx, event)
 }
 
-/// Implemented by the context alone.
+/// The context, and nothing else.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot take a `&{Self}`",
+    message = "a handler cannot be lent a `{Self}`",
     label = "not `consumer::Context`",
-    note = "beside the transaction and its event a handler takes `cx: &Context`; if this is another crate's `Context`, import `consumer::Context`"
+    note = "beside the transaction and its event a handler is lent `cx: &Context`; if this is another crate's `Context`, import `consumer::Context`"
 )]
 pub trait IsContext {
-    /// Returns the context as this type.
+    /// The context, as this type.
     fn of(cx: &Context) -> &Self;
 }
 
@@ -148,19 +149,19 @@ impl IsContext for Context {
     }
 }
 
-/// Passes the context to a handler.
+/// Lends a handler the context.
 pub fn context<T: IsContext>(cx: &Context) -> &T {
     T::of(cx)
 }
 
-/// The events of a batch, undecoded.
+/// The events of a batch, as they are.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot take `&[{Self}]`",
+    message = "a handler cannot be given `&[{Self}]`",
     label = "not `consumer::PersistedEvent`",
     note = "`handle` takes a batch as `events: &[PersistedEvent]`; for runs of one event mark it `#[on]` and take `&[Envelope<'_, E>]`"
 )]
 pub trait Batch: Sized {
-    /// Returns the events as this type.
+    /// The events, as this type.
     fn of(events: &[PersistedEvent]) -> &[Self];
 }
 
@@ -170,13 +171,13 @@ impl Batch for PersistedEvent {
     }
 }
 
-/// Passes several events to a handler, undecoded.
+/// Gives a handler several events as they are.
 #[must_use]
 pub fn batch<T: Batch>(events: &[PersistedEvent]) -> &[T] {
     T::of(events)
 }
 
-/// Passes a run of decoded events to a handler; a mismatch is reported at the parameter's type.
+/// The slice that a handler of runs takes; a mistake is told at the parameter's type.
 pub fn slice<T>(given: &[T]) -> &[T] {
     given
 }
@@ -185,10 +186,10 @@ pub fn slice<T>(given: &[T]) -> &[T] {
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not a `Result<(), E>`",
-    note = "return `Result<(), E>`, where `E` is `HandlerError` or any error that `?` converts into it: `sqlx::Error`, `anyhow::Error`, an error type of your own, a `String`"
+    note = "return `Result<(), E>`, where `E` is `HandlerError`, or any error that `?` turns into one: `sqlx::Error`, `anyhow::Error`, an error type of your own, a `String`"
 )]
 pub trait Outcome {
-    /// Converts the error into the one that the worker takes.
+    /// The result, with the error that the worker deals with.
     ///
     /// # Errors
     /// What the handler returned.
@@ -201,14 +202,14 @@ impl<E: IsError> Outcome for Result<(), E> {
     }
 }
 
-/// An error that a handler may return.
+/// The error that a handler may return.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an error that a handler can return",
-    label = "`?` cannot convert `{Self}` into a `HandlerError`",
-    note = "implement `std::error::Error` for `{Self}`, and make it `Send` and `Sync`; or return `HandlerError`, into which `?` converts every error"
+    label = "`?` cannot turn `{Self}` into a `HandlerError`",
+    note = "implement `std::error::Error` for `{Self}`, and make it `Send` and `Sync`; or return `HandlerError`, which `?` makes of any error"
 )]
 pub trait IsError {
-    /// Converts into the error that the worker takes.
+    /// What the worker deals with.
     fn into_handler_error(self) -> HandlerError;
 }
 
@@ -219,13 +220,13 @@ impl<E: Into<HandlerError>> IsError for E {
     }
 }
 
-/// Requires the handler's future to be `Send`, so that the mistake is reported at the handler and not
-/// at its callers.
+/// Demands that a handler's future can move between threads, at the handler; what is around it
+/// need not ask again.
 pub fn send<F: Future + Send>(handler: F) -> impl Future<Output = F::Output> + Send {
     handler
 }
 
-/// Converts what a handler returned.
+/// Takes what a handler returned.
 ///
 /// # Errors
 /// What the handler returned.
@@ -233,10 +234,10 @@ pub fn outcome<O: Outcome>(returned: O) -> Result<(), HandlerError> {
     returned.into_result()
 }
 
-/// Converts the result of a handler that took the whole batch.
+/// The result of a handler that took the whole batch.
 ///
 /// # Errors
-/// The handler's error, with every event as a suspect.
+/// The handler's error, with every event under suspicion.
 pub fn whole(
     events: &[PersistedEvent],
     result: Result<(), HandlerError>,
@@ -244,18 +245,18 @@ pub fn whole(
     several(0, events.len(), result).map(|()| events.len())
 }
 
-/// Converts the result of a handler that took the event at index `handled`.
+/// The result of a handler that took the event at index `handled`.
 ///
 /// # Errors
-/// The handler's error, with that event as the suspect.
+/// The handler's error, with that event under suspicion.
 pub fn one<T>(handled: usize, result: Result<T, impl Into<HandlerError>>) -> Result<T, BatchError> {
     result.map_err(|error| BatchError::at(handled, error))
 }
 
-/// Converts the result of a handler that took `length` events from index `handled` on.
+/// The result of a handler that took `length` events from index `handled` on.
 ///
 /// # Errors
-/// The handler's error, with those events as suspects.
+/// The handler's error, with those events under suspicion.
 pub fn several(
     handled: usize,
     length: usize,
@@ -264,7 +265,7 @@ pub fn several(
     result.map_err(|error| BatchError::within(handled, length, error))
 }
 
-/// Returns the events from index `handled` on that go to the same handler as the first of them.
+/// The events from index `handled` on that go to the same handler as the first of them.
 pub fn run(
     events: &[PersistedEvent],
     handled: usize,

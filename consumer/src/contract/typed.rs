@@ -290,7 +290,7 @@ impl std::error::Error for DecodeError {
 /// The argument of a typed handler: an event, or an [`Envelope`] around one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "a handler marked `#[on]` takes an event, but `{Self}` is not an event",
+    message = "a handler marked `#[on]` takes an event, and `{Self}` is none",
     label = "not an event",
     note = "put `#[derive(Event)]` and `#[event(aggregate = \"…\")]` on the type of the event, or take the event undecoded: `#[on(\"…\")]` with `event: &PersistedEvent`"
 )]
@@ -409,7 +409,7 @@ impl<'e, T> Typed<'e, T> {
 /// Converts from an earlier version; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "`{Old}` cannot be converted into `{Self}`: write `impl From<{Old}> for {Self}`",
+    message = "`{Old}` cannot be made into `{Self}`: write `impl From<{Old}> for {Self}`",
     label = "no `From<{Old}>` for `{Self}`"
 )]
 pub trait Upcast<Old> {
@@ -428,7 +428,7 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a payload",
     label = "does not implement `Deserialize`",
-    note = "derive `serde::Deserialize` for `{Self}`, which must not borrow from the payload"
+    note = "derive `serde::Deserialize` for `{Self}`; a payload is read into a type that borrows nothing"
 )]
 pub trait ReadPayload: DeserializeOwned {}
 

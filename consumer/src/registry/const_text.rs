@@ -1,9 +1,9 @@
-//! Text that is built at compile time.
+//! Text that is put together while the compiler runs.
 
-/// The longest message, in bytes; the rest is cut off.
+/// The longest message; what is beyond it is cut off.
 const CAPACITY: usize = 1024;
 
-/// A message under construction.
+/// A message in the making.
 #[derive(Clone, Copy)]
 pub(super) struct Text {
     bytes: [u8; CAPACITY],
@@ -73,7 +73,7 @@ impl Text {
         let (written, _) = self.bytes.split_at(self.length);
         match std::str::from_utf8(written) {
             Ok(text) => text,
-            // The message was cut inside a character.
+            // The message was cut in the middle of a letter.
             Err(error) => {
                 let (whole, _) = written.split_at(error.valid_up_to());
                 match std::str::from_utf8(whole) {
@@ -101,7 +101,7 @@ mod tests {
     use super::{CAPACITY, Text, same};
 
     #[test]
-    fn text_is_concatenated() {
+    fn text_is_put_together() {
         let text = Text::new()
             .push("line ")
             .push_number(120)
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_too_long_is_cut_between_characters() {
+    fn text_that_is_too_long_is_cut_between_letters() {
         let text = Text::new().push("a").push(&"ü".repeat(CAPACITY));
         assert_eq!(text.as_str().len(), CAPACITY - 1);
     }

@@ -1,21 +1,21 @@
-//! How instances of declared consumers are created.
+//! How an instance of a declared consumer comes into being.
 
 use std::marker::PhantomData;
 
 use super::Dependencies;
 use crate::contract::HandlerError;
 
-/// Creates an instance; implemented by `#[consumer]` once for each type. If a type has two blocks, the
-/// compiler reports this trait's name.
+/// Makes an instance; written by `#[consumer]`, once for each type. When a type has two blocks, this
+/// name is what the compiler says of it.
 pub trait OneConsumerBlockForEachType: Sized {
-    /// Creates an instance from the dependencies.
+    /// Makes an instance out of the dependencies.
     ///
     /// # Errors
-    /// The error of the consumer's `init`.
+    /// What the consumer's `init` says.
     fn construct(dependencies: &Dependencies) -> Result<Self, HandlerError>;
 }
 
-/// The value for a type whose name is not a value as well.
+/// Stands in the place of a value that has the name of the consumer's type, when there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct NoValue;
 
@@ -25,34 +25,34 @@ pub mod no_value {
     pub const __CONSUMER: super::NoValue = super::NoValue;
 }
 
-/// Creates an instance of a type that cannot be a unit struct.
+/// Makes an instance of a type that cannot be a unit struct.
 #[must_use]
 pub fn default_instance<T: HasDefault>() -> T {
     T::default_instance()
 }
 
-/// Chooses how to create a `T` by what its name means as a value: a unit struct is that value, and
-/// every other type needs `Default`.
+/// Chooses how to make a `T` by what its name means as a value: a unit struct is that value, and
+/// everything else needs `Default`.
 #[derive(Debug)]
 pub struct Instance<V, T>(V, PhantomData<T>);
 
 impl<V, T> Instance<V, T> {
-    /// Takes what the type's name means as a value.
+    /// Looks at what the type's name means as a value.
     pub const fn of(value: V) -> Self {
         Self(value, PhantomData)
     }
 }
 
 impl<Unit> Instance<Unit, Unit> {
-    /// Returns the unit struct itself. Found before [`DefaultInstance::make`], since it is inherent.
+    /// Takes the unit struct itself. Found before [`DefaultInstance::make`], since it is inherent.
     pub fn make(self) -> Unit {
         self.0
     }
 }
 
-/// Creates an instance of a type that is not a unit struct.
+/// Makes an instance of everything that is not a unit struct.
 pub trait DefaultInstance<T> {
-    /// Returns the default.
+    /// Takes the default.
     fn make(self) -> T
     where
         T: HasDefault;
@@ -69,12 +69,12 @@ impl<V, T> DefaultInstance<T> for Instance<V, T> {
 
 /// Has a [`Default`]; exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "cannot create a `{Self}`: it is not a unit struct and has neither `Default` nor `init`",
-    label = "cannot be created",
-    note = "derive or implement `Default` for `{Self}`, or name a function that creates one: `init = path::to::function`, a `fn(&Dependencies) -> Result<{Self}, E>`"
+    message = "nobody knows how to make a `{Self}`: it is no unit struct, has no `Default` and no `init`",
+    label = "cannot be made",
+    note = "derive or implement `Default` for `{Self}`, or name a function that makes one: `init = path::to::function`, a `fn(&Dependencies) -> Result<{Self}, E>`"
 )]
 pub trait HasDefault {
-    /// Returns the default.
+    /// The default.
     fn default_instance() -> Self;
 }
 
@@ -87,12 +87,12 @@ impl<T: Default> HasDefault for T {
 
 /// What an `init` function returns; exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "an `init` function returns `Result<{T}, E>`, but this one returns `{Self}`",
+    message = "an `init` function returns `Result<{T}, E>`, and this one returns `{Self}`",
     label = "wrong return type of `init`",
-    note = "write `fn init(dependencies: &Dependencies) -> Result<{T}, E>`, where `E` is any error that `?` converts into `HandlerError`"
+    note = "write `fn init(dependencies: &Dependencies) -> Result<{T}, E>`, where `E` is any error that `?` turns into `HandlerError`"
 )]
 pub trait InitOutcome<T> {
-    /// Converts the error into the one that the registry reports.
+    /// The result with the error that the registry reports.
     ///
     /// # Errors
     /// What the function returned.
@@ -106,15 +106,15 @@ impl<T, E: Into<HandlerError>> InitOutcome<T> for Result<T, E> {
     }
 }
 
-/// An `init` function, recognised by its signature so that any other signature has its own message.
+/// An `init` function; found by its shape, so that one of another shape gets a message of its own.
 #[derive(Debug)]
 pub struct InitWith<F>(pub F);
 
 impl<F: FnOnce(&Dependencies) -> R, R> InitWith<F> {
-    /// Calls the function. Found before [`NoInit::make`], since it is inherent.
+    /// Calls it. Found before [`NoInit::make`], since it is inherent.
     ///
     /// # Errors
-    /// What the function returned.
+    /// What it returns.
     pub fn make<T>(self, dependencies: &Dependencies) -> Result<T, HandlerError>
     where
         R: InitOutcome<T>,
@@ -123,9 +123,9 @@ impl<F: FnOnce(&Dependencies) -> R, R> InitWith<F> {
     }
 }
 
-/// A function of another signature.
+/// A function of another shape.
 pub trait NoInit<F>: Sized {
-    /// Does not compile.
+    /// Is refused.
     ///
     /// # Errors
     /// Always.
@@ -139,10 +139,10 @@ pub trait NoInit<F>: Sized {
 
 impl<F> NoInit<F> for InitWith<F> {}
 
-/// Implemented by no type; exists for its error message.
+/// Nothing; exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "an `init` function takes `&Dependencies`: write `fn init(dependencies: &Dependencies) -> Result<{T}, E>`",
+    message = "an `init` function takes `&Dependencies`: write `fn make(dependencies: &Dependencies) -> Result<{T}, E>`",
     label = "takes something else",
-    note = "get each value that it needs from the dependencies, as in `dependencies.get::<Broker>()?`"
+    note = "what it needs it gets from them, as in `dependencies.get::<Broker>()?`"
 )]
 pub trait TakesDependencies<T> {}

@@ -1,4 +1,4 @@
-//! The entry that `#[consumer]` submits for each consumer; compiles without drivers.
+//! What `#[consumer]` leaves in the program for each consumer; compiles without drivers.
 
 use std::any::{Any, TypeId};
 use std::marker::PhantomData;
@@ -12,26 +12,26 @@ use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
-/// A declared consumer, before its database is chosen.
+/// A declared consumer, before anybody knows which database it will run on.
 #[derive(Debug)]
 pub struct Entry {
     /// The unique name (R1).
     pub name: &'static str,
-    /// The Rust type, as written in the source.
+    /// The Rust type, as it was written.
     pub type_name: &'static str,
-    /// The version; a new version is built beside the old one.
+    /// The version; a new one rebuilds beside the old.
     pub version: u32,
-    /// The group, if it has one.
+    /// The group it belongs to.
     pub group: Option<&'static str>,
-    /// The aggregate types that it receives events of; empty for every event.
+    /// The aggregate types that it wants.
     pub scope: &'static [&'static str],
-    /// Its handlers and the events that they take.
+    /// Its handlers, and the events that they take.
     pub handlers: &'static [HandlerShape],
-    /// How to run it.
+    /// How it wants to be run.
     pub settings: Settings,
-    /// Where it is declared.
+    /// Where it was declared.
     pub site: Site,
-    /// How to create it on each database that it can run on; one list for each driver.
+    /// How to make it, for each database that it can run on; one list a driver.
     pub factories: &'static [&'static [Factory]],
 }
 
@@ -60,8 +60,8 @@ impl Entry {
 
 type Made = Result<Box<dyn Any + Send>, HandlerError>;
 
-/// Creates a consumer for one database. The database is erased, so that one list holds the entries of
-/// all databases.
+/// Makes a consumer for one database; the database is erased, so that entries of all of them lie
+/// in one list.
 #[derive(Debug)]
 pub struct Factory {
     database: TypeId,
@@ -70,7 +70,7 @@ pub struct Factory {
 }
 
 impl Factory {
-    /// Returns the factory of `C` for `DB`.
+    /// The factory of `C` for `DB`.
     #[must_use]
     pub const fn of<DB: Database, C: Consumer<DB> + Construct>() -> Self {
         Self {
@@ -80,7 +80,7 @@ impl Factory {
         }
     }
 
-    /// Creates the consumer; `None` if `DB` is not this factory's database.
+    /// Makes the consumer; `None` when `DB` is not this factory's database.
     pub(super) fn make<DB: Database>(
         &self,
         dependencies: &Dependencies,
@@ -96,8 +96,8 @@ impl Factory {
 /// The factories for a driver that is not compiled in.
 pub const NO_FACTORIES: [Factory; 0] = [];
 
-/// Chooses how to create a `T` for the database of the connection `C`. If `C` is not a connection or
-/// `T` cannot be shared, which is reported elsewhere, there is no factory.
+/// Knows how a `T` is made for the database that the connection `C` belongs to. Where one of the two
+/// is not what it must be, which has been said elsewhere, there is nothing to know.
 #[derive(Debug)]
 pub struct Making<C, T>(PhantomData<fn() -> (C, T)>);
 
@@ -106,7 +106,7 @@ impl<C: Transaction, T: Send + Sync> Making<C, T> {
     pub const WAY: Way<C> = Way(PhantomData);
 }
 
-/// The choice after a mistake.
+/// After a mistake.
 pub trait NoMaking {
     /// See [`Making`].
     const WAY: NoWay = NoWay;
@@ -147,7 +147,7 @@ impl NoWay {
     }
 }
 
-// Compiled for each consumer; the part that does not depend on it is `erased`.
+// One is compiled for each consumer: what does not depend on it stands in `erased`.
 fn make_erased<DB: Database, C: Consumer<DB> + Construct>(dependencies: &Dependencies) -> Made {
     match C::construct(dependencies) {
         Ok(consumer) => Ok(erased::<DB>(Arc::new(consumer))),
@@ -162,7 +162,7 @@ fn erased<DB: Database>(consumer: Arc<dyn ErasedConsumer<DB>>) -> Box<dyn Any + 
 #[cfg(feature = "auto-register")]
 inventory::collect!(Entry);
 
-/// Returns all entries of the program, each once: a crate that is linked twice, as in a cycle of
+/// All entries of the program, each once: a crate that is linked twice, as in a cycle of
 /// development dependencies, registers its consumers twice.
 #[cfg(feature = "auto-register")]
 pub(super) fn linked_entries() -> Vec<&'static Entry> {
@@ -172,7 +172,7 @@ pub(super) fn linked_entries() -> Vec<&'static Entry> {
     entries
 }
 
-/// Without the feature `auto-register` there are no entries.
+/// Without the feature `auto-register` nobody knows the entries.
 #[cfg(not(feature = "auto-register"))]
 pub(super) fn linked_entries() -> Vec<&'static Entry> {
     Vec::new()

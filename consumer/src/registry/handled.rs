@@ -1,4 +1,4 @@
-//! The events that a consumer's handlers take, and the checks at compile time.
+//! Which events the handlers of a consumer take, and what the compiler checks of them.
 
 use super::const_text::{Text, same};
 use crate::contract::Handled;
@@ -9,7 +9,7 @@ use crate::contract::typed::EventShape;
 pub struct HandlerShape {
     /// The method.
     pub method: &'static str,
-    /// The file.
+    /// Where it is written.
     pub file: &'static str,
     /// The line, from 1.
     pub line: u32,
@@ -17,7 +17,7 @@ pub struct HandlerShape {
     pub handled: Handled,
 }
 
-/// Checks that are evaluated as constants, so that a failure is a compile error.
+/// Checks that are evaluated as constants, so that their failure is a compile error.
 #[expect(
     clippy::panic,
     clippy::missing_panics_doc,
@@ -35,7 +35,7 @@ pub mod check {
         let Handled::Typed { aggregate, events } = handler.handled else {
             return;
         };
-        // The aggregate of an event that did not compile is empty.
+        // An event that did not compile has no aggregate.
         if scope.is_empty() || aggregate.is_empty() || super::contains(scope, aggregate) {
             return;
         }
@@ -58,7 +58,7 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// Each event has one handler.
+    /// An event goes to one handler.
     #[track_caller]
     pub const fn is_the_only_one(handlers: &[HandlerShape], method: &str, line: u32) {
         let Some(handler) = super::handler_at(handlers, method, line) else {
@@ -84,12 +84,12 @@ pub mod check {
                 .push_number(other.line)
                 .push(") and `")
                 .push(handler.method)
-                .push("`: each event goes to one method; remove one of them, or give the event types different names");
+                .push("`: an event goes to one method; remove one of the two, or give the event types different names");
             panic!("{}", text.as_str());
         }
     }
 
-    /// A handler's event name must be that of an event in scope, if types list all of them.
+    /// A handler's event name must be one of the events in scope, where types tell all of them.
     #[track_caller]
     pub const fn is_a_known_event(name: &str, known: &[&[&str]]) {
         let mut lists = known;
@@ -105,13 +105,13 @@ pub mod check {
             }
         }
         let text = Text::new()
-            .push("no event in this consumer's scope is named `")
+            .push("no event in this consumer's scope is called `")
             .push(name)
             .push("`");
         let text = match near {
             Some(meant) => text.push(": did you mean `").push(meant).push("`?"),
             None => {
-                let mut text = text.push("; the events are ");
+                let mut text = text.push("; there are ");
                 let mut lists = known;
                 while let [list, later @ ..] = lists {
                     text = text.push_names(list);
@@ -126,7 +126,7 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// Every event of an `Aggregate` type in the scope needs a handler.
+    /// With an `Aggregate` type in the scope every event of it needs a handler.
     #[track_caller]
     pub const fn every_event_has_a_handler(
         aggregate: &str,
@@ -151,7 +151,7 @@ pub mod check {
             return;
         }
         let text = Text::new()
-            .push("no handler takes ")
+            .push("nobody handles ")
             .push(missing.as_str())
             .push(" of the aggregate `")
             .push(aggregate)
@@ -161,7 +161,7 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// A variant holds one event of the enum's own aggregate, which has its own name and version.
+    /// A variant holds one event, of the enum's own aggregate, and leaves its description to it.
     #[track_caller]
     pub const fn is_an_event_of(
         variant: &str,
@@ -177,13 +177,9 @@ pub mod check {
             .push(variant)
             .push("` holds ");
         let text = if is_described {
-            text.push(
-                "an event that has its own name and version: remove `#[event(…)]` from the variant",
-            )
+            text.push("an event that says its name and version itself: remove `#[event(…)]` from the variant")
         } else if event.events.len() > 1 {
-            text.push(
-                "several events, but a variant is one event: list them as variants of this enum",
-            )
+            text.push("several events: a variant is one, so list them as variants of this enum")
         } else if !super::same(event.aggregate, aggregate) && !event.aggregate.is_empty() {
             text.push("an event of the aggregate `")
                 .push(event.aggregate)
@@ -207,26 +203,26 @@ pub mod check {
         };
         if super::contains(before, name) {
             let text = Text::new()
-                .push("two variants have the event type `")
+                .push("two variants are the event `")
                 .push(name)
-                .push("`: give this one its own name with `#[event(name = \"…\")]`");
+                .push("`: give this one its own, `#[event(name = \"…\")]`");
             panic!("{}", text.as_str());
         }
     }
 
-    /// Each aggregate type is listed once, as a string or by a type.
+    /// An aggregate type is listed once, be it as a string or by a type.
     #[track_caller]
     pub const fn is_listed_once(scope: &[&str], index: usize) {
         let (before, rest) = scope.split_at(index);
         let [aggregate, ..] = rest else {
             return;
         };
-        // The aggregate of an event that did not compile is empty.
+        // An event that did not compile has no aggregate.
         if !aggregate.is_empty() && super::contains(before, aggregate) {
             let text = Text::new()
                 .push("the aggregate type `")
                 .push(aggregate)
-                .push("` is listed twice, by name or by type: remove one of them");
+                .push("` is listed twice, by its name or by types that stand for it: remove one of the two");
             panic!("{}", text.as_str());
         }
     }
@@ -262,7 +258,7 @@ const fn contains(list: &[&str], wanted: &str) -> bool {
     false
 }
 
-/// Returns an event that both would take.
+/// An event that both would take.
 const fn common_event(one: &Handled, other: &Handled) -> Option<&'static str> {
     match (one, other) {
         (
@@ -309,7 +305,7 @@ const fn has_handler(aggregate: &str, event: &str, handlers: &[HandlerShape]) ->
     false
 }
 
-/// Returns the name that differs by one letter: one added, removed or replaced, or two swapped.
+/// The name that differs by one letter: one more, one less, another, or two swapped.
 const fn nearest<'a>(list: &[&'a str], name: &str) -> Option<&'a str> {
     let mut rest = list;
     while let [first, later @ ..] = rest {
@@ -321,7 +317,8 @@ const fn nearest<'a>(list: &[&'a str], name: &str) -> Option<&'a str> {
     None
 }
 
-/// Compares from both ends: at most one letter of each is left in between, or two that are swapped.
+/// Compares from both ends: what is left between is at most a letter on either side, or two
+/// letters that changed places.
 const fn differs_by_a_letter(one: &[u8], other: &[u8]) -> bool {
     let (mut one, mut other) = (one, other);
     while let ([a, more @ ..], [b, others @ ..]) = (one, other) {

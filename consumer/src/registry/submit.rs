@@ -1,7 +1,7 @@
-//! The macros with which generated code registers consumers. They are not part of the attribute, since
+//! The macros that generated code registers with. They stand here, and not in the attribute, since
 //! they depend on the features of this crate.
 
-/// Submits an entry to the registry.
+/// Leaves an entry for the registry.
 #[cfg(feature = "auto-register")]
 #[doc(hidden)]
 #[macro_export]
@@ -11,7 +11,7 @@ macro_rules! __submit {
     };
 }
 
-/// Checks the entry and drops it: without `auto-register` consumers are registered by hand.
+/// Checks the entry and leaves none: without `auto-register` consumers are registered by hand.
 #[cfg(not(feature = "auto-register"))]
 #[doc(hidden)]
 #[macro_export]
@@ -21,7 +21,7 @@ macro_rules! __submit {
     };
 }
 
-/// The factory of a consumer for the database of a connection.
+/// The factory of a consumer for the database that a connection belongs to.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __factory {
@@ -34,8 +34,8 @@ macro_rules! __factory {
     };
 }
 
-/// No factory. Mentioning the consumer keeps it from being dead code, since another program may have
-/// a driver for it.
+/// No factory. The consumer is mentioned nevertheless: it is no dead code, since another program may
+/// have a driver for it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __no_factory {
