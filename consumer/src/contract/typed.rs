@@ -1,4 +1,4 @@
-//! Events as Rust types: what `#[derive(Event)]` implements and typed handlers receive.
+//! Events as Rust types: what `#[derive(Event)]` implements, and what typed handlers are given.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 
 use super::{Context, PersistedEvent};
 
-/// A Rust type for one type of event, or for all events of one aggregate.
+/// A Rust type that stands for one type of event, or for all events of one aggregate.
 ///
-/// [`#[derive(Event)]`](derive@crate::Event) implements it for structs and enums.
+/// `#[derive(Event)]` implements it, on structs and on enums.
 ///
 /// ```
 /// use consumer::{Event, EventRecord, PersistedEvent};
@@ -53,32 +53,34 @@ pub trait Event: Sized {
     /// The type of the aggregate that the event belongs to, such as `User`.
     const AGGREGATE_TYPE: &'static str;
 
-    /// The event types of this Rust type: one for a struct, one for each variant of an enum.
+    /// The event types that this Rust type stands for: one for a struct, one a variant for an enum.
     const EVENT_TYPES: &'static [&'static str];
 
-    /// Returns the event type of this value.
+    /// The event type of this value.
     fn event_type(&self) -> &'static str;
 
-    /// Returns the version of the payload's format in which this value is encoded.
+    /// The version of the format in which this value is encoded.
     fn event_version(&self) -> i32;
 
-    /// Serializes this value as a payload.
+    /// The payload of this value.
     ///
     /// # Errors
-    /// If the value cannot be represented as JSON.
+    /// What `serde_json` says, when the value has no JSON form.
     fn encode(&self) -> Result<Bytes, serde_json::Error>;
 
-    /// Decodes an event of one of the [`EVENT_TYPES`](Self::EVENT_TYPES), in this or an earlier version.
+    /// Reads an event of one of [`EVENT_TYPES`](Self::EVENT_TYPES), of this or an earlier version.
     ///
     /// # Errors
-    /// If the event has another type, an unknown version, or a payload that does not deserialize.
+    /// Which event it is, and what about its payload is wrong.
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError>;
 }
 
-/// An [`Event`] enum with all events of its aggregate.
+/// An [`Event`] enum that has all the events of its aggregate.
 ///
-/// In `aggregates = [UserEvent]` it names the aggregate's type, and the compiler checks that each of
-/// its events has a handler. [`#[derive(Event)]`](derive@crate::Event) implements it for enums:
+/// In `aggregates = [UserEvent]` it stands for the aggregate's type, and the compiler checks that
+/// each of its events has a handler.
+///
+/// The derive implements it too, for enums; it has nothing to call:
 ///
 /// ```
 /// use consumer::prelude::*;
@@ -102,10 +104,10 @@ pub trait Event: Sized {
 )]
 pub trait Aggregate: Event {}
 
-/// A decoded event together with its record.
+/// A decoded event together with the record that it came in.
 ///
-/// `payload` is the decoded event. The other fields are those of the record, to which the envelope
-/// dereferences: `event.payload.email`, `event.aggregate_id`, `event.global_position`.
+/// The record's fields are read through [`Deref`], except for the payload, which is decoded here:
+/// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
 ///
 /// ```
 /// use consumer::{Envelope, Event, EventRecord, PersistedEvent};
@@ -132,7 +134,7 @@ pub trait Aggregate: Event {}
 pub struct Envelope<'a, E> {
     /// The decoded payload.
     pub payload: E,
-    /// The stored event.
+    /// The event as the store keeps it.
     pub record: &'a PersistedEvent,
 }
 
@@ -144,7 +146,7 @@ impl<E> Deref for Envelope<'_, E> {
     }
 }
 
-/// Why an event could not be decoded: the event, the consumer, and the path in the payload.
+/// Why an event could not be decoded; says which event, for whom, and where in the payload.
 ///
 /// ```
 /// use consumer::{Event, EventRecord, PersistedEvent};
@@ -203,38 +205,38 @@ impl DecodeError {
         }
     }
 
-    /// Adds the name of the consumer that the event was decoded for.
+    /// Names the consumer for whom the event was decoded.
     #[must_use]
     pub fn for_consumer(mut self, name: &str) -> Self {
         self.consumer = Some(name.into());
         self
     }
 
-    /// Returns the consumer that the event was decoded for, if it is known.
+    /// The consumer for whom the event was decoded.
     #[must_use]
     pub fn consumer(&self) -> Option<&str> {
         self.consumer.as_deref()
     }
 
-    /// Returns the event's global position.
+    /// The event's global position.
     #[must_use]
     pub fn position(&self) -> i64 {
         self.position
     }
 
-    /// Returns the event's type.
+    /// The event's type.
     #[must_use]
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
-    /// Returns the version in which the event was appended.
+    /// The version that the event was appended in.
     #[must_use]
     pub fn event_version(&self) -> i32 {
         self.version
     }
 
-    /// Returns the path of the invalid value in the payload, such as `address.lines[2]`.
+    /// Where in the payload the mistake is, such as `address.lines[2]`.
     #[must_use]
     pub fn path(&self) -> Option<String> {
         match &self.reason {
@@ -287,7 +289,7 @@ impl std::error::Error for DecodeError {
     }
 }
 
-/// The argument of a typed handler: an event, or an [`Envelope`] around one.
+/// What a typed handler can be given: an event, or an [`Envelope`] around one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a handler marked `#[on]` takes an event, and `{Self}` is none",
@@ -298,7 +300,7 @@ pub trait EventArgument<'e>: Sized {
     /// The event in it.
     type Event: Event;
 
-    /// Wraps the decoded event with its record, or drops the record.
+    /// Puts the decoded event beside its record, or takes it alone.
     fn wrap(decoded: Self::Event, record: &'e PersistedEvent) -> Self;
 }
 
@@ -320,10 +322,10 @@ impl<'e, E: Event> EventArgument<'e> for Envelope<'e, E> {
     }
 }
 
-/// What generated code knows about the event in a handler's parameter.
+/// What generated code knows of the event in a handler's parameter.
 ///
-/// There is no bound on `T`, so that a type that is not an event is reported once, at the call of
-/// [`typed`].
+/// It has no bound on `T`, so that a type which is no event is complained about once, where it is
+/// made.
 #[doc(hidden)]
 pub struct Typed<'e, T> {
     pub handled: Handled,
@@ -343,11 +345,11 @@ pub enum Handled {
     },
     /// The events of these types, of any aggregate type in scope.
     Named(&'static [&'static str]),
-    /// All events that no other handler takes.
+    /// Whatever the other handlers leave.
     Rest,
 }
 
-/// Describes the type of a handler's parameter.
+/// Looks at the type of a parameter.
 #[doc(hidden)]
 #[must_use]
 pub const fn typed<'e, T: EventArgument<'e>>() -> Typed<'e, T> {
@@ -365,7 +367,7 @@ fn decode_and_wrap<'e, T: EventArgument<'e>>(event: &'e PersistedEvent) -> Resul
 }
 
 impl<'e, T> Typed<'e, T> {
-    /// Returns whether the handler takes this event.
+    /// Whether the handler takes this event.
     #[inline]
     #[must_use]
     pub fn takes(&self, event: &PersistedEvent) -> bool {
@@ -380,15 +382,15 @@ impl<'e, T> Typed<'e, T> {
     /// Decodes one event.
     ///
     /// # Errors
-    /// The error of [`Event::decode`], with the consumer's name.
+    /// What is wrong with it, and for whom.
     pub fn decode(&self, cx: &Context, event: &'e PersistedEvent) -> Result<T, DecodeError> {
         (self.decode)(event).map_err(|error| error.for_consumer(cx.consumer()))
     }
 
-    /// Decodes events up to the first one that fails, which begins the next run.
+    /// Decodes events up to the first that does not decode, which begins the next run.
     ///
     /// # Errors
-    /// If the first event of all fails.
+    /// When that is the first of all.
     pub fn decode_run(
         &self,
         cx: &Context,
@@ -406,7 +408,7 @@ impl<'e, T> Typed<'e, T> {
     }
 }
 
-/// Converts from an earlier version; exists for its error message.
+/// Can be made of an earlier version; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Old}` cannot be made into `{Self}`: write `impl From<{Old}> for {Self}`",
@@ -423,7 +425,7 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
     }
 }
 
-/// Deserializes from a payload; exists for its error message.
+/// Can be read from a payload; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a payload",
@@ -435,7 +437,7 @@ pub trait ReadPayload: DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> ReadPayload for T {}
 
-/// Serializes as a payload; exists for its error message.
+/// Can be written as a payload; exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written as a payload",
@@ -447,7 +449,7 @@ pub trait WritePayload: Serialize {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> WritePayload for T {}
 
-/// Decodes the whole payload as a `T`.
+/// Reads the whole payload as a `T`.
 #[doc(hidden)]
 pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeError> {
     let mut json = serde_json::Deserializer::from_slice(&event.payload);
@@ -457,7 +459,7 @@ pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeEr
     Ok(decoded)
 }
 
-/// Decodes the payload as the content of the enum variant of `T` at that index.
+/// Reads the payload as the content of a variant of the enum `T`, the one at that index.
 #[doc(hidden)]
 pub fn decode_variant<T: ReadPayload>(
     event: &PersistedEvent,
@@ -489,14 +491,14 @@ fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
     })
 }
 
-/// Reports a version that the type cannot read.
+/// The event's version is none that the type can read.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_version(event: &PersistedEvent, current: i32) -> DecodeError {
     DecodeError::new(event, Reason::Version { current })
 }
 
-/// Refuses an event that is not one of `E`'s, whatever its payload.
+/// Refuses an event that `E` does not stand for, be its payload as it may.
 #[doc(hidden)]
 pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError> {
     if *event.aggregate_type != *E::AGGREGATE_TYPE {
@@ -513,20 +515,20 @@ pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError>
     }
 }
 
-/// Reports an event type that the Rust type does not have.
+/// The event's type is none that the type stands for.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_type(event: &PersistedEvent, expected: &'static [&'static str]) -> DecodeError {
     DecodeError::new(event, Reason::Type { expected })
 }
 
-/// Encodes a value as JSON.
+/// Writes a value as JSON.
 #[doc(hidden)]
 pub fn encode_json<T: WritePayload + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     serde_json::to_vec(value).map(Bytes::from)
 }
 
-/// Encodes the content of an enum variant, without the tag that serde wraps it in.
+/// Writes the content of an enum's variant, without the tag that serde puts around it.
 #[doc(hidden)]
 pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::Error> {
     let tagged = serde_json::to_vec(value)?;
@@ -539,14 +541,14 @@ pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::E
         }))
 }
 
-/// Returns the payload of an event without content: an object, to which fields can be added later.
+/// The payload of an event without content; an object, so that it can grow.
 #[doc(hidden)]
 #[must_use]
 pub fn nothing() -> Bytes {
     Bytes::from_static(b"{}")
 }
 
-/// The aggregate and event types of the type in an enum variant.
+/// What the type in an enum's variant is as an event.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct EventShape {
@@ -554,7 +556,7 @@ pub struct EventShape {
     pub events: &'static [&'static str],
 }
 
-/// Returns the event type of a variant: that of the event in it, or its own name.
+/// The event type of a variant: that of the event in it, or its own name.
 #[doc(hidden)]
 #[must_use]
 pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'static str {
@@ -566,8 +568,8 @@ pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'st
     }
 }
 
-/// The type in an enum variant. These items, of an [`Event`], are found before those that
-/// [`PlainContent`] has for every type.
+/// The type in an enum's variant. What is said here of an [`Event`] is found before what
+/// [`PlainContent`] says of every type.
 #[doc(hidden)]
 pub struct VariantType<T>(PhantomData<T>);
 
@@ -591,7 +593,7 @@ impl<T: Event> VariantType<T> {
     }
 }
 
-/// The content of a variant whose type is not an event itself.
+/// The content of a variant whose type is no event of its own.
 #[doc(hidden)]
 pub trait PlainContent<T> {
     const EVENT: Option<EventShape> = None;
@@ -621,7 +623,7 @@ pub trait PlainContent<T> {
 
 impl<T> PlainContent<T> for VariantType<T> {}
 
-/// A deserializer of an enum whose variant is known, over the content alone.
+/// A deserializer of an enum of which the variant is known and the content is at hand.
 struct VariantContent<D> {
     index: u32,
     content: D,
