@@ -51,24 +51,36 @@ use super::{Context, PersistedEvent};
 )]
 pub trait Event: Sized {
     /// The type of the aggregate that the event belongs to, such as `User`.
+    ///
+    /// See [`Event`] for an example.
     const AGGREGATE_TYPE: &'static str;
 
     /// The event types that this Rust type stands for: one for a struct, one a variant for an enum.
+    ///
+    /// See [`Event`] for an example.
     const EVENT_TYPES: &'static [&'static str];
 
     /// The event type of this value.
+    ///
+    /// See [`Event`] for an example.
     fn event_type(&self) -> &'static str;
 
     /// The version of the format in which this value is encoded.
+    ///
+    /// See [`Event`] for an example.
     fn event_version(&self) -> i32;
 
     /// The payload of this value.
+    ///
+    /// See [`Event`] for an example.
     ///
     /// # Errors
     /// What `serde_json` says, when the value has no JSON form.
     fn encode(&self) -> Result<Bytes, serde_json::Error>;
 
     /// Reads an event of one of [`EVENT_TYPES`](Self::EVENT_TYPES), of this or an earlier version.
+    ///
+    /// See [`Event`] for an example.
     ///
     /// # Errors
     /// Which event it is, and what about its payload is wrong.
@@ -206,6 +218,8 @@ impl DecodeError {
     }
 
     /// Names the consumer for whom the event was decoded.
+    ///
+    /// See [`DecodeError`] for an example.
     #[must_use]
     pub fn for_consumer(mut self, name: &str) -> Self {
         self.consumer = Some(name.into());
@@ -213,30 +227,40 @@ impl DecodeError {
     }
 
     /// The consumer for whom the event was decoded.
+    ///
+    /// See [`DecodeError`] for an example.
     #[must_use]
     pub fn consumer(&self) -> Option<&str> {
         self.consumer.as_deref()
     }
 
     /// The event's global position.
+    ///
+    /// See [`DecodeError`] for an example.
     #[must_use]
     pub fn position(&self) -> i64 {
         self.position
     }
 
     /// The event's type.
+    ///
+    /// See [`DecodeError`] for an example.
     #[must_use]
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
     /// The version that the event was appended in.
+    ///
+    /// See [`DecodeError`] for an example.
     #[must_use]
     pub fn event_version(&self) -> i32 {
         self.version
     }
 
     /// Where in the payload the mistake is, such as `address.lines[2]`.
+    ///
+    /// See [`DecodeError`] for an example.
     #[must_use]
     pub fn path(&self) -> Option<String> {
         match &self.reason {
