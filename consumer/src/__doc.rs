@@ -61,6 +61,40 @@ impl Consumer<Sqlite> for Users {
     }
 }
 
+/// A consumer named `user_read_model` that inserts the ids of users into a table `users`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UserReadModel;
+
+impl Consumer<Sqlite> for UserReadModel {
+    fn name(&self) -> &str {
+        "user_read_model"
+    }
+
+    fn scope(&self) -> &[&str] {
+        &["User"]
+    }
+
+    async fn handle(
+        &self,
+        _: &Context,
+        tx: &mut SqliteConnection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        let insert = sqlx::query("INSERT INTO users (id) VALUES (?1)");
+        insert.bind(&event.aggregate_id).execute(tx).await?;
+        Ok(())
+    }
+
+    fn can_reset(&self) -> bool {
+        true
+    }
+
+    async fn reset(&self, _: &Context, tx: &mut SqliteConnection) -> Result<(), HandlerError> {
+        sqlx::query("DELETE FROM users").execute(tx).await?;
+        Ok(())
+    }
+}
+
 /// A consumer named `invoices` that stops at its first event until it is [repaired](Self::repair).
 #[derive(Debug, Default)]
 pub struct Invoices {

@@ -1,4 +1,4 @@
-//! What generated code needs; nobody else may use it, and it changes without notice.
+//! Items that generated code uses; not part of the API, and changed without notice.
 
 #[cfg(feature = "auto-register")]
 pub use inventory;
@@ -6,7 +6,6 @@ pub use inventory;
 pub use bytes::Bytes;
 pub use serde_json::Error as JsonError;
 
-pub use crate::contract::Handled;
 pub use crate::contract::generated::{
     Lent, NotLent, Transaction, batch, context, one, outcome, run, send, several, shared, slice,
     transaction, whole,
@@ -15,6 +14,7 @@ pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, decode_variant, encode_json,
     encode_variant, event_type_of, expect_event, nothing, typed, unknown_type, unknown_version,
 };
+pub use crate::contract::{Handled, chain};
 pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
     default_instance, no_value,
@@ -25,13 +25,13 @@ pub use crate::registry::lock::{LockError, check_lock};
 
 use crate::contract::{Aggregate, Event};
 
-/// The aggregate type that a type in `aggregates` stands for.
+/// Returns the aggregate type of a type in `aggregates`.
 #[must_use]
 pub const fn aggregate_type<A: Aggregate>() -> &'static str {
     <A as Event>::AGGREGATE_TYPE
 }
 
-/// The events of a type in `aggregates`.
+/// Returns the event types of a type in `aggregates`.
 #[must_use]
 pub const fn aggregate_events<A: Aggregate>() -> &'static [&'static str] {
     <A as Event>::EVENT_TYPES

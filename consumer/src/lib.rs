@@ -1,13 +1,11 @@
-//! Consumers of a SQL event store: declared with one attribute, checked by the compiler,
-//! registered by being linked, and run by a worker that never loses an event.
+//! Consumers of a SQL event store: declared with one attribute, checked by the compiler, registered
+//! by linking, and run by a worker that never loses an event.
 //!
-//! Start with [`macro@consumer`], which declares one, and [`Worker`], which runs them. The
-//! [guides](guide) go task by task; [`guide::frontier`] tells why nothing is lost, and what that
-//! rests on.
+//! Start with [`macro@consumer`], which declares a consumer, and [`Worker`], which runs it. The
+//! [guides](guide) each cover one task. [`guide::frontier`] explains why no event is lost, and under
+//! which conditions.
 //!
 //! ```standalone_crate
-//! # #[cfg(all(feature = "sqlite", feature = "worker", feature = "auto-register"))]
-//! # mod program {
 //! use consumer::prelude::*;
 //! use consumer::sqlx;
 //!
@@ -22,39 +20,35 @@
 //!     }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let store = SqliteEventStore::connect("sqlite::memory:").await?;
-//! store.migrate().await?;
-//! # sqlx::query("CREATE TABLE users (id TEXT PRIMARY KEY)").execute(store.pool()).await?;
-//! let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
-//! store.append(ExpectedVersion::NoStream, &[event]).await?;
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let store = SqliteEventStore::connect("sqlite::memory:").await?;
+//!     store.migrate().await?;
+//!     sqlx::query("CREATE TABLE users (id TEXT PRIMARY KEY)").execute(store.pool()).await?;
+//!     let event = NewEvent::new("User", "ada", "UserRegistered", "{}");
+//!     store.append(ExpectedVersion::NoStream, &[event]).await?;
 //!
-//! // `run(shutdown_signal())` goes on until the process is asked to end.
-//! let report = Worker::builder(store.clone()).discover().build()?.run_once().await?;
-//! assert!(!report.has_failures(), "{report}");
-//! let users: Vec<String> = sqlx::query_scalar("SELECT id FROM users").fetch_all(store.pool()).await?;
-//! assert_eq!(users, ["ada"]);
-//! # Ok(())
-//! # }
-//! # }
-//! # #[cfg(all(feature = "sqlite", feature = "worker", feature = "auto-register"))]
-//! # fn main() { program::main().unwrap() }
-//! # #[cfg(not(all(feature = "sqlite", feature = "worker", feature = "auto-register")))]
-//! # fn main() {}
+//!     // `run(shutdown_signal())` runs until the process is asked to stop.
+//!     let report = Worker::builder(store.clone()).discover().build()?.run_once().await?;
+//!     assert!(!report.has_failures(), "{report}");
+//!     let users: Vec<String> = sqlx::query_scalar("SELECT id FROM users").fetch_all(store.pool()).await?;
+//!     assert_eq!(users, ["ada"]);
+//!     Ok(())
+//! }
 //! ```
 //!
-//! | feature | default | what |
+//! | feature | default | enables |
 //! |---|---|---|
 //! | `sqlite`, `postgres` | `sqlite` | the event store and the worker on that database |
-//! | `worker` | yes | the worker, and the operator's verbs |
+//! | `worker` | yes | the worker, and commands for operators in [`admin`] |
 //! | `auto-register` | yes | consumers register by being linked |
-//! | `cli` | no | the verbs as a command line in your own binary |
-//! | `metrics` | no | what a worker counts and measures, for any recorder of the `metrics` crate (see [`observing`]) |
-//! | `testing` | no | tests of one consumer, without a worker |
-//! | `tls-rustls-ring`, `tls-rustls-ring-native-roots`, `tls-rustls-aws-lc-rs`, `tls-native-tls` | no | TLS to Postgres, as sqlx does it |
+//! | `cli` | no | the commands as a command line in your own binary |
+//! | `metrics` | no | the worker's metrics, for any recorder of the `metrics` crate (see [`observing`]) |
+//! | `testing` | no | tests of single consumers, without a worker |
+//! | `tls-rustls-ring`, `tls-rustls-ring-native-roots`, `tls-rustls-aws-lc-rs`, `tls-native-tls` | no | TLS to Postgres, through sqlx |
 //!
-//! Without default features there are the contract, the registry and the macro, and no driver.
+//! Without default features the crate has only the contract, the registry and the macro, and depends
+//! on no driver.
 
 #[cfg(all(feature = "sqlite", feature = "worker"))]
 #[doc(hidden)]
@@ -80,7 +74,7 @@ pub mod observing;
 pub mod prelude;
 mod registry;
 #[cfg(feature = "store")]
-// Each database, and the worker, use a part of it.
+// Each database and the worker use a part of it.
 #[cfg_attr(
     not(all(feature = "sqlite", feature = "postgres", feature = "worker")),
     allow(dead_code)
@@ -124,7 +118,7 @@ pub use crate::worker::{
     shutdown_signal,
 };
 
-/// The examples of the README, which are tests too.
+/// Tests the examples of the README.
 #[cfg(all(
     doctest,
     feature = "sqlite",

@@ -1,4 +1,4 @@
-//! What a file with consumers needs: `use consumer::prelude::*;`.
+//! The items that a file with consumers uses: `use consumer::prelude::*;`.
 //!
 //! ```standalone_crate
 //! use consumer::prelude::*;

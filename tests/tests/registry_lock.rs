@@ -84,9 +84,9 @@ fn a_missing_file_says_how_to_write_it() {
     let folder = tempfile::tempdir().unwrap();
     let error = check_lock(folder.path().to_str().unwrap(), "consumers.lock", None).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .ends_with("there is no such file; write it with `CONSUMERS_LOCK=update cargo test`"),
+        error.to_string().ends_with(
+            "consumers.lock` does not exist: create it with `CONSUMERS_LOCK=update cargo test`"
+        ),
         "{error}"
     );
 }

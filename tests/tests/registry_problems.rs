@@ -83,11 +83,11 @@ fn all_problems_are_reported_at_once() {
     let text = error.to_string();
     println!("{text}");
     for part in [
-        "4 problems with the declared consumers:",
+        "4 problems with the consumers:",
         "`same` is declared 2 times",
         "registry_problems.rs:27:1 (registry_problems) and ",
         "registry_problems.rs:30:1 (registry_problems)",
-        "`publisher`, declared at ",
+        "cannot create `publisher`, declared at ",
         "no `registry_problems::Broker` was provided: add one with `Dependencies::with`",
         "no `registry_problems::Mailer` was provided",
         "the `init` of `broken`, declared at ",
@@ -125,7 +125,7 @@ fn a_name_given_by_hand_is_checked_too() {
     for (name, message) in [
         (
             "",
-            "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+            "the consumer name is empty: choose a unique one, such as `user_read_model`",
         ),
         (
             " users",
@@ -133,7 +133,7 @@ fn a_name_given_by_hand_is_checked_too() {
         ),
         (
             "user model",
-            "the consumer name `user model` has the character ' ': use letters, digits and `_ - . : / @` only",
+            "the consumer name `user model` has the character ' ': use only ASCII letters, digits and `_ - . : / @`",
         ),
     ] {
         assert_eq!(check_name(name).unwrap_err().to_string(), message);

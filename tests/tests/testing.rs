@@ -9,9 +9,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use consumer::Backend;
 use consumer::testing::{ConsumerTest, TestError};
-use consumer::{Consumer, Context, HandlerError, NewEvent, PersistedEvent, Registered};
+use consumer::{
+    Backend, Consumer, Context, HandlerError, NewEvent, PersistedEvent, Registered, consumer,
+};
 use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases};
 use sqlx::{Connection as _, Executor as _, Postgres, Sqlite};
 
@@ -113,8 +114,8 @@ on_both_databases! {
         users.fail_on("bad", true);
         let mut test = kit(&db.store, Registered::<Db>::new(users.clone())).await;
         test.given_all(["good", "bad", "good"].map(happened));
-        let failed = test.when().await.unwrap_err();
-        assert_eq!(failed.to_string(), "the consumer failed on event 2: cannot handle bad");
+        let failed = anyhow::Error::from(test.when().await.unwrap_err());
+        assert_eq!(format!("{failed:#}"), "the consumer failed on event 2: cannot handle bad");
         assert_eq!((positions!(test), test.checkpoint()), (vec![1], 1));
         users.fail_on("bad", false);
         test.when().await.unwrap();
@@ -207,6 +208,51 @@ on_both_databases! {
         let replays: Vec<_> = users.seen().iter().map(|seen| (seen.position, seen.is_replay)).collect();
         assert_eq!(replays, [(1, false), (1, true), (2, false)]);
     }
+}
+
+#[derive(Default)]
+struct Scoped(Publisher);
+
+#[consumer(name = "scoped", aggregates = ["User"])]
+impl Scoped {
+    async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+        let Publisher(published) = &self.0;
+        published.lock().unwrap().push(event.aggregate_id.clone());
+        if event.aggregate_id == "bad" {
+            return Err(anyhow::anyhow!("inner").context("outer").into());
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn r7_the_kit_finds_out_whether_a_consumer_is_scoped() {
+    let publisher = Publisher::default();
+    for mut test in [
+        ConsumerTest::sqlite(publisher.clone()).await.unwrap(),
+        ConsumerTest::sqlite(Scoped(publisher.clone()))
+            .await
+            .unwrap(),
+    ] {
+        test.given(happened("a"));
+        test.given(NewEvent::new("Order", "o", "Placed", "{}"));
+        test.when().await.unwrap();
+    }
+    assert_eq!(
+        *publisher.0.lock().unwrap(),
+        ["a", "o", "after a", "after o", "a"]
+    );
+}
+
+#[tokio::test]
+async fn anyhow_prints_each_cause_of_a_test_error_once() {
+    let mut test = ConsumerTest::sqlite(Scoped::default()).await.unwrap();
+    test.given(happened("bad"));
+    let error = anyhow::Error::from(test.when().await.unwrap_err());
+    assert_eq!(
+        format!("{error:#}"),
+        "the consumer failed on event 1: outer: inner"
+    );
 }
 
 #[tokio::test]

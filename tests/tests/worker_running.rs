@@ -349,7 +349,7 @@ rebuild it, or accept the new scope, 0 events handled
         let error = db.worker().consumer(read_model("")).build().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+            "the consumer name is empty: choose a unique one, such as `user_read_model`",
         );
     }
 
@@ -389,7 +389,7 @@ rebuild it, or accept the new scope, 0 events handled
         for line in [
             "\n- there is no consumer `twise` to configure",
             "\n- there is no consumer `none` to configure",
-            "\n- a consumer's name is empty",
+            "\n- the consumer name is empty",
             "\n- the consumer name `a b` has the character ' '",
             "\n- two consumers are named `thrice`",
             "\n- two consumers are named `twice`",
@@ -404,7 +404,7 @@ rebuild it, or accept the new scope, 0 events handled
         let text = error.to_string();
         assert!(matches!(&error, BuildError::Several(problems) if problems.len() == 2), "{text}");
         assert!(text.contains("\n- no consumer is in the group `no such group`"), "{text}");
-        assert!(text.contains("\n- a consumer's name is empty"), "{text}");
+        assert!(text.contains("\n- the consumer name is empty"), "{text}");
         assert!(!text.contains("of_no_group"), "{text}");
     }
 

@@ -122,6 +122,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let name = &model.name;
     let database_name = database_name(model, database);
     let parameter = database_parameter(krate, database, &database_name);
+    let scope = scope_method(model);
     let settings = settings_method(model);
     let assumption = assumption(krate, database);
     let methods = match &model.body {
@@ -135,6 +136,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
             fn name(&self) -> &::core::primitive::str {
                 #name
             }
+            #scope
             #settings
             #methods
         }
@@ -226,6 +228,18 @@ fn aggregate_type(krate: &Path, aggregate: &Aggregate) -> TokenStream {
         Aggregate::Type(path) => quote_at! {krate, at(path) =>
             #krate::__private::aggregate_type::<#path>()
         },
+    }
+}
+
+/// What is known of the consumer where only `Consumer` is.
+fn scope_method(model: &Model) -> TokenStream {
+    if model.scope.is_none() {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=>
+        fn scope(&self) -> &[&::core::primitive::str] {
+            __SCOPE
+        }
     }
 }
 

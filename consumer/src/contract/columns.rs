@@ -1,16 +1,16 @@
-//! What handlers of several events need to write them in one statement.
+//! Helpers for handlers that write several events in one statement.
 //!
-//! A statement a batch instead of a statement an event is several times as fast. It wants the
-//! events as columns (`UNNEST` on Postgres) or as one JSON text (`json_each` on SQLite), and an
-//! upsert must not touch a row twice:
+//! One statement a batch is several times faster than one statement an event. It takes the events
+//! as columns (`UNNEST` on Postgres) or as one JSON text (`json_each` on SQLite), and an upsert must
+//! not touch a row twice:
 //!
 //! ```
-//! # use consumer::{EventRecord, PersistedEvent};
 //! use consumer::columns::{column, json_rows, last_of_each};
+//! use consumer::{EventRecord, PersistedEvent};
 //!
-//! # let event = |position, id: &str| PersistedEvent::new(EventRecord {
-//! #     global_position: position, aggregate_id: id.into(), ..EventRecord::default() });
-//! let events = [event(1, "ada"), event(2, "bob"), event(3, "ada")];
+//! let events = [(1, "ada"), (2, "bob"), (3, "ada")].map(|(global_position, id)| {
+//!     PersistedEvent::new(EventRecord { global_position, aggregate_id: id.into(), ..EventRecord::default() })
+//! });
 //!
 //! let last = last_of_each(&events, |event| &event.aggregate_id);
 //! let ids: Vec<&str> = column(&last, |event| &*event.aggregate_id);
@@ -20,34 +20,34 @@
 //! assert_eq!(rows, r#"[["bob",2],["ada",3]]"#);
 //! ```
 //!
-//! All three take a slice of anything: `&[PersistedEvent]`, `&[Envelope<'_, E>]`, or what another
-//! of them returned.
+//! All three take any slice: `&[PersistedEvent]`, `&[Envelope<'_, E>]`, or the result of another
+//! helper.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
 use serde::{Serialize, Serializer};
 
-/// One value of each event, in order: an array to bind for `UNNEST($1::text[], …)`.
+/// Collects one value of each event, in order: an array to bind for `UNNEST($1::text[], …)`.
 ///
 /// ```
-/// # use consumer::PersistedEvent;
-/// # use consumer::columns::column;
-/// # fn of(events: &[PersistedEvent]) {
-/// let ids: Vec<&str> = column(events, |event| &*event.aggregate_id);
-/// let positions: Vec<i64> = column(events, |event| event.global_position);
-/// # }
+/// use consumer::PersistedEvent;
+/// use consumer::columns::column;
+///
+/// fn ids_and_positions(events: &[PersistedEvent]) -> (Vec<&str>, Vec<i64>) {
+///     let ids = column(events, |event| &*event.aggregate_id);
+///     let positions = column(events, |event| event.global_position);
+///     (ids, positions)
+/// }
 /// ```
 pub fn column<'a, E, T>(events: &'a [E], value: impl FnMut(&'a E) -> T) -> Vec<T> {
     events.iter().map(value).collect()
 }
 
-/// The last event of each key, in the order of the log.
+/// Returns the last event of each key, in the order of the log.
 ///
-/// For read models that only keep the newest state: an `INSERT … ON CONFLICT DO UPDATE` of several
-/// rows must not meet the same row twice (Postgres refuses it).
-///
-/// See the [module](self) for an example.
+/// It is for read models that keep only the latest state: Postgres refuses an
+/// `INSERT … ON CONFLICT DO UPDATE` that updates a row twice. The [module](self) shows a call.
 pub fn last_of_each<'a, E, K: Eq + Hash>(
     events: &'a [E],
     mut key: impl FnMut(&'a E) -> K,
@@ -62,23 +62,23 @@ pub fn last_of_each<'a, E, K: Eq + Hash>(
     last
 }
 
-/// One row of each event as JSON text: a parameter to bind for `json_each(?1)`.
+/// Serializes one row of each event as JSON text: a parameter to bind for `json_each(?1)`.
 ///
-/// A row that is a tuple becomes an array, of which SQL takes `value ->> 0`, `value ->> 1`, …; one
-/// that is a struct becomes an object (`value ->> 'name'`).
+/// A tuple becomes an array, which SQL reads with `value ->> 0`, `value ->> 1`, …; a struct becomes
+/// an object (`value ->> 'name'`).
 ///
 /// ```
-/// # use consumer::PersistedEvent;
-/// # use consumer::columns::json_rows;
-/// # fn of(events: &[PersistedEvent]) -> Result<(), serde_json::Error> {
-/// let rows = json_rows(events, |event| (&event.aggregate_id, event.global_position))?;
-/// // INSERT INTO seen (id, position) SELECT value ->> 0, value ->> 1 FROM json_each(?1)
-/// # Ok(())
-/// # }
+/// use consumer::PersistedEvent;
+/// use consumer::columns::json_rows;
+///
+/// /// For `INSERT INTO seen (id, position) SELECT value ->> 0, value ->> 1 FROM json_each(?1)`.
+/// fn rows(events: &[PersistedEvent]) -> Result<String, serde_json::Error> {
+///     json_rows(events, |event| (&event.aggregate_id, event.global_position))
+/// }
 /// ```
 ///
 /// # Errors
-/// What `serde_json` says, when a row has no JSON form.
+/// If a row cannot be represented as JSON.
 pub fn json_rows<'a, E, R: Serialize>(
     events: &'a [E],
     row: impl Fn(&'a E) -> R,
@@ -86,7 +86,7 @@ pub fn json_rows<'a, E, R: Serialize>(
     serde_json::to_string(&Rows { events, row })
 }
 
-/// Rows that are made while they are written, so that there is no list of them.
+/// Rows that are created while they are serialized, without a list of them.
 struct Rows<'a, E, F> {
     events: &'a [E],
     row: F,
@@ -105,7 +105,7 @@ mod tests {
     use super::{column, json_rows, last_of_each};
 
     #[test]
-    fn the_last_of_each_key_stands_where_it_stood() {
+    fn the_last_of_each_key_keeps_its_place() {
         let pairs = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("b", 5)];
         let last = last_of_each(&pairs, |(key, _)| *key);
         assert_eq!(column(&last, |(_, number)| *number), [3, 4, 5]);

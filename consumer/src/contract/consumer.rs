@@ -1,4 +1,4 @@
-//! The traits that everything rests on (R1–R9).
+//! The traits that consumers implement (R1–R9).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,14 +7,35 @@ use sqlx::Database;
 
 use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
 
-/// The unit of event processing: it receives persisted events, one after the other, and causes an
+/// The default loop of `handle_batch`. It is a macro because a function that takes `handle` as an
+/// argument cannot require its future to be `Send` for every lifetime.
+macro_rules! one_by_one {
+    ($self:ident, $cx:ident, $tx:ident, $events:ident) => {
+        async move {
+            for (handled, event) in $events.iter().enumerate() {
+                if handled > 0 && $cx.should_stop(handled) {
+                    return Ok(handled);
+                }
+                $cx.enter(event.global_position);
+                $self
+                    .handle($cx, $tx, event)
+                    .await
+                    .map_err(|error| BatchError::at(handled, error))?;
+            }
+            Ok($events.len())
+        }
+    };
+}
+
+/// The unit of event processing: receives persisted events one after the other and causes an
 /// effect.
 ///
-/// `#[consumer]` writes this implementation; by hand it looks like this:
+/// [`#[consumer]`](macro@crate::consumer) writes the implementation. By hand, a consumer that prints
+/// every event on any database looks like this:
 ///
 /// ```
-/// use consumer::{Consumer, Context, HandlerError, PersistedEvent};
 /// use consumer::sqlx::Database;
+/// use consumer::{Consumer, Context, HandlerError, PersistedEvent, Settings};
 ///
 /// struct AuditLog;
 ///
@@ -32,29 +53,36 @@ use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
 ///         println!("{} {}", event.global_position, event.event_type);
 ///         Ok(())
 ///     }
+///
+///     // The rest is optional.
+///     fn settings(&self) -> Settings {
+///         Settings::DEFAULT.batch_size(50).retries(20)
+///     }
+///
+///     fn uses_transaction(&self) -> bool {
+///         false
+///     }
 /// }
 /// ```
 ///
-/// `tx` is the transaction that also saves the checkpoint (R3). It is sqlx's own type for «inside
-/// somebody's transaction»: it can neither commit nor roll back, and raw SQL that tries is refused
-/// with nothing of the batch saved (R4). A nested `begin()` is a savepoint and is fine.
+/// `tx` is the transaction that also saves the checkpoint (R3). Its type is sqlx's own for a
+/// connection inside another owner's transaction: it can neither commit nor roll back, and raw SQL
+/// that tries is refused with nothing of the batch saved (R4). A nested `begin()` is a savepoint and
+/// is allowed.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a consumer for the database `{DB}`",
     label = "no `Consumer<{DB}>` here",
     note = "put `#[consumer(name = \"…\")]` on an `impl {Self} {{ … }}` block with an `async fn handle`, or implement `Consumer<{DB}>` by hand"
 )]
 pub trait Consumer<DB: Database>: Send + Sync + 'static {
-    /// The unique name, which keys the checkpoint (R1).
-    ///
-    /// See [`Consumer`] for an example.
+    /// Returns the unique name, which keys the checkpoint (R1).
     fn name(&self) -> &str;
 
     /// Processes one event.
     ///
-    /// See [`Consumer`] for an example.
-    ///
     /// # Errors
-    /// Whatever stops the consumer before this event (R2).
+    /// Any error stops the consumer before this event, after the retries that its
+    /// [`Settings`] allow (R2).
     fn handle(
         &self,
         cx: &Context,
@@ -62,11 +90,11 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
         event: &PersistedEvent,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 
-    /// Processes the events of one transaction, in order, and says how many it handled; fewer than
-    /// given when it stopped early at an event boundary, never zero of a non-empty batch.
+    /// Processes the events of one batch in order and returns how many it handled.
     ///
-    /// The worker calls this one. It loops over [`handle`](Self::handle) unless a consumer that
-    /// works on whole batches says otherwise.
+    /// The worker calls this method; the default calls [`handle`](Self::handle) for each event. An
+    /// implementation may return early at an event boundary, but never with zero for a non-empty
+    /// batch.
     ///
     /// ```
     /// use consumer::sqlx::Database;
@@ -86,91 +114,74 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     ///     async fn handle_batch(&self, _cx: &Context, _tx: &mut DB::Connection, events: &[PersistedEvent]) -> Result<usize, BatchError> {
     ///         index(events)
     ///             .await
-    ///             // It is one of them; the worker finds out which by halving the batch.
+    ///             // Any of them may have failed; the worker finds it by halving the batch.
     ///             .map_err(|error| BatchError::within(0, events.len(), error))?;
     ///         Ok(events.len())
     ///     }
     /// }
-    /// # async fn index(_: &[PersistedEvent]) -> Result<(), HandlerError> { Ok(()) }
+    ///
+    /// async fn index(events: &[PersistedEvent]) -> Result<(), HandlerError> {
+    ///     // One request for all of them.
+    ///     Ok(())
+    /// }
     /// ```
     ///
     /// # Errors
-    /// How many events succeeded, and what went wrong then.
+    /// Says how many events succeeded, and which may have failed.
     fn handle_batch(
         &self,
         cx: &Context,
         tx: &mut DB::Connection,
         events: &[PersistedEvent],
     ) -> impl Future<Output = Result<usize, BatchError>> + Send {
-        async move {
-            for (handled, event) in events.iter().enumerate() {
-                if handled > 0 && cx.should_stop(handled) {
-                    return Ok(handled);
-                }
-                cx.enter(event.global_position);
-                if let Err(error) = self.handle(cx, tx, event).await {
-                    return Err(BatchError::at(handled, error));
-                }
-            }
-            Ok(events.len())
-        }
+        one_by_one!(self, cx, tx, events)
     }
 
-    /// How the consumer wants to be run, unless the worker's builder says otherwise.
+    /// Returns the aggregate types of the consumer's scope; empty for every event (R7, R8).
     ///
-    /// ```
-    /// use consumer::sqlx::Database;
-    /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, Settings};
-    ///
-    /// /// Writes to a search engine: nothing here needs the transaction.
-    /// struct SearchIndex;
-    ///
-    /// impl<DB: Database> Consumer<DB> for SearchIndex {
-    /// #   fn name(&self) -> &str { "search_index" }
-    /// #   async fn handle(&self, _: &Context, _: &mut DB::Connection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    ///     // `name` and `handle`, and:
-    ///     fn settings(&self) -> Settings {
-    ///         Settings::DEFAULT.batch_size(50).retries(20)
-    ///     }
-    ///
-    ///     fn uses_transaction(&self) -> bool {
-    ///         false
-    ///     }
-    /// }
-    /// ```
+    /// [`Registered::new`](crate::Registered::new), the worker's builder and the test kit take the scope
+    /// from here. A [`ScopedConsumer`] returns its
+    /// [`aggregate_types`](ScopedConsumer::aggregate_types); `#[consumer]` does so too.
+    fn scope(&self) -> &[&str] {
+        &[]
+    }
+
+    /// Returns how to run the consumer, unless the worker's builder overrides it.
     fn settings(&self) -> Settings {
         Settings::DEFAULT
     }
 
-    /// Whether the consumer writes through the transaction. One whose target is not this database
-    /// says `false` (R5), and no transaction is kept waiting for it.
+    /// Returns whether the consumer writes through the transaction.
     ///
-    /// See [`settings`](Self::settings) for an example.
+    /// A consumer whose target is not this database returns `false` (R5), and no transaction is kept
+    /// open while its handler runs.
     fn uses_transaction(&self) -> bool {
         true
     }
 
-    /// Whether the consumer knows how to empty its read model.
-    ///
-    /// See [`reset`](Self::reset) for an example.
+    /// Returns whether the consumer implements [`reset`](Self::reset).
     fn can_reset(&self) -> bool {
         false
     }
 
-    /// Empties the read model when a rebuild begins, in the transaction that moves the checkpoint
-    /// back.
+    /// Empties the read model when a rebuild begins, in the transaction that resets the checkpoint.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")] {
     /// use consumer::sqlx::{self, Sqlite, SqliteConnection};
     /// use consumer::{Consumer, Context, HandlerError, PersistedEvent};
     ///
     /// struct Users;
     ///
     /// impl Consumer<Sqlite> for Users {
-    /// #   fn name(&self) -> &str { "users" }
-    /// #   async fn handle(&self, _: &Context, _: &mut SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    ///     // `name` and `handle`, and:
+    ///     fn name(&self) -> &str {
+    ///         "users"
+    ///     }
+    ///
+    ///     async fn handle(&self, _cx: &Context, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         sqlx::query("INSERT INTO users (id) VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
+    ///         Ok(())
+    ///     }
+    ///
     ///     fn can_reset(&self) -> bool {
     ///         true
     ///     }
@@ -180,11 +191,10 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     ///         Ok(())
     ///     }
     /// }
-    /// # }
     /// ```
     ///
     /// # Errors
-    /// Whatever keeps the rebuild from beginning.
+    /// Any error cancels the rebuild, and nothing has changed.
     fn reset(
         &self,
         cx: &Context,
@@ -195,49 +205,60 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     }
 }
 
-/// A consumer that only wants the events of some aggregate types (R7).
+/// A consumer that receives only the events of some aggregate types (R7).
 ///
-/// Implementing it is optional: a consumer that is not scoped receives every event (R8).
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` has no scope",
-    label = "no `ScopedConsumer<{DB}>` here",
-    note = "add `aggregates = [\"…\"]` to its `#[consumer]`, or implement `ScopedConsumer<{DB}>` by hand"
-)]
+/// Implementing it is optional: a consumer without a scope receives every event (R8).
 ///
 /// ```
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent};
-/// use consumer::ScopedConsumer;
 /// use consumer::sqlx::Database;
+/// use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer};
 ///
 /// struct Users;
-/// # impl<DB: Database> Consumer<DB> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     async fn handle(&self, _: &Context, _: &mut DB::Connection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # }
 ///
 /// impl<DB: Database> ScopedConsumer<DB> for Users {
 ///     fn aggregate_types(&self) -> &[&str] {
 ///         &["User"]
 ///     }
 /// }
+///
+/// impl<DB: Database> Consumer<DB> for Users {
+///     fn name(&self) -> &str {
+///         "users"
+///     }
+///
+///     fn scope(&self) -> &[&str] {
+///         ScopedConsumer::<DB>::aggregate_types(self)
+///     }
+///
+///     async fn handle(&self, _cx: &Context, _tx: &mut DB::Connection, event: &PersistedEvent) -> Result<(), HandlerError> {
+///         println!("{} {}", event.aggregate_id, event.event_type);
+///         Ok(())
+///     }
+/// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no scope",
+    label = "no `ScopedConsumer<{DB}>` here",
+    note = "add `aggregates = [\"…\"]` to its `#[consumer]`, or implement `ScopedConsumer<{DB}>` by hand"
+)]
 pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
-    /// The aggregate types, compared exactly and case-sensitively. An empty list means every event.
-    ///
-    /// See [`ScopedConsumer`] for an example.
+    /// Returns the aggregate types, which are compared exactly and case-sensitively; empty for every
+    /// event.
     fn aggregate_types(&self) -> &[&str];
 }
 
-/// What a struct under `#[consumer(…)]` implements by hand; the attribute adds the name, the scope
-/// and the registration.
+/// The handler of a struct with `#[consumer(…)]`, which adds the name, the scope and the
+/// registration.
 ///
-/// ```
-/// use consumer::{Context, Handler, HandlerError, PersistedEvent};
-/// use consumer::sqlx::Database;
+/// ```standalone_crate
+/// use consumer::prelude::*;
+/// use consumer::sqlx;
 ///
+/// #[consumer(name = "printer", aggregates = ["User"], database = any)]
+/// #[derive(Default)]
 /// struct Printer;
 ///
-/// impl<DB: Database> Handler<DB> for Printer {
+/// impl<DB: sqlx::Database> Handler<DB> for Printer {
 ///     async fn handle(
 ///         &self,
 ///         _cx: &Context,
@@ -255,12 +276,11 @@ pub trait ScopedConsumer<DB: Database>: Consumer<DB> {
     note = "`#[consumer]` on a struct needs `impl Handler<{DB}> for {Self}`, and with `database = any` that is `impl<DB: Database> Handler<DB> for {Self}`: for one database write `database = Sqlite`; to write the handler in place put `#[consumer]` on an `impl` block instead"
 )]
 pub trait Handler<DB: Database>: Send + Sync + 'static {
-    /// Processes one event.
-    ///
-    /// See [`Handler`] for an example.
+    /// Processes one event, like [`Consumer::handle`].
     ///
     /// # Errors
-    /// Whatever stops the consumer before this event (R2).
+    /// Any error stops the consumer before this event, after the retries that its
+    /// [`Settings`] allow (R2).
     fn handle(
         &self,
         cx: &Context,
@@ -268,41 +288,28 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
         event: &PersistedEvent,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 
-    /// Processes the events of one transaction; see [`Consumer::handle_batch`], also for an example.
+    /// Processes the events of one batch, like [`Consumer::handle_batch`].
     ///
     /// # Errors
-    /// How many events succeeded, and what went wrong then.
+    /// Says how many events succeeded, and which may have failed.
     fn handle_batch(
         &self,
         cx: &Context,
         tx: &mut DB::Connection,
         events: &[PersistedEvent],
     ) -> impl Future<Output = Result<usize, BatchError>> + Send {
-        async move {
-            for (handled, event) in events.iter().enumerate() {
-                if handled > 0 && cx.should_stop(handled) {
-                    return Ok(handled);
-                }
-                cx.enter(event.global_position);
-                if let Err(error) = self.handle(cx, tx, event).await {
-                    return Err(BatchError::at(handled, error));
-                }
-            }
-            Ok(events.len())
-        }
+        one_by_one!(self, cx, tx, events)
     }
 
-    /// Whether there is a [`reset`](Self::reset).
-    ///
-    /// See [`Consumer::reset`] for an example of both.
+    /// Returns whether the struct implements [`reset`](Self::reset).
     fn can_reset(&self) -> bool {
         false
     }
 
-    /// Empties the read model; see [`Consumer::reset`], also for an example.
+    /// Empties the read model, like [`Consumer::reset`].
     ///
     /// # Errors
-    /// Whatever keeps the rebuild from beginning.
+    /// Any error cancels the rebuild, and nothing has changed.
     fn reset(
         &self,
         cx: &Context,
@@ -313,41 +320,38 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
     }
 }
 
-/// The boxed future of one batch.
-///
-/// Only [`ErasedConsumer`] returns it, so that no consumer names it; see there for an example.
+/// The boxed future that [`ErasedConsumer`] returns for one batch.
 pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A [`Consumer`] as the worker holds it: boxed once a batch, never once an event.
+/// A [`Consumer`] as a trait object, whose futures are boxed once a batch instead of once an event.
 ///
-/// Whatever is a [`Consumer`] is one of these too, so nobody implements it; it is the type of
+/// Every [`Consumer`] implements it. It is the type of
 /// [`Registered::consumer`](crate::Registered::consumer).
 ///
 /// ```
 /// use consumer::sqlx::Database;
 /// use consumer::{BatchError, Context, PersistedEvent, Registered};
 ///
-/// /// Hands one batch to a consumer of whatever type, as a worker does.
+/// /// Hands one batch to a consumer of any type, as a worker does.
 /// async fn hand_over<DB: Database>(
 ///     registered: &Registered<DB>,
 ///     tx: &mut DB::Connection,
 ///     events: &[PersistedEvent],
 /// ) -> Result<usize, BatchError> {
 ///     let cx = Context::new(registered.consumer.name());
-///     // A `BatchFuture`.
 ///     registered.consumer.handle_batch(&cx, tx, events).await
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a consumer for the database `{DB}`",
     label = "no `Consumer<{DB}>` here",
-    note = "put `#[consumer(name = \"…\")]` on an `impl {Self} {{ … }}` block with an `async fn handle`, or implement `Consumer<{DB}>` by hand: whatever implements it is an `ErasedConsumer<{DB}>`"
+    note = "put `#[consumer(name = \"…\")]` on an `impl {Self} {{ … }}` block with an `async fn handle`, or implement `Consumer<{DB}>` by hand: every type that implements it is an `ErasedConsumer<{DB}>`"
 )]
 pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
-    /// See [`Consumer::name`], and [`ErasedConsumer`] for an example.
+    /// Returns [`Consumer::name`].
     fn name(&self) -> &str;
 
-    /// See [`Consumer::handle_batch`], and [`ErasedConsumer`] for an example.
+    /// Calls [`Consumer::handle_batch`].
     fn handle_batch<'a>(
         &'a self,
         cx: &'a Context,
@@ -355,13 +359,13 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
         events: &'a [PersistedEvent],
     ) -> BatchFuture<'a, Result<usize, BatchError>>;
 
-    /// See [`Consumer::uses_transaction`], and [`Consumer::settings`] for an example.
+    /// Returns [`Consumer::uses_transaction`].
     fn uses_transaction(&self) -> bool;
 
-    /// See [`Consumer::can_reset`], and [`Consumer::reset`] for an example.
+    /// Returns [`Consumer::can_reset`].
     fn can_reset(&self) -> bool;
 
-    /// See [`Consumer::reset`], also for an example.
+    /// Calls [`Consumer::reset`].
     fn reset<'a>(
         &'a self,
         cx: &'a Context,

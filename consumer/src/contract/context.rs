@@ -1,4 +1,4 @@
-//! What a handler may know of the run that it is part of.
+//! What a handler knows about the batch that it is part of.
 
 use std::fmt;
 use std::future::Future;
@@ -9,14 +9,20 @@ use std::time::Instant;
 
 type Effect = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Tells a handler which consumer it is part of, which attempt this is, and how far the log goes.
+/// The consumer, the attempt, the replay status and the head of the log, for a handler.
 ///
-/// The worker makes one for each batch. In a unit test make your own:
+/// The worker creates one for each batch. A unit test creates its own:
 ///
 /// ```
-/// # use consumer::Context;
-/// let cx = Context::new("user_read_model").with_attempt(2).with_replay(true);
-/// assert!(cx.is_replay());
+/// use consumer::Context;
+///
+/// let cx = Context::new("user_read_model")
+///     .with_version(2)
+///     .with_attempt(3)
+///     .with_replay(true)
+///     .with_head(1_000);
+/// assert_eq!((cx.consumer(), cx.version()), ("user_read_model", 2));
+/// assert_eq!((cx.attempt(), cx.is_replay(), cx.head()), (3, true, 1_000));
 /// ```
 pub struct Context {
     consumer: Arc<str>,
@@ -31,13 +37,11 @@ pub struct Context {
     effects: Mutex<Vec<Effect>>,
 }
 
-/// What [`Context::current_position`] says between events and in handlers of several.
+/// The value of `current` between events and in handlers of several events.
 const NO_EVENT: i64 = i64::MIN;
 
 impl Context {
-    /// Starts a context for the consumer of that name: version 1, first attempt, no replay.
-    ///
-    /// See [`Context`] for an example.
+    /// Creates a context for the consumer with that name: version 1, first attempt, no replay.
     #[must_use]
     pub fn new(consumer: impl Into<Arc<str>>) -> Self {
         Self {
@@ -55,26 +59,20 @@ impl Context {
     }
 
     /// Sets the consumer's version.
-    ///
-    /// See [`version`](Self::version) for an example.
     #[must_use]
     pub fn with_version(mut self, version: u32) -> Self {
         self.version = version;
         self
     }
 
-    /// Sets which attempt at the event this is; the first is 1.
-    ///
-    /// See [`Context`] for an example.
+    /// Sets the number of the attempt; the first is 1.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// Sets whether the events were handled before and are now handled again.
-    ///
-    /// See [`Context`] for an example.
+    /// Sets whether the events were handled before.
     #[must_use]
     pub fn with_replay(mut self, replay: bool) -> Self {
         self.replay = replay;
@@ -82,24 +80,23 @@ impl Context {
     }
 
     /// Sets the head of the log.
-    ///
-    /// See [`head`](Self::head) for an example.
     #[must_use]
     pub fn with_head(mut self, position: i64) -> Self {
         self.head = position;
         self
     }
 
-    /// Sets when the batch is to end at the next event.
+    /// Sets the time after which the batch ends at the next event.
     ///
-    /// A test of a loop of your own sets a time that is over.
+    /// A test of a loop of your own sets a time in the past.
     ///
     /// ```
-    /// # use consumer::Context;
     /// use std::time::Instant;
     ///
+    /// use consumer::Context;
+    ///
     /// let cx = Context::new("users").with_deadline(Instant::now());
-    /// // The clock is looked at once in 32 events.
+    /// // The clock is read every 32 events.
     /// assert!(cx.should_stop(32));
     /// ```
     #[must_use]
@@ -108,27 +105,18 @@ impl Context {
         self
     }
 
-    /// The consumer's unique name (R1).
-    ///
-    /// For the lines of a log that several consumers share.
-    ///
-    /// ```
-    /// # use consumer::{Context, PersistedEvent};
-    /// fn log(cx: &Context, event: &PersistedEvent) {
-    ///     println!("{}: event {}", cx.consumer(), event.global_position);
-    /// }
-    /// ```
+    /// Returns the consumer's unique name (R1).
     #[must_use]
     pub fn consumer(&self) -> &str {
         &self.consumer
     }
 
-    /// The consumer's version, 1 unless its attribute says otherwise.
+    /// Returns the consumer's version, which is 1 by default.
     ///
     /// ```
     /// use consumer::Context;
     ///
-    /// /// Each version writes a table of its own, so that a new one can catch up beside the old one.
+    /// /// Each version writes its own table, so that a new one can catch up beside the old one.
     /// fn table(cx: &Context) -> &'static str {
     ///     match cx.version() {
     ///         1 => "users",
@@ -142,73 +130,59 @@ impl Context {
         self.version
     }
 
-    /// Which attempt at this event this is; the first is 1.
-    ///
-    /// Useful in a log line, or to take a slower and safer way the second time.
-    ///
-    /// ```
-    /// # use consumer::Context;
-    /// fn timeout_in_seconds(cx: &Context) -> u32 {
-    ///     5 * cx.attempt()
-    /// }
-    /// assert_eq!(timeout_in_seconds(&Context::new("mails").with_attempt(3)), 15);
-    /// ```
+    /// Returns the number of this attempt at the event; the first is 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether a rebuild is handing over events that were handled before, so that effects on the
-    /// outside world should be left out.
+    /// Returns whether the events were handled before, as in a rebuild, so that effects on the
+    /// outside world should be skipped.
     ///
     /// ```
-    /// # use consumer::{Context, HandlerError, PersistedEvent};
+    /// use consumer::{Context, HandlerError, PersistedEvent};
+    ///
     /// async fn welcome(cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
-    ///     if cx.is_replay() {
-    ///         return Ok(()); // the mail was sent when the event was new
+    ///     if !cx.is_replay() {
+    ///         println!("welcome, {}", event.aggregate_id);
     ///     }
-    ///     send_mail(&event.aggregate_id).await
+    ///     Ok(())
     /// }
-    /// # async fn send_mail(_to: &str) -> Result<(), HandlerError> { Ok(()) }
     /// ```
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.replay
     }
 
-    /// The highest settled position when the batch began.
+    /// Returns the highest settled position when the batch began.
     ///
-    /// A handler can tell by it how far behind it is, such as to write only every hundredth line of progress.
-    ///
-    /// ```
-    /// # use consumer::{Context, EventRecord, PersistedEvent};
-    /// # let event = PersistedEvent::new(EventRecord { global_position: 300, ..EventRecord::default() });
-    /// let cx = Context::new("users").with_head(1_000);
-    /// if event.global_position % 100 == 0 {
-    ///     println!("{} of {}", event.global_position, cx.head());
-    /// }
-    /// ```
+    /// The difference to the event's own position is how far behind the handler is.
     #[must_use]
     pub fn head(&self) -> i64 {
         self.head
     }
 
-    /// Runs a future after the transaction that this event is part of has committed, and not at
-    /// all when it rolls back.
+    /// Runs a future after the event's transaction has committed; if it rolls back, the future is
+    /// dropped.
     ///
-    /// It runs at most once: a process that dies between the commit and the future loses it. Use
-    /// it for what may be lost, such as invalidating a cache; for what may not, write a consumer
-    /// of its own that ignores the transaction (R5).
+    /// The future runs at most once: if the process dies between the commit and the future, it never
+    /// runs. Use it for effects that may be lost, such as invalidating a cache. For all others write
+    /// a separate consumer that ignores the transaction (R5).
     ///
     /// ```
-    /// # use consumer::{Context, HandlerError, PersistedEvent};
-    /// # #[derive(Clone)]
-    /// # struct Cache;
-    /// # impl Cache { async fn forget(&self, _id: &str) {} }
+    /// use std::collections::HashMap;
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use consumer::{Context, HandlerError, PersistedEvent};
+    ///
+    /// type Cache = Arc<Mutex<HashMap<String, String>>>;
+    ///
     /// async fn handle(cache: &Cache, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
-    ///     // Not before the commit: somebody could read the old row into the cache again.
-    ///     let (cache, id) = (cache.clone(), event.aggregate_id.clone());
-    ///     cx.after_commit(async move { cache.forget(&id).await });
+    ///     // Before the commit, another task could load the old row into the cache again.
+    ///     let (cache, id) = (Arc::clone(cache), event.aggregate_id.clone());
+    ///     cx.after_commit(async move {
+    ///         cache.lock().unwrap().remove(&id);
+    ///     });
     ///     Ok(())
     /// }
     /// ```
@@ -223,43 +197,44 @@ impl Context {
         std::mem::take(&mut *self.lock_effects())
     }
 
-    /// Notes which event is being handled; the loop over a batch calls it before each.
+    /// Records which event is being handled.
     ///
-    /// A consumer with a [`handle_batch`](crate::Consumer::handle_batch) of its own calls it too; see
-    /// [`should_stop`](Self::should_stop) for an example.
+    /// The loop over a batch calls it before each event; so does a
+    /// [`handle_batch`](crate::Consumer::handle_batch) of your own, as
+    /// [`should_stop`](Self::should_stop) shows.
     #[inline]
     pub fn enter(&self, global_position: i64) {
         self.current.store(global_position, Ordering::Relaxed);
         self.count_call();
     }
 
-    /// Notes that several events are being handled at once.
-    ///
-    /// See [`current_position`](Self::current_position) for an example.
+    /// Records that several events are being handled at once, which ends the event that
+    /// [`enter`](Self::enter) began.
     #[inline]
     pub fn enter_several(&self) {
         self.current.store(NO_EVENT, Ordering::Relaxed);
         self.count_call();
     }
 
-    /// One task calls the handlers of a batch, one after the other: there is no other writer, and
-    /// no need for an atomic addition, which would be what a call costs most.
+    /// One task calls the handlers of a batch, one after the other. There is no other writer, so the
+    /// cost of an atomic addition, the largest of a call, is avoided.
     #[inline]
     fn count_call(&self) {
         let calls = self.calls.load(Ordering::Relaxed);
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// How many calls of handlers have begun.
+    /// Returns how many handler calls have begun.
     #[cfg(feature = "worker")]
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// The position of the event at hand, or `None` in a handler that takes several at once.
+    /// Returns the position of the event being handled, or `None` in a handler of several events.
     ///
     /// ```
-    /// # use consumer::Context;
+    /// use consumer::Context;
+    ///
     /// let cx = Context::new("users");
     /// assert_eq!(cx.current_position(), None);
     /// cx.enter(7);
@@ -275,24 +250,24 @@ impl Context {
 
     /// Asks the loop over the batch to end at the next event.
     ///
-    /// The worker does it; a test of a loop of your own may too. See [`should_stop`](Self::should_stop)
-    /// for an example.
+    /// The worker calls it when it shuts down; a test of a loop of your own may call it as well.
     pub fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the batch should end at this boundary between two events, since its time is over or
-    /// the worker is shutting down. `handled` is how many events the batch has handled.
+    /// Returns whether the batch should end before the next event, because its time is over or the
+    /// worker is shutting down. `handled` is how many events of the batch were handled.
     ///
-    /// The loops over a batch that come with the library ask it; one of your own, in a
-    /// [`Consumer::handle_batch`](crate::Consumer::handle_batch), does as well.
+    /// A loop of your own in [`Consumer::handle_batch`](crate::Consumer::handle_batch) should call
+    /// it, as the library's loops do.
     ///
     /// ```
-    /// # use consumer::{Context, EventRecord, PersistedEvent};
-    /// /// How many of the events were handled.
+    /// use consumer::{Context, EventRecord, PersistedEvent};
+    ///
+    /// /// Returns how many of the events were handled.
     /// fn handle_batch(cx: &Context, events: &[PersistedEvent]) -> usize {
     ///     for (handled, event) in events.iter().enumerate() {
-    ///         // Not before the first: a batch of which nothing is handled counts as failed.
+    ///         // Not before the first: returning zero counts as a failure.
     ///         if handled > 0 && cx.should_stop(handled) {
     ///             return handled;
     ///         }
@@ -302,8 +277,8 @@ impl Context {
     ///     events.len()
     /// }
     ///
-    /// # let event = PersistedEvent::new(EventRecord::default());
     /// let cx = Context::new("users");
+    /// let event = PersistedEvent::new(EventRecord::default());
     /// assert_eq!(handle_batch(&cx, &[event.clone(), event.clone()]), 2);
     /// cx.request_stop();
     /// assert_eq!(handle_batch(&cx, &[event.clone(), event]), 1);
@@ -311,8 +286,8 @@ impl Context {
     #[inline]
     #[must_use]
     pub fn should_stop(&self, handled: usize) -> bool {
-        // The worker's timer sets the flag; the clock, which costs more than a fast handler, is
-        // only for handlers that never yield to that timer.
+        // The worker's timer sets the flag. Reading the clock costs more than a fast handler; it is
+        // for handlers that never yield to that timer.
         self.stop.load(Ordering::Relaxed) || (handled.is_multiple_of(32) && self.is_late())
     }
 

@@ -1,47 +1,44 @@
-//! What a handler returns when it cannot handle an event (R2).
+//! What a handler returns when it cannot handle an event (R2), and how errors are printed.
 
 use std::error::Error;
 use std::fmt;
 
-/// Whatever went wrong in a handler; `?` makes it of any error, and of a `String`.
+/// Any error that a handler returns: `?` converts every error type into it, and `String`s too.
 ///
-/// Like `anyhow::Error` it is not itself an [`Error`], which is what lets `?` accept every error
-/// type, `anyhow::Error` among them.
+/// Like `anyhow::Error` it does not implement [`Error`] itself, which is what lets `?` accept every
+/// error type, `anyhow::Error` included. It therefore has no `source()`, and [`Display`] writes the
+/// error and all its causes in one line. An error type that holds a `HandlerError` returns
+/// [`as_error`](Self::as_error) from its own `source()`.
 ///
 /// ```
-/// # use consumer::HandlerError;
+/// use consumer::HandlerError;
+///
 /// fn parse(text: &str) -> Result<u32, HandlerError> {
 ///     if text.is_empty() {
 ///         return Err("nothing to parse".into());
 ///     }
 ///     Ok(text.parse()?)
 /// }
+///
 /// assert_eq!(parse("").unwrap_err().to_string(), "nothing to parse");
+/// let error = parse("one").unwrap_err();
+/// assert!(error.as_error().is::<std::num::ParseIntError>());
+/// assert_eq!(error.chain().count(), 1);
 /// ```
+///
+/// [`Display`]: fmt::Display
 pub struct HandlerError(Box<dyn Error + Send + Sync>);
 
 impl HandlerError {
-    /// The error with its chain of sources.
-    ///
-    /// ```
-    /// # use consumer::HandlerError;
-    /// let error = HandlerError::from(std::io::Error::other("the disk is full"));
-    /// assert!(error.as_error().is::<std::io::Error>());
-    /// ```
+    /// Returns the outermost error, for `downcast_ref` and for the `source()` of an error around it.
     #[must_use]
     pub fn as_error(&self) -> &(dyn Error + 'static) {
         self.0.as_ref()
     }
 
-    /// The error and everything that caused it, outermost first.
-    ///
-    /// ```
-    /// # use consumer::HandlerError;
-    /// let error = HandlerError::from(std::io::Error::other("the disk is full"));
-    /// assert_eq!(error.chain().count(), 1);
-    /// ```
+    /// Iterates over the error and its causes, outermost first.
     pub fn chain(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
-        std::iter::successors(Some(self.as_error()), |&error| error.source())
+        causes(self.as_error())
     }
 }
 
@@ -52,18 +49,9 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
 }
 
 impl fmt::Display for HandlerError {
-    /// The whole chain in one line, without repeating what an outer error already says.
+    /// Writes the error and its causes in one line: `outer: cause: cause`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
-        for cause in self.chain().skip(1) {
-            let text = cause.to_string();
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said = text;
-            }
-        }
-        Ok(())
+        chain(self.as_error()).fmt(f)
     }
 }
 
@@ -73,40 +61,42 @@ impl fmt::Debug for HandlerError {
     }
 }
 
-/// Tells how far a batch came before a handler failed, and where the failing event must be.
+/// Reports how far a batch got before a handler failed, and which events may have caused it.
 ///
-/// The events before `handled` succeeded; the failing one is among the next `suspects`. A handler
-/// that takes events one by one has exactly one suspect; one that takes a whole batch can only say
-/// that it is somewhere in it, and the worker finds it by halving.
+/// The first `handled` events succeeded; the failing one is among the next `suspects`. A handler
+/// that takes events one by one has exactly one suspect. One that takes a whole batch only knows
+/// that it is somewhere in it, and the worker finds it by halving the batch.
 ///
 /// ```
+/// use std::error::Error;
+///
 /// use consumer::BatchError;
 ///
 /// let failed = BatchError::at(3, "no such user");
 /// assert_eq!((failed.handled, failed.suspects), (3, 1));
-/// assert_eq!(failed.to_string(), "event 4 of the batch failed: no such user");
+/// assert_eq!(failed.to_string(), "event 4 of the batch failed");
+/// assert_eq!(failed.source().unwrap().to_string(), "no such user");
+///
+/// let failed = BatchError::within(3, 10, "the index is read-only");
+/// assert_eq!(failed.to_string(), "one of the events 4 to 13 of the batch failed");
 /// ```
 #[derive(Debug)]
 pub struct BatchError {
     /// How many events at the start of the batch were handled.
     pub handled: usize,
-    /// Among how many events after those the failing one is; at least 1.
+    /// How many events after those may be the failing one; at least 1.
     pub suspects: usize,
-    /// What went wrong.
+    /// What the handler returned.
     pub error: HandlerError,
 }
 
 impl BatchError {
-    /// The event at index `handled` failed.
-    ///
-    /// See [`BatchError`] for an example.
+    /// Reports that the event at index `handled` failed.
     pub fn at(handled: usize, error: impl Into<HandlerError>) -> Self {
         Self::within(handled, 1, error)
     }
 
-    /// One of the `suspects` events from index `handled` on failed.
-    ///
-    /// See [`Consumer::handle_batch`](crate::Consumer::handle_batch) for an example.
+    /// Reports that one of the `suspects` events from index `handled` on failed.
     pub fn within(handled: usize, suspects: usize, error: impl Into<HandlerError>) -> Self {
         Self {
             handled,
@@ -118,11 +108,118 @@ impl BatchError {
 
 impl fmt::Display for BatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "event {} of the batch failed: {}",
-            self.handled + 1,
-            self.error
-        )
+        let first = self.handled.saturating_add(1);
+        match self.suspects {
+            0 | 1 => write!(f, "event {first} of the batch failed"),
+            several => {
+                let last = self.handled.saturating_add(several);
+                write!(f, "one of the events {first} to {last} of the batch failed")
+            }
+        }
+    }
+}
+
+impl Error for BatchError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.error.as_error())
+    }
+}
+
+/// Displays an error and its causes in one line: `outer: cause: cause`.
+///
+/// A cause is left out if the line already ends with its text, as with errors of other crates that
+/// display their cause themselves.
+pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
+    Chain(error)
+}
+
+/// See [`chain`].
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(&'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = self.0.to_string();
+        for cause in causes(self.0).skip(1) {
+            let text = cause.to_string();
+            if !line.ends_with(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+        }
+        f.write_str(&line)
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::fmt;
+
+    use super::{BatchError, HandlerError, chain};
+
+    /// An error with the given text and cause.
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Layer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    fn layers(texts: &[&'static str]) -> Layer {
+        match texts {
+            [] => Layer("", None),
+            [only] => Layer(only, None),
+            [outer, causes @ ..] => Layer(outer, Some(Box::new(layers(causes)))),
+        }
+    }
+
+    #[test]
+    fn a_chain_is_one_line_with_each_cause_once() {
+        for (texts, line) in [
+            (&["outer"][..], "outer"),
+            (&["outer", "middle", "inner"], "outer: middle: inner"),
+            // sqlx writes the cause itself, and returns it as the source too.
+            (
+                &["query failed: no table", "no table"],
+                "query failed: no table",
+            ),
+            (&["same", "same", "other"], "same: other"),
+            (&["refused", "a: refused", "refused"], "refused: a: refused"),
+            // A cause in the middle of the text is not at its end.
+            (&["`users` is gone", "users"], "`users` is gone: users"),
+            (&["outer", ""], "outer"),
+        ] {
+            assert_eq!(chain(&layers(texts)).to_string(), line);
+        }
+    }
+
+    #[test]
+    fn a_handler_error_displays_its_causes() {
+        let error = HandlerError::from(layers(&["cannot send", "connection reset"]));
+        assert_eq!(error.to_string(), "cannot send: connection reset");
+        assert_eq!(error.chain().count(), 2);
+    }
+
+    #[test]
+    fn a_batch_error_leaves_the_cause_to_its_source() {
+        let error = BatchError::at(1, layers(&["cannot send", "connection reset"]));
+        assert_eq!(error.to_string(), "event 2 of the batch failed");
+        assert_eq!(
+            chain(&error).to_string(),
+            "event 2 of the batch failed: cannot send: connection reset"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The immutable value that a consumer is given (R6).
+//! The immutable value that a consumer receives (R6).
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,14 +11,15 @@ use uuid::Uuid;
 
 use super::typed::{DecodeError, decode_json};
 
-/// An event as the store keeps it, shared by all consumers of a process.
+/// A stored event, shared by all consumers of a process.
 ///
-/// It is one reference-counted allocation: cloning it never copies payload or metadata, so the
-/// same event can be on its way to any number of consumers (R6). Its fields are read through
-/// [`Deref`]: `event.global_position`, `event.payload`, and the others of [`EventRecord`].
+/// It is one reference-counted allocation. Cloning it never copies payload or metadata, so any number
+/// of consumers can hold the same event (R6). It dereferences to [`EventRecord`]:
+/// `event.global_position`, `event.payload`, and so on.
 ///
 /// ```
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{EventRecord, PersistedEvent};
+///
 /// let event = PersistedEvent::new(EventRecord {
 ///     aggregate_type: "User".into(),
 ///     aggregate_id: "u-1".into(),
@@ -34,12 +35,11 @@ pub struct PersistedEvent(Arc<EventRecord>);
 
 /// The fields of a [`PersistedEvent`].
 ///
-/// A test makes one of what it cares about, and leaves the rest to `..EventRecord::default()`:
+/// A test sets the fields that it needs and takes the others from [`EventRecord::default`]:
 ///
 /// ```
 /// use consumer::{EventRecord, Metadata, PersistedEvent};
 ///
-/// // For a test of what a consumer does with the second event of an aggregate.
 /// let renamed = PersistedEvent::new(EventRecord {
 ///     global_position: 12,
 ///     aggregate_type: "User".into(),
@@ -54,40 +54,38 @@ pub struct PersistedEvent(Arc<EventRecord>);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRecord {
-    /// Where the event stands in the global log; positions start at 1 and may have gaps.
+    /// The position in the global log; positions start at 1 and may have gaps.
     ///
     /// Position order is not commit order (R11).
     pub global_position: i64,
-    /// The kind of aggregate, such as `User`; what a scope compares, exactly (R7).
+    /// The type of the aggregate, such as `User`; scopes compare it exactly (R7).
     pub aggregate_type: Arc<str>,
-    /// Which aggregate of that kind; any string, also an empty one.
+    /// The aggregate's id; any string, including an empty one.
     pub aggregate_id: String,
-    /// The place of the event in its aggregate's history; the first is 1.
+    /// The version of the aggregate after the event; the first event's is 1.
     pub aggregate_version: i64,
-    /// The event's own identity.
+    /// The unique id of the event.
     pub event_id: Uuid,
     /// What happened, such as `UserRegistered`.
     pub event_type: Arc<str>,
     /// The version of the payload's format; the first is 1.
     pub event_version: i32,
-    /// The content, as it was appended; usually JSON, but any bytes are allowed.
+    /// The payload as appended; usually JSON, but any bytes are allowed.
     pub payload: Bytes,
-    /// JSON beside the content, where the appender gave some.
+    /// The JSON metadata, if any was appended.
     pub metadata: Option<Metadata>,
-    /// The distributed trace that the event was appended in.
+    /// The distributed trace in which the event was appended.
     pub trace_id: Option<String>,
-    /// What ties together all the events of one business transaction.
+    /// The id shared by all events of one business transaction.
     pub correlation_id: Option<String>,
-    /// The message that caused this event.
+    /// The id of the message that caused the event.
     pub causation_id: Option<String>,
-    /// When the database wrote the event.
+    /// The time at which the database wrote the event.
     pub created_at: DateTime<Utc>,
 }
 
 impl PersistedEvent {
-    /// Makes an event of its fields, as stores and tests do.
-    ///
-    /// See [`PersistedEvent`] for an example.
+    /// Creates an event from its fields.
     #[must_use]
     pub fn new(record: EventRecord) -> Self {
         Self(Arc::new(record))
@@ -96,21 +94,22 @@ impl PersistedEvent {
     /// Decodes the payload from JSON.
     ///
     /// ```
-    /// # use consumer::{EventRecord, PersistedEvent};
+    /// use consumer::{EventRecord, PersistedEvent};
+    ///
     /// #[derive(serde::Deserialize)]
-    /// struct Email {
+    /// struct User {
     ///     email: String,
     /// }
     ///
-    /// # let event = PersistedEvent::new(EventRecord {
-    /// #     payload: r#"{"email":"ada@example.com"}"#.into(), ..EventRecord::default() });
-    /// let user: Email = event.json()?;
+    /// let payload = r#"{"email":"ada@example.com"}"#.into();
+    /// let event = PersistedEvent::new(EventRecord { payload, ..EventRecord::default() });
+    /// let user: User = event.json()?;
     /// assert_eq!(user.email, "ada@example.com");
     /// # Ok::<(), consumer::DecodeError>(())
     /// ```
     ///
     /// # Errors
-    /// When the payload is not JSON of the shape of `T`; the error names the event and the place
+    /// If the payload is not JSON that deserializes as `T`. The error names the event and the path
     /// in the payload.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         decode_json(self)
@@ -119,7 +118,7 @@ impl PersistedEvent {
 
 #[cfg(any(feature = "postgres", feature = "worker"))]
 impl EventRecord {
-    /// The bytes of the payload, the metadata and every text: what budgets of bytes count.
+    /// Counts the bytes of the payload, the metadata and every text field, for byte budgets.
     pub(crate) fn content_bytes(&self) -> u64 {
         let metadata = self
             .metadata
@@ -147,7 +146,7 @@ impl Deref for PersistedEvent {
 }
 
 impl fmt::Debug for PersistedEvent {
-    /// Names the event without its payload, which may be large or secret.
+    /// Omits the payload, which may be large or secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PersistedEvent")
             .field("global_position", &self.global_position)
@@ -161,7 +160,7 @@ impl fmt::Debug for PersistedEvent {
 }
 
 impl Default for EventRecord {
-    /// An event at position 1 with an empty payload, for tests to start from.
+    /// Returns an event at position 1 with an empty payload, for tests.
     fn default() -> Self {
         Self {
             global_position: 1,
@@ -181,7 +180,7 @@ impl Default for EventRecord {
     }
 }
 
-/// The JSON text beside an event's payload; parsed only by those who ask for it.
+/// The JSON metadata of an event, which is parsed only on request.
 ///
 /// ```
 /// use consumer::Metadata;
@@ -200,10 +199,11 @@ impl Default for EventRecord {
 pub struct Metadata(Bytes);
 
 impl Metadata {
-    /// Takes JSON text as it stands; an append checks it before any database hears of it.
+    /// Takes JSON text without checking it; appending the event checks it first.
     ///
     /// ```
-    /// # use consumer::Metadata;
+    /// use consumer::Metadata;
+    ///
     /// let metadata = Metadata::from_json_text(r#"{"ip":"10.0.0.7"}"#);
     /// assert_eq!(metadata.json::<serde_json::Value>()?["ip"], "10.0.0.7");
     /// # Ok::<(), serde_json::Error>(())
@@ -213,29 +213,23 @@ impl Metadata {
         Self(text.into())
     }
 
-    /// Makes the JSON text of any serializable value.
-    ///
-    /// See [`Metadata`] for an example.
+    /// Serializes a value as JSON text.
     ///
     /// # Errors
-    /// What `serde_json` says, when the value has no JSON form.
+    /// If the value cannot be represented as JSON.
     pub fn new<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::to_vec(value).map(|text| Self(text.into()))
     }
 
-    /// Decodes the whole of it, or the part that `T` asks for.
-    ///
-    /// See [`Metadata`] for an example.
+    /// Deserializes the metadata; fields that `T` does not have are ignored.
     ///
     /// # Errors
-    /// What `serde_json` says, when the text is not JSON of the shape of `T`.
+    /// If the text is not JSON that deserializes as `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.0)
     }
 
-    /// The JSON text.
-    ///
-    /// See [`Metadata`] for an example.
+    /// Returns the JSON text.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -1,11 +1,11 @@
-//! What an append expects of its aggregate.
+//! The version that an append expects of its aggregate.
 
 use std::fmt;
 
-/// The version that an aggregate must have for an append to go through.
+/// The version that an aggregate must have for [`EventStore::append`](crate::EventStore::append) to
+/// succeed.
 ///
-/// It is how a command makes sure that nobody has changed the aggregate since it was loaded; see
-/// [`EventStore::append`](crate::EventStore::append).
+/// With it a command detects that the aggregate has changed since it was loaded.
 ///
 /// ```
 /// use consumer::ExpectedVersion;
@@ -15,7 +15,7 @@ use std::fmt;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// Whatever it is.
+    /// Any version.
     Any,
     /// The aggregate has no events yet.
     NoStream,
@@ -23,8 +23,9 @@ pub enum ExpectedVersion {
     Exact(i64),
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 impl ExpectedVersion {
-    /// The version to compare with, or `None` when any will do.
+    /// Returns the version to compare with, or `None` if any is accepted.
     pub(crate) fn version(self) -> Option<i64> {
         match self {
             Self::Any => None,
@@ -33,7 +34,8 @@ impl ExpectedVersion {
         }
     }
 
-    /// Whether an aggregate at `actual` is as expected.
+    /// Returns whether an aggregate at the version `actual` is as expected.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn admits(self, actual: i64) -> bool {
         self.version().is_none_or(|expected| expected == actual)
     }

@@ -1,6 +1,6 @@
-//! What a consumer is, and nothing of how it is run.
+//! What consumers and events are.
 //!
-//! This module depends on no store, no worker and no driver: it compiles with
+//! Nothing here depends on a store, a worker or a driver: it compiles with
 //! `default-features = false` (R10).
 
 pub mod columns;
@@ -16,7 +16,7 @@ pub(crate) mod typed;
 
 pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;
-pub use self::error::{BatchError, HandlerError};
+pub use self::error::{BatchError, HandlerError, chain};
 pub use self::event::{EventRecord, Metadata, PersistedEvent};
 pub use self::expected_version::ExpectedVersion;
 pub use self::new_event::{NewEvent, TypedEvent};

@@ -1,44 +1,43 @@
-//! How a consumer wants to be run.
+//! How to run a consumer.
 
 use std::time::Duration;
 
-/// Where a consumer without a checkpoint begins.
-///
-/// See [`Settings`] for an example.
+/// Where a consumer without a checkpoint begins; part of [`Settings`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartFrom {
-    /// At the first event of the log.
+    /// At the first event in the log.
     #[default]
     Beginning,
-    /// After the events that were settled when the checkpoint was created.
+    /// After the events that are settled when its checkpoint is created.
     Now,
 }
 
-/// What follows when a handler has failed on an event as often as its retries allow.
+/// What to do with an event when all its retries have failed; part of [`Settings`].
 ///
-/// See [`Settings`] for an example.
+/// A panic counts as a failed attempt only if it unwinds. With `panic = "abort"` in the Cargo profile
+/// it ends the process before the attempt is recorded, and the restarted process is handed the same
+/// event again: [`Park`](Self::Park) and [`Skip`](Self::Skip) then never apply to a handler that
+/// panics, only to one that returns an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnError {
-    /// The consumer stops before the event (R2).
+    /// Stop the consumer before the event (R2).
     #[default]
     Stop,
-    /// The event, and the later ones of its aggregate, are set aside; the others flow.
+    /// Park the event and all later events of its aggregate, and continue with the others.
     Park,
-    /// The event is left out; log and metrics tell.
+    /// Skip the event; the log and the metrics record it.
     Skip,
 }
 
-/// How long to wait between two attempts: doubling from `min` up to `max`, with jitter.
-///
-/// See [`Settings`] for an example.
+/// The wait between two attempts, which doubles from `min` up to `max`, with jitter.
 ///
 /// ```
 /// use consumer::{Backoff, Settings};
 ///
 /// let Backoff { min, max } = Settings::default().backoff;
-/// println!("waits {min:?} after the first failure, and {max:?} at most");
+/// println!("waits {min:?} after the first failure, at most {max:?}");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -48,7 +47,7 @@ pub struct Backoff {
     pub max: Duration,
 }
 
-/// The operational settings of one consumer: from its attribute, or overridden on the builder.
+/// How to run one consumer, set by its attribute and overridden on the worker's builder.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,7 +57,7 @@ pub struct Backoff {
 /// let settings = Settings::default().batch_size(100).on_error(OnError::Park);
 /// assert_eq!(settings.retries, 5);
 ///
-/// // For one that calls a service: few events at a time, and patience with it.
+/// // For a consumer that calls a slow service.
 /// let settings = Settings::default()
 ///     .start_from(StartFrom::Now)
 ///     .retries(20)
@@ -73,33 +72,33 @@ pub struct Backoff {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where a consumer without a checkpoint begins.
+    /// Where the consumer begins if it has no checkpoint.
     pub start_from: StartFrom,
-    /// What follows when the retries are used up.
+    /// What to do with an event when all its retries have failed.
     pub on_error: OnError,
-    /// How often a failing event is tried again; 0 and more.
+    /// How many times a failed event is retried; 0 means never.
     pub retries: u32,
     /// The wait between attempts.
     pub backoff: Backoff,
-    /// How many events one call of a handler and one transaction hold at most; 1 to 10,000.
+    /// The most events of one batch, 1 to 10,000.
     pub batch_size: u32,
-    /// Whether a transaction may hold several batches; not where somebody has set their size.
+    /// Whether a transaction may hold several batches; false once their size has been set.
     pub(crate) may_grow: bool,
-    /// After what time a transaction ends at the next event.
+    /// The time after which a transaction ends at the next event.
     pub batch_time: Duration,
-    /// How long one call of a handler may take; `None` for as long as it likes.
+    /// The longest time one handler call may take; `None` for no limit.
     pub handler_timeout: Option<Duration>,
-    /// As how many lanes the consumer may run; a power of two up to 64.
+    /// How many segments of the consumer may run in parallel; a power of two up to 64.
     pub segments: u32,
 }
 
 impl Settings {
-    /// What holds where nothing else is said.
+    /// The default settings.
     ///
     /// ```
     /// use consumer::Settings;
     ///
-    /// /// What all consumers of this program that call a service have in common.
+    /// /// The settings shared by all consumers of this program that call a service.
     /// const CALLS_A_SERVICE: Settings = Settings::DEFAULT.retries(20).batch_size(10);
     /// assert_eq!(CALLS_A_SERVICE.batch_time, Settings::DEFAULT.batch_time);
     /// ```
@@ -118,7 +117,7 @@ impl Settings {
         segments: 1,
     };
 
-    /// The most events one transaction may hold.
+    /// The largest [`batch_size`](Self::batch_size).
     ///
     /// ```
     /// use consumer::Settings;
@@ -128,36 +127,28 @@ impl Settings {
     /// ```
     pub const MAX_BATCH_SIZE: u32 = 10_000;
 
-    /// Sets where a consumer without a checkpoint begins.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets where the consumer begins if it has no checkpoint.
     #[must_use]
     pub const fn start_from(mut self, start_from: StartFrom) -> Self {
         self.start_from = start_from;
         self
     }
 
-    /// Sets what follows when the retries are used up.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets what to do with an event when all its retries have failed.
     #[must_use]
     pub const fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
         self
     }
 
-    /// Sets how often a failing event is tried again.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets how many times a failed event is retried.
     #[must_use]
     pub const fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Sets the wait between attempts; `max` below `min` counts as `min`.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets the wait between attempts; a `max` below `min` is raised to `min`.
     #[must_use]
     pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
         let max = if max.as_nanos() < min.as_nanos() {
@@ -169,14 +160,12 @@ impl Settings {
         self
     }
 
-    /// Sets how many events one transaction holds at most; brought into 1 to 10,000.
+    /// Sets the most events of one batch, clamped to 1 to 10,000.
     ///
-    /// Where it is not set, a batch is at most 500 events. On Postgres a transaction may then hold
-    /// up to eight batches while more consumers have work than the worker has connections for:
-    /// fifty that catch up together are slowed down by nothing as much as by their commits. No
-    /// call of a handler is given more than one batch.
-    ///
-    /// See [`Settings`] for an example.
+    /// The default is 500. As long as the size is not set, a transaction on Postgres may hold up to
+    /// eight batches while more consumers have work than the worker has connections, because commits
+    /// limit the throughput of many consumers that catch up at once. A handler call never receives
+    /// more than one batch.
     #[must_use]
     pub const fn batch_size(mut self, events: u32) -> Self {
         self.may_grow = false;
@@ -184,27 +173,22 @@ impl Settings {
         self
     }
 
-    /// Sets after what time a transaction ends at the next event.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets the time after which a transaction ends at the next event.
     #[must_use]
     pub const fn batch_time(mut self, time: Duration) -> Self {
         self.batch_time = time;
         self
     }
 
-    /// Sets how long one call of a handler may take.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets the longest time one handler call may take.
     #[must_use]
     pub const fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.handler_timeout = Some(timeout);
         self
     }
 
-    /// Sets as how many lanes the consumer may run; brought to a power of two up to 64.
-    ///
-    /// See [`Settings`] for an example.
+    /// Sets how many segments of the consumer may run in parallel, rounded up to a power of two of at
+    /// most 64.
     #[must_use]
     pub const fn segments(mut self, segments: u32) -> Self {
         let segments = if segments > 64 { 64 } else { segments };
@@ -212,13 +196,12 @@ impl Settings {
         self
     }
 
-    /// The same settings with every value brought into its range, as the methods above do it: the
-    /// fields are public, so that a value may come from elsewhere.
+    /// Clamps every value to its range, as the methods above do; for values that were assigned to the
+    /// fields.
     ///
     /// ```
     /// use consumer::Settings;
     ///
-    /// // A value from a configuration file, say.
     /// let mut settings = Settings::default();
     /// settings.segments = 100;
     /// assert_eq!(settings.clamped().segments, 64);
@@ -235,7 +218,7 @@ impl Settings {
 
 #[cfg(feature = "worker")]
 impl Settings {
-    /// The size of a batch, as lengths are counted.
+    /// Returns the size of a batch as a length.
     pub(crate) fn batch_len(&self) -> usize {
         usize::try_from(self.batch_size).unwrap_or(usize::MAX)
     }
@@ -263,7 +246,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn values_out_of_range_are_brought_into_it() {
+    fn values_out_of_range_are_clamped() {
         let (short, long) = (Duration::from_secs(1), Duration::from_secs(9));
         let settings = Settings {
             batch_size: 0,

@@ -19,8 +19,7 @@ use super::{Context, PersistedEvent};
 /// `#[derive(Event)]` implements it, on structs and on enums.
 ///
 /// ```
-/// use consumer::Event;
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{Event, EventRecord, PersistedEvent};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
@@ -36,16 +35,12 @@ use super::{Context, PersistedEvent};
 /// assert_eq!((ada.event_type(), ada.event_version()), ("UserRegistered", 1));
 /// assert_eq!(&ada.encode()?[..], br#"{"email":"ada@example.com"}"#);
 ///
-/// # let stored = PersistedEvent::new(EventRecord {
-/// #     global_position: 7,
-/// #     aggregate_type: "User".into(),
-/// #     aggregate_id: "ada".into(),
-/// #     event_type: "UserRegistered".into(),
-/// #     event_version: 1,
-/// #     payload: ada.encode()?.into(),
-/// #     ..EventRecord::default()
-/// # });
-/// // An event of that type, as the store gives it.
+/// let stored = PersistedEvent::new(EventRecord {
+///     aggregate_type: "User".into(),
+///     event_type: "UserRegistered".into(),
+///     payload: ada.encode()?,
+///     ..EventRecord::default()
+/// });
 /// assert_eq!(UserRegistered::decode(&stored)?.email, "ada@example.com");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -127,8 +122,7 @@ pub trait Aggregate: Event {}
 /// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
 ///
 /// ```
-/// use consumer::{Envelope, Event};
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{Envelope, Event, EventRecord, PersistedEvent};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
@@ -137,23 +131,15 @@ pub trait Aggregate: Event {}
 ///     email: String,
 /// }
 ///
-/// // What a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)` may do.
+/// // For a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)`.
 /// fn greeting(event: &Envelope<'_, UserRegistered>) -> String {
 ///     format!("{} has the address {}", event.aggregate_id, event.payload.email)
 /// }
 ///
-/// # let stored = PersistedEvent::new(EventRecord {
-/// #     global_position: 7,
-/// #     aggregate_type: "User".into(),
-/// #     aggregate_id: "ada".into(),
-/// #     event_type: "UserRegistered".into(),
-/// #     event_version: 1,
-/// #     payload: "{}".into(),
-/// #     ..EventRecord::default()
-/// # });
-/// // A unit test makes its own.
+/// // A unit test creates its own.
+/// let record = PersistedEvent::new(EventRecord { aggregate_id: "ada".into(), ..EventRecord::default() });
 /// let payload = UserRegistered { email: "ada@example.com".into() };
-/// let event = Envelope { payload, record: &stored };
+/// let event = Envelope { payload, record: &record };
 /// assert_eq!(greeting(&event), "ada has the address ada@example.com");
 /// ```
 #[derive(Clone, Debug)]
@@ -175,8 +161,7 @@ impl<E> Deref for Envelope<'_, E> {
 /// Why an event could not be decoded; says which event, for whom, and where in the payload.
 ///
 /// ```
-/// use consumer::Event;
-/// # use consumer::{EventRecord, PersistedEvent};
+/// use consumer::{Event, EventRecord, PersistedEvent};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Event, Serialize, Deserialize)]
@@ -185,16 +170,13 @@ impl<E> Deref for Envelope<'_, E> {
 ///     email: String,
 /// }
 ///
-/// # let stored = PersistedEvent::new(EventRecord {
-/// #     global_position: 7,
-/// #     aggregate_type: "User".into(),
-/// #     aggregate_id: "ada".into(),
-/// #     event_type: "UserRegistered".into(),
-/// #     event_version: 1,
-/// #     payload: r#"{"email":7}"#.into(),
-/// #     ..EventRecord::default()
-/// # });
-/// // An event at position 7 with the payload `{"email":7}`.
+/// let stored = PersistedEvent::new(EventRecord {
+///     global_position: 7,
+///     aggregate_type: "User".into(),
+///     event_type: "UserRegistered".into(),
+///     payload: r#"{"email":7}"#.into(),
+///     ..EventRecord::default()
+/// });
 /// let error = UserRegistered::decode(&stored).unwrap_err().for_consumer("welcome");
 /// assert_eq!((error.consumer(), error.position()), (Some("welcome"), 7));
 /// assert_eq!((error.event_type(), error.event_version()), ("UserRegistered", 1));
@@ -295,26 +277,28 @@ impl fmt::Display for DecodeError {
         }
         write!(
             f,
-            "cannot decode the event `{}`, version {}, at position {}: ",
+            "cannot decode the event `{}`, version {}, at position {}",
             self.event_type, self.version, self.position
         )?;
         match &self.reason {
-            Reason::Json(error) => write!(f, "at `{}`: {}", error.path(), error.inner()),
+            // The cause follows as the source.
+            Reason::Json(error) if error.path().iter().next().is_none() => Ok(()),
+            Reason::Json(error) => write!(f, ": at `{}`", error.path()),
             Reason::Version { current } if self.version > *current => write!(
                 f,
-                "this program knows versions up to {current}; deploy the one that appended it"
+                ": this program reads versions up to {current}; deploy the release that appended it"
             ),
             Reason::Version { current } => write!(
                 f,
-                "the current version is {current}; say how to read this one with `upcast({} = …)`",
+                ": the current version is {current}; add `upcast({} = …)` to read this one",
                 self.version
             ),
             Reason::Type { expected } => {
-                write!(f, "expected one of `{}`", expected.join("`, `"))
+                write!(f, ": expected one of `{}`", expected.join("`, `"))
             }
             Reason::Aggregate { found, expected } => write!(
                 f,
-                "it belongs to the aggregate `{found}`, and this is an event of `{expected}`"
+                ": it belongs to the aggregate `{found}`, not to `{expected}`"
             ),
         }
     }

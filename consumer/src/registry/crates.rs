@@ -1,8 +1,6 @@
-//! Which crates a program takes its consumers from.
+//! The crates from which a program takes its consumers.
 
 /// The crates named in [`consumers!`](crate::consumers).
-///
-/// See there for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crates {
     names: Vec<&'static str>,
@@ -17,13 +15,7 @@ impl Crates {
         }
     }
 
-    /// The names of the crates, as they stand in paths.
-    ///
-    /// ```
-    /// let crates = consumer::consumers![crate];
-    /// println!("runs the consumers of {}", crates.names().join(", "));
-    /// # assert_eq!(crates.names().len(), 1);
-    /// ```
+    /// Returns the names of the crates, as written in paths.
     #[must_use]
     pub fn names(&self) -> &[&'static str] {
         &self.names
@@ -38,22 +30,19 @@ pub(super) fn crate_of(module: &'static str) -> &'static str {
     module.split_once("::").map_or(module, |(name, _)| name)
 }
 
-/// Names the crates that a program takes its consumers from.
+/// Names the crates from which a program takes its consumers.
 ///
 /// A crate that no path mentions is not linked, even if it is a dependency, and its consumers are
-/// missing without a word. Naming it here proves that it exists, links it, and restricts the
-/// registry to the crates named; one that contributes no consumer is an error at start-up.
+/// silently missing. Naming it here proves that it exists, links it, and restricts the registry to
+/// the named crates. A named crate without consumers is an error at start-up.
 ///
 /// ```
-/// # #[cfg(feature = "auto-register")] {
 /// let crates = consumer::consumers![crate];
 /// assert_eq!(crates.names().len(), 1);
-/// # }
 /// ```
 ///
-/// Other crates stand beside `crate` by the name they have in paths: `consumers![crate, billing,
-/// shipping]`. One that Cargo.toml renames is followed by its own name:
-/// `consumers![crate, money = "billing"]`.
+/// Other crates are named as in paths: `consumers![crate, billing, shipping]`. A crate that Cargo.toml
+/// renames is followed by its own name: `consumers![crate, money = "billing"]`.
 #[macro_export]
 macro_rules! consumers {
     ($($name:tt $(= $own:literal)?),+ $(,)?) => {{

@@ -1,4 +1,4 @@
-//! What a consumer says of itself, apart from what it does.
+//! The declaration of a consumer: everything about it but its handlers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,9 +7,7 @@ use sqlx::Database;
 
 use crate::contract::{Consumer, ErasedConsumer, ScopedConsumer, Settings};
 
-/// The place in the source where a consumer was declared.
-///
-/// A report may point to it:
+/// The place in the source where a consumer is declared.
 ///
 /// ```
 /// use consumer::Site;
@@ -19,11 +17,11 @@ use crate::contract::{Consumer, ErasedConsumer, ScopedConsumer, Settings};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
-    /// The crate, as cargo knows it.
+    /// The Cargo package.
     pub package: &'static str,
-    /// The module, as `module_path!()` gives it.
+    /// The module, as `module_path!()` returns it.
     pub module: &'static str,
-    /// The file, relative to where the crate was compiled.
+    /// The file, relative to the directory in which the crate was compiled.
     pub file: &'static str,
     /// The line, from 1.
     pub line: u32,
@@ -41,7 +39,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// What a consumer says of itself: name, scope, settings, and where that was written.
+/// The name, scope and settings of a consumer, and where it is declared.
 ///
 /// ```
 /// use consumer::Declaration;
@@ -56,22 +54,20 @@ impl fmt::Display for Site {
 pub struct Declaration {
     /// The unique name (R1).
     pub name: Arc<str>,
-    /// The version; a new one rebuilds beside the old.
+    /// The version; a new version is built beside the old one.
     pub version: u32,
-    /// The group it belongs to, for processes that run only a part.
+    /// The group, for processes that run only some of a program's consumers.
     pub group: Option<&'static str>,
-    /// The aggregate types that it wants; empty for every event (R7, R8).
+    /// The aggregate types that it receives events of; empty for every event (R7, R8).
     pub scope: Vec<Arc<str>>,
-    /// How it wants to be run.
+    /// How to run it.
     pub settings: Settings,
-    /// Where it was declared; `None` when it was named by hand.
+    /// Where it is declared; `None` for a consumer that was added by hand.
     pub site: Option<Site>,
 }
 
 impl Declaration {
-    /// Declares a consumer by hand, with default settings and every event in its scope.
-    ///
-    /// See [`Declaration`] for an example.
+    /// Declares a consumer of every event, with default settings.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
@@ -85,43 +81,29 @@ impl Declaration {
     }
 }
 
-/// A consumer together with its declaration, ready for a worker on the database `DB`.
+/// A consumer and its declaration, ready for a worker on the database `DB`.
 ///
 /// ```
-/// # #[cfg(all(feature = "sqlite", feature = "worker"))]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-/// # struct Users;
-/// # impl Consumer<sqlx::Sqlite> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # }
-/// use consumer::{Registered, SqliteEventStore, Worker};
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+/// use consumer::{Registered, Worker};
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
 /// let users = Registered::new(Users).version(2);
 /// assert_eq!((&*users.declaration.name, users.declaration.version), ("users", 2));
 /// let worker = Worker::builder(store).registered(users).build()?;
-/// # Ok(())
-/// # }
-/// # #[cfg(not(all(feature = "sqlite", feature = "worker")))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 pub struct Registered<DB: Database> {
-    /// What it says of itself.
+    /// Its name, scope and settings.
     pub declaration: Declaration,
-    /// What it does.
+    /// The consumer.
     pub consumer: Arc<dyn ErasedConsumer<DB>>,
 }
 
 impl<DB: Database> Registered<DB> {
-    /// Takes a consumer of every event.
-    ///
-    /// See [`Registered`] for an example.
+    /// Takes a consumer with the scope that [`Consumer::scope`] returns.
     pub fn new(consumer: impl Consumer<DB>) -> Self {
         let mut declaration = Declaration::new(consumer.name());
+        declaration.scope = shared(consumer.scope());
         declaration.settings = consumer.settings();
         Self {
             declaration,
@@ -129,45 +111,27 @@ impl<DB: Database> Registered<DB> {
         }
     }
 
-    /// Takes a consumer with a scope.
+    /// Takes a consumer with the scope that [`ScopedConsumer::aggregate_types`] returns.
     ///
-    /// ```
-    /// # #[cfg(feature = "sqlite")] {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// # impl consumer::ScopedConsumer<sqlx::Sqlite> for Users {
-    /// #     fn aggregate_types(&self) -> &[&str] { &["User"] }
-    /// # }
-    /// use consumer::Registered;
-    ///
-    /// let users = Registered::<sqlx::Sqlite>::scoped(Users);
-    /// assert_eq!(&*users.declaration.scope[0], "User");
-    /// # }
-    /// ```
+    /// It differs from [`new`](Self::new) only for a consumer that does not return its scope from
+    /// [`Consumer::scope`].
     pub fn scoped(consumer: impl ScopedConsumer<DB>) -> Self {
-        let scope = consumer
-            .aggregate_types()
-            .iter()
-            .map(|&kind| kind.into())
-            .collect();
+        let scope = shared(consumer.aggregate_types());
         let mut registered = Self::new(consumer);
         registered.declaration.scope = scope;
         registered
     }
 
-    /// Sets the version, 1 unless said: the traits do not tell it, so that a consumer that is
-    /// named by hand says it here.
-    ///
-    /// See [`Registered`] for an example.
+    /// Sets the version, which is 1 by default and not part of [`Consumer`].
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         self.declaration.version = version;
         self
     }
+}
+
+fn shared(scope: &[&str]) -> Vec<Arc<str>> {
+    scope.iter().copied().map(Arc::from).collect()
 }
 
 impl<DB: Database> Clone for Registered<DB> {
@@ -182,5 +146,46 @@ impl<DB: Database> Clone for Registered<DB> {
 impl<DB: Database> fmt::Debug for Registered<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.declaration.fmt(f)
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::{Database, Sqlite};
+
+    use super::Registered;
+    use crate::contract::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer};
+
+    struct Orders;
+
+    impl<DB: Database> Consumer<DB> for Orders {
+        fn name(&self) -> &str {
+            "orders"
+        }
+
+        fn scope(&self) -> &[&str] {
+            ScopedConsumer::<DB>::aggregate_types(self)
+        }
+
+        async fn handle(
+            &self,
+            _: &Context,
+            _: &mut DB::Connection,
+            _: &PersistedEvent,
+        ) -> Result<(), HandlerError> {
+            Ok(())
+        }
+    }
+
+    impl<DB: Database> ScopedConsumer<DB> for Orders {
+        fn aggregate_types(&self) -> &[&str] {
+            &["Order", "Invoice"]
+        }
+    }
+
+    #[test]
+    fn r7_a_consumer_is_registered_with_its_own_scope() {
+        let scope = Registered::<Sqlite>::new(Orders).declaration.scope;
+        assert_eq!(scope, ["Order".into(), "Invoice".into()]);
     }
 }

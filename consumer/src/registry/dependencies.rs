@@ -1,4 +1,4 @@
-//! What consumers need to be made of.
+//! The values that consumers are created from.
 
 use std::any::{Any, TypeId, type_name};
 use std::collections::HashMap;
@@ -6,8 +6,8 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// Values that the `init` functions of consumers are given: pools, clients, configuration; one of
-/// each type.
+/// The values that `init` functions receive, such as pools, clients and configuration; one of each
+/// type.
 ///
 /// ```
 /// use consumer::{Dependencies, HandlerError};
@@ -17,7 +17,7 @@ use thiserror::Error;
 /// struct Publisher { url: String }
 ///
 /// impl Publisher {
-///     // named in `#[consumer(name = "publisher", init = Publisher::connect)]`
+///     // For `#[consumer(name = "publisher", init = Publisher::connect)]`.
 ///     fn connect(dependencies: &Dependencies) -> Result<Self, HandlerError> {
 ///         let broker = dependencies.get::<Broker>()?;
 ///         Ok(Self { url: broker.url.clone() })
@@ -34,27 +34,24 @@ pub struct Dependencies {
 }
 
 impl Dependencies {
-    /// Starts with nothing.
-    ///
-    /// See [`Dependencies`] for an example.
+    /// Creates an empty collection.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a value, in place of an earlier one of the same type.
-    ///
-    /// See [`Dependencies`] for an example.
+    /// Adds a value and returns the collection; replaces an earlier value of the same type.
     #[must_use]
     pub fn with<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.insert(value);
         self
     }
 
-    /// Adds a value, in place of an earlier one of the same type.
+    /// Adds a value; replaces an earlier value of the same type.
     ///
     /// ```
-    /// # use consumer::Dependencies;
+    /// use consumer::Dependencies;
+    ///
     /// let mut dependencies = Dependencies::new();
     /// dependencies.insert("smtp.example.com".to_owned());
     /// assert!(dependencies.get::<String>().is_ok());
@@ -63,12 +60,10 @@ impl Dependencies {
         self.values.insert(TypeId::of::<T>(), Box::new(value));
     }
 
-    /// The value of that type.
-    ///
-    /// See [`Dependencies`] for an example.
+    /// Returns the value of that type.
     ///
     /// # Errors
-    /// When nobody added one. The registry reports this for all consumers at once.
+    /// If no value of that type was added. The registry reports this for all consumers at once.
     pub fn get<T: Send + Sync + 'static>(&self) -> Result<&T, MissingDependency> {
         self.values
             .get(&TypeId::of::<T>())
@@ -87,7 +82,7 @@ impl fmt::Debug for Dependencies {
     }
 }
 
-/// A consumer's `init` asked for a value that is not there.
+/// An `init` function asked for a value that was not provided.
 ///
 /// ```
 /// use consumer::Dependencies;

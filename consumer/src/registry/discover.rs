@@ -1,4 +1,4 @@
-//! From the entries that were linked to the consumers of one database.
+//! From linked entries to the consumers of one database.
 
 use std::fmt;
 
@@ -9,16 +9,41 @@ use super::error::{Problem, RegistryError};
 use super::{Dependencies, MissingDependency, Registered, Selection, Site};
 use crate::contract::HandlerError;
 
-/// The consumers of a program that can run on the database `DB`, in the order of their names.
+/// The consumers of a program that can run on the database `DB`, ordered by name.
 ///
 /// ```standalone_crate
-/// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
-/// use consumer::Registry;
+/// use consumer::prelude::*;
 /// use consumer::sqlx::Sqlite;
+/// use consumer::{Registry, Selection, consumers};
+///
+/// struct Users;
+///
+/// #[consumer(name = "users", group = "projections")]
+/// impl Users {
+///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+///         Ok(())
+///     }
+/// }
+///
+/// struct Mails;
+///
+/// #[consumer(name = "mails", group = "effects")]
+/// impl Mails {
+///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+///         Ok(())
+///     }
+/// }
 ///
 /// let registry = Registry::<Sqlite>::discover()?;
-/// assert!(registry.registered().is_empty());
-/// # }
+/// assert_eq!(registry.registered().len(), 2);
+///
+/// // A process that runs only some of them.
+/// let selection = Selection::all().in_crates(consumers![crate]).in_group("projections");
+/// let registry = Registry::<Sqlite>::select(&selection, &Dependencies::new())?;
+/// assert_eq!(registry.left_out(), ["mails"]);
+/// for one in registry.into_registered() {
+///     println!("{} {:?}", one.declaration.name, one.declaration.scope);
+/// }
 /// # Ok::<(), consumer::RegistryError>(())
 /// ```
 pub struct Registry<DB: Database> {
@@ -27,12 +52,12 @@ pub struct Registry<DB: Database> {
     left_out: Vec<&'static str>,
 }
 
-/// A consumer that was found, and cannot run on the database at hand.
+/// A consumer that was found but cannot run on the registry's database.
 ///
 /// ```
 /// use consumer::{Registry, sqlx};
 ///
-/// /// Which consumers a process leaves to others.
+/// /// Lists the consumers that a process leaves to others.
 /// fn elsewhere<DB: sqlx::Database>(registry: &Registry<DB>) -> Vec<String> {
 ///     let others = registry.other_databases().iter();
 ///     others.map(|other| format!("{} on {}", other.name, other.databases.join(", "))).collect()
@@ -45,7 +70,7 @@ pub struct OtherDatabase {
     pub name: &'static str,
     /// Where it is declared.
     pub site: Site,
-    /// The databases that it can run on; empty when no driver for one was compiled in.
+    /// The databases that it can run on; empty if no driver for any of them is compiled in.
     pub databases: Vec<&'static str>,
 }
 
@@ -53,7 +78,7 @@ impl fmt::Display for OtherDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`, declared at {}, ", self.name, self.site)?;
         if self.databases.is_empty() {
-            write!(f, "runs on no database that this program has a driver for")
+            write!(f, "runs on no database for which this program has a driver")
         } else {
             write!(f, "runs on {} only", self.databases.join(", "))
         }
@@ -61,32 +86,16 @@ impl fmt::Display for OtherDatabase {
 }
 
 impl<DB: Database> Registry<DB> {
-    /// Finds every consumer that was declared with `#[consumer]` and linked, and makes it.
-    ///
-    /// See [`Registry`] for an example.
+    /// Finds and creates every consumer that is declared with `#[consumer]` and linked.
     ///
     /// # Errors
-    /// All problems at once: two sites with one name, an `init` that failed or misses a
-    /// dependency, a program without the feature `auto-register`.
+    /// All problems at once: two consumers of one name, an `init` that failed or lacks a dependency, a
+    /// program without the feature `auto-register`.
     pub fn discover() -> Result<Self, RegistryError> {
         Self::discover_with(&Dependencies::new())
     }
 
-    /// Finds every consumer, and makes those with an `init` out of these dependencies.
-    ///
-    /// ```standalone_crate
-    /// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
-    /// use consumer::sqlx::Sqlite;
-    /// use consumer::{Dependencies, Registry};
-    ///
-    /// let dependencies = Dependencies::new().with("smtp.example.com".to_owned());
-    /// let registry = Registry::<Sqlite>::discover_with(&dependencies)?;
-    /// for one in registry.into_registered() {
-    ///     println!("{} {:?}", one.declaration.name, one.declaration.scope);
-    /// }
-    /// # }
-    /// # Ok::<(), consumer::RegistryError>(())
-    /// ```
+    /// Finds and creates every consumer, with these [`Dependencies`] for those that have an `init`.
     ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover).
@@ -96,33 +105,8 @@ impl<DB: Database> Registry<DB> {
 
     /// Finds the consumers of the crates named in [`consumers!`](crate::consumers).
     ///
-    /// See [`consumers!`](crate::consumers) for what to give it.
-    ///
-    /// ```standalone_crate
-    /// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
-    /// use consumer::prelude::*;
-    /// use consumer::sqlx::Sqlite;
-    /// use consumer::{Registry, consumers};
-    ///
-    /// struct AuditLog;
-    ///
-    /// #[consumer(name = "audit_log")]
-    /// impl AuditLog {
-    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
-    ///         println!("{}", event.event_type);
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// let registry = Registry::<Sqlite>::discover_in(consumers![crate], &Dependencies::new())?;
-    /// assert_eq!(registry.registered().len(), 1);
-    /// # }
-    /// # Ok::<(), consumer::RegistryError>(())
-    /// ```
-    ///
     /// # Errors
-    /// All problems at once, as for [`discover`](Self::discover), and a crate that contributed
-    /// nothing.
+    /// All problems at once, as for [`discover`](Self::discover), and a crate without consumers.
     pub fn discover_in(
         crates: crate::Crates,
         dependencies: &Dependencies,
@@ -130,9 +114,7 @@ impl<DB: Database> Registry<DB> {
         Self::select(&Selection::all().in_crates(crates), dependencies)
     }
 
-    /// Finds the consumers that were declared with this `group`.
-    ///
-    /// See [`RegistryError`] for an example.
+    /// Finds the consumers that are declared with this `group`; [`RegistryError`] shows a call.
     ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a group without consumers.
@@ -140,13 +122,11 @@ impl<DB: Database> Registry<DB> {
         Self::select(&Selection::all().in_group(group), dependencies)
     }
 
-    /// Finds the consumers that the selection takes.
-    ///
-    /// See [`Selection`] for what to give it, and [`left_out`](Self::left_out) for an example.
+    /// Finds the consumers of a [`Selection`].
     ///
     /// # Errors
-    /// All problems at once, as for [`discover`](Self::discover), and a crate or a group that
-    /// contributed nothing.
+    /// All problems at once, as for [`discover`](Self::discover), and a crate or a group without
+    /// consumers.
     pub fn select(
         selection: &Selection,
         dependencies: &Dependencies,
@@ -187,65 +167,29 @@ impl<DB: Database> Registry<DB> {
         })
     }
 
-    /// The consumers, in the order of their names.
-    ///
-    /// See [`Registry`] for an example.
+    /// Returns the consumers, ordered by name.
     #[must_use]
     pub fn registered(&self) -> &[Registered<DB>] {
         &self.registered
     }
 
-    /// The consumers, in the order of their names.
-    ///
-    /// See [`discover_with`](Self::discover_with) for an example.
+    /// Returns the consumers by value, ordered by name.
     #[must_use]
     pub fn into_registered(self) -> Vec<Registered<DB>> {
         self.registered
     }
 
-    /// The names of consumers of this program that the selection leaves out, in their order: another
-    /// process runs them, so their checkpoints are not detached.
+    /// Returns the names of the program's consumers outside the selection, in their order.
     ///
-    /// ```standalone_crate
-    /// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
-    /// use consumer::prelude::*;
-    /// use consumer::sqlx::Sqlite;
-    /// use consumer::{Registry, Selection};
-    ///
-    /// struct Users;
-    ///
-    /// #[consumer(name = "users", group = "projections")]
-    /// impl Users {
-    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// struct Mails;
-    ///
-    /// #[consumer(name = "mails", group = "effects")]
-    /// impl Mails {
-    ///     async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// let selection = Selection::all().in_group("projections");
-    /// let registry = Registry::<Sqlite>::select(&selection, &Dependencies::new())?;
-    /// assert_eq!(&*registry.registered()[0].declaration.name, "users");
-    /// assert_eq!(registry.left_out(), ["mails"]);
-    /// # }
-    /// # Ok::<(), consumer::RegistryError>(())
-    /// ```
+    /// Another process runs them, so their checkpoints are not detached.
     #[must_use]
     pub fn left_out(&self) -> &[&'static str] {
         &self.left_out
     }
 
-    /// The consumers that were found and cannot run on `DB`, in the order of their names. They
-    /// are to be reported, so that nobody misses them in silence.
+    /// Returns the consumers that were found but cannot run on `DB`, ordered by name.
     ///
-    /// See [`OtherDatabase`] for an example.
+    /// Report each [`OtherDatabase`], so that its consumer is not silently missing.
     #[must_use]
     pub fn other_databases(&self) -> &[OtherDatabase] {
         &self.other_databases
@@ -283,7 +227,7 @@ fn split_by_database<DB: Database>(entries: &[&'static Entry]) -> (Vec<Here>, Ve
     (here, elsewhere)
 }
 
-/// `here` is in the order of names.
+/// `here` is ordered by name.
 fn names_declared_twice(here: &[Here]) -> Vec<Problem> {
     here.chunk_by(|(one, _), (next, _)| (one.name, one.version) == (next.name, next.version))
         .filter(|same| same.len() > 1)

@@ -1,16 +1,17 @@
-//! What can be wrong with the consumers of a program, told all at once.
+//! What is wrong with a program's consumers, reported all at once.
 
+use std::error::Error;
 use std::fmt;
 
-use thiserror::Error;
-
 use super::{MissingDependency, Site};
-use crate::contract::HandlerError;
+use crate::contract::{HandlerError, chain};
 
-/// Everything that is wrong with the declared consumers.
+/// Everything that is wrong with a program's consumers.
+///
+/// A single problem is displayed like a [`Problem`]. Several are displayed as a list, each with its
+/// causes, and there is no [`source`](Error::source).
 ///
 /// ```standalone_crate
-/// # #[cfg(all(feature = "auto-register", feature = "sqlite"))] {
 /// use consumer::sqlx::Sqlite;
 /// use consumer::{Dependencies, Problem, Registry};
 ///
@@ -21,7 +22,6 @@ use crate::contract::HandlerError;
 ///         other => panic!("{other}"),
 ///     }
 /// }
-/// # }
 /// ```
 #[derive(Debug)]
 pub struct RegistryError {
@@ -43,9 +43,7 @@ impl RegistryError {
         }
     }
 
-    /// The problems, at least one.
-    ///
-    /// See [`RegistryError`] for an example.
+    /// Returns the problems, at least one.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -57,17 +55,17 @@ impl fmt::Display for RegistryError {
         match self.problems.as_slice() {
             [only] => only.fmt(f),
             several => {
-                write!(f, "{} problems with the declared consumers:", several.len())?;
+                write!(f, "{} problems with the consumers:", several.len())?;
                 several
                     .iter()
-                    .try_for_each(|problem| write!(f, "\n- {problem}"))
+                    .try_for_each(|problem| write!(f, "\n- {}", chain(problem)))
             }
         }
     }
 }
 
-impl std::error::Error for RegistryError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for RegistryError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self.problems.as_slice() {
             [only] => only.source(),
             _ => None,
@@ -75,70 +73,98 @@ impl std::error::Error for RegistryError {
     }
 }
 
-/// One thing that is wrong with the declared consumers.
-///
-/// Its text says what to do; see [`RegistryError`] for an example of one.
-#[derive(Debug, Error)]
+/// One thing that is wrong with a program's consumers; part of a [`RegistryError`].
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A name is declared at two sites, and they would share one checkpoint (R1).
-    #[error(
-        "`{name}` is declared {} times, and a name keys one checkpoint: rename all but one of {}",
-        sites.len(),
-        sites.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-    )]
+    /// Several consumers have the same name, and would share one checkpoint (R1).
     SameName {
         /// The name.
         name: String,
-        /// Where it is declared.
+        /// Where they are declared.
         sites: Vec<Site>,
     },
-    /// An `init` asked for something that was not provided.
-    #[error("`{name}`, declared at {site}, cannot be made: {missing}")]
+    /// An `init` function asked for a dependency that was not provided.
     MissingDependency {
         /// The consumer's name.
         name: String,
         /// Where it is declared.
         site: Site,
-        /// What it asked for.
+        /// The dependency.
         missing: MissingDependency,
     },
-    /// An `init` failed.
-    #[error("the `init` of `{name}`, declared at {site}, failed: {error}")]
+    /// An `init` function failed.
     Init {
         /// The consumer's name.
         name: String,
         /// Where it is declared.
         site: Site,
-        /// What it said.
+        /// What the function returned.
         error: HandlerError,
     },
     /// A crate in `consumers![…]` declares no consumer.
-    #[error(
-        "`consumers![…]` names the crate `{name}`, which contributed no consumer: leave it out, or check that its `#[consumer]` items are compiled in (features, `cfg`, the feature `auto-register`); a crate that Cargo.toml renames is named by its own name, as in `{name} = \"its_name\"`"
-    )]
     NothingFromCrate {
         /// The crate.
         name: &'static str,
     },
-    /// The group that was asked for has no consumer.
-    #[error(
-        "no consumer is in the group `{name}`: {}",
-        if groups.is_empty() {
-            "no consumer here names one with `group = \"…\"`".to_owned()
-        } else {
-            format!("the groups are `{}`", groups.join("`, `"))
-        }
-    )]
+    /// The selected group has no consumer.
     NothingInGroup {
         /// The group.
         name: String,
-        /// The groups that do have consumers.
+        /// The groups that have consumers.
         groups: Vec<&'static str>,
     },
-    /// Consumers do not register themselves in this program.
-    #[error(
-        "this program is built without the feature `auto-register` of `consumer`, so that declared consumers are not found: enable it, or name each with `Worker::builder(…).consumer(…)`"
-    )]
+    /// The program is built without automatic registration.
     NoAutoRegister,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SameName { name, sites } => {
+                let sites: Vec<String> = sites.iter().map(Site::to_string).collect();
+                write!(
+                    f,
+                    "`{name}` is declared {} times, and each name has one checkpoint: rename all but one of {}",
+                    sites.len(),
+                    sites.join(" and ")
+                )
+            }
+            Self::MissingDependency { name, site, .. } => {
+                write!(f, "cannot create `{name}`, declared at {site}")
+            }
+            Self::Init { name, site, .. } => {
+                write!(f, "the `init` of `{name}`, declared at {site}, failed")
+            }
+            Self::NothingFromCrate { name } => write!(
+                f,
+                "`consumers![…]` names the crate `{name}`, which declares no consumer: remove it from the list, or check that its `#[consumer]` items are compiled (features, `cfg`, the feature `auto-register`); if Cargo.toml renames the crate, add its own name, as in `{name} = \"its_name\"`"
+            ),
+            Self::NothingInGroup { name, groups } if groups.is_empty() => write!(
+                f,
+                "no consumer is in the group `{name}`: no consumer of this program has a `group = \"…\"`"
+            ),
+            Self::NothingInGroup { name, groups } => write!(
+                f,
+                "no consumer is in the group `{name}`: the groups are `{}`",
+                groups.join("`, `")
+            ),
+            Self::NoAutoRegister => f.write_str(
+                "this program is built without the feature `auto-register` of `consumer`, so declared consumers cannot be found: enable the feature, or add each consumer with `Worker::builder(…).consumer(…)`",
+            ),
+        }
+    }
+}
+
+impl Error for Problem {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::MissingDependency { missing, .. } => Some(missing),
+            Self::Init { error, .. } => Some(error.as_error()),
+            Self::SameName { .. }
+            | Self::NothingFromCrate { .. }
+            | Self::NothingInGroup { .. }
+            | Self::NoAutoRegister => None,
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The file that freezes names, versions, scopes and handled events.
+//! The file that records names, versions, scopes and handled events.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,45 +14,53 @@ use crate::contract::Handled;
 const UPDATE: &str = "CONSUMERS_LOCK";
 
 const HEADER: &str = "\
-# The names, versions, scopes and handled events of all consumers, as `assert_locked!` found them.
-# A renamed consumer starts again from the beginning of the log: change this file with care, by
+# The names, versions, scopes and handled events of all consumers, written by `assert_locked!`.
+# A renamed consumer starts again from the beginning of the log. To update this file, run
 # CONSUMERS_LOCK=update cargo test
 ";
 
-/// Why consumers are not as they were frozen.
+/// Why the consumers do not match the lock file.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// There is no file yet.
-    #[error("{}: there is no such file; write it with `{UPDATE}=update cargo test`", file.display())]
+    /// The file does not exist.
+    #[error("`{}` does not exist: create it with `{UPDATE}=update cargo test`", file.display())]
     Missing {
         /// The file.
         file: PathBuf,
     },
-    /// The file cannot be read or written.
-    #[error("{}: {source}", file.display())]
-    Io {
+    /// The file could not be read.
+    #[error("cannot read `{}`", file.display())]
+    Read {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Consumers changed.
+    /// The file could not be written.
+    #[error("cannot write `{}`", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The consumers changed.
     #[error(
-        "the consumers are not as {} froze them:\n{difference}a new name, or a lost one, means that a consumer begins again from the start of the log; if this is meant, run `{UPDATE}=update cargo test`",
+        "the consumers differ from `{}`:\n{difference}a renamed consumer starts again from the beginning of the log; if the change is intended, run `{UPDATE}=update cargo test`",
         file.display()
     )]
     Changed {
         /// The file.
         file: PathBuf,
-        /// The lines that went, with `-`, and those that came, with `+`.
+        /// The removed lines, with `-`, and the added ones, with `+`.
         difference: String,
     },
 }
 
-/// Compares the linked consumers with the file, or writes it when the environment asks for it.
+/// Compares the linked consumers with the file, or writes it if the environment says so.
 ///
 /// # Errors
-/// What differs, or why the file cannot be read.
+/// What differs, or why the file could not be read or written.
 pub fn check_lock(folder: &str, file: &str, crates: Option<&Crates>) -> Result<(), LockError> {
     let file = Path::new(folder).join(file);
     let current = render(
@@ -60,21 +68,17 @@ pub fn check_lock(folder: &str, file: &str, crates: Option<&Crates>) -> Result<(
             .into_iter()
             .filter(|entry| crates.is_none_or(|crates| crates.contain(entry.site.module))),
     );
-    let io = |source| LockError::Io {
-        file: file.clone(),
-        source,
-    };
     if env::var_os(UPDATE).is_some_and(|value| value == "update") {
-        return fs::write(&file, current).map_err(io);
+        return fs::write(&file, current).map_err(|source| LockError::Write { file, source });
     }
-    let frozen = match fs::read_to_string(&file) {
+    let locked = match fs::read_to_string(&file) {
         Ok(text) => text.replace("\r\n", "\n"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(LockError::Missing { file });
         }
-        Err(error) => return Err(io(error)),
+        Err(source) => return Err(LockError::Read { file, source }),
     };
-    match difference(&frozen, &current) {
+    match difference(&locked, &current) {
         None => Ok(()),
         Some(difference) => Err(LockError::Changed { file, difference }),
     }
@@ -95,7 +99,7 @@ fn render(entries: impl Iterator<Item = &'static Entry>) -> String {
     })
 }
 
-/// The version, where it is not the first: a change of it is a rebuild.
+/// The line of a version other than the first.
 fn version(entry: &Entry) -> String {
     match entry.version {
         1 => String::new(),
@@ -126,13 +130,16 @@ fn sorted<'a>(words: impl IntoIterator<Item = &'a str>, none: &str) -> String {
     }
 }
 
-/// The consumers that went and those that came; `None` when there are none of either.
-fn difference(frozen: &str, current: &str) -> Option<String> {
-    let (frozen, current) = (consumers(frozen), consumers(current));
-    let went = frozen.iter().filter(|one| !current.contains(one));
-    let came = current.iter().filter(|one| !frozen.contains(one));
+/// The removed and the added consumers; `None` if there are neither.
+fn difference(locked: &str, current: &str) -> Option<String> {
+    let (locked, current) = (consumers(locked), consumers(current));
+    let removed = locked.iter().filter(|one| !current.contains(one));
+    let added = current.iter().filter(|one| !locked.contains(one));
+    let signed = removed
+        .map(|one| ('-', one))
+        .chain(added.map(|one| ('+', one)));
     let mut text = String::new();
-    for (sign, consumer) in went.map(|one| ('-', one)).chain(came.map(|one| ('+', one))) {
+    for (sign, consumer) in signed {
         for line in consumer.lines() {
             let _ = writeln!(text, "{sign} {line}");
         }
@@ -150,24 +157,24 @@ fn consumers(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Checks that the linked consumers have the names, versions, scopes and handled events that a file
-/// beside Cargo.toml says.
+/// Checks that the linked consumers have the names, versions, scopes and handled events recorded in a
+/// file beside Cargo.toml.
 ///
-/// A consumer's name keys its checkpoint: one that is renamed begins again from the start of the
-/// log, without a word. This line in a test makes the change visible, and the file makes it part
-/// of what is reviewed:
+/// A consumer's name keys its checkpoint: after a rename it silently starts again from the beginning
+/// of the log. With this line in a test the rename fails the build, and the change of the file is
+/// visible in code review:
 ///
 /// ```no_run
 /// // in a function marked `#[test]`
 /// consumer::assert_locked!("consumers.lock");
 /// ```
 ///
-/// `CONSUMERS_LOCK=update cargo test` writes the file. A test links the crate that it is part of
-/// and those that some path mentions; to name them, and to leave all others out, write
+/// `CONSUMERS_LOCK=update cargo test` writes the file. A test links its own crate and the crates that
+/// a path in it mentions. To name them, and to ignore all others, write
 /// `assert_locked!("consumers.lock", consumers![crate, billing])`.
 ///
 /// # Panics
-/// When the file is missing, or the consumers are not as it says; that is what it is for.
+/// If the file is missing or the consumers differ from it.
 #[macro_export]
 macro_rules! assert_locked {
     ($file:expr $(,)?) => {
@@ -185,7 +192,7 @@ macro_rules! __assert_locked {
         if let ::core::result::Result::Err(error) =
             $crate::__private::check_lock(::core::env!("CARGO_MANIFEST_DIR"), $file, $crates)
         {
-            ::core::panic!("{error}");
+            ::core::panic!("{}", $crate::__private::chain(&error));
         }
     };
 }

@@ -1,4 +1,4 @@
-//! Which consumers there are: declared with `#[consumer]` and linked, or named by hand.
+//! A program's consumers: declared with `#[consumer]` and linked, or added by hand.
 
 mod const_text;
 pub(crate) mod construct;

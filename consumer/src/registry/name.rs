@@ -1,23 +1,21 @@
-//! What a consumer may be called (R1).
+//! The rules for consumer names (R1).
 
 use thiserror::Error;
 
-/// The longest name, in bytes; names of this length still fit every index of the checkpoint table.
-pub(crate) const MAX_NAME_LENGTH: usize = 255;
+/// The longest name, in bytes, that fits every index of the checkpoint table.
+const MAX_NAME_LENGTH: usize = 255;
 
-/// Why a text cannot be a consumer's name.
-///
-/// See [`check_name`] for an example.
+/// Why [`check_name`] refuses a name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// There is nothing in it.
-    #[error("a consumer's name is empty: give it one that is unique, such as `user_read_model`")]
+    /// It is empty.
+    #[error("the consumer name is empty: choose a unique one, such as `user_read_model`")]
     Empty,
     /// It begins or ends with white space.
     #[error("the consumer name `{name}` has white space around it: write `{}`", name.trim())]
     Padded {
-        /// The name as it was given.
+        /// The name.
         name: String,
     },
     /// It has more than 255 characters.
@@ -25,28 +23,28 @@ pub enum NameError {
     TooLong {
         /// The beginning of the name.
         name: String,
-        /// How long the whole name is.
+        /// The length of the whole name.
         length: usize,
     },
-    /// It has a character that names do not have.
+    /// It has a character that is not allowed.
     #[error(
-        "the consumer name `{name}` has the character {character:?}: use letters, digits and `_ - . : / @` only"
+        "the consumer name `{name}` has the character {character:?}: use only ASCII letters, digits and `_ - . : / @`"
     )]
     Character {
-        /// The name as it was given.
+        /// The name.
         name: String,
         /// The first character that is not allowed.
         character: char,
     },
 }
 
-/// Checks a consumer's name: 1 to 255 of letters, digits and `_ - . : / @`.
+/// Checks that a consumer's name has 1 to 255 characters, all ASCII letters, digits or `_ - . : / @`.
 ///
-/// `#[consumer]` checks this at compile time; for consumers named by hand the worker's builder
-/// calls it.
+/// `#[consumer]` checks names at compile time; the worker's builder checks the names of consumers that
+/// are added by hand.
 ///
 /// # Errors
-/// What is wrong with the name, and what to write instead.
+/// The first rule that the name breaks, and what to write instead.
 ///
 /// ```
 /// use consumer::{NameError, check_name};
@@ -67,10 +65,7 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
         let name = name.chars().take(40).chain("…".chars()).collect();
         return Err(NameError::TooLong { name, length });
     }
-    match name
-        .chars()
-        .find(|&character| !may_stand_in_a_name(character))
-    {
+    match name.chars().find(|&character| !is_allowed(character)) {
         None => Ok(()),
         Some(character) => Err(NameError::Character {
             name: name.into(),
@@ -79,6 +74,6 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     }
 }
 
-fn may_stand_in_a_name(character: char) -> bool {
+fn is_allowed(character: char) -> bool {
     character.is_ascii_alphanumeric() || "_-.:/@".contains(character)
 }

@@ -1,10 +1,10 @@
-//! Which of the declared consumers a worker takes.
+//! Which of the declared consumers a worker runs.
 
 use super::crates::{Crates, crate_of};
 use super::entry::Entry;
 use super::error::Problem;
 
-/// Chooses among the declared consumers, by crate and by group; without either, all of them.
+/// Selects declared consumers by crate and by group; all of them by default.
 ///
 /// ```
 /// use consumer::{Selection, consumers};
@@ -18,33 +18,27 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Takes every consumer of the program.
-    ///
-    /// See [`Selection`] for an example.
+    /// Selects every consumer of the program.
     #[must_use]
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// Takes only those declared in these crates.
-    ///
-    /// See [`Selection`] for an example.
+    /// Restricts the selection to consumers that are declared in these crates.
     #[must_use]
     pub fn in_crates(mut self, crates: Crates) -> Self {
         self.crates = Some(crates);
         self
     }
 
-    /// Takes only those declared with this `group`.
-    ///
-    /// See [`Selection`] for an example.
+    /// Restricts the selection to consumers that are declared with this `group`.
     #[must_use]
     pub fn in_group(mut self, group: impl Into<String>) -> Self {
         self.group = Some(group.into());
         self
     }
 
-    /// The entries of the named crates, whatever their group.
+    /// Returns the entries of the named crates, of any group.
     pub(super) fn by_crate(&self, entries: Vec<&'static Entry>) -> Vec<&'static Entry> {
         match &self.crates {
             None => entries,
@@ -65,7 +59,7 @@ impl Selection {
         }
     }
 
-    /// The named crates and the group without a single consumer. `entries` are those of the named
+    /// Returns the named crates and the group without consumers. `entries` are those of the named
     /// crates.
     pub(super) fn unmet(&self, entries: &[&'static Entry]) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self

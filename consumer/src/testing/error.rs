@@ -1,76 +1,97 @@
-//! What a test of a consumer finds.
+//! Why a test of a consumer failed.
+
+use std::error::Error;
+use std::fmt;
 
 use crate::backend::StoreError;
 use crate::contract::HandlerError;
 
-/// What a test of a consumer finds.
+/// Why a test of a consumer failed.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-/// # struct Invoices;
-/// # impl Consumer<sqlx::Sqlite> for Invoices {
-/// #     fn name(&self) -> &str { "invoices" }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError> {
-/// #         if &*event.aggregate_id == "o-2" { Err("no such tariff".into()) } else { Ok(()) }
-/// #     }
-/// # }
+/// # consumer::__doc::run(async |_| { use consumer::__doc::Invoices;
 /// use consumer::NewEvent;
 /// use consumer::testing::{ConsumerTest, TestError};
 ///
-/// let mut test = ConsumerTest::sqlite(Invoices).await?;
+/// // `Invoices` fails on every event with `no such tariff`.
+/// let mut test = ConsumerTest::sqlite(Invoices::default()).await?;
 /// test.given(NewEvent::new("Order", "o-1", "OrderPlaced", "{}"));
-/// test.given(NewEvent::new("Order", "o-2", "OrderPlaced", "{}")); // of a tariff that is not there
 ///
 /// match test.when().await {
 ///     Err(TestError::Handler { position, error }) => {
-///         assert_eq!((position, error.to_string().as_str()), (2, "no such tariff"));
+///         assert_eq!((position, error.to_string().as_str()), (1, "no such tariff"));
 ///     }
 ///     other => panic!("{other:?}"),
 /// }
-/// // What came before it is handled.
-/// assert_eq!(test.checkpoint(), 1);
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// assert_eq!(test.checkpoint(), 0);
+/// # Ok(()) }).unwrap();
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum TestError {
-    /// The consumer could not handle an event.
-    #[error("the consumer failed on event {position}: {error}")]
+    /// The consumer returned an error for an event.
     Handler {
-        /// The event.
+        /// The event's position.
         position: i64,
-        /// What it returned.
+        /// What the consumer returned.
         error: HandlerError,
     },
-    /// A change failed, and the consumer said that all is well.
-    #[error(
-        "change {write} of the consumer failed, and it returned no error: an event would count as handled that is not"
-    )]
+    /// A write failed, and the consumer returned no error.
     Swallowed {
-        /// Which change.
+        /// Which write, counted from 1.
         write: u32,
     },
     /// The consumer ended the transaction that it was given (R4).
-    #[error(
-        "the consumer ended the transaction that it was given, which a worker refuses: {error}"
-    )]
     EndedTransaction {
-        /// What the database said then.
+        /// The database's error when the transaction was used afterwards.
         error: sqlx::Error,
     },
     /// The consumer could not empty its read model.
-    #[error("the consumer could not empty its read model: {0}")]
     Reset(HandlerError),
-    /// The database of the test could not be used.
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-    /// The store of the test could not be made.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    /// The test's database returned an error.
+    Database(sqlx::Error),
+    /// The test's store could not be created.
+    Store(StoreError),
+}
+
+impl fmt::Display for TestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handler { position, .. } => write!(f, "the consumer failed on event {position}"),
+            Self::Swallowed { write } => write!(
+                f,
+                "write {write} failed, and the consumer returned no error: a worker would count an event as handled that is not; return the error of every write"
+            ),
+            Self::EndedTransaction { .. } => f.write_str(
+                "the consumer ended the transaction that it was given, which a worker refuses: remove the `COMMIT` or `ROLLBACK`; to undo, return an error",
+            ),
+            Self::Reset(_) => f.write_str("the consumer could not empty its read model"),
+            Self::Database(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for TestError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Handler { error, .. } | Self::Reset(error) => Some(error.as_error()),
+            Self::EndedTransaction { error } => Some(error),
+            Self::Swallowed { .. } => None,
+            Self::Database(error) => error.source(),
+            Self::Store(error) => error.source(),
+        }
+    }
+}
+
+impl From<sqlx::Error> for TestError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<StoreError> for TestError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }

@@ -1,12 +1,11 @@
-//! Tests of consumers: given events, when the consumer handles them, then look at what it wrote.
+//! Tests of consumers: append events, hand them to the consumer, check what it wrote.
 //!
-//! A test needs no worker, no clock and no set-up: events are handed over in batches, each in a
-//! savepoint, as a worker hands them over in transactions. On SQLite everything is in memory; on
-//! Postgres everything happens in one transaction of your own database that is never committed.
+//! A test needs no worker, no clock and no set-up. Events are handed over in batches, each in a
+//! savepoint where a worker would use a transaction. On SQLite the database is in memory; on Postgres
+//! everything happens in one transaction on your own database, which is never committed.
 //!
 //! ```
-//! # #[cfg(feature = "sqlite")]
-//! # mod test {
+//! # consumer::__doc::run(async |_| {
 //! use consumer::prelude::*;
 //! use consumer::sqlx;
 //! use consumer::testing::ConsumerTest;
@@ -22,34 +21,26 @@
 //!     }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // #[tokio::test]
-//! let mut test = ConsumerTest::sqlite_scoped(UserReadModel).await?;
+//! // In a function marked `#[tokio::test]`:
+//! let mut test = ConsumerTest::sqlite(UserReadModel).await?;
 //! test.execute("CREATE TABLE users (id TEXT PRIMARY KEY)").await?;
 //!
 //! test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
-//! test.given(NewEvent::new("Order", "o-1", "OrderPlaced", "{}")); // not in the scope
+//! test.given(NewEvent::new("Order", "o-1", "OrderPlaced", "{}")); // outside the scope
 //! test.when().await?;
 //!
 //! let users: Vec<String> = sqlx::query_scalar("SELECT id FROM users").fetch_all(test.connection()).await?;
 //! assert_eq!(users, ["ada"]);
-//! # Ok(())
-//! # }
-//! # }
-//! # #[cfg(feature = "sqlite")]
-//! # fn main() { test::main().unwrap() }
-//! # #[cfg(not(feature = "sqlite"))]
-//! # fn main() {}
+//! # Ok(()) }).unwrap();
 //! ```
 //!
-//! What else a consumer should survive, a verb each: [`ConsumerTest::redeliver`],
+//! Further methods simulate what a consumer has to survive: [`ConsumerTest::redeliver`],
 //! [`ConsumerTest::gap`], [`ConsumerTest::fail_at_write`],
 //! [`ConsumerTest::crash_before_commit`], [`ConsumerTest::reset`].
 //!
-//! A test of the whole program, with the real worker, uses
-//! [`Worker::run_once`](crate::Worker::run_once), which handles everything that is in the log, or
-//! [`WorkerHandle::caught_up`](crate::WorkerHandle::caught_up) beside a worker that runs.
+//! To test a whole program with the real worker, use
+//! [`Worker::run_once`](crate::Worker::run_once), which handles everything in the log, or
+//! [`WorkerHandle::caught_up`](crate::WorkerHandle::caught_up) beside a running worker.
 
 mod error;
 
@@ -62,15 +53,13 @@ use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
 pub use self::error::TestError;
 use crate::backend::Backend;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-use crate::contract::{Consumer, NewEvent, ScopedConsumer};
-use crate::contract::{Context, EventRecord, HandlerError, PersistedEvent};
+use crate::contract::{BatchError, Consumer, Context, EventRecord, NewEvent, PersistedEvent};
 use crate::registry::Registered;
 use crate::store::{EventStore, cause};
 
 /// A consumer under test, and the database that it writes to.
 ///
-/// See the [module](self) for an example.
+/// The [module](self) shows a test.
 pub struct ConsumerTest<DB: Backend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
@@ -80,7 +69,7 @@ pub struct ConsumerTest<DB: Backend> {
     checkpoint: i64,
     replay_to: i64,
     attempt: u32,
-    /// A database in memory ends with its store.
+    /// An in-memory database ends with its store.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
     store: Option<EventStore<DB>>,
 }
@@ -96,32 +85,15 @@ impl<DB: Backend> fmt::Debug for ConsumerTest<DB> {
 
 #[cfg(feature = "sqlite")]
 impl ConsumerTest<sqlx::Sqlite> {
-    /// A test of a consumer of every event, in a fresh database in memory.
-    ///
-    /// See [`gap`](Self::gap) for an example.
+    /// Tests a consumer on a new in-memory database, with events in its
+    /// [`scope`](Consumer::scope).
     ///
     /// # Errors
-    /// What SQLite says.
+    /// [`TestError::Store`] or [`TestError::Database`] if SQLite cannot create the database.
     pub async fn sqlite(consumer: impl Consumer<sqlx::Sqlite>) -> Result<Self, TestError> {
-        Self::in_memory(Registered::new(consumer)).await
-    }
-
-    /// A test of a consumer with a scope, in a fresh database in memory.
-    ///
-    /// See the [module](self) for an example.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub async fn sqlite_scoped(
-        consumer: impl ScopedConsumer<sqlx::Sqlite>,
-    ) -> Result<Self, TestError> {
-        Self::in_memory(Registered::scoped(consumer)).await
-    }
-
-    async fn in_memory(registered: Registered<sqlx::Sqlite>) -> Result<Self, TestError> {
         let store = EventStore::connect("sqlite::memory:").await?;
         store.migrate().await?;
-        let mut test = Self::within(store.begin().await?, registered);
+        let mut test = Self::within(store.begin().await?, Registered::new(consumer));
         test.store = Some(store);
         Ok(test)
     }
@@ -129,12 +101,14 @@ impl ConsumerTest<sqlx::Sqlite> {
 
 #[cfg(feature = "postgres")]
 impl ConsumerTest<sqlx::Postgres> {
-    /// A test of a consumer of every event, in a transaction of your database that is never
-    /// committed: your own tables are there, and what the test writes is gone when it ends.
+    /// Tests a consumer in a transaction on your own database, with events in its
+    /// [`scope`](Consumer::scope).
+    ///
+    /// Your own tables are there. The transaction is never committed: what the test writes is gone
+    /// when it ends.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "postgres")]
-    /// # mod test {
+    /// # consumer::__doc::run(async |_| {
     /// use consumer::prelude::*;
     /// use consumer::sqlx::{self, PgPool};
     /// use consumer::testing::ConsumerTest;
@@ -150,72 +124,40 @@ impl ConsumerTest<sqlx::Postgres> {
     ///     }
     /// }
     ///
-    /// # pub async fn test() -> Result<(), Box<dyn std::error::Error>> {
-    /// // #[tokio::test], on the database that your own migrations have made
+    /// // In a function marked `#[tokio::test]`, on a database that your own migrations created:
     /// let pool = PgPool::connect("postgres://localhost/app_test").await?;
     /// let mut test = ConsumerTest::postgres(&pool, Audit).await?;
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// test.when().await?;
     /// let kinds: Vec<String> = sqlx::query_scalar("SELECT event_type FROM audit").fetch_all(test.connection()).await?;
     /// assert_eq!(kinds, ["UserRegistered"]);
-    /// # Ok(())
-    /// # }
-    /// # }
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// What Postgres says.
+    /// [`TestError::Database`] if Postgres cannot begin the transaction.
     pub async fn postgres(
         pool: &sqlx::PgPool,
         consumer: impl Consumer<sqlx::Postgres>,
     ) -> Result<Self, TestError> {
         Ok(Self::within(pool.begin().await?, Registered::new(consumer)))
     }
-
-    /// A test of a consumer with a scope, like [`postgres`](Self::postgres).
-    ///
-    /// See the guide [`testing`](crate::guide::testing) for an example.
-    ///
-    /// # Errors
-    /// What Postgres says.
-    pub async fn postgres_scoped(
-        pool: &sqlx::PgPool,
-        consumer: impl ScopedConsumer<sqlx::Postgres>,
-    ) -> Result<Self, TestError> {
-        Ok(Self::within(
-            pool.begin().await?,
-            Registered::scoped(consumer),
-        ))
-    }
 }
 
 impl<DB: Backend> ConsumerTest<DB> {
-    /// A test within a transaction, which is rolled back when the test ends.
+    /// Tests a registered consumer in a transaction of your own, which is rolled back when the test
+    /// ends.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+    /// use consumer::Registered;
     /// use consumer::testing::ConsumerTest;
-    /// use consumer::{Registered, SqliteEventStore};
     ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// // Of a consumer as its second version, and beside what a test of your own has set up.
+    /// // The second version of a consumer, beside what the test has set up in the transaction.
     /// let tx = store.begin().await?;
     /// let mut test = ConsumerTest::within(tx, Registered::new(Users).version(2));
     /// test.when().await?;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn within(tx: Transaction<'static, DB>, registered: Registered<DB>) -> Self {
@@ -232,36 +174,24 @@ impl<DB: Backend> ConsumerTest<DB> {
         }
     }
 
-    /// The connection that the consumer writes to, to set up its tables and to look at them.
-    ///
-    /// See the [module](self) for an example.
+    /// Returns the connection that the consumer writes to, to set up its tables and read them.
     pub fn connection(&mut self) -> &mut DB::Connection {
         &mut self.tx
     }
 
-    /// Runs SQL, such as what creates the consumer's tables.
-    ///
-    /// See the [module](self) for an example.
+    /// Runs SQL, such as the statements that create the consumer's tables.
     ///
     /// # Errors
-    /// What the database says.
+    /// [`TestError::Database`] if a statement fails.
     pub async fn execute(&mut self, sql: &str) -> Result<(), TestError> {
         // A test writes its own SQL.
         Ok(DB::run_script(&mut self.tx, AssertSqlSafe(sql.to_owned())).await?)
     }
 
-    /// Puts an event at the end of the log, and gives it as the consumer will get it.
+    /// Appends an event to the test's log and returns it as the consumer will receive it.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::Users;
     /// use consumer::NewEvent;
     /// use consumer::testing::ConsumerTest;
     ///
@@ -269,10 +199,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// let renamed = test.given(NewEvent::new("User", "ada", "UserRenamed", "{}"));
     /// assert_eq!((renamed.global_position, renamed.aggregate_version), (2, 2));
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     pub fn given(&mut self, event: NewEvent) -> PersistedEvent {
         let aggregate = (
@@ -301,18 +228,10 @@ impl<DB: Backend> ConsumerTest<DB> {
         event
     }
 
-    /// Puts events at the end of the log.
+    /// Appends events to the test's log, like [`given`](Self::given).
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::Users;
     /// use consumer::NewEvent;
     /// use consumer::testing::ConsumerTest;
     ///
@@ -320,10 +239,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// test.given_all(["ada", "bob"].map(|id| NewEvent::new("User", id, "UserRegistered", "{}")));
     /// test.when().await?;
     /// assert_eq!(test.checkpoint(), 2);
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     pub fn given_all(&mut self, events: impl IntoIterator<Item = NewEvent>) {
         for event in events {
@@ -331,74 +247,63 @@ impl<DB: Backend> ConsumerTest<DB> {
         }
     }
 
-    /// Leaves positions out, as transactions do that roll back: a consumer must not expect that
-    /// they follow each other.
+    /// Leaves a gap of that many positions in the log, as transactions that roll back do.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, NewEvent, PersistedEvent, sqlx};
-    /// # struct C;
-    /// # impl Consumer<sqlx::Sqlite> for C {
-    /// #     fn name(&self) -> &str { "c" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// # use consumer::testing::ConsumerTest;
-    /// let mut test = ConsumerTest::sqlite(C).await?;
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::Users;
+    /// use consumer::NewEvent;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// let mut test = ConsumerTest::sqlite(Users).await?;
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// test.gap(3);
     /// let next = test.given(NewEvent::new("User", "bob", "UserRegistered", "{}"));
     /// assert_eq!(next.global_position, 5);
     /// test.when().await?;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     pub fn gap(&mut self, positions: u32) {
         self.next_position += i64::from(positions);
     }
 
-    /// Hands over the events that are not handled yet, as a worker does: those of its scope, in
-    /// batches, each in a transaction of its own (here: a savepoint).
+    /// Hands over all events in the scope that are not handled yet.
     ///
-    /// See the [module](self) for an example, and [`TestError`] for one of a consumer that fails.
+    /// Like a worker, it does so in batches; each has its own savepoint in place of the worker's
+    /// transaction.
     ///
     /// # Errors
-    /// [`TestError::Handler`] when the consumer fails on an event: those before it are handled,
-    /// the event and the later ones are not, and the next call tries it again.
+    /// [`TestError::Handler`] if the consumer fails on an event. The events before it are handled,
+    /// and the next call tries this event again.
     pub async fn when(&mut self) -> Result<(), TestError> {
         while let Some(batch) = self.next_batch() {
-            let (cx, outcome) = self.attempt_and(&batch, RunGuard::Commit).await?;
+            let (cx, outcome) = self.attempt(&batch, End::Commit).await?;
             match outcome {
                 Ok(handled) => {
                     self.attempt = 1;
                     self.move_past(&batch, handled);
                     run_effects(&cx).await;
                 }
-                Err((handled, error)) => {
-                    self.handle_first(&batch, handled).await?;
-                    return Err(self.failed(&batch, handled, error));
+                Err(error) => {
+                    self.handle_first(&batch, error.handled).await?;
+                    return Err(self.failed(&batch, error));
                 }
             }
         }
         Ok(())
     }
 
-    /// Hands over everything that was handled once more, as happens to a consumer of an outside
-    /// system when its process dies after the effect and before the checkpoint (R5).
+    /// Hands over again everything that was handled, as happens to a consumer of an external system
+    /// if its process dies after the effect and before the checkpoint is saved (R5).
     ///
-    /// A consumer that writes through `tx` never sees this, so its test need not survive it.
+    /// A consumer that writes through `tx` never sees this and need not survive it.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # mod test {
+    /// # consumer::__doc::run(async |_| {
     /// use consumer::prelude::*;
     /// use consumer::sqlx;
     /// use consumer::testing::ConsumerTest;
     ///
-    /// /// Sends each welcome once, whatever is delivered how often.
+    /// /// Sends each welcome once, however often its event is delivered.
     /// #[derive(Default)]
     /// struct Welcome;
     ///
@@ -411,10 +316,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     ///     }
     /// }
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// // #[tokio::test]
-    /// let mut test = ConsumerTest::sqlite_scoped(Welcome).await?;
+    /// let mut test = ConsumerTest::sqlite(Welcome).await?;
     /// test.execute("CREATE TABLE sent (event_id TEXT PRIMARY KEY)").await?;
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// test.when().await?;
@@ -422,17 +324,11 @@ impl<DB: Backend> ConsumerTest<DB> {
     ///
     /// let sent: i64 = sqlx::query_scalar("SELECT count(*) FROM sent").fetch_one(test.connection()).await?;
     /// assert_eq!(sent, 1);
-    /// # Ok(())
-    /// # }
-    /// # }
-    /// # #[cfg(feature = "sqlite")]
-    /// # fn main() { test::main().unwrap() }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// [`TestError::Handler`] when the consumer does not put up with it.
+    /// [`TestError::Handler`] if the consumer fails on an event that it has handled before.
     pub async fn redeliver(&mut self) -> Result<(), TestError> {
         let checkpoint = std::mem::take(&mut self.checkpoint);
         let later = self.events.split_off(
@@ -445,101 +341,66 @@ impl<DB: Backend> ConsumerTest<DB> {
         redelivered
     }
 
-    /// Hands over the next batch and loses everything that was written, as a crash does between
-    /// the last event and the commit. The batch comes again with the next [`when`](Self::when).
+    /// Hands over the next batch and rolls back what it wrote, as happens if the process crashes
+    /// after the last event and before the commit. The next [`when`](Self::when) hands the batch over
+    /// again.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # mod test {
-    /// use consumer::prelude::*;
-    /// use consumer::sqlx;
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::UserReadModel;
     /// use consumer::testing::ConsumerTest;
+    /// use consumer::{NewEvent, sqlx};
     ///
-    /// #[derive(Default)]
-    /// struct UserReadModel;
-    ///
-    /// #[consumer(name = "user_read_model", aggregates = ["User"])]
-    /// impl UserReadModel {
-    ///     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
-    ///         sqlx::query("INSERT INTO users (id) VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// // #[tokio::test]
-    /// let mut test = ConsumerTest::sqlite_scoped(UserReadModel).await?;
+    /// let mut test = ConsumerTest::sqlite(UserReadModel).await?;
     /// test.execute("CREATE TABLE users (id TEXT PRIMARY KEY)").await?;
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// test.crash_before_commit().await?;
-    /// let users = "SELECT count(*) FROM users";
-    /// let left: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
-    /// assert_eq!((left, test.checkpoint()), (0, 0));
+    /// assert_eq!(test.checkpoint(), 0);
     ///
-    /// // The next worker is given the same batch, and finds nothing in its way.
+    /// // The next worker receives the same batch.
     /// test.when().await?;
-    /// let written: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
-    /// assert_eq!((written, test.checkpoint()), (1, 1));
-    /// # Ok(())
-    /// # }
-    /// # }
-    /// # #[cfg(feature = "sqlite")]
-    /// # fn main() { test::main().unwrap() }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// let users: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(test.connection()).await?;
+    /// assert_eq!((users, test.checkpoint()), (1, 1));
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// [`TestError::Handler`] when the consumer fails before that.
+    /// [`TestError::Handler`] if the consumer fails on an event of the batch.
     pub async fn crash_before_commit(&mut self) -> Result<(), TestError> {
         let Some(batch) = self.next_batch() else {
             return Ok(());
         };
-        match self.attempt_and(&batch, RunGuard::RollBack).await?.1 {
+        match self.attempt(&batch, End::RollBack).await?.1 {
             Ok(_) => Ok(()),
-            Err((handled, error)) => Err(self.failed(&batch, handled, error)),
+            Err(error) => Err(self.failed(&batch, error)),
         }
     }
 
-    /// Makes the consumer's `write`-th change of a row fail, counted from 1 within the next batch,
-    /// and says whether it came that far. Nothing of the batch stays; it comes again with the next
-    /// [`when`](Self::when).
+    /// Makes the consumer's `write`-th change of a row in the next batch fail, counted from 1, and
+    /// returns whether there was such a change.
     ///
-    /// Called with 1, 2, 3 … until it says `false`, it shows that a consumer reports an error
-    /// wherever it happens:
+    /// The batch is rolled back, and the next [`when`](Self::when) hands it over again. Called with
+    /// 1, 2, 3 … until it returns `false`, it shows that the consumer returns the error of every
+    /// write:
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, NewEvent, PersistedEvent, sqlx};
-    /// # struct UserReadModel;
-    /// # impl Consumer<sqlx::Sqlite> for UserReadModel {
-    /// #     fn name(&self) -> &str { "c" }
-    /// #     async fn handle(&self, _: &Context, tx: &mut sqlx::SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError> {
-    /// #         sqlx::query("INSERT INTO users VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
-    /// #         Ok(())
-    /// #     }
-    /// # }
-    /// # use consumer::testing::ConsumerTest;
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::UserReadModel;
+    /// use consumer::NewEvent;
+    /// use consumer::testing::ConsumerTest;
+    ///
     /// let mut test = ConsumerTest::sqlite(UserReadModel).await?;
-    /// test.execute("CREATE TABLE users (id TEXT)").await?;
+    /// test.execute("CREATE TABLE users (id TEXT PRIMARY KEY)").await?;
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// let mut write = 1;
     /// while test.fail_at_write(write).await? {
     ///     write += 1;
     /// }
     /// test.when().await?;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// [`TestError::Swallowed`] when the change failed and the consumer said nothing;
-    /// [`TestError::Handler`] when it failed of something else.
+    /// [`TestError::Swallowed`] if the write failed and the consumer returned no error;
+    /// [`TestError::Handler`] if the consumer failed for another reason.
     pub async fn fail_at_write(&mut self, write: u32) -> Result<bool, TestError> {
         let Some(batch) = self.next_batch() else {
             return Ok(false);
@@ -550,71 +411,45 @@ impl<DB: Backend> ConsumerTest<DB> {
         let was_reached = DB::fault_was_reached(&mut savepoint, write).await;
         savepoint.rollback().await?;
         match (outcome, was_reached) {
-            (Err((_, error)), _) if error.to_string().contains(FAULT) => Ok(true),
-            (Err((handled, error)), _) => Err(self.failed(&batch, handled, error)),
+            (Err(failed), _) if failed.error.to_string().contains(FAULT) => Ok(true),
+            (Err(failed), _) => Err(self.failed(&batch, failed)),
             (Ok(_), Ok(false)) => Ok(false),
             // An error that was ignored leaves Postgres in a transaction that cannot be read.
             (Ok(_), _) => Err(TestError::Swallowed { write }),
         }
     }
 
-    /// Empties the read model and hands everything over again with the next [`when`](Self::when),
-    /// as a rebuild does; [`Context::is_replay`] holds for what was handled before.
+    /// Empties the read model and resets the checkpoint, as a rebuild does.
+    ///
+    /// The next [`when`](Self::when) hands everything over again;
+    /// [`Context::is_replay`] returns `true` for the events that were handled before.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # mod test {
-    /// use consumer::prelude::*;
-    /// use consumer::sqlx;
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::UserReadModel;
     /// use consumer::testing::ConsumerTest;
+    /// use consumer::{NewEvent, sqlx};
     ///
-    /// #[derive(Default)]
-    /// struct UserReadModel;
-    ///
-    /// #[consumer(name = "user_read_model", aggregates = ["User"])]
-    /// impl UserReadModel {
-    ///     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), sqlx::Error> {
-    ///         sqlx::query("INSERT INTO users (id) VALUES (?1)").bind(&event.aggregate_id).execute(tx).await?;
-    ///         Ok(())
-    ///     }
-    ///
-    ///     #[on(reset)]
-    ///     async fn empty(&self, tx: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    ///         sqlx::query("DELETE FROM users").execute(tx).await?;
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// // #[tokio::test]
-    /// let mut test = ConsumerTest::sqlite_scoped(UserReadModel).await?;
+    /// // Its `reset` deletes the rows of `users`.
+    /// let mut test = ConsumerTest::sqlite(UserReadModel).await?;
     /// test.execute("CREATE TABLE users (id TEXT PRIMARY KEY)").await?;
     /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
     /// test.when().await?;
     /// test.reset().await?;
-    /// let users = "SELECT count(*) FROM users";
-    /// let left: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
-    /// assert_eq!(left, 0, "a row that stays would be in the way of the same one again");
+    /// // A row left behind would violate the primary key now.
     /// test.when().await?;
-    /// let rebuilt: i64 = sqlx::query_scalar(users).fetch_one(test.connection()).await?;
-    /// assert_eq!(rebuilt, 1);
-    /// # Ok(())
-    /// # }
-    /// # }
-    /// # #[cfg(feature = "sqlite")]
-    /// # fn main() { test::main().unwrap() }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    ///
+    /// let users: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(test.connection()).await?;
+    /// assert_eq!(users, 1);
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// [`TestError::Reset`] when the consumer cannot empty its read model.
+    /// [`TestError::Reset`] if the consumer cannot empty its read model.
     pub async fn reset(&mut self) -> Result<(), TestError> {
         let consumer = Arc::clone(&self.registered.consumer);
         if !consumer.can_reset() {
             return Err(TestError::Reset(
-                "the consumer has no `#[on(reset)]`".into(),
+                "it has no `reset`: add a method marked `#[on(reset)]`".into(),
             ));
         }
         let cx = self.context().with_replay(true);
@@ -624,9 +459,7 @@ impl<DB: Backend> ConsumerTest<DB> {
         Ok(())
     }
 
-    /// Everything up to here is handled.
-    ///
-    /// See [`given_all`](Self::given_all) for an example.
+    /// Returns the position up to which all events in the scope are handled.
     #[must_use]
     pub fn checkpoint(&self) -> i64 {
         self.checkpoint
@@ -639,7 +472,7 @@ impl<DB: Backend> ConsumerTest<DB> {
             .with_head(self.next_position - 1)
     }
 
-    /// The next events of the scope, none of which reach over the end of a replay.
+    /// The next events of the scope, up to the end of a replay.
     fn next_batch(&mut self) -> Option<Batch> {
         let declaration = &self.registered.declaration;
         let scope = &declaration.scope;
@@ -674,23 +507,23 @@ impl<DB: Backend> ConsumerTest<DB> {
         })
     }
 
-    async fn attempt_and(
+    async fn attempt(
         &mut self,
         batch: &Batch,
-        end: RunGuard,
+        end: End,
     ) -> Result<(Arc<Context>, Outcome), TestError> {
         let mut savepoint = self.tx.begin().await?;
         let (cx, outcome) = hand_over(&self.registered, &mut savepoint, batch).await;
         let ended = match (&outcome, end) {
-            (Ok(_), RunGuard::Commit) => savepoint.commit().await,
+            (Ok(_), End::Commit) => savepoint.commit().await,
             _ => savepoint.rollback().await,
         };
-        // A savepoint that is not there any more went with the transaction that the handler ended.
+        // The savepoint is gone if the handler ended the transaction.
         ended.map_err(|error| TestError::EndedTransaction { error })?;
         Ok((cx, outcome))
     }
 
-    /// The events before the failing one are handled again and stay, as a worker does it.
+    /// Hands over the events before the failing one again and keeps what they write, as a worker does.
     async fn handle_first(&mut self, batch: &Batch, count: usize) -> Result<(), TestError> {
         if count == 0 {
             return Ok(());
@@ -700,14 +533,14 @@ impl<DB: Backend> ConsumerTest<DB> {
             cx: Arc::new(cx),
             events: Arc::new(batch.events.iter().take(count).cloned().collect()),
         };
-        let (cx, outcome) = self.attempt_and(&first, RunGuard::Commit).await?;
+        let (cx, outcome) = self.attempt(&first, End::Commit).await?;
         match outcome {
             Ok(handled) => {
                 self.move_past(&first, handled);
                 run_effects(&cx).await;
                 Ok(())
             }
-            Err((handled, error)) => Err(self.failed(&first, handled, error)),
+            Err(error) => Err(self.failed(&first, error)),
         }
     }
 
@@ -720,34 +553,34 @@ impl<DB: Backend> ConsumerTest<DB> {
         }
     }
 
-    fn failed(&mut self, batch: &Batch, handled: usize, error: HandlerError) -> TestError {
+    fn failed(&mut self, batch: &Batch, failed: BatchError) -> TestError {
         self.attempt += 1;
-        let event = batch.events.get(handled);
+        let event = batch.events.get(failed.handled);
         TestError::Handler {
             position: event.map_or(0, |event| event.global_position),
-            error,
+            error: failed.error,
         }
     }
 }
 
-/// What the consumer wanted to happen after the commit; a test is to see it panic.
+/// Runs the effects after the commit. A panic is left to fail the test.
 async fn run_effects(cx: &Context) {
     for effect in cx.take_effects() {
         effect.await;
     }
 }
 
-/// Every minute an event, so that times are the same in every run.
+/// One event a minute, so that times are the same in every run.
 fn time_of(position: i64) -> DateTime<Utc> {
     let minute = position.saturating_mul(60);
     DateTime::from_timestamp(minute, 0).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
-/// What the error of a change says that a test made fail.
-pub(crate) const FAULT: &str = "the test made this change fail";
+/// The error message of a write that a test makes fail.
+const FAULT: &str = "the test made this change fail";
 
-/// How many events were handled, and what went wrong then.
-type Outcome = Result<usize, (usize, HandlerError)>;
+/// How many events were handled.
+type Outcome = Result<usize, BatchError>;
 
 struct Batch {
     cx: Arc<Context>,
@@ -755,7 +588,7 @@ struct Batch {
 }
 
 #[derive(Clone, Copy)]
-enum RunGuard {
+enum End {
     Commit,
     RollBack,
 }
@@ -772,6 +605,5 @@ async fn hand_over<DB: Backend>(
     };
     let work = registered.consumer.handle_batch(&cx, connection, &events);
     let outcome = cause::within(current, work).await;
-    let outcome = outcome.map_err(|error| (error.handled, error.error));
     (cx, outcome)
 }
