@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Database;
 
 use super::StoreSettings;
-use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, State, Taken};
+use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken};
 
 /// What the commands of an operator ask of a database.
 pub trait Operate: Database {
@@ -73,6 +73,14 @@ pub trait Operate: Database {
         connection: &mut Self::Connection,
         of: &ConsumerId,
         state: State,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Moves a stopped row past the event at which it stopped; only under the lock of the rows.
+    fn pass(
+        sql: &Self::OperateStatements,
+        connection: &mut Self::Connection,
+        key: &SegmentId,
+        position: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Moves the checkpoint back to the beginning and removes what is parked.

@@ -162,6 +162,24 @@ macro_rules! shared_operate {
             Ok(())
         }
 
+        async fn pass(
+            statements: &Statements,
+            connection: &mut $connection,
+            key: &SegmentId,
+            position: i64,
+        ) -> Result<(), sqlx::Error> {
+            statements
+                .pass
+                .query()
+                .bind(&*key.consumer.name)
+                .bind(key.consumer.version_column())
+                .bind(key.slice_from)
+                .bind(position)
+                .execute(connection)
+                .await?;
+            Ok(())
+        }
+
         async fn rewind(
             statements: &Statements,
             connection: &mut $connection,

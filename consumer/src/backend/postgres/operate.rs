@@ -9,7 +9,7 @@ use super::rows::{consumer_id, parked_row, row};
 use crate::backend::shared::shared_operate;
 use crate::backend::sql::statements;
 use crate::backend::{
-    ConsumerId, Lock, Operate, ParkedRow, Part, Row, State, StoreSettings, Taken,
+    ConsumerId, Lock, Operate, ParkedRow, Part, Row, SegmentId, State, StoreSettings, Taken,
 };
 
 const ROWS: &str = "
@@ -82,6 +82,14 @@ const SET_STATE: &str = "
            updated_at = clock_timestamp()
      WHERE consumer = $1 AND version = $2";
 
+/// Moves a stopped row past the event at which it stopped.
+const PASS: &str = "
+    UPDATE {progress}
+       SET position = $4, state = 'running', attempts = 0, retry_at = NULL, failed_position = NULL,
+           error = NULL, updated_at = clock_timestamp()
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3
+       AND state = 'stopped' AND failed_position = $4";
+
 /// What was handled once is a replay from now on, also when a rebuild begins anew half-way.
 const REWIND: &str = "
     UPDATE {progress}
@@ -134,6 +142,7 @@ statements! {
         end_backend: "SELECT pg_terminate_backend($1)",
         arm: ARM,
         set_state: SET_STATE,
+        pass: PASS,
         rewind: REWIND,
         set_scope: SET_SCOPE,
         parked: PARKED,

@@ -8,7 +8,7 @@ use super::rows::{consumer_id, parked_row, row};
 use crate::backend::shared::shared_operate;
 use crate::backend::sql::statements;
 use crate::backend::{
-    ConsumerId, Lock, Operate, ParkedRow, Part, Row, State, StoreSettings, Taken,
+    ConsumerId, Lock, Operate, ParkedRow, Part, Row, SegmentId, State, StoreSettings, Taken,
 };
 
 const ROWS: &str = "
@@ -69,6 +69,14 @@ const SET_STATE: &str = "
            updated_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
      WHERE consumer = $1 AND version = $2";
 
+/// Moves a stopped row past the event at which it stopped.
+const PASS: &str = "
+    UPDATE {progress}
+       SET position = $4, state = 'running', attempts = 0, retry_at = NULL, failed_position = NULL,
+           error = NULL, updated_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3
+       AND state = 'stopped' AND failed_position = $4";
+
 /// What was handled once is a replay from now on, also when a rebuild begins anew half-way.
 const REWIND: &str = "
     UPDATE {progress}
@@ -117,6 +125,7 @@ statements! {
         lock: LOCK,
         arm: ARM,
         set_state: SET_STATE,
+        pass: PASS,
         rewind: REWIND,
         set_scope: SET_SCOPE,
         parked: PARKED,
