@@ -155,7 +155,8 @@ pub(super) fn not_parked(consumer: &ConsumerId, position: i64) -> AdminError {
     }
 }
 
-fn is_same_aggregate(row: &ParkedRow, other: &ParkedRow) -> bool {
+/// Whether two parked events belong to one aggregate.
+pub(super) fn is_same_aggregate(row: &ParkedRow, other: &ParkedRow) -> bool {
     row.aggregate_type == other.aggregate_type && row.aggregate_id == other.aggregate_id
 }
 

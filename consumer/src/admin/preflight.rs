@@ -1,11 +1,12 @@
 //! What the command line checks before it asks for confirmation.
 
 use super::error::AdminError;
+use super::lag::scope_of;
 use super::operator::{Admin, consumer_of};
 use super::options::{ForgetOptions, RebuildOptions, Target};
 use super::status::{changed_scope, sum};
 use super::versions::has_others;
-use crate::backend::{Backend, ConsumerId};
+use crate::backend::{Backend, ConsumerId, Part};
 use crate::worker::ConsumerState;
 
 impl<DB: Backend> Admin<DB> {
@@ -59,6 +60,22 @@ impl<DB: Backend> Admin<DB> {
             return Err(AdminError::NeverRan { consumer });
         }
         Ok((self.find_or_enroll(target).await?, true))
+    }
+
+    /// Whether the consumer has handled an event, or has none to handle.
+    pub(crate) async fn has_begun(&self, consumer: &ConsumerId) -> Result<bool, AdminError> {
+        let (position, replay_to) = self.positions(consumer).await?;
+        if position.max(replay_to) > 0 {
+            return Ok(true);
+        }
+        let rows = self.rows_of(consumer).await?;
+        let scope = rows.first().map(|row| scope_of(&row.checkpoint.scope));
+        let part = Part {
+            after: 0,
+            up_to: self.head().await?,
+            scope: &scope.unwrap_or_default(),
+        };
+        Ok(self.count(part, 1).await? == 0)
     }
 
     /// The consumers that have parked events.

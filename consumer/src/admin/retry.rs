@@ -11,7 +11,7 @@ use super::error::{AdminError, Cause, chain};
 use super::locks::{Effects, Failed, LOCK_WAIT, Work};
 use super::operator::Admin;
 use super::options::Target;
-use super::parked::not_parked;
+use super::parked::{is_same_aggregate, not_parked};
 use super::transactions::Borrowed;
 use crate::backend::{Backend, ConsumerId, ParkedRow, StoreError};
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
@@ -217,12 +217,14 @@ impl<DB: Backend> Retry<'_, DB> {
 
     async fn waiting(&self, connection: &mut DB::Connection) -> Result<Waiting, AdminError> {
         let rows = DB::parked(&self.admin.sql, connection, self.consumer).await?;
-        let mut own = rows.iter().filter(|row| has_aggregate(row, self.aggregate));
+        let own = rows
+            .iter()
+            .filter(|row| is_same_aggregate(row, self.aggregate));
         let mut waiting = Waiting {
             events: Vec::new(),
             attempts: 0,
         };
-        while let Some(row) = own.next() {
+        for row in own {
             let position = row.position;
             let event = self.admin.event(connection, position).await?;
             if waiting.events.is_empty() {
@@ -338,19 +340,15 @@ impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
             self.handle(tx, &waiting, effects).await?;
         } else {
             let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-            let handler = self.handle(&mut spare, &waiting, effects);
+            let handling = self.handle(&mut spare, &waiting, effects);
             // Only the other connection is in an unknown state if the handler was abandoned.
-            let handled = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handler).await?;
-            handled.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
+            let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
+            result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
             spare.give_back();
         }
         let unparked = self.unpark(tx, &waiting.events).await;
         Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)
     }
-}
-
-fn has_aggregate(row: &ParkedRow, other: &ParkedRow) -> bool {
-    row.aggregate_type == other.aggregate_type && row.aggregate_id == other.aggregate_id
 }
 
 /// The first parked event of each aggregate, or of the aggregate of a position.

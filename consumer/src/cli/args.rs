@@ -54,7 +54,7 @@ pub(super) enum Command {
     Run(Run),
     /// Lists the consumers of this program
     List(Format),
-    /// Shows the state of every consumer, whether or not a worker is running
+    /// Shows the state of every consumer, even while no worker runs
     Status(Status),
     /// Pauses a consumer in all processes
     Pause(Consumer),
@@ -62,7 +62,7 @@ pub(super) enum Command {
     Resume(Consumer),
     /// Parks the event at which a consumer has stopped, and resumes it
     Park(EventOf),
-    /// Passes over the event at which a consumer has stopped, and resumes it
+    /// Skips the event at which a consumer has stopped, and resumes it
     Skip(SkipEvent),
     /// Empties a read model and handles all events again
     Rebuild(Rebuild),
@@ -75,7 +75,7 @@ pub(super) enum Command {
     /// Lists, shows, retries and skips parked events
     #[command(subcommand, disable_help_subcommand = true)]
     Parked(Parked),
-    /// Shows how far the log is settled, and which transactions hold it up
+    /// Shows how far the log is settled, and what holds it up
     Frontier(Format),
     /// Removes the checkpoint of a detached consumer or an old version
     Forget(Forget),
@@ -180,7 +180,7 @@ pub(super) struct Rebuild {
     /// Starts over even if a rebuild is in progress
     #[arg(long)]
     pub(super) restart: bool,
-    /// Leaves the work to other processes, and shows the progress
+    /// Leaves the work to other processes
     #[arg(long)]
     pub(super) no_run: bool,
     /// Only shows the progress of a rebuild

@@ -20,7 +20,7 @@ impl Command {
         console: &Console,
     ) -> Outcome {
         if let Self::Completions(completions) = &self {
-            return print(console, completions.own_script());
+            return Ok(print(console, completions.own_script()));
         }
         builder.resolve()?;
         let admin = Admin::with_code(&builder);
@@ -63,13 +63,13 @@ impl Command {
 async fn pause<DB: Backend>(consumer: &Consumer, admin: &Admin<DB>, console: &Console) -> Outcome {
     let consumer = admin.find_or_enroll(consumer.target()).await?;
     admin.pause(&consumer).await?;
-    print(console, format!("{consumer} is paused"))
+    Ok(print(console, format!("{consumer} is paused")))
 }
 
 async fn resume<DB: Backend>(consumer: &Consumer, admin: &Admin<DB>, console: &Console) -> Outcome {
     let consumer = admin.find(consumer.target()).await?;
     admin.resume(&consumer).await?;
-    print(console, format!("{consumer} is resumed"))
+    Ok(print(console, format!("{consumer} is resumed")))
 }
 
 async fn accept_scope<DB: Backend>(
@@ -79,23 +79,23 @@ async fn accept_scope<DB: Backend>(
 ) -> Outcome {
     let consumer = admin.find(consumer.target()).await?;
     admin.accept_scope(&consumer).await?;
-    print(
+    Ok(print(
         console,
         format!("{consumer} continues with the scope in the code"),
-    )
+    ))
 }
 
 async fn park<DB: Backend>(event: &EventOf, admin: &Admin<DB>, console: &Console) -> Outcome {
     let consumer = admin.find(event.consumer.target()).await?;
     let position = event.position;
     admin.park(&consumer, position).await?;
-    print(
+    Ok(print(
         console,
         format!(
             "{consumer} is resumed, event {position} is parked; `parked retry {} {position}` handles it",
             event.consumer
         ),
-    )
+    ))
 }
 
 async fn skip_event<DB: Backend>(
@@ -109,10 +109,10 @@ async fn skip_event<DB: Backend>(
         format!("{consumer} will never handle event {position}; `park` would keep it. Skip it?");
     console.confirm(skip.confirmed.yes, &question)?;
     admin.skip(&consumer, position).await?;
-    print(
+    Ok(print(
         console,
         format!("{consumer} is resumed, event {position} is skipped"),
-    )
+    ))
 }
 
 impl Activate {
@@ -123,10 +123,10 @@ impl Activate {
             options = options.force();
         }
         admin.activate(target, options).await?;
-        print(
+        Ok(print(
             console,
             format!("{} v{} is the active version", self.name, self.version),
-        )
+        ))
     }
 }
 
@@ -145,7 +145,7 @@ impl Merge {
             }
         };
         let segments = text::count(merged as u64, "segment");
-        print(console, format!("{consumer} has {segments}"))
+        Ok(print(console, format!("{consumer} has {segments}")))
     }
 }
 
@@ -172,24 +172,24 @@ impl Forget {
         let question = format!("This removes the checkpoint of {consumer}{discards}. Continue?");
         console.confirm(self.confirmed.yes, &question)?;
         admin.forget(&consumer, options).await?;
-        print(console, format!("{consumer} is forgotten"))
+        Ok(print(console, format!("{consumer} is forgotten")))
     }
 }
 
 impl Migrate {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         if self.print {
-            return print(console, admin.store().migration_sql().trim_end());
+            return Ok(print(console, admin.store().migration_sql().trim_end()));
         }
         admin.store().migrate().await?;
-        print(console, "the tables are up to date")
+        Ok(print(console, "the tables are up to date"))
     }
 }
 
 /// Prints a line, and is done.
-pub(super) fn print(console: &Console, line: impl AsRef<str>) -> Outcome {
+pub(super) fn print(console: &Console, line: impl AsRef<str>) -> Exit {
     console.line(line);
-    Ok(Exit::Done)
+    Exit::Done
 }
 
 /// Prints a value as JSON or as text, and is done.
@@ -200,8 +200,8 @@ pub(super) fn show(
     text: impl FnOnce() -> String,
 ) -> Outcome {
     if format.json {
-        print(console, serde_json::to_string_pretty(value)?)
+        Ok(print(console, serde_json::to_string_pretty(value)?))
     } else {
-        print(console, text())
+        Ok(print(console, text()))
     }
 }

@@ -49,12 +49,13 @@ impl CommandError {
     }
 
     fn lacks_tables(&self) -> bool {
-        let (Self::Admin(AdminError::Store(store))
-        | Self::Admin(AdminError::Worker(WorkerError::Store(store)))
-        | Self::Worker(WorkerError::Store(store))
-        | Self::Store(store)) = self
-        else {
-            return false;
+        let store = match self {
+            Self::Admin(
+                AdminError::Store(store) | AdminError::Worker(WorkerError::Store(store)),
+            )
+            | Self::Worker(WorkerError::Store(store))
+            | Self::Store(store) => store,
+            _ => return false,
         };
         matches!(store, StoreError::NotMigrated { .. })
     }

@@ -27,7 +27,10 @@ impl Parked {
             }
             Self::Show(EventOf { consumer, position }) => {
                 let (parked, event) = admin.parked_event(consumer.target(), position).await?;
-                print(console, tables::parked_event(&parked, event.as_ref()))
+                Ok(print(
+                    console,
+                    tables::parked_event(&parked, event.as_ref()),
+                ))
             }
             Self::Retry { consumer, position } => {
                 let retried = admin.retry_parked(consumer.target(), position).await?;
@@ -71,9 +74,9 @@ async fn list_all<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Con
             parked,
         });
         let all: Vec<ParkedBy> = all.collect();
-        return print(console, serde_json::to_string_pretty(&all)?);
+        return Ok(print(console, serde_json::to_string_pretty(&all)?));
     }
-    print(console, by_consumer(&all, console))
+    Ok(print(console, by_consumer(&all, console)))
 }
 
 fn by_consumer(all: &[(ConsumerId, Vec<ParkedEvent>)], console: &Console) -> String {
