@@ -1,4 +1,4 @@
-//! What each verb of the command line prints and how it ends, on both databases.
+//! What each command of the command line prints and how it ends, on both databases.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -85,7 +85,7 @@ on_both_databases! {
         assert_eq!((exit, text.as_str()), (Exit::Done, "grouped: caught up at 1, 1 event handled\n"));
         let (exit, text) = cli_of!(grouped("projections"), "run --once --group other");
         assert_eq!(exit, Exit::Usage);
-        assert_eq!(text, "error: no consumer is in group `other`; there are: projections\n");
+        assert_eq!(text, "error: no consumer is in group `other`; the groups are: projections\n");
     }
 
     async fn run_ends_with_3_when_a_consumer_stopped(db) {
@@ -149,13 +149,13 @@ users     1  -      User, Team   stop      by hand
         let (_, text) = cli!(db, [Model::new("users")], "status");
         assert!(text.contains("users     paused"), "{text}");
         let (exit, text) = cli!(db, [Model::new("users")], "resume users");
-        assert_eq!((exit, text.as_str()), (Exit::Done, "users goes on\n"));
+        assert_eq!((exit, text.as_str()), (Exit::Done, "users is resumed\n"));
         let (exit, text) = cli!(db, [Model::new("users")], "pause nobody");
         assert_eq!(exit, Exit::Usage);
-        assert_eq!(text, "error: there is no consumer `nobody`; there are: users\n");
+        assert_eq!(text, "error: there is no consumer `nobody`; known consumers: users\n");
         let (exit, text) = cli!(db, [Model::new("users")], "pause users --of-version 2");
         assert_eq!(exit, Exit::Usage);
-        assert_eq!(text, "error: consumer `users` has no version 2; it has 1\n");
+        assert_eq!(text, "error: consumer `users` has no version 2; existing versions: 1\n");
     }
 
     async fn rebuild_asks_and_then_shows_lines_of_json_until_it_is_done(db) {
@@ -166,8 +166,8 @@ users     1  -      User, Team   stop      by hand
         let (exit, text) = cli!(db, [users], "rebuild users", "n");
         assert_eq!(exit, Exit::Refused);
         assert_eq!(text, "\
-This empties users and replays its events up to 1. Go on? [y/N]
-error: nothing was changed
+This empties the read model of users and replays its events up to 1. Continue? [y/N]
+error: cancelled; nothing was changed
 ");
         let (exit, text) = cli!(db, [users], "rebuild users", "y");
         assert_eq!(exit, Exit::Done, "{text}");
@@ -189,7 +189,7 @@ error: nothing was changed
         users.fail_on("a", false);
         let (exit, text) = cli!(db, [users], "rebuild users");
         assert_eq!(exit, Exit::Done, "{text}");
-        assert!(text.starts_with("a rebuild is under way, 0 of 1 events: going on\n"), "{text}");
+        assert!(text.starts_with("continuing the rebuild in progress, 0 of 1 events handled\n"), "{text}");
     }
 
     async fn rebuild_without_a_reset_says_what_to_do(db) {
@@ -213,7 +213,7 @@ error: nothing was changed
         assert_eq!(exit, Exit::Unwell);
         assert!(text.contains("users     scope changed") && text.contains("`accept-scope`"), "{text}");
         let (exit, text) = cli!(db, [Model::new("users").scope(&["Team"])], "accept-scope users");
-        assert_eq!((exit, text.as_str()), (Exit::Done, "users goes on with the scope of the code\n"));
+        assert_eq!((exit, text.as_str()), (Exit::Done, "users continues with the scope in the code\n"));
     }
 
     async fn segments_are_merged_while_a_worker_runs_them(db) {
@@ -259,13 +259,13 @@ error: nothing was changed
 
         let (exit, text) = cli!(db, [users], "parked retry users");
         assert_eq!(exit, Exit::Unwell);
-        assert_eq!(text, "event 1 failed again, so its aggregate stays parked: cannot handle bad\n0 events handled\n");
+        assert_eq!(text, "event 1 failed again; its aggregate stays parked: cannot handle bad\n0 events handled\n");
 
         let (exit, _) = cli!(db, [users], "parked skip users 1", "n");
         assert_eq!(exit, Exit::Refused);
         let (exit, text) = cli!(db, [users], "parked skip users 1 --yes");
         assert_eq!(exit, Exit::Done);
-        assert_eq!(text, "event 1 is skipped\n1 event of its aggregate still parked: `parked retry users` handles what is left\n");
+        assert_eq!(text, "event 1 is skipped\n1 later event of its aggregate still parked: run `parked retry users`\n");
 
         users.fail_on("bad", false);
         let (exit, text) = cli!(db, [users], "parked retry users 2");
@@ -308,7 +308,7 @@ error: nothing was changed
         let (_, text) = cli_of!(both(), "status");
         assert!(text.contains("users v1 (active)") && text.contains("\nusers v2 "), "{text}");
         let (exit, text) = cli_of!(both(), "activate users 2");
-        assert_eq!((exit, text.as_str()), (Exit::Done, "users: version 2 serves now\n"));
+        assert_eq!((exit, text.as_str()), (Exit::Done, "users v2 is the active version\n"));
         let (_, text) = cli_of!(both(), "status");
         assert!(text.contains("users v2 (active)"), "{text}");
     }
@@ -326,7 +326,7 @@ error: nothing was changed
         drop(db);
         let (exit, text) = cli!(empty, [Model::new("users")], "status");
         assert_eq!(exit, Exit::Failed);
-        assert!(text.contains("call `migrate()`"), "{text}");
+        assert!(text.contains("run `migrate`"), "{text}");
     }
 
     async fn pause_of_a_consumer_that_no_worker_ever_ran_keeps_it_from_beginning(db) {
@@ -334,7 +334,7 @@ error: nothing was changed
         append(&db.store, "User", "a").await;
         let users = Model::new("users");
         let (exit, text) = cli!(db, [users], "resume users");
-        assert_eq!((exit, text.as_str()), (Exit::Refused, "error: consumer `users`, version 1, has no checkpoint yet: no worker ever ran it\n"));
+        assert_eq!((exit, text.as_str()), (Exit::Refused, "error: consumer `users` has no checkpoint yet: no worker has run it\n"));
         let (exit, text) = cli!(db, [users], "pause users");
         assert_eq!((exit, text.as_str()), (Exit::Done, "users is paused\n"));
         let (exit, text) = cli!(db, [users], "run --once");
@@ -370,7 +370,7 @@ error: nothing was changed
         let wider = Model::new("users").scope(&["Team", "User"]);
         let (exit, text) = cli!(db, [wider], "rebuild users", "n");
         assert_eq!(exit, Exit::Refused);
-        assert!(text.starts_with("This empties users, takes the scope of the code and replays its events up to 2. Go on?"), "{text}");
+        assert!(text.starts_with("This empties the read model of users, takes the scope in the code and replays its events up to 2. Continue?"), "{text}");
         let (exit, text) = cli!(db, [wider], "rebuild users --yes");
         assert_eq!(exit, Exit::Done, "{text}");
         assert_eq!(wider.seen().len(), 2);
@@ -380,7 +380,7 @@ error: nothing was changed
         let other = wider.clone().scope(&["User"]);
         let (exit, text) = cli!(db, [other], "rebuild users --yes");
         assert_eq!(exit, Exit::Done, "{text}");
-        assert!(!text.contains("under way"), "{text}");
+        assert!(!text.contains("in progress"), "{text}");
     }
 
     async fn rebuild_on_a_scope_that_the_code_does_not_have_any_more_says_so_and_ends(db) {
@@ -393,7 +393,7 @@ error: nothing was changed
         cli!(db, [users], "resume users");
         let (exit, text) = cli!(db, [users.clone().scope(&["User"])], "rebuild users --watch");
         assert_eq!(exit, Exit::Unwell);
-        assert!(text.contains("users: the scope in the code is not the one"), "{text}");
+        assert!(text.contains("users: the rebuild began with another scope"), "{text}");
     }
 
     async fn rebuild_of_one_version_leaves_the_other_as_it_is(db) {
@@ -413,7 +413,7 @@ error: nothing was changed
         let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         assert_eq!((&lines[0]["version"], &lines[0]["total"]), (&2.into(), &2.into()));
         assert_eq!(lines.last().unwrap()["done"], true);
-        assert!(text.ends_with("another version serves: `activate users 2` makes it this one\n"), "{text}");
+        assert!(text.ends_with("another version is active; `activate users 2` switches to this one\n"), "{text}");
         let replays: Vec<_> = second.seen().iter().map(|seen| (seen.version, seen.is_replay)).collect();
         assert_eq!(replays, [(2, true), (2, true)]);
         assert_eq!(first.seen().len(), 2);
@@ -423,7 +423,7 @@ error: nothing was changed
         assert!(text.contains("`--of-version`"), "{text}");
         let (exit, text) = cli_of!(both(), "rebuild users --of-version 1", "y");
         assert_eq!(exit, Exit::Done, "{text}");
-        assert!(text.starts_with("This empties users v1 and replays its events up to 2. Go on? [y/N]\n"), "{text}");
+        assert!(text.starts_with("This empties the read model of users and replays its events up to 2. Continue? [y/N]\n"), "{text}");
         assert_eq!((first.seen().len(), second.seen().len()), (4, 2));
         for line in ["pause users --of-version 2", "resume users --of-version 2"] {
             let (exit, text) = cli_of!(both(), line);
@@ -431,7 +431,7 @@ error: nothing was changed
         }
         let (exit, text) = cli_of!(both(), "forget users --of-version 2 --force", "y");
         assert_eq!(exit, Exit::Done, "{text}");
-        assert!(text.starts_with("This removes the checkpoint of users v2 "), "{text}");
+        assert!(text.starts_with("This removes the checkpoint of users v2. Continue?"), "{text}");
     }
 
     async fn rebuild_can_be_restarted_left_to_others_and_watched(db) {
@@ -460,7 +460,7 @@ error: nothing was changed
         assert_eq!(exit, Exit::Refused, "{text}");
         let (exit, text) = cli!(db, [users], "rebuild users --restart --wait 1", "y");
         assert_eq!(exit, Exit::Done, "{text}");
-        assert!(!text.contains("under way"), "{text}");
+        assert!(!text.contains("in progress"), "{text}");
         assert_eq!(users.seen().len(), handled + 2);
     }
 
@@ -473,10 +473,10 @@ error: nothing was changed
         users.fail_on("bad", false);
         let (exit, text) = cli!(db, [users], "rebuild users", "y");
         assert_eq!(exit, Exit::Refused);
-        assert!(text.starts_with("error: consumer `users` has parked 1 events") && text.contains("`--discard-parked`"), "{text}");
+        assert!(text.starts_with("error: consumer `users` has 1 parked event,") && text.contains("`--discard-parked`"), "{text}");
         let (exit, text) = cli!(db, [users], "rebuild users --discard-parked", "y");
         assert_eq!(exit, Exit::Done, "{text}");
-        assert!(text.starts_with("This empties users, gives up 1 event that it has parked and replays its events up to 1. Go on?"), "{text}");
+        assert!(text.starts_with("This empties the read model of users, discards 1 parked event and replays its events up to 1. Continue?"), "{text}");
     }
 
     async fn rebuild_empties_nothing_when_no_worker_could_fill_it_again(db) {
@@ -518,13 +518,13 @@ error: nothing was changed
         cli_of!(both(), "run --once");
         let (exit, text) = cli_of!(both(), "activate users 2");
         assert_eq!(exit, Exit::Refused);
-        assert!(text.contains("has parked 1 events") && text.contains("`--force`"), "{text}");
+        assert!(text.contains("has 1 parked event") && text.contains("`--force`"), "{text}");
         append(&db.store, "User", "c").await;
         let (exit, text) = cli_of!(both(), "activate users 2");
         assert_eq!(exit, Exit::Refused);
-        assert!(text.contains("is 1 events behind") && text.contains("`--force`"), "{text}");
+        assert!(text.contains("is 1 event behind") && text.contains("`--force`"), "{text}");
         let (exit, text) = cli_of!(both(), "activate users 2 --force");
-        assert_eq!((exit, text.as_str()), (Exit::Done, "users: version 2 serves now\n"));
+        assert_eq!((exit, text.as_str()), (Exit::Done, "users v2 is the active version\n"));
     }
 
     async fn in_a_program_of_the_new_version_the_old_one_is_another_version(db) {
@@ -596,19 +596,19 @@ error: nothing was changed
         }
     }
 
-    async fn a_verb_that_others_keep_waiting_is_refused_when_its_time_is_over(db) {
+    async fn a_command_is_refused_when_it_has_waited_long_enough(db) {
         has_model(&db.pool).await;
         let users = Model::new("users");
         cli!(db, [users], "run --once");
         let held = held(&db).await;
         let (exit, text) = cli!(db, [users], "rebuild users --yes --wait 0");
         assert_eq!((exit, exit.code()), (Exit::Refused, 4), "{text}");
-        assert!(text.contains("at hand right now"), "{text}");
+        assert!(text.contains("is processing a batch"), "{text}");
         held.rollback().await.unwrap();
     }
 
     /// SQLite itself waits for five seconds only.
-    async fn a_verb_waits_for_others_as_long_as_it_may(db) {
+    async fn a_command_waits_for_others_as_long_as_it_may(db) {
         has_model(&db.pool).await;
         let users = Model::new("users");
         cli!(db, [users], "run --once");
@@ -632,12 +632,12 @@ error: nothing was changed
         assert_eq!(exit, Exit::Done, "{text}");
     }
 
-    async fn completions_name_every_verb(db) {
+    async fn completions_name_every_command(db) {
         for shell in ["bash", "zsh", "fish"] {
             let (exit, text) = cli!(db, [Model::new("users")], format!("completions {shell}"));
             assert_eq!(exit, Exit::Done);
-            for verb in ["run", "list", "status", "pause", "resume", "rebuild", "parked", "frontier", "forget", "migrate"] {
-                assert!(text.contains(verb), "{shell}: {verb}");
+            for command in ["run", "list", "status", "pause", "resume", "rebuild", "parked", "frontier", "forget", "migrate"] {
+                assert!(text.contains(command), "{shell}: {command}");
             }
         }
     }
@@ -673,7 +673,7 @@ async fn frontier_names_the_transaction_that_keeps_it() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "the log is settled up to 0, its head is 2");
     assert!(
-        lines[1].starts_with("frontier waits at 0 for pid ")
+        lines[1].starts_with("the frontier waits at 0 for pid ")
             && lines[1].contains("(app=importer, open "),
         "{text}"
     );
@@ -683,13 +683,15 @@ async fn frontier_names_the_transaction_that_keeps_it() {
 }
 
 #[test]
-fn the_help_of_every_verb_fits_80_columns() {
-    let verbs = [
+fn the_help_of_every_command_fits_80_columns() {
+    let commands = [
         "run",
         "list",
         "status",
         "pause",
         "resume",
+        "park",
+        "skip",
         "rebuild",
         "accept-scope",
         "activate",
@@ -704,8 +706,8 @@ fn the_help_of_every_verb_fits_80_columns() {
         "migrate",
         "completions",
     ];
-    for verb in verbs {
-        let line = format!("worker {verb} --help");
+    for command in commands {
+        let line = format!("worker {command} --help");
         let help = Cli::try_parse_from(line.split(' '))
             .unwrap_err()
             .to_string();
@@ -769,7 +771,7 @@ fn the_help_names_the_exit_codes() {
     let help = Cli::try_parse_from(["worker", "--help"])
         .unwrap_err()
         .to_string();
-    for line in ["0  it is done", "3  a consumer is not well", "4  refused"] {
+    for line in ["0  success", "3  unwell", "4  refused"] {
         assert!(help.contains(line), "{help}");
     }
     assert!(
@@ -779,7 +781,7 @@ fn the_help_names_the_exit_codes() {
 }
 
 #[test]
-fn a_verb_that_there_is_not_is_wrong_usage() {
+fn an_unknown_command_is_wrong_usage() {
     let error = Cli::try_parse_from(["worker", "stauts"]).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("status"), "{error}");

@@ -212,7 +212,8 @@ async fn rebuilt_after_a_kill<DB: TestBackend>(
     stderr.read_line(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(
-        said.starts_with("a rebuild is under way, ") && said.ends_with(" events: going on\n"),
+        said.starts_with("continuing the rebuild in progress, ")
+            && said.ends_with(" events handled\n"),
         "{said}"
     );
     assert!(
@@ -287,7 +288,7 @@ fn a_whole_program_completes_the_tools_where_it_has_mounted_them() {
     // Without the program's help, in the place where it was called, for these tools alone.
     let own = complete(false);
     assert!(own.contains("test_operator,consumers"), "{own}");
-    for verb in ["rebuild", "status", "parked"] {
-        assert!(own.contains(&format!("consumers,{verb})")), "{own}");
+    for command in ["rebuild", "status", "parked"] {
+        assert!(own.contains(&format!("consumers,{command})")), "{own}");
     }
 }

@@ -68,7 +68,7 @@ on_both_databases! {
         run_once(worker!(db, users)).await;
         let admin = worker!(db, users).admin().unwrap();
         let rebuilt = admin.rebuild("users", RebuildOptions::new()).await.unwrap();
-        assert_eq!((rebuilt.version, rebuilt.replay_to), (1, 3));
+        assert_eq!((rebuilt.consumer.version, rebuilt.replay_to), (1, 3));
         assert_eq!(count!(db), 0);
         let status = admin.status().await.unwrap();
         let one = status.consumer("users").unwrap();

@@ -1,79 +1,66 @@
-//! Why an operator's verb was refused, and what to do instead.
+//! Why an operator's command failed, and what to do instead.
 
-use std::sync::Arc;
+use std::error::Error;
+use std::fmt;
+use std::ops::RangeInclusive;
 
-use crate::backend::{FrontierError, StoreError};
+use super::text;
+use crate::backend::{ConsumerId, FrontierError, StoreError};
 use crate::contract::HandlerError;
 use crate::worker::WorkerError;
 
-/// Why an operator's verb was refused, or did not come to its end: a verb that takes many steps, as
-/// one that retries or merges, keeps those that it has taken.
+/// Why an operator's command was refused or failed.
+///
+/// A command that takes many steps, such as a retry or a merge, keeps the steps it has completed.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-/// # struct Users;
-/// # impl Consumer<sqlx::Sqlite> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # }
+/// # consumer::__doc::run(async |store| {
+/// # use consumer::__doc::Users;
+/// use consumer::Worker;
 /// use consumer::admin::{AdminError, RebuildOptions};
-/// use consumer::{SqliteEventStore, Worker};
 ///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
-/// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
-/// # let admin = Worker::builder(store).consumer(Users).admin()?;
+/// let admin = Worker::builder(store).consumer(Users).admin()?;
 /// match admin.rebuild("users", RebuildOptions::new()).await {
 ///     Ok(rebuilt) => println!("replays up to {}", rebuilt.replay_to),
-///     // A worker has it at hand: `wait`, or pause it first.
+///     // A worker is processing a batch: `wait`, or pause the consumer first.
 ///     Err(AdminError::Held { consumer }) => println!("{consumer} is busy"),
-///     // It has no `#[on(reset)]`: empty the tables, then `without_reset`.
+///     // There is no `#[on(reset)]`: empty the tables, then use `without_reset`.
 ///     Err(AdminError::NoReset { consumer }) => println!("{consumer} cannot empty its tables"),
-///     // The text says what to do.
-///     Err(error) => return Err(error.into()),
+///     // The message says what to do.
+///     Err(error) => println!("{error}"),
 /// }
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
     /// There is no checkpoint of that name.
-    #[error("there is no consumer `{consumer}`; there are: {known}")]
+    #[error("there is no consumer `{consumer}`; known consumers: {known}")]
     Unknown {
         /// The name.
         consumer: String,
-        /// The names that there are.
+        /// The names that exist.
         known: String,
     },
     /// There is no checkpoint of that version.
-    #[error("consumer `{consumer}` has no version {version}; it has {known}")]
+    #[error("consumer `{consumer}` has no version {version}; existing versions: {known}")]
     UnknownVersion {
         /// The name.
         consumer: String,
         /// The version.
         version: u32,
-        /// The versions that there are.
+        /// The versions that exist.
         known: String,
     },
-    /// No worker ever ran the consumer, so there is nothing to change.
-    #[error(
-        "consumer `{consumer}`, version {version}, has no checkpoint yet: no worker ever ran it"
-    )]
+    /// No worker has run the consumer yet, so there is nothing to change.
+    #[error("consumer `{consumer}` has no checkpoint yet: no worker has run it")]
     NeverRan {
         /// The consumer.
-        consumer: Arc<str>,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
     },
-    /// The name alone does not say which.
+    /// The name alone is ambiguous.
     #[error(
-        "consumer `{consumer}` has several versions ({versions}); say which one is meant (`.version(…)`, `--of-version`)"
+        "consumer `{consumer}` has several versions ({versions}); choose one (`.version(…)`, `--of-version`)"
     )]
     SeveralVersions {
         /// The name.
@@ -81,136 +68,149 @@ pub enum AdminError {
         /// Its versions.
         versions: String,
     },
-    /// A worker has the checkpoint at hand, or another writer the whole of an SQLite database.
+    /// A worker is processing a batch, or another writer holds the SQLite database.
     #[error(
-        "a worker has consumer `{consumer}` at hand right now; wait for its batch to end (`.wait(…)`, `--wait`), or pause the consumer first"
+        "a worker is processing a batch of consumer `{consumer}`; wait for it (`.wait(…)`, `--wait`), or pause the consumer first"
     )]
     Held {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
     },
-    /// The verb calls the consumer's code, and this program does not have it.
+    /// The command calls the consumer's code, which this program does not contain.
     #[error(
-        "the code of consumer `{consumer}`, version {version}, is not in this program, and is needed for this"
+        "this program does not contain the code of consumer `{consumer}`; run the command in a program that does"
     )]
     NoCode {
         /// The consumer.
-        consumer: Arc<str>,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
     },
     /// The consumer cannot empty its read model.
     #[error(
-        "consumer `{consumer}` cannot empty its read model: give it an `#[on(reset)]` method; or empty it yourself and rebuild with `.without_reset()` (`--without-reset`)"
+        "consumer `{consumer}` cannot empty its read model; give it an `#[on(reset)]` method, or empty the tables yourself and rebuild with `.without_reset()` (`--without-reset`)"
     )]
     NoReset {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
     },
     /// Emptying the read model failed.
-    #[error(
-        "consumer `{consumer}` could not empty its read model, so nothing was changed: {error}"
-    )]
+    #[error("consumer `{consumer}` could not empty its read model; nothing was changed")]
     Reset {
         /// The consumer.
-        consumer: Arc<str>,
-        /// What went wrong.
-        error: HandlerError,
+        consumer: ConsumerId,
+        /// What its `reset` returned.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The consumer's code ended the transaction that it was given (R4).
     #[error(
-        "consumer `{consumer}` ended the transaction that it was given, so nothing was saved; it may use `tx.begin()` for a savepoint"
+        "consumer `{consumer}` ended the transaction that it was given, so nothing was saved; use `tx.begin()` for a savepoint"
     )]
     EndedTransaction {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
     },
     /// A parked event failed again.
-    #[error("event {position} failed again, so its aggregate stays parked: {error}")]
+    #[error("event {position} failed again; its aggregate stays parked")]
     Retry {
         /// The event.
         position: i64,
-        /// What went wrong.
-        error: HandlerError,
+        /// What the handler returned.
+        source: Box<dyn Error + Send + Sync>,
     },
-    /// The database could not be used while a parked event was tried again; that does not count
-    /// against the event.
+    /// The database failed while a parked event was retried; that does not count as an attempt.
     #[error(
-        "event {position} could not be tried again, and nothing of its aggregate was changed: {error}"
+        "event {position} could not be retried because the database failed; its aggregate stays parked"
     )]
     Interrupted {
         /// The event.
         position: i64,
         /// What went wrong.
-        error: HandlerError,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The event is not parked.
     #[error("event {position} is not parked by consumer `{consumer}`")]
     NotParked {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
         /// The event.
         position: i64,
     },
-    /// An event is parked that the log does not have.
-    #[error("event {position} is not in the log any more; skip it")]
+    /// A parked event is missing from the log.
+    #[error("parked event {position} is no longer in the log; skip it")]
     NotInLog {
         /// The event.
         position: i64,
     },
-    /// A checkpoint that is in use is not to be forgotten.
+    /// The consumer is not stopped at that event.
+    #[error("consumer `{consumer}` is not stopped at event {position}; {}", stopped(.stopped_at))]
+    NotStoppedAt {
+        /// The consumer.
+        consumer: ConsumerId,
+        /// The event that the command names.
+        position: i64,
+        /// The events at which the consumer, or one of its segments, is stopped.
+        stopped_at: Vec<i64>,
+    },
+    /// The consumer's checkpoint is not at the event before the one to be passed.
     #[error(
-        "consumer `{consumer}`, version {version}, is in this program and would start again from the beginning; take it out of the program first, or force it (`--force`)"
+        "consumer `{consumer}` may have unhandled events between {} and {}, before event {position}; resume it so that it handles them first",
+        .unhandled.start(), .unhandled.end()
+    )]
+    NotNext {
+        /// The consumer.
+        consumer: ConsumerId,
+        /// The event that the command names.
+        position: i64,
+        /// The positions that may hold unhandled events.
+        unhandled: RangeInclusive<i64>,
+    },
+    /// The consumer is part of this program and would start over.
+    #[error(
+        "consumer `{consumer}` is in this program and would start again from the beginning; remove it from the program first, or force it (`.force()`, `--force`)"
     )]
     InUse {
         /// The consumer.
-        consumer: Arc<str>,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
     },
-    /// The version that serves is not to be forgotten.
-    #[error("version {version} of consumer `{consumer}` is the active one; activate another first")]
+    /// The active version cannot be forgotten.
+    #[error("consumer `{consumer}` is the active version; activate another version first")]
     Active {
         /// The consumer.
-        consumer: Arc<str>,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
     },
-    /// A version that has not caught up is not to serve.
+    /// The version has not caught up.
     #[error(
-        "version {version} of consumer `{consumer}` is {lag} events behind; wait until it has caught up, or force it (`--force`)"
+        "consumer `{consumer}` is {} behind; wait until it has caught up, or force it (`.force()`, `--force`)",
+        text::count(*.lag, "event")
     )]
     Behind {
         /// The consumer.
-        consumer: Arc<str>,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
         /// How many events of its scope it has not handled.
         lag: u64,
     },
-    /// A version that has left events out is not to serve.
+    /// The version has parked events.
     #[error(
-        "version {version} of consumer `{consumer}` has parked {parked} events; retry or skip them first, or force it (`--force`)"
+        "consumer `{consumer}` has {}; retry or skip them first, or force it (`.force()`, `--force`)",
+        text::count(*.parked, "parked event")
     )]
     HasParked {
         /// The consumer.
-        consumer: Arc<str>,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
         /// How many events.
         parked: u64,
     },
-    /// A rebuild would take events for handled that never were.
+    /// The command would lose the effects of parked events.
     #[error(
-        "consumer `{consumer}` has parked {parked} events, which it never handled; a rebuild hands them over as a replay, so that their effects are left out for good: retry or skip them first, or give them up (`.discard_parked()`, `--discard-parked`)"
+        "consumer `{consumer}` has {}, whose effects would be lost; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
+        text::count(*.parked, "parked event")
     )]
     WouldDiscard {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
         /// How many events.
         parked: u64,
     },
-    /// The log of events is not one that can be operated on.
+    /// The log cannot be operated on.
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// The store cannot be used.
@@ -228,4 +228,45 @@ impl From<FrontierError> for AdminError {
     fn from(error: FrontierError) -> Self {
         WorkerError::from(error).into()
     }
+}
+
+fn stopped(positions: &[i64]) -> String {
+    let at: Vec<String> = positions.iter().map(ToString::to_string).collect();
+    match positions {
+        [] => "it is not stopped".to_owned(),
+        _ => format!("it is stopped at {}", at.join(", ")),
+    }
+}
+
+/// A handler's error as the source of another one.
+#[derive(Debug)]
+pub(super) struct Cause(pub(super) HandlerError);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .chain()
+            .next()
+            .map_or(Ok(()), |error| write!(f, "{error}"))
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.chain().nth(1)
+    }
+}
+
+/// An error and its causes in one line, each once.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
 }

@@ -1,8 +1,10 @@
-//! What a verb is given.
+//! What commands are given.
 
 use std::time::Duration;
 
-/// Which consumer a verb is for: its name, and its version where there are several.
+use crate::backend::ConsumerId;
+
+/// Names the consumer that a command is for, and its version if there are several.
 ///
 /// ```
 /// use consumer::admin::Target;
@@ -13,64 +15,64 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    pub(crate) consumer: String,
+    pub(crate) name: String,
     pub(crate) version: Option<u32>,
 }
 
 impl Target {
     /// Names a consumer.
-    ///
-    /// See [`Target`] for an example.
     #[must_use]
-    pub fn new(consumer: impl Into<String>) -> Self {
+    pub fn new(name: impl Into<String>) -> Self {
         Self {
-            consumer: consumer.into(),
+            name: name.into(),
             version: None,
         }
     }
 
-    /// Whether a declared consumer is the one that is meant.
-    pub(crate) fn means(&self, declaration: &crate::registry::Declaration) -> bool {
-        *declaration.name == *self.consumer
-            && self
-                .version
-                .is_none_or(|version| version == declaration.version)
-    }
-
-    /// Says which version of it is meant.
-    ///
-    /// See [`Target`] for an example.
+    /// Chooses one version of the consumer.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         self.version = Some(version);
         self
     }
+
+    /// Whether this names the given consumer.
+    pub(crate) fn means(&self, consumer: &ConsumerId) -> bool {
+        *consumer.name == *self.name
+            && self
+                .version
+                .is_none_or(|version| version == consumer.version)
+    }
 }
 
 impl From<&str> for Target {
-    fn from(consumer: &str) -> Self {
-        Self::new(consumer)
+    fn from(name: &str) -> Self {
+        Self::new(name)
     }
 }
 
 impl From<String> for Target {
-    fn from(consumer: String) -> Self {
-        Self::new(consumer)
+    fn from(name: String) -> Self {
+        Self::new(name)
     }
 }
 
-/// How a rebuild begins.
+impl From<&ConsumerId> for Target {
+    fn from(consumer: &ConsumerId) -> Self {
+        Self::new(&*consumer.name).version(consumer.version)
+    }
+}
+
+/// Options of [`Admin::rebuild`](super::Admin::rebuild).
 ///
 /// ```
 /// use std::time::Duration;
 ///
 /// use consumer::admin::RebuildOptions;
 ///
-/// // For a consumer that workers have at hand, without a `reset`, and with parked events.
+/// // For a consumer that workers are running, without a `reset`, and with parked events.
 /// let options = RebuildOptions::new().wait(Duration::from_secs(30)).without_reset().discard_parked();
 /// ```
-///
-/// See [`Admin::rebuild`](super::Admin::rebuild) for its use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RebuildOptions {
     pub(crate) wait: Duration,
@@ -79,38 +81,82 @@ pub struct RebuildOptions {
 }
 
 impl RebuildOptions {
-    /// Refuses when a worker has the consumer at hand, when it cannot empty its read model, or when it
-    /// has parked events.
-    ///
-    /// See [`RebuildOptions`] for an example.
+    /// Refuses if a worker is processing a batch, if the consumer cannot empty its read model, or if
+    /// it has parked events.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Waits so long for a worker's batch to end, instead of refusing at once.
-    ///
-    /// See [`RebuildOptions`] for an example.
+    /// Waits up to this long for a worker's batch to finish, instead of refusing at once.
     #[must_use]
-    pub fn wait(mut self, timeouts: Duration) -> Self {
-        self.wait = timeouts;
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
         self
     }
 
-    /// Moves the checkpoint back without calling the consumer's `reset`: for a consumer that has
-    /// none, and whose read model you emptied yourself or which overwrites what is there.
+    /// Rewinds the checkpoint without calling the consumer's `reset`.
     ///
-    /// See [`RebuildOptions`] for an example.
+    /// This is for a consumer that has none, whose read model you emptied yourself or that
+    /// overwrites existing rows.
     #[must_use]
     pub fn without_reset(mut self) -> Self {
         self.without_reset = true;
         self
     }
 
-    /// Gives up that parked events were never handled: a rebuild hands them over as a replay like
-    /// all others, so that effects which the consumer leaves out in a replay are never had.
-    ///
-    /// See [`RebuildOptions`] for an example.
+    /// Accepts that parked events lose their effects: a rebuild hands them over as a replay, like
+    /// all other events, although they were never handled.
+    #[must_use]
+    pub fn discard_parked(mut self) -> Self {
+        self.discard_parked = true;
+        self
+    }
+}
+
+/// Options of [`Admin::activate`](super::Admin::activate).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ActivateOptions {
+    pub(crate) force: bool,
+}
+
+impl ActivateOptions {
+    /// Refuses a version that is behind or has parked events.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Activates the version even if it is behind or has parked events.
+    #[must_use]
+    pub fn force(mut self) -> Self {
+        self.force = true;
+        self
+    }
+}
+
+/// Options of [`Admin::forget`](super::Admin::forget).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ForgetOptions {
+    pub(crate) force: bool,
+    pub(crate) discard_parked: bool,
+}
+
+impl ForgetOptions {
+    /// Refuses a consumer that is in this program or has parked events.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets the consumer even if it is in this program, where it starts from the beginning.
+    #[must_use]
+    pub fn force(mut self) -> Self {
+        self.force = true;
+        self
+    }
+
+    /// Accepts that the consumer's parked events are never handled.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

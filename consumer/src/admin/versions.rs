@@ -1,24 +1,24 @@
-//! Versions of a consumer beside each other: which one serves, and how an old one goes.
+//! Versions of a consumer side by side: which one is active, and how an old one is removed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::status::{scope_of, sum};
-use super::{Admin, AdminError, PATIENCE, Target, of_row};
-use crate::backend::Backend;
-use crate::backend::{ConsumerId, Row};
+use super::error::AdminError;
+use super::lag::scope_of;
+use super::locks::LOCK_WAIT;
+use super::operator::{Admin, consumer_of};
+use super::options::{ActivateOptions, ForgetOptions, Target};
+use super::status::sum;
+use crate::backend::{Backend, ConsumerId, Row};
 
 impl<DB: Backend> Admin<DB> {
-    /// The version of a consumer whose read model is to be read; `None` when no worker ever ran it.
+    /// Returns the [active](Self::activate) version of a consumer, whose read model is to be read;
+    /// `None` if no worker has run it.
     ///
-    /// A consumer with `version = 2` catches up under a checkpoint of its own, into a table of its
-    /// own that it names after [`Context::version`](crate::Context::version). Until somebody
-    /// [activates](Self::activate) it, the oldest version with a checkpoint is the active one.
-    ///
-    /// See [`activate`](Self::activate) for an example.
+    /// Until a version is activated, the oldest one with a checkpoint is the active one.
     ///
     /// # Errors
-    /// When the database cannot be used.
+    /// If the database fails.
     pub async fn active_version(&self, consumer: &str) -> Result<Option<u32>, AdminError> {
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;
@@ -27,158 +27,126 @@ impl<DB: Backend> Admin<DB> {
 
     /// Makes a version of a consumer the active one.
     ///
-    /// Nothing else changes: both versions go on, so that the switch can be taken back, until the
-    /// old one is [forgotten](Self::forget).
+    /// A consumer with `version = 2` catches up under its own checkpoint, into tables that it names
+    /// after [`Context::version`](crate::Context::version). Both versions keep running, so the
+    /// switch can be undone until the old one is [forgotten](Self::forget).
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::admin::Target;
-    /// use consumer::{Registered, SqliteEventStore, Worker};
+    /// # consumer::__doc::run(async |store| {
+    /// # use consumer::__doc::Users;
+    /// use consumer::admin::{ActivateOptions, ForgetOptions, Target};
+    /// use consumer::{Registered, Worker};
     ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
-    /// // Version 1 serves; version 2 catches up beside it.
+    /// // Version 1 is active; version 2 catches up.
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// let second = Registered::new(Users).version(2);
     /// Worker::builder(store.clone()).registered(second.clone()).build()?.run_once().await?;
     /// let admin = Worker::builder(store).registered(second).admin()?;
     /// assert_eq!(admin.active_version("users").await?, Some(1));
     ///
-    /// admin.activate(Target::new("users").version(2), false).await?;
+    /// let version = |version| Target::new("users").version(version);
+    /// admin.activate(version(2), ActivateOptions::new()).await?;
     /// assert_eq!(admin.active_version("users").await?, Some(2));
     ///
-    /// // When nobody reads the old read model any more:
-    /// admin.forget(Target::new("users").version(1), false).await?;
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// // When the old read model is no longer read:
+    /// admin.forget(version(1), ForgetOptions::new()).await?;
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// [`AdminError::Behind`] when it has not handled all events of its scope, and
-    /// [`AdminError::HasParked`] when it has set some aside, unless `force`.
+    /// Without [`ActivateOptions::force`], [`AdminError::Behind`] if the version has not handled all
+    /// events of its scope, and [`AdminError::HasParked`] if it has parked events.
     pub async fn activate(
         &self,
         consumer: impl Into<Target>,
-        force: bool,
+        options: ActivateOptions,
     ) -> Result<(), AdminError> {
-        let of = self.find(consumer.into()).await?;
-        if !force {
-            self.refuse_behind(&of).await?;
+        let consumer = self.find(consumer.into()).await?;
+        if !options.force {
+            self.refuse_behind(&consumer).await?;
         }
-        let mut tx = self.begin(&of).await?;
-        DB::activate(&self.sql, &mut tx, &of).await?;
+        let mut tx = self.write(&consumer).await?;
+        DB::activate(&self.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Removes the checkpoint of a consumer and what it has parked: of one that is detached, or of
-    /// a version that another one has replaced. Its read model is left to you.
+    /// Removes the checkpoint of a detached consumer, or of a version that has been
+    /// [replaced](Self::activate). Its read model stays.
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-    /// # struct Users;
-    /// # impl Consumer<sqlx::Sqlite> for Users {
-    /// #     fn name(&self) -> &str { "users" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// use consumer::admin::ConsumerState;
-    /// use consumer::{SqliteEventStore, Worker};
+    /// # consumer::__doc::run(async |store| {
+    /// # use consumer::__doc::{Invoices, Users};
+    /// use consumer::Worker;
+    /// use consumer::admin::{ConsumerState, ForgetOptions};
     ///
-    /// # struct Orders;
-    /// # impl Consumer<sqlx::Sqlite> for Orders {
-    /// #     fn name(&self) -> &str { "orders" }
-    /// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-    /// # }
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
-    /// // The consumer `users` was taken out of the program.
-    /// let admin = Worker::builder(store).consumer(Orders).admin()?;
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// // The consumer `users` was removed from the program.
+    /// let admin = Worker::builder(store).consumer(Invoices::default()).admin()?;
     /// assert_eq!(admin.status().await?.consumer("users").unwrap().state, ConsumerState::Detached);
-    /// admin.forget("users", false).await?;
+    /// admin.forget("users", ForgetOptions::new()).await?;
     /// assert!(admin.status().await?.consumer("users").is_none());
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// - [`AdminError::Active`]: it is the version that serves.
-    /// - [`AdminError::InUse`]: it is in this program and would start from the beginning, unless
-    ///   `force`.
-    /// - [`AdminError::Held`]: a worker has it at hand.
-    pub async fn forget(&self, consumer: impl Into<Target>, force: bool) -> Result<(), AdminError> {
-        let of = self.find(consumer.into()).await?;
-        self.refuse_in_use(&of, force).await?;
-        let mut tx = self.locked(&of, PATIENCE).await?;
-        DB::forget(&self.sql, &mut tx, &of).await?;
+    /// - [`AdminError::Active`]: it is the active version.
+    /// - [`AdminError::InUse`]: it is in this program and would start from the beginning; see
+    ///   [`ForgetOptions::force`].
+    /// - [`AdminError::WouldDiscard`]: it has parked events; see [`ForgetOptions::discard_parked`].
+    /// - [`AdminError::Held`]: a worker's batch takes longer than 30 s.
+    pub async fn forget(
+        &self,
+        consumer: impl Into<Target>,
+        options: ForgetOptions,
+    ) -> Result<(), AdminError> {
+        let consumer = self.find(consumer.into()).await?;
+        self.refuse_in_use(&consumer, options).await?;
+        let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
+        let parked = DB::parked(&self.sql, &mut tx, &consumer).await?.len() as u64;
+        if parked > 0 && !options.discard_parked {
+            return Err(AdminError::WouldDiscard { consumer, parked });
+        }
+        DB::forget(&self.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Refuses to forget what is still in use.
+    /// Refuses to forget a consumer that is still in use.
     pub(super) async fn refuse_in_use(
         &self,
-        of: &ConsumerId,
-        force: bool,
+        consumer: &ConsumerId,
+        options: ForgetOptions,
     ) -> Result<(), AdminError> {
-        let is_elsewhere = self.elsewhere.iter().any(|name| **name == *of.name);
-        if !force && (is_elsewhere || self.code_of(of).is_ok()) {
-            return Err(AdminError::InUse {
-                consumer: Arc::clone(&of.name),
-                version: of.version,
-            });
+        let is_elsewhere = self.elsewhere.iter().any(|name| **name == *consumer.name);
+        if !options.force && (is_elsewhere || self.code_of(consumer).is_ok()) {
+            let consumer = consumer.clone();
+            return Err(AdminError::InUse { consumer });
         }
         let rows = self.rows().await?;
-        let has_others = rows
-            .iter()
-            .any(|row| of_row(row).name == of.name && of_row(row) != *of);
         let active = self.active_versions(&rows).await?;
-        if has_others && active.get(&of.name) == Some(&of.version) {
-            return Err(AdminError::Active {
-                consumer: Arc::clone(&of.name),
-                version: of.version,
-            });
+        if has_others(&rows, consumer) && active.get(&consumer.name) == Some(&consumer.version) {
+            let consumer = consumer.clone();
+            return Err(AdminError::Active { consumer });
         }
         Ok(())
     }
 
-    async fn refuse_behind(&self, of: &ConsumerId) -> Result<(), AdminError> {
-        let rows = self.rows().await?;
-        let own: Vec<&Row> = rows.iter().filter(|row| of_row(row) == *of).collect();
-        let position = own.iter().map(|row| row.checkpoint.position).min();
-        let scope = own.first().map(|row| scope_of(&row.checkpoint.scope));
-        let lag = self
-            .lag(
-                position.unwrap_or_default(),
-                self.head().await?,
-                &scope.unwrap_or_default(),
-            )
-            .await?;
+    async fn refuse_behind(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
+        let rows = self.rows_of(consumer).await?;
+        let position = rows.iter().map(|row| row.checkpoint.position).min();
+        let scope = rows.first().map(|row| scope_of(&row.checkpoint.scope));
+        let scope = scope.unwrap_or_default();
+        let head = self.head().await?;
+        let lag = self.lag(position.unwrap_or_default(), head, &scope).await?;
         if lag.events > 0 {
             return Err(AdminError::Behind {
-                consumer: Arc::clone(&of.name),
-                version: of.version,
+                consumer: consumer.clone(),
                 lag: lag.events,
             });
         }
-        let parked = sum(own.iter().copied(), |row| row.parked);
+        let parked = sum(&rows, |row| row.parked);
         if parked > 0 {
             return Err(AdminError::HasParked {
-                consumer: Arc::clone(&of.name),
-                version: of.version,
+                consumer: consumer.clone(),
                 parked,
             });
         }
@@ -190,17 +158,21 @@ impl<DB: Backend> Admin<DB> {
         &self,
         rows: &[Row],
     ) -> Result<HashMap<Arc<str>, u32>, AdminError> {
-        let mut connection = self.look().await?;
-        let named = DB::active(&self.sql, &mut connection).await?;
+        let mut tx = self.read().await?;
+        let activated = DB::active(&self.sql, &mut tx).await?;
         let mut active: HashMap<Arc<str>, u32> = HashMap::new();
-        // In the order of versions: the oldest serves where nobody has said otherwise.
+        // Rows are ordered by version: the oldest is active unless another one was activated.
         for row in rows {
-            let of = of_row(row);
-            active.entry(of.name).or_insert(of.version);
+            let ConsumerId { name, version } = consumer_of(row).clone();
+            active.entry(name).or_insert(version);
         }
-        for of in named {
-            active.insert(of.name, of.version);
-        }
+        active.extend(activated.into_iter().map(|id| (id.name, id.version)));
         Ok(active)
     }
+}
+
+/// Whether a consumer has other versions.
+pub(super) fn has_others(rows: &[Row], consumer: &ConsumerId) -> bool {
+    let mut ids = rows.iter().map(consumer_of);
+    ids.any(|other| other.name == consumer.name && other != consumer)
 }

@@ -52,9 +52,11 @@ pub(crate) use self::migrations::{check, migrate, script};
 pub(crate) use self::operate::OperateStatements;
 pub use self::read::ReadRange;
 #[cfg(feature = "worker")]
+pub use self::rows::ConsumerId;
+#[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, Lock, NewCheckpoint,
-    ParkedRow, Parking, Part, Row, SegmentId, State, Taken,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
+    Parking, Part, Row, SegmentId, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]

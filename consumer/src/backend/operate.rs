@@ -4,9 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::StoreSettings;
-use super::checkpoints::on_consumer;
+use super::checkpoints::{on_consumer, on_row};
 use super::driver::Driver;
-use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, State, Taken};
+use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken};
 use super::sql::{Sql, Statement, statements};
 
 const ROWS: &str = "
@@ -47,6 +47,14 @@ const SET_STATE: &str = "
            error = CASE $3 WHEN 'running' THEN NULL ELSE error END,
            updated_at = {now}
      WHERE consumer = $1 AND version = $2";
+
+/// Moves a stopped row past the event at which it stopped.
+const PASS: &str = "
+    UPDATE {progress}
+       SET position = $4, state = 'running', attempts = 0, retry_at = NULL, failed_position = NULL,
+           error = NULL, updated_at = {now}
+     WHERE consumer = $1 AND version = $2 AND slice_from = $3
+       AND state = 'stopped' AND failed_position = $4";
 
 /// What was handled once is a replay from now on, also if a rebuild is started again half-way.
 const REWIND: &str = "
@@ -97,6 +105,7 @@ statements! {
         lock: DB::LOCK,
         arm: ARM,
         set_state: SET_STATE,
+        pass: PASS,
         rewind: REWIND,
         set_scope: SET_SCOPE,
         parked: PARKED,
@@ -215,6 +224,16 @@ pub trait Operate: Driver {
             on_consumer::<Self>(&sql.set_state, of).bind(state.as_str()),
             connection,
         )
+    }
+
+    /// Moves a stopped row past the event at which it stopped; only under the lock of the rows.
+    fn pass(
+        sql: &OperateStatements,
+        connection: &mut Self::Connection,
+        key: &SegmentId,
+        position: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        run::<Self>(on_row::<Self>(&sql.pass, key).bind(position), connection)
     }
 
     /// Moves the checkpoint back to the beginning and removes what is parked; writes another scope

@@ -1,22 +1,26 @@
-//! What can be written on the command line.
+//! The command line and its help.
+
+use std::fmt;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// What the exit codes mean.
+use crate::admin::Target;
+
+/// The exit codes, below the help.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-  0  it is done, or it is as it should be
-  1  it failed: the database, the tables, or a consumer's code
-  2  the command line is wrong
-  3  a consumer is not well: it stopped, its scope has changed, or a parked
-     event failed again
-  4  refused, nothing was changed: nobody confirmed it, a worker has the
-     consumer at hand, or the message says what to do first";
+  0  success, and everything is well
+  1  failed: the database, the tables, a consumer's code or the output
+  2  wrong command line
+  3  unwell: a consumer stopped, its scope changed, or a parked event failed
+     again
+  4  refused, nothing was changed: not confirmed, a worker is processing a
+     batch, or the message says what to do first";
 
-/// The tools of an operator, in your own binary.
+/// The commands of an operator, in your own binary.
 ///
-/// Use it whole, or as a subcommand of your own:
+/// Use it as the whole command line, or as a subcommand of your own:
 ///
 /// ```
 /// use clap::Parser;
@@ -41,58 +45,62 @@ Exit codes:
 )]
 pub struct Cli {
     #[command(subcommand)]
-    pub(super) verb: Verb,
+    pub(super) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
-    /// Runs the consumers until the process is asked to end
+pub(super) enum Command {
+    /// Runs the consumers until the process receives SIGTERM or Ctrl-C
     Run(Run),
-    /// Lists the consumers that are in this program
-    List,
-    /// Shows how every consumer stands, also while no worker runs
+    /// Lists the consumers of this program
+    List(Format),
+    /// Shows the state of every consumer, even while no worker runs
     Status(Status),
-    /// Keeps a consumer from handling events, in all processes
-    Pause(Which),
-    /// Lets a paused or stopped consumer go on
-    Resume(Which),
+    /// Pauses a consumer in all processes
+    Pause(Consumer),
+    /// Resumes a paused or stopped consumer
+    Resume(Consumer),
+    /// Parks the event at which a consumer has stopped, and resumes it
+    Park(EventOf),
+    /// Skips the event at which a consumer has stopped, and resumes it
+    Skip(SkipEvent),
     /// Empties a read model and handles all events again
     Rebuild(Rebuild),
-    /// Goes on with the scope that the code has, without a rebuild
-    AcceptScope(Which),
-    /// Says which version of a consumer serves
+    /// Accepts the scope in the code without a rebuild
+    AcceptScope(Consumer),
+    /// Makes a version of a consumer the active one
     Activate(Activate),
-    /// Brings a consumer down to fewer segments, while workers run it
+    /// Merges a consumer's segments while workers run it
     Merge(Merge),
-    /// Lists, shows, retries and skips events that were set aside
+    /// Lists, shows, retries and skips parked events
     #[command(subcommand, disable_help_subcommand = true)]
     Parked(Parked),
-    /// Shows how far the log is settled, and who keeps it from going on
+    /// Shows how far the log is settled, and what holds it up
     Frontier(Format),
-    /// Removes a checkpoint that is detached, or that of an old version
+    /// Removes the checkpoint of a detached consumer or an old version
     Forget(Forget),
-    /// Creates the tables, or brings them up to date
+    /// Creates or updates the tables
     Migrate(Migrate),
-    /// Prints what makes a shell complete these commands
+    /// Prints a shell completion script
     Completions(Completions),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// Runs the consumers of one group alone
+    /// Runs only the consumers of this group
     #[arg(long)]
     pub(super) group: Option<String>,
-    /// Runs this consumer alone; can be given several times
+    /// Runs only this consumer; can be repeated
     #[arg(long, value_name = "NAME")]
     pub(super) only: Vec<String>,
-    /// Handles what is in the log, and ends
+    /// Handles the events in the log, then exits
     #[arg(long)]
     pub(super) once: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Looks again every second, or every so many seconds
+    /// Refreshes every second, or every SECONDS
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     pub(super) watch: Option<f64>,
     #[command(flatten)]
@@ -107,39 +115,75 @@ pub(super) struct Format {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Which {
+pub(super) struct Consumer {
     /// The consumer
     pub(super) name: String,
-    /// Which version of it, where there are several
+    /// The version, if there are several
     #[arg(long, value_name = "VERSION")]
     pub(super) of_version: Option<u32>,
 }
 
+impl Consumer {
+    pub(super) fn target(&self) -> Target {
+        let target = Target::new(&*self.name);
+        match self.of_version {
+            Some(version) => target.version(version),
+            None => target,
+        }
+    }
+}
+
+impl fmt::Display for Consumer {
+    /// Writes the consumer as it was given on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.of_version {
+            Some(version) => write!(f, "{} --of-version {version}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Confirmed {
-    /// Does it without asking
+    /// Does not ask for confirmation
     #[arg(long, short)]
     pub(super) yes: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Rebuild {
+pub(super) struct EventOf {
     #[command(flatten)]
-    pub(super) which: Which,
+    pub(super) consumer: Consumer,
+    /// The position of the event
+    pub(super) position: i64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SkipEvent {
+    #[command(flatten)]
+    pub(super) event: EventOf,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// How long to wait for a batch to end
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rebuild {
+    #[command(flatten)]
+    pub(super) consumer: Consumer,
+    #[command(flatten)]
+    pub(super) confirmed: Confirmed,
+    /// How long to wait for the current batch
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) wait: u64,
     #[command(flatten)]
     pub(super) beginning: Beginning,
-    /// Begins anew also when a rebuild is under way
+    /// Starts over even if a rebuild is in progress
     #[arg(long)]
     pub(super) restart: bool,
-    /// Leaves the work to others, and shows how far it is
+    /// Leaves the work to other processes
     #[arg(long)]
     pub(super) no_run: bool,
-    /// Begins nothing, and only shows how far it is
+    /// Only shows the progress of a rebuild
     #[arg(long, conflicts_with_all = ["restart", "no_run"])]
     pub(super) watch: bool,
 }
@@ -149,7 +193,7 @@ pub(super) struct Beginning {
     /// Does not call the consumer's own reset
     #[arg(long)]
     pub(super) without_reset: bool,
-    /// Gives up the events that are parked
+    /// Accepts that parked events lose their effects
     #[arg(long)]
     pub(super) discard_parked: bool,
 }
@@ -158,9 +202,9 @@ pub(super) struct Beginning {
 pub(super) struct Activate {
     /// The consumer
     pub(super) name: String,
-    /// The version that is to serve
+    /// The version to activate
     pub(super) version: u32,
-    /// Also while it is behind, or has parked events
+    /// Even if it is behind or has parked events
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -168,55 +212,49 @@ pub(super) struct Activate {
 #[derive(Debug, Args)]
 pub(super) struct Merge {
     #[command(flatten)]
-    pub(super) which: Which,
-    /// How many segments are to be left
+    pub(super) consumer: Consumer,
+    /// How many segments to keep
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) segments: u32,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Parked {
-    /// Lists the parked events of a consumer
+    /// Lists the parked events of one consumer, or of all
     List {
-        #[command(flatten)]
-        which: Which,
+        /// The consumer; all consumers without it
+        name: Option<String>,
+        /// The version, if there are several
+        #[arg(long, value_name = "VERSION", requires = "name")]
+        of_version: Option<u32>,
         #[command(flatten)]
         format: Format,
     },
     /// Shows a parked event with its payload
-    Show {
-        #[command(flatten)]
-        which: Which,
-        /// Where the event stands in the log
-        position: i64,
-    },
+    Show(EventOf),
     /// Handles parked events now: those of one event's aggregate, or all
     Retry {
         #[command(flatten)]
-        which: Which,
+        consumer: Consumer,
         /// An event of the aggregate; all aggregates without it
         position: Option<i64>,
     },
-    /// Leaves a parked event out for good
-    Skip {
-        #[command(flatten)]
-        which: Which,
-        /// Where the event stands in the log
-        position: i64,
-        #[command(flatten)]
-        confirmed: Confirmed,
-    },
+    /// Removes a parked event without handling it
+    Skip(SkipEvent),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Forget {
     #[command(flatten)]
-    pub(super) which: Which,
+    pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Also when this program has it, to begin again
+    /// Even if it is in this program, where it starts from the beginning
     #[arg(long)]
     pub(super) force: bool,
+    /// Accepts that parked events are never handled
+    #[arg(long)]
+    pub(super) discard_parked: bool,
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +266,6 @@ pub(super) struct Migrate {
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
-    /// Which shell
+    /// The shell
     pub(super) shell: Shell,
 }

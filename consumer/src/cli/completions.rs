@@ -1,15 +1,14 @@
-//! What makes a shell complete the tools, wherever a program has mounted them.
+//! Shell completion, wherever a program has mounted the commands.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use clap::{Command, CommandFactory as _};
 
-use super::Cli;
-use super::args::Completions;
+use super::args::{Cli, Completions};
 
 impl Completions {
-    /// The script for a whole program.
+    /// The completion script of a whole program.
     pub(super) fn script(&self, command: &mut Command) -> String {
         let name = command.get_name().to_owned();
         let mut script = Vec::new();
@@ -17,14 +16,14 @@ impl Completions {
         String::from_utf8_lossy(&script).trim_end().to_owned()
     }
 
-    /// The script for these tools alone, in the place where this program was called with them.
+    /// The completion script of these commands, mounted where this process was called with them.
     pub(super) fn own_script(&self) -> String {
         self.script(&mut mounted(std::env::args_os()))
     }
 }
 
-/// The tools below the words that they were called by: `web consumers completions bash` asks for
-/// completions of `web consumers …`.
+/// Mounts the commands below the words that they were called with: `web consumers completions
+/// bash` asks for completions of `web consumers …`.
 fn mounted(arguments: impl IntoIterator<Item = OsString>) -> Command {
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
@@ -53,23 +52,23 @@ fn mounted(arguments: impl IntoIterator<Item = OsString>) -> Command {
 mod tests {
     use super::mounted;
 
-    fn place(line: &str) -> String {
+    fn path(line: &str) -> String {
         let mut command = mounted(line.split(' ').map(Into::into));
-        let mut place = vec![command.get_name().to_owned()];
+        let mut path = vec![command.get_name().to_owned()];
         while command.find_subcommand("rebuild").is_none() {
             let next = command.get_subcommands().next().cloned();
             command = next.unwrap_or_else(|| clap::Command::new("rebuild"));
-            place.push(command.get_name().to_owned());
+            path.push(command.get_name().to_owned());
         }
-        place.join(" ")
+        path.join(" ")
     }
 
     #[test]
-    fn the_tools_are_completed_in_the_place_where_they_were_called() {
-        assert_eq!(place("/usr/bin/worker completions bash"), "worker");
-        assert_eq!(place("web consumers completions bash"), "web consumers");
+    fn commands_are_completed_where_they_were_called() {
+        assert_eq!(path("/usr/bin/worker completions bash"), "worker");
+        assert_eq!(path("web consumers completions bash"), "web consumers");
         assert_eq!(
-            place("web -v ops consumers completions zsh"),
+            path("web -v ops consumers completions zsh"),
             "web ops consumers"
         );
     }

@@ -1,49 +1,41 @@
-//! Where the tools write, and whom they ask.
+//! Where the commands write, and where they ask for confirmation.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use comfy_table::Table;
+use parking_lot::Mutex;
 
-/// The width of a table where there is no terminal to ask.
+use super::error::CommandError;
+
+/// The width of a table without a terminal.
 const WIDTH: u16 = 80;
 
-/// Where the tools write and whom they ask: the process's own streams, or a test's buffer.
-///
-/// A test of your own commands captures it:
+/// Where the commands write and ask: the process's own streams, or a buffer in a test.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")]
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use consumer::{Consumer, Context, HandlerError, PersistedEvent, sqlx};
-/// # struct Users;
-/// # impl Consumer<sqlx::Sqlite> for Users {
-/// #     fn name(&self) -> &str { "users" }
-/// #     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # }
-/// use clap::Parser as _;
-/// use consumer::cli::{Cli, Console, Exit};
-/// use consumer::{SqliteEventStore, Worker};
-///
-/// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-/// # store.migrate().await?;
+/// # consumer::__doc::run(async |store| {
+/// # use consumer::__doc::{Users, register};
+/// # register(&store, "ada").await?;
 /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
-/// // A rebuild asks first.
+/// use clap::Parser as _;
+/// use consumer::Worker;
+/// use consumer::cli::{Cli, Console, Exit};
+///
+/// // A rebuild asks for confirmation.
 /// let console = Console::captured(["no"]);
 /// let cli = Cli::parse_from(["app", "rebuild", "users", "--without-reset"]);
 /// let exit = cli.run_on(Worker::builder(store).consumer(Users), &console).await;
 /// assert_eq!((exit, exit.code()), (Exit::Refused, 4));
 /// assert!(console.text().contains("nothing was changed"));
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "sqlite"))]
-/// # fn main() {}
+/// # Ok(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Console {
     target: Target,
+    /// The first error of the output.
+    failure: Arc<OnceLock<io::Error>>,
     pub(super) is_terminal: bool,
     pub(super) has_colour: bool,
     pub(super) width: u16,
@@ -62,23 +54,9 @@ struct Captured {
 }
 
 impl Console {
-    /// The process's own streams. Colours are for terminals alone, and not where `NO_COLOR` is set.
+    /// Writes to the process's own streams; [`Cli::run`](super::Cli::run) uses this.
     ///
-    /// [`Cli::run`](super::Cli::run) uses it, so that it is rarely named.
-    ///
-    /// ```no_run
-    /// # #[cfg(feature = "sqlite")]
-    /// # async fn example(builder: consumer::WorkerBuilder<consumer::sqlx::Sqlite>) {
-    /// use clap::Parser as _;
-    /// use consumer::cli::{Cli, Console, Exit};
-    ///
-    /// // Like `run`, and then something of your own.
-    /// let exit = Cli::parse().run_on(builder, &Console::process()).await;
-    /// if exit == Exit::Unwell {
-    ///     eprintln!("the runbook says what to do");
-    /// }
-    /// # }
-    /// ```
+    /// Colours are for terminals only, and are off if `NO_COLOR` is set.
     #[must_use]
     pub fn process() -> Self {
         let is_terminal = io::stdout().is_terminal();
@@ -86,15 +64,14 @@ impl Console {
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
             target: Target::Process,
+            failure: Arc::default(),
             is_terminal,
             has_colour: is_terminal && !is_dumb && !is_set("NO_COLOR"),
             width: Table::new().width().unwrap_or(WIDTH),
         }
     }
 
-    /// Keeps what is written, 80 columns wide and without colours, and gives these answers.
-    ///
-    /// See [`Console`] for an example.
+    /// Captures the output, 80 columns wide and without colours, and gives these answers.
     #[must_use]
     pub fn captured<'a>(answers: impl IntoIterator<Item = &'a str>) -> Self {
         let captured = Captured {
@@ -103,67 +80,80 @@ impl Console {
         };
         Self {
             target: Target::Captured(Arc::new(Mutex::new(captured))),
+            failure: Arc::default(),
             is_terminal: false,
             has_colour: false,
             width: WIDTH,
         }
     }
 
-    /// What was written so far to a console that keeps it.
-    ///
-    /// See [`Console`] for an example.
+    /// Returns the captured output.
     #[must_use]
     pub fn text(&self) -> String {
         match &self.target {
             Target::Process => String::new(),
-            Target::Captured(captured) => lock(captured).text.clone(),
+            Target::Captured(captured) => captured.lock().text.clone(),
         }
     }
 
-    /// Writes a line; a reader that went away is no error.
-    pub(super) fn line(&self, line: impl AsRef<str>) {
-        let _ = self.reached(line);
-    }
-
-    /// Writes a line, and says whether there is somebody to read it.
-    pub(super) fn reached(&self, line: impl AsRef<str>) -> bool {
-        match &self.target {
-            Target::Process => writeln!(io::stdout().lock(), "{}", line.as_ref()).is_ok(),
+    /// Writes a line, and returns whether it was written; [`failure`](Self::failure) says why not.
+    pub(super) fn line(&self, line: impl AsRef<str>) -> bool {
+        let written = match &self.target {
+            Target::Process => write_line(line.as_ref()),
             Target::Captured(captured) => {
-                let text = &mut lock(captured).text;
+                let text = &mut captured.lock().text;
                 text.push_str(line.as_ref());
                 text.push('\n');
-                true
+                Ok(())
             }
-        }
+        };
+        let failed = written.err().map(|error| self.failure.set(error));
+        failed.is_none()
     }
 
-    /// Writes a line for people, beside what other programs read.
+    /// Why the output could not be written. A reader that has closed its end, such as `head`, is
+    /// not a failure.
+    pub(super) fn failure(&self) -> Option<&io::Error> {
+        let failure = self.failure.get();
+        failure.filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
+    }
+
+    /// Writes a line for people, apart from what other programs read.
     pub(super) fn note(&self, line: impl AsRef<str>) {
         match &self.target {
             Target::Process => {
                 let _ = writeln!(io::stderr().lock(), "{}", line.as_ref());
             }
-            Target::Captured(_) => self.line(line),
+            Target::Captured(_) => {
+                self.line(line);
+            }
         }
     }
 
-    /// Draws what replaces what was drawn before, and says whether there is somebody to read it.
+    /// Replaces what is on the screen, and returns whether it was written.
     pub(super) fn redraw(&self, screen: &str) -> bool {
         if self.is_terminal {
-            // In one piece, so that nothing flickers.
-            self.reached(format!("\x1b[H\x1b[2J{screen}"))
+            // In one write, so that nothing flickers.
+            self.line(format!("\x1b[H\x1b[2J{screen}"))
         } else {
-            self.reached(format!("{screen}\n"))
+            self.line(format!("{screen}\n"))
         }
     }
 
-    /// Asks; only a clear yes is one. Where nobody can answer, it is no.
-    pub(super) fn confirms(&self, question: &str) -> bool {
+    /// Asks for confirmation unless it was given; without a terminal, the answer is no.
+    pub(super) fn confirm(&self, is_confirmed: bool, question: &str) -> Result<(), CommandError> {
+        if is_confirmed || self.is_answered_yes(question) {
+            Ok(())
+        } else {
+            Err(CommandError::Declined)
+        }
+    }
+
+    fn is_answered_yes(&self, question: &str) -> bool {
         let answer = match &self.target {
             Target::Captured(captured) => {
                 self.line(format!("{question} [y/N]"));
-                lock(captured).answers.pop_front()
+                captured.lock().answers.pop_front()
             }
             Target::Process if self.is_terminal && io::stdin().is_terminal() => {
                 let _ = write!(io::stderr().lock(), "{question} [y/N] ");
@@ -172,7 +162,9 @@ impl Console {
                 read.ok().map(|_| answer)
             }
             Target::Process => {
-                self.note(format!("{question} Nobody is there to answer: add `--yes`"));
+                self.note(format!(
+                    "{question} There is no terminal to ask on: confirm with `--yes`"
+                ));
                 None
             }
         };
@@ -180,6 +172,8 @@ impl Console {
     }
 }
 
-fn lock(captured: &Mutex<Captured>) -> std::sync::MutexGuard<'_, Captured> {
-    captured.lock().unwrap_or_else(PoisonError::into_inner)
+fn write_line(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
 }

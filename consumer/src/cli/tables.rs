@@ -1,20 +1,20 @@
-//! What the tools show, as text for people.
-
-use std::time::Duration;
+//! What the commands show, as text for people.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
 };
+use serde_json::json;
 use sqlx::Database;
 
 use super::console::Console;
-use crate::PersistedEvent;
+use super::text::{duration, rate};
+use crate::admin::text::{count, number};
 use crate::admin::{ConsumerState, ConsumerStatus, FrontierStatus, Lag, ParkedEvent, Status};
-use crate::contract::OnError;
-use crate::registry::Registered;
+use crate::contract::{OnError, PersistedEvent};
+use crate::registry::{Declaration, Registered};
 
-/// A table without lines, as wide as the console.
+/// A table without borders, as wide as the console.
 fn table(console: &Console, header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_width(console.width);
@@ -35,7 +35,7 @@ fn table(console: &Console, header: &[&str], right: &[usize]) -> Table {
     table
 }
 
-/// The lines of a table, without the blanks that fill it up to its width.
+/// The lines of a table, without trailing blanks.
 fn text(table: &Table) -> String {
     let lines: Vec<String> = table
         .lines()
@@ -44,35 +44,53 @@ fn text(table: &Table) -> String {
     lines.join("\n")
 }
 
-/// Every consumer of the program, as it was declared.
+/// The consumers of the program, as declared.
 pub(super) fn list<DB: Database>(console: &Console, consumers: &[Registered<DB>]) -> String {
     let header = ["CONSUMER", "V", "GROUP", "SCOPE", "ON ERROR", "DECLARED AT"];
     let mut table = table(console, &header, &[1]);
-    // A name is to be copied: it stays in one piece as long as anything else can be folded.
+    // Names are copied from here, so they are wrapped last.
     if let Some(names) = table.column_mut(0) {
         names.set_constraint(ColumnConstraint::ContentWidth);
     }
-    for one in consumers {
-        let declaration = &one.declaration;
-        let site = declaration.site.map_or_else(
-            || "by hand".to_owned(),
-            |site| format!("{}:{}", site.file, site.line),
-        );
-        let on_error = match declaration.settings.on_error {
-            OnError::Stop => "stop",
-            OnError::Park => "park",
-            OnError::Skip => "skip",
-        };
+    for Registered { declaration, .. } in consumers {
         table.add_row([
             declaration.name.to_string(),
             declaration.version.to_string(),
             declaration.group.unwrap_or("-").to_owned(),
             scope(declaration.scope.iter().map(|kind| &**kind)),
-            on_error.to_owned(),
-            site,
+            on_error(declaration).to_owned(),
+            declared_at(declaration).unwrap_or_else(|| "by hand".to_owned()),
         ]);
     }
     text(&table)
+}
+
+/// The consumers of the program, as declared, for other programs.
+pub(super) fn declarations<DB: Database>(consumers: &[Registered<DB>]) -> serde_json::Value {
+    let declarations = consumers.iter().map(|Registered { declaration, .. }| {
+        json!({
+            "name": &*declaration.name,
+            "version": declaration.version,
+            "group": declaration.group,
+            "scope": declaration.scope.iter().map(|kind| &**kind).collect::<Vec<_>>(),
+            "on_error": on_error(declaration),
+            "declared_at": declared_at(declaration),
+        })
+    });
+    declarations.collect()
+}
+
+fn on_error(declaration: &Declaration) -> &'static str {
+    match declaration.settings.on_error {
+        OnError::Stop => "stop",
+        OnError::Park => "park",
+        OnError::Skip => "skip",
+    }
+}
+
+fn declared_at(declaration: &Declaration) -> Option<String> {
+    let site = declaration.site?;
+    Some(format!("{}:{}", site.file, site.line))
 }
 
 fn scope<'a>(kinds: impl Iterator<Item = &'a str>) -> String {
@@ -84,35 +102,14 @@ fn scope<'a>(kinds: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// How every consumer stands, and how fast it goes where that is known.
+/// The state of every consumer, with its rate if that is known.
 pub(super) fn status(console: &Console, status: &Status) -> String {
-    let has_rates = status.consumers.iter().any(|one| one.rate.is_some());
-    let mut header = vec!["CONSUMER", "STATE", "POSITION", "LAG", "BEHIND", "PARKED"];
-    header.extend(has_rates.then_some("RATE"));
-    let mut table = table(console, &header, &[2, 3, 4, 5, 6]);
-    for one in &status.consumers {
-        let position = one.position.map_or_else(|| "-".to_owned(), number);
-        let mut row = vec![
-            Cell::new(name(status, one)),
-            Cell::new(&one.state).fg(colour(&one.state)),
-            Cell::new(position),
-            Cell::new(lag(one.lag)),
-            Cell::new(one.lag.time.map_or_else(|| "-".to_owned(), duration)),
-            Cell::new(if one.parked == 0 {
-                "-".to_owned()
-            } else {
-                number(one.parked)
-            }),
-        ];
-        row.extend(has_rates.then(|| Cell::new(rate(one.rate))));
-        table.add_row(row);
-    }
     let mut text = if status.consumers.is_empty() {
-        "no consumer has a checkpoint, and this program has none".to_owned()
+        "this program has no consumers, and there is no checkpoint".to_owned()
     } else {
-        text(&table)
+        text(&status_table(console, status))
     };
-    for line in status.consumers.iter().filter_map(failing) {
+    for line in status.consumers.iter().filter_map(problem) {
         text.push_str("\n\n");
         text.push_str(&line);
     }
@@ -121,28 +118,53 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     text
 }
 
-fn rate(rate: Option<f64>) -> String {
-    rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", rounded(rate)))
+fn status_table(console: &Console, status: &Status) -> Table {
+    let has_rates = status.consumers.iter().any(|one| one.rate.is_some());
+    let mut header = vec!["CONSUMER", "STATE", "POSITION", "LAG", "BEHIND", "PARKED"];
+    header.extend(has_rates.then_some("RATE"));
+    let mut table = table(console, &header, &[2, 3, 4, 5, 6]);
+    for one in &status.consumers {
+        let parked = Some(one.parked).filter(|&parked| parked > 0);
+        let mut row = vec![
+            Cell::new(name(status, one)),
+            Cell::new(state(&one.state)).fg(colour(&one.state)),
+            Cell::new(or_dash(one.position, number)),
+            Cell::new(lag(one.lag)),
+            Cell::new(or_dash(one.lag.time, duration)),
+            Cell::new(or_dash(parked, number)),
+        ];
+        row.extend(has_rates.then(|| Cell::new(or_dash(one.rate, rate))));
+        table.add_row(row);
+    }
+    table
 }
 
-/// With the version where it is not the only one, and which of them serves.
+fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), text)
+}
+
+/// A state in words.
+fn state(state: &ConsumerState) -> String {
+    state.name().replace('_', " ")
+}
+
+/// The name, with the version if there are several or it is not the first.
 fn name(status: &Status, one: &ConsumerStatus) -> String {
     let same = |other: &&ConsumerStatus| other.name == one.name;
     let has_others = status.consumers.iter().filter(same).count() > 1;
     match (has_others, one.is_active) {
         (true, true) => format!("{} v{} (active)", one.name, one.version),
         (true, false) => format!("{} v{}", one.name, one.version),
-        (false, _) if one.version != 1 => format!("{} v{}", one.name, one.version),
-        (false, _) => one.name.to_string(),
+        (false, _) => one.id().to_string(),
     }
 }
 
-fn failing(one: &ConsumerStatus) -> Option<String> {
-    if one.state == ConsumerState::ScopeChanged {
+/// What is wrong with a consumer, and what to do.
+fn problem(one: &ConsumerStatus) -> Option<String> {
+    let consumer = one.id();
+    if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
         return Some(format!(
-            "{}: its checkpoint was reached with the scope [{}], and the code has another; rebuild it, or accept the new scope (`accept-scope`)",
-            one.name,
-            one.scope.join(", ")
+            "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
         ));
     }
     let failing = one.failing.as_ref()?;
@@ -150,23 +172,23 @@ fn failing(one: &ConsumerStatus) -> Option<String> {
         format!(" at event {}", number(position))
     });
     let again = failing.retry_in.map_or_else(String::new, |wait| {
-        format!(", tried again in {}", duration(wait))
+        format!(", next attempt in {}", duration(wait))
     });
+    let times = count(failing.attempts.into(), "time");
+    let (state, error) = (state(&one.state), &failing.error);
     Some(format!(
-        "{} {}{event} (failed {}{again}): {}",
-        one.name,
-        one.state,
-        times(failing.attempts),
-        failing.error
+        "{consumer} {state}{event} (failed {times}{again}): {error}"
     ))
 }
 
 fn colour(state: &ConsumerState) -> Color {
     match state {
         ConsumerState::Running => Color::Green,
-        ConsumerState::Stopped | ConsumerState::ScopeChanged => Color::Red,
-        ConsumerState::Retrying | ConsumerState::Paused | ConsumerState::Detached => Color::Yellow,
-        ConsumerState::Rebuilding | ConsumerState::New | ConsumerState::OtherVersion => Color::Cyan,
+        ConsumerState::Stopped { .. } | ConsumerState::ScopeChanged { .. } => Color::Red,
+        ConsumerState::Retrying { .. } | ConsumerState::Paused | ConsumerState::Detached => {
+            Color::Yellow
+        }
+        _ => Color::Cyan,
     }
 }
 
@@ -175,10 +197,10 @@ fn lag(lag: Lag) -> String {
     format!("{}{more}", number(lag.events))
 }
 
-/// How far the log is settled, in a line or a few.
+/// How far the log is settled, and what holds it up.
 pub(super) fn frontier(frontier: &FrontierStatus) -> String {
     if let Some(problem) = &frontier.problem {
-        return format!("frontier unknown: {problem}");
+        return format!("the frontier is unknown: {problem}");
     }
     let (settled, head) = (number(frontier.settled), number(frontier.head));
     if frontier.settled >= frontier.head {
@@ -187,7 +209,7 @@ pub(super) fn frontier(frontier: &FrontierStatus) -> String {
     let mut lines = vec![format!(
         "the log is settled up to {settled}, its head is {head}"
     )];
-    let waits = |blocker| format!("frontier waits at {settled} for {blocker}");
+    let waits = |blocker| format!("the frontier waits at {settled} for {blocker}");
     lines.extend(frontier.blockers.iter().map(waits));
     lines.join("\n")
 }
@@ -220,7 +242,7 @@ pub(super) fn parked(console: &Console, events: &[ParkedEvent]) -> String {
     text(&table)
 }
 
-/// A parked event with its payload, as far as it is text.
+/// A parked event with its payload.
 pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>) -> String {
     let mut lines = vec![
         format!("position    {}", parked.position),
@@ -230,111 +252,40 @@ pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>)
         ),
         format!("parked for  {}", duration(parked.parked_for)),
         if parked.has_failed {
-            format!("failed      {}", times(parked.attempts))
+            format!("failed      {}", count(parked.attempts.into(), "time"))
         } else {
             "waits behind an earlier event of its aggregate".to_owned()
         },
     ];
-    lines.extend(
-        parked
-            .error
-            .as_ref()
-            .map(|error| format!("error       {error}")),
-    );
+    let error = parked.error.iter();
+    lines.extend(error.map(|error| format!("error       {error}")));
     match event {
-        None => lines.push("the event is not in the log any more".to_owned()),
-        Some(event) => {
-            lines.push(format!(
-                "event       {} version {}",
-                event.event_type, event.event_version
-            ));
-            lines.push(format!("event id    {}", event.event_id));
-            lines.push(format!("created at  {}", event.created_at.to_rfc3339()));
-            lines.push(format!("payload     {}", payload(event)));
-        }
+        None => lines.push("the event is no longer in the log".to_owned()),
+        Some(event) => lines.extend(event_lines(event)),
     }
     lines.join("\n")
 }
 
+fn event_lines(event: &PersistedEvent) -> [String; 4] {
+    [
+        format!(
+            "event       {} version {}",
+            event.event_type, event.event_version
+        ),
+        format!("event id    {}", event.event_id),
+        format!("created at  {}", event.created_at.to_rfc3339()),
+        format!("payload     {}", payload(event)),
+    ]
+}
+
 fn payload(event: &PersistedEvent) -> String {
     std::str::from_utf8(&event.payload).map_or_else(
-        |_| format!("{} bytes that are not text", event.payload.len()),
+        |_| {
+            format!(
+                "{} that are not text",
+                count(event.payload.len() as u64, "byte")
+            )
+        },
         str::to_owned,
     )
-}
-
-fn times(count: u32) -> String {
-    match count {
-        1 => "1 time".to_owned(),
-        _ => format!("{} times", number(count)),
-    }
-}
-
-/// A number with its thousands apart.
-pub(super) fn number(number: impl TryInto<i128>) -> String {
-    let number = number.try_into().unwrap_or_default();
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
-    if number < 0 {
-        text.push('-');
-    }
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A rate as a whole number.
-pub(super) fn rounded(rate: f64) -> String {
-    #[allow(clippy::cast_possible_truncation)] // the cast saturates
-    let whole = rate.round() as i64;
-    number(whole)
-}
-
-/// A time in its two largest units.
-pub(super) fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) if seconds == 0 => format!("{} ms", time.as_millis()),
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{duration, number};
-
-    #[test]
-    fn numbers_have_their_thousands_apart() {
-        for (given, expected) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1,000"),
-            (-1_234_567, "-1,234,567"),
-        ] {
-            assert_eq!(number(given), expected);
-        }
-    }
-
-    #[test]
-    fn times_are_given_in_their_two_largest_units() {
-        for (millis, expected) in [
-            (20, "20 ms"),
-            (59_900, "59 s"),
-            (61_000, "1 min 1 s"),
-            (3_661_000, "1 h 1 min"),
-            (90_061_000, "1 d 1 h"),
-        ] {
-            assert_eq!(duration(Duration::from_millis(millis)), expected);
-        }
-    }
 }

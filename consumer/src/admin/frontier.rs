@@ -1,0 +1,91 @@
+//! How far the log is settled, as an operator sees it.
+
+use serde::Serialize;
+use serde::ser::Serializer;
+
+use super::error::{AdminError, chain};
+use super::operator::Admin;
+use super::transactions::Borrowed;
+use crate::backend::{Backend, Blocker, FrontierWatch as _};
+use crate::worker::WorkerError;
+
+/// How far the log is settled, and which transactions hold it up; see [`Admin::frontier`].
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct FrontierStatus {
+    /// Every position up to here is settled: it holds a visible event, or never will.
+    pub settled: i64,
+    /// The highest visible position.
+    pub head: i64,
+    /// The transactions that may still fill a gap below the head.
+    #[serde(serialize_with = "texts")]
+    pub blockers: Vec<Blocker>,
+    /// Why the frontier is unknown.
+    pub problem: Option<String>,
+}
+
+impl<DB: Backend> Admin<DB> {
+    /// Reports how far the log is settled, and which transactions hold it up.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # consumer::__doc::register(&store, "ada").await?;
+    /// let frontier = consumer::admin::Admin::new(store).frontier().await?;
+    /// assert_eq!((frontier.settled, frontier.head), (1, 1));
+    /// for blocker in &frontier.blockers {
+    ///     println!("the log waits for {blocker}");
+    /// }
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// If the database fails, or the log is not one whose frontier can be known.
+    pub async fn frontier(&self) -> Result<FrontierStatus, AdminError> {
+        let mut watch = self.watch.lock().await;
+        let mut connection = Borrowed::from(self.store.pool()).await?;
+        let mut current = match watch.take() {
+            Some(current) => current,
+            None => DB::Watch::look(self.store.settings(), &mut connection).await?,
+        };
+        let seen = loop {
+            let seen = current.observe(&mut connection).await?;
+            if !seen.more {
+                break seen;
+            }
+        };
+        let blockers = if seen.waiting {
+            current.blockers(&mut connection).await?
+        } else {
+            Vec::new()
+        };
+        connection.give_back();
+        *watch = Some(current);
+        Ok(FrontierStatus {
+            settled: seen.settled,
+            head: seen.head,
+            blockers,
+            problem: None,
+        })
+    }
+
+    /// The frontier, or why it is unknown, which is no reason to show nothing.
+    pub(super) async fn frontier_or_problem(&self) -> Result<FrontierStatus, AdminError> {
+        match self.frontier().await {
+            Err(AdminError::Worker(WorkerError::Log(problem))) => Ok(FrontierStatus {
+                head: self.head().await?,
+                problem: Some(chain(&problem)),
+                ..FrontierStatus::default()
+            }),
+            frontier => frontier,
+        }
+    }
+
+    pub(super) async fn head(&self) -> Result<i64, AdminError> {
+        let mut tx = self.read().await?;
+        Ok(self.store.latest_global_position(&mut tx).await?)
+    }
+}
+
+fn texts<S: Serializer>(blockers: &[Blocker], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(blockers.iter().map(ToString::to_string))
+}

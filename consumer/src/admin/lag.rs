@@ -1,0 +1,76 @@
+//! How far a consumer is behind, in events of its scope and in time.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::ser::Serializer;
+
+use super::error::AdminError;
+use super::operator::Admin;
+use crate::backend::{Backend, Part};
+
+/// Beyond this, the exact number of events does not matter.
+pub(super) const MOST_COUNTED: i64 = 1_000_000;
+
+/// How far a consumer is behind the head of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct Lag {
+    /// The events of its scope that it has not handled.
+    pub events: u64,
+    /// Whether there are more than were counted.
+    pub is_more: bool,
+    /// How long ago the first of them was appended.
+    #[serde(serialize_with = "seconds", rename = "seconds")]
+    pub time: Option<Duration>,
+}
+
+impl<DB: Backend> Admin<DB> {
+    /// How far a checkpoint is behind the head.
+    pub(super) async fn lag(
+        &self,
+        position: i64,
+        head: i64,
+        scope: &[String],
+    ) -> Result<Lag, AdminError> {
+        let part = Part {
+            after: position,
+            up_to: head,
+            scope,
+        };
+        let events = self.count(part, MOST_COUNTED + 1).await?;
+        if events == 0 {
+            return Ok(Lag::default());
+        }
+        let mut tx = self.read().await?;
+        let age = DB::age(&self.sql, &mut tx, part).await?;
+        Ok(Lag {
+            events: u64::try_from(events.min(MOST_COUNTED)).unwrap_or(0),
+            is_more: events > MOST_COUNTED,
+            time: age.map(millis),
+        })
+    }
+
+    /// Counts the events in a part of the log, up to a limit.
+    pub(super) async fn count(&self, part: Part<'_>, limit: i64) -> Result<i64, AdminError> {
+        if part.after >= part.up_to {
+            return Ok(0);
+        }
+        let mut tx = self.read().await?;
+        Ok(DB::count(&self.sql, &mut tx, part, limit).await?)
+    }
+}
+
+/// The types of a scope, as a checkpoint row has them.
+pub(super) fn scope_of(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+pub(super) fn millis(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+#[allow(clippy::ref_option)] // what serde asks for
+pub(super) fn seconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(to)
+}

@@ -1,0 +1,219 @@
+//! Transactions that hold the lock of a consumer's rows, for our statements or for its code.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection as _, SqlSafeStr as _, Transaction};
+
+use super::error::AdminError;
+use super::operator::{Admin, held_or, unknown};
+use super::transactions::{Borrowed, begin};
+use crate::backend::{Backend, ConsumerId, Lock, Taken, TransactionGuard as _};
+use crate::contract::Context;
+use crate::worker::connections::Parts;
+use crate::worker::lane::attempt::run_effects;
+
+/// How long a command that only changes rows waits for the current batch.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// How long others may have the database before the lock is tried again.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// What runs while the rows of a consumer are locked.
+pub(super) trait Work<DB: Backend>: Send + Sync {
+    type Output: Send;
+
+    fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        effects: &mut Effects,
+    ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
+}
+
+/// What a consumer's code wants to happen after the commit.
+#[derive(Default)]
+pub(super) struct Effects(Vec<Arc<Context>>);
+
+impl Effects {
+    pub(super) fn add(&mut self, cx: &Arc<Context>) {
+        self.0.push(Arc::clone(cx));
+    }
+
+    pub(super) async fn run(self) {
+        for cx in self.0 {
+            run_effects(&cx).await;
+        }
+    }
+}
+
+/// How a consumer's code failed in a transaction.
+pub(super) enum Failed {
+    /// The transaction can be rolled back.
+    InOrder(AdminError),
+    /// The code was abandoned in the middle of a statement.
+    GivenUp(AdminError),
+    /// The code ended the transaction itself (R4).
+    Ended,
+}
+
+impl<E: Into<AdminError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::InOrder(error.into())
+    }
+}
+
+impl<DB: Backend> Admin<DB> {
+    /// Begins a transaction that writes and locks the rows in it, as soon as no one else has them.
+    pub(super) async fn locked(
+        &self,
+        consumer: &ConsumerId,
+        wait: Duration,
+    ) -> Result<Transaction<'static, DB>, AdminError> {
+        let until = Instant::now() + wait;
+        loop {
+            match self.try_locked(consumer, left(until)).await {
+                Err(AdminError::Held { .. }) if Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_locked(
+        &self,
+        consumer: &ConsumerId,
+        wait: Duration,
+    ) -> Result<Transaction<'static, DB>, AdminError> {
+        let mut tx = self.write(consumer).await?;
+        self.lock(&mut tx, consumer, wait).await?;
+        Ok(tx)
+    }
+
+    /// Begins a transaction that writes.
+    pub(super) async fn write(
+        &self,
+        consumer: &ConsumerId,
+    ) -> Result<Transaction<'static, DB>, AdminError> {
+        let begun = begin(self.store.pool(), DB::BEGIN_APPEND).await;
+        begun.map_err(|error| held_or::<DB>(error, consumer))
+    }
+
+    /// Locks the rows for the rest of a transaction, and says which transaction that is.
+    async fn lock(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        consumer: &ConsumerId,
+        wait: Duration,
+    ) -> Result<Taken, AdminError> {
+        match DB::lock(&self.sql, tx, consumer, wait).await {
+            Ok(Lock::Taken(taken)) => Ok(taken),
+            Ok(Lock::Missing) => Err(unknown(consumer.into(), &[])),
+            Err(error) => Err(held_or::<DB>(error, consumer)),
+        }
+    }
+
+    /// Calls a consumer's code in a transaction that holds the lock of its rows, commits, and runs
+    /// the code's effects. If the code fails, or ends the transaction itself (R4), nothing is saved.
+    pub(super) async fn under_lock<W: Work<DB>>(
+        &self,
+        consumer: &ConsumerId,
+        wait: Duration,
+        work: W,
+    ) -> Result<W::Output, AdminError> {
+        let until = Instant::now() + wait;
+        loop {
+            match self.try_under_lock(consumer, left(until), &work).await {
+                Err(AdminError::Held { .. }) if Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_under_lock<W: Work<DB>>(
+        &self,
+        consumer: &ConsumerId,
+        wait: Duration,
+        work: &W,
+    ) -> Result<W::Output, AdminError> {
+        let mut lease = self.connections.writer().await?;
+        let mut effects = Effects::default();
+        let parts = lease.begin()?;
+        let done = self.in_lease(parts, consumer, wait, work, &mut effects);
+        let output = done.await?;
+        drop(lease);
+        effects.run().await;
+        Ok(output)
+    }
+
+    async fn in_lease<W: Work<DB>>(
+        &self,
+        parts: Parts<'_, DB>,
+        consumer: &ConsumerId,
+        wait: Duration,
+        work: &W,
+        effects: &mut Effects,
+    ) -> Result<W::Output, AdminError> {
+        let Parts {
+            connection,
+            guard,
+            ended_well,
+            ..
+        } = parts;
+        let begun = connection.begin_with(DB::BEGIN_BATCH.into_sql_str()).await;
+        let mut tx = begun.map_err(|error| held_or::<DB>(error, consumer))?;
+        let taken = match self.lock(&mut tx, consumer, wait).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                *ended_well = tx.rollback().await.is_ok();
+                return Err(error);
+            }
+        };
+        DB::arm(&self.sql, &mut tx, consumer).await?;
+        match guarded(work, &mut tx, effects, guard).await {
+            Ok(output) if DB::release(&self.sql, &mut tx, &taken).await? => {
+                tx.commit().await?;
+                *ended_well = true;
+                Ok(output)
+            }
+            Ok(_) | Err(Failed::Ended) => Err(AdminError::EndedTransaction {
+                consumer: consumer.clone(),
+            }),
+            Err(Failed::InOrder(error)) => {
+                *ended_well = tx.rollback().await.is_ok();
+                Err(error)
+            }
+            Err(Failed::GivenUp(error)) => {
+                // Dropping the future does not end the statement, which would keep the rows locked.
+                guard.give_up();
+                let mut other = Borrowed::from(self.store.pool()).await?;
+                DB::end_backend(&self.sql, &mut other, &taken).await?;
+                other.give_back();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Runs the work while the guard forbids the end of the transaction.
+async fn guarded<DB: Backend, W: Work<DB>>(
+    work: &W,
+    tx: &mut Transaction<'_, DB>,
+    effects: &mut Effects,
+    guard: &DB::Guard,
+) -> Result<W::Output, Failed> {
+    guard.allow_end(false);
+    let output = work.run(tx, effects).await;
+    let violation = guard.violation();
+    guard.allow_end(true);
+    if violation.is_some() {
+        return Err(Failed::Ended);
+    }
+    output
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}

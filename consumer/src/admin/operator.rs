@@ -1,0 +1,238 @@
+//! The operator, and how it finds the consumer that a command names.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sqlx::Transaction;
+use tokio::sync::{Mutex, watch};
+
+use super::error::AdminError;
+use super::options::Target;
+use super::transactions::{Borrowed, begin};
+use crate::backend::{Backend, ConsumerId, Row};
+use crate::registry::{Declaration, Registered};
+use crate::store::EventStore;
+use crate::worker::connections::{Connections, Shares};
+use crate::worker::poller::assignment::AssignedConsumer;
+use crate::worker::{BuildError, WorkerBuilder};
+
+/// Inspects and changes the consumers of a store.
+///
+/// It needs no running worker and does not disturb one: each change is made under the row lock that
+/// a worker takes to save a batch. Commands that call a consumer's code (rebuild, retry) need that
+/// consumer in the program; create the `Admin` with [`WorkerBuilder::admin`] for them.
+///
+/// ```
+/// # consumer::__doc::run(async |store| {
+/// use consumer::admin::Admin;
+///
+/// let status = Admin::new(store).status().await?;
+/// assert!(status.consumers.is_empty());
+/// # Ok(()) }).unwrap();
+/// ```
+pub struct Admin<DB: Backend> {
+    pub(super) store: EventStore<DB>,
+    pub(super) sql: DB::OperateStatements,
+    pub(super) connections: Arc<Connections<DB>>,
+    pub(super) code: Vec<Registered<DB>>,
+    /// Whether `code` is everything the program has, so that other consumers are detached.
+    pub(super) knows_code: bool,
+    /// Names of this program's consumers that another process runs.
+    pub(super) elsewhere: Vec<String>,
+    /// Never asks a handler to stop.
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) watch: Mutex<Option<DB::Watch>>,
+}
+
+impl<DB: Backend> fmt::Debug for Admin<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("store", &self.store)
+            .field("code", &self.code)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend> WorkerBuilder<DB> {
+    /// Creates an [`Admin`] that knows this worker's consumers, including those that have never run.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # use consumer::__doc::Users;
+    /// use consumer::Worker;
+    ///
+    /// let admin = Worker::builder(store).consumer(Users).admin()?;
+    /// assert!(admin.status().await?.consumer("users").is_some());
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// If the consumers do not fit together.
+    pub fn admin(mut self) -> Result<Admin<DB>, BuildError> {
+        self.resolve()?;
+        Ok(Admin::with_code(&self))
+    }
+}
+
+impl<DB: Backend> Admin<DB> {
+    /// Creates an [`Admin`] without any consumer's code, which is enough to inspect, pause, resume,
+    /// skip and forget.
+    #[must_use]
+    pub fn new(store: EventStore<DB>) -> Self {
+        Self {
+            sql: DB::operate_statements(store.settings()),
+            connections: Arc::new(Connections::new(store.clone(), Shares::ONE)),
+            store,
+            code: Vec::new(),
+            knows_code: false,
+            elsewhere: Vec::new(),
+            stop: watch::channel(false).0,
+            watch: Mutex::new(None),
+        }
+    }
+
+    /// Creates an operator of the consumers that the builder has resolved.
+    pub(crate) fn with_code(builder: &WorkerBuilder<DB>) -> Self {
+        let mut admin = Self::new(builder.store().clone());
+        admin.code = builder.consumers().to_vec();
+        admin.elsewhere = builder.elsewhere().to_vec();
+        admin.knows_code = true;
+        admin
+    }
+
+    /// Returns the store, for example to query your own tables through `admin.store().pool()`.
+    #[must_use]
+    pub fn store(&self) -> &EventStore<DB> {
+        &self.store
+    }
+
+    /// Finds the consumer that a command names.
+    pub(crate) async fn find(&self, target: Target) -> Result<ConsumerId, AdminError> {
+        let rows = self.rows().await?;
+        let mut known: Vec<ConsumerId> = rows.iter().map(consumer_of).cloned().collect();
+        known.dedup();
+        let matching: Vec<&ConsumerId> = known.iter().filter(|id| target.means(id)).collect();
+        match matching.as_slice() {
+            [] => Err(self.never_ran(target, &known)),
+            [only] => Ok((*only).clone()),
+            several => Err(AdminError::SeveralVersions {
+                versions: list(several.iter().map(|id| id.version.to_string())),
+                consumer: target.name,
+            }),
+        }
+    }
+
+    /// Why there are no rows of that name.
+    fn never_ran(&self, target: Target, known: &[ConsumerId]) -> AdminError {
+        let mut declared = self.code.iter().map(|one| declared_id(&one.declaration));
+        match declared.find(|consumer| target.means(consumer)) {
+            Some(consumer) => AdminError::NeverRan { consumer },
+            None => unknown(target, known),
+        }
+    }
+
+    /// Finds the consumer that a command names, and creates its rows if no worker has run it.
+    pub(crate) async fn find_or_enroll(&self, target: Target) -> Result<ConsumerId, AdminError> {
+        let consumer = match self.find(target).await {
+            Err(AdminError::NeverRan { consumer }) => consumer,
+            found => return found,
+        };
+        let code = AssignedConsumer::new(self.code_of(&consumer)?.clone());
+        let settled = self.frontier().await?.settled;
+        let mut connection = Borrowed::from(self.store.pool()).await?;
+        let statements = DB::checkpoint_statements(self.store.settings());
+        let enrolled = DB::enroll(&statements, &mut connection, &[code.enrolment], settled).await;
+        enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
+        connection.give_back();
+        Ok(consumer)
+    }
+
+    pub(super) async fn rows(&self) -> Result<Vec<Row>, AdminError> {
+        let mut tx = self.read().await?;
+        Ok(DB::rows(&self.sql, &mut tx).await?)
+    }
+
+    /// The rows of one consumer, one for each of its segments.
+    pub(super) async fn rows_of(&self, consumer: &ConsumerId) -> Result<Vec<Row>, AdminError> {
+        let mut rows = self.rows().await?;
+        rows.retain(|row| consumer_of(row) == consumer);
+        Ok(rows)
+    }
+
+    /// The lowest position of a consumer's rows, and the highest up to which they replay.
+    pub(super) async fn positions(&self, consumer: &ConsumerId) -> Result<(i64, i64), AdminError> {
+        let rows = self.rows_of(consumer).await?;
+        let position = rows.iter().map(|row| row.checkpoint.position).min();
+        let replay_to = rows.iter().map(|row| row.checkpoint.replay_to).max();
+        let positions = position.zip(replay_to);
+        positions.ok_or_else(|| unknown(consumer.into(), &[]))
+    }
+
+    /// Begins a transaction to read in: behind a pooler, one statement may take two exchanges.
+    pub(super) async fn read(&self) -> Result<Transaction<'static, DB>, AdminError> {
+        Ok(begin(self.store.pool(), DB::BEGIN_READ).await?)
+    }
+
+    pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {
+        self.code
+            .iter()
+            .find(|one| declared_id(&one.declaration) == *consumer)
+            .ok_or_else(|| AdminError::NoCode {
+                consumer: consumer.clone(),
+            })
+    }
+}
+
+/// The consumer of a row.
+pub(super) fn consumer_of(row: &Row) -> &ConsumerId {
+    &row.checkpoint.key.consumer
+}
+
+/// The consumer of a declaration.
+pub(super) fn declared_id(declaration: &Declaration) -> ConsumerId {
+    ConsumerId {
+        name: Arc::clone(&declaration.name),
+        version: declaration.version,
+    }
+}
+
+/// What an error of a statement that waits for a lock means.
+pub(super) fn held_or<DB: Backend>(error: sqlx::Error, consumer: &ConsumerId) -> AdminError {
+    if DB::is_held(&error) {
+        AdminError::Held {
+            consumer: consumer.clone(),
+        }
+    } else {
+        error.into()
+    }
+}
+
+/// Why nothing has that name, or that version of it.
+pub(super) fn unknown(target: Target, known: &[ConsumerId]) -> AdminError {
+    let same_name = known.iter().filter(|id| *id.name == *target.name);
+    let versions: Vec<String> = same_name.map(|id| id.version.to_string()).collect();
+    match target.version {
+        Some(version) if !versions.is_empty() => AdminError::UnknownVersion {
+            consumer: target.name,
+            version,
+            known: list(versions),
+        },
+        _ => {
+            let mut names: Vec<String> = known.iter().map(|id| id.name.to_string()).collect();
+            names.dedup();
+            AdminError::Unknown {
+                consumer: target.name,
+                known: list(names),
+            }
+        }
+    }
+}
+
+fn list(words: impl IntoIterator<Item = String>) -> String {
+    let words: Vec<String> = words.into_iter().collect();
+    if words.is_empty() {
+        "none".to_owned()
+    } else {
+        words.join(", ")
+    }
+}

@@ -1,0 +1,114 @@
+//! What the command line checks before it asks for confirmation.
+
+use super::error::AdminError;
+use super::lag::scope_of;
+use super::operator::{Admin, consumer_of};
+use super::options::{ForgetOptions, RebuildOptions, Target};
+use super::status::{changed_scope, sum};
+use super::versions::has_others;
+use crate::backend::{Backend, ConsumerId, Part};
+use crate::worker::ConsumerState;
+
+impl<DB: Backend> Admin<DB> {
+    /// Whether this program contains the consumer's code.
+    pub(crate) fn has_code(&self, consumer: &ConsumerId) -> bool {
+        self.code_of(consumer).is_ok()
+    }
+
+    /// Refuses what [`forget`](Self::forget) would refuse; otherwise returns how many parked events
+    /// it discards.
+    pub(crate) async fn may_forget(
+        &self,
+        consumer: &ConsumerId,
+        options: ForgetOptions,
+    ) -> Result<u64, AdminError> {
+        self.refuse_in_use(consumer, options).await?;
+        self.may_discard(consumer, options.discard_parked).await
+    }
+
+    /// Refuses what [`rebuild`](Self::rebuild) would refuse, except for what only the lock tells;
+    /// otherwise returns how many parked events it discards.
+    pub(crate) async fn may_rebuild(
+        &self,
+        consumer: &ConsumerId,
+        options: RebuildOptions,
+    ) -> Result<u64, AdminError> {
+        self.reset_of(consumer, options)?;
+        self.may_discard(consumer, options.discard_parked).await
+    }
+
+    async fn may_discard(&self, consumer: &ConsumerId, is_wanted: bool) -> Result<u64, AdminError> {
+        let parked = sum(&self.rows_of(consumer).await?, |row| row.parked);
+        if parked > 0 && !is_wanted {
+            let consumer = consumer.clone();
+            return Err(AdminError::WouldDiscard { consumer, parked });
+        }
+        Ok(parked)
+    }
+
+    /// Finds the consumer to rebuild. A version that has never run is enrolled if another version
+    /// has run, beside which it catches up; the second value says whether it was.
+    pub(crate) async fn find_to_rebuild(
+        &self,
+        target: Target,
+    ) -> Result<(ConsumerId, bool), AdminError> {
+        let consumer = match self.find(target.clone()).await {
+            Err(AdminError::NeverRan { consumer }) => consumer,
+            found => return Ok((found?, false)),
+        };
+        if !has_others(&self.rows().await?, &consumer) {
+            return Err(AdminError::NeverRan { consumer });
+        }
+        Ok((self.find_or_enroll(target).await?, true))
+    }
+
+    /// Whether the consumer has handled an event, or has none to handle.
+    pub(crate) async fn has_begun(&self, consumer: &ConsumerId) -> Result<bool, AdminError> {
+        let (position, replay_to) = self.positions(consumer).await?;
+        if position.max(replay_to) > 0 {
+            return Ok(true);
+        }
+        let rows = self.rows_of(consumer).await?;
+        let scope = rows.first().map(|row| scope_of(&row.checkpoint.scope));
+        let part = Part {
+            after: 0,
+            up_to: self.head().await?,
+            scope: &scope.unwrap_or_default(),
+        };
+        Ok(self.count(part, 1).await? == 0)
+    }
+
+    /// The consumers that have parked events.
+    pub(crate) async fn with_parked(&self) -> Result<Vec<ConsumerId>, AdminError> {
+        let rows = self.rows().await?;
+        let parked = rows.iter().filter(|row| row.parked > 0);
+        let mut consumers: Vec<ConsumerId> = parked.map(consumer_of).cloned().collect();
+        consumers.dedup();
+        Ok(consumers)
+    }
+
+    /// The state of one consumer.
+    pub(crate) async fn state_of_one(
+        &self,
+        consumer: &ConsumerId,
+    ) -> Result<ConsumerState, AdminError> {
+        Ok(self.state_of(&self.rows_of(consumer).await?))
+    }
+
+    /// Whether the consumer's checkpoint was reached with another scope than the code has, even if
+    /// it is stopped or paused.
+    pub(crate) async fn has_other_scope(&self, consumer: &ConsumerId) -> Result<bool, AdminError> {
+        let Ok(code) = self.code_of(consumer) else {
+            return Ok(false);
+        };
+        let rows = self.rows_of(consumer).await?;
+        let mut changes = rows.iter().map(|row| changed_scope(&row.checkpoint, code));
+        Ok(changes.any(|change| change.is_some()))
+    }
+
+    /// Whether another version is active.
+    pub(crate) async fn is_inactive(&self, consumer: &ConsumerId) -> Result<bool, AdminError> {
+        let active = self.active_version(&consumer.name).await?;
+        Ok(active.is_some_and(|active| active != consumer.version))
+    }
+}

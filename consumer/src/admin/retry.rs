@@ -1,0 +1,368 @@
+//! Retrying parked events: one aggregate at a time, in order, under the lock of the rows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Transaction;
+use tokio::time::Instant;
+
+use super::error::{AdminError, Cause, chain};
+use super::locks::{Effects, Failed, LOCK_WAIT, Work};
+use super::operator::Admin;
+use super::options::Target;
+use super::parked::{is_same_aggregate, not_parked};
+use super::transactions::Borrowed;
+use crate::backend::{Backend, ConsumerId, ParkedRow, StoreError};
+use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
+use crate::registry::Registered;
+use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
+use crate::worker::lane::handler::{Fault, Limits, supervise};
+use crate::worker::lane::outcome::{self, Blame};
+
+/// How long a claim may be silent while a consumer without `tx` works.
+const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How often an aggregate is tried while the database fails.
+const TRIES: u32 = 3;
+
+/// The result of [`Admin::retry_parked`].
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Retried {
+    /// How many events were handled and are no longer parked.
+    pub handled: u64,
+    /// One error for each aggregate that stays parked.
+    pub failed: Vec<AdminError>,
+}
+
+impl<DB: Backend> Admin<DB> {
+    /// Handles parked events now: those of one event's aggregate, or all.
+    ///
+    /// The events of an aggregate are handled in order and removed in one transaction, under the
+    /// lock of the checkpoint, and [effects](Context::after_commit) run after the commit. If one of
+    /// them fails again, only the new error is saved for its aggregate, and the next aggregate
+    /// follows. A failing database is tried again and never counts as an attempt.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # use consumer::__doc::{Invoices, register};
+    /// # register(&store, "ada").await?;
+    /// use consumer::Worker;
+    ///
+    /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;
+    /// Worker::builder(store).consumer(Invoices::default()).build()?.run_once().await?;
+    /// admin.park("invoices", 1).await?;
+    /// let retried = admin.retry_parked("invoices", Some(1)).await?;
+    /// assert_eq!((retried.handled, retried.failed.len()), (0, 1));
+    /// assert_eq!(
+    ///     retried.failed[0].to_string(),
+    ///     "event 1 failed again; its aggregate stays parked",
+    /// );
+    ///
+    /// // It will never succeed:
+    /// let behind = admin.skip_parked("invoices", 1).await?;
+    /// assert_eq!(behind, 0);
+    /// assert!(admin.parked("invoices").await?.is_empty());
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// If the consumer's code is not in this program, a worker's batch takes longer than 30 s, or
+    /// the event is not parked. Events that fail again are in the result.
+    pub async fn retry_parked(
+        &self,
+        consumer: impl Into<Target>,
+        position: Option<i64>,
+    ) -> Result<Retried, AdminError> {
+        let consumer = self.find(consumer.into()).await?;
+        let code = self.code_of(&consumer)?;
+        let mut tx = self.read().await?;
+        let rows = DB::parked(&self.sql, &mut tx, &consumer).await?;
+        drop(tx);
+        let mut retried = Retried::default();
+        for aggregate in aggregates(&rows, &consumer, position)? {
+            let (_, replay_to) = self.positions(&consumer).await?;
+            let retry = Retry {
+                admin: self,
+                consumer: &consumer,
+                code,
+                aggregate,
+                replay_to,
+            };
+            match retry.run().await {
+                Ok(handled) => retried.handled += handled,
+                Err(error) => retried
+                    .failed
+                    .push(self.keep_parked(&consumer, error).await?),
+            }
+        }
+        Ok(retried)
+    }
+
+    /// Records why an aggregate stays parked; other errors end the command.
+    async fn keep_parked(
+        &self,
+        consumer: &ConsumerId,
+        error: AdminError,
+    ) -> Result<AdminError, AdminError> {
+        match error {
+            AdminError::Retry { position, source } => {
+                let text = chain(source.as_ref());
+                let mut tx = self.locked(consumer, LOCK_WAIT).await?;
+                DB::blame(&self.sql, &mut tx, consumer, position, &text).await?;
+                tx.commit().await?;
+                Ok(AdminError::Retry { position, source })
+            }
+            AdminError::NotInLog { .. }
+            | AdminError::Interrupted { .. }
+            | AdminError::EndedTransaction { .. } => Ok(error),
+            error => Err(error),
+        }
+    }
+}
+
+/// The retry of one aggregate's parked events.
+struct Retry<'a, DB: Backend> {
+    admin: &'a Admin<DB>,
+    consumer: &'a ConsumerId,
+    code: &'a Registered<DB>,
+    /// An event of the aggregate.
+    aggregate: &'a ParkedRow,
+    /// Up to where events are a replay.
+    replay_to: i64,
+}
+
+/// The parked events of an aggregate.
+struct Waiting {
+    events: Vec<PersistedEvent>,
+    /// How often the first of them has failed.
+    attempts: u32,
+}
+
+impl Waiting {
+    /// What an error of our own statements after the handler means: if an earlier statement failed,
+    /// the handler did not return that error.
+    fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
+        match &error {
+            AdminError::Store(StoreError::Database(database))
+                if outcome::is_aborted_transaction::<DB>(database) =>
+            {
+                let first = self.events.first();
+                AdminError::Retry {
+                    position: first.map_or(0, |event| event.global_position),
+                    source: SWALLOWED.into(),
+                }
+            }
+            _ => error,
+        }
+    }
+}
+
+impl<DB: Backend> Retry<'_, DB> {
+    /// Tries a few times if the database fails.
+    async fn run(&self) -> Result<u64, AdminError> {
+        let mut tries = 1;
+        loop {
+            match self.once().await {
+                Err(AdminError::Interrupted { .. }) if tries < TRIES => {
+                    tokio::time::sleep(Duration::from_millis(100) * tries).await;
+                    tries += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn once(&self) -> Result<u64, AdminError> {
+        if !self.code.consumer.uses_transaction() && !DB::HOLDS_CLAIMS {
+            return self.outside().await;
+        }
+        let admin = self.admin;
+        admin.under_lock(self.consumer, LOCK_WAIT, self).await
+    }
+
+    /// For a consumer that manages its own connections, where a long transaction would keep every
+    /// other writer out: the rows are removed afterwards (R5). A worker may park more events of the
+    /// aggregate meanwhile, so this repeats until none is left.
+    async fn outside(&self) -> Result<u64, AdminError> {
+        let mut handled = 0;
+        loop {
+            let mut effects = Effects::default();
+            let mut spare = Borrowed::from(self.admin.store.pool()).await?;
+            let waiting = self.waiting(&mut spare).await?;
+            if waiting.events.is_empty() {
+                spare.give_back();
+                return Ok(handled);
+            }
+            match self.handle(&mut spare, &waiting, &mut effects).await {
+                Ok(()) => spare.give_back(),
+                Err(failed) => return Err(self.refused(failed)),
+            }
+            let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
+            handled += self.unpark(&mut tx, &waiting.events).await?;
+            tx.commit().await?;
+            effects.run().await;
+        }
+    }
+
+    fn refused(&self, failed: Failed) -> AdminError {
+        match failed {
+            Failed::InOrder(error) | Failed::GivenUp(error) => error,
+            Failed::Ended => AdminError::EndedTransaction {
+                consumer: self.consumer.clone(),
+            },
+        }
+    }
+
+    async fn waiting(&self, connection: &mut DB::Connection) -> Result<Waiting, AdminError> {
+        let rows = DB::parked(&self.admin.sql, connection, self.consumer).await?;
+        let own = rows
+            .iter()
+            .filter(|row| is_same_aggregate(row, self.aggregate));
+        let mut waiting = Waiting {
+            events: Vec::new(),
+            attempts: 0,
+        };
+        for row in own {
+            let position = row.position;
+            let event = self.admin.event(connection, position).await?;
+            if waiting.events.is_empty() {
+                waiting.attempts = u32::try_from(row.attempts).unwrap_or(0);
+            }
+            waiting
+                .events
+                .push(event.ok_or(AdminError::NotInLog { position })?);
+        }
+        Ok(waiting)
+    }
+
+    async fn unpark(
+        &self,
+        connection: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> Result<u64, AdminError> {
+        let mut handled = 0;
+        for event in events {
+            let position = event.global_position;
+            let removed = DB::unpark(&self.admin.sql, connection, self.consumer, position);
+            handled += u64::from(removed.await?);
+        }
+        Ok(handled)
+    }
+
+    /// Hands all events to the consumer, as many at a time as it takes from a worker.
+    async fn handle(
+        &self,
+        connection: &mut DB::Connection,
+        waiting: &Waiting,
+        effects: &mut Effects,
+    ) -> Result<(), Failed> {
+        let mut rest = waiting.events.as_slice();
+        let mut attempt = waiting.attempts.saturating_add(1);
+        while let Some(last) = rest.last() {
+            // A batch does not reach over the end of a replay.
+            let replayed = rest.partition_point(|event| event.global_position <= self.replay_to);
+            let take = if replayed > 0 { replayed } else { rest.len() };
+            let batch = rest.get(..take).unwrap_or(rest).to_vec();
+            let cx = Context::new(Arc::clone(&self.consumer.name))
+                .with_version(self.consumer.version)
+                .with_attempt(attempt)
+                .with_head(last.global_position)
+                .with_replay(replayed > 0);
+            let cx = Arc::new(cx);
+            let handled = self.handle_batch(connection, &cx, batch).await?;
+            rest = rest.get(handled..).unwrap_or_default();
+            effects.add(&cx);
+            attempt = 1;
+        }
+        Ok(())
+    }
+
+    async fn handle_batch(
+        &self,
+        connection: &mut DB::Connection,
+        cx: &Arc<Context>,
+        batch: Vec<PersistedEvent>,
+    ) -> Result<usize, Failed> {
+        let settings = &self.code.declaration.settings;
+        let limits = Limits {
+            deadline: Instant::now() + settings.batch_time,
+            handler_timeout: settings.handler_timeout,
+            batch_len: settings.batch_len(),
+            stop: self.admin.stop.subscribe(),
+        };
+        let batch = Arc::new(batch);
+        let consumer = &*self.code.consumer;
+        match supervise(consumer, cx, connection, &batch, batch.len(), limits).await {
+            Ok(0) => Err(self.blame(cx, &batch, nothing_handled()).into()),
+            Ok(handled) => Ok(handled),
+            Err(Fault::Failed(error)) => Err(self.blame(cx, &batch, error).into()),
+            Err(Fault::TimedOut(error)) => Err(Failed::GivenUp(self.blame(cx, &batch, error))),
+        }
+    }
+
+    /// Decides whose fault an error is.
+    fn blame(&self, cx: &Context, events: &[PersistedEvent], error: BatchError) -> AdminError {
+        let failed = events.get(error.handled).map(|event| event.global_position);
+        let position = failed.or(cx.current_position()).unwrap_or_default();
+        let error: HandlerError = error.error;
+        let blame = outcome::judge::<DB>(&error);
+        let source = Box::new(Cause(error));
+        match blame {
+            Blame::Handler | Blame::Protocol => AdminError::Retry { position, source },
+            Blame::Infrastructure => AdminError::Interrupted { position, source },
+            Blame::Commit => AdminError::EndedTransaction {
+                consumer: self.consumer.clone(),
+            },
+        }
+    }
+}
+
+fn nothing_handled() -> BatchError {
+    BatchError::at(
+        0,
+        "the consumer returned no error and handled none of its events",
+    )
+}
+
+impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
+    type Output = u64;
+
+    async fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        effects: &mut Effects,
+    ) -> Result<u64, Failed> {
+        // Read again: only now are the rows locked.
+        let waiting = self.waiting(tx).await?;
+        if self.code.consumer.uses_transaction() {
+            self.handle(tx, &waiting, effects).await?;
+        } else {
+            let mut spare = Borrowed::from(self.admin.store.pool()).await?;
+            let handling = self.handle(&mut spare, &waiting, effects);
+            // Only the other connection is in an unknown state if the handler was abandoned.
+            let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
+            result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
+            spare.give_back();
+        }
+        let unparked = self.unpark(tx, &waiting.events).await;
+        Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)
+    }
+}
+
+/// The first parked event of each aggregate, or of the aggregate of a position.
+fn aggregates<'a>(
+    rows: &'a [ParkedRow],
+    consumer: &ConsumerId,
+    position: Option<i64>,
+) -> Result<Vec<&'a ParkedRow>, AdminError> {
+    if let Some(position) = position {
+        let row = rows.iter().find(|row| row.position == position);
+        return Ok(vec![row.ok_or_else(|| not_parked(consumer, position))?]);
+    }
+    let mut seen = HashSet::new();
+    let mut first = rows.iter().collect::<Vec<_>>();
+    first.retain(|row| seen.insert((&row.aggregate_type, &row.aggregate_id)));
+    Ok(first)
+}

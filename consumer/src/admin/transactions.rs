@@ -1,0 +1,64 @@
+//! Connections and transactions that a dropped future leaves in order.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Pool, SqlSafeStr as _, Transaction};
+
+use crate::backend::Backend;
+
+/// Begins a transaction that is closed even if the caller goes away in the middle of `BEGIN`.
+///
+/// Until the answer to `BEGIN` has arrived, sqlx does not know that a connection is in a
+/// transaction, and would put it back into the pool like that. The task outlives its caller.
+pub(super) async fn begin<DB: Backend>(
+    pool: &Pool<DB>,
+    statement: &'static str,
+) -> Result<Transaction<'static, DB>, sqlx::Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(statement.into_sql_str()).await });
+    begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
+}
+
+/// A pooled connection that is closed unless it is given back: a future that was dropped, or a
+/// handler, may have left it in a transaction.
+pub(super) struct Borrowed<DB: Backend> {
+    connection: PoolConnection<DB>,
+    is_clean: bool,
+}
+
+impl<DB: Backend> Borrowed<DB> {
+    pub(super) async fn from(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            connection: pool.acquire().await?,
+            is_clean: false,
+        })
+    }
+
+    /// Puts the connection back into the pool.
+    pub(super) fn give_back(mut self) {
+        self.is_clean = true;
+    }
+}
+
+impl<DB: Backend> Drop for Borrowed<DB> {
+    fn drop(&mut self) {
+        if !self.is_clean {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl<DB: Backend> Deref for Borrowed<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.connection
+    }
+}
+
+impl<DB: Backend> DerefMut for Borrowed<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        &mut self.connection
+    }
+}

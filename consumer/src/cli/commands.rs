@@ -1,0 +1,207 @@
+//! What each command does; longer ones have a file of their own.
+
+use serde::Serialize;
+
+use super::args::{
+    Activate, Command, Consumer, EventOf, Forget, Format, Merge, Migrate, SkipEvent,
+};
+use super::console::Console;
+use super::error::Outcome;
+use super::exit::Exit;
+use super::tables;
+use crate::admin::{ActivateOptions, Admin, ForgetOptions, Target, text};
+use crate::backend::Backend;
+use crate::worker::{WorkerBuilder, shutdown_signal};
+
+impl Command {
+    pub(super) async fn run<DB: Backend>(
+        self,
+        mut builder: WorkerBuilder<DB>,
+        console: &Console,
+    ) -> Outcome {
+        if let Self::Completions(completions) = &self {
+            return Ok(print(console, completions.own_script()));
+        }
+        builder.resolve()?;
+        let admin = Admin::with_code(&builder);
+        match self {
+            Self::Run(run) => run.run(builder, console).await,
+            Self::List(format) => {
+                let consumers = builder.consumers();
+                show(console, &format, &tables::declarations(consumers), || {
+                    tables::list(console, consumers)
+                })
+            }
+            Self::Rebuild(rebuild) => rebuild.run(builder, &admin, console).await,
+            command => command.operate(&admin, console).await,
+        }
+    }
+
+    /// Runs a command that needs no worker.
+    async fn operate<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        match self {
+            Self::Status(status) => status.run(admin, console).await,
+            Self::Pause(consumer) => pause(&consumer, admin, console).await,
+            Self::Resume(consumer) => resume(&consumer, admin, console).await,
+            Self::Park(event) => park(&event, admin, console).await,
+            Self::Skip(skip) => skip_event(&skip, admin, console).await,
+            Self::AcceptScope(consumer) => accept_scope(&consumer, admin, console).await,
+            Self::Activate(activate) => activate.run(admin, console).await,
+            Self::Merge(merge) => merge.run(admin, console).await,
+            Self::Parked(parked) => parked.run(admin, console).await,
+            Self::Frontier(format) => frontier(&format, admin, console).await,
+            Self::Forget(forget) => forget.run(admin, console).await,
+            Self::Migrate(migrate) => migrate.run(admin, console).await,
+            // `run` has handled these.
+            Self::Run(_) | Self::List(_) | Self::Rebuild(_) | Self::Completions(_) => {
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+async fn pause<DB: Backend>(consumer: &Consumer, admin: &Admin<DB>, console: &Console) -> Outcome {
+    let consumer = admin.find_or_enroll(consumer.target()).await?;
+    admin.pause(&consumer).await?;
+    Ok(print(console, format!("{consumer} is paused")))
+}
+
+async fn resume<DB: Backend>(consumer: &Consumer, admin: &Admin<DB>, console: &Console) -> Outcome {
+    let consumer = admin.find(consumer.target()).await?;
+    admin.resume(&consumer).await?;
+    Ok(print(console, format!("{consumer} is resumed")))
+}
+
+async fn accept_scope<DB: Backend>(
+    consumer: &Consumer,
+    admin: &Admin<DB>,
+    console: &Console,
+) -> Outcome {
+    let consumer = admin.find(consumer.target()).await?;
+    admin.accept_scope(&consumer).await?;
+    Ok(print(
+        console,
+        format!("{consumer} continues with the scope in the code"),
+    ))
+}
+
+async fn park<DB: Backend>(event: &EventOf, admin: &Admin<DB>, console: &Console) -> Outcome {
+    let consumer = admin.find(event.consumer.target()).await?;
+    let position = event.position;
+    admin.park(&consumer, position).await?;
+    Ok(print(
+        console,
+        format!(
+            "{consumer} is resumed, event {position} is parked; `parked retry {} {position}` handles it",
+            event.consumer
+        ),
+    ))
+}
+
+async fn skip_event<DB: Backend>(
+    skip: &SkipEvent,
+    admin: &Admin<DB>,
+    console: &Console,
+) -> Outcome {
+    let consumer = admin.find(skip.event.consumer.target()).await?;
+    let position = skip.event.position;
+    let question =
+        format!("{consumer} will never handle event {position}; `park` would keep it. Skip it?");
+    console.confirm(skip.confirmed.yes, &question)?;
+    admin.skip(&consumer, position).await?;
+    Ok(print(
+        console,
+        format!("{consumer} is resumed, event {position} is skipped"),
+    ))
+}
+
+impl Activate {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let target = Target::new(&*self.name).version(self.version);
+        let mut options = ActivateOptions::new();
+        if self.force {
+            options = options.force();
+        }
+        admin.activate(target, options).await?;
+        Ok(print(
+            console,
+            format!("{} v{} is the active version", self.name, self.version),
+        ))
+    }
+}
+
+impl Merge {
+    /// Can be interrupted at any time: segments that are merged by then stay merged.
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let consumer = admin.find(self.consumer.target()).await?;
+        let merged = tokio::select! {
+            merged = admin.merge_segments(&consumer, self.segments) => merged?,
+            () = shutdown_signal() => {
+                console.line(format!(
+                    "interrupted: {consumer} still has more segments; a worker must be running it, and no worker may be set to more than {}",
+                    self.segments
+                ));
+                return Ok(Exit::Failed);
+            }
+        };
+        let segments = text::count(merged as u64, "segment");
+        Ok(print(console, format!("{consumer} has {segments}")))
+    }
+}
+
+async fn frontier<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Outcome {
+    let frontier = admin.frontier().await?;
+    show(console, format, &frontier, || tables::frontier(&frontier))
+}
+
+impl Forget {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let consumer = admin.find(self.consumer.target()).await?;
+        let mut options = ForgetOptions::new();
+        if self.force {
+            options = options.force();
+        }
+        if self.discard_parked {
+            options = options.discard_parked();
+        }
+        let parked = admin.may_forget(&consumer, options).await?;
+        let discards = match parked {
+            0 => String::new(),
+            parked => format!(" and discards {}", text::count(parked, "parked event")),
+        };
+        let question = format!("This removes the checkpoint of {consumer}{discards}. Continue?");
+        console.confirm(self.confirmed.yes, &question)?;
+        admin.forget(&consumer, options).await?;
+        Ok(print(console, format!("{consumer} is forgotten")))
+    }
+}
+
+impl Migrate {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        if self.print {
+            return Ok(print(console, admin.store().migration_sql().trim_end()));
+        }
+        admin.store().migrate().await?;
+        Ok(print(console, "the tables are up to date"))
+    }
+}
+
+/// Prints a line, and is done.
+pub(super) fn print(console: &Console, line: impl AsRef<str>) -> Exit {
+    console.line(line);
+    Exit::Done
+}
+
+/// Prints a value as JSON or as text, and is done.
+pub(super) fn show(
+    console: &Console,
+    format: &Format,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Outcome {
+    if format.json {
+        Ok(print(console, serde_json::to_string_pretty(value)?))
+    } else {
+        Ok(print(console, text()))
+    }
+}

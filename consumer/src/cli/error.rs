@@ -1,0 +1,93 @@
+//! Why a command failed, and how the process exits then.
+
+use super::exit::Exit;
+use crate::admin::{AdminError, ConsumerId, chain};
+use crate::backend::StoreError;
+use crate::worker::{BuildError, WorkerError};
+
+/// The result of a command.
+pub(super) type Outcome = Result<Exit, CommandError>;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommandError {
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Build(Box<BuildError>),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error(
+        "consumer `{0}` has not handled any event yet, so there is nothing to rebuild; `run` starts it"
+    )]
+    NothingToRebuild(ConsumerId),
+    #[error("cancelled; nothing was changed")]
+    Declined,
+}
+
+impl From<BuildError> for CommandError {
+    fn from(error: BuildError) -> Self {
+        Self::Build(Box::new(error))
+    }
+}
+
+impl CommandError {
+    /// The error with its causes, and the command that helps.
+    pub(super) fn message(&self) -> String {
+        let message = chain(self);
+        if self.lacks_tables() {
+            format!("{message}; on the command line, run `migrate`")
+        } else {
+            message
+        }
+    }
+
+    fn lacks_tables(&self) -> bool {
+        let store = match self {
+            Self::Admin(
+                AdminError::Store(store) | AdminError::Worker(WorkerError::Store(store)),
+            )
+            | Self::Worker(WorkerError::Store(store))
+            | Self::Store(store) => store,
+            _ => return false,
+        };
+        matches!(store, StoreError::NotMigrated { .. })
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Declined | Self::NothingToRebuild(_) => Exit::Refused,
+            Self::Usage(_) => Exit::Usage,
+            Self::Admin(error) => exit_of(error),
+            _ => Exit::Failed,
+        }
+    }
+}
+
+fn exit_of(error: &AdminError) -> Exit {
+    match error {
+        AdminError::Unknown { .. }
+        | AdminError::UnknownVersion { .. }
+        | AdminError::SeveralVersions { .. }
+        | AdminError::NotParked { .. }
+        | AdminError::NotStoppedAt { .. } => Exit::Usage,
+        AdminError::Held { .. }
+        | AdminError::NeverRan { .. }
+        | AdminError::InUse { .. }
+        | AdminError::Active { .. }
+        | AdminError::Behind { .. }
+        | AdminError::HasParked { .. }
+        | AdminError::WouldDiscard { .. }
+        | AdminError::NotNext { .. }
+        | AdminError::NoReset { .. }
+        | AdminError::NoCode { .. } => Exit::Refused,
+        AdminError::Retry { .. } => Exit::Unwell,
+        _ => Exit::Failed,
+    }
+}
