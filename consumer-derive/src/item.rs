@@ -13,6 +13,7 @@ use syn::{
 };
 
 use crate::errors::Errors;
+use crate::keys;
 use crate::model::Cfgs;
 use crate::suggest::closest;
 
@@ -95,9 +96,7 @@ impl ImplBlock {
             Member::Opaque(_) => None,
         })
     }
-}
 
-impl ImplBlock {
     /// A function that is still being typed: neither it nor the members beside it, which may be
     /// pieces of one, parse as what may stand in a block.
     pub(crate) fn unfinished_function(&self) -> Option<TokenStream> {
@@ -110,9 +109,7 @@ impl ImplBlock {
             })
             .find(|run| has_a_function(run) && parse_items.parse2(run.clone()).is_err())
     }
-}
 
-impl ImplBlock {
     /// Leaves out a second `handle` under the same `cfg`: the compiler would repeat what has been
     /// said of it.
     pub(crate) fn keep_one_handle(&mut self) {
@@ -292,7 +289,7 @@ fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Ve
     let mut on = Vec::new();
     let mut others = Vec::new();
     for attribute in attributes {
-        if attribute.path().is_ident("on") {
+        if attribute.path().is_ident(keys::ON) {
             let events = parse_on(&attribute, errors);
             on.push(On { attribute, events });
         } else if is_qualified_on(&attribute) {
@@ -320,12 +317,20 @@ fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Ve
     (on, others)
 }
 
+/// Whether this is `#[consumer]` once more.
+pub(crate) fn is_consumer(attribute: &Attribute) -> bool {
+    let segments = &attribute.path().segments;
+    segments
+        .last()
+        .is_some_and(|last| last.ident == keys::CONSUMER)
+}
+
 fn is_qualified_on(attribute: &Attribute) -> bool {
     let segments = &attribute.path().segments;
     segments.len() > 1
-        && segments.last().is_some_and(|last| last.ident == "on")
+        && segments.last().is_some_and(|last| last.ident == keys::ON)
         && segments.first().is_some_and(|first| {
-            ["consumer", "crate", "self"]
+            [keys::CONSUMER, "crate", "self"]
                 .iter()
                 .any(|own| first.ident == own)
         })
@@ -336,14 +341,14 @@ fn hides_on(attribute: &Attribute) -> bool {
     let Meta::List(list) = &attribute.meta else {
         return false;
     };
-    if !attribute.path().is_ident("cfg_attr") {
+    if !attribute.path().is_ident(keys::CFG_ATTR) {
         return false;
     }
     let mut begins = false;
     for token in list.tokens.clone() {
         match token {
             TokenTree::Punct(punct) if punct.as_char() == ',' => begins = true,
-            TokenTree::Ident(word) if begins && word == "on" => return true,
+            TokenTree::Ident(word) if begins && word == keys::ON => return true,
             _ => begins = false,
         }
     }
@@ -377,9 +382,9 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
     }
     let word = syn::parse2::<Ident>(tokens.clone()).map(|word| word.to_string());
     let advice = match word.as_deref() {
-        Ok("other") => return Some(OnEvents::Other),
-        Ok("reset") => return Some(OnEvents::Reset),
-        Ok(word) => match closest(word, &["other", "reset"]) {
+        Ok(keys::OTHER) => return Some(OnEvents::Other),
+        Ok(keys::RESET) => return Some(OnEvents::Reset),
+        Ok(word) => match closest(word, &[keys::OTHER, keys::RESET]) {
             Some(meant) => format!("did you mean `#[on({meant})]`?"),
             None => format!(
                 "name the event in quotes, `#[on(\"{word}\")]`, or write `#[on]` and take it decoded, `event: {word}`"
@@ -394,7 +399,7 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
 impl Function {
     /// Whether it is the handler of every event.
     pub(crate) fn is_handle(&self) -> bool {
-        self.on.is_empty() && self.signature.ident == "handle"
+        self.on.is_empty() && self.signature.ident == keys::HANDLE
     }
 
     /// The `cfg` attributes, which every mention of the function carries along.
@@ -402,7 +407,7 @@ impl Function {
         let cfgs = self
             .attributes
             .iter()
-            .filter(|attribute| attribute.path().is_ident("cfg"));
+            .filter(|attribute| attribute.path().is_ident(keys::CFG));
         Cfgs(cfgs.cloned().collect())
     }
 }

@@ -2,13 +2,10 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::{Data, DeriveInput, Path, Type};
+use syn::{Path, Type};
 
-use super::attributes::Attributes;
 use super::model::{Content, Format, Model, Shape, Variant};
-use super::validate::crate_path;
-use crate::errors::Errors;
-use crate::place::{at, moved, own, quote_at};
+use crate::span::{at, moved, own, quote_at};
 
 pub(super) fn expand(model: &Model) -> TokenStream {
     match &model.shape {
@@ -324,48 +321,5 @@ fn is_named_once(model: &Model, variant: &Variant) -> TokenStream {
             <#ident as #krate::Event>::EVENT_TYPES,
             #index,
         );
-    }
-}
-
-/// After a mistake: the messages, and implementations that keep the rest of the crate from
-/// complaining that there is no event.
-pub(super) fn stub(input: &DeriveInput, attributes: &Attributes, errors: Errors) -> TokenStream {
-    let messages = errors.into_compile_errors();
-    if !input.generics.params.is_empty() {
-        return messages;
-    }
-    let krate = crate_path(attributes);
-    let ident = &input.ident;
-    let aggregate = match &input.data {
-        Data::Enum(_) => quote_spanned! {Span::mixed_site()=>
-            #[automatically_derived]
-            impl #krate::Aggregate for #ident {}
-        },
-        _ => TokenStream::new(),
-    };
-    quote_spanned! {Span::mixed_site()=>
-        #messages
-        #[automatically_derived]
-        impl #krate::Event for #ident {
-            const AGGREGATE_TYPE: &'static ::core::primitive::str = "";
-            const EVENT_TYPES: &'static [&'static ::core::primitive::str] = &[];
-            fn event_type(&self) -> &'static ::core::primitive::str {
-                ""
-            }
-            fn event_version(&self) -> ::core::primitive::i32 {
-                1
-            }
-            fn encode(
-                &self,
-            ) -> ::core::result::Result<#krate::__private::Bytes, #krate::__private::JsonError> {
-                ::core::result::Result::Ok(#krate::__private::nothing())
-            }
-            fn decode(
-                __event: &#krate::PersistedEvent,
-            ) -> ::core::result::Result<Self, #krate::DecodeError> {
-                ::core::result::Result::Err(#krate::__private::unknown_type(__event, &[]))
-            }
-        }
-        #aggregate
     }
 }

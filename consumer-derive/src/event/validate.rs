@@ -2,14 +2,13 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitInt, LitStr, Meta, Path, Type,
-};
+use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitInt, LitStr, Meta, Type};
 
-use super::attributes::{Attributes, Upcast, place};
+use super::attributes::{Attributes, Upcast};
 use super::model::{Content, Format, Model, Shape, Variant};
+use crate::crate_path;
 use crate::errors::Errors;
-use crate::validate::keys::refuse_relative;
+use crate::keys;
 
 const NO_VERSION: &str = "a version is a whole number from 1 to 2147483647: write `version = 2`";
 
@@ -21,12 +20,12 @@ pub(super) fn validate(
     let aggregate = aggregate(input, attributes, &mut errors);
     refuse_generics(input, &mut errors);
     if let Some(krate) = &attributes.krate {
-        refuse_relative(krate, &mut errors);
+        crate_path::refuse_relative(krate, &mut errors);
     }
     let shape = shape(input, attributes, &mut errors);
     match shape {
         Some(shape) if errors.is_empty() => Ok(Model {
-            krate: crate_path(attributes),
+            krate: crate_path::or_default(attributes.krate.as_ref()),
             ident: input.ident.clone(),
             aggregate,
             shape,
@@ -35,21 +34,15 @@ pub(super) fn validate(
     }
 }
 
-/// The path of the `consumer` crate in generated code.
-pub(super) fn crate_path(attributes: &Attributes) -> Path {
-    let given = attributes.krate.clone();
-    given.unwrap_or_else(|| syn::parse_quote!(::consumer))
-}
-
 fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> String {
     match &attributes.aggregate {
-        Some(aggregate) => checked_name(aggregate, "aggregate", errors),
+        Some(aggregate) => checked_name(aggregate, keys::AGGREGATE, errors),
         None => {
-            if !attributes.seems_given("aggregate") {
-                errors.at_span(
-                    place(input),
+            if !attributes.seems_given(keys::AGGREGATE) {
+                errors.at(
+                    &input.ident,
                     format!(
-                        "the event `{}` belongs to no aggregate: add `#[event(aggregate = \"User\")]`",
+                        "the event `{}` has no aggregate: add `#[event(aggregate = \"User\")]`",
                         input.ident
                     ),
                 );
@@ -62,14 +55,14 @@ fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) 
 fn checked_name(written: &LitStr, key: &str, errors: &mut Errors) -> String {
     let name = written.value();
     let example = match name.trim() {
-        "" if key == "aggregate" => "User",
+        "" if key == keys::AGGREGATE => "User",
         "" => "UserRegistered",
         trimmed => trimmed,
     };
     if name.trim().is_empty() || name.trim() != name {
         errors.at(
             written,
-            format!("`{key}` is not empty and has no white space around it: write `{key} = \"{example}\"`"),
+            format!("`{key}` must not be empty or have white space around it: write `{key} = \"{example}\"`"),
         );
     }
     name
@@ -102,7 +95,7 @@ fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> O
 }
 
 fn refuse_format_on_enum(attributes: &Attributes, errors: &mut Errors) {
-    for name in ["name", "version", "upcast"] {
+    for name in [keys::NAME, keys::VERSION, keys::UPCAST] {
         if let Some(key) = attributes.key(name) {
             errors.at(
                 key,
@@ -206,7 +199,7 @@ fn only_type<'a>(
 }
 
 fn refuse_upcast_of_nothing(attributes: &Attributes, errors: &mut Errors) {
-    if let Some(key) = attributes.key("upcast") {
+    if let Some(key) = attributes.key(keys::UPCAST) {
         errors.at(
             key,
             "an event without content reads every version as it is: remove `upcast`",
@@ -262,7 +255,7 @@ fn serde_words(attributes: &[Attribute]) -> Vec<Ident> {
         let Meta::List(list) = &attribute.meta else {
             continue;
         };
-        if attribute.path().is_ident("serde") {
+        if attribute.path().is_ident(keys::SERDE) {
             words.extend(leading_words(list.tokens.clone()));
         }
     }
@@ -284,7 +277,7 @@ fn leading_words(tokens: TokenStream) -> Vec<Ident> {
 
 fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option<Format> {
     let name = match &attributes.name {
-        Some(name) => checked_name(name, "name", errors),
+        Some(name) => checked_name(name, keys::NAME, errors),
         None => syn::ext::IdentExt::unraw(ident).to_string(),
     };
     // Both are looked at, so that both are reported.
@@ -311,7 +304,6 @@ fn version(attributes: &Attributes, errors: &mut Errors) -> Option<i32> {
     version
 }
 
-/// The earlier versions: ascending, without a hole, up to the one before the current.
 /// The earlier versions, without a hole; `current` is `None` where it was refused.
 fn earlier(
     attributes: &Attributes,
@@ -328,7 +320,7 @@ fn earlier(
     }
     let (Some((last, _)), Some(written)) = (earlier.last(), upcasts.last()) else {
         errors.at(
-            attributes.key("upcast").to_token_stream(),
+            attributes.key(keys::UPCAST).to_token_stream(),
             "`upcast` names no version: write `upcast(1 = UserRegisteredV1)`, or remove it",
         );
         return None;

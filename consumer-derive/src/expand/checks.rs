@@ -8,7 +8,7 @@ use syn::{LitStr, Path};
 use super::handlers::typed;
 use crate::args::Aggregate;
 use crate::model::{Body, Events, Handler, Handlers, Model};
-use crate::place::{at, own, quote_at};
+use crate::span::{at, own, quote_at};
 
 /// The list of handlers, and the checks of it.
 pub(super) fn checks(model: &Model) -> TokenStream {

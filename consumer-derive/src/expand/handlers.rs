@@ -6,8 +6,8 @@ use syn::Path;
 
 use super::guards::any;
 use crate::model::{Database, Events, Handler, Handlers, Method, Parameter};
-use crate::place::{at, quote_at};
-use crate::validate::last_name;
+use crate::span::{at, quote_at};
+use crate::types::last_name;
 
 pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) -> TokenStream {
     let mut methods: TokenStream = handlers
@@ -36,7 +36,7 @@ fn connection(krate: &Path) -> TokenStream {
 /// `handle`, of one event or of a whole batch.
 fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
     let cfgs = &handler.method.cfgs;
-    let parameters = EventParameters::of(krate, &handler.method);
+    let parameters = EventParameters::of(&handler.method);
     if !handler.many {
         let call = call(krate, &handler.method, Given::Event);
         return handle(krate, &parameters, &cfgs.to_token_stream(), &call);
@@ -260,7 +260,7 @@ fn run(krate: &Path, handler: &Handler) -> TokenStream {
 fn reset(krate: &Path, method: &Method) -> TokenStream {
     let cfgs = &method.cfgs;
     let connection = connection(krate);
-    let EventParameters { cx, tx } = EventParameters::of(krate, method);
+    let EventParameters { cx, tx } = EventParameters::of(method);
     let call = call(krate, method, Given::Nothing);
     quote_spanned! {Span::mixed_site()=>
         #cfgs
@@ -285,7 +285,7 @@ struct EventParameters {
 }
 
 impl EventParameters {
-    fn of(_krate: &Path, method: &Method) -> Self {
+    fn of(method: &Method) -> Self {
         let takes_references = method
             .parameters
             .iter()

@@ -15,8 +15,8 @@ use syn::{Path, Type};
 use crate::args::Aggregate;
 use crate::item::Item;
 use crate::model::{Body, Choice, Database, Making, Model, OnError, Settings};
-use crate::place::{at, own, quote_at};
-use crate::validate::last_name;
+use crate::span::{at, own, quote_at};
+use crate::types::last_name;
 
 /// The item as it was, without helper attributes, and what makes it a consumer.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {

@@ -6,8 +6,9 @@ use quote::{ToTokens, quote};
 use syn::Type;
 
 use super::method;
-use crate::errors::Errors;
+use crate::errors::{Errors, HANDLE_BESIDE_ON};
 use crate::item::{Function, ImplBlock, On, OnEvents};
+use crate::keys;
 use crate::model::{Cfgs, Choice, Database, Handler, Handlers};
 use crate::suggest::closest;
 
@@ -22,9 +23,6 @@ const NEAR_MISSES: &[&str] = &[
     "run",
     "call",
 ];
-
-/// Why there is no `handle` beside `#[on]`.
-pub(crate) const HANDLE_BESIDE_ON: &str = "`handle` takes every event, so nothing is left for the `#[on]` handlers: remove one or the other, or mark this one `#[on(other)]`";
 
 /// The handlers of the block; `None` when there are none, or one of them is wrong.
 pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handlers> {
@@ -152,7 +150,7 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
 
 /// Two `#[on(other)]`, or two `#[on(reset)]`.
 fn refuse_two_of_a_kind(marked: &[(&Function, &On)], errors: &mut Errors) {
-    for kind in ["other", "reset"] {
+    for kind in [keys::OTHER, keys::RESET] {
         let mut same = marked.iter().filter(|(_, on)| is_kind(on, kind));
         let Some((first, _)) = same.next() else {
             continue;
@@ -173,8 +171,8 @@ fn refuse_two_of_a_kind(marked: &[(&Function, &On)], errors: &mut Errors) {
 
 fn is_kind(on: &On, kind: &str) -> bool {
     match &on.events {
-        Some(OnEvents::Other) => kind == "other",
-        Some(OnEvents::Reset) => kind == "reset",
+        Some(OnEvents::Other) => kind == keys::OTHER,
+        Some(OnEvents::Reset) => kind == keys::RESET,
         _ => false,
     }
 }
@@ -182,7 +180,7 @@ fn is_kind(on: &On, kind: &str) -> bool {
 fn report_no_handler(block: &ImplBlock, errors: &mut Errors) {
     let near = block.functions().find(|function| {
         let name = function.signature.ident.to_string();
-        closest(&name, &["handle"]).is_some() || NEAR_MISSES.contains(&name.as_str())
+        closest(&name, &[keys::HANDLE]).is_some() || NEAR_MISSES.contains(&name.as_str())
     });
     if let Some(function) = near {
         let name = &function.signature.ident;

@@ -4,6 +4,7 @@ use proc_macro2::Span;
 use syn::{LitInt, LitStr, Path};
 
 use crate::args::{Aggregate, Args, Slot};
+use crate::crate_path;
 use crate::errors::Errors;
 use crate::model::{OnError, Settings};
 use crate::suggest::{closest, listed};
@@ -67,32 +68,12 @@ fn mistake_in_name(name: &str) -> Option<String> {
     ))
 }
 
-/// The path of the `consumer` crate in generated code.
 pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
-    let Some(path) = args.krate.value() else {
-        return syn::parse_quote!(::consumer);
-    };
-    refuse_relative(path, errors);
-    path.clone()
-}
-
-/// Generated code stands in scopes of its own, where a path must mean the same.
-pub(crate) fn refuse_relative(path: &Path, errors: &mut Errors) {
-    let is_absolute = path.leading_colon.is_some()
-        || path
-            .segments
-            .first()
-            .is_some_and(|first| first.ident == "crate" || first.ident == "$crate");
-    if !is_absolute {
-        let written = quote::quote!(#path).to_string().replace(' ', "");
-        errors.at(
-            path,
-            format!(
-                "`crate` needs a path that means the same everywhere: write `crate = ::{}` for a dependency, or begin with `crate::`",
-                written.trim_start_matches("self::").trim_start_matches("super::")
-            ),
-        );
+    let path = args.krate.value();
+    if let Some(path) = path {
+        crate_path::refuse_relative(path, errors);
     }
+    crate_path::or_default(path)
 }
 
 /// The version, which is part of the checkpoint's key.

@@ -4,10 +4,11 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{FnArg, Ident, PatType, ReceiverKind, ReturnType, Safety, Signature, Type};
 
-use super::{last_name, type_arguments, unwrapped};
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, OnEvents};
+use crate::keys;
 use crate::model::{Events, Handler, Method, Parameter};
+use crate::types::{last_name, type_arguments, unwrapped};
 
 /// The shape that messages show.
 const SHAPE: &str = "async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>";
@@ -236,7 +237,10 @@ fn refuse_cfg_on_parameters(signature: &Signature, errors: &mut Errors) -> bool 
         FnArg::Receiver(receiver) => &receiver.attrs,
     });
     for attribute in attributes {
-        if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
+        if [keys::CFG, keys::CFG_ATTR]
+            .iter()
+            .any(|cfg| attribute.path().is_ident(cfg))
+        {
             fits = false;
             errors.at(
                 attribute,

@@ -1,17 +1,18 @@
 //! The rules: from what was written to a [`Model`], or to all the mistakes in it at once.
 
-pub(crate) mod block;
-pub(crate) mod keys;
+mod block;
+mod keys;
 mod method;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Attribute, GenericArgument, ItemStruct, Path, PathArguments, Type};
+use syn::{Attribute, ItemStruct, Path, PathArguments, Type};
 
 use crate::args::{self, Args};
 use crate::errors::Errors;
-use crate::item::{ImplBlock, Item};
+use crate::item::{ImplBlock, Item, is_consumer};
 use crate::model::{Body, Choice, Database, Making, Model};
+use crate::types::{last_name, unwrapped};
 
 /// Checks everything and gives a model, or the mistakes.
 pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
@@ -153,12 +154,7 @@ fn refuse_generics(block: &ImplBlock, errors: &mut Errors) {
 
 fn refuse_second_attribute(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes {
-        let is_consumer = attribute
-            .path()
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "consumer");
-        if is_consumer {
+        if is_consumer(attribute) {
             errors.at(
                 attribute,
                 "`#[consumer]` is applied twice: write one, with all the keys",
@@ -190,41 +186,6 @@ fn plain_path(self_type: &Type) -> Option<&Path> {
             plain.then_some(&ty.path)
         }
         _ => None,
-    }
-}
-
-/// A type without the groups that `macro_rules!` and parentheses put around it.
-fn unwrapped(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => unwrapped(&group.elem),
-        Type::Paren(paren) => unwrapped(&paren.elem),
-        other => other,
-    }
-}
-
-/// The name of the type at the end of its path.
-pub(crate) fn last_name(ty: &Type) -> Option<String> {
-    match unwrapped(ty) {
-        Type::Path(ty) => ty.path.segments.last().map(|last| last.ident.to_string()),
-        _ => None,
-    }
-}
-
-/// The types in the angle brackets at the end of a path.
-fn type_arguments(ty: &Type) -> Vec<&Type> {
-    let Type::Path(ty) = unwrapped(ty) else {
-        return Vec::new();
-    };
-    match ty.path.segments.last().map(|last| &last.arguments) {
-        Some(PathArguments::AngleBracketed(list)) => list
-            .args
-            .iter()
-            .filter_map(|argument| match argument {
-                GenericArgument::Type(ty) => Some(ty),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn moved(tokens: impl ToTokens, span: Span) -> TokenStream {
 macro_rules! quote_at {
     ($krate:ident, $span:expr => $($tokens:tt)*) => {{
         let span = $span;
-        let $krate = crate::place::moved($krate, span);
+        let $krate = crate::span::moved($krate, span);
         quote::quote_spanned! {span=> $($tokens)*}
     }};
 }
