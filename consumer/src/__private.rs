@@ -1,4 +1,4 @@
-//! What generated code needs; nobody else may use it, and it changes without notice.
+//! Items for generated code only. They may change in any release.
 
 #[cfg(feature = "auto-register")]
 pub use inventory;
@@ -8,8 +8,8 @@ pub use serde_json::Error as JsonError;
 
 pub use crate::contract::Handled;
 pub use crate::contract::generated::{
-    Lent, NotLent, Transaction, batch, context, one, outcome, run, send, several, shared, slice,
-    transaction, whole,
+    Borrowed, NotBorrowed, Transaction, batch, context, one, outcome, run, send, several, shared,
+    slice, transaction, whole,
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, decode_variant, encode_json,

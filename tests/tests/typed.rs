@@ -246,7 +246,7 @@ fn a_version_from_the_future_is_an_error_that_says_so() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 4, at position 17: \
-         this program knows versions up to 3; deploy the one that appended it"
+         this program reads versions up to 3: deploy a release that reads this one"
     );
     let error = UserEvent::decode(&stored("UserRenamed", 1, "{}")).unwrap_err();
     assert_eq!(
@@ -295,7 +295,7 @@ fn a_type_reads_no_event_that_it_does_not_stand_for() {
         assert!(
             error
                 .to_string()
-                .ends_with("it belongs to the aggregate `Order`, and this is an event of `User`"),
+                .ends_with("it belongs to the aggregate `Order`, expected `User`"),
             "{error}"
         );
     }

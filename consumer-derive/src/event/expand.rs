@@ -82,7 +82,7 @@ fn implementation(
     }
 }
 
-/// Reads the current version as it is, and an earlier one through each that came after it.
+/// Decodes the current version directly, and an earlier one by way of each later version.
 fn decode_versions(
     krate: &Path,
     format: &Format,
@@ -158,7 +158,7 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
     }
 }
 
-/// The event type of a variant: its own name, or that of the event in it.
+/// The event type of a variant: its own, or that of the event in it.
 fn name(krate: &Path, variant: &Variant) -> TokenStream {
     match &variant.content {
         Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
@@ -178,8 +178,8 @@ fn name(krate: &Path, variant: &Variant) -> TokenStream {
     }
 }
 
-/// What is known of a type in a variant: as of an event if it is one, and as of plain content
-/// otherwise, since an inherent item is found before that of a trait.
+/// The type in a variant. Inherent items, which exist for events, take precedence over those of the
+/// trait for plain content.
 fn inner(krate: &Path, ty: &Type) -> TokenStream {
     quote_at! {krate, at(ty) => #krate::__private::VariantType::<#ty> }
 }
@@ -271,8 +271,8 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
     }
 }
 
-/// What only the compiler can check: of a variant that holds a type, what it is, and of all variants
-/// beside one, that their names differ.
+/// Checks that need the compiler: what the type in a variant is, and, beside such a variant, that no
+/// two event types are equal.
 fn checks(model: &Model, variants: &[Variant]) -> TokenStream {
     let holds_a_type =
         |one: &Variant| matches!(one.content, Content::Type(..) | Content::Described(..));
@@ -308,7 +308,6 @@ fn is_an_event_of(model: &Model, variant: &Variant) -> TokenStream {
     }
 }
 
-/// Two names of the macro's own are compared by it.
 fn is_named_once(model: &Model, variant: &Variant) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let span = match &variant.content {

@@ -10,7 +10,7 @@ use crate::crate_path;
 use crate::errors::Errors;
 use crate::keys;
 
-const NO_VERSION: &str = "a version is a whole number from 1 to 2147483647: write `version = 2`";
+const NO_VERSION: &str = "`version` takes a whole number from 1 to 2147483647: write `version = 2`";
 
 pub(super) fn validate(
     input: &DeriveInput,
@@ -72,7 +72,7 @@ fn refuse_generics(input: &DeriveInput, errors: &mut Errors) {
     if !input.generics.params.is_empty() {
         errors.at(
             &input.generics,
-            "an event is read back by its type name alone, so its type has no parameters: write one type for each event",
+            "an event type cannot be generic: write one type for each event",
         );
     }
 }
@@ -87,7 +87,7 @@ fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> O
         Data::Union(data) => {
             errors.at(
                 data.union_token,
-                "a union is no event: derive `Event` on a struct, or on an enum",
+                "a union cannot be an event: derive `Event` for a struct or an enum",
             );
             None
         }
@@ -99,9 +99,7 @@ fn refuse_format_on_enum(attributes: &Attributes, errors: &mut Errors) {
         if let Some(key) = attributes.key(name) {
             errors.at(
                 key,
-                format!(
-                    "each variant of an enum is an event of its own: put `{name}` on the variant"
-                ),
+                format!("each variant of an enum is its own event: move `{name}` to the variant"),
             );
         }
     }
@@ -111,7 +109,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
     if data.variants.is_empty() {
         errors.at(
             &input.ident,
-            "an enum without variants has no events: add one variant for each event of the aggregate",
+            "an enum without variants has no events: add a variant for each event of the aggregate",
         );
     }
     if data
@@ -130,7 +128,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
             if names.contains(name) {
                 errors.at(
                     &written.ident,
-                    format!("two variants are the event `{name}`: give this one its own, `#[event(name = \"…\")]`"),
+                    format!("two variants have the event type `{name}`: give this one another, as in `#[event(name = \"…\")]`"),
                 );
             }
             names.push(name.clone());
@@ -140,7 +138,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
     variants.into_iter().collect()
 }
 
-/// The name of a variant that does not leave it to another type.
+/// The event type of a variant, unless it may be that of the type in it.
 fn own_name(variant: &Variant) -> Option<&String> {
     match &variant.content {
         Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
@@ -189,7 +187,7 @@ fn only_type<'a>(
             errors.at(
                 &variant.fields,
                 format!(
-                    "the payload of an event has named fields, so that it can grow: write `{0} {{ … }}`, or `{0}(Data)` with a struct",
+                    "the payload of an event needs named fields, so that it can grow: write `{0} {{ … }}`, or `{0}(Data)` with a struct",
                     variant.ident
                 ),
             );
@@ -202,12 +200,12 @@ fn refuse_upcast_of_nothing(attributes: &Attributes, errors: &mut Errors) {
     if let Some(key) = attributes.key(keys::UPCAST) {
         errors.at(
             key,
-            "an event without content reads every version as it is: remove `upcast`",
+            "an event without fields reads every version: remove `upcast`",
         );
     }
 }
 
-/// serde must find a variant's content where we put it: nowhere but in the payload.
+/// serde must write and read a variant's content alone, without a representation of the enum.
 fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
     const SHAPES: &[&str] = &[
         "tag",
@@ -223,7 +221,7 @@ fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
             errors.at(
                 &word,
                 format!(
-                    "a payload is the content of a variant, and the event type says which: remove `{word}` from `#[serde(…)]`"
+                    "the payload is the content of a variant, without a tag: remove `{word}` from `#[serde(…)]`"
                 ),
             );
         }
@@ -242,7 +240,7 @@ fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
         if SKIPS.iter().any(|skip| word == skip) {
             errors.at(
                 &word,
-                format!("every variant is an event that is written and read: remove `{word}` from `#[serde(…)]`"),
+                format!("every variant is written and read: remove `{word}` from `#[serde(…)]`"),
             );
         }
     }
@@ -280,7 +278,7 @@ fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option
         Some(name) => checked_name(name, keys::NAME, errors),
         None => syn::ext::IdentExt::unraw(ident).to_string(),
     };
-    // Both are looked at, so that both are reported.
+    // Both are checked before either returns, so that both are reported.
     let version = version(attributes, errors);
     let earlier = earlier(attributes, version, errors);
     Some(Format {
@@ -304,7 +302,7 @@ fn version(attributes: &Attributes, errors: &mut Errors) -> Option<i32> {
     version
 }
 
-/// The earlier versions, without a hole; `current` is `None` where it was refused.
+/// The earlier versions, without a gap. `current` is `None` if it was refused.
 fn earlier(
     attributes: &Attributes,
     current: Option<i32>,
@@ -321,7 +319,7 @@ fn earlier(
     let (Some((last, _)), Some(written)) = (earlier.last(), upcasts.last()) else {
         errors.at(
             attributes.key(keys::UPCAST).to_token_stream(),
-            "`upcast` names no version: write `upcast(1 = UserRegisteredV1)`, or remove it",
+            "`upcast` is empty: write `upcast(1 = UserRegisteredV1)`, or remove it",
         );
         return None;
     };
@@ -332,15 +330,15 @@ fn earlier(
     }
     let message = if attributes.version.is_none() {
         format!(
-            "`upcast` reads versions up to {last}, so that the current one is {next}: add `version = {next}`"
+            "`upcast` reads versions up to {last}, so the current one is {next}: add `version = {next}`"
         )
     } else if next > current {
         format!(
-            "`upcast` reads versions up to {last}, and the current one is {current}: write `version = {next}`"
+            "`upcast` reads versions up to {last}, but the current one is {current}: write `version = {next}`"
         )
     } else {
         format!(
-            "`upcast` reads versions up to {last}, and the current one is {current}: say how version {next} is read, `{next} = …`, or write `version = {next}`"
+            "`upcast` reads versions up to {last}, but the current one is {current}: add `{next} = …`, or write `version = {next}`"
         )
     };
     errors.at(&written.version, message);
@@ -360,7 +358,7 @@ fn next_version(version: &LitInt, expected: Option<i64>, errors: &mut Errors) ->
         Some(expected) if i64::from(number) != expected => {
             errors.at(
                 version,
-                format!("`upcast` goes up one version at a time, each made into the next by `From`: the next is {expected}"),
+                format!("`upcast` lists every version in order: the next one is {expected}"),
             );
             None
         }

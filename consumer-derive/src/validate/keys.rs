@@ -1,4 +1,4 @@
-//! The rules of the keys, one function a key.
+//! The rules of the keys, one function per key.
 
 use proc_macro2::Span;
 use syn::{LitInt, LitStr, Path};
@@ -9,13 +9,13 @@ use crate::errors::Errors;
 use crate::model::{OnError, Settings};
 use crate::suggest::{closest, listed};
 
-/// The longest name; it must fit the index of the checkpoint table.
+/// The longest name that fits the index of the checkpoint table.
 const MAX_NAME_LENGTH: usize = 255;
 
-/// The most events that one transaction may hold.
+/// The largest batch.
 const MAX_BATCH_SIZE: u32 = 10_000;
 
-/// The most lanes that one consumer may run as.
+/// The largest number of segments of one consumer.
 const MAX_SEGMENTS: u32 = 64;
 
 /// The highest version that the checkpoint table holds.
@@ -28,7 +28,7 @@ pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -
             errors.at_span(
                 Span::call_site(),
                 format!(
-                    "this consumer has no name: write `#[consumer(name = \"{suggestion}\")]`; the name must be unique, since it keys the checkpoint"
+                    "the name of this consumer is missing: write `#[consumer(name = \"{suggestion}\")]`, a unique name that keys the checkpoint"
                 ),
             );
         }
@@ -43,9 +43,7 @@ pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -
 
 fn mistake_in_name(name: &str) -> Option<String> {
     if name.trim().is_empty() {
-        return Some(
-            "the name is empty: choose a unique one, such as `\"user_read_model\"`".into(),
-        );
+        return Some("the name is empty: write a unique one, such as `\"user_read_model\"`".into());
     }
     if name.trim() != name {
         return Some(format!(
@@ -53,7 +51,7 @@ fn mistake_in_name(name: &str) -> Option<String> {
             name.trim()
         ));
     }
-    // Characters of more than one byte are refused below.
+    // Every character that is accepted below has one byte.
     let length = name.chars().count();
     if length > MAX_NAME_LENGTH {
         return Some(format!(
@@ -64,7 +62,7 @@ fn mistake_in_name(name: &str) -> Option<String> {
         .chars()
         .find(|&character| !(character.is_ascii_alphanumeric() || "_-.:/@".contains(character)))?;
     Some(format!(
-        "the name has the character {odd:?}: use letters, digits and `_ - . : / @` only"
+        "the name contains {odd:?}: use only ASCII letters, digits and `_ - . : / @`"
     ))
 }
 
@@ -76,7 +74,6 @@ pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
     crate_path::or_default(path)
 }
 
-/// The version, which is part of the checkpoint's key.
 pub(super) fn version(args: &Args, errors: &mut Errors) -> u32 {
     number(&args.version, 1, MAX_VERSION, "2", errors).unwrap_or(1)
 }
@@ -105,13 +102,13 @@ pub(super) fn scope(args: &Args, errors: &mut Errors) -> Option<Vec<Aggregate>> 
 fn mistake_in_aggregate(name: &str) -> Option<String> {
     if name.trim().is_empty() {
         return Some(
-            "an aggregate type is empty: name one, or leave `aggregates` out to receive every event"
+            "an aggregate type must not be empty: name one, or omit `aggregates` to receive every event"
                 .into(),
         );
     }
     (name.trim() != name).then(|| {
         format!(
-            "the aggregate type has white space around it and would match nothing: write `\"{}\"`",
+            "the aggregate type has white space around it: write `\"{}\"`",
             name.trim()
         )
     })
@@ -123,7 +120,7 @@ pub(super) fn group(args: &Args, errors: &mut Errors) -> Option<String> {
     if group.trim().is_empty() || group.trim() != group {
         errors.at(
             written,
-            "a group has a name without white space around it: write `group = \"projections\"`",
+            "`group` must not be empty or have white space around it: write `group = \"projections\"`",
         );
     }
     Some(group)
@@ -163,8 +160,8 @@ fn one_of<'a>(slot: &Slot<LitStr>, choices: &[&'a str], errors: &mut Errors) -> 
         let advice = match closest(&text, choices) {
             Some(meant) => format!("did you mean `{key} = \"{meant}\"`?"),
             None => format!(
-                "choose one of {}",
-                listed(choices.iter().map(|c| format!("\"{c}\"")))
+                "the values are {}",
+                listed(choices.iter().map(|choice| format!("\"{choice}\"")))
             ),
         };
         errors.at(written, format!("`{key}` cannot be `\"{text}\"`: {advice}"));
@@ -174,15 +171,16 @@ fn one_of<'a>(slot: &Slot<LitStr>, choices: &[&'a str], errors: &mut Errors) -> 
 
 fn segments(args: &Args, errors: &mut Errors) -> Option<u32> {
     let written = args.segments.value()?;
-    let parsed =
-        whole_number(written).filter(|count| count.is_power_of_two() && *count <= MAX_SEGMENTS);
-    if parsed.is_none() {
+    refuse_suffix(&args.segments, errors)?;
+    let count = written.base10_parse().ok();
+    let count = count.filter(|count: &u32| count.is_power_of_two() && *count <= MAX_SEGMENTS);
+    if count.is_none() {
         errors.at(
             written,
-            "`segments` is a power of two from 1 to 64, without a suffix, since lanes are halved and merged: write `segments = 8`",
+            "`segments` takes a power of two from 1 to 64: write `segments = 8`",
         );
     }
-    parsed
+    count
 }
 
 fn number(
@@ -193,20 +191,31 @@ fn number(
     errors: &mut Errors,
 ) -> Option<u32> {
     let written = slot.value()?;
-    let parsed = whole_number(written).filter(|number| (min..=max).contains(number));
-    if parsed.is_none() {
+    refuse_suffix(slot, errors)?;
+    let number = written.base10_parse().ok();
+    let number = number.filter(|number| (min..=max).contains(number));
+    if number.is_none() {
         let key = slot.key()?;
         errors.at(
             written,
-            format!("`{key}` is a whole number from {min} to {max}, without a suffix: write `{key} = {example}`"),
+            format!("`{key}` takes a whole number from {min} to {max}: write `{key} = {example}`"),
         );
     }
-    parsed
+    number
 }
 
-fn whole_number(written: &LitInt) -> Option<u32> {
-    let number = written.base10_parse().ok()?;
-    written.suffix().is_empty().then_some(number)
+/// `None` if the number has a suffix, as in `5u32`.
+fn refuse_suffix(slot: &Slot<LitInt>, errors: &mut Errors) -> Option<()> {
+    let (key, written) = (slot.key()?, slot.value()?);
+    if written.suffix().is_empty() {
+        return Some(());
+    }
+    let digits = written.base10_digits();
+    errors.at(
+        written,
+        format!("`{key}` takes a number without a suffix: write `{key} = {digits}`"),
+    );
+    None
 }
 
 fn duration(slot: &Slot<LitStr>, errors: &mut Errors) -> Option<u64> {
@@ -216,7 +225,7 @@ fn duration(slot: &Slot<LitStr>, errors: &mut Errors) -> Option<u64> {
         let key = slot.key()?;
         errors.at(
             written,
-            format!("`{key}` is a time above zero with its unit: write `{key} = \"500ms\"`, `\"30s\"`, `\"5m\"` or `\"1h\"`"),
+            format!("`{key}` takes a time above zero with its unit: write `{key} = \"500ms\"`, `\"30s\"`, `\"5m\"` or `\"1h\"`"),
         );
     }
     parsed
@@ -232,11 +241,11 @@ fn backoff(args: &Args, errors: &mut Errors) -> Option<(u64, u64)> {
         Some((min, max)) if min <= max => return Some((min, max)),
         Some(_) => errors.at(
             written,
-            "`backoff` goes from the shortest wait to the longest: swap the two times",
+            "`backoff` takes the shorter wait first: swap the two times",
         ),
         None => errors.at(
             written,
-            "`backoff` is the shortest and the longest wait between two attempts: write `backoff = \"100ms..30s\"`",
+            "`backoff` takes the shortest and the longest wait between attempts: write `backoff = \"100ms..30s\"`",
         ),
     }
     None
@@ -282,6 +291,6 @@ mod tests {
         assert!(mistake_in_name(&"u".repeat(256)).is_some());
         assert_eq!(mistake_in_name(&"u".repeat(255)), None);
         let umlauts = mistake_in_name(&"ü".repeat(200)).unwrap_or_default();
-        assert!(umlauts.contains("the character 'ü'"), "{umlauts}");
+        assert!(umlauts.contains("contains 'ü'"), "{umlauts}");
     }
 }

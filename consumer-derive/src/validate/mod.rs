@@ -1,4 +1,4 @@
-//! The rules: from what was written to a [`Model`], or to all the mistakes in it at once.
+//! The rules: they turn the parsed input into a [`Model`], or report every mistake in it.
 
 mod block;
 mod keys;
@@ -14,7 +14,7 @@ use crate::item::{ImplBlock, Item, is_consumer};
 use crate::model::{Body, Choice, Database, Making, Model};
 use crate::types::{last_name, unwrapped};
 
-/// Checks everything and gives a model, or the mistakes.
+/// Checks all rules, also after the first mistake.
 pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
     let errors_of = &mut errors;
     let name = keys::name(args, suggested_name(item).as_deref(), errors_of);
@@ -43,7 +43,7 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
     }
 }
 
-/// What the item itself says, apart from the keys.
+/// The parts of the model that the item determines.
 struct Subject {
     self_type: Type,
     databases: Vec<Choice>,
@@ -65,7 +65,7 @@ fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<S
     if let Some(key) = args.database.key() {
         errors.at(
             key,
-            "`database` is for the struct form: in an `impl` block the type of `tx` says which database it is; remove this key",
+            "`database` is a key for structs: remove it, since the type of `tx` determines the database of an `impl` block",
         );
     }
     refuse_trait(block, errors);
@@ -83,7 +83,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
     if !item.generics.params.is_empty() {
         errors.at(
             &item.generics,
-            "a generic consumer cannot register itself, since nobody says for which types: implement `Consumer` by hand and give instances to `Worker::builder(…).consumer(…)`",
+            "a generic consumer cannot be registered: implement `Consumer` by hand and pass instances to `Worker::builder(…).consumer(…)`",
         );
     }
     let database = match args.database.value() {
@@ -93,7 +93,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
             if args.database.key().is_none() {
                 errors.at(
                     name,
-                    "a struct does not show its database: add `database = Sqlite`, the type that `Handler` is implemented for, or `database = any` if that is all of them",
+                    "the database of this consumer is missing: add `database = Sqlite`, the database of its `Handler`, or `database = any` if it implements `Handler` for all",
                 );
             }
             return None;
@@ -107,7 +107,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
 }
 
 fn refuse_item(tokens: &TokenStream, errors: &mut Errors) {
-    const PLACE: &str = "put `#[consumer(…)]` on an `impl` block with an `async fn handle`, or on a struct that implements `Handler`";
+    const TARGETS: &str = "put `#[consumer(…)]` on an `impl` block with an `async fn handle`, or on a struct that implements `Handler`";
     const KINDS: &[&str] = &[
         "fn", "enum", "trait", "mod", "type", "const", "static", "use", "union", "struct",
     ];
@@ -116,12 +116,12 @@ fn refuse_item(tokens: &TokenStream, errors: &mut Errors) {
         .into_iter()
         .find(|word| KINDS.contains(&word.to_string().as_str()));
     match kind {
-        // A struct that does not parse is being typed; what it lacks, the compiler says.
+        // A struct that does not parse is still being typed. The compiler reports it.
         Some(kind) if is_struct(&kind) => {}
-        Some(kind) => errors.at(&kind, format!("`{kind}` declares no consumer: {PLACE}")),
+        Some(kind) => errors.at(&kind, format!("`{kind}` cannot be a consumer: {TARGETS}")),
         None => errors.at_span(
             Span::call_site(),
-            format!("`#[consumer]` cannot read this item: {PLACE}"),
+            format!("`#[consumer]` cannot be on this item: {TARGETS}"),
         ),
     }
 }
@@ -138,7 +138,7 @@ fn refuse_trait(block: &ImplBlock, errors: &mut Errors) {
     errors.at(
         implemented,
         format!(
-            "`#[consumer]` writes the trait implementation itself: write `impl {self_type} {{ … }}` with an `async fn handle`; to keep an `impl Handler<…>` by hand put `#[consumer]` on the struct"
+            "`#[consumer]` cannot be on a trait implementation: write `impl {self_type} {{ … }}` with an `async fn handle`, or put `#[consumer]` on the struct and keep `impl Handler<…>`"
         ),
     );
 }
@@ -147,7 +147,7 @@ fn refuse_generics(block: &ImplBlock, errors: &mut Errors) {
     if !block.generics.params.is_empty() {
         errors.at(
             &block.generics.params,
-            "a generic consumer cannot register itself, since nobody says for which types: name a concrete type, as in `impl Projection<User>`, or implement `Consumer` by hand and give instances to `Worker::builder(…).consumer(…)`",
+            "a generic consumer cannot be registered: name a concrete type, as in `impl Projection<User>`, or implement `Consumer` by hand and pass instances to `Worker::builder(…).consumer(…)`",
         );
     }
 }
@@ -157,7 +157,7 @@ fn refuse_second_attribute(attributes: &[Attribute], errors: &mut Errors) {
         if is_consumer(attribute) {
             errors.at(
                 attribute,
-                "`#[consumer]` is applied twice: write one, with all the keys",
+                "`#[consumer]` is applied twice: write one with all keys",
             );
         }
     }
@@ -174,7 +174,7 @@ fn making(args: &Args, item: &Item, self_type: &Type) -> Making {
     }
 }
 
-/// The path of a type that a `use` could name: without arguments, hence perhaps a unit struct.
+/// The path of a type without arguments: a `use` can name it, and it may be a unit struct.
 fn plain_path(self_type: &Type) -> Option<&Path> {
     match unwrapped(self_type) {
         Type::Path(ty) if ty.qself.is_none() => {

@@ -1,8 +1,8 @@
-//! What handlers of several events need to write them in one statement.
+//! Helpers for handlers that write several events in one statement.
 //!
-//! A statement a batch instead of a statement an event is several times as fast. It wants the
-//! events as columns (`UNNEST` on Postgres) or as one JSON text (`json_each` on SQLite), and an
-//! upsert must not touch a row twice:
+//! One statement per batch is several times as fast as one per event. It takes the events as columns
+//! (`UNNEST` on Postgres) or as one JSON text (`json_each` on SQLite), and an upsert must not affect
+//! a row twice:
 //!
 //! ```
 //! # use consumer::{EventRecord, PersistedEvent};
@@ -20,15 +20,15 @@
 //! assert_eq!(rows, r#"[["bob",2],["ada",3]]"#);
 //! ```
 //!
-//! All three take a slice of anything: `&[PersistedEvent]`, `&[Envelope<'_, E>]`, or what another
-//! of them returned.
+//! All three take any slice: `&[PersistedEvent]`, `&[Envelope<'_, E>]`, or the result of another of
+//! them.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
 use serde::{Serialize, Serializer};
 
-/// One value of each event, in order: an array to bind for `UNNEST($1::text[], …)`.
+/// Collects one value of each event, in order: an array to bind for `UNNEST($1::text[], …)`.
 ///
 /// ```
 /// # use consumer::PersistedEvent;
@@ -42,12 +42,10 @@ pub fn column<'a, E, T>(events: &'a [E], value: impl FnMut(&'a E) -> T) -> Vec<T
     events.iter().map(value).collect()
 }
 
-/// The last event of each key, in the order of the log.
+/// Selects the last event of each key, in the order of the log, as the [module](self) shows.
 ///
-/// For read models that only keep the newest state: an `INSERT … ON CONFLICT DO UPDATE` of several
-/// rows must not meet the same row twice (Postgres refuses it).
-///
-/// See the [module](self) for an example.
+/// Read models that store only the latest state need it: Postgres refuses an
+/// `INSERT … ON CONFLICT DO UPDATE` that affects a row twice.
 pub fn last_of_each<'a, E, K: Eq + Hash>(
     events: &'a [E],
     mut key: impl FnMut(&'a E) -> K,
@@ -62,10 +60,10 @@ pub fn last_of_each<'a, E, K: Eq + Hash>(
     last
 }
 
-/// One row of each event as JSON text: a parameter to bind for `json_each(?1)`.
+/// Writes one row of each event as JSON text: a parameter to bind for `json_each(?1)`.
 ///
-/// A row that is a tuple becomes an array, of which SQL takes `value ->> 0`, `value ->> 1`, …; one
-/// that is a struct becomes an object (`value ->> 'name'`).
+/// A tuple becomes an array, which SQL reads as `value ->> 0`, `value ->> 1`, …, and a struct becomes
+/// an object, which SQL reads as `value ->> 'name'`.
 ///
 /// ```
 /// # use consumer::PersistedEvent;
@@ -78,7 +76,7 @@ pub fn last_of_each<'a, E, K: Eq + Hash>(
 /// ```
 ///
 /// # Errors
-/// What `serde_json` says, when a row has no JSON form.
+/// An error of `serde_json` if a row cannot be written as JSON.
 pub fn json_rows<'a, E, R: Serialize>(
     events: &'a [E],
     row: impl Fn(&'a E) -> R,
@@ -86,7 +84,7 @@ pub fn json_rows<'a, E, R: Serialize>(
     serde_json::to_string(&Rows { events, row })
 }
 
-/// Rows that are made while they are written, so that there is no list of them.
+/// Rows that are made while they are written, without a list of them.
 struct Rows<'a, E, F> {
     events: &'a [E],
     row: F,
@@ -105,7 +103,7 @@ mod tests {
     use super::{column, json_rows, last_of_each};
 
     #[test]
-    fn the_last_of_each_key_stands_where_it_stood() {
+    fn the_last_of_each_key_keeps_its_place() {
         let pairs = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("b", 5)];
         let last = last_of_each(&pairs, |(key, _)| *key);
         assert_eq!(column(&last, |(_, number)| *number), [3, 4, 5]);

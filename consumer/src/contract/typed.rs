@@ -1,4 +1,4 @@
-//! Events as Rust types: what `#[derive(Event)]` implements, and what typed handlers are given.
+//! Events as Rust types: the traits of `#[derive(Event)]`, and the arguments of typed handlers.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 
 use super::{Context, PersistedEvent};
 
-/// A Rust type that stands for one type of event, or for all events of one aggregate.
+/// A Rust type that represents one type of event, or all events of one aggregate.
 ///
-/// `#[derive(Event)]` implements it, on structs and on enums.
+/// `#[derive(Event)]` implements it for structs and enums.
 ///
 /// ```
 /// use consumer::Event;
@@ -45,7 +45,7 @@ use super::{Context, PersistedEvent};
 /// #     payload: ada.encode()?.into(),
 /// #     ..EventRecord::default()
 /// # });
-/// // An event of that type, as the store gives it.
+/// // An event of that type, as the store returns it.
 /// assert_eq!(UserRegistered::decode(&stored)?.email, "ada@example.com");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -56,48 +56,36 @@ use super::{Context, PersistedEvent};
 )]
 pub trait Event: Sized {
     /// The type of the aggregate that the event belongs to, such as `User`.
-    ///
-    /// See [`Event`] for an example.
     const AGGREGATE_TYPE: &'static str;
 
-    /// The event types that this Rust type stands for: one for a struct, one a variant for an enum.
-    ///
-    /// See [`Event`] for an example.
+    /// The event types: one for a struct, one per variant for an enum.
     const EVENT_TYPES: &'static [&'static str];
 
-    /// The event type of this value.
-    ///
-    /// See [`Event`] for an example.
+    /// Returns the event type of this value.
     fn event_type(&self) -> &'static str;
 
-    /// The version of the format in which this value is encoded.
-    ///
-    /// See [`Event`] for an example.
+    /// Returns the version of the format that [`encode`](Self::encode) writes.
     fn event_version(&self) -> i32;
 
-    /// The payload of this value.
-    ///
-    /// See [`Event`] for an example.
+    /// Writes the payload of this value.
     ///
     /// # Errors
-    /// What `serde_json` says, when the value has no JSON form.
+    /// An error of `serde_json` if the value cannot be written as JSON.
     fn encode(&self) -> Result<Bytes, serde_json::Error>;
 
-    /// Reads an event of one of [`EVENT_TYPES`](Self::EVENT_TYPES), of this or an earlier version.
-    ///
-    /// See [`Event`] for an example.
+    /// Reads an event of one of the [`EVENT_TYPES`](Self::EVENT_TYPES), in this or an earlier version.
     ///
     /// # Errors
-    /// Which event it is, and what about its payload is wrong.
+    /// If the event has another type, an unknown version, or a payload that does not fit.
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError>;
 }
 
-/// An [`Event`] enum that has all the events of its aggregate.
+/// An [`Event`] enum with all events of its aggregate.
 ///
-/// In `aggregates = [UserEvent]` it stands for the aggregate's type, and the compiler checks that
+/// `aggregates = [UserEvent]` means the aggregate type of `UserEvent`, and the compiler checks that
 /// each of its events has a handler.
 ///
-/// The derive implements it too, for enums; it has nothing to call:
+/// `#[derive(Event)]` implements it for enums:
 ///
 /// ```
 /// use consumer::prelude::*;
@@ -117,14 +105,14 @@ pub trait Event: Sized {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an aggregate",
     label = "does not implement `Aggregate`",
-    note = "`aggregates` takes strings, and enums with `#[derive(Event)]` whose variants are the events of one aggregate; for the aggregate type of a single event write its name in quotes"
+    note = "write the aggregate type in quotes, or the path of an enum with `#[derive(Event)]` that has all events of the aggregate"
 )]
 pub trait Aggregate: Event {}
 
-/// A decoded event together with the record that it came in.
+/// A decoded event together with its record.
 ///
-/// The record's fields are read through [`Deref`], except for the payload, which is decoded here:
-/// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
+/// The fields of the record are available through [`Deref`], except for the payload, which is decoded
+/// here: `event.payload.email` next to `event.aggregate_id` and `event.global_position`.
 ///
 /// ```
 /// use consumer::{Envelope, Event};
@@ -137,7 +125,7 @@ pub trait Aggregate: Event {}
 ///     email: String,
 /// }
 ///
-/// // What a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)` may do.
+/// // Called by a handler `async fn registered(&self, event: Envelope<'_, UserRegistered>)`.
 /// fn greeting(event: &Envelope<'_, UserRegistered>) -> String {
 ///     format!("{} has the address {}", event.aggregate_id, event.payload.email)
 /// }
@@ -151,7 +139,7 @@ pub trait Aggregate: Event {}
 /// #     payload: "{}".into(),
 /// #     ..EventRecord::default()
 /// # });
-/// // A unit test makes its own.
+/// // A unit test makes its own envelope.
 /// let payload = UserRegistered { email: "ada@example.com".into() };
 /// let event = Envelope { payload, record: &stored };
 /// assert_eq!(greeting(&event), "ada has the address ada@example.com");
@@ -160,7 +148,7 @@ pub trait Aggregate: Event {}
 pub struct Envelope<'a, E> {
     /// The decoded payload.
     pub payload: E,
-    /// The event as the store keeps it.
+    /// The event as it is stored.
     pub record: &'a PersistedEvent,
 }
 
@@ -172,7 +160,7 @@ impl<E> Deref for Envelope<'_, E> {
     }
 }
 
-/// Why an event could not be decoded; says which event, for whom, and where in the payload.
+/// Tells why an event could not be decoded: which event, for which consumer, and where in its payload.
 ///
 /// ```
 /// use consumer::Event;
@@ -235,50 +223,38 @@ impl DecodeError {
         }
     }
 
-    /// Names the consumer for whom the event was decoded.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Sets the consumer for which the event was decoded.
     #[must_use]
     pub fn for_consumer(mut self, name: &str) -> Self {
         self.consumer = Some(name.into());
         self
     }
 
-    /// The consumer for whom the event was decoded.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the consumer for which the event was decoded.
     #[must_use]
     pub fn consumer(&self) -> Option<&str> {
         self.consumer.as_deref()
     }
 
-    /// The event's global position.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the event's global position.
     #[must_use]
     pub fn position(&self) -> i64 {
         self.position
     }
 
-    /// The event's type.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the event's type.
     #[must_use]
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
-    /// The version that the event was appended in.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the version of the stored event.
     #[must_use]
     pub fn event_version(&self) -> i32 {
         self.version
     }
 
-    /// Where in the payload the mistake is, such as `address.lines[2]`.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the path of the mistake in the payload, such as `address.lines[2]`.
     #[must_use]
     pub fn path(&self) -> Option<String> {
         match &self.reason {
@@ -302,7 +278,7 @@ impl fmt::Display for DecodeError {
             Reason::Json(error) => write!(f, "at `{}`: {}", error.path(), error.inner()),
             Reason::Version { current } if self.version > *current => write!(
                 f,
-                "this program knows versions up to {current}; deploy the one that appended it"
+                "this program reads versions up to {current}: deploy a release that reads this one"
             ),
             Reason::Version { current } => write!(
                 f,
@@ -314,7 +290,7 @@ impl fmt::Display for DecodeError {
             }
             Reason::Aggregate { found, expected } => write!(
                 f,
-                "it belongs to the aggregate `{found}`, and this is an event of `{expected}`"
+                "it belongs to the aggregate `{found}`, expected `{expected}`"
             ),
         }
     }
@@ -329,18 +305,18 @@ impl std::error::Error for DecodeError {
     }
 }
 
-/// What a typed handler can be given: an event, or an [`Envelope`] around one.
+/// The argument of a typed handler: an event, or an [`Envelope`] with one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "a handler marked `#[on]` takes an event, and `{Self}` is none",
+    message = "a handler marked `#[on]` takes an event, but `{Self}` is not one",
     label = "not an event",
-    note = "put `#[derive(Event)]` and `#[event(aggregate = \"…\")]` on the type of the event, or take the event undecoded: `#[on(\"…\")]` with `event: &PersistedEvent`"
+    note = "put `#[derive(Event)]` and `#[event(aggregate = \"…\")]` on the type of the event, or write `#[on(\"…\")]` and `event: &PersistedEvent` to take it undecoded"
 )]
 pub trait EventArgument<'e>: Sized {
     /// The event in it.
     type Event: Event;
 
-    /// Puts the decoded event beside its record, or takes it alone.
+    /// Adds the record to the decoded event, if the argument has one.
     fn wrap(decoded: Self::Event, record: &'e PersistedEvent) -> Self;
 }
 
@@ -362,10 +338,9 @@ impl<'e, E: Event> EventArgument<'e> for Envelope<'e, E> {
     }
 }
 
-/// What generated code knows of the event in a handler's parameter.
+/// The events of a handler's parameter, and how to decode them.
 ///
-/// It has no bound on `T`, so that a type which is no event is complained about once, where it is
-/// made.
+/// It has no bound on `T`, so that a type that is not an event is reported once, by [`typed`].
 #[doc(hidden)]
 pub struct Typed<'e, T> {
     pub handled: Handled,
@@ -385,11 +360,11 @@ pub enum Handled {
     },
     /// The events of these types, of any aggregate type in scope.
     Named(&'static [&'static str]),
-    /// Whatever the other handlers leave.
+    /// The events without another handler.
     Rest,
 }
 
-/// Looks at the type of a parameter.
+/// Examines the type of a parameter.
 #[doc(hidden)]
 #[must_use]
 pub const fn typed<'e, T: EventArgument<'e>>() -> Typed<'e, T> {
@@ -422,7 +397,7 @@ impl<'e, T> Typed<'e, T> {
     /// Decodes one event.
     ///
     /// # Errors
-    /// What is wrong with it, and for whom.
+    /// If it does not decode. The error names the consumer.
     pub fn decode(&self, cx: &Context, event: &'e PersistedEvent) -> Result<T, DecodeError> {
         (self.decode)(event).map_err(|error| error.for_consumer(cx.consumer()))
     }
@@ -430,7 +405,7 @@ impl<'e, T> Typed<'e, T> {
     /// Decodes events up to the first that does not decode, which begins the next run.
     ///
     /// # Errors
-    /// When that is the first of all.
+    /// If the first one does not decode.
     pub fn decode_run(
         &self,
         cx: &Context,
@@ -448,10 +423,10 @@ impl<'e, T> Typed<'e, T> {
     }
 }
 
-/// Can be made of an earlier version; exists for its error message.
+/// Can be converted from an earlier version. It exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "`{Old}` cannot be made into `{Self}`: write `impl From<{Old}> for {Self}`",
+    message = "`{Old}` cannot be converted into `{Self}`: write `impl From<{Old}> for {Self}`",
     label = "no `From<{Old}>` for `{Self}`"
 )]
 pub trait Upcast<Old> {
@@ -465,19 +440,19 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
     }
 }
 
-/// Can be read from a payload; exists for its error message.
+/// Can be read from a payload. It exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a payload",
     label = "does not implement `Deserialize`",
-    note = "derive `serde::Deserialize` for `{Self}`; a payload is read into a type that borrows nothing"
+    note = "derive `serde::Deserialize` for `{Self}`, without borrowed fields"
 )]
 pub trait ReadPayload: DeserializeOwned {}
 
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> ReadPayload for T {}
 
-/// Can be written as a payload; exists for its error message.
+/// Can be written as a payload. It exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written as a payload",
@@ -499,7 +474,7 @@ pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeEr
     Ok(decoded)
 }
 
-/// Reads the payload as the content of a variant of the enum `T`, the one at that index.
+/// Reads the payload as the content of the variant at this index of the enum `T`.
 #[doc(hidden)]
 pub fn decode_variant<T: ReadPayload>(
     event: &PersistedEvent,
@@ -531,14 +506,14 @@ fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
     })
 }
 
-/// The event's version is none that the type can read.
+/// The error for a version that the type cannot read.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_version(event: &PersistedEvent, current: i32) -> DecodeError {
     DecodeError::new(event, Reason::Version { current })
 }
 
-/// Refuses an event that `E` does not stand for, be its payload as it may.
+/// Refuses an event of another type than those of `E`, whatever its payload.
 #[doc(hidden)]
 pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError> {
     if *event.aggregate_type != *E::AGGREGATE_TYPE {
@@ -555,7 +530,7 @@ pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError>
     }
 }
 
-/// The event's type is none that the type stands for.
+/// The error for an event of another type.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_type(event: &PersistedEvent, expected: &'static [&'static str]) -> DecodeError {
@@ -581,14 +556,14 @@ pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::E
         }))
 }
 
-/// The payload of an event without content; an object, so that it can grow.
+/// The payload of an event without fields: an object, so that it can grow.
 #[doc(hidden)]
 #[must_use]
 pub fn nothing() -> Bytes {
     Bytes::from_static(b"{}")
 }
 
-/// What the type in an enum's variant is as an event.
+/// The event in an enum's variant.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct EventShape {
@@ -596,7 +571,7 @@ pub struct EventShape {
     pub events: &'static [&'static str],
 }
 
-/// The event type of a variant: that of the event in it, or its own name.
+/// The event type of a variant: that of the event in it, or its own.
 #[doc(hidden)]
 #[must_use]
 pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'static str {
@@ -608,8 +583,8 @@ pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'st
     }
 }
 
-/// The type in an enum's variant. What is said here of an [`Event`] is found before what
-/// [`PlainContent`] says of every type.
+/// The type in an enum's variant. Its inherent items, for an [`Event`], take precedence over those of
+/// [`PlainContent`], for every type.
 #[doc(hidden)]
 pub struct VariantType<T>(PhantomData<T>);
 
@@ -633,7 +608,7 @@ impl<T: Event> VariantType<T> {
     }
 }
 
-/// The content of a variant whose type is no event of its own.
+/// The content of a variant whose type is not an event.
 #[doc(hidden)]
 pub trait PlainContent<T> {
     const EVENT: Option<EventShape> = None;
