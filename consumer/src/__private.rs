@@ -12,9 +12,10 @@ pub use crate::contract::generated::{
     slice, transaction, whole,
 };
 pub use crate::contract::typed::{
-    EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, decode_variant, encode_json,
-    encode_variant, event_type_of, expect_event, nothing, typed, unknown_type, unknown_version,
+    EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
+    expect_event, nothing, typed, unknown_type, unknown_version,
 };
+pub use crate::contract::variant::{decode_variant, encode_variant};
 pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
     default_instance, no_value,

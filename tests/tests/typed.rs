@@ -308,3 +308,81 @@ fn an_event_without_content_reads_any_payload() {
         assert_eq!(event, UserEvent::Deleted);
     }
 }
+
+/// An event whose `Serialize` is written by hand, without the name of the variant.
+#[derive(Event, Deserialize)]
+#[event(aggregate = "User")]
+enum Untagged {
+    Paid { amount: u32, currency: String },
+}
+
+impl Serialize for Untagged {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self::Paid { amount, currency } = self;
+        [
+            ("amount", amount.to_string()),
+            ("currency", currency.clone()),
+        ]
+        .into_iter()
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .serialize(serializer)
+    }
+}
+
+#[test]
+fn an_enum_that_serde_does_not_tag_is_not_encoded() {
+    let event = Untagged::Paid {
+        amount: 5,
+        currency: "EUR".into(),
+    };
+    let error = event.encode().unwrap_err().to_string();
+    assert!(error.contains("as `#[derive(Serialize)]` does"), "{error}");
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "User")]
+enum Odd {
+    Flat {
+        id: u32,
+        #[serde(flatten)]
+        rest: std::collections::BTreeMap<String, String>,
+    },
+    #[serde(with = "in_cents")]
+    Paid { amount: f64 },
+    Skipping {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
+}
+
+mod in_cents {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(amount: &f64, to: S) -> Result<S::Ok, S::Error> {
+        #[expect(clippy::cast_possible_truncation, reason = "the amounts are small")]
+        to.serialize_i64((amount * 100.0).round() as i64)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        i32::deserialize(from).map(|cents| f64::from(cents) / 100.0)
+    }
+}
+
+#[test]
+fn serde_attributes_of_a_variant_with_fields_apply() {
+    for (event, payload) in [
+        (
+            Odd::Flat {
+                id: 1,
+                rest: [("k".to_owned(), "v".to_owned())].into(),
+            },
+            r#"{"id":1,"k":"v"}"#,
+        ),
+        (Odd::Paid { amount: 12.5 }, "1250"),
+        (Odd::Skipping { note: None }, "{}"),
+    ] {
+        let stored = appended(&event);
+        assert_eq!(text(&stored), payload);
+        assert_eq!(Odd::decode(&stored).unwrap(), event);
+    }
+}

@@ -11,6 +11,7 @@ mod event;
 pub(crate) mod generated;
 mod settings;
 pub(crate) mod typed;
+pub(crate) mod variant;
 
 pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;

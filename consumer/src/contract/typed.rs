@@ -6,11 +6,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess,
-    Visitor,
-};
-use serde_json::value::RawValue;
+use serde::de::DeserializeOwned;
 
 use super::{Context, PersistedEvent};
 
@@ -474,36 +470,24 @@ pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeEr
     Ok(decoded)
 }
 
-/// Reads the payload as the content of the variant at this index of the enum `T`.
-#[doc(hidden)]
-pub fn decode_variant<T: ReadPayload>(
-    event: &PersistedEvent,
-    index: u32,
-) -> Result<T, DecodeError> {
-    let mut json = serde_json::Deserializer::from_slice(&event.payload);
-    let mut track = serde_path_to_error::Track::new();
-    let content = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    match T::deserialize(VariantContent { index, content }) {
-        Ok(decoded) => {
-            nothing_follows(event, &mut json)?;
-            Ok(decoded)
-        }
-        Err(error) => {
-            let error = serde_path_to_error::Error::new(track.path(), error);
-            Err(DecodeError::new(event, Reason::Json(error)))
-        }
-    }
-}
-
-fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
+pub(super) fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
     event: &PersistedEvent,
     json: &mut serde_json::Deserializer<R>,
 ) -> Result<(), DecodeError> {
     json.end().map_err(|error| {
         let root = serde_path_to_error::Track::new().path();
-        let error = serde_path_to_error::Error::new(root, error);
-        DecodeError::new(event, Reason::Json(error))
+        unreadable(event, root, error)
     })
+}
+
+/// The error for a payload that does not fit.
+pub(super) fn unreadable(
+    event: &PersistedEvent,
+    path: serde_path_to_error::Path,
+    error: serde_json::Error,
+) -> DecodeError {
+    let error = serde_path_to_error::Error::new(path, error);
+    DecodeError::new(event, Reason::Json(error))
 }
 
 /// The error for a version that the type cannot read.
@@ -541,19 +525,6 @@ pub fn unknown_type(event: &PersistedEvent, expected: &'static [&'static str]) -
 #[doc(hidden)]
 pub fn encode_json<T: WritePayload + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     serde_json::to_vec(value).map(Bytes::from)
-}
-
-/// Writes the content of an enum's variant, without the tag that serde puts around it.
-#[doc(hidden)]
-pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::Error> {
-    let tagged = serde_json::to_vec(value)?;
-    let content: std::collections::HashMap<String, &RawValue> = serde_json::from_slice(&tagged)?;
-    Ok(content
-        .into_values()
-        .next()
-        .map_or_else(Bytes::new, |content| {
-            Bytes::copy_from_slice(content.get().as_bytes())
-        }))
 }
 
 /// The payload of an event without fields: an object, so that it can grow.
@@ -637,61 +608,3 @@ pub trait PlainContent<T> {
 }
 
 impl<T> PlainContent<T> for VariantType<T> {}
-
-/// A deserializer of an enum of which the variant is known and the content is at hand.
-struct VariantContent<D> {
-    index: u32,
-    content: D,
-}
-
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for VariantContent<D> {
-    type Error = D::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        visitor.visit_enum(self)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
-        ignored_any
-    }
-}
-
-impl<'de, D: Deserializer<'de>> EnumAccess<'de> for VariantContent<D> {
-    type Error = D::Error;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), D::Error> {
-        let variant = seed.deserialize(self.index.into_deserializer())?;
-        Ok((variant, self))
-    }
-}
-
-impl<'de, D: Deserializer<'de>> VariantAccess<'de> for VariantContent<D> {
-    type Error = D::Error;
-
-    fn unit_variant(self) -> Result<(), D::Error> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, D::Error> {
-        seed.deserialize(self.content)
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        length: usize,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.content.deserialize_tuple(length, visitor)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.content.deserialize_struct("", fields, visitor)
-    }
-}
