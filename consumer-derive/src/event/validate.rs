@@ -2,7 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitInt, LitStr, Meta, Type};
+use syn::{
+    Attribute, Data, DataEnum, DeriveInput, Fields, FieldsUnnamed, Ident, LitInt, LitStr, Meta,
+    Type,
+};
 
 use super::attributes::{Attributes, Upcast};
 use super::model::{Content, Format, Model, Shape, Variant};
@@ -154,12 +157,17 @@ fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Va
     let content = match &written.fields {
         Fields::Unit => {
             refuse_upcast_of_nothing(&attributes, errors);
+            refuse_unused(&written.attrs, &written.ident, errors);
             format.map(Content::Nothing)
         }
         Fields::Named(_) => format.map(Content::Fields),
         Fields::Unnamed(fields) => {
-            let types = fields.unnamed.iter().map(|field| &field.ty);
-            let only = only_type(written, types, errors);
+            let only = only_type(&written.ident, fields, errors);
+            refuse_unused(&written.attrs, &written.ident, errors);
+            for field in &fields.unnamed {
+                refuse_skipped(&field.attrs, errors);
+                refuse_unused(&field.attrs, &written.ident, errors);
+            }
             only.zip(format).map(|(ty, format)| {
                 if attributes.keys.is_empty() {
                     Content::Type(ty, format)
@@ -176,19 +184,16 @@ fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Va
     })
 }
 
-fn only_type<'a>(
-    variant: &syn::Variant,
-    mut types: impl Iterator<Item = &'a Type>,
-    errors: &mut Errors,
-) -> Option<Type> {
+/// The type of the only field. Several fields without names would become an array, which cannot grow.
+fn only_type(name: &Ident, fields: &FieldsUnnamed, errors: &mut Errors) -> Option<Type> {
+    let mut types = fields.unnamed.iter().map(|field| &field.ty);
     match (types.next(), types.next()) {
         (Some(only), None) => Some(only.clone()),
         _ => {
             errors.at(
-                &variant.fields,
+                fields,
                 format!(
-                    "the payload of an event needs named fields, so that it can grow: write `{0} {{ … }}`, or `{0}(Data)` with a struct",
-                    variant.ident
+                    "the payload of an event needs named fields, so that it can grow: write `{name} {{ … }}`, or `{name}(Data)` with a struct"
                 ),
             );
             None
@@ -228,7 +233,23 @@ fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
     }
 }
 
-fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
+/// The content of a variant without named fields is not written by the enum's `Serialize`, so that
+/// what serde's attributes say about it would have no effect.
+fn refuse_unused(attributes: &[Attribute], variant: &Ident, errors: &mut Errors) {
+    const HARMLESS: &[&str] = &["rename", "rename_all", "alias", "bound", "borrow"];
+    for word in serde_words(attributes) {
+        if HARMLESS.iter().all(|harmless| word != harmless) && !is_skip(&word) {
+            errors.at(
+                &word,
+                format!(
+                    "`#[serde({word})]` has no effect here: write `{variant} {{ … }}` with named fields, or put the content of `{variant}` into a struct with the attribute"
+                ),
+            );
+        }
+    }
+}
+
+fn is_skip(word: &Ident) -> bool {
     const SKIPS: &[&str] = &[
         "skip",
         "skip_serializing",
@@ -236,13 +257,15 @@ fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
         "other",
         "untagged",
     ];
-    for word in serde_words(attributes) {
-        if SKIPS.iter().any(|skip| word == skip) {
-            errors.at(
-                &word,
-                format!("every variant is written and read: remove `{word}` from `#[serde(…)]`"),
-            );
-        }
+    SKIPS.iter().any(|skip| word == skip)
+}
+
+fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
+    for word in serde_words(attributes).iter().filter(|word| is_skip(word)) {
+        errors.at(
+            word,
+            format!("every variant is written and read: remove `{word}` from `#[serde(…)]`"),
+        );
     }
 }
 
