@@ -386,3 +386,32 @@ fn serde_attributes_of_a_variant_with_fields_apply() {
         assert_eq!(Odd::decode(&stored).unwrap(), event);
     }
 }
+
+#[derive(Event, Debug, PartialEq)]
+#[event(aggregate = "User")]
+enum Boxed {
+    Registered(Box<UserRegistered>),
+}
+
+#[test]
+fn a_boxed_event_is_the_event() {
+    assert_eq!(Boxed::EVENT_TYPES, ["UserRegistered"]);
+    let event = || UserRegistered {
+        email: "ada@example.com".into(),
+        name: "Ada".into(),
+        newsletter: true,
+    };
+    let boxed = Boxed::Registered(Box::new(event()));
+    let stored = appended(&boxed);
+    assert_eq!(
+        (&*stored.event_type, stored.event_version),
+        ("UserRegistered", 3)
+    );
+    assert_eq!(text(&stored), text(&appended(&event())));
+    assert_eq!(Boxed::decode(&stored).unwrap(), boxed);
+    assert_eq!(*Box::<UserRegistered>::decode(&stored).unwrap(), event());
+
+    let first = self::stored("UserRegistered", 1, r#"{"mail":"ada@example.com"}"#);
+    let Boxed::Registered(read) = Boxed::decode(&first).unwrap();
+    assert_eq!(read.email, "ada@example.com");
+}

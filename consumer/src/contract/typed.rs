@@ -1,8 +1,12 @@
 //! Events as Rust types: the traits of `#[derive(Event)]`, and the arguments of typed handlers.
 
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -74,6 +78,28 @@ pub trait Event: Sized {
     /// # Errors
     /// If the event has another type, an unknown version, or a payload that does not fit.
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError>;
+}
+
+/// A box is the event in it, so that an enum may box its large variants.
+impl<E: Event> Event for Box<E> {
+    const AGGREGATE_TYPE: &'static str = E::AGGREGATE_TYPE;
+    const EVENT_TYPES: &'static [&'static str] = E::EVENT_TYPES;
+
+    fn event_type(&self) -> &'static str {
+        E::event_type(self)
+    }
+
+    fn event_version(&self) -> i32 {
+        E::event_version(self)
+    }
+
+    fn encode(&self) -> Result<Bytes, serde_json::Error> {
+        E::encode(self)
+    }
+
+    fn decode(event: &PersistedEvent) -> Result<Self, DecodeError> {
+        E::decode(event).map(Self::new)
+    }
 }
 
 /// An [`Event`] enum with all events of its aggregate.
@@ -540,6 +566,8 @@ pub fn nothing() -> Bytes {
 pub struct EventShape {
     pub aggregate: &'static str,
     pub events: &'static [&'static str],
+    /// The name of the type around the event, which the check refuses.
+    pub wrapper: Option<&'static str>,
 }
 
 /// The event type of a variant: that of the event in it, or its own.
@@ -548,7 +576,9 @@ pub struct EventShape {
 pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'static str {
     match event {
         Some(EventShape {
-            events: [name, ..], ..
+            events: [name, ..],
+            wrapper: None,
+            ..
         }) => name,
         _ => own,
     }
@@ -564,6 +594,7 @@ impl<T: Event> VariantType<T> {
     pub const EVENT: Option<EventShape> = Some(EventShape {
         aggregate: T::AGGREGATE_TYPE,
         events: T::EVENT_TYPES,
+        wrapper: None,
     });
 
     pub fn event_version(content: &T) -> i32 {
@@ -577,6 +608,39 @@ impl<T: Event> VariantType<T> {
     pub fn decode(event: &PersistedEvent) -> Result<T, DecodeError> {
         T::decode(event)
     }
+}
+
+/// serde writes these types as the value in them. A variant with a wrapped event would look like that
+/// event, but have an event type and a version of its own.
+macro_rules! wrappers {
+    ($($name:literal: $wrapper:ty $(where E: $bound:ident)?;)*) => {$(
+        impl<E: Event $(+ $bound)?> VariantType<$wrapper> {
+            pub const EVENT: Option<EventShape> = wrapped::<E>($name);
+        }
+
+        impl<E: Event $(+ $bound)?> VariantType<Box<$wrapper>> {
+            pub const EVENT: Option<EventShape> = wrapped::<E>($name);
+        }
+    )*};
+}
+
+wrappers! {
+    "Option": Option<E>;
+    "Arc": Arc<E>;
+    "Rc": Rc<E>;
+    "Cow": Cow<'_, E> where E: Clone;
+    "Cell": Cell<E>;
+    "RefCell": RefCell<E>;
+    "Mutex": Mutex<E>;
+    "RwLock": RwLock<E>;
+}
+
+const fn wrapped<E: Event>(wrapper: &'static str) -> Option<EventShape> {
+    Some(EventShape {
+        aggregate: E::AGGREGATE_TYPE,
+        events: E::EVENT_TYPES,
+        wrapper: Some(wrapper),
+    })
 }
 
 /// The content of a variant whose type is not an event.

@@ -176,7 +176,13 @@ pub mod check {
             .push("the variant `")
             .push(variant)
             .push("` holds ");
-        let text = if is_described {
+        let text = if let Some(wrapper) = event.wrapper {
+            text.push("an event inside `")
+                .push(wrapper)
+                .push("`, which would be stored as another event: remove the `")
+                .push(wrapper)
+                .push("`, or write `Box`")
+        } else if is_described {
             text.push(
                 "an event with its own name and version: remove `#[event(…)]` from the variant",
             )
