@@ -252,7 +252,7 @@ fn a_version_from_the_future_is_an_error_that_says_so() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRenamed`, version 1, at position 17: \
-         the current version is 2; say how to read this one with `upcast(1 = …)`"
+         the current version is 2: add `upcast(1 = …)` to read this one"
     );
 }
 
@@ -414,4 +414,55 @@ fn a_boxed_event_is_the_event() {
     let first = self::stored("UserRegistered", 1, r#"{"mail":"ada@example.com"}"#);
     let Boxed::Registered(read) = Boxed::decode(&first).unwrap();
     assert_eq!(read.email, "ada@example.com");
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "User", version = 1, upcast(0 = UnversionedRename))]
+struct NameChanged {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct UnversionedRename {
+    nick: String,
+}
+
+impl From<UnversionedRename> for NameChanged {
+    fn from(old: UnversionedRename) -> Self {
+        Self { name: old.nick }
+    }
+}
+
+#[test]
+fn version_0_counts_as_the_first_version() {
+    let address = stored("AddressChanged", 0, r#"{"lines":[]}"#);
+    assert_eq!(
+        UserEvent::decode(&address).unwrap(),
+        UserEvent::AddressChanged(Address { lines: vec![] })
+    );
+    let registered = stored("UserRegistered", 0, r#"{"mail":"ada@example.com"}"#);
+    let read = UserRegistered::decode(&registered).unwrap();
+    assert_eq!(read.email, "ada@example.com");
+    let moved = stored("Moved", 0, r#"{"city":"Turin"}"#);
+    assert!(matches!(
+        UserEvent::decode(&moved).unwrap(),
+        UserEvent::Moved { .. }
+    ));
+}
+
+#[test]
+fn version_0_may_have_a_format_of_its_own() {
+    let unversioned = NameChanged::decode(&stored("NameChanged", 0, r#"{"nick":"Ada"}"#));
+    let first = NameChanged::decode(&stored("NameChanged", 1, r#"{"name":"Ada"}"#));
+    assert_eq!(unversioned.unwrap(), first.unwrap());
+}
+
+#[test]
+fn an_unreadable_version_gets_advice_that_compiles() {
+    let error = |version| {
+        let event = stored("UserRenamed", version, "{}");
+        UserEvent::decode(&event).unwrap_err().to_string()
+    };
+    assert!(error(0).ends_with("the current version is 2: add `upcast(1 = …)` to read this one"));
+    assert!(error(-1).ends_with("a version cannot be negative: correct the event"));
 }

@@ -90,6 +90,16 @@ fn decode_versions(
     current: &TokenStream,
 ) -> TokenStream {
     let version = format.version;
+    let lowest = format
+        .earlier
+        .first()
+        .map_or(version, |(number, _)| *number);
+    // Writers without versions leave 0, which counts as the first version.
+    let pattern = |number: i32| match number {
+        1 if lowest == 1 => quote_spanned! {Span::mixed_site()=> 0i32 | 1i32 },
+        _ => number.to_token_stream(),
+    };
+    let newest_pattern = pattern(version);
     let earlier = format.earlier.iter().zip(1..).map(|((number, ty), next)| {
         let later = format.earlier.get(next..).unwrap_or_default();
         let older = [ty].into_iter().chain(later.iter().map(|(_, ty)| ty));
@@ -103,13 +113,14 @@ fn decode_versions(
                 .map(|__older| <#newer as #krate::__private::Upcast<#older>>::upcast(__older))
             }
         });
+        let pattern = pattern(*number);
         quote_at! {krate, at(ty) =>
-            #number => #krate::__private::decode_json::<#ty>(__event) #(#steps)*,
+            #pattern => #krate::__private::decode_json::<#ty>(__event) #(#steps)*,
         }
     });
     quote_spanned! {Span::mixed_site()=>
         match __event.event_version {
-            #version => #current,
+            #newest_pattern => #current,
             #(#earlier)*
             _ => ::core::result::Result::Err(
                 #krate::__private::unknown_version(__event, #version)

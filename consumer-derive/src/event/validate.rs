@@ -372,9 +372,9 @@ fn next_version(version: &LitInt, expected: Option<i64>, errors: &mut Errors) ->
     let number = version
         .base10_parse::<i32>()
         .ok()
-        .filter(|number| *number > 0);
+        .filter(|number| *number >= 0);
     let Some(number) = number else {
-        errors.at(version, "a version is a whole number from 1 to 2147483647: write `upcast(1 = UserRegisteredV1)`");
+        errors.at(version, "an earlier version is a whole number from 0 to 2147483646: write `upcast(1 = UserRegisteredV1)`");
         return None;
     };
     match expected {

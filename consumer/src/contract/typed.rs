@@ -302,10 +302,14 @@ impl fmt::Display for DecodeError {
                 f,
                 "this program reads versions up to {current}: deploy a release that reads this one"
             ),
+            Reason::Version { .. } if self.version < 0 => {
+                f.write_str("a version cannot be negative: correct the event")
+            }
+            // 0 counts as version 1.
             Reason::Version { current } => write!(
                 f,
-                "the current version is {current}; say how to read this one with `upcast({} = …)`",
-                self.version
+                "the current version is {current}: add `upcast({} = …)` to read this one",
+                self.version.max(1)
             ),
             Reason::Type { expected } => {
                 write!(f, "expected one of `{}`", expected.join("`, `"))
@@ -665,7 +669,7 @@ pub trait PlainContent<T> {
         T: ReadPayload,
     {
         match event.event_version {
-            1 => decode_json(event),
+            0 | 1 => decode_json(event),
             _ => Err(unknown_version(event, 1)),
         }
     }
