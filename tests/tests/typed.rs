@@ -466,3 +466,34 @@ fn an_unreadable_version_gets_advice_that_compiles() {
     assert!(error(0).ends_with("the current version is 2: add `upcast(1 = …)` to read this one"));
     assert!(error(-1).ends_with("a version cannot be negative: correct the event"));
 }
+
+#[derive(Event, Debug, PartialEq)]
+#[event(aggregate = "User", version = 2)]
+struct UserDeleted;
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "User")]
+struct Score(u32);
+
+#[derive(Event, Debug, PartialEq)]
+#[event(aggregate = "User")]
+enum Scored {
+    Score(u32),
+}
+
+#[test]
+fn a_struct_and_a_variant_have_the_same_payload() {
+    let deleted = appended(&UserDeleted);
+    assert_eq!(text(&deleted), text(&appended(&UserEvent::Deleted)));
+    assert_eq!((text(&deleted), deleted.event_version), ("{}", 2));
+    for payload in ["", "{}", "null"] {
+        let event = stored("UserDeleted", 1, payload);
+        assert_eq!(UserDeleted::decode(&event).unwrap(), UserDeleted);
+    }
+
+    let score = appended(&Score(5));
+    assert_eq!(text(&score), text(&appended(&Scored::Score(5))));
+    assert_eq!(text(&score), "5");
+    assert_eq!(Score::decode(&score).unwrap(), Score(5));
+    assert_eq!(Scored::decode(&score).unwrap(), Scored::Score(5));
+}

@@ -9,9 +9,25 @@ use crate::span::{at, moved, own, quote_at};
 
 pub(super) fn expand(model: &Model) -> TokenStream {
     match &model.shape {
+        Shape::Unit(format) => expand_unit(model, format),
         Shape::Struct(format) => expand_struct(model, format),
         Shape::Enum(variants) => expand_enum(model, variants),
     }
+}
+
+fn expand_unit(model: &Model, format: &Format) -> TokenStream {
+    let krate = &model.krate;
+    let Format { name, version, .. } = format;
+    implementation(
+        model,
+        &name.to_token_stream(),
+        &name.to_token_stream(),
+        &version.to_token_stream(),
+        &quote_spanned! {Span::mixed_site()=>
+            ::core::result::Result::Ok(#krate::__private::nothing())
+        },
+        &quote_spanned! {Span::mixed_site()=> ::core::result::Result::Ok(Self) },
+    )
 }
 
 fn expand_struct(model: &Model, format: &Format) -> TokenStream {
@@ -27,9 +43,9 @@ fn expand_struct(model: &Model, format: &Format) -> TokenStream {
     );
     implementation(
         model,
-        &quote_spanned! {Span::mixed_site()=> #name },
-        &quote_spanned! {Span::mixed_site()=> #name },
-        &quote_spanned! {Span::mixed_site()=> #version },
+        &name.to_token_stream(),
+        &name.to_token_stream(),
+        &version.to_token_stream(),
         &quote_at! {krate, at(&model.ident) => #krate::__private::encode_json(self) },
         &decode,
     )

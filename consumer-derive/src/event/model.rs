@@ -11,6 +11,8 @@ pub(super) struct Model {
 }
 
 pub(super) enum Shape {
+    /// One event without fields.
+    Unit(Format),
     /// One event.
     Struct(Format),
     /// All events of an aggregate.

@@ -82,7 +82,7 @@ fn refuse_generics(input: &DeriveInput, errors: &mut Errors) {
 
 fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> Option<Shape> {
     match &input.data {
-        Data::Struct(_) => format(&input.ident, attributes, errors).map(Shape::Struct),
+        Data::Struct(data) => structure(input, &data.fields, attributes, errors),
         Data::Enum(data) => {
             refuse_format_on_enum(attributes, errors);
             variants(input, data, errors).map(Shape::Enum)
@@ -93,6 +93,28 @@ fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> O
                 "a union cannot be an event: derive `Event` for a struct or an enum",
             );
             None
+        }
+    }
+}
+
+/// A struct obeys the rules of a variant.
+fn structure(
+    input: &DeriveInput,
+    fields: &Fields,
+    attributes: &Attributes,
+    errors: &mut Errors,
+) -> Option<Shape> {
+    let format = format(&input.ident, attributes, errors);
+    match fields {
+        Fields::Unit => {
+            refuse_upcast_of_nothing(attributes, errors);
+            refuse_representation(&input.attrs, errors);
+            format.map(Shape::Unit)
+        }
+        Fields::Named(_) => format.map(Shape::Struct),
+        Fields::Unnamed(fields) => {
+            only_type(&input.ident, fields, errors)?;
+            format.map(Shape::Struct)
         }
     }
 }
@@ -210,7 +232,8 @@ fn refuse_upcast_of_nothing(attributes: &Attributes, errors: &mut Errors) {
     }
 }
 
-/// serde must write and read a variant's content alone, without a representation of the enum.
+/// A payload is the content alone: serde must not add a tag to it, and must not convert what has no
+/// fields.
 fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
     const SHAPES: &[&str] = &[
         "tag",
@@ -226,7 +249,7 @@ fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
             errors.at(
                 &word,
                 format!(
-                    "the payload is the content of a variant, without a tag: remove `{word}` from `#[serde(…)]`"
+                    "the payload of an event is its fields alone: remove `{word}` from `#[serde(…)]`"
                 ),
             );
         }
