@@ -10,7 +10,7 @@ use syn::{Ident, LitInt, LitStr, Path, Token, Type, bracketed};
 use crate::errors::Errors;
 use crate::keys;
 use crate::pairs::{
-    begins_a_key, is_at_the_end, report_colon, report_missing_comma, report_second, skip_comma,
+    begins_a_key, expect_equals, is_at_the_end, report_missing_comma, report_second, skip_comma,
     skip_to_comma,
 };
 use crate::suggest::{closest, listed};
@@ -132,14 +132,12 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
         skip_to_comma(input);
         errors.at(
             &text,
-            format!(
-                "expected a key before this value: write `name = {}`",
-                text.token()
-            ),
+            "expected a key before this value, as in `name = \"user_read_model\"`",
         );
         args.name
             .key
             .get_or_insert(Ident::new(keys::NAME, text.span()));
+        args.name.value.get_or_insert(text);
         return;
     }
     let Ok(key) = input.call(Ident::parse_any) else {
@@ -196,9 +194,12 @@ fn fill<T: Value>(slot: &mut Slot<T>, key: Ident, input: ParseStream<'_>, errors
 
 fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Errors) -> Option<T> {
     let example = example(key);
-    if input.parse::<Token![=]>().is_err() {
-        let written = skip_to_comma(input);
-        report_no_value(key, written, example, errors);
+    if expect_equals(key, input, errors).is_err() {
+        skip_to_comma(input);
+        errors.at(
+            key,
+            format!("`{key}` needs a value: write `{key} = {example}`"),
+        );
         return None;
     }
     let ahead = input.fork();
@@ -220,15 +221,6 @@ fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Error
         }
     }
     parsed
-}
-
-fn report_no_value(key: &Ident, written: TokenStream, example: &str, errors: &mut Errors) {
-    if !report_colon(key, written, example, errors) {
-        errors.at(
-            key,
-            format!("`{key}` needs a value: write `{key} = {example}`"),
-        );
-    }
 }
 
 fn example(key: &Ident) -> &'static str {

@@ -236,8 +236,9 @@ fn until_last(tokens: TokenStream) -> TokenStream {
 fn parse_members(tokens: TokenStream, errors: &mut Errors) -> Vec<Member> {
     let mut members = Vec::new();
     let mut member = Vec::new();
-    for token in tokens {
-        let ends = is_the_end_of_a_member(&token);
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        let ends = is_the_end_of_a_member(&token) && !tokens.peek().is_some_and(ends_an_argument);
         member.push(token);
         if ends {
             members.push(parse_member(std::mem::take(&mut member), errors));
@@ -254,6 +255,11 @@ fn is_the_end_of_a_member(token: &TokenTree) -> bool {
         TokenTree::Punct(punct) => punct.as_char() == ';',
         other => braces(other.clone()).is_some(),
     }
+}
+
+/// Whether braces before this token are a const argument, as in `Buffer<{ 1 + 1 }>`.
+fn ends_an_argument(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Punct(punct) if [',', '>'].contains(&punct.as_char()))
 }
 
 fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {

@@ -49,29 +49,15 @@ pub(crate) fn report_second(key: &Ident, errors: &mut Errors) {
     );
 }
 
-/// Reports `:` in the place of `=`; false if there is no `:`.
-pub(crate) fn report_colon(
+/// Consumes `=`. A `:` in its place is reported and consumed, so that the value is checked too.
+pub(crate) fn expect_equals(
     key: &Ident,
-    written: TokenStream,
-    example: &str,
+    input: ParseStream<'_>,
     errors: &mut Errors,
-) -> bool {
-    let mut tokens = written.into_iter();
-    let Some(TokenTree::Punct(colon)) = tokens.next() else {
-        return false;
-    };
-    if colon.as_char() != ':' {
-        return false;
+) -> syn::Result<()> {
+    if let Ok(colon) = input.parse::<Token![:]>() {
+        errors.at(colon, format!("expected `=` after `{key}`, found `:`"));
+        return Ok(());
     }
-    let value: TokenStream = tokens.collect();
-    let value = if value.is_empty() {
-        example.to_owned()
-    } else {
-        value.to_string()
-    };
-    errors.at(
-        colon,
-        format!("expected `=` after `{key}`: write `{key} = {value}`"),
-    );
-    true
+    input.parse::<Token![=]>().map(drop)
 }

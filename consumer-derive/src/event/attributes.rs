@@ -11,7 +11,7 @@ use syn::{
 use crate::errors::Errors;
 use crate::keys;
 use crate::pairs::{
-    begins_a_key, is_at_the_end, report_colon, report_missing_comma, report_second, skip_comma,
+    begins_a_key, expect_equals, is_at_the_end, report_missing_comma, report_second, skip_comma,
     skip_to_comma,
 };
 use crate::suggest::{closest, listed};
@@ -115,7 +115,7 @@ impl Attributes {
             return;
         }
         let written = input.fork();
-        let is_read = self.read_value(&name, input).is_ok();
+        let is_read = self.read_value(&key, input, errors).is_ok();
         if is_read && begins_a_key(input) {
             report_missing_comma(input, errors);
         } else if !is_read || !is_at_the_end(input) {
@@ -125,13 +125,18 @@ impl Attributes {
         self.keys.push(key);
     }
 
-    fn read_value(&mut self, name: &str, input: ParseStream<'_>) -> syn::Result<()> {
-        if name == keys::UPCAST {
+    fn read_value(
+        &mut self,
+        key: &Ident,
+        input: ParseStream<'_>,
+        errors: &mut Errors,
+    ) -> syn::Result<()> {
+        if key == keys::UPCAST {
             self.upcast = Some(read_upcasts(input)?);
             return Ok(());
         }
-        input.parse::<Token![=]>()?;
-        match name {
+        expect_equals(key, input, errors)?;
+        match key.to_string().as_str() {
             keys::AGGREGATE => self.aggregate = Some(input.parse()?),
             keys::NAME => self.name = Some(input.parse()?),
             keys::VERSION => self.version = Some(input.parse()?),
@@ -163,16 +168,10 @@ fn report_unreadable(key: &Ident, written: TokenStream, errors: &mut Errors) {
         keys::UPCAST => "takes a list of versions and their types",
         _ => "takes a path",
     };
-    let value = example
-        .trim_start_matches(name.as_str())
-        .trim_start_matches(" = ");
-    if report_colon(key, written.clone(), value, errors) {
-        return;
-    }
     let mut tokens = written.clone().into_iter();
     match tokens.next() {
         None => errors.at(key, format!("`{name}` needs a value: write `{example}`")),
-        Some(TokenTree::Punct(equals)) if equals.as_char() == '=' => {
+        Some(TokenTree::Punct(equals)) if ['=', ':'].contains(&equals.as_char()) => {
             let value: TokenStream = tokens.collect();
             let place = if value.is_empty() { written } else { value };
             errors.at(place, format!("`{name}` {what}: write `{example}`"));

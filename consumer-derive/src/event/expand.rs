@@ -66,7 +66,7 @@ fn implementation(
         ..
     } = model;
     quote_spanned! {Span::mixed_site()=>
-        #[allow(unused_qualifications, clippy::redundant_closure)]
+        #[allow(deprecated, unused_qualifications, clippy::redundant_closure)]
         const _: () = {
             #[automatically_derived]
             impl #krate::Event for #ident {
@@ -180,6 +180,7 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
     quote_spanned! {span=>
         #event
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #krate::Aggregate for #ident {}
         #checks
     }
@@ -322,6 +323,7 @@ fn is_an_event_of(model: &Model, variant: &Variant) -> TokenStream {
     let is_described = matches!(variant.content, Content::Described(..));
     let inner = inner(krate, ty);
     quote_at! {krate, own(ty) =>
+        #[allow(deprecated)]
         const _: () = {
             #[allow(unused_imports)]
             use #krate::__private::PlainContent as _;
@@ -343,6 +345,7 @@ fn is_named_once(model: &Model, variant: &Variant) -> TokenStream {
     };
     let index = variant.index;
     quote_at! {krate, span =>
+        #[allow(deprecated)]
         const _: () = #krate::__private::check::is_named_once(
             <#ident as #krate::Event>::EVENT_TYPES,
             #index,

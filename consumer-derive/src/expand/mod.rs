@@ -45,7 +45,7 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let checks = checks::checks(model);
     quote_spanned! {Span::mixed_site()=>
         #condition
-        #[allow(unused_qualifications)]
+        #[allow(deprecated, unused_qualifications)]
         const _: () = {
             #alias
             #construct

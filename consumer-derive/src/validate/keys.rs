@@ -41,29 +41,28 @@ pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -
     name
 }
 
-fn mistake_in_name(name: &str) -> Option<String> {
-    if name.trim().is_empty() {
+pub(super) fn mistake_in_name(name: &str) -> Option<String> {
+    let trimmed = name.trim();
+    if trimmed.is_empty() {
         return Some("the name is empty: write a unique one, such as `\"user_read_model\"`".into());
     }
-    if name.trim() != name {
-        return Some(format!(
-            "the name has white space around it: write `\"{}\"`",
-            name.trim()
-        ));
-    }
     // Every character that is accepted below has one byte.
-    let length = name.chars().count();
+    let length = trimmed.chars().count();
     if length > MAX_NAME_LENGTH {
         return Some(format!(
             "the name has {length} characters: shorten it to {MAX_NAME_LENGTH} or fewer"
         ));
     }
-    let odd = name
+    let odd = trimmed
         .chars()
-        .find(|&character| !(character.is_ascii_alphanumeric() || "_-.:/@".contains(character)))?;
-    Some(format!(
-        "the name contains {odd:?}: use only ASCII letters, digits and `_ - . : / @`"
-    ))
+        .find(|&character| !(character.is_ascii_alphanumeric() || "_-.:/@".contains(character)));
+    if let Some(odd) = odd {
+        return Some(format!(
+            "the name contains {odd:?}: use only ASCII letters, digits and `_ - . : / @`"
+        ));
+    }
+    // Last, since the trimmed name must be one that is accepted.
+    (trimmed != name).then(|| format!("the name has white space around it: write `\"{trimmed}\"`"))
 }
 
 pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
@@ -288,6 +287,8 @@ mod tests {
         assert!(mistake_in_name("").is_some());
         assert!(mistake_in_name(" users").is_some());
         assert!(mistake_in_name("users model").is_some());
+        let padded = mistake_in_name(" users model ").unwrap_or_default();
+        assert!(padded.contains("contains ' '"), "{padded}");
         assert!(mistake_in_name(&"u".repeat(256)).is_some());
         assert_eq!(mistake_in_name(&"u".repeat(255)), None);
         let umlauts = mistake_in_name(&"ü".repeat(200)).unwrap_or_default();

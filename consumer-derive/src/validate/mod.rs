@@ -68,7 +68,7 @@ fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<S
             "`database` is a key for structs: remove it, since the type of `tx` determines the database of an `impl` block",
         );
     }
-    refuse_trait(block, errors);
+    refuse_trait(block, errors)?;
     refuse_generics(block, errors);
     let handlers = block::handlers(block, errors)?;
     Some(Subject {
@@ -130,17 +130,19 @@ fn is_struct(word: &TokenTree) -> bool {
     matches!(word, TokenTree::Ident(word) if word == "struct")
 }
 
-fn refuse_trait(block: &ImplBlock, errors: &mut Errors) {
+/// `None` if this is a trait implementation, whose functions are not handlers.
+fn refuse_trait(block: &ImplBlock, errors: &mut Errors) -> Option<()> {
     let Some(implemented) = &block.implemented else {
-        return;
+        return Some(());
     };
     let self_type = block.self_type.to_token_stream();
     errors.at(
         implemented,
         format!(
-            "`#[consumer]` cannot be on a trait implementation: write `impl {self_type} {{ … }}` with an `async fn handle`, or put `#[consumer]` on the struct and keep `impl Handler<…>`"
+            "`#[consumer]` cannot be on a trait implementation: write `impl {self_type} {{ … }}` with an `async fn handle`, or put `#[consumer]` on the struct and implement `Handler` by hand"
         ),
     );
+    None
 }
 
 fn refuse_generics(block: &ImplBlock, errors: &mut Errors) {
@@ -189,19 +191,51 @@ fn plain_path(self_type: &Type) -> Option<&Path> {
     }
 }
 
-/// `UserReadModel` as `user_read_model`, for the message about a missing name.
+/// A name made of the type's, for the message about a missing one; `None` if it would be refused.
 fn suggested_name(item: &Item) -> Option<String> {
     let ident = match item {
         Item::Impl(block) => last_name(&block.self_type)?,
         Item::Struct(item) => item.ident.to_string(),
         Item::Other(_) => return None,
     };
+    let name = snake_case(ident.trim_start_matches("r#"));
+    keys::mistake_in_name(&name).is_none().then_some(name)
+}
+
+/// `HTTPLog` as `http_log`.
+fn snake_case(ident: &str) -> String {
     let mut name = String::new();
-    for character in ident.chars() {
-        if character.is_uppercase() && !name.is_empty() {
+    let mut before = '_';
+    let mut characters = ident.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_last_capital = characters.peek().is_some_and(|next| next.is_lowercase());
+        let begins_a_word = before != '_' && (!before.is_uppercase() || is_last_capital);
+        if character.is_uppercase() && begins_a_word {
             name.push('_');
         }
         name.extend(character.to_lowercase());
+        before = character;
     }
-    Some(name)
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::suggested_name;
+    use crate::errors::Errors;
+    use crate::item;
+
+    fn suggested(item: &str) -> Option<String> {
+        suggested_name(&item::parse(item.parse().unwrap(), &mut Errors::default()))
+    }
+
+    #[test]
+    fn a_suggested_name_obeys_the_rule_of_names() {
+        let of = |ident: &str| suggested(&format!("struct {ident};"));
+        assert_eq!(of("UserReadModel").as_deref(), Some("user_read_model"));
+        assert_eq!(of("HTTPLog2Model").as_deref(), Some("http_log2_model"));
+        assert_eq!(of("r#Type").as_deref(), Some("type"));
+        assert_eq!(of("Übersicht"), None);
+        assert_eq!(suggested("impl crate::Users {}").as_deref(), Some("users"));
+    }
 }

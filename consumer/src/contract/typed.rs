@@ -81,6 +81,7 @@ pub trait Event: Sized {
 }
 
 /// A box is the event in it, so that an enum may box its large variants.
+#[diagnostic::do_not_recommend]
 impl<E: Event> Event for Box<E> {
     const AGGREGATE_TYPE: &'static str = E::AGGREGATE_TYPE;
     const EVENT_TYPES: &'static [&'static str] = E::EVENT_TYPES;
