@@ -6,7 +6,7 @@ use syn::Path;
 
 use super::guards::any;
 use crate::model::{Database, Events, Handler, Handlers, Method, Parameter};
-use crate::span::{at, quote_at};
+use crate::span::{at, own, quote_at};
 use crate::types::last_name;
 
 pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) -> TokenStream {
@@ -353,19 +353,20 @@ fn call(krate: &Path, method: &Method, given: Given) -> TokenStream {
         .parameters
         .iter()
         .map(|parameter| argument(krate, parameter, given));
-    let span = at(name);
     let send = send(krate, method);
-    let called = quote_spanned! {span=>
-        #send(Self::#name(self #(, #arguments)*)).await
+    // The user's own span: a future that is not `Send` is reported as the user's code.
+    let receiver = quote_spanned! {Span::mixed_site()=> self };
+    let called = quote_spanned! {own(name)=>
+        #send(Self::#name(#receiver #(, #arguments)*)).await
     };
     let outcome = outcome(krate, method);
-    quote_spanned! {span=> #outcome(#called) }
+    quote_spanned! {at(name)=> #outcome(#called) }
 }
 
 /// Requires a future that is `Send`, unless a parameter has a type that no handler takes, such as
 /// another crate's `Context`: then that is the only message.
 fn send(krate: &Path, method: &Method) -> TokenStream {
-    let span = at(&method.name);
+    let span = own(&method.name);
     let odd = method
         .parameters
         .iter()
