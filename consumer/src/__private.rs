@@ -8,8 +8,8 @@ pub use serde_json::Error as JsonError;
 
 pub use crate::contract::Handled;
 pub use crate::contract::generated::{
-    Borrowed, NotBorrowed, Transaction, batch, context, one, outcome, run, send, several, shared,
-    slice, transaction, whole,
+    Borrowed, NotBorrowed, Shareable, Transaction, batch, context, one, outcome, run, send,
+    several, shared, slice, transaction, whole,
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,

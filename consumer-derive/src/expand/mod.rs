@@ -81,17 +81,26 @@ fn database_name(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// `where Connection: Transaction`, at the user's own type: a type that is not a connection is
-/// reported there, and only there.
-fn assumption(krate: &Path, database: &Database) -> TokenStream {
-    match database {
+/// `where Users: Shareable, Connection: Transaction`, at the user's own types: the compiler reports what
+/// is wrong with them there, and not at every handler again.
+fn assumptions(model: &Model, database: &Database) -> TokenStream {
+    let krate = &model.krate;
+    let self_type = &model.self_type;
+    if matches!(model.body, Body::ByHand) {
+        return TokenStream::new();
+    }
+    let is_shareable = quote_at! {krate, own(self_type) =>
+        where #self_type: #krate::__private::Shareable
+    };
+    let is_connection = match database {
         Database::OfConnection(connection) if !is_of_sqlx(connection) => {
             quote_at! {krate, own(connection) =>
-                where #connection: #krate::__private::Transaction
+                , #connection: #krate::__private::Transaction
             }
         }
         _ => TokenStream::new(),
-    }
+    };
+    quote_spanned! {Span::mixed_site()=> #is_shareable #is_connection }
 }
 
 /// Whether the type has the name of one of sqlx's connections. They need no assumption, and without
@@ -123,7 +132,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let database_name = database_name(model, database);
     let parameter = database_parameter(krate, database, &database_name);
     let settings = settings_method(model);
-    let assumption = assumption(krate, database);
+    let assumptions = assumptions(model, database);
     let methods = match &model.body {
         Body::ByHand => forwarding_methods(model, database),
         Body::Handlers(handlers) => handlers::methods(krate, handlers, database),
@@ -131,7 +140,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::Consumer<#database_name> for #self_type #assumption {
+        impl #parameter #krate::Consumer<#database_name> for #self_type #assumptions {
             fn name(&self) -> &::core::primitive::str {
                 #name
             }
@@ -204,7 +213,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
     let self_type = &model.self_type;
     let name = database_name(model, database);
     let parameter = database_parameter(krate, database, &name);
-    let assumption = assumption(krate, database);
+    let assumptions = assumptions(model, database);
     let aggregate_types = scope
         .iter()
         .map(|aggregate| aggregate_type(krate, aggregate));
@@ -212,7 +221,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
         const __SCOPE: &[&::core::primitive::str] = &[#(#aggregate_types),*];
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumption {
+        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumptions {
             fn aggregate_types(&self) -> &[&::core::primitive::str] {
                 __SCOPE
             }

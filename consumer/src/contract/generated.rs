@@ -22,6 +22,12 @@ impl<C: sqlx::Connection> Transaction for C {
     type Database = C::Database;
 }
 
+/// A type that threads can share. Generated implementations assume it of the consumer, so that the
+/// compiler reports a type that is not once, and not at every handler again.
+pub trait Shareable: Send + Sync + 'static {}
+
+impl<T: Send + Sync + 'static> Shareable for T {}
+
 /// Turns an attempt to end the worker's transaction into a message of its own (R4).
 ///
 /// The methods of sqlx's `Transaction`, which end a savepoint of the handler, are inherent and take

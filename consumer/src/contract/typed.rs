@@ -620,11 +620,11 @@ impl<T: Event> VariantType<T> {
 macro_rules! wrappers {
     ($($name:literal: $wrapper:ty $(where E: $bound:ident)?;)*) => {$(
         impl<E: Event $(+ $bound)?> VariantType<$wrapper> {
-            pub const EVENT: Option<EventShape> = wrapped::<E>($name);
+            pub const EVENT: Option<EventShape> = Some(wrapped::<E>($name));
         }
 
         impl<E: Event $(+ $bound)?> VariantType<Box<$wrapper>> {
-            pub const EVENT: Option<EventShape> = wrapped::<E>($name);
+            pub const EVENT: Option<EventShape> = Some(wrapped::<E>($name));
         }
     )*};
 }
@@ -640,12 +640,12 @@ wrappers! {
     "RwLock": RwLock<E>;
 }
 
-const fn wrapped<E: Event>(wrapper: &'static str) -> Option<EventShape> {
-    Some(EventShape {
+const fn wrapped<E: Event>(wrapper: &'static str) -> EventShape {
+    EventShape {
         aggregate: E::AGGREGATE_TYPE,
         events: E::EVENT_TYPES,
         wrapper: Some(wrapper),
-    })
+    }
 }
 
 /// The content of a variant whose type is not an event.
