@@ -1,6 +1,6 @@
-//! What stands in the parentheses of `#[consumer(…)]`: keys and the shapes of their values.
+//! The arguments of `#[consumer(…)]`: keys, and the shapes of their values.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::TokenStream;
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{Parse, ParseStream, Parser};
@@ -8,9 +8,14 @@ use syn::punctuated::Punctuated;
 use syn::{Ident, LitInt, LitStr, Path, Token, Type, bracketed};
 
 use crate::errors::Errors;
+use crate::keys;
+use crate::pairs::{
+    begins_a_key, expect_equals, is_at_the_end, report_missing_comma, report_second, skip_comma,
+    skip_to_comma,
+};
 use crate::suggest::{closest, listed};
 
-/// The keys as they were written; `None` where a key is missing or its value was refused.
+/// The keys as they were written.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Slot<LitStr>,
@@ -31,17 +36,17 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// A misspelt key that must be given is not reported as missing beside.
+    /// Marks a required key as given, so that a misspelt one is not reported as missing too.
     fn note_as_written(&mut self, meant: &str, key: &Ident) {
         match meant {
-            "name" => _ = self.name.key.get_or_insert(key.clone()),
-            "database" => _ = self.database.key.get_or_insert(key.clone()),
+            keys::NAME => _ = self.name.key.get_or_insert(key.clone()),
+            keys::DATABASE => _ = self.database.key.get_or_insert(key.clone()),
             _ => {}
         }
     }
 }
 
-/// One key: where it stands and what it was given.
+/// One key: where it is written, and its value.
 pub(crate) struct Slot<T> {
     key: Option<Ident>,
     value: Option<T>,
@@ -57,11 +62,12 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// Where the key was written, also when its value was refused.
+    /// The key, even if its value was refused.
     pub(crate) fn key(&self) -> Option<&Ident> {
         self.key.as_ref()
     }
 
+    /// The value, unless it is missing or was refused.
     pub(crate) fn value(&self) -> Option<&T> {
         self.value.as_ref()
     }
@@ -87,23 +93,23 @@ pub(crate) enum Database {
     One(Box<Type>),
 }
 
-/// Every key, with a value to copy.
+/// Every key, with an example of its value.
 const KEYS: &[(&str, &str)] = &[
-    ("name", "\"user_read_model\""),
-    ("aggregates", "[\"User\"]"),
-    ("start_from", "\"beginning\""),
-    ("on_error", "\"stop\""),
-    ("retries", "5"),
-    ("backoff", "\"100ms..30s\""),
-    ("batch_size", "500"),
-    ("batch_time", "\"1s\""),
-    ("handler_timeout", "\"30s\""),
-    ("segments", "8"),
-    ("version", "2"),
-    ("group", "\"projections\""),
-    ("database", "Sqlite"),
-    ("init", "UserReadModel::connect"),
-    ("crate", "::consumer"),
+    (keys::NAME, "\"user_read_model\""),
+    (keys::AGGREGATES, "[\"User\"]"),
+    (keys::START_FROM, "\"beginning\""),
+    (keys::ON_ERROR, "\"stop\""),
+    (keys::RETRIES, "5"),
+    (keys::BACKOFF, "\"100ms..30s\""),
+    (keys::BATCH_SIZE, "500"),
+    (keys::BATCH_TIME, "\"1s\""),
+    (keys::HANDLER_TIMEOUT, "\"30s\""),
+    (keys::SEGMENTS, "8"),
+    (keys::VERSION, "2"),
+    (keys::GROUP, "\"projections\""),
+    (keys::DATABASE, "Sqlite"),
+    (keys::INIT, "UserReadModel::connect"),
+    (keys::CRATE, "::consumer"),
 ];
 
 pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
@@ -111,7 +117,7 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
     let parser = |input: ParseStream<'_>| {
         while !input.is_empty() {
             parse_pair(&mut args, input, errors);
-            expect_comma(input);
+            skip_comma(input);
         }
         Ok(())
     };
@@ -126,9 +132,12 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
         skip_to_comma(input);
         errors.at(
             &text,
-            format!("a value without its key: write `name = {}`", text.token()),
+            "expected a key before this value, as in `name = \"user_read_model\"`",
         );
-        args.name.key.get_or_insert(Ident::new("name", text.span()));
+        args.name
+            .key
+            .get_or_insert(Ident::new(keys::NAME, text.span()));
+        args.name.value.get_or_insert(text);
         return;
     }
     let Ok(key) = input.call(Ident::parse_any) else {
@@ -140,21 +149,21 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
         return;
     };
     match key.to_string().as_str() {
-        "name" => fill(&mut args.name, key, input, errors),
-        "aggregates" => fill(&mut args.aggregates, key, input, errors),
-        "start_from" => fill(&mut args.start_from, key, input, errors),
-        "on_error" => fill(&mut args.on_error, key, input, errors),
-        "retries" => fill(&mut args.retries, key, input, errors),
-        "backoff" => fill(&mut args.backoff, key, input, errors),
-        "batch_size" => fill(&mut args.batch_size, key, input, errors),
-        "batch_time" => fill(&mut args.batch_time, key, input, errors),
-        "handler_timeout" => fill(&mut args.handler_timeout, key, input, errors),
-        "segments" => fill(&mut args.segments, key, input, errors),
-        "version" => fill(&mut args.version, key, input, errors),
-        "group" => fill(&mut args.group, key, input, errors),
-        "database" => fill(&mut args.database, key, input, errors),
-        "init" => fill(&mut args.init, key, input, errors),
-        "crate" => fill(&mut args.krate, key, input, errors),
+        keys::NAME => fill(&mut args.name, key, input, errors),
+        keys::AGGREGATES => fill(&mut args.aggregates, key, input, errors),
+        keys::START_FROM => fill(&mut args.start_from, key, input, errors),
+        keys::ON_ERROR => fill(&mut args.on_error, key, input, errors),
+        keys::RETRIES => fill(&mut args.retries, key, input, errors),
+        keys::BACKOFF => fill(&mut args.backoff, key, input, errors),
+        keys::BATCH_SIZE => fill(&mut args.batch_size, key, input, errors),
+        keys::BATCH_TIME => fill(&mut args.batch_time, key, input, errors),
+        keys::HANDLER_TIMEOUT => fill(&mut args.handler_timeout, key, input, errors),
+        keys::SEGMENTS => fill(&mut args.segments, key, input, errors),
+        keys::VERSION => fill(&mut args.version, key, input, errors),
+        keys::GROUP => fill(&mut args.group, key, input, errors),
+        keys::DATABASE => fill(&mut args.database, key, input, errors),
+        keys::INIT => fill(&mut args.init, key, input, errors),
+        keys::CRATE => fill(&mut args.krate, key, input, errors),
         _ => unknown(args, &key, input, errors),
     }
 }
@@ -172,14 +181,11 @@ fn unknown(args: &mut Args, key: &Ident, input: ParseStream<'_>, errors: &mut Er
     errors.at(key, format!("`#[consumer]` has no key `{key}`: {advice}"));
 }
 
-/// Takes the value into its slot, and notices a key that was there before.
+/// Puts the value into its slot, unless the key was given before.
 fn fill<T: Value>(slot: &mut Slot<T>, key: Ident, input: ParseStream<'_>, errors: &mut Errors) {
     let value = parse_value::<T>(&key, input, errors);
     if slot.value.is_some() {
-        errors.at(
-            &key,
-            format!("`{key}` is given twice: remove one of the two"),
-        );
+        report_second(&key, errors);
         return;
     }
     slot.key = Some(key);
@@ -188,9 +194,12 @@ fn fill<T: Value>(slot: &mut Slot<T>, key: Ident, input: ParseStream<'_>, errors
 
 fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Errors) -> Option<T> {
     let example = example(key);
-    if input.parse::<Token![=]>().is_err() {
-        let written = skip_to_comma(input);
-        report_no_value(key, written, example, errors);
+    if expect_equals(key, input, errors).is_err() {
+        skip_to_comma(input);
+        errors.at(
+            key,
+            format!("`{key}` needs a value: write `{key} = {example}`"),
+        );
         return None;
     }
     let ahead = input.fork();
@@ -204,7 +213,7 @@ fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Error
     let written = skip_to_comma(input);
     if parsed.is_none() {
         let what = T::WHAT;
-        let message = format!("`{key}` is {what}: write `{key} = {example}`");
+        let message = format!("`{key}` takes {what}: write `{key} = {example}`");
         if written.is_empty() {
             errors.at(key, message);
         } else {
@@ -214,88 +223,18 @@ fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Error
     parsed
 }
 
-fn report_no_value(key: &Ident, written: TokenStream, example: &str, errors: &mut Errors) {
-    if !report_colon(key, written, example, errors) {
-        errors.at(
-            key,
-            format!("`{key}` needs a value: write `{key} = {example}`"),
-        );
-    }
-}
-
-/// Whether `:` stands where `=` belongs, which is said there.
-pub(crate) fn report_colon(
-    key: &Ident,
-    written: TokenStream,
-    example: &str,
-    errors: &mut Errors,
-) -> bool {
-    let mut tokens = written.into_iter();
-    let Some(TokenTree::Punct(colon)) = tokens.next() else {
-        return false;
-    };
-    if colon.as_char() != ':' {
-        return false;
-    }
-    let value: TokenStream = tokens.collect();
-    let value = if value.is_empty() {
-        example.to_owned()
-    } else {
-        value.to_string()
-    };
-    errors.at(
-        colon,
-        format!("`{key}` is followed by `=` and not by `:`: write `{key} = {value}`"),
-    );
-    true
-}
-
-/// Whether a value has ended.
-pub(crate) fn is_at_the_end(input: ParseStream<'_>) -> bool {
-    input.is_empty() || input.peek(Token![,])
-}
-
-/// Whether the next key follows, without the comma before it.
-pub(crate) fn begins_a_key(input: ParseStream<'_>) -> bool {
-    input.peek(Ident::peek_any)
-}
-
-/// Says that the comma is missing, at the token that it belongs before, which stays.
-pub(crate) fn report_missing_comma(input: ParseStream<'_>, errors: &mut Errors) {
-    if let Ok(next) = input.fork().parse::<TokenTree>() {
-        errors.at(&next, format!("expected `,` before `{next}`"));
-    }
-}
-
 fn example(key: &Ident) -> &'static str {
     KEYS.iter()
         .find(|(known, _)| key == known)
         .map_or("…", |(_, example)| example)
 }
 
-/// Passes over the comma; what else may stand here has been reported.
-fn expect_comma(input: ParseStream<'_>) {
-    let _: syn::Result<Token![,]> = input.parse();
-}
-
-/// Everything up to the next comma, which stays.
-pub(crate) fn skip_to_comma(input: ParseStream<'_>) -> TokenStream {
-    let mut skipped = TokenStream::new();
-    while !input.is_empty() && !input.peek(Token![,]) {
-        match input.parse::<TokenTree>() {
-            Ok(token) => skipped.extend([token]),
-            Err(_) => break,
-        }
-    }
-    skipped
-}
-
 /// A shape that a value can have.
 trait Value: Sized {
-    /// What the key is, as the message says it.
+    /// What the message calls it.
     const WHAT: &'static str;
 
-    /// Reads it; `None` when something else stands there.
+    /// Reads the value; `None` if it is something else.
     fn read(input: ParseStream<'_>, errors: &mut Errors) -> Option<Self>;
 }
 
@@ -329,7 +268,7 @@ impl Value for Database {
     fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
         let ty: Type = input.parse().ok()?;
         match &ty {
-            Type::Path(path) if path.path.is_ident("any") => Some(Self::Any),
+            Type::Path(path) if path.path.is_ident(keys::ANY) => Some(Self::Any),
             Type::Path(_) => Some(Self::One(Box::new(ty))),
             _ => None,
         }
@@ -379,7 +318,7 @@ fn read_aggregate(member: TokenStream, errors: &mut Errors) -> Option<Aggregate>
     if !member.is_empty() {
         errors.at(
             member,
-            "an aggregate type is a string or the path of an `Aggregate` type: write `aggregates = [\"User\", OrderEvent]`",
+            "expected a string or the path of an `Aggregate` type: write `aggregates = [\"User\", OrderEvent]`",
         );
     }
     None

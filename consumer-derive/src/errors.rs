@@ -1,9 +1,13 @@
-//! Mistakes, collected until all of them are known.
+//! Mistakes, collected so that all of them are reported at once.
 
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
+
+/// Why a block has either `handle` or `#[on]`. The macro says it, or, where `cfg` decides, generated
+/// code does.
+pub(crate) const HANDLE_BESIDE_ON: &str = "`handle` takes every event and leaves none for the `#[on]` handlers: remove one or the other, or mark this one `#[on(other)]`";
 
 /// The mistakes found so far, each at its token.
 #[derive(Default)]
@@ -12,12 +16,12 @@ pub(crate) struct Errors {
 }
 
 impl Errors {
-    /// Adds a mistake that these tokens make.
+    /// Adds a mistake at these tokens.
     pub(crate) fn at(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.found.push(syn::Error::new_spanned(tokens, message));
     }
 
-    /// Adds a mistake at a place that has no tokens of its own.
+    /// Adds a mistake at a span that has no tokens of its own.
     pub(crate) fn at_span(&mut self, span: Span, message: impl Display) {
         self.found.push(syn::Error::new(span, message));
     }
@@ -36,7 +40,7 @@ impl Errors {
     }
 }
 
-/// Line and column; nothing in tests, where there is no compiler to ask.
+/// Line and column; zero in tests, which run outside of the compiler.
 fn position(span: Span) -> (usize, usize) {
     if !proc_macro::is_available() {
         return (0, 0);

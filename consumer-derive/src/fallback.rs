@@ -1,22 +1,20 @@
-//! What is left of a consumer after a mistake: the item as it was, the messages, and stubs that
-//! keep the rest of the crate from complaining that there is no consumer.
+//! What `#[consumer]` leaves after a mistake: the item as it was, the messages, and stubs that keep
+//! the rest of the crate free of follow-on errors.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::Path;
 
 use crate::args::Args;
+use crate::crate_path;
 use crate::errors::Errors;
-use crate::item::Item;
+use crate::item::{Item, is_consumer};
 
-/// The item without helper attributes, the messages, and implementations that are never
-/// registered.
 pub(crate) fn fallback(args: &Args, mut item: Item, mut errors: Errors) -> TokenStream {
-    // A consumer that is never registered must not pass in silence.
+    // A consumer must not be left unregistered without a message.
     if errors.is_empty() && !is_being_typed(&item) {
         errors.at_span(
             Span::call_site(),
-            "`#[consumer]` cannot make a consumer of this: write `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>` in an `impl` block",
+            "`#[consumer]` found no handler here: write `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>` in an `impl` block",
         );
     }
     if let Item::Impl(block) = &mut item {
@@ -31,7 +29,7 @@ pub(crate) fn fallback(args: &Args, mut item: Item, mut errors: Errors) -> Token
     }
 }
 
-/// A struct that does not parse, which the compiler complains about.
+/// Whether this is a struct that does not parse, which the compiler reports.
 fn is_being_typed(item: &Item) -> bool {
     matches!(item, Item::Other(tokens) if tokens.clone().into_iter().any(|word| word.to_string() == "struct"))
 }
@@ -46,17 +44,12 @@ fn stubs(args: &Args, item: &Item) -> TokenStream {
         }
         _ => return TokenStream::new(),
     };
-    let applied_twice = item.attributes().iter().any(|attribute| {
-        attribute
-            .path()
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "consumer")
-    });
-    if applied_twice || !generics.params.is_empty() {
+    let is_applied_twice = item.attributes().iter().any(is_consumer);
+    if is_applied_twice || !generics.params.is_empty() {
         return TokenStream::new();
     }
-    let krate = stub_crate(args);
+    let krate = args.krate.value();
+    let krate = crate_path::or_default(krate.filter(|path| crate_path::is_absolute(path)));
     quote_spanned! {Span::mixed_site()=>
         const _: () = {
             #[automatically_derived]
@@ -83,13 +76,4 @@ fn stubs(args: &Args, item: &Item) -> TokenStream {
             }
         };
     }
-}
-
-/// The path of the crate, unless that is the mistake.
-fn stub_crate(args: &Args) -> Path {
-    args.krate
-        .value()
-        .filter(|path| path.leading_colon.is_some() || path.segments.len() > 1)
-        .cloned()
-        .unwrap_or_else(|| syn::parse_quote!(::consumer))
 }

@@ -1,7 +1,7 @@
-//! What stands under `#[consumer(…)]`: read far enough to find the handlers, and no further.
+//! The item under `#[consumer(…)]`, parsed just far enough to find the handlers.
 //!
-//! Bodies stay opaque tokens, and what cannot be read is kept as it is: the item is given back
-//! whole, also while it is being typed.
+//! Bodies stay opaque tokens, and so does everything that does not parse: an item that is still
+//! being typed comes back whole, which keeps editors working.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::{ToTokens, TokenStreamExt};
@@ -13,6 +13,7 @@ use syn::{
 };
 
 use crate::errors::Errors;
+use crate::keys;
 use crate::model::Cfgs;
 use crate::suggest::closest;
 
@@ -22,11 +23,11 @@ pub(crate) enum Item {
     Impl(Box<ImplBlock>),
     /// A struct.
     Struct(Box<ItemStruct>),
-    /// Something else, or something that does not parse.
+    /// Anything else, or an item that does not parse.
     Other(TokenStream),
 }
 
-/// An `impl` block, taken apart down to its functions.
+/// An `impl` block, split into its members.
 pub(crate) struct ImplBlock {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) generics: Generics,
@@ -42,7 +43,7 @@ pub(crate) struct ImplBlock {
 
 /// A member of an `impl` block.
 pub(crate) enum Member {
-    /// A function, its signature understood.
+    /// A function with a signature that parses.
     Function(Box<Function>),
     /// Anything else.
     Opaque(TokenStream),
@@ -51,7 +52,7 @@ pub(crate) enum Member {
 /// A function of an `impl` block.
 pub(crate) struct Function {
     pub(crate) attributes: Vec<Attribute>,
-    /// Its `#[on]` attributes, which are not given back.
+    /// Its `#[on]` attributes, which the output omits.
     pub(crate) on: Vec<On>,
     pub(crate) signature: Signature,
     visibility: Visibility,
@@ -65,9 +66,9 @@ pub(crate) struct On {
     pub(crate) events: Option<OnEvents>,
 }
 
-/// What `#[on…]` says.
+/// The argument of `#[on…]`.
 pub(crate) enum OnEvents {
-    /// `#[on]`: the parameter's type says which event.
+    /// `#[on]`: the type of the parameter names the event.
     Typed,
     /// `#[on("UserRegistered", "UserImported")]`
     Named(Vec<LitStr>),
@@ -78,7 +79,7 @@ pub(crate) enum OnEvents {
 }
 
 impl Item {
-    /// The outer attributes, where they could be read.
+    /// The outer attributes, as far as they parse.
     pub(crate) fn attributes(&self) -> &[Attribute] {
         match self {
             Self::Impl(block) => &block.attributes,
@@ -95,11 +96,9 @@ impl ImplBlock {
             Member::Opaque(_) => None,
         })
     }
-}
 
-impl ImplBlock {
-    /// A function that is still being typed: neither it nor the members beside it, which may be
-    /// pieces of one, parse as what may stand in a block.
+    /// A function that is still being typed: neither it nor the members next to it, which may be
+    /// pieces of it, parse as members of a block.
     pub(crate) fn unfinished_function(&self) -> Option<TokenStream> {
         self.members
             .split(|member| matches!(member, Member::Function(_)))
@@ -110,11 +109,8 @@ impl ImplBlock {
             })
             .find(|run| has_a_function(run) && parse_items.parse2(run.clone()).is_err())
     }
-}
 
-impl ImplBlock {
-    /// Leaves out a second `handle` under the same `cfg`: the compiler would repeat what has been
-    /// said of it.
+    /// Drops a second `handle` under the same `cfg`, which the compiler would report again.
     pub(crate) fn keep_one_handle(&mut self) {
         let mut kept: Vec<Cfgs> = Vec::new();
         self.members.retain(|member| {
@@ -187,8 +183,7 @@ fn parse_impl(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<ImplBl
     })
 }
 
-/// Parts `#![…]` at the beginning from what follows, so that it is not taken for a part of the
-/// first member.
+/// Separates leading `#![…]` from the members, so that it does not become part of the first.
 fn split_inner_attributes(tokens: TokenStream) -> (TokenStream, TokenStream) {
     let mut inner = TokenStream::new();
     let mut rest = tokens.into_iter();
@@ -215,7 +210,7 @@ fn split_inner_attributes(tokens: TokenStream) -> (TokenStream, TokenStream) {
     }
 }
 
-/// The group in braces, also when a `macro_rules!` fragment wraps it.
+/// The group in braces, even inside a `macro_rules!` fragment.
 fn braces(token: TokenTree) -> Option<Group> {
     match token {
         TokenTree::Group(group) => match group.delimiter() {
@@ -241,8 +236,9 @@ fn until_last(tokens: TokenStream) -> TokenStream {
 fn parse_members(tokens: TokenStream, errors: &mut Errors) -> Vec<Member> {
     let mut members = Vec::new();
     let mut member = Vec::new();
-    for token in tokens {
-        let ends = is_the_end_of_a_member(&token);
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        let ends = is_the_end_of_a_member(&token) && !tokens.peek().is_some_and(ends_an_argument);
         member.push(token);
         if ends {
             members.push(parse_member(std::mem::take(&mut member), errors));
@@ -259,6 +255,11 @@ fn is_the_end_of_a_member(token: &TokenTree) -> bool {
         TokenTree::Punct(punct) => punct.as_char() == ';',
         other => braces(other.clone()).is_some(),
     }
+}
+
+/// Whether braces before this token are a const argument, as in `Buffer<{ 1 + 1 }>`.
+fn ends_an_argument(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Punct(punct) if [',', '>'].contains(&punct.as_char()))
 }
 
 fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
@@ -287,18 +288,18 @@ fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
     }
 }
 
-/// Parts the `#[on]` attributes, and the mistaken forms of it, from the others.
+/// Separates `#[on]` attributes, including malformed ones, from the others.
 fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Vec<Attribute>) {
     let mut on = Vec::new();
     let mut others = Vec::new();
     for attribute in attributes {
-        if attribute.path().is_ident("on") {
+        if attribute.path().is_ident(keys::ON) {
             let events = parse_on(&attribute, errors);
             on.push(On { attribute, events });
         } else if is_qualified_on(&attribute) {
             errors.at(
                 attribute.path(),
-                "`#[consumer]` reads this attribute by its plain name: write `#[on]`, without a path",
+                "`#[on]` cannot be written with a path: write `#[on]`",
             );
             on.push(On {
                 attribute,
@@ -307,7 +308,7 @@ fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Ve
         } else if hides_on(&attribute) {
             errors.at(
                 &attribute,
-                "`#[consumer]` cannot look inside `cfg_attr`: put `#[cfg(…)]` and `#[on]` on the method, one beside the other",
+                "`#[on]` cannot be inside `cfg_attr`: write `#[cfg(…)]` and `#[on]` as two attributes of the method",
             );
             on.push(On {
                 attribute,
@@ -320,12 +321,20 @@ fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Ve
     (on, others)
 }
 
+/// Whether this is `#[consumer]` once more.
+pub(crate) fn is_consumer(attribute: &Attribute) -> bool {
+    let segments = &attribute.path().segments;
+    segments
+        .last()
+        .is_some_and(|last| last.ident == keys::CONSUMER)
+}
+
 fn is_qualified_on(attribute: &Attribute) -> bool {
     let segments = &attribute.path().segments;
     segments.len() > 1
-        && segments.last().is_some_and(|last| last.ident == "on")
+        && segments.last().is_some_and(|last| last.ident == keys::ON)
         && segments.first().is_some_and(|first| {
-            ["consumer", "crate", "self"]
+            [keys::CONSUMER, "crate", "self"]
                 .iter()
                 .any(|own| first.ident == own)
         })
@@ -336,31 +345,34 @@ fn hides_on(attribute: &Attribute) -> bool {
     let Meta::List(list) = &attribute.meta else {
         return false;
     };
-    if !attribute.path().is_ident("cfg_attr") {
+    if !attribute.path().is_ident(keys::CFG_ATTR) {
         return false;
     }
     let mut begins = false;
     for token in list.tokens.clone() {
         match token {
             TokenTree::Punct(punct) if punct.as_char() == ',' => begins = true,
-            TokenTree::Ident(word) if begins && word == "on" => return true,
+            TokenTree::Ident(word) if begins && word == keys::ON => return true,
             _ => begins = false,
         }
     }
     false
 }
 
-const ON_FORMS: &str = "write `#[on]` with a typed event, `#[on(\"UserRegistered\")]`, `#[on(other)]` or `#[on(reset)]`";
+const ON_FORMS: &str = "write `#[on]` and take a decoded event, `#[on(\"UserRegistered\")]`, `#[on(other)]` or `#[on(reset)]`";
 
 fn parse_on(attribute: &Attribute, errors: &mut Errors) -> Option<OnEvents> {
     match &attribute.meta {
         Meta::Path(_) => Some(OnEvents::Typed),
         Meta::NameValue(pair) => {
-            errors.at(pair, format!("`#[on]` takes no `=`: {ON_FORMS}"));
+            errors.at(pair, format!("`#[on]` does not take `=`: {ON_FORMS}"));
             None
         }
         Meta::List(list) if list.tokens.is_empty() => {
-            errors.at(list, format!("`#[on()]` names no event: {ON_FORMS}"));
+            errors.at(
+                list,
+                format!("`#[on()]` does not name an event: {ON_FORMS}"),
+            );
             None
         }
         Meta::List(list) => parse_on_list(&list.tokens, errors),
@@ -377,32 +389,32 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
     }
     let word = syn::parse2::<Ident>(tokens.clone()).map(|word| word.to_string());
     let advice = match word.as_deref() {
-        Ok("other") => return Some(OnEvents::Other),
-        Ok("reset") => return Some(OnEvents::Reset),
-        Ok(word) => match closest(word, &["other", "reset"]) {
+        Ok(keys::OTHER) => return Some(OnEvents::Other),
+        Ok(keys::RESET) => return Some(OnEvents::Reset),
+        Ok(word) => match closest(word, &[keys::OTHER, keys::RESET]) {
             Some(meant) => format!("did you mean `#[on({meant})]`?"),
-            None => format!(
-                "name the event in quotes, `#[on(\"{word}\")]`, or write `#[on]` and take it decoded, `event: {word}`"
-            ),
+            None => {
+                format!("write `#[on(\"{word}\")]`, or `#[on]` and the parameter `event: {word}`")
+            }
         },
         Err(_) => ON_FORMS.to_owned(),
     };
-    errors.at(tokens, format!("`#[on(…)]` cannot read this: {advice}"));
+    errors.at(tokens, format!("`#[on(…)]` does not take this: {advice}"));
     None
 }
 
 impl Function {
-    /// Whether it is the handler of every event.
+    /// Whether it handles every event.
     pub(crate) fn is_handle(&self) -> bool {
-        self.on.is_empty() && self.signature.ident == "handle"
+        self.on.is_empty() && self.signature.ident == keys::HANDLE
     }
 
-    /// The `cfg` attributes, which every mention of the function carries along.
+    /// The `cfg` attributes, which every mention of the function repeats.
     pub(crate) fn cfgs(&self) -> Cfgs {
         let cfgs = self
             .attributes
             .iter()
-            .filter(|attribute| attribute.path().is_ident("cfg"));
+            .filter(|attribute| attribute.path().is_ident(keys::CFG));
         Cfgs(cfgs.cloned().collect())
     }
 }

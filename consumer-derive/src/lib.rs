@@ -1,28 +1,32 @@
 //! The macros of the `consumer` crate, which re-exports and documents them.
 
 mod args;
+mod crate_path;
 mod errors;
 mod event;
 mod expand;
 mod fallback;
 mod item;
+mod keys;
 mod model;
-mod place;
+mod pairs;
+mod span;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod types;
 mod validate;
 
 use errors::Errors;
 use proc_macro::TokenStream;
 
-/// Declares a consumer; documented where `consumer` exports it.
+/// Declares a consumer. The `consumer` crate documents it.
 #[proc_macro_attribute]
 pub fn consumer(args: TokenStream, item: TokenStream) -> TokenStream {
     expand_consumer(args.into(), item.into()).into()
 }
 
-/// `args`, `item` → `validate` → `expand`, or `fallback`.
+/// `args`, `item` → `validate` → `model` → `expand`, or `fallback`.
 fn expand_consumer(
     args: proc_macro2::TokenStream,
     item: proc_macro2::TokenStream,
@@ -36,7 +40,7 @@ fn expand_consumer(
     }
 }
 
-/// Makes a struct or an enum an event; documented where `consumer` exports it.
+/// Implements `Event`, and `Aggregate` for an enum. The `consumer` crate documents it.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     event::derive(input.into()).into()

@@ -1,4 +1,4 @@
-//! A consumer that has been validated: nothing here can be wrong any more, as far as a macro sees.
+//! A validated consumer: a macro can find no further mistake in it.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) segments: Option<u32>,
 }
 
-/// What follows when the retries are used up.
+/// The policy for an event whose retries are used up.
 pub(crate) enum OnError {
     Stop,
     Park,
@@ -48,17 +48,17 @@ pub(crate) enum OnError {
 
 /// How an instance is made.
 pub(crate) enum Making {
-    /// `init` says.
+    /// By the function that `init` names.
     Init(Path),
-    /// The name is tried as a value, for unit structs, and `Default` otherwise.
+    /// As a unit struct if the path is also a value, and by `Default` otherwise.
     UnitOrDefault(Path),
-    /// The type is no plain path, hence no unit struct.
+    /// By `Default`: the type is not a plain path, so it cannot be a unit struct.
     Default,
 }
 
-/// A database, where `cfg` says so.
+/// A database, under a `cfg` or always.
 pub(crate) struct Choice {
-    /// What stands in the parentheses of `#[cfg(…)]`.
+    /// The argument of `#[cfg(…)]`.
     pub(crate) condition: Option<TokenStream>,
     pub(crate) database: Database,
 }
@@ -67,9 +67,9 @@ pub(crate) struct Choice {
 pub(crate) enum Database {
     /// Every one: no handler takes a transaction (R5).
     Any,
-    /// The one that a type names.
+    /// The one named by the key `database`.
     Named(Box<Type>),
-    /// The one that the connection belongs to.
+    /// The one that this type of connection belongs to.
     OfConnection(Box<Type>),
 }
 
@@ -88,13 +88,13 @@ impl Choice {
     }
 }
 
-/// The `cfg` attributes of a handler, which every mention of it carries along: the block arrives
-/// before they are evaluated.
+/// The `cfg` attributes of a handler. Every mention of the handler repeats them, since a macro sees
+/// the block before they are evaluated.
 #[derive(Clone, Default)]
 pub(crate) struct Cfgs(pub(crate) Vec<Attribute>);
 
 impl Cfgs {
-    /// All of them as one condition; true where there are none.
+    /// All of them as one condition, true if there are none.
     pub(crate) fn condition(&self) -> TokenStream {
         let conditions = self.0.iter().map(|cfg| match &cfg.meta {
             Meta::List(list) => without_last_comma(list.tokens.clone()),
@@ -121,11 +121,11 @@ impl PartialEq for Cfgs {
     }
 }
 
-/// What the consumer does.
+/// Where the handlers are.
 pub(crate) enum Body {
-    /// A struct, which implements `Handler` by hand.
+    /// In a hand-written implementation of `Handler`.
     ByHand,
-    /// An `impl` block with handlers.
+    /// In the `impl` block.
     Handlers(Handlers),
 }
 
@@ -140,7 +140,7 @@ pub(crate) struct Handlers {
 pub(crate) struct Handler {
     pub(crate) method: Method,
     pub(crate) events: Events,
-    /// Whether it takes a slice: the whole batch for [`Events::Every`], a run of it otherwise.
+    /// Whether it takes a slice: the whole batch for [`Events::Every`], otherwise a run of events.
     pub(crate) many: bool,
 }
 
@@ -148,29 +148,30 @@ pub(crate) struct Handler {
 pub(crate) enum Events {
     /// Every event in scope: the method is `handle`.
     Every,
-    /// Those of the type of its parameter, as `#[on]` says.
+    /// `#[on]`: those of the type of its parameter.
     Typed(Box<Type>),
-    /// Those of these event types.
+    /// `#[on("…")]`: those of these event types.
     Named(Vec<syn::LitStr>),
-    /// Those that the other handlers leave.
+    /// `#[on(other)]`: those without another handler.
     Rest,
 }
 
-/// A method as the generated code calls it.
+/// A method that generated code calls.
 pub(crate) struct Method {
     pub(crate) name: Ident,
     pub(crate) cfgs: Cfgs,
-    /// What stands between the parentheses after `&self`, in order.
+    /// The parameters after `&self`, in order.
     pub(crate) parameters: Vec<Parameter>,
-    /// The return type, where messages about it point.
+    /// The return type, at which mistakes in it are reported.
     pub(crate) output: TokenStream,
 }
 
-/// A parameter of a handler, by the shape of its type; the type is that behind the reference.
+/// A parameter of a handler, told by the shape of its type. The type is the one behind the
+/// reference.
 pub(crate) enum Parameter {
     /// `&mut T`: the connection.
     Transaction(Type),
-    /// `&T`: the event or the context, as the type decides.
+    /// `&T`: the event or the context, depending on the type.
     Shared(Type),
     /// `T`: a decoded event.
     Decoded(Type),
@@ -183,7 +184,7 @@ impl Method {
         self.transaction().is_some()
     }
 
-    /// The type of the connection that it takes.
+    /// The type of its connection.
     pub(crate) fn transaction(&self) -> Option<&Type> {
         self.parameters
             .iter()

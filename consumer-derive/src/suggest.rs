@@ -1,8 +1,8 @@
-//! «did you mean»
+//! Suggestions: "did you mean".
 
 use std::fmt::Display;
 
-/// The candidate that the word was probably meant to be.
+/// The candidate that was probably meant.
 pub(crate) fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates
         .iter()
@@ -22,7 +22,7 @@ fn tolerance(word: &str, candidate: &str) -> usize {
     }
 }
 
-/// The only candidate that a half-typed word is the beginning of.
+/// The only candidate that begins with a half-typed word.
 fn completed<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let mut matching = candidates
         .iter()
@@ -48,26 +48,26 @@ mod tests {
     const KEYS: &[&str] = &["name", "aggregates", "batch_size", "batch_time", "retries"];
 
     #[test]
-    fn a_slip_of_the_finger_is_understood() {
+    fn a_typo_finds_the_nearest_key() {
         assert_eq!(closest("nmae", KEYS), Some("name"));
         assert_eq!(closest("aggregate", KEYS), Some("aggregates"));
         assert_eq!(closest("batchsize", KEYS), Some("batch_size"));
     }
 
     #[test]
-    fn the_only_word_that_a_half_typed_one_begins_is_understood() {
+    fn a_half_typed_word_finds_its_only_completion() {
         assert_eq!(closest("agg", KEYS), Some("aggregates"));
         assert_eq!(closest("batch", KEYS), None);
     }
 
     #[test]
-    fn nothing_is_guessed_where_nothing_is_near() {
+    fn an_unrelated_word_gets_no_suggestion() {
         assert_eq!(closest("colour", KEYS), None);
         assert_eq!(closest("", KEYS), None);
     }
 
     #[test]
-    fn words_are_listed_as_one_reads_them() {
+    fn a_list_ends_with_and() {
         assert_eq!(listed(["a", "b", "c"]), "`a`, `b` and `c`");
     }
 }

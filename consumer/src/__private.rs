@@ -7,13 +7,14 @@ pub use bytes::Bytes;
 pub use serde_json::Error as JsonError;
 
 pub use crate::contract::generated::{
-    Lent, NotLent, Transaction, batch, context, one, outcome, run, send, several, shared, slice,
-    transaction, whole,
+    Borrowed, NotBorrowed, Shareable, Transaction, batch, context, one, outcome, run, send,
+    several, shared, slice, transaction, whole,
 };
 pub use crate::contract::typed::{
-    EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, decode_variant, encode_json,
-    encode_variant, event_type_of, expect_event, nothing, typed, unknown_type, unknown_version,
+    EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
+    expect_event, nothing, typed, unknown_type, unknown_version,
 };
+pub use crate::contract::variant::{decode_variant, encode_variant};
 pub use crate::contract::{Handled, chain};
 pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,

@@ -313,3 +313,192 @@ fn an_event_without_content_reads_any_payload() {
         assert_eq!(event, UserEvent::Deleted);
     }
 }
+
+/// An event whose `Serialize` is written by hand, without the name of the variant.
+#[derive(Event, Deserialize)]
+#[event(aggregate = "User")]
+enum Untagged {
+    Paid { amount: u32, currency: String },
+}
+
+impl Serialize for Untagged {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self::Paid { amount, currency } = self;
+        [
+            ("amount", amount.to_string()),
+            ("currency", currency.clone()),
+        ]
+        .into_iter()
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .serialize(serializer)
+    }
+}
+
+#[test]
+fn an_enum_that_serde_does_not_tag_is_not_encoded() {
+    let event = Untagged::Paid {
+        amount: 5,
+        currency: "EUR".into(),
+    };
+    let error = event.encode().unwrap_err().to_string();
+    assert!(error.contains("as `#[derive(Serialize)]` does"), "{error}");
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "User")]
+enum Odd {
+    Flat {
+        id: u32,
+        #[serde(flatten)]
+        rest: std::collections::BTreeMap<String, String>,
+    },
+    #[serde(with = "in_cents")]
+    Paid { amount: f64 },
+    Skipping {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
+}
+
+mod in_cents {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(amount: &f64, to: S) -> Result<S::Ok, S::Error> {
+        #[expect(clippy::cast_possible_truncation, reason = "the amounts are small")]
+        to.serialize_i64((amount * 100.0).round() as i64)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        i32::deserialize(from).map(|cents| f64::from(cents) / 100.0)
+    }
+}
+
+#[test]
+fn serde_attributes_of_a_variant_with_fields_apply() {
+    for (event, payload) in [
+        (
+            Odd::Flat {
+                id: 1,
+                rest: [("k".to_owned(), "v".to_owned())].into(),
+            },
+            r#"{"id":1,"k":"v"}"#,
+        ),
+        (Odd::Paid { amount: 12.5 }, "1250"),
+        (Odd::Skipping { note: None }, "{}"),
+    ] {
+        let stored = appended(&event);
+        assert_eq!(text(&stored), payload);
+        assert_eq!(Odd::decode(&stored).unwrap(), event);
+    }
+}
+
+#[derive(Event, Debug, PartialEq)]
+#[event(aggregate = "User")]
+enum Boxed {
+    Registered(Box<UserRegistered>),
+}
+
+#[test]
+fn a_boxed_event_is_the_event() {
+    assert_eq!(Boxed::EVENT_TYPES, ["UserRegistered"]);
+    let event = || UserRegistered {
+        email: "ada@example.com".into(),
+        name: "Ada".into(),
+        newsletter: true,
+    };
+    let boxed = Boxed::Registered(Box::new(event()));
+    let stored = appended(&boxed);
+    assert_eq!(
+        (&*stored.event_type, stored.event_version),
+        ("UserRegistered", 3)
+    );
+    assert_eq!(text(&stored), text(&appended(&event())));
+    assert_eq!(Boxed::decode(&stored).unwrap(), boxed);
+    assert_eq!(*Box::<UserRegistered>::decode(&stored).unwrap(), event());
+
+    let first = self::stored("UserRegistered", 1, r#"{"mail":"ada@example.com"}"#);
+    let Boxed::Registered(read) = Boxed::decode(&first).unwrap();
+    assert_eq!(read.email, "ada@example.com");
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "User", version = 1, upcast(0 = UnversionedRename))]
+struct NameChanged {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct UnversionedRename {
+    nick: String,
+}
+
+impl From<UnversionedRename> for NameChanged {
+    fn from(old: UnversionedRename) -> Self {
+        Self { name: old.nick }
+    }
+}
+
+#[test]
+fn version_0_counts_as_the_first_version() {
+    let address = stored("AddressChanged", 0, r#"{"lines":[]}"#);
+    assert_eq!(
+        UserEvent::decode(&address).unwrap(),
+        UserEvent::AddressChanged(Address { lines: vec![] })
+    );
+    let registered = stored("UserRegistered", 0, r#"{"mail":"ada@example.com"}"#);
+    let read = UserRegistered::decode(&registered).unwrap();
+    assert_eq!(read.email, "ada@example.com");
+    let moved = stored("Moved", 0, r#"{"city":"Turin"}"#);
+    assert!(matches!(
+        UserEvent::decode(&moved).unwrap(),
+        UserEvent::Moved { .. }
+    ));
+}
+
+#[test]
+fn version_0_may_have_a_format_of_its_own() {
+    let unversioned = NameChanged::decode(&stored("NameChanged", 0, r#"{"nick":"Ada"}"#));
+    let first = NameChanged::decode(&stored("NameChanged", 1, r#"{"name":"Ada"}"#));
+    assert_eq!(unversioned.unwrap(), first.unwrap());
+}
+
+#[test]
+fn an_unreadable_version_gets_advice_that_compiles() {
+    let error = |version| {
+        let event = stored("UserRenamed", version, "{}");
+        UserEvent::decode(&event).unwrap_err().to_string()
+    };
+    assert!(error(0).ends_with("the current version is 2: add `upcast(1 = …)` to read this one"));
+    assert!(error(-1).ends_with("a version cannot be negative: correct the event"));
+}
+
+#[derive(Event, Debug, PartialEq)]
+#[event(aggregate = "User", version = 2)]
+struct UserDeleted;
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "User")]
+struct Score(u32);
+
+#[derive(Event, Debug, PartialEq)]
+#[event(aggregate = "User")]
+enum Scored {
+    Score(u32),
+}
+
+#[test]
+fn a_struct_and_a_variant_have_the_same_payload() {
+    let deleted = appended(&UserDeleted);
+    assert_eq!(text(&deleted), text(&appended(&UserEvent::Deleted)));
+    assert_eq!((text(&deleted), deleted.event_version), ("{}", 2));
+    for payload in ["", "{}", "null"] {
+        let event = stored("UserDeleted", 1, payload);
+        assert_eq!(UserDeleted::decode(&event).unwrap(), UserDeleted);
+    }
+
+    let score = appended(&Score(5));
+    assert_eq!(text(&score), text(&appended(&Scored::Score(5))));
+    assert_eq!(text(&score), "5");
+    assert_eq!(Score::decode(&score).unwrap(), Score(5));
+    assert_eq!(Scored::decode(&score).unwrap(), Scored::Score(5));
+}

@@ -1,6 +1,6 @@
-//! What `#[event(…)]` says, on the item and on its variants.
+//! The arguments of `#[event(…)]`, on the item and on its variants.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
@@ -8,8 +8,12 @@ use syn::{
     Attribute, DeriveInput, Ident, LitInt, LitStr, Meta, Path, Token, Type, Variant, parenthesized,
 };
 
-use crate::args::{begins_a_key, is_at_the_end, report_colon, report_missing_comma, skip_to_comma};
 use crate::errors::Errors;
+use crate::keys;
+use crate::pairs::{
+    begins_a_key, expect_equals, is_at_the_end, report_missing_comma, report_second, skip_comma,
+    skip_to_comma,
+};
 use crate::suggest::{closest, listed};
 
 /// The keys as they were written.
@@ -20,9 +24,9 @@ pub(super) struct Attributes {
     pub(super) version: Option<LitInt>,
     pub(super) upcast: Option<Vec<Upcast>>,
     pub(super) krate: Option<Path>,
-    /// Every key that was written, also with a value that was refused.
+    /// Every key that was written, even if its value was refused.
     pub(super) keys: Vec<Ident>,
-    /// What misspelt keys were probably meant to be, which is then not missing beside.
+    /// The keys that misspelt ones were probably meant to be.
     meant: Vec<&'static str>,
 }
 
@@ -32,8 +36,14 @@ pub(super) struct Upcast {
     pub(super) ty: Type,
 }
 
-const ITEM_KEYS: &[&str] = &["aggregate", "name", "version", "upcast", "crate"];
-const VARIANT_KEYS: &[&str] = &["name", "version", "upcast"];
+const ITEM_KEYS: &[&str] = &[
+    keys::AGGREGATE,
+    keys::NAME,
+    keys::VERSION,
+    keys::UPCAST,
+    keys::CRATE,
+];
+const VARIANT_KEYS: &[&str] = &[keys::NAME, keys::VERSION, keys::UPCAST];
 
 impl Attributes {
     pub(super) fn of_item(input: &DeriveInput, errors: &mut Errors) -> Self {
@@ -44,12 +54,12 @@ impl Attributes {
         Self::read(&variant.attrs, VARIANT_KEYS, errors)
     }
 
-    /// The key, where it was written.
+    /// The key, as it was written.
     pub(super) fn key(&self, name: &str) -> Option<&Ident> {
         self.keys.iter().find(|key| *key == name)
     }
 
-    /// Whether the key was written, be it misspelt.
+    /// Whether the key was written, perhaps misspelt.
     pub(super) fn seems_given(&self, name: &str) -> bool {
         self.key(name).is_some() || self.meant.contains(&name)
     }
@@ -57,12 +67,15 @@ impl Attributes {
     fn read(attributes: &[Attribute], known: &[&'static str], errors: &mut Errors) -> Self {
         let mut read = Self::default();
         for attribute in attributes {
-            if !attribute.path().is_ident("event") {
+            if !attribute.path().is_ident(keys::EVENT) {
                 continue;
             }
             match &attribute.meta {
                 Meta::List(list) => read.read_list(list.tokens.clone(), known, errors),
-                _ => errors.at(attribute, "write `#[event(aggregate = \"User\")]`"),
+                _ => errors.at(
+                    attribute,
+                    "`#[event]` needs arguments: write `#[event(aggregate = \"User\")]`",
+                ),
             }
         }
         read
@@ -72,7 +85,7 @@ impl Attributes {
         let parser = |input: ParseStream<'_>| {
             while !input.is_empty() {
                 self.read_pair(input, known, errors);
-                let _: syn::Result<Token![,]> = input.parse();
+                skip_comma(input);
             }
             Ok(())
         };
@@ -98,14 +111,11 @@ impl Attributes {
         }
         if self.key(&name).is_some() {
             skip_to_comma(input);
-            errors.at(
-                &key,
-                format!("`{name}` is given twice: remove one of the two"),
-            );
+            report_second(&key, errors);
             return;
         }
         let written = input.fork();
-        let is_read = self.read_value(&name, input).is_ok();
+        let is_read = self.read_value(&key, input, errors).is_ok();
         if is_read && begins_a_key(input) {
             report_missing_comma(input, errors);
         } else if !is_read || !is_at_the_end(input) {
@@ -115,16 +125,21 @@ impl Attributes {
         self.keys.push(key);
     }
 
-    fn read_value(&mut self, name: &str, input: ParseStream<'_>) -> syn::Result<()> {
-        if name == "upcast" {
+    fn read_value(
+        &mut self,
+        key: &Ident,
+        input: ParseStream<'_>,
+        errors: &mut Errors,
+    ) -> syn::Result<()> {
+        if key == keys::UPCAST {
             self.upcast = Some(read_upcasts(input)?);
             return Ok(());
         }
-        input.parse::<Token![=]>()?;
-        match name {
-            "aggregate" => self.aggregate = Some(input.parse()?),
-            "name" => self.name = Some(input.parse()?),
-            "version" => self.version = Some(input.parse()?),
+        expect_equals(key, input, errors)?;
+        match key.to_string().as_str() {
+            keys::AGGREGATE => self.aggregate = Some(input.parse()?),
+            keys::NAME => self.name = Some(input.parse()?),
+            keys::VERSION => self.version = Some(input.parse()?),
             _ => self.krate = Some(input.parse()?),
         }
         Ok(())
@@ -143,26 +158,20 @@ fn read_upcasts(input: ParseStream<'_>) -> syn::Result<Vec<Upcast>> {
     Ok(upcasts.into_iter().collect())
 }
 
-/// Says what the key wants, at what stands there instead.
+/// Reports what the key takes, at the tokens that it was given instead.
 fn report_unreadable(key: &Ident, written: TokenStream, errors: &mut Errors) {
     let name = key.to_string();
     let example = example(&name);
     let what = match name.as_str() {
-        "aggregate" | "name" => "is a string",
-        "version" => "is a number",
-        "upcast" => "lists versions and their types",
-        _ => "is a path",
+        keys::AGGREGATE | keys::NAME => "takes a string",
+        keys::VERSION => "takes a number",
+        keys::UPCAST => "takes a list of versions and their types",
+        _ => "takes a path",
     };
-    let value = example
-        .trim_start_matches(name.as_str())
-        .trim_start_matches(" = ");
-    if report_colon(key, written.clone(), value, errors) {
-        return;
-    }
     let mut tokens = written.clone().into_iter();
     match tokens.next() {
         None => errors.at(key, format!("`{name}` needs a value: write `{example}`")),
-        Some(TokenTree::Punct(equals)) if equals.as_char() == '=' => {
+        Some(TokenTree::Punct(equals)) if ['=', ':'].contains(&equals.as_char()) => {
             let value: TokenStream = tokens.collect();
             let place = if value.is_empty() { written } else { value };
             errors.at(place, format!("`{name}` {what}: write `{example}`"));
@@ -173,10 +182,10 @@ fn report_unreadable(key: &Ident, written: TokenStream, errors: &mut Errors) {
 
 fn example(key: &str) -> &'static str {
     match key {
-        "aggregate" => "aggregate = \"User\"",
-        "name" => "name = \"UserRegistered\"",
-        "version" => "version = 2",
-        "upcast" => "upcast(1 = UserRegisteredV1)",
+        keys::AGGREGATE => "aggregate = \"User\"",
+        keys::NAME => "name = \"UserRegistered\"",
+        keys::VERSION => "version = 2",
+        keys::UPCAST => "upcast(1 = UserRegisteredV1)",
         _ => "crate = ::consumer",
     }
 }
@@ -185,14 +194,12 @@ fn unknown(key: &str, known: &[&str]) -> String {
     let advice = match closest(key, known) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None if ITEM_KEYS.contains(&key) => {
-            format!("it stands on the enum; a variant has {}", listed(known))
+            format!(
+                "write it on the enum; the keys of a variant are {}",
+                listed(known)
+            )
         }
         None => format!("the keys are {}", listed(known)),
     };
     format!("`#[event]` has no key `{key}` here: {advice}")
-}
-
-/// Where to point when the derive itself is incomplete.
-pub(super) fn place(input: &DeriveInput) -> Span {
-    input.ident.span()
 }

@@ -2,19 +2,32 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::{Data, DeriveInput, Path, Type};
+use syn::{Path, Type};
 
-use super::attributes::Attributes;
 use super::model::{Content, Format, Model, Shape, Variant};
-use super::validate::crate_path;
-use crate::errors::Errors;
-use crate::place::{at, moved, own, quote_at};
+use crate::span::{at, moved, own, quote_at};
 
 pub(super) fn expand(model: &Model) -> TokenStream {
     match &model.shape {
+        Shape::Unit(format) => expand_unit(model, format),
         Shape::Struct(format) => expand_struct(model, format),
         Shape::Enum(variants) => expand_enum(model, variants),
     }
+}
+
+fn expand_unit(model: &Model, format: &Format) -> TokenStream {
+    let krate = &model.krate;
+    let Format { name, version, .. } = format;
+    implementation(
+        model,
+        &name.to_token_stream(),
+        &name.to_token_stream(),
+        &version.to_token_stream(),
+        &quote_spanned! {Span::mixed_site()=>
+            ::core::result::Result::Ok(#krate::__private::nothing())
+        },
+        &quote_spanned! {Span::mixed_site()=> ::core::result::Result::Ok(Self) },
+    )
 }
 
 fn expand_struct(model: &Model, format: &Format) -> TokenStream {
@@ -30,9 +43,9 @@ fn expand_struct(model: &Model, format: &Format) -> TokenStream {
     );
     implementation(
         model,
-        &quote_spanned! {Span::mixed_site()=> #name },
-        &quote_spanned! {Span::mixed_site()=> #name },
-        &quote_spanned! {Span::mixed_site()=> #version },
+        &name.to_token_stream(),
+        &name.to_token_stream(),
+        &version.to_token_stream(),
         &quote_at! {krate, at(&model.ident) => #krate::__private::encode_json(self) },
         &decode,
     )
@@ -53,7 +66,7 @@ fn implementation(
         ..
     } = model;
     quote_spanned! {Span::mixed_site()=>
-        #[allow(unused_qualifications, clippy::redundant_closure)]
+        #[allow(deprecated, unused_qualifications, clippy::redundant_closure)]
         const _: () = {
             #[automatically_derived]
             impl #krate::Event for #ident {
@@ -85,7 +98,7 @@ fn implementation(
     }
 }
 
-/// Reads the current version as it is, and an earlier one through each that came after it.
+/// Decodes the current version directly, and an earlier one by way of each later version.
 fn decode_versions(
     krate: &Path,
     format: &Format,
@@ -93,6 +106,16 @@ fn decode_versions(
     current: &TokenStream,
 ) -> TokenStream {
     let version = format.version;
+    let lowest = format
+        .earlier
+        .first()
+        .map_or(version, |(number, _)| *number);
+    // Writers without versions leave 0, which counts as the first version.
+    let pattern = |number: i32| match number {
+        1 if lowest == 1 => quote_spanned! {Span::mixed_site()=> 0i32 | 1i32 },
+        _ => number.to_token_stream(),
+    };
+    let newest_pattern = pattern(version);
     let earlier = format.earlier.iter().zip(1..).map(|((number, ty), next)| {
         let later = format.earlier.get(next..).unwrap_or_default();
         let older = [ty].into_iter().chain(later.iter().map(|(_, ty)| ty));
@@ -106,13 +129,14 @@ fn decode_versions(
                 .map(|__older| <#newer as #krate::__private::Upcast<#older>>::upcast(__older))
             }
         });
+        let pattern = pattern(*number);
         quote_at! {krate, at(ty) =>
-            #number => #krate::__private::decode_json::<#ty>(__event) #(#steps)*,
+            #pattern => #krate::__private::decode_json::<#ty>(__event) #(#steps)*,
         }
     });
     quote_spanned! {Span::mixed_site()=>
         match __event.event_version {
-            #version => #current,
+            #newest_pattern => #current,
             #(#earlier)*
             _ => ::core::result::Result::Err(
                 #krate::__private::unknown_version(__event, #version)
@@ -156,12 +180,13 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
     quote_spanned! {span=>
         #event
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #krate::Aggregate for #ident {}
         #checks
     }
 }
 
-/// The event type of a variant: its own name, or that of the event in it.
+/// The event type of a variant: its own, or that of the event in it.
 fn name(krate: &Path, variant: &Variant) -> TokenStream {
     match &variant.content {
         Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
@@ -181,8 +206,8 @@ fn name(krate: &Path, variant: &Variant) -> TokenStream {
     }
 }
 
-/// What is known of a type in a variant: as of an event if it is one, and as of plain content
-/// otherwise, since an inherent item is found before that of a trait.
+/// The type in a variant. Inherent items, which exist for events, take precedence over those of the
+/// trait for plain content.
 fn inner(krate: &Path, ty: &Type) -> TokenStream {
     quote_at! {krate, at(ty) => #krate::__private::VariantType::<#ty> }
 }
@@ -274,8 +299,8 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
     }
 }
 
-/// What only the compiler can check: of a variant that holds a type, what it is, and of all variants
-/// beside one, that their names differ.
+/// Checks that need the compiler: what the type in a variant is, and, beside such a variant, that no
+/// two event types are equal.
 fn checks(model: &Model, variants: &[Variant]) -> TokenStream {
     let holds_a_type =
         |one: &Variant| matches!(one.content, Content::Type(..) | Content::Described(..));
@@ -298,6 +323,7 @@ fn is_an_event_of(model: &Model, variant: &Variant) -> TokenStream {
     let is_described = matches!(variant.content, Content::Described(..));
     let inner = inner(krate, ty);
     quote_at! {krate, own(ty) =>
+        #[allow(deprecated)]
         const _: () = {
             #[allow(unused_imports)]
             use #krate::__private::PlainContent as _;
@@ -311,7 +337,6 @@ fn is_an_event_of(model: &Model, variant: &Variant) -> TokenStream {
     }
 }
 
-/// Two names of the macro's own are compared by it.
 fn is_named_once(model: &Model, variant: &Variant) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let span = match &variant.content {
@@ -320,52 +345,10 @@ fn is_named_once(model: &Model, variant: &Variant) -> TokenStream {
     };
     let index = variant.index;
     quote_at! {krate, span =>
+        #[allow(deprecated)]
         const _: () = #krate::__private::check::is_named_once(
             <#ident as #krate::Event>::EVENT_TYPES,
             #index,
         );
-    }
-}
-
-/// After a mistake: the messages, and implementations that keep the rest of the crate from
-/// complaining that there is no event.
-pub(super) fn stub(input: &DeriveInput, attributes: &Attributes, errors: Errors) -> TokenStream {
-    let messages = errors.into_compile_errors();
-    if !input.generics.params.is_empty() {
-        return messages;
-    }
-    let krate = crate_path(attributes);
-    let ident = &input.ident;
-    let aggregate = match &input.data {
-        Data::Enum(_) => quote_spanned! {Span::mixed_site()=>
-            #[automatically_derived]
-            impl #krate::Aggregate for #ident {}
-        },
-        _ => TokenStream::new(),
-    };
-    quote_spanned! {Span::mixed_site()=>
-        #messages
-        #[automatically_derived]
-        impl #krate::Event for #ident {
-            const AGGREGATE_TYPE: &'static ::core::primitive::str = "";
-            const EVENT_TYPES: &'static [&'static ::core::primitive::str] = &[];
-            fn event_type(&self) -> &'static ::core::primitive::str {
-                ""
-            }
-            fn event_version(&self) -> ::core::primitive::i32 {
-                1
-            }
-            fn encode(
-                &self,
-            ) -> ::core::result::Result<#krate::__private::Bytes, #krate::__private::JsonError> {
-                ::core::result::Result::Ok(#krate::__private::nothing())
-            }
-            fn decode(
-                __event: &#krate::PersistedEvent,
-            ) -> ::core::result::Result<Self, #krate::DecodeError> {
-                ::core::result::Result::Err(#krate::__private::unknown_type(__event, &[]))
-            }
-        }
-        #aggregate
     }
 }

@@ -1,7 +1,8 @@
-//! `#[derive(Event)]`: `attributes` → `validate` → `model` → `expand`, or a stub.
+//! `#[derive(Event)]`: `attributes` → `validate` → `model` → `expand`, or `fallback`.
 
 mod attributes;
 mod expand;
+mod fallback;
 mod model;
 mod validate;
 
@@ -19,6 +20,6 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
     let attributes = attributes::Attributes::of_item(&input, &mut errors);
     match validate::validate(&input, &attributes, errors) {
         Ok(model) => expand::expand(&model),
-        Err(errors) => expand::stub(&input, &attributes, errors),
+        Err(errors) => fallback::fallback(&input, &attributes, errors),
     }
 }

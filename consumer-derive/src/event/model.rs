@@ -1,8 +1,8 @@
-//! An event that has been validated.
+//! A validated event.
 
 use syn::{Ident, Path, Type};
 
-/// A Rust type that stands for events.
+/// A Rust type that represents events.
 pub(super) struct Model {
     pub(super) krate: Path,
     pub(super) ident: Ident,
@@ -11,9 +11,11 @@ pub(super) struct Model {
 }
 
 pub(super) enum Shape {
-    /// A struct is one event.
+    /// One event without fields.
+    Unit(Format),
+    /// One event.
     Struct(Format),
-    /// The variants of an enum are all the events of an aggregate.
+    /// All events of an aggregate.
     Enum(Vec<Variant>),
 }
 
@@ -21,13 +23,13 @@ pub(super) enum Shape {
 pub(super) struct Format {
     pub(super) name: String,
     pub(super) version: i32,
-    /// The earlier versions, without a hole, up to the one before `version`.
+    /// The earlier versions, without a gap, up to the one before `version`.
     pub(super) earlier: Vec<(i32, Type)>,
 }
 
 pub(super) struct Variant {
     pub(super) ident: Ident,
-    /// Its place among the variants.
+    /// Its index among the variants.
     pub(super) index: u32,
     pub(super) content: Content,
 }
@@ -37,9 +39,9 @@ pub(super) enum Content {
     Nothing(Format),
     /// `Registered { email: String }`
     Fields(Format),
-    /// `Registered(UserRegistered)` without an attribute: the event of that type, or just its
-    /// content if the type is no event. The format is that of the latter.
+    /// `Registered(UserRegistered)` without an attribute: the event of that type, or content in this
+    /// format if the type is not an event.
     Type(Type, Format),
-    /// `Registered(Data)` with an attribute: the content of that type, in this format.
+    /// `Registered(Data)` with an attribute: content of that type, in this format.
     Described(Type, Format),
 }

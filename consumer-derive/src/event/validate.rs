@@ -3,15 +3,17 @@
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Fields, Ident, LitInt, LitStr, Meta, Path, Type,
+    Attribute, Data, DataEnum, DeriveInput, Fields, FieldsUnnamed, Ident, LitInt, LitStr, Meta,
+    Type,
 };
 
-use super::attributes::{Attributes, Upcast, place};
+use super::attributes::{Attributes, Upcast};
 use super::model::{Content, Format, Model, Shape, Variant};
+use crate::crate_path;
 use crate::errors::Errors;
-use crate::validate::keys::refuse_relative;
+use crate::keys;
 
-const NO_VERSION: &str = "a version is a whole number from 1 to 2147483647: write `version = 2`";
+const NO_VERSION: &str = "`version` takes a whole number from 1 to 2147483647: write `version = 2`";
 
 pub(super) fn validate(
     input: &DeriveInput,
@@ -21,12 +23,12 @@ pub(super) fn validate(
     let aggregate = aggregate(input, attributes, &mut errors);
     refuse_generics(input, &mut errors);
     if let Some(krate) = &attributes.krate {
-        refuse_relative(krate, &mut errors);
+        crate_path::refuse_relative(krate, &mut errors);
     }
     let shape = shape(input, attributes, &mut errors);
     match shape {
         Some(shape) if errors.is_empty() => Ok(Model {
-            krate: crate_path(attributes),
+            krate: crate_path::or_default(attributes.krate.as_ref()),
             ident: input.ident.clone(),
             aggregate,
             shape,
@@ -35,21 +37,15 @@ pub(super) fn validate(
     }
 }
 
-/// The path of the `consumer` crate in generated code.
-pub(super) fn crate_path(attributes: &Attributes) -> Path {
-    let given = attributes.krate.clone();
-    given.unwrap_or_else(|| syn::parse_quote!(::consumer))
-}
-
 fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> String {
     match &attributes.aggregate {
-        Some(aggregate) => checked_name(aggregate, "aggregate", errors),
+        Some(aggregate) => checked_name(aggregate, keys::AGGREGATE, errors),
         None => {
-            if !attributes.seems_given("aggregate") {
-                errors.at_span(
-                    place(input),
+            if !attributes.seems_given(keys::AGGREGATE) {
+                errors.at(
+                    &input.ident,
                     format!(
-                        "the event `{}` belongs to no aggregate: add `#[event(aggregate = \"User\")]`",
+                        "the event `{}` has no aggregate: add `#[event(aggregate = \"User\")]`",
                         input.ident
                     ),
                 );
@@ -62,14 +58,14 @@ fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) 
 fn checked_name(written: &LitStr, key: &str, errors: &mut Errors) -> String {
     let name = written.value();
     let example = match name.trim() {
-        "" if key == "aggregate" => "User",
+        "" if key == keys::AGGREGATE => "User",
         "" => "UserRegistered",
         trimmed => trimmed,
     };
     if name.trim().is_empty() || name.trim() != name {
         errors.at(
             written,
-            format!("`{key}` is not empty and has no white space around it: write `{key} = \"{example}\"`"),
+            format!("`{key}` must not be empty or have white space around it: write `{key} = \"{example}\"`"),
         );
     }
     name
@@ -79,14 +75,14 @@ fn refuse_generics(input: &DeriveInput, errors: &mut Errors) {
     if !input.generics.params.is_empty() {
         errors.at(
             &input.generics,
-            "an event is read back by its type name alone, so its type has no parameters: write one type for each event",
+            "an event type cannot be generic: write one type for each event",
         );
     }
 }
 
 fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> Option<Shape> {
     match &input.data {
-        Data::Struct(_) => format(&input.ident, attributes, errors).map(Shape::Struct),
+        Data::Struct(data) => structure(input, &data.fields, attributes, errors),
         Data::Enum(data) => {
             refuse_format_on_enum(attributes, errors);
             variants(input, data, errors).map(Shape::Enum)
@@ -94,21 +90,41 @@ fn shape(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> O
         Data::Union(data) => {
             errors.at(
                 data.union_token,
-                "a union is no event: derive `Event` on a struct, or on an enum",
+                "a union cannot be an event: derive `Event` for a struct or an enum",
             );
             None
         }
     }
 }
 
+/// A struct obeys the rules of a variant.
+fn structure(
+    input: &DeriveInput,
+    fields: &Fields,
+    attributes: &Attributes,
+    errors: &mut Errors,
+) -> Option<Shape> {
+    let format = format(&input.ident, attributes, errors);
+    match fields {
+        Fields::Unit => {
+            refuse_upcast_of_nothing(attributes, errors);
+            refuse_representation(&input.attrs, errors);
+            format.map(Shape::Unit)
+        }
+        Fields::Named(_) => format.map(Shape::Struct),
+        Fields::Unnamed(fields) => {
+            only_type(&input.ident, fields, errors)?;
+            format.map(Shape::Struct)
+        }
+    }
+}
+
 fn refuse_format_on_enum(attributes: &Attributes, errors: &mut Errors) {
-    for name in ["name", "version", "upcast"] {
+    for name in [keys::NAME, keys::VERSION, keys::UPCAST] {
         if let Some(key) = attributes.key(name) {
             errors.at(
                 key,
-                format!(
-                    "each variant of an enum is an event of its own: put `{name}` on the variant"
-                ),
+                format!("each variant of an enum is its own event: move `{name}` to the variant"),
             );
         }
     }
@@ -118,7 +134,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
     if data.variants.is_empty() {
         errors.at(
             &input.ident,
-            "an enum without variants has no events: add one variant for each event of the aggregate",
+            "an enum without variants has no events: add a variant for each event of the aggregate",
         );
     }
     if data
@@ -137,7 +153,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
             if names.contains(name) {
                 errors.at(
                     &written.ident,
-                    format!("two variants are the event `{name}`: give this one its own, `#[event(name = \"…\")]`"),
+                    format!("two variants have the event type `{name}`: give this one another, as in `#[event(name = \"…\")]`"),
                 );
             }
             names.push(name.clone());
@@ -147,7 +163,7 @@ fn variants(input: &DeriveInput, data: &DataEnum, errors: &mut Errors) -> Option
     variants.into_iter().collect()
 }
 
-/// The name of a variant that does not leave it to another type.
+/// The event type of a variant, unless it may be that of the type in it.
 fn own_name(variant: &Variant) -> Option<&String> {
     match &variant.content {
         Content::Nothing(format) | Content::Fields(format) | Content::Described(_, format) => {
@@ -163,12 +179,17 @@ fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Va
     let content = match &written.fields {
         Fields::Unit => {
             refuse_upcast_of_nothing(&attributes, errors);
+            refuse_unused(&written.attrs, &written.ident, errors);
             format.map(Content::Nothing)
         }
         Fields::Named(_) => format.map(Content::Fields),
         Fields::Unnamed(fields) => {
-            let types = fields.unnamed.iter().map(|field| &field.ty);
-            let only = only_type(written, types, errors);
+            let only = only_type(&written.ident, fields, errors);
+            refuse_unused(&written.attrs, &written.ident, errors);
+            for field in &fields.unnamed {
+                refuse_skipped(&field.attrs, errors);
+                refuse_unused(&field.attrs, &written.ident, errors);
+            }
             only.zip(format).map(|(ty, format)| {
                 if attributes.keys.is_empty() {
                     Content::Type(ty, format)
@@ -185,19 +206,16 @@ fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Va
     })
 }
 
-fn only_type<'a>(
-    variant: &syn::Variant,
-    mut types: impl Iterator<Item = &'a Type>,
-    errors: &mut Errors,
-) -> Option<Type> {
+/// The type of the only field. Several fields without names would become an array, which cannot grow.
+fn only_type(name: &Ident, fields: &FieldsUnnamed, errors: &mut Errors) -> Option<Type> {
+    let mut types = fields.unnamed.iter().map(|field| &field.ty);
     match (types.next(), types.next()) {
         (Some(only), None) => Some(only.clone()),
         _ => {
             errors.at(
-                &variant.fields,
+                fields,
                 format!(
-                    "the payload of an event has named fields, so that it can grow: write `{0} {{ … }}`, or `{0}(Data)` with a struct",
-                    variant.ident
+                    "the payload of an event needs named fields, so that it can grow: write `{name} {{ … }}`, or `{name}(Data)` with a struct"
                 ),
             );
             None
@@ -206,15 +224,16 @@ fn only_type<'a>(
 }
 
 fn refuse_upcast_of_nothing(attributes: &Attributes, errors: &mut Errors) {
-    if let Some(key) = attributes.key("upcast") {
+    if let Some(key) = attributes.key(keys::UPCAST) {
         errors.at(
             key,
-            "an event without content reads every version as it is: remove `upcast`",
+            "an event without fields reads every version: remove `upcast`",
         );
     }
 }
 
-/// serde must find a variant's content where we put it: nowhere but in the payload.
+/// A payload is the content alone: serde must not add a tag to it, and must not convert what has no
+/// fields.
 fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
     const SHAPES: &[&str] = &[
         "tag",
@@ -230,14 +249,30 @@ fn refuse_representation(attributes: &[Attribute], errors: &mut Errors) {
             errors.at(
                 &word,
                 format!(
-                    "a payload is the content of a variant, and the event type says which: remove `{word}` from `#[serde(…)]`"
+                    "the payload of an event is its fields alone: remove `{word}` from `#[serde(…)]`"
                 ),
             );
         }
     }
 }
 
-fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
+/// The content of a variant without named fields is not written by the enum's `Serialize`, so that
+/// what serde's attributes say about it would have no effect.
+fn refuse_unused(attributes: &[Attribute], variant: &Ident, errors: &mut Errors) {
+    const HARMLESS: &[&str] = &["rename", "rename_all", "alias", "bound", "borrow"];
+    for word in serde_words(attributes) {
+        if HARMLESS.iter().all(|harmless| word != harmless) && !is_skip(&word) {
+            errors.at(
+                &word,
+                format!(
+                    "`#[serde({word})]` has no effect here: write `{variant} {{ … }}` with named fields, or put the content of `{variant}` into a struct with the attribute"
+                ),
+            );
+        }
+    }
+}
+
+fn is_skip(word: &Ident) -> bool {
     const SKIPS: &[&str] = &[
         "skip",
         "skip_serializing",
@@ -245,13 +280,15 @@ fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
         "other",
         "untagged",
     ];
-    for word in serde_words(attributes) {
-        if SKIPS.iter().any(|skip| word == skip) {
-            errors.at(
-                &word,
-                format!("every variant is an event that is written and read: remove `{word}` from `#[serde(…)]`"),
-            );
-        }
+    SKIPS.iter().any(|skip| word == skip)
+}
+
+fn refuse_skipped(attributes: &[Attribute], errors: &mut Errors) {
+    for word in serde_words(attributes).iter().filter(|word| is_skip(word)) {
+        errors.at(
+            word,
+            format!("every variant is written and read: remove `{word}` from `#[serde(…)]`"),
+        );
     }
 }
 
@@ -262,7 +299,7 @@ fn serde_words(attributes: &[Attribute]) -> Vec<Ident> {
         let Meta::List(list) = &attribute.meta else {
             continue;
         };
-        if attribute.path().is_ident("serde") {
+        if attribute.path().is_ident(keys::SERDE) {
             words.extend(leading_words(list.tokens.clone()));
         }
     }
@@ -284,10 +321,10 @@ fn leading_words(tokens: TokenStream) -> Vec<Ident> {
 
 fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option<Format> {
     let name = match &attributes.name {
-        Some(name) => checked_name(name, "name", errors),
+        Some(name) => checked_name(name, keys::NAME, errors),
         None => syn::ext::IdentExt::unraw(ident).to_string(),
     };
-    // Both are looked at, so that both are reported.
+    // Both are checked before either returns, so that both are reported.
     let version = version(attributes, errors);
     let earlier = earlier(attributes, version, errors);
     Some(Format {
@@ -311,8 +348,7 @@ fn version(attributes: &Attributes, errors: &mut Errors) -> Option<i32> {
     version
 }
 
-/// The earlier versions: ascending, without a hole, up to the one before the current.
-/// The earlier versions, without a hole; `current` is `None` where it was refused.
+/// The earlier versions, without a gap. `current` is `None` if it was refused.
 fn earlier(
     attributes: &Attributes,
     current: Option<i32>,
@@ -328,8 +364,8 @@ fn earlier(
     }
     let (Some((last, _)), Some(written)) = (earlier.last(), upcasts.last()) else {
         errors.at(
-            attributes.key("upcast").to_token_stream(),
-            "`upcast` names no version: write `upcast(1 = UserRegisteredV1)`, or remove it",
+            attributes.key(keys::UPCAST).to_token_stream(),
+            "`upcast` is empty: write `upcast(1 = UserRegisteredV1)`, or remove it",
         );
         return None;
     };
@@ -340,15 +376,15 @@ fn earlier(
     }
     let message = if attributes.version.is_none() {
         format!(
-            "`upcast` reads versions up to {last}, so that the current one is {next}: add `version = {next}`"
+            "`upcast` reads versions up to {last}, so the current one is {next}: add `version = {next}`"
         )
     } else if next > current {
         format!(
-            "`upcast` reads versions up to {last}, and the current one is {current}: write `version = {next}`"
+            "`upcast` reads versions up to {last}, but the current one is {current}: write `version = {next}`"
         )
     } else {
         format!(
-            "`upcast` reads versions up to {last}, and the current one is {current}: say how version {next} is read, `{next} = …`, or write `version = {next}`"
+            "`upcast` reads versions up to {last}, but the current one is {current}: add `{next} = …`, or write `version = {next}`"
         )
     };
     errors.at(&written.version, message);
@@ -359,16 +395,16 @@ fn next_version(version: &LitInt, expected: Option<i64>, errors: &mut Errors) ->
     let number = version
         .base10_parse::<i32>()
         .ok()
-        .filter(|number| *number > 0);
+        .filter(|number| *number >= 0);
     let Some(number) = number else {
-        errors.at(version, "a version is a whole number from 1 to 2147483647: write `upcast(1 = UserRegisteredV1)`");
+        errors.at(version, "an earlier version is a whole number from 0 to 2147483646: write `upcast(1 = UserRegisteredV1)`");
         return None;
     };
     match expected {
         Some(expected) if i64::from(number) != expected => {
             errors.at(
                 version,
-                format!("`upcast` goes up one version at a time, each made into the next by `From`: the next is {expected}"),
+                format!("`upcast` lists every version in order: the next one is {expected}"),
             );
             None
         }

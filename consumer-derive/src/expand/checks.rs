@@ -1,5 +1,4 @@
-//! What the compiler is to check and no macro can see: constants outside of every function, where
-//! `cargo check` evaluates them.
+//! Checks that need the compiler: constants outside of functions, which `cargo check` evaluates.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -8,9 +7,9 @@ use syn::{LitStr, Path};
 use super::handlers::typed;
 use crate::args::Aggregate;
 use crate::model::{Body, Events, Handler, Handlers, Model};
-use crate::place::{at, own, quote_at};
+use crate::span::{at, own, quote_at};
 
-/// The list of handlers, and the checks of it.
+/// The list of handlers, and its checks.
 pub(super) fn checks(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let mut checks = match &model.body {
@@ -67,13 +66,13 @@ fn shape(krate: &Path, handler: &Handler) -> TokenStream {
     }
 }
 
-/// What finds the handler in the list: evaluating what it takes once more would cost the compiler
-/// more than to look for it.
-fn place_of(handler: &Handler) -> (String, TokenStream) {
+/// The key of the handler in the list: looking it up is cheaper for the compiler than evaluating its
+/// events again.
+fn key_of(handler: &Handler) -> (String, TokenStream) {
     (handler.method.name.to_string(), line_of(handler))
 }
 
-/// `line!()` as if the user had written it beside the method's name.
+/// `line!()` with the span of the method's name.
 fn line_of(handler: &Handler) -> TokenStream {
     let span = handler.method.name.span();
     quote_spanned! {span=> ::core::line!() }
@@ -121,14 +120,14 @@ fn is_in_scope(model: &Model, handler: &Handler, ty: &syn::Type) -> TokenStream 
     }
     let krate = &model.krate;
     let cfgs = &handler.method.cfgs;
-    let (method, line) = place_of(handler);
+    let (method, line) = key_of(handler);
     quote_at! {krate, own(ty) =>
         #cfgs
         const _: () = #krate::__private::check::is_in_scope(__HANDLERS, #method, #line, __SCOPE);
     }
 }
 
-/// Said at the later one of two; the first has none before it.
+/// Reported at the later of two handlers, so the first needs no check.
 fn is_the_only_one(
     model: &Model,
     handlers: &Handlers,
@@ -144,14 +143,14 @@ fn is_the_only_one(
     }
     let krate = &model.krate;
     let cfgs = &handler.method.cfgs;
-    let (method, line) = place_of(handler);
+    let (method, line) = key_of(handler);
     quote_at! {krate, own(written) =>
         #cfgs
         const _: () = #krate::__private::check::is_the_only_one(__HANDLERS, #method, #line);
     }
 }
 
-/// Possible only where types tell all the events of the scope.
+/// Possible only if types list all events of the scope.
 fn is_a_known_event(model: &Model, handler: &Handler, name: &LitStr) -> TokenStream {
     let krate = &model.krate;
     let paths: Vec<&Path> = model.scope.iter().flatten().filter_map(path_of).collect();
@@ -200,7 +199,7 @@ fn every_event_has_a_handler(model: &Model, handlers: &Handlers) -> TokenStream 
         .collect()
 }
 
-/// Two strings are the macro's own business; what a path stands for, only the compiler knows.
+/// The macro compares strings. Only the compiler knows the aggregate type behind a path.
 fn no_aggregate_twice(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let scope = || model.scope.iter().flatten();

@@ -1,14 +1,14 @@
-//! What `cfg` leaves of a block is known to the compiler alone: conditions around generated code,
-//! and messages that are there when a condition holds.
+//! Conditions around generated code, and messages under a condition: only the compiler knows which
+//! methods `cfg` leaves in a block.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
 
+use crate::errors::HANDLE_BESIDE_ON;
 use crate::model::{Body, Choice, Handler, Handlers, Model};
-use crate::place::at;
-use crate::validate::block::HANDLE_BESIDE_ON;
+use crate::span::at;
 
-/// Where a declaration is compiled.
+/// The `cfg` under which a declaration is compiled.
 pub(super) fn condition(model: &Model, choice: &Choice) -> TokenStream {
     let mut conditions: Vec<TokenStream> = choice.condition.iter().cloned().collect();
     if let Body::Handlers(handlers) = &model.body
@@ -23,7 +23,7 @@ pub(super) fn condition(model: &Model, choice: &Choice) -> TokenStream {
     }
 }
 
-/// The handlers of every event, where none of them may be there.
+/// The messages for a block whose `cfg`s leave no `handle`, or leave one beside `#[on]`.
 pub(super) fn guards(model: &Model) -> TokenStream {
     let Body::Handlers(handlers) = &model.body else {
         return TokenStream::new();
@@ -37,7 +37,7 @@ pub(super) fn guards(model: &Model) -> TokenStream {
     if may_have_no_handle(handlers) {
         guards.extend(quote_spanned! {span=>
             #[cfg(not(#is_handled))]
-            ::core::compile_error!("no `handle` is left of this consumer, since `cfg` takes it out: put the `cfg` on the whole block, or write a `handle` for the other case");
+            ::core::compile_error!("`cfg` removes every `handle` of this consumer: put the `cfg` on the whole block, or write a `handle` for the other case");
         });
     }
     if handlers.by_event().next().is_some() {
@@ -50,13 +50,13 @@ pub(super) fn guards(model: &Model) -> TokenStream {
     guards
 }
 
-/// True where one of them is there.
+/// True where `cfg` leaves one of the handlers.
 pub(super) fn any<'a>(handlers: impl Iterator<Item = &'a Handler>) -> TokenStream {
     let conditions = handlers.map(|handler| handler.method.cfgs.condition());
     quote_spanned! {Span::mixed_site()=> any(#(#conditions),*) }
 }
 
-/// Whether there is nothing but `handle`, each under a `cfg`.
+/// Whether the block has nothing but `handle`, each under a `cfg`.
 fn may_have_no_handle(handlers: &Handlers) -> bool {
     handlers.by_event().next().is_none()
         && handlers

@@ -6,8 +6,8 @@ use syn::Path;
 
 use super::guards::any;
 use crate::model::{Database, Events, Handler, Handlers, Method, Parameter};
-use crate::place::{at, quote_at};
-use crate::validate::last_name;
+use crate::span::{at, own, quote_at};
+use crate::types::last_name;
 
 pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) -> TokenStream {
     let mut methods: TokenStream = handlers
@@ -36,7 +36,7 @@ fn connection(krate: &Path) -> TokenStream {
 /// `handle`, of one event or of a whole batch.
 fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
     let cfgs = &handler.method.cfgs;
-    let parameters = EventParameters::of(krate, &handler.method);
+    let parameters = EventParameters::of(&handler.method);
     if !handler.many {
         let call = call(krate, &handler.method, Given::Event);
         return handle(krate, &parameters, &cfgs.to_token_stream(), &call);
@@ -75,7 +75,7 @@ fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
     }
 }
 
-/// `handle`, and `handle_batch` where runs are taken, for a block of `#[on]` handlers.
+/// `handle` for a block of `#[on]` handlers, and `handle_batch` if one takes runs.
 fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
     let attributes = attributes(handlers);
     let arms = handlers.by_event().map(|handler| {
@@ -104,7 +104,7 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
     methods
 }
 
-/// Those of a method that chooses by event: it gives way to a `handle` that `cfg` leaves there.
+/// The attributes of a method that dispatches by event: it gives way to a `handle` that `cfg` leaves.
 fn attributes(handlers: &Handlers) -> TokenStream {
     let mut attributes = quote_spanned! {Span::mixed_site()=> #[allow(unreachable_patterns)] };
     if handlers.of_every_event().next().is_some() {
@@ -121,7 +121,7 @@ fn in_order(handlers: &Handlers, arms: impl Iterator<Item = TokenStream>) -> Vec
     pairs.into_iter().map(|(_, arm)| arm).collect()
 }
 
-/// `"UserRegistered" | "UserImported"`, or a guard that knows the type.
+/// `"UserRegistered" | "UserImported"`, or a guard for a typed handler.
 fn pattern(krate: &Path, events: &Events) -> TokenStream {
     match events {
         Events::Named(names) => quote_spanned! {Span::mixed_site()=> #(#names)|* },
@@ -133,13 +133,13 @@ fn pattern(krate: &Path, events: &Events) -> TokenStream {
     }
 }
 
-/// Every mention of an event's type is this one expression, so that what is wrong with the type is
-/// said once.
+/// Every mention of an event's type is this one expression, so that a mistake in the type is reported
+/// once.
 pub(super) fn typed(krate: &Path, ty: &syn::Type) -> TokenStream {
     quote_at! {krate, at(ty) => #krate::__private::typed::<#ty>() }
 }
 
-/// What a handler does with one event, also one that takes runs.
+/// Calls a handler with one event, which may be a run of one.
 fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
     match (&handler.events, handler.many) {
         (Events::Typed(ty), false) => {
@@ -170,8 +170,8 @@ fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
     }
 }
 
-/// `handle_batch` of a block with handlers of runs: events that go to the same handler, one after
-/// the other, are given to it at once.
+/// `handle_batch` of a block with handlers of runs: consecutive events of the same handler are passed
+/// to it at once.
 fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
     let connection = connection(krate);
     let attributes = attributes(handlers);
@@ -230,7 +230,7 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
     }
 }
 
-/// Gives one run to its handler.
+/// Passes one run to its handler.
 fn run(krate: &Path, handler: &Handler) -> TokenStream {
     let given = match &handler.events {
         Events::Typed(_) => Given::Run,
@@ -260,7 +260,7 @@ fn run(krate: &Path, handler: &Handler) -> TokenStream {
 fn reset(krate: &Path, method: &Method) -> TokenStream {
     let cfgs = &method.cfgs;
     let connection = connection(krate);
-    let EventParameters { cx, tx } = EventParameters::of(krate, method);
+    let EventParameters { cx, tx } = EventParameters::of(method);
     let call = call(krate, method, Given::Nothing);
     quote_spanned! {Span::mixed_site()=>
         #cfgs
@@ -278,14 +278,14 @@ fn reset(krate: &Path, method: &Method) -> TokenStream {
     }
 }
 
-/// The names of the context and the transaction in a generated method, `_` where unused.
+/// The names of the context and the transaction in a generated method, `_` if unused.
 struct EventParameters {
     cx: TokenStream,
     tx: TokenStream,
 }
 
 impl EventParameters {
-    fn of(_krate: &Path, method: &Method) -> Self {
+    fn of(method: &Method) -> Self {
         let takes_references = method
             .parameters
             .iter()
@@ -331,14 +331,14 @@ fn handle(
     }
 }
 
-/// What a method is given beside the transaction and the context.
+/// The events that a method takes.
 #[derive(Clone, Copy, PartialEq)]
 enum Given {
-    /// `event`, as it is.
+    /// `event`, undecoded.
     Event,
-    /// `decoded`, the event's content.
+    /// `decoded`, one decoded event.
     Decoded,
-    /// `given`, a slice of events as they are.
+    /// `given`, a slice of undecoded events.
     Slice,
     /// `given`, a slice of decoded events.
     Run,
@@ -346,26 +346,27 @@ enum Given {
     Nothing,
 }
 
-/// Calls the user's method and makes its result the trait's.
+/// Calls the user's method and converts its result.
 fn call(krate: &Path, method: &Method, given: Given) -> TokenStream {
     let name = &method.name;
     let arguments = method
         .parameters
         .iter()
         .map(|parameter| argument(krate, parameter, given));
-    let span = at(name);
     let send = send(krate, method);
-    let called = quote_spanned! {span=>
-        #send(Self::#name(self #(, #arguments)*)).await
+    // The user's own span: a future that is not `Send` is reported as the user's code.
+    let receiver = quote_spanned! {Span::mixed_site()=> self };
+    let called = quote_spanned! {own(name)=>
+        #send(Self::#name(#receiver #(, #arguments)*)).await
     };
     let outcome = outcome(krate, method);
-    quote_spanned! {span=> #outcome(#called) }
+    quote_spanned! {at(name)=> #outcome(#called) }
 }
 
-/// Demands a future that can move between threads. One that is lent something which no handler is
-/// lent, such as another crate's `Context`, is complained about for that alone.
+/// Requires a future that is `Send`, unless a parameter has a type that no handler takes, such as
+/// another crate's `Context`: then that is the only message.
 fn send(krate: &Path, method: &Method) -> TokenStream {
-    let span = at(&method.name);
+    let span = own(&method.name);
     let odd = method
         .parameters
         .iter()
@@ -379,15 +380,15 @@ fn send(krate: &Path, method: &Method) -> TokenStream {
         Some(ty) => quote_at! {krate, span =>
             {
                 #[allow(unused_imports)]
-                use #krate::__private::NotLent as _;
-                #krate::__private::Lent::<#ty>::send
+                use #krate::__private::NotBorrowed as _;
+                #krate::__private::Borrowed::<#ty>::send
             }
         },
         None => quote_at! {krate, span => #krate::__private::send },
     }
 }
 
-/// The conversion of the result, which speaks at the return type as the user wrote it.
+/// The conversion of the result. A mistake is reported at the return type as the user wrote it.
 fn outcome(krate: &Path, method: &Method) -> TokenStream {
     let output = &method.output;
     let span = at(output);
@@ -397,7 +398,7 @@ fn outcome(krate: &Path, method: &Method) -> TokenStream {
     quote_at! {krate, span => #krate::__private::outcome::<#output> }
 }
 
-/// One argument, with the span of the type that it feeds.
+/// One argument, with the span of its parameter's type.
 fn argument(krate: &Path, parameter: &Parameter, given: Given) -> TokenStream {
     match parameter {
         Parameter::Transaction(ty) => quote_at! {krate, at(ty) =>

@@ -1,8 +1,8 @@
-//! From a [`Model`] to code; nothing can go wrong here any more.
+//! From a [`Model`] to code, without any mistake left to report.
 //!
-//! Everything generated stands in one `const _`, so that no name of it is seen from outside, and
-//! carries hygienic spans, so that no name of the user's is seen from inside. Types that the user
-//! wrote keep their own spans: what the compiler has to say about one, it says there.
+//! Everything generated is inside one `const _`, which hides its names from the user's code, and has
+//! hygienic spans, which hide the user's names from it. The user's types keep their own spans, so
+//! that the compiler reports mistakes in them there.
 
 mod checks;
 mod guards;
@@ -15,10 +15,10 @@ use syn::{Path, Type};
 use crate::args::Aggregate;
 use crate::item::Item;
 use crate::model::{Body, Choice, Database, Making, Model, OnError, Settings};
-use crate::place::{at, own, quote_at};
-use crate::validate::last_name;
+use crate::span::{at, own, quote_at};
+use crate::types::last_name;
 
-/// The item as it was, without helper attributes, and what makes it a consumer.
+/// The item without helper attributes, and the implementations.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     let declarations = model
         .databases
@@ -32,7 +32,7 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     }
 }
 
-/// All that is generated for one database, under the `cfg` that chooses it.
+/// The code for one database, under the `cfg` that chooses it.
 fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let condition = guards::condition(model, choice);
     let krate = &model.krate;
@@ -45,7 +45,7 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let checks = checks::checks(model);
     quote_spanned! {Span::mixed_site()=>
         #condition
-        #[allow(unused_qualifications)]
+        #[allow(deprecated, unused_qualifications)]
         const _: () = {
             #alias
             #construct
@@ -57,7 +57,7 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     }
 }
 
-/// `type __Database = Sqlite;`, or nothing when the consumer runs on every database.
+/// `type __Database = Sqlite;`, or nothing if the consumer runs on every database.
 fn database_alias(krate: &Path, database: &Database) -> TokenStream {
     match database {
         Database::Any => TokenStream::new(),
@@ -70,8 +70,8 @@ fn database_alias(krate: &Path, database: &Database) -> TokenStream {
     }
 }
 
-/// What the database is called in generated code. The compiler may have to show the parameter to
-/// somebody who implemented `Handler` by hand, where no name of the user's can be meant.
+/// The name of the database in generated code. An error about a hand-written `Handler` may show the
+/// parameter, which is therefore called `DB`, as in the documentation.
 fn database_name(model: &Model, database: &Database) -> TokenStream {
     let shows = matches!((&model.body, database), (Body::ByHand, Database::Any));
     if shows && model.self_type.to_token_stream().to_string() != "DB" {
@@ -81,21 +81,30 @@ fn database_name(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// `where Connection: Transaction`, at the user's own type: a type that is no connection is complained
-/// about there, and assumed to be one everywhere else.
-fn assumption(krate: &Path, database: &Database) -> TokenStream {
-    match database {
+/// `where Users: Shareable, Connection: Transaction`, at the user's own types: the compiler reports what
+/// is wrong with them there, and not at every handler again.
+fn assumptions(model: &Model, database: &Database) -> TokenStream {
+    let krate = &model.krate;
+    let self_type = &model.self_type;
+    if matches!(model.body, Body::ByHand) {
+        return TokenStream::new();
+    }
+    let is_shareable = quote_at! {krate, own(self_type) =>
+        where #self_type: #krate::__private::Shareable
+    };
+    let is_connection = match database {
         Database::OfConnection(connection) if !is_of_sqlx(connection) => {
             quote_at! {krate, own(connection) =>
-                where #connection: #krate::__private::Transaction
+                , #connection: #krate::__private::Transaction
             }
         }
         _ => TokenStream::new(),
-    }
+    };
+    quote_spanned! {Span::mixed_site()=> #is_shareable #is_connection }
 }
 
-/// Whether the type has the name of one of sqlx's connections. Nothing is assumed of them: assumptions
-/// keep the compiler from remembering what it found out elsewhere.
+/// Whether the type has the name of one of sqlx's connections. They need no assumption, and without
+/// one the compiler caches more.
 fn is_of_sqlx(connection: &Type) -> bool {
     const NAMES: &[&str] = &[
         "PgConnection",
@@ -124,7 +133,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let parameter = database_parameter(krate, database, &database_name);
     let scope = scope_method(model);
     let settings = settings_method(model);
-    let assumption = assumption(krate, database);
+    let assumptions = assumptions(model, database);
     let methods = match &model.body {
         Body::ByHand => forwarding_methods(model, database),
         Body::Handlers(handlers) => handlers::methods(krate, handlers, database),
@@ -132,7 +141,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::Consumer<#database_name> for #self_type #assumption {
+        impl #parameter #krate::Consumer<#database_name> for #self_type #assumptions {
             fn name(&self) -> &::core::primitive::str {
                 #name
             }
@@ -143,7 +152,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// The methods of a struct that implements `Handler` by hand.
+/// The methods for a struct with a hand-written `Handler`.
 fn forwarding_methods(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let uses_transaction = !matches!(database, Database::Any);
@@ -206,7 +215,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
     let self_type = &model.self_type;
     let name = database_name(model, database);
     let parameter = database_parameter(krate, database, &name);
-    let assumption = assumption(krate, database);
+    let assumptions = assumptions(model, database);
     let aggregate_types = scope
         .iter()
         .map(|aggregate| aggregate_type(krate, aggregate));
@@ -214,7 +223,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
         const __SCOPE: &[&::core::primitive::str] = &[#(#aggregate_types),*];
         #[automatically_derived]
         #[allow(trivial_bounds)]
-        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumption {
+        impl #parameter #krate::ScopedConsumer<#name> for #self_type #assumptions {
             fn aggregate_types(&self) -> &[&::core::primitive::str] {
                 __SCOPE
             }
@@ -256,7 +265,7 @@ fn settings_method(model: &Model) -> TokenStream {
     }
 }
 
-/// `.batch_size(100)` and so on, for what differs from the defaults.
+/// `.batch_size(100)` and so on, for settings that differ from the defaults.
 fn settings(krate: &Path, settings: &Settings) -> TokenStream {
     let span = Span::mixed_site();
     let time = |milliseconds: u64| {
@@ -327,7 +336,7 @@ fn construct_impl(model: &Model) -> TokenStream {
     }
 }
 
-/// Calls the function, which is looked at where it is named.
+/// Calls the function. Mistakes in it are reported at its path in the attribute.
 fn init(krate: &Path, function: &Path) -> TokenStream {
     quote_at! {krate, at(function) =>
         #[allow(unused_imports)]
@@ -336,8 +345,8 @@ fn init(krate: &Path, function: &Path) -> TokenStream {
     }
 }
 
-/// The import names the type, and the value if the type is a unit struct; where it is none, the
-/// value is that of the glob import, which an import by name shadows.
+/// The import by name brings in the type, and the value too if the type is a unit struct. Otherwise
+/// the value is that of the glob import, which an import by name would shadow.
 fn unit_or_default(krate: &Path, path: &Path) -> TokenStream {
     let span = at(path);
     quote_at! {krate, span =>
@@ -394,8 +403,8 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// How to make the consumer. A type that is no connection, or a consumer that cannot be shared, has
-/// no factory: what is wrong with it has been said at the implementation.
+/// How to make the consumer. With a connection type that is none, or a consumer that cannot be shared,
+/// there is no factory: the mistake is reported at the implementation.
 fn factories(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;

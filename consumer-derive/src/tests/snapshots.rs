@@ -106,6 +106,14 @@ fn an_event_struct() {
 }
 
 #[test]
+fn an_event_struct_without_fields() {
+    event(
+        "event_unit_struct",
+        r#"#[event(aggregate = "User", version = 2)] struct UserDeleted;"#,
+    );
+}
+
+#[test]
 fn an_event_enum() {
     event(
         "event_enum",

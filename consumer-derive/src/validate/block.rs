@@ -1,17 +1,18 @@
-//! The rules of an `impl` block as a whole: which of its functions are handlers, and whether they
-//! go together.
+//! The rules of an `impl` block as a whole: which of its functions are handlers, and whether they may
+//! be combined.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::Type;
 
 use super::method;
-use crate::errors::Errors;
+use crate::errors::{Errors, HANDLE_BESIDE_ON};
 use crate::item::{Function, ImplBlock, On, OnEvents};
+use crate::keys;
 use crate::model::{Cfgs, Choice, Database, Handler, Handlers};
 use crate::suggest::closest;
 
-/// What people call the handler by mistake.
+/// Names that are mistaken for `handle`.
 const NEAR_MISSES: &[&str] = &[
     "on_event",
     "handle_event",
@@ -23,10 +24,7 @@ const NEAR_MISSES: &[&str] = &[
     "call",
 ];
 
-/// Why there is no `handle` beside `#[on]`.
-pub(crate) const HANDLE_BESIDE_ON: &str = "`handle` takes every event, so nothing is left for the `#[on]` handlers: remove one or the other, or mark this one `#[on(other)]`";
-
-/// The handlers of the block; `None` when there are none, or one of them is wrong.
+/// The handlers of the block, `None` if there are none or one of them is wrong.
 pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handlers> {
     let marked: Vec<(&Function, &On)> = block
         .functions()
@@ -71,20 +69,20 @@ fn handles_events(function: &Function) -> bool {
         .any(|on| !matches!(on.events, Some(OnEvents::Reset)))
 }
 
-/// The one `#[on]` of a function.
+/// The only `#[on]` of a function.
 fn only_mark<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a On> {
     let mut marks = function.on.iter();
     let first = marks.next()?;
     for second in marks {
         errors.at(
             &second.attribute,
-            "one `#[on]` a method: put all the names into one, `#[on(\"UserRegistered\", \"UserImported\")]`",
+            "a method takes one `#[on]`: write all names in one, as in `#[on(\"UserRegistered\", \"UserImported\")]`",
         );
     }
     Some(first)
 }
 
-/// `handle` twice, where no `cfg` chooses between the two.
+/// Two `handle` with no `cfg` to choose between them.
 fn refuse_two_handles(handle: &[&Function], errors: &mut Errors) {
     for (index, function) in handle.iter().enumerate() {
         let cfgs = function.cfgs();
@@ -95,13 +93,13 @@ fn refuse_two_handles(handle: &[&Function], errors: &mut Errors) {
         if is_second {
             errors.at(
                 &function.signature.ident,
-                "this consumer has two handlers of every event: keep one `handle`, or mark methods with `#[on]` to tell events apart",
+                "`handle` is defined twice: keep one, or mark methods with `#[on]` to handle different events",
             );
         }
     }
 }
 
-/// `handle` beside `#[on]`; where `cfg` may choose between them, generated code checks it.
+/// `handle` beside `#[on]`. Where `cfg` may choose between them, generated code checks it.
 fn refuse_mixture(handle: &[&Function], marked: &[(&Function, &On)], errors: &mut Errors) {
     let mixed = handle.iter().find(|handle| {
         let cfgs = handle.cfgs();
@@ -115,7 +113,7 @@ fn refuse_mixture(handle: &[&Function], marked: &[(&Function, &On)], errors: &mu
     }
 }
 
-/// The same event name in two `#[on("…")]`, which the macro can see by itself.
+/// The same event name in two `#[on("…")]`.
 fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
     let mut seen: Vec<(String, String, Cfgs)> = Vec::new();
     for (function, on) in marked {
@@ -134,7 +132,7 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
                     format!("`{text}` is named twice: remove one of the two")
                 } else {
                     format!(
-                        "`{text}` already has a handler, `{other}`, and an event goes to one method: remove the name here or there"
+                        "`{text}` is already handled by `{other}`: remove the name from one of the two"
                     )
                 };
                 errors.at(name, message);
@@ -142,7 +140,7 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
             if text.trim() != text || text.is_empty() {
                 errors.at(
                     name,
-                    "an event name is not empty and has no white space around it: it would match nothing",
+                    "an event name must not be empty or have white space around it: write `#[on(\"UserRegistered\")]`",
                 );
             }
             seen.push((text, method.clone(), cfgs.clone()));
@@ -152,7 +150,7 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
 
 /// Two `#[on(other)]`, or two `#[on(reset)]`.
 fn refuse_two_of_a_kind(marked: &[(&Function, &On)], errors: &mut Errors) {
-    for kind in ["other", "reset"] {
+    for kind in [keys::OTHER, keys::RESET] {
         let mut same = marked.iter().filter(|(_, on)| is_kind(on, kind));
         let Some((first, _)) = same.next() else {
             continue;
@@ -162,7 +160,7 @@ fn refuse_two_of_a_kind(marked: &[(&Function, &On)], errors: &mut Errors) {
                 errors.at(
                     &on.attribute,
                     format!(
-                        "`{}` is marked `#[on({kind})]` already, and a consumer has one: remove one of the two, or do both in one method",
+                        "`{}` is already marked `#[on({kind})]`: keep one of the two",
                         first.signature.ident
                     ),
                 );
@@ -173,8 +171,8 @@ fn refuse_two_of_a_kind(marked: &[(&Function, &On)], errors: &mut Errors) {
 
 fn is_kind(on: &On, kind: &str) -> bool {
     match &on.events {
-        Some(OnEvents::Other) => kind == "other",
-        Some(OnEvents::Reset) => kind == "reset",
+        Some(OnEvents::Other) => kind == keys::OTHER,
+        Some(OnEvents::Reset) => kind == keys::RESET,
         _ => false,
     }
 }
@@ -182,23 +180,21 @@ fn is_kind(on: &On, kind: &str) -> bool {
 fn report_no_handler(block: &ImplBlock, errors: &mut Errors) {
     let near = block.functions().find(|function| {
         let name = function.signature.ident.to_string();
-        closest(&name, &["handle"]).is_some() || NEAR_MISSES.contains(&name.as_str())
+        closest(&name, &[keys::HANDLE]).is_some() || NEAR_MISSES.contains(&name.as_str())
     });
     if let Some(function) = near {
         let name = &function.signature.ident;
         errors.at(
             name,
-            format!(
-                "this consumer has no handler: rename `{name}` to `handle`, if this is the one"
-            ),
+            format!("this consumer has no handler: rename `{name}` to `handle`"),
         );
         return;
     }
-    // What is being typed may become the handler.
+    // The function that is being typed may become the handler.
     if let Some(function) = block.unfinished_function() {
         errors.at(
             function,
-            "this consumer has no handler that can be read: finish this function, `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>`",
+            "this consumer has no complete handler: finish this function, as in `async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>`",
         );
         return;
     }
@@ -208,9 +204,9 @@ fn report_no_handler(block: &ImplBlock, errors: &mut Errors) {
     );
 }
 
-/// The databases that the handlers show by their connections. A handler without a `cfg` speaks for
-/// all, since it is always there; where each has one, the first that is there speaks, and where
-/// none is, the consumer takes no transaction.
+/// The databases of the handlers' connections. A handler without a `cfg` decides alone, since it is
+/// always compiled. If each has a `cfg`, the first that is compiled decides, and if none is, the
+/// consumer takes no transaction.
 pub(super) fn databases(handlers: &Handlers) -> Vec<Choice> {
     let mut choices: Vec<(Cfgs, Type)> = Vec::new();
     for method in handlers.methods() {

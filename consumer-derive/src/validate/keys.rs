@@ -1,20 +1,21 @@
-//! The rules of the keys, one function a key.
+//! The rules of the keys, one function per key.
 
 use proc_macro2::Span;
 use syn::{LitInt, LitStr, Path};
 
 use crate::args::{Aggregate, Args, Slot};
+use crate::crate_path;
 use crate::errors::Errors;
 use crate::model::{OnError, Settings};
 use crate::suggest::{closest, listed};
 
-/// The longest name; it must fit the index of the checkpoint table.
+/// The longest name that fits the index of the checkpoint table.
 const MAX_NAME_LENGTH: usize = 255;
 
-/// The most events that one transaction may hold.
+/// The largest batch.
 const MAX_BATCH_SIZE: u32 = 10_000;
 
-/// The most lanes that one consumer may run as.
+/// The largest number of segments of one consumer.
 const MAX_SEGMENTS: u32 = 64;
 
 /// The highest version that the checkpoint table holds.
@@ -27,7 +28,7 @@ pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -
             errors.at_span(
                 Span::call_site(),
                 format!(
-                    "this consumer has no name: write `#[consumer(name = \"{suggestion}\")]`; the name must be unique, since it keys the checkpoint"
+                    "the name of this consumer is missing: write `#[consumer(name = \"{suggestion}\")]`, a unique name that keys the checkpoint"
                 ),
             );
         }
@@ -40,62 +41,38 @@ pub(super) fn name(args: &Args, suggestion: Option<&str>, errors: &mut Errors) -
     name
 }
 
-fn mistake_in_name(name: &str) -> Option<String> {
-    if name.trim().is_empty() {
-        return Some(
-            "the name is empty: choose a unique one, such as `\"user_read_model\"`".into(),
-        );
+pub(super) fn mistake_in_name(name: &str) -> Option<String> {
+    let trimmed = name.trim();
+    if trimmed.is_empty() {
+        return Some("the name is empty: write a unique one, such as `\"user_read_model\"`".into());
     }
-    if name.trim() != name {
-        return Some(format!(
-            "the name has white space around it: write `\"{}\"`",
-            name.trim()
-        ));
-    }
-    // Characters of more than one byte are refused below.
-    let length = name.chars().count();
+    // Every character that is accepted below has one byte.
+    let length = trimmed.chars().count();
     if length > MAX_NAME_LENGTH {
         return Some(format!(
             "the name has {length} characters: shorten it to {MAX_NAME_LENGTH} or fewer"
         ));
     }
-    let odd = name
+    let odd = trimmed
         .chars()
-        .find(|&character| !(character.is_ascii_alphanumeric() || "_-.:/@".contains(character)))?;
-    Some(format!(
-        "the name has the character {odd:?}: use letters, digits and `_ - . : / @` only"
-    ))
-}
-
-/// The path of the `consumer` crate in generated code.
-pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
-    let Some(path) = args.krate.value() else {
-        return syn::parse_quote!(::consumer);
-    };
-    refuse_relative(path, errors);
-    path.clone()
-}
-
-/// Generated code stands in scopes of its own, where a path must mean the same.
-pub(crate) fn refuse_relative(path: &Path, errors: &mut Errors) {
-    let is_absolute = path.leading_colon.is_some()
-        || path
-            .segments
-            .first()
-            .is_some_and(|first| first.ident == "crate" || first.ident == "$crate");
-    if !is_absolute {
-        let written = quote::quote!(#path).to_string().replace(' ', "");
-        errors.at(
-            path,
-            format!(
-                "`crate` needs a path that means the same everywhere: write `crate = ::{}` for a dependency, or begin with `crate::`",
-                written.trim_start_matches("self::").trim_start_matches("super::")
-            ),
-        );
+        .find(|&character| !(character.is_ascii_alphanumeric() || "_-.:/@".contains(character)));
+    if let Some(odd) = odd {
+        return Some(format!(
+            "the name contains {odd:?}: use only ASCII letters, digits and `_ - . : / @`"
+        ));
     }
+    // Last, since the trimmed name must be one that is accepted.
+    (trimmed != name).then(|| format!("the name has white space around it: write `\"{trimmed}\"`"))
 }
 
-/// The version, which is part of the checkpoint's key.
+pub(super) fn crate_path(args: &Args, errors: &mut Errors) -> Path {
+    let path = args.krate.value();
+    if let Some(path) = path {
+        crate_path::refuse_relative(path, errors);
+    }
+    crate_path::or_default(path)
+}
+
 pub(super) fn version(args: &Args, errors: &mut Errors) -> u32 {
     number(&args.version, 1, MAX_VERSION, "2", errors).unwrap_or(1)
 }
@@ -124,13 +101,13 @@ pub(super) fn scope(args: &Args, errors: &mut Errors) -> Option<Vec<Aggregate>> 
 fn mistake_in_aggregate(name: &str) -> Option<String> {
     if name.trim().is_empty() {
         return Some(
-            "an aggregate type is empty: name one, or leave `aggregates` out to receive every event"
+            "an aggregate type must not be empty: name one, or omit `aggregates` to receive every event"
                 .into(),
         );
     }
     (name.trim() != name).then(|| {
         format!(
-            "the aggregate type has white space around it and would match nothing: write `\"{}\"`",
+            "the aggregate type has white space around it: write `\"{}\"`",
             name.trim()
         )
     })
@@ -142,7 +119,7 @@ pub(super) fn group(args: &Args, errors: &mut Errors) -> Option<String> {
     if group.trim().is_empty() || group.trim() != group {
         errors.at(
             written,
-            "a group has a name without white space around it: write `group = \"projections\"`",
+            "`group` must not be empty or have white space around it: write `group = \"projections\"`",
         );
     }
     Some(group)
@@ -182,8 +159,8 @@ fn one_of<'a>(slot: &Slot<LitStr>, choices: &[&'a str], errors: &mut Errors) -> 
         let advice = match closest(&text, choices) {
             Some(meant) => format!("did you mean `{key} = \"{meant}\"`?"),
             None => format!(
-                "choose one of {}",
-                listed(choices.iter().map(|c| format!("\"{c}\"")))
+                "the values are {}",
+                listed(choices.iter().map(|choice| format!("\"{choice}\"")))
             ),
         };
         errors.at(written, format!("`{key}` cannot be `\"{text}\"`: {advice}"));
@@ -193,15 +170,16 @@ fn one_of<'a>(slot: &Slot<LitStr>, choices: &[&'a str], errors: &mut Errors) -> 
 
 fn segments(args: &Args, errors: &mut Errors) -> Option<u32> {
     let written = args.segments.value()?;
-    let parsed =
-        whole_number(written).filter(|count| count.is_power_of_two() && *count <= MAX_SEGMENTS);
-    if parsed.is_none() {
+    refuse_suffix(&args.segments, errors)?;
+    let count = written.base10_parse().ok();
+    let count = count.filter(|count: &u32| count.is_power_of_two() && *count <= MAX_SEGMENTS);
+    if count.is_none() {
         errors.at(
             written,
-            "`segments` is a power of two from 1 to 64, without a suffix, since lanes are halved and merged: write `segments = 8`",
+            "`segments` takes a power of two from 1 to 64: write `segments = 8`",
         );
     }
-    parsed
+    count
 }
 
 fn number(
@@ -212,20 +190,31 @@ fn number(
     errors: &mut Errors,
 ) -> Option<u32> {
     let written = slot.value()?;
-    let parsed = whole_number(written).filter(|number| (min..=max).contains(number));
-    if parsed.is_none() {
+    refuse_suffix(slot, errors)?;
+    let number = written.base10_parse().ok();
+    let number = number.filter(|number| (min..=max).contains(number));
+    if number.is_none() {
         let key = slot.key()?;
         errors.at(
             written,
-            format!("`{key}` is a whole number from {min} to {max}, without a suffix: write `{key} = {example}`"),
+            format!("`{key}` takes a whole number from {min} to {max}: write `{key} = {example}`"),
         );
     }
-    parsed
+    number
 }
 
-fn whole_number(written: &LitInt) -> Option<u32> {
-    let number = written.base10_parse().ok()?;
-    written.suffix().is_empty().then_some(number)
+/// `None` if the number has a suffix, as in `5u32`.
+fn refuse_suffix(slot: &Slot<LitInt>, errors: &mut Errors) -> Option<()> {
+    let (key, written) = (slot.key()?, slot.value()?);
+    if written.suffix().is_empty() {
+        return Some(());
+    }
+    let digits = written.base10_digits();
+    errors.at(
+        written,
+        format!("`{key}` takes a number without a suffix: write `{key} = {digits}`"),
+    );
+    None
 }
 
 fn duration(slot: &Slot<LitStr>, errors: &mut Errors) -> Option<u64> {
@@ -235,7 +224,7 @@ fn duration(slot: &Slot<LitStr>, errors: &mut Errors) -> Option<u64> {
         let key = slot.key()?;
         errors.at(
             written,
-            format!("`{key}` is a time above zero with its unit: write `{key} = \"500ms\"`, `\"30s\"`, `\"5m\"` or `\"1h\"`"),
+            format!("`{key}` takes a time above zero with its unit: write `{key} = \"500ms\"`, `\"30s\"`, `\"5m\"` or `\"1h\"`"),
         );
     }
     parsed
@@ -251,11 +240,11 @@ fn backoff(args: &Args, errors: &mut Errors) -> Option<(u64, u64)> {
         Some((min, max)) if min <= max => return Some((min, max)),
         Some(_) => errors.at(
             written,
-            "`backoff` goes from the shortest wait to the longest: swap the two times",
+            "`backoff` takes the shorter wait first: swap the two times",
         ),
         None => errors.at(
             written,
-            "`backoff` is the shortest and the longest wait between two attempts: write `backoff = \"100ms..30s\"`",
+            "`backoff` takes the shortest and the longest wait between attempts: write `backoff = \"100ms..30s\"`",
         ),
     }
     None
@@ -298,9 +287,11 @@ mod tests {
         assert!(mistake_in_name("").is_some());
         assert!(mistake_in_name(" users").is_some());
         assert!(mistake_in_name("users model").is_some());
+        let padded = mistake_in_name(" users model ").unwrap_or_default();
+        assert!(padded.contains("contains ' '"), "{padded}");
         assert!(mistake_in_name(&"u".repeat(256)).is_some());
         assert_eq!(mistake_in_name(&"u".repeat(255)), None);
         let umlauts = mistake_in_name(&"ü".repeat(200)).unwrap_or_default();
-        assert!(umlauts.contains("the character 'ü'"), "{umlauts}");
+        assert!(umlauts.contains("contains 'ü'"), "{umlauts}");
     }
 }

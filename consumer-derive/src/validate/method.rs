@@ -1,16 +1,17 @@
-//! The rules of one handler: its signature.
+//! The rules of one handler's signature.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{FnArg, Ident, PatType, ReceiverKind, ReturnType, Safety, Signature, Type};
 
-use super::{last_name, type_arguments, unwrapped};
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, OnEvents};
+use crate::keys;
 use crate::model::{Events, Handler, Method, Parameter};
+use crate::types::{last_name, type_arguments, unwrapped};
 
-/// The shape that messages show.
-const SHAPE: &str = "async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>";
+/// The signature that messages show.
+const SIGNATURE: &str = "async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result<(), HandlerError>";
 
 /// `handle`, which takes every event.
 pub(super) fn every(
@@ -76,7 +77,7 @@ pub(super) fn reset(function: &Function, block: &ImplBlock, errors: &mut Errors)
             fits = false;
             errors.at(
                 typed,
-                "`#[on(reset)]` empties the read model and is given no event: write `async fn reset(&self, tx: &mut SqliteConnection)`",
+                "a method marked `#[on(reset)]` takes no event: write `async fn reset(&self, tx: &mut SqliteConnection)`",
             );
         }
     }
@@ -84,7 +85,7 @@ pub(super) fn reset(function: &Function, block: &ImplBlock, errors: &mut Errors)
     fits.then_some(method)
 }
 
-/// What all handlers have in common.
+/// The rules that all handlers share.
 fn method(
     function: &Function,
     given: Given<'_>,
@@ -109,8 +110,8 @@ fn method(
     })
 }
 
-/// The parameters after `&self`, each by itself: what it is, or what it was probably meant to be
-/// after a mistake that has been reported.
+/// The parameters after `&self`, each on its own: its meaning, or, after a mistake that has been
+/// reported, its probable meaning.
 struct Given<'a>(Vec<(&'a PatType, Result<Parameter, Role>)>);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -131,7 +132,7 @@ impl<'a> Given<'a> {
         Self(typed_parameters(&function.signature).map(read).collect())
     }
 
-    /// Those that are no mistake by themselves.
+    /// Those without a mistake of their own.
     fn right(&self) -> impl Iterator<Item = (&'a PatType, &Parameter)> {
         self.0.iter().filter_map(|(typed, read)| match read {
             Ok(parameter) => Some((*typed, parameter)),
@@ -145,7 +146,7 @@ impl<'a> Given<'a> {
             .any(|(_, read)| matches!(read, Err(role) if *role == wanted))
     }
 
-    /// All of them, if none is a mistake.
+    /// All of them, if none has a mistake.
     fn into_parameters(self, self_type: &Type) -> Option<Vec<Parameter>> {
         self.0
             .into_iter()
@@ -160,21 +161,24 @@ fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) -> bool {
         fits = false;
         errors.at(
             signature.fn_token,
-            format!("a handler is `async`: write `async fn {}`", signature.ident),
+            format!(
+                "a handler must be `async`: write `async fn {}`",
+                signature.ident
+            ),
         );
     }
     if !signature.generics.params.is_empty() {
         fits = false;
         errors.at(
             &signature.generics.params,
-            "a handler has no generic parameters, since the worker calls it: name the types, and write `'_` for lifetimes",
+            "a handler cannot be generic: name the types, and write `'_` for lifetimes",
         );
     }
     if matches!(signature.safety, Safety::Unsafe(_)) || signature.abi.is_some() {
         fits = false;
         errors.at(
             &signature.ident,
-            "a handler is an ordinary `async fn`: remove `unsafe` and `extern`",
+            "a handler must be an ordinary `async fn`: remove `unsafe` and `extern`",
         );
     }
     fits
@@ -185,7 +189,7 @@ fn refuse_receiver(signature: &Signature, errors: &mut Errors) -> bool {
     let Some(receiver) = signature.receiver() else {
         errors.at(
             name,
-            format!("a handler is a method: write `async fn {name}(&self, …)`"),
+            format!("a handler must take `&self`: write `async fn {name}(&self, …)`"),
         );
         return false;
     };
@@ -194,14 +198,14 @@ fn refuse_receiver(signature: &Signature, errors: &mut Errors) -> bool {
         ReceiverKind::Reference(_, _, Some(_)) => {
             errors.at(
                 receiver,
-                "the worker shares the consumer: write `&self`, and keep what changes in the database, or behind a lock",
+                "a handler takes `&self`, since calls share the consumer: write `&self`, and keep state in the database or behind a lock",
             );
             false
         }
         _ => {
             errors.at(
                 receiver,
-                "the consumer is used again for the next event: write `&self`",
+                "a handler takes `&self`, since the next event needs the consumer too: write `&self`",
             );
             false
         }
@@ -214,7 +218,7 @@ fn refuse_no_output(signature: &Signature, errors: &mut Errors) -> bool {
         errors.at(
             &signature.ident,
             format!(
-                "`{}` returns nothing, and could not say that it failed: write `-> Result<(), HandlerError>`, with any error that `?` takes",
+                "`{}` must return a `Result`: write `-> Result<(), HandlerError>`, or another error that `?` converts",
                 signature.ident
             ),
         );
@@ -236,11 +240,14 @@ fn refuse_cfg_on_parameters(signature: &Signature, errors: &mut Errors) -> bool 
         FnArg::Receiver(receiver) => &receiver.attrs,
     });
     for attribute in attributes {
-        if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
+        if [keys::CFG, keys::CFG_ATTR]
+            .iter()
+            .any(|cfg| attribute.path().is_ident(cfg))
+        {
             fits = false;
             errors.at(
                 attribute,
-                "a parameter of a handler is there or is not: put the `cfg` on the method, and write one method for each case",
+                "a parameter of a handler cannot have a `cfg`: put it on the method, and write one method for each case",
             );
         }
     }
@@ -262,7 +269,7 @@ fn checked_parameter(
             errors.at(
                 &typed.ty,
                 format!(
-                    "a handler cannot be given this: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context`, and the event, as in `{SHAPE}`"
+                    "a handler cannot take this parameter: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context` and the event, as in `{SIGNATURE}`"
                 ),
             );
             Err(Role::Unknown)
@@ -270,7 +277,7 @@ fn checked_parameter(
     }
 }
 
-/// The types that a handler is given in another way, told by their names.
+/// Mistakes in the types that a handler takes in another form, recognised by their names.
 fn mistake_in_type(ty: &Type, is_typed: bool) -> Option<(Role, String)> {
     let (is_borrowed, is_mutable, behind) = match unwrapped(ty) {
         Type::Reference(reference) => (
@@ -288,14 +295,14 @@ fn mistake_in_type(ty: &Type, is_typed: bool) -> Option<(Role, String)> {
     match last_name(behind)?.as_str() {
         "Context" if !is_borrowed || is_mutable => Some((
             Role::Context,
-            "a handler is lent the context, which it does not change: write `cx: &Context`".into(),
+            "the context is passed by shared reference: write `cx: &Context`".into(),
         )),
         "PersistedEvent" if is_mutable => Some((
             Role::Event,
             "an event is immutable: write `event: &PersistedEvent`".into(),
         )),
         name => {
-            // A type of the user's may end in `Transaction`, and may be an event.
+            // An event of the user's may be called `…Transaction`.
             let may_be_an_event = is_typed
                 && !is_borrowed
                 && !names_a_driver(name)
@@ -306,7 +313,7 @@ fn mistake_in_type(ty: &Type, is_typed: bool) -> Option<(Role, String)> {
     }
 }
 
-/// Tells parameters apart by the shape of their types, which is all that a macro sees.
+/// The meaning of a parameter by the shape of its type, which is all that a macro sees.
 fn parameter(ty: &Type) -> Option<Parameter> {
     match unwrapped(ty) {
         Type::Reference(reference) => {
@@ -323,8 +330,7 @@ fn parameter(ty: &Type) -> Option<Parameter> {
     }
 }
 
-/// The types that one might take for the connection, and the connection itself where it is not
-/// behind `&mut`.
+/// Types that are mistaken for the connection, and the connection without `&mut`.
 fn mistake_in_connection(connection: &Type, is_mutable: bool) -> Option<String> {
     let name = last_name(connection)?;
     let kind = [
@@ -355,15 +361,17 @@ fn mistake_in_connection(connection: &Type, is_mutable: bool) -> Option<String> 
     };
     let reason = match kind {
         "Transaction" => {
-            "a handler is inside the worker's transaction and neither commits it nor rolls it back"
+            "a handler cannot take the worker's transaction, which it must neither commit nor roll back"
         }
-        "Connection" => "a handler writes through the connection that it is lent",
-        _ => "a handler writes through the connection of the worker's transaction",
+        "Connection" => "a handler takes the connection by mutable reference",
+        _ => {
+            "a handler cannot take a pool, since it writes through the connection of the worker's transaction"
+        }
     };
     Some(format!("{reason}: write `tx: &mut {plain}`"))
 }
 
-/// Whether the name begins as those of sqlx's types for one driver.
+/// Whether the name begins like those of sqlx's types for one driver.
 fn names_a_driver(name: &str) -> bool {
     ["Sqlite", "Pg", "Postgres", "MySql", "Any"]
         .iter()
@@ -380,7 +388,7 @@ fn refuse_two_transactions(given: &Given<'_>, errors: &mut Errors) -> bool {
         fits = false;
         errors.at(
             second,
-            "a handler is given one transaction: remove one of the two `&mut` parameters",
+            "a handler takes one connection: remove one of the two `&mut` parameters",
         );
     }
     fits
@@ -412,12 +420,12 @@ fn one_event(function: &Function, given: &Given<'_>, wanted: Wanted, errors: &mu
             errors.at(
                 written,
                 format!(
-                    "a handler takes `tx`, `cx: &Context` and one event, each once: remove this parameter; `{name}` is called by the worker, which has nothing else to give"
+                    "`{name}` takes `tx`, `cx: &Context` and one event, each once: remove this parameter"
                 ),
             );
         }
     }
-    // What was not understood may have been meant as the event.
+    // A parameter that was not recognised may be meant as the event.
     if events == 0 && !given.has_wrong(Role::Unknown) {
         errors.at(name, missing_event(name, wanted));
         return false;
@@ -425,8 +433,8 @@ fn one_event(function: &Function, given: &Given<'_>, wanted: Wanted, errors: &mu
     fits && events > 0
 }
 
-/// An alias of `Context` looks like an event: with two references to choose from, the compiler
-/// finds out which is which.
+/// An alias of `Context` looks like an event. Of two references, the compiler determines which is
+/// which.
 fn may_be_renamed_context(
     given: &Given<'_>,
     wanted: Wanted,
@@ -442,10 +450,10 @@ fn may_be_renamed_context(
 fn missing_event(name: &Ident, wanted: Wanted) -> String {
     match wanted {
         Wanted::Persisted => format!(
-            "`{name}` takes no event: add `event: &PersistedEvent`, or `events: &[PersistedEvent]` for several"
+            "`{name}` must take the event: add `event: &PersistedEvent`, or `events: &[PersistedEvent]` for several"
         ),
         Wanted::Decoded => format!(
-            "`{name}` is marked `#[on]` and takes no event: add `event: UserRegistered`, or `event: Envelope<'_, UserRegistered>`"
+            "`{name}` must take the event that `#[on]` refers to: add `event: UserRegistered`, or `event: Envelope<'_, UserRegistered>`"
         ),
     }
 }
@@ -458,10 +466,10 @@ fn refuse_decoded_in_handle(function: &Function, given: &Given<'_>, errors: &mut
         |parameter| matches!(parameter, Parameter::Decoded(_)) || is_run(parameter),
         |ty| {
             if names_persisted_event(ty) {
-                format!("`{name}` is lent the event: write `event: &PersistedEvent`")
+                format!("`{name}` takes the event by reference: write `event: &PersistedEvent`")
             } else {
                 format!(
-                    "`{name}` takes every event, as `&PersistedEvent`: for one type of event mark the method `#[on]`"
+                    "`{name}` takes events undecoded: write `event: &PersistedEvent`, or mark the method `#[on]` to take one type of event"
                 )
             }
         },
@@ -475,9 +483,9 @@ fn refuse_decoded_by_name(given: &Given<'_>, errors: &mut Errors) -> bool {
         |parameter| matches!(parameter, Parameter::Decoded(_)) || is_run(parameter),
         |ty| {
             if names_persisted_event(ty) {
-                "a handler is lent the event: write `event: &PersistedEvent`".into()
+                "an undecoded event is passed by reference: write `event: &PersistedEvent`".into()
             } else {
-                "a handler that `#[on(…)]` chooses by name takes `&PersistedEvent`: for a decoded event write `#[on]` alone".into()
+                "a handler that names its events takes them undecoded: write `event: &PersistedEvent`, or `#[on]` without names".into()
             }
         },
     )
@@ -494,21 +502,21 @@ fn refuse_undecoded(given: &Given<'_>, errors: &mut Errors) -> bool {
         },
         |ty| {
             if names_persisted_event(ty) {
-                "`#[on]` alone takes a decoded event: name the events that come undecoded, `#[on(\"UserRegistered\")]`, or write `#[on(other)]` for the rest".into()
+                "`#[on]` without names takes a decoded event: write `#[on(\"UserRegistered\")]` to take events undecoded, or `#[on(other)]` for the rest".into()
             } else {
                 let ty = match unwrapped(ty) {
                     Type::Reference(reference) => reference.elem.to_token_stream(),
                     other => other.to_token_stream(),
                 };
                 format!(
-                    "a decoded event is given by value: write `event: {ty}`, or `event: Envelope<'_, {ty}>`"
+                    "a decoded event is passed by value: write `event: {ty}`, or `event: Envelope<'_, {ty}>`"
                 )
             }
         },
     )
 }
 
-/// Reports the parameters that a rule refuses; true when there are none.
+/// Reports the parameters that a rule refuses. True if there are none.
 fn refuse_parameters(
     given: &Given<'_>,
     errors: &mut Errors,
@@ -525,7 +533,7 @@ fn refuse_parameters(
     fits
 }
 
-/// Whether a reference may be an alias of `Context`: there is an event beside it.
+/// Whether a reference beside the event may be an alias of `Context`.
 fn could_be_context(given: &Given<'_>, ty: &Type) -> bool {
     !names(ty, "PersistedEvent")
         && given.right().any(|(_, parameter)| {
@@ -563,7 +571,7 @@ fn names(ty: &Type, name: &str) -> bool {
     last_name(ty).as_deref() == Some(name)
 }
 
-/// `PersistedEvent`, behind a reference or not, or a slice of them.
+/// Whether it is `PersistedEvent`, a reference to it, or a slice of them.
 fn names_persisted_event(ty: &Type) -> bool {
     match unwrapped(ty) {
         Type::Reference(reference) => names_persisted_event(&reference.elem),
@@ -572,7 +580,7 @@ fn names_persisted_event(ty: &Type) -> bool {
     }
 }
 
-/// Writes `Self` out, since the checks stand outside of the block.
+/// Replaces `Self`, which means nothing in the checks outside of the block.
 fn named_outside(parameter: Parameter, self_type: &Type) -> Parameter {
     let rename = |ty: Type| -> Type {
         let renamed = without_self(ty.to_token_stream(), self_type);

@@ -1,19 +1,20 @@
-//! The rules: from what was written to a [`Model`], or to all the mistakes in it at once.
+//! The rules: they turn the parsed input into a [`Model`], or report every mistake in it.
 
-pub(crate) mod block;
-pub(crate) mod keys;
+mod block;
+mod keys;
 mod method;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Attribute, GenericArgument, ItemStruct, Path, PathArguments, Type};
+use syn::{Attribute, ItemStruct, Path, PathArguments, Type};
 
 use crate::args::{self, Args};
 use crate::errors::Errors;
-use crate::item::{ImplBlock, Item};
+use crate::item::{ImplBlock, Item, is_consumer};
 use crate::model::{Body, Choice, Database, Making, Model};
+use crate::types::{last_name, unwrapped};
 
-/// Checks everything and gives a model, or the mistakes.
+/// Checks all rules, also after the first mistake.
 pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
     let errors_of = &mut errors;
     let name = keys::name(args, suggested_name(item).as_deref(), errors_of);
@@ -42,7 +43,7 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
     }
 }
 
-/// What the item itself says, apart from the keys.
+/// The parts of the model that the item determines.
 struct Subject {
     self_type: Type,
     databases: Vec<Choice>,
@@ -64,10 +65,10 @@ fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<S
     if let Some(key) = args.database.key() {
         errors.at(
             key,
-            "`database` is for the struct form: in an `impl` block the type of `tx` says which database it is; remove this key",
+            "`database` is a key for structs: remove it, since the type of `tx` determines the database of an `impl` block",
         );
     }
-    refuse_trait(block, errors);
+    refuse_trait(block, errors)?;
     refuse_generics(block, errors);
     let handlers = block::handlers(block, errors)?;
     Some(Subject {
@@ -82,7 +83,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
     if !item.generics.params.is_empty() {
         errors.at(
             &item.generics,
-            "a generic consumer cannot register itself, since nobody says for which types: implement `Consumer` by hand and give instances to `Worker::builder(…).consumer(…)`",
+            "a generic consumer cannot be registered: implement `Consumer` by hand and pass instances to `Worker::builder(…).consumer(…)`",
         );
     }
     let database = match args.database.value() {
@@ -92,7 +93,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
             if args.database.key().is_none() {
                 errors.at(
                     name,
-                    "a struct does not show its database: add `database = Sqlite`, the type that `Handler` is implemented for, or `database = any` if that is all of them",
+                    "the database of this consumer is missing: add `database = Sqlite`, the database of its `Handler`, or `database = any` if it implements `Handler` for all",
                 );
             }
             return None;
@@ -106,7 +107,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
 }
 
 fn refuse_item(tokens: &TokenStream, errors: &mut Errors) {
-    const PLACE: &str = "put `#[consumer(…)]` on an `impl` block with an `async fn handle`, or on a struct that implements `Handler`";
+    const TARGETS: &str = "put `#[consumer(…)]` on an `impl` block with an `async fn handle`, or on a struct that implements `Handler`";
     const KINDS: &[&str] = &[
         "fn", "enum", "trait", "mod", "type", "const", "static", "use", "union", "struct",
     ];
@@ -115,12 +116,12 @@ fn refuse_item(tokens: &TokenStream, errors: &mut Errors) {
         .into_iter()
         .find(|word| KINDS.contains(&word.to_string().as_str()));
     match kind {
-        // A struct that does not parse is being typed; what it lacks, the compiler says.
+        // A struct that does not parse is still being typed. The compiler reports it.
         Some(kind) if is_struct(&kind) => {}
-        Some(kind) => errors.at(&kind, format!("`{kind}` declares no consumer: {PLACE}")),
+        Some(kind) => errors.at(&kind, format!("`{kind}` cannot be a consumer: {TARGETS}")),
         None => errors.at_span(
             Span::call_site(),
-            format!("`#[consumer]` cannot read this item: {PLACE}"),
+            format!("`#[consumer]` cannot be on this item: {TARGETS}"),
         ),
     }
 }
@@ -129,39 +130,36 @@ fn is_struct(word: &TokenTree) -> bool {
     matches!(word, TokenTree::Ident(word) if word == "struct")
 }
 
-fn refuse_trait(block: &ImplBlock, errors: &mut Errors) {
+/// `None` if this is a trait implementation, whose functions are not handlers.
+fn refuse_trait(block: &ImplBlock, errors: &mut Errors) -> Option<()> {
     let Some(implemented) = &block.implemented else {
-        return;
+        return Some(());
     };
     let self_type = block.self_type.to_token_stream();
     errors.at(
         implemented,
         format!(
-            "`#[consumer]` writes the trait implementation itself: write `impl {self_type} {{ … }}` with an `async fn handle`; to keep an `impl Handler<…>` by hand put `#[consumer]` on the struct"
+            "`#[consumer]` cannot be on a trait implementation: write `impl {self_type} {{ … }}` with an `async fn handle`, or put `#[consumer]` on the struct and implement `Handler` by hand"
         ),
     );
+    None
 }
 
 fn refuse_generics(block: &ImplBlock, errors: &mut Errors) {
     if !block.generics.params.is_empty() {
         errors.at(
             &block.generics.params,
-            "a generic consumer cannot register itself, since nobody says for which types: name a concrete type, as in `impl Projection<User>`, or implement `Consumer` by hand and give instances to `Worker::builder(…).consumer(…)`",
+            "a generic consumer cannot be registered: name a concrete type, as in `impl Projection<User>`, or implement `Consumer` by hand and pass instances to `Worker::builder(…).consumer(…)`",
         );
     }
 }
 
 fn refuse_second_attribute(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes {
-        let is_consumer = attribute
-            .path()
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "consumer");
-        if is_consumer {
+        if is_consumer(attribute) {
             errors.at(
                 attribute,
-                "`#[consumer]` is applied twice: write one, with all the keys",
+                "`#[consumer]` is applied twice: write one with all keys",
             );
         }
     }
@@ -178,7 +176,7 @@ fn making(args: &Args, item: &Item, self_type: &Type) -> Making {
     }
 }
 
-/// The path of a type that a `use` could name: without arguments, hence perhaps a unit struct.
+/// The path of a type without arguments: a `use` can name it, and it may be a unit struct.
 fn plain_path(self_type: &Type) -> Option<&Path> {
     match unwrapped(self_type) {
         Type::Path(ty) if ty.qself.is_none() => {
@@ -193,54 +191,51 @@ fn plain_path(self_type: &Type) -> Option<&Path> {
     }
 }
 
-/// A type without the groups that `macro_rules!` and parentheses put around it.
-fn unwrapped(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => unwrapped(&group.elem),
-        Type::Paren(paren) => unwrapped(&paren.elem),
-        other => other,
-    }
-}
-
-/// The name of the type at the end of its path.
-pub(crate) fn last_name(ty: &Type) -> Option<String> {
-    match unwrapped(ty) {
-        Type::Path(ty) => ty.path.segments.last().map(|last| last.ident.to_string()),
-        _ => None,
-    }
-}
-
-/// The types in the angle brackets at the end of a path.
-fn type_arguments(ty: &Type) -> Vec<&Type> {
-    let Type::Path(ty) = unwrapped(ty) else {
-        return Vec::new();
-    };
-    match ty.path.segments.last().map(|last| &last.arguments) {
-        Some(PathArguments::AngleBracketed(list)) => list
-            .args
-            .iter()
-            .filter_map(|argument| match argument {
-                GenericArgument::Type(ty) => Some(ty),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// `UserReadModel` as `user_read_model`, for the message about a missing name.
+/// A name made of the type's, for the message about a missing one; `None` if it would be refused.
 fn suggested_name(item: &Item) -> Option<String> {
     let ident = match item {
         Item::Impl(block) => last_name(&block.self_type)?,
         Item::Struct(item) => item.ident.to_string(),
         Item::Other(_) => return None,
     };
+    let name = snake_case(ident.trim_start_matches("r#"));
+    keys::mistake_in_name(&name).is_none().then_some(name)
+}
+
+/// `HTTPLog` as `http_log`.
+fn snake_case(ident: &str) -> String {
     let mut name = String::new();
-    for character in ident.chars() {
-        if character.is_uppercase() && !name.is_empty() {
+    let mut before = '_';
+    let mut characters = ident.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_last_capital = characters.peek().is_some_and(|next| next.is_lowercase());
+        let begins_a_word = before != '_' && (!before.is_uppercase() || is_last_capital);
+        if character.is_uppercase() && begins_a_word {
             name.push('_');
         }
         name.extend(character.to_lowercase());
+        before = character;
     }
-    Some(name)
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::suggested_name;
+    use crate::errors::Errors;
+    use crate::item;
+
+    fn suggested(item: &str) -> Option<String> {
+        suggested_name(&item::parse(item.parse().unwrap(), &mut Errors::default()))
+    }
+
+    #[test]
+    fn a_suggested_name_obeys_the_rule_of_names() {
+        let of = |ident: &str| suggested(&format!("struct {ident};"));
+        assert_eq!(of("UserReadModel").as_deref(), Some("user_read_model"));
+        assert_eq!(of("HTTPLog2Model").as_deref(), Some("http_log2_model"));
+        assert_eq!(of("r#Type").as_deref(), Some("type"));
+        assert_eq!(of("Übersicht"), None);
+        assert_eq!(suggested("impl crate::Users {}").as_deref(), Some("users"));
+    }
 }

@@ -1,19 +1,19 @@
-//! What generated methods call: one small function for each thing that the compiler may have to
-//! explain to the user.
+//! The functions that generated methods call: one for each mistake that the compiler may have to
+//! explain.
 
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
 
 use super::{BatchError, Context, HandlerError, PersistedEvent};
 
-/// The connection behind `tx`; tells the database of a consumer.
+/// The connection behind `tx`, which determines the database of a consumer.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be given `&mut {Self}`, which is no connection",
+    message = "a handler cannot take `&mut {Self}`, which is not a connection",
     label = "not a connection",
     note = "write `tx: &mut SqliteConnection` or `tx: &mut PgConnection`, or another type that implements `sqlx::Connection`"
 )]
 pub trait Transaction {
-    /// The database that it is a connection to.
+    /// The database of the connection.
     type Database: sqlx::Database<Connection = Self>;
 }
 
@@ -22,12 +22,18 @@ impl<C: sqlx::Connection> Transaction for C {
     type Database = C::Database;
 }
 
-/// Gives a name to the mistake of ending the worker's transaction (R4).
+/// A type that threads can share. Generated implementations assume it of the consumer, so that the
+/// compiler reports a type that is not once, and not at every handler again.
+pub trait Shareable: Send + Sync + 'static {}
+
+impl<T: Send + Sync + 'static> Shareable for T {}
+
+/// Turns an attempt to end the worker's transaction into a message of its own (R4).
 ///
-/// The methods of `Transaction`, which ends what the handler itself began, are inherent and found
-/// first.
+/// The methods of sqlx's `Transaction`, which end a savepoint of the handler, are inherent and take
+/// precedence.
 pub trait EndsNoTransaction: Sized {
-    /// Is refused.
+    /// Refused at compile time.
     fn commit(self) -> Ready<Result<(), sqlx::Error>>
     where
         Self: EndsTransaction,
@@ -35,7 +41,7 @@ pub trait EndsNoTransaction: Sized {
         ready(Ok(()))
     }
 
-    /// Is refused.
+    /// Refused at compile time.
     fn rollback(self) -> Ready<Result<(), sqlx::Error>>
     where
         Self: EndsTransaction,
@@ -46,19 +52,19 @@ pub trait EndsNoTransaction: Sized {
 
 impl<C: sqlx::Connection> EndsNoTransaction for &mut C {}
 
-/// Nothing that a handler is given; exists for its error message.
+/// Implemented by nothing: it exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "the worker commits after the handler returned `Ok`: remove this call; to undo, return an error",
+    message = "a handler cannot end the worker's transaction: remove this call, since the worker commits after `Ok` and rolls back after an error",
     label = "the worker's transaction",
-    note = "`tx.begin()` makes a savepoint, which a handler may commit and roll back"
+    note = "a handler may commit and roll back a savepoint, which `tx.begin()` makes"
 )]
 pub trait EndsTransaction {}
 
 /// A connection to the database `DB`.
 #[diagnostic::on_unimplemented(
-    message = "this handler takes a `{Self}`, and another of the same consumer takes a connection to `{DB}`",
+    message = "this handler takes a `{Self}`, but another one of this consumer takes a connection to `{DB}`",
     label = "another database",
-    note = "the handlers of a consumer share one transaction: write one `impl` block and one type for each database"
+    note = "the handlers of a consumer share one transaction: write one type with its own `impl` block for each database"
 )]
 pub trait TransactionOf<DB: sqlx::Database> {
     /// The connection, as this type.
@@ -72,21 +78,21 @@ impl<DB: sqlx::Database<Connection = C>, C> TransactionOf<DB> for C {
     }
 }
 
-/// Gives a handler its connection.
+/// Passes a handler its connection.
 pub fn transaction<DB: sqlx::Database, T: TransactionOf<DB>>(
     connection: &mut DB::Connection,
 ) -> &mut T {
     T::of(connection)
 }
 
-/// What a handler of one event can be lent.
+/// A type that a handler of one event takes by shared reference.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be lent a `{Self}`",
+    message = "a handler cannot take `&{Self}`",
     label = "neither `consumer::PersistedEvent` nor `consumer::Context`",
-    note = "a handler is lent `event: &PersistedEvent` and `cx: &Context`: for a decoded event mark the method `#[on]` and take it by value; if this has one of those two names, it is another crate's: import `consumer::PersistedEvent` or `consumer::Context`"
+    note = "write `event: &PersistedEvent` or `cx: &Context`, both from `consumer`; to take a decoded event, mark the method `#[on]` and take the event by value"
 )]
 pub trait Shared {
-    /// Picks it out of what there is.
+    /// The one of the two that has this type.
     fn pick<'a>(cx: &'a Context, event: &'a PersistedEvent) -> &'a Self;
 }
 
@@ -102,20 +108,20 @@ impl Shared for Context {
     }
 }
 
-/// Chooses how to treat the future of a handler that is lent a `T`. Where that is something which no
-/// handler is lent, nothing more is demanded: one message is enough.
-pub struct Lent<T: ?Sized>(PhantomData<T>);
+/// Requires `Send` of the future of a handler that takes a `&T`, unless no handler takes a `&T`: then
+/// that is the only message.
+pub struct Borrowed<T: ?Sized>(PhantomData<T>);
 
-impl<T: Shared + ?Sized> Lent<T> {
-    /// See [`send`]. Found before [`NotLent::send`], since it is inherent.
+impl<T: Shared + ?Sized> Borrowed<T> {
+    /// [`send`]. Takes precedence over [`NotBorrowed::send`], since it is inherent.
     pub fn send<F: Future + Send>(handler: F) -> impl Future<Output = F::Output> + Send {
         handler
     }
 }
 
-/// What stands in for the handler's future after a mistake.
-pub trait NotLent {
-    /// A future that is never run.
+/// Replaces the handler's future after a mistake.
+pub trait NotBorrowed {
+    /// A future that never runs.
     fn send<F: Future>(handler: F) -> impl Future<Output = F::Output> + Send
     where
         Self: Sized,
@@ -125,18 +131,18 @@ pub trait NotLent {
     }
 }
 
-impl<T> NotLent for Lent<T> {}
+impl<T> NotBorrowed for Borrowed<T> {}
 
-/// Lends a handler the event or the context.
+/// Passes a handler the event or the context.
 pub fn shared<'a, T: Shared>(cx: &'a Context, event: &'a PersistedEvent) -> &'a T {
     T::pick(cx, event)
 }
 
-/// The context, and nothing else.
+/// The context.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be lent a `{Self}`",
+    message = "a handler cannot take `&{Self}`",
     label = "not `consumer::Context`",
-    note = "beside the transaction and its event a handler is lent `cx: &Context`; if this is another crate's `Context`, import `consumer::Context`"
+    note = "write `cx: &Context`, from `consumer`; a decoded event is passed by value"
 )]
 pub trait IsContext {
     /// The context, as this type.
@@ -149,16 +155,16 @@ impl IsContext for Context {
     }
 }
 
-/// Lends a handler the context.
+/// Passes a handler the context.
 pub fn context<T: IsContext>(cx: &Context) -> &T {
     T::of(cx)
 }
 
-/// The events of a batch, as they are.
+/// The undecoded events of a batch.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot be given `&[{Self}]`",
+    message = "a handler cannot take `&[{Self}]`",
     label = "not `consumer::PersistedEvent`",
-    note = "`handle` takes a batch as `events: &[PersistedEvent]`; for runs of one event mark it `#[on]` and take `&[Envelope<'_, E>]`"
+    note = "write `events: &[PersistedEvent]`; to take runs of one type of event, mark the method `#[on]` and write `events: &[Envelope<'_, E>]`"
 )]
 pub trait Batch: Sized {
     /// The events, as this type.
@@ -171,28 +177,28 @@ impl Batch for PersistedEvent {
     }
 }
 
-/// Gives a handler several events as they are.
+/// Passes a handler several undecoded events.
 #[must_use]
 pub fn batch<T: Batch>(events: &[PersistedEvent]) -> &[T] {
     T::of(events)
 }
 
-/// The slice that a handler of runs takes; a mistake is told at the parameter's type.
+/// The slice of a handler of runs. A mistake is reported at the type of its parameter.
 pub fn slice<T>(given: &[T]) -> &[T] {
     given
 }
 
-/// What a handler may return.
+/// The return types of handlers.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not a `Result<(), E>`",
-    note = "return `Result<(), E>`, where `E` is `HandlerError`, or any error that `?` turns into one: `sqlx::Error`, `anyhow::Error`, an error type of your own, a `String`"
+    note = "write `Result<(), HandlerError>`, or another error that `?` converts: `sqlx::Error`, `anyhow::Error`, your own error type, a `String`"
 )]
 pub trait Outcome {
-    /// The result, with the error that the worker deals with.
+    /// The result with a [`HandlerError`].
     ///
     /// # Errors
-    /// What the handler returned.
+    /// The handler's error.
     fn into_result(self) -> Result<(), HandlerError>;
 }
 
@@ -202,14 +208,14 @@ impl<E: IsError> Outcome for Result<(), E> {
     }
 }
 
-/// The error that a handler may return.
+/// The errors of handlers.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not an error that a handler can return",
-    label = "`?` cannot turn `{Self}` into a `HandlerError`",
-    note = "implement `std::error::Error` for `{Self}`, and make it `Send` and `Sync`; or return `HandlerError`, which `?` makes of any error"
+    message = "a handler cannot return the error `{Self}`",
+    label = "`?` cannot convert `{Self}` into `HandlerError`",
+    note = "implement `std::error::Error` for `{Self}` and make it `Send` and `Sync`, or return `HandlerError`"
 )]
 pub trait IsError {
-    /// What the worker deals with.
+    /// The error that the worker handles.
     fn into_handler_error(self) -> HandlerError;
 }
 
@@ -220,24 +226,23 @@ impl<E: Into<HandlerError>> IsError for E {
     }
 }
 
-/// Demands that a handler's future can move between threads, at the handler; what is around it
-/// need not ask again.
+/// Requires at the handler that its future is `Send`, so that the surrounding future is too.
 pub fn send<F: Future + Send>(handler: F) -> impl Future<Output = F::Output> + Send {
     handler
 }
 
-/// Takes what a handler returned.
+/// Converts the result of a handler.
 ///
 /// # Errors
-/// What the handler returned.
+/// The handler's error.
 pub fn outcome<O: Outcome>(returned: O) -> Result<(), HandlerError> {
     returned.into_result()
 }
 
-/// The result of a handler that took the whole batch.
+/// Converts the result of a handler that took the whole batch.
 ///
 /// # Errors
-/// The handler's error, with every event under suspicion.
+/// The handler's error, which any event of the batch may have caused.
 pub fn whole(
     events: &[PersistedEvent],
     result: Result<(), HandlerError>,
@@ -245,18 +250,18 @@ pub fn whole(
     several(0, events.len(), result).map(|()| events.len())
 }
 
-/// The result of a handler that took the event at index `handled`.
+/// Converts the result of a handler that took the event at index `handled`.
 ///
 /// # Errors
-/// The handler's error, with that event under suspicion.
+/// The handler's error, which that event caused.
 pub fn one<T>(handled: usize, result: Result<T, impl Into<HandlerError>>) -> Result<T, BatchError> {
     result.map_err(|error| BatchError::at(handled, error))
 }
 
-/// The result of a handler that took `length` events from index `handled` on.
+/// Converts the result of a handler that took `length` events from index `handled` on.
 ///
 /// # Errors
-/// The handler's error, with those events under suspicion.
+/// The handler's error, which any of those events may have caused.
 pub fn several(
     handled: usize,
     length: usize,
@@ -265,7 +270,7 @@ pub fn several(
     result.map_err(|error| BatchError::within(handled, length, error))
 }
 
-/// The events from index `handled` on that go to the same handler as the first of them.
+/// The consecutive events from index `handled` on that have the same handler.
 pub fn run(
     events: &[PersistedEvent],
     handled: usize,

@@ -13,6 +13,7 @@ pub(crate) mod generated;
 mod new_event;
 mod settings;
 pub(crate) mod typed;
+pub(crate) mod variant;
 
 pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;

@@ -1,22 +1,22 @@
-//! Events as Rust types: what `#[derive(Event)]` implements, and what typed handlers are given.
+//! Events as Rust types: the traits of `#[derive(Event)]`, and the arguments of typed handlers.
 
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess,
-    Visitor,
-};
-use serde_json::value::RawValue;
+use serde::de::DeserializeOwned;
 
 use super::{Context, PersistedEvent};
 
-/// A Rust type that stands for one type of event, or for all events of one aggregate.
+/// A Rust type that represents one type of event, or all events of one aggregate.
 ///
-/// `#[derive(Event)]` implements it, on structs and on enums.
+/// `#[derive(Event)]` implements it for structs and enums.
 ///
 /// ```
 /// use consumer::{Event, EventRecord, PersistedEvent};
@@ -51,48 +51,59 @@ use super::{Context, PersistedEvent};
 )]
 pub trait Event: Sized {
     /// The type of the aggregate that the event belongs to, such as `User`.
-    ///
-    /// See [`Event`] for an example.
     const AGGREGATE_TYPE: &'static str;
 
-    /// The event types that this Rust type stands for: one for a struct, one a variant for an enum.
-    ///
-    /// See [`Event`] for an example.
+    /// The event types: one for a struct, one per variant for an enum.
     const EVENT_TYPES: &'static [&'static str];
 
-    /// The event type of this value.
-    ///
-    /// See [`Event`] for an example.
+    /// Returns the event type of this value.
     fn event_type(&self) -> &'static str;
 
-    /// The version of the format in which this value is encoded.
-    ///
-    /// See [`Event`] for an example.
+    /// Returns the version of the format that [`encode`](Self::encode) writes.
     fn event_version(&self) -> i32;
 
-    /// The payload of this value.
-    ///
-    /// See [`Event`] for an example.
+    /// Writes the payload of this value.
     ///
     /// # Errors
-    /// What `serde_json` says, when the value has no JSON form.
+    /// An error of `serde_json` if the value cannot be written as JSON.
     fn encode(&self) -> Result<Bytes, serde_json::Error>;
 
-    /// Reads an event of one of [`EVENT_TYPES`](Self::EVENT_TYPES), of this or an earlier version.
-    ///
-    /// See [`Event`] for an example.
+    /// Reads an event of one of the [`EVENT_TYPES`](Self::EVENT_TYPES), in this or an earlier version.
     ///
     /// # Errors
-    /// Which event it is, and what about its payload is wrong.
+    /// If the event has another type, an unknown version, or a payload that does not fit.
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError>;
 }
 
-/// An [`Event`] enum that has all the events of its aggregate.
+/// A box is the event in it, so that an enum may box its large variants.
+#[diagnostic::do_not_recommend]
+impl<E: Event> Event for Box<E> {
+    const AGGREGATE_TYPE: &'static str = E::AGGREGATE_TYPE;
+    const EVENT_TYPES: &'static [&'static str] = E::EVENT_TYPES;
+
+    fn event_type(&self) -> &'static str {
+        E::event_type(self)
+    }
+
+    fn event_version(&self) -> i32 {
+        E::event_version(self)
+    }
+
+    fn encode(&self) -> Result<Bytes, serde_json::Error> {
+        E::encode(self)
+    }
+
+    fn decode(event: &PersistedEvent) -> Result<Self, DecodeError> {
+        E::decode(event).map(Self::new)
+    }
+}
+
+/// An [`Event`] enum with all events of its aggregate.
 ///
-/// In `aggregates = [UserEvent]` it stands for the aggregate's type, and the compiler checks that
+/// `aggregates = [UserEvent]` means the aggregate type of `UserEvent`, and the compiler checks that
 /// each of its events has a handler.
 ///
-/// The derive implements it too, for enums; it has nothing to call:
+/// `#[derive(Event)]` implements it for enums:
 ///
 /// ```
 /// use consumer::prelude::*;
@@ -112,14 +123,14 @@ pub trait Event: Sized {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an aggregate",
     label = "does not implement `Aggregate`",
-    note = "`aggregates` takes strings, and enums with `#[derive(Event)]` whose variants are the events of one aggregate; for the aggregate type of a single event write its name in quotes"
+    note = "write the aggregate type in quotes, or the path of an enum with `#[derive(Event)]` that has all events of the aggregate"
 )]
 pub trait Aggregate: Event {}
 
-/// A decoded event together with the record that it came in.
+/// A decoded event together with its record.
 ///
-/// The record's fields are read through [`Deref`], except for the payload, which is decoded here:
-/// `event.payload.email` beside `event.aggregate_id` and `event.global_position`.
+/// The fields of the record are available through [`Deref`], except for the payload, which is decoded
+/// here: `event.payload.email` next to `event.aggregate_id` and `event.global_position`.
 ///
 /// ```
 /// use consumer::{Envelope, Event, EventRecord, PersistedEvent};
@@ -146,7 +157,7 @@ pub trait Aggregate: Event {}
 pub struct Envelope<'a, E> {
     /// The decoded payload.
     pub payload: E,
-    /// The event as the store keeps it.
+    /// The event as it is stored.
     pub record: &'a PersistedEvent,
 }
 
@@ -158,7 +169,7 @@ impl<E> Deref for Envelope<'_, E> {
     }
 }
 
-/// Why an event could not be decoded; says which event, for whom, and where in the payload.
+/// Tells why an event could not be decoded: which event, for which consumer, and where in its payload.
 ///
 /// ```
 /// use consumer::{Event, EventRecord, PersistedEvent};
@@ -217,50 +228,38 @@ impl DecodeError {
         }
     }
 
-    /// Names the consumer for whom the event was decoded.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Sets the consumer for which the event was decoded.
     #[must_use]
     pub fn for_consumer(mut self, name: &str) -> Self {
         self.consumer = Some(name.into());
         self
     }
 
-    /// The consumer for whom the event was decoded.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the consumer for which the event was decoded.
     #[must_use]
     pub fn consumer(&self) -> Option<&str> {
         self.consumer.as_deref()
     }
 
-    /// The event's global position.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the event's global position.
     #[must_use]
     pub fn position(&self) -> i64 {
         self.position
     }
 
-    /// The event's type.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the event's type.
     #[must_use]
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
-    /// The version that the event was appended in.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the version of the stored event.
     #[must_use]
     pub fn event_version(&self) -> i32 {
         self.version
     }
 
-    /// Where in the payload the mistake is, such as `address.lines[2]`.
-    ///
-    /// See [`DecodeError`] for an example.
+    /// Returns the path of the mistake in the payload, such as `address.lines[2]`.
     #[must_use]
     pub fn path(&self) -> Option<String> {
         match &self.reason {
@@ -288,10 +287,14 @@ impl fmt::Display for DecodeError {
                 f,
                 ": this program reads versions up to {current}; deploy the release that appended it"
             ),
+            Reason::Version { .. } if self.version < 0 => {
+                f.write_str(": a version cannot be negative; correct the event")
+            }
+            // 0 counts as version 1.
             Reason::Version { current } => write!(
                 f,
                 ": the current version is {current}; add `upcast({} = …)` to read this one",
-                self.version
+                self.version.max(1)
             ),
             Reason::Type { expected } => {
                 write!(f, ": expected one of `{}`", expected.join("`, `"))
@@ -313,18 +316,18 @@ impl std::error::Error for DecodeError {
     }
 }
 
-/// What a typed handler can be given: an event, or an [`Envelope`] around one.
+/// The argument of a typed handler: an event, or an [`Envelope`] with one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "a handler marked `#[on]` takes an event, and `{Self}` is none",
+    message = "a handler marked `#[on]` takes an event, but `{Self}` is not one",
     label = "not an event",
-    note = "put `#[derive(Event)]` and `#[event(aggregate = \"…\")]` on the type of the event, or take the event undecoded: `#[on(\"…\")]` with `event: &PersistedEvent`"
+    note = "put `#[derive(Event)]` and `#[event(aggregate = \"…\")]` on the type of the event, or write `#[on(\"…\")]` and `event: &PersistedEvent` to take it undecoded"
 )]
 pub trait EventArgument<'e>: Sized {
     /// The event in it.
     type Event: Event;
 
-    /// Puts the decoded event beside its record, or takes it alone.
+    /// Adds the record to the decoded event, if the argument has one.
     fn wrap(decoded: Self::Event, record: &'e PersistedEvent) -> Self;
 }
 
@@ -346,10 +349,9 @@ impl<'e, E: Event> EventArgument<'e> for Envelope<'e, E> {
     }
 }
 
-/// What generated code knows of the event in a handler's parameter.
+/// The events of a handler's parameter, and how to decode them.
 ///
-/// It has no bound on `T`, so that a type which is no event is complained about once, where it is
-/// made.
+/// It has no bound on `T`, so that a type that is not an event is reported once, by [`typed`].
 #[doc(hidden)]
 pub struct Typed<'e, T> {
     pub handled: Handled,
@@ -369,11 +371,11 @@ pub enum Handled {
     },
     /// The events of these types, of any aggregate type in scope.
     Named(&'static [&'static str]),
-    /// Whatever the other handlers leave.
+    /// The events without another handler.
     Rest,
 }
 
-/// Looks at the type of a parameter.
+/// Examines the type of a parameter.
 #[doc(hidden)]
 #[must_use]
 pub const fn typed<'e, T: EventArgument<'e>>() -> Typed<'e, T> {
@@ -406,7 +408,7 @@ impl<'e, T> Typed<'e, T> {
     /// Decodes one event.
     ///
     /// # Errors
-    /// What is wrong with it, and for whom.
+    /// If it does not decode. The error names the consumer.
     pub fn decode(&self, cx: &Context, event: &'e PersistedEvent) -> Result<T, DecodeError> {
         (self.decode)(event).map_err(|error| error.for_consumer(cx.consumer()))
     }
@@ -414,7 +416,7 @@ impl<'e, T> Typed<'e, T> {
     /// Decodes events up to the first that does not decode, which begins the next run.
     ///
     /// # Errors
-    /// When that is the first of all.
+    /// If the first one does not decode.
     pub fn decode_run(
         &self,
         cx: &Context,
@@ -432,10 +434,10 @@ impl<'e, T> Typed<'e, T> {
     }
 }
 
-/// Can be made of an earlier version; exists for its error message.
+/// Can be converted from an earlier version. It exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "`{Old}` cannot be made into `{Self}`: write `impl From<{Old}> for {Self}`",
+    message = "`{Old}` cannot be converted into `{Self}`: write `impl From<{Old}> for {Self}`",
     label = "no `From<{Old}>` for `{Self}`"
 )]
 pub trait Upcast<Old> {
@@ -449,19 +451,19 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
     }
 }
 
-/// Can be read from a payload; exists for its error message.
+/// Can be read from a payload. It exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a payload",
     label = "does not implement `Deserialize`",
-    note = "derive `serde::Deserialize` for `{Self}`; a payload is read into a type that borrows nothing"
+    note = "derive `serde::Deserialize` for `{Self}`, without borrowed fields"
 )]
 pub trait ReadPayload: DeserializeOwned {}
 
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> ReadPayload for T {}
 
-/// Can be written as a payload; exists for its error message.
+/// Can be written as a payload. It exists for its error message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written as a payload",
@@ -483,46 +485,34 @@ pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeEr
     Ok(decoded)
 }
 
-/// Reads the payload as the content of a variant of the enum `T`, the one at that index.
-#[doc(hidden)]
-pub fn decode_variant<T: ReadPayload>(
-    event: &PersistedEvent,
-    index: u32,
-) -> Result<T, DecodeError> {
-    let mut json = serde_json::Deserializer::from_slice(&event.payload);
-    let mut track = serde_path_to_error::Track::new();
-    let content = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    match T::deserialize(VariantContent { index, content }) {
-        Ok(decoded) => {
-            nothing_follows(event, &mut json)?;
-            Ok(decoded)
-        }
-        Err(error) => {
-            let error = serde_path_to_error::Error::new(track.path(), error);
-            Err(DecodeError::new(event, Reason::Json(error)))
-        }
-    }
-}
-
-fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
+pub(super) fn nothing_follows<'de, R: serde_json::de::Read<'de>>(
     event: &PersistedEvent,
     json: &mut serde_json::Deserializer<R>,
 ) -> Result<(), DecodeError> {
     json.end().map_err(|error| {
         let root = serde_path_to_error::Track::new().path();
-        let error = serde_path_to_error::Error::new(root, error);
-        DecodeError::new(event, Reason::Json(error))
+        unreadable(event, root, error)
     })
 }
 
-/// The event's version is none that the type can read.
+/// The error for a payload that does not fit.
+pub(super) fn unreadable(
+    event: &PersistedEvent,
+    path: serde_path_to_error::Path,
+    error: serde_json::Error,
+) -> DecodeError {
+    let error = serde_path_to_error::Error::new(path, error);
+    DecodeError::new(event, Reason::Json(error))
+}
+
+/// The error for a version that the type cannot read.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_version(event: &PersistedEvent, current: i32) -> DecodeError {
     DecodeError::new(event, Reason::Version { current })
 }
 
-/// Refuses an event that `E` does not stand for, be its payload as it may.
+/// Refuses an event of another type than those of `E`, whatever its payload.
 #[doc(hidden)]
 pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError> {
     if *event.aggregate_type != *E::AGGREGATE_TYPE {
@@ -539,7 +529,7 @@ pub fn expect_event<E: Event>(event: &PersistedEvent) -> Result<(), DecodeError>
     }
 }
 
-/// The event's type is none that the type stands for.
+/// The error for an event of another type.
 #[doc(hidden)]
 #[must_use]
 pub fn unknown_type(event: &PersistedEvent, expected: &'static [&'static str]) -> DecodeError {
@@ -552,48 +542,39 @@ pub fn encode_json<T: WritePayload + ?Sized>(value: &T) -> Result<Bytes, serde_j
     serde_json::to_vec(value).map(Bytes::from)
 }
 
-/// Writes the content of an enum's variant, without the tag that serde puts around it.
-#[doc(hidden)]
-pub fn encode_variant<T: WritePayload>(value: &T) -> Result<Bytes, serde_json::Error> {
-    let tagged = serde_json::to_vec(value)?;
-    let content: std::collections::HashMap<String, &RawValue> = serde_json::from_slice(&tagged)?;
-    Ok(content
-        .into_values()
-        .next()
-        .map_or_else(Bytes::new, |content| {
-            Bytes::copy_from_slice(content.get().as_bytes())
-        }))
-}
-
-/// The payload of an event without content; an object, so that it can grow.
+/// The payload of an event without fields: an object, so that it can grow.
 #[doc(hidden)]
 #[must_use]
 pub fn nothing() -> Bytes {
     Bytes::from_static(b"{}")
 }
 
-/// What the type in an enum's variant is as an event.
+/// The event in an enum's variant.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct EventShape {
     pub aggregate: &'static str,
     pub events: &'static [&'static str],
+    /// The name of the type around the event, which the check refuses.
+    pub wrapper: Option<&'static str>,
 }
 
-/// The event type of a variant: that of the event in it, or its own name.
+/// The event type of a variant: that of the event in it, or its own.
 #[doc(hidden)]
 #[must_use]
 pub const fn event_type_of(event: Option<EventShape>, own: &'static str) -> &'static str {
     match event {
         Some(EventShape {
-            events: [name, ..], ..
+            events: [name, ..],
+            wrapper: None,
+            ..
         }) => name,
         _ => own,
     }
 }
 
-/// The type in an enum's variant. What is said here of an [`Event`] is found before what
-/// [`PlainContent`] says of every type.
+/// The type in an enum's variant. Its inherent items, for an [`Event`], take precedence over those of
+/// [`PlainContent`], for every type.
 #[doc(hidden)]
 pub struct VariantType<T>(PhantomData<T>);
 
@@ -602,6 +583,7 @@ impl<T: Event> VariantType<T> {
     pub const EVENT: Option<EventShape> = Some(EventShape {
         aggregate: T::AGGREGATE_TYPE,
         events: T::EVENT_TYPES,
+        wrapper: None,
     });
 
     pub fn event_version(content: &T) -> i32 {
@@ -617,7 +599,40 @@ impl<T: Event> VariantType<T> {
     }
 }
 
-/// The content of a variant whose type is no event of its own.
+/// serde writes these types as the value in them. A variant with a wrapped event would look like that
+/// event, but have an event type and a version of its own.
+macro_rules! wrappers {
+    ($($name:literal: $wrapper:ty $(where E: $bound:ident)?;)*) => {$(
+        impl<E: Event $(+ $bound)?> VariantType<$wrapper> {
+            pub const EVENT: Option<EventShape> = Some(wrapped::<E>($name));
+        }
+
+        impl<E: Event $(+ $bound)?> VariantType<Box<$wrapper>> {
+            pub const EVENT: Option<EventShape> = Some(wrapped::<E>($name));
+        }
+    )*};
+}
+
+wrappers! {
+    "Option": Option<E>;
+    "Arc": Arc<E>;
+    "Rc": Rc<E>;
+    "Cow": Cow<'_, E> where E: Clone;
+    "Cell": Cell<E>;
+    "RefCell": RefCell<E>;
+    "Mutex": Mutex<E>;
+    "RwLock": RwLock<E>;
+}
+
+const fn wrapped<E: Event>(wrapper: &'static str) -> EventShape {
+    EventShape {
+        aggregate: E::AGGREGATE_TYPE,
+        events: E::EVENT_TYPES,
+        wrapper: Some(wrapper),
+    }
+}
+
+/// The content of a variant whose type is not an event.
 #[doc(hidden)]
 pub trait PlainContent<T> {
     const EVENT: Option<EventShape> = None;
@@ -639,68 +654,10 @@ pub trait PlainContent<T> {
         T: ReadPayload,
     {
         match event.event_version {
-            1 => decode_json(event),
+            0 | 1 => decode_json(event),
             _ => Err(unknown_version(event, 1)),
         }
     }
 }
 
 impl<T> PlainContent<T> for VariantType<T> {}
-
-/// A deserializer of an enum of which the variant is known and the content is at hand.
-struct VariantContent<D> {
-    index: u32,
-    content: D,
-}
-
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for VariantContent<D> {
-    type Error = D::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        visitor.visit_enum(self)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
-        ignored_any
-    }
-}
-
-impl<'de, D: Deserializer<'de>> EnumAccess<'de> for VariantContent<D> {
-    type Error = D::Error;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), D::Error> {
-        let variant = seed.deserialize(self.index.into_deserializer())?;
-        Ok((variant, self))
-    }
-}
-
-impl<'de, D: Deserializer<'de>> VariantAccess<'de> for VariantContent<D> {
-    type Error = D::Error;
-
-    fn unit_variant(self) -> Result<(), D::Error> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, D::Error> {
-        seed.deserialize(self.content)
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        length: usize,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.content.deserialize_tuple(length, visitor)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.content.deserialize_struct("", fields, visitor)
-    }
-}

@@ -1,27 +1,27 @@
-//! How an instance of a declared consumer comes into being.
+//! How an instance of a declared consumer is made.
 
 use std::marker::PhantomData;
 
 use super::Dependencies;
 use crate::contract::HandlerError;
 
-/// Makes an instance; written by `#[consumer]`, once for each type. When a type has two blocks, this
-/// name is what the compiler says of it.
+/// Makes an instance. `#[consumer]` implements it, and the compiler shows its name if a type has two
+/// blocks.
 pub trait OneConsumerBlockForEachType: Sized {
-    /// Makes an instance out of the dependencies.
+    /// Makes an instance.
     ///
     /// # Errors
-    /// What the consumer's `init` says.
+    /// Those of the consumer's `init`.
     fn construct(dependencies: &Dependencies) -> Result<Self, HandlerError>;
 }
 
-/// Stands in the place of a value that has the name of the consumer's type, when there is none.
+/// Replaces the value with the name of the consumer's type if there is no such value.
 #[derive(Clone, Copy, Debug)]
 pub struct NoValue;
 
-/// Glob-imported under the name that generated code gives to the type; an import by name shadows it.
+/// Glob-imported under the name that generated code gives to the type. An import by name shadows it.
 pub mod no_value {
-    /// See [`NoValue`](super::NoValue).
+    /// [`NoValue`](super::NoValue).
     pub const __CONSUMER: super::NoValue = super::NoValue;
 }
 
@@ -31,28 +31,28 @@ pub fn default_instance<T: HasDefault>() -> T {
     T::default_instance()
 }
 
-/// Chooses how to make a `T` by what its name means as a value: a unit struct is that value, and
-/// everything else needs `Default`.
+/// Chooses how to make a `T` by the value `V` that has its name: a unit struct is that value, and every
+/// other type needs `Default`.
 #[derive(Debug)]
 pub struct Instance<V, T>(V, PhantomData<T>);
 
 impl<V, T> Instance<V, T> {
-    /// Looks at what the type's name means as a value.
+    /// Takes the value that has the type's name.
     pub const fn of(value: V) -> Self {
         Self(value, PhantomData)
     }
 }
 
 impl<Unit> Instance<Unit, Unit> {
-    /// Takes the unit struct itself. Found before [`DefaultInstance::make`], since it is inherent.
+    /// The unit struct itself. Takes precedence over [`DefaultInstance::make`], since it is inherent.
     pub fn make(self) -> Unit {
         self.0
     }
 }
 
-/// Makes an instance of everything that is not a unit struct.
+/// Makes an instance of a type that is not a unit struct.
 pub trait DefaultInstance<T> {
-    /// Takes the default.
+    /// The default.
     fn make(self) -> T
     where
         T: HasDefault;
@@ -67,11 +67,12 @@ impl<V, T> DefaultInstance<T> for Instance<V, T> {
     }
 }
 
-/// Has a [`Default`]; exists for its error message.
+/// Has a [`Default`]. It exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "nobody knows how to make a `{Self}`: it is no unit struct, has no `Default` and no `init`",
-    label = "cannot be made",
-    note = "derive or implement `Default` for `{Self}`, or name a function that makes one: `init = path::to::function`, a `fn(&Dependencies) -> Result<{Self}, E>`"
+    message = "`#[consumer]` cannot make a `{Self}`: it has no `Default` and no `init`",
+    label = "no `Default`",
+    note = "implement `Default` for `{Self}`, or name a function that makes one: `init = path::to::function`, a `fn(&Dependencies) -> Result<{Self}, E>`",
+    note = "a unit struct needs neither if the block names the struct itself: write `impl {Self}` instead of an alias"
 )]
 pub trait HasDefault {
     /// The default.
@@ -85,17 +86,17 @@ impl<T: Default> HasDefault for T {
     }
 }
 
-/// What an `init` function returns; exists for its error message.
+/// The return type of an `init` function. It exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "an `init` function returns `Result<{T}, E>`, and this one returns `{Self}`",
+    message = "an `init` function returns `Result<{T}, E>`, but this one returns `{Self}`",
     label = "wrong return type of `init`",
-    note = "write `fn init(dependencies: &Dependencies) -> Result<{T}, E>`, where `E` is any error that `?` turns into `HandlerError`"
+    note = "write `fn init(dependencies: &Dependencies) -> Result<{T}, E>`, with an error that `?` converts into `HandlerError`"
 )]
 pub trait InitOutcome<T> {
-    /// The result with the error that the registry reports.
+    /// The result with a [`HandlerError`].
     ///
     /// # Errors
-    /// What the function returned.
+    /// The function's error.
     fn into_result(self) -> Result<T, HandlerError>;
 }
 
@@ -106,15 +107,15 @@ impl<T, E: Into<HandlerError>> InitOutcome<T> for Result<T, E> {
     }
 }
 
-/// An `init` function; found by its shape, so that one of another shape gets a message of its own.
+/// An `init` function. One with other parameters gets a message of its own, through [`NoInit`].
 #[derive(Debug)]
 pub struct InitWith<F>(pub F);
 
 impl<F: FnOnce(&Dependencies) -> R, R> InitWith<F> {
-    /// Calls it. Found before [`NoInit::make`], since it is inherent.
+    /// Calls it. Takes precedence over [`NoInit::make`], since it is inherent.
     ///
     /// # Errors
-    /// What it returns.
+    /// The function's error.
     pub fn make<T>(self, dependencies: &Dependencies) -> Result<T, HandlerError>
     where
         R: InitOutcome<T>,
@@ -123,9 +124,9 @@ impl<F: FnOnce(&Dependencies) -> R, R> InitWith<F> {
     }
 }
 
-/// A function of another shape.
+/// A function with other parameters.
 pub trait NoInit<F>: Sized {
-    /// Is refused.
+    /// Refused at compile time.
     ///
     /// # Errors
     /// Always.
@@ -139,10 +140,10 @@ pub trait NoInit<F>: Sized {
 
 impl<F> NoInit<F> for InitWith<F> {}
 
-/// Nothing; exists for its error message.
+/// Implemented by nothing: it exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "an `init` function takes `&Dependencies`: write `fn make(dependencies: &Dependencies) -> Result<{T}, E>`",
-    label = "takes something else",
-    note = "what it needs it gets from them, as in `dependencies.get::<Broker>()?`"
+    message = "an `init` function takes `&Dependencies`: write `fn init(dependencies: &Dependencies) -> Result<{T}, E>`",
+    label = "other parameters",
+    note = "take everything else from the dependencies, as in `dependencies.get::<Broker>()?`"
 )]
 pub trait TakesDependencies<T> {}

@@ -1,4 +1,4 @@
-//! What `#[consumer]` leaves in the program for each consumer; compiles without drivers.
+//! The entry that `#[consumer]` leaves in the program. It compiles without drivers.
 
 use std::any::{Any, TypeId};
 use std::marker::PhantomData;
@@ -12,26 +12,26 @@ use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
-/// A declared consumer, before anybody knows which database it will run on.
+/// A declared consumer, before it is bound to a database.
 #[derive(Debug)]
 pub struct Entry {
     /// The unique name (R1).
     pub name: &'static str,
-    /// The Rust type, as it was written.
+    /// The Rust type, as it is written.
     pub type_name: &'static str,
-    /// The version; a new one rebuilds beside the old.
+    /// The version. A new one is rebuilt beside the old.
     pub version: u32,
-    /// The group it belongs to.
+    /// The group.
     pub group: Option<&'static str>,
-    /// The aggregate types that it wants.
+    /// The aggregate types in its scope.
     pub scope: &'static [&'static str],
-    /// Its handlers, and the events that they take.
+    /// Its handlers and their events.
     pub handlers: &'static [HandlerShape],
-    /// How it wants to be run.
+    /// Its settings.
     pub settings: Settings,
-    /// Where it was declared.
+    /// The source location of its declaration.
     pub site: Site,
-    /// How to make it, for each database that it can run on; one list a driver.
+    /// How to make it for each database, one list per driver.
     pub factories: &'static [&'static [Factory]],
 }
 
@@ -60,8 +60,8 @@ impl Entry {
 
 type Made = Result<Box<dyn Any + Send>, HandlerError>;
 
-/// Makes a consumer for one database; the database is erased, so that entries of all of them lie
-/// in one list.
+/// Makes a consumer for one database. The type of the database is erased, so that one list holds the
+/// entries of all.
 #[derive(Debug)]
 pub struct Factory {
     database: TypeId,
@@ -80,7 +80,7 @@ impl Factory {
         }
     }
 
-    /// Makes the consumer; `None` when `DB` is not this factory's database.
+    /// Makes the consumer, `None` if `DB` is another database.
     pub(super) fn make<DB: Database>(
         &self,
         dependencies: &Dependencies,
@@ -96,29 +96,29 @@ impl Factory {
 /// The factories for a driver that is not compiled in.
 pub const NO_FACTORIES: [Factory; 0] = [];
 
-/// Knows how a `T` is made for the database that the connection `C` belongs to. Where one of the two
-/// is not what it must be, which has been said elsewhere, there is nothing to know.
+/// How to make a `T` for the database of the connection `C`. After a mistake in one of the two, which
+/// is reported elsewhere, there is no way.
 #[derive(Debug)]
 pub struct Making<C, T>(PhantomData<fn() -> (C, T)>);
 
 impl<C: Transaction, T: Send + Sync> Making<C, T> {
-    /// Found before [`NoMaking::WAY`], since it is inherent.
+    /// Takes precedence over [`NoMaking::WAY`], since it is inherent.
     pub const WAY: Way<C> = Way(PhantomData);
 }
 
-/// After a mistake.
+/// Applies after a mistake.
 pub trait NoMaking {
-    /// See [`Making`].
+    /// No way.
     const WAY: NoWay = NoWay;
 }
 
 impl<C, T> NoMaking for Making<C, T> {}
 
-/// See [`Making`].
+/// The way of a consumer without mistakes.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<C>(PhantomData<fn() -> C>);
 
-/// See [`Making`].
+/// The absence of a way.
 #[derive(Clone, Copy, Debug)]
 pub struct NoWay;
 
@@ -137,7 +137,7 @@ impl<C: Transaction> Way<C> {
 #[expect(
     clippy::unused_self,
     clippy::extra_unused_type_parameters,
-    reason = "it is called in the place of `Way::factories`"
+    reason = "it replaces `Way::factories`"
 )]
 impl NoWay {
     /// None.
@@ -147,7 +147,7 @@ impl NoWay {
     }
 }
 
-// One is compiled for each consumer: what does not depend on it stands in `erased`.
+// Compiled once per consumer, so everything that does not depend on the consumer is in `erased`.
 fn make_erased<DB: Database, C: Consumer<DB> + Construct>(dependencies: &Dependencies) -> Made {
     match C::construct(dependencies) {
         Ok(consumer) => Ok(erased::<DB>(Arc::new(consumer))),
@@ -162,8 +162,8 @@ fn erased<DB: Database>(consumer: Arc<dyn ErasedConsumer<DB>>) -> Box<dyn Any + 
 #[cfg(feature = "auto-register")]
 inventory::collect!(Entry);
 
-/// All entries of the program, each once: a crate that is linked twice, as in a cycle of
-/// development dependencies, registers its consumers twice.
+/// All entries of the program. Each is listed once, although a crate that is linked twice, as in a
+/// cycle of development dependencies, registers its consumers twice.
 #[cfg(feature = "auto-register")]
 pub(super) fn linked_entries() -> Vec<&'static Entry> {
     let mut entries: Vec<&'static Entry> = inventory::iter::<Entry>().collect();
@@ -172,7 +172,7 @@ pub(super) fn linked_entries() -> Vec<&'static Entry> {
     entries
 }
 
-/// Without the feature `auto-register` nobody knows the entries.
+/// Without the feature `auto-register` there are no entries.
 #[cfg(not(feature = "auto-register"))]
 pub(super) fn linked_entries() -> Vec<&'static Entry> {
     Vec::new()

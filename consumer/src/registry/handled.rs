@@ -1,4 +1,4 @@
-//! Which events the handlers of a consumer take, and what the compiler checks of them.
+//! The events that handlers take, and the checks of them at compile time.
 
 use super::const_text::{Text, same};
 use crate::contract::Handled;
@@ -9,15 +9,15 @@ use crate::contract::typed::EventShape;
 pub struct HandlerShape {
     /// The method.
     pub method: &'static str,
-    /// Where it is written.
+    /// The file of its declaration.
     pub file: &'static str,
-    /// The line, from 1.
+    /// The line of its declaration, from 1.
     pub line: u32,
     /// The events that it takes.
     pub handled: Handled,
 }
 
-/// Checks that are evaluated as constants, so that their failure is a compile error.
+/// Checks that are evaluated as constants, so that a failure is a compile error.
 #[expect(
     clippy::panic,
     clippy::missing_panics_doc,
@@ -26,7 +26,7 @@ pub struct HandlerShape {
 pub mod check {
     use super::{EventShape, Handled, HandlerShape, Text};
 
-    /// The aggregate of a typed handler's event must be in the consumer's scope.
+    /// Requires the aggregate of a typed handler's event to be in the consumer's scope.
     #[track_caller]
     pub const fn is_in_scope(handlers: &[HandlerShape], method: &str, line: u32, scope: &[&str]) {
         let Some(handler) = super::handler_at(handlers, method, line) else {
@@ -42,7 +42,7 @@ pub mod check {
         let text = Text::new()
             .push("`")
             .push(handler.method)
-            .push("` would never be called: ")
+            .push("` is never called: ")
             .push_names(events)
             .push(if events.len() > 1 {
                 " belong to the aggregate `"
@@ -50,15 +50,15 @@ pub mod check {
                 " belongs to the aggregate `"
             })
             .push(aggregate)
-            .push("`, and this consumer's scope is ")
+            .push("`, but the scope of this consumer is ")
             .push_names(scope)
-            .push("; add `")
+            .push(": add `")
             .push(aggregate)
             .push("` to `aggregates`, or remove the handler");
         panic!("{}", text.as_str());
     }
 
-    /// An event goes to one handler.
+    /// Requires one handler for each event.
     #[track_caller]
     pub const fn is_the_only_one(handlers: &[HandlerShape], method: &str, line: u32) {
         let Some(handler) = super::handler_at(handlers, method, line) else {
@@ -84,12 +84,12 @@ pub mod check {
                 .push_number(other.line)
                 .push(") and `")
                 .push(handler.method)
-                .push("`: an event goes to one method; remove one of the two, or give the event types different names");
+                .push("`: remove one of the two, or give the event types different names");
             panic!("{}", text.as_str());
         }
     }
 
-    /// A handler's event name must be one of the events in scope, where types tell all of them.
+    /// Requires the event name of a handler to be in scope, if types list all events of the scope.
     #[track_caller]
     pub const fn is_a_known_event(name: &str, known: &[&[&str]]) {
         let mut lists = known;
@@ -105,13 +105,13 @@ pub mod check {
             }
         }
         let text = Text::new()
-            .push("no event in this consumer's scope is called `")
+            .push("there is no event `")
             .push(name)
-            .push("`");
+            .push("` in the scope of this consumer: ");
         let text = match near {
-            Some(meant) => text.push(": did you mean `").push(meant).push("`?"),
+            Some(meant) => text.push("did you mean `").push(meant).push("`?"),
             None => {
-                let mut text = text.push("; there are ");
+                let mut text = text.push("the events are ");
                 let mut lists = known;
                 while let [list, later @ ..] = lists {
                     text = text.push_names(list);
@@ -126,13 +126,16 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// With an `Aggregate` type in the scope every event of it needs a handler.
+    /// Requires a handler for every event of an `Aggregate` type in the scope.
     #[track_caller]
     pub const fn every_event_has_a_handler(
         aggregate: &str,
         events: &[&str],
         handlers: &[HandlerShape],
     ) {
+        if super::takes_all(aggregate, events, handlers) {
+            return;
+        }
         let mut missing = Text::new();
         let mut count = 0;
         let mut rest = events;
@@ -151,7 +154,7 @@ pub mod check {
             return;
         }
         let text = Text::new()
-            .push("nobody handles ")
+            .push("no handler takes ")
             .push(missing.as_str())
             .push(" of the aggregate `")
             .push(aggregate)
@@ -161,7 +164,7 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// A variant holds one event, of the enum's own aggregate, and leaves its description to it.
+    /// Requires an event in a variant to be one event, of the enum's aggregate, which names itself.
     #[track_caller]
     pub const fn is_an_event_of(
         variant: &str,
@@ -176,14 +179,22 @@ pub mod check {
             .push("the variant `")
             .push(variant)
             .push("` holds ");
-        let text = if is_described {
-            text.push("an event that says its name and version itself: remove `#[event(…)]` from the variant")
+        let text = if let Some(wrapper) = event.wrapper {
+            text.push("an event inside `")
+                .push(wrapper)
+                .push("`, which would be stored as another event: remove the `")
+                .push(wrapper)
+                .push("`, or write `Box`")
+        } else if is_described {
+            text.push(
+                "an event with its own name and version: remove `#[event(…)]` from the variant",
+            )
         } else if event.events.len() > 1 {
-            text.push("several events: a variant is one, so list them as variants of this enum")
+            text.push("several events: list them as variants of this enum")
         } else if !super::same(event.aggregate, aggregate) && !event.aggregate.is_empty() {
             text.push("an event of the aggregate `")
                 .push(event.aggregate)
-                .push("`, and this enum is the aggregate `")
+                .push("`, but this enum is the aggregate `")
                 .push(aggregate)
                 .push("`: move the variant to the enum of `")
                 .push(event.aggregate)
@@ -194,7 +205,7 @@ pub mod check {
         panic!("{}", text.as_str());
     }
 
-    /// Two variants of an enum are two events.
+    /// Requires the event types of an enum to differ.
     #[track_caller]
     pub const fn is_named_once(events: &[&str], index: u32) {
         let (before, rest) = events.split_at(index as usize);
@@ -203,14 +214,14 @@ pub mod check {
         };
         if super::contains(before, name) {
             let text = Text::new()
-                .push("two variants are the event `")
+                .push("two variants have the event type `")
                 .push(name)
-                .push("`: give this one its own, `#[event(name = \"…\")]`");
+                .push("`: give this one another, as in `#[event(name = \"…\")]`");
             panic!("{}", text.as_str());
         }
     }
 
-    /// An aggregate type is listed once, be it as a string or by a type.
+    /// Requires an aggregate type to be listed once, as a string or by a type.
     #[track_caller]
     pub const fn is_listed_once(scope: &[&str], index: usize) {
         let (before, rest) = scope.split_at(index);
@@ -222,7 +233,7 @@ pub mod check {
             let text = Text::new()
                 .push("the aggregate type `")
                 .push(aggregate)
-                .push("` is listed twice, by its name or by types that stand for it: remove one of the two");
+                .push("` is listed twice: remove one of the two");
             panic!("{}", text.as_str());
         }
     }
@@ -258,7 +269,7 @@ const fn contains(list: &[&str], wanted: &str) -> bool {
     false
 }
 
-/// An event that both would take.
+/// An event that both take.
 const fn common_event(one: &Handled, other: &Handled) -> Option<&'static str> {
     match (one, other) {
         (
@@ -284,6 +295,36 @@ const fn common_name(one: &'static [&'static str], other: &[&'static str]) -> Op
         rest = later;
     }
     None
+}
+
+/// Whether one handler takes exactly these events. It spares the check of a large enum that one
+/// handler takes as a whole, whose time would be quadratic.
+const fn takes_all(aggregate: &str, events: &[&str], handlers: &[HandlerShape]) -> bool {
+    let mut rest = handlers;
+    while let [handler, later @ ..] = rest {
+        if let Handled::Typed {
+            aggregate: own,
+            events: taken,
+        } = handler.handled
+            && same(own, aggregate)
+            && are_same(taken, events)
+        {
+            return true;
+        }
+        rest = later;
+    }
+    false
+}
+
+const fn are_same(one: &[&str], other: &[&str]) -> bool {
+    let (mut one, mut other) = (one, other);
+    while let ([a, more @ ..], [b, others @ ..]) = (one, other) {
+        if !same(a, b) {
+            return false;
+        }
+        (one, other) = (more, others);
+    }
+    one.is_empty() && other.is_empty()
 }
 
 const fn has_handler(aggregate: &str, event: &str, handlers: &[HandlerShape]) -> bool {
@@ -317,8 +358,8 @@ const fn nearest<'a>(list: &[&'a str], name: &str) -> Option<&'a str> {
     None
 }
 
-/// Compares from both ends: what is left between is at most a letter on either side, or two
-/// letters that changed places.
+/// Skips the common prefix and suffix: at most a letter on either side may remain, or two letters
+/// that are swapped.
 const fn differs_by_a_letter(one: &[u8], other: &[u8]) -> bool {
     let (mut one, mut other) = (one, other);
     while let ([a, more @ ..], [b, others @ ..]) = (one, other) {

@@ -1,7 +1,7 @@
-//! The macros that generated code registers with. They stand here, and not in the attribute, since
-//! they depend on the features of this crate.
+//! The macros with which generated code registers consumers. They are here because they depend on the
+//! features of this crate, which the attribute does not know.
 
-/// Leaves an entry for the registry.
+/// Submits an entry to the registry.
 #[cfg(feature = "auto-register")]
 #[doc(hidden)]
 #[macro_export]
@@ -11,7 +11,7 @@ macro_rules! __submit {
     };
 }
 
-/// Checks the entry and leaves none: without `auto-register` consumers are registered by hand.
+/// Type-checks the entry only: without `auto-register` consumers are registered by hand.
 #[cfg(not(feature = "auto-register"))]
 #[doc(hidden)]
 #[macro_export]
@@ -21,7 +21,7 @@ macro_rules! __submit {
     };
 }
 
-/// The factory of a consumer for the database that a connection belongs to.
+/// The factory of a consumer for the database of a connection.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __factory {
@@ -34,8 +34,7 @@ macro_rules! __factory {
     };
 }
 
-/// No factory. The consumer is mentioned nevertheless: it is no dead code, since another program may
-/// have a driver for it.
+/// No factory. It mentions the consumer, which is not dead code: another program may have the driver.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __no_factory {
@@ -57,7 +56,7 @@ macro_rules! __sqlite_factory {
     };
 }
 
-/// Nothing, since the driver is not compiled in.
+/// No factory, since the driver is not compiled in.
 #[cfg(not(feature = "sqlite"))]
 #[doc(hidden)]
 #[macro_export]
@@ -77,7 +76,7 @@ macro_rules! __postgres_factory {
     };
 }
 
-/// Nothing, since the driver is not compiled in.
+/// No factory, since the driver is not compiled in.
 #[cfg(not(feature = "postgres"))]
 #[doc(hidden)]
 #[macro_export]

@@ -214,6 +214,58 @@ impl Handler<Sqlite> for OneDatabase {
     }
 }
 
+/// An event that is not appended any more.
+#[deprecated = "use `UserRegistered`"]
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(aggregate = "User")]
+pub struct UserImported {
+    /// Where to write to.
+    #[deprecated]
+    pub email: String,
+}
+
+/// A deprecated aggregate.
+#[deprecated]
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(aggregate = "Guest")]
+pub enum GuestEvent {
+    /// Invited.
+    Invited(u32),
+    /// Renamed.
+    #[deprecated]
+    Renamed {
+        /// The new name.
+        name: String,
+    },
+    /// Gone.
+    #[deprecated]
+    Left,
+}
+
+/// Sees deprecated events, and has a deprecated handler.
+#[derive(Debug)]
+pub struct Deprecated;
+
+#[allow(deprecated)]
+#[consumer(name = "deprecated", aggregates = ["User", GuestEvent])]
+impl Deprecated {
+    #[on]
+    async fn imported(&self, _event: UserImported) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on]
+    async fn guest(&self, _event: GuestEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[deprecated]
+    #[on("UserInvited")]
+    async fn invited(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
 fn main() {
     assert_eq!(Users.helper(), 7);
 }

@@ -100,6 +100,35 @@ impl models::Tuple {
     }
 }
 
+#[derive(Default)]
+struct Buckets<const N: usize>;
+
+#[derive(Debug)]
+struct Full<const N: usize>;
+
+impl<const N: usize> std::fmt::Display for Full<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "more than {N}")
+    }
+}
+
+impl<const N: usize> std::error::Error for Full<N> {}
+
+// Braces in a type are not the body of a function.
+#[consumer(name = "buckets")]
+impl Buckets<{ 2 + 1 }> {
+    const LIMIT: usize = { 2 + 1 };
+    const ROWS: [Full<{ 1 + 1 }>; 2] = [Full, Full];
+
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), Full<{ 2 + 1 }>>
+    where
+        Full<{ 1 + 1 }>: Send,
+    {
+        let _ = (Self::LIMIT, Self::ROWS);
+        Ok(())
+    }
+}
+
 struct Documented;
 
 #[consumer(name = "documented")]
@@ -156,6 +185,7 @@ fn main() {
         names,
         [
             "alias",
+            "buckets",
             "choice",
             "counter",
             "documented",

@@ -1,0 +1,41 @@
+//! The words of the attributes. Keys are compared by their constants, so that a typo does not
+//! compile.
+
+// Attributes.
+pub(crate) const CONSUMER: &str = "consumer";
+pub(crate) const EVENT: &str = "event";
+pub(crate) const ON: &str = "on";
+pub(crate) const CFG: &str = "cfg";
+pub(crate) const CFG_ATTR: &str = "cfg_attr";
+pub(crate) const SERDE: &str = "serde";
+
+// Keys of `#[consumer(…)]` and of `#[event(…)]`.
+pub(crate) const NAME: &str = "name";
+pub(crate) const VERSION: &str = "version";
+pub(crate) const CRATE: &str = "crate";
+
+// Keys of `#[consumer(…)]`.
+pub(crate) const AGGREGATES: &str = "aggregates";
+pub(crate) const START_FROM: &str = "start_from";
+pub(crate) const ON_ERROR: &str = "on_error";
+pub(crate) const RETRIES: &str = "retries";
+pub(crate) const BACKOFF: &str = "backoff";
+pub(crate) const BATCH_SIZE: &str = "batch_size";
+pub(crate) const BATCH_TIME: &str = "batch_time";
+pub(crate) const HANDLER_TIMEOUT: &str = "handler_timeout";
+pub(crate) const SEGMENTS: &str = "segments";
+pub(crate) const GROUP: &str = "group";
+pub(crate) const DATABASE: &str = "database";
+pub(crate) const INIT: &str = "init";
+
+// Keys of `#[event(…)]`.
+pub(crate) const AGGREGATE: &str = "aggregate";
+pub(crate) const UPCAST: &str = "upcast";
+
+// Words in the place of a value: `database = any`, `#[on(other)]`, `#[on(reset)]`.
+pub(crate) const ANY: &str = "any";
+pub(crate) const OTHER: &str = "other";
+pub(crate) const RESET: &str = "reset";
+
+// The method that handles every event.
+pub(crate) const HANDLE: &str = "handle";
