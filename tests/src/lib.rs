@@ -1,10 +1,4 @@
 //! What the tests share: throw-away databases of both kinds, and tests that run on both.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
 
 mod binaries;
 mod blind;

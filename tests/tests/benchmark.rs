@@ -1,6 +1,5 @@
 //! The benchmark in its short form: whether it works, not how fast anything is.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::process::Command;
 

@@ -1,12 +1,4 @@
 //! The command line as a process: on a terminal, with readers that go away, killed and started again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::zombie_processes,
-    missing_docs
-)]
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};

@@ -1,12 +1,5 @@
 //! Order of position is not order of commit (R11): our worker beside the naive reader, under
 //! writers that delay, roll back, draw positions early, copy, and commit in two phases.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -5,13 +5,6 @@
 //! ```sh
 //! CHAOS_SECONDS=300 cargo test -p consumer-tests --test faults_chaos -- --nocapture through_kills
 //! ```
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,11 +1,4 @@
 //! Rare trouble: what a worker makes of it, and what it says to those who wait.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::time::Duration;
 

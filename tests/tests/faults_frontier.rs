@@ -1,11 +1,4 @@
 //! Which positions are settled (R11): what that rests on, what it survives, what it costs.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,4 @@
 //! What it costs: many consumers, large and odd events, the guard of R4, a network that is cut.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -324,7 +317,6 @@ async fn idle_consumers_cost_the_same_few_statements_a_second_however_many_they_
     for worker in workers {
         worker.stop().await;
     }
-    #[allow(clippy::cast_precision_loss)]
     let [one, fifty] = [0, 1].map(|n| (after[n] - before[n]) as f64 / seconds);
     println!("statements a second of an idle worker: {one:.2} with 1 consumer, {fifty:.2} with 50");
     // A look and a transaction more or less may fall into the time.

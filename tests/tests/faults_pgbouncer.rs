@@ -2,13 +2,6 @@
 //!
 //! What is particular to that stands here; the tests of the rules, of policies, of processes, of the
 //! frontier and of the end of a worker run through one as well, each as `….::through_a_pooler`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::time::Duration;
 

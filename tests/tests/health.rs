@@ -1,11 +1,4 @@
 //! What a worker's handle tells liveness and readiness probes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,13 +1,4 @@
 //! Every form of handler, called as a worker calls it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unnecessary_wraps,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use std::sync::Mutex;
 

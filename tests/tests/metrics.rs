@@ -1,12 +1,4 @@
 //! What a worker tells a recorder of metrics, and the spans of its batches.
-#![allow(
-    clippy::float_cmp,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -40,11 +32,9 @@ impl One {
 }
 
 impl CounterFn for One {
-    #[allow(clippy::cast_precision_loss)]
     fn increment(&self, value: u64) {
         self.change(|sum| *sum += value as f64);
     }
-    #[allow(clippy::cast_precision_loss)]
     fn absolute(&self, value: u64) {
         self.change(|sum| *sum = value as f64);
     }

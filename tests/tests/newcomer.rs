@@ -1,12 +1,5 @@
 //! The path of somebody who has nothing but the README: its first example and its dependencies, in
 //! a crate of their own outside the workspace.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::path::Path;
 use std::process::Command;

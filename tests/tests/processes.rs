@@ -1,11 +1,4 @@
 //! Workers in several processes: killed, frozen, cut off, deployed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,12 +1,4 @@
 //! What the registry finds, and what it refuses.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use std::convert::Infallible;
 

@@ -1,11 +1,4 @@
 //! Consumers in several crates, as linkers treat them. The crates are in `fixtures/`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,12 +1,4 @@
 //! `assert_locked!`: a renamed consumer does not pass unseen.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use consumer::__private::check_lock;
 use consumer::prelude::*;

@@ -1,12 +1,4 @@
 //! Everything that is wrong with the consumers of a program, told at once at start-up.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use consumer::prelude::*;
 use consumer::sqlx::Sqlite;

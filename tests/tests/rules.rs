@@ -1,11 +1,4 @@
 //! The rules of the contract, one by one, each on both databases.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

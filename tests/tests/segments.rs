@@ -1,11 +1,4 @@
 //! One consumer as several lanes: divided and made one again while events flow.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

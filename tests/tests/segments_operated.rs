@@ -1,11 +1,4 @@
 //! What is done to a consumer as a whole, when it has several checkpoint rows.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::time::Duration;
 

@@ -1,11 +1,4 @@
 //! What the consumers of a process read together: each part of the log once, whoever comes first.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::future::Future;
 

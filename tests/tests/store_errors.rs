@@ -1,5 +1,4 @@
 //! Opening a store where that cannot work: every error says what to do.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use consumer::{Column, EventStore, PgEventStore, Schema, SqliteEventStore, StoreError};
 use consumer_tests::{SqliteDatabase, TestPostgres};

@@ -1,11 +1,4 @@
 //! Tables that exist already, under other names.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::{Arc, Mutex};
 

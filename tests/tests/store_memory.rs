@@ -1,6 +1,5 @@
 //! How much memory a read takes; alone in its process, since that is what is measured.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use consumer::{Backend, EventStore, ExpectedVersion, NewEvent, ReadRange};
 use consumer_tests::{Database, TestBackend};

@@ -1,11 +1,4 @@
 //! The store's tables: how they are made, and beside what.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use consumer::{EventStore, ExpectedVersion, NewEvent, Schema, StoreError};
 use consumer_tests::{Database, TestPostgres, on_both_databases};

@@ -1,11 +1,4 @@
 //! What nobody sends, until somebody does.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use consumer::{
     Backend, EventStore, ExpectedVersion, Metadata, NewEvent, OnError, PersistedEvent, ReadRange,

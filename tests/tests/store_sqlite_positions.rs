@@ -1,6 +1,5 @@
 //! On SQLite the order of positions is the order of commits, and there are no gaps: what lets the
 //! highest position be the frontier there (R11).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
 use proptest::prelude::*;

@@ -1,11 +1,4 @@
 //! The throw-away Postgres of the tests, itself under test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

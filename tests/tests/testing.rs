@@ -1,11 +1,4 @@
 //! The test kit: what it hands to a consumer, and what it finds.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::{Arc, Mutex};
 

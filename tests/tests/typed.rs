@@ -1,12 +1,4 @@
 //! Events as Rust types: how they are written, and how old and new ones are read.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use consumer::{Aggregate, Event, EventRecord, HandlerError, NewEvent, PersistedEvent};
 use serde::{Deserialize, Serialize};

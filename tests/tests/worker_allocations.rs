@@ -1,5 +1,4 @@
 //! How often the worker allocates; alone in its process, since that is what is counted.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::alloc::System;
 

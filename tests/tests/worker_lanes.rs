@@ -1,12 +1,5 @@
 //! Lanes beside each other: one that waits, hangs or fails in an odd way keeps no other, and comes
 //! back by itself.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -1,6 +1,5 @@
 //! A program that has mounted the operator's tools beside a command of its own, for tests of what
 //! only a process shows: terminals, signals, closed readers, completions.
-#![allow(clippy::expect_used)]
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
