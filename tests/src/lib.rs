@@ -5,6 +5,7 @@ mod blind;
 mod both;
 mod consumers;
 mod delay;
+mod imports;
 mod logged;
 mod model;
 mod pgbouncer;
@@ -19,6 +20,7 @@ pub use self::consumers::{
     read_model, run_once, until,
 };
 pub use self::delay::Delay;
+pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
 pub use self::model::{MODEL, Model, Seen};
 pub use self::pgbouncer::PgBouncer;
