@@ -26,9 +26,6 @@ struct User {
 
 impl Binaries {
     /// Looks for an installation.
-    ///
-    /// # Panics
-    /// When there is none, with words on how to get one: a test is never skipped.
     pub(crate) fn find() -> Self {
         let directory = candidates()
             .into_iter()

@@ -17,9 +17,6 @@ const BLINDFOLD: &str = "
 impl Database<Postgres> {
     /// The same database, to be given to workers that cannot see who may still fill a gap: they
     /// take `max(global_position)` for the frontier, and are ours in everything else.
-    ///
-    /// # Panics
-    /// When the database refuses.
     pub async fn blindfolded(&self) -> Self {
         self.execute(BLINDFOLD).await;
         // The catalog comes first unless it is named.
@@ -28,6 +25,6 @@ impl Database<Postgres> {
             self.url
         );
         let store = EventStore::connect(&url).await.expect("connect");
-        Self::unprepared(store, &url)
+        Self::of(store, &url)
     }
 }

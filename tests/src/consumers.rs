@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::{
-    BatchError, Consumer, Context, ExpectedVersion, HandlerError, NewEvent, PersistedEvent, Report,
-    ScopedConsumer, Settings, Worker, WorkerBackend, WorkerBuilder, WorkerError, WorkerHandle,
+    BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer, Settings,
+    Worker, WorkerBackend, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
-use crate::{Database, TestBackend};
+use crate::{Database, TestDatabase};
 
 /// What a handler returns, boxed.
 pub type Handled<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -33,13 +33,13 @@ type AllAtOnce<DB> = dyn for<'a> Fn(
     + Send
     + Sync;
 
-enum Handler<DB: TestBackend> {
+enum Handler<DB: TestDatabase> {
     OneByOne(Box<OneByOne<DB>>),
     AllAtOnce(Box<AllAtOnce<DB>>),
 }
 
 /// A consumer whose handler is a closure.
-pub struct TestConsumer<DB: TestBackend> {
+pub struct TestConsumer<DB: TestDatabase> {
     name: String,
     scope: Vec<&'static str>,
     settings: Settings,
@@ -50,7 +50,7 @@ pub struct TestConsumer<DB: TestBackend> {
 /// A consumer that calls `handler` with each event.
 pub fn consumer<DB, F>(name: &str, handler: F) -> TestConsumer<DB>
 where
-    DB: TestBackend,
+    DB: TestDatabase,
     F: for<'a> Fn(
             &'a Context,
             &'a mut DB::Connection,
@@ -66,7 +66,7 @@ where
 /// A consumer that calls `handler` with each batch.
 pub fn batch_consumer<DB, F>(name: &str, handler: F) -> TestConsumer<DB>
 where
-    DB: TestBackend,
+    DB: TestDatabase,
     F: for<'a> Fn(
             &'a Context,
             &'a mut DB::Connection,
@@ -81,7 +81,7 @@ where
 
 /// A consumer that writes each event into the table `applied`, through its transaction.
 #[must_use]
-pub fn read_model<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
+pub fn read_model<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
     let consumer_name: Arc<str> = name.into();
     consumer(name, move |_, tx, event| {
         let name = Arc::clone(&consumer_name);
@@ -89,8 +89,20 @@ pub fn read_model<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
     })
 }
 
+/// A [`read_model`] that also adds each event to the running hash of its aggregate.
+pub fn chaining<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
+    let consumer_name: Arc<str> = name.into();
+    consumer(name, move |_, tx: &mut DB::Connection, event| {
+        let name = Arc::clone(&consumer_name);
+        Box::pin(async move {
+            DB::apply(tx, &name, event).await?;
+            Ok(DB::chain(tx, &name, event).await?)
+        })
+    })
+}
+
 /// A [`read_model`] that first asks `judge` whether the event is to fail, and with what words.
-pub fn judging<DB: TestBackend>(
+pub fn judging<DB: TestDatabase>(
     name: &str,
     judge: impl Fn(&Context, &PersistedEvent) -> Result<(), String> + Send + Sync + 'static,
 ) -> TestConsumer<DB> {
@@ -106,7 +118,7 @@ pub fn judging<DB: TestBackend>(
     })
 }
 
-impl<DB: TestBackend> TestConsumer<DB> {
+impl<DB: TestDatabase> TestConsumer<DB> {
     fn new(name: &str, handler: Handler<DB>) -> Self {
         Self {
             name: name.to_owned(),
@@ -139,7 +151,7 @@ impl<DB: TestBackend> TestConsumer<DB> {
     }
 }
 
-impl<DB: TestBackend> Consumer<DB> for TestConsumer<DB> {
+impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -191,7 +203,7 @@ impl<DB: TestBackend> Consumer<DB> for TestConsumer<DB> {
     }
 }
 
-impl<DB: TestBackend> ScopedConsumer<DB> for TestConsumer<DB> {
+impl<DB: TestDatabase> ScopedConsumer<DB> for TestConsumer<DB> {
     fn aggregate_types(&self) -> &[&str] {
         &self.scope
     }
@@ -211,9 +223,6 @@ pub struct Running<DB: WorkerBackend> {
 
 impl<DB: WorkerBackend> Running<DB> {
     /// Starts it.
-    ///
-    /// # Panics
-    /// When it cannot be built.
     #[must_use]
     pub fn start(builder: WorkerBuilder<DB>) -> Self {
         let worker = builder.build().expect("build the worker");
@@ -223,21 +232,12 @@ impl<DB: WorkerBackend> Running<DB> {
     }
 
     /// Shuts it down and waits for its report.
-    ///
-    /// # Panics
-    /// When it ended with an error.
     pub async fn stop(self) -> Report {
         self.handle.shut_down();
         self.end().await.expect("the worker ended with an error")
     }
 
     /// Waits until it ends by itself.
-    ///
-    /// # Errors
-    /// What it ended with.
-    ///
-    /// # Panics
-    /// When it panicked.
     pub async fn end(self) -> Result<Report, WorkerError> {
         patiently("the worker ends", self.task)
             .await
@@ -260,9 +260,6 @@ impl<DB: WorkerBackend> Deref for Running<DB> {
 }
 
 /// Waits for what must come; a test that would hang fails instead, after a minute.
-///
-/// # Panics
-/// When it does not come.
 pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_mins(1), future)
         .await
@@ -270,9 +267,6 @@ pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Waits until a condition holds that nobody announces, by looking again and again.
-///
-/// # Panics
-/// When it does not come about.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
     let looking = async {
         while !reached().await {
@@ -282,7 +276,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut
     patiently(what, looking).await;
 }
 
-impl<DB: TestBackend> Database<DB> {
+impl<DB: TestDatabase> Database<DB> {
     /// A worker on this database that polls fast.
     #[must_use]
     pub fn worker(&self) -> WorkerBuilder<DB> {
@@ -292,131 +286,12 @@ impl<DB: TestBackend> Database<DB> {
     }
 
     /// Runs one consumer over what is in the log now.
-    ///
-    /// # Panics
-    /// When the worker cannot run.
     pub async fn run_once(&self, consumer: TestConsumer<DB>) -> Report {
         run_once(self.worker().consumer(consumer)).await
-    }
-
-    /// Appends one event to each of the aggregates, and returns the positions.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn append(&self, aggregate_type: &str, ids: &[&str]) -> Vec<i64> {
-        let mut positions = Vec::new();
-        for id in ids {
-            let event = NewEvent::new(aggregate_type, *id, "Changed", "{}");
-            let stored = self
-                .store
-                .append(ExpectedVersion::Any, &[event])
-                .await
-                .expect("append");
-            positions.extend(stored.iter().map(|event| event.global_position));
-        }
-        positions
-    }
-
-    /// Appends so many events to one aggregate `User`, `u-1`, and returns their positions.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn append_many(&self, count: usize) -> Vec<i64> {
-        let events: Vec<NewEvent> = (0..count)
-            .map(|n| NewEvent::new("User", "u-1", "Changed", n.to_string()))
-            .collect();
-        let stored = self
-            .store
-            .append(ExpectedVersion::Any, &events)
-            .await
-            .expect("append");
-        stored.iter().map(|event| event.global_position).collect()
-    }
-
-    /// Makes the table `applied` that [`read_model`] writes into.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn with_read_model(self) -> Self {
-        self.execute(DB::CREATE_APPLIED).await;
-        self
-    }
-
-    /// The positions that a consumer has applied, in the order in which it did.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn applied(&self, consumer: &str) -> Vec<i64> {
-        DB::numbers(
-            &self.pool,
-            &format!("SELECT position FROM applied WHERE consumer = '{consumer}' ORDER BY ordinal"),
-        )
-        .await
-    }
-
-    /// The checkpoint of a consumer, if it has one.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn checkpoint(&self, consumer: &str) -> Option<i64> {
-        let sql = format!("SELECT position FROM consumer_progress WHERE consumer = '{consumer}'");
-        DB::numbers(&self.pool, &sql).await.first().copied()
-    }
-
-    /// The positions of a consumer's parked events, in order.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn parked(&self, consumer: &str) -> Vec<i64> {
-        let sql = format!(
-            "SELECT position FROM consumer_parked WHERE consumer = '{consumer}' ORDER BY position"
-        );
-        DB::numbers(&self.pool, &sql).await
-    }
-
-    /// What a query for one column of numbers finds.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn numbers(&self, sql: &str) -> Vec<i64> {
-        DB::numbers(&self.pool, sql).await
-    }
-
-    /// What a query for one column of text finds.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn texts(&self, sql: &str) -> Vec<String> {
-        DB::texts(&self.pool, sql).await
-    }
-
-    /// Runs a script, again when a worker changed the same row meanwhile, which a stricter default
-    /// isolation of the role refuses.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn execute(&self, sql: &str) {
-        const SERIALIZATION_FAILURE: &str = "40001";
-        let mut connection = self.pool.acquire().await.expect("a connection");
-        loop {
-            let Err(error) = DB::execute(&mut connection, sql).await else {
-                return;
-            };
-            let code = error
-                .as_database_error()
-                .and_then(sqlx::error::DatabaseError::code);
-            assert!(
-                code.as_deref() == Some(SERIALIZATION_FAILURE),
-                "{sql}: {error}"
-            );
-        }
     }
 }
 
 /// Builds a worker and has it handle what is in the log now.
-///
-/// # Panics
-/// When it cannot be built or cannot run.
 pub async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> Report {
     let worker = builder.build().expect("build the worker");
     patiently("the worker has handled the log", worker.run_once())

@@ -2,8 +2,8 @@
 
 mod binaries;
 mod blind;
-mod both;
 mod consumers;
+mod database;
 mod delay;
 mod imports;
 mod logged;
@@ -14,15 +14,15 @@ mod process;
 mod sqlite;
 mod writers;
 
-pub use self::both::{Database, TestBackend};
 pub use self::consumers::{
-    Handled, Running, TestConsumer, batch_consumer, consumer, impatient, judging, patiently,
-    read_model, run_once, until,
+    Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
+    patiently, read_model, run_once, until,
 };
+pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
 pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
-pub use self::model::{MODEL, Model, Seen};
+pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
 pub use self::process::{WorkerProcess, worker_main};

@@ -42,9 +42,6 @@ pub fn keep_log() {
 }
 
 /// The lines so far that have all of these words.
-///
-/// # Panics
-/// When another thread panicked with them in hand.
 #[must_use]
 pub fn logged(words: &[&str]) -> Vec<String> {
     let lines = LINES.lock().expect("no panic in between");

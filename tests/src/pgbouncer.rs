@@ -28,9 +28,6 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     /// Puts one in front of the database of that URL, on `127.0.0.1`.
-    ///
-    /// # Panics
-    /// When there is none on the machine, or it does not start.
     #[must_use]
     pub fn before(url: &str) -> Self {
         // Somebody may take the port between our look and its.
@@ -74,9 +71,6 @@ impl PgBouncer {
     }
 
     /// Ends it in the middle of whatever it does, and starts it again.
-    ///
-    /// # Panics
-    /// When it does not start.
     pub fn restart(&mut self) {
         self.end("-KILL");
         let file = self.directory.path().join("ini");

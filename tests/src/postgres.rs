@@ -48,9 +48,6 @@ impl PostgresBuilder {
     }
 
     /// Makes the cluster and starts the server.
-    ///
-    /// # Panics
-    /// When there is no PostgreSQL on the machine, or it does not start.
     #[must_use]
     pub fn start(self) -> TestPostgres {
         let server = Server::Own(Cluster::create(&self.settings));
@@ -61,9 +58,6 @@ impl PostgresBuilder {
 impl TestPostgres {
     /// The server of this test binary, started when it is first asked for; the one of
     /// `DATABASE_URL` if that is set.
-    ///
-    /// # Panics
-    /// When there is no PostgreSQL on the machine, or it does not start.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<TestPostgres> = OnceLock::new();
         tokio::task::spawn_blocking(|| SHARED.get_or_init(Self::start_shared))
@@ -98,9 +92,6 @@ impl TestPostgres {
     }
 
     /// Makes an empty database.
-    ///
-    /// # Panics
-    /// When the server does not let us.
     pub async fn database(&self) -> PgDatabase {
         let name = format!("test_{}", Uuid::new_v4().simple());
         self.execute(&format!("CREATE DATABASE {name}")).await;
@@ -119,33 +110,21 @@ impl TestPostgres {
     }
 
     /// Runs a statement in the database `postgres`, outside any transaction.
-    ///
-    /// # Panics
-    /// When it fails.
     pub async fn execute(&self, sql: &str) {
         execute(&self.url("postgres"), sql).await;
     }
 
     /// Stops the server as a crash does: no checkpoint, no goodbye to its clients.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own, or it does not stop.
     pub fn crash(&self) {
         self.cluster().control(&["stop", "--mode=immediate"]);
     }
 
     /// Starts the server again, on the same port.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own, or it does not start.
     pub fn start(&self) {
         self.cluster().start();
     }
 
     /// Starts the server again as a standby, which only `pg_promote()` makes a primary.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own, or it does not start.
     pub fn start_as_standby(&self) {
         let signal = self.cluster().data().join("standby.signal");
         std::fs::write(&signal, "").expect("write the signal file");
@@ -154,27 +133,18 @@ impl TestPostgres {
     }
 
     /// The TCP port on 127.0.0.1.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.cluster().port
     }
 
     /// The directory of the server's Unix socket.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own.
     #[must_use]
     pub fn socket_directory(&self) -> &Path {
         &self.cluster().directory
     }
 
     /// What the server has logged so far.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own.
     #[must_use]
     pub fn log(&self) -> String {
         let log = std::fs::read(self.cluster().log_file()).unwrap_or_default();
@@ -374,9 +344,6 @@ pub struct PgDatabase {
 
 impl PgDatabase {
     /// A store in this database, with its tables.
-    ///
-    /// # Panics
-    /// When the tables cannot be made.
     pub async fn store(&self) -> PgEventStore {
         let store = PgEventStore::new(self.pool.clone());
         store.migrate().await.expect("migrate");

@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;
 
-use crate::{Database, TestBackend, TestConsumer, consumer};
+use crate::{Database, TestConsumer, TestDatabase, consumer};
 
 const URL: &str = "TEST_WORKER_URL";
 const CONSUMERS: &str = "TEST_WORKER_CONSUMERS";
@@ -37,16 +37,13 @@ pub struct WorkerCommand {
 impl WorkerProcess {
     /// A process of that program, one of those that call [`worker_main`], on this database.
     #[must_use]
-    pub fn of<DB: TestBackend>(program: &str, database: &Database<DB>) -> WorkerCommand {
+    pub fn of<DB: TestDatabase>(program: &str, database: &Database<DB>) -> WorkerCommand {
         let mut command = Command::new(program);
         command.env(URL, &database.url).stdin(Stdio::null());
         WorkerCommand { command }
     }
 
     /// Ends it with SIGKILL, and waits until it is gone.
-    ///
-    /// # Panics
-    /// When it had ended by itself before.
     pub fn kill(mut self) {
         let ended = self.child.try_wait().expect("look at the process");
         assert!(ended.is_none(), "the worker had ended by itself: {ended:?}");
@@ -55,9 +52,6 @@ impl WorkerProcess {
     }
 
     /// Sends it a signal, such as `STOP`, `CONT` or `TERM`.
-    ///
-    /// # Panics
-    /// When it cannot be sent.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .arg(format!("-{name}"))
@@ -68,9 +62,6 @@ impl WorkerProcess {
     }
 
     /// Asks it to end, waits until it has, and says whether all was well.
-    ///
-    /// # Panics
-    /// When it has not ended in a minute.
     #[must_use]
     pub fn terminate(mut self) -> bool {
         self.signal("TERM");
@@ -143,9 +134,6 @@ impl WorkerCommand {
     }
 
     /// Starts it.
-    ///
-    /// # Panics
-    /// When that is not possible.
     #[must_use]
     pub fn start(mut self) -> WorkerProcess {
         self.command.stdout(Stdio::piped());
@@ -160,9 +148,6 @@ impl WorkerCommand {
 
 /// What the program of a [`WorkerProcess`] does: it runs the named consumers, and those that it is
 /// started with, until it is asked to end.
-///
-/// # Panics
-/// When the database cannot be used.
 pub fn worker_main(names: &[&str]) {
     let url = std::env::var(URL).expect("the URL of the database");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -175,7 +160,7 @@ pub fn worker_main(names: &[&str]) {
 
 /// Where it may, it starts again as a service manager would when the database cannot be used at the
 /// start. A worker that has started is to come back by itself.
-async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
+async fn run<DB: TestDatabase>(url: &str, names: &[&str]) {
     let (asked, stop) = watch::channel(false);
     let mut signal = Box::pin(consumer::shutdown_signal());
     // The first poll makes the signal ours.
@@ -195,7 +180,7 @@ async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
     assert!(!report.has_failures(), "{report}");
 }
 
-async fn start<DB: TestBackend>(
+async fn start<DB: TestDatabase>(
     url: &str,
     names: &[&str],
     mut stop: watch::Receiver<bool>,
@@ -231,7 +216,7 @@ fn note_restart(error: &WorkerError) {
     writeln!(file, "{error}").expect("note the restart");
 }
 
-fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
+fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
     let added = std::env::var(CONSUMERS).unwrap_or_default();
     let names = names
         .iter()
@@ -262,7 +247,7 @@ fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> 
 }
 
 /// Writes into `applied` and `chain`, and waits while the gate is there.
-fn gated<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
+fn gated<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
     let (consumer_name, gate): (Arc<str>, _) =
         (name.into(), std::env::var_os(GATE).map(PathBuf::from));
     consumer(name, move |_, tx: &mut DB::Connection, event| {
@@ -282,13 +267,10 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-impl<DB: TestBackend> Database<DB> {
+impl<DB: TestDatabase> Database<DB> {
     /// Checks that a consumer of a [`WorkerProcess`] has applied every event of the log exactly
     /// once and in order, and that what it made of each aggregate is what one makes who was never
     /// disturbed.
-    ///
-    /// # Panics
-    /// When that is not so.
     pub async fn assert_applied_exactly_once(&self, consumer: &str) {
         if let Err(difference) = self.applied_exactly_once(consumer).await {
             panic!("{consumer}: {difference}");
@@ -296,9 +278,6 @@ impl<DB: TestBackend> Database<DB> {
     }
 
     /// Says what is wrong when a consumer has not applied every event exactly once and in order.
-    ///
-    /// # Errors
-    /// What is wrong.
     pub async fn applied_exactly_once(&self, consumer: &str) -> Result<(), String> {
         let log = "SELECT global_position FROM events ORDER BY global_position";
         let (expected, applied) = (self.numbers(log).await, self.applied(consumer).await);
@@ -310,9 +289,6 @@ impl<DB: TestBackend> Database<DB> {
 
     /// Like [`assert_applied_exactly_once`](Self::assert_applied_exactly_once), of a consumer with
     /// segments, which keeps the order within each aggregate alone.
-    ///
-    /// # Panics
-    /// When that is not so.
     pub async fn assert_applied_exactly_once_by_segments(&self, consumer: &str) {
         let log = "SELECT global_position FROM events ORDER BY global_position";
         let (expected, mut applied) = (self.numbers(log).await, self.applied(consumer).await);

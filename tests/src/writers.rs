@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::TestBackend;
+use crate::TestDatabase;
 
 const INSERT: &str = "
     INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
@@ -84,9 +84,6 @@ pub struct Writers {
 impl Writers {
     /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
     /// mostly much shorter, roll every fifth back, and go on after any error.
-    ///
-    /// # Panics
-    /// When one of them did.
     #[must_use]
     pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -114,9 +111,6 @@ impl Writers {
     }
 
     /// Lets each of them finish what it does, leaves no transaction behind, and says what was done.
-    ///
-    /// # Panics
-    /// When the database cannot be asked.
     pub async fn stop(mut self, pool: &PgPool) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
@@ -304,9 +298,6 @@ pub struct NaiveReader {
 
 impl NaiveReader {
     /// Lets it read into the table `applied`, as the consumer `naive`.
-    ///
-    /// # Panics
-    /// When its table cannot be made.
     pub async fn start(pool: &PgPool) -> Self {
         sqlx::raw_sql("CREATE TABLE naive AS SELECT 0::bigint AS position")
             .execute(pool)
@@ -328,9 +319,6 @@ impl NaiveReader {
     }
 
     /// Lets it read to the end of the log.
-    ///
-    /// # Panics
-    /// When it panicked.
     pub async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the naive reader does not panic");
@@ -338,9 +326,6 @@ impl NaiveReader {
 }
 
 /// Handles a batch the naive way, and says how many events it found.
-///
-/// # Errors
-/// What the database says.
 pub async fn naive_step(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let mut tx = pool.begin().await?;
     let applied = sqlx::query(

@@ -9,7 +9,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use consumer::EventStore;
 use consumer_tests::{Database, TestPostgres, WorkerProcess, Writers, until};
 use sqlx::Postgres;
 use tempfile::TempDir;
@@ -113,11 +112,10 @@ async fn answers(db: &Database<Postgres>) -> bool {
 
 async fn chaos(duration: Duration, through_a_pooler: bool) {
     let server = TestPostgres::builder().start();
-    let database = server.database().await;
-    let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
+    let db = Database::on(&server).await;
     let blind = db.blindfolded().await;
     let pooled = if through_a_pooler {
-        Some(Database::pooled(&database.url, &database.name).await)
+        Some(db.pooled().await)
     } else {
         None
     };

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use consumer::{EventStore, LaneState, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
-    Database, PgBouncer, Running, TestBackend, TestPostgres, Writers, consumer, impatient, judging,
-    patiently, read_model, until,
+    Database, PgBouncer, Running, TestDatabase, TestPostgres, Writers, consumer, impatient,
+    judging, patiently, read_model, until,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Postgres};
@@ -27,7 +27,9 @@ impl Pooled {
         let options = (*database.pool.connect_options()).clone();
         let writes = options.options([("default_transaction_read_only", "off")]);
         let pool = PgPoolOptions::new().connect_lazy_with(writes);
-        let direct = Database::of(EventStore::new(pool), &database.url).await;
+        let direct = Database::of(EventStore::new(pool), &database.url)
+            .prepared()
+            .await;
         for setting in [
             "default_transaction_isolation = 'repeatable read'",
             "default_transaction_read_only = on",
@@ -38,7 +40,7 @@ impl Pooled {
         let bouncer = PgBouncer::before(&database.url);
         let url = format!("{}?statement-cache-capacity=0", bouncer.url);
         let store = PgEventStore::connect(&url).await.unwrap();
-        let db = Database::unprepared(store, &url);
+        let db = Database::of(store, &url);
         Self {
             db,
             direct,
@@ -94,10 +96,7 @@ async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
-    let mut db = Database::<Postgres>::behind_a_pooler()
-        .await
-        .with_read_model()
-        .await;
+    let mut db = Database::<Postgres>::behind_a_pooler().await;
     let worker = Running::start(
         db.worker()
             .consumer(read_model("a"))
@@ -138,7 +137,7 @@ async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
     let db = &pooled.db;
     let positions = pooled
         .direct
-        .append("User", &["a", "bad", "b", "bad", "a"])
+        .append("User", ["a", "bad", "b", "bad", "a"])
         .await;
     let parking = judging("park", |_, event| match event.aggregate_id.as_str() {
         "bad" => Err("no".to_owned()),
@@ -179,7 +178,7 @@ async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
     let pooled = Pooled::new().await;
-    pooled.direct.append("User", &["a"]).await;
+    pooled.direct.append("User", ["a"]).await;
     let hangs = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
             sqlx::raw_sql("SELECT pg_sleep(1000000)")
@@ -209,23 +208,19 @@ async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn through_a_pooler_a_consumer_is_divided_and_made_one_again_while_events_flow() {
-    let db = Database::<Postgres>::behind_a_pooler()
-        .await
-        .with_read_model()
-        .await;
+    let db = Database::<Postgres>::behind_a_pooler().await;
     let start = |segments| {
         let settings = Settings::default().segments(segments).batch_size(7);
         Running::start(db.worker().consumer(read_model("c").settings(settings)))
     };
     let ids: Vec<String> = (0..100).map(|n| format!("a-{}", n % 40)).collect();
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let append = async || *db.append("Account", &ids).await.last().unwrap();
     let reached = async |worker: &Running<Postgres>, position| {
         patiently("it catches up", worker.caught_up_to(position))
             .await
             .unwrap();
     };
-    let rows = async || db.numbers("SELECT count(*) FROM consumer_progress").await[0];
+    let rows = async || db.number("SELECT count(*) FROM consumer_progress").await;
 
     let one = start(1);
     reached(&one, append().await).await;

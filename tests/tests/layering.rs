@@ -272,7 +272,9 @@ fn a_module_of_tests_may_import_anything() {
 /// The paths in backticks that end in `.rs`.
 fn files_named_in(guide: &str) -> Vec<&str> {
     let quoted = guide.split('`').skip(1).step_by(2);
-    quoted.filter(|word| word.ends_with(".rs")).collect()
+    quoted
+        .filter(|word| Path::new(word).extension().is_some_and(|it| it == "rs"))
+        .collect()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use consumer::prelude::*;
 use consumer::sqlx::{Connection, Sqlite};
 use consumer::{BatchError, ErasedConsumer, EventRecord, NewEvent, OnError, Settings, StartFrom};
-use consumer_tests::SqliteDatabase;
+use consumer_tests::Database;
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
@@ -555,19 +555,19 @@ impl VersionedAgain {
     }
 }
 
-async fn append(store: &consumer::SqliteEventStore, kinds: &[&str]) {
-    for kind in kinds {
-        let event = NewEvent::new("User", "u-1", *kind, &b"{}"[..]);
-        store.append(ExpectedVersion::Any, &[event]).await.unwrap();
+/// Appends an event of each of these types.
+async fn append(db: &Database<Sqlite>, types: &[&str]) {
+    for event_type in types {
+        let event = NewEvent::new("User", "u-1", *event_type, "{}");
+        db.append_events(&[event]).await;
     }
 }
 
 #[tokio::test]
 async fn a_second_version_is_told_so_and_has_a_checkpoint_of_its_own() {
-    let database = SqliteDatabase::new().await;
-    let store = database.store().await;
-    append(&store, &["A"]).await;
-    let worker = Worker::builder(store).discover_group("versions");
+    let db = Database::<Sqlite>::fresh().await;
+    append(&db, &["A"]).await;
+    let worker = Worker::builder(db.store.clone()).discover_group("versions");
     worker.build().unwrap().run_once().await.unwrap();
     let mut versions = VERSIONS.lock().unwrap().clone();
     versions.sort_unstable();
@@ -575,7 +575,7 @@ async fn a_second_version_is_told_so_and_has_a_checkpoint_of_its_own() {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT version, position FROM consumer_progress WHERE consumer = 'forms.versioned' ORDER BY version",
     )
-    .fetch_all(&database.pool)
+    .fetch_all(&db.pool)
     .await
     .unwrap();
     assert_eq!(rows, [(1, 1), (2, 1)]);
@@ -660,11 +660,10 @@ impl Committing {
 async fn what_an_attribute_says_is_overridden_on_the_builder() {
     use std::time::Duration;
 
-    let database = SqliteDatabase::new().await;
-    let store = database.store().await;
-    append(&store, &["Bad"]).await;
-    append(&store, &["Good"; 99]).await;
-    let worker = Worker::builder(store)
+    let db = Database::<Sqlite>::fresh().await;
+    append(&db, &["Bad"]).await;
+    append(&db, &["Good"; 99]).await;
+    let worker = Worker::builder(db.store.clone())
         .discover_group("overrides")
         .configure("forms.failing", |settings| {
             settings

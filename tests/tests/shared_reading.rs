@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use consumer::{EventStore, ExpectedVersion, NewEvent, WorkerBuilder};
-use consumer_tests::{Database, TestBackend, consumer, run_once};
+use consumer_tests::{Database, TestDatabase, consumer, run_once};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sqlx::{Postgres, Sqlite};
 
@@ -42,7 +42,7 @@ const EVENTS: usize = 20_000;
 /// How many of them one read brings at most.
 const STRETCH: usize = 2_000;
 
-async fn filled<DB: TestBackend>() -> Database<DB> {
+async fn filled<DB: TestDatabase>() -> Database<DB> {
     let db = Database::<DB>::fresh().await;
     for aggregate in 0..EVENTS / 1_000 {
         let events: Vec<NewEvent> = (0..1_000)
@@ -55,7 +55,7 @@ async fn filled<DB: TestBackend>() -> Database<DB> {
 }
 
 /// Handles everything with so many consumers that do nothing.
-async fn catch_up<DB: TestBackend>(
+async fn catch_up<DB: TestDatabase>(
     db: &Database<DB>,
     names: &str,
     consumers: usize,
@@ -76,7 +76,7 @@ async fn catch_up<DB: TestBackend>(
     assert_eq!(handled, (EVENTS * consumers) as u64);
 }
 
-fn consumers_share<DB: TestBackend>() {
+fn consumers_share<DB: TestDatabase>() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let db = runtime.block_on(filled::<DB>());
     let one = counted(catch_up(&db, "one", 1, |builder| builder));

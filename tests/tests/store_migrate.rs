@@ -1,7 +1,7 @@
 //! The store's tables: how they are made, and beside what.
 
 use consumer::{EventStore, ExpectedVersion, NewEvent, Schema, StoreError};
-use consumer_tests::{Database, TestPostgres, on_both_databases};
+use consumer_tests::{Database, TestDatabase, TestPostgres, test_on};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Sqlite, raw_sql};
 
@@ -9,107 +9,189 @@ fn event() -> NewEvent {
     NewEvent::new("User", "u-1", "UserRegistered", "{}")
 }
 
-on_both_databases! {
-    async fn migrating_again_changes_nothing(db) {
-        db.store.append(ExpectedVersion::NoStream, &[event()]).await.unwrap();
-        for _ in 0..3 {
-            db.store.migrate().await.unwrap();
-        }
-        db.store.check().await.unwrap();
-        let error = db.store.append(ExpectedVersion::NoStream, &[event()]).await.unwrap_err();
-        assert!(matches!(error, StoreError::Conflict { actual: Some(1), .. }));
-    }
+test_on!(
+    [sqlite, postgres],
+    migrating_again_changes_nothing,
+    tables_of_a_later_release_are_refused,
+    a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_names_it
+);
 
-    async fn the_printed_sql_can_be_run_any_number_of_times_in_place_of_migrating(_ignored) {
-        let db = Database::<Db>::empty().await;
-        for _ in 0..3 {
-            raw_sql(AssertSqlSafe(db.store.migration_sql())).execute(&db.pool).await.unwrap();
-        }
-        db.store.check().await.unwrap();
-        db.store.append(ExpectedVersion::NoStream, &[event()]).await.unwrap();
+test_on!(
+    [empty_sqlite, empty_postgres],
+    the_printed_sql_can_be_run_any_number_of_times_in_place_of_migrating,
+    many_processes_may_migrate_at_once,
+    migrations_of_the_user_run_beside_ours_before_and_after,
+    a_database_without_the_tables_is_an_error_that_says_how_to_make_them,
+    an_existing_table_with_other_columns_is_an_error_that_names_the_column
+);
+
+async fn migrating_again_changes_nothing<DB: TestDatabase>(db: Database<DB>) {
+    db.store
+        .append(ExpectedVersion::NoStream, &[event()])
+        .await
+        .unwrap();
+    for _ in 0..3 {
         db.store.migrate().await.unwrap();
     }
-
-    async fn many_processes_may_migrate_at_once(_ignored) {
-        let db = Database::<Db>::empty().await;
-        let mut migrating = Vec::new();
-        for _ in 0..10 {
-            // A pool of its own, as another process has.
-            let store = EventStore::<Db>::connect(&db.url).await.unwrap();
-            migrating.push(tokio::spawn(async move { store.migrate().await }));
+    db.store.check().await.unwrap();
+    let error = db
+        .store
+        .append(ExpectedVersion::NoStream, &[event()])
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        error,
+        StoreError::Conflict {
+            actual: Some(1),
+            ..
         }
-        for task in migrating {
-            task.await.unwrap().unwrap();
-        }
-        db.store.check().await.unwrap();
-    }
+    ));
+}
 
-    async fn migrations_of_the_user_run_beside_ours_before_and_after(_ignored) {
-        let db = Database::<Db>::empty().await;
-        let directory = tempfile::tempdir().unwrap();
-        let write = |name: &str, sql: &str| std::fs::write(directory.path().join(name), sql).unwrap();
-        write("1_users.sql", "CREATE TABLE users (id TEXT PRIMARY KEY)");
-        Migrator::new(directory.path()).await.unwrap().run(&db.pool).await.unwrap();
-        db.store.migrate().await.unwrap();
-        write("2_orders.sql", "CREATE TABLE orders (id TEXT PRIMARY KEY)");
-        Migrator::new(directory.path()).await.unwrap().run(&db.pool).await.unwrap();
-        db.store.migrate().await.unwrap();
-
-        let theirs: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(&db.pool).await.unwrap();
-        let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM consumer_schema").fetch_one(&db.pool).await.unwrap();
-        assert_eq!((theirs, ours), (2, 2), "theirs and ours are counted apart");
+async fn the_printed_sql_can_be_run_any_number_of_times_in_place_of_migrating<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    for _ in 0..3 {
+        db.execute(&db.store.migration_sql()).await;
     }
+    db.store.check().await.unwrap();
+    db.store
+        .append(ExpectedVersion::NoStream, &[event()])
+        .await
+        .unwrap();
+    db.store.migrate().await.unwrap();
+}
 
-    async fn a_database_without_the_tables_is_an_error_that_says_how_to_make_them(_ignored) {
-        let db = Database::<Db>::empty().await;
-        let mut conn = db.pool.acquire().await.unwrap();
-        let errors = [
-            db.store.check().await.unwrap_err(),
-            db.store.append(ExpectedVersion::Any, &[event()]).await.unwrap_err(),
-            db.store.read_events(&mut conn, 0, 1).await.unwrap_err(),
-            db.store.latest_global_position(&mut conn).await.unwrap_err(),
-            db.store.read_aggregate(&mut conn, "User", "u-1", None, None).await.unwrap_err(),
-        ];
-        for error in errors {
-            assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
-            let text = error.to_string();
-            assert!(text.contains("call `migrate()` on the store once, or run the SQL that `migration_sql()` returns"), "{text}");
-        }
+async fn many_processes_may_migrate_at_once<DB: TestDatabase>(db: Database<DB>) {
+    let mut migrating = Vec::new();
+    for _ in 0..10 {
+        // A pool of its own, as another process has.
+        let store = EventStore::<DB>::connect(&db.url).await.unwrap();
+        migrating.push(tokio::spawn(async move { store.migrate().await }));
     }
+    for task in migrating {
+        task.await.unwrap().unwrap();
+    }
+    db.store.check().await.unwrap();
+}
 
-    async fn tables_of_a_later_release_are_refused(db) {
-        sqlx::query("INSERT INTO consumer_schema (version) VALUES (1000)").execute(&db.pool).await.unwrap();
-        for result in [db.store.check().await, db.store.migrate().await] {
-            let error = result.unwrap_err();
-            assert!(matches!(error, StoreError::NewerSchema { found: 1000, .. }));
-            assert!(error.to_string().contains("update the `consumer` crate"), "{error}");
-        }
-    }
+async fn migrations_of_the_user_run_beside_ours_before_and_after<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, sql: &str| std::fs::write(directory.path().join(name), sql).unwrap();
+    write("1_users.sql", "CREATE TABLE users (id TEXT PRIMARY KEY)");
+    Migrator::new(directory.path())
+        .await
+        .unwrap()
+        .run(&db.pool)
+        .await
+        .unwrap();
+    db.store.migrate().await.unwrap();
+    write("2_orders.sql", "CREATE TABLE orders (id TEXT PRIMARY KEY)");
+    Migrator::new(directory.path())
+        .await
+        .unwrap()
+        .run(&db.pool)
+        .await
+        .unwrap();
+    db.store.migrate().await.unwrap();
 
-    async fn a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_names_it(db) {
-        let schema = Schema::default().events("log").aggregate_heads("log_heads");
-        let other = db.store.clone().with_schema(schema).unwrap();
-        for error in [other.migrate().await.unwrap_err(), other.check().await.unwrap_err()] {
-            assert!(matches!(error, StoreError::OtherMapping { .. }), "{error:?}");
-            let text = error.to_string();
-            assert!(text.contains("mapped to the events in `log` and the heads in `log_heads`"), "{text}");
-            assert!(!text.contains("call `migrate()`"), "{text}");
-        }
-        // The way that the error shows.
-        raw_sql(AssertSqlSafe(other.migration_sql())).execute(&db.pool).await.unwrap();
-        other.migrate().await.unwrap();
-        other.append(ExpectedVersion::NoStream, &[event()]).await.unwrap();
-    }
+    let theirs = db.number("SELECT count(*) FROM _sqlx_migrations").await;
+    let ours = db.number("SELECT count(*) FROM consumer_schema").await;
+    assert_eq!((theirs, ours), (2, 2), "theirs and ours are counted apart");
+}
 
-    async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column(_ignored) {
-        let db = Database::<Db>::empty().await;
-        sqlx::query("CREATE TABLE events (id TEXT, aggregate_type TEXT, global_position TEXT)")
-            .execute(&db.pool).await.unwrap();
-        // Postgres refuses to index a column that is missing; SQLite too.
-        let error = db.store.migrate().await.unwrap_err();
-        assert!(matches!(error, StoreError::SchemaMismatch { .. }), "{error:?}");
-        assert!(error.to_string().contains("aggregate_id"), "{error}");
+async fn a_database_without_the_tables_is_an_error_that_says_how_to_make_them<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let mut conn = db.pool.acquire().await.unwrap();
+    let errors = [
+        db.store.check().await.unwrap_err(),
+        db.store
+            .append(ExpectedVersion::Any, &[event()])
+            .await
+            .unwrap_err(),
+        db.store.read_events(&mut conn, 0, 1).await.unwrap_err(),
+        db.store
+            .latest_global_position(&mut conn)
+            .await
+            .unwrap_err(),
+        db.store
+            .read_aggregate(&mut conn, "User", "u-1", None, None)
+            .await
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains(
+                "call `migrate()` on the store once, or run the SQL that `migration_sql()` returns"
+            ),
+            "{text}"
+        );
     }
+}
+
+async fn tables_of_a_later_release_are_refused<DB: TestDatabase>(db: Database<DB>) {
+    db.execute("INSERT INTO consumer_schema (version) VALUES (1000)")
+        .await;
+    for result in [db.store.check().await, db.store.migrate().await] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, StoreError::NewerSchema { found: 1000, .. }));
+        assert!(
+            error.to_string().contains("update the `consumer` crate"),
+            "{error}"
+        );
+    }
+}
+
+async fn a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_names_it<
+    DB: TestDatabase,
+>(
+    db: Database<DB>,
+) {
+    let schema = Schema::default().events("log").aggregate_heads("log_heads");
+    let other = db.store.clone().with_schema(schema).unwrap();
+    for error in [
+        other.migrate().await.unwrap_err(),
+        other.check().await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, StoreError::OtherMapping { .. }),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("mapped to the events in `log` and the heads in `log_heads`"),
+            "{text}"
+        );
+        assert!(!text.contains("call `migrate()`"), "{text}");
+    }
+    // The way that the error shows.
+    db.execute(&other.migration_sql()).await;
+    other.migrate().await.unwrap();
+    other
+        .append(ExpectedVersion::NoStream, &[event()])
+        .await
+        .unwrap();
+}
+
+async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column<
+    DB: TestDatabase,
+>(
+    db: Database<DB>,
+) {
+    db.execute("CREATE TABLE events (id TEXT, aggregate_type TEXT, global_position TEXT)")
+        .await;
+    // Postgres refuses to index a column that is missing; SQLite too.
+    let error = db.store.migrate().await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::SchemaMismatch { .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("aggregate_id"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,10 +213,7 @@ async fn a_table_on_sqlite_that_gives_positions_out_again_is_refused_with_the_re
         "id INTEGER PRIMARY KEY AUTOINCREMENT, global_position INTEGER UNIQUE",
     ] {
         let db = Database::<Sqlite>::empty().await;
-        raw_sql(AssertSqlSafe(positions(column)))
-            .execute(&db.pool)
-            .await
-            .unwrap();
+        db.execute(&positions(column)).await;
         let error = db.store.migrate().await.unwrap_err();
         assert!(
             matches!(error, StoreError::NoAutoincrement { .. }),
@@ -148,10 +227,7 @@ async fn a_table_on_sqlite_that_gives_positions_out_again_is_refused_with_the_re
             "{text}"
         );
         // Nor does it pass when somebody ran the printed SQL.
-        raw_sql(AssertSqlSafe(db.store.migration_sql()))
-            .execute(&db.pool)
-            .await
-            .unwrap();
+        db.execute(&db.store.migration_sql()).await;
         let error = db.store.check().await.unwrap_err();
         assert!(
             matches!(error, StoreError::NoAutoincrement { .. }),
@@ -159,12 +235,10 @@ async fn a_table_on_sqlite_that_gives_positions_out_again_is_refused_with_the_re
         );
     }
     let db = Database::<Sqlite>::empty().await;
-    raw_sql(AssertSqlSafe(positions(
+    db.execute(&positions(
         "Global_Position integer primary key /* on */ autoincrement",
-    )))
-    .execute(&db.pool)
-    .await
-    .unwrap();
+    ))
+    .await;
     db.store.migrate().await.unwrap();
 }
 
@@ -362,7 +436,7 @@ INSERT INTO consumer_checkpoints VALUES ('go', 1, now());";
 #[tokio::test(flavor = "multi_thread")]
 async fn migrating_where_a_go_service_lives_leaves_its_tables_as_they_are() {
     let db = Database::<Postgres>::empty().await;
-    raw_sql(GO).execute(&db.pool).await.unwrap();
+    db.execute(GO).await;
     let before = (
         columns(&db.pool, "events").await,
         indexes(&db.pool, "events").await,
@@ -401,10 +475,7 @@ async fn migrating_up_to_date_tables_needs_no_right_to_create_any() {
         "CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}; \
          GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
     );
-    raw_sql(AssertSqlSafe(grants))
-        .execute(&db.pool)
-        .await
-        .unwrap();
+    db.execute(&grants).await;
     let url = db.url.replace("postgres@", &format!("{role}@"));
     let store = EventStore::<Postgres>::connect(&url).await.unwrap();
     store.migrate().await.unwrap();
@@ -414,10 +485,7 @@ async fn migrating_up_to_date_tables_needs_no_right_to_create_any() {
         .unwrap();
     let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     store.pool().close().await;
-    raw_sql(AssertSqlSafe(drop))
-        .execute(&db.pool)
-        .await
-        .unwrap();
+    db.execute(&drop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -425,10 +493,7 @@ async fn r4_a_claimed_row_commits_only_with_the_mark_of_the_workers_save() {
     const CLAIM: &str = "UPDATE consumer_progress SET claims = claims + 1";
     const SAVE: &str = "SELECT set_config('consumer.saved', pg_current_xact_id()::text, true)";
     let db = Database::<Postgres>::fresh().await;
-    raw_sql("INSERT INTO consumer_progress (consumer, version, slice_from, slice_to, position) VALUES ('mails', 1, 0, 1024, 0)")
-        .execute(&db.pool)
-        .await
-        .unwrap();
+    db.execute("INSERT INTO consumer_progress (consumer, version, slice_from, slice_to, position) VALUES ('mails', 1, 0, 1024, 0)").await;
 
     let mut tx = db.pool.begin().await.unwrap();
     raw_sql(CLAIM).execute(&mut *tx).await.unwrap();
@@ -454,14 +519,9 @@ async fn r4_a_claimed_row_commits_only_with_the_mark_of_the_workers_save() {
         .unwrap();
     tx.commit().await.unwrap_err();
     // Whoever pauses a consumer claims nothing, and is not held up.
-    raw_sql("UPDATE consumer_progress SET state = 'paused'")
-        .execute(&db.pool)
-        .await
-        .unwrap();
-    let claims: i64 = sqlx::query_scalar("SELECT claims FROM consumer_progress")
-        .fetch_one(&db.pool)
-        .await
-        .unwrap();
+    db.execute("UPDATE consumer_progress SET state = 'paused'")
+        .await;
+    let claims = db.number("SELECT claims FROM consumer_progress").await;
     assert_eq!(claims, 1);
 }
 

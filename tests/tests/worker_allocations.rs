@@ -4,7 +4,7 @@ use std::alloc::System;
 
 use consumer::prelude::*;
 use consumer::{Context, EventStore, ReadRange, Worker};
-use consumer_tests::{Database, TestBackend};
+use consumer_tests::{Database, TestDatabase};
 use sqlx::{Postgres, Sqlite};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -39,7 +39,7 @@ impl<DB: sqlx::Database> Consumer<DB> for Nothing {
     }
 }
 
-async fn log_of<DB: TestBackend>(events: u32) -> Database<DB> {
+async fn log_of<DB: TestDatabase>(events: u32) -> Database<DB> {
     let db = Database::<DB>::fresh().await;
     let events: Vec<NewEvent> = (0..events)
         .map(|n| NewEvent::new("Account", "a-1", "Deposited", format!("{{\"amount\":{n}}}")))
@@ -58,7 +58,7 @@ async fn counted(work: impl Future<Output = ()>) -> f64 {
 }
 
 /// While the log is read, and nothing is done with it.
-async fn reading<DB: TestBackend>(store: &EventStore<DB>, events: u32) -> f64 {
+async fn reading<DB: TestDatabase>(store: &EventStore<DB>, events: u32) -> f64 {
     let mut connection = store.pool().acquire().await.unwrap();
     counted(async {
         let mut after = 0;
@@ -78,7 +78,7 @@ async fn reading<DB: TestBackend>(store: &EventStore<DB>, events: u32) -> f64 {
 }
 
 /// While so many consumers catch up.
-async fn catching_up<DB: TestBackend>(
+async fn catching_up<DB: TestDatabase>(
     store: &EventStore<DB>,
     events: u32,
     consumers: u32,
@@ -101,7 +101,7 @@ async fn catching_up<DB: TestBackend>(
 }
 
 /// What an event allocates on its way to so many consumers, beyond being read.
-async fn an_event<DB: TestBackend>(consumers: u32, copies: bool) -> f64 {
+async fn an_event<DB: TestDatabase>(consumers: u32, copies: bool) -> f64 {
     let mut own = [0.0; 2];
     for (own, events) in own.iter_mut().zip([SMALL, LARGE]) {
         let db = log_of::<DB>(events).await;
@@ -112,7 +112,7 @@ async fn an_event<DB: TestBackend>(consumers: u32, copies: bool) -> f64 {
     (large - small) / f64::from(LARGE - SMALL)
 }
 
-async fn an_event_is_not_allocated_again<DB: TestBackend>() {
+async fn an_event_is_not_allocated_again<DB: TestDatabase>() {
     let one = an_event::<DB>(1, false).await;
     let ten = an_event::<DB>(10, false).await;
     println!("{one} with one consumer, {ten} with ten");

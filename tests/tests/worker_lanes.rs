@@ -8,14 +8,14 @@ use std::time::Duration;
 use consumer::admin::Admin;
 use consumer::{BatchError, EventStore, LaneState, Settings};
 use consumer_tests::{
-    Database, Running, TestBackend, TestConsumer, TestPostgres, batch_consumer, consumer,
-    impatient, judging, on_both_databases, patiently, read_model, run_once, until,
+    Database, Running, TestConsumer, TestDatabase, TestPostgres, batch_consumer, consumer,
+    impatient, judging, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Postgres, QueryBuilder, Sqlite};
 
 /// A read model that fails as long as the flag says so, and then waits an hour.
-fn failing<DB: TestBackend>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer<DB> {
+fn failing<DB: TestDatabase>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer<DB> {
     let fails = Arc::clone(fails);
     let hour = Duration::from_hours(1);
     judging(name, move |_, _| {
@@ -29,7 +29,7 @@ fn failing<DB: TestBackend>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer
 
 /// Writes everything at the end, as one does who wants to be fast, and fails there if an event of
 /// that position was among it.
-fn flushing<DB: TestBackend>(bad: i64) -> TestConsumer<DB> {
+fn flushing<DB: TestDatabase>(bad: i64) -> TestConsumer<DB> {
     batch_consumer("c", move |_, tx: &mut DB::Connection, events| {
         Box::pin(async move {
             for event in events {
@@ -44,7 +44,7 @@ fn flushing<DB: TestBackend>(bad: i64) -> TestConsumer<DB> {
     })
 }
 
-async fn retrying<DB: TestBackend>(worker: &Running<DB>) {
+async fn retrying<DB: TestDatabase>(worker: &Running<DB>) {
     until("it waits for its retry", async || {
         worker
             .consumers()
@@ -54,72 +54,95 @@ async fn retrying<DB: TestBackend>(worker: &Running<DB>) {
     .await;
 }
 
-on_both_databases! {
-    /// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
-    /// whoever keeps the reader of the log then keeps it from everybody for that hour.
-    async fn a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log(db) {
-        let db = db.with_read_model().await;
-        let head = *db.append_many(4_000).await.last().unwrap();
-        let fails = Arc::new(AtomicBool::new(true));
-        let waiting = || failing("waiting", &fails);
-        let worker = Running::start(db.worker().consumer(waiting()));
-        retrying(&worker).await;
+test_on!(
+    [sqlite, postgres],
+    a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log,
+    an_operator_need_not_wait_for_the_backoff_of_a_consumer,
+    a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one,
+    a_batch_of_which_no_event_is_handled_counts_as_failed
+);
+
+/// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
+/// whoever keeps the reader of the log then keeps it from everybody for that hour.
+async fn a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log<
+    DB: TestDatabase,
+>(
+    db: Database<DB>,
+) {
+    let head = *db.append_many(4_000).await.last().unwrap();
+    let fails = Arc::new(AtomicBool::new(true));
+    let waiting = || failing("waiting", &fails);
+    let worker = Running::start(db.worker().consumer(waiting()));
+    retrying(&worker).await;
+    worker.stop().await;
+    for _ in 0..5 {
+        db.execute("DELETE FROM consumer_progress WHERE consumer = 'other'")
+            .await;
+        db.execute("DELETE FROM applied").await;
+        // Half a batch is read at a time, so that reading takes longer than to see the row.
+        let settings = |settings: Settings| settings.batch_size(2_000);
+        let builder = db
+            .worker()
+            .consumer(waiting())
+            .consumer(read_model("other"));
+        let worker = Running::start(builder.configure_all(settings));
+        until("the other has caught up", async || {
+            db.checkpoint("other").await == Some(head)
+        })
+        .await;
         worker.stop().await;
-        for _ in 0..5 {
-            db.execute("DELETE FROM consumer_progress WHERE consumer = 'other'").await;
-            db.execute("DELETE FROM applied").await;
-            // Half a batch is read at a time, so that reading takes longer than to see the row.
-            let settings = |settings: Settings| settings.batch_size(2_000);
-            let builder = db.worker().consumer(waiting()).consumer(read_model("other"));
-            let worker = Running::start(builder.configure_all(settings));
-            until("the other has caught up", async || db.checkpoint("other").await == Some(head)).await;
-            worker.stop().await;
-        }
-        assert_eq!(db.applied("other").await.len(), 4_000);
     }
+    assert_eq!(db.applied("other").await.len(), 4_000);
+}
 
-    async fn an_operator_need_not_wait_for_the_backoff_of_a_consumer(db) {
-        let db = db.with_read_model().await;
-        let head = *db.append_many(3).await.last().unwrap();
-        let fails = Arc::new(AtomicBool::new(true));
-        let worker = Running::start(db.worker().consumer(failing("c", &fails)));
-        retrying(&worker).await;
-        let admin = Admin::new(db.store.clone());
-        admin.pause("c").await.unwrap();
-        until("it is paused", async || worker.consumers()[0].state == LaneState::Paused).await;
-        fails.store(false, Ordering::SeqCst);
-        admin.resume("c").await.unwrap();
-        until("it goes on", async || db.checkpoint("c").await == Some(head)).await;
-        worker.stop().await;
-    }
+async fn an_operator_need_not_wait_for_the_backoff_of_a_consumer<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let head = *db.append_many(3).await.last().unwrap();
+    let fails = Arc::new(AtomicBool::new(true));
+    let worker = Running::start(db.worker().consumer(failing("c", &fails)));
+    retrying(&worker).await;
+    let admin = Admin::new(db.store.clone());
+    admin.pause("c").await.unwrap();
+    until("it is paused", async || {
+        worker.consumers()[0].state == LaneState::Paused
+    })
+    .await;
+    fails.store(false, Ordering::SeqCst);
+    admin.resume("c").await.unwrap();
+    until("it goes on", async || {
+        db.checkpoint("c").await == Some(head)
+    })
+    .await;
+    worker.stop().await;
+}
 
-    async fn a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append_many(8).await;
-        let c = flushing(positions[5]);
-        let report = db.run_once(c.settings(impatient().retries(1))).await;
-        assert!(
-            matches!(&report.consumer("c").unwrap().state, LaneState::Stopped { position, .. } if *position == Some(positions[5])),
-            "{report}"
-        );
-        assert_eq!(db.applied("c").await, positions[..5]);
-    }
+async fn a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let positions = db.append_many(8).await;
+    let c = flushing(positions[5]);
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    assert!(
+        matches!(&report.consumer("c").unwrap().state, LaneState::Stopped { position, .. } if *position == Some(positions[5])),
+        "{report}"
+    );
+    assert_eq!(db.applied("c").await, positions[..5]);
+}
 
-    async fn a_batch_of_which_no_event_is_handled_counts_as_failed(db) {
-        let db = db.with_read_model().await;
-        db.append_many(2).await;
-        let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
-        let report = db.run_once(c.settings(impatient().retries(1))).await;
-        let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
-            panic!("{report}");
-        };
-        assert!(error.contains("`Ok(0)`"), "{error}");
-    }
+async fn a_batch_of_which_no_event_is_handled_counts_as_failed<DB: TestDatabase>(db: Database<DB>) {
+    db.append_many(2).await;
+    let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert!(error.contains("`Ok(0)`"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let db = Database::<Postgres>::fresh().await;
     db.append_many(2).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
@@ -143,7 +166,7 @@ async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
 /// SQLite rolls back by itself when the disk is full, which is not the handler's doing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler() {
-    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
+    let db = Database::<Sqlite>::fresh().await;
     let positions = db.append_many(2).await;
     db.execute("CREATE TABLE ballast (content BLOB)").await;
     let calls = Arc::new(AtomicU32::new(0));
@@ -178,12 +201,11 @@ async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_server() {
     let server = TestPostgres::builder().start();
-    let database = server.database().await;
-    let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
+    let db = Database::on(&server).await;
     let small = PgPoolOptions::new()
         .max_connections(3)
         .acquire_timeout(Duration::from_secs(2))
-        .connect(&database.url)
+        .connect(&db.url)
         .await
         .unwrap();
     let store = EventStore::<Postgres>::new(small);
@@ -211,7 +233,7 @@ async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_serve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_claim() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let db = Database::<Postgres>::fresh().await;
     db.append_many(1).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
