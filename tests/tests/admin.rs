@@ -15,24 +15,22 @@ async fn state<DB: AdminBackend>(admin: &Admin<DB>, name: &str) -> ConsumerState
 
 test_on!(
     [sqlite, postgres],
-    status_shows_state_position_and_lag_in_the_scope_while_no_worker_runs,
-    a_consumer_that_never_ran_is_new_and_has_the_whole_scope_before_it,
-    a_stopped_consumer_shows_its_event_and_error_and_goes_on_when_resumed,
-    a_paused_consumer_handles_nothing_in_any_process_until_it_is_resumed,
+    status_shows_state_position_and_lag_without_a_worker,
+    a_consumer_that_never_ran_is_new_and_lags_by_its_scope,
+    a_stopped_consumer_shows_its_error_and_can_be_resumed,
+    a_paused_consumer_handles_nothing_until_it_is_resumed,
     a_checkpoint_without_code_is_detached_and_can_be_forgotten,
     a_checkpoint_with_code_is_only_forgotten_by_force,
     an_unknown_name_is_refused_with_the_names_that_there_are,
     another_scope_is_shown_and_can_be_accepted,
     parked_events_are_listed_retried_in_order_and_gone,
     a_retry_that_fails_half_way_saves_nothing_of_its_aggregate,
-    a_skipped_event_is_left_out_and_those_behind_it_can_be_retried,
+    events_behind_a_skipped_one_can_be_retried,
     a_retry_needs_the_consumers_code,
-    a_new_version_catches_up_beside_the_old_one_and_the_switch_is_explicit
+    a_new_version_catches_up_until_it_is_activated
 );
 
-async fn status_shows_state_position_and_lag_in_the_scope_while_no_worker_runs<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn status_shows_state_position_and_lag_without_a_worker<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users").scope(&["User"]);
     db.append("User", ["a"]).await;
     run_once(users.worker(&db)).await;
@@ -55,7 +53,7 @@ async fn status_shows_state_position_and_lag_in_the_scope_while_no_worker_runs<D
     assert!(status.frontier.blockers.is_empty());
 }
 
-async fn a_consumer_that_never_ran_is_new_and_has_the_whole_scope_before_it<DB: TestDatabase>(
+async fn a_consumer_that_never_ran_is_new_and_lags_by_its_scope<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     db.append("User", ["a"]).await;
@@ -69,9 +67,7 @@ async fn a_consumer_that_never_ran_is_new_and_has_the_whole_scope_before_it<DB: 
     );
 }
 
-async fn a_stopped_consumer_shows_its_event_and_error_and_goes_on_when_resumed<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_stopped_consumer_shows_its_error_and_can_be_resumed<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     users.fail_on("bad", true);
     db.append("User", ["good"]).await;
@@ -114,9 +110,7 @@ async fn a_stopped_consumer_shows_its_event_and_error_and_goes_on_when_resumed<D
     );
 }
 
-async fn a_paused_consumer_handles_nothing_in_any_process_until_it_is_resumed<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_paused_consumer_handles_nothing_until_it_is_resumed<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     db.append("User", ["a"]).await;
     run_once(users.worker(&db)).await;
@@ -250,9 +244,7 @@ async fn a_retry_that_fails_half_way_saves_nothing_of_its_aggregate<DB: TestData
     assert_eq!(db.applied("users").await, [1, 3]);
 }
 
-async fn a_skipped_event_is_left_out_and_those_behind_it_can_be_retried<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn events_behind_a_skipped_one_can_be_retried<DB: TestDatabase>(db: Database<DB>) {
     let users =
         Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
     users.fail_on("bad", true);
@@ -282,11 +274,7 @@ async fn a_retry_needs_the_consumers_code<DB: TestDatabase>(db: Database<DB>) {
     assert!(matches!(refused, AdminError::NoCode { .. }), "{refused}");
 }
 
-async fn a_new_version_catches_up_beside_the_old_one_and_the_switch_is_explicit<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_new_version_catches_up_until_it_is_activated<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let old = Model::new("users");
     run_once(old.worker(&db)).await;
@@ -344,7 +332,7 @@ async fn a_new_version_catches_up_beside_the_old_one_and_the_switch_is_explicit<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_frontier_names_the_transaction_that_may_still_fill_a_gap() {
+async fn the_frontier_names_the_transaction_that_blocks_it() {
     let db = Database::<Postgres>::fresh().await;
     let mut slow = db.store.begin().await.unwrap();
     sqlx::query("SET LOCAL application_name = 'importer'")
@@ -365,7 +353,7 @@ async fn the_frontier_names_the_transaction_that_may_still_fill_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_at_the_status_draws_no_position() {
+async fn reading_the_status_draws_no_position() {
     let db = Database::<Postgres>::fresh().await;
     let admin = Admin::new(db.store.clone());
     for _ in 0..3 {
@@ -375,7 +363,7 @@ async fn looking_at_the_status_draws_no_position() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_waits_for_the_batch_in_hand() {
+async fn a_pause_waits_for_the_current_batch() {
     let db = Database::<Postgres>::fresh().await;
     db.append("User", ["a"]).await;
     let gate = Arc::new(Semaphore::new(0));

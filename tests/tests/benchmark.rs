@@ -4,7 +4,7 @@
 use std::process::Command;
 
 #[test]
-fn the_benchmark_runs_every_case_and_writes_its_table_and_its_plot() {
+fn the_benchmark_runs_every_case_and_writes_its_results() {
     let out = tempfile::tempdir().unwrap();
     let ended = Command::new(env!("CARGO_BIN_EXE_bench"))
         .arg("--quick")

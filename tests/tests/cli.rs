@@ -48,14 +48,14 @@ fn parking(name: &'static str) -> Model {
 test_on!(
     [sqlite, postgres],
     run_once_reports_what_every_consumer_did,
-    run_only_and_run_group_run_a_part_and_refuse_names_that_nobody_has,
-    run_ends_with_3_when_a_consumer_stopped,
+    run_only_and_run_group_refuse_unknown_names,
+    run_exits_with_3_when_a_consumer_stopped,
     list_shows_what_was_declared,
     status_is_a_table_of_80_columns_and_tells_what_is_wrong,
     status_as_json_has_every_field_of_the_table,
-    pause_and_resume_say_what_they_did,
+    pause_and_resume_report_what_they_did,
     rebuild_asks_and_then_shows_lines_of_json_until_it_is_done,
-    rebuild_goes_on_with_one_that_is_under_way,
+    rebuild_continues_an_interrupted_one,
     rebuild_without_a_reset_says_what_to_do,
     a_changed_scope_is_explained_and_accepted,
     segments_are_merged_while_a_worker_runs_them,
@@ -64,23 +64,23 @@ test_on!(
     forget_asks_and_refuses_what_is_in_use,
     activate_switches_versions_once_the_new_one_has_caught_up,
     migrate_prints_the_sql_or_runs_it,
-    pause_of_a_consumer_that_no_worker_ever_ran_keeps_it_from_beginning,
-    a_resumed_consumer_shows_no_error_that_was,
+    a_consumer_can_be_paused_before_it_ever_runs,
+    a_resumed_consumer_shows_no_earlier_error,
     rebuild_takes_the_scope_of_the_code_and_says_so,
-    rebuild_on_a_scope_that_the_code_does_not_have_any_more_says_so_and_ends,
+    watching_a_rebuild_with_an_old_scope_says_so,
     rebuild_of_one_version_leaves_the_other_as_it_is,
     rebuild_can_be_restarted_left_to_others_and_watched,
-    rebuild_gives_up_parked_events_only_when_that_is_said,
-    rebuild_empties_nothing_when_no_worker_could_fill_it_again,
-    questions_are_not_asked_about_what_is_not_there,
-    activate_refuses_a_version_that_is_behind_or_has_parked_events_unless_forced,
-    in_a_program_of_the_new_version_the_old_one_is_another_version,
+    rebuild_discards_parked_events_only_when_told_to,
+    rebuild_empties_nothing_when_no_worker_can_be_built,
+    nothing_is_asked_about_unknown_consumers_and_events,
+    activate_refuses_a_version_that_has_not_caught_up,
+    a_program_with_the_new_version_shows_the_old_one,
     parked_events_as_json_have_every_field,
-    a_group_leaves_the_checkpoints_of_the_others_attached,
+    a_group_leaves_other_checkpoints_attached,
     no_line_is_wider_than_80_columns,
-    a_verb_that_others_keep_waiting_is_refused_when_its_time_is_over,
-    a_verb_waits_for_others_as_long_as_it_may,
-    completions_name_every_verb
+    a_command_that_waits_too_long_for_others_is_refused,
+    a_command_waits_for_others_within_its_limit,
+    completions_name_every_command
 );
 
 test_on!(
@@ -103,9 +103,7 @@ async fn run_once_reports_what_every_consumer_did<DB: TestDatabase>(db: Database
     );
 }
 
-async fn run_only_and_run_group_run_a_part_and_refuse_names_that_nobody_has<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn run_only_and_run_group_refuse_unknown_names<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let (exit, text) = cli(
         &db,
@@ -150,7 +148,7 @@ async fn run_only_and_run_group_run_a_part_and_refuse_names_that_nobody_has<DB: 
     );
 }
 
-async fn run_ends_with_3_when_a_consumer_stopped<DB: TestDatabase>(db: Database<DB>) {
+async fn run_exits_with_3_when_a_consumer_stopped<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let users = Model::new("users");
     users.fail_on("bad", true);
@@ -254,7 +252,7 @@ async fn status_as_json_has_every_field_of_the_table<DB: TestDatabase>(db: Datab
     assert_eq!(status["frontier"]["head"], head);
 }
 
-async fn pause_and_resume_say_what_they_did<DB: TestDatabase>(db: Database<DB>) {
+async fn pause_and_resume_report_what_they_did<DB: TestDatabase>(db: Database<DB>) {
     cli(&db, &[&Model::new("users")], "run --once").await;
     let (exit, text) = cli(&db, &[&Model::new("users")], "pause users").await;
     assert_eq!((exit, text.as_str()), (Exit::Done, "users is paused\n"));
@@ -299,7 +297,7 @@ error: nothing was changed
     assert!(users.seen()[1].is_replay);
 }
 
-async fn rebuild_goes_on_with_one_that_is_under_way<DB: TestDatabase>(db: Database<DB>) {
+async fn rebuild_continues_an_interrupted_one<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     db.append("User", ["a"]).await;
     cli(&db, &[&users], "run --once").await;
@@ -509,9 +507,7 @@ async fn without_tables_status_says_to_migrate<DB: TestDatabase>(db: Database<DB
     assert!(text.contains("call `migrate()`"), "{text}");
 }
 
-async fn pause_of_a_consumer_that_no_worker_ever_ran_keeps_it_from_beginning<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_consumer_can_be_paused_before_it_ever_runs<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let users = Model::new("users");
     let (exit, text) = cli(&db, &[&users], "resume users").await;
@@ -534,7 +530,7 @@ async fn pause_of_a_consumer_that_no_worker_ever_ran_keeps_it_from_beginning<DB:
     assert_eq!(text, "users: caught up at 1, 1 event handled\n");
 }
 
-async fn a_resumed_consumer_shows_no_error_that_was<DB: TestDatabase>(db: Database<DB>) {
+async fn a_resumed_consumer_shows_no_earlier_error<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let users = Model::new("users");
     users.fail_on("bad", true);
@@ -579,11 +575,7 @@ async fn rebuild_takes_the_scope_of_the_code_and_says_so<DB: TestDatabase>(db: D
     assert!(!text.contains("under way"), "{text}");
 }
 
-async fn rebuild_on_a_scope_that_the_code_does_not_have_any_more_says_so_and_ends<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn watching_a_rebuild_with_an_old_scope_says_so<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let users = Model::new("users");
     cli(&db, &[&users], "run --once").await;
@@ -694,7 +686,7 @@ async fn rebuild_can_be_restarted_left_to_others_and_watched<DB: TestDatabase>(d
     assert_eq!(users.seen().len(), handled + 2);
 }
 
-async fn rebuild_gives_up_parked_events_only_when_that_is_said<DB: TestDatabase>(db: Database<DB>) {
+async fn rebuild_discards_parked_events_only_when_told_to<DB: TestDatabase>(db: Database<DB>) {
     let users = parking("users");
     users.fail_on("bad", true);
     db.append("User", ["bad"]).await;
@@ -712,9 +704,7 @@ async fn rebuild_gives_up_parked_events_only_when_that_is_said<DB: TestDatabase>
     assert!(text.starts_with("This empties users, gives up 1 event that it has parked and replays its events up to 1. Go on?"), "{text}");
 }
 
-async fn rebuild_empties_nothing_when_no_worker_could_fill_it_again<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn rebuild_empties_nothing_when_no_worker_can_be_built<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let users = Model::new("users");
     cli(&db, &[&users], "run --once").await;
@@ -727,7 +717,7 @@ async fn rebuild_empties_nothing_when_no_worker_could_fill_it_again<DB: TestData
     assert_eq!(rows, 1);
 }
 
-async fn questions_are_not_asked_about_what_is_not_there<DB: TestDatabase>(db: Database<DB>) {
+async fn nothing_is_asked_about_unknown_consumers_and_events<DB: TestDatabase>(db: Database<DB>) {
     cli(&db, &[&Model::new("users")], "run --once").await;
     for line in [
         "forget nobody",
@@ -741,11 +731,7 @@ async fn questions_are_not_asked_about_what_is_not_there<DB: TestDatabase>(db: D
     }
 }
 
-async fn activate_refuses_a_version_that_is_behind_or_has_parked_events_unless_forced<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn activate_refuses_a_version_that_has_not_caught_up<DB: TestDatabase>(db: Database<DB>) {
     let first = Model::new("users");
     db.append("User", ["bad"]).await;
     cli(&db, &[&first], "run --once").await;
@@ -779,9 +765,7 @@ async fn activate_refuses_a_version_that_is_behind_or_has_parked_events_unless_f
     );
 }
 
-async fn in_a_program_of_the_new_version_the_old_one_is_another_version<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_program_with_the_new_version_shows_the_old_one<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     cli(&db, &[&Model::new("users")], "run --once").await;
     let mut second = Registered::<DB>::new(Model::new("users"));
@@ -817,7 +801,7 @@ async fn parked_events_as_json_have_every_field<DB: TestDatabase>(db: Database<D
     assert!(parked[0]["parked_seconds"].is_number());
 }
 
-async fn a_group_leaves_the_checkpoints_of_the_others_attached<DB: TestDatabase>(db: Database<DB>) {
+async fn a_group_leaves_other_checkpoints_attached<DB: TestDatabase>(db: Database<DB>) {
     cli(&db, &[&Model::new("cli.left_out")], "run --once").await;
     let builder = || Worker::<DB>::builder(db.store.clone()).discover_group("cli.taken");
     let (_, text) = command(builder(), "status", "n").await;
@@ -880,9 +864,7 @@ async fn no_line_is_wider_than_80_columns<DB: TestDatabase>(db: Database<DB>) {
     }
 }
 
-async fn a_verb_that_others_keep_waiting_is_refused_when_its_time_is_over<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_command_that_waits_too_long_for_others_is_refused<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     cli(&db, &[&users], "run --once").await;
     let held = held(&db).await;
@@ -893,7 +875,7 @@ async fn a_verb_that_others_keep_waiting_is_refused_when_its_time_is_over<DB: Te
 }
 
 /// SQLite itself waits for five seconds only.
-async fn a_verb_waits_for_others_as_long_as_it_may<DB: TestDatabase>(db: Database<DB>) {
+async fn a_command_waits_for_others_within_its_limit<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     cli(&db, &[&users], "run --once").await;
     let held = held(&db).await;
@@ -916,7 +898,7 @@ async fn a_verb_waits_for_others_as_long_as_it_may<DB: TestDatabase>(db: Databas
     assert_eq!(exit, Exit::Done, "{text}");
 }
 
-async fn completions_name_every_verb<DB: TestDatabase>(db: Database<DB>) {
+async fn completions_name_every_command<DB: TestDatabase>(db: Database<DB>) {
     for shell in ["bash", "zsh", "fish"] {
         let (exit, text) = cli(
             &db,
@@ -945,7 +927,7 @@ async fn held<DB: TestDatabase>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frontier_names_the_transaction_that_keeps_it() {
+async fn frontier_names_the_transaction_that_blocks_it() {
     type Db = sqlx::Postgres;
     let db = consumer_tests::Database::<Db>::fresh().await;
     let mut slow = db.store.begin().await.unwrap();
@@ -970,7 +952,7 @@ async fn frontier_names_the_transaction_that_keeps_it() {
 }
 
 #[test]
-fn the_help_of_every_verb_fits_80_columns() {
+fn the_help_of_every_command_fits_80_columns() {
     let verbs = [
         "run",
         "list",
@@ -1066,7 +1048,7 @@ fn the_help_names_the_exit_codes() {
 }
 
 #[test]
-fn a_verb_that_there_is_not_is_wrong_usage() {
+fn an_unknown_command_is_wrong_usage() {
     let error = Cli::try_parse_from(["worker", "stauts"]).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("status"), "{error}");

@@ -107,16 +107,14 @@ async fn is_at<DB: TestDatabase>(db: &Database<DB>, head: i64) {
 
 test_on!(
     [sqlite, postgres],
-    status_watch_shows_rates_and_goes_on_while_the_database_is_away,
+    status_watch_shows_rates_and_survives_database_errors,
     status_watch_writes_a_table_with_a_rate_and_ends_when_asked,
-    run_goes_on_until_it_is_asked_to_end_and_reports,
-    on_a_terminal_there_are_colours_and_a_bar_that_fits,
-    a_rebuild_that_was_killed_goes_on_where_it_was
+    run_reports_when_it_is_asked_to_end,
+    a_terminal_shows_colours_and_a_progress_bar,
+    a_rebuild_that_was_killed_continues_where_it_was
 );
 
-async fn status_watch_shows_rates_and_goes_on_while_the_database_is_away<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn status_watch_shows_rates_and_survives_database_errors<DB: TestDatabase>(db: Database<DB>) {
     has_tally(&db).await;
     seed(&db, 100).await;
     let (mut child, mut lines) = started(&mut operator(&db, "status --watch 0.1 --json"));
@@ -192,7 +190,7 @@ async fn status_watch_writes_a_table_with_a_rate_and_ends_when_asked<DB: TestDat
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-async fn run_goes_on_until_it_is_asked_to_end_and_reports<DB: TestDatabase>(db: Database<DB>) {
+async fn run_reports_when_it_is_asked_to_end<DB: TestDatabase>(db: Database<DB>) {
     has_tally(&db).await;
     let (mut child, mut lines) = started(&mut operator(&db, "run"));
     seed(&db, 10).await;
@@ -213,7 +211,7 @@ async fn run_goes_on_until_it_is_asked_to_end_and_reports<DB: TestDatabase>(db: 
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-async fn on_a_terminal_there_are_colours_and_a_bar_that_fits<DB: TestDatabase>(db: Database<DB>) {
+async fn a_terminal_shows_colours_and_a_progress_bar<DB: TestDatabase>(db: Database<DB>) {
     has_tally(&db).await;
     let status = on_terminal(&db, "status");
     assert!(
@@ -246,7 +244,7 @@ async fn on_a_terminal_there_are_colours_and_a_bar_that_fits<DB: TestDatabase>(d
     );
 }
 
-async fn a_rebuild_that_was_killed_goes_on_where_it_was<DB: TestDatabase>(db: Database<DB>) {
+async fn a_rebuild_that_was_killed_continues_where_it_was<DB: TestDatabase>(db: Database<DB>) {
     rebuilt_after_a_kill(&db, 100_000, "400").await;
 }
 
@@ -327,20 +325,20 @@ async fn worst_estimate<DB: TestDatabase>() -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes on a machine with nothing else to do"]
-async fn the_remaining_time_of_a_million_events_is_right_within_a_fifth_on_sqlite() {
+async fn the_remaining_time_is_right_within_a_fifth_on_sqlite() {
     let worst = worst_estimate::<sqlx::Sqlite>().await;
     assert!(worst <= 0.2, "{worst}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes on a machine with nothing else to do"]
-async fn the_remaining_time_of_a_million_events_is_right_within_a_fifth_on_postgres() {
+async fn the_remaining_time_is_right_within_a_fifth_on_postgres() {
     let worst = worst_estimate::<sqlx::Postgres>().await;
     assert!(worst <= 0.2, "{worst}");
 }
 
 #[test]
-fn a_whole_program_completes_the_tools_where_it_has_mounted_them() {
+fn completions_find_the_commands_where_they_are_mounted() {
     let complete = |whole: bool| {
         let mut command = Command::new(PROGRAM);
         command.args(["consumers", "completions", "bash"]);

@@ -8,7 +8,7 @@ use consumer_tests::{Database, Kind, NaiveReader, Running, Writers, patiently, r
 use sqlx::Postgres;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_nothing_is_lost_or_repeated_under_concurrent_writers_where_the_naive_reader_loses() {
+async fn r11_concurrent_writers_lose_nothing_but_the_naive_readers() {
     let db = Database::<Postgres>::fresh().await;
     let naive = NaiveReader::start(&db.pool).await;
     let worker = Running::start(

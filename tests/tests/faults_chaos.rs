@@ -3,7 +3,7 @@
 //! The long form lasts for five minutes:
 //!
 //! ```sh
-//! CHAOS_SECONDS=300 cargo test -p consumer-tests --test faults_chaos -- --nocapture through_kills
+//! CHAOS_SECONDS=300 cargo test -p consumer-tests --test faults_chaos -- --nocapture r11_chaos_applies
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -182,8 +182,7 @@ async fn chaos(duration: Duration, through_a_pooler: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_through_kills_freezes_crashes_and_cut_connections_each_event_is_applied_exactly_once()
-{
+async fn r11_chaos_applies_each_event_exactly_once() {
     let seconds = std::env::var("CHAOS_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -191,6 +190,6 @@ async fn r11_through_kills_freezes_crashes_and_cut_connections_each_event_is_app
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_behind_a_pooler_that_is_in_the_middle_of_it_all_each_event_is_applied_exactly_once() {
+async fn r11_chaos_behind_a_pooler_applies_each_event_exactly_once() {
     chaos(Duration::from_secs(12), true).await;
 }

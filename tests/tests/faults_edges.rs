@@ -19,14 +19,12 @@ fn noise(length: usize) -> String {
 
 test_on!(
     [sqlite, postgres],
-    waiting_for_a_worker_that_could_not_start_ends_with_the_reason,
-    waiting_for_a_worker_that_was_dropped_while_it_ran_ends_with_the_reason,
-    waiting_for_a_worker_that_was_dropped_before_it_ran_ends_with_the_reason
+    waiting_ends_when_the_worker_could_not_start,
+    waiting_ends_when_the_worker_is_dropped_while_it_runs,
+    waiting_ends_when_the_worker_is_dropped_before_it_runs
 );
 
-async fn waiting_for_a_worker_that_could_not_start_ends_with_the_reason<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn waiting_ends_when_the_worker_could_not_start<DB: TestDatabase>(db: Database<DB>) {
     let position = db.append("User", ["u-1"]).await[0];
     db.execute("DROP TABLE consumer_progress").await;
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
@@ -41,11 +39,7 @@ async fn waiting_for_a_worker_that_could_not_start_ends_with_the_reason<DB: Test
         .unwrap_err();
 }
 
-async fn waiting_for_a_worker_that_was_dropped_while_it_ran_ends_with_the_reason<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn waiting_ends_when_the_worker_is_dropped_while_it_runs<DB: TestDatabase>(db: Database<DB>) {
     let worker = Running::start(db.worker().consumer(read_model("c")));
     patiently("it starts", worker.caught_up()).await.unwrap();
     let handle = Clone::clone(&*worker);
@@ -58,9 +52,7 @@ async fn waiting_for_a_worker_that_was_dropped_while_it_ran_ends_with_the_reason
         .unwrap_err();
 }
 
-async fn waiting_for_a_worker_that_was_dropped_before_it_ran_ends_with_the_reason<
-    DB: TestDatabase,
->(
+async fn waiting_ends_when_the_worker_is_dropped_before_it_runs<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let position = db.append("User", ["u-1"]).await[0];
@@ -75,7 +67,7 @@ async fn waiting_for_a_worker_that_was_dropped_before_it_ran_ends_with_the_reaso
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgres_whatever_id_can_be_appended_can_be_parked() {
+async fn on_postgres_every_id_that_is_appended_can_be_parked() {
     let db = Database::<Postgres>::fresh().await;
     let mut longest = 0;
     for length in (2_400..2_800).step_by(20) {
@@ -106,7 +98,7 @@ async fn on_postgres_whatever_id_can_be_appended_can_be_parked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_starts_on_a_log_whose_positions_are_used_up() {
+async fn a_worker_starts_on_a_log_without_free_positions() {
     let db = Database::<Postgres>::fresh().await;
     let last_but_one = i64::MAX - 1;
     db.execute(&format!(
@@ -120,7 +112,7 @@ async fn a_worker_starts_on_a_log_whose_positions_are_used_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_checkpoint_of_an_idle_consumer_is_moved_along_once_and_not_again_and_again() {
+async fn an_idle_checkpoint_is_advanced_once_for_each_append() {
     let server = TestPostgres::builder()
         .setting("shared_preload_libraries", "pg_stat_statements")
         .start();

@@ -85,7 +85,7 @@ impl TimeoutReader {
 // What it rests on
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sequence_that_hands_positions_out_in_advance_is_refused() {
+async fn a_sequence_with_a_cache_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     db.execute("ALTER SEQUENCE events_global_position_seq CACHE 10")
         .await;
@@ -121,7 +121,7 @@ async fn a_sequence_that_does_not_count_up_by_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_that_no_sequence_gives_is_refused() {
+async fn a_position_column_without_a_sequence_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     db.execute("ALTER TABLE events ALTER global_position DROP DEFAULT; DROP SEQUENCE events_global_position_seq")
         .await;
@@ -129,7 +129,7 @@ async fn a_position_that_no_sequence_gives_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_column_will_do() {
+async fn an_identity_column_is_accepted() {
     let db = Database::<Postgres>::fresh().await;
     db.execute(
         "ALTER TABLE events ALTER global_position DROP DEFAULT;
@@ -157,7 +157,7 @@ async fn a_target_of_logical_replication_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_is_refused_until_it_is_the_primary() {
+async fn a_standby_is_refused_until_it_is_promoted() {
     let server = TestPostgres::builder().start();
     let db = Database::on(&server).await;
     let positions = db.append("User", ["u-1", "u-2"]).await;
@@ -183,7 +183,7 @@ async fn a_standby_is_refused_until_it_is_the_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_show_who_drew_a_position_is_refused() {
+async fn a_server_that_hides_locks_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     // As one that calls itself Postgres and keeps its locks elsewhere.
     db.execute("CREATE VIEW public.pg_locks AS SELECT * FROM pg_catalog.pg_locks WHERE false")
@@ -222,7 +222,7 @@ async fn a_log_that_was_reset_is_refused() {
 
 /// It comes to the checkpoints while they are locked, and others append and handle meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_starts_while_others_go_on_takes_that_for_no_reset() {
+async fn a_start_beside_busy_workers_is_not_mistaken_for_a_reset() {
     let db = Database::<Postgres>::fresh().await;
     db.append_many(1).await;
     run_once(db.worker().consumer(read_model("c"))).await;
@@ -250,7 +250,7 @@ async fn a_worker_that_starts_while_others_go_on_takes_that_for_no_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_reset_under_a_running_worker_ends_it_with_the_reason() {
+async fn a_log_reset_under_a_running_worker_ends_it() {
     let db = Database::<Postgres>::fresh().await;
     let head = *db.append_many(10).await.last().unwrap();
     let worker = Running::start(db.worker().consumer(read_model("c")));
@@ -292,16 +292,14 @@ async fn median_wait(db: &Database<Postgres>, mut reach: impl AsyncFnMut(i64)) -
 
 test_on!(
     [postgres, through_a_pooler],
-    a_transaction_that_is_prepared_while_the_frontier_waits_for_it_is_not_forgotten,
-    a_blocker_is_named_by_its_application_in_the_status_and_in_the_log,
-    a_gap_holds_consumers_up_for_less_than_50_ms_at_the_median_after_its_writer_has_ended,
-    a_writer_that_commits_after_40_s_is_never_lost,
-    run_once_handles_all_there_was_at_the_call_also_behind_a_gap_far_below
+    a_transaction_prepared_meanwhile_still_blocks_the_frontier,
+    a_blocker_is_named_by_its_application,
+    a_gap_delays_consumers_by_less_than_50_ms_at_the_median,
+    a_writer_that_commits_late_is_never_lost,
+    run_once_waits_for_a_gap_far_below_the_head
 );
 
-async fn a_transaction_that_is_prepared_while_the_frontier_waits_for_it_is_not_forgotten(
-    db: Database<Postgres>,
-) {
+async fn a_transaction_prepared_meanwhile_still_blocks_the_frontier(db: Database<Postgres>) {
     let worker = Running::start(db.worker().consumer(read_model("c")));
     patiently("it starts", worker.caught_up()).await.unwrap();
     let mut writer = PgConnection::connect(&db.url).await.unwrap();
@@ -353,9 +351,7 @@ async fn a_transaction_that_is_prepared_while_the_frontier_waits_for_it_is_not_f
     assert_eq!(db.applied("c").await.len(), 2);
 }
 
-async fn a_blocker_is_named_by_its_application_in_the_status_and_in_the_log(
-    db: Database<Postgres>,
-) {
+async fn a_blocker_is_named_by_its_application(db: Database<Postgres>) {
     keep_log();
     let application = format!("importer-{}", fastrand::u64(..));
     let url = with(&db.url, &format!("application_name={application}"));
@@ -399,9 +395,7 @@ async fn a_blocker_is_named_by_its_application_in_the_status_and_in_the_log(
     worker.stop().await;
 }
 
-async fn a_gap_holds_consumers_up_for_less_than_50_ms_at_the_median_after_its_writer_has_ended(
-    db: Database<Postgres>,
-) {
+async fn a_gap_delays_consumers_by_less_than_50_ms_at_the_median(db: Database<Postgres>) {
     let worker = Running::start(Worker::builder(db.store.clone()).consumer(read_model("c")));
     patiently("it starts", worker.caught_up()).await.unwrap();
     let mut medians = Vec::new();
@@ -431,9 +425,9 @@ async fn a_gap_holds_consumers_up_for_less_than_50_ms_at_the_median_after_its_wr
     );
 }
 
-// `LATE_SECONDS=40 cargo test -p consumer-tests --test faults_frontier commits_after_40_s` is
+// `LATE_SECONDS=40 cargo test -p consumer-tests --test faults_frontier commits_late` is
 // the long form; in the short one it commits when the worker and the controls have looked.
-async fn a_writer_that_commits_after_40_s_is_never_lost(db: Database<Postgres>) {
+async fn a_writer_that_commits_late_is_never_lost(db: Database<Postgres>) {
     let long = std::env::var("LATE_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -473,9 +467,7 @@ async fn a_writer_that_commits_after_40_s_is_never_lost(db: Database<Postgres>) 
     );
 }
 
-async fn run_once_handles_all_there_was_at_the_call_also_behind_a_gap_far_below(
-    db: Database<Postgres>,
-) {
+async fn run_once_waits_for_a_gap_far_below_the_head(db: Database<Postgres>) {
     let (gap, _) = pending(&db, "gap").await;
     db.append_many(10_500).await;
     let head = db.append("User", ["last"]).await[0];
@@ -495,7 +487,7 @@ async fn run_once_handles_all_there_was_at_the_call_also_behind_a_gap_far_below(
 const BOUND: Duration = Duration::from_millis(50);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_a_worker_to_which_the_highest_position_is_the_frontier_loses_what_commits_late() {
+async fn r11_a_worker_without_a_frontier_loses_what_commits_late() {
     let db = Database::<Postgres>::fresh().await;
     let blindfolded = db.blindfolded().await;
     let blind = Running::start(blindfolded.worker().consumer(read_model("blind")));
@@ -517,7 +509,7 @@ async fn r11_a_worker_to_which_the_highest_position_is_the_frontier_loses_what_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn transactions_that_drew_no_position_delay_nothing_here_or_in_another_database() {
+async fn transactions_that_drew_no_position_delay_nothing() {
     let (db, other) = (
         Database::<Postgres>::fresh().await,
         Database::<Postgres>::fresh().await,
@@ -554,7 +546,7 @@ async fn transactions_that_drew_no_position_delay_nothing_here_or_in_another_dat
 // Durable, monotone, shared
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_million_events_with_ten_thousand_old_gaps_cost_a_new_consumer_no_waiting() {
+async fn ten_thousand_old_gaps_do_not_delay_a_new_consumer() {
     const EVENTS: i64 = 1_000_000;
     const GAPS: i64 = 10_000;
     // A gap follows each 100 events.
@@ -706,17 +698,17 @@ async fn crash_that_takes_commits_back(through_a_pooler: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_crash_that_takes_commits_back_their_positions_are_handled_when_given_out_again() {
+async fn positions_reused_after_a_crash_are_handled() {
     crash_that_takes_commits_back(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_positions_are_handled_when_given_out_again_after_a_crash_too() {
+async fn positions_reused_after_a_crash_are_handled_through_a_pooler() {
     crash_that_takes_commits_back(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_process_of_the_server_that_takes_the_others_along_begins_a_new_life_too() {
+async fn positions_reused_after_a_backend_crash_are_handled() {
     let server = TestPostgres::builder()
         .setting("synchronous_commit", "off")
         .setting("restart_after_crash", "on")

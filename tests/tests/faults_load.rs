@@ -32,17 +32,15 @@ const DATABASE_TROUBLE: &str = "the database could not be used";
 
 test_on!(
     [sqlite, postgres],
-    events_of_any_size_and_content_come_through_as_they_were,
-    events_with_odd_ids_are_parked_and_what_follows_them_waits,
-    a_batch_holds_no_more_bytes_than_it_may_and_never_less_than_an_event,
+    events_of_any_size_and_content_arrive_unchanged,
+    events_with_odd_ids_are_parked_with_their_successors,
+    a_batch_respects_its_bytes_but_has_at_least_one_event,
     positions_near_the_end_of_their_range_are_handled,
-    a_worker_that_starts_near_the_end_of_the_range_of_positions_handles_what_is_there,
-    many_consumers_that_write_at_once_do_not_fight
+    a_worker_starts_near_the_last_possible_position,
+    many_consumers_write_at_once_without_database_errors
 );
 
-async fn events_of_any_size_and_content_come_through_as_they_were<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn events_of_any_size_and_content_arrive_unchanged<DB: TestDatabase>(db: Database<DB>) {
     let payloads = [
         Vec::new(),
         b"not JSON".to_vec(),
@@ -83,9 +81,7 @@ async fn events_of_any_size_and_content_come_through_as_they_were<DB: TestDataba
     assert_eq!(*seen.lock().unwrap(), expected);
 }
 
-async fn events_with_odd_ids_are_parked_and_what_follows_them_waits<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn events_with_odd_ids_are_parked_with_their_successors<DB: TestDatabase>(db: Database<DB>) {
     let mut odd = vec![
         String::new(),
         "'; DROP TABLE events; --".to_owned(),
@@ -128,9 +124,7 @@ async fn events_with_odd_ids_are_parked_and_what_follows_them_waits<DB: TestData
     assert_eq!(parked, ids[..aside.len()]);
 }
 
-async fn a_batch_holds_no_more_bytes_than_it_may_and_never_less_than_an_event<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_batch_respects_its_bytes_but_has_at_least_one_event<DB: TestDatabase>(db: Database<DB>) {
     for n in 0..20 {
         let size = if n == 7 { 300_000 } else { 30_000 };
         let event = NewEvent::new("Blob", "b", "Stored", vec![0; size]);
@@ -196,11 +190,7 @@ async fn positions_near_the_end_of_their_range_are_handled<DB: TestDatabase>(db:
     assert_eq!(db.checkpoint("orders").await, Some(i64::MAX));
 }
 
-async fn a_worker_that_starts_near_the_end_of_the_range_of_positions_handles_what_is_there<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_worker_starts_near_the_last_possible_position<DB: TestDatabase>(db: Database<DB>) {
     let mut expected = db.append("User", ["a"]).await;
     let last_before = i64::MAX - 4;
     db.execute(&if DB::NAME == "SQLite" {
@@ -218,7 +208,7 @@ async fn a_worker_that_starts_near_the_end_of_the_range_of_positions_handles_wha
     }
 }
 
-async fn many_consumers_that_write_at_once_do_not_fight<DB: TestDatabase>(db: Database<DB>) {
+async fn many_consumers_write_at_once_without_database_errors<DB: TestDatabase>(db: Database<DB>) {
     keep_log();
     let names: Vec<String> = (0..12)
         .map(|n| format!("{}-at-once-{n}", DB::NAME))
@@ -257,8 +247,7 @@ async fn without_patience(db: &Database<Sqlite>) -> Database<Sqlite> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_the_consumers_of_one_process_wait_for_their_turn_and_never_meet_a_busy_database()
-{
+async fn consumers_of_one_process_never_find_sqlite_busy() {
     keep_log();
     let db = Database::<Sqlite>::fresh().await;
     let hasty = without_patience(&db).await;
@@ -367,7 +356,7 @@ const ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 const MOST_STATEMENTS: f64 = 4.0 + 1.0 + 4.0;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_consumers_cost_the_same_few_statements_a_second_however_many_they_are() {
+async fn idle_consumers_share_a_few_statements_per_second() {
     let counting = Counting::start().await;
     let one = Database::on(&counting.server).await;
     let fifty = Database::on(&counting.server).await;
@@ -395,7 +384,7 @@ async fn idle_consumers_cost_the_same_few_statements_a_second_however_many_they_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_the_guard_against_raw_commits_is_one_call_a_batch_and_no_statement() {
+async fn r4_the_guard_costs_one_call_per_batch_and_no_statement() {
     let counting = Counting::start().await;
     let db = Database::on(&counting.server).await;
     db.append_many(300).await;
@@ -495,7 +484,7 @@ async fn is_cut_off(cut: &mut watch::Receiver<bool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_worker_takes_over_from_one_behind_a_cut_network_which_comes_back_by_itself() {
+async fn a_worker_cut_off_from_its_server_is_replaced_and_recovers() {
     let db = Database::<Postgres>::fresh().await;
     let (server, name) = db.url.rsplit_once('/').unwrap();
     let network = Network::to(server.rsplit('@').next().unwrap().to_owned()).await;
@@ -554,12 +543,10 @@ async fn another_worker_takes_over_from_one_behind_a_cut_network_which_comes_bac
 
 test_on!(
     [sqlite, postgres],
-    publishers_whose_handlers_hang_keep_no_read_model_from_going_on
+    hanging_publishers_do_not_block_read_models
 );
 
-async fn publishers_whose_handlers_hang_keep_no_read_model_from_going_on<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn hanging_publishers_do_not_block_read_models<DB: TestDatabase>(db: Database<DB>) {
     let (go_on, gate) = watch::channel(false);
     let entered = Arc::new(Semaphore::new(0));
     let publishers: Vec<String> = (0..6).map(|n| format!("publisher-{n}")).collect();

@@ -50,7 +50,7 @@ impl Pooled {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers() {
+async fn through_a_pooler_concurrent_writers_lose_nothing() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
     // Whoever ignores the transaction needs one of his own there.
@@ -95,7 +95,7 @@ async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
+async fn restarting_the_pooler_loses_and_repeats_nothing() {
     let mut db = Database::<Postgres>::behind_a_pooler().await;
     let worker = Running::start(
         db.worker()
@@ -132,7 +132,7 @@ async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
+async fn through_a_pooler_policies_and_the_guard_apply() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
     let positions = pooled
@@ -176,7 +176,7 @@ async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
+async fn through_a_pooler_a_hanging_handler_times_out() {
     let pooled = Pooled::new().await;
     pooled.direct.append("User", ["a"]).await;
     let hangs = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
@@ -207,7 +207,7 @@ async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_a_consumer_is_divided_and_made_one_again_while_events_flow() {
+async fn through_a_pooler_a_consumer_is_divided_and_merged() {
     let db = Database::<Postgres>::behind_a_pooler().await;
     let start = |segments| {
         let settings = Settings::default().segments(segments).batch_size(7);

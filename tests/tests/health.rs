@@ -27,12 +27,12 @@ fn stalled_in(health: &consumer::Health) -> bool {
 
 test_on!(
     [sqlite, postgres],
-    a_worker_is_ready_once_it_has_seen_its_checkpoints_and_not_when_it_ends,
+    a_worker_is_ready_between_its_first_snapshot_and_its_end,
     a_worker_that_ended_without_being_asked_is_not_live,
-    an_event_after_a_quiet_time_is_given_as_long_as_any_other,
-    a_retry_that_is_due_later_is_no_stall,
-    a_worker_that_runs_and_makes_no_progress_is_not_live,
-    a_stopped_consumer_is_told_and_restarts_nothing
+    an_event_after_an_idle_time_gets_the_whole_stall_time,
+    a_retry_that_is_due_later_is_not_a_stall,
+    a_worker_without_progress_is_not_live,
+    a_stopped_consumer_affects_neither_probe
 );
 
 test_on!(
@@ -40,9 +40,7 @@ test_on!(
     a_worker_that_could_not_start_is_not_live_and_says_why
 );
 
-async fn a_worker_is_ready_once_it_has_seen_its_checkpoints_and_not_when_it_ends<
-    DB: TestDatabase,
->(
+async fn a_worker_is_ready_between_its_first_snapshot_and_its_end<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let worker = Worker::<DB>::builder(db.store.clone())
@@ -119,9 +117,7 @@ async fn a_worker_that_ended_without_being_asked_is_not_live<DB: TestDatabase>(d
     assert!(!health.is_live() && !health.is_ready(), "{health}");
 }
 
-async fn an_event_after_a_quiet_time_is_given_as_long_as_any_other<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn an_event_after_an_idle_time_gets_the_whole_stall_time<DB: TestDatabase>(db: Database<DB>) {
     let patience = Duration::from_secs(2);
     let gate = Arc::new(Semaphore::new(0));
     let users = Model::new("users").gate(&gate);
@@ -148,7 +144,7 @@ async fn an_event_after_a_quiet_time_is_given_as_long_as_any_other<DB: TestDatab
     running.await.unwrap().unwrap();
 }
 
-async fn a_retry_that_is_due_later_is_no_stall<DB: TestDatabase>(db: Database<DB>) {
+async fn a_retry_that_is_due_later_is_not_a_stall<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let wait = Duration::from_mins(1);
     let users = Model::new("users").settings(Settings::default().backoff(wait, wait));
@@ -182,7 +178,7 @@ async fn a_retry_that_is_due_later_is_no_stall<DB: TestDatabase>(db: Database<DB
     running.await.unwrap().unwrap();
 }
 
-async fn a_worker_that_runs_and_makes_no_progress_is_not_live<DB: TestDatabase>(db: Database<DB>) {
+async fn a_worker_without_progress_is_not_live<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let gate = Arc::new(Semaphore::new(0));
     let users = Model::new("users").gate(&gate);
@@ -203,7 +199,7 @@ async fn a_worker_that_runs_and_makes_no_progress_is_not_live<DB: TestDatabase>(
     running.await.unwrap().unwrap();
 }
 
-async fn a_stopped_consumer_is_told_and_restarts_nothing<DB: TestDatabase>(db: Database<DB>) {
+async fn a_stopped_consumer_affects_neither_probe<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let users = Model::new("users");
     users.fail_on("bad", true);
@@ -232,7 +228,7 @@ async fn a_stopped_consumer_is_told_and_restarts_nothing<DB: TestDatabase>(db: D
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_database_a_worker_is_live_and_not_ready() {
+async fn without_its_database_a_worker_is_live_but_not_ready() {
     let server = TestPostgres::builder().start();
     let database = server.database().await;
     let store = database.store().await;

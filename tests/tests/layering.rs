@@ -192,7 +192,7 @@ fn layers_beside_each_other_do_not_use_each_other() {
 }
 
 #[test]
-fn an_arrow_reversed_behind_a_shared_file_or_a_reexport_is_found() {
+fn an_arrow_reversed_through_another_file_is_found() {
     let imports = library(&[
         ("worker/progress.rs", "use super::options::Options;"),
         ("worker/options.rs", "use super::lane::Lane;"),

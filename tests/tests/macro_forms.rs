@@ -100,7 +100,7 @@ impl OneByOne {
 }
 
 #[tokio::test]
-async fn r2_handle_takes_one_event_after_the_other_and_stops_where_it_fails() {
+async fn r2_handle_takes_one_event_at_a_time_and_stops_at_an_error() {
     let consumer = OneByOne::default();
     let cx = Context::new("forms.one_by_one");
     let events = [user(1, "A"), user(2, "Bad"), user(4, "C")];
@@ -232,7 +232,7 @@ async fn on_reset_empties_the_read_model() {
 }
 
 #[tokio::test]
-async fn a_payload_that_does_not_decode_is_an_error_that_names_the_consumer() {
+async fn a_decode_error_in_a_handler_names_the_consumer() {
     let consumer = ByEvent::default();
     let cx = Context::new("by_event");
     let events = [event(7, "User", "UserRegistered", r#"{"email":1}"#)];
@@ -564,7 +564,7 @@ async fn append(db: &Database<Sqlite>, types: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_second_version_is_told_so_and_has_a_checkpoint_of_its_own() {
+async fn a_second_version_has_a_checkpoint_of_its_own() {
     let db = Database::<Sqlite>::fresh().await;
     append(&db, &["A"]).await;
     let worker = Worker::builder(db.store.clone()).discover_group("versions");

@@ -183,14 +183,14 @@ async fn make_old<DB: TestDatabase>(pool: &sqlx::Pool<DB>) {
 test_on!(
     [sqlite, postgres],
     events_batches_and_lag_are_counted_by_consumer_and_version,
-    an_event_that_is_parked_is_not_counted_as_handled_and_its_last_failure_is_no_retry,
-    an_event_that_is_skipped_is_counted_as_that_alone,
-    errors_are_told_apart_by_whose_trouble_they_are,
-    the_log_is_read_once_for_consumers_at_one_place,
-    lag_in_seconds_is_the_age_of_the_first_event_that_is_not_handled,
-    a_new_event_after_a_quiet_hour_is_not_an_hour_late,
-    the_gauges_of_a_slice_that_was_merged_go_to_zero,
-    a_batch_has_a_span_with_where_it_began_and_ended
+    a_parked_event_is_not_counted_as_handled,
+    a_skipped_event_is_only_counted_as_skipped,
+    errors_are_counted_by_their_cause,
+    the_log_is_read_once_for_consumers_at_one_position,
+    lag_in_seconds_is_the_age_of_the_first_unhandled_event,
+    a_new_event_after_an_idle_hour_is_not_an_hour_late,
+    the_gauges_of_a_merged_slice_go_to_zero,
+    a_batch_has_a_span_with_its_positions
 );
 
 async fn events_batches_and_lag_are_counted_by_consumer_and_version<DB: TestDatabase>(
@@ -213,11 +213,7 @@ async fn events_batches_and_lag_are_counted_by_consumer_and_version<DB: TestData
     assert!(value("consumer_log_reads_total{cache=miss}") >= 1.0);
 }
 
-async fn an_event_that_is_parked_is_not_counted_as_handled_and_its_last_failure_is_no_retry<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_parked_event_is_not_counted_as_handled<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["bad", "bad", "good"]).await;
     let name = named::<DB, _>("parked_s", "parked_p");
     let model = Model::new(name).settings(impatient(1).on_error(OnError::Park));
@@ -246,7 +242,7 @@ async fn an_event_that_is_parked_is_not_counted_as_handled_and_its_last_failure_
     assert_eq!(value(&format!("consumer_skipped_total{{{labels}")), -1.0);
 }
 
-async fn an_event_that_is_skipped_is_counted_as_that_alone<DB: TestDatabase>(db: Database<DB>) {
+async fn a_skipped_event_is_only_counted_as_skipped<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["bad", "good"]).await;
     let name = named::<DB, _>("skipped_s", "skipped_p");
     let model = Model::new(name).settings(impatient(0).on_error(OnError::Skip));
@@ -265,7 +261,7 @@ async fn an_event_that_is_skipped_is_counted_as_that_alone<DB: TestDatabase>(db:
     assert_eq!(value(&format!("consumer_parked_total{labels}")), -1.0);
 }
 
-async fn errors_are_told_apart_by_whose_trouble_they_are<DB: TestDatabase>(db: Database<DB>) {
+async fn errors_are_counted_by_their_cause<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a"]).await;
     let name = named::<DB, _>("troubled_s", "troubled_p");
     let tries = Arc::new(AtomicU32::new(0));
@@ -291,7 +287,7 @@ async fn errors_are_told_apart_by_whose_trouble_they_are<DB: TestDatabase>(db: D
     }
 }
 
-async fn the_log_is_read_once_for_consumers_at_one_place<DB: TestDatabase>(db: Database<DB>) {
+async fn the_log_is_read_once_for_consumers_at_one_position<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a", "b"]).await;
     let [one, other] = named::<DB, _>(["hit_1_s", "hit_2_s"], ["hit_1_p", "hit_2_p"]);
     Worker::<DB>::builder(db.store.clone())
@@ -305,7 +301,7 @@ async fn the_log_is_read_once_for_consumers_at_one_place<DB: TestDatabase>(db: D
     assert!(value("consumer_log_reads_total{cache=hit}") >= 1.0);
 }
 
-async fn lag_in_seconds_is_the_age_of_the_first_event_that_is_not_handled<DB: TestDatabase>(
+async fn lag_in_seconds_is_the_age_of_the_first_unhandled_event<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     prepare(&db, &["bad"]).await;
@@ -337,7 +333,7 @@ async fn lag_in_seconds_is_the_age_of_the_first_event_that_is_not_handled<DB: Te
     running.stop().await;
 }
 
-async fn a_new_event_after_a_quiet_hour_is_not_an_hour_late<DB: TestDatabase>(db: Database<DB>) {
+async fn a_new_event_after_an_idle_hour_is_not_an_hour_late<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a"]).await;
     make_old::<DB>(&db.pool).await;
     let name = named::<DB, _>("quiet_s", "quiet_p");
@@ -362,7 +358,7 @@ async fn a_new_event_after_a_quiet_hour_is_not_an_hour_late<DB: TestDatabase>(db
     running.stop().await;
 }
 
-async fn the_gauges_of_a_slice_that_was_merged_go_to_zero<DB: TestDatabase>(db: Database<DB>) {
+async fn the_gauges_of_a_merged_slice_go_to_zero<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a"]).await;
     let name = named::<DB, _>("merged_s", "merged_p");
     let builder = |scope| {
@@ -389,7 +385,7 @@ async fn the_gauges_of_a_slice_that_was_merged_go_to_zero<DB: TestDatabase>(db: 
     running.stop().await;
 }
 
-async fn a_batch_has_a_span_with_where_it_began_and_ended<DB: TestDatabase>(db: Database<DB>) {
+async fn a_batch_has_a_span_with_its_positions<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a", "b"]).await;
     let name = named::<DB, _>("spanned_s", "spanned_p");
     Worker::<DB>::builder(db.store.clone())
@@ -418,7 +414,7 @@ async fn a_batch_has_a_span_with_where_it_began_and_ended<DB: TestDatabase>(db: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_shows_how_long_it_keeps_the_frontier_and_how_many_transactions_do() {
+async fn gauges_show_how_long_and_by_whom_the_frontier_is_blocked() {
     let db = consumer_tests::Database::<sqlx::Postgres>::fresh().await;
     prepare(&db, &[]).await;
     let running = Running::start(Worker::builder(db.store.clone()).consumer(Model::new("gap")));
@@ -456,7 +452,7 @@ fn documented() -> Vec<&'static str> {
 }
 
 #[test]
-fn the_dashboard_shows_every_metric_of_the_documentation_and_no_other() {
+fn the_dashboard_shows_every_documented_metric() {
     let dashboard = include_str!("../../examples/grafana/consumers.json");
     let documented = documented();
     assert_eq!(documented.len(), 17);

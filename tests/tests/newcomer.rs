@@ -13,7 +13,7 @@ fn block(readme: &str, language: &str) -> String {
 }
 
 #[test]
-fn the_first_example_of_the_readme_runs_as_it_stands_in_a_new_crate() {
+fn the_first_example_of_the_readme_runs_in_a_new_crate() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let project = tempfile::tempdir().unwrap();

@@ -93,16 +93,14 @@ async fn tried_in_vain(db: &Database<Postgres>) {
 
 test_on!(
     [sqlite, postgres, through_a_pooler],
-    r3_a_worker_killed_at_20_random_moments_yields_the_read_model_of_one_that_never_was,
-    a_worker_killed_at_any_moment_of_its_start_keeps_nobody_from_starting,
-    three_processes_share_the_consumers_and_apply_each_event_once,
-    processes_with_one_segment_and_with_eight_share_a_consumer_while_events_flow,
-    an_event_appended_by_another_process_is_seen_without_being_announced
+    r3_a_worker_killed_20_times_yields_the_same_read_model,
+    a_worker_killed_while_starting_does_not_block_others,
+    three_processes_share_consumers_and_repeat_nothing,
+    processes_with_different_segments_share_a_consumer,
+    an_event_of_another_process_is_found_by_polling
 );
 
-async fn r3_a_worker_killed_at_20_random_moments_yields_the_read_model_of_one_that_never_was<
-    DB: TestDatabase,
->(
+async fn r3_a_worker_killed_20_times_yields_the_same_read_model<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let mut head = 0;
@@ -136,9 +134,7 @@ async fn r3_a_worker_killed_at_20_random_moments_yields_the_read_model_of_one_th
     db.assert_applied_exactly_once("c").await;
 }
 
-async fn a_worker_killed_at_any_moment_of_its_start_keeps_nobody_from_starting<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_worker_killed_while_starting_does_not_block_others<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append_many(20).await;
     let head = *positions.last().unwrap();
     let started = Instant::now();
@@ -178,9 +174,7 @@ async fn a_worker_killed_at_any_moment_of_its_start_keeps_nobody_from_starting<D
     }
 }
 
-async fn three_processes_share_the_consumers_and_apply_each_event_once<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn three_processes_share_consumers_and_repeat_nothing<DB: TestDatabase>(db: Database<DB>) {
     let workers = [(); 3].map(|()| {
         WorkerProcess::of(WORKER, &db)
             .consumers(&["a", "b"])
@@ -204,11 +198,7 @@ async fn three_processes_share_the_consumers_and_apply_each_event_once<DB: TestD
     db.assert_applied_exactly_once("b").await;
 }
 
-async fn processes_with_one_segment_and_with_eight_share_a_consumer_while_events_flow<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn processes_with_different_segments_share_a_consumer<DB: TestDatabase>(db: Database<DB>) {
     let db = Arc::new(db);
     let start = |segments| {
         WorkerProcess::of(WORKER, &db)
@@ -242,9 +232,7 @@ async fn processes_with_one_segment_and_with_eight_share_a_consumer_while_events
     db.assert_applied_exactly_once_by_segments("c").await;
 }
 
-async fn an_event_appended_by_another_process_is_seen_without_being_announced<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn an_event_of_another_process_is_found_by_polling<DB: TestDatabase>(db: Database<DB>) {
     let worker = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
     until("it has started", async || {
         db.checkpoint("c").await.is_some()
@@ -258,13 +246,13 @@ async fn an_event_appended_by_another_process_is_seen_without_being_announced<DB
 
 test_on!(
     [postgres, through_a_pooler],
-    another_process_takes_over_as_soon_as_the_owner_was_killed,
-    another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when_it_thaws,
-    a_process_that_froze_while_it_enrolled_its_consumers_keeps_no_other_from_starting,
-    while_two_programs_are_deployed_at_once_each_runs_what_it_has_and_blocks_nothing
+    another_process_takes_over_when_the_owner_is_killed,
+    a_thawed_process_repeats_nothing_after_a_takeover,
+    a_process_frozen_while_enrolling_does_not_block_others,
+    two_releases_running_at_once_do_not_block_each_other
 );
 
-async fn another_process_takes_over_as_soon_as_the_owner_was_killed(db: Database<Postgres>) {
+async fn another_process_takes_over_when_the_owner_is_killed(db: Database<Postgres>) {
     let head = db.append_many(10).await[9];
     let gate = Gate::closed();
     // A claim of an hour: only the lost connection can end it.
@@ -292,9 +280,7 @@ async fn another_process_takes_over_as_soon_as_the_owner_was_killed(db: Database
     assert_eq!(db.applied("c").await, (1..=head).collect::<Vec<_>>());
 }
 
-async fn another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when_it_thaws(
-    db: Database<Postgres>,
-) {
+async fn a_thawed_process_repeats_nothing_after_a_takeover(db: Database<Postgres>) {
     let head = db.append_many(10).await[9];
     let gate = Gate::closed();
     let timeout = Duration::from_millis(500);
@@ -322,9 +308,7 @@ async fn another_process_takes_over_from_a_frozen_one_which_repeats_nothing_when
 
 // The lock of enrolment stands for all that a worker locks outside its batches: a process that
 // freezes with it in hand must not keep others from starting.
-async fn a_process_that_froze_while_it_enrolled_its_consumers_keeps_no_other_from_starting(
-    db: Database<Postgres>,
-) {
+async fn a_process_frozen_while_enrolling_does_not_block_others(db: Database<Postgres>) {
     let head = db.append_many(3).await[2];
     let mut holder = db.store.begin().await.unwrap();
     let lock = format!("SELECT pg_advisory_xact_lock({ENROLL_LOCK})");
@@ -368,9 +352,7 @@ async fn a_process_that_froze_while_it_enrolled_its_consumers_keeps_no_other_fro
     );
 }
 
-async fn while_two_programs_are_deployed_at_once_each_runs_what_it_has_and_blocks_nothing(
-    db: Database<Postgres>,
-) {
+async fn two_releases_running_at_once_do_not_block_each_other(db: Database<Postgres>) {
     let first = db.append_many(5).await[4];
     let before = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker_before"), &db).start();
     for consumer in ["users", "orders"] {

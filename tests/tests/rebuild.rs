@@ -16,18 +16,16 @@ async fn handled<DB: TestDatabase>(db: &Database<DB>) -> i64 {
 
 test_on!(
     [sqlite, postgres],
-    a_rebuild_empties_the_read_model_and_replays_up_to_where_it_was,
-    a_rebuild_gives_up_what_is_parked_only_when_asked_and_takes_the_scope_of_the_code,
-    a_rebuild_is_refused_without_a_reset_unless_it_is_said_that_none_is_needed,
+    a_rebuild_empties_the_read_model_and_replays_the_log,
+    a_rebuild_discards_parked_events_only_when_told_to,
+    a_rebuild_without_a_reset_is_refused_unless_requested,
     r4_a_reset_that_ends_its_transaction_changes_nothing,
-    a_worker_that_runs_takes_the_rebuild_up,
-    a_rebuild_that_was_interrupted_goes_on_where_it_was,
+    a_running_worker_takes_up_the_rebuild,
+    a_rebuild_that_was_interrupted_continues,
     progress_counts_the_events_of_the_scope_alone
 );
 
-async fn a_rebuild_empties_the_read_model_and_replays_up_to_where_it_was<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_rebuild_empties_the_read_model_and_replays_the_log<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     db.append_many(3).await;
     run_once(users.worker(&db)).await;
@@ -58,11 +56,7 @@ async fn a_rebuild_empties_the_read_model_and_replays_up_to_where_it_was<DB: Tes
     );
 }
 
-async fn a_rebuild_gives_up_what_is_parked_only_when_asked_and_takes_the_scope_of_the_code<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_rebuild_discards_parked_events_only_when_told_to<DB: TestDatabase>(db: Database<DB>) {
     let users =
         Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
     users.fail_on("bad", true);
@@ -98,11 +92,7 @@ async fn a_rebuild_gives_up_what_is_parked_only_when_asked_and_takes_the_scope_o
     assert_eq!(handled(&db).await, 2);
 }
 
-async fn a_rebuild_is_refused_without_a_reset_unless_it_is_said_that_none_is_needed<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_rebuild_without_a_reset_is_refused_unless_requested<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users").without_reset();
     db.append("User", ["a"]).await;
     run_once(users.worker(&db)).await;
@@ -157,7 +147,7 @@ async fn r4_a_reset_that_ends_its_transaction_changes_nothing<DB: TestDatabase>(
     }
 }
 
-async fn a_worker_that_runs_takes_the_rebuild_up<DB: TestDatabase>(db: Database<DB>) {
+async fn a_running_worker_takes_up_the_rebuild<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     db.append_many(20).await;
     let worker = users
@@ -187,7 +177,7 @@ async fn a_worker_that_runs_takes_the_rebuild_up<DB: TestDatabase>(db: Database<
     assert_eq!(handled(&db).await, 20);
 }
 
-async fn a_rebuild_that_was_interrupted_goes_on_where_it_was<DB: TestDatabase>(db: Database<DB>) {
+async fn a_rebuild_that_was_interrupted_continues<DB: TestDatabase>(db: Database<DB>) {
     let gate = Arc::new(Semaphore::new(10));
     let users = Model::new("users").gate(&gate);
     db.append_many(10).await;
@@ -250,7 +240,7 @@ async fn progress_counts_the_events_of_the_scope_alone<DB: TestDatabase>(db: Dat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_is_refused_while_a_worker_has_the_row_and_can_wait_for_it() {
+async fn a_rebuild_waits_for_a_running_batch_or_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     db.append("User", ["a"]).await;
     let gate = Arc::new(Semaphore::new(0));

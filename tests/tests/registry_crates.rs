@@ -54,7 +54,7 @@ fn without_auto_register_consumers_are_named_by_hand() {
 }
 
 #[test]
-fn a_crate_that_knows_the_library_by_another_name_declares_all_the_same() {
+fn a_crate_may_know_the_library_by_another_name() {
     assert_eq!(
         cargo(&["run", "-p", "renamed"]),
         "by_hand 1\nmade 1\nusers 2\neverywhere elsewhere\n"

@@ -101,7 +101,7 @@ fn two_sites_with_one_name_are_both_named() {
 }
 
 #[test]
-fn with_its_dependencies_a_consumer_is_made() {
+fn a_consumer_is_built_from_its_dependencies() {
     let selection = Selection::all().in_group("fine");
     let dependencies = Dependencies::new().with(Broker).with(Mailer);
     let registry = Registry::<Sqlite>::select(&selection, &dependencies).unwrap();
@@ -112,7 +112,7 @@ fn with_its_dependencies_a_consumer_is_made() {
 }
 
 #[test]
-fn a_name_given_by_hand_is_checked_too() {
+fn a_name_given_by_hand_is_checked() {
     assert_eq!(check_name("users.v2"), Ok(()));
     for (name, message) in [
         (

@@ -191,14 +191,14 @@ fn on(id: &'static str, todo: fn() -> Todo) -> impl Fn(&PersistedEvent) -> Todo 
 test_on!(
     [sqlite, postgres],
     a_panic_is_a_failure_of_one_aggregate,
-    a_handler_that_hangs_is_ended_by_its_timeout_and_leaves_nothing_locked,
-    effects_run_after_the_commit_and_not_after_a_failure,
+    a_hanging_handler_times_out_and_leaves_nothing_locked,
+    effects_run_after_a_commit_but_not_after_a_failure,
     what_a_retry_appends_names_its_cause,
-    an_event_of_before_a_rebuild_is_a_replay_and_one_of_after_it_is_not,
-    trouble_with_the_database_is_tried_again_and_never_counts,
+    only_events_before_a_rebuild_are_replays,
+    database_errors_are_retried_and_never_counted,
     a_reset_that_panics_changes_nothing,
     r5_a_consumer_without_tx_handles_its_parked_events_in_order,
-    r5_an_event_that_comes_while_a_consumer_without_tx_is_at_work_is_not_left_behind
+    r5_an_event_appended_during_a_retry_is_not_left_parked
 );
 
 async fn a_panic_is_a_failure_of_one_aggregate<DB: TestDatabase>(db: Database<DB>) {
@@ -215,11 +215,7 @@ async fn a_panic_is_a_failure_of_one_aggregate<DB: TestDatabase>(db: Database<DB
     assert_eq!((parked(&db).await, attempts(&db).await), (vec![1], vec![2]));
 }
 
-async fn a_handler_that_hangs_is_ended_by_its_timeout_and_leaves_nothing_locked<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_hanging_handler_times_out_and_leaves_nothing_locked<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad", "worse"]).await;
     let then = on("bad", || Todo::Hang);
     let mut tried = Tried::<DB>::new(&db, move |_, _, event| then(event));
@@ -239,7 +235,7 @@ async fn a_handler_that_hangs_is_ended_by_its_timeout_and_leaves_nothing_locked<
     assert_eq!(db.numbers("SELECT position FROM applied").await, [2]);
 }
 
-async fn effects_run_after_the_commit_and_not_after_a_failure<DB: TestDatabase>(db: Database<DB>) {
+async fn effects_run_after_a_commit_but_not_after_a_failure<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad", "worse", "bad"]).await;
     let tried = Tried::<DB>::new(&db, |_, _, event| match event.global_position {
         3 => Todo::Fail("not this one".into()),
@@ -269,9 +265,7 @@ async fn what_a_retry_appends_names_its_cause<DB: TestDatabase>(db: Database<DB>
     assert_eq!((ids.len(), &ids[0]), (2, &ids[1]));
 }
 
-async fn an_event_of_before_a_rebuild_is_a_replay_and_one_of_after_it_is_not<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn only_events_before_a_rebuild_are_replays<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let tried = Tried::<DB>::new(&db, |_, _, _| Todo::Handle);
     tried.park().await;
@@ -293,9 +287,7 @@ async fn an_event_of_before_a_rebuild_is_a_replay_and_one_of_after_it_is_not<DB:
     assert_eq!(replays, [true, false, false]);
 }
 
-async fn trouble_with_the_database_is_tried_again_and_never_counts<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn database_errors_are_retried_and_never_counted<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad", "worse"]).await;
     let tries = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&tries);
@@ -360,9 +352,7 @@ async fn r5_a_consumer_without_tx_handles_its_parked_events_in_order<DB: TestDat
 
 /// On Postgres the checkpoint is locked meanwhile, so that the worker waits; on SQLite it is
 /// not, and what is parked behind is handled at the end.
-async fn r5_an_event_that_comes_while_a_consumer_without_tx_is_at_work_is_not_left_behind<
-    DB: TestDatabase,
->(
+async fn r5_an_event_appended_during_a_retry_is_not_left_parked<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     db.append("User", ["bad"]).await;
@@ -399,7 +389,7 @@ async fn r5_an_event_that_comes_while_a_consumer_without_tx_is_at_work_is_not_le
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_that_the_handler_ignored_counts_as_a_failure_on_postgres() {
+async fn an_ignored_error_counts_as_a_failure_on_postgres() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.append("User", ["bad"]).await;
     let tried = Tried::new(&db, |_, _, _| Todo::Swallow);
@@ -415,7 +405,7 @@ async fn an_error_that_the_handler_ignored_counts_as_a_failure_on_postgres() {
 
 /// An operator may stop his shell's job and go home: the rows are not his for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_says_nothing_for_a_minute_gives_the_rows_back() {
+async fn a_retry_that_is_idle_for_a_minute_releases_the_rows() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.append("User", ["bad"]).await;
     let timeout = Arc::new(Mutex::new(None::<String>));

@@ -88,19 +88,19 @@ test_on!(
     [sqlite, postgres, through_a_pooler],
     r1_a_name_is_unique_and_keys_the_checkpoint,
     r2_an_error_stops_its_consumer_before_the_event_and_no_other,
-    r3_what_a_handler_writes_and_its_checkpoint_commit_or_roll_back_together,
-    r4_a_raw_commit_is_refused_and_nothing_of_the_batch_is_saved,
-    r4_a_raw_rollback_is_found_and_nothing_of_the_batch_is_saved,
-    r4_a_consumer_that_broke_the_rule_is_not_tried_again_until_somebody_says_so,
-    r4_a_nested_begin_is_a_savepoint_and_is_fine,
-    r5_a_consumer_that_ignores_the_transaction_uses_its_own_connections,
-    r6_consumers_share_the_very_same_event_with_its_payload_and_metadata,
+    r3_writes_and_checkpoint_commit_or_roll_back_together,
+    r4_a_raw_commit_is_refused_and_saves_nothing,
+    r4_a_raw_rollback_is_detected_and_saves_nothing,
+    r4_a_consumer_that_committed_is_not_retried,
+    r4_a_nested_begin_is_a_savepoint,
+    r5_a_consumer_without_tx_uses_its_own_connections,
+    r6_consumers_share_one_event_payload_and_metadata,
     r7_a_scope_is_exact_and_an_empty_one_means_every_event,
-    r8_a_consumer_without_a_scope_receives_every_event_beside_scoped_ones,
+    r8_a_consumer_without_a_scope_receives_every_event,
     r9_one_consumer_runs_on_every_database,
-    r10_a_consumer_can_be_called_without_a_worker_and_without_a_store,
-    r11_a_position_that_was_rolled_back_under_a_running_worker_costs_no_event,
-    r12_what_a_batch_appended_and_rolled_back_moves_no_checkpoint
+    r10_a_consumer_can_be_called_without_worker_or_store,
+    r11_a_rolled_back_position_costs_no_event,
+    r12_an_append_that_was_rolled_back_moves_no_checkpoint
 );
 
 async fn r1_a_name_is_unique_and_keys_the_checkpoint<DB: TestDatabase>(db: Database<DB>) {
@@ -168,11 +168,7 @@ async fn r2_an_error_stops_its_consumer_before_the_event_and_no_other<DB: TestDa
     assert!(report.has_failures());
 }
 
-async fn r3_what_a_handler_writes_and_its_checkpoint_commit_or_roll_back_together<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn r3_writes_and_checkpoint_commit_or_roll_back_together<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["u-1", "u-2"]).await;
     // The handler's connection sees the claim that is not committed yet: the transaction is one.
     let c = consumer("shared", |_, tx: &mut DB::Connection, event| {
@@ -196,9 +192,7 @@ async fn r3_what_a_handler_writes_and_its_checkpoint_commit_or_roll_back_togethe
     assert_eq!(db.checkpoint("shared").await, Some(positions[1]));
 }
 
-async fn r4_a_raw_commit_is_refused_and_nothing_of_the_batch_is_saved<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r4_a_raw_commit_is_refused_and_saves_nothing<DB: TestDatabase>(db: Database<DB>) {
     db.execute(USERS).await;
     db.append("User", ["u-1", "u-2", "u-3"]).await;
     for sql in COMMITS {
@@ -208,9 +202,7 @@ async fn r4_a_raw_commit_is_refused_and_nothing_of_the_batch_is_saved<DB: TestDa
     }
 }
 
-async fn r4_a_raw_rollback_is_found_and_nothing_of_the_batch_is_saved<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r4_a_raw_rollback_is_detected_and_saves_nothing<DB: TestDatabase>(db: Database<DB>) {
     db.execute(USERS).await;
     db.append("User", ["u-1", "u-2"]).await;
     for sql in [
@@ -227,11 +219,7 @@ async fn r4_a_raw_rollback_is_found_and_nothing_of_the_batch_is_saved<DB: TestDa
     }
 }
 
-async fn r4_a_consumer_that_broke_the_rule_is_not_tried_again_until_somebody_says_so<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn r4_a_consumer_that_committed_is_not_retried<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["u-2"]).await;
     let tries: Seen<i64> = Seen::default();
     let c = |tries: &Seen<i64>| {
@@ -259,7 +247,7 @@ async fn r4_a_consumer_that_broke_the_rule_is_not_tried_again_until_somebody_say
     );
 }
 
-async fn r4_a_nested_begin_is_a_savepoint_and_is_fine<DB: TestDatabase>(db: Database<DB>) {
+async fn r4_a_nested_begin_is_a_savepoint<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["u-1", "u-2", "u-3"]).await;
     let c = consumer("nested", |_, tx: &mut DB::Connection, event| {
         Box::pin(async move {
@@ -281,9 +269,7 @@ async fn r4_a_nested_begin_is_a_savepoint_and_is_fine<DB: TestDatabase>(db: Data
     assert_eq!(db.applied("never").await, [] as [i64; 0]);
 }
 
-async fn r5_a_consumer_that_ignores_the_transaction_uses_its_own_connections<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r5_a_consumer_without_tx_uses_its_own_connections<DB: TestDatabase>(db: Database<DB>) {
     let elsewhere = Database::<sqlx::Sqlite>::empty().await;
     let positions = db.append("User", ["u-1", "u-2"]).await;
     let pool = elsewhere.pool.clone();
@@ -299,9 +285,7 @@ async fn r5_a_consumer_that_ignores_the_transaction_uses_its_own_connections<DB:
     assert_eq!(db.checkpoint("broker").await, Some(positions[1]));
 }
 
-async fn r6_consumers_share_the_very_same_event_with_its_payload_and_metadata<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r6_consumers_share_one_event_payload_and_metadata<DB: TestDatabase>(db: Database<DB>) {
     // Where the record, its payload and its metadata lie in memory.
     type Places = (i64, usize, usize, usize);
     let seen: [Seen<Places>; 3] = Default::default();
@@ -361,9 +345,7 @@ async fn r7_a_scope_is_exact_and_an_empty_one_means_every_event<DB: TestDatabase
     );
 }
 
-async fn r8_a_consumer_without_a_scope_receives_every_event_beside_scoped_ones<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r8_a_consumer_without_a_scope_receives_every_event<DB: TestDatabase>(db: Database<DB>) {
     let users = db.append("User", ["u-1", "u-2"]).await;
     let orders = db.append("Order", ["o-1"]).await;
     run_once(
@@ -398,9 +380,7 @@ async fn r9_one_consumer_runs_on_every_database<DB: TestDatabase>(db: Database<D
     assert_eq!(*seen.lock().unwrap(), positions);
 }
 
-async fn r10_a_consumer_can_be_called_without_a_worker_and_without_a_store<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r10_a_consumer_can_be_called_without_worker_or_store<DB: TestDatabase>(db: Database<DB>) {
     struct Counts(Mutex<u64>);
     impl<DB: sqlx::Database> consumer::Consumer<DB> for Counts {
         fn name(&self) -> &'static str {
@@ -426,11 +406,7 @@ async fn r10_a_consumer_can_be_called_without_a_worker_and_without_a_store<DB: T
     assert_eq!((handled.await.unwrap(), *counts.0.lock().unwrap()), (1, 1));
 }
 
-async fn r11_a_position_that_was_rolled_back_under_a_running_worker_costs_no_event<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn r11_a_rolled_back_position_costs_no_event<DB: TestDatabase>(db: Database<DB>) {
     let worker = Running::start(db.worker().consumer(read_model("all")));
     let mut positions = db.append("User", ["before"]).await;
     patiently("it handles the first", worker.caught_up())
@@ -455,7 +431,7 @@ async fn r11_a_position_that_was_rolled_back_under_a_running_worker_costs_no_eve
     assert_eq!(ids, ["before", "after"]);
 }
 
-async fn r12_what_a_batch_appended_and_rolled_back_moves_no_checkpoint<DB: TestDatabase>(
+async fn r12_an_append_that_was_rolled_back_moves_no_checkpoint<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let mut positions = db.append("User", ["u-1"]).await;
@@ -495,7 +471,7 @@ async fn r12_what_a_batch_appended_and_rolled_back_moves_no_checkpoint<DB: TestD
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_on_postgres_nothing_beyond_an_open_gap_is_handled_until_it_is_settled() {
+async fn r11_on_postgres_nothing_beyond_an_open_gap_is_handled() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     let worker = Running::start(db.worker().consumer(read_model("all")));
     let before = db.append("User", ["before"]).await[0];
@@ -555,8 +531,7 @@ const READ_ONLY: &str = "default_transaction_read_only = on";
 /// The limit on Postgres: what it runs after a `ROLLBACK`, or after a `COMMIT` that was refused and
 /// whose error was swallowed, is no part of any transaction that a worker could refuse.
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_on_postgres_what_follows_the_end_of_a_transaction_gets_through_though_the_consumer_stops()
- {
+async fn r4_on_postgres_what_follows_a_commit_gets_through() {
     for end in ["ROLLBACK", "COMMIT"] {
         let (rows, error) = rows_after(end, READ_WRITE).await;
         assert!(error.contains(end), "{error}");
@@ -565,7 +540,7 @@ async fn r4_on_postgres_what_follows_the_end_of_a_transaction_gets_through_thoug
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_on_postgres_nothing_gets_through_where_transactions_are_read_only_by_default() {
+async fn r4_on_postgres_read_only_by_default_lets_nothing_through() {
     for end in ["ROLLBACK", "COMMIT"] {
         let (rows, error) = rows_after(end, READ_ONLY).await;
         assert!(error.contains(end), "{error}");
@@ -575,7 +550,7 @@ async fn r4_on_postgres_nothing_gets_through_where_transactions_are_read_only_by
 
 /// The same limit: of the batch only what comes after the swallowed refusal, and nothing before it.
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_on_postgres_only_the_events_after_a_swallowed_commit_leave_rows_behind() {
+async fn r4_on_postgres_only_events_after_a_commit_leave_rows() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.execute(USERS).await;
     let positions = db.append("User", ["u-1", "u-2", "u-3"]).await;
@@ -614,7 +589,7 @@ async fn r4_on_postgres_a_lone_begin_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_on_sqlite_a_begin_is_an_error_and_nothing_of_the_batch_is_saved() {
+async fn r4_on_sqlite_a_begin_is_an_error_and_saves_nothing() {
     let db = Database::<sqlx::Sqlite>::fresh().await;
     db.append("User", ["u-2"]).await;
     let report = with_raw_sql(&db, "BEGIN", false).await;
@@ -665,7 +640,7 @@ fn r10_the_contract_is_built_without_any_driver_or_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r12_sharing_the_transaction_does_not_save_one_who_checkpoints_at_the_highest_position() {
+async fn r12_sharing_the_transaction_does_not_save_a_naive_reader() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.execute("CREATE TABLE naive AS SELECT 0::bigint AS position")
         .await;
@@ -697,7 +672,7 @@ async fn r12_sharing_the_transaction_does_not_save_one_who_checkpoints_at_the_hi
 /// On SQLite the highest position that others see is settled; the one that a transaction itself sees
 /// is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn r12_on_sqlite_one_who_checkpoints_at_what_its_own_transaction_sees_loses_an_event() {
+async fn r12_on_sqlite_the_highest_position_seen_can_lose_an_event() {
     let db = Database::<sqlx::Sqlite>::fresh().await;
     let worker = Running::start(db.worker().consumer(read_model("ours")));
     let mut tx = db.store.begin().await.unwrap();

@@ -52,16 +52,12 @@ async fn all_caught_up<DB: WorkerBackend>(worker: &Running<DB>, position: i64) {
 
 test_on!(
     [sqlite, postgres],
-    parked_events_follow_their_aggregate_when_its_row_is_divided_and_merged,
-    a_rebuild_takes_all_rows_back_and_none_of_them_goes_on_from_before,
+    parked_events_survive_dividing_and_merging_rows,
+    a_rebuild_restarts_the_rows_of_all_segments,
     a_changed_scope_keeps_every_row_until_it_is_accepted_for_all
 );
 
-async fn parked_events_follow_their_aggregate_when_its_row_is_divided_and_merged<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn parked_events_survive_dividing_and_merging_rows<DB: TestDatabase>(db: Database<DB>) {
     let parks = Settings::default().retries(0).on_error(OnError::Park);
     let model = Model::new(NAME).settings(parks);
     let ids = ids(2);
@@ -108,9 +104,7 @@ async fn parked_events_follow_their_aggregate_when_its_row_is_divided_and_merged
     assert_eq!(applied(&db).await, positions);
 }
 
-async fn a_rebuild_takes_all_rows_back_and_none_of_them_goes_on_from_before<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_rebuild_restarts_the_rows_of_all_segments<DB: TestDatabase>(db: Database<DB>) {
     let model = Model::new(NAME);
     let positions = db.append("User", &ids(3)).await;
     let last = *positions.last().unwrap();

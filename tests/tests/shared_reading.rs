@@ -98,11 +98,11 @@ fn consumers_share<DB: TestDatabase>() {
 }
 
 #[test]
-fn twelve_consumers_that_catch_up_together_read_the_log_once_on_sqlite() {
+fn twelve_consumers_read_the_log_once_on_sqlite() {
     consumers_share::<Sqlite>();
 }
 
 #[test]
-fn twelve_consumers_that_catch_up_together_read_the_log_once_on_postgres() {
+fn twelve_consumers_read_the_log_once_on_postgres() {
     consumers_share::<Postgres>();
 }

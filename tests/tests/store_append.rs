@@ -37,31 +37,29 @@ fn versions(events: &[PersistedEvent]) -> Vec<i64> {
 
 test_on!(
     [sqlite, postgres],
-    an_append_returns_the_events_with_their_positions_and_versions,
+    an_append_returns_events_with_positions_and_versions,
     every_field_of_an_event_comes_back_as_it_was_appended,
     an_append_rolls_back_with_the_transaction_of_its_caller,
     any_version_takes_the_aggregate_as_it_is,
     a_wrong_expected_version_is_a_conflict_that_names_both,
     a_conflict_leaves_the_transaction_usable_and_changes_nothing,
     appending_nothing_is_an_error_of_its_own,
-    appending_to_two_aggregates_at_once_is_an_error_that_names_both,
-    an_event_id_that_is_taken_is_an_error_of_its_own,
-    metadata_that_is_not_json_is_refused_before_the_database_is_asked,
-    concurrent_appends_with_any_version_all_succeed_without_a_gap,
-    of_concurrent_appends_with_one_exact_version_one_wins_and_the_others_conflict,
-    an_aggregate_whose_events_have_no_head_row_is_at_the_version_of_its_last_event,
-    an_aggregate_whose_history_was_archived_goes_on_at_its_head,
+    appending_to_two_aggregates_at_once_names_both,
+    a_duplicate_event_id_is_an_error_of_its_own,
+    metadata_that_is_not_json_is_refused,
+    concurrent_appends_with_any_version_all_succeed,
+    one_of_many_appends_with_an_exact_version_wins,
+    a_missing_or_old_head_row_is_corrected_by_the_events,
+    an_aggregate_with_archived_events_continues_at_its_head,
     the_head_of_an_aggregate_is_the_version_of_its_last_event,
     ten_thousand_events_are_appended_at_once_or_not_at_all,
     a_failed_append_leaves_nothing_behind_in_the_transaction,
-    a_unique_constraint_that_is_not_ours_is_no_conflict,
-    an_append_outside_any_transaction_is_stored,
+    a_foreign_unique_constraint_is_not_a_conflict,
+    an_append_outside_a_transaction_is_stored,
     a_new_event_takes_causation_and_correlation_from_its_cause
 );
 
-async fn an_append_returns_the_events_with_their_positions_and_versions<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn an_append_returns_events_with_positions_and_versions<DB: TestDatabase>(db: Database<DB>) {
     let first = db
         .store
         .append(ExpectedVersion::NoStream, &[registered("u-1")])
@@ -256,9 +254,7 @@ async fn appending_nothing_is_an_error_of_its_own<DB: TestDatabase>(db: Database
     );
 }
 
-async fn appending_to_two_aggregates_at_once_is_an_error_that_names_both<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn appending_to_two_aggregates_at_once_names_both<DB: TestDatabase>(db: Database<DB>) {
     let events = [registered("u-1"), registered("u-2")];
     let error = db
         .store
@@ -284,7 +280,7 @@ async fn appending_to_two_aggregates_at_once_is_an_error_that_names_both<DB: Tes
     assert!(matches!(error, StoreError::SeveralAggregates { .. }));
 }
 
-async fn an_event_id_that_is_taken_is_an_error_of_its_own<DB: TestDatabase>(db: Database<DB>) {
+async fn a_duplicate_event_id_is_an_error_of_its_own<DB: TestDatabase>(db: Database<DB>) {
     let event = registered("u-1");
     db.store
         .append(ExpectedVersion::Any, std::slice::from_ref(&event))
@@ -304,9 +300,7 @@ async fn an_event_id_that_is_taken_is_an_error_of_its_own<DB: TestDatabase>(db: 
     assert_eq!(history(&db.store, "u-2").await.len(), 0);
 }
 
-async fn metadata_that_is_not_json_is_refused_before_the_database_is_asked<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn metadata_that_is_not_json_is_refused<DB: TestDatabase>(db: Database<DB>) {
     let mut tx = db.store.begin().await.unwrap();
     for text in ["{", "", "{} {}", "\u{0}"] {
         let event = registered("u-1").metadata(Metadata::from_json_text(text));
@@ -327,9 +321,7 @@ async fn metadata_that_is_not_json_is_refused_before_the_database_is_asked<DB: T
     tx.commit().await.unwrap();
 }
 
-async fn concurrent_appends_with_any_version_all_succeed_without_a_gap<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn concurrent_appends_with_any_version_all_succeed<DB: TestDatabase>(db: Database<DB>) {
     let store = &db.store;
     let appending = (0..8).map(|_| {
         let store = store.clone();
@@ -350,11 +342,7 @@ async fn concurrent_appends_with_any_version_all_succeed_without_a_gap<DB: TestD
     assert!(history.is_sorted_by_key(|event| event.global_position));
 }
 
-async fn of_concurrent_appends_with_one_exact_version_one_wins_and_the_others_conflict<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn one_of_many_appends_with_an_exact_version_wins<DB: TestDatabase>(db: Database<DB>) {
     let appending = (0..8).map(|_| {
         let store = db.store.clone();
         tokio::spawn(async move {
@@ -374,11 +362,7 @@ async fn of_concurrent_appends_with_one_exact_version_one_wins_and_the_others_co
     assert_eq!(history(&db.store, "u-1").await.len(), 1);
 }
 
-async fn an_aggregate_whose_events_have_no_head_row_is_at_the_version_of_its_last_event<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_missing_or_old_head_row_is_corrected_by_the_events<DB: TestDatabase>(db: Database<DB>) {
     db.store
         .append(ExpectedVersion::Any, &changes("u-1", 3))
         .await
@@ -414,7 +398,7 @@ async fn an_aggregate_whose_events_have_no_head_row_is_at_the_version_of_its_las
     );
 }
 
-async fn an_aggregate_whose_history_was_archived_goes_on_at_its_head<DB: TestDatabase>(
+async fn an_aggregate_with_archived_events_continues_at_its_head<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     db.store
@@ -506,7 +490,7 @@ async fn a_failed_append_leaves_nothing_behind_in_the_transaction<DB: TestDataba
     assert_eq!((heads, history(&db.store, "u-1").await.len()), (0, 0));
 }
 
-async fn a_unique_constraint_that_is_not_ours_is_no_conflict<DB: TestDatabase>(db: Database<DB>) {
+async fn a_foreign_unique_constraint_is_not_a_conflict<DB: TestDatabase>(db: Database<DB>) {
     db.execute("CREATE UNIQUE INDEX one_of_a_kind ON events (event_type)")
         .await;
     db.store
@@ -521,7 +505,7 @@ async fn a_unique_constraint_that_is_not_ours_is_no_conflict<DB: TestDatabase>(d
     assert!(matches!(error, StoreError::Database(_)), "{error:?}");
 }
 
-async fn an_append_outside_any_transaction_is_stored<DB: TestDatabase>(db: Database<DB>) {
+async fn an_append_outside_a_transaction_is_stored<DB: TestDatabase>(db: Database<DB>) {
     let mut conn = db.pool.acquire().await.unwrap();
     db.store
         .append_in(&mut conn, ExpectedVersion::NoStream, &[registered("u-1")])
@@ -581,7 +565,7 @@ mod postgres {
     use sqlx::postgres::PgListener;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_conflict_that_only_the_unique_constraint_finds_is_a_conflict_too() {
+    async fn a_unique_violation_is_reported_as_a_conflict() {
         let db = Database::<Postgres>::fresh().await;
         let mut foreign = db.pool.begin().await.unwrap();
         sqlx::query(foreign_insert("u-1", 1))
@@ -611,7 +595,7 @@ mod postgres {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_append_draws_no_position_while_it_waits_for_its_aggregate() {
+    async fn an_append_waiting_for_its_aggregate_draws_no_position() {
         let db = Database::<Postgres>::fresh().await;
         let mut first = db.store.begin().await.unwrap();
         db.store
@@ -649,7 +633,7 @@ mod postgres {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn appends_notify_with_a_constant_payload_when_they_commit_and_were_asked_to() {
+    async fn appends_notify_when_they_commit_if_configured_to() {
         let db = Database::<Postgres>::fresh().await;
         let mut listener = PgListener::connect(&db.url).await.unwrap();
         listener.listen("consumer_events").await.unwrap();
@@ -736,7 +720,7 @@ mod sqlite {
     use sqlx::Sqlite;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_conflict_that_only_the_unique_constraint_finds_is_a_conflict_too() {
+    async fn a_unique_violation_is_reported_as_a_conflict() {
         let db = Database::<Sqlite>::fresh().await;
         // SQLite has one writer; a trigger stands in for the second.
         sqlx::query(
@@ -759,7 +743,7 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_deferred_transaction_waits_for_its_turn_when_it_appends() {
+    async fn a_deferred_transaction_waits_its_turn_to_append() {
         let db = Database::<Sqlite>::fresh().await;
         let store = &db.store;
         let appending = (0..8).map(|_| {
@@ -780,7 +764,7 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_in_memory_database_is_one_for_all_connections_of_its_store_and_no_other() {
+    async fn an_in_memory_database_belongs_to_one_store() {
         let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         let other = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         store.migrate().await.unwrap();

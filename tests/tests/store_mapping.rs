@@ -103,7 +103,7 @@ test_on!(
 test_on!(
     [empty_sqlite, empty_postgres],
     every_table_and_column_can_have_another_name,
-    a_column_may_have_any_name_that_a_statement_might_give_to_something_else
+    a_column_may_have_a_name_that_our_statements_use
 );
 
 async fn every_table_and_column_can_have_another_name<DB: TestDatabase>(db: Database<DB>) {
@@ -146,11 +146,7 @@ async fn every_table_and_column_can_have_another_name<DB: TestDatabase>(db: Data
     assert_eq!(count, 3);
 }
 
-async fn a_column_may_have_any_name_that_a_statement_might_give_to_something_else<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_column_may_have_a_name_that_our_statements_use<DB: TestDatabase>(db: Database<DB>) {
     // Whatever a statement calls its own: aliases of columns, of tables, and of sets.
     let names = [
         "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head", "base",

@@ -13,16 +13,16 @@ test_on!(
     [sqlite, postgres],
     migrating_again_changes_nothing,
     tables_of_a_later_release_are_refused,
-    a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_names_it
+    a_mapping_that_was_never_migrated_is_named
 );
 
 test_on!(
     [empty_sqlite, empty_postgres],
-    the_printed_sql_can_be_run_any_number_of_times_in_place_of_migrating,
+    the_printed_sql_replaces_migrating_and_can_be_repeated,
     many_processes_may_migrate_at_once,
     migrations_of_the_user_run_beside_ours_before_and_after,
-    a_database_without_the_tables_is_an_error_that_says_how_to_make_them,
-    an_existing_table_with_other_columns_is_an_error_that_names_the_column
+    without_tables_every_call_says_how_to_create_them,
+    a_missing_column_of_an_existing_table_is_named
 );
 
 async fn migrating_again_changes_nothing<DB: TestDatabase>(db: Database<DB>) {
@@ -48,7 +48,7 @@ async fn migrating_again_changes_nothing<DB: TestDatabase>(db: Database<DB>) {
     ));
 }
 
-async fn the_printed_sql_can_be_run_any_number_of_times_in_place_of_migrating<DB: TestDatabase>(
+async fn the_printed_sql_replaces_migrating_and_can_be_repeated<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     for _ in 0..3 {
@@ -102,9 +102,7 @@ async fn migrations_of_the_user_run_beside_ours_before_and_after<DB: TestDatabas
     assert_eq!((theirs, ours), (2, 2), "theirs and ours are counted apart");
 }
 
-async fn a_database_without_the_tables_is_an_error_that_says_how_to_make_them<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn without_tables_every_call_says_how_to_create_them<DB: TestDatabase>(db: Database<DB>) {
     let mut conn = db.pool.acquire().await.unwrap();
     let errors = [
         db.store.check().await.unwrap_err(),
@@ -147,11 +145,7 @@ async fn tables_of_a_later_release_are_refused<DB: TestDatabase>(db: Database<DB
     }
 }
 
-async fn a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_names_it<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_mapping_that_was_never_migrated_is_named<DB: TestDatabase>(db: Database<DB>) {
     let schema = Schema::default().events("log").aggregate_heads("log_heads");
     let other = db.store.clone().with_schema(schema).unwrap();
     for error in [
@@ -178,11 +172,7 @@ async fn a_mapping_that_the_database_was_not_migrated_with_is_an_error_that_name
         .unwrap();
 }
 
-async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_missing_column_of_an_existing_table_is_named<DB: TestDatabase>(db: Database<DB>) {
     db.execute("CREATE TABLE events (id TEXT, aggregate_type TEXT, global_position TEXT)")
         .await;
     // Postgres refuses to index a column that is missing; SQLite too.
@@ -195,7 +185,7 @@ async fn an_existing_table_with_other_columns_is_an_error_that_names_the_column<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_on_sqlite_that_gives_positions_out_again_is_refused_with_the_reason() {
+async fn an_sqlite_table_that_reuses_positions_is_refused() {
     let positions = |column: &str| {
         format!(
             "CREATE TABLE events (
@@ -295,7 +285,7 @@ const EVENTS: [&str; 13] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tables_on_postgres_are_those_of_the_go_library_column_for_column() {
+async fn the_tables_on_postgres_match_those_of_the_go_library() {
     let db = Database::<Postgres>::fresh().await;
     assert_eq!(columns(&db.pool, "events").await, EVENTS);
     assert_eq!(
@@ -331,7 +321,7 @@ async fn the_tables_on_postgres_are_those_of_the_go_library_column_for_column() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
+async fn our_tables_on_postgres_have_the_columns_of_a_worker() {
     let db = Database::<Postgres>::fresh().await;
     assert_eq!(
         columns(&db.pool, "consumer_progress").await,
@@ -434,7 +424,7 @@ INSERT INTO aggregate_heads VALUES ('User', 'u-1', 1, now());
 INSERT INTO consumer_checkpoints VALUES ('go', 1, now());";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrating_where_a_go_service_lives_leaves_its_tables_as_they_are() {
+async fn migrating_leaves_the_tables_of_a_go_service_unchanged() {
     let db = Database::<Postgres>::empty().await;
     db.execute(GO).await;
     let before = (
@@ -489,7 +479,7 @@ async fn migrating_up_to_date_tables_needs_no_right_to_create_any() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_a_claimed_row_commits_only_with_the_mark_of_the_workers_save() {
+async fn r4_a_claim_only_commits_with_the_mark_of_a_save() {
     const CLAIM: &str = "UPDATE consumer_progress SET claims = claims + 1";
     const SAVE: &str = "SELECT set_config('consumer.saved', pg_current_xact_id()::text, true)";
     let db = Database::<Postgres>::fresh().await;
@@ -526,7 +516,7 @@ async fn r4_a_claimed_row_commits_only_with_the_mark_of_the_workers_save() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tables_can_be_in_another_schema_and_two_stores_in_one_database() {
+async fn two_stores_can_share_a_database_in_schemas_of_their_own() {
     let database = TestPostgres::shared().await.database().await;
     let mut stores = Vec::new();
     for name in ["sales", "Ver waltung"] {

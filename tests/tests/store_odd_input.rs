@@ -44,11 +44,11 @@ test_on!(
     [sqlite, postgres],
     payloads_of_every_size_and_content_come_back_byte_for_byte,
     aggregate_ids_may_be_any_text,
-    an_aggregate_id_of_ten_thousand_characters_is_stored_where_its_index_holds_it,
+    a_long_aggregate_id_that_compresses_is_stored,
     metadata_of_every_shape_comes_back_as_the_same_json,
-    metadata_that_cannot_be_stored_is_refused_and_leaves_the_transaction_usable,
+    refused_metadata_leaves_the_transaction_usable,
     positions_up_to_the_largest_integer_are_read,
-    an_exhausted_sequence_of_positions_is_an_error_and_stores_nothing
+    an_exhausted_sequence_is_an_error_and_stores_nothing
 );
 
 async fn payloads_of_every_size_and_content_come_back_byte_for_byte<DB: TestDatabase>(
@@ -107,11 +107,7 @@ async fn aggregate_ids_may_be_any_text<DB: TestDatabase>(db: Database<DB>) {
     }
 }
 
-async fn an_aggregate_id_of_ten_thousand_characters_is_stored_where_its_index_holds_it<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_long_aggregate_id_that_compresses_is_stored<DB: TestDatabase>(db: Database<DB>) {
     let id = "long ".repeat(2_000);
     assert_eq!(
         round_trip(&db.store, NewEvent::new("User", id.as_str(), "E", ""))
@@ -167,11 +163,7 @@ async fn metadata_of_every_shape_comes_back_as_the_same_json<DB: TestDatabase>(d
     }
 }
 
-async fn metadata_that_cannot_be_stored_is_refused_and_leaves_the_transaction_usable<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn refused_metadata_leaves_the_transaction_usable<DB: TestDatabase>(db: Database<DB>) {
     let mut tx = db.store.begin().await.unwrap();
     let plain = || NewEvent::new("M", "m-1", "E", "");
     for (bytes, reason) in [
@@ -268,9 +260,7 @@ async fn positions_up_to_the_largest_integer_are_read<DB: TestDatabase>(db: Data
         .unwrap_err();
 }
 
-async fn an_exhausted_sequence_of_positions_is_an_error_and_stores_nothing<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn an_exhausted_sequence_is_an_error_and_stores_nothing<DB: TestDatabase>(db: Database<DB>) {
     let exhausted = if DB::NAME == "PostgreSQL" {
         "SELECT setval('events_global_position_seq', 9223372036854775807)"
     } else {
@@ -289,7 +279,7 @@ async fn an_exhausted_sequence_of_positions_is_an_error_and_stores_nothing<DB: T
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregate_id_that_no_index_of_postgres_can_hold_is_an_error_that_says_so() {
+async fn an_aggregate_id_too_long_for_an_index_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     let event = NewEvent::new("User", noise(10_000), "E", "");
     let error = db
@@ -316,7 +306,7 @@ async fn append_the_longest_id(db: &Database<Postgres>) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_with_the_longest_id_can_be_parked_by_a_consumer_with_the_longest_name() {
+async fn the_longest_id_and_the_longest_name_can_be_parked() {
     let db = Database::<Postgres>::fresh().await;
     let position = append_the_longest_id(&db).await;
     let name = noise(1_000)
@@ -331,7 +321,7 @@ async fn an_event_with_the_longest_id_can_be_parked_by_a_consumer_with_the_longe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqlite_stores_an_aggregate_id_of_ten_thousand_characters_whatever_it_is() {
+async fn sqlite_stores_any_aggregate_id_of_ten_thousand_characters() {
     let db = Database::<Sqlite>::fresh().await;
     let id = noise(10_000);
     let event = NewEvent::new("User", id.as_str(), "E", "");
@@ -339,7 +329,7 @@ async fn sqlite_stores_an_aggregate_id_of_ten_thousand_characters_whatever_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() {
+async fn nul_in_text_is_refused_before_postgres_aborts() {
     let db = Database::<Postgres>::fresh().await;
     let mut tx = db.store.begin().await.unwrap();
     let plain = || NewEvent::new("User", "u-1", "E", "");
@@ -380,7 +370,7 @@ async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nul_in_metadata_is_refused_for_postgres_before_it_aborts_the_transaction() {
+async fn nul_in_metadata_is_refused_before_postgres_aborts() {
     let db = Database::<Postgres>::fresh().await;
     let mut tx = db.store.begin().await.unwrap();
     let plain = || NewEvent::new("User", "u-1", "E", "");

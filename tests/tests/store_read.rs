@@ -40,15 +40,15 @@ fn scope(types: &[&str]) -> Vec<Arc<str>> {
 test_on!(
     [sqlite, postgres],
     events_are_read_after_a_position_up_to_a_limit_in_order,
-    the_latest_position_is_zero_when_the_log_is_empty_and_else_the_highest,
+    the_latest_position_is_the_highest_or_zero,
     an_aggregate_is_read_in_version_order_from_and_to_a_version,
     a_range_is_bounded_by_both_positions_and_by_the_limit,
-    a_range_ends_where_its_events_would_exceed_the_budget_but_has_one_event_always,
-    metadata_and_ids_count_against_the_budget_however_well_they_compress,
-    r7_a_scope_is_its_types_exactly_and_an_empty_one_is_every_event,
+    a_range_respects_its_budget_but_has_at_least_one_event,
+    metadata_and_ids_count_uncompressed_against_the_budget,
+    r7_a_scope_is_exact_and_an_empty_one_is_every_event,
     a_scoped_range_is_in_position_order_across_its_types,
     types_read_again_share_one_allocation,
-    a_range_over_payloads_of_50_mib_takes_only_what_its_budget_allows
+    a_range_over_payloads_of_50_mib_respects_its_budget
 );
 
 async fn events_are_read_after_a_position_up_to_a_limit_in_order<DB: TestDatabase>(
@@ -73,11 +73,7 @@ async fn events_are_read_after_a_position_up_to_a_limit_in_order<DB: TestDatabas
     }
 }
 
-async fn the_latest_position_is_zero_when_the_log_is_empty_and_else_the_highest<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn the_latest_position_is_the_highest_or_zero<DB: TestDatabase>(db: Database<DB>) {
     let mut conn = db.pool.acquire().await.unwrap();
     assert_eq!(db.store.latest_global_position(&mut conn).await.unwrap(), 0);
     db.append("User", ["a"]).await;
@@ -175,9 +171,7 @@ async fn a_range_is_bounded_by_both_positions_and_by_the_limit<DB: TestDatabase>
     );
 }
 
-async fn a_range_ends_where_its_events_would_exceed_the_budget_but_has_one_event_always<
-    DB: TestDatabase,
->(
+async fn a_range_respects_its_budget_but_has_at_least_one_event<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     // Type, id and name of each event.
@@ -222,7 +216,7 @@ async fn a_range_ends_where_its_events_would_exceed_the_budget_but_has_one_event
     }
 }
 
-async fn metadata_and_ids_count_against_the_budget_however_well_they_compress<DB: TestDatabase>(
+async fn metadata_and_ids_count_uncompressed_against_the_budget<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     const MIB: usize = 1 << 20;
@@ -276,9 +270,7 @@ async fn metadata_and_ids_count_against_the_budget_however_well_they_compress<DB
     }
 }
 
-async fn r7_a_scope_is_its_types_exactly_and_an_empty_one_is_every_event<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r7_a_scope_is_exact_and_an_empty_one_is_every_event<DB: TestDatabase>(db: Database<DB>) {
     for kind in ["User", "Order", "user", "User", "User ", "Us%", ""] {
         db.append(kind, ["a"]).await;
     }
@@ -339,9 +331,7 @@ async fn types_read_again_share_one_allocation<DB: TestDatabase>(db: Database<DB
     assert!(Arc::ptr_eq(&first[0].event_type, &second[1].event_type));
 }
 
-async fn a_range_over_payloads_of_50_mib_takes_only_what_its_budget_allows<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_range_over_payloads_of_50_mib_respects_its_budget<DB: TestDatabase>(db: Database<DB>) {
     const MIB: usize = 1 << 20;
     for n in 0..4_u8 {
         append_bytes(&db, vec![n; 50 * MIB]).await;
@@ -371,7 +361,7 @@ async fn a_range_over_payloads_of_50_mib_takes_only_what_its_budget_allows<DB: T
 
 /// Why nobody may checkpoint at the highest position seen: the control to the worker's own tests.
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_a_naive_reader_loses_an_event_that_commits_after_one_with_a_higher_position() {
+async fn r11_a_naive_reader_loses_an_event_that_commits_late() {
     let db = Database::<Postgres>::fresh().await;
     let mut slow = db.store.begin().await.unwrap();
     db.append_in(&mut slow, "slow").await;
@@ -401,7 +391,7 @@ async fn r11_a_rolled_back_position_never_becomes_visible_on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rare_scope_is_read_by_its_index_and_passes_over_no_other_event() {
+async fn a_rare_scope_is_read_through_its_index() {
     let server = TestPostgres::builder()
         .setting("session_preload_libraries", "auto_explain")
         .setting("auto_explain.log_min_duration", "0")
@@ -449,7 +439,7 @@ async fn a_rare_scope_is_read_by_its_index_and_passes_over_no_other_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_statement_cache_no_statement_is_prepared_under_a_name() {
+async fn without_a_statement_cache_no_statement_has_a_name() {
     let database = TestPostgres::shared().await.database().await;
     for (parameters, expected) in [("", 5), ("?statement-cache-capacity=0", 0)] {
         let store = EventStore::<Postgres>::connect(&format!("{}{parameters}", database.url))

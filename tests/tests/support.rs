@@ -27,7 +27,7 @@ async fn each_database_is_empty_and_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_ones_own_can_crash_and_start_again() {
+async fn a_private_server_can_crash_and_start_again() {
     let server = TestPostgres::builder()
         .setting("synchronous_commit", "off")
         .start();
@@ -43,7 +43,7 @@ async fn a_server_of_ones_own_can_crash_and_start_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_gone_when_its_value_is() {
+async fn a_server_is_gone_when_its_value_is_dropped() {
     let server = TestPostgres::builder().start();
     let directory = server.socket_directory().to_owned();
     assert!(directory.exists());
@@ -122,7 +122,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn servers_of_several_test_binaries_run_at_once_and_each_is_gone_after_its_own_was_killed() {
+fn a_server_is_gone_after_its_test_binary_was_killed() {
     let mut holders = vec![Holder::as_ourselves(), Holder::as_ourselves()];
     if is_root() {
         holders.push(Holder::as_another_user());
@@ -138,7 +138,7 @@ fn servers_of_several_test_binaries_run_at_once_and_each_is_gone_after_its_own_w
 /// Whoever made the directory would go on filling it after it was cleared.
 #[cfg(target_os = "linux")]
 #[test]
-fn nothing_is_left_of_a_server_whose_test_binary_was_killed_while_it_was_made() {
+fn killing_the_test_during_initdb_leaves_nothing_behind() {
     let holder = Holder::as_ourselves();
     let mut making = None;
     until("the server is being made", || {

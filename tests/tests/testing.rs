@@ -58,16 +58,16 @@ impl<DB: TestDatabase> Consumer<DB> for Careless {
 test_on!(
     [sqlite, postgres],
     events_of_the_scope_are_handled_once_and_in_order,
-    given_events_have_the_versions_of_their_aggregates_and_positions_with_gaps,
-    r2_a_failing_event_keeps_what_came_before_it_and_is_tried_again,
-    events_before_a_failing_one_are_the_replay_that_they_were,
+    given_events_have_versions_and_positions_with_gaps,
+    r2_a_failing_event_is_retried_after_those_before_it,
+    events_before_a_failing_one_stay_a_replay,
     the_effects_of_events_before_a_failing_one_happen,
-    redelivery_hands_over_again_what_was_handled_and_no_more,
-    r3_a_crash_before_the_commit_leaves_nothing_and_the_batch_comes_again,
+    redelivery_repeats_only_what_was_handled,
+    r3_a_crash_before_the_commit_leaves_nothing_behind,
     the_nth_write_fails_until_there_are_no_more,
-    a_consumer_that_ignores_a_failed_write_is_found,
-    r4_a_consumer_that_commits_is_found,
-    a_reset_makes_everything_a_replay_up_to_where_it_was
+    a_consumer_that_ignores_a_failed_write_is_detected,
+    r4_a_consumer_that_commits_is_detected,
+    a_reset_makes_all_handled_events_replays
 );
 
 async fn events_of_the_scope_are_handled_once_and_in_order<DB: TestDatabase>(db: Database<DB>) {
@@ -85,11 +85,7 @@ async fn events_of_the_scope_are_handled_once_and_in_order<DB: TestDatabase>(db:
     );
 }
 
-async fn given_events_have_the_versions_of_their_aggregates_and_positions_with_gaps<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn given_events_have_versions_and_positions_with_gaps<DB: TestDatabase>(db: Database<DB>) {
     let mut test = kit(&db, Registered::<DB>::new(Model::new("users"))).await;
     let first = test.given(happened("a"));
     test.gap(5);
@@ -102,9 +98,7 @@ async fn given_events_have_the_versions_of_their_aggregates_and_positions_with_g
     assert_eq!(written(&mut test).await, [1, 7, 8]);
 }
 
-async fn r2_a_failing_event_keeps_what_came_before_it_and_is_tried_again<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r2_a_failing_event_is_retried_after_those_before_it<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     users.fail_on("bad", true);
     let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
@@ -120,9 +114,7 @@ async fn r2_a_failing_event_keeps_what_came_before_it_and_is_tried_again<DB: Tes
     assert_eq!(written(&mut test).await, [1, 2, 3]);
 }
 
-async fn events_before_a_failing_one_are_the_replay_that_they_were<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn events_before_a_failing_one_stay_a_replay<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
     test.given_all(["good", "bad"].map(happened));
@@ -150,9 +142,7 @@ async fn the_effects_of_events_before_a_failing_one_happen<DB: TestDatabase>(db:
     );
 }
 
-async fn redelivery_hands_over_again_what_was_handled_and_no_more<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn redelivery_repeats_only_what_was_handled<DB: TestDatabase>(db: Database<DB>) {
     let mut test = kit(&db, Registered::<DB>::new(Model::new("users"))).await;
     test.given_all(["a", "b"].map(happened));
     test.when().await.unwrap();
@@ -163,9 +153,7 @@ async fn redelivery_hands_over_again_what_was_handled_and_no_more<DB: TestDataba
     assert_eq!(written(&mut test).await, [1, 1, 2, 2, 3]);
 }
 
-async fn r3_a_crash_before_the_commit_leaves_nothing_and_the_batch_comes_again<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r3_a_crash_before_the_commit_leaves_nothing_behind<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
     test.given_all(["a", "b"].map(happened));
@@ -195,7 +183,7 @@ async fn the_nth_write_fails_until_there_are_no_more<DB: TestDatabase>(db: Datab
     assert_eq!(written(&mut test).await, [1, 1, 2, 2]);
 }
 
-async fn a_consumer_that_ignores_a_failed_write_is_found<DB: TestDatabase>(db: Database<DB>) {
+async fn a_consumer_that_ignores_a_failed_write_is_detected<DB: TestDatabase>(db: Database<DB>) {
     let mut test = kit(&db, Registered::<DB>::new(Careless::IgnoresErrors)).await;
     test.given(happened("a"));
     let found = test.fail_at_write(2).await;
@@ -209,7 +197,7 @@ async fn a_consumer_that_ignores_a_failed_write_is_found<DB: TestDatabase>(db: D
     );
 }
 
-async fn r4_a_consumer_that_commits_is_found<DB: TestDatabase>(db: Database<DB>) {
+async fn r4_a_consumer_that_commits_is_detected<DB: TestDatabase>(db: Database<DB>) {
     let mut test = kit(&db, Registered::<DB>::new(Careless::Commits)).await;
     test.given(happened("a"));
     let found = test.when().await;
@@ -219,7 +207,7 @@ async fn r4_a_consumer_that_commits_is_found<DB: TestDatabase>(db: Database<DB>)
     );
 }
 
-async fn a_reset_makes_everything_a_replay_up_to_where_it_was<DB: TestDatabase>(db: Database<DB>) {
+async fn a_reset_makes_all_handled_events_replays<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
     test.given(happened("a"));
@@ -237,7 +225,7 @@ async fn a_reset_makes_everything_a_replay_up_to_where_it_was<DB: TestDatabase>(
 }
 
 #[tokio::test]
-async fn on_sqlite_nothing_is_to_be_set_up() {
+async fn on_sqlite_a_test_needs_no_setup() {
     let mut test = ConsumerTest::sqlite(Model::new("users")).await.unwrap();
     test.execute(Sqlite::CREATE_READ_MODEL).await.unwrap();
     test.given(happened("a"));
@@ -246,7 +234,7 @@ async fn on_sqlite_nothing_is_to_be_set_up() {
 }
 
 #[tokio::test]
-async fn on_postgres_nothing_stays_behind() {
+async fn on_postgres_a_test_leaves_nothing_behind() {
     let db = Database::<Postgres>::empty().await;
     db.execute(Postgres::CREATE_READ_MODEL).await;
     let mut test = ConsumerTest::postgres(&db.pool, Model::new("users"))
@@ -295,7 +283,7 @@ impl<DB: sqlx::Database> Consumer<DB> for Publisher {
 }
 
 #[tokio::test]
-async fn r5_what_left_the_database_is_not_taken_back_by_a_crash() {
+async fn r5_effects_outside_the_database_survive_a_crash() {
     let publisher = Publisher::default();
     let mut test = ConsumerTest::sqlite(publisher.clone()).await.unwrap();
     test.given(happened("a"));

@@ -131,7 +131,7 @@ async fn an_event_is_not_allocated_again<DB: TestDatabase>() {
 
 /// One test, since both would count the other's allocations.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_on_its_way_to_consumers_is_not_allocated_again_r6() {
+async fn r6_an_event_is_not_allocated_again_for_each_consumer() {
     an_event_is_not_allocated_again::<Sqlite>().await;
     an_event_is_not_allocated_again::<Postgres>().await;
 }

@@ -56,19 +56,15 @@ async fn retrying<DB: TestDatabase>(worker: &Running<DB>) {
 
 test_on!(
     [sqlite, postgres],
-    a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log,
-    an_operator_need_not_wait_for_the_backoff_of_a_consumer,
-    a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one,
+    a_consumer_waiting_for_its_retry_does_not_block_reads,
+    resuming_a_consumer_ends_its_backoff,
+    a_batch_that_fails_at_its_end_is_narrowed_down_to_one_event,
     a_batch_of_which_no_event_is_handled_counts_as_failed
 );
 
 /// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
 /// whoever keeps the reader of the log then keeps it from everybody for that hour.
-async fn a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn a_consumer_waiting_for_its_retry_does_not_block_reads<DB: TestDatabase>(db: Database<DB>) {
     let head = *db.append_many(4_000).await.last().unwrap();
     let fails = Arc::new(AtomicBool::new(true));
     let waiting = || failing("waiting", &fails);
@@ -95,9 +91,7 @@ async fn a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log
     assert_eq!(db.applied("other").await.len(), 4_000);
 }
 
-async fn an_operator_need_not_wait_for_the_backoff_of_a_consumer<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn resuming_a_consumer_ends_its_backoff<DB: TestDatabase>(db: Database<DB>) {
     let head = *db.append_many(3).await.last().unwrap();
     let fails = Arc::new(AtomicBool::new(true));
     let worker = Running::start(db.worker().consumer(failing("c", &fails)));
@@ -117,7 +111,7 @@ async fn an_operator_need_not_wait_for_the_backoff_of_a_consumer<DB: TestDatabas
     worker.stop().await;
 }
 
-async fn a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one<DB: TestDatabase>(
+async fn a_batch_that_fails_at_its_end_is_narrowed_down_to_one_event<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let positions = db.append_many(8).await;
@@ -165,7 +159,7 @@ async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
 
 /// SQLite rolls back by itself when the disk is full, which is not the handler's doing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler() {
+async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
     let db = Database::<Sqlite>::fresh().await;
     let positions = db.append_many(2).await;
     db.execute("CREATE TABLE ballast (content BLOB)").await;
@@ -199,7 +193,7 @@ async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler()
 
 /// The smallest pool that a worker is built with: what it opens to come back must find a place.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_server() {
+async fn the_smallest_pool_recovers_after_a_server_restart() {
     let server = TestPostgres::builder().start();
     let db = Database::on(&server).await;
     let small = PgPoolOptions::new()
@@ -232,7 +226,7 @@ async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_serve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_claim() {
+async fn a_shutdown_past_its_deadline_cancels_the_statement() {
     let db = Database::<Postgres>::fresh().await;
     db.append_many(1).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
@@ -325,7 +319,7 @@ async fn crowd(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_consumers_than_connections_hold_several_batches_in_a_transaction() {
+async fn crowded_connections_hold_several_batches_per_transaction() {
     let crowd = crowd(None, |one| one).await;
     assert!(!crowd.report.has_failures(), "{}", crowd.report);
     assert!((2..=8).contains(&crowd.calls), "{}", crowd.calls);
@@ -334,7 +328,7 @@ async fn more_consumers_than_connections_hold_several_batches_in_a_transaction()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_size_that_somebody_has_set_is_the_size_of_a_transaction() {
+async fn a_batch_size_that_was_set_is_the_size_of_a_transaction() {
     let settings = |one: TestConsumer<_>| one.settings(Settings::default().batch_size(500));
     let crowd = crowd(None, settings).await;
     assert!(!crowd.report.has_failures(), "{}", crowd.report);
@@ -345,7 +339,7 @@ async fn a_batch_size_that_somebody_has_set_is_the_size_of_a_transaction() {
 /// Those before it, in the same transaction, are handled again and saved; of the failing batch, the
 /// events before the one that makes it fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_fails_behind_others_of_its_transaction_is_narrowed_down_alone() {
+async fn a_failing_batch_behind_others_is_narrowed_down_alone() {
     let crowd = crowd(Some(2_750), |one| one.settings(impatient().retries(1))).await;
     let first = crowd.report.consumer("c00").unwrap();
     assert!(
@@ -386,11 +380,11 @@ async fn backends_of_a_lane(max_connections: u32, count: i64, backends: i64) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_batches_of_a_lane_go_round_among_three_connections() {
+async fn the_batches_of_a_lane_rotate_among_three_connections() {
     assert_eq!(backends_of_a_lane(20, 50, 3).await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_has_no_room_for_more_has_one_connection_for_a_lane() {
+async fn a_small_pool_has_one_connection_for_each_lane() {
     assert_eq!(backends_of_a_lane(3, 50, 1).await, 1);
 }

@@ -57,22 +57,22 @@ fn state(report: &consumer::Report, name: &str) -> LaneState {
 test_on!(
     [sqlite, postgres, through_a_pooler],
     the_events_before_a_failing_one_are_saved,
-    a_failing_event_is_tried_as_often_as_its_retries_say,
-    an_event_that_succeeds_at_last_leaves_no_trace_of_its_failures,
+    a_failing_event_is_retried_as_often_as_configured,
+    an_event_that_succeeds_in_the_end_leaves_no_failure_behind,
     attempts_count_across_workers,
-    the_wait_before_each_retry_doubles_up_to_the_longest_and_chance_tells_consumers_apart,
-    skip_leaves_the_event_out_and_goes_on,
-    park_sets_the_aggregate_aside_in_order_and_lets_the_others_flow,
-    an_id_parks_only_under_its_own_aggregate_type,
-    a_thousand_parked_aggregates_are_enough_and_the_next_one_stops_the_consumer,
-    the_failing_event_of_a_whole_batch_handler_is_found_by_halving,
-    several_failing_events_of_a_whole_batch_handler_are_all_found,
-    a_panic_is_an_error_of_the_event,
-    an_effect_that_panics_does_not_take_its_consumer_along,
-    a_payload_that_does_not_decode_is_an_error_of_the_event,
-    a_statement_that_failed_unnoticed_voids_the_batch_and_says_so,
-    one_poisoned_consumer_of_five_slows_none_of_the_others,
-    any_mixture_of_failures_comes_out_as_the_policy_says,
+    the_backoff_doubles_up_to_its_limit_with_jitter,
+    skip_leaves_out_the_event_and_continues,
+    park_sets_an_aggregate_aside_in_order,
+    an_id_is_only_parked_within_its_aggregate_type,
+    the_thousand_and_first_parked_aggregate_stops_it,
+    a_failing_event_of_a_batch_handler_is_found_by_halving,
+    all_failing_events_of_a_batch_handler_are_found,
+    a_panic_counts_against_the_event,
+    an_effect_that_panics_does_not_stop_its_consumer,
+    a_decode_error_counts_against_the_event,
+    a_failed_statement_that_was_ignored_voids_the_batch,
+    one_failing_consumer_of_five_does_not_slow_the_others,
+    any_mixture_of_failures_follows_the_policy,
     errors_of_the_database_never_count_against_an_event
 );
 
@@ -84,7 +84,7 @@ async fn the_events_before_a_failing_one_are_saved<DB: TestDatabase>(db: Databas
     assert_eq!(db.checkpoint("c").await, Some(positions[2]));
 }
 
-async fn a_failing_event_is_tried_as_often_as_its_retries_say<DB: TestDatabase>(db: Database<DB>) {
+async fn a_failing_event_is_retried_as_often_as_configured<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a", "bad"]).await;
     let attempts: Arc<Mutex<Vec<u32>>> = Arc::default();
     let seen = Arc::clone(&attempts);
@@ -100,7 +100,7 @@ async fn a_failing_event_is_tried_as_often_as_its_retries_say<DB: TestDatabase>(
     assert_eq!(*attempts.lock().unwrap(), [1, 2, 3, 4]);
 }
 
-async fn an_event_that_succeeds_at_last_leaves_no_trace_of_its_failures<DB: TestDatabase>(
+async fn an_event_that_succeeds_in_the_end_leaves_no_failure_behind<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let positions = db.append("User", ["a", "shy", "b"]).await;
@@ -148,11 +148,7 @@ async fn attempts_count_across_workers<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
 
-async fn the_wait_before_each_retry_doubles_up_to_the_longest_and_chance_tells_consumers_apart<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn the_backoff_doubles_up_to_its_limit_with_jitter<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let hour = Duration::from_hours(1);
     let settings = Settings::default().retries(10).backoff(hour, hour * 8);
@@ -193,7 +189,7 @@ async fn the_wait_before_each_retry_doubles_up_to_the_longest_and_chance_tells_c
     }
 }
 
-async fn skip_leaves_the_event_out_and_goes_on<DB: TestDatabase>(db: Database<DB>) {
+async fn skip_leaves_out_the_event_and_continues<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "bad", "b", "bad", "c"]).await;
     let settings = impatient().retries(1).on_error(OnError::Skip);
     let report = db
@@ -213,9 +209,7 @@ async fn skip_leaves_the_event_out_and_goes_on<DB: TestDatabase>(db: Database<DB
     assert_eq!(db.checkpoint("c").await, Some(positions[4]));
 }
 
-async fn park_sets_the_aggregate_aside_in_order_and_lets_the_others_flow<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn park_sets_an_aggregate_aside_in_order<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "bad", "b", "bad", "a"]).await;
     let settings = impatient().retries(1).on_error(OnError::Park);
     let report = db
@@ -251,7 +245,7 @@ async fn park_sets_the_aggregate_aside_in_order_and_lets_the_others_flow<DB: Tes
     assert_eq!(db.parked("c").await, [positions[1], positions[3], later[0]]);
 }
 
-async fn an_id_parks_only_under_its_own_aggregate_type<DB: TestDatabase>(db: Database<DB>) {
+async fn an_id_is_only_parked_within_its_aggregate_type<DB: TestDatabase>(db: Database<DB>) {
     let bad = db.append("User", ["7"]).await;
     let good = db.append("Order", ["7"]).await;
     let c = judging("c", |_, event| match &*event.aggregate_type {
@@ -264,11 +258,7 @@ async fn an_id_parks_only_under_its_own_aggregate_type<DB: TestDatabase>(db: Dat
     assert_eq!(db.applied("c").await, good);
 }
 
-async fn a_thousand_parked_aggregates_are_enough_and_the_next_one_stops_the_consumer<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn the_thousand_and_first_parked_aggregate_stops_it<DB: TestDatabase>(db: Database<DB>) {
     db.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
         INSERT INTO consumer_parked (consumer, version, aggregate_type, aggregate_id, position, slice, reason, parked_at)
         SELECT 'c', 1, 'Old', 'o-' || i, -i, 0, 'failed', parked_at FROM n,
@@ -286,7 +276,7 @@ async fn a_thousand_parked_aggregates_are_enough_and_the_next_one_stops_the_cons
     assert_eq!(db.applied("c").await, [positions[1]]);
 }
 
-async fn the_failing_event_of_a_whole_batch_handler_is_found_by_halving<DB: TestDatabase>(
+async fn a_failing_event_of_a_batch_handler_is_found_by_halving<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let positions = db.append_many(64).await;
@@ -306,9 +296,7 @@ async fn the_failing_event_of_a_whole_batch_handler_is_found_by_halving<DB: Test
     assert!(calls < 40, "64 events were handled in {calls} calls");
 }
 
-async fn several_failing_events_of_a_whole_batch_handler_are_all_found<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn all_failing_events_of_a_batch_handler_are_found<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append_many(50).await;
     let settings = impatient()
         .retries(0)
@@ -324,7 +312,7 @@ async fn several_failing_events_of_a_whole_batch_handler_are_all_found<DB: TestD
     assert_eq!(db.applied("batches").await, expected);
 }
 
-async fn a_panic_is_an_error_of_the_event<DB: TestDatabase>(db: Database<DB>) {
+async fn a_panic_counts_against_the_event<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "bad", "b"]).await;
     let c = judging("c", |_, event| {
         assert!(event.aggregate_id != "bad", "bad is not to be");
@@ -343,9 +331,7 @@ async fn a_panic_is_an_error_of_the_event<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(error, "the handler panicked: always");
 }
 
-async fn an_effect_that_panics_does_not_take_its_consumer_along<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn an_effect_that_panics_does_not_stop_its_consumer<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "b"]).await;
     let c = consumer("c", |cx, tx: &mut DB::Connection, event| {
         cx.after_commit(async { panic!("after the commit") });
@@ -358,9 +344,7 @@ async fn an_effect_that_panics_does_not_take_its_consumer_along<DB: TestDatabase
     assert_eq!(db.applied("c").await, positions);
 }
 
-async fn a_payload_that_does_not_decode_is_an_error_of_the_event<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_decode_error_counts_against_the_event<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append_many(1).await;
     let c = judging("c", |_, event| {
         match event.json::<HashMap<String, String>>() {
@@ -380,9 +364,7 @@ async fn a_payload_that_does_not_decode_is_an_error_of_the_event<DB: TestDatabas
     );
 }
 
-async fn a_statement_that_failed_unnoticed_voids_the_batch_and_says_so<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_failed_statement_that_was_ignored_voids_the_batch<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "bad", "b"]).await;
     let c = consumer("c", |_, tx: &mut DB::Connection, event| {
         Box::pin(async move {
@@ -411,9 +393,7 @@ async fn a_statement_that_failed_unnoticed_voids_the_batch_and_says_so<DB: TestD
     }
 }
 
-async fn one_poisoned_consumer_of_five_slows_none_of_the_others<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn one_failing_consumer_of_five_does_not_slow_the_others<DB: TestDatabase>(db: Database<DB>) {
     let hour = Duration::from_hours(1);
     let names = ["a", "b", "c", "d"];
     let builder = names.iter().fold(db.worker(), |builder, name| {
@@ -440,7 +420,7 @@ async fn one_poisoned_consumer_of_five_slows_none_of_the_others<DB: TestDatabase
     }
 }
 
-async fn any_mixture_of_failures_comes_out_as_the_policy_says<DB: TestDatabase>(db: Database<DB>) {
+async fn any_mixture_of_failures_follows_the_policy<DB: TestDatabase>(db: Database<DB>) {
     let ids: Vec<String> = (0..200).map(|n| format!("u-{}", n * 7 % 31)).collect();
     let positions = db.append("User", &ids).await;
     for on_error in [OnError::Skip, OnError::Park] {
@@ -553,7 +533,7 @@ async fn fails_once_without_counting(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_whose_backend_was_terminated_is_called_again_without_counting() {
+async fn a_terminated_backend_does_not_count_as_an_attempt() {
     fails_once_without_counting(|tx| {
         Box::pin(async move {
             sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -566,7 +546,7 @@ async fn a_handler_whose_backend_was_terminated_is_called_again_without_counting
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_database_is_known_through_anyhow_too() {
+async fn a_database_error_is_recognised_through_anyhow() {
     fails_once_without_counting(|tx| {
         Box::pin(async move {
             async fn save(tx: &mut sqlx::PgConnection) -> anyhow::Result<()> {
@@ -585,7 +565,7 @@ async fn an_error_of_the_database_is_known_through_anyhow_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_database_is_known_through_anyhow_with_context_too() {
+async fn a_database_error_is_recognised_through_anyhow_context() {
     fails_once_without_counting(|tx| {
         Box::pin(async move {
             use anyhow::Context as _;
@@ -603,7 +583,7 @@ async fn an_error_of_the_database_is_known_through_anyhow_with_context_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_the_handler_had_cancelled_counts_against_the_event() {
+async fn a_statement_timeout_of_the_handler_counts_as_an_attempt() {
     let db = consumer_tests::Database::<sqlx::Postgres>::fresh().await;
     db.append("User", ["a"]).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {

@@ -36,27 +36,27 @@ fn state(report: &consumer::Report, name: &str) -> LaneState {
 test_on!(
     [sqlite, postgres, through_a_pooler],
     a_handler_knows_its_consumer_its_event_and_the_head,
-    events_up_to_the_end_of_a_replay_are_handled_as_replayed_and_later_ones_not,
+    only_events_up_to_the_end_of_a_replay_are_replays,
     effects_follow_the_commit_in_order_and_no_rollback,
     what_a_handler_appends_names_its_cause,
-    a_handler_that_hangs_in_a_statement_is_ended_and_counts_as_failed,
+    a_handler_hanging_in_a_statement_times_out_and_fails,
     a_handler_that_hangs_elsewhere_is_ended_too,
-    a_batch_ends_when_its_time_is_over_and_not_in_the_middle_of_an_event,
-    a_shutdown_finishes_the_event_in_hand_and_saves_it,
+    a_batch_that_runs_out_of_time_ends_after_an_event,
+    a_shutdown_finishes_and_saves_the_current_event,
     a_shutdown_past_its_deadline_gives_up_what_is_not_committed,
-    a_shutdown_ends_a_worker_whose_consumers_wait_for_whatever,
+    a_shutdown_ends_consumers_in_every_state,
     run_once_handles_what_was_there_at_the_call_and_ends,
-    caught_up_to_a_position_means_that_what_was_written_can_be_read,
-    waiting_for_a_consumer_that_will_not_come_ends_with_the_reason,
+    after_caught_up_to_the_read_model_can_be_read,
+    waiting_for_a_stopped_consumer_ends_with_the_reason,
     a_consumer_that_starts_from_now_leaves_out_what_was_there,
-    a_changed_scope_is_refused_until_somebody_decides,
+    a_changed_scope_is_refused_until_it_is_accepted,
     a_checkpoint_without_a_consumer_is_reported,
-    an_idle_checkpoint_is_moved_along,
+    an_idle_checkpoint_is_advanced,
     names_that_cannot_key_a_checkpoint_are_refused,
-    r1_two_consumers_with_one_name_are_refused_and_both_are_named,
-    everything_that_is_wrong_with_a_worker_is_said_at_once,
-    what_the_registry_finds_is_said_together_with_the_rest_and_without_what_follows_from_it,
-    a_worker_without_consumers_or_with_settings_for_none_is_refused
+    r1_two_consumers_with_one_name_are_both_named,
+    all_problems_of_a_worker_are_reported_at_once,
+    problems_of_the_registry_are_reported_with_the_others,
+    a_worker_without_consumers_is_refused
 );
 
 // Context
@@ -84,11 +84,7 @@ async fn a_handler_knows_its_consumer_its_event_and_the_head<DB: TestDatabase>(d
     );
 }
 
-async fn events_up_to_the_end_of_a_replay_are_handled_as_replayed_and_later_ones_not<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn only_events_up_to_the_end_of_a_replay_are_replays<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "b", "c", "d"]).await;
     let seen: Arc<Mutex<Vec<(i64, bool)>>> = Arc::default();
     let c = |seen: &Arc<Mutex<Vec<(i64, bool)>>>| {
@@ -178,9 +174,7 @@ async fn what_a_handler_appends_names_its_cause<DB: TestDatabase>(db: Database<D
     assert_eq!(cause[0], events[0].event_id.to_string());
 }
 
-async fn a_handler_that_hangs_in_a_statement_is_ended_and_counts_as_failed<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_handler_hanging_in_a_statement_times_out_and_fails<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "hangs", "b"]).await;
     let calls = Arc::new(AtomicU32::new(0));
     let called = Arc::clone(&calls);
@@ -237,9 +231,7 @@ async fn a_handler_that_hangs_elsewhere_is_ended_too<DB: TestDatabase>(db: Datab
     }
 }
 
-async fn a_batch_ends_when_its_time_is_over_and_not_in_the_middle_of_an_event<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_batch_that_runs_out_of_time_ends_after_an_event<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append_many(3).await;
     let c = consumer("c", |_, tx: &mut Tx<DB>, event| {
         Box::pin(async move {
@@ -257,7 +249,7 @@ async fn a_batch_ends_when_its_time_is_over_and_not_in_the_middle_of_an_event<DB
 
 // The end of a worker
 
-async fn a_shutdown_finishes_the_event_in_hand_and_saves_it<DB: TestDatabase>(db: Database<DB>) {
+async fn a_shutdown_finishes_and_saves_the_current_event<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append_many(2_000).await;
     let entered = Arc::new(Notify::new());
     let (go_on, gate) = tokio::sync::watch::channel(false);
@@ -320,9 +312,7 @@ async fn a_shutdown_past_its_deadline_gives_up_what_is_not_committed<DB: TestDat
     assert_eq!(db.applied("c").await, positions);
 }
 
-async fn a_shutdown_ends_a_worker_whose_consumers_wait_for_whatever<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_shutdown_ends_consumers_in_every_state<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["bad"]).await;
     let hour = Duration::from_hours(1);
     let refuse = |name| judging(name, |_, _| Err("no".to_owned()));
@@ -377,9 +367,7 @@ async fn run_once_handles_what_was_there_at_the_call_and_ends<DB: TestDatabase>(
     assert!(db.applied("c").await.starts_with(&positions));
 }
 
-async fn caught_up_to_a_position_means_that_what_was_written_can_be_read<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn after_caught_up_to_the_read_model_can_be_read<DB: TestDatabase>(db: Database<DB>) {
     let worker = Running::start(
         db.worker()
             .consumer(read_model("every"))
@@ -403,9 +391,7 @@ async fn caught_up_to_a_position_means_that_what_was_written_can_be_read<DB: Tes
     assert_eq!(db.applied("orders").await, [] as [i64; 0]);
 }
 
-async fn waiting_for_a_consumer_that_will_not_come_ends_with_the_reason<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn waiting_for_a_stopped_consumer_ends_with_the_reason<DB: TestDatabase>(db: Database<DB>) {
     let position = db.append("User", ["bad"]).await[0];
     let c = judging("c", |_, _| Err("no".to_owned()));
     let worker = Running::start(db.worker().consumer(c.settings(impatient().retries(0))));
@@ -445,7 +431,7 @@ async fn a_consumer_that_starts_from_now_leaves_out_what_was_there<DB: TestDatab
     assert_eq!(db.applied("c").await, later);
 }
 
-async fn a_changed_scope_is_refused_until_somebody_decides<DB: TestDatabase>(db: Database<DB>) {
+async fn a_changed_scope_is_refused_until_it_is_accepted<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     run_once(
         db.worker()
@@ -486,7 +472,7 @@ async fn a_checkpoint_without_a_consumer_is_reported<DB: TestDatabase>(db: Datab
     assert_eq!(report.detached, ["renamed"]);
 }
 
-async fn an_idle_checkpoint_is_moved_along<DB: TestDatabase>(db: Database<DB>) {
+async fn an_idle_checkpoint_is_advanced<DB: TestDatabase>(db: Database<DB>) {
     let head = db.append("Order", ["a", "b"]).await[1];
     run_once(
         db.worker()
@@ -510,9 +496,7 @@ async fn names_that_cannot_key_a_checkpoint_are_refused<DB: TestDatabase>(db: Da
     );
 }
 
-async fn r1_two_consumers_with_one_name_are_refused_and_both_are_named<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn r1_two_consumers_with_one_name_are_both_named<DB: TestDatabase>(db: Database<DB>) {
     let declared = || {
         let mut registered = consumer::Registered::new(read_model::<DB>("users"));
         registered.declaration.site = Some(consumer::Site {
@@ -541,9 +525,7 @@ async fn r1_two_consumers_with_one_name_are_refused_and_both_are_named<DB: TestD
     );
 }
 
-async fn everything_that_is_wrong_with_a_worker_is_said_at_once<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn all_problems_of_a_worker_are_reported_at_once<DB: TestDatabase>(db: Database<DB>) {
     let error = db
         .worker()
         .consumer(read_model(""))
@@ -578,11 +560,7 @@ async fn everything_that_is_wrong_with_a_worker_is_said_at_once<DB: TestDatabase
     }
 }
 
-async fn what_the_registry_finds_is_said_together_with_the_rest_and_without_what_follows_from_it<
-    DB: TestDatabase,
->(
-    db: Database<DB>,
-) {
+async fn problems_of_the_registry_are_reported_with_the_others<DB: TestDatabase>(db: Database<DB>) {
     let worker = db
         .worker()
         .consumer(read_model(""))
@@ -601,9 +579,7 @@ async fn what_the_registry_finds_is_said_together_with_the_rest_and_without_what
     assert!(!text.contains("of_no_group"), "{text}");
 }
 
-async fn a_worker_without_consumers_or_with_settings_for_none_is_refused<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_worker_without_consumers_is_refused<DB: TestDatabase>(db: Database<DB>) {
     let error = db.worker().build().unwrap_err();
     assert!(
         error
@@ -625,7 +601,7 @@ async fn a_worker_without_consumers_or_with_settings_for_none_is_refused<DB: Tes
 
 /// Positions are never given out again, so what is gone is no reason to stop.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_newest_events_can_be_archived_on_sqlite_while_a_worker_runs_and_between_two_runs() {
+async fn the_newest_events_can_be_archived_on_sqlite() {
     let db = Database::<Sqlite>::fresh().await;
     let mut positions = db.append("User", ["a", "b", "c"]).await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
@@ -701,7 +677,7 @@ async fn a_log_that_was_reset_is_refused_on_postgres() {
 
 /// Some servers that only speak the protocol say so too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_on_which_events_could_be_lost_is_refused_by_the_store_and_by_the_worker() {
+async fn a_server_that_could_lose_events_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     let pretend = |number: &str, version: &str| {
         let name = db.url.rsplit('/').next().unwrap();
@@ -825,7 +801,7 @@ async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Po
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_append_elsewhere_wakes_a_worker_that_listens_also_after_its_listener_was_ended() {
+async fn an_append_wakes_a_worker_that_listens() {
     const LISTENERS: &str = "SELECT pid::bigint FROM pg_stat_activity
         WHERE application_name = 'listening' AND query ILIKE 'LISTEN %'";
     let db = Database::<Postgres>::fresh().await;
@@ -894,7 +870,7 @@ async fn a_database_without_the_tables_is_refused_on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_cannot_be_reached_at_the_start_is_an_error_that_says_what_to_check() {
+async fn an_unreachable_server_at_start_says_what_to_check() {
     let pool = sqlx::postgres::PgPoolOptions::new()
         .acquire_timeout(Duration::from_millis(200))
         .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
@@ -910,7 +886,7 @@ async fn a_server_that_cannot_be_reached_at_the_start_is_an_error_that_says_what
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_would_let_the_worker_wait_for_itself_is_refused() {
+async fn a_pool_that_is_too_small_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     for (max, refused) in [(1, true), (2, true), (3, false)] {
         let pool = sqlx::postgres::PgPoolOptions::new()
@@ -929,7 +905,7 @@ async fn a_pool_that_would_let_the_worker_wait_for_itself_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_consumers_get_along_with_the_smallest_pool() {
+async fn ten_consumers_share_a_pool_of_five_connections() {
     let db = Database::<Postgres>::fresh().await;
     let positions = db.append_many(50).await;
     let pool = sqlx::postgres::PgPoolOptions::new()
@@ -967,7 +943,7 @@ async fn a_shutdown_ends_a_worker_whose_database_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_dropped_lets_go_of_its_connections() {
+async fn a_dropped_worker_returns_its_connections() {
     let db = Database::<Postgres>::fresh().await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
     patiently("it starts", worker.caught_up()).await.unwrap();
@@ -981,7 +957,7 @@ async fn a_worker_that_is_dropped_lets_go_of_its_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_without_tx_keeps_its_claim_however_long_its_handler_works() {
+async fn a_consumer_without_tx_keeps_its_claim_while_it_works() {
     let db = Database::<Postgres>::fresh().await;
     db.append("User", ["a"]).await;
     let (running, twice) = (
