@@ -7,6 +7,7 @@ mod database;
 mod delay;
 mod imports;
 mod logged;
+pub mod measuring;
 mod model;
 mod pgbouncer;
 mod postgres;

@@ -215,7 +215,7 @@ async fn parked_events_are_listed_retried_in_order_and_gone<DB: TestDatabase>(db
         .map(|seen| seen.position)
         .collect();
     assert_eq!(order, [1, 3, 4]);
-    assert_eq!(db.applied("users").await, [1, 2, 3, 4]);
+    assert_eq!(db.applied("users").await, [2, 1, 3, 4]);
     assert!(admin.parked("users").await.unwrap().is_empty());
     let status = admin.status().await.unwrap();
     assert_eq!(status.consumer("users").unwrap().position, Some(4));

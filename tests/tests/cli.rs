@@ -713,7 +713,7 @@ async fn rebuild_empties_nothing_when_no_worker_can_be_built<DB: TestDatabase>(d
     let (exit, text) = command(builder, "rebuild users --yes", "n").await;
     assert_eq!(exit, Exit::Failed);
     assert!(text.contains("raise `max_connections`"), "{text}");
-    let rows = db.number("SELECT count(*) FROM model").await;
+    let rows = db.number("SELECT count(*) FROM applied").await;
     assert_eq!(rows, 1);
 }
 

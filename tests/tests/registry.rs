@@ -81,7 +81,7 @@ fn a_declaration_says_what_the_attribute_says() {
     assert_eq!(site.package, "consumer-tests");
     assert_eq!(site.module, module_path!());
     assert!(site.file.ends_with("registry.rs"));
-    assert_eq!(site.line, 10);
+    assert_eq!(site.line, 11);
 }
 
 #[test]

@@ -77,8 +77,8 @@ fn all_problems_are_reported_at_once() {
     for part in [
         "4 problems with the declared consumers:",
         "`same` is declared 2 times",
-        "registry_problems.rs:18:1 (registry_problems) and ",
-        "registry_problems.rs:21:1 (registry_problems)",
+        "registry_problems.rs:19:1 (registry_problems) and ",
+        "registry_problems.rs:22:1 (registry_problems)",
         "`publisher`, declared at ",
         "no `registry_problems::Broker` was provided: add one with `Dependencies::with`",
         "no `registry_problems::Mailer` was provided",
@@ -97,7 +97,7 @@ fn two_sites_with_one_name_are_both_named() {
         _ => None,
     });
     let lines: Vec<u32> = sites.unwrap().iter().map(|site| site.line).collect();
-    assert_eq!(lines, [18, 21]);
+    assert_eq!(lines, [19, 22]);
 }
 
 #[test]

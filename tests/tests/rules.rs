@@ -270,7 +270,7 @@ async fn r4_a_nested_begin_is_a_savepoint<DB: TestDatabase>(db: Database<DB>) {
 }
 
 async fn r5_a_consumer_without_tx_uses_its_own_connections<DB: TestDatabase>(db: Database<DB>) {
-    let elsewhere = Database::<sqlx::Sqlite>::empty().await;
+    let elsewhere = Database::<sqlx::Sqlite>::fresh().await;
     let positions = db.append("User", ["u-1", "u-2"]).await;
     let pool = elsewhere.pool.clone();
     let c = consumer("broker", move |_, _, event| {

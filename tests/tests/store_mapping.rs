@@ -146,8 +146,8 @@ async fn every_table_and_column_can_have_another_name<DB: TestDatabase>(db: Data
     assert_eq!(count, 3);
 }
 
-async fn a_column_may_have_a_name_that_our_statements_use<DB: TestDatabase>(db: Database<DB>) {
-    // Whatever a statement calls its own: aliases of columns, of tables, and of sets.
+async fn a_column_may_have_a_name_that_our_statements_use<DB: TestDatabase>(_: Database<DB>) {
+    // The aliases of our statements: of columns, of tables, and of sets.
     let names = [
         "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head", "base",
         "p", "n", "value",
@@ -169,6 +169,7 @@ async fn a_column_may_have_a_name_that_our_statements_use<DB: TestDatabase>(db: 
     ];
     // Each column has each of the names once.
     for first in 0..names.len() {
+        let db = Database::<DB>::empty().await;
         let schema = columns
             .iter()
             .enumerate()

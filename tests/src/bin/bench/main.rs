@@ -6,12 +6,11 @@
 //! and says nothing about speed. `--only WORD` runs the cases whose name contains the word.
 
 mod append;
-mod arguments;
+mod case;
 mod consumers;
-mod data;
 mod dispatch;
 mod latency;
-mod measure;
+mod log;
 mod memory;
 mod plan;
 mod plot;
@@ -22,7 +21,7 @@ mod segments;
 mod sqlite;
 mod table;
 
-use self::measure::Case;
+use self::case::Case;
 use self::plan::{Child, Plan};
 
 fn main() {

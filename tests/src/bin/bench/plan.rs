@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::arguments::{Arguments, Only};
+use consumer_tests::measuring::{Arguments, Only};
 
 /// How much to measure.
 pub(crate) struct Plan {
@@ -32,7 +32,7 @@ impl Plan {
         let plan = Self {
             quick,
             rounds: arguments.value("--rounds").unwrap_or(rounds),
-            out: arguments.value("--out").unwrap_or_else(|| ".".into()),
+            out: arguments.out(),
             only: arguments.only(),
             child: catch_up.or(append),
             cache: arguments.value("--cache"),

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::{Case, figure};
+use consumer_tests::measuring::figure;
+
+use crate::case::Case;
 use crate::plan::Plan;
 
 const WIDTH: f64 = 900.0;
