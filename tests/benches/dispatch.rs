@@ -1,4 +1,4 @@
-//! What it costs to hand events to handlers: `cargo bench -p consumer-tests --bench dispatch`.
+//! The cost of handing events to handlers: `cargo bench -p consumer-tests --bench dispatch`.
 
 use std::hint::black_box;
 

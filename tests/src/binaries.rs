@@ -25,7 +25,7 @@ struct User {
 }
 
 impl Binaries {
-    /// Looks for an installation.
+    /// Finds an installation.
     pub(crate) fn find() -> Self {
         let directory = candidates()
             .into_iter()
@@ -52,7 +52,7 @@ impl Binaries {
                 command
             }
         };
-        // Root's directory may be one that the user cannot even look at.
+        // The user may have no access to root's directory.
         command.current_dir("/").stdin(Stdio::null());
         command
     }

@@ -5,8 +5,8 @@ use sqlx::Postgres;
 
 use crate::Database;
 
-/// Shows a worker what it looks for when it tries the server out, its own lock, and no writer's.
-/// What it takes for settled is not for others to start from: it has a durable frontier of its own.
+/// Shows a worker only its own lock, which it needs for its check of the server, and none of a
+/// writer. The durable frontier is its own too, so that no other worker starts from it.
 const BLINDFOLD: &str = "
     CREATE SCHEMA blind;
     CREATE VIEW blind.pg_locks AS

@@ -101,7 +101,7 @@ pub fn chaining<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
     })
 }
 
-/// A [`read_model`] that first asks `judge` whether the event is to fail, and with what words.
+/// A [`read_model`] that fails on the events that `judge` returns an error for.
 pub fn judging<DB: TestDatabase>(
     name: &str,
     judge: impl Fn(&Context, &PersistedEvent) -> Result<(), String> + Send + Sync + 'static,
@@ -111,7 +111,7 @@ pub fn judging<DB: TestDatabase>(
         let name = Arc::clone(&consumer_name);
         let verdict = judge(cx, event);
         Box::pin(async move {
-            // What was written before a failure must not stay.
+            // What it wrote before it failed must be rolled back.
             DB::apply(tx, &name, event).await?;
             Ok(verdict?)
         })
@@ -129,14 +129,14 @@ impl<DB: TestDatabase> TestConsumer<DB> {
         }
     }
 
-    /// Sets what [`ScopedConsumer`] says.
+    /// Sets its scope.
     #[must_use]
     pub fn scope(mut self, aggregate_types: &[&'static str]) -> Self {
         self.scope = aggregate_types.to_vec();
         self
     }
 
-    /// Sets how it wants to be run.
+    /// Sets its settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -209,13 +209,13 @@ impl<DB: TestDatabase> ScopedConsumer<DB> for TestConsumer<DB> {
     }
 }
 
-/// Settings whose retries cost a test no time.
+/// Settings with retries that are due at once.
 #[must_use]
 pub fn impatient() -> Settings {
     Settings::default().backoff(Duration::from_millis(1), Duration::from_millis(5))
 }
 
-/// A worker that runs beside the test, and ends with it.
+/// A worker that runs beside the test.
 pub struct Running<DB: WorkerBackend> {
     handle: WorkerHandle<DB>,
     task: JoinHandle<Result<Report, WorkerError>>,
@@ -237,14 +237,14 @@ impl<DB: WorkerBackend> Running<DB> {
         self.end().await.expect("the worker ended with an error")
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends on its own.
     pub async fn end(self) -> Result<Report, WorkerError> {
         patiently("the worker ends", self.task)
             .await
             .expect("the worker does not panic")
     }
 
-    /// Ends it in the middle of whatever it does, as far as that is possible within a process.
+    /// Aborts its task, the closest to a kill within one process.
     pub async fn abort(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -259,14 +259,14 @@ impl<DB: WorkerBackend> Deref for Running<DB> {
     }
 }
 
-/// Waits for what must come; a test that would hang fails instead, after a minute.
+/// Waits for a future, for a minute at most, so that a test fails instead of hanging.
 pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_mins(1), future)
         .await
-        .unwrap_or_else(|_| panic!("in a minute it did not come about that {what}"))
+        .unwrap_or_else(|_| panic!("timed out after a minute: {what}"))
 }
 
-/// Waits until a condition holds that nobody announces, by looking again and again.
+/// Polls a condition until it is met, or for a minute.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
     let looking = async {
         while !reached().await {
@@ -285,13 +285,13 @@ impl<DB: TestDatabase> Database<DB> {
             .survey_interval(Duration::from_millis(20))
     }
 
-    /// Runs one consumer over what is in the log now.
+    /// Runs one consumer over the current log.
     pub async fn run_once(&self, consumer: TestConsumer<DB>) -> Report {
         run_once(self.worker().consumer(consumer)).await
     }
 }
 
-/// Builds a worker and has it handle what is in the log now.
+/// Runs a worker over the current log.
 pub async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> Report {
     let worker = builder.build().expect("build the worker");
     patiently("the worker has handled the log", worker.run_once())

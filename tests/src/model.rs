@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{Database, TestDatabase};
 
-/// What a handler was told of an event that it was given.
+/// A call of a handler with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The event.
@@ -32,11 +32,11 @@ pub struct Model {
     can_reset: bool,
     rogue: Option<&'static str>,
     gate: Option<Arc<Semaphore>>,
-    /// Told when an event is given to it, before the gate.
+    /// Notified of each call, before the gate.
     pub entered: Arc<Notify>,
-    /// Ids of the aggregates whose events it cannot handle.
+    /// Ids of the aggregates whose events it fails on.
     pub failing: Arc<Mutex<HashSet<String>>>,
-    /// What it was given, also what was rolled back.
+    /// Its calls, including those that were rolled back.
     pub seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -71,7 +71,7 @@ impl Model {
         self
     }
 
-    /// Takes its `reset` away.
+    /// Removes its `reset`.
     #[must_use]
     pub fn without_reset(mut self) -> Self {
         self.can_reset = false;
@@ -92,7 +92,7 @@ impl Model {
         self
     }
 
-    /// Makes it fail, or not fail any more, on the events of an aggregate.
+    /// Makes it fail on the events of an aggregate, or stop failing.
     pub fn fail_on(&self, aggregate: &str, fails: bool) {
         let mut failing = self.failing.lock().unwrap();
         if fails {
@@ -102,7 +102,7 @@ impl Model {
         }
     }
 
-    /// What it was given so far.
+    /// Its calls so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::binaries::Binaries;
 
-/// A server of our own: made for the tests, and gone with them whatever becomes of them.
+/// A server for the tests, which is removed however they end.
 pub struct TestPostgres {
     server: Server,
 }
@@ -33,7 +33,7 @@ struct Cluster {
     watchdog: Option<Child>,
 }
 
-/// How a server is to be started.
+/// The settings of a server that is yet to start.
 #[derive(Default)]
 pub struct PostgresBuilder {
     settings: Vec<(String, String)>,
@@ -74,7 +74,7 @@ impl TestPostgres {
         }
     }
 
-    /// A server of one's own, to be stopped, crashed and started again.
+    /// A private server, which a test may crash and start again.
     #[must_use]
     pub fn builder() -> PostgresBuilder {
         PostgresBuilder::default()
@@ -114,7 +114,7 @@ impl TestPostgres {
         execute(&self.url("postgres"), sql).await;
     }
 
-    /// Stops the server as a crash does: no checkpoint, no goodbye to its clients.
+    /// Stops the server as a crash does, without a checkpoint and without ending its sessions.
     pub fn crash(&self) {
         self.cluster().control(&["stop", "--mode=immediate"]);
     }
@@ -179,9 +179,9 @@ impl Cluster {
         cluster
     }
 
-    /// Waits in another process for the end of this one, however it ends, and tidies up: its
-    /// standard input is a pipe, which the kernel closes when we are gone, and with us whoever has
-    /// the [`lifeline`](Self::lifeline).
+    /// Starts a process that removes the server when this one ends, however it ends: its standard
+    /// input is a pipe, which the kernel closes once this process and all holders of the
+    /// [`lifeline`](Self::lifeline) are gone.
     fn watch(&self) -> Child {
         let script = "trap '' INT TERM HUP; read -r _; dir=$1; shift; \"$@\"; rm -rf \"$dir\"";
         let stop = self.binaries.words("pg_ctl");
@@ -202,8 +202,9 @@ impl Cluster {
             .expect("start the watchdog")
     }
 
-    /// The standard input of what makes or starts the server: it outlives us when we are killed, and
-    /// the directory must not be cleared under its hands. The server itself does not inherit it.
+    /// The standard input of the programs that make and start the server. They outlive this process
+    /// when it is killed, and the directory must not be removed while they run. The server itself
+    /// does not inherit it.
     fn lifeline(&self) -> Stdio {
         let pipe = self.watchdog.as_ref().and_then(|dog| dog.stdin.as_ref());
         let pipe = pipe.expect("the watchdog runs").as_fd();
@@ -227,7 +228,7 @@ impl Cluster {
     fn start_on_a_free_port(&mut self, settings: &[(String, String)]) {
         const ATTEMPTS: u32 = 10;
         for attempt in 1.. {
-            // Somebody may take the port between our look and the server's.
+            // Another program may take the port first.
             self.port = free_port();
             self.configure(settings);
             let output = self.start_command().output().expect("run pg_ctl");
@@ -253,7 +254,7 @@ impl Cluster {
             ("max_connections", "200".to_owned()),
             ("max_prepared_transactions", "50".to_owned()),
             ("timezone", "UTC".to_owned()),
-            // The machine will not lose power during a test; a crash of the server loses nothing.
+            // A crash of the server alone loses nothing without it.
             ("fsync", "off".to_owned()),
         ];
         if self.binaries.has_library("pg_stat_statements") {
@@ -270,7 +271,7 @@ impl Cluster {
             .expect("write the configuration");
     }
 
-    /// Starts the server on the port that it had: somebody else may have it for a moment.
+    /// Starts the server on its old port, which another program may hold for a moment.
     fn start(&self) {
         const ATTEMPTS: u32 = 20;
         for _ in 1..ATTEMPTS {
@@ -321,7 +322,7 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// Lets the watchdog do its work now, and waits for it.
+    /// Lets the watchdog remove the server now, and waits for it.
     fn drop(&mut self) {
         if let Some(mut watchdog) = self.watchdog.take() {
             drop(watchdog.stdin.take());
@@ -334,7 +335,7 @@ impl Drop for Cluster {
 pub struct PgDatabase {
     /// Where it is.
     pub url: String,
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Up to 20 connections to it.
     pub pool: PgPool,
@@ -384,10 +385,10 @@ fn without_database(url: &str) -> String {
     format!("{scheme}://{server}")
 }
 
-/// A port that nobody listens on now.
+/// A port that is free at the moment.
 ///
-/// It is below those that systems give to clients (from 32,768 or 49,152 on), of which any may be
-/// taken while a server of ours is down. Another server may still come first: the caller tries again.
+/// It is below the range for clients (from 32,768 or 49,152 on), whose ports may be taken while a
+/// server is down. Another server may still take it first, so the caller retries.
 pub(crate) fn free_port() -> u16 {
     const SERVERS: std::ops::Range<u16> = 10_000..32_000;
     loop {

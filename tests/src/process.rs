@@ -1,4 +1,4 @@
-//! Workers in processes of their own, to be killed, frozen and deployed.
+//! Workers in processes of their own, which tests kill, freeze and deploy.
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,7 +20,7 @@ const GATE: &str = "TEST_WORKER_GATE";
 const CLAIM_TIMEOUT: &str = "TEST_WORKER_CLAIM_TIMEOUT";
 const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
 const SEGMENTS: &str = "TEST_WORKER_SEGMENTS";
-/// What it says once it can be asked to end.
+/// Printed once it handles signals.
 const READY: &str = "ready";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 
@@ -29,7 +29,7 @@ pub struct WorkerProcess {
     child: Child,
 }
 
-/// How a worker's process is to be started.
+/// The settings of a worker's process that is yet to start.
 pub struct WorkerCommand {
     command: Command,
 }
@@ -45,7 +45,7 @@ impl WorkerProcess {
 
     /// Ends it with SIGKILL, and waits until it is gone.
     pub fn kill(mut self) {
-        let ended = self.child.try_wait().expect("look at the process");
+        let ended = self.child.try_wait().expect("check the process");
         assert!(ended.is_none(), "the worker had ended by itself: {ended:?}");
         let _ = self.child.kill();
         self.child.wait().expect("wait for the process");
@@ -61,7 +61,7 @@ impl WorkerProcess {
         assert!(status.success(), "kill -{name} failed");
     }
 
-    /// Asks it to end, waits until it has, and says whether all was well.
+    /// Asks it to end, waits for that, and returns whether it succeeded.
     #[must_use]
     pub fn terminate(mut self) -> bool {
         self.signal("TERM");
@@ -138,7 +138,7 @@ impl WorkerCommand {
     pub fn start(mut self) -> WorkerProcess {
         self.command.stdout(Stdio::piped());
         let mut child = self.command.spawn().expect("start the worker's process");
-        // Before that a signal would end it as any process.
+        // Before it says so, a signal would kill it.
         let said = child.stdout.take().expect("its output");
         let first = BufReader::new(said).lines().next();
         assert_eq!(first.expect("a line").expect("read it"), READY);
@@ -158,12 +158,12 @@ pub fn worker_main(names: &[&str]) {
     }
 }
 
-/// Where it may, it starts again as a service manager would when the database cannot be used at the
-/// start. A worker that has started is to come back by itself.
+/// Restarts as a service manager would when the database is not available at the start, if the test
+/// allows that. A worker that has started must recover on its own.
 async fn run<DB: TestDatabase>(url: &str, names: &[&str]) {
     let (asked, stop) = watch::channel(false);
     let mut signal = Box::pin(consumer::shutdown_signal());
-    // The first poll makes the signal ours.
+    // The first poll installs the handler.
     assert!(signal.as_mut().now_or_never().is_none(), "not yet");
     println!("{READY}");
     tokio::spawn(async move {
@@ -269,15 +269,14 @@ fn number(variable: &str) -> Option<u64> {
 
 impl<DB: TestDatabase> Database<DB> {
     /// Checks that a consumer of a [`WorkerProcess`] has applied every event of the log exactly
-    /// once and in order, and that what it made of each aggregate is what one makes who was never
-    /// disturbed.
+    /// once and in order, and that the running hash of each aggregate is right.
     pub async fn assert_applied_exactly_once(&self, consumer: &str) {
         if let Err(difference) = self.applied_exactly_once(consumer).await {
             panic!("{consumer}: {difference}");
         }
     }
 
-    /// Says what is wrong when a consumer has not applied every event exactly once and in order.
+    /// Describes the difference when a consumer has not applied every event exactly once, in order.
     pub async fn applied_exactly_once(&self, consumer: &str) -> Result<(), String> {
         let log = "SELECT global_position FROM events ORDER BY global_position";
         let (expected, applied) = (self.numbers(log).await, self.applied(consumer).await);
@@ -299,7 +298,7 @@ impl<DB: TestDatabase> Database<DB> {
         }
     }
 
-    /// Says which aggregate is not what its events in their order make of it.
+    /// Names the first aggregate whose running hash is wrong.
     async fn chains_are_whole(&self, consumer: &str) -> Result<(), String> {
         let aggregates = self
             .texts("SELECT DISTINCT aggregate_id FROM events ORDER BY aggregate_id")

@@ -63,7 +63,7 @@ impl Kind {
     }
 }
 
-/// What writers have done: whoever proves something with them is to look whether they did it.
+/// What the writers did. A test that relies on them checks this too.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// How many transactions of each kind were committed.
@@ -83,7 +83,7 @@ pub struct Writers {
 
 impl Writers {
     /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
-    /// mostly much shorter, roll every fifth back, and go on after any error.
+    /// mostly much shorter, roll every fifth back, and continue after any error.
     #[must_use]
     pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -119,7 +119,7 @@ impl Writers {
         )
         .fetch_all(pool)
         .await
-        .expect("look for prepared transactions");
+        .expect("find prepared transactions");
         for gid in left {
             end_prepared(pool, "ROLLBACK", &gid)
                 .await
@@ -289,8 +289,8 @@ async fn end_prepared(pool: &PgPool, how: &str, gid: &str) -> Result<(), sqlx::E
         .map(drop)
 }
 
-/// The reader that everybody writes first: it handles what it sees, saves in the same transaction
-/// the highest position that it saw, and goes on after that. The control of every test of R11.
+/// The obvious reader: it handles the events it sees and saves the highest position in the same
+/// transaction. It is the control of every test of R11.
 pub struct NaiveReader {
     task: tokio::task::JoinHandle<()>,
     stop: Arc<AtomicBool>,

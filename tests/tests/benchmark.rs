@@ -26,7 +26,7 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
         "statements a batch of 500",
         "peak memory, 20 consumers, 20,000 events of 20 kB",
     ] {
-        assert!(table.contains(case), "no «{case}» in:\n{table}");
+        assert!(table.contains(case), "no `{case}` in:\n{table}");
     }
     let plot = std::fs::read_to_string(out.path().join("bench.svg")).unwrap();
     assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));

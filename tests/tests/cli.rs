@@ -1,4 +1,4 @@
-//! What each verb of the command line prints and how it ends, on both databases.
+//! What each command prints and how it exits, on both databases.
 
 use std::time::Duration;
 
@@ -8,13 +8,12 @@ use consumer::{EventStore, OnError, Registered, Settings, Worker, WorkerBuilder}
 use consumer_tests::{Database, Model, Running, TestDatabase, test_on};
 use sqlx::Pool;
 
-/// Runs a command line whose questions are answered with no; returns how it ended and what it
-/// printed.
+/// Runs a command, answering no to its questions, and returns its exit status and its output.
 async fn cli<DB: TestDatabase>(db: &Database<DB>, models: &[&Model], line: &str) -> (Exit, String) {
     answering(db, models, line, "n").await
 }
 
-/// Runs a command line whose questions are answered so.
+/// Runs a command with this answer to its questions.
 async fn answering<DB: TestDatabase>(
     db: &Database<DB>,
     models: &[&Model],
@@ -29,7 +28,7 @@ async fn answering<DB: TestDatabase>(
     command(builder, line, answer).await
 }
 
-/// Runs a command line over what this worker has.
+/// Runs a command of a program with this worker.
 async fn command<DB: TestDatabase>(
     builder: WorkerBuilder<DB>,
     line: &str,
@@ -566,7 +565,7 @@ async fn rebuild_takes_the_scope_of_the_code_and_says_so<DB: TestDatabase>(db: D
     let (exit, text) = cli(&db, &[&wider], "rebuild users --yes").await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert_eq!(wider.seen().len(), 2);
-    // A rebuild whose scope changes half-way begins anew as well, and does not wait for ever.
+    // A rebuild whose scope changes half-way starts over too, and does not hang.
     wider.fail_on("t", true);
     cli(&db, &[&wider], "rebuild users --yes").await;
     let other = wider.clone().scope(&["User"]);
@@ -874,7 +873,7 @@ async fn a_command_that_waits_too_long_for_others_is_refused<DB: TestDatabase>(d
     held.rollback().await.unwrap();
 }
 
-/// SQLite itself waits for five seconds only.
+/// SQLite itself waits for five seconds at most.
 async fn a_command_waits_for_others_within_its_limit<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     cli(&db, &[&users], "run --once").await;
@@ -907,16 +906,16 @@ async fn completions_name_every_command<DB: TestDatabase>(db: Database<DB>) {
         )
         .await;
         assert_eq!(exit, Exit::Done);
-        for verb in [
+        for command in [
             "run", "list", "status", "pause", "resume", "rebuild", "parked", "frontier", "forget",
             "migrate",
         ] {
-            assert!(text.contains(verb), "{shell}: {verb}");
+            assert!(text.contains(command), "{shell}: {command}");
         }
     }
 }
 
-/// A transaction that has the checkpoints, as a worker in the middle of a batch does.
+/// A transaction that holds the checkpoints, as a worker does during a batch.
 async fn held<DB: TestDatabase>(
     db: &consumer_tests::Database<DB>,
 ) -> sqlx::Transaction<'static, DB> {
@@ -953,7 +952,7 @@ async fn frontier_names_the_transaction_that_blocks_it() {
 
 #[test]
 fn the_help_of_every_command_fits_80_columns() {
-    let verbs = [
+    let commands = [
         "run",
         "list",
         "status",
@@ -973,8 +972,8 @@ fn the_help_of_every_command_fits_80_columns() {
         "migrate",
         "completions",
     ];
-    for verb in verbs {
-        let line = format!("worker {verb} --help");
+    for command in commands {
+        let line = format!("worker {command} --help");
         let help = Cli::try_parse_from(line.split(' '))
             .unwrap_err()
             .to_string();
@@ -1018,7 +1017,7 @@ async fn small_pool<DB: TestDatabase>(db: &consumer_tests::Database<DB>) -> Pool
     options.connect(&db.url).await.unwrap()
 }
 
-/// Puts an event where a log that has been written to for years has its head.
+/// Puts an event at the head of a log with many events.
 async fn append_at<DB: TestDatabase>(pool: &Pool<DB>, position: i64) {
     let copy = format!(
         "INSERT INTO events (global_position, aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)

@@ -157,7 +157,7 @@ async fn status_watch_shows_rates_and_survives_database_errors<DB: TestDatabase>
             .by_ref()
             .any(|line| json(&line.unwrap())["consumers"][0]["position"] == 60)
     );
-    // Whoever reads it goes away, and so does it.
+    // It ends when its reader goes away.
     drop(lines);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -286,7 +286,7 @@ async fn rebuilt_after_a_kill<DB: TestDatabase>(
     );
     assert!(
         handled(&seen[0].1) >= handled(&reached),
-        "it goes on where the other was"
+        "it continues where the other was"
     );
     // What was committed when the first one was killed was not handled again, and the rest was.
     let tally = db.numbers("SELECT events FROM tally").await;
@@ -315,7 +315,7 @@ async fn worst_estimate<DB: TestDatabase>() -> f64 {
             "{:>7} handled, {left:.1} s left, said {estimate:.1} s",
             handled(line)
         );
-        // A look comes once a second, and a batch nearly so: that much nobody can tell.
+        // Samples and batches are a second apart, so the estimate cannot be more exact.
         ((estimate - left).abs() - 1.0).max(0.0) / left
     });
     let errors: Vec<f64> = errors.collect();
@@ -356,7 +356,7 @@ fn completions_find_the_commands_where_they_are_mounted() {
     // Without the program's help, in the place where it was called, for these tools alone.
     let own = complete(false);
     assert!(own.contains("test_operator,consumers"), "{own}");
-    for verb in ["rebuild", "status", "parked"] {
-        assert!(own.contains(&format!("consumers,{verb})")), "{own}");
+    for command in ["rebuild", "status", "parked"] {
+        assert!(own.contains(&format!("consumers,{command})")), "{own}");
     }
 }

@@ -1,5 +1,5 @@
-//! Order of position is not order of commit (R11): our worker beside the naive reader, under
-//! writers that delay, roll back, draw positions early, copy, and commit in two phases.
+//! Position order is not commit order (R11): our worker beside the naive reader, under writers that
+//! delay, roll back, draw positions early, copy, and commit in two phases.
 
 use std::collections::HashSet;
 use std::time::Duration;

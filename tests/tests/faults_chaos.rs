@@ -1,4 +1,4 @@
-//! Everything at once: nothing is lost, nothing repeated, all in order.
+//! All faults at once: nothing is lost or repeated, and the order is kept.
 //!
 //! The long form lasts for five minutes:
 //!
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const CONSUMERS: [&str; 3] = ["a", "b", "c"];
 
-/// Who runs in a process.
+/// What a process runs.
 #[derive(Clone, Copy)]
 enum Kind {
     /// All of the [`CONSUMERS`].
@@ -25,7 +25,7 @@ enum Kind {
     Blind,
 }
 
-/// The worker processes, of which some are killed or frozen now and then.
+/// The worker processes, which are killed and frozen at random.
 struct Workers<'a> {
     ours: &'a Database<Postgres>,
     blind: &'a Database<Postgres>,
@@ -77,7 +77,7 @@ impl<'a> Workers<'a> {
     async fn freeze_one(&mut self) {
         let (_, victim) = &self.running[fastrand::usize(..self.running.len())];
         victim.signal("STOP");
-        // Longer than a claim lasts, or shorter: both must be survived.
+        // Shorter or longer than a claim lasts.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..2_500))).await;
         victim.signal("CONT");
         self.freezes += 1;
@@ -123,7 +123,7 @@ async fn chaos(duration: Duration, through_a_pooler: bool) {
     let writers = Writers::start(&db.pool, 8, Duration::from_secs(2));
     let started = Instant::now();
     let (mut crashes, mut cut) = (0, 0);
-    // On a slow machine the time may be over before everything has happened.
+    // On a slow machine, not everything has happened by then.
     while started.elapsed() < duration
         || crashes < 2
         || cut == 0

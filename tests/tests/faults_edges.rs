@@ -1,4 +1,4 @@
-//! Rare trouble: what a worker makes of it, and what it says to those who wait.
+//! Rare faults: how a worker handles them, and what waiting for it returns.
 
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ async fn an_idle_checkpoint_is_advanced_once_for_each_append() {
     patiently("it catches up", worker.caught_up_to(head))
         .await
         .unwrap();
-    until("it is moved along", async || {
+    until("the checkpoint advances", async || {
         db.checkpoint("c").await == Some(head)
     })
     .await;

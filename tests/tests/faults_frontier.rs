@@ -1,4 +1,4 @@
-//! Which positions are settled (R11): what that rests on, what it survives, what it costs.
+//! The settled frontier (R11): its preconditions, the faults it survives, its cost.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ async fn pending(db: &Database<Postgres>, id: &str) -> (Transaction<'static, Pos
     (tx, position)
 }
 
-/// Why a worker refuses to run on this database.
+/// The reason why a worker refuses to run on this database.
 async fn refusal(db: &Database<Postgres>) -> LogProblem {
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
     match patiently("it refuses", worker.run_once()).await {
@@ -30,7 +30,7 @@ async fn settled(db: &Database<Postgres>) -> i64 {
         .await[0]
 }
 
-/// The reader that passes a gap once it has waited long enough, as most do: the control.
+/// The control: a reader that passes a gap after a timeout.
 struct TimeoutReader {
     pool: PgPool,
     timeout: Duration,
@@ -82,7 +82,7 @@ impl TimeoutReader {
     }
 }
 
-// What it rests on
+// Preconditions
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_with_a_cache_is_refused() {
@@ -185,7 +185,7 @@ async fn a_standby_is_refused_until_it_is_promoted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hides_locks_is_refused() {
     let db = Database::<Postgres>::fresh().await;
-    // As one that calls itself Postgres and keeps its locks elsewhere.
+    // Like a compatible server that keeps its locks elsewhere.
     db.execute("CREATE VIEW public.pg_locks AS SELECT * FROM pg_catalog.pg_locks WHERE false")
         .await;
     let url = format!("{}?options[search_path]=public,pg_catalog", db.url);
@@ -220,7 +220,7 @@ async fn a_log_that_was_reset_is_refused() {
     assert_eq!(what, "the durable frontier");
 }
 
-/// It comes to the checkpoints while they are locked, and others append and handle meanwhile.
+/// It has to wait for the locked checkpoints while other workers append and handle events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_beside_busy_workers_is_not_mistaken_for_a_reset() {
     let db = Database::<Postgres>::fresh().await;
@@ -232,7 +232,7 @@ async fn a_start_beside_busy_workers_is_not_mistaken_for_a_reset() {
         .await
         .unwrap();
     let starting = tokio::spawn(run_once(db.worker().consumer(read_model("d"))));
-    until("it looks at the checkpoints", async || {
+    until("it reads the checkpoints", async || {
         let waiting = "SELECT count(*) FROM pg_locks
                         WHERE NOT granted AND relation = 'consumer_progress'::regclass";
         db.numbers(waiting).await == [1]
@@ -266,7 +266,7 @@ async fn a_log_reset_under_a_running_worker_ends_it() {
     );
 }
 
-// Who may still fill a gap
+// Blockers of a gap
 
 /// One more parameter in a URL.
 fn with(url: &str, parameter: &str) -> String {
@@ -274,7 +274,7 @@ fn with(url: &str, parameter: &str) -> String {
     format!("{url}{separator}{parameter}")
 }
 
-/// How long, at the median, a gap holds a reader up after its writer has ended.
+/// The median time for which a gap delays a reader after its writer has ended.
 async fn median_wait(db: &Database<Postgres>, mut reach: impl AsyncFnMut(i64)) -> Duration {
     let mut waits = Vec::new();
     for _ in 0..15 {
@@ -399,7 +399,7 @@ async fn a_gap_delays_consumers_by_less_than_50_ms_at_the_median(db: Database<Po
     let worker = Running::start(Worker::builder(db.store.clone()).consumer(read_model("c")));
     patiently("it starts", worker.caught_up()).await.unwrap();
     let mut medians = Vec::new();
-    // A machine that has other things to do can only make it longer: the best of a few counts.
+    // Other load on the machine can only make it longer, so the best of a few counts.
     while medians.len() < 5 && medians.iter().all(|median| *median >= BOUND) {
         let median = median_wait(&db, async |head| {
             patiently("it catches up", worker.caught_up_to(head))
@@ -440,7 +440,7 @@ async fn a_writer_that_commits_late_is_never_lost(db: Database<Postgres>) {
     for n in 0..50 {
         positions.extend(db.append("User", &[&format!("u-{n}")]).await);
     }
-    until("it looked for more than a second", async || {
+    until("the frontier waits", async || {
         worker.frontier_wait().is_some()
     })
     .await;
@@ -483,7 +483,7 @@ async fn run_once_waits_for_a_gap_far_below_the_head(db: Database<Postgres>) {
     assert_eq!(db.applied("c").await.len(), 10_501);
 }
 
-/// What the median of the waits must stay below.
+/// The limit for the median of the waits.
 const BOUND: Duration = Duration::from_millis(50);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -543,7 +543,7 @@ async fn transactions_that_drew_no_position_delay_nothing() {
     drop((open, elsewhere));
 }
 
-// Durable, monotone, shared
+// The durable frontier
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_old_gaps_do_not_delay_a_new_consumer() {
@@ -573,7 +573,7 @@ async fn ten_thousand_old_gaps_do_not_delay_a_new_consumer() {
     first.stop().await;
     assert_eq!(settled(&db).await, LAST);
 
-    // Whoever asks which gaps this one may still fill would wait until it ends: which is never.
+    // A worker that checked the old gaps again would wait for this transaction, which never ends.
     let (open, _) = pending(&db, "open").await;
     let started = Instant::now();
     let scoped = |name| read_model(name).scope(&["Rare"]);
@@ -587,7 +587,7 @@ async fn ten_thousand_old_gaps_do_not_delay_a_new_consumer() {
     assert_eq!(db.applied("new").await, rare);
     assert_eq!(settled(&db).await, LAST);
 
-    // Without what is durable, it does wait.
+    // Without the durable frontier, it does wait.
     db.execute("DELETE FROM consumer_frontier").await;
     let control = Running::start(db.worker().scoped_consumer(scoped("control")));
     until("the control waits", async || {
@@ -607,9 +607,9 @@ async fn ten_thousand_old_gaps_do_not_delay_a_new_consumer() {
     assert_eq!(db.applied("control").await, rare);
 }
 
-// Lives of the server
+// Incarnations of the server
 
-/// Without its walwriter nobody writes down what was committed with `synchronous_commit` off.
+/// Without its walwriter, the server does not flush what commits with `synchronous_commit` off.
 async fn freeze_the_walwriter(db: &Database<Postgres>) -> i64 {
     let pid = "SELECT pid::bigint FROM pg_stat_activity WHERE backend_type = 'walwriter'";
     let pid = db.number(pid).await;
@@ -624,16 +624,12 @@ fn signal(name: &str, pid: i64) {
     assert!(status.unwrap().success());
 }
 
-/// A commit that waits for the disk takes everything before it along.
+/// A synchronous commit flushes everything before it.
 const FLUSH: &str = "BEGIN; SET LOCAL synchronous_commit = on; CREATE TABLE flush (id INT); COMMIT";
 
-/// Appends again after a crash, and checks that a worker which had seen positions up to `seen`
-/// handles all that are there now, though some of them had another event before.
-async fn handles_positions_that_are_given_out_again(
-    db: &Database<Postgres>,
-    worker: Running<Postgres>,
-    seen: i64,
-) {
+/// Appends again after a crash, and checks that a worker that had seen positions up to `seen` handles
+/// all events, although some reuse the positions of lost ones.
+async fn handles_reused_positions(db: &Database<Postgres>, worker: Running<Postgres>, seen: i64) {
     let mut positions = db
         .numbers("SELECT global_position FROM events ORDER BY 1")
         .await;
@@ -642,8 +638,8 @@ async fn handles_positions_that_are_given_out_again(
         positions.extend(db.append("User", &[&format!("again-{n}")]).await);
     }
     let again = positions.iter().copied().find(|&p| p > survived).unwrap();
-    println!("seen up to {seen}, survived up to {survived}, given out again from {again}");
-    // Not what the worker believes, which may still be of the life before, but what it saved.
+    println!("seen up to {seen}, survived up to {survived}, reused from {again}");
+    // The worker's own view may be of the earlier incarnation, so the saved checkpoint counts.
     until("it catches up", async || {
         db.checkpoint("c").await == positions.last().copied()
     })
@@ -651,11 +647,11 @@ async fn handles_positions_that_are_given_out_again(
     worker.stop().await;
     assert!(
         survived < seen,
-        "the crash took nothing back, so this proves nothing"
+        "the crash lost no commit, so this proves nothing"
     );
     assert!(
         again <= seen,
-        "no position was given out again, so this proves nothing"
+        "no position was reused, so this proves nothing"
     );
     assert_eq!(db.applied("c").await, positions);
 }
@@ -680,7 +676,7 @@ async fn sees_what_is_not_on_the_disk(
     (worker, seen, walwriter)
 }
 
-async fn crash_that_takes_commits_back(through_a_pooler: bool) {
+async fn crash_that_loses_commits(through_a_pooler: bool) {
     let server = TestPostgres::builder()
         .setting("synchronous_commit", "off")
         .start();
@@ -694,17 +690,17 @@ async fn crash_that_takes_commits_back(through_a_pooler: bool) {
         sqlx::raw_sql("SELECT 1").execute(&db.pool).await.is_ok()
     })
     .await;
-    handles_positions_that_are_given_out_again(db, worker, seen).await;
+    handles_reused_positions(db, worker, seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_reused_after_a_crash_are_handled() {
-    crash_that_takes_commits_back(false).await;
+    crash_that_loses_commits(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_reused_after_a_crash_are_handled_through_a_pooler() {
-    crash_that_takes_commits_back(true).await;
+    crash_that_loses_commits(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -726,5 +722,5 @@ async fn positions_reused_after_a_backend_crash_are_handled() {
         db.texts("SELECT pg_postmaster_start_time()::text").await,
         started
     );
-    handles_positions_that_are_given_out_again(&db, worker, seen).await;
+    handles_reused_positions(&db, worker, seen).await;
 }

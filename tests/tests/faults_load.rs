@@ -1,4 +1,4 @@
-//! What it costs: many consumers, large and odd events, the guard of R4, a network that is cut.
+//! Many consumers, large and odd events, the cost of the guard of R4, a network that is cut.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 type Tx<DB> = <DB as sqlx::Database>::Connection;
 
-/// Letters that no compression makes smaller.
+/// Letters that do not compress.
 fn noise(length: usize) -> String {
     let mut random = fastrand::Rng::with_seed(1);
     std::iter::repeat_with(|| random.alphanumeric())
@@ -24,10 +24,10 @@ fn noise(length: usize) -> String {
         .collect()
 }
 
-/// How long a machine under load may take over what takes no time otherwise.
+/// How much longer everything may take on a machine under load.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-/// What the log says when a lane has to wait for its database.
+/// Logged when a lane has to wait for its database.
 const DATABASE_TROUBLE: &str = "the database could not be used";
 
 test_on!(
@@ -235,7 +235,7 @@ async fn many_consumers_write_at_once_without_database_errors<DB: TestDatabase>(
     }
 }
 
-/// A store in a file whose connections give up at once when somebody else writes.
+/// The same file over connections that do not wait for other writers.
 async fn without_patience(db: &Database<Sqlite>) -> Database<Sqlite> {
     let options: SqliteConnectOptions = db.url.parse().unwrap();
     let pool = SqlitePoolOptions::new()
@@ -273,15 +273,15 @@ async fn consumers_of_one_process_never_find_sqlite_busy() {
         assert_eq!(logged(&[DATABASE_TROUBLE, name]), [] as [String; 0]);
     }
 
-    // Two workers that know nothing of each other stand for two processes.
+    // Two stores of one file behave like two processes.
     let names = ["left", "right"].map(|side| [format!("{side}-of-two")]);
     let left = start(&hasty, &names[0]);
     caught_up(&left).await;
     let right = start(&without_patience(&db).await, &names[1]);
     caught_up(&right).await;
-    let in_the_way = || logged(&[DATABASE_TROUBLE, "-of-two", "database is locked"]);
-    patiently("they get into each other's way", async {
-        while in_the_way().is_empty() {
+    let locked_out = || logged(&[DATABASE_TROUBLE, "-of-two", "database is locked"]);
+    patiently("they find the database locked", async {
+        while locked_out().is_empty() {
             positions.extend(db.append_many(100).await);
             caught_up(&left).await;
             caught_up(&right).await;
@@ -339,7 +339,7 @@ async fn idle(db: &Database<Postgres>, consumers: usize) -> Running<Postgres> {
     patiently("all catch up", worker.caught_up_to(head))
         .await
         .unwrap();
-    until("all are moved along", async || {
+    until("all checkpoints advance", async || {
         let behind = format!("SELECT count(*) FROM consumer_progress WHERE position < {head}");
         db.number(&behind).await == 0
     })
@@ -347,12 +347,12 @@ async fn idle(db: &Database<Postgres>, consumers: usize) -> Running<Postgres> {
     worker
 }
 
-/// How often the checkpoints of idle consumers are moved along, for this test.
+/// The interval at which checkpoints of idle consumers advance in this test.
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The highest number of statements a second that an idle worker sends: four looks at the log and
-/// one at the checkpoint rows, and each time that it moves idle checkpoints along a transaction of
-/// four statements: here once a second. With the intervals that are set by default it is 5.4.
+/// The highest number of statements per second of an idle worker: four reads of the log, one of the
+/// checkpoint rows, and a transaction of four statements that advances idle checkpoints, here once a
+/// second. With the default intervals it is 5.4.
 const MOST_STATEMENTS: f64 = 4.0 + 1.0 + 4.0;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,8 +369,7 @@ async fn idle_consumers_share_a_few_statements_per_second() {
         ]
     };
     let (before, from) = (count().await, Instant::now());
-    // What is measured is the passing of time: several times the interval at which checkpoints are
-    // moved along.
+    // A rate needs time to pass: several times the interval at which checkpoints advance.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let (after, seconds) = (count().await, from.elapsed().as_secs_f64());
     for worker in workers {
@@ -378,7 +377,7 @@ async fn idle_consumers_share_a_few_statements_per_second() {
     }
     let [one, fifty] = [0, 1].map(|n| (after[n] - before[n]) as f64 / seconds);
     println!("statements a second of an idle worker: {one:.2} with 1 consumer, {fifty:.2} with 50");
-    // A look and a transaction more or less may fall into the time.
+    // One read and one transaction more may fall into that time.
     assert!(fifty <= MOST_STATEMENTS + 1.0, "{fifty}");
     assert!(fifty <= one + 2.0, "{one} with 1, {fifty} with 50");
 }
@@ -394,7 +393,7 @@ async fn r4_the_guard_costs_one_call_per_batch_and_no_statement() {
         })
     };
     let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions WHERE funcname = 'consumer_guard'";
-    // The looks at the log and at the checkpoint rows take their time, not that of batches.
+    // Reads of the log and of the checkpoint rows do not depend on batches.
     let looks = "row_number|^SELECT consumer, version";
     let mut per_batch = Vec::new();
     for guarded in [true, false] {
@@ -439,7 +438,7 @@ async fn r4_the_guard_costs_one_call_per_batch_and_no_statement() {
     assert_eq!(per_batch, [4, 4]);
 }
 
-/// A way to the server that can be cut as a network is: nothing comes through, and nobody is told.
+/// A proxy that can be cut as a network is: no data passes, and no connection is closed.
 struct Network {
     port: u16,
     cut: watch::Sender<bool>,
@@ -530,12 +529,12 @@ async fn a_worker_cut_off_from_its_server_is_replaced_and_recovers() {
     network.cut.send_replace(false);
     go_on.send_replace(true);
     let more = db.append_many(3).await;
-    until("the one that was cut off goes on", async || {
+    until("the one that was cut off continues", async || {
         db.checkpoint("c").await == Some(more[2])
     })
     .await;
     println!("it came back {:?} after the cut", cut.elapsed());
-    // What has been silent for 5 s is given up, a read after five times that.
+    // A connection that is silent for 5 s is given up, a read after five times that.
     assert!(cut.elapsed() < Duration::from_secs(5 * 5) + LEEWAY);
     cut_off.stop().await;
     assert_eq!(db.applied("c").await, [positions, more].concat());
@@ -592,7 +591,7 @@ async fn hanging_publishers_do_not_block_read_models<DB: TestDatabase>(db: Datab
     positions.extend(db.append("User", ["b", "c"]).await);
     for name in &read_models {
         patiently(
-            "it goes on",
+            "it continues",
             worker.consumer_caught_up_to(name, positions[2]),
         )
         .await

@@ -1,7 +1,6 @@
-//! Everything but the listener goes through a real PgBouncer in transaction mode.
+//! A worker behind a real PgBouncer in transaction mode, except for its listener.
 //!
-//! What is particular to that stands here; the tests of the rules, of policies, of processes, of the
-//! frontier and of the end of a worker run through one as well, each as `….::through_a_pooler`.
+//! Many other tests run through a pooler too, as `….::through_a_pooler`.
 
 use std::time::Duration;
 
@@ -13,8 +12,7 @@ use consumer_tests::{
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Postgres};
 
-/// A database behind a pooler of fewer connections than a worker uses, whose role defaults are as
-/// odd as they get.
+/// A database behind a pooler with fewer connections than a worker uses, and with unusual defaults.
 struct Pooled {
     db: Database<Postgres>,
     direct: Database<Postgres>,
@@ -53,7 +51,7 @@ impl Pooled {
 async fn through_a_pooler_concurrent_writers_lose_nothing() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
-    // Whoever ignores the transaction needs one of his own there.
+    // The default is read-only, so a consumer without tx begins its own transaction.
     let by_itself = consumer("b", |_, connection: &mut sqlx::PgConnection, event| {
         Box::pin(async move {
             let mut tx = connection.begin_with("BEGIN READ WRITE").await?;
@@ -105,7 +103,7 @@ async fn restarting_the_pooler_loses_and_repeats_nothing() {
     );
     patiently("it starts", worker.caught_up()).await.unwrap();
     let append = async |db: &Database<Postgres>| {
-        // Until somebody tries, a connection does not know that its other end is gone.
+        // A pooled connection only notices at its next use that the pooler is gone.
         until("the pooler answers", async || {
             sqlx::raw_sql("SELECT 1").execute(&db.pool).await.is_ok()
         })
@@ -114,7 +112,7 @@ async fn restarting_the_pooler_loses_and_repeats_nothing() {
     };
     for _ in 0..5 {
         append(&db).await;
-        // Somewhere in a batch, or between two: chance is what is wanted here.
+        // At a random moment in a batch or between two.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..40))).await;
         db.restart_pooler();
     }

@@ -9,15 +9,12 @@ use consumer::{
 use consumer_tests::{Database, Model, TestDatabase, TestPostgres, patiently, test_on};
 use tokio::sync::Semaphore;
 
-/// Looks until the health is as it is to be.
+/// Waits for a state of health.
 async fn until<DB: WorkerBackend>(
     handle: &WorkerHandle<DB>,
     holds: impl Fn(&consumer::Health) -> bool,
 ) {
-    consumer_tests::until("its health is as it is to be", async || {
-        holds(&handle.health())
-    })
-    .await;
+    consumer_tests::until("its health changes", async || holds(&handle.health())).await;
 }
 
 fn stalled_in(health: &consumer::Health) -> bool {

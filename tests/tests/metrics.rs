@@ -158,7 +158,7 @@ fn named<DB: sqlx::Database, T>(sqlite: T, postgres: T) -> T {
     }
 }
 
-/// Looks until it is so.
+/// Polls a condition.
 async fn until(holds: impl Fn() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(1)).await;

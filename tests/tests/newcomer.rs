@@ -1,5 +1,5 @@
-//! The path of somebody who has nothing but the README: its first example and its dependencies, in
-//! a crate of their own outside the workspace.
+//! A newcomer's first steps: the README's first example and its dependencies, in a new crate outside
+//! the workspace.
 
 use std::path::Path;
 use std::process::Command;

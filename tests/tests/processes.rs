@@ -9,12 +9,12 @@ use consumer_tests::{
 use sqlx::{AssertSqlSafe, Postgres};
 use tempfile::TempDir;
 
-/// How long a machine under load may take over what takes no time otherwise.
+/// How much longer everything may take on a machine under load.
 const LEEWAY: Duration = Duration::from_secs(30);
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test_worker");
 
-/// Waits until the checkpoint is at least there.
+/// Waits until the checkpoint has reached a position.
 async fn reached<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i64) {
     until("the checkpoint gets there", async || {
         db.checkpoint(consumer)
@@ -24,7 +24,7 @@ async fn reached<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: 
     .await;
 }
 
-/// Appends to forty aggregates in turn, in so many rounds; says how many events there are now.
+/// Appends to forty aggregates in turn, in so many rounds, and returns the size of the log.
 async fn append_to_many<DB: TestDatabase>(db: &Database<DB>, rounds: usize) -> i64 {
     let ids: Vec<String> = (0..40).map(|number| format!("u-{number}")).collect();
     for _ in 0..rounds {
@@ -66,8 +66,8 @@ impl Gate {
     }
 }
 
-/// Waits until a backend has written what a handler writes, and does nothing more.
-async fn somebody_holds_a_claim(db: &Database<Postgres>) {
+/// Waits until a handler has written its rows and waits at the gate.
+async fn a_handler_holds_a_claim(db: &Database<Postgres>) {
     until("a handler waits with its claim", async || {
         let idle = "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
                      WHERE l.relation = 'chain'::regclass AND l.mode = 'RowExclusiveLock'
@@ -77,15 +77,15 @@ async fn somebody_holds_a_claim(db: &Database<Postgres>) {
     .await;
 }
 
-/// What keeps two workers from enrolling consumers at the same time.
+/// The lock that workers enrol their consumers under.
 const ENROLL_LOCK: i64 = 7_166_182_912_370_463_010;
 
-/// Waits until somebody has tried to claim a row that is taken, again and again: such a try is
-/// rolled back.
-async fn tried_in_vain(db: &Database<Postgres>) {
+/// Waits until another worker has tried several times to claim a locked row, each of which ends in
+/// a rollback.
+async fn tries_to_claim(db: &Database<Postgres>) {
     let rollbacks = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
     let before = db.number(rollbacks).await;
-    until("somebody tries to claim the row", async || {
+    until("another worker tries to claim the row", async || {
         db.number(rollbacks).await > before + 20
     })
     .await;
@@ -118,7 +118,7 @@ async fn r3_a_worker_killed_20_times_yields_the_same_read_model<DB: TestDatabase
     for kill in 0..20 {
         let worker = start();
         reached(&db, "c", head * kill / 20).await;
-        // Somewhere in a batch, or between two: chance is what is wanted here.
+        // At a random moment in a batch or between two.
         tokio::time::sleep(Duration::from_micros(fastrand::u64(..20_000))).await;
         worker.kill();
         killed_on_the_way += i32::from(db.checkpoint("c").await.unwrap() < head);
@@ -149,8 +149,8 @@ async fn a_worker_killed_while_starting_does_not_block_others<DB: TestDatabase>(
     let mut killed_before_it_was_enrolled = 0;
     for (n, name) in (0_u32..).zip(&names) {
         let worker = WorkerProcess::of(WORKER, &db).consumers(&[name]).start();
-        // In its checks, in its probe, in its enrolment: chance is what is wanted here. The first
-        // goes at once, and early ones soon, since the start that was measured may have been slow.
+        // At a random moment of its start. The first are killed early, since the start that was
+        // measured may have been slow.
         let share = fastrand::f64() * f64::from(n) / 10.0;
         tokio::time::sleep(start.mul_f64(share)).await;
         worker.kill();
@@ -262,12 +262,12 @@ async fn another_process_takes_over_when_the_owner_is_killed(db: Database<Postgr
         .gate(&gate.file())
         .claim_timeout(hour)
         .start();
-    somebody_holds_a_claim(&db).await;
+    a_handler_holds_a_claim(&db).await;
     let heir = Running::start(db.worker().claim_timeout(hour).consumer(read_model("c")));
     // As long as its process exists, frozen or not, the claim holds.
-    tried_in_vain(&db).await;
+    tries_to_claim(&db).await;
     owner.signal("STOP");
-    tried_in_vain(&db).await;
+    tries_to_claim(&db).await;
     assert_eq!(db.applied("c").await, [] as [i64; 0]);
     let killed = Instant::now();
     owner.kill();
@@ -289,7 +289,7 @@ async fn a_thawed_process_repeats_nothing_after_a_takeover(db: Database<Postgres
         .gate(&gate.file())
         .claim_timeout(timeout)
         .start();
-    somebody_holds_a_claim(&db).await;
+    a_handler_holds_a_claim(&db).await;
     frozen.signal("STOP");
     let stopped = Instant::now();
     let heir = WorkerProcess::of(WORKER, &db).consumers(&["c"]).start();
@@ -307,7 +307,7 @@ async fn a_thawed_process_repeats_nothing_after_a_takeover(db: Database<Postgres
 }
 
 // The lock of enrolment stands for all that a worker locks outside its batches: a process that
-// freezes with it in hand must not keep others from starting.
+// freezes while it holds the lock must not block others.
 async fn a_process_frozen_while_enrolling_does_not_block_others(db: Database<Postgres>) {
     let head = db.append_many(3).await[2];
     let mut holder = db.store.begin().await.unwrap();
@@ -342,7 +342,7 @@ async fn a_process_frozen_while_enrolling_does_not_block_others(db: Database<Pos
     reached(&db, "c", more).await;
     assert!(frozen.terminate());
     db.assert_applied_exactly_once("c").await;
-    // Its start was ended for it, and no other one.
+    // Its own start failed, and no other one.
     assert_eq!(
         std::fs::read_to_string(&restarts)
             .unwrap_or_default()
@@ -373,6 +373,6 @@ async fn two_releases_running_at_once_do_not_block_each_other(db: Database<Postg
     assert_eq!(
         db.checkpoint("users").await,
         Some(second),
-        "nobody has its code any more"
+        "no process has its code"
     );
 }

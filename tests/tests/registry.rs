@@ -1,4 +1,4 @@
-//! What the registry finds, and what it refuses.
+//! Which consumers the registry finds, and which problems it reports.
 
 use std::convert::Infallible;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Runs cargo in the fixtures and gives what it wrote to standard output.
+/// Runs cargo in the fixtures and returns its standard output.
 fn cargo(arguments: &[&str]) -> String {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures");
     let output = Command::new(env!("CARGO"))

@@ -1,4 +1,4 @@
-//! Everything that is wrong with the consumers of a program, told at once at start-up.
+//! All problems with the consumers of a program, reported at once at start-up.
 
 use consumer::prelude::*;
 use consumer::sqlx::Sqlite;

@@ -1,4 +1,4 @@
-//! Parked events that are tried again: everything that a worker guarantees holds for them too.
+//! Retries of parked events, with all guarantees of a worker.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 type Fault<DB> = Arc<dyn Fn(&Context, &EventStore<DB>, &PersistedEvent) -> Todo + Send + Sync>;
 
-/// What the handler does with an event.
+/// The handler's reaction to an event.
 enum Todo {
     Handle,
     Fail(HandlerError),
@@ -24,16 +24,16 @@ enum Todo {
     Append,
     /// Ignores a statement that fails.
     Swallow,
-    /// Waits until the test has done something.
+    /// Notifies the test and waits for it.
     Wait(Arc<Notify>, Arc<Notify>),
 }
 
-/// Fails on the events of `bad` and `worse` at first, and does what the test wants then.
+/// Fails on the events of `bad` and `worse` until it is repaired, and then does what the test says.
 struct Tried<DB: TestDatabase> {
     store: EventStore<DB>,
     uses_transaction: bool,
     settings: Settings,
-    mended: Arc<AtomicBool>,
+    repaired: Arc<AtomicBool>,
     then: Fault<DB>,
     seen: Arc<Mutex<Vec<(i64, bool, u32)>>>,
     effects: Arc<Mutex<Vec<i64>>>,
@@ -45,7 +45,7 @@ impl<DB: TestDatabase> Clone for Tried<DB> {
             store: self.store.clone(),
             uses_transaction: self.uses_transaction,
             settings: self.settings.clone(),
-            mended: Arc::clone(&self.mended),
+            repaired: Arc::clone(&self.repaired),
             then: Arc::clone(&self.then),
             seen: Arc::clone(&self.seen),
             effects: Arc::clone(&self.effects),
@@ -62,7 +62,7 @@ impl<DB: TestDatabase> Tried<DB> {
             store: db.store.clone(),
             uses_transaction: true,
             settings: Settings::default().retries(0).on_error(OnError::Park),
-            mended: Arc::default(),
+            repaired: Arc::default(),
             then: Arc::new(then),
             seen: Arc::default(),
             effects: Arc::default(),
@@ -80,14 +80,14 @@ impl<DB: TestDatabase> Tried<DB> {
             .survey_interval(Duration::from_millis(5))
     }
 
-    /// Runs a worker, which parks what fails, and mends it.
+    /// Runs a worker, which parks what fails, and repairs the consumer.
     async fn park(&self) {
         let worker = self.builder().build().unwrap();
         let report = worker.run_once().await.unwrap();
         assert!(!report.has_failures(), "{report}");
         self.seen.lock().unwrap().clear();
         self.effects.lock().unwrap().clear();
-        self.mended.store(true, Ordering::Relaxed);
+        self.repaired.store(true, Ordering::Relaxed);
     }
 
     fn seen(&self) -> Vec<(i64, bool, u32)> {
@@ -115,7 +115,7 @@ impl<DB: TestDatabase> Consumer<DB> for Tried<DB> {
     async fn reset(&self, cx: &Context, _: &mut DB::Connection) -> Result<(), HandlerError> {
         let effects = Arc::clone(&self.effects);
         cx.after_commit(async move { effects.lock().unwrap().push(0) });
-        assert!(!self.mended.load(Ordering::Relaxed), "cannot be emptied");
+        assert!(!self.repaired.load(Ordering::Relaxed), "cannot be emptied");
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl<DB: TestDatabase> Consumer<DB> for Tried<DB> {
     ) -> Result<(), HandlerError> {
         let position = event.global_position;
         let is_bad = matches!(event.aggregate_id.as_str(), "bad" | "worse");
-        if !self.mended.load(Ordering::Relaxed) && is_bad {
+        if !self.repaired.load(Ordering::Relaxed) && is_bad {
             return Err("not yet".into());
         }
         self.seen
@@ -269,7 +269,7 @@ async fn only_events_before_a_rebuild_are_replays<DB: TestDatabase>(db: Database
     db.append("User", ["bad"]).await;
     let tried = Tried::<DB>::new(&db, |_, _, _| Todo::Handle);
     tried.park().await;
-    tried.mended.store(false, Ordering::Relaxed);
+    tried.repaired.store(false, Ordering::Relaxed);
     let admin = tried.builder().admin().unwrap();
     admin
         .rebuild("tried", RebuildOptions::new().discard_parked())
@@ -278,7 +278,7 @@ async fn only_events_before_a_rebuild_are_replays<DB: TestDatabase>(db: Database
     assert_eq!(
         *tried.effects.lock().unwrap(),
         [0],
-        "what the reset wanted to happen"
+        "the effect of the reset"
     );
     db.append("User", ["bad", "worse"]).await;
     tried.park().await;
@@ -403,7 +403,7 @@ async fn an_ignored_error_counts_as_a_failure_on_postgres() {
     assert_eq!(attempts(&db).await, [2]);
 }
 
-/// An operator may stop his shell's job and go home: the rows are not his for ever.
+/// An operator may suspend the command: it must not hold the rows forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_is_idle_for_a_minute_releases_the_rows() {
     let db = Database::<sqlx::Postgres>::fresh().await;

@@ -10,10 +10,10 @@ use consumer_tests::{
 };
 use sqlx::Connection;
 
-/// The types that a consumer was given, in order.
+/// What a consumer saw in each event, in order.
 type Seen<T> = Arc<Mutex<Vec<T>>>;
 
-/// A consumer that keeps what `look` sees in each event, and writes nothing.
+/// A consumer that records `look` of each event, and writes nothing.
 fn watching<DB: TestDatabase, T: Send + 'static>(
     name: &str,
     seen: &Seen<T>,
@@ -26,7 +26,7 @@ fn watching<DB: TestDatabase, T: Send + 'static>(
     })
 }
 
-/// Runs a consumer that applies each event, and at `u-2` runs raw SQL before it goes on or fails.
+/// Runs a consumer that applies each event, and runs raw SQL at `u-2`.
 async fn with_raw_sql<DB: TestDatabase>(
     db: &Database<DB>,
     sql: &'static str,
@@ -47,7 +47,7 @@ async fn with_raw_sql<DB: TestDatabase>(
     db.run_once(c.settings(impatient())).await
 }
 
-/// Why a consumer is stopped.
+/// The error that stopped a consumer.
 fn stopped_with(report: &consumer::Report, name: &str) -> String {
     match &report.consumer(name).unwrap().state {
         LaneState::Stopped { error, .. } => error.clone(),
@@ -55,7 +55,7 @@ fn stopped_with(report: &consumer::Report, name: &str) -> String {
     }
 }
 
-/// What `users` were registered, for the statements that handlers try.
+/// The table that the raw statements write to.
 const USERS: &str = "CREATE TABLE users (id TEXT)";
 
 /// Ways to commit in the middle of a batch.
@@ -68,7 +68,7 @@ const COMMITS: [&str; 6] = [
     "/* only the end */ commit transaction",
 ];
 
-/// The consumer is stopped for its commit, and neither its checkpoint nor the statement is saved.
+/// Checks that the consumer stopped for its commit, and that nothing of the batch was saved.
 async fn refused_the_commit<DB: TestDatabase>(
     db: &Database<DB>,
     report: &consumer::Report,
@@ -318,7 +318,7 @@ async fn r6_consumers_share_one_event_payload_and_metadata<DB: TestDatabase>(db:
     assert_eq!(one.len(), 2);
     assert!(
         one[0].1 != one[1].1 && one[0].2 != one[1].2,
-        "the control: two events lie apart"
+        "the control: two events have two addresses"
     );
     assert_eq!(one, two);
     assert_eq!(one, scoped);
@@ -414,7 +414,7 @@ async fn r11_a_rolled_back_position_costs_no_event<DB: TestDatabase>(db: Databas
         .unwrap();
     let mut open = db.store.begin().await.unwrap();
     let drawn = db.append_in(&mut open, "rolled back").await;
-    // It looks again while that is open, and sees nothing of it.
+    // It polls while that is open, and does not see it.
     patiently("it looks", worker.caught_up()).await.unwrap();
     open.rollback().await.unwrap();
     positions.extend(db.append("User", ["after"]).await);
@@ -458,7 +458,7 @@ async fn r12_an_append_that_was_rolled_back_moves_no_checkpoint<DB: TestDatabase
         .unwrap_err();
     positions.extend(db.append("User", ["u-2"]).await);
     patiently(
-        "beside goes on",
+        "beside continues",
         worker.consumer_caught_up_to("beside", positions[1]),
     )
     .await
@@ -482,7 +482,7 @@ async fn r11_on_postgres_nothing_beyond_an_open_gap_is_handled() {
     let late = db.append_in(&mut writer, "late").await;
     let early = db.append("User", ["early"]).await[0];
     assert!(late < early);
-    until("it looks while the gap is open", async || {
+    until("it waits for the gap", async || {
         worker.frontier_wait().is_some()
     })
     .await;
@@ -497,8 +497,8 @@ async fn r11_on_postgres_nothing_beyond_an_open_gap_is_handled() {
     assert_eq!(db.applied("all").await, [before, late, early]);
 }
 
-/// Runs a handler that ends the transaction, swallows what that says and goes on, in a database with
-/// this setting. Returns how many of its rows got through, and why the consumer stopped.
+/// Runs a handler that ends the transaction and ignores the error, in a database with this setting.
+/// Returns how many of its later rows were committed, and why the consumer stopped.
 async fn rows_after(end: &'static str, setting: &str) -> (i64, String) {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.execute(USERS).await;
@@ -528,8 +528,8 @@ async fn rows_after(end: &'static str, setting: &str) -> (i64, String) {
 const READ_WRITE: &str = "default_transaction_read_only = off";
 const READ_ONLY: &str = "default_transaction_read_only = on";
 
-/// The limit on Postgres: what it runs after a `ROLLBACK`, or after a `COMMIT` that was refused and
-/// whose error was swallowed, is no part of any transaction that a worker could refuse.
+/// The limit on Postgres: statements after a `ROLLBACK`, or after a refused `COMMIT` whose error was
+/// ignored, are outside any transaction that a worker could refuse.
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_on_postgres_what_follows_a_commit_gets_through() {
     for end in ["ROLLBACK", "COMMIT"] {
@@ -548,7 +548,7 @@ async fn r4_on_postgres_read_only_by_default_lets_nothing_through() {
     }
 }
 
-/// The same limit: of the batch only what comes after the swallowed refusal, and nothing before it.
+/// The same limit: only statements after the ignored error are committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_on_postgres_only_events_after_a_commit_leave_rows() {
     let db = Database::<sqlx::Postgres>::fresh().await;
@@ -574,7 +574,7 @@ async fn r4_on_sqlite_nothing_gets_through_after_a_swallowed_commit() {
     }
 }
 
-/// There a `BEGIN` inside a transaction is a warning and changes nothing, so nothing is refused.
+/// There a `BEGIN` inside a transaction is only a warning.
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_on_postgres_a_lone_begin_changes_nothing() {
     let db = Database::<sqlx::Postgres>::fresh().await;
@@ -608,7 +608,7 @@ async fn r4_on_sqlite_nothing_gets_through_after_a_raw_rollback() {
     assert_eq!(db.numbers("SELECT count(*) FROM users").await, [0]);
 }
 
-/// The crates that the library is built of, with these features.
+/// The crates in the library's dependency tree with these features.
 fn crates(features: &[&str]) -> BTreeSet<String> {
     let output = std::process::Command::new(env!("CARGO"))
         .args(["tree", "-p", "consumer", "-e", "normal", "--prefix", "none"])
@@ -624,7 +624,7 @@ fn crates(features: &[&str]) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// That it also compiles so, and a program with it, the fixture `by_hand` shows.
+/// The fixture `by_hand` shows that it compiles that way.
 #[test]
 fn r10_the_contract_is_built_without_any_driver_or_runtime() {
     const INFRASTRUCTURE: [&str; 4] = ["sqlx-sqlite", "sqlx-postgres", "libsqlite3-sys", "tokio"];
@@ -650,7 +650,7 @@ async fn r12_sharing_the_transaction_does_not_save_a_naive_reader() {
     let late = db.append_in(&mut writer, "late").await;
     let early = db.append("User", ["early"]).await[0];
     naive_step(&db.pool).await.unwrap();
-    until("ours looks while the gap is open", async || {
+    until("ours waits for the gap", async || {
         worker.frontier_wait().is_some()
     })
     .await;
@@ -669,8 +669,8 @@ async fn r12_sharing_the_transaction_does_not_save_a_naive_reader() {
     );
 }
 
-/// On SQLite the highest position that others see is settled; the one that a transaction itself sees
-/// is not.
+/// On SQLite the highest committed position is settled; one that only the writing transaction sees is
+/// not.
 #[tokio::test(flavor = "multi_thread")]
 async fn r12_on_sqlite_the_highest_position_seen_can_lose_an_event() {
     let db = Database::<sqlx::Sqlite>::fresh().await;

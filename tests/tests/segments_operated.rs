@@ -80,7 +80,7 @@ async fn parked_events_survive_dividing_and_merging_rows<DB: TestDatabase>(db: D
     positions.extend(db.append("User", &ids).await);
     all_caught_up(&one, positions[23]).await;
 
-    // Its later events wait behind the first one, in whatever row; the others went on.
+    // Its later events wait behind the first one, whichever row they are in.
     let of_bad = [positions[3], positions[11], positions[19]];
     assert_eq!(db.parked(NAME).await, of_bad);
     let others: Vec<i64> = positions

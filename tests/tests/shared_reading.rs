@@ -1,4 +1,4 @@
-//! What the consumers of a process read together: each part of the log once, whoever comes first.
+//! The consumers of a process read each part of the log once.
 
 use std::future::Future;
 
@@ -7,7 +7,7 @@ use consumer_tests::{Database, TestDatabase, consumer, run_once};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sqlx::{Postgres, Sqlite};
 
-/// How many stretches of the log were wanted while something ran, and found in memory or not.
+/// How many ranges of the log were found in memory, and how many were read.
 #[derive(Debug, Default)]
 struct Reads {
     hits: u64,
@@ -40,7 +40,7 @@ fn counted(run: impl Future<Output = ()>) -> Reads {
 const EVENTS: usize = 20_000;
 
 /// How many of them one read brings at most.
-const STRETCH: usize = 2_000;
+const RANGE: usize = 2_000;
 
 async fn filled<DB: TestDatabase>() -> Database<DB> {
     let db = Database::<DB>::fresh().await;
@@ -81,7 +81,7 @@ fn consumers_share<DB: TestDatabase>() {
     let db = runtime.block_on(filled::<DB>());
     let one = counted(catch_up(&db, "one", 1, |builder| builder));
     let many = counted(catch_up(&db, "many", 12, |builder| builder));
-    assert!(one.misses >= (EVENTS / STRETCH) as u64, "{one:?}");
+    assert!(one.misses >= (EVENTS / RANGE) as u64, "{one:?}");
     assert!(
         many.misses <= 2 * one.misses && many.hits > 4 * many.misses,
         "one consumer: {one:?}, twelve: {many:?}"

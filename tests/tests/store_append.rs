@@ -549,7 +549,7 @@ async fn a_new_event_takes_causation_and_correlation_from_its_cause<DB: TestData
     assert_eq!(own.causation_id.as_deref(), Some("mine"));
 }
 
-/// What somebody inserts who knows nothing of heads.
+/// An insert that does not maintain the heads.
 fn foreign_insert(id: &str, version: i64) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!(
         "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload) \

@@ -216,7 +216,7 @@ async fn an_sqlite_table_that_reuses_positions_is_refused() {
             ),
             "{text}"
         );
-        // Nor does it pass when somebody ran the printed SQL.
+        // Running the printed SQL does not change that.
         db.execute(&db.store.migration_sql()).await;
         let error = db.store.check().await.unwrap_err();
         assert!(
@@ -508,7 +508,7 @@ async fn r4_a_claim_only_commits_with_the_mark_of_a_save() {
         .await
         .unwrap();
     tx.commit().await.unwrap_err();
-    // Whoever pauses a consumer claims nothing, and is not held up.
+    // Pausing a consumer is not a claim, and needs no mark.
     db.execute("UPDATE consumer_progress SET state = 'paused'")
         .await;
     let claims = db.number("SELECT claims FROM consumer_progress").await;

@@ -1,4 +1,4 @@
-//! What nobody sends, until somebody does.
+//! Events with unusual contents.
 
 use consumer::{
     Backend, EventStore, ExpectedVersion, Metadata, NewEvent, OnError, PersistedEvent, ReadRange,

@@ -359,7 +359,7 @@ async fn a_range_over_payloads_of_50_mib_respects_its_budget<DB: TestDatabase>(d
     assert_eq!(events[0].payload, vec![3; 50 * MIB]);
 }
 
-/// Why nobody may checkpoint at the highest position seen: the control to the worker's own tests.
+/// The control of the worker's own tests: a checkpoint at the highest visible position loses events.
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_a_naive_reader_loses_an_event_that_commits_late() {
     let db = Database::<Postgres>::fresh().await;

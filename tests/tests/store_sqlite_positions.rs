@@ -1,5 +1,5 @@
-//! On SQLite the order of positions is the order of commits, and there are no gaps: what lets the
-//! highest position be the frontier there (R11).
+//! On SQLite positions are in commit order and without gaps, which makes the highest position the
+//! frontier (R11).
 
 use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ enum Step {
     Append(u8),
     /// Appends inside a savepoint that is rolled back.
     AppendInVain(u8),
-    /// Deletes the newest event, as nobody should.
+    /// Deletes the newest event.
     DeleteNewest,
 }
 

@@ -1,4 +1,4 @@
-//! The throw-away Postgres of the tests, itself under test.
+//! Tests of the temporary Postgres servers that other tests use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,7 +51,7 @@ async fn a_server_is_gone_when_its_value_is_dropped() {
     assert!(!directory.exists());
 }
 
-/// This very test binary once more, in a process that holds a server until it is killed.
+/// This test binary in another process, which holds a server until it is killed.
 struct Holder {
     process: Child,
     handover: TempDir,
@@ -135,7 +135,7 @@ fn a_server_is_gone_after_its_test_binary_was_killed() {
     }
 }
 
-/// Whoever made the directory would go on filling it after it was cleared.
+/// `initdb` must not continue in the directory after it was removed.
 #[cfg(target_os = "linux")]
 #[test]
 fn killing_the_test_during_initdb_leaves_nothing_behind() {
@@ -148,11 +148,11 @@ fn killing_the_test_during_initdb_leaves_nothing_behind() {
     let (initdb, directory) = making.unwrap();
     holder.kill();
     until("its directory is gone", || !directory.exists());
-    // One that has ended and that nobody asks for has no words any more.
+    // A zombie has no command line.
     let words = std::fs::read(initdb.join("cmdline")).unwrap_or_default();
     assert!(
         words.is_empty(),
-        "the directory was cleared under the hands of initdb"
+        "the directory was removed while initdb ran"
     );
 }
 
@@ -173,7 +173,7 @@ fn child(parent: u32, program: &str) -> Option<(PathBuf, PathBuf)> {
                 .skip_while(|word| **word != "--pgdata")
                 .nth(1)?;
             let directory = Path::new(data).parent()?.to_owned();
-            // Not yet when it still has to become another user, and not any more when it has ended.
+            // It may not have switched its user yet, or may have ended.
             let runs = words[0].ends_with(program) && directory.exists();
             (status.contains(&parent) && runs).then_some((process, directory))
         })
@@ -199,7 +199,7 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
     while !reached() {
         assert!(
             Instant::now() < patience,
-            "in a minute it did not come about that {what}"
+            "timed out after a minute: {what}"
         );
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -1,4 +1,4 @@
-//! The test kit: what it hands to a consumer, and what it finds.
+//! The test kit: the events it passes to a consumer, and the mistakes it detects.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,5 @@
-//! Lanes beside each other: one that waits, hangs or fails in an odd way keeps no other, and comes
-//! back by itself.
+//! Lanes are independent: one that waits, hangs or fails does not block the others, and recovers on
+//! its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -27,8 +27,7 @@ fn failing<DB: TestDatabase>(name: &str, fails: &Arc<AtomicBool>) -> TestConsume
     .settings(Settings::default().backoff(hour, hour))
 }
 
-/// Writes everything at the end, as one does who wants to be fast, and fails there if an event of
-/// that position was among it.
+/// Writes the whole batch at its end, and fails there if it contains the event at that position.
 fn flushing<DB: TestDatabase>(bad: i64) -> TestConsumer<DB> {
     batch_consumer("c", move |_, tx: &mut DB::Connection, events| {
         Box::pin(async move {
@@ -63,7 +62,7 @@ test_on!(
 );
 
 /// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
-/// whoever keeps the reader of the log then keeps it from everybody for that hour.
+/// a lane that kept the reader of the log would block all others for that hour.
 async fn a_consumer_waiting_for_its_retry_does_not_block_reads<DB: TestDatabase>(db: Database<DB>) {
     let head = *db.append_many(4_000).await.last().unwrap();
     let fails = Arc::new(AtomicBool::new(true));
@@ -104,7 +103,7 @@ async fn resuming_a_consumer_ends_its_backoff<DB: TestDatabase>(db: Database<DB>
     .await;
     fails.store(false, Ordering::SeqCst);
     admin.resume("c").await.unwrap();
-    until("it goes on", async || {
+    until("it continues", async || {
         db.checkpoint("c").await == Some(head)
     })
     .await;
@@ -157,7 +156,7 @@ async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
     assert!(error.contains("too many arguments"), "{error}");
 }
 
-/// SQLite rolls back by itself when the disk is full, which is not the handler's doing.
+/// SQLite rolls back on its own when the disk is full.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
     let db = Database::<Sqlite>::fresh().await;
@@ -168,7 +167,7 @@ async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
     let c = consumer("c", move |cx, tx: &mut sqlx::SqliteConnection, event| {
         let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
         Box::pin(async move {
-            assert_eq!(cx.attempt(), 1, "it counted against the event");
+            assert_eq!(cx.attempt(), 1, "an attempt was counted");
             Sqlite::apply(tx, "c", event).await?;
             if is_first {
                 let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
@@ -191,7 +190,7 @@ async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
     assert_eq!(db.applied("c").await, positions);
 }
 
-/// The smallest pool that a worker is built with: what it opens to come back must find a place.
+/// The connection that a worker opens to recover must fit into the smallest pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_smallest_pool_recovers_after_a_server_restart() {
     let server = TestPostgres::builder().start();
@@ -218,7 +217,7 @@ async fn the_smallest_pool_recovers_after_a_server_restart() {
     })
     .await;
     let last = *db.append_many(5).await.last().unwrap();
-    until("it goes on", async || {
+    until("it continues", async || {
         db.checkpoint("c").await == Some(last)
     })
     .await;
@@ -246,13 +245,13 @@ async fn a_shutdown_past_its_deadline_cancels_the_statement() {
     let report = worker.stop().await;
     assert_eq!(report.consumer("c").unwrap().state, LaneState::ShutDown);
     until("it was ended", async || db.numbers(sleeping).await == [0]).await;
-    // Nobody holds the row: the next worker handles the event at once.
+    // The row is free: the next worker handles the event.
     let report = run_once(db.worker().consumer(read_model("c"))).await;
     assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp);
 }
 
-/// Notes each of its calls with the transaction it is in; fails after the last event of a batch if
-/// one of that position is among it.
+/// Records each call with its transaction, and fails at the end of a batch that contains the event at
+/// that position.
 fn noting(name: &str, bad: Option<i64>) -> TestConsumer<Postgres> {
     let consumer_name: Arc<str> = name.into();
     batch_consumer(name, move |_, tx, events| {
@@ -277,7 +276,7 @@ fn noting(name: &str, bad: Option<i64>) -> TestConsumer<Postgres> {
     })
 }
 
-/// What twelve consumers did that caught up with 5,000 events over three connections.
+/// Twelve consumers that caught up with 5,000 events over three connections.
 struct Crowd {
     report: consumer::Report,
     /// The calls in each transaction, at most.
@@ -336,8 +335,8 @@ async fn a_batch_size_that_was_set_is_the_size_of_a_transaction() {
     assert_eq!(crowd.handled, [5_000; 12]);
 }
 
-/// Those before it, in the same transaction, are handled again and saved; of the failing batch, the
-/// events before the one that makes it fail.
+/// The batches before it in the same transaction are handled again and saved, and so are the events
+/// of the failing batch before the one that fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_batch_behind_others_is_narrowed_down_alone() {
     let crowd = crowd(Some(2_750), |one| one.settings(impatient().retries(1))).await;

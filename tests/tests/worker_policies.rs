@@ -1,4 +1,4 @@
-//! What becomes of events that cannot be handled, on both databases.
+//! The policies for events that fail, on both databases.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use consumer_tests::{
     patiently, read_model, run_once, test_on,
 };
 
-/// A read model that cannot handle the events of some aggregates.
+/// A read model that fails on the events of some aggregates.
 fn refusing<DB: TestDatabase>(name: &str, aggregates: &[&str]) -> TestConsumer<DB> {
     let poisoned: HashSet<String> = aggregates.iter().map(|&id| id.to_owned()).collect();
     judging(name, move |_, event| {
@@ -22,8 +22,8 @@ fn refusing<DB: TestDatabase>(name: &str, aggregates: &[&str]) -> TestConsumer<D
     })
 }
 
-/// A whole-batch read model that cannot handle batches with an event of that position in it, and
-/// notes how large the batches were that it was given.
+/// A batch handler that fails on batches with an event at such a position, and records the sizes of
+/// its batches.
 fn refusing_batches<DB: TestDatabase>(
     poisoned: impl Fn(i64) -> bool + Send + Sync + 'static,
     sizes: &Arc<Mutex<Vec<usize>>>,
@@ -129,7 +129,7 @@ async fn attempts_count_across_workers<DB: TestDatabase>(db: Database<DB>) {
             Err("no".to_owned())
         })
     };
-    // The first worker dies with its consumer waiting for an attempt that is an hour away.
+    // The first worker ends while its consumer waits for an attempt that is an hour away.
     let hour = Duration::from_hours(1);
     let slow = Settings::default().retries(2).backoff(hour, hour);
     let worker = Running::start(db.worker().consumer(c(&calls).settings(slow)));
@@ -173,7 +173,7 @@ async fn the_backoff_doubles_up_to_its_limit_with_jitter<DB: TestDatabase>(db: D
             ))
             .await;
         let longest = hours * 3_600_000;
-        // Up to a quarter less, so that those who failed together do not come back together.
+        // Up to a quarter less, so that consumers that failed together are not retried together.
         let within = longest * 3 / 4 - 1..=longest + 1;
         assert!(
             waits.iter().all(|wait| within.contains(wait)),
@@ -183,7 +183,7 @@ async fn the_backoff_doubles_up_to_its_limit_with_jitter<DB: TestDatabase>(db: D
             waits.windows(2).all(|pair| pair[0] < pair[1]),
             "{attempts}: {waits:?}"
         );
-        // Its time has come.
+        // Make the retry due.
         db.execute("UPDATE consumer_progress SET retry_at = NULL")
             .await;
     }
@@ -238,7 +238,7 @@ async fn park_sets_an_aggregate_aside_in_order<DB: TestDatabase>(db: Database<DB
         ["bad makes no sense"]
     );
 
-    // Its later events wait for it also when the handler could do with them by now.
+    // Its later events wait behind it even if the handler could handle them by now.
     let later = db.append("User", ["bad", "b"]).await;
     db.run_once(read_model("c").settings(settings)).await;
     assert_eq!(db.applied("c").await.last(), Some(&later[1]));
@@ -315,7 +315,7 @@ async fn all_failing_events_of_a_batch_handler_are_found<DB: TestDatabase>(db: D
 async fn a_panic_counts_against_the_event<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "bad", "b"]).await;
     let c = judging("c", |_, event| {
-        assert!(event.aggregate_id != "bad", "bad is not to be");
+        assert!(event.aggregate_id != "bad", "bad is refused");
         Ok(())
     });
     let settings = impatient().retries(1).on_error(OnError::Skip);
@@ -377,7 +377,7 @@ async fn a_failed_statement_that_was_ignored_voids_the_batch<DB: TestDatabase>(d
     });
     let report = db.run_once(c.settings(impatient().retries(0))).await;
     if DB::NAME == "SQLite" {
-        // There a failed statement leaves its transaction as it was.
+        // There a failed statement does not affect its transaction.
         assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
     } else {
         let LaneState::Stopped { position, error } = state(&report, "c") else {
@@ -480,7 +480,7 @@ async fn errors_of_the_database_never_count_against_an_event<DB: TestDatabase>(d
     assert_eq!(db.applied("c").await, positions);
 }
 
-/// An error of the user's own around one of the database.
+/// A user's error that wraps a database error.
 #[derive(Debug)]
 struct Wrapped {
     error: sqlx::Error,
@@ -498,8 +498,7 @@ impl std::error::Error for Wrapped {
     }
 }
 
-/// Runs a handler whose first call fails as `fail` says, with no retries allowed, and checks that
-/// this did not count.
+/// Runs a handler whose first call fails, without retries, and checks that this did not count.
 async fn fails_once_without_counting(
     fail: impl for<'a> Fn(
         &'a mut sqlx::PgConnection,

@@ -1,4 +1,4 @@
-//! What a handler may know and ask for, how a worker ends, and what keeps it from starting.
+//! The context of a handler, the end of a worker, and the reasons why one refuses to start.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ type Known = (String, u32, Option<i64>, i64, bool);
 
 type Tx<DB> = <DB as sqlx::Database>::Connection;
 
-/// What never ends by itself, in SQL.
+/// A statement that never ends.
 fn endless<DB: TestDatabase>() -> &'static str {
     if DB::NAME == "SQLite" {
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
@@ -206,7 +206,7 @@ async fn a_handler_hanging_in_a_statement_times_out_and_fails<DB: TestDatabase>(
         "{error}"
     );
     assert_eq!(db.applied("c").await, positions[..1]);
-    // Nothing is left behind that would keep another worker out.
+    // Nothing is left that would block another worker.
     let report = db.run_once(read_model("c")).await;
     assert_eq!(state(&report, "c"), LaneState::CaughtUp);
     assert_eq!(db.applied("c").await, positions);
@@ -247,7 +247,7 @@ async fn a_batch_that_runs_out_of_time_ends_after_an_event<DB: TestDatabase>(db:
     assert_eq!(db.applied("c").await, positions);
 }
 
-// The end of a worker
+// Shutdown
 
 async fn a_shutdown_finishes_and_saves_the_current_event<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append_many(2_000).await;
@@ -354,7 +354,7 @@ async fn run_once_handles_what_was_there_at_the_call_and_ends<DB: TestDatabase>(
     let c = consumer("c", move |_, tx: &mut Tx<DB>, event| {
         let store = store.clone();
         Box::pin(async move {
-            // It would never end if it also handled what comes in meanwhile.
+            // It would never end if it also handled these.
             let next = NewEvent::new("User", "more", "Changed", "{}");
             store.append_in(tx, ExpectedVersion::Any, &[next]).await?;
             Ok(DB::apply(tx, "c", event).await?)
@@ -482,7 +482,7 @@ async fn an_idle_checkpoint_is_advanced<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(db.checkpoint("c").await, Some(head));
 }
 
-// What keeps it from starting
+// Refusals at start
 
 async fn names_that_cannot_key_a_checkpoint_are_refused<DB: TestDatabase>(db: Database<DB>) {
     for name in ["", " ", " c", "a b", &"x".repeat(300)] {
@@ -599,7 +599,7 @@ async fn a_worker_without_consumers_is_refused<DB: TestDatabase>(db: Database<DB
     );
 }
 
-/// Positions are never given out again, so what is gone is no reason to stop.
+/// Positions are never reused, so missing events are not a reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_events_can_be_archived_on_sqlite() {
     let db = Database::<Sqlite>::fresh().await;
@@ -619,7 +619,7 @@ async fn the_newest_events_can_be_archived_on_sqlite() {
         .await;
     until("it has looked again", async || is(LaneState::Running)).await;
     positions.extend(db.append("User", ["d"]).await);
-    patiently("it goes on", worker.caught_up_to(positions[3]))
+    patiently("it continues", worker.caught_up_to(positions[3]))
         .await
         .unwrap();
     worker.stop().await;
@@ -633,7 +633,7 @@ async fn the_newest_events_can_be_archived_on_sqlite() {
     assert_eq!(db.applied("c").await, positions);
 }
 
-/// The control: here a position is given out again, and its event would never be handled.
+/// The control: here a position is reused, and its event would never be handled.
 async fn a_reset_log_is_refused<DB: TestDatabase>(reset: &str) {
     let db = Database::<DB>::fresh().await;
     // One event: of the sequence that was reset only `is_called` tells that it was.
@@ -675,7 +675,7 @@ async fn a_log_that_was_reset_is_refused_on_postgres() {
     a_reset_log_is_refused::<Postgres>("TRUNCATE events RESTART IDENTITY").await;
 }
 
-/// Some servers that only speak the protocol say so too.
+/// Compatible servers may report such versions too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_could_lose_events_is_refused() {
     let db = Database::<Postgres>::fresh().await;
@@ -755,7 +755,7 @@ async fn a_subscription_to_one_partition_of_the_events_is_seen() {
     );
 }
 
-/// A store of its own, as another process has, whose connections can be told from others.
+/// A separate store, as in another process, whose connections have their own name.
 async fn store_called(db: &Database<Postgres>, name: &str) -> EventStore<Postgres> {
     let options: sqlx::postgres::PgConnectOptions = db.url.parse().unwrap();
     let pool = sqlx::PgPool::connect_with(options.application_name(name)).await;
@@ -771,11 +771,11 @@ async fn quiet(db: &Database<Postgres>, name: &str) -> i64 {
     db.number(&sql).await
 }
 
-/// Appends where nobody polls, and returns once that has woken the worker `listening` while `deaf`
-/// slept on.
+/// Appends while no worker polls, and returns once that has woken the worker `listening` but not
+/// `deaf`.
 ///
-/// What an idle worker waits between two looks at the log doubles from a millisecond on, however
-/// long its poll interval is. One that has been quiet for more than 2,048 ms looks again after 4,096.
+/// An idle worker doubles its wait between two polls, starting at a millisecond, whatever its poll
+/// interval is. One that has been quiet for more than 2,048 ms polls again after 4,096.
 async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Postgres>) {
     const QUIET: i64 = 2_100;
     const NEXT_LOOK: u128 = 4_096;
@@ -791,13 +791,13 @@ async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Po
             db.checkpoint("listening").await == Some(position)
         })
         .await;
-        // In a round in which either may have looked by itself, nothing is proved.
+        // A round in which either may have polled proves nothing.
         let woken = before + started.elapsed().as_millis() < NEXT_LOOK;
         if woken && db.checkpoint("deaf").await < Some(position) {
             return;
         }
     }
-    panic!("in {ROUNDS} rounds the append never woke this worker alone");
+    panic!("in {ROUNDS} rounds no append woke this worker alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -835,7 +835,7 @@ async fn an_append_wakes_a_worker_that_listens() {
     .await;
     is_woken_by_an_append(&db, &appender).await;
 
-    // The control works, once something wakes it.
+    // The control works once it is woken.
     patiently("it catches up", deaf.caught_up()).await.unwrap();
     assert_eq!(
         db.applied("deaf").await,
@@ -949,7 +949,7 @@ async fn a_dropped_worker_returns_its_connections() {
     patiently("it starts", worker.caught_up()).await.unwrap();
     let handle = Clone::clone(&*worker);
     worker.abort().await;
-    until("nothing is in use any more", async || {
+    until("all connections are returned", async || {
         db.pool.size() as usize == db.pool.num_idle()
     })
     .await;

@@ -1,4 +1,4 @@
-//! What it costs to find the handler of an event, over calling it directly.
+//! The cost of finding the handler of an event, compared with calling it directly.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -34,7 +34,7 @@ fn draw(cases: &[&Case]) -> String {
         .filter_map(|case| case.ratio())
         .map(|ratio| ratio.max())
         .fold(1.2, f64::max);
-    // Logarithmic, so that twice as fast and half as fast are as far from «the same».
+    // Logarithmic, so that twice as fast and half as fast are as far from 1.
     let least = cases
         .iter()
         .filter_map(|case| case.ratio())

@@ -67,7 +67,7 @@ async fn idle(plan: &Plan, log: &Log<Postgres>, counter: &Counter, consumers: us
     let handle = worker.handle();
     let running = tokio::spawn(worker.run(std::future::pending()));
     handle.caught_up().await.unwrap();
-    // The pauses between looks at the log have grown to their full length.
+    // By then the pauses between polls have their full length.
     tokio::time::sleep(Duration::from_secs(1)).await;
     counter.forget().await;
     let watched = plan.scaled(10, 1);
