@@ -700,7 +700,8 @@ async fn rebuild_discards_parked_events_only_when_told_to<DB: TestDatabase>(db: 
     );
     let (exit, text) = answering(&db, &[&users], "rebuild users --discard-parked", "y").await;
     assert_eq!(exit, Exit::Done, "{text}");
-    assert!(text.starts_with("This empties users, gives up 1 event that it has parked and replays its events up to 1. Go on?"), "{text}");
+    let question = "This empties users, gives up 1 event that it has parked and replays its events up to 1. Go on?";
+    assert!(text.starts_with(question), "{text}");
 }
 
 async fn rebuild_empties_nothing_when_no_worker_can_be_built<DB: TestDatabase>(db: Database<DB>) {
@@ -1019,10 +1020,14 @@ async fn small_pool<DB: TestDatabase>(db: &consumer_tests::Database<DB>) -> Pool
 
 /// Puts an event at the head of a log with many events.
 async fn append_at<DB: TestDatabase>(pool: &Pool<DB>, position: i64) {
+    let id = if DB::NAME == "SQLite" {
+        "'00000000-0000-0000-0000-000000000001'"
+    } else {
+        "gen_random_uuid()"
+    };
     let copy = format!(
         "INSERT INTO events (global_position, aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
-         SELECT {position}, aggregate_type, aggregate_id, aggregate_version + 1, {}, event_type, payload FROM events",
-        if DB::NAME == "SQLite" { "'00000000-0000-0000-0000-000000000001'" } else { "gen_random_uuid()" },
+         SELECT {position}, aggregate_type, aggregate_id, aggregate_version + 1, {id}, event_type, payload FROM events"
     );
     let mut connection = pool.acquire().await.unwrap();
     DB::execute(&mut connection, &copy).await.unwrap();

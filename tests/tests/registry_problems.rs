@@ -4,22 +4,23 @@ use consumer::prelude::*;
 use consumer::sqlx::Sqlite;
 use consumer::{NameError, Problem, Registry, Selection, check_name};
 
-macro_rules! empty_consumer {
-    ($type:ident, $($key:ident = $value:expr),+) => {
-        #[consumer($($key = $value),+)]
-        impl $type {
-            async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
-                Ok(())
-            }
-        }
-    };
+struct One;
+
+#[consumer(name = "same")]
+impl One {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
 }
 
-struct One;
-empty_consumer!(One, name = "same");
-
 struct Two;
-empty_consumer!(Two, name = "same");
+
+#[consumer(name = "same")]
+impl Two {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
 
 #[derive(Debug)]
 struct Broker;
@@ -77,8 +78,8 @@ fn all_problems_are_reported_at_once() {
     for part in [
         "4 problems with the declared consumers:",
         "`same` is declared 2 times",
-        "registry_problems.rs:19:1 (registry_problems) and ",
-        "registry_problems.rs:22:1 (registry_problems)",
+        "registry_problems.rs:9:1 (registry_problems) and ",
+        "registry_problems.rs:18:1 (registry_problems)",
         "`publisher`, declared at ",
         "no `registry_problems::Broker` was provided: add one with `Dependencies::with`",
         "no `registry_problems::Mailer` was provided",
@@ -97,7 +98,7 @@ fn two_sites_with_one_name_are_both_named() {
         _ => None,
     });
     let lines: Vec<u32> = sites.unwrap().iter().map(|site| site.line).collect();
-    assert_eq!(lines, [19, 22]);
+    assert_eq!(lines, [9, 18]);
 }
 
 #[test]

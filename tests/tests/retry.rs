@@ -395,11 +395,10 @@ async fn an_ignored_error_counts_as_a_failure_on_postgres() {
     let tried = Tried::new(&db, |_, _, _| Todo::Swallow);
     tried.park().await;
     let retried = retry(&tried).await;
-    assert!(
-        matches!(&retried.failed[..], [error @ AdminError::Retry { .. }] if error.to_string().contains("was not returned")),
-        "{:?}",
-        retried.failed
-    );
+    let [error @ AdminError::Retry { .. }] = &retried.failed[..] else {
+        panic!("{:?}", retried.failed);
+    };
+    assert!(error.to_string().contains("was not returned"), "{error}");
     assert_eq!(attempts(&db).await, [2]);
 }
 

@@ -116,10 +116,10 @@ async fn a_batch_that_fails_at_its_end_is_narrowed_down_to_one_event<DB: TestDat
     let positions = db.append_many(8).await;
     let c = flushing(positions[5]);
     let report = db.run_once(c.settings(impatient().retries(1))).await;
-    assert!(
-        matches!(&report.consumer("c").unwrap().state, LaneState::Stopped { position, .. } if *position == Some(positions[5])),
-        "{report}"
-    );
+    let LaneState::Stopped { position, .. } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert_eq!(*position, Some(positions[5]), "{report}");
     assert_eq!(db.applied("c").await, positions[..5]);
 }
 

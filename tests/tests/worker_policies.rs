@@ -158,9 +158,13 @@ async fn the_backoff_doubles_up_to_its_limit_with_jitter<DB: TestDatabase>(db: D
             builder.consumer(refusing(name, &["bad"]).settings(settings.clone()))
         }));
         consumer_tests::until("all wait for the next attempt", async || {
-            let waits = |one: &consumer::ConsumerReport| matches!(one.state, LaneState::Retrying { attempts: n, .. } if n == attempts);
+            let waits = |one: &consumer::ConsumerReport| match one.state {
+                LaneState::Retrying { attempts: n, .. } => n == attempts,
+                _ => false,
+            };
             worker.consumers().iter().all(waits)
-        }).await;
+        })
+        .await;
         worker.stop().await;
         let wait = if DB::NAME == "SQLite" {
             "retry_at - updated_at"
