@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 
 use consumer_tests::Imports;
 
-/// `a ← b` reads: `b` may use `a`, and whatever `a` may use. `worker` is what remains of the worker,
-/// of which each part uses what it needs.
-const ARCHITECTURE: &str = "
-    contract ← registry
-    contract ← backend ← store
-    registry, store ← worker/log, worker/progress, worker/connections
-        ← worker/poller ← worker/lane ← worker/run ← worker ← admin ← cli, dashboard";
+/// `a ← b` reads: `b` may use `a`, and everything that `a` may use. Lowest layers first; `worker` is
+/// the rest of the worker, which each of its parts may use too.
+const ARCHITECTURE: [&str; 4] = [
+    "contract ← registry",
+    "contract ← backend ← store",
+    "registry, store ← worker/log, worker/progress, worker/connections ← worker/poller",
+    "worker/poller ← worker/lane ← worker/run ← worker ← admin ← cli, dashboard",
+];
 
-/// What each layer may use.
+/// The layers that each layer may use.
 fn architecture() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let mut layers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-    let text = ARCHITECTURE.replace("\n        ←", " ←");
-    for line in text.leak().trim().lines() {
+    for line in ARCHITECTURE {
         let groups: Vec<Vec<&str>> = line
-            .split('←')
-            .map(|group| group.split(',').map(str::trim).collect())
+            .split(" ← ")
+            .map(|group| group.split(", ").collect())
             .collect();
         for pair in groups.windows(2) {
             for used in &pair[0] {
