@@ -17,7 +17,7 @@ pub(crate) struct Binaries {
     user: Option<User>,
 }
 
-/// Whom the server runs as when we are root, which it refuses to be.
+/// The user that the server runs as when the tests run as root, which it refuses.
 struct User {
     name: String,
     uid: u32,
@@ -117,7 +117,7 @@ impl User {
     }
 }
 
-/// Where an installation may be: the PATH first, then the newest of the usual places.
+/// Possible installations: on the PATH first, then the newest in the usual directories.
 fn candidates() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = std::env::split_paths(&path).collect();

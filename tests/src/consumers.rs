@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::{Database, TestDatabase};
 
-/// What a handler returns, boxed.
+/// The boxed future of a handler.
 pub type Handled<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 type OneByOne<DB> = dyn for<'a> Fn(
@@ -111,7 +111,7 @@ pub fn judging<DB: TestDatabase>(
         let name = Arc::clone(&consumer_name);
         let verdict = judge(cx, event);
         Box::pin(async move {
-            // What it wrote before it failed must be rolled back.
+            // Written before the failure, so it must be rolled back.
             DB::apply(tx, &name, event).await?;
             Ok(verdict?)
         })
@@ -143,7 +143,7 @@ impl<DB: TestDatabase> TestConsumer<DB> {
         self
     }
 
-    /// Makes it one that ignores the transaction (R5).
+    /// Makes it ignore the transaction (R5).
     #[must_use]
     pub fn without_tx(mut self) -> Self {
         self.uses_transaction = false;

@@ -14,7 +14,7 @@ use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 pub trait TestDatabase:
     AdminBackend + TestBackend + sqlx::Database<Connection: Migrate> + Sized
 {
-    /// What must live as long as the test.
+    /// Keeps the database alive as long as the test.
     type Keeper: Send + Sync;
 
     /// Makes the tables of read models: `applied` has the events that a consumer was given, in order,
@@ -188,7 +188,7 @@ impl<DB: TestDatabase> Database<DB> {
         positions
     }
 
-    /// Appends so many events to the user `u-1` at once, and returns their positions.
+    /// Appends `count` events to the user `u-1` at once, and returns their positions.
     pub async fn append_many(&self, count: usize) -> Vec<i64> {
         let events: Vec<NewEvent> = (0..count)
             .map(|n| NewEvent::new("User", "u-1", "Changed", n.to_string()))
@@ -318,7 +318,7 @@ impl Database<Postgres> {
         }
     }
 
-    /// What it is called on its server.
+    /// Its name on the server.
     pub fn name(&self) -> &str {
         let path = self.url.split('?').next().unwrap_or(&self.url);
         path.rsplit('/').next().unwrap_or(path)

@@ -133,7 +133,7 @@ fn resolve(modules: &BTreeMap<ModulePath, Module>, path: &[String]) -> ModulePat
 
 struct Collector<'a> {
     known: &'a BTreeSet<ModulePath>,
-    /// Where the visited code stands, with inline modules.
+    /// The module of the visited code, which may be an inline one.
     module: ModulePath,
     imports: BTreeSet<ModulePath>,
     reexports: BTreeMap<String, ModulePath>,
@@ -214,7 +214,7 @@ impl<'ast> Visit<'ast> for Collector<'_> {
             let Some(absolute) = self.absolute(&path) else {
                 continue;
             };
-            // What a module re-exports from its own children, it does not use.
+            // Re-exporting an item of a child is not using it.
             if !(is_public && absolute.starts_with(&self.module)) {
                 self.imports.insert(absolute.clone());
             }

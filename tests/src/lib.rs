@@ -1,4 +1,4 @@
-//! What the tests share: throw-away databases of both kinds, and tests that run on both.
+//! Shared by the tests: temporary databases of both kinds, and tests that run on both.
 
 mod binaries;
 mod blind;

@@ -1,4 +1,4 @@
-//! What the programs that measure share: their arguments, samples taken in turns, and the server.
+//! Shared by the benchmark programs: their arguments, samples taken in turns, and the server.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -143,7 +143,7 @@ pub fn spread(samples: &Samples) -> String {
     )
 }
 
-/// How long something takes.
+/// The time that something takes.
 pub async fn timed(work: impl Future<Output = ()>) -> Duration {
     let start = Instant::now();
     work.await;
@@ -170,7 +170,7 @@ pub async fn in_turns(
     (of_ours, of_other)
 }
 
-/// How many per second.
+/// The rate per second.
 pub fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }

@@ -57,14 +57,14 @@ impl Model {
         }
     }
 
-    /// Gives it a scope.
+    /// Sets its scope.
     #[must_use]
     pub fn scope(mut self, scope: &[&'static str]) -> Self {
         self.scope = scope.to_vec();
         self
     }
 
-    /// Gives it settings.
+    /// Sets its settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;

@@ -14,7 +14,7 @@ const MISSING: &str = "\
 no `pgbouncer` was found on this machine, and these tests need one: `.ci/test` installs it,
 or install it yourself, for example with `apt-get install pgbouncer`";
 
-/// How many ports are tried.
+/// The number of ports that are tried.
 const ATTEMPTS: u32 = 10;
 
 /// A PgBouncer in transaction mode; stopped when this value goes.

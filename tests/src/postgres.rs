@@ -1,4 +1,4 @@
-//! Throw-away Postgres servers and databases.
+//! Temporary Postgres servers and databases.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -144,7 +144,7 @@ impl TestPostgres {
         &self.cluster().directory
     }
 
-    /// What the server has logged so far.
+    /// The log of the server so far.
     #[must_use]
     pub fn log(&self) -> String {
         let log = std::fs::read(self.cluster().log_file()).unwrap_or_default();
@@ -286,7 +286,7 @@ impl Cluster {
 
     fn start_command(&self) -> Command {
         let mut command = self.control_command();
-        // What the server inherits stays open as long as it runs, and a pipe of ours with it.
+        // The server keeps inherited files open as long as it runs, so it must not inherit a pipe.
         command
             .args(["start", "--silent"])
             .stdin(self.lifeline())
@@ -333,13 +333,13 @@ impl Drop for Cluster {
 
 /// A database of one test.
 pub struct PgDatabase {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
     /// Its name.
     pub name: String,
     /// Up to 20 connections to it.
     pub pool: PgPool,
-    /// Where to drop it from; a server of our own goes as a whole.
+    /// The database to connect to for dropping it; a server of our own is removed as a whole.
     to_drop: Option<String>,
 }
 

@@ -89,14 +89,14 @@ impl Drop for WorkerProcess {
 }
 
 impl WorkerCommand {
-    /// Gives it consumers beside those that its program has.
+    /// Adds consumers to those of its program.
     #[must_use]
     pub fn consumers(mut self, names: &[&str]) -> Self {
         self.command.env(CONSUMERS, names.join(","));
         self
     }
 
-    /// Lets its handlers wait, while they hold their claims, as long as that file is there.
+    /// Makes its handlers wait, while they hold their claims, as long as that file exists.
     #[must_use]
     pub fn gate(mut self, file: &Path) -> Self {
         self.command.env(GATE, file);

@@ -1,4 +1,4 @@
-//! Throw-away SQLite files.
+//! Temporary SQLite files.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 /// A database of one test.
 pub struct SqliteDatabase {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
     /// The connections of the store that [`connect`](SqliteEventStore::connect) opened.
     pub pool: SqlitePool,

@@ -66,9 +66,9 @@ impl Kind {
 /// What the writers did. A test that relies on them checks this too.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// How many transactions of each kind were committed.
+    /// The number of committed transactions of each kind.
     pub committed: BTreeMap<Kind, u64>,
-    /// How many of each kind were rolled back.
+    /// The number of each kind that were rolled back.
     pub rolled_back: BTreeMap<Kind, u64>,
     /// The errors, which only a test that breaks the server may expect.
     pub errors: Vec<String>,
@@ -110,7 +110,7 @@ impl Writers {
         Self { tasks, stop, tally }
     }
 
-    /// Lets each of them finish what it does, leaves no transaction behind, and says what was done.
+    /// Lets each writer finish its transaction, and returns what they did.
     pub async fn stop(mut self, pool: &PgPool) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
@@ -145,7 +145,7 @@ impl Tally {
     }
 }
 
-/// How a transaction ends.
+/// The end of a transaction.
 #[derive(Clone, Copy)]
 enum Ending {
     Commit,

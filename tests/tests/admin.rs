@@ -1,4 +1,4 @@
-//! What an operator sees and changes, on both databases.
+//! The API for operators, on both databases.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What each command prints and how it exits, on both databases.
+//! The output and the exit status of each command, on both databases.
 
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ fn on_terminal<DB: TestDatabase>(db: &Database<DB>, line: &str) -> String {
     text(&command.output().unwrap())
 }
 
-/// What a terminal shows of each line that was drawn, without the codes.
+/// Each drawn line as a terminal shows it, without escape codes.
 fn drawn(text: &str) -> Vec<String> {
     let mut plain = String::new();
     let mut letters = text.chars();
@@ -98,7 +98,7 @@ async fn has_tally<DB: TestDatabase>(db: &Database<DB>) {
     assert_eq!(done(db, "run --once").0, Some(0));
 }
 
-/// Lets the consumer have handled everything, without handling it.
+/// Moves the checkpoint without handling anything.
 async fn is_at<DB: TestDatabase>(db: &Database<DB>, head: i64) {
     let mut connection = db.pool.acquire().await.unwrap();
     let at = format!("UPDATE consumer_progress SET position = {head}");
@@ -288,7 +288,7 @@ async fn rebuilt_after_a_kill<DB: TestDatabase>(
         handled(&seen[0].1) >= handled(&reached),
         "it continues where the other was"
     );
-    // What was committed when the first one was killed was not handled again, and the rest was.
+    // Events that the first one had committed were not handled again, and the rest were.
     let tally = db.numbers("SELECT events FROM tally").await;
     assert_eq!(tally, [i64::from(events)]);
     seen

@@ -312,7 +312,7 @@ impl Counting {
         Self { server, asked }
     }
 
-    /// How many statements clients have run in that database, other than some.
+    /// The number of statements that clients have run in a database, without some.
     async fn statements(&self, db: &Database<Postgres>, unlike: &str) -> i64 {
         let sql = format!(
             "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
@@ -431,7 +431,7 @@ async fn r4_the_guard_costs_one_call_per_batch_and_no_statement() {
             "guarded: {guarded}, {:?} for 300 and 3 batches",
             from.elapsed()
         );
-        // What comes with a worker and not with a batch is the same in both.
+        // Statements per worker, not per batch, are the same in both.
         per_batch.push((statements[0] - statements[1]) / (300 - 3));
     }
     println!("statements a batch, with and without the guard: {per_batch:?}");

@@ -1,4 +1,4 @@
-//! What a worker's handle tells liveness and readiness probes.
+//! The health of a worker for liveness and readiness probes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -46,7 +46,7 @@ fn layer<'a>(layers: &BTreeMap<&'a str, BTreeSet<&'a str>>, file: &str) -> Optio
     known.max_by_key(|layer| layer.len()).copied()
 }
 
-/// What a file uses, and what that uses, as far as `through` wants to follow.
+/// The files that a file uses, and those that they use in turn where `through` says so.
 fn reach<'a>(
     imports: &'a Imports,
     file: &str,

@@ -581,7 +581,7 @@ async fn a_second_version_has_a_checkpoint_of_its_own() {
     assert_eq!(rows, [(1, 1), (2, 1)]);
 }
 
-/// What the consumers of the group `overrides` saw, in order.
+/// The calls of the consumers of the group `overrides`, in order.
 static OVERRIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn overridden(beginning: &str) -> usize {

@@ -1,4 +1,4 @@
-//! What a worker tells a recorder of metrics, and the spans of its batches.
+//! The metrics of a worker, and the spans of its batches.
 
 use std::collections::HashMap;
 use std::fmt::Debug;

@@ -1,4 +1,4 @@
-//! Workers in several processes: killed, frozen, cut off, deployed.
+//! Workers in several processes, which are killed, frozen and deployed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ async fn reached<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: 
     .await;
 }
 
-/// Appends to forty aggregates in turn, in so many rounds, and returns the size of the log.
+/// Appends to forty aggregates in turn, `rounds` times, and returns the size of the log.
 async fn append_to_many<DB: TestDatabase>(db: &Database<DB>, rounds: usize) -> i64 {
     let ids: Vec<String> = (0..40).map(|number| format!("u-{number}")).collect();
     for _ in 0..rounds {
@@ -33,7 +33,7 @@ async fn append_to_many<DB: TestDatabase>(db: &Database<DB>, rounds: usize) -> i
     db.number("SELECT count(*) FROM events").await
 }
 
-/// Waits until a consumer has applied so many events.
+/// Waits until a consumer has applied `events` events.
 async fn applied<DB: TestDatabase>(db: &Database<DB>, consumer: &str, events: i64) {
     let sql = format!("SELECT count(*) FROM applied WHERE consumer = '{consumer}'");
     until("the events are applied", async || {

@@ -9,7 +9,7 @@ use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
 use sqlx::Postgres;
 use tokio::sync::Semaphore;
 
-/// How many events the read models of all consumers have.
+/// The number of events in the read models of all consumers.
 async fn handled<DB: TestDatabase>(db: &Database<DB>) -> i64 {
     db.number("SELECT count(*) FROM applied").await
 }

@@ -286,7 +286,7 @@ async fn r5_a_consumer_without_tx_uses_its_own_connections<DB: TestDatabase>(db:
 }
 
 async fn r6_consumers_share_one_event_payload_and_metadata<DB: TestDatabase>(db: Database<DB>) {
-    // Where the record, its payload and its metadata lie in memory.
+    // The addresses of the record, its payload and its metadata.
     type Places = (i64, usize, usize, usize);
     let seen: [Seen<Places>; 3] = Default::default();
     for id in ["u-1", "u-2"] {

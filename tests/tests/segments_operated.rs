@@ -1,4 +1,4 @@
-//! What is done to a consumer as a whole, when it has several checkpoint rows.
+//! Operations on a consumer that has several checkpoint rows.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn rows<DB: TestDatabase>(db: &Database<DB>) -> i64 {
     db.number("SELECT count(*) FROM consumer_progress").await
 }
 
-/// So many aggregates in each quarter of the slices.
+/// `each` aggregates in each quarter of the slices.
 fn ids(each: usize) -> Vec<String> {
     let mut quarters = [const { Vec::new() }; 4];
     for number in 0..10_000 {

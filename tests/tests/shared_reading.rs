@@ -7,7 +7,7 @@ use consumer_tests::{Database, TestDatabase, consumer, run_once};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sqlx::{Postgres, Sqlite};
 
-/// How many ranges of the log were found in memory, and how many were read.
+/// The ranges of the log that were found in memory, and those that were read.
 #[derive(Debug, Default)]
 struct Reads {
     hits: u64,
@@ -39,7 +39,7 @@ fn counted(run: impl Future<Output = ()>) -> Reads {
 
 const EVENTS: usize = 20_000;
 
-/// How many of them one read brings at most.
+/// The most events that one read returns.
 const RANGE: usize = 2_000;
 
 async fn filled<DB: TestDatabase>() -> Database<DB> {
@@ -54,7 +54,7 @@ async fn filled<DB: TestDatabase>() -> Database<DB> {
     db
 }
 
-/// Handles everything with so many consumers that do nothing.
+/// Handles everything with consumers that do nothing.
 async fn catch_up<DB: TestDatabase>(
     db: &Database<DB>,
     names: &str,
@@ -89,7 +89,7 @@ fn consumers_share<DB: TestDatabase>() {
     // The control: a budget of nothing, with which each of them reads for itself.
     let apart = counted(catch_up(&db, "apart", 12, |builder| builder.cache_bytes(0)));
     assert!(apart.misses > 3 * one.misses, "{apart:?}");
-    // What is beyond the budget is read again, by those who come later.
+    // A later consumer reads again what exceeds the budget.
     let later = counted(catch_up(&db, "later", 1, |builder| {
         builder.cache_bytes(1 << 20)
     }));

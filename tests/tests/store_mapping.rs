@@ -13,7 +13,7 @@ fn event(id: &str) -> NewEvent {
     NewEvent::new("User", id, "UserRegistered", "{}").metadata(Metadata::from_json_text("{}"))
 }
 
-/// Appends and reads in every way there is, by hand and by a worker, and note that it fits together.
+/// Checks that every way to append and read agrees, by hand and through a worker.
 async fn works<DB: TestDatabase>(store: &EventStore<DB>) {
     let stored = store
         .append(ExpectedVersion::NoStream, &[event("u-1"), event("u-1")])

@@ -1,4 +1,4 @@
-//! How much memory a read takes; alone in its process, since that is what is measured.
+//! The memory of a read, measured in a process of its own.
 #![cfg(target_os = "linux")]
 
 use consumer::{Backend, EventStore, NewEvent, ReadRange};
@@ -45,7 +45,7 @@ async fn read_all<DB: Backend>(store: &EventStore<DB>, max_bytes: u64) -> usize 
     }
 }
 
-/// How far the memory rises while the whole log is read within a budget.
+/// The rise of the memory while the whole log is read within a budget.
 async fn rise<DB: Backend>(store: &EventStore<DB>, budget: usize) -> usize {
     forget_the_peak();
     let before = peak();

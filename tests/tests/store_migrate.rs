@@ -1,4 +1,4 @@
-//! The store's tables: how they are made, and beside what.
+//! Creating the store's tables, beside those of others.
 
 use consumer::{EventStore, ExpectedVersion, NewEvent, Schema, StoreError};
 use consumer_tests::{Database, TestDatabase, TestPostgres, test_on};
@@ -404,7 +404,7 @@ async fn both_databases_have_the_same_tables_with_the_same_columns() {
     }
 }
 
-/// What a Go service has made before us: its tables, its indexes, and its worker's checkpoints.
+/// The tables, indexes and checkpoints of an existing Go service.
 const GO: &str = "
 CREATE TABLE events (
     global_position BIGSERIAL PRIMARY KEY, aggregate_type TEXT NOT NULL, aggregate_id TEXT NOT NULL,

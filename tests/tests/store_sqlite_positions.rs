@@ -5,7 +5,7 @@ use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
 use proptest::prelude::*;
 use sqlx::{Connection, Sqlite, SqliteConnection};
 
-/// What one transaction does.
+/// The steps of one transaction.
 #[derive(Clone, Debug)]
 struct Work {
     steps: Vec<Step>,

@@ -91,7 +91,7 @@ impl Holder {
         Self::start(command, handover)
     }
 
-    /// Where the server is, once it runs.
+    /// The directory of the server, once it runs.
     fn directory(&mut self) -> PathBuf {
         let note = self.handover.path().join("directory");
         until("the server runs", || {

@@ -1,4 +1,4 @@
-//! How often the worker allocates; alone in its process, since that is what is counted.
+//! The allocations of a worker, counted in a process of its own.
 
 use std::alloc::System;
 
@@ -49,7 +49,7 @@ async fn log_of<DB: TestDatabase>(events: u32) -> Database<DB> {
     db
 }
 
-/// How often is allocated meanwhile.
+/// The number of allocations during some work.
 async fn counted(work: impl Future<Output = ()>) -> f64 {
     let region = Region::new(COUNTING);
     work.await;
@@ -57,7 +57,7 @@ async fn counted(work: impl Future<Output = ()>) -> f64 {
     f64::from(u32::try_from(counted).unwrap())
 }
 
-/// While the log is read, and nothing is done with it.
+/// The allocations while the log is read.
 async fn reading<DB: TestDatabase>(store: &EventStore<DB>, events: u32) -> f64 {
     let mut connection = store.pool().acquire().await.unwrap();
     counted(async {
@@ -77,7 +77,7 @@ async fn reading<DB: TestDatabase>(store: &EventStore<DB>, events: u32) -> f64 {
     .await
 }
 
-/// While so many consumers catch up.
+/// The allocations while consumers catch up.
 async fn catching_up<DB: TestDatabase>(
     store: &EventStore<DB>,
     events: u32,
@@ -100,7 +100,7 @@ async fn catching_up<DB: TestDatabase>(
     .await
 }
 
-/// What an event allocates on its way to so many consumers, beyond being read.
+/// The allocations for an event on its way to consumers, after it was read.
 async fn an_event<DB: TestDatabase>(consumers: u32, copies: bool) -> f64 {
     let mut own = [0.0; 2];
     for (own, events) in own.iter_mut().zip([SMALL, LARGE]) {

@@ -762,7 +762,7 @@ async fn store_called(db: &Database<Postgres>, name: &str) -> EventStore<Postgre
     EventStore::new(pool.unwrap())
 }
 
-/// How long the connections of a store have run no statement, in milliseconds.
+/// The milliseconds since the connections of a store last ran a statement.
 async fn quiet(db: &Database<Postgres>, name: &str) -> i64 {
     let sql = format!(
         "SELECT (extract(epoch FROM clock_timestamp() - max(query_start)) * 1000)::bigint

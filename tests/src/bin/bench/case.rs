@@ -1,4 +1,4 @@
-//! What was measured, as a line of the result.
+//! A line of the result.
 
 use consumer_tests::measuring::{Samples, figure};
 
@@ -6,15 +6,15 @@ use consumer_tests::measuring::{Samples, figure};
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// What `ours` counts.
+    /// The unit of `ours`.
     pub(crate) unit: &'static str,
     pub(crate) ours: Samples,
-    /// What it is compared with, and its name.
+    /// The name and the samples that it is compared with.
     pub(crate) other: Option<(String, Samples)>,
     pub(crate) target: Target,
 }
 
-/// What the ratio, or the value where nothing is compared, should be.
+/// The target for the ratio, or for the value if nothing is compared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     None,

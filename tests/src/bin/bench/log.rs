@@ -32,7 +32,7 @@ pub(crate) trait Measured: TestDatabase {
     fn by_hand(pool: Pool<Self>, by_hand: ByHand) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// How the loop written by hand goes about it.
+/// The settings of the loop written by hand.
 #[derive(Clone, Copy)]
 pub(crate) struct ByHand {
     pub(crate) batch: i64,

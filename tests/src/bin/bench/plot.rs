@@ -89,7 +89,7 @@ fn bar(svg: &mut String, scale: &Scale, case: &Case, top: f64) {
     );
 }
 
-/// Where a ratio stands in the picture.
+/// Maps ratios to the width of the plot.
 struct Scale {
     least: f64,
     most: f64,

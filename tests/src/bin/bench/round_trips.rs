@@ -1,4 +1,4 @@
-//! How many statements a batch and an idle worker cost, as the server counts them.
+//! The statements of a batch and of an idle worker, as the server counts them.
 
 use std::time::Duration;
 
