@@ -111,8 +111,8 @@ pub use crate::store::{
 };
 #[cfg(feature = "worker")]
 pub use crate::worker::{
-    Blocker, BuildError, ConsumerReport, FrontierWait, Health, HealthProblem, LaneState,
-    LogProblem, NameTaken, Report, WaitError, Worker, WorkerBackend, WorkerBuilder, WorkerError,
+    Blocker, BuildError, ConsumerReport, FrontierWait, Health, HealthProblem, ConsumerState,
+    LogProblem, NameTaken, Report, WaitError, Worker, Backend, WorkerBuilder, WorkerError,
     WorkerHandle, aggregate_slice, merge_segments, shutdown_signal,
 };
 

@@ -40,10 +40,10 @@
 //! [`WorkerHandle::health`](crate::WorkerHandle::health) answers liveness and readiness probes:
 //!
 //! ```
-//! use consumer::{WorkerBackend, WorkerHandle};
+//! use consumer::{Backend, WorkerHandle};
 //!
 //! /// Status and text of `/live`; that of `/ready` asks `is_ready` instead.
-//! fn live<DB: WorkerBackend>(worker: &WorkerHandle<DB>) -> (u16, String) {
+//! fn live<DB: Backend>(worker: &WorkerHandle<DB>) -> (u16, String) {
 //!     let health = worker.health();
 //!     let status = if health.is_live() { 200 } else { 503 };
 //!     (status, health.to_string())

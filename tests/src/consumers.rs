@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use consumer::{
     BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer, Settings,
-    Worker, WorkerBackend, WorkerBuilder, WorkerError, WorkerHandle,
+    Worker, Backend, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
@@ -216,12 +216,12 @@ pub fn impatient() -> Settings {
 }
 
 /// A worker that runs beside the test.
-pub struct Running<DB: WorkerBackend> {
+pub struct Running<DB: Backend> {
     handle: WorkerHandle<DB>,
     task: JoinHandle<Result<Report, WorkerError>>,
 }
 
-impl<DB: WorkerBackend> Running<DB> {
+impl<DB: Backend> Running<DB> {
     /// Starts it.
     #[must_use]
     pub fn start(builder: WorkerBuilder<DB>) -> Self {
@@ -251,7 +251,7 @@ impl<DB: WorkerBackend> Running<DB> {
     }
 }
 
-impl<DB: WorkerBackend> Deref for Running<DB> {
+impl<DB: Backend> Deref for Running<DB> {
     type Target = WorkerHandle<DB>;
 
     fn deref(&self) -> &WorkerHandle<DB> {
@@ -282,7 +282,7 @@ impl<DB: TestDatabase> Database<DB> {
     pub fn worker(&self) -> WorkerBuilder<DB> {
         Worker::builder(self.store.clone())
             .poll_interval(Duration::from_millis(10))
-            .survey_interval(Duration::from_millis(20))
+            .snapshot_interval(Duration::from_millis(20))
     }
 
     /// Runs one consumer over the current log.
@@ -292,7 +292,7 @@ impl<DB: TestDatabase> Database<DB> {
 }
 
 /// Runs a worker over the current log.
-pub async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> Report {
+pub async fn run_once<DB: Backend>(builder: WorkerBuilder<DB>) -> Report {
     let worker = builder.build().expect("build the worker");
     patiently("the worker has handled the log", worker.run_once())
         .await

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use consumer::admin::AdminBackend;
-use consumer::testing::TestBackend;
+use consumer::Backend;
+use consumer::Backend;
 use consumer::{EventStore, ExpectedVersion, NewEvent, PersistedEvent};
 use sqlx::migrate::Migrate;
 use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
@@ -12,7 +12,7 @@ use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 
 /// A kind of database that tests run on.
 pub trait TestDatabase:
-    AdminBackend + TestBackend + sqlx::Database<Connection: Migrate> + Sized
+    Backend + TestBackend + sqlx::Database<Connection: Migrate> + Sized
 {
     /// Keeps the database alive as long as the test.
     type Keeper: Send + Sync;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use consumer::admin::{Admin, AdminBackend, AdminError, ConsumerState, Target};
+use consumer::admin::{Admin, AdminError, ConsumerState, Target};
 use consumer::{OnError, Registered, Settings, Worker};
 use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
 use sqlx::Postgres;
 use tokio::sync::Semaphore;
 
-async fn state<DB: AdminBackend>(admin: &Admin<DB>, name: &str) -> ConsumerState {
+async fn state<DB: Backend>(admin: &Admin<DB>, name: &str) -> ConsumerState {
     let status = admin.status().await.unwrap();
     status.consumer(name).unwrap().state.clone()
 }

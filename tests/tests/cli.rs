@@ -666,7 +666,7 @@ async fn rebuild_can_be_restarted_left_to_others_and_watched<DB: TestDatabase>(d
     users.fail_on("a", false);
     let worker = Worker::<DB>::builder(db.store.clone())
         .consumer(users.clone())
-        .survey_interval(Duration::from_millis(5));
+        .snapshot_interval(Duration::from_millis(5));
     let elsewhere = Running::start(worker);
     elsewhere.caught_up().await.unwrap();
     let (exit, text) = cli(&db, &[&users], "rebuild users --no-run --yes").await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consumer::{ExpectedVersion, LaneState, NewEvent, OnError, StoreError, Worker};
+use consumer::{ExpectedVersion, ConsumerState, NewEvent, OnError, StoreError, Worker};
 use consumer_tests::{
     Database, Running, TestDatabase, TestPostgres, impatient, judging, patiently, read_model,
     run_once, test_on, until,
@@ -90,7 +90,7 @@ async fn on_postgres_every_id_that_is_appended_can_be_parked() {
         .run_once(c.settings(impatient().retries(0).on_error(OnError::Park)))
         .await;
     let state = &report.consumer(&name).unwrap().state;
-    assert_eq!(*state, LaneState::CaughtUp, "{report}");
+    assert_eq!(*state, ConsumerState::CaughtUp, "{report}");
     let positions = db
         .numbers("SELECT global_position FROM events ORDER BY 1")
         .await;

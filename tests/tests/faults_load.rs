@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consumer::{EventStore, LaneState, NewEvent, OnError, Settings, Worker};
+use consumer::{EventStore, ConsumerState, NewEvent, OnError, Settings, Worker};
 use consumer_tests::{
     Database, Running, TestDatabase, TestPostgres, batch_consumer, consumer, impatient, judging,
     keep_log, logged, patiently, read_model, run_once, test_on, until,
@@ -70,7 +70,7 @@ async fn events_of_any_size_and_content_arrive_unchanged<DB: TestDatabase>(db: D
     let report = db.run_once(c).await;
     assert_eq!(
         report.consumer("c").unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     let expected: Vec<_> = payloads
@@ -112,7 +112,7 @@ async fn events_with_odd_ids_are_parked_with_their_successors<DB: TestDatabase>(
         .await;
     assert_eq!(
         report.consumer("c").unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     let (aside, plain) = positions.split_at(2 * odd.len());

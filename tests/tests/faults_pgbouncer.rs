@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use consumer::{EventStore, LaneState, OnError, PgEventStore, Settings, merge_segments};
+use consumer::{EventStore, ConsumerState, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
     Database, PgBouncer, Running, TestDatabase, TestPostgres, Writers, consumer, impatient,
     judging, patiently, read_model, until,
@@ -166,7 +166,7 @@ async fn through_a_pooler_policies_and_the_guard_apply() {
     assert!(
         matches!(
             report.consumer("commits").unwrap().state,
-            LaneState::Stopped { .. }
+            ConsumerState::Stopped { .. }
         ),
         "{report}"
     );
@@ -193,7 +193,7 @@ async fn through_a_pooler_a_hanging_handler_times_out() {
     assert!(
         matches!(
             report.consumer("c").unwrap().state,
-            LaneState::Stopped { .. }
+            ConsumerState::Stopped { .. }
         ),
         "{report}"
     );

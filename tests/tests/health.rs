@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    HealthProblem, LaneState, Settings, WaitError, Worker, WorkerBackend, WorkerHandle,
+    HealthProblem, ConsumerState, Settings, WaitError, Worker, Backend, WorkerHandle,
 };
 use consumer_tests::{Database, Model, TestDatabase, TestPostgres, patiently, test_on};
 use tokio::sync::Semaphore;
 
 /// Waits for a state of health.
-async fn until<DB: WorkerBackend>(
+async fn until<DB: Backend>(
     handle: &WorkerHandle<DB>,
     holds: impl Fn(&consumer::Health) -> bool,
 ) {
@@ -158,7 +158,7 @@ async fn a_retry_that_is_due_later_is_not_a_stall<DB: TestDatabase>(db: Database
         handle
             .consumers()
             .iter()
-            .any(|one| matches!(one.state, LaneState::Retrying { .. }))
+            .any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
     };
     until(&handle, |_| is_retrying()).await;
     let began = Instant::now();

@@ -312,7 +312,7 @@ async fn lag_in_seconds_is_the_age_of_the_first_unhandled_event<DB: TestDatabase
         Worker::<DB>::builder(db.store.clone())
             .consumer(model.clone())
             .consumer(Model::new(paused))
-            .survey_interval(Duration::from_millis(2))
+            .snapshot_interval(Duration::from_millis(2))
     };
     builder().admin().unwrap().pause(paused).await.unwrap();
     make_old::<DB>(&db.pool).await;
@@ -342,7 +342,7 @@ async fn a_new_event_after_an_idle_hour_is_not_an_hour_late<DB: TestDatabase>(db
     let running = Running::start(
         Worker::<DB>::builder(db.store.clone())
             .consumer(model.clone())
-            .survey_interval(Duration::from_millis(2)),
+            .snapshot_interval(Duration::from_millis(2)),
     );
     running.caught_up().await.unwrap();
     let labels = format!("{{consumer={name},slice=0,version=1}}");
@@ -364,7 +364,7 @@ async fn the_gauges_of_a_merged_slice_go_to_zero<DB: TestDatabase>(db: Database<
     let builder = |scope| {
         Worker::<DB>::builder(db.store.clone())
             .scoped_consumer(Model::new(name).scope(scope))
-            .survey_interval(Duration::from_millis(2))
+            .snapshot_interval(Duration::from_millis(2))
     };
     let two = |settings: Settings| settings.segments(2);
     builder(&["Order"])

@@ -153,7 +153,7 @@ async fn a_running_worker_takes_up_the_rebuild<DB: TestDatabase>(db: Database<DB
     let worker = users
         .worker(&db)
         .configure_all(|settings| settings.batch_size(3))
-        .survey_interval(Duration::from_millis(5))
+        .snapshot_interval(Duration::from_millis(5))
         .build()
         .unwrap();
     let handle = worker.handle();

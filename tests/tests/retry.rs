@@ -77,7 +77,7 @@ impl<DB: TestDatabase> Tried<DB> {
     fn builder(&self) -> WorkerBuilder<DB> {
         Worker::builder(self.store.clone())
             .consumer(self.clone())
-            .survey_interval(Duration::from_millis(5))
+            .snapshot_interval(Duration::from_millis(5))
     }
 
     /// Runs a worker, which parks what fails, and repairs the consumer.

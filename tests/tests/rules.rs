@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use consumer::{BuildError, Context, HandlerError, LaneState, PersistedEvent, Worker};
+use consumer::{BuildError, Context, HandlerError, ConsumerState, PersistedEvent, Worker};
 use consumer_tests::{
     Database, Running, TestDatabase, consumer, impatient, judging, naive_step, patiently,
     read_model, run_once, test_on, until,
@@ -50,7 +50,7 @@ async fn with_raw_sql<DB: TestDatabase>(
 /// The error that stopped a consumer.
 fn stopped_with(report: &consumer::Report, name: &str) -> String {
     match &report.consumer(name).unwrap().state {
-        LaneState::Stopped { error, .. } => error.clone(),
+        ConsumerState::Stopped { error, .. } => error.clone(),
         other => panic!("{name} is {other}"),
     }
 }
@@ -157,7 +157,7 @@ async fn r2_an_error_stops_its_consumer_before_the_event_and_no_other<DB: TestDa
     assert_eq!(db.checkpoint("poisoned").await, Some(positions[0]));
     assert_eq!(db.applied("poisoned").await, positions[..1]);
     let state = &report.consumer("poisoned").unwrap().state;
-    let LaneState::Stopped { position, error } = state else {
+    let ConsumerState::Stopped { position, error } = state else {
         panic!("{state}")
     };
     assert_eq!(
@@ -263,7 +263,7 @@ async fn r4_a_nested_begin_is_a_savepoint<DB: TestDatabase>(db: Database<DB>) {
     let report = db.run_once(c).await;
     assert_eq!(
         report.consumer("nested").unwrap().state,
-        LaneState::CaughtUp
+        ConsumerState::CaughtUp
     );
     assert_eq!(db.applied("nested").await, positions);
     assert_eq!(db.applied("never").await, [] as [i64; 0]);
@@ -582,7 +582,7 @@ async fn r4_on_postgres_a_lone_begin_changes_nothing() {
     let report = with_raw_sql(&db, "BEGIN", false).await;
     assert_eq!(
         report.consumer("raw").unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     assert_eq!(db.applied("raw").await, positions);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use consumer::{LaneState, Report, WorkerBuilder, aggregate_slice, merge_segments};
+use consumer::{ConsumerState, Report, WorkerBuilder, aggregate_slice, merge_segments};
 use consumer_tests::{
     Database, Running, TestDatabase, chaining, consumer, patiently, run_once, test_on, until,
 };
@@ -54,7 +54,7 @@ async fn reaches<DB: TestDatabase>(worker: &Running<DB>, position: i64) {
         .unwrap();
 }
 
-fn state(report: &Report) -> &LaneState {
+fn state(report: &Report) -> &ConsumerState {
     &report.consumer(NAME).unwrap().state
 }
 
@@ -95,7 +95,7 @@ async fn a_consumer_is_divided_and_merged_while_events_flow<DB: TestDatabase>(db
     reaches(&one, writer.await.unwrap()).await;
     let report = one.stop().await;
 
-    assert_eq!(*state(&report), LaneState::ShutDown, "{report}");
+    assert_eq!(*state(&report), ConsumerState::ShutDown, "{report}");
     assert_eq!(db.log().await.len(), 700);
     db.assert_applied_exactly_once_by_segments(NAME).await;
 }
@@ -104,7 +104,7 @@ async fn a_new_consumer_begins_with_a_row_for_each_segment<DB: TestDatabase>(db:
     append(&db, 80).await;
     let report = run_once(ledger(&db, 4)).await;
     let one = report.consumer(NAME).unwrap();
-    assert_eq!((one.events, &one.state), (80, &LaneState::CaughtUp));
+    assert_eq!((one.events, &one.state), (80, &ConsumerState::CaughtUp));
     assert_eq!(rows(&db).await, 4);
     db.assert_applied_exactly_once_by_segments(NAME).await;
 }
@@ -151,7 +151,7 @@ async fn a_merge_during_a_retry_handles_no_event_twice<DB: TestDatabase>(db: Dat
     patiently("they are merged", merge).await.unwrap().unwrap();
     reaches(&worker, last).await;
     let report = worker.stop().await;
-    assert_eq!(*state(&report), LaneState::ShutDown, "{report}");
+    assert_eq!(*state(&report), ConsumerState::ShutDown, "{report}");
     assert_eq!(rows(&db).await, 1);
     db.assert_applied_exactly_once_by_segments(NAME).await;
 }
@@ -175,7 +175,7 @@ async fn rows_go_on_when_the_hold_of_an_abandoned_merge_ends<DB: TestDatabase>(d
     db.execute("DELETE FROM applied; DELETE FROM chain").await;
     append_to(&db, &left).await;
     let report = run_once(ledger(&db, 2)).await;
-    assert_eq!(*state(&report), LaneState::CaughtUp, "{report}");
+    assert_eq!(*state(&report), ConsumerState::CaughtUp, "{report}");
     db.assert_applied_exactly_once_by_segments(NAME).await;
 }
 

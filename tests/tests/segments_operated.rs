@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use consumer::admin::RebuildOptions;
 use consumer::{
-    Consumer, LaneState, OnError, ScopedConsumer, Settings, Worker, WorkerBackend, WorkerBuilder,
+    Consumer, ConsumerState, OnError, ScopedConsumer, Settings, Worker, Backend, WorkerBuilder,
     aggregate_slice, merge_segments,
 };
 use consumer_tests::{Database, Model, Running, TestDatabase, patiently, run_once, test_on, until};
@@ -17,7 +17,7 @@ where
 {
     Worker::builder(db.store.clone())
         .poll_interval(Duration::from_millis(10))
-        .survey_interval(Duration::from_millis(20))
+        .snapshot_interval(Duration::from_millis(20))
         .scoped_consumer(model.clone())
         .configure_all(move |settings| settings.segments(segments))
 }
@@ -44,7 +44,7 @@ async fn applied<DB: TestDatabase>(db: &Database<DB>) -> Vec<i64> {
         .await
 }
 
-async fn all_caught_up<DB: WorkerBackend>(worker: &Running<DB>, position: i64) {
+async fn all_caught_up<DB: Backend>(worker: &Running<DB>, position: i64) {
     patiently("it catches up", worker.caught_up_to(position))
         .await
         .unwrap();
@@ -142,7 +142,7 @@ async fn a_changed_scope_keeps_every_row_until_it_is_accepted_for_all<DB: TestDa
     assert!(
         matches!(
             report.consumer(NAME).unwrap().state,
-            LaneState::ScopeChanged { .. }
+            ConsumerState::ScopeChanged { .. }
         ),
         "{report}"
     );
@@ -160,7 +160,7 @@ async fn a_changed_scope_keeps_every_row_until_it_is_accepted_for_all<DB: TestDa
     let report = run_once(builder(&db, &after, 4)).await;
     assert_eq!(
         report.consumer(NAME).unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     assert_eq!(applied(&db).await.len(), 5);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{BatchError, EventStore, LaneState, Settings};
+use consumer::{BatchError, EventStore, ConsumerState, Settings};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, TestPostgres, batch_consumer, consumer,
     impatient, judging, patiently, read_model, run_once, test_on, until,
@@ -48,7 +48,7 @@ async fn retrying<DB: TestDatabase>(worker: &Running<DB>) {
         worker
             .consumers()
             .iter()
-            .any(|one| matches!(one.state, LaneState::Retrying { .. }))
+            .any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
     })
     .await;
 }
@@ -98,7 +98,7 @@ async fn resuming_a_consumer_ends_its_backoff<DB: TestDatabase>(db: Database<DB>
     let admin = Admin::new(db.store.clone());
     admin.pause("c").await.unwrap();
     until("it is paused", async || {
-        worker.consumers()[0].state == LaneState::Paused
+        worker.consumers()[0].state == ConsumerState::Paused
     })
     .await;
     fails.store(false, Ordering::SeqCst);
@@ -116,7 +116,7 @@ async fn a_batch_that_fails_at_its_end_is_narrowed_down_to_one_event<DB: TestDat
     let positions = db.append_many(8).await;
     let c = flushing(positions[5]);
     let report = db.run_once(c.settings(impatient().retries(1))).await;
-    let LaneState::Stopped { position, .. } = &report.consumer("c").unwrap().state else {
+    let ConsumerState::Stopped { position, .. } = &report.consumer("c").unwrap().state else {
         panic!("{report}");
     };
     assert_eq!(*position, Some(positions[5]), "{report}");
@@ -127,7 +127,7 @@ async fn a_batch_of_which_no_event_is_handled_counts_as_failed<DB: TestDatabase>
     db.append_many(2).await;
     let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
     let report = db.run_once(c.settings(impatient().retries(1))).await;
-    let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+    let ConsumerState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
         panic!("{report}");
     };
     assert!(error.contains("`Ok(0)`"), "{error}");
@@ -150,7 +150,7 @@ async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
         })
     });
     let report = db.run_once(c.settings(impatient().retries(1))).await;
-    let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+    let ConsumerState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
         panic!("{report}");
     };
     assert!(error.contains("too many arguments"), "{error}");
@@ -183,7 +183,7 @@ async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
     let report = db.run_once(c).await;
     assert_eq!(
         report.consumer("c").unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     assert!(calls.load(Ordering::SeqCst) > 2, "the disk was never full");
@@ -243,11 +243,11 @@ async fn a_shutdown_past_its_deadline_cancels_the_statement() {
     })
     .await;
     let report = worker.stop().await;
-    assert_eq!(report.consumer("c").unwrap().state, LaneState::ShutDown);
+    assert_eq!(report.consumer("c").unwrap().state, ConsumerState::ShutDown);
     until("it was ended", async || db.numbers(sleeping).await == [0]).await;
     // The row is free: the next worker handles the event.
     let report = run_once(db.worker().consumer(read_model("c"))).await;
-    assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp);
+    assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp);
 }
 
 /// Records each call with its transaction, and fails at the end of a batch that contains the event at
@@ -342,7 +342,7 @@ async fn a_failing_batch_behind_others_is_narrowed_down_alone() {
     let crowd = crowd(Some(2_750), |one| one.settings(impatient().retries(1))).await;
     let first = crowd.report.consumer("c00").unwrap();
     assert!(
-        matches!(first.state, LaneState::Stopped { .. }),
+        matches!(first.state, ConsumerState::Stopped { .. }),
         "{first:?}"
     );
     assert_eq!(crowd.handled[0], 2_750);

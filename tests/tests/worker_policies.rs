@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, HandlerError, LaneState, OnError, Settings};
+use consumer::{BatchError, HandlerError, ConsumerState, OnError, Settings};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
     patiently, read_model, run_once, test_on,
@@ -50,7 +50,7 @@ fn refusing_batches<DB: TestDatabase>(
     })
 }
 
-fn state(report: &consumer::Report, name: &str) -> LaneState {
+fn state(report: &consumer::Report, name: &str) -> ConsumerState {
     report.consumer(name).unwrap().state.clone()
 }
 
@@ -96,7 +96,7 @@ async fn a_failing_event_is_retried_as_often_as_configured<DB: TestDatabase>(db:
         Err("no".to_owned())
     });
     let report = db.run_once(c.settings(impatient().retries(3))).await;
-    assert!(matches!(state(&report, "c"), LaneState::Stopped { .. }));
+    assert!(matches!(state(&report, "c"), ConsumerState::Stopped { .. }));
     assert_eq!(*attempts.lock().unwrap(), [1, 2, 3, 4]);
 }
 
@@ -109,7 +109,7 @@ async fn an_event_that_succeeds_in_the_end_leaves_no_failure_behind<DB: TestData
         _ => Ok(()),
     });
     let report = db.run_once(c.settings(impatient())).await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
     assert_eq!(db.applied("c").await, positions);
     let failures = "SELECT attempts FROM consumer_progress WHERE failed_position IS NULL AND error IS NULL AND retry_at IS NULL";
     assert_eq!(
@@ -137,7 +137,7 @@ async fn attempts_count_across_workers<DB: TestDatabase>(db: Database<DB>) {
         worker
             .consumers()
             .iter()
-            .any(|one| matches!(one.state, LaneState::Retrying { .. }))
+            .any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
     })
     .await;
     worker.stop().await;
@@ -159,7 +159,7 @@ async fn the_backoff_doubles_up_to_its_limit_with_jitter<DB: TestDatabase>(db: D
         }));
         consumer_tests::until("all wait for the next attempt", async || {
             let waits = |one: &consumer::ConsumerReport| match one.state {
-                LaneState::Retrying { attempts: n, .. } => n == attempts,
+                ConsumerState::Retrying { attempts: n, .. } => n == attempts,
                 _ => false,
             };
             worker.consumers().iter().all(waits)
@@ -272,7 +272,7 @@ async fn the_thousand_and_first_parked_aggregate_stops_it<DB: TestDatabase>(db: 
     let report = db
         .run_once(refusing("c", &["bad-1", "bad-2"]).settings(settings))
         .await;
-    let LaneState::Stopped { position, error } = state(&report, "c") else {
+    let ConsumerState::Stopped { position, error } = state(&report, "c") else {
         panic!("{report}")
     };
     assert_eq!(position, Some(positions[2]));
@@ -290,7 +290,7 @@ async fn a_failing_event_of_a_batch_handler_is_found_by_halving<DB: TestDatabase
     let report = db
         .run_once(refusing_batches(move |position| position == bad, &sizes).settings(settings))
         .await;
-    assert_eq!(state(&report, "batches"), LaneState::CaughtUp);
+    assert_eq!(state(&report, "batches"), ConsumerState::CaughtUp);
     let expected: Vec<i64> = positions
         .into_iter()
         .filter(|&position| position != bad)
@@ -324,12 +324,12 @@ async fn a_panic_counts_against_the_event<DB: TestDatabase>(db: Database<DB>) {
     });
     let settings = impatient().retries(1).on_error(OnError::Skip);
     let report = db.run_once(c.settings(settings)).await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
     assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
 
     let c = judging("d", |_, _| panic!("always"));
     let report = db.run_once(c.settings(impatient().retries(0))).await;
-    let LaneState::Stopped { error, .. } = state(&report, "d") else {
+    let ConsumerState::Stopped { error, .. } = state(&report, "d") else {
         panic!("{report}")
     };
     assert_eq!(error, "the handler panicked: always");
@@ -344,7 +344,7 @@ async fn an_effect_that_panics_does_not_stop_its_consumer<DB: TestDatabase>(db: 
     let report = db
         .run_once(c.settings(Settings::default().batch_size(1)))
         .await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
     assert_eq!(db.applied("c").await, positions);
 }
 
@@ -357,7 +357,7 @@ async fn a_decode_error_counts_against_the_event<DB: TestDatabase>(db: Database<
         }
     });
     let report = db.run_once(c.settings(impatient().retries(0))).await;
-    let LaneState::Stopped { position, error } = state(&report, "c") else {
+    let ConsumerState::Stopped { position, error } = state(&report, "c") else {
         panic!("{report}")
     };
     assert_eq!(position, Some(positions[0]));
@@ -384,7 +384,7 @@ async fn a_failed_statement_that_was_ignored_voids_the_batch<DB: TestDatabase>(d
         // There a failed statement does not affect its transaction.
         assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
     } else {
-        let LaneState::Stopped { position, error } = state(&report, "c") else {
+        let ConsumerState::Stopped { position, error } = state(&report, "c") else {
             panic!("{report}")
         };
         assert_eq!(position, Some(positions[1]), "{error}");
@@ -417,7 +417,7 @@ async fn one_failing_consumer_of_five_does_not_slow_the_others<DB: TestDatabase>
         }
     }
     let report = worker.stop().await;
-    assert_eq!(state(&report, "poisoned"), LaneState::ShutDown);
+    assert_eq!(state(&report, "poisoned"), ConsumerState::ShutDown);
     assert_eq!(db.applied("poisoned").await, positions[..3]);
     for name in names {
         assert_eq!(db.applied(name).await, positions);
@@ -480,7 +480,7 @@ async fn errors_of_the_database_never_count_against_an_event<DB: TestDatabase>(d
     });
     // Not a single retry is allowed.
     let report = run_once(db.worker().consumer(c.settings(impatient().retries(0)))).await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp, "{report}");
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp, "{report}");
     assert_eq!(db.applied("c").await, positions);
 }
 
@@ -530,7 +530,7 @@ async fn fails_once_without_counting(
         })
     });
     let report = db.run_once(c.settings(impatient().retries(0))).await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp, "{report}");
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp, "{report}");
     assert_eq!(db.applied("c").await, positions);
     assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
@@ -599,7 +599,7 @@ async fn a_statement_timeout_of_the_handler_counts_as_an_attempt() {
     });
     let report = db.run_once(c.settings(impatient().retries(1))).await;
     assert!(
-        matches!(state(&report, "c"), LaneState::Stopped { .. }),
+        matches!(state(&report, "c"), ConsumerState::Stopped { .. }),
         "{report}"
     );
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BuildError, EventStore, ExpectedVersion, LaneState, LogProblem, NewEvent, Settings, StoreError,
+    BuildError, EventStore, ExpectedVersion, ConsumerState, LogProblem, NewEvent, Settings, StoreError,
     WaitError, Worker, WorkerError,
 };
 use consumer_tests::{
@@ -29,7 +29,7 @@ fn endless<DB: TestDatabase>() -> &'static str {
     }
 }
 
-fn state(report: &consumer::Report, name: &str) -> LaneState {
+fn state(report: &consumer::Report, name: &str) -> ConsumerState {
     report.consumer(name).unwrap().state.clone()
 }
 
@@ -193,7 +193,7 @@ async fn a_handler_hanging_in_a_statement_times_out_and_fails<DB: TestDatabase>(
         .retries(1)
         .handler_timeout(Duration::from_millis(100));
     let report = db.run_once(c.settings(settings)).await;
-    let LaneState::Stopped { position, error } = state(&report, "c") else {
+    let ConsumerState::Stopped { position, error } = state(&report, "c") else {
         panic!("{report}")
     };
     assert_eq!(
@@ -208,7 +208,7 @@ async fn a_handler_hanging_in_a_statement_times_out_and_fails<DB: TestDatabase>(
     assert_eq!(db.applied("c").await, positions[..1]);
     // Nothing is left that would block another worker.
     let report = db.run_once(read_model("c")).await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
     assert_eq!(db.applied("c").await, positions);
 }
 
@@ -224,7 +224,7 @@ async fn a_handler_that_hangs_elsewhere_is_ended_too<DB: TestDatabase>(db: Datab
             .handler_timeout(Duration::from_millis(50));
         let c = c.settings(settings);
         let report = db.run_once(if tx { c } else { c.without_tx() }).await;
-        let LaneState::Stopped { error, .. } = state(&report, &name) else {
+        let ConsumerState::Stopped { error, .. } = state(&report, &name) else {
             panic!("{report}")
         };
         assert!(error.contains("handler_timeout"), "{error}");
@@ -273,7 +273,7 @@ async fn a_shutdown_finishes_and_saves_the_current_event<DB: TestDatabase>(db: D
     worker.shut_down();
     go_on.send_replace(true);
     let report = patiently("it ends", worker.stop()).await;
-    assert_eq!(state(&report, "c"), LaneState::ShutDown);
+    assert_eq!(state(&report, "c"), ConsumerState::ShutDown);
     assert!(!report.has_failures());
     // A handler that never has to wait for its database is on its way to later events by now.
     let applied = db.applied("c").await;
@@ -307,7 +307,7 @@ async fn a_shutdown_past_its_deadline_gives_up_what_is_not_committed<DB: TestDat
     );
     patiently("the handler is called", entered.notified()).await;
     let report = patiently("it ends", worker.stop()).await;
-    assert_eq!(state(&report, "c"), LaneState::ShutDown);
+    assert_eq!(state(&report, "c"), ConsumerState::ShutDown);
     db.run_once(read_model("c")).await;
     assert_eq!(db.applied("c").await, positions);
 }
@@ -331,19 +331,19 @@ async fn a_shutdown_ends_consumers_in_every_state<DB: TestDatabase>(db: Database
         .await;
     until("each waits for its own", async || {
         worker.consumers().iter().all(|one| match &*one.name {
-            "idle" => one.state == LaneState::Running,
-            "retrying" => matches!(one.state, LaneState::Retrying { .. }),
-            "stopped" => matches!(one.state, LaneState::Stopped { .. }),
-            _ => one.state == LaneState::Paused,
+            "idle" => one.state == ConsumerState::Running,
+            "retrying" => matches!(one.state, ConsumerState::Retrying { .. }),
+            "stopped" => matches!(one.state, ConsumerState::Stopped { .. }),
+            _ => one.state == ConsumerState::Paused,
         })
     })
     .await;
     let report = patiently("it ends", worker.stop()).await;
     assert!(matches!(
         state(&report, "stopped"),
-        LaneState::Stopped { .. }
+        ConsumerState::Stopped { .. }
     ));
-    assert_eq!(state(&report, "paused"), LaneState::Paused);
+    assert_eq!(state(&report, "paused"), ConsumerState::Paused);
     let text = report.to_string();
     assert!(text.contains("stopped: stopped before event"), "{text}");
 }
@@ -363,7 +363,7 @@ async fn run_once_handles_what_was_there_at_the_call_and_ends<DB: TestDatabase>(
     let report = db
         .run_once(c.settings(Settings::default().batch_size(1)))
         .await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
     assert!(db.applied("c").await.starts_with(&positions));
 }
 
@@ -402,7 +402,7 @@ async fn waiting_for_a_stopped_consumer_ends_with_the_reason<DB: TestDatabase>(d
         matches!(
             &error,
             WaitError::NotRunning {
-                state: LaneState::Stopped { .. },
+                state: ConsumerState::Stopped { .. },
                 ..
             }
         ),
@@ -446,7 +446,7 @@ async fn a_changed_scope_is_refused_until_it_is_accepted<DB: TestDatabase>(db: D
     .await;
     let text = report.to_string();
     assert!(
-        matches!(state(&report, "c"), LaneState::ScopeChanged { .. }),
+        matches!(state(&report, "c"), ConsumerState::ScopeChanged { .. }),
         "{text}"
     );
     assert_eq!(
@@ -608,16 +608,16 @@ async fn the_newest_events_can_be_archived_on_sqlite() {
     patiently("it catches up", worker.caught_up())
         .await
         .unwrap();
-    let is = |state: LaneState| worker.consumers()[0].state == state;
+    let is = |state: ConsumerState| worker.consumers()[0].state == state;
     db.execute(
         "BEGIN; DELETE FROM events WHERE global_position > 1;
          UPDATE consumer_progress SET state = 'paused'; COMMIT",
     )
     .await;
-    until("it has looked", async || is(LaneState::Paused)).await;
+    until("it has looked", async || is(ConsumerState::Paused)).await;
     db.execute("UPDATE consumer_progress SET state = 'running'")
         .await;
-    until("it has looked again", async || is(LaneState::Running)).await;
+    until("it has looked again", async || is(ConsumerState::Running)).await;
     positions.extend(db.append("User", ["d"]).await);
     patiently("it continues", worker.caught_up_to(positions[3]))
         .await

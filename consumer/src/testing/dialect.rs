@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::worker::WorkerBackend;
+use crate::worker::Backend;
 
 /// A database that consumers can be tested on: Postgres or SQLite.
 ///
@@ -11,10 +11,10 @@ use crate::worker::WorkerBackend;
 /// Only code that is generic over the database names it, as a bound:
 ///
 /// ```
-/// use consumer::testing::{ConsumerTest, TestBackend, TestError};
+/// use consumer::testing::{ConsumerTest, TestError};
 ///
 /// /// What each consumer of a program should survive.
-/// async fn survives<DB: TestBackend>(test: &mut ConsumerTest<DB>) -> Result<(), TestError> {
+/// async fn survives<DB: Backend>(test: &mut ConsumerTest<DB>) -> Result<(), TestError> {
 ///     test.crash_before_commit().await?;
 ///     test.when().await?;
 ///     test.redeliver().await
@@ -25,10 +25,10 @@ use crate::worker::WorkerBackend;
     label = "neither `Postgres` nor `Sqlite`",
     note = "test on the database that the consumer runs on, `Postgres` or `Sqlite`, and turn on the feature of that name of `consumer`"
 )]
-pub trait TestBackend: TestDialect {}
+pub trait Backend: TestDialect {}
 
 /// What a test asks of a database.
-pub trait TestDialect: WorkerBackend {
+pub trait TestDialect: Backend {
     /// Runs statements of the test.
     fn run(
         connection: &mut Self::Connection,

@@ -65,7 +65,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
-pub use self::dialect::TestBackend;
+pub use self::dialect::Backend;
 pub use self::error::TestError;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use crate::contract::{Consumer, ScopedConsumer};
@@ -76,7 +76,7 @@ use crate::store::{EventStore, NewEvent, cause};
 /// A consumer under test, and the database that it writes to.
 ///
 /// See the [module](self) for an example.
-pub struct ConsumerTest<DB: TestBackend> {
+pub struct ConsumerTest<DB: Backend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
     events: Vec<PersistedEvent>,
@@ -90,7 +90,7 @@ pub struct ConsumerTest<DB: TestBackend> {
     store: Option<EventStore<DB>>,
 }
 
-impl<DB: TestBackend> fmt::Debug for ConsumerTest<DB> {
+impl<DB: Backend> fmt::Debug for ConsumerTest<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsumerTest")
             .field("consumer", &self.registered)
@@ -195,7 +195,7 @@ impl ConsumerTest<sqlx::Postgres> {
     }
 }
 
-impl<DB: TestBackend> ConsumerTest<DB> {
+impl<DB: Backend> ConsumerTest<DB> {
     /// A test within a transaction, which is rolled back when the test ends.
     ///
     /// ```
@@ -765,7 +765,7 @@ enum End {
     RollBack,
 }
 
-async fn hand_over<DB: TestBackend>(
+async fn hand_over<DB: Backend>(
     registered: &Registered<DB>,
     connection: &mut DB::Connection,
     batch: &Batch,

@@ -3,7 +3,7 @@
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, raw_sql};
 
-use super::dialect::{TestBackend, TestDialect};
+use super::dialect::{Backend, TestDialect};
 
 const ARM: &str = "
 CREATE FUNCTION pg_temp.consumer_fault() RETURNS trigger LANGUAGE plpgsql AS $consumer$
@@ -32,7 +32,7 @@ BEGIN
 END $consumer$;
 ";
 
-impl TestBackend for Postgres {}
+impl Backend for Postgres {}
 
 impl TestDialect for Postgres {
     async fn run(

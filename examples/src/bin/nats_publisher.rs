@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use async_nats::jetstream::{self, Context as JetStream, message::PublishMessage};
 use consumer::prelude::*;
-use consumer::{EventStore, WorkerBackend};
+use consumer::{EventStore, Backend};
 
 /// The stream that holds the published events.
 const STREAM: &str = "integration";
@@ -84,7 +84,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn publish<DB: WorkerBackend>(
+async fn publish<DB: Backend>(
     store: EventStore<DB>,
     stream: JetStream,
 ) -> anyhow::Result<()> {
