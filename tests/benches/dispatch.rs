@@ -1,5 +1,4 @@
-//! What it costs to hand events to handlers: `cargo bench -p consumer-tests --bench dispatch`.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+//! The cost of handing events to handlers: `cargo bench -p consumer-tests --bench dispatch`.
 
 use std::hint::black_box;
 

@@ -17,7 +17,7 @@ pub(crate) struct Binaries {
     user: Option<User>,
 }
 
-/// Whom the server runs as when we are root, which it refuses to be.
+/// The user that the server runs as when the tests run as root, which it refuses.
 struct User {
     name: String,
     uid: u32,
@@ -25,10 +25,7 @@ struct User {
 }
 
 impl Binaries {
-    /// Looks for an installation.
-    ///
-    /// # Panics
-    /// When there is none, with words on how to get one: a test is never skipped.
+    /// Finds an installation.
     pub(crate) fn find() -> Self {
         let directory = candidates()
             .into_iter()
@@ -55,7 +52,7 @@ impl Binaries {
                 command
             }
         };
-        // Root's directory may be one that the user cannot even look at.
+        // The user may have no access to root's directory.
         command.current_dir("/").stdin(Stdio::null());
         command
     }
@@ -120,7 +117,7 @@ impl User {
     }
 }
 
-/// Where an installation may be: the PATH first, then the newest of the usual places.
+/// Possible installations: on the PATH first, then the newest in the usual directories.
 fn candidates() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = std::env::split_paths(&path).collect();

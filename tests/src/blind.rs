@@ -5,8 +5,8 @@ use sqlx::Postgres;
 
 use crate::Database;
 
-/// Shows a worker what it looks for when it tries the server out, its own lock, and no writer's.
-/// What it takes for settled is not for others to start from: it has a durable frontier of its own.
+/// Shows a worker only its own lock, which it needs for its check of the server, and none of a
+/// writer. The durable frontier is its own too, so that no other worker starts from it.
 const BLINDFOLD: &str = "
     CREATE SCHEMA blind;
     CREATE VIEW blind.pg_locks AS
@@ -17,9 +17,6 @@ const BLINDFOLD: &str = "
 impl Database<Postgres> {
     /// The same database, to be given to workers that cannot see who may still fill a gap: they
     /// take `max(global_position)` for the frontier, and are ours in everything else.
-    ///
-    /// # Panics
-    /// When the database refuses.
     pub async fn blindfolded(&self) -> Self {
         self.execute(BLINDFOLD).await;
         // The catalog comes first unless it is named.
@@ -28,6 +25,6 @@ impl Database<Postgres> {
             self.url
         );
         let store = EventStore::connect(&url).await.expect("connect");
-        Self::unprepared(store, &url)
+        Self::of(store, &url)
     }
 }

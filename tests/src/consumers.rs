@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::{
-    Backend, BatchError, Consumer, Context, ExpectedVersion, HandlerError, NewEvent,
-    PersistedEvent, Report, ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError,
-    WorkerHandle,
+    BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer, Settings,
+    Worker, Backend, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
-use crate::{Database, TestBackend};
+use crate::{Database, TestDatabase};
 
-/// What a handler returns, boxed.
+/// The boxed future of a handler.
 pub type Handled<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 type OneByOne<DB> = dyn for<'a> Fn(
@@ -34,13 +33,13 @@ type AllAtOnce<DB> = dyn for<'a> Fn(
     + Send
     + Sync;
 
-enum Handler<DB: TestBackend> {
+enum Handler<DB: TestDatabase> {
     OneByOne(Box<OneByOne<DB>>),
     AllAtOnce(Box<AllAtOnce<DB>>),
 }
 
 /// A consumer whose handler is a closure.
-pub struct TestConsumer<DB: TestBackend> {
+pub struct TestConsumer<DB: TestDatabase> {
     name: String,
     scope: Vec<&'static str>,
     settings: Settings,
@@ -51,7 +50,7 @@ pub struct TestConsumer<DB: TestBackend> {
 /// A consumer that calls `handler` with each event.
 pub fn consumer<DB, F>(name: &str, handler: F) -> TestConsumer<DB>
 where
-    DB: TestBackend,
+    DB: TestDatabase,
     F: for<'a> Fn(
             &'a Context,
             &'a mut DB::Connection,
@@ -67,7 +66,7 @@ where
 /// A consumer that calls `handler` with each batch.
 pub fn batch_consumer<DB, F>(name: &str, handler: F) -> TestConsumer<DB>
 where
-    DB: TestBackend,
+    DB: TestDatabase,
     F: for<'a> Fn(
             &'a Context,
             &'a mut DB::Connection,
@@ -82,7 +81,7 @@ where
 
 /// A consumer that writes each event into the table `applied`, through its transaction.
 #[must_use]
-pub fn read_model<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
+pub fn read_model<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
     let consumer_name: Arc<str> = name.into();
     consumer(name, move |_, tx, event| {
         let name = Arc::clone(&consumer_name);
@@ -90,8 +89,20 @@ pub fn read_model<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
     })
 }
 
-/// A [`read_model`] that first asks `judge` whether the event is to fail, and with what words.
-pub fn judging<DB: TestBackend>(
+/// A [`read_model`] that also adds each event to the running hash of its aggregate.
+pub fn chaining<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
+    let consumer_name: Arc<str> = name.into();
+    consumer(name, move |_, tx: &mut DB::Connection, event| {
+        let name = Arc::clone(&consumer_name);
+        Box::pin(async move {
+            DB::apply(tx, &name, event).await?;
+            Ok(DB::chain(tx, &name, event).await?)
+        })
+    })
+}
+
+/// A [`read_model`] that fails on the events that `judge` returns an error for.
+pub fn judging<DB: TestDatabase>(
     name: &str,
     judge: impl Fn(&Context, &PersistedEvent) -> Result<(), String> + Send + Sync + 'static,
 ) -> TestConsumer<DB> {
@@ -100,14 +111,14 @@ pub fn judging<DB: TestBackend>(
         let name = Arc::clone(&consumer_name);
         let verdict = judge(cx, event);
         Box::pin(async move {
-            // What was written before a failure must not stay.
+            // Written before the failure, so it must be rolled back.
             DB::apply(tx, &name, event).await?;
             Ok(verdict?)
         })
     })
 }
 
-impl<DB: TestBackend> TestConsumer<DB> {
+impl<DB: TestDatabase> TestConsumer<DB> {
     fn new(name: &str, handler: Handler<DB>) -> Self {
         Self {
             name: name.to_owned(),
@@ -118,21 +129,21 @@ impl<DB: TestBackend> TestConsumer<DB> {
         }
     }
 
-    /// Sets what [`ScopedConsumer`] says.
+    /// Sets its scope.
     #[must_use]
     pub fn scope(mut self, aggregate_types: &[&'static str]) -> Self {
         self.scope = aggregate_types.to_vec();
         self
     }
 
-    /// Sets how it wants to be run.
+    /// Sets its settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// Makes it one that ignores the transaction (R5).
+    /// Makes it ignore the transaction (R5).
     #[must_use]
     pub fn without_tx(mut self) -> Self {
         self.uses_transaction = false;
@@ -140,7 +151,7 @@ impl<DB: TestBackend> TestConsumer<DB> {
     }
 }
 
-impl<DB: TestBackend> Consumer<DB> for TestConsumer<DB> {
+impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -192,19 +203,19 @@ impl<DB: TestBackend> Consumer<DB> for TestConsumer<DB> {
     }
 }
 
-impl<DB: TestBackend> ScopedConsumer<DB> for TestConsumer<DB> {
+impl<DB: TestDatabase> ScopedConsumer<DB> for TestConsumer<DB> {
     fn aggregate_types(&self) -> &[&str] {
         &self.scope
     }
 }
 
-/// Settings whose retries cost a test no time.
+/// Settings with retries that are due at once.
 #[must_use]
 pub fn impatient() -> Settings {
     Settings::default().backoff(Duration::from_millis(1), Duration::from_millis(5))
 }
 
-/// A worker that runs beside the test, and ends with it.
+/// A worker that runs beside the test.
 pub struct Running<DB: Backend> {
     handle: WorkerHandle<DB>,
     task: JoinHandle<Result<Report, WorkerError>>,
@@ -212,9 +223,6 @@ pub struct Running<DB: Backend> {
 
 impl<DB: Backend> Running<DB> {
     /// Starts it.
-    ///
-    /// # Panics
-    /// When it cannot be built.
     #[must_use]
     pub fn start(builder: WorkerBuilder<DB>) -> Self {
         let worker = builder.build().expect("build the worker");
@@ -224,28 +232,19 @@ impl<DB: Backend> Running<DB> {
     }
 
     /// Shuts it down and waits for its report.
-    ///
-    /// # Panics
-    /// When it ended with an error.
     pub async fn stop(self) -> Report {
         self.handle.shut_down();
         self.end().await.expect("the worker ended with an error")
     }
 
-    /// Waits until it ends by itself.
-    ///
-    /// # Errors
-    /// What it ended with.
-    ///
-    /// # Panics
-    /// When it panicked.
+    /// Waits until it ends on its own.
     pub async fn end(self) -> Result<Report, WorkerError> {
         patiently("the worker ends", self.task)
             .await
             .expect("the worker does not panic")
     }
 
-    /// Ends it in the middle of whatever it does, as far as that is possible within a process.
+    /// Aborts its task, the closest to a kill within one process.
     pub async fn abort(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -260,20 +259,14 @@ impl<DB: Backend> Deref for Running<DB> {
     }
 }
 
-/// Waits for what must come; a test that would hang fails instead, after a minute.
-///
-/// # Panics
-/// When it does not come.
+/// Waits for a future, for a minute at most, so that a test fails instead of hanging.
 pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_mins(1), future)
         .await
-        .unwrap_or_else(|_| panic!("in a minute it did not come about that {what}"))
+        .unwrap_or_else(|_| panic!("timed out after a minute: {what}"))
 }
 
-/// Waits until a condition holds that nobody announces, by looking again and again.
-///
-/// # Panics
-/// When it does not come about.
+/// Polls a condition until it is met, or for a minute.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
     let looking = async {
         while !reached().await {
@@ -283,7 +276,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut
     patiently(what, looking).await;
 }
 
-impl<DB: TestBackend> Database<DB> {
+impl<DB: TestDatabase> Database<DB> {
     /// A worker on this database that polls fast.
     #[must_use]
     pub fn worker(&self) -> WorkerBuilder<DB> {
@@ -292,132 +285,13 @@ impl<DB: TestBackend> Database<DB> {
             .snapshot_interval(Duration::from_millis(20))
     }
 
-    /// Runs one consumer over what is in the log now.
-    ///
-    /// # Panics
-    /// When the worker cannot run.
+    /// Runs one consumer over the current log.
     pub async fn run_once(&self, consumer: TestConsumer<DB>) -> Report {
         run_once(self.worker().consumer(consumer)).await
     }
-
-    /// Appends one event to each of the aggregates, and returns the positions.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn append(&self, aggregate_type: &str, ids: &[&str]) -> Vec<i64> {
-        let mut positions = Vec::new();
-        for id in ids {
-            let event = NewEvent::new(aggregate_type, *id, "Changed", "{}");
-            let stored = self
-                .store
-                .append(ExpectedVersion::Any, &[event])
-                .await
-                .expect("append");
-            positions.extend(stored.iter().map(|event| event.global_position));
-        }
-        positions
-    }
-
-    /// Appends so many events to one aggregate `User`, `u-1`, and returns their positions.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn append_many(&self, count: usize) -> Vec<i64> {
-        let events: Vec<NewEvent> = (0..count)
-            .map(|n| NewEvent::new("User", "u-1", "Changed", n.to_string()))
-            .collect();
-        let stored = self
-            .store
-            .append(ExpectedVersion::Any, &events)
-            .await
-            .expect("append");
-        stored.iter().map(|event| event.global_position).collect()
-    }
-
-    /// Makes the table `applied` that [`read_model`] writes into.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn with_read_model(self) -> Self {
-        self.execute(DB::CREATE_APPLIED).await;
-        self
-    }
-
-    /// The positions that a consumer has applied, in the order in which it did.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn applied(&self, consumer: &str) -> Vec<i64> {
-        DB::numbers(
-            &self.pool,
-            &format!("SELECT position FROM applied WHERE consumer = '{consumer}' ORDER BY ordinal"),
-        )
-        .await
-    }
-
-    /// The checkpoint of a consumer, if it has one.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn checkpoint(&self, consumer: &str) -> Option<i64> {
-        let sql = format!("SELECT position FROM consumer_progress WHERE consumer = '{consumer}'");
-        DB::numbers(&self.pool, &sql).await.first().copied()
-    }
-
-    /// The positions of a consumer's parked events, in order.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn parked(&self, consumer: &str) -> Vec<i64> {
-        let sql = format!(
-            "SELECT position FROM consumer_parked WHERE consumer = '{consumer}' ORDER BY position"
-        );
-        DB::numbers(&self.pool, &sql).await
-    }
-
-    /// What a query for one column of numbers finds.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn numbers(&self, sql: &str) -> Vec<i64> {
-        DB::numbers(&self.pool, sql).await
-    }
-
-    /// What a query for one column of text finds.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn texts(&self, sql: &str) -> Vec<String> {
-        DB::texts(&self.pool, sql).await
-    }
-
-    /// Runs a script, again when a worker changed the same row meanwhile, which a stricter default
-    /// isolation of the role refuses.
-    ///
-    /// # Panics
-    /// When the database refuses.
-    pub async fn execute(&self, sql: &str) {
-        const SERIALIZATION_FAILURE: &str = "40001";
-        let mut connection = self.pool.acquire().await.expect("a connection");
-        loop {
-            let Err(error) = DB::execute(&mut connection, sql).await else {
-                return;
-            };
-            let code = error
-                .as_database_error()
-                .and_then(sqlx::error::DatabaseError::code);
-            assert!(
-                code.as_deref() == Some(SERIALIZATION_FAILURE),
-                "{sql}: {error}"
-            );
-        }
-    }
 }
 
-/// Builds a worker and has it handle what is in the log now.
-///
-/// # Panics
-/// When it cannot be built or cannot run.
+/// Runs a worker over the current log.
 pub async fn run_once<DB: Backend>(builder: WorkerBuilder<DB>) -> Report {
     let worker = builder.build().expect("build the worker");
     patiently("the worker has handled the log", worker.run_once())

@@ -21,9 +21,6 @@ pub struct Delay {
 
 impl Delay {
     /// Opens it before a port of this machine.
-    ///
-    /// # Panics
-    /// When no port is free.
     pub async fn before(server: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("its address").port();

@@ -1,17 +1,13 @@
-//! What the tests share: throw-away databases of both kinds, and tests that run on both.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+//! Shared by the tests: temporary databases of both kinds, and tests that run on both.
 
 mod binaries;
 mod blind;
-mod both;
 mod consumers;
+mod database;
 mod delay;
+mod imports;
 mod logged;
+pub mod measuring;
 mod model;
 mod pgbouncer;
 mod postgres;
@@ -19,14 +15,15 @@ mod process;
 mod sqlite;
 mod writers;
 
-pub use self::both::{Database, TestBackend};
 pub use self::consumers::{
-    Handled, Running, TestConsumer, batch_consumer, consumer, impatient, judging, patiently,
-    read_model, run_once, until,
+    Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
+    patiently, read_model, run_once, until,
 };
+pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
+pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
-pub use self::model::{MODEL, Model, Seen};
+pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
 pub use self::process::{WorkerProcess, worker_main};

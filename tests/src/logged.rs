@@ -1,4 +1,4 @@
-//! What the library logs, kept for tests to look at.
+//! Keeps what the library logs.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{LazyLock, Mutex};
@@ -11,7 +11,7 @@ static LINES: LazyLock<&'static Mutex<Vec<String>>> = LazyLock::new(|| {
     let lines: &'static Mutex<Vec<String>> = Box::leak(Box::default());
     let registry = tracing_subscriber::registry::Registry::default();
     tracing::subscriber::set_global_default(registry.with(Keep(lines)))
-        .expect("nobody else listens in this test binary");
+        .expect("the only subscriber of this test binary");
     lines
 });
 
@@ -36,15 +36,12 @@ impl<S: Subscriber> Layer<S> for Keep {
     }
 }
 
-/// Keeps every line from now on, of all tests of the binary.
+/// Keeps each line from now on, of all tests of the binary.
 pub fn keep_log() {
     LazyLock::force(&LINES);
 }
 
-/// The lines so far that have all of these words.
-///
-/// # Panics
-/// When another thread panicked with them in hand.
+/// The lines so far that contain all of these words.
 #[must_use]
 pub fn logged(words: &[&str]) -> Vec<String> {
     let lines = LINES.lock().expect("no panic in between");

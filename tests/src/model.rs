@@ -3,11 +3,16 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, Settings};
-use sqlx::{Connection as _, Executor as _, Postgres, Sqlite};
+use consumer::{
+    Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, Settings, Worker,
+    WorkerBuilder,
+};
+use sqlx::Connection as _;
 use tokio::sync::{Notify, Semaphore};
 
-/// What a handler was told of an event that it was given.
+use crate::{Database, TestDatabase};
+
+/// A call of a handler with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The event.
@@ -18,7 +23,7 @@ pub struct Seen {
     pub version: u32,
 }
 
-/// A consumer that writes each event's position into the table `model`.
+/// A consumer that writes each event's position into the table `applied`.
 #[derive(Clone)]
 pub struct Model {
     name: &'static str,
@@ -27,16 +32,13 @@ pub struct Model {
     can_reset: bool,
     rogue: Option<&'static str>,
     gate: Option<Arc<Semaphore>>,
-    /// Told when an event is given to it, before the gate.
+    /// Notified of each call, before the gate.
     pub entered: Arc<Notify>,
-    /// Ids of the aggregates whose events it cannot handle.
+    /// Ids of the aggregates whose events it fails on.
     pub failing: Arc<Mutex<HashSet<String>>>,
-    /// What it was given, also what was rolled back.
+    /// Its calls, including those that were rolled back.
     pub seen: Arc<Mutex<Vec<Seen>>>,
 }
-
-/// Makes the table that all models write to.
-pub const MODEL: &str = "CREATE TABLE model (consumer TEXT NOT NULL, position BIGINT NOT NULL)";
 
 impl Model {
     /// A model of every event, which can be reset and whose failures are not retried.
@@ -55,21 +57,21 @@ impl Model {
         }
     }
 
-    /// Gives it a scope.
+    /// Sets its scope.
     #[must_use]
     pub fn scope(mut self, scope: &[&'static str]) -> Self {
         self.scope = scope.to_vec();
         self
     }
 
-    /// Gives it settings.
+    /// Sets its settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// Takes its `reset` away.
+    /// Removes its `reset`.
     #[must_use]
     pub fn without_reset(mut self) -> Self {
         self.can_reset = false;
@@ -90,10 +92,7 @@ impl Model {
         self
     }
 
-    /// Makes it fail, or not fail any more, on the events of an aggregate.
-    ///
-    /// # Panics
-    /// When another thread panicked with it in hand.
+    /// Makes it fail on the events of an aggregate, or stop failing.
     pub fn fail_on(&self, aggregate: &str, fails: bool) {
         let mut failing = self.failing.lock().unwrap();
         if fails {
@@ -103,13 +102,15 @@ impl Model {
         }
     }
 
-    /// What it was given so far.
-    ///
-    /// # Panics
-    /// When another thread panicked with it in hand.
+    /// Its calls so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// A worker that runs it on this database.
+    pub fn worker<DB: TestDatabase>(&self, db: &Database<DB>) -> WorkerBuilder<DB> {
+        Worker::builder(db.store.clone()).scoped_consumer(self.clone())
     }
 
     async fn admit(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
@@ -129,62 +130,44 @@ impl Model {
     }
 }
 
-macro_rules! model_on {
-    ($database:ty) => {
-        impl Consumer<$database> for Model {
-            fn name(&self) -> &str {
-                self.name
-            }
+impl<DB: TestDatabase> Consumer<DB> for Model {
+    fn name(&self) -> &str {
+        self.name
+    }
 
-            fn settings(&self) -> Settings {
-                self.settings.clone()
-            }
+    fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
 
-            fn can_reset(&self) -> bool {
-                self.can_reset
-            }
+    fn can_reset(&self) -> bool {
+        self.can_reset
+    }
 
-            async fn handle(
-                &self,
-                cx: &Context,
-                tx: &mut <$database as sqlx::Database>::Connection,
-                event: &PersistedEvent,
-            ) -> Result<(), HandlerError> {
-                self.admit(cx, event).await?;
-                sqlx::query("INSERT INTO model (consumer, position) VALUES ($1, $2)")
-                    .bind(self.name)
-                    .bind(event.global_position)
-                    .execute(tx)
-                    .await?;
-                Ok(())
-            }
+    async fn handle(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        self.admit(cx, event).await?;
+        Ok(DB::apply(tx, self.name, event).await?)
+    }
 
-            async fn reset(
-                &self,
-                _cx: &Context,
-                tx: &mut <$database as sqlx::Database>::Connection,
-            ) -> Result<(), HandlerError> {
-                sqlx::query("DELETE FROM model WHERE consumer = $1")
-                    .bind(self.name)
-                    .execute(&mut *tx)
-                    .await?;
-                if let Some(statement) = self.rogue {
-                    tx.execute(statement).await?;
-                    // Whoever has ended one transaction may well begin another.
-                    let own = tx.begin().await?;
-                    own.commit().await?;
-                }
-                Ok(())
-            }
+    async fn reset(&self, _cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {
+        let empty = format!("DELETE FROM applied WHERE consumer = '{}'", self.name);
+        DB::execute(tx, &empty).await?;
+        if let Some(statement) = self.rogue {
+            DB::execute(tx, statement).await?;
+            // A consumer that ended one transaction may begin another.
+            let own = tx.begin().await?;
+            own.commit().await?;
         }
-
-        impl ScopedConsumer<$database> for Model {
-            fn aggregate_types(&self) -> &[&str] {
-                &self.scope
-            }
-        }
-    };
+        Ok(())
+    }
 }
 
-model_on!(Sqlite);
-model_on!(Postgres);
+impl<DB: TestDatabase> ScopedConsumer<DB> for Model {
+    fn aggregate_types(&self) -> &[&str] {
+        &self.scope
+    }
+}

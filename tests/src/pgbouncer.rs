@@ -14,7 +14,7 @@ const MISSING: &str = "\
 no `pgbouncer` was found on this machine, and these tests need one: `.ci/test` installs it,
 or install it yourself, for example with `apt-get install pgbouncer`";
 
-/// How many ports are tried.
+/// The number of ports that are tried.
 const ATTEMPTS: u32 = 10;
 
 /// A PgBouncer in transaction mode; stopped when this value goes.
@@ -28,12 +28,9 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     /// Puts one in front of the database of that URL, on `127.0.0.1`.
-    ///
-    /// # Panics
-    /// When there is none on the machine, or it does not start.
     #[must_use]
     pub fn before(url: &str) -> Self {
-        // Somebody may take the port between our look and its.
+        // Another program may take the port first.
         (0..ATTEMPTS)
             .find_map(|_| Self::on(url, free_port()))
             .expect("pgbouncer starts on a free port")
@@ -73,10 +70,7 @@ impl PgBouncer {
         })
     }
 
-    /// Ends it in the middle of whatever it does, and starts it again.
-    ///
-    /// # Panics
-    /// When it does not start.
+    /// Kills it and starts it again.
     pub fn restart(&mut self) {
         self.end("-KILL");
         let file = self.directory.path().join("ini");
@@ -92,7 +86,7 @@ impl PgBouncer {
     }
 }
 
-/// Waits until it listens; `None` when it ended, whoever may then answer on its port.
+/// Waits until it listens; `None` when it ended, even if another program answers on its port.
 fn start(file: &Path, port: u16) -> Option<Child> {
     let mut process = Binaries::find()
         .command_at(program())
@@ -104,7 +98,7 @@ fn start(file: &Path, port: u16) -> Option<Child> {
     let started = Instant::now();
     loop {
         let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
-        let ended = process.try_wait().expect("look at pgbouncer");
+        let ended = process.try_wait().expect("check pgbouncer");
         if ended.is_some() {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Throw-away Postgres servers and databases.
+//! Temporary Postgres servers and databases.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::binaries::Binaries;
 
-/// A server of our own: made for the tests, and gone with them whatever becomes of them.
+/// A server for the tests, which is removed however they end.
 pub struct TestPostgres {
     server: Server,
 }
@@ -33,7 +33,7 @@ struct Cluster {
     watchdog: Option<Child>,
 }
 
-/// How a server is to be started.
+/// The settings of a server that is yet to start.
 #[derive(Default)]
 pub struct PostgresBuilder {
     settings: Vec<(String, String)>,
@@ -48,9 +48,6 @@ impl PostgresBuilder {
     }
 
     /// Makes the cluster and starts the server.
-    ///
-    /// # Panics
-    /// When there is no PostgreSQL on the machine, or it does not start.
     #[must_use]
     pub fn start(self) -> TestPostgres {
         let server = Server::Own(Cluster::create(&self.settings));
@@ -61,9 +58,6 @@ impl PostgresBuilder {
 impl TestPostgres {
     /// The server of this test binary, started when it is first asked for; the one of
     /// `DATABASE_URL` if that is set.
-    ///
-    /// # Panics
-    /// When there is no PostgreSQL on the machine, or it does not start.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<TestPostgres> = OnceLock::new();
         tokio::task::spawn_blocking(|| SHARED.get_or_init(Self::start_shared))
@@ -80,7 +74,7 @@ impl TestPostgres {
         }
     }
 
-    /// A server of one's own, to be stopped, crashed and started again.
+    /// A private server, which a test may crash and start again.
     #[must_use]
     pub fn builder() -> PostgresBuilder {
         PostgresBuilder::default()
@@ -98,9 +92,6 @@ impl TestPostgres {
     }
 
     /// Makes an empty database.
-    ///
-    /// # Panics
-    /// When the server does not let us.
     pub async fn database(&self) -> PgDatabase {
         let name = format!("test_{}", Uuid::new_v4().simple());
         self.execute(&format!("CREATE DATABASE {name}")).await;
@@ -119,33 +110,21 @@ impl TestPostgres {
     }
 
     /// Runs a statement in the database `postgres`, outside any transaction.
-    ///
-    /// # Panics
-    /// When it fails.
     pub async fn execute(&self, sql: &str) {
         execute(&self.url("postgres"), sql).await;
     }
 
-    /// Stops the server as a crash does: no checkpoint, no goodbye to its clients.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own, or it does not stop.
+    /// Stops the server as a crash does, without a checkpoint and without ending its sessions.
     pub fn crash(&self) {
         self.cluster().control(&["stop", "--mode=immediate"]);
     }
 
     /// Starts the server again, on the same port.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own, or it does not start.
     pub fn start(&self) {
         self.cluster().start();
     }
 
     /// Starts the server again as a standby, which only `pg_promote()` makes a primary.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own, or it does not start.
     pub fn start_as_standby(&self) {
         let signal = self.cluster().data().join("standby.signal");
         std::fs::write(&signal, "").expect("write the signal file");
@@ -154,27 +133,18 @@ impl TestPostgres {
     }
 
     /// The TCP port on 127.0.0.1.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.cluster().port
     }
 
     /// The directory of the server's Unix socket.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own.
     #[must_use]
     pub fn socket_directory(&self) -> &Path {
         &self.cluster().directory
     }
 
-    /// What the server has logged so far.
-    ///
-    /// # Panics
-    /// When this is not a server of one's own.
+    /// The log of the server so far.
     #[must_use]
     pub fn log(&self) -> String {
         let log = std::fs::read(self.cluster().log_file()).unwrap_or_default();
@@ -209,9 +179,9 @@ impl Cluster {
         cluster
     }
 
-    /// Waits in another process for the end of this one, however it ends, and tidies up: its
-    /// standard input is a pipe, which the kernel closes when we are gone, and with us whoever has
-    /// the [`lifeline`](Self::lifeline).
+    /// Starts a process that removes the server when this one ends, however it ends: its standard
+    /// input is a pipe, which the kernel closes once this process and all holders of the
+    /// [`lifeline`](Self::lifeline) are gone.
     fn watch(&self) -> Child {
         let script = "trap '' INT TERM HUP; read -r _; dir=$1; shift; \"$@\"; rm -rf \"$dir\"";
         let stop = self.binaries.words("pg_ctl");
@@ -232,8 +202,9 @@ impl Cluster {
             .expect("start the watchdog")
     }
 
-    /// The standard input of what makes or starts the server: it outlives us when we are killed, and
-    /// the directory must not be cleared under its hands. The server itself does not inherit it.
+    /// The standard input of the programs that make and start the server. They outlive this process
+    /// when it is killed, and the directory must not be removed while they run. The server itself
+    /// does not inherit it.
     fn lifeline(&self) -> Stdio {
         let pipe = self.watchdog.as_ref().and_then(|dog| dog.stdin.as_ref());
         let pipe = pipe.expect("the watchdog runs").as_fd();
@@ -257,7 +228,7 @@ impl Cluster {
     fn start_on_a_free_port(&mut self, settings: &[(String, String)]) {
         const ATTEMPTS: u32 = 10;
         for attempt in 1.. {
-            // Somebody may take the port between our look and the server's.
+            // Another program may take the port first.
             self.port = free_port();
             self.configure(settings);
             let output = self.start_command().output().expect("run pg_ctl");
@@ -283,7 +254,7 @@ impl Cluster {
             ("max_connections", "200".to_owned()),
             ("max_prepared_transactions", "50".to_owned()),
             ("timezone", "UTC".to_owned()),
-            // The machine will not lose power during a test; a crash of the server loses nothing.
+            // A crash of the server alone loses nothing without it.
             ("fsync", "off".to_owned()),
         ];
         if self.binaries.has_library("pg_stat_statements") {
@@ -300,7 +271,7 @@ impl Cluster {
             .expect("write the configuration");
     }
 
-    /// Starts the server on the port that it had: somebody else may have it for a moment.
+    /// Starts the server on its old port, which another program may hold for a moment.
     fn start(&self) {
         const ATTEMPTS: u32 = 20;
         for _ in 1..ATTEMPTS {
@@ -315,7 +286,7 @@ impl Cluster {
 
     fn start_command(&self) -> Command {
         let mut command = self.control_command();
-        // What the server inherits stays open as long as it runs, and a pipe of ours with it.
+        // The server keeps inherited files open as long as it runs, so it must not inherit a pipe.
         command
             .args(["start", "--silent"])
             .stdin(self.lifeline())
@@ -351,7 +322,7 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// Lets the watchdog do its work now, and waits for it.
+    /// Lets the watchdog remove the server now, and waits for it.
     fn drop(&mut self) {
         if let Some(mut watchdog) = self.watchdog.take() {
             drop(watchdog.stdin.take());
@@ -362,21 +333,18 @@ impl Drop for Cluster {
 
 /// A database of one test.
 pub struct PgDatabase {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Up to 20 connections to it.
     pub pool: PgPool,
-    /// Where to drop it from; a server of our own goes as a whole.
+    /// The database to connect to for dropping it; a server of our own is removed as a whole.
     to_drop: Option<String>,
 }
 
 impl PgDatabase {
     /// A store in this database, with its tables.
-    ///
-    /// # Panics
-    /// When the tables cannot be made.
     pub async fn store(&self) -> PgEventStore {
         let store = PgEventStore::new(self.pool.clone());
         store.migrate().await.expect("migrate");
@@ -417,10 +385,10 @@ fn without_database(url: &str) -> String {
     format!("{scheme}://{server}")
 }
 
-/// A port that nobody listens on now.
+/// A port that is free at the moment.
 ///
-/// It is below those that systems give to clients (from 32,768 or 49,152 on), of which any may be
-/// taken while a server of ours is down. Another server may still come first: the caller tries again.
+/// It is below the range for clients (from 32,768 or 49,152 on), whose ports may be taken while a
+/// server is down. Another server may still take it first, so the caller retries.
 pub(crate) fn free_port() -> u16 {
     const SERVERS: std::ops::Range<u16> = 10_000..32_000;
     loop {

@@ -1,4 +1,4 @@
-//! Workers in processes of their own, to be killed, frozen and deployed.
+//! Workers in processes of their own, which tests kill, freeze and deploy.
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -7,12 +7,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consumer::{ConsumerReport, ConsumerState, EventStore, Report, Settings, Worker, WorkerError};
+use consumer::{ConsumerReport, EventStore, ConsumerState, Report, Settings, Worker, WorkerError};
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;
 
-use crate::{Database, TestBackend, TestConsumer, consumer};
+use crate::{Database, TestConsumer, TestDatabase, consumer};
 
 const URL: &str = "TEST_WORKER_URL";
 const CONSUMERS: &str = "TEST_WORKER_CONSUMERS";
@@ -20,7 +20,7 @@ const GATE: &str = "TEST_WORKER_GATE";
 const CLAIM_TIMEOUT: &str = "TEST_WORKER_CLAIM_TIMEOUT";
 const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
 const SEGMENTS: &str = "TEST_WORKER_SEGMENTS";
-/// What it says once it can be asked to end.
+/// Printed once it handles signals.
 const READY: &str = "ready";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 
@@ -29,7 +29,7 @@ pub struct WorkerProcess {
     child: Child,
 }
 
-/// How a worker's process is to be started.
+/// The settings of a worker's process that is yet to start.
 pub struct WorkerCommand {
     command: Command,
 }
@@ -37,27 +37,21 @@ pub struct WorkerCommand {
 impl WorkerProcess {
     /// A process of that program, one of those that call [`worker_main`], on this database.
     #[must_use]
-    pub fn of<DB: TestBackend>(program: &str, database: &Database<DB>) -> WorkerCommand {
+    pub fn of<DB: TestDatabase>(program: &str, database: &Database<DB>) -> WorkerCommand {
         let mut command = Command::new(program);
         command.env(URL, &database.url).stdin(Stdio::null());
         WorkerCommand { command }
     }
 
     /// Ends it with SIGKILL, and waits until it is gone.
-    ///
-    /// # Panics
-    /// When it had ended by itself before.
     pub fn kill(mut self) {
-        let ended = self.child.try_wait().expect("look at the process");
+        let ended = self.child.try_wait().expect("check the process");
         assert!(ended.is_none(), "the worker had ended by itself: {ended:?}");
         let _ = self.child.kill();
         self.child.wait().expect("wait for the process");
     }
 
     /// Sends it a signal, such as `STOP`, `CONT` or `TERM`.
-    ///
-    /// # Panics
-    /// When it cannot be sent.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .arg(format!("-{name}"))
@@ -67,10 +61,7 @@ impl WorkerProcess {
         assert!(status.success(), "kill -{name} failed");
     }
 
-    /// Asks it to end, waits until it has, and says whether all was well.
-    ///
-    /// # Panics
-    /// When it has not ended in a minute.
+    /// Asks it to end, waits for that, and returns whether it succeeded.
     #[must_use]
     pub fn terminate(mut self) -> bool {
         self.signal("TERM");
@@ -98,14 +89,14 @@ impl Drop for WorkerProcess {
 }
 
 impl WorkerCommand {
-    /// Gives it consumers beside those that its program has.
+    /// Adds consumers to those of its program.
     #[must_use]
     pub fn consumers(mut self, names: &[&str]) -> Self {
         self.command.env(CONSUMERS, names.join(","));
         self
     }
 
-    /// Lets its handlers wait, while they hold their claims, as long as that file is there.
+    /// Makes its handlers wait, while they hold their claims, as long as that file exists.
     #[must_use]
     pub fn gate(mut self, file: &Path) -> Self {
         self.command.env(GATE, file);
@@ -143,14 +134,11 @@ impl WorkerCommand {
     }
 
     /// Starts it.
-    ///
-    /// # Panics
-    /// When that is not possible.
     #[must_use]
     pub fn start(mut self) -> WorkerProcess {
         self.command.stdout(Stdio::piped());
         let mut child = self.command.spawn().expect("start the worker's process");
-        // Before that a signal would end it as any process.
+        // Before it says so, a signal would kill it.
         let said = child.stdout.take().expect("its output");
         let first = BufReader::new(said).lines().next();
         assert_eq!(first.expect("a line").expect("read it"), READY);
@@ -160,9 +148,6 @@ impl WorkerCommand {
 
 /// What the program of a [`WorkerProcess`] does: it runs the named consumers, and those that it is
 /// started with, until it is asked to end.
-///
-/// # Panics
-/// When the database cannot be used.
 pub fn worker_main(names: &[&str]) {
     let url = std::env::var(URL).expect("the URL of the database");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -173,12 +158,12 @@ pub fn worker_main(names: &[&str]) {
     }
 }
 
-/// Where it may, it starts again as a service manager would when the database cannot be used at the
-/// start. A worker that has started is to come back by itself.
-async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
+/// Restarts as a service manager would when the database is not available at the start, if the test
+/// allows that. A worker that has started must recover on its own.
+async fn run<DB: TestDatabase>(url: &str, names: &[&str]) {
     let (asked, stop) = watch::channel(false);
     let mut signal = Box::pin(consumer::shutdown_signal());
-    // The first poll makes the signal ours.
+    // The first poll installs the handler.
     assert!(signal.as_mut().now_or_never().is_none(), "not yet");
     println!("{READY}");
     tokio::spawn(async move {
@@ -195,7 +180,7 @@ async fn run<DB: TestBackend>(url: &str, names: &[&str]) {
     assert!(!report.has_failures(), "{report}");
 }
 
-async fn start<DB: TestBackend>(
+async fn start<DB: TestDatabase>(
     url: &str,
     names: &[&str],
     mut stop: watch::Receiver<bool>,
@@ -231,7 +216,7 @@ fn note_restart(error: &WorkerError) {
     writeln!(file, "{error}").expect("note the restart");
 }
 
-fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
+fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
     let added = std::env::var(CONSUMERS).unwrap_or_default();
     let names = names
         .iter()
@@ -262,7 +247,7 @@ fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> 
 }
 
 /// Writes into `applied` and `chain`, and waits while the gate is there.
-fn gated<DB: TestBackend>(name: &str) -> TestConsumer<DB> {
+fn gated<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
     let (consumer_name, gate): (Arc<str>, _) =
         (name.into(), std::env::var_os(GATE).map(PathBuf::from));
     consumer(name, move |_, tx: &mut DB::Connection, event| {
@@ -282,23 +267,16 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-impl<DB: TestBackend> Database<DB> {
+impl<DB: TestDatabase> Database<DB> {
     /// Checks that a consumer of a [`WorkerProcess`] has applied every event of the log exactly
-    /// once and in order, and that what it made of each aggregate is what one makes who was never
-    /// disturbed.
-    ///
-    /// # Panics
-    /// When that is not so.
+    /// once and in order, and that the running hash of each aggregate is right.
     pub async fn assert_applied_exactly_once(&self, consumer: &str) {
         if let Err(difference) = self.applied_exactly_once(consumer).await {
             panic!("{consumer}: {difference}");
         }
     }
 
-    /// Says what is wrong when a consumer has not applied every event exactly once and in order.
-    ///
-    /// # Errors
-    /// What is wrong.
+    /// Describes the difference when a consumer has not applied every event exactly once, in order.
     pub async fn applied_exactly_once(&self, consumer: &str) -> Result<(), String> {
         let log = "SELECT global_position FROM events ORDER BY global_position";
         let (expected, applied) = (self.numbers(log).await, self.applied(consumer).await);
@@ -310,9 +288,6 @@ impl<DB: TestBackend> Database<DB> {
 
     /// Like [`assert_applied_exactly_once`](Self::assert_applied_exactly_once), of a consumer with
     /// segments, which keeps the order within each aggregate alone.
-    ///
-    /// # Panics
-    /// When that is not so.
     pub async fn assert_applied_exactly_once_by_segments(&self, consumer: &str) {
         let log = "SELECT global_position FROM events ORDER BY global_position";
         let (expected, mut applied) = (self.numbers(log).await, self.applied(consumer).await);
@@ -323,7 +298,7 @@ impl<DB: TestBackend> Database<DB> {
         }
     }
 
-    /// Says which aggregate is not what its events in their order make of it.
+    /// Names the first aggregate whose running hash is wrong.
     async fn chains_are_whole(&self, consumer: &str) -> Result<(), String> {
         let aggregates = self
             .texts("SELECT DISTINCT aggregate_id FROM events ORDER BY aggregate_id")

@@ -1,4 +1,4 @@
-//! Throw-away SQLite files.
+//! Temporary SQLite files.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 /// A database of one test.
 pub struct SqliteDatabase {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
     /// The connections of the store that [`connect`](SqliteEventStore::connect) opened.
     pub pool: SqlitePool,
@@ -20,9 +20,6 @@ pub struct SqliteDatabase {
 
 impl SqliteDatabase {
     /// Makes an empty one.
-    ///
-    /// # Panics
-    /// When the file cannot be made.
     pub async fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory for the file");
         let file = directory.path().join("test.db");
@@ -38,9 +35,6 @@ impl SqliteDatabase {
     }
 
     /// A store in this database, with its tables.
-    ///
-    /// # Panics
-    /// When the tables cannot be made.
     pub async fn store(&self) -> SqliteEventStore {
         self.store.migrate().await.expect("migrate");
         self.store.clone()

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::TestBackend;
+use crate::TestDatabase;
 
 const INSERT: &str = "
     INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
@@ -63,12 +63,12 @@ impl Kind {
     }
 }
 
-/// What writers have done: whoever proves something with them is to look whether they did it.
+/// What the writers did. A test that relies on them checks this too.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// How many transactions of each kind were committed.
+    /// The number of committed transactions of each kind.
     pub committed: BTreeMap<Kind, u64>,
-    /// How many of each kind were rolled back.
+    /// The number of each kind that were rolled back.
     pub rolled_back: BTreeMap<Kind, u64>,
     /// The errors, which only a test that breaks the server may expect.
     pub errors: Vec<String>,
@@ -83,10 +83,7 @@ pub struct Writers {
 
 impl Writers {
     /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
-    /// mostly much shorter, roll every fifth back, and go on after any error.
-    ///
-    /// # Panics
-    /// When one of them did.
+    /// mostly much shorter, roll every fifth back, and continue after any error.
     #[must_use]
     pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -113,10 +110,7 @@ impl Writers {
         Self { tasks, stop, tally }
     }
 
-    /// Lets each of them finish what it does, leaves no transaction behind, and says what was done.
-    ///
-    /// # Panics
-    /// When the database cannot be asked.
+    /// Lets each writer finish its transaction, and returns what they did.
     pub async fn stop(mut self, pool: &PgPool) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
@@ -125,7 +119,7 @@ impl Writers {
         )
         .fetch_all(pool)
         .await
-        .expect("look for prepared transactions");
+        .expect("find prepared transactions");
         for gid in left {
             end_prepared(pool, "ROLLBACK", &gid)
                 .await
@@ -151,7 +145,7 @@ impl Tally {
     }
 }
 
-/// How a transaction ends.
+/// The end of a transaction.
 #[derive(Clone, Copy)]
 enum Ending {
     Commit,
@@ -295,8 +289,8 @@ async fn end_prepared(pool: &PgPool, how: &str, gid: &str) -> Result<(), sqlx::E
         .map(drop)
 }
 
-/// The reader that everybody writes first: it handles what it sees, saves in the same transaction
-/// the highest position that it saw, and goes on after that. The control of every test of R11.
+/// The obvious reader: it handles the events it sees and saves the highest position in the same
+/// transaction. It is the control of every test of R11.
 pub struct NaiveReader {
     task: tokio::task::JoinHandle<()>,
     stop: Arc<AtomicBool>,
@@ -304,9 +298,6 @@ pub struct NaiveReader {
 
 impl NaiveReader {
     /// Lets it read into the table `applied`, as the consumer `naive`.
-    ///
-    /// # Panics
-    /// When its table cannot be made.
     pub async fn start(pool: &PgPool) -> Self {
         sqlx::raw_sql("CREATE TABLE naive AS SELECT 0::bigint AS position")
             .execute(pool)
@@ -328,9 +319,6 @@ impl NaiveReader {
     }
 
     /// Lets it read to the end of the log.
-    ///
-    /// # Panics
-    /// When it panicked.
     pub async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the naive reader does not panic");
@@ -338,9 +326,6 @@ impl NaiveReader {
 }
 
 /// Handles a batch the naive way, and says how many events it found.
-///
-/// # Errors
-/// What the database says.
 pub async fn naive_step(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let mut tx = pool.begin().await?;
     let applied = sqlx::query(

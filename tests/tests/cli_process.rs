@@ -1,23 +1,15 @@
 //! The command line as a process: on a terminal, with readers that go away, killed and started again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::zombie_processes,
-    missing_docs
-)]
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Instant;
 
-use consumer_tests::{Database, TestBackend, on_both_databases};
+use consumer_tests::{Database, TestDatabase, test_on};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_test_operator");
 
-fn operator<DB: TestBackend>(db: &Database<DB>, line: &str) -> Command {
+fn operator<DB: TestDatabase>(db: &Database<DB>, line: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command
         .arg("consumers")
@@ -28,7 +20,7 @@ fn operator<DB: TestBackend>(db: &Database<DB>, line: &str) -> Command {
 }
 
 /// Runs it to its end.
-fn done<DB: TestBackend>(db: &Database<DB>, line: &str) -> (Option<i32>, String) {
+fn done<DB: TestDatabase>(db: &Database<DB>, line: &str) -> (Option<i32>, String) {
     let output = operator(db, line).output().unwrap();
     (output.status.code(), text(&output))
 }
@@ -47,7 +39,7 @@ fn started(command: &mut Command) -> (Child, Lines<BufReader<ChildStdout>>) {
 }
 
 /// Runs it on a terminal of 80 columns and 24 lines.
-fn on_terminal<DB: TestBackend>(db: &Database<DB>, line: &str) -> String {
+fn on_terminal<DB: TestDatabase>(db: &Database<DB>, line: &str) -> String {
     let inside = format!("stty cols 80 rows 24; exec {PROGRAM} consumers {line}");
     let mut command = Command::new("script");
     command
@@ -60,7 +52,7 @@ fn on_terminal<DB: TestBackend>(db: &Database<DB>, line: &str) -> String {
     text(&command.output().unwrap())
 }
 
-/// What a terminal shows of each line that was drawn, without the codes.
+/// Each drawn line as a terminal shows it, without escape codes.
 fn drawn(text: &str) -> Vec<String> {
     let mut plain = String::new();
     let mut letters = text.chars();
@@ -79,7 +71,7 @@ fn json(line: &str) -> Value {
 }
 
 /// Puts many events into the log at once, and says where its head is.
-async fn seed<DB: TestBackend>(db: &Database<DB>, events: u32) -> i64 {
+async fn seed<DB: TestDatabase>(db: &Database<DB>, events: u32) -> i64 {
     let insert = if DB::NAME == "SQLite" {
         format!(
             "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
@@ -96,92 +88,169 @@ async fn seed<DB: TestBackend>(db: &Database<DB>, events: u32) -> i64 {
     };
     let mut connection = db.pool.acquire().await.unwrap();
     DB::execute(&mut connection, &insert).await.unwrap();
-    db.numbers("SELECT max(global_position) FROM events").await[0]
+    db.number("SELECT max(global_position) FROM events").await
 }
 
-async fn has_tally<DB: TestBackend>(db: &Database<DB>) {
+async fn has_tally<DB: TestDatabase>(db: &Database<DB>) {
     let mut connection = db.pool.acquire().await.unwrap();
     let tally = "CREATE TABLE tally (events BIGINT NOT NULL); INSERT INTO tally VALUES (0)";
     DB::execute(&mut connection, tally).await.unwrap();
     assert_eq!(done(db, "run --once").0, Some(0));
 }
 
-/// Lets the consumer have handled everything, without handling it.
-async fn is_at<DB: TestBackend>(db: &Database<DB>, head: i64) {
+/// Moves the checkpoint without handling anything.
+async fn is_at<DB: TestDatabase>(db: &Database<DB>, head: i64) {
     let mut connection = db.pool.acquire().await.unwrap();
     let at = format!("UPDATE consumer_progress SET position = {head}");
     DB::execute(&mut connection, &at).await.unwrap();
 }
 
-on_both_databases! {
-    async fn status_watch_shows_rates_and_goes_on_while_the_database_is_away(db) {
-        has_tally(&db).await;
-        seed(&db, 100).await;
-        let (mut child, mut lines) = started(&mut operator(&db, "status --watch 0.1 --json"));
-        let first = json(&lines.next().unwrap().unwrap());
-        assert_eq!((&first["consumers"][0]["name"], &first["consumers"][0]["rate"]), (&"tally".into(), &Value::Null));
-        is_at(&db, 60).await;
-        let mut rates = lines.by_ref().map(|line| json(&line.unwrap())["consumers"][0]["rate"].as_f64().unwrap());
-        assert!(rates.any(|rate| rate > 0.0), "in events a second");
+test_on!(
+    [sqlite, postgres],
+    status_watch_shows_rates_and_survives_database_errors,
+    status_watch_writes_a_table_with_a_rate_and_ends_when_asked,
+    run_reports_when_it_is_asked_to_end,
+    a_terminal_shows_colours_and_a_progress_bar,
+    a_rebuild_that_was_killed_continues_where_it_was
+);
 
-        let mut connection = db.pool.acquire().await.unwrap();
-        Db::execute(&mut connection, "ALTER TABLE consumer_parked RENAME TO away").await.unwrap();
-        assert!(lines.by_ref().any(|line| json(&line.unwrap())["error"].is_string()));
-        Db::execute(&mut connection, "ALTER TABLE away RENAME TO consumer_parked").await.unwrap();
-        assert!(lines.by_ref().any(|line| json(&line.unwrap())["consumers"][0]["position"] == 60));
-        // Whoever reads it goes away, and so does it.
-        drop(lines);
-        assert_eq!(child.wait().unwrap().code(), Some(0));
-    }
+async fn status_watch_shows_rates_and_survives_database_errors<DB: TestDatabase>(db: Database<DB>) {
+    has_tally(&db).await;
+    seed(&db, 100).await;
+    let (mut child, mut lines) = started(&mut operator(&db, "status --watch 0.1 --json"));
+    let first = json(&lines.next().unwrap().unwrap());
+    assert_eq!(
+        (
+            &first["consumers"][0]["name"],
+            &first["consumers"][0]["rate"]
+        ),
+        (&"tally".into(), &Value::Null)
+    );
+    is_at(&db, 60).await;
+    let mut rates = lines.by_ref().map(|line| {
+        json(&line.unwrap())["consumers"][0]["rate"]
+            .as_f64()
+            .unwrap()
+    });
+    assert!(rates.any(|rate| rate > 0.0), "in events a second");
 
-    async fn status_watch_writes_a_table_with_a_rate_and_ends_when_asked(db) {
-        has_tally(&db).await;
-        let (mut child, mut lines) = started(&mut operator(&db, "status --watch 0.1"));
-        let header = lines.by_ref().map(Result::unwrap).find(|line| line.contains("RATE"));
-        assert!(header.unwrap().starts_with("CONSUMER  STATE"));
-        let row = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("tally"));
-        assert!(row.unwrap().ends_with("0/s"));
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        // It is to end also in the middle of a look.
-        for _ in lines.by_ref() {}
-        assert_eq!(child.wait().unwrap().code(), Some(0));
-    }
+    let mut connection = db.pool.acquire().await.unwrap();
+    DB::execute(
+        &mut connection,
+        "ALTER TABLE consumer_parked RENAME TO away",
+    )
+    .await
+    .unwrap();
+    assert!(
+        lines
+            .by_ref()
+            .any(|line| json(&line.unwrap())["error"].is_string())
+    );
+    DB::execute(
+        &mut connection,
+        "ALTER TABLE away RENAME TO consumer_parked",
+    )
+    .await
+    .unwrap();
+    assert!(
+        lines
+            .by_ref()
+            .any(|line| json(&line.unwrap())["consumers"][0]["position"] == 60)
+    );
+    // It ends when its reader goes away.
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
 
-    async fn run_goes_on_until_it_is_asked_to_end_and_reports(db) {
-        has_tally(&db).await;
-        let (mut child, mut lines) = started(&mut operator(&db, "run"));
-        seed(&db, 10).await;
-        while db.numbers("SELECT events FROM tally").await[0] < 10 {}
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let report = lines.next().unwrap().unwrap();
-        assert!(report.starts_with("tally: shut down at ") && report.ends_with(", 10 events handled"), "{report}");
-        assert_eq!(child.wait().unwrap().code(), Some(0));
-    }
+async fn status_watch_writes_a_table_with_a_rate_and_ends_when_asked<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    has_tally(&db).await;
+    let (mut child, mut lines) = started(&mut operator(&db, "status --watch 0.1"));
+    let header = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.contains("RATE"));
+    assert!(header.unwrap().starts_with("CONSUMER  STATE"));
+    let row = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.starts_with("tally"));
+    assert!(row.unwrap().ends_with("0/s"));
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    // It is to end also in the middle of a look.
+    for _ in lines.by_ref() {}
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
 
-    async fn on_a_terminal_there_are_colours_and_a_bar_that_fits(db) {
-        has_tally(&db).await;
-        let status = on_terminal(&db, "status");
-        assert!(status.contains("\x1b[") && drawn(&status).iter().any(|line| line.starts_with("tally     running")), "{status:?}");
-        let head = seed(&db, 20_000).await;
-        is_at(&db, head).await;
-        let bar = on_terminal(&db, "rebuild tally --yes --without-reset");
-        let lines = drawn(&bar);
-        assert!(lines.iter().any(|line| line.contains('━') && line.contains(" of 20,000, ")), "{lines:#?}");
-        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
-        assert!(bar.contains("\x1b["), "{bar:?}");
-        assert!(lines.iter().any(|line| line == "tally: 20,000 events handled again"), "{lines:#?}");
-    }
+async fn run_reports_when_it_is_asked_to_end<DB: TestDatabase>(db: Database<DB>) {
+    has_tally(&db).await;
+    let (mut child, mut lines) = started(&mut operator(&db, "run"));
+    seed(&db, 10).await;
+    while db.number("SELECT events FROM tally").await < 10 {}
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let report = lines.next().unwrap().unwrap();
+    assert!(
+        report.starts_with("tally: shut down at ") && report.ends_with(", 10 events handled"),
+        "{report}"
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
 
-    async fn a_rebuild_that_was_killed_goes_on_where_it_was(db) {
-        rebuilt_after_a_kill(&db, 100_000, "400").await;
-    }
+async fn a_terminal_shows_colours_and_a_progress_bar<DB: TestDatabase>(db: Database<DB>) {
+    has_tally(&db).await;
+    let status = on_terminal(&db, "status");
+    assert!(
+        status.contains("\x1b[")
+            && drawn(&status)
+                .iter()
+                .any(|line| line.starts_with("tally     running")),
+        "{status:?}"
+    );
+    let head = seed(&db, 20_000).await;
+    is_at(&db, head).await;
+    let bar = on_terminal(&db, "rebuild tally --yes --without-reset");
+    let lines = drawn(&bar);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains('━') && line.contains(" of 20,000, ")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines.iter().all(|line| line.chars().count() <= 80),
+        "{lines:#?}"
+    );
+    assert!(bar.contains("\x1b["), "{bar:?}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line == "tally: 20,000 events handled again"),
+        "{lines:#?}"
+    );
+}
+
+async fn a_rebuild_that_was_killed_continues_where_it_was<DB: TestDatabase>(db: Database<DB>) {
+    rebuilt_after_a_kill(&db, 100_000, "400").await;
 }
 
 /// Rebuilds so many events in a process that is killed on its way, and in another one after it.
 /// Gives what the second one said of its progress, and when.
-async fn rebuilt_after_a_kill<DB: TestBackend>(
+async fn rebuilt_after_a_kill<DB: TestDatabase>(
     db: &Database<DB>,
     events: u32,
     batch_millis: &str,
@@ -218,9 +287,9 @@ async fn rebuilt_after_a_kill<DB: TestBackend>(
     );
     assert!(
         handled(&seen[0].1) >= handled(&reached),
-        "it goes on where the other was"
+        "it continues where the other was"
     );
-    // What was committed when the first one was killed was not handled again, and the rest was.
+    // Events that the first one had committed were not handled again, and the rest were.
     let tally = db.numbers("SELECT events FROM tally").await;
     assert_eq!(tally, [i64::from(events)]);
     seen
@@ -233,7 +302,7 @@ fn handled(line: &Value) -> u64 {
 /// How far off the remaining time was at worst from the halfway point on, as a share of what was
 /// really left. Slow enough that reading, which other programs disturb, is not what takes the time:
 /// what is measured is the estimate, of something that goes steadily.
-async fn worst_estimate<DB: TestBackend>() -> f64 {
+async fn worst_estimate<DB: TestDatabase>() -> f64 {
     let db = Database::<DB>::fresh().await;
     let seen = rebuilt_after_a_kill(&db, 1_000_000, "700").await;
     let end = seen.last().unwrap().0;
@@ -247,7 +316,7 @@ async fn worst_estimate<DB: TestBackend>() -> f64 {
             "{:>7} handled, {left:.1} s left, said {estimate:.1} s",
             handled(line)
         );
-        // A look comes once a second, and a batch nearly so: that much nobody can tell.
+        // Samples and batches are a second apart, so the estimate cannot be more exact.
         ((estimate - left).abs() - 1.0).max(0.0) / left
     });
     let errors: Vec<f64> = errors.collect();
@@ -257,20 +326,20 @@ async fn worst_estimate<DB: TestBackend>() -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes on a machine with nothing else to do"]
-async fn the_remaining_time_of_a_million_events_is_right_within_a_fifth_on_sqlite() {
+async fn the_remaining_time_is_right_within_a_fifth_on_sqlite() {
     let worst = worst_estimate::<sqlx::Sqlite>().await;
     assert!(worst <= 0.2, "{worst}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes on a machine with nothing else to do"]
-async fn the_remaining_time_of_a_million_events_is_right_within_a_fifth_on_postgres() {
+async fn the_remaining_time_is_right_within_a_fifth_on_postgres() {
     let worst = worst_estimate::<sqlx::Postgres>().await;
     assert!(worst <= 0.2, "{worst}");
 }
 
 #[test]
-fn a_whole_program_completes_the_tools_where_it_has_mounted_them() {
+fn completions_find_the_commands_where_they_are_mounted() {
     let complete = |whole: bool| {
         let mut command = Command::new(PROGRAM);
         command.args(["consumers", "completions", "bash"]);

@@ -1,18 +1,11 @@
-//! Rare trouble: what a worker makes of it, and what it says to those who wait.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! Rare faults: how a worker handles them, and what waiting for it returns.
 
 use std::time::Duration;
 
-use consumer::{ConsumerState, EventStore, ExpectedVersion, NewEvent, OnError, StoreError, Worker};
+use consumer::{ExpectedVersion, ConsumerState, NewEvent, OnError, StoreError, Worker};
 use consumer_tests::{
-    Database, Running, TestPostgres, impatient, judging, on_both_databases, patiently, read_model,
-    run_once, until,
+    Database, Running, TestDatabase, TestPostgres, impatient, judging, patiently, read_model,
+    run_once, test_on, until,
 };
 use sqlx::Postgres;
 
@@ -24,40 +17,58 @@ fn noise(length: usize) -> String {
         .collect()
 }
 
-on_both_databases! {
-    async fn waiting_for_a_worker_that_could_not_start_ends_with_the_reason(db) {
-        let position = db.append("User", &["u-1"]).await[0];
-        db.execute("DROP TABLE consumer_progress").await;
-        let worker = db.worker().consumer(read_model("c")).build().unwrap();
-        let handle = worker.handle();
-        patiently("it refuses", worker.run_once()).await.unwrap_err();
-        let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
-        waiting.await.expect("it says that the worker has ended").unwrap_err();
-    }
+test_on!(
+    [sqlite, postgres],
+    waiting_ends_when_the_worker_could_not_start,
+    waiting_ends_when_the_worker_is_dropped_while_it_runs,
+    waiting_ends_when_the_worker_is_dropped_before_it_runs
+);
 
-    async fn waiting_for_a_worker_that_was_dropped_while_it_ran_ends_with_the_reason(db) {
-        let worker = Running::start(db.worker().consumer(read_model("c")));
-        patiently("it starts", worker.caught_up()).await.unwrap();
-        let handle = Clone::clone(&*worker);
-        worker.abort().await;
-        let position = db.append("User", &["u-1"]).await[0];
-        let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
-        waiting.await.expect("it says that the worker has ended").unwrap_err();
-    }
+async fn waiting_ends_when_the_worker_could_not_start<DB: TestDatabase>(db: Database<DB>) {
+    let position = db.append("User", ["u-1"]).await[0];
+    db.execute("DROP TABLE consumer_progress").await;
+    let worker = db.worker().consumer(read_model("c")).build().unwrap();
+    let handle = worker.handle();
+    patiently("it refuses", worker.run_once())
+        .await
+        .unwrap_err();
+    let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
+    waiting
+        .await
+        .expect("it says that the worker has ended")
+        .unwrap_err();
+}
 
-    async fn waiting_for_a_worker_that_was_dropped_before_it_ran_ends_with_the_reason(db) {
-        let position = db.append("User", &["u-1"]).await[0];
-        let worker = db.worker().consumer(read_model("c")).build().unwrap();
-        let handle = worker.handle();
-        drop(worker);
-        let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
-        waiting.await.expect("it says that the worker has ended").unwrap_err();
-    }
+async fn waiting_ends_when_the_worker_is_dropped_while_it_runs<DB: TestDatabase>(db: Database<DB>) {
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    patiently("it starts", worker.caught_up()).await.unwrap();
+    let handle = Clone::clone(&*worker);
+    worker.abort().await;
+    let position = db.append("User", ["u-1"]).await[0];
+    let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
+    waiting
+        .await
+        .expect("it says that the worker has ended")
+        .unwrap_err();
+}
+
+async fn waiting_ends_when_the_worker_is_dropped_before_it_runs<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let position = db.append("User", ["u-1"]).await[0];
+    let worker = db.worker().consumer(read_model("c")).build().unwrap();
+    let handle = worker.handle();
+    drop(worker);
+    let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
+    waiting
+        .await
+        .expect("it says that the worker has ended")
+        .unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgres_whatever_id_can_be_appended_can_be_parked() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+async fn on_postgres_every_id_that_is_appended_can_be_parked() {
+    let db = Database::<Postgres>::fresh().await;
     let mut longest = 0;
     for length in (2_400..2_800).step_by(20) {
         let event = NewEvent::new("User", noise(length), "Changed", "{}");
@@ -87,26 +98,25 @@ async fn on_postgres_whatever_id_can_be_appended_can_be_parked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_starts_on_a_log_whose_positions_are_used_up() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+async fn a_worker_starts_on_a_log_without_free_positions() {
+    let db = Database::<Postgres>::fresh().await;
     let last_but_one = i64::MAX - 1;
     db.execute(&format!(
         "SELECT setval('events_global_position_seq', {last_but_one})"
     ))
     .await;
-    let positions = db.append("User", &["u-1"]).await;
+    let positions = db.append("User", ["u-1"]).await;
     assert_eq!(positions, [i64::MAX]);
     run_once(db.worker().consumer(read_model("c"))).await;
     assert_eq!(db.applied("c").await, positions);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_checkpoint_of_an_idle_consumer_is_moved_along_once_and_not_again_and_again() {
+async fn an_idle_checkpoint_is_advanced_once_for_each_append() {
     let server = TestPostgres::builder()
         .setting("shared_preload_libraries", "pg_stat_statements")
         .start();
-    let database = server.database().await;
-    let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
+    let db = Database::on(&server).await;
     db.execute("CREATE EXTENSION pg_stat_statements").await;
     let head = *db.append_many(10).await.last().unwrap();
     let builder = Worker::builder(db.store.clone())
@@ -116,7 +126,7 @@ async fn the_checkpoint_of_an_idle_consumer_is_moved_along_once_and_not_again_an
     patiently("it catches up", worker.caught_up_to(head))
         .await
         .unwrap();
-    until("it is moved along", async || {
+    until("the checkpoint advances", async || {
         db.checkpoint("c").await == Some(head)
     })
     .await;
@@ -126,13 +136,13 @@ async fn the_checkpoint_of_an_idle_consumer_is_moved_along_once_and_not_again_an
         )
     };
     let (looks, moves) = (calls("%row_number%"), calls("WITH move AS%"));
-    let before = db.numbers(&looks).await[0];
+    let before = db.number(&looks).await;
     until("it has looked at the log a hundred times", async || {
-        db.numbers(&looks).await[0] > before + 100
+        db.number(&looks).await > before + 100
     })
     .await;
     worker.stop().await;
     // The first move may have come before anything was seen of the log.
-    let moves = db.numbers(&moves).await[0];
+    let moves = db.number(&moves).await;
     assert!(moves <= 2, "{moves} times");
 }

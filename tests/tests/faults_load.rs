@@ -1,29 +1,22 @@
-//! What it costs: many consumers, large and odd events, the guard of R4, a network that is cut.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! Many consumers, large and odd events, the cost of the guard of R4, a network that is cut.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consumer::{ConsumerState, EventStore, ExpectedVersion, NewEvent, OnError, Settings, Worker};
+use consumer::{EventStore, ConsumerState, NewEvent, OnError, Settings, Worker};
 use consumer_tests::{
-    Database, PgDatabase, Running, TestPostgres, batch_consumer, consumer, impatient, judging,
-    keep_log, logged, on_both_databases, patiently, read_model, run_once, until,
+    Database, Running, TestDatabase, TestPostgres, batch_consumer, consumer, impatient, judging,
+    keep_log, logged, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{Database as _, Postgres, Sqlite};
+use sqlx::{Postgres, Sqlite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 type Tx<DB> = <DB as sqlx::Database>::Connection;
 
-/// Letters that no compression makes smaller.
+/// Letters that do not compress.
 fn noise(length: usize) -> String {
     let mut random = fastrand::Rng::with_seed(1);
     std::iter::repeat_with(|| random.alphanumeric())
@@ -31,147 +24,218 @@ fn noise(length: usize) -> String {
         .collect()
 }
 
-/// How long a machine under load may take over what takes no time otherwise.
+/// How much longer everything may take on a machine under load.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-/// What the log says when a lane has to wait for its database.
+/// Logged when a lane has to wait for its database.
 const DATABASE_TROUBLE: &str = "the database could not be used";
 
-on_both_databases! {
-    async fn events_of_any_size_and_content_come_through_as_they_were(db) {
-        let payloads = [
-            Vec::new(),
-            b"not JSON".to_vec(),
-            vec![0xff, 0xfe, 0x00, 0x80],
-            vec![0; 1 << 20],
-            (0..=255).cycle().take(50 << 20).collect(),
-            b"{}".to_vec(),
-        ];
-        let ids = ["", "it's \"quoted\"; DROP TABLE events", "\u{1F980} \u{202E}", &"long ".repeat(2_000)];
-        for (n, payload) in payloads.iter().enumerate() {
-            let event = NewEvent::new("Blob", ids[n % ids.len()], "Stored", payload.clone());
-            db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
-        }
-        let seen: Arc<Mutex<Vec<(String, usize)>>> = Arc::default();
-        let (sink, expected) = (Arc::clone(&seen), payloads.clone());
-        let c = consumer("c", move |_, _: &mut Tx<Db>, event| {
-            let mut seen = sink.lock().unwrap();
-            assert!(event.payload == expected[seen.len()]);
-            seen.push((event.aggregate_id.clone(), event.payload.len()));
-            Box::pin(async { Ok(()) })
-        });
-        let report = db.run_once(c).await;
-        assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp, "{report}");
-        let expected: Vec<_> = payloads.iter().enumerate().map(|(n, payload)| (ids[n % ids.len()].to_owned(), payload.len())).collect();
-        assert_eq!(*seen.lock().unwrap(), expected);
-    }
+test_on!(
+    [sqlite, postgres],
+    events_of_any_size_and_content_arrive_unchanged,
+    events_with_odd_ids_are_parked_with_their_successors,
+    a_batch_respects_its_bytes_but_has_at_least_one_event,
+    positions_near_the_end_of_their_range_are_handled,
+    a_worker_starts_near_the_last_possible_position,
+    many_consumers_write_at_once_without_database_errors
+);
 
-    async fn events_with_odd_ids_are_parked_and_what_follows_them_waits(db) {
-        let db = db.with_read_model().await;
-        let mut odd = vec![String::new(), "'; DROP TABLE events; --".to_owned(), "\u{1F980}".to_owned(), "long ".repeat(2_000)];
-        if Db::NAME == "SQLite" {
-            odd.extend([noise(10_000), "nul \0".to_owned()]);
+async fn events_of_any_size_and_content_arrive_unchanged<DB: TestDatabase>(db: Database<DB>) {
+    let payloads = [
+        Vec::new(),
+        b"not JSON".to_vec(),
+        vec![0xff, 0xfe, 0x00, 0x80],
+        vec![0; 1 << 20],
+        (0..=255).cycle().take(50 << 20).collect(),
+        b"{}".to_vec(),
+    ];
+    let ids = [
+        "",
+        "it's \"quoted\"; DROP TABLE events",
+        "\u{1F980} \u{202E}",
+        &"long ".repeat(2_000),
+    ];
+    for (n, payload) in payloads.iter().enumerate() {
+        let event = NewEvent::new("Blob", ids[n % ids.len()], "Stored", payload.clone());
+        db.append_events(&[event]).await;
+    }
+    let seen: Arc<Mutex<Vec<(String, usize)>>> = Arc::default();
+    let (sink, expected) = (Arc::clone(&seen), payloads.clone());
+    let c = consumer("c", move |_, _: &mut Tx<DB>, event| {
+        let mut seen = sink.lock().unwrap();
+        assert!(event.payload == expected[seen.len()]);
+        seen.push((event.aggregate_id.clone(), event.payload.len()));
+        Box::pin(async { Ok(()) })
+    });
+    let report = db.run_once(c).await;
+    assert_eq!(
+        report.consumer("c").unwrap().state,
+        ConsumerState::CaughtUp,
+        "{report}"
+    );
+    let expected: Vec<_> = payloads
+        .iter()
+        .enumerate()
+        .map(|(n, payload)| (ids[n % ids.len()].to_owned(), payload.len()))
+        .collect();
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+async fn events_with_odd_ids_are_parked_with_their_successors<DB: TestDatabase>(db: Database<DB>) {
+    let mut odd = vec![
+        String::new(),
+        "'; DROP TABLE events; --".to_owned(),
+        "\u{1F980}".to_owned(),
+        "long ".repeat(2_000),
+    ];
+    if DB::NAME == "SQLite" {
+        odd.extend([noise(10_000), "nul \0".to_owned()]);
+    } else {
+        odd.push(noise(2_000));
+    }
+    let ids: Vec<&str> = odd
+        .iter()
+        .map(String::as_str)
+        .chain(["plain"])
+        .flat_map(|id| [id, id])
+        .collect();
+    let positions = db.append("User", &ids).await;
+    let c = judging("c", |_, event| {
+        if event.aggregate_id == "plain" {
+            Ok(())
         } else {
-            odd.push(noise(2_000));
+            Err("odd".to_owned())
         }
-        let ids: Vec<&str> = odd.iter().map(String::as_str).chain(["plain"]).flat_map(|id| [id, id]).collect();
-        let positions = db.append("User", &ids).await;
-        let c = judging("c", |_, event| if event.aggregate_id == "plain" { Ok(()) } else { Err("odd".to_owned()) });
-        let report = db.run_once(c.settings(impatient().retries(0).on_error(OnError::Park))).await;
-        assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp, "{report}");
-        let (aside, plain) = positions.split_at(2 * odd.len());
-        assert_eq!(db.parked("c").await, aside);
-        assert_eq!(db.applied("c").await, plain);
-        let parked = db.texts("SELECT aggregate_id FROM consumer_parked ORDER BY position").await;
-        assert_eq!(parked, ids[..aside.len()]);
-    }
+    });
+    let report = db
+        .run_once(c.settings(impatient().retries(0).on_error(OnError::Park)))
+        .await;
+    assert_eq!(
+        report.consumer("c").unwrap().state,
+        ConsumerState::CaughtUp,
+        "{report}"
+    );
+    let (aside, plain) = positions.split_at(2 * odd.len());
+    assert_eq!(db.parked("c").await, aside);
+    assert_eq!(db.applied("c").await, plain);
+    let parked = db
+        .texts("SELECT aggregate_id FROM consumer_parked ORDER BY position")
+        .await;
+    assert_eq!(parked, ids[..aside.len()]);
+}
 
-    async fn a_batch_holds_no_more_bytes_than_it_may_and_never_less_than_an_event(db) {
-        for n in 0..20 {
-            let size = if n == 7 { 300_000 } else { 30_000 };
-            let event = NewEvent::new("Blob", "b", "Stored", vec![0; size]);
-            db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
-        }
-        let batches: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
-        let sink = Arc::clone(&batches);
-        let c = batch_consumer("c", move |_, _: &mut Tx<Db>, events| {
-            let bytes = events.iter().map(|event| event.payload.len()).sum();
-            sink.lock().unwrap().push((events.len(), bytes));
-            Box::pin(async move { Ok(events.len()) })
-        });
-        run_once(db.worker().batch_bytes(100_000).cache_bytes(400_000).consumer(c)).await;
-        let batches = batches.lock().unwrap();
-        assert_eq!(batches.iter().map(|(events, _)| events).sum::<usize>(), 20);
-        for (events, bytes) in batches.iter() {
-            assert!(*events == 1 || *bytes <= 100_000, "{batches:?}");
-        }
-        assert!(batches.iter().any(|(_, bytes)| *bytes >= 300_000), "{batches:?}");
+async fn a_batch_respects_its_bytes_but_has_at_least_one_event<DB: TestDatabase>(db: Database<DB>) {
+    for n in 0..20 {
+        let size = if n == 7 { 300_000 } else { 30_000 };
+        let event = NewEvent::new("Blob", "b", "Stored", vec![0; size]);
+        db.append_events(&[event]).await;
     }
+    let batches: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
+    let sink = Arc::clone(&batches);
+    let c = batch_consumer("c", move |_, _: &mut Tx<DB>, events| {
+        let bytes = events.iter().map(|event| event.payload.len()).sum();
+        sink.lock().unwrap().push((events.len(), bytes));
+        Box::pin(async move { Ok(events.len()) })
+    });
+    run_once(
+        db.worker()
+            .batch_bytes(100_000)
+            .cache_bytes(400_000)
+            .consumer(c),
+    )
+    .await;
+    let batches = batches.lock().unwrap();
+    assert_eq!(batches.iter().map(|(events, _)| events).sum::<usize>(), 20);
+    for (events, bytes) in batches.iter() {
+        assert!(*events == 1 || *bytes <= 100_000, "{batches:?}");
+    }
+    assert!(
+        batches.iter().any(|(_, bytes)| *bytes >= 300_000),
+        "{batches:?}"
+    );
+}
 
-    async fn positions_near_the_end_of_their_range_are_handled(db) {
-        let db = db.with_read_model().await;
-        let mut expected = db.append("User", &["a"]).await;
-        let worker = Running::start(
-            db.worker().consumer(read_model("c")).scoped_consumer(read_model("orders").scope(&["Order"])),
-        );
-        patiently("it starts", worker.caught_up()).await.unwrap();
-        let last_before = i64::MAX - 4;
-        db.execute(&if Db::NAME == "SQLite" {
-            format!("UPDATE sqlite_sequence SET seq = {last_before} WHERE name = 'events'")
-        } else {
-            format!("SELECT setval('events_global_position_seq', {last_before})")
-        }).await;
-        for _ in 0..2 {
-            expected.extend(db.append("User", &["b", "c"]).await);
-            patiently("it catches up", worker.caught_up_to(*expected.last().unwrap())).await.unwrap();
-        }
-        assert_eq!(expected[1..], [i64::MAX - 3, i64::MAX - 2, i64::MAX - 1, i64::MAX]);
-        let report = worker.stop().await;
+async fn positions_near_the_end_of_their_range_are_handled<DB: TestDatabase>(db: Database<DB>) {
+    let mut expected = db.append("User", ["a"]).await;
+    let worker = Running::start(
+        db.worker()
+            .consumer(read_model("c"))
+            .scoped_consumer(read_model("orders").scope(&["Order"])),
+    );
+    patiently("it starts", worker.caught_up()).await.unwrap();
+    let last_before = i64::MAX - 4;
+    db.execute(&if DB::NAME == "SQLite" {
+        format!("UPDATE sqlite_sequence SET seq = {last_before} WHERE name = 'events'")
+    } else {
+        format!("SELECT setval('events_global_position_seq', {last_before})")
+    })
+    .await;
+    for _ in 0..2 {
+        expected.extend(db.append("User", ["b", "c"]).await);
+        patiently(
+            "it catches up",
+            worker.caught_up_to(*expected.last().unwrap()),
+        )
+        .await
+        .unwrap();
+    }
+    assert_eq!(
+        expected[1..],
+        [i64::MAX - 3, i64::MAX - 2, i64::MAX - 1, i64::MAX]
+    );
+    let report = worker.stop().await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(db.applied("c").await, expected);
+    assert_eq!(db.checkpoint("c").await, Some(i64::MAX));
+    assert_eq!(db.checkpoint("orders").await, Some(i64::MAX));
+}
+
+async fn a_worker_starts_near_the_last_possible_position<DB: TestDatabase>(db: Database<DB>) {
+    let mut expected = db.append("User", ["a"]).await;
+    let last_before = i64::MAX - 4;
+    db.execute(&if DB::NAME == "SQLite" {
+        format!("UPDATE sqlite_sequence SET seq = {last_before} WHERE name = 'events'")
+    } else {
+        format!("SELECT setval('events_global_position_seq', {last_before})")
+    })
+    .await;
+    expected.extend(db.append("User", ["b", "c"]).await);
+    // On Postgres each start draws a position to try the server out.
+    for _ in 0..2 {
+        let report = run_once(db.worker().consumer(read_model("c"))).await;
         assert!(!report.has_failures(), "{report}");
         assert_eq!(db.applied("c").await, expected);
-        assert_eq!(db.checkpoint("c").await, Some(i64::MAX));
-        assert_eq!(db.checkpoint("orders").await, Some(i64::MAX));
-    }
-
-    async fn a_worker_that_starts_near_the_end_of_the_range_of_positions_handles_what_is_there(db) {
-        let db = db.with_read_model().await;
-        let mut expected = db.append("User", &["a"]).await;
-        let last_before = i64::MAX - 4;
-        db.execute(&if Db::NAME == "SQLite" {
-            format!("UPDATE sqlite_sequence SET seq = {last_before} WHERE name = 'events'")
-        } else {
-            format!("SELECT setval('events_global_position_seq', {last_before})")
-        }).await;
-        expected.extend(db.append("User", &["b", "c"]).await);
-        // On Postgres each start draws a position to try the server out.
-        for _ in 0..2 {
-            let report = run_once(db.worker().consumer(read_model("c"))).await;
-            assert!(!report.has_failures(), "{report}");
-            assert_eq!(db.applied("c").await, expected);
-        }
-    }
-
-    async fn many_consumers_that_write_at_once_do_not_fight(db) {
-        keep_log();
-        let db = db.with_read_model().await;
-        let names: Vec<String> = (0..12).map(|n| format!("{}-at-once-{n}", Db::NAME)).collect();
-        let builder = names.iter().fold(db.worker(), |builder, name| builder.consumer(read_model(name)));
-        let worker = Running::start(builder.configure_all(|settings| settings.batch_size(5)));
-        let mut positions = Vec::new();
-        for _ in 0..10 {
-            positions.extend(db.append("User", &["a", "b", "c"]).await);
-        }
-        patiently("all catch up", worker.caught_up_to(*positions.last().unwrap())).await.unwrap();
-        let report = worker.stop().await;
-        assert!(!report.has_failures(), "{report}");
-        for name in &names {
-            assert_eq!(db.applied(name).await, positions, "{name}");
-            assert_eq!(logged(&[DATABASE_TROUBLE, name]), [] as [String; 0]);
-        }
     }
 }
 
-/// A store in a file whose connections give up at once when somebody else writes.
+async fn many_consumers_write_at_once_without_database_errors<DB: TestDatabase>(db: Database<DB>) {
+    keep_log();
+    let names: Vec<String> = (0..12)
+        .map(|n| format!("{}-at-once-{n}", DB::NAME))
+        .collect();
+    let builder = names.iter().fold(db.worker(), |builder, name| {
+        builder.consumer(read_model(name))
+    });
+    let worker = Running::start(builder.configure_all(|settings| settings.batch_size(5)));
+    let mut positions = Vec::new();
+    for _ in 0..10 {
+        positions.extend(db.append("User", ["a", "b", "c"]).await);
+    }
+    patiently(
+        "all catch up",
+        worker.caught_up_to(*positions.last().unwrap()),
+    )
+    .await
+    .unwrap();
+    let report = worker.stop().await;
+    assert!(!report.has_failures(), "{report}");
+    for name in &names {
+        assert_eq!(db.applied(name).await, positions, "{name}");
+        assert_eq!(logged(&[DATABASE_TROUBLE, name]), [] as [String; 0]);
+    }
+}
+
+/// The same file over connections that do not wait for other writers.
 async fn without_patience(db: &Database<Sqlite>) -> Database<Sqlite> {
     let options: SqliteConnectOptions = db.url.parse().unwrap();
     let pool = SqlitePoolOptions::new()
@@ -179,14 +243,13 @@ async fn without_patience(db: &Database<Sqlite>) -> Database<Sqlite> {
         .connect_with(options.busy_timeout(Duration::ZERO))
         .await
         .unwrap();
-    Database::unprepared(EventStore::new(pool), &db.url)
+    Database::of(EventStore::new(pool), &db.url)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_the_consumers_of_one_process_wait_for_their_turn_and_never_meet_a_busy_database()
-{
+async fn consumers_of_one_process_never_find_sqlite_busy() {
     keep_log();
-    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
+    let db = Database::<Sqlite>::fresh().await;
     let hasty = without_patience(&db).await;
     let start = |db: &Database<Sqlite>, names: &[String]| {
         let builder = names.iter().fold(db.worker(), |builder, name| {
@@ -210,15 +273,15 @@ async fn on_sqlite_the_consumers_of_one_process_wait_for_their_turn_and_never_me
         assert_eq!(logged(&[DATABASE_TROUBLE, name]), [] as [String; 0]);
     }
 
-    // Two workers that know nothing of each other stand for two processes.
+    // Two stores of one file behave like two processes.
     let names = ["left", "right"].map(|side| [format!("{side}-of-two")]);
     let left = start(&hasty, &names[0]);
     caught_up(&left).await;
     let right = start(&without_patience(&db).await, &names[1]);
     caught_up(&right).await;
-    let in_the_way = || logged(&[DATABASE_TROUBLE, "-of-two", "database is locked"]);
-    patiently("they get into each other's way", async {
-        while in_the_way().is_empty() {
+    let locked_out = || logged(&[DATABASE_TROUBLE, "-of-two", "database is locked"]);
+    patiently("they find the database locked", async {
+        while locked_out().is_empty() {
             positions.extend(db.append_many(100).await);
             caught_up(&left).await;
             caught_up(&right).await;
@@ -236,7 +299,6 @@ async fn on_sqlite_the_consumers_of_one_process_wait_for_their_turn_and_never_me
 struct Counting {
     server: TestPostgres,
     asked: Database<Postgres>,
-    _database: PgDatabase,
 }
 
 impl Counting {
@@ -245,29 +307,18 @@ impl Counting {
             .setting("shared_preload_libraries", "pg_stat_statements")
             .setting("track_functions", "all")
             .start();
-        let database = server.database().await;
-        let asked = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
+        let asked = Database::on(&server).await;
         asked.execute("CREATE EXTENSION pg_stat_statements").await;
-        Self {
-            server,
-            asked,
-            _database: database,
-        }
+        Self { server, asked }
     }
 
-    async fn database(&self) -> (Database<Postgres>, PgDatabase) {
-        let database = self.server.database().await;
-        let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
-        (db, database)
-    }
-
-    /// How many statements clients have run in that database, other than some.
-    async fn statements(&self, database: &PgDatabase, unlike: &str) -> i64 {
+    /// The number of statements that clients have run in a database, without some.
+    async fn statements(&self, db: &Database<Postgres>, unlike: &str) -> i64 {
         let sql = format!(
             "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
               WHERE toplevel AND query !~ '{unlike}'
                 AND dbid = (SELECT oid FROM pg_database WHERE datname = '{}')",
-            database.name
+            db.name()
         );
         self.asked.numbers(&sql).await[0]
     }
@@ -288,54 +339,53 @@ async fn idle(db: &Database<Postgres>, consumers: usize) -> Running<Postgres> {
     patiently("all catch up", worker.caught_up_to(head))
         .await
         .unwrap();
-    until("all are moved along", async || {
+    until("all checkpoints advance", async || {
         let behind = format!("SELECT count(*) FROM consumer_progress WHERE position < {head}");
-        db.numbers(&behind).await[0] == 0
+        db.number(&behind).await == 0
     })
     .await;
     worker
 }
 
-/// How often the checkpoints of idle consumers are moved along, for this test.
+/// The interval at which checkpoints of idle consumers advance in this test.
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The highest number of statements a second that an idle worker sends: four looks at the log and
-/// one at the checkpoint rows, and each time that it moves idle checkpoints along a transaction of
-/// four statements: here once a second. With the intervals that are set by default it is 5.4.
+/// The highest number of statements per second of an idle worker: four reads of the log, one of the
+/// checkpoint rows, and a transaction of four statements that advances idle checkpoints, here once a
+/// second. With the default intervals it is 5.4.
 const MOST_STATEMENTS: f64 = 4.0 + 1.0 + 4.0;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_consumers_cost_the_same_few_statements_a_second_however_many_they_are() {
+async fn idle_consumers_share_a_few_statements_per_second() {
     let counting = Counting::start().await;
-    let (one, fifty) = (counting.database().await, counting.database().await);
-    let workers = [idle(&one.0, 1).await, idle(&fifty.0, 50).await];
+    let one = Database::on(&counting.server).await;
+    let fifty = Database::on(&counting.server).await;
+    let workers = [idle(&one, 1).await, idle(&fifty, 50).await];
     let everything = "^$";
     let count = async || {
         [
-            counting.statements(&one.1, everything).await,
-            counting.statements(&fifty.1, everything).await,
+            counting.statements(&one, everything).await,
+            counting.statements(&fifty, everything).await,
         ]
     };
     let (before, from) = (count().await, Instant::now());
-    // What is measured is the passing of time: several times the interval at which checkpoints are
-    // moved along.
+    // A rate needs time to pass: several times the interval at which checkpoints advance.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let (after, seconds) = (count().await, from.elapsed().as_secs_f64());
     for worker in workers {
         worker.stop().await;
     }
-    #[allow(clippy::cast_precision_loss)]
     let [one, fifty] = [0, 1].map(|n| (after[n] - before[n]) as f64 / seconds);
     println!("statements a second of an idle worker: {one:.2} with 1 consumer, {fifty:.2} with 50");
-    // A look and a transaction more or less may fall into the time.
+    // One read and one transaction more may fall into that time.
     assert!(fifty <= MOST_STATEMENTS + 1.0, "{fifty}");
     assert!(fifty <= one + 2.0, "{one} with 1, {fifty} with 50");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_the_guard_against_raw_commits_is_one_call_a_batch_and_no_statement() {
+async fn r4_the_guard_costs_one_call_per_batch_and_no_statement() {
     let counting = Counting::start().await;
-    let (db, database) = counting.database().await;
+    let db = Database::on(&counting.server).await;
     db.append_many(300).await;
     let does_nothing = |name: &str| {
         consumer(name, |_, _: &mut Tx<Postgres>, _| {
@@ -343,7 +393,7 @@ async fn r4_the_guard_against_raw_commits_is_one_call_a_batch_and_no_statement()
         })
     };
     let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions WHERE funcname = 'consumer_guard'";
-    // The looks at the log and at the checkpoint rows take their time, not that of batches.
+    // Reads of the log and of the checkpoint rows do not depend on batches.
     let looks = "row_number|^SELECT consumer, version";
     let mut per_batch = Vec::new();
     for guarded in [true, false] {
@@ -354,15 +404,15 @@ async fn r4_the_guard_against_raw_commits_is_one_call_a_batch_and_no_statement()
         let mut statements = Vec::new();
         let from = Instant::now();
         for batch_size in [1, 100] {
-            let guards = db.numbers(calls).await[0];
-            let before = counting.statements(&database, looks).await;
+            let guards = db.number(calls).await;
+            let before = counting.statements(&db, looks).await;
             let name = format!("{guarded}-{batch_size}");
             let settings = Settings::default().batch_size(batch_size);
             let report = run_once(
                 Worker::builder(db.store.clone()).consumer(does_nothing(&name).settings(settings)),
             )
             .await;
-            statements.push(counting.statements(&database, looks).await - before);
+            statements.push(counting.statements(&db, looks).await - before);
             let batches = 300 / u64::from(batch_size);
             assert_eq!(report.consumer(&name).unwrap().batches, batches);
             let expected = guards
@@ -372,23 +422,23 @@ async fn r4_the_guard_against_raw_commits_is_one_call_a_batch_and_no_statement()
                     0
                 };
             until("the calls are counted", async || {
-                db.numbers(calls).await[0] >= expected
+                db.number(calls).await >= expected
             })
             .await;
-            assert_eq!(db.numbers(calls).await[0], expected, "{name}");
+            assert_eq!(db.number(calls).await, expected, "{name}");
         }
         println!(
             "guarded: {guarded}, {:?} for 300 and 3 batches",
             from.elapsed()
         );
-        // What comes with a worker and not with a batch is the same in both.
+        // Statements per worker, not per batch, are the same in both.
         per_batch.push((statements[0] - statements[1]) / (300 - 3));
     }
     println!("statements a batch, with and without the guard: {per_batch:?}");
     assert_eq!(per_batch, [4, 4]);
 }
 
-/// A way to the server that can be cut as a network is: nothing comes through, and nobody is told.
+/// A proxy that can be cut as a network is: no data passes, and no connection is closed.
 struct Network {
     port: u16,
     cut: watch::Sender<bool>,
@@ -433,8 +483,8 @@ async fn is_cut_off(cut: &mut watch::Receiver<bool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_worker_takes_over_from_one_behind_a_cut_network_which_comes_back_by_itself() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+async fn a_worker_cut_off_from_its_server_is_replaced_and_recovers() {
+    let db = Database::<Postgres>::fresh().await;
     let (server, name) = db.url.rsplit_once('/').unwrap();
     let network = Network::to(server.rsplit('@').next().unwrap().to_owned()).await;
     let url = format!("postgres://postgres@127.0.0.1:{}/{name}", network.port);
@@ -453,7 +503,7 @@ async fn another_worker_takes_over_from_one_behind_a_cut_network_which_comes_bac
         Box::pin(async move {
             tell.notify_one();
             gate.wait_for(|open| *open).await?;
-            Ok(<Postgres as consumer_tests::TestBackend>::apply(tx, "c", event).await?)
+            Ok(Postgres::apply(tx, "c", event).await?)
         })
     });
     let timeout = Duration::from_millis(300);
@@ -479,55 +529,86 @@ async fn another_worker_takes_over_from_one_behind_a_cut_network_which_comes_bac
     network.cut.send_replace(false);
     go_on.send_replace(true);
     let more = db.append_many(3).await;
-    until("the one that was cut off goes on", async || {
+    until("the one that was cut off continues", async || {
         db.checkpoint("c").await == Some(more[2])
     })
     .await;
     println!("it came back {:?} after the cut", cut.elapsed());
-    // What has been silent for 5 s is given up, a read after five times that.
+    // A connection that is silent for 5 s is given up, a read after five times that.
     assert!(cut.elapsed() < Duration::from_secs(5 * 5) + LEEWAY);
     cut_off.stop().await;
     assert_eq!(db.applied("c").await, [positions, more].concat());
 }
 
-on_both_databases! {
-    async fn publishers_whose_handlers_hang_keep_no_read_model_from_going_on(db) {
-        let db = db.with_read_model().await;
-        let (go_on, gate) = watch::channel(false);
-        let entered = Arc::new(Semaphore::new(0));
-        let publishers: Vec<String> = (0..6).map(|n| format!("publisher-{n}")).collect();
-        let read_models: Vec<String> = (0..6).map(|n| format!("read-model-{n}")).collect();
-        let published: Arc<Mutex<Vec<(String, i64)>>> = Arc::default();
-        let builder = publishers.iter().fold(db.worker(), |builder, name| {
-            let (gate, entered, published, own_name) = (gate.clone(), Arc::clone(&entered), Arc::clone(&published), name.clone());
-            let publisher = consumer(name, move |_, _: &mut Tx<Db>, event| {
-                let (mut gate, entered, published, name) = (gate.clone(), Arc::clone(&entered), Arc::clone(&published), own_name.clone());
-                Box::pin(async move {
-                    entered.add_permits(1);
-                    gate.wait_for(|open| *open).await?;
-                    published.lock().unwrap().push((name, event.global_position));
-                    Ok(())
-                })
-            });
-            builder.consumer(publisher.without_tx())
+test_on!(
+    [sqlite, postgres],
+    hanging_publishers_do_not_block_read_models
+);
+
+async fn hanging_publishers_do_not_block_read_models<DB: TestDatabase>(db: Database<DB>) {
+    let (go_on, gate) = watch::channel(false);
+    let entered = Arc::new(Semaphore::new(0));
+    let publishers: Vec<String> = (0..6).map(|n| format!("publisher-{n}")).collect();
+    let read_models: Vec<String> = (0..6).map(|n| format!("read-model-{n}")).collect();
+    let published: Arc<Mutex<Vec<(String, i64)>>> = Arc::default();
+    let builder = publishers.iter().fold(db.worker(), |builder, name| {
+        let (gate, entered, published, own_name) = (
+            gate.clone(),
+            Arc::clone(&entered),
+            Arc::clone(&published),
+            name.clone(),
+        );
+        let publisher = consumer(name, move |_, _: &mut Tx<DB>, event| {
+            let (mut gate, entered, published, name) = (
+                gate.clone(),
+                Arc::clone(&entered),
+                Arc::clone(&published),
+                own_name.clone(),
+            );
+            Box::pin(async move {
+                entered.add_permits(1);
+                gate.wait_for(|open| *open).await?;
+                published
+                    .lock()
+                    .unwrap()
+                    .push((name, event.global_position));
+                Ok(())
+            })
         });
-        let worker = Running::start(read_models.iter().fold(builder, |builder, name| builder.consumer(read_model(name))));
-        let mut positions = db.append("User", &["a"]).await;
-        // As many as have connections, which four of them do in a pool of 20: the others wait for those.
-        let all = patiently("the publishers hang", entered.acquire_many(4)).await.unwrap();
-        drop(all);
-        positions.extend(db.append("User", &["b", "c"]).await);
-        for name in &read_models {
-            patiently("it goes on", worker.consumer_caught_up_to(name, positions[2])).await.unwrap();
-            assert_eq!(db.applied(name).await, positions, "{name}");
-        }
-        assert_eq!(*published.lock().unwrap(), [] as [(String, i64); 0]);
-        go_on.send_replace(true);
-        patiently("all catch up", worker.caught_up_to(positions[2])).await.unwrap();
-        worker.stop().await;
-        let mut published = published.lock().unwrap().clone();
-        published.sort();
-        let expected: Vec<_> = publishers.iter().flat_map(|name| positions.iter().map(|position| (name.clone(), *position))).collect();
-        assert_eq!(published, expected);
+        builder.consumer(publisher.without_tx())
+    });
+    let worker = Running::start(
+        read_models
+            .iter()
+            .fold(builder, |builder, name| builder.consumer(read_model(name))),
+    );
+    let mut positions = db.append("User", ["a"]).await;
+    // As many as have connections, which four of them do in a pool of 20: the others wait for those.
+    let all = patiently("the publishers hang", entered.acquire_many(4))
+        .await
+        .unwrap();
+    drop(all);
+    positions.extend(db.append("User", ["b", "c"]).await);
+    for name in &read_models {
+        patiently(
+            "it continues",
+            worker.consumer_caught_up_to(name, positions[2]),
+        )
+        .await
+        .unwrap();
+        assert_eq!(db.applied(name).await, positions, "{name}");
     }
+    assert_eq!(*published.lock().unwrap(), [] as [(String, i64); 0]);
+    go_on.send_replace(true);
+    patiently("all catch up", worker.caught_up_to(positions[2]))
+        .await
+        .unwrap();
+    worker.stop().await;
+    let mut published = published.lock().unwrap().clone();
+    published.sort();
+    let expected: Vec<_> = publishers
+        .iter()
+        .flat_map(|name| positions.iter().map(|position| (name.clone(), *position)))
+        .collect();
+    assert_eq!(published, expected);
 }

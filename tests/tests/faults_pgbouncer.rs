@@ -1,27 +1,18 @@
-//! Everything but the listener goes through a real PgBouncer in transaction mode.
+//! A worker behind a real PgBouncer in transaction mode, except for its listener.
 //!
-//! What is particular to that stands here; the tests of the rules, of policies, of processes, of the
-//! frontier and of the end of a worker run through one as well, each as `….::through_a_pooler`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! Many other tests run through a pooler too, as `….::through_a_pooler`.
 
 use std::time::Duration;
 
-use consumer::{ConsumerState, EventStore, OnError, PgEventStore, Settings, merge_segments};
+use consumer::{EventStore, ConsumerState, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
-    Database, PgBouncer, Running, TestBackend, TestPostgres, Writers, consumer, impatient, judging,
-    patiently, read_model, until,
+    Database, PgBouncer, Running, TestDatabase, TestPostgres, Writers, consumer, impatient,
+    judging, patiently, read_model, until,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, Postgres};
 
-/// A database behind a pooler of fewer connections than a worker uses, whose role defaults are as
-/// odd as they get.
+/// A database behind a pooler with fewer connections than a worker uses, and with unusual defaults.
 struct Pooled {
     db: Database<Postgres>,
     direct: Database<Postgres>,
@@ -34,7 +25,9 @@ impl Pooled {
         let options = (*database.pool.connect_options()).clone();
         let writes = options.options([("default_transaction_read_only", "off")]);
         let pool = PgPoolOptions::new().connect_lazy_with(writes);
-        let direct = Database::of(EventStore::new(pool), &database.url).await;
+        let direct = Database::of(EventStore::new(pool), &database.url)
+            .prepared()
+            .await;
         for setting in [
             "default_transaction_isolation = 'repeatable read'",
             "default_transaction_read_only = on",
@@ -45,7 +38,7 @@ impl Pooled {
         let bouncer = PgBouncer::before(&database.url);
         let url = format!("{}?statement-cache-capacity=0", bouncer.url);
         let store = PgEventStore::connect(&url).await.unwrap();
-        let db = Database::unprepared(store, &url);
+        let db = Database::of(store, &url);
         Self {
             db,
             direct,
@@ -55,10 +48,10 @@ impl Pooled {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers() {
+async fn through_a_pooler_concurrent_writers_lose_nothing() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
-    // Whoever ignores the transaction needs one of his own there.
+    // The default is read-only, so a consumer without tx begins its own transaction.
     let by_itself = consumer("b", |_, connection: &mut sqlx::PgConnection, event| {
         Box::pin(async move {
             let mut tx = connection.begin_with("BEGIN READ WRITE").await?;
@@ -100,11 +93,8 @@ async fn through_a_pooler_nothing_is_lost_or_repeated_under_concurrent_writers()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
-    let mut db = Database::<Postgres>::behind_a_pooler()
-        .await
-        .with_read_model()
-        .await;
+async fn restarting_the_pooler_loses_and_repeats_nothing() {
+    let mut db = Database::<Postgres>::behind_a_pooler().await;
     let worker = Running::start(
         db.worker()
             .consumer(read_model("a"))
@@ -113,7 +103,7 @@ async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
     );
     patiently("it starts", worker.caught_up()).await.unwrap();
     let append = async |db: &Database<Postgres>| {
-        // Until somebody tries, a connection does not know that its other end is gone.
+        // A pooled connection only notices at its next use that the pooler is gone.
         until("the pooler answers", async || {
             sqlx::raw_sql("SELECT 1").execute(&db.pool).await.is_ok()
         })
@@ -122,7 +112,7 @@ async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
     };
     for _ in 0..5 {
         append(&db).await;
-        // Somewhere in a batch, or between two: chance is what is wanted here.
+        // At a random moment in a batch or between two.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..40))).await;
         db.restart_pooler();
     }
@@ -140,12 +130,12 @@ async fn a_pooler_that_is_killed_and_started_again_loses_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
+async fn through_a_pooler_policies_and_the_guard_apply() {
     let pooled = Pooled::new().await;
     let db = &pooled.db;
     let positions = pooled
         .direct
-        .append("User", &["a", "bad", "b", "bad", "a"])
+        .append("User", ["a", "bad", "b", "bad", "a"])
         .await;
     let parking = judging("park", |_, event| match event.aggregate_id.as_str() {
         "bad" => Err("no".to_owned()),
@@ -184,9 +174,9 @@ async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
+async fn through_a_pooler_a_hanging_handler_times_out() {
     let pooled = Pooled::new().await;
-    pooled.direct.append("User", &["a"]).await;
+    pooled.direct.append("User", ["a"]).await;
     let hangs = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
             sqlx::raw_sql("SELECT pg_sleep(1000000)")
@@ -215,24 +205,20 @@ async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_pooler_a_consumer_is_divided_and_made_one_again_while_events_flow() {
-    let db = Database::<Postgres>::behind_a_pooler()
-        .await
-        .with_read_model()
-        .await;
+async fn through_a_pooler_a_consumer_is_divided_and_merged() {
+    let db = Database::<Postgres>::behind_a_pooler().await;
     let start = |segments| {
         let settings = Settings::default().segments(segments).batch_size(7);
         Running::start(db.worker().consumer(read_model("c").settings(settings)))
     };
     let ids: Vec<String> = (0..100).map(|n| format!("a-{}", n % 40)).collect();
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let append = async || *db.append("Account", &ids).await.last().unwrap();
     let reached = async |worker: &Running<Postgres>, position| {
         patiently("it catches up", worker.caught_up_to(position))
             .await
             .unwrap();
     };
-    let rows = async || db.numbers("SELECT count(*) FROM consumer_progress").await[0];
+    let rows = async || db.number("SELECT count(*) FROM consumer_progress").await;
 
     let one = start(1);
     reached(&one, append().await).await;

@@ -1,42 +1,20 @@
-//! What a worker's handle tells liveness and readiness probes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! The health of a worker for liveness and readiness probes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    Backend, ConsumerState, EventStore, ExpectedVersion, HealthProblem, NewEvent, Settings,
-    WaitError, Worker, WorkerHandle,
+    HealthProblem, ConsumerState, Settings, WaitError, Worker, Backend, WorkerHandle,
 };
-use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases, patiently};
-use sqlx::{Database as _, Executor, Pool};
+use consumer_tests::{Database, Model, TestDatabase, TestPostgres, patiently, test_on};
 use tokio::sync::Semaphore;
 
-async fn append<DB: Backend>(store: &EventStore<DB>, id: &str) {
-    let event = NewEvent::new("User", id, "Happened", "{}");
-    store.append(ExpectedVersion::Any, &[event]).await.unwrap();
-}
-
-async fn has_model<DB: Backend>(pool: &Pool<DB>)
-where
-    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
-{
-    let mut connection = pool.acquire().await.unwrap();
-    (&mut *connection).execute(MODEL).await.unwrap();
-}
-
-/// Looks until the health is as it is to be.
-async fn until<DB: Backend>(handle: &WorkerHandle<DB>, holds: impl Fn(&consumer::Health) -> bool) {
-    consumer_tests::until("its health is as it is to be", async || {
-        holds(&handle.health())
-    })
-    .await;
+/// Waits for a state of health.
+async fn until<DB: Backend>(
+    handle: &WorkerHandle<DB>,
+    holds: impl Fn(&consumer::Health) -> bool,
+) {
+    consumer_tests::until("its health changes", async || holds(&handle.health())).await;
 }
 
 fn stalled_in(health: &consumer::Health) -> bool {
@@ -44,154 +22,213 @@ fn stalled_in(health: &consumer::Health) -> bool {
     health.problems.iter().any(is_stall)
 }
 
-on_both_databases! {
-    async fn a_worker_is_ready_once_it_has_seen_its_checkpoints_and_not_when_it_ends(db) {
-        has_model(&db.pool).await;
-        let worker = Worker::<Db>::builder(db.store.clone()).consumer(Model::new("users")).build().unwrap();
-        let handle = worker.handle();
-        assert_eq!(handle.health().problems, [HealthProblem::NotStarted]);
-        assert!(handle.health().is_live() && !handle.health().is_ready());
-        let running = tokio::spawn(worker.run(std::future::pending()));
-        until(&handle, consumer::Health::is_ready).await;
-        assert_eq!(handle.health().to_string(), "all is well");
-        handle.shut_down();
-        assert!(!handle.health().is_ready() && handle.health().is_live());
-        running.await.unwrap().unwrap();
-        let ended = HealthProblem::Ended { was_asked: true, error: None };
-        assert_eq!(handle.health().problems, [ended]);
-        assert!(!handle.health().is_ready() && handle.health().is_live());
-    }
+test_on!(
+    [sqlite, postgres],
+    a_worker_is_ready_between_its_first_snapshot_and_its_end,
+    a_worker_that_ended_without_being_asked_is_not_live,
+    an_event_after_an_idle_time_gets_the_whole_stall_time,
+    a_retry_that_is_due_later_is_not_a_stall,
+    a_worker_without_progress_is_not_live,
+    a_stopped_consumer_affects_neither_probe
+);
 
-    async fn a_worker_that_could_not_start_is_not_live_and_says_why(db) {
-        let empty = consumer_tests::Database::<Db>::empty().await;
-        drop(db);
-        let worker = Worker::<Db>::builder(empty.store.clone()).consumer(Model::new("users")).build().unwrap();
-        let handle = worker.handle();
-        worker.run(std::future::pending()).await.unwrap_err();
-        let health = handle.health();
-        assert!(!health.is_live() && !health.is_ready(), "{health}");
-        assert!(health.to_string().contains("call `migrate()`"), "{health}");
-        let waited = handle.caught_up_to(1).await.unwrap_err();
-        assert!(matches!(waited, WaitError::Ended { error: Some(_) }), "{waited}");
-    }
+test_on!(
+    [empty_sqlite, empty_postgres],
+    a_worker_that_could_not_start_is_not_live_and_says_why
+);
 
-    async fn a_worker_that_ended_without_being_asked_is_not_live(db) {
-        has_model(&db.pool).await;
-        append(&db.store, "a").await;
-        append(&db.store, "b").await;
-        let worker = Worker::<Db>::builder(db.store.clone()).consumer(Model::new("users")).build().unwrap();
-        let handle = worker.handle();
-        let running = tokio::spawn(worker.run(std::future::pending()));
-        handle.caught_up().await.unwrap();
-        assert!(handle.health().is_live());
-        if Db::NAME == "SQLite" {
-            // The head goes back: a log that cannot be trusted ends the worker.
-            db.execute("DELETE FROM events; UPDATE sqlite_sequence SET seq = 0 WHERE name = 'events'").await;
-            patiently("it ends", running).await.unwrap().unwrap_err();
-        } else {
-            running.abort();
-            running.await.unwrap_err();
-        }
-        let health = handle.health();
-        assert!(matches!(health.problems[..], [HealthProblem::Ended { was_asked: false, .. }]), "{health}");
-        assert!(!health.is_live() && !health.is_ready(), "{health}");
-    }
+async fn a_worker_is_ready_between_its_first_snapshot_and_its_end<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let worker = Worker::<DB>::builder(db.store.clone())
+        .consumer(Model::new("users"))
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    assert_eq!(handle.health().problems, [HealthProblem::NotStarted]);
+    assert!(handle.health().is_live() && !handle.health().is_ready());
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    until(&handle, consumer::Health::is_ready).await;
+    assert_eq!(handle.health().to_string(), "all is well");
+    handle.shut_down();
+    assert!(!handle.health().is_ready() && handle.health().is_live());
+    running.await.unwrap().unwrap();
+    let ended = HealthProblem::Ended {
+        was_asked: true,
+        error: None,
+    };
+    assert_eq!(handle.health().problems, [ended]);
+    assert!(!handle.health().is_ready() && handle.health().is_live());
+}
 
-    async fn an_event_after_a_quiet_time_is_given_as_long_as_any_other(db) {
-        has_model(&db.pool).await;
-        let patience = Duration::from_secs(2);
-        let gate = Arc::new(Semaphore::new(0));
-        let users = Model::new("users").gate(&gate);
-        let worker = Worker::<Db>::builder(db.store.clone())
-            .consumer(users.clone())
-            .stall_after(patience)
-            .build()
-            .unwrap();
-        let handle = worker.handle();
-        let running = tokio::spawn(worker.run(std::future::pending()));
-        let began = Instant::now();
-        until(&handle, |_| began.elapsed() > patience + patience / 4).await;
-        append(&db.store, "a").await;
-        users.entered.notified().await;
-        let entered = Instant::now();
-        assert!(handle.health().is_live(), "{}", handle.health());
-        // A control: it is noticed once the event itself has taken that long.
-        until(&handle, |health| !health.is_live()).await;
-        assert!(entered.elapsed() > patience / 2);
-        gate.add_permits(1);
-        handle.caught_up().await.unwrap();
-        assert!(handle.health().is_live());
-        handle.shut_down();
-        running.await.unwrap().unwrap();
-    }
+async fn a_worker_that_could_not_start_is_not_live_and_says_why<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let worker = Worker::<DB>::builder(db.store.clone())
+        .consumer(Model::new("users"))
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    worker.run(std::future::pending()).await.unwrap_err();
+    let health = handle.health();
+    assert!(!health.is_live() && !health.is_ready(), "{health}");
+    assert!(health.to_string().contains("call `migrate()`"), "{health}");
+    let waited = handle.caught_up_to(1).await.unwrap_err();
+    assert!(
+        matches!(waited, WaitError::Ended { error: Some(_) }),
+        "{waited}"
+    );
+}
 
-    async fn a_retry_that_is_due_later_is_no_stall(db) {
-        has_model(&db.pool).await;
-        append(&db.store, "bad").await;
-        let wait = Duration::from_mins(1);
-        let users = Model::new("users").settings(Settings::default().backoff(wait, wait));
-        users.fail_on("bad", true);
-        let patience = Duration::from_millis(200);
-        let worker = Worker::<Db>::builder(db.store.clone())
-            .consumer(users)
-            .stall_after(patience)
-            .build()
-            .unwrap();
-        let handle = worker.handle();
-        let running = tokio::spawn(worker.run(std::future::pending()));
-        let is_retrying = || handle.consumers().iter().any(|one| matches!(one.state, ConsumerState::Retrying { .. }));
-        until(&handle, |_| is_retrying()).await;
-        let began = Instant::now();
-        until(&handle, |health| stalled_in(health) || began.elapsed() > patience * 4).await;
-        assert!(!stalled_in(&handle.health()) && is_retrying(), "{}", handle.health());
-        handle.shut_down();
-        running.await.unwrap().unwrap();
+async fn a_worker_that_ended_without_being_asked_is_not_live<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a"]).await;
+    db.append("User", ["b"]).await;
+    let worker = Worker::<DB>::builder(db.store.clone())
+        .consumer(Model::new("users"))
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    handle.caught_up().await.unwrap();
+    assert!(handle.health().is_live());
+    if DB::NAME == "SQLite" {
+        // The head goes back: a log that cannot be trusted ends the worker.
+        db.execute("DELETE FROM events; UPDATE sqlite_sequence SET seq = 0 WHERE name = 'events'")
+            .await;
+        patiently("it ends", running).await.unwrap().unwrap_err();
+    } else {
+        running.abort();
+        running.await.unwrap_err();
     }
+    let health = handle.health();
+    assert!(
+        matches!(
+            health.problems[..],
+            [HealthProblem::Ended {
+                was_asked: false,
+                ..
+            }]
+        ),
+        "{health}"
+    );
+    assert!(!health.is_live() && !health.is_ready(), "{health}");
+}
 
-    async fn a_worker_that_runs_and_makes_no_progress_is_not_live(db) {
-        has_model(&db.pool).await;
-        append(&db.store, "a").await;
-        let gate = Arc::new(Semaphore::new(0));
-        let users = Model::new("users").gate(&gate);
-        let builder = || Worker::<Db>::builder(db.store.clone()).consumer(users.clone());
-        let worker = builder().stall_after(Duration::from_millis(1)).build().unwrap();
-        let stalled = worker.handle();
-        let running = tokio::spawn(worker.run(std::future::pending()));
-        users.entered.notified().await;
-        until(&stalled, stalled_in).await;
-        assert!(!stalled.health().is_live());
-        gate.add_permits(10);
-        stalled.caught_up().await.unwrap();
-        assert!(!stalled_in(&stalled.health()));
-        stalled.shut_down();
-        running.await.unwrap().unwrap();
-    }
+async fn an_event_after_an_idle_time_gets_the_whole_stall_time<DB: TestDatabase>(db: Database<DB>) {
+    let patience = Duration::from_secs(2);
+    let gate = Arc::new(Semaphore::new(0));
+    let users = Model::new("users").gate(&gate);
+    let worker = Worker::<DB>::builder(db.store.clone())
+        .consumer(users.clone())
+        .stall_after(patience)
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    let began = Instant::now();
+    until(&handle, |_| began.elapsed() > patience + patience / 4).await;
+    db.append("User", ["a"]).await;
+    users.entered.notified().await;
+    let entered = Instant::now();
+    assert!(handle.health().is_live(), "{}", handle.health());
+    // A control: it is noticed once the event itself has taken that long.
+    until(&handle, |health| !health.is_live()).await;
+    assert!(entered.elapsed() > patience / 2);
+    gate.add_permits(1);
+    handle.caught_up().await.unwrap();
+    assert!(handle.health().is_live());
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+}
 
-    async fn a_stopped_consumer_is_told_and_restarts_nothing(db) {
-        has_model(&db.pool).await;
-        append(&db.store, "bad").await;
-        let users = Model::new("users");
-        users.fail_on("bad", true);
-        let worker = Worker::<Db>::builder(db.store.clone()).consumer(users).build().unwrap();
-        let handle = worker.handle();
-        let running = tokio::spawn(worker.run(std::future::pending()));
-        until(&handle, |health| {
-            health.problems.iter().any(|problem| matches!(problem, HealthProblem::NotRunning { .. }))
-        })
-        .await;
-        assert!(handle.health().is_live() && handle.health().is_ready());
-        assert!(handle.health().to_string().contains("`users` is stopped before event 1"));
-        handle.shut_down();
-        running.await.unwrap().unwrap();
-    }
+async fn a_retry_that_is_due_later_is_not_a_stall<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["bad"]).await;
+    let wait = Duration::from_mins(1);
+    let users = Model::new("users").settings(Settings::default().backoff(wait, wait));
+    users.fail_on("bad", true);
+    let patience = Duration::from_millis(200);
+    let worker = Worker::<DB>::builder(db.store.clone())
+        .consumer(users)
+        .stall_after(patience)
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    let is_retrying = || {
+        handle
+            .consumers()
+            .iter()
+            .any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
+    };
+    until(&handle, |_| is_retrying()).await;
+    let began = Instant::now();
+    until(&handle, |health| {
+        stalled_in(health) || began.elapsed() > patience * 4
+    })
+    .await;
+    assert!(
+        !stalled_in(&handle.health()) && is_retrying(),
+        "{}",
+        handle.health()
+    );
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+}
+
+async fn a_worker_without_progress_is_not_live<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a"]).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let users = Model::new("users").gate(&gate);
+    let builder = || Worker::<DB>::builder(db.store.clone()).consumer(users.clone());
+    let worker = builder()
+        .stall_after(Duration::from_millis(1))
+        .build()
+        .unwrap();
+    let stalled = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    users.entered.notified().await;
+    until(&stalled, stalled_in).await;
+    assert!(!stalled.health().is_live());
+    gate.add_permits(10);
+    stalled.caught_up().await.unwrap();
+    assert!(!stalled_in(&stalled.health()));
+    stalled.shut_down();
+    running.await.unwrap().unwrap();
+}
+
+async fn a_stopped_consumer_affects_neither_probe<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["bad"]).await;
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    let worker = Worker::<DB>::builder(db.store.clone())
+        .consumer(users)
+        .build()
+        .unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    until(&handle, |health| {
+        health
+            .problems
+            .iter()
+            .any(|problem| matches!(problem, HealthProblem::NotRunning { .. }))
+    })
+    .await;
+    assert!(handle.health().is_live() && handle.health().is_ready());
+    assert!(
+        handle
+            .health()
+            .to_string()
+            .contains("`users` is stopped before event 1")
+    );
+    handle.shut_down();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_database_a_worker_is_live_and_not_ready() {
+async fn without_its_database_a_worker_is_live_but_not_ready() {
     let server = TestPostgres::builder().start();
     let database = server.database().await;
     let store = database.store().await;
-    has_model(store.pool()).await;
     let worker = Worker::builder(store.clone())
         .consumer(Model::new("users"))
         .build()

@@ -1,20 +1,11 @@
 //! Every form of handler, called as a worker calls it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unnecessary_wraps,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use std::sync::Mutex;
 
 use consumer::prelude::*;
 use consumer::sqlx::{Connection, Sqlite};
 use consumer::{BatchError, ErasedConsumer, EventRecord, NewEvent, OnError, Settings, StartFrom};
-use consumer_tests::SqliteDatabase;
+use consumer_tests::Database;
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
@@ -109,7 +100,7 @@ impl OneByOne {
 }
 
 #[tokio::test]
-async fn r2_handle_takes_one_event_after_the_other_and_stops_where_it_fails() {
+async fn r2_handle_takes_one_event_at_a_time_and_stops_at_an_error() {
     let consumer = OneByOne::default();
     let cx = Context::new("forms.one_by_one");
     let events = [user(1, "A"), user(2, "Bad"), user(4, "C")];
@@ -241,7 +232,7 @@ async fn on_reset_empties_the_read_model() {
 }
 
 #[tokio::test]
-async fn a_payload_that_does_not_decode_is_an_error_that_names_the_consumer() {
+async fn a_decode_error_in_a_handler_names_the_consumer() {
     let consumer = ByEvent::default();
     let cx = Context::new("by_event");
     let events = [event(7, "User", "UserRegistered", r#"{"email":1}"#)];
@@ -564,19 +555,19 @@ impl VersionedAgain {
     }
 }
 
-async fn append(store: &consumer::SqliteEventStore, kinds: &[&str]) {
-    for kind in kinds {
-        let event = NewEvent::new("User", "u-1", *kind, &b"{}"[..]);
-        store.append(ExpectedVersion::Any, &[event]).await.unwrap();
+/// Appends an event of each of these types.
+async fn append(db: &Database<Sqlite>, types: &[&str]) {
+    for event_type in types {
+        let event = NewEvent::new("User", "u-1", *event_type, "{}");
+        db.append_events(&[event]).await;
     }
 }
 
 #[tokio::test]
-async fn a_second_version_is_told_so_and_has_a_checkpoint_of_its_own() {
-    let database = SqliteDatabase::new().await;
-    let store = database.store().await;
-    append(&store, &["A"]).await;
-    let worker = Worker::builder(store).discover_group("versions");
+async fn a_second_version_has_a_checkpoint_of_its_own() {
+    let db = Database::<Sqlite>::fresh().await;
+    append(&db, &["A"]).await;
+    let worker = Worker::builder(db.store.clone()).discover_group("versions");
     worker.build().unwrap().run_once().await.unwrap();
     let mut versions = VERSIONS.lock().unwrap().clone();
     versions.sort_unstable();
@@ -584,13 +575,13 @@ async fn a_second_version_is_told_so_and_has_a_checkpoint_of_its_own() {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT version, position FROM consumer_progress WHERE consumer = 'forms.versioned' ORDER BY version",
     )
-    .fetch_all(&database.pool)
+    .fetch_all(&db.pool)
     .await
     .unwrap();
     assert_eq!(rows, [(1, 1), (2, 1)]);
 }
 
-/// What the consumers of the group `overrides` saw, in order.
+/// The calls of the consumers of the group `overrides`, in order.
 static OVERRIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn overridden(beginning: &str) -> usize {
@@ -669,11 +660,10 @@ impl Committing {
 async fn what_an_attribute_says_is_overridden_on_the_builder() {
     use std::time::Duration;
 
-    let database = SqliteDatabase::new().await;
-    let store = database.store().await;
-    append(&store, &["Bad"]).await;
-    append(&store, &["Good"; 99]).await;
-    let worker = Worker::builder(store)
+    let db = Database::<Sqlite>::fresh().await;
+    append(&db, &["Bad"]).await;
+    append(&db, &["Good"; 99]).await;
+    let worker = Worker::builder(db.store.clone())
         .discover_group("overrides")
         .configure("forms.failing", |settings| {
             settings

@@ -1,12 +1,5 @@
-//! The path of somebody who has nothing but the README: its first example and its dependencies, in
-//! a crate of their own outside the workspace.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! A newcomer's first steps: the README's first example and its dependencies, in a new crate outside
+//! the workspace.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +13,7 @@ fn block(readme: &str, language: &str) -> String {
 }
 
 #[test]
-fn the_first_example_of_the_readme_runs_as_it_stands_in_a_new_crate() {
+fn the_first_example_of_the_readme_runs_in_a_new_crate() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let project = tempfile::tempdir().unwrap();

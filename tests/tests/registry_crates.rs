@@ -1,16 +1,9 @@
 //! Consumers in several crates, as linkers treat them. The crates are in `fixtures/`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs cargo in the fixtures and gives what it wrote to standard output.
+/// Runs cargo in the fixtures and returns its standard output.
 fn cargo(arguments: &[&str]) -> String {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures");
     let output = Command::new(env!("CARGO"))
@@ -61,7 +54,7 @@ fn without_auto_register_consumers_are_named_by_hand() {
 }
 
 #[test]
-fn a_crate_that_knows_the_library_by_another_name_declares_all_the_same() {
+fn a_crate_may_know_the_library_by_another_name() {
     assert_eq!(
         cargo(&["run", "-p", "renamed"]),
         "by_hand 1\nmade 1\nusers 2\neverywhere elsewhere\n"

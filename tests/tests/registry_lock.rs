@@ -1,12 +1,4 @@
 //! `assert_locked!`: a renamed consumer does not pass unseen.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use consumer::__private::check_lock;
 use consumer::prelude::*;
@@ -45,13 +37,13 @@ impl Audit {
 }
 
 #[test]
-fn consumers_are_as_they_were_frozen() {
+fn consumers_match_the_lock_file() {
     assert_locked!("tests/registry_lock.lock");
     assert_locked!("tests/registry_lock.lock", consumers![crate]);
 }
 
 #[test]
-fn a_renamed_consumer_is_seen() {
+fn a_renamed_consumer_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let frozen = include_str!("registry_lock.lock").replace("\naudit\n", "\naudit_log\n");
     std::fs::write(folder.path().join("consumers.lock"), frozen).unwrap();
@@ -68,7 +60,7 @@ fn a_renamed_consumer_is_seen() {
 }
 
 #[test]
-fn another_version_is_seen() {
+fn a_changed_version_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let frozen = include_str!("registry_lock.lock").replace("    version: 2\n", "");
     std::fs::write(folder.path().join("consumers.lock"), frozen).unwrap();

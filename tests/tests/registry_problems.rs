@@ -1,33 +1,26 @@
-//! Everything that is wrong with the consumers of a program, told at once at start-up.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
+//! All problems with the consumers of a program, reported at once at start-up.
 
 use consumer::prelude::*;
 use consumer::sqlx::Sqlite;
 use consumer::{NameError, Problem, Registry, Selection, check_name};
 
-macro_rules! empty_consumer {
-    ($type:ident, $($key:ident = $value:expr),+) => {
-        #[consumer($($key = $value),+)]
-        impl $type {
-            async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
-                Ok(())
-            }
-        }
-    };
+struct One;
+
+#[consumer(name = "same")]
+impl One {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
 }
 
-struct One;
-empty_consumer!(One, name = "same");
-
 struct Two;
-empty_consumer!(Two, name = "same");
+
+#[consumer(name = "same")]
+impl Two {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
 
 #[derive(Debug)]
 struct Broker;
@@ -85,9 +78,9 @@ fn all_problems_are_reported_at_once() {
     for part in [
         "4 problems with the consumers:",
         "`same` is declared 2 times",
-        "registry_problems.rs:27:1 (registry_problems) and ",
-        "registry_problems.rs:30:1 (registry_problems)",
-        "cannot create `publisher`, declared at ",
+        "registry_problems.rs:9:1 (registry_problems) and ",
+        "registry_problems.rs:18:1 (registry_problems)",
+        "`publisher`, declared at ",
         "no `registry_problems::Broker` was provided: add one with `Dependencies::with`",
         "no `registry_problems::Mailer` was provided",
         "the `init` of `broken`, declared at ",
@@ -105,11 +98,11 @@ fn two_sites_with_one_name_are_both_named() {
         _ => None,
     });
     let lines: Vec<u32> = sites.unwrap().iter().map(|site| site.line).collect();
-    assert_eq!(lines, [27, 30]);
+    assert_eq!(lines, [9, 18]);
 }
 
 #[test]
-fn with_its_dependencies_a_consumer_is_made() {
+fn a_consumer_is_built_from_its_dependencies() {
     let selection = Selection::all().in_group("fine");
     let dependencies = Dependencies::new().with(Broker).with(Mailer);
     let registry = Registry::<Sqlite>::select(&selection, &dependencies).unwrap();
@@ -120,7 +113,7 @@ fn with_its_dependencies_a_consumer_is_made() {
 }
 
 #[test]
-fn a_name_given_by_hand_is_checked_too() {
+fn a_name_given_by_hand_is_checked() {
     assert_eq!(check_name("users.v2"), Ok(()));
     for (name, message) in [
         (

@@ -1,120 +1,16 @@
-//! One consumer as several lanes: divided and made one again while events flow.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! One consumer as several lanes: divided and merged while events flow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use consumer::{
-    Backend, Consumer, ConsumerState, Context, EventStore, ExpectedVersion, HandlerError, NewEvent,
-    PersistedEvent, Report, Worker, WorkerError, WorkerHandle, aggregate_slice, merge_segments,
+use consumer::{ConsumerState, Report, WorkerBuilder, aggregate_slice, merge_segments};
+use consumer_tests::{
+    Database, Running, TestDatabase, chaining, consumer, patiently, run_once, test_on, until,
 };
-use consumer_tests::{Database, TestBackend, on_both_databases, patiently, until};
-use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
-use tokio::task::JoinHandle;
-
-/// Notes each event once, and each aggregate's events in their order only.
-struct Ledger;
+use sqlx::Postgres;
 
 const NAME: &str = "ledger";
-
-const NOTE: &str = "INSERT INTO applied (position) VALUES ($1)";
-
-const COUNT: &str = "
-    INSERT INTO versions (aggregate, version) VALUES ($1, $2)
-    ON CONFLICT (aggregate) DO UPDATE SET version = excluded.version
-     WHERE versions.version = excluded.version - 1";
-
-fn in_order(changed: u64) -> Result<(), HandlerError> {
-    if changed == 1 {
-        Ok(())
-    } else {
-        Err("an event came out of its aggregate's order".into())
-    }
-}
-
-impl Consumer<Sqlite> for Ledger {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    async fn handle(
-        &self,
-        _cx: &Context,
-        tx: &mut SqliteConnection,
-        event: &PersistedEvent,
-    ) -> Result<(), HandlerError> {
-        sqlx::query(NOTE)
-            .bind(event.global_position)
-            .execute(&mut *tx)
-            .await?;
-        let counted = sqlx::query(COUNT)
-            .bind(&event.aggregate_id)
-            .bind(event.aggregate_version)
-            .execute(tx)
-            .await?;
-        in_order(counted.rows_affected())
-    }
-}
-
-impl Consumer<Postgres> for Ledger {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    async fn handle(
-        &self,
-        _cx: &Context,
-        tx: &mut PgConnection,
-        event: &PersistedEvent,
-    ) -> Result<(), HandlerError> {
-        sqlx::query(NOTE)
-            .bind(event.global_position)
-            .execute(&mut *tx)
-            .await?;
-        let counted = sqlx::query(COUNT)
-            .bind(&event.aggregate_id)
-            .bind(event.aggregate_version)
-            .execute(tx)
-            .await?;
-        in_order(counted.rows_affected())
-    }
-}
-
-/// A [`Ledger`] that cannot handle one event for a while.
-struct Fussy {
-    fails: Arc<AtomicBool>,
-    at: i64,
-}
-
-macro_rules! fussy {
-    ($database:ty) => {
-        impl Consumer<$database> for Fussy {
-            fn name(&self) -> &str {
-                NAME
-            }
-
-            async fn handle(
-                &self,
-                cx: &Context,
-                tx: &mut <$database as sqlx::Database>::Connection,
-                event: &PersistedEvent,
-            ) -> Result<(), HandlerError> {
-                if event.global_position == self.at && self.fails.load(Ordering::SeqCst) {
-                    return Err("not now".into());
-                }
-                Consumer::<$database>::handle(&Ledger, cx, tx, event).await
-            }
-        }
-    };
-}
-fussy!(Sqlite);
-fussy!(Postgres);
 
 /// An aggregate of the lower half of the slices, and one of the upper half.
 fn ids_of_halves() -> (String, String) {
@@ -127,223 +23,173 @@ fn ids_of_halves() -> (String, String) {
     (half(true), half(false))
 }
 
-async fn append_to<DB: Backend>(store: &EventStore<DB>, id: &str) -> i64 {
-    let event = NewEvent::new("Account", id, "Moved", "{}");
-    let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
-    stored[0].global_position
+fn ledger<DB: TestDatabase>(db: &Database<DB>, segments: u32) -> WorkerBuilder<DB> {
+    let settings =
+        move |settings: consumer::Settings| settings.segments(segments).batch_size(7).retries(0);
+    db.worker().consumer(chaining(NAME)).configure_all(settings)
 }
 
-async fn run_with<DB: Backend>(store: &EventStore<DB>, segments: u32) -> Report
-where
-    Ledger: Consumer<DB>,
-{
-    let worker = Worker::builder(store.clone())
-        .consumer(Ledger)
-        .configure_all(move |settings| settings.segments(segments))
-        .build()
-        .unwrap();
-    patiently("it has handled the log", worker.run_once())
+/// Appends to 40 aggregates in turn, and returns the last position.
+async fn append<DB: TestDatabase>(db: &Database<DB>, events: usize) -> i64 {
+    let ids = (0..events).map(|number| format!("a-{}", number % 40));
+    *db.append("Account", ids).await.last().unwrap()
+}
+
+async fn append_to<DB: TestDatabase>(db: &Database<DB>, id: &str) -> i64 {
+    db.append("Account", [id]).await[0]
+}
+
+async fn rows<DB: TestDatabase>(db: &Database<DB>) -> i64 {
+    db.number("SELECT count(*) FROM consumer_progress").await
+}
+
+async fn waiting_rows<DB: TestDatabase>(db: &Database<DB>) -> i64 {
+    db.number("SELECT count(*) FROM consumer_progress WHERE hold_at IS NOT NULL")
         .await
-        .unwrap()
 }
 
-struct Running<DB: Backend> {
-    handle: WorkerHandle<DB>,
-    task: JoinHandle<Result<Report, WorkerError>>,
-}
-
-fn start<DB: Backend>(store: &EventStore<DB>, segments: u32) -> Running<DB>
-where
-    Ledger: Consumer<DB>,
-{
-    let worker = Worker::builder(store.clone())
-        .consumer(Ledger)
-        .configure_all(move |settings| settings.segments(segments).batch_size(7).retries(0))
-        .snapshot_interval(std::time::Duration::from_millis(20))
-        .build()
+async fn reaches<DB: TestDatabase>(worker: &Running<DB>, position: i64) {
+    patiently("it catches up", worker.caught_up_to(position))
+        .await
         .unwrap();
-    let handle = worker.handle();
-    let task = tokio::spawn(worker.run(std::future::pending()));
-    Running { handle, task }
 }
 
-impl<DB: Backend> Running<DB> {
-    async fn end(self) -> Report {
-        self.handle.shut_down();
-        self.task.await.unwrap().unwrap()
-    }
+fn state(report: &Report) -> &ConsumerState {
+    &report.consumer(NAME).unwrap().state
 }
 
-async fn append<DB: Backend>(store: &EventStore<DB>, events: usize) -> i64 {
-    let mut last = 0;
-    for number in 0..events {
-        let event = NewEvent::new("Account", format!("a-{}", number % 40), "Moved", "{}");
-        let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
-        last = stored[0].global_position;
-    }
-    last
+test_on!(
+    [sqlite, postgres],
+    a_consumer_is_divided_and_merged_while_events_flow,
+    a_new_consumer_begins_with_a_row_for_each_segment,
+    a_merge_during_a_retry_handles_no_event_twice,
+    rows_go_on_when_the_hold_of_an_abandoned_merge_ends,
+    a_merge_of_an_unknown_consumer_is_refused,
+);
+
+async fn a_consumer_is_divided_and_merged_while_events_flow<DB: TestDatabase>(db: Database<DB>) {
+    let db = Arc::new(db);
+    let one = Running::start(ledger(&db, 1));
+    reaches(&one, append(&db, 100).await).await;
+    assert_eq!(rows(&db).await, 1);
+
+    // A process with another setting divides the row that the first one is working on.
+    let eight = Running::start(ledger(&db, 8));
+    let position = append(&db, 200).await;
+    reaches(&one, position).await;
+    reaches(&eight, position).await;
+    until("the row is divided", async || rows(&db).await == 8).await;
+    let position = append(&db, 200).await;
+    reaches(&one, position).await;
+    reaches(&eight, position).await;
+    eight.stop().await;
+
+    // The one that is left is set to one lane, and runs eight rows.
+    let flowing = Arc::clone(&db);
+    let writer = tokio::spawn(async move { append(&flowing, 200).await });
+    // Rows are halves of halves, so three become four.
+    merge_segments(&db.store, NAME, 1, 3).await.unwrap();
+    assert_eq!(rows(&db).await, 4);
+    merge_segments(&db.store, NAME, 1, 2).await.unwrap();
+    assert_eq!(rows(&db).await, 2);
+    reaches(&one, writer.await.unwrap()).await;
+    let report = one.stop().await;
+
+    assert_eq!(*state(&report), ConsumerState::ShutDown, "{report}");
+    assert_eq!(db.log().await.len(), 700);
+    db.assert_applied_exactly_once_by_segments(NAME).await;
 }
 
-async fn schema<DB: TestBackend>(database: &Database<DB>)
-where
-    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
-{
-    use sqlx::Executor as _;
-    let mut connection = database.pool.acquire().await.unwrap();
-    for sql in [
-        "CREATE TABLE applied (position BIGINT PRIMARY KEY)",
-        "CREATE TABLE versions (aggregate TEXT PRIMARY KEY, version BIGINT NOT NULL)",
-    ] {
-        (&mut *connection).execute(sql).await.unwrap();
-    }
+async fn a_new_consumer_begins_with_a_row_for_each_segment<DB: TestDatabase>(db: Database<DB>) {
+    append(&db, 80).await;
+    let report = run_once(ledger(&db, 4)).await;
+    let one = report.consumer(NAME).unwrap();
+    assert_eq!((one.events, &one.state), (80, &ConsumerState::CaughtUp));
+    assert_eq!(rows(&db).await, 4);
+    db.assert_applied_exactly_once_by_segments(NAME).await;
 }
 
-macro_rules! count {
-    ($database:expr, $sql:literal) => {
-        sqlx::query_scalar::<_, i64>($sql)
-            .fetch_one(&$database.pool)
-            .await
-            .unwrap()
-    };
-}
-
-on_both_databases! {
-    async fn a_consumer_is_divided_and_made_one_again_while_events_flow(database) {
-        schema(&database).await;
-        let store = database.store.clone();
-
-        let one = start(&store, 1);
-        let position = append(&store, 100).await;
-        one.handle.caught_up_to(position).await.unwrap();
-        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 1);
-
-        // A process with another setting divides the row that the first one is working on.
-        let eight = start(&store, 8);
-        let position = append(&store, 200).await;
-        one.handle.caught_up_to(position).await.unwrap();
-        eight.handle.caught_up_to(position).await.unwrap();
-        until("the row is divided", async || {
-            count!(database, "SELECT count(*) FROM consumer_progress") == 8
+/// The row that is ahead waits for the other at a position below an event that has failed. Neither
+/// the row that waits nor the merged one may handle that event again.
+async fn a_merge_during_a_retry_handles_no_event_twice<DB: TestDatabase>(db: Database<DB>) {
+    let (left, right) = ids_of_halves();
+    append_to(&db, &left).await;
+    append_to(&db, &right).await;
+    let bad = append_to(&db, &left).await;
+    let fails = Arc::new(AtomicBool::new(true));
+    let is_failing = Arc::clone(&fails);
+    let failing = consumer(NAME, move |_, tx: &mut DB::Connection, event| {
+        let fails = event.global_position == bad && is_failing.load(Ordering::SeqCst);
+        Box::pin(async move {
+            if fails {
+                return Err("not now".into());
+            }
+            DB::apply(tx, NAME, event).await?;
+            Ok(DB::chain(tx, NAME, event).await?)
         })
+    });
+    let worker = Running::start(db.worker().consumer(failing).configure_all(|settings| {
+        let soon = Duration::from_millis(1);
+        settings
+            .segments(2)
+            .retries(u32::MAX - 1)
+            .backoff(soon, soon)
+    }));
+    until("it has failed", async || {
+        let failed = "SELECT count(*) FROM consumer_progress WHERE attempts > 0";
+        db.number(failed).await == 1
+    })
+    .await;
+    let store = db.store.clone();
+    let merge = tokio::spawn(async move { merge_segments(&store, NAME, 1, 1).await });
+    until("a row waits for the other", async || {
+        waiting_rows(&db).await > 0
+    })
+    .await;
+    fails.store(false, Ordering::SeqCst);
+    let last = append_to(&db, &right).await;
+    patiently("they are merged", merge).await.unwrap().unwrap();
+    reaches(&worker, last).await;
+    let report = worker.stop().await;
+    assert_eq!(*state(&report), ConsumerState::ShutDown, "{report}");
+    assert_eq!(rows(&db).await, 1);
+    db.assert_applied_exactly_once_by_segments(NAME).await;
+}
+
+async fn rows_go_on_when_the_hold_of_an_abandoned_merge_ends<DB: TestDatabase>(db: Database<DB>) {
+    let (left, right) = ids_of_halves();
+    append_to(&db, &left).await;
+    append_to(&db, &right).await;
+    // No worker runs, so the merge only gets as far as making the rows wait.
+    run_once(ledger(&db, 2)).await;
+    db.execute("UPDATE consumer_progress SET position = 1 WHERE slice_from > 0")
         .await;
-        let position = append(&store, 200).await;
-        one.handle.caught_up_to(position).await.unwrap();
-        eight.handle.caught_up_to(position).await.unwrap();
-        eight.end().await;
+    let store = db.store.clone();
+    let merge = tokio::spawn(async move { merge_segments(&store, NAME, 1, 1).await });
+    until("both rows wait", async || waiting_rows(&db).await == 2).await;
+    merge.abort();
+    let _ = merge.await;
+    // A hold ends after 10 s; here its end is brought forward.
+    db.execute("UPDATE consumer_progress SET hold_until = NULL, position = 0")
+        .await;
+    db.execute("DELETE FROM applied; DELETE FROM chain").await;
+    append_to(&db, &left).await;
+    let report = run_once(ledger(&db, 2)).await;
+    assert_eq!(*state(&report), ConsumerState::CaughtUp, "{report}");
+    db.assert_applied_exactly_once_by_segments(NAME).await;
+}
 
-        // The one that is left is set to one lane, and runs eight rows.
-        let flowing = store.clone();
-        let writer = tokio::spawn(async move { append(&flowing, 200).await });
-        // Three are no halves of halves: four, as the setting would have it.
-        merge_segments(&store, NAME, 1, 3).await.unwrap();
-        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 4);
-        merge_segments(&store, NAME, 1, 2).await.unwrap();
-        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 2);
-        let position = writer.await.unwrap();
-        one.handle.caught_up_to(position).await.unwrap();
-        let report = one.end().await;
-
-        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::ShutDown, "{report}");
-        assert_eq!(count!(database, "SELECT count(*) FROM applied"), 700);
-        assert_eq!(count!(database, "SELECT count(*) FROM versions"), 40);
-    }
-
-    async fn a_new_consumer_begins_with_as_many_rows_as_it_has_segments(database) {
-        schema(&database).await;
-        append(&database.store, 80).await;
-        let worker = Worker::builder(database.store.clone())
-            .consumer(Ledger)
-            .configure(NAME, |settings| settings.segments(4))
-            .build()
-            .unwrap();
-
-        let report = worker.run_once().await.unwrap();
-
-        let ledger = report.consumer(NAME).unwrap();
-        assert_eq!((ledger.events, &ledger.state), (80, &ConsumerState::CaughtUp));
-        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 4);
-        assert_eq!(count!(database, "SELECT count(*) FROM applied"), 80);
-    }
-
-    /// The row that is ahead waits for the other at a position below an event that has failed: it
-    /// must not be handled by the row that waits, and again by the one that the two become.
-    async fn rows_become_one_while_one_of_them_retries_and_no_event_is_handled_twice(database) {
-        schema(&database).await;
-        let store = database.store.clone();
-        let fails = Arc::new(AtomicBool::new(true));
-        let (left, right) = ids_of_halves();
-        append_to(&store, &left).await;
-        append_to(&store, &right).await;
-        let failing = append_to(&store, &left).await;
-        let worker = Worker::builder(store.clone())
-            .consumer(Fussy { fails: Arc::clone(&fails), at: failing })
-            .configure_all(|settings| {
-                let soon = std::time::Duration::from_millis(1);
-                settings.segments(2).retries(u32::MAX - 1).backoff(soon, soon)
-            })
-            .snapshot_interval(std::time::Duration::from_millis(20))
-            .build()
-            .unwrap();
-        let handle = worker.handle();
-        let task = tokio::spawn(worker.run(std::future::pending()));
-        let running = Running { handle, task };
-        until("it has failed", async || {
-            count!(database, "SELECT count(*) FROM consumer_progress WHERE attempts > 0") == 1
-        }).await;
-        let merging = store.clone();
-        let merge = tokio::spawn(async move { merge_segments(&merging, NAME, 1, 1).await });
-        until("the rows wait for each other", async || {
-            count!(database, "SELECT count(*) FROM consumer_progress WHERE hold_at IS NOT NULL") > 0
-        }).await;
-        fails.store(false, Ordering::SeqCst);
-        let last = append_to(&store, &right).await;
-        patiently("they are one", merge).await.unwrap().unwrap();
-        patiently("it catches up", running.handle.caught_up_to(last)).await.unwrap();
-        let report = running.end().await;
-        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::ShutDown, "{report}");
-        assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 1);
-        assert_eq!(count!(database, "SELECT count(*) FROM applied"), 4);
-    }
-
-    async fn rows_that_wait_for_a_merge_that_was_given_up_go_on_when_their_hold_ends(database) {
-        schema(&database).await;
-        let store = database.store.clone();
-        let (left, right) = ids_of_halves();
-        append_to(&store, &left).await;
-        append_to(&store, &right).await;
-        // Nobody runs the consumer, so the merge only gets as far as to have the rows wait.
-        run_with(&store, 2).await;
-        database.execute("UPDATE consumer_progress SET position = 1 WHERE slice_from > 0").await;
-        let merging = store.clone();
-        let merge = tokio::spawn(async move { merge_segments(&merging, NAME, 1, 1).await });
-        until("the rows wait for each other", async || {
-            count!(database, "SELECT count(*) FROM consumer_progress WHERE hold_at IS NOT NULL") == 2
-        }).await;
-        merge.abort();
-        let _ = merge.await;
-        // The hold ends after 10 s; here its end is brought forward.
-        database.execute("UPDATE consumer_progress SET hold_until = NULL").await;
-        database.execute("DELETE FROM applied").await;
-        database.execute("DELETE FROM versions").await;
-        database.execute("UPDATE consumer_progress SET position = 0").await;
-        let last = append_to(&store, &left).await;
-        let report = run_with(&store, 2).await;
-        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::CaughtUp, "{report}");
-        assert_eq!(count!(database, "SELECT max(position) FROM applied"), last);
-    }
-
-    async fn a_merge_of_an_unknown_consumer_is_refused(database) {
-        let error = merge_segments(&database.store, "nobody", 3, 1).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no checkpoint of `nobody`, version 3; has a worker with that consumer ever run on this database?"
-        );
-    }
+async fn a_merge_of_an_unknown_consumer_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let error = merge_segments(&db.store, "nobody", 3, 1).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no checkpoint of `nobody`, version 3; has a worker with that consumer ever run on this database?"
+    );
 }
 
 #[tokio::test]
 async fn an_aggregate_has_the_same_slice_in_rust_and_in_sql() {
-    let database = Database::<Postgres>::fresh().await;
+    let db = Database::<Postgres>::fresh().await;
     let mut ids: Vec<String> = (0..10_000)
         .map(|number| format!("aggregate-{number}"))
         .collect();
@@ -353,7 +199,7 @@ async fn an_aggregate_has_the_same_slice_in_rust_and_in_sql() {
            FROM UNNEST($1::text[]) AS id",
     )
     .bind(&ids)
-    .fetch_all(&database.pool)
+    .fetch_all(&db.pool)
     .await
     .unwrap();
     assert_eq!(rows.len(), ids.len());
@@ -362,37 +208,27 @@ async fn an_aggregate_has_the_same_slice_in_rust_and_in_sql() {
     }
 }
 
-/// Whoever merges may let a row come further before the log does: the row that only waited has
-/// nothing in its slices then, and nothing new that would wake it.
+/// A merge may let a row advance before the log does: the row has nothing new in its slices then, and
+/// no event wakes it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_waited_for_its_neighbour_goes_on_when_it_may_though_nothing_is_new() {
-    let database = Database::<Postgres>::fresh().await;
-    schema(&database).await;
+async fn a_row_that_may_advance_does_so_without_a_new_event() {
+    let db = Database::<Postgres>::fresh().await;
     let (low, high) = ids_of_halves();
-    let two = start(&database.store, 2);
-    let first = append_to(&database.store, &low).await;
-    two.handle.caught_up_to(first).await.unwrap();
-    let mut positions = Vec::new();
-    for _ in 0..5 {
-        positions.push(append_to(&database.store, &high).await);
-    }
+    let worker = Running::start(ledger(&db, 2));
+    reaches(&worker, append_to(&db, &low).await).await;
+    let positions = db.append("Account", [&high; 5]).await;
     for may_reach in [positions[1], positions[3]] {
-        sqlx::query(
+        db.execute(&format!(
             "UPDATE consumer_progress
-                SET hold_at = $1, hold_until = clock_timestamp() + interval '1 hour'
-              WHERE slice_from = 0 AND position < $1",
-        )
-        .bind(may_reach)
-        .execute(&database.pool)
-        .await
-        .unwrap();
-        until("it comes as far as it may", async || {
-            count!(
-                database,
-                "SELECT position FROM consumer_progress WHERE slice_from = 0"
-            ) == may_reach
+                SET hold_at = {may_reach}, hold_until = clock_timestamp() + interval '1 hour'
+              WHERE slice_from = 0 AND position < {may_reach}"
+        ))
+        .await;
+        until("it advances as far as it may", async || {
+            let position = "SELECT position FROM consumer_progress WHERE slice_from = 0";
+            db.number(position).await == may_reach
         })
         .await;
     }
-    two.end().await;
+    worker.stop().await;
 }

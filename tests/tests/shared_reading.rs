@@ -1,20 +1,13 @@
-//! What the consumers of a process read together: each part of the log once, whoever comes first.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! The consumers of a process read each part of the log once.
 
 use std::future::Future;
 
 use consumer::{EventStore, ExpectedVersion, NewEvent, WorkerBuilder};
-use consumer_tests::{Database, TestBackend, consumer, run_once};
+use consumer_tests::{Database, TestDatabase, consumer, run_once};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sqlx::{Postgres, Sqlite};
 
-/// How many stretches of the log were wanted while something ran, and found in memory or not.
+/// The ranges of the log that were found in memory, and those that were read.
 #[derive(Debug, Default)]
 struct Reads {
     hits: u64,
@@ -46,10 +39,10 @@ fn counted(run: impl Future<Output = ()>) -> Reads {
 
 const EVENTS: usize = 20_000;
 
-/// How many of them one read brings at most.
-const STRETCH: usize = 2_000;
+/// The most events that one read returns.
+const RANGE: usize = 2_000;
 
-async fn filled<DB: TestBackend>() -> Database<DB> {
+async fn filled<DB: TestDatabase>() -> Database<DB> {
     let db = Database::<DB>::fresh().await;
     for aggregate in 0..EVENTS / 1_000 {
         let events: Vec<NewEvent> = (0..1_000)
@@ -61,8 +54,8 @@ async fn filled<DB: TestBackend>() -> Database<DB> {
     db
 }
 
-/// Handles everything with so many consumers that do nothing.
-async fn catch_up<DB: TestBackend>(
+/// Handles everything with consumers that do nothing.
+async fn catch_up<DB: TestDatabase>(
     db: &Database<DB>,
     names: &str,
     consumers: usize,
@@ -83,12 +76,12 @@ async fn catch_up<DB: TestBackend>(
     assert_eq!(handled, (EVENTS * consumers) as u64);
 }
 
-fn consumers_share<DB: TestBackend>() {
+fn consumers_share<DB: TestDatabase>() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let db = runtime.block_on(filled::<DB>());
     let one = counted(catch_up(&db, "one", 1, |builder| builder));
     let many = counted(catch_up(&db, "many", 12, |builder| builder));
-    assert!(one.misses >= (EVENTS / STRETCH) as u64, "{one:?}");
+    assert!(one.misses >= (EVENTS / RANGE) as u64, "{one:?}");
     assert!(
         many.misses <= 2 * one.misses && many.hits > 4 * many.misses,
         "one consumer: {one:?}, twelve: {many:?}"
@@ -96,7 +89,7 @@ fn consumers_share<DB: TestBackend>() {
     // The control: a budget of nothing, with which each of them reads for itself.
     let apart = counted(catch_up(&db, "apart", 12, |builder| builder.cache_bytes(0)));
     assert!(apart.misses > 3 * one.misses, "{apart:?}");
-    // What is beyond the budget is read again, by those who come later.
+    // A later consumer reads again what exceeds the budget.
     let later = counted(catch_up(&db, "later", 1, |builder| {
         builder.cache_bytes(1 << 20)
     }));
@@ -105,11 +98,11 @@ fn consumers_share<DB: TestBackend>() {
 }
 
 #[test]
-fn twelve_consumers_that_catch_up_together_read_the_log_once_on_sqlite() {
+fn twelve_consumers_read_the_log_once_on_sqlite() {
     consumers_share::<Sqlite>();
 }
 
 #[test]
-fn twelve_consumers_that_catch_up_together_read_the_log_once_on_postgres() {
+fn twelve_consumers_read_the_log_once_on_postgres() {
     consumers_share::<Postgres>();
 }

@@ -1,17 +1,10 @@
 //! Appending to the event store, on both databases.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use consumer::{
     Backend, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, StoreError,
 };
-use consumer_tests::on_both_databases;
-use sqlx::{AssertSqlSafe, Row};
+use consumer_tests::{Database, TestDatabase, test_on};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 fn registered(id: &str) -> NewEvent {
@@ -42,258 +35,521 @@ fn versions(events: &[PersistedEvent]) -> Vec<i64> {
     events.iter().map(|event| event.aggregate_version).collect()
 }
 
-on_both_databases! {
-    async fn an_append_returns_the_events_with_their_positions_and_versions(db) {
-        let first = db.store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
-        assert_eq!((first[0].global_position, first[0].aggregate_version), (1, 1));
+test_on!(
+    [sqlite, postgres],
+    an_append_returns_events_with_positions_and_versions,
+    every_field_of_an_event_comes_back_as_it_was_appended,
+    an_append_rolls_back_with_the_transaction_of_its_caller,
+    any_version_takes_the_aggregate_as_it_is,
+    a_wrong_expected_version_is_a_conflict_that_names_both,
+    a_conflict_leaves_the_transaction_usable_and_changes_nothing,
+    appending_nothing_is_an_error_of_its_own,
+    appending_to_two_aggregates_at_once_names_both,
+    a_duplicate_event_id_is_an_error_of_its_own,
+    metadata_that_is_not_json_is_refused,
+    concurrent_appends_with_any_version_all_succeed,
+    one_of_many_appends_with_an_exact_version_wins,
+    a_missing_or_old_head_row_is_corrected_by_the_events,
+    an_aggregate_with_archived_events_continues_at_its_head,
+    the_head_of_an_aggregate_is_the_version_of_its_last_event,
+    ten_thousand_events_are_appended_at_once_or_not_at_all,
+    a_failed_append_leaves_nothing_behind_in_the_transaction,
+    a_foreign_unique_constraint_is_not_a_conflict,
+    an_append_outside_a_transaction_is_stored,
+    a_new_event_takes_causation_and_correlation_from_its_cause
+);
 
-        let more = db.store.append(ExpectedVersion::Exact(1), &changes("u-1", 3)).await.unwrap();
-        assert_eq!(versions(&more), [2, 3, 4]);
-        assert_eq!(more.iter().map(|event| event.global_position).collect::<Vec<_>>(), [2, 3, 4]);
-        assert_eq!(more.iter().map(|event| &event.payload[..]).collect::<Vec<_>>(), [b"0", b"1", b"2"]);
-    }
+async fn an_append_returns_events_with_positions_and_versions<DB: TestDatabase>(db: Database<DB>) {
+    let first = db
+        .store
+        .append(ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
+    assert_eq!(
+        (first[0].global_position, first[0].aggregate_version),
+        (1, 1)
+    );
 
-    async fn every_field_of_an_event_comes_back_as_it_was_appended(db) {
-        let id = Uuid::new_v4();
-        let new = registered("u-1")
-            .event_id(id)
-            .event_version(7)
-            .metadata(Metadata::from_json_text(r#"{"tenant": "north"}"#))
-            .trace_id("trace")
-            .correlation_id("correlation")
-            .causation_id("causation");
-        let stored = db.store.append(ExpectedVersion::Any, &[new]).await.unwrap();
-        let read = history(&db.store, "u-1").await;
-
-        assert_eq!(stored, read);
-        let event = &read[0];
-        assert_eq!((&*event.aggregate_type, &*event.aggregate_id), ("User", "u-1"));
-        assert_eq!((event.event_id, &*event.event_type, event.event_version), (id, "UserRegistered", 7));
-        assert_eq!(event.payload, r#"{"email":"ada@example.com"}"#);
-        assert_eq!(event.metadata.as_ref().unwrap().as_bytes(), br#"{"tenant": "north"}"#);
-        assert_eq!(event.trace_id.as_deref(), Some("trace"));
-        assert_eq!(event.correlation_id.as_deref(), Some("correlation"));
-        assert_eq!(event.causation_id.as_deref(), Some("causation"));
-        let age = chrono::Utc::now() - event.created_at;
-        assert!(age.num_minutes().abs() < 5, "{age}");
-    }
-
-    async fn an_append_rolls_back_with_the_transaction_of_its_caller(db) {
-        sqlx::query("CREATE TABLE mine (id TEXT)").execute(&db.pool).await.unwrap();
-        let mut tx = db.store.begin().await.unwrap();
-        sqlx::query("INSERT INTO mine (id) VALUES ('u-1')").execute(&mut *tx).await.unwrap();
-        db.store.append_in(&mut tx, ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
-        tx.rollback().await.unwrap();
-
-        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM mine").fetch_one(&db.pool).await.unwrap();
-        assert_eq!((rows, history(&db.store, "u-1").await.len()), (0, 0));
-        db.store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
-    }
-
-    async fn any_version_takes_the_aggregate_as_it_is(db) {
-        for _ in 0..3 {
-            db.store.append(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
-        }
-        assert_eq!(versions(&history(&db.store, "u-1").await), [1, 2, 3, 4, 5, 6]);
-    }
-
-    async fn a_wrong_expected_version_is_a_conflict_that_names_both(db) {
-        db.store.append(ExpectedVersion::NoStream, &changes("u-1", 3)).await.unwrap();
-        for (expected, text) in [
-            (ExpectedVersion::NoStream, "expected no events, found version 3"),
-            (ExpectedVersion::Exact(2), "expected version 2, found version 3"),
-            (ExpectedVersion::Exact(4), "expected version 4, found version 3"),
-            (ExpectedVersion::Exact(-1), "expected version -1, found version 3"),
-        ] {
-            let error = db.store.append(expected, &[registered("u-1")]).await.unwrap_err();
-            assert!(matches!(&error, StoreError::Conflict { actual: Some(3), expected: e, .. } if *e == expected));
-            assert_eq!(
-                error.to_string(),
-                format!("conflict on `User` `u-1`: {text}; load the aggregate again and retry in a new transaction")
-            );
-        }
-        let error = db.store.append(ExpectedVersion::Exact(1), &[registered("u-2")]).await.unwrap_err();
-        assert!(error.to_string().contains("expected version 1, found no events"), "{error}");
-        assert_eq!(history(&db.store, "u-1").await.len(), 3);
-    }
-
-    async fn a_conflict_leaves_the_transaction_usable_and_changes_nothing(db) {
-        db.store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
-        let mut tx = db.store.begin().await.unwrap();
-        for id in ["u-1", "u-2"] {
-            let expected = ExpectedVersion::Exact(7);
-            db.store.append_in(&mut tx, expected, &[registered(id)]).await.unwrap_err();
-        }
-        db.store.append_in(&mut tx, ExpectedVersion::Exact(1), &changes("u-1", 1)).await.unwrap();
-        db.store.append_in(&mut tx, ExpectedVersion::NoStream, &[registered("u-2")]).await.unwrap();
-        tx.commit().await.unwrap();
-        assert_eq!(versions(&history(&db.store, "u-1").await), [1, 2]);
-        assert_eq!(versions(&history(&db.store, "u-2").await), [1]);
-    }
-
-    async fn appending_nothing_is_an_error_of_its_own(db) {
-        let error = db.store.append(ExpectedVersion::Any, &[]).await.unwrap_err();
-        assert!(matches!(error, StoreError::NothingToAppend));
-        assert_eq!(error.to_string(), "there is nothing to append: `append` needs at least one event");
-    }
-
-    async fn appending_to_two_aggregates_at_once_is_an_error_that_names_both(db) {
-        let events = [registered("u-1"), registered("u-2")];
-        let error = db.store.append(ExpectedVersion::Any, &events).await.unwrap_err();
-        assert!(matches!(error, StoreError::SeveralAggregates { .. }));
-        assert!(error.to_string().contains("for `User` `u-1` and `User` `u-2`: call `append` once for each"), "{error}");
-        let events = [registered("u-1"), NewEvent::new("Order", "u-1", "OrderPlaced", "")];
-        let error = db.store.append(ExpectedVersion::Any, &events).await.unwrap_err();
-        assert!(matches!(error, StoreError::SeveralAggregates { .. }));
-    }
-
-    async fn an_event_id_that_is_taken_is_an_error_of_its_own(db) {
-        let event = registered("u-1");
-        db.store.append(ExpectedVersion::Any, std::slice::from_ref(&event)).await.unwrap();
-        let again = registered("u-2").event_id(event.event_id);
-        let error = db.store.append(ExpectedVersion::Any, &[again]).await.unwrap_err();
-        assert!(matches!(error, StoreError::DuplicateEventId { .. }), "{error}");
-        assert!(error.to_string().contains("exists already"), "{error}");
-        assert_eq!(history(&db.store, "u-2").await.len(), 0);
-    }
-
-    async fn metadata_that_is_not_json_is_refused_before_the_database_is_asked(db) {
-        let mut tx = db.store.begin().await.unwrap();
-        for text in ["{", "", "{} {}", "\u{0}"] {
-            let event = registered("u-1").metadata(Metadata::from_json_text(text));
-            let error = db.store.append_in(&mut tx, ExpectedVersion::Any, &[event]).await.unwrap_err();
-            assert!(matches!(error, StoreError::InvalidMetadata { .. }), "{text}: {error}");
-        }
-        db.store.append_in(&mut tx, ExpectedVersion::Any, &[registered("u-1")]).await.unwrap();
-        tx.commit().await.unwrap();
-    }
-
-    async fn concurrent_appends_with_any_version_all_succeed_without_a_gap(db) {
-        let store = &db.store;
-        let appending = (0..8).map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                for _ in 0..10 {
-                    store.append(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
-                }
-            })
-        });
-        for task in appending.collect::<Vec<_>>() {
-            task.await.unwrap();
-        }
-        let history = history(store, "u-1").await;
-        assert_eq!(versions(&history), (1..=160).collect::<Vec<_>>());
-        assert!(history.is_sorted_by_key(|event| event.global_position));
-    }
-
-    async fn of_concurrent_appends_with_one_exact_version_one_wins_and_the_others_conflict(db) {
-        let appending = (0..8).map(|_| {
-            let store = db.store.clone();
-            tokio::spawn(async move {
-                store.append(ExpectedVersion::NoStream, &[registered("u-1")]).await
-            })
-        });
-        let mut won = 0;
-        for task in appending.collect::<Vec<_>>() {
-            match task.await.unwrap() {
-                Ok(_) => won += 1,
-                Err(error) => assert!(matches!(error, StoreError::Conflict { .. }), "{error}"),
-            }
-        }
-        assert_eq!(won, 1);
-        assert_eq!(history(&db.store, "u-1").await.len(), 1);
-    }
-
-    async fn an_aggregate_whose_events_have_no_head_row_is_at_the_version_of_its_last_event(db) {
-        db.store.append(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
-        for sql in ["DELETE FROM aggregate_heads", "UPDATE aggregate_heads SET aggregate_version = 1"] {
-            sqlx::query(sql).execute(&db.pool).await.unwrap();
-            let version = i64::try_from(history(&db.store, "u-1").await.len()).unwrap();
-            let error = db.store.append(ExpectedVersion::NoStream, &changes("u-1", 1)).await.unwrap_err();
-            assert!(matches!(error, StoreError::Conflict { actual: Some(v), .. } if v == version), "{error}");
-            db.store.append(ExpectedVersion::Exact(version), &changes("u-1", 1)).await.unwrap();
-            sqlx::query(sql).execute(&db.pool).await.unwrap();
-            db.store.append(ExpectedVersion::Any, &changes("u-1", 1)).await.unwrap();
-        }
-        assert_eq!(versions(&history(&db.store, "u-1").await), (1..=7).collect::<Vec<_>>());
-    }
-
-    async fn an_aggregate_whose_history_was_archived_goes_on_at_its_head(db) {
-        db.store.append(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
-        sqlx::query("DELETE FROM events").execute(&db.pool).await.unwrap();
-        let stored = db.store.append(ExpectedVersion::Exact(3), &changes("u-1", 1)).await.unwrap();
-        assert_eq!(versions(&stored), [4]);
-        let stored = db.store.append(ExpectedVersion::Any, &changes("u-1", 1)).await.unwrap();
-        assert_eq!(versions(&stored), [5]);
-    }
-
-    async fn the_head_of_an_aggregate_is_the_version_of_its_last_event(db) {
-        db.store.append(ExpectedVersion::Any, &changes("u-1", 3)).await.unwrap();
-        db.store.append(ExpectedVersion::Any, &changes("u-1", 2)).await.unwrap();
-        let head = sqlx::query("SELECT aggregate_type, aggregate_id, aggregate_version FROM aggregate_heads")
-            .fetch_one(&db.pool).await.unwrap();
-        assert_eq!((head.get::<String, _>(0), head.get::<String, _>(1), head.get::<i64, _>(2)), ("User".into(), "u-1".into(), 5));
-    }
-
-    async fn ten_thousand_events_are_appended_at_once_or_not_at_all(db) {
-        let mut events = changes("u-1", 10_000);
-        let taken = events[0].event_id;
-        events[9_999].event_id = taken;
-        let mut tx = db.store.begin().await.unwrap();
-        let error = db.store.append_in(&mut tx, ExpectedVersion::NoStream, &events).await.unwrap_err();
-        assert!(matches!(error, StoreError::DuplicateEventId { .. }), "{error}");
-        tx.commit().await.unwrap();
-        assert_eq!(history(&db.store, "u-1").await.len(), 0);
-
-        events[9_999].event_id = Uuid::new_v4();
-        let stored = db.store.append(ExpectedVersion::NoStream, &events).await.unwrap();
-        assert_eq!(versions(&stored), (1..=10_000).collect::<Vec<_>>());
-        assert_eq!(history(&db.store, "u-1").await, stored);
-    }
-
-    async fn a_failed_append_leaves_nothing_behind_in_the_transaction(db) {
-        let taken = registered("u-0");
-        db.store.append(ExpectedVersion::Any, std::slice::from_ref(&taken)).await.unwrap();
-        let mut tx = db.store.begin().await.unwrap();
-        let events = [registered("u-1"), registered("u-1").event_id(taken.event_id)];
-        db.store.append_in(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
-        // On Postgres this is a rollback, which is what an aborted transaction can only do.
-        tx.commit().await.unwrap();
-        let heads: i64 = sqlx::query_scalar("SELECT count(*) FROM aggregate_heads WHERE aggregate_id = 'u-1'")
-            .fetch_one(&db.pool).await.unwrap();
-        assert_eq!((heads, history(&db.store, "u-1").await.len()), (0, 0));
-    }
-
-    async fn a_unique_constraint_that_is_not_ours_is_no_conflict(db) {
-        sqlx::query("CREATE UNIQUE INDEX one_of_a_kind ON events (event_type)").execute(&db.pool).await.unwrap();
-        db.store.append(ExpectedVersion::Any, &[registered("u-1")]).await.unwrap();
-        let error = db.store.append(ExpectedVersion::Any, &[registered("u-2")]).await.unwrap_err();
-        assert!(matches!(error, StoreError::Database(_)), "{error:?}");
-    }
-
-    async fn an_append_outside_any_transaction_is_stored(db) {
-        let mut conn = db.pool.acquire().await.unwrap();
-        db.store.append_in(&mut conn, ExpectedVersion::NoStream, &[registered("u-1")]).await.unwrap();
-        drop(conn);
-        assert_eq!(history(&db.store, "u-1").await.len(), 1);
-    }
-
-    async fn a_new_event_takes_causation_and_correlation_from_its_cause(db) {
-        let cause = db.store.append(ExpectedVersion::Any, &[registered("u-1")]).await.unwrap().remove(0);
-        let effect = NewEvent::new("Mail", "m-1", "WelcomeSent", "").caused_by(&cause);
-        let effect = db.store.append(ExpectedVersion::Any, &[effect]).await.unwrap().remove(0);
-        let id = cause.event_id.to_string();
-        assert_eq!((effect.causation_id.as_deref(), effect.correlation_id.as_deref()), (Some(&*id), Some(&*id)));
-
-        let third = NewEvent::new("Mail", "m-1", "WelcomeOpened", "").caused_by(&effect);
-        assert_eq!(third.causation_id, Some(effect.event_id.to_string()));
-        assert_eq!(third.correlation_id, Some(id));
-        let own = NewEvent::new("Mail", "m-1", "Told", "").causation_id("mine").caused_by(&effect);
-        assert_eq!(own.causation_id.as_deref(), Some("mine"));
-    }
+    let more = db
+        .store
+        .append(ExpectedVersion::Exact(1), &changes("u-1", 3))
+        .await
+        .unwrap();
+    assert_eq!(versions(&more), [2, 3, 4]);
+    assert_eq!(
+        more.iter()
+            .map(|event| event.global_position)
+            .collect::<Vec<_>>(),
+        [2, 3, 4]
+    );
+    assert_eq!(
+        more.iter()
+            .map(|event| &event.payload[..])
+            .collect::<Vec<_>>(),
+        [b"0", b"1", b"2"]
+    );
 }
 
-/// What somebody inserts who knows nothing of heads.
+async fn every_field_of_an_event_comes_back_as_it_was_appended<DB: TestDatabase>(db: Database<DB>) {
+    let id = Uuid::new_v4();
+    let new = registered("u-1")
+        .event_id(id)
+        .event_version(7)
+        .metadata(Metadata::from_json_text(r#"{"tenant": "north"}"#))
+        .trace_id("trace")
+        .correlation_id("correlation")
+        .causation_id("causation");
+    let stored = db.store.append(ExpectedVersion::Any, &[new]).await.unwrap();
+    let read = history(&db.store, "u-1").await;
+
+    assert_eq!(stored, read);
+    let event = &read[0];
+    assert_eq!(
+        (&*event.aggregate_type, &*event.aggregate_id),
+        ("User", "u-1")
+    );
+    assert_eq!(
+        (event.event_id, &*event.event_type, event.event_version),
+        (id, "UserRegistered", 7)
+    );
+    assert_eq!(event.payload, r#"{"email":"ada@example.com"}"#);
+    assert_eq!(
+        event.metadata.as_ref().unwrap().as_bytes(),
+        br#"{"tenant": "north"}"#
+    );
+    assert_eq!(event.trace_id.as_deref(), Some("trace"));
+    assert_eq!(event.correlation_id.as_deref(), Some("correlation"));
+    assert_eq!(event.causation_id.as_deref(), Some("causation"));
+    let age = chrono::Utc::now() - event.created_at;
+    assert!(age.num_minutes().abs() < 5, "{age}");
+}
+
+async fn an_append_rolls_back_with_the_transaction_of_its_caller<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.execute("CREATE TABLE mine (id TEXT)").await;
+    let mut tx = db.store.begin().await.unwrap();
+    DB::execute(&mut tx, "INSERT INTO mine (id) VALUES ('u-1')")
+        .await
+        .unwrap();
+    db.store
+        .append_in(&mut tx, ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
+    tx.rollback().await.unwrap();
+
+    let rows = db.number("SELECT count(*) FROM mine").await;
+    assert_eq!((rows, history(&db.store, "u-1").await.len()), (0, 0));
+    db.store
+        .append(ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
+}
+
+async fn any_version_takes_the_aggregate_as_it_is<DB: TestDatabase>(db: Database<DB>) {
+    for _ in 0..3 {
+        db.store
+            .append(ExpectedVersion::Any, &changes("u-1", 2))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        versions(&history(&db.store, "u-1").await),
+        [1, 2, 3, 4, 5, 6]
+    );
+}
+
+async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.store
+        .append(ExpectedVersion::NoStream, &changes("u-1", 3))
+        .await
+        .unwrap();
+    for (expected, text) in [
+        (
+            ExpectedVersion::NoStream,
+            "expected no events, found version 3",
+        ),
+        (
+            ExpectedVersion::Exact(2),
+            "expected version 2, found version 3",
+        ),
+        (
+            ExpectedVersion::Exact(4),
+            "expected version 4, found version 3",
+        ),
+        (
+            ExpectedVersion::Exact(-1),
+            "expected version -1, found version 3",
+        ),
+    ] {
+        let error = db
+            .store
+            .append(expected, &[registered("u-1")])
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Conflict { actual: Some(3), expected: e, .. } if *e == expected)
+        );
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "conflict on `User` `u-1`: {text}; load the aggregate again and retry in a new transaction"
+            )
+        );
+    }
+    let error = db
+        .store
+        .append(ExpectedVersion::Exact(1), &[registered("u-2")])
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("expected version 1, found no events"),
+        "{error}"
+    );
+    assert_eq!(history(&db.store, "u-1").await.len(), 3);
+}
+
+async fn a_conflict_leaves_the_transaction_usable_and_changes_nothing<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.store
+        .append(ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    for id in ["u-1", "u-2"] {
+        let expected = ExpectedVersion::Exact(7);
+        db.store
+            .append_in(&mut tx, expected, &[registered(id)])
+            .await
+            .unwrap_err();
+    }
+    db.store
+        .append_in(&mut tx, ExpectedVersion::Exact(1), &changes("u-1", 1))
+        .await
+        .unwrap();
+    db.store
+        .append_in(&mut tx, ExpectedVersion::NoStream, &[registered("u-2")])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(versions(&history(&db.store, "u-1").await), [1, 2]);
+    assert_eq!(versions(&history(&db.store, "u-2").await), [1]);
+}
+
+async fn appending_nothing_is_an_error_of_its_own<DB: TestDatabase>(db: Database<DB>) {
+    let error = db
+        .store
+        .append(ExpectedVersion::Any, &[])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NothingToAppend));
+    assert_eq!(
+        error.to_string(),
+        "there is nothing to append: `append` needs at least one event"
+    );
+}
+
+async fn appending_to_two_aggregates_at_once_names_both<DB: TestDatabase>(db: Database<DB>) {
+    let events = [registered("u-1"), registered("u-2")];
+    let error = db
+        .store
+        .append(ExpectedVersion::Any, &events)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::SeveralAggregates { .. }));
+    assert!(
+        error
+            .to_string()
+            .contains("for `User` `u-1` and `User` `u-2`: call `append` once for each"),
+        "{error}"
+    );
+    let events = [
+        registered("u-1"),
+        NewEvent::new("Order", "u-1", "OrderPlaced", ""),
+    ];
+    let error = db
+        .store
+        .append(ExpectedVersion::Any, &events)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::SeveralAggregates { .. }));
+}
+
+async fn a_duplicate_event_id_is_an_error_of_its_own<DB: TestDatabase>(db: Database<DB>) {
+    let event = registered("u-1");
+    db.store
+        .append(ExpectedVersion::Any, std::slice::from_ref(&event))
+        .await
+        .unwrap();
+    let again = registered("u-2").event_id(event.event_id);
+    let error = db
+        .store
+        .append(ExpectedVersion::Any, &[again])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StoreError::DuplicateEventId { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("exists already"), "{error}");
+    assert_eq!(history(&db.store, "u-2").await.len(), 0);
+}
+
+async fn metadata_that_is_not_json_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let mut tx = db.store.begin().await.unwrap();
+    for text in ["{", "", "{} {}", "\u{0}"] {
+        let event = registered("u-1").metadata(Metadata::from_json_text(text));
+        let error = db
+            .store
+            .append_in(&mut tx, ExpectedVersion::Any, &[event])
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, StoreError::InvalidMetadata { .. }),
+            "{text}: {error}"
+        );
+    }
+    db.store
+        .append_in(&mut tx, ExpectedVersion::Any, &[registered("u-1")])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn concurrent_appends_with_any_version_all_succeed<DB: TestDatabase>(db: Database<DB>) {
+    let store = &db.store;
+    let appending = (0..8).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                store
+                    .append(ExpectedVersion::Any, &changes("u-1", 2))
+                    .await
+                    .unwrap();
+            }
+        })
+    });
+    for task in appending.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let history = history(store, "u-1").await;
+    assert_eq!(versions(&history), (1..=160).collect::<Vec<_>>());
+    assert!(history.is_sorted_by_key(|event| event.global_position));
+}
+
+async fn one_of_many_appends_with_an_exact_version_wins<DB: TestDatabase>(db: Database<DB>) {
+    let appending = (0..8).map(|_| {
+        let store = db.store.clone();
+        tokio::spawn(async move {
+            store
+                .append(ExpectedVersion::NoStream, &[registered("u-1")])
+                .await
+        })
+    });
+    let mut won = 0;
+    for task in appending.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Ok(_) => won += 1,
+            Err(error) => assert!(matches!(error, StoreError::Conflict { .. }), "{error}"),
+        }
+    }
+    assert_eq!(won, 1);
+    assert_eq!(history(&db.store, "u-1").await.len(), 1);
+}
+
+async fn a_missing_or_old_head_row_is_corrected_by_the_events<DB: TestDatabase>(db: Database<DB>) {
+    db.store
+        .append(ExpectedVersion::Any, &changes("u-1", 3))
+        .await
+        .unwrap();
+    for sql in [
+        "DELETE FROM aggregate_heads",
+        "UPDATE aggregate_heads SET aggregate_version = 1",
+    ] {
+        db.execute(sql).await;
+        let version = i64::try_from(history(&db.store, "u-1").await.len()).unwrap();
+        let error = db
+            .store
+            .append(ExpectedVersion::NoStream, &changes("u-1", 1))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, StoreError::Conflict { actual: Some(v), .. } if v == version),
+            "{error}"
+        );
+        db.store
+            .append(ExpectedVersion::Exact(version), &changes("u-1", 1))
+            .await
+            .unwrap();
+        db.execute(sql).await;
+        db.store
+            .append(ExpectedVersion::Any, &changes("u-1", 1))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        versions(&history(&db.store, "u-1").await),
+        (1..=7).collect::<Vec<_>>()
+    );
+}
+
+async fn an_aggregate_with_archived_events_continues_at_its_head<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.store
+        .append(ExpectedVersion::Any, &changes("u-1", 3))
+        .await
+        .unwrap();
+    db.execute("DELETE FROM events").await;
+    let stored = db
+        .store
+        .append(ExpectedVersion::Exact(3), &changes("u-1", 1))
+        .await
+        .unwrap();
+    assert_eq!(versions(&stored), [4]);
+    let stored = db
+        .store
+        .append(ExpectedVersion::Any, &changes("u-1", 1))
+        .await
+        .unwrap();
+    assert_eq!(versions(&stored), [5]);
+}
+
+async fn the_head_of_an_aggregate_is_the_version_of_its_last_event<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.store
+        .append(ExpectedVersion::Any, &changes("u-1", 3))
+        .await
+        .unwrap();
+    db.store
+        .append(ExpectedVersion::Any, &changes("u-1", 2))
+        .await
+        .unwrap();
+    let head = "SELECT aggregate_version FROM aggregate_heads
+                 WHERE aggregate_type = 'User' AND aggregate_id = 'u-1'";
+    assert_eq!(db.numbers(head).await, [5]);
+}
+
+async fn ten_thousand_events_are_appended_at_once_or_not_at_all<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let mut events = changes("u-1", 10_000);
+    let taken = events[0].event_id;
+    events[9_999].event_id = taken;
+    let mut tx = db.store.begin().await.unwrap();
+    let error = db
+        .store
+        .append_in(&mut tx, ExpectedVersion::NoStream, &events)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StoreError::DuplicateEventId { .. }),
+        "{error}"
+    );
+    tx.commit().await.unwrap();
+    assert_eq!(history(&db.store, "u-1").await.len(), 0);
+
+    events[9_999].event_id = Uuid::new_v4();
+    let stored = db
+        .store
+        .append(ExpectedVersion::NoStream, &events)
+        .await
+        .unwrap();
+    assert_eq!(versions(&stored), (1..=10_000).collect::<Vec<_>>());
+    assert_eq!(history(&db.store, "u-1").await, stored);
+}
+
+async fn a_failed_append_leaves_nothing_behind_in_the_transaction<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let taken = registered("u-0");
+    db.store
+        .append(ExpectedVersion::Any, std::slice::from_ref(&taken))
+        .await
+        .unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let events = [
+        registered("u-1"),
+        registered("u-1").event_id(taken.event_id),
+    ];
+    db.store
+        .append_in(&mut tx, ExpectedVersion::Any, &events)
+        .await
+        .unwrap_err();
+    // On Postgres this is a rollback, which is what an aborted transaction can only do.
+    tx.commit().await.unwrap();
+    let heads = db
+        .number("SELECT count(*) FROM aggregate_heads WHERE aggregate_id = 'u-1'")
+        .await;
+    assert_eq!((heads, history(&db.store, "u-1").await.len()), (0, 0));
+}
+
+async fn a_foreign_unique_constraint_is_not_a_conflict<DB: TestDatabase>(db: Database<DB>) {
+    db.execute("CREATE UNIQUE INDEX one_of_a_kind ON events (event_type)")
+        .await;
+    db.store
+        .append(ExpectedVersion::Any, &[registered("u-1")])
+        .await
+        .unwrap();
+    let error = db
+        .store
+        .append(ExpectedVersion::Any, &[registered("u-2")])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Database(_)), "{error:?}");
+}
+
+async fn an_append_outside_a_transaction_is_stored<DB: TestDatabase>(db: Database<DB>) {
+    let mut conn = db.pool.acquire().await.unwrap();
+    db.store
+        .append_in(&mut conn, ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
+    drop(conn);
+    assert_eq!(history(&db.store, "u-1").await.len(), 1);
+}
+
+async fn a_new_event_takes_causation_and_correlation_from_its_cause<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let cause = db
+        .store
+        .append(ExpectedVersion::Any, &[registered("u-1")])
+        .await
+        .unwrap()
+        .remove(0);
+    let effect = NewEvent::new("Mail", "m-1", "WelcomeSent", "").caused_by(&cause);
+    let effect = db
+        .store
+        .append(ExpectedVersion::Any, &[effect])
+        .await
+        .unwrap()
+        .remove(0);
+    let id = cause.event_id.to_string();
+    assert_eq!(
+        (
+            effect.causation_id.as_deref(),
+            effect.correlation_id.as_deref()
+        ),
+        (Some(&*id), Some(&*id))
+    );
+
+    let third = NewEvent::new("Mail", "m-1", "WelcomeOpened", "").caused_by(&effect);
+    assert_eq!(third.causation_id, Some(effect.event_id.to_string()));
+    assert_eq!(third.correlation_id, Some(id));
+    let own = NewEvent::new("Mail", "m-1", "Told", "")
+        .causation_id("mine")
+        .caused_by(&effect);
+    assert_eq!(own.causation_id.as_deref(), Some("mine"));
+}
+
+/// An insert that does not maintain the heads.
 fn foreign_insert(id: &str, version: i64) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!(
         "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload) \
@@ -309,7 +565,7 @@ mod postgres {
     use sqlx::postgres::PgListener;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_conflict_that_only_the_unique_constraint_finds_is_a_conflict_too() {
+    async fn a_unique_violation_is_reported_as_a_conflict() {
         let db = Database::<Postgres>::fresh().await;
         let mut foreign = db.pool.begin().await.unwrap();
         sqlx::query(foreign_insert("u-1", 1))
@@ -339,7 +595,7 @@ mod postgres {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_append_draws_no_position_while_it_waits_for_its_aggregate() {
+    async fn an_append_waiting_for_its_aggregate_draws_no_position() {
         let db = Database::<Postgres>::fresh().await;
         let mut first = db.store.begin().await.unwrap();
         db.store
@@ -352,10 +608,9 @@ mod postgres {
                 async move { store.append(ExpectedVersion::Any, &changes("u-1", 1)).await },
             );
         waits_for_a_lock(&db).await;
-        let drawn: i64 = sqlx::query_scalar("SELECT last_value FROM events_global_position_seq")
-            .fetch_one(&db.pool)
-            .await
-            .unwrap();
+        let drawn = db
+            .number("SELECT last_value FROM events_global_position_seq")
+            .await;
         assert_eq!(drawn, 1);
         first.commit().await.unwrap();
         assert_eq!(second.await.unwrap().unwrap()[0].global_position, 2);
@@ -378,7 +633,7 @@ mod postgres {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn appends_notify_with_a_constant_payload_when_they_commit_and_were_asked_to() {
+    async fn appends_notify_when_they_commit_if_configured_to() {
         let db = Database::<Postgres>::fresh().await;
         let mut listener = PgListener::connect(&db.url).await.unwrap();
         listener.listen("consumer_events").await.unwrap();
@@ -394,10 +649,8 @@ mod postgres {
             .await
             .unwrap();
         tx.rollback().await.unwrap();
-        sqlx::query("NOTIFY consumer_events, 'neither was heard'")
-            .execute(&db.pool)
-            .await
-            .unwrap();
+        db.execute("NOTIFY consumer_events, 'neither was heard'")
+            .await;
         assert_eq!(
             listener.recv().await.unwrap().payload(),
             "neither was heard"
@@ -410,10 +663,8 @@ mod postgres {
                 .unwrap();
         }
         tx.commit().await.unwrap();
-        sqlx::query("NOTIFY consumer_events, 'only one was heard'")
-            .execute(&db.pool)
-            .await
-            .unwrap();
+        db.execute("NOTIFY consumer_events, 'only one was heard'")
+            .await;
         assert_eq!(listener.recv().await.unwrap().payload(), "");
         assert_eq!(
             listener.recv().await.unwrap().payload(),
@@ -469,7 +720,7 @@ mod sqlite {
     use sqlx::Sqlite;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_conflict_that_only_the_unique_constraint_finds_is_a_conflict_too() {
+    async fn a_unique_violation_is_reported_as_a_conflict() {
         let db = Database::<Sqlite>::fresh().await;
         // SQLite has one writer; a trigger stands in for the second.
         sqlx::query(
@@ -492,7 +743,7 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_deferred_transaction_waits_for_its_turn_when_it_appends() {
+    async fn a_deferred_transaction_waits_its_turn_to_append() {
         let db = Database::<Sqlite>::fresh().await;
         let store = &db.store;
         let appending = (0..8).map(|_| {
@@ -513,7 +764,7 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_in_memory_database_is_one_for_all_connections_of_its_store_and_no_other() {
+    async fn an_in_memory_database_belongs_to_one_store() {
         let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         let other = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         store.migrate().await.unwrap();

@@ -1,5 +1,4 @@
 //! Opening a store where that cannot work: every error says what to do.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use consumer::{Column, EventStore, PgEventStore, Schema, SqliteEventStore, StoreError};
 use consumer_tests::{SqliteDatabase, TestPostgres};
@@ -94,7 +93,7 @@ async fn a_url_that_cannot_be_parsed_is_an_error_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_an_error_at_once_that_names_it_without_the_password() {
+async fn an_unreachable_server_is_named_without_the_password() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -113,7 +112,7 @@ async fn a_server_that_does_not_answer_is_an_error_at_once_that_names_it_without
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_on_the_server_is_an_error_that_names_it() {
+async fn a_database_missing_from_the_server_is_named() {
     let url = TestPostgres::shared().await.url("nowhere");
     let text = postgres_error(&url).await.to_string();
     assert!(
@@ -123,7 +122,7 @@ async fn a_database_that_is_not_on_the_server_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_opened_or_is_no_database_is_an_error_that_names_it() {
+async fn a_file_that_is_not_a_database_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing/app.db");
     let text_file = directory.path().join("notes.txt");

@@ -1,11 +1,4 @@
 //! Tables that exist already, under other names.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::sync::{Arc, Mutex};
 
@@ -13,15 +6,15 @@ use consumer::{
     Column, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange, Schema,
     StoreError, Worker,
 };
-use consumer_tests::{Database, TestBackend, TestConsumer, consumer, on_both_databases};
-use sqlx::{Postgres, Sqlite, raw_sql};
+use consumer_tests::{Database, TestConsumer, TestDatabase, consumer, test_on};
+use sqlx::{Postgres, Sqlite};
 
 fn event(id: &str) -> NewEvent {
     NewEvent::new("User", id, "UserRegistered", "{}").metadata(Metadata::from_json_text("{}"))
 }
 
-/// Appends and reads in every way there is, by hand and by a worker, and note that it fits together.
-async fn works<DB: TestBackend>(store: &EventStore<DB>) {
+/// Checks that every way to append and read agrees, by hand and through a worker.
+async fn works<DB: TestDatabase>(store: &EventStore<DB>) {
     let stored = store
         .append(ExpectedVersion::NoStream, &[event("u-1"), event("u-1")])
         .await
@@ -73,7 +66,7 @@ async fn works<DB: TestBackend>(store: &EventStore<DB>) {
 }
 
 /// Has consumers of all events and of one type see the log, and one of another type see nothing.
-async fn a_worker_reads<DB: TestBackend>(store: &EventStore<DB>, log: &[PersistedEvent]) {
+async fn a_worker_reads<DB: TestDatabase>(store: &EventStore<DB>, log: &[PersistedEvent]) {
     let (all, seen_by_all) = watching("all");
     let (users, seen_by_users) = watching("users");
     let (orders, seen_by_orders) = watching("orders");
@@ -92,7 +85,7 @@ async fn a_worker_reads<DB: TestBackend>(store: &EventStore<DB>, log: &[Persiste
 }
 
 /// A consumer, and the events that it has seen.
-fn watching<DB: TestBackend>(name: &str) -> (TestConsumer<DB>, Arc<Mutex<Vec<PersistedEvent>>>) {
+fn watching<DB: TestDatabase>(name: &str) -> (TestConsumer<DB>, Arc<Mutex<Vec<PersistedEvent>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&seen);
     let consumer = consumer(name, move |_, _, event| {
@@ -102,69 +95,103 @@ fn watching<DB: TestBackend>(name: &str) -> (TestConsumer<DB>, Arc<Mutex<Vec<Per
     (consumer, seen)
 }
 
-on_both_databases! {
-    async fn every_table_and_column_can_have_another_name(_ignored) {
-        let schema = Schema::default()
-            .events("event log")
-            .aggregate_heads("köpfe")
-            .column(Column::GlobalPosition, "position")
-            .column(Column::AggregateType, "kind")
-            .column(Column::AggregateId, "order")
-            .column(Column::AggregateVersion, "Version")
-            .column(Column::EventId, "id")
-            .column(Column::EventType, "type")
-            .column(Column::EventVersion, "schema {version}")
-            .column(Column::Payload, "data")
-            .column(Column::TraceId, "trace")
-            .column(Column::CorrelationId, "correlation")
-            .column(Column::CausationId, "causation")
-            .column(Column::Metadata, "meta")
-            .column(Column::CreatedAt, "at");
-        let db = Database::<Db>::empty().await;
+test_on!(
+    [sqlite, postgres],
+    a_mapping_to_a_column_that_is_not_there_is_refused
+);
+
+test_on!(
+    [empty_sqlite, empty_postgres],
+    every_table_and_column_can_have_another_name,
+    a_column_may_have_a_name_that_our_statements_use
+);
+
+async fn every_table_and_column_can_have_another_name<DB: TestDatabase>(db: Database<DB>) {
+    let schema = Schema::default()
+        .events("event log")
+        .aggregate_heads("köpfe")
+        .column(Column::GlobalPosition, "position")
+        .column(Column::AggregateType, "kind")
+        .column(Column::AggregateId, "order")
+        .column(Column::AggregateVersion, "Version")
+        .column(Column::EventId, "id")
+        .column(Column::EventType, "type")
+        .column(Column::EventVersion, "schema {version}")
+        .column(Column::Payload, "data")
+        .column(Column::TraceId, "trace")
+        .column(Column::CorrelationId, "correlation")
+        .column(Column::CausationId, "causation")
+        .column(Column::Metadata, "meta")
+        .column(Column::CreatedAt, "at");
+    let store = db.store.clone().with_schema(schema).unwrap();
+    store.migrate().await.unwrap();
+    works(&store).await;
+    let taken = event("u-2");
+    store
+        .append(ExpectedVersion::Any, std::slice::from_ref(&taken))
+        .await
+        .unwrap();
+    let again = event("u-3").event_id(taken.event_id);
+    let error = store
+        .append(ExpectedVersion::Any, &[again])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StoreError::DuplicateEventId { .. }),
+        "{error}"
+    );
+    let count = db
+        .number(r#"SELECT count("Version") FROM "event log""#)
+        .await;
+    assert_eq!(count, 3);
+}
+
+async fn a_column_may_have_a_name_that_our_statements_use<DB: TestDatabase>(_: Database<DB>) {
+    // The aliases of our statements: of columns, of tables, and of sets.
+    let names = [
+        "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head", "base",
+        "p", "n", "value",
+    ];
+    let columns = [
+        Column::GlobalPosition,
+        Column::AggregateType,
+        Column::AggregateId,
+        Column::AggregateVersion,
+        Column::EventId,
+        Column::EventType,
+        Column::EventVersion,
+        Column::Payload,
+        Column::TraceId,
+        Column::CorrelationId,
+        Column::CausationId,
+        Column::Metadata,
+        Column::CreatedAt,
+    ];
+    // Each column has each of the names once.
+    for first in 0..names.len() {
+        let db = Database::<DB>::empty().await;
+        let schema = columns
+            .iter()
+            .enumerate()
+            .fold(Schema::default(), |schema, (n, column)| {
+                schema.column(*column, names[(first + n) % names.len()])
+            });
         let store = db.store.clone().with_schema(schema).unwrap();
         store.migrate().await.unwrap();
         works(&store).await;
-        let taken = event("u-2");
-        store.append(ExpectedVersion::Any, std::slice::from_ref(&taken)).await.unwrap();
-        let again = event("u-3").event_id(taken.event_id);
-        let error = store.append(ExpectedVersion::Any, &[again]).await.unwrap_err();
-        assert!(matches!(error, StoreError::DuplicateEventId { .. }), "{error}");
-        let count: i64 = sqlx::query_scalar(r#"SELECT count("Version") FROM "event log""#).fetch_one(&db.pool).await.unwrap();
-        assert_eq!(count, 3);
     }
+}
 
-    async fn a_column_may_have_any_name_that_a_statement_might_give_to_something_else(_ignored) {
-        // Whatever a statement calls its own: aliases of columns, of tables, and of sets.
-        let names = [
-            "number", "bytes", "name", "event", "found", "measured", "new", "ordinal", "head",
-            "base", "p", "n", "value",
-        ];
-        let columns = [
-            Column::GlobalPosition, Column::AggregateType, Column::AggregateId,
-            Column::AggregateVersion, Column::EventId, Column::EventType, Column::EventVersion,
-            Column::Payload, Column::TraceId, Column::CorrelationId, Column::CausationId,
-            Column::Metadata, Column::CreatedAt,
-        ];
-        // Each column has each of the names once.
-        for first in 0..names.len() {
-            let db = Database::<Db>::empty().await;
-            let schema = columns.iter().enumerate().fold(Schema::default(), |schema, (n, column)| {
-                schema.column(*column, names[(first + n) % names.len()])
-            });
-            let store = db.store.clone().with_schema(schema).unwrap();
-            store.migrate().await.unwrap();
-            works(&store).await;
-        }
-    }
-
-    async fn a_mapping_to_a_column_that_is_not_there_is_refused(db) {
-        let schema = Schema::default().column(Column::Payload, "data");
-        let store = db.store.clone().with_schema(schema).unwrap();
-        for result in [store.check().await, store.migrate().await] {
-            let error = result.unwrap_err();
-            assert!(matches!(error, StoreError::SchemaMismatch { .. }), "{error:?}");
-            assert!(error.to_string().contains("data"), "{error}");
-        }
+async fn a_mapping_to_a_column_that_is_not_there_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let schema = Schema::default().column(Column::Payload, "data");
+    let store = db.store.clone().with_schema(schema).unwrap();
+    for result in [store.check().await, store.migrate().await] {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, StoreError::SchemaMismatch { .. }),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("data"), "{error}");
     }
 }
 
@@ -217,18 +244,13 @@ async fn the_stream_tables_of_later_go_releases_can_be_used() {
          UNIQUE (event_id), UNIQUE (stream_type, stream_id, stream_version)); \
          CREATE INDEX idx_events_stream_type_position ON events (stream_type, global_position)"
     );
-    raw_sql(sqlx::AssertSqlSafe(tables))
-        .execute(&db.pool)
-        .await
-        .unwrap();
+    db.execute(&tables).await;
     let store = db.store.clone().with_schema(Schema::streams()).unwrap();
     store.migrate().await.unwrap();
     works(&store).await;
-    let indexes: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM pg_indexes WHERE tablename = 'events'")
-            .fetch_one(&db.pool)
-            .await
-            .unwrap();
+    let indexes = db
+        .number("SELECT count(*) FROM pg_indexes WHERE tablename = 'events'")
+        .await;
     assert_eq!(indexes, 4, "the index that was there is good enough");
 }
 
@@ -242,10 +264,7 @@ async fn a_range_partitioned_table_can_be_used_across_its_partitions() {
          CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (2); \
          CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (2) TO (100)"
     );
-    raw_sql(sqlx::AssertSqlSafe(tables))
-        .execute(&db.pool)
-        .await
-        .unwrap();
+    db.execute(&tables).await;
     let store = db.store.clone().with_schema(Schema::streams()).unwrap();
     store.migrate().await.unwrap();
     works(&store).await;
@@ -275,10 +294,7 @@ async fn a_sequence_that_no_default_shows_can_be_named() {
          CREATE FUNCTION draw() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('\"The positions\"') $$; \
          CREATE TABLE events (global_position BIGINT PRIMARY KEY DEFAULT draw(), {STREAM_COLUMNS})"
     );
-    raw_sql(sqlx::AssertSqlSafe(tables))
-        .execute(&db.pool)
-        .await
-        .unwrap();
+    db.execute(&tables).await;
     let schema = Schema::streams().sequence("The positions");
     let store = db.store.clone().with_schema(schema).unwrap();
     store.migrate().await.unwrap();

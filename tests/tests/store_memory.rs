@@ -1,9 +1,8 @@
-//! How much memory a read takes; alone in its process, since that is what is measured.
+//! The memory of a read, measured in a process of its own.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use consumer::{Backend, EventStore, ExpectedVersion, NewEvent, ReadRange};
-use consumer_tests::{Database, TestBackend};
+use consumer::{Backend, EventStore, NewEvent, ReadRange};
+use consumer_tests::{Database, TestDatabase};
 use sqlx::{Postgres, Sqlite};
 
 const MIB: usize = 1 << 20;
@@ -46,7 +45,7 @@ async fn read_all<DB: Backend>(store: &EventStore<DB>, max_bytes: u64) -> usize 
     }
 }
 
-/// How far the memory rises while the whole log is read within a budget.
+/// The rise of the memory while the whole log is read within a budget.
 async fn rise<DB: Backend>(store: &EventStore<DB>, budget: usize) -> usize {
     forget_the_peak();
     let before = peak();
@@ -54,15 +53,12 @@ async fn rise<DB: Backend>(store: &EventStore<DB>, budget: usize) -> usize {
     peak() - before
 }
 
-async fn memory_stays_within_the_budget<DB: TestBackend>() {
+async fn memory_stays_within_the_budget<DB: TestDatabase>() {
     let db = Database::<DB>::fresh().await;
     for n in 0..EVENTS {
         let payload = vec![u8::try_from(n).unwrap(); PAYLOAD];
         let event = NewEvent::new("File", n.to_string(), "Uploaded", payload);
-        db.store
-            .append(ExpectedVersion::Any, &[event])
-            .await
-            .unwrap();
+        db.append_events(&[event]).await;
     }
     let bounded = rise(&db.store, BUDGET).await;
     let unbounded = rise(&db.store, usize::MAX).await;

@@ -1,18 +1,11 @@
-//! What nobody sends, until somebody does.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! Events with unusual contents.
 
 use consumer::{
     Backend, EventStore, ExpectedVersion, Metadata, NewEvent, OnError, PersistedEvent, ReadRange,
     StoreError,
 };
-use consumer_tests::{Database, impatient, judging, on_both_databases};
-use sqlx::{AssertSqlSafe, Postgres, Sqlite};
+use consumer_tests::{Database, TestDatabase, impatient, judging, test_on};
+use sqlx::{Postgres, Sqlite};
 
 async fn round_trip<DB: Backend>(store: &EventStore<DB>, event: NewEvent) -> PersistedEvent {
     let stored = store
@@ -47,120 +40,246 @@ fn noise(length: usize) -> String {
     .collect()
 }
 
-on_both_databases! {
-    async fn payloads_of_every_size_and_content_come_back_byte_for_byte(db) {
-        let sizes = [0, 1, 1 << 20, 50 << 20];
-        for (n, size) in sizes.into_iter().enumerate() {
-            // Neither JSON nor UTF-8, with every byte there is.
-            let payload: Vec<u8> = (0..=255).cycle().take(size).collect();
-            let event = NewEvent::new("File", n.to_string(), "Uploaded", payload.clone());
-            assert!(round_trip(&db.store, event).await.payload == payload, "{size} bytes");
-        }
-    }
+test_on!(
+    [sqlite, postgres],
+    payloads_of_every_size_and_content_come_back_byte_for_byte,
+    aggregate_ids_may_be_any_text,
+    a_long_aggregate_id_that_compresses_is_stored,
+    metadata_of_every_shape_comes_back_as_the_same_json,
+    refused_metadata_leaves_the_transaction_usable,
+    positions_up_to_the_largest_integer_are_read,
+    an_exhausted_sequence_is_an_error_and_stores_nothing
+);
 
-    async fn aggregate_ids_may_be_any_text(db) {
-        let ids = [
-            "", " ", "'", "\"", "`", "\\", "%", "'; DROP TABLE events; --", "{events}", "$1", "?1",
-            "line\nfeed", "👩‍🚀", "e\u{301}", "é", "\u{feff}", "ZZZ", "zzz",
-        ];
-        for id in ids {
-            let event = NewEvent::new(id, id, id, "").trace_id(id).correlation_id(id).causation_id(id);
-            let read = round_trip(&db.store, event).await;
-            assert_eq!((&*read.aggregate_type, &*read.aggregate_id, &*read.event_type), (id, id, id));
-            assert_eq!(read.trace_id.as_deref(), Some(id));
-            assert_eq!(read.correlation_id.as_deref(), Some(id));
-            assert_eq!(read.causation_id.as_deref(), Some(id));
-        }
-    }
-
-    async fn an_aggregate_id_of_ten_thousand_characters_is_stored_where_its_index_holds_it(db) {
-        let id = "long ".repeat(2_000);
-        assert_eq!(round_trip(&db.store, NewEvent::new("User", id.as_str(), "E", "")).await.aggregate_id, id);
-        let error = db.store.append(ExpectedVersion::NoStream, &[NewEvent::new("User", id, "E", "")]).await.unwrap_err();
-        assert!(error.to_string().len() < 300, "{error}");
-    }
-
-    async fn metadata_of_every_shape_comes_back_as_the_same_json(db) {
-        for (n, text) in ["null", "true", "0", "[]", "{}", r#""text""#, r#"{"a": {"b": [1, 2.5, "ü", "\n", null]}}"#].into_iter().enumerate() {
-            let event = NewEvent::new("M", n.to_string(), "E", "").metadata(Metadata::from_json_text(text));
-            let read = db.store.append(ExpectedVersion::Any, &[event]).await.unwrap();
-            let metadata = read[0].metadata.clone().unwrap();
-            let expected: serde_json::Value = serde_json::from_str(text).unwrap();
-            assert_eq!(metadata.json::<serde_json::Value>().unwrap(), expected);
-            let mut conn = db.pool.acquire().await.unwrap();
-            let read = db.store.read_aggregate(&mut conn, "M", &n.to_string(), None, None).await.unwrap();
-            assert_eq!(read[0].metadata.as_ref().unwrap().json::<serde_json::Value>().unwrap(), expected);
-        }
-    }
-
-    async fn metadata_that_cannot_be_stored_is_refused_and_leaves_the_transaction_usable(db) {
-        let mut tx = db.store.begin().await.unwrap();
-        let plain = || NewEvent::new("M", "m-1", "E", "");
-        for (bytes, reason) in [
-            (&b"\"\xff\""[..], "invalid utf-8"),
-            (&b"{\"a\": \"\xc3\"}"[..], "invalid utf-8"),
-            (&br#""\ud800""#[..], "hex escape"),
-            (&br#"{"\udc00": 1}"#[..], "hex escape"),
-            (&b"1e999"[..], "number out of range"),
-            (&b"{"[..], "EOF"),
-        ] {
-            let events = [plain(), plain().metadata(Metadata::from_json_text(bytes))];
-            let error = db.store.append_in(&mut tx, ExpectedVersion::Any, &events).await.unwrap_err();
-            assert!(matches!(error, StoreError::InvalidMetadata { .. }), "{error:?}");
-            assert!(error.to_string().contains(reason), "{error}");
-        }
-        let kept = plain().metadata(Metadata::from_json_text(r#""\ud83d\ude00""#));
-        db.store.append_in(&mut tx, ExpectedVersion::NoStream, &[plain(), kept]).await.unwrap();
-        tx.commit().await.unwrap();
-        let mut conn = db.pool.acquire().await.unwrap();
-        let read = db.store.read_aggregate(&mut conn, "M", "m-1", None, None).await.unwrap();
-        assert!(read[0].metadata.is_none());
-        assert_eq!(read[1].metadata.as_ref().unwrap().json::<String>().unwrap(), "😀");
-    }
-
-    async fn positions_up_to_the_largest_integer_are_read(db) {
-        for position in [i64::MAX - 2, i64::MAX - 1, i64::MAX] {
-            let sql = format!(
-                "INSERT INTO events (global_position, aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload) \
-                 VALUES ({position}, 'User', 'u-1', {position}, '{}', 'E', '')",
-                uuid::Uuid::new_v4()
-            );
-            sqlx::query(AssertSqlSafe(sql)).execute(&db.pool).await.unwrap();
-        }
-        let mut conn = db.pool.acquire().await.unwrap();
-        assert_eq!(db.store.latest_global_position(&mut conn).await.unwrap(), i64::MAX);
-        let range = ReadRange { after: i64::MAX - 2, up_to: i64::MAX, limit: u32::MAX, max_bytes: u64::MAX, scope: None };
-        let types = ["User".into()];
-        for scope in [None, Some(&types[..])] {
-            let events = db.store.read_range(&mut conn, ReadRange { scope, ..range }).await.unwrap();
-            let positions: Vec<i64> = events.iter().map(|event| event.global_position).collect();
-            assert_eq!(positions, [i64::MAX - 1, i64::MAX]);
-        }
-        assert_eq!(db.store.read_events(&mut conn, i64::MAX - 1, 10).await.unwrap().len(), 1);
-        assert!(db.store.read_events(&mut conn, i64::MAX, 10).await.unwrap().is_empty());
-        drop(conn);
-        // There is no version after the largest; no panic, and nothing stored.
-        let event = NewEvent::new("User", "u-1", "E", "");
-        db.store.append(ExpectedVersion::Any, &[event]).await.unwrap_err();
-    }
-
-    async fn an_exhausted_sequence_of_positions_is_an_error_and_stores_nothing(db) {
-        let exhausted = if std::any::TypeId::of::<Db>() == std::any::TypeId::of::<Postgres>() {
-            "SELECT setval('events_global_position_seq', 9223372036854775807)"
-        } else {
-            "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', 9223372036854775807)"
-        };
-        sqlx::query(exhausted).execute(&db.pool).await.unwrap();
-        let event = NewEvent::new("User", "u-1", "E", "");
-        let error = db.store.append(ExpectedVersion::Any, &[event]).await.unwrap_err();
-        assert!(matches!(error, StoreError::Database(_)), "{error:?}");
-        let heads: i64 = sqlx::query_scalar("SELECT count(*) FROM aggregate_heads").fetch_one(&db.pool).await.unwrap();
-        assert_eq!(heads, 0);
+async fn payloads_of_every_size_and_content_come_back_byte_for_byte<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let sizes = [0, 1, 1 << 20, 50 << 20];
+    for (n, size) in sizes.into_iter().enumerate() {
+        // Neither JSON nor UTF-8, with every byte there is.
+        let payload: Vec<u8> = (0..=255).cycle().take(size).collect();
+        let event = NewEvent::new("File", n.to_string(), "Uploaded", payload.clone());
+        assert!(
+            round_trip(&db.store, event).await.payload == payload,
+            "{size} bytes"
+        );
     }
 }
 
+async fn aggregate_ids_may_be_any_text<DB: TestDatabase>(db: Database<DB>) {
+    let ids = [
+        "",
+        " ",
+        "'",
+        "\"",
+        "`",
+        "\\",
+        "%",
+        "'; DROP TABLE events; --",
+        "{events}",
+        "$1",
+        "?1",
+        "line\nfeed",
+        "👩‍🚀",
+        "e\u{301}",
+        "é",
+        "\u{feff}",
+        "ZZZ",
+        "zzz",
+    ];
+    for id in ids {
+        let event = NewEvent::new(id, id, id, "")
+            .trace_id(id)
+            .correlation_id(id)
+            .causation_id(id);
+        let read = round_trip(&db.store, event).await;
+        assert_eq!(
+            (
+                &*read.aggregate_type,
+                &*read.aggregate_id,
+                &*read.event_type
+            ),
+            (id, id, id)
+        );
+        assert_eq!(read.trace_id.as_deref(), Some(id));
+        assert_eq!(read.correlation_id.as_deref(), Some(id));
+        assert_eq!(read.causation_id.as_deref(), Some(id));
+    }
+}
+
+async fn a_long_aggregate_id_that_compresses_is_stored<DB: TestDatabase>(db: Database<DB>) {
+    let id = "long ".repeat(2_000);
+    assert_eq!(
+        round_trip(&db.store, NewEvent::new("User", id.as_str(), "E", ""))
+            .await
+            .aggregate_id,
+        id
+    );
+    let error = db
+        .store
+        .append(
+            ExpectedVersion::NoStream,
+            &[NewEvent::new("User", id, "E", "")],
+        )
+        .await
+        .unwrap_err();
+    assert!(error.to_string().len() < 300, "{error}");
+}
+
+async fn metadata_of_every_shape_comes_back_as_the_same_json<DB: TestDatabase>(db: Database<DB>) {
+    for (n, text) in [
+        "null",
+        "true",
+        "0",
+        "[]",
+        "{}",
+        r#""text""#,
+        r#"{"a": {"b": [1, 2.5, "ü", "\n", null]}}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let event =
+            NewEvent::new("M", n.to_string(), "E", "").metadata(Metadata::from_json_text(text));
+        let read = db.append_events(&[event]).await;
+        let metadata = read[0].metadata.clone().unwrap();
+        let expected: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(metadata.json::<serde_json::Value>().unwrap(), expected);
+        let mut conn = db.pool.acquire().await.unwrap();
+        let read = db
+            .store
+            .read_aggregate(&mut conn, "M", &n.to_string(), None, None)
+            .await
+            .unwrap();
+        assert_eq!(
+            read[0]
+                .metadata
+                .as_ref()
+                .unwrap()
+                .json::<serde_json::Value>()
+                .unwrap(),
+            expected
+        );
+    }
+}
+
+async fn refused_metadata_leaves_the_transaction_usable<DB: TestDatabase>(db: Database<DB>) {
+    let mut tx = db.store.begin().await.unwrap();
+    let plain = || NewEvent::new("M", "m-1", "E", "");
+    for (bytes, reason) in [
+        (&b"\"\xff\""[..], "invalid utf-8"),
+        (&b"{\"a\": \"\xc3\"}"[..], "invalid utf-8"),
+        (&br#""\ud800""#[..], "hex escape"),
+        (&br#"{"\udc00": 1}"#[..], "hex escape"),
+        (&b"1e999"[..], "number out of range"),
+        (&b"{"[..], "EOF"),
+    ] {
+        let events = [plain(), plain().metadata(Metadata::from_json_text(bytes))];
+        let error = db
+            .store
+            .append_in(&mut tx, ExpectedVersion::Any, &events)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, StoreError::InvalidMetadata { .. }),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let kept = plain().metadata(Metadata::from_json_text(r#""\ud83d\ude00""#));
+    db.store
+        .append_in(&mut tx, ExpectedVersion::NoStream, &[plain(), kept])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let mut conn = db.pool.acquire().await.unwrap();
+    let read = db
+        .store
+        .read_aggregate(&mut conn, "M", "m-1", None, None)
+        .await
+        .unwrap();
+    assert!(read[0].metadata.is_none());
+    assert_eq!(
+        read[1].metadata.as_ref().unwrap().json::<String>().unwrap(),
+        "😀"
+    );
+}
+
+async fn positions_up_to_the_largest_integer_are_read<DB: TestDatabase>(db: Database<DB>) {
+    for position in [i64::MAX - 2, i64::MAX - 1, i64::MAX] {
+        let sql = format!(
+            "INSERT INTO events (global_position, aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload) \
+             VALUES ({position}, 'User', 'u-1', {position}, '{}', 'E', '')",
+            uuid::Uuid::new_v4()
+        );
+        db.execute(&sql).await;
+    }
+    let mut conn = db.pool.acquire().await.unwrap();
+    assert_eq!(
+        db.store.latest_global_position(&mut conn).await.unwrap(),
+        i64::MAX
+    );
+    let range = ReadRange {
+        after: i64::MAX - 2,
+        up_to: i64::MAX,
+        limit: u32::MAX,
+        max_bytes: u64::MAX,
+        scope: None,
+    };
+    let types = ["User".into()];
+    for scope in [None, Some(&types[..])] {
+        let events = db
+            .store
+            .read_range(&mut conn, ReadRange { scope, ..range })
+            .await
+            .unwrap();
+        let positions: Vec<i64> = events.iter().map(|event| event.global_position).collect();
+        assert_eq!(positions, [i64::MAX - 1, i64::MAX]);
+    }
+    assert_eq!(
+        db.store
+            .read_events(&mut conn, i64::MAX - 1, 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(
+        db.store
+            .read_events(&mut conn, i64::MAX, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    drop(conn);
+    // There is no version after the largest; no panic, and nothing stored.
+    let event = NewEvent::new("User", "u-1", "E", "");
+    db.store
+        .append(ExpectedVersion::Any, &[event])
+        .await
+        .unwrap_err();
+}
+
+async fn an_exhausted_sequence_is_an_error_and_stores_nothing<DB: TestDatabase>(db: Database<DB>) {
+    let exhausted = if DB::NAME == "PostgreSQL" {
+        "SELECT setval('events_global_position_seq', 9223372036854775807)"
+    } else {
+        "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', 9223372036854775807)"
+    };
+    db.execute(exhausted).await;
+    let event = NewEvent::new("User", "u-1", "E", "");
+    let error = db
+        .store
+        .append(ExpectedVersion::Any, &[event])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Database(_)), "{error:?}");
+    let heads = db.number("SELECT count(*) FROM aggregate_heads").await;
+    assert_eq!(heads, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregate_id_that_no_index_of_postgres_can_hold_is_an_error_that_says_so() {
+async fn an_aggregate_id_too_long_for_an_index_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     let event = NewEvent::new("User", noise(10_000), "E", "");
     let error = db
@@ -187,7 +306,7 @@ async fn append_the_longest_id(db: &Database<Postgres>) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_with_the_longest_id_can_be_parked_by_a_consumer_with_the_longest_name() {
+async fn the_longest_id_and_the_longest_name_can_be_parked() {
     let db = Database::<Postgres>::fresh().await;
     let position = append_the_longest_id(&db).await;
     let name = noise(1_000)
@@ -202,7 +321,7 @@ async fn an_event_with_the_longest_id_can_be_parked_by_a_consumer_with_the_longe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqlite_stores_an_aggregate_id_of_ten_thousand_characters_whatever_it_is() {
+async fn sqlite_stores_any_aggregate_id_of_ten_thousand_characters() {
     let db = Database::<Sqlite>::fresh().await;
     let id = noise(10_000);
     let event = NewEvent::new("User", id.as_str(), "E", "");
@@ -210,7 +329,7 @@ async fn sqlite_stores_an_aggregate_id_of_ten_thousand_characters_whatever_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() {
+async fn nul_in_text_is_refused_before_postgres_aborts() {
     let db = Database::<Postgres>::fresh().await;
     let mut tx = db.store.begin().await.unwrap();
     let plain = || NewEvent::new("User", "u-1", "E", "");
@@ -251,7 +370,7 @@ async fn nul_in_text_is_refused_for_postgres_before_it_aborts_the_transaction() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nul_in_metadata_is_refused_for_postgres_before_it_aborts_the_transaction() {
+async fn nul_in_metadata_is_refused_before_postgres_aborts() {
     let db = Database::<Postgres>::fresh().await;
     let mut tx = db.store.begin().await.unwrap();
     let plain = || NewEvent::new("User", "u-1", "E", "");

@@ -1,12 +1,11 @@
-//! On SQLite the order of positions is the order of commits, and there are no gaps: what lets the
-//! highest position be the frontier there (R11).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+//! On SQLite positions are in commit order and without gaps, which makes the highest position the
+//! frontier (R11).
 
 use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
 use proptest::prelude::*;
 use sqlx::{Connection, Sqlite, SqliteConnection};
 
-/// What one transaction does.
+/// The steps of one transaction.
 #[derive(Clone, Debug)]
 struct Work {
     steps: Vec<Step>,
@@ -18,7 +17,7 @@ enum Step {
     Append(u8),
     /// Appends inside a savepoint that is rolled back.
     AppendInVain(u8),
-    /// Deletes the newest event, as nobody should.
+    /// Deletes the newest event.
     DeleteNewest,
 }
 

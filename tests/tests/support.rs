@@ -1,11 +1,4 @@
-//! The throw-away Postgres of the tests, itself under test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! Tests of the temporary Postgres servers that other tests use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,7 +27,7 @@ async fn each_database_is_empty_and_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_ones_own_can_crash_and_start_again() {
+async fn a_private_server_can_crash_and_start_again() {
     let server = TestPostgres::builder()
         .setting("synchronous_commit", "off")
         .start();
@@ -50,7 +43,7 @@ async fn a_server_of_ones_own_can_crash_and_start_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_gone_when_its_value_is() {
+async fn a_server_is_gone_when_its_value_is_dropped() {
     let server = TestPostgres::builder().start();
     let directory = server.socket_directory().to_owned();
     assert!(directory.exists());
@@ -58,7 +51,7 @@ async fn a_server_is_gone_when_its_value_is() {
     assert!(!directory.exists());
 }
 
-/// This very test binary once more, in a process that holds a server until it is killed.
+/// This test binary in another process, which holds a server until it is killed.
 struct Holder {
     process: Child,
     handover: TempDir,
@@ -98,7 +91,7 @@ impl Holder {
         Self::start(command, handover)
     }
 
-    /// Where the server is, once it runs.
+    /// The directory of the server, once it runs.
     fn directory(&mut self) -> PathBuf {
         let note = self.handover.path().join("directory");
         until("the server runs", || {
@@ -129,7 +122,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn servers_of_several_test_binaries_run_at_once_and_each_is_gone_after_its_own_was_killed() {
+fn a_server_is_gone_after_its_test_binary_was_killed() {
     let mut holders = vec![Holder::as_ourselves(), Holder::as_ourselves()];
     if is_root() {
         holders.push(Holder::as_another_user());
@@ -142,10 +135,10 @@ fn servers_of_several_test_binaries_run_at_once_and_each_is_gone_after_its_own_w
     }
 }
 
-/// Whoever made the directory would go on filling it after it was cleared.
+/// `initdb` must not continue in the directory after it was removed.
 #[cfg(target_os = "linux")]
 #[test]
-fn nothing_is_left_of_a_server_whose_test_binary_was_killed_while_it_was_made() {
+fn killing_the_test_during_initdb_leaves_nothing_behind() {
     let holder = Holder::as_ourselves();
     let mut making = None;
     until("the server is being made", || {
@@ -155,11 +148,11 @@ fn nothing_is_left_of_a_server_whose_test_binary_was_killed_while_it_was_made() 
     let (initdb, directory) = making.unwrap();
     holder.kill();
     until("its directory is gone", || !directory.exists());
-    // One that has ended and that nobody asks for has no words any more.
+    // A zombie has no command line.
     let words = std::fs::read(initdb.join("cmdline")).unwrap_or_default();
     assert!(
         words.is_empty(),
-        "the directory was cleared under the hands of initdb"
+        "the directory was removed while initdb ran"
     );
 }
 
@@ -180,7 +173,7 @@ fn child(parent: u32, program: &str) -> Option<(PathBuf, PathBuf)> {
                 .skip_while(|word| **word != "--pgdata")
                 .nth(1)?;
             let directory = Path::new(data).parent()?.to_owned();
-            // Not yet when it still has to become another user, and not any more when it has ended.
+            // It may not have switched its user yet, or may have ended.
             let runs = words[0].ends_with(program) && directory.exists();
             (status.contains(&parent) && runs).then_some((process, directory))
         })
@@ -206,7 +199,7 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
     while !reached() {
         assert!(
             Instant::now() < patience,
-            "in a minute it did not come about that {what}"
+            "timed out after a minute: {what}"
         );
         std::thread::sleep(Duration::from_millis(10));
     }

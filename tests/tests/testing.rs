@@ -1,42 +1,24 @@
-//! The test kit: what it hands to a consumer, and what it finds.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! The test kit: the events it passes to a consumer, and the mistakes it detects.
 
 use std::sync::{Arc, Mutex};
 
 use consumer::testing::{ConsumerTest, TestError};
-use consumer::{
-    Backend, Consumer, Context, HandlerError, NewEvent, PersistedEvent, Registered, consumer,
-};
-use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases};
-use sqlx::{Connection as _, Executor as _, Postgres, Sqlite};
+use consumer::{Consumer, Context, HandlerError, NewEvent, PersistedEvent, Registered};
+use consumer_tests::{Database, Model, TestDatabase, test_on};
+use sqlx::{Connection as _, Postgres, Sqlite};
 
-async fn kit<DB: Backend>(
-    store: &consumer::EventStore<DB>,
-    model: Registered<DB>,
-) -> ConsumerTest<DB> {
-    let mut test = ConsumerTest::within(store.begin().await.unwrap(), model);
-    test.execute(MODEL).await.unwrap();
-    test
+async fn kit<DB: TestDatabase>(db: &Database<DB>, model: Registered<DB>) -> ConsumerTest<DB> {
+    ConsumerTest::within(db.store.begin().await.unwrap(), model)
 }
 
 fn happened(id: &str) -> NewEvent {
     NewEvent::new("User", id, "Happened", "{}")
 }
 
-macro_rules! positions {
-    ($test:ident) => {{
-        let rows: Vec<(i64,)> = sqlx::query_as("SELECT position FROM model ORDER BY position")
-            .fetch_all($test.connection())
-            .await
-            .unwrap();
-        rows.into_iter().map(|row| row.0).collect::<Vec<i64>>()
-    }};
+/// The positions that the consumer has written, in order.
+async fn written<DB: TestDatabase>(test: &mut ConsumerTest<DB>) -> Vec<i64> {
+    let written = "SELECT position FROM applied ORDER BY position";
+    DB::numbers(test.connection(), written).await.unwrap()
 }
 
 /// Writes two rows for each event, and can be made to ignore errors or to end its transaction.
@@ -47,244 +29,226 @@ enum Careless {
     Commits,
 }
 
-macro_rules! careless_on {
-    ($database:ty) => {
-        impl Consumer<$database> for Careless {
-            fn name(&self) -> &str {
-                "careless"
+impl<DB: TestDatabase> Consumer<DB> for Careless {
+    fn name(&self) -> &str {
+        "careless"
+    }
+
+    async fn handle(
+        &self,
+        _cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        for _ in 0..2 {
+            let mut savepoint = tx.begin().await?;
+            let written = DB::apply(&mut savepoint, "careless", event).await;
+            if *self != Self::IgnoresErrors {
+                written?;
             }
-
-            async fn handle(
-                &self,
-                _cx: &Context,
-                tx: &mut <$database as sqlx::Database>::Connection,
-                event: &PersistedEvent,
-            ) -> Result<(), HandlerError> {
-                for _ in 0..2 {
-                    let mut savepoint = tx.begin().await?;
-                    let written =
-                        sqlx::query("INSERT INTO model (consumer, position) VALUES ('c', $1)")
-                            .bind(event.global_position)
-                            .execute(&mut *savepoint)
-                            .await;
-                    if *self != Self::IgnoresErrors {
-                        written?;
-                    }
-                    savepoint.commit().await?;
-                }
-                if *self == Self::Commits {
-                    tx.execute("COMMIT").await?;
-                }
-                Ok(())
-            }
+            savepoint.commit().await?;
         }
-    };
-}
-
-careless_on!(Sqlite);
-careless_on!(Postgres);
-
-on_both_databases! {
-    async fn events_of_the_scope_are_handled_once_and_in_order(db) {
-        let users = Model::new("users").scope(&["User"]);
-        let mut test = kit(&db.store, Registered::<Db>::scoped(users.clone())).await;
-        test.given(happened("a"));
-        test.given(NewEvent::new("Order", "o", "Placed", "{}"));
-        test.given(happened("a"));
-        test.when().await.unwrap();
-        assert_eq!(positions!(test), [1, 3]);
-        test.when().await.unwrap();
-        assert_eq!((positions!(test), test.checkpoint()), (vec![1, 3], 3));
-    }
-
-    async fn given_events_have_the_versions_of_their_aggregates_and_positions_with_gaps(db) {
-        let mut test = kit(&db.store, Registered::<Db>::new(Model::new("users"))).await;
-        let first = test.given(happened("a"));
-        test.gap(5);
-        let other = test.given(happened("b"));
-        let second = test.given(happened("a"));
-        let facts = [&first, &other, &second].map(|event| (event.global_position, event.aggregate_version));
-        assert_eq!(facts, [(1, 1), (7, 1), (8, 2)]);
-        test.when().await.unwrap();
-        assert_eq!(positions!(test), [1, 7, 8]);
-    }
-
-    async fn r2_a_failing_event_keeps_what_came_before_it_and_is_tried_again(db) {
-        let users = Model::new("users");
-        users.fail_on("bad", true);
-        let mut test = kit(&db.store, Registered::<Db>::new(users.clone())).await;
-        test.given_all(["good", "bad", "good"].map(happened));
-        let failed = anyhow::Error::from(test.when().await.unwrap_err());
-        assert_eq!(format!("{failed:#}"), "the consumer failed on event 2: cannot handle bad");
-        assert_eq!((positions!(test), test.checkpoint()), (vec![1], 1));
-        users.fail_on("bad", false);
-        test.when().await.unwrap();
-        assert_eq!(positions!(test), [1, 2, 3]);
-    }
-
-    async fn events_before_a_failing_one_are_the_replay_that_they_were(db) {
-        let users = Model::new("users");
-        let mut test = kit(&db.store, Registered::<Db>::new(users.clone())).await;
-        test.given_all(["good", "bad"].map(happened));
-        test.when().await.unwrap();
-        test.reset().await.unwrap();
-        let before = users.seen().len();
-        users.fail_on("bad", true);
-        test.when().await.unwrap_err();
-        // Once with the failing one, and once more without it.
-        let again: Vec<_> = users.seen()[before..].iter().map(|seen| (seen.position, seen.is_replay)).collect();
-        assert_eq!(again, [(1, true), (2, true), (1, true)]);
-    }
-
-    async fn the_effects_of_events_before_a_failing_one_happen(db) {
-        let publisher = Publisher::default();
-        let mut test = kit(&db.store, Registered::<Db>::new(publisher.clone())).await;
-        test.given_all(["good", "bad"].map(happened));
-        test.when().await.unwrap_err();
-        assert_eq!(*publisher.0.lock().unwrap(), ["good", "bad", "good", "after good"]);
-    }
-
-    async fn redelivery_hands_over_again_what_was_handled_and_no_more(db) {
-        let mut test = kit(&db.store, Registered::<Db>::new(Model::new("users"))).await;
-        test.given_all(["a", "b"].map(happened));
-        test.when().await.unwrap();
-        test.given(happened("c"));
-        test.redeliver().await.unwrap();
-        assert_eq!(positions!(test), [1, 1, 2, 2]);
-        test.when().await.unwrap();
-        assert_eq!(positions!(test), [1, 1, 2, 2, 3]);
-    }
-
-    async fn r3_a_crash_before_the_commit_leaves_nothing_and_the_batch_comes_again(db) {
-        let users = Model::new("users");
-        let mut test = kit(&db.store, Registered::<Db>::new(users.clone())).await;
-        test.given_all(["a", "b"].map(happened));
-        test.crash_before_commit().await.unwrap();
-        assert_eq!((positions!(test), users.seen().len(), test.checkpoint()), (vec![], 2, 0));
-        test.when().await.unwrap();
-        assert_eq!(positions!(test), [1, 2]);
-    }
-
-    async fn the_nth_write_fails_until_there_are_no_more(db) {
-        let mut test = kit(&db.store, Registered::<Db>::new(Careless::No)).await;
-        test.given_all(["a", "b"].map(happened));
-        let mut reached = Vec::new();
-        for write in 1..=5 {
-            reached.push(test.fail_at_write(write).await.unwrap());
-            assert!(positions!(test).is_empty());
-        }
-        assert_eq!(reached, [true, true, true, true, false]);
-        test.when().await.unwrap();
-        assert_eq!(positions!(test), [1, 1, 2, 2]);
-    }
-
-    async fn a_consumer_that_ignores_a_failed_write_is_found(db) {
-        let mut test = kit(&db.store, Registered::<Db>::new(Careless::IgnoresErrors)).await;
-        test.given(happened("a"));
-        let found = test.fail_at_write(2).await;
-        // Postgres says so itself: the savepoint of the failed write cannot be released.
-        assert!(
-            matches!(found, Err(TestError::Swallowed { write: 2 } | TestError::Handler { .. })),
-            "{found:?}"
-        );
-    }
-
-    async fn r4_a_consumer_that_commits_is_found(db) {
-        let mut test = kit(&db.store, Registered::<Db>::new(Careless::Commits)).await;
-        test.given(happened("a"));
-        let found = test.when().await;
-        assert!(matches!(found, Err(TestError::EndedTransaction { .. })), "{found:?}");
-    }
-
-    async fn a_reset_makes_everything_a_replay_up_to_where_it_was(db) {
-        let users = Model::new("users");
-        let mut test = kit(&db.store, Registered::<Db>::new(users.clone())).await;
-        test.given(happened("a"));
-        test.when().await.unwrap();
-        test.reset().await.unwrap();
-        assert_eq!(positions!(test), [0_i64; 0]);
-        test.given(happened("b"));
-        test.when().await.unwrap();
-        let replays: Vec<_> = users.seen().iter().map(|seen| (seen.position, seen.is_replay)).collect();
-        assert_eq!(replays, [(1, false), (1, true), (2, false)]);
-    }
-}
-
-#[derive(Default)]
-struct Scoped(Publisher);
-
-#[consumer(name = "scoped", aggregates = ["User"])]
-impl Scoped {
-    async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
-        let Publisher(published) = &self.0;
-        published.lock().unwrap().push(event.aggregate_id.clone());
-        if event.aggregate_id == "bad" {
-            return Err(anyhow::anyhow!("inner").context("outer").into());
+        if *self == Self::Commits {
+            DB::execute(tx, "COMMIT").await?;
         }
         Ok(())
     }
 }
 
-#[tokio::test]
-async fn r7_the_kit_finds_out_whether_a_consumer_is_scoped() {
-    let publisher = Publisher::default();
-    for mut test in [
-        ConsumerTest::sqlite(publisher.clone()).await.unwrap(),
-        ConsumerTest::sqlite(Scoped(publisher.clone()))
-            .await
-            .unwrap(),
-    ] {
-        test.given(happened("a"));
-        test.given(NewEvent::new("Order", "o", "Placed", "{}"));
-        test.when().await.unwrap();
-    }
-    assert_eq!(
-        *publisher.0.lock().unwrap(),
-        ["a", "o", "after a", "after o", "a"]
-    );
-}
+test_on!(
+    [sqlite, postgres],
+    events_of_the_scope_are_handled_once_and_in_order,
+    given_events_have_versions_and_positions_with_gaps,
+    r2_a_failing_event_is_retried_after_those_before_it,
+    events_before_a_failing_one_stay_a_replay,
+    the_effects_of_events_before_a_failing_one_happen,
+    redelivery_repeats_only_what_was_handled,
+    r3_a_crash_before_the_commit_leaves_nothing_behind,
+    the_nth_write_fails_until_there_are_no_more,
+    a_consumer_that_ignores_a_failed_write_is_detected,
+    r4_a_consumer_that_commits_is_detected,
+    a_reset_makes_all_handled_events_replays
+);
 
-#[tokio::test]
-async fn anyhow_prints_each_cause_of_a_test_error_once() {
-    let mut test = ConsumerTest::sqlite(Scoped::default()).await.unwrap();
-    test.given(happened("bad"));
-    let error = anyhow::Error::from(test.when().await.unwrap_err());
-    assert_eq!(
-        format!("{error:#}"),
-        "the consumer failed on event 1: outer: inner"
-    );
-}
-
-#[tokio::test]
-async fn on_sqlite_nothing_is_to_be_set_up() {
-    let mut test = ConsumerTest::sqlite(Model::new("users")).await.unwrap();
-    test.execute(MODEL).await.unwrap();
+async fn events_of_the_scope_are_handled_once_and_in_order<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").scope(&["User"]);
+    let mut test = kit(&db, Registered::<DB>::scoped(users.clone())).await;
+    test.given(happened("a"));
+    test.given(NewEvent::new("Order", "o", "Placed", "{}"));
     test.given(happened("a"));
     test.when().await.unwrap();
-    assert_eq!(positions!(test), [1]);
+    assert_eq!(written(&mut test).await, [1, 3]);
+    test.when().await.unwrap();
+    assert_eq!(
+        (written(&mut test).await, test.checkpoint()),
+        (vec![1, 3], 3)
+    );
+}
+
+async fn given_events_have_versions_and_positions_with_gaps<DB: TestDatabase>(db: Database<DB>) {
+    let mut test = kit(&db, Registered::<DB>::new(Model::new("users"))).await;
+    let first = test.given(happened("a"));
+    test.gap(5);
+    let other = test.given(happened("b"));
+    let second = test.given(happened("a"));
+    let facts =
+        [&first, &other, &second].map(|event| (event.global_position, event.aggregate_version));
+    assert_eq!(facts, [(1, 1), (7, 1), (8, 2)]);
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [1, 7, 8]);
+}
+
+async fn r2_a_failing_event_is_retried_after_those_before_it<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
+    test.given_all(["good", "bad", "good"].map(happened));
+    let failed = test.when().await.unwrap_err();
+    assert_eq!(
+        failed.to_string(),
+        "the consumer failed on event 2: cannot handle bad"
+    );
+    assert_eq!((written(&mut test).await, test.checkpoint()), (vec![1], 1));
+    users.fail_on("bad", false);
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [1, 2, 3]);
+}
+
+async fn events_before_a_failing_one_stay_a_replay<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
+    test.given_all(["good", "bad"].map(happened));
+    test.when().await.unwrap();
+    test.reset().await.unwrap();
+    let before = users.seen().len();
+    users.fail_on("bad", true);
+    test.when().await.unwrap_err();
+    // Once with the failing one, and once more without it.
+    let again: Vec<_> = users.seen()[before..]
+        .iter()
+        .map(|seen| (seen.position, seen.is_replay))
+        .collect();
+    assert_eq!(again, [(1, true), (2, true), (1, true)]);
+}
+
+async fn the_effects_of_events_before_a_failing_one_happen<DB: TestDatabase>(db: Database<DB>) {
+    let publisher = Publisher::default();
+    let mut test = kit(&db, Registered::<DB>::new(publisher.clone())).await;
+    test.given_all(["good", "bad"].map(happened));
+    test.when().await.unwrap_err();
+    assert_eq!(
+        *publisher.0.lock().unwrap(),
+        ["good", "bad", "good", "after good"]
+    );
+}
+
+async fn redelivery_repeats_only_what_was_handled<DB: TestDatabase>(db: Database<DB>) {
+    let mut test = kit(&db, Registered::<DB>::new(Model::new("users"))).await;
+    test.given_all(["a", "b"].map(happened));
+    test.when().await.unwrap();
+    test.given(happened("c"));
+    test.redeliver().await.unwrap();
+    assert_eq!(written(&mut test).await, [1, 1, 2, 2]);
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [1, 1, 2, 2, 3]);
+}
+
+async fn r3_a_crash_before_the_commit_leaves_nothing_behind<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
+    test.given_all(["a", "b"].map(happened));
+    test.crash_before_commit().await.unwrap();
+    assert_eq!(
+        (
+            written(&mut test).await,
+            users.seen().len(),
+            test.checkpoint()
+        ),
+        (vec![], 2, 0)
+    );
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [1, 2]);
+}
+
+async fn the_nth_write_fails_until_there_are_no_more<DB: TestDatabase>(db: Database<DB>) {
+    let mut test = kit(&db, Registered::<DB>::new(Careless::No)).await;
+    test.given_all(["a", "b"].map(happened));
+    let mut reached = Vec::new();
+    for write in 1..=5 {
+        reached.push(test.fail_at_write(write).await.unwrap());
+        assert!(written(&mut test).await.is_empty());
+    }
+    assert_eq!(reached, [true, true, true, true, false]);
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [1, 1, 2, 2]);
+}
+
+async fn a_consumer_that_ignores_a_failed_write_is_detected<DB: TestDatabase>(db: Database<DB>) {
+    let mut test = kit(&db, Registered::<DB>::new(Careless::IgnoresErrors)).await;
+    test.given(happened("a"));
+    let found = test.fail_at_write(2).await;
+    // Postgres says so itself: the savepoint of the failed write cannot be released.
+    assert!(
+        matches!(
+            found,
+            Err(TestError::Swallowed { write: 2 } | TestError::Handler { .. })
+        ),
+        "{found:?}"
+    );
+}
+
+async fn r4_a_consumer_that_commits_is_detected<DB: TestDatabase>(db: Database<DB>) {
+    let mut test = kit(&db, Registered::<DB>::new(Careless::Commits)).await;
+    test.given(happened("a"));
+    let found = test.when().await;
+    assert!(
+        matches!(found, Err(TestError::EndedTransaction { .. })),
+        "{found:?}"
+    );
+}
+
+async fn a_reset_makes_all_handled_events_replays<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    let mut test = kit(&db, Registered::<DB>::new(users.clone())).await;
+    test.given(happened("a"));
+    test.when().await.unwrap();
+    test.reset().await.unwrap();
+    assert_eq!(written(&mut test).await, [0_i64; 0]);
+    test.given(happened("b"));
+    test.when().await.unwrap();
+    let replays: Vec<_> = users
+        .seen()
+        .iter()
+        .map(|seen| (seen.position, seen.is_replay))
+        .collect();
+    assert_eq!(replays, [(1, false), (1, true), (2, false)]);
 }
 
 #[tokio::test]
-async fn on_postgres_nothing_stays_behind() {
-    let db = TestPostgres::shared().await.database().await;
-    sqlx::query(MODEL).execute(&db.pool).await.unwrap();
+async fn on_sqlite_a_test_needs_no_setup() {
+    let mut test = ConsumerTest::sqlite(Model::new("users")).await.unwrap();
+    test.execute(Sqlite::CREATE_READ_MODEL).await.unwrap();
+    test.given(happened("a"));
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [1]);
+}
+
+#[tokio::test]
+async fn on_postgres_a_test_leaves_nothing_behind() {
+    let db = Database::<Postgres>::empty().await;
+    db.execute(Postgres::CREATE_READ_MODEL).await;
     let mut test = ConsumerTest::postgres(&db.pool, Model::new("users"))
         .await
         .unwrap();
     test.given(happened("a"));
     assert!(test.fail_at_write(1).await.unwrap());
     test.when().await.unwrap();
-    assert_eq!(positions!(test), [1]);
+    assert_eq!(written(&mut test).await, [1]);
     drop(test);
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM model")
-        .fetch_one(&db.pool)
-        .await
-        .unwrap();
-    let triggers: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal")
-            .fetch_one(&db.pool)
-            .await
-            .unwrap();
+    let left = db.number("SELECT count(*) FROM applied").await;
+    let triggers = db
+        .number("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal")
+        .await;
     assert_eq!((left, triggers), (0, 0));
 }
 
@@ -319,7 +283,7 @@ impl<DB: sqlx::Database> Consumer<DB> for Publisher {
 }
 
 #[tokio::test]
-async fn r5_what_left_the_database_is_not_taken_back_by_a_crash() {
+async fn r5_effects_outside_the_database_survive_a_crash() {
     let publisher = Publisher::default();
     let mut test = ConsumerTest::sqlite(publisher.clone()).await.unwrap();
     test.given(happened("a"));

@@ -1,12 +1,4 @@
 //! Events as Rust types: how they are written, and how old and new ones are read.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_async,
-    missing_docs
-)]
 
 use consumer::{Aggregate, Event, EventRecord, HandlerError, NewEvent, PersistedEvent};
 use serde::{Deserialize, Serialize};
@@ -183,7 +175,7 @@ fn a_payload_is_the_content_of_the_variant_without_a_tag() {
 }
 
 #[test]
-fn old_versions_are_read_through_each_that_came_after() {
+fn old_versions_are_read_through_all_later_ones() {
     let first = stored("UserRegistered", 1, r#"{"mail":"ada@example.com"}"#);
     let expected = UserRegistered {
         email: "ada@example.com".into(),
@@ -241,7 +233,7 @@ fn a_decode_error_as_a_handler_error_says_everything_once() {
 }
 
 #[test]
-fn a_version_from_the_future_is_an_error_that_says_so() {
+fn a_version_from_a_later_release_is_an_error() {
     let error = UserRegistered::decode(&stored("UserRegistered", 4, "{}")).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -257,7 +249,7 @@ fn a_version_from_the_future_is_an_error_that_says_so() {
 }
 
 #[test]
-fn an_event_of_another_type_and_a_payload_that_goes_on_are_errors() {
+fn another_event_type_and_trailing_characters_are_errors() {
     let error = UserEvent::decode(&stored("OrderPlaced", 1, "{}")).unwrap_err();
     assert!(
         error
@@ -275,7 +267,7 @@ fn an_event_of_another_type_and_a_payload_that_goes_on_are_errors() {
 }
 
 #[test]
-fn a_type_reads_no_event_that_it_does_not_stand_for() {
+fn a_type_only_reads_its_own_events() {
     let payload = r#"{"email":"a@b","name":"Ada","newsletter":true}"#;
     let error = UserRegistered::decode(&stored("UserRenamed", 3, payload)).unwrap_err();
     assert!(

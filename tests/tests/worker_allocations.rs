@@ -1,11 +1,10 @@
-//! How often the worker allocates; alone in its process, since that is what is counted.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+//! The allocations of a worker, counted in a process of its own.
 
 use std::alloc::System;
 
 use consumer::prelude::*;
 use consumer::{Context, EventStore, ReadRange, Worker};
-use consumer_tests::{Database, TestBackend};
+use consumer_tests::{Database, TestDatabase};
 use sqlx::{Postgres, Sqlite};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -40,7 +39,7 @@ impl<DB: sqlx::Database> Consumer<DB> for Nothing {
     }
 }
 
-async fn log_of<DB: TestBackend>(events: u32) -> Database<DB> {
+async fn log_of<DB: TestDatabase>(events: u32) -> Database<DB> {
     let db = Database::<DB>::fresh().await;
     let events: Vec<NewEvent> = (0..events)
         .map(|n| NewEvent::new("Account", "a-1", "Deposited", format!("{{\"amount\":{n}}}")))
@@ -50,7 +49,7 @@ async fn log_of<DB: TestBackend>(events: u32) -> Database<DB> {
     db
 }
 
-/// How often is allocated meanwhile.
+/// The number of allocations during some work.
 async fn counted(work: impl Future<Output = ()>) -> f64 {
     let region = Region::new(COUNTING);
     work.await;
@@ -58,8 +57,8 @@ async fn counted(work: impl Future<Output = ()>) -> f64 {
     f64::from(u32::try_from(counted).unwrap())
 }
 
-/// While the log is read, and nothing is done with it.
-async fn reading<DB: TestBackend>(store: &EventStore<DB>, events: u32) -> f64 {
+/// The allocations while the log is read.
+async fn reading<DB: TestDatabase>(store: &EventStore<DB>, events: u32) -> f64 {
     let mut connection = store.pool().acquire().await.unwrap();
     counted(async {
         let mut after = 0;
@@ -78,8 +77,8 @@ async fn reading<DB: TestBackend>(store: &EventStore<DB>, events: u32) -> f64 {
     .await
 }
 
-/// While so many consumers catch up.
-async fn catching_up<DB: TestBackend>(
+/// The allocations while consumers catch up.
+async fn catching_up<DB: TestDatabase>(
     store: &EventStore<DB>,
     events: u32,
     consumers: u32,
@@ -101,8 +100,8 @@ async fn catching_up<DB: TestBackend>(
     .await
 }
 
-/// What an event allocates on its way to so many consumers, beyond being read.
-async fn an_event<DB: TestBackend>(consumers: u32, copies: bool) -> f64 {
+/// The allocations for an event on its way to consumers, after it was read.
+async fn an_event<DB: TestDatabase>(consumers: u32, copies: bool) -> f64 {
     let mut own = [0.0; 2];
     for (own, events) in own.iter_mut().zip([SMALL, LARGE]) {
         let db = log_of::<DB>(events).await;
@@ -113,7 +112,7 @@ async fn an_event<DB: TestBackend>(consumers: u32, copies: bool) -> f64 {
     (large - small) / f64::from(LARGE - SMALL)
 }
 
-async fn an_event_is_not_allocated_again<DB: TestBackend>() {
+async fn an_event_is_not_allocated_again<DB: TestDatabase>() {
     let one = an_event::<DB>(1, false).await;
     let ten = an_event::<DB>(10, false).await;
     println!("{one} with one consumer, {ten} with ten");
@@ -132,7 +131,7 @@ async fn an_event_is_not_allocated_again<DB: TestBackend>() {
 
 /// One test, since both would count the other's allocations.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_on_its_way_to_consumers_is_not_allocated_again_r6() {
+async fn r6_an_event_is_not_allocated_again_for_each_consumer() {
     an_event_is_not_allocated_again::<Sqlite>().await;
     an_event_is_not_allocated_again::<Postgres>().await;
 }

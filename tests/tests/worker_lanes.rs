@@ -1,28 +1,21 @@
-//! Lanes beside each other: one that waits, hangs or fails in an odd way keeps no other, and comes
-//! back by itself.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! Lanes are independent: one that waits, hangs or fails does not block the others, and recovers on
+//! its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{BatchError, ConsumerState, EventStore, Settings};
+use consumer::{BatchError, EventStore, ConsumerState, Settings};
 use consumer_tests::{
-    Database, Running, TestBackend, TestConsumer, TestPostgres, batch_consumer, consumer,
-    impatient, judging, on_both_databases, patiently, read_model, run_once, until,
+    Database, Running, TestConsumer, TestDatabase, TestPostgres, batch_consumer, consumer,
+    impatient, judging, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Postgres, QueryBuilder, Sqlite};
 
 /// A read model that fails as long as the flag says so, and then waits an hour.
-fn failing<DB: TestBackend>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer<DB> {
+fn failing<DB: TestDatabase>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer<DB> {
     let fails = Arc::clone(fails);
     let hour = Duration::from_hours(1);
     judging(name, move |_, _| {
@@ -34,9 +27,8 @@ fn failing<DB: TestBackend>(name: &str, fails: &Arc<AtomicBool>) -> TestConsumer
     .settings(Settings::default().backoff(hour, hour))
 }
 
-/// Writes everything at the end, as one does who wants to be fast, and fails there if an event of
-/// that position was among it.
-fn flushing<DB: TestBackend>(bad: i64) -> TestConsumer<DB> {
+/// Writes the whole batch at its end, and fails there if it contains the event at that position.
+fn flushing<DB: TestDatabase>(bad: i64) -> TestConsumer<DB> {
     batch_consumer("c", move |_, tx: &mut DB::Connection, events| {
         Box::pin(async move {
             for event in events {
@@ -51,7 +43,7 @@ fn flushing<DB: TestBackend>(bad: i64) -> TestConsumer<DB> {
     })
 }
 
-async fn retrying<DB: TestBackend>(worker: &Running<DB>) {
+async fn retrying<DB: TestDatabase>(worker: &Running<DB>) {
     until("it waits for its retry", async || {
         worker
             .consumers()
@@ -61,72 +53,89 @@ async fn retrying<DB: TestBackend>(worker: &Running<DB>) {
     .await;
 }
 
-on_both_databases! {
-    /// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
-    /// whoever keeps the reader of the log then keeps it from everybody for that hour.
-    async fn a_consumer_that_waits_for_its_retry_keeps_no_other_from_reading_the_log(db) {
-        let db = db.with_read_model().await;
-        let head = *db.append_many(4_000).await.last().unwrap();
-        let fails = Arc::new(AtomicBool::new(true));
-        let waiting = || failing("waiting", &fails);
-        let worker = Running::start(db.worker().consumer(waiting()));
-        retrying(&worker).await;
-        worker.stop().await;
-        for _ in 0..5 {
-            db.execute("DELETE FROM consumer_progress WHERE consumer = 'other'").await;
-            db.execute("DELETE FROM applied").await;
-            // Half a batch is read at a time, so that reading takes longer than to see the row.
-            let settings = |settings: Settings| settings.batch_size(2_000);
-            let builder = db.worker().consumer(waiting()).consumer(read_model("other"));
-            let worker = Running::start(builder.configure_all(settings));
-            until("the other has caught up", async || db.checkpoint("other").await == Some(head)).await;
-            worker.stop().await;
-        }
-        assert_eq!(db.applied("other").await.len(), 4_000);
-    }
+test_on!(
+    [sqlite, postgres],
+    a_consumer_waiting_for_its_retry_does_not_block_reads,
+    resuming_a_consumer_ends_its_backoff,
+    a_batch_that_fails_at_its_end_is_narrowed_down_to_one_event,
+    a_batch_of_which_no_event_is_handled_counts_as_failed
+);
 
-    async fn an_operator_need_not_wait_for_the_backoff_of_a_consumer(db) {
-        let db = db.with_read_model().await;
-        let head = *db.append_many(3).await.last().unwrap();
-        let fails = Arc::new(AtomicBool::new(true));
-        let worker = Running::start(db.worker().consumer(failing("c", &fails)));
-        retrying(&worker).await;
-        let admin = Admin::new(db.store.clone());
-        admin.pause("c").await.unwrap();
-        until("it is paused", async || worker.consumers()[0].state == ConsumerState::Paused).await;
-        fails.store(false, Ordering::SeqCst);
-        admin.resume("c").await.unwrap();
-        until("it goes on", async || db.checkpoint("c").await == Some(head)).await;
+/// It claims its row, sees that the next attempt is an hour away, and has begun to read ahead:
+/// a lane that kept the reader of the log would block all others for that hour.
+async fn a_consumer_waiting_for_its_retry_does_not_block_reads<DB: TestDatabase>(db: Database<DB>) {
+    let head = *db.append_many(4_000).await.last().unwrap();
+    let fails = Arc::new(AtomicBool::new(true));
+    let waiting = || failing("waiting", &fails);
+    let worker = Running::start(db.worker().consumer(waiting()));
+    retrying(&worker).await;
+    worker.stop().await;
+    for _ in 0..5 {
+        db.execute("DELETE FROM consumer_progress WHERE consumer = 'other'")
+            .await;
+        db.execute("DELETE FROM applied").await;
+        // Half a batch is read at a time, so that reading takes longer than to see the row.
+        let settings = |settings: Settings| settings.batch_size(2_000);
+        let builder = db
+            .worker()
+            .consumer(waiting())
+            .consumer(read_model("other"));
+        let worker = Running::start(builder.configure_all(settings));
+        until("the other has caught up", async || {
+            db.checkpoint("other").await == Some(head)
+        })
+        .await;
         worker.stop().await;
     }
+    assert_eq!(db.applied("other").await.len(), 4_000);
+}
 
-    async fn a_batch_that_fails_after_its_last_event_is_narrowed_down_to_one(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append_many(8).await;
-        let c = flushing(positions[5]);
-        let report = db.run_once(c.settings(impatient().retries(1))).await;
-        assert!(
-            matches!(&report.consumer("c").unwrap().state, ConsumerState::Stopped { position, .. } if *position == Some(positions[5])),
-            "{report}"
-        );
-        assert_eq!(db.applied("c").await, positions[..5]);
-    }
+async fn resuming_a_consumer_ends_its_backoff<DB: TestDatabase>(db: Database<DB>) {
+    let head = *db.append_many(3).await.last().unwrap();
+    let fails = Arc::new(AtomicBool::new(true));
+    let worker = Running::start(db.worker().consumer(failing("c", &fails)));
+    retrying(&worker).await;
+    let admin = Admin::new(db.store.clone());
+    admin.pause("c").await.unwrap();
+    until("it is paused", async || {
+        worker.consumers()[0].state == ConsumerState::Paused
+    })
+    .await;
+    fails.store(false, Ordering::SeqCst);
+    admin.resume("c").await.unwrap();
+    until("it continues", async || {
+        db.checkpoint("c").await == Some(head)
+    })
+    .await;
+    worker.stop().await;
+}
 
-    async fn a_batch_of_which_no_event_is_handled_counts_as_failed(db) {
-        let db = db.with_read_model().await;
-        db.append_many(2).await;
-        let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
-        let report = db.run_once(c.settings(impatient().retries(1))).await;
-        let ConsumerState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
-            panic!("{report}");
-        };
-        assert!(error.contains("`Ok(0)`"), "{error}");
-    }
+async fn a_batch_that_fails_at_its_end_is_narrowed_down_to_one_event<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let positions = db.append_many(8).await;
+    let c = flushing(positions[5]);
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    let ConsumerState::Stopped { position, .. } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert_eq!(*position, Some(positions[5]), "{report}");
+    assert_eq!(db.applied("c").await, positions[..5]);
+}
+
+async fn a_batch_of_which_no_event_is_handled_counts_as_failed<DB: TestDatabase>(db: Database<DB>) {
+    db.append_many(2).await;
+    let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    let ConsumerState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert!(error.contains("`Ok(0)`"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let db = Database::<Postgres>::fresh().await;
     db.append_many(2).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
@@ -147,10 +156,10 @@ async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
     assert!(error.contains("too many arguments"), "{error}");
 }
 
-/// SQLite rolls back by itself when the disk is full, which is not the handler's doing.
+/// SQLite rolls back on its own when the disk is full.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler() {
-    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
+async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
+    let db = Database::<Sqlite>::fresh().await;
     let positions = db.append_many(2).await;
     db.execute("CREATE TABLE ballast (content BLOB)").await;
     let calls = Arc::new(AtomicU32::new(0));
@@ -158,7 +167,7 @@ async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler()
     let c = consumer("c", move |cx, tx: &mut sqlx::SqliteConnection, event| {
         let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
         Box::pin(async move {
-            assert_eq!(cx.attempt(), 1, "it counted against the event");
+            assert_eq!(cx.attempt(), 1, "an attempt was counted");
             Sqlite::apply(tx, "c", event).await?;
             if is_first {
                 let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
@@ -181,16 +190,15 @@ async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler()
     assert_eq!(db.applied("c").await, positions);
 }
 
-/// The smallest pool that a worker is built with: what it opens to come back must find a place.
+/// The connection that a worker opens to recover must fit into the smallest pool.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_server() {
+async fn the_smallest_pool_recovers_after_a_server_restart() {
     let server = TestPostgres::builder().start();
-    let database = server.database().await;
-    let db = Database::of(EventStore::new(database.pool.clone()), &database.url).await;
+    let db = Database::on(&server).await;
     let small = PgPoolOptions::new()
         .max_connections(3)
         .acquire_timeout(Duration::from_secs(2))
-        .connect(&database.url)
+        .connect(&db.url)
         .await
         .unwrap();
     let store = EventStore::<Postgres>::new(small);
@@ -209,7 +217,7 @@ async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_serve
     })
     .await;
     let last = *db.append_many(5).await.last().unwrap();
-    until("it goes on", async || {
+    until("it continues", async || {
         db.checkpoint("c").await == Some(last)
     })
     .await;
@@ -217,8 +225,8 @@ async fn a_worker_with_the_smallest_pool_comes_back_after_a_restart_of_the_serve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_claim() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+async fn a_shutdown_past_its_deadline_cancels_the_statement() {
+    let db = Database::<Postgres>::fresh().await;
     db.append_many(1).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
@@ -237,13 +245,13 @@ async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_cl
     let report = worker.stop().await;
     assert_eq!(report.consumer("c").unwrap().state, ConsumerState::ShutDown);
     until("it was ended", async || db.numbers(sleeping).await == [0]).await;
-    // Nobody holds the row: the next worker handles the event at once.
+    // The row is free: the next worker handles the event.
     let report = run_once(db.worker().consumer(read_model("c"))).await;
     assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp);
 }
 
-/// Notes each of its calls with the transaction it is in; fails after the last event of a batch if
-/// one of that position is among it.
+/// Records each call with its transaction, and fails at the end of a batch that contains the event at
+/// that position.
 fn noting(name: &str, bad: Option<i64>) -> TestConsumer<Postgres> {
     let consumer_name: Arc<str> = name.into();
     batch_consumer(name, move |_, tx, events| {
@@ -268,7 +276,7 @@ fn noting(name: &str, bad: Option<i64>) -> TestConsumer<Postgres> {
     })
 }
 
-/// What twelve consumers did that caught up with 5,000 events over three connections.
+/// Twelve consumers that caught up with 5,000 events over three connections.
 struct Crowd {
     report: consumer::Report,
     /// The calls in each transaction, at most.
@@ -310,7 +318,7 @@ async fn crowd(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_consumers_than_connections_hold_several_batches_in_a_transaction() {
+async fn crowded_connections_hold_several_batches_per_transaction() {
     let crowd = crowd(None, |one| one).await;
     assert!(!crowd.report.has_failures(), "{}", crowd.report);
     assert!((2..=8).contains(&crowd.calls), "{}", crowd.calls);
@@ -319,7 +327,7 @@ async fn more_consumers_than_connections_hold_several_batches_in_a_transaction()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_size_that_somebody_has_set_is_the_size_of_a_transaction() {
+async fn a_batch_size_that_was_set_is_the_size_of_a_transaction() {
     let settings = |one: TestConsumer<_>| one.settings(Settings::default().batch_size(500));
     let crowd = crowd(None, settings).await;
     assert!(!crowd.report.has_failures(), "{}", crowd.report);
@@ -327,10 +335,10 @@ async fn a_batch_size_that_somebody_has_set_is_the_size_of_a_transaction() {
     assert_eq!(crowd.handled, [5_000; 12]);
 }
 
-/// Those before it, in the same transaction, are handled again and saved; of the failing batch, the
-/// events before the one that makes it fail.
+/// The batches before it in the same transaction are handled again and saved, and so are the events
+/// of the failing batch before the one that fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_fails_behind_others_of_its_transaction_is_narrowed_down_alone() {
+async fn a_failing_batch_behind_others_is_narrowed_down_alone() {
     let crowd = crowd(Some(2_750), |one| one.settings(impatient().retries(1))).await;
     let first = crowd.report.consumer("c00").unwrap();
     assert!(
@@ -371,11 +379,11 @@ async fn backends_of_a_lane(max_connections: u32, count: i64, backends: i64) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_batches_of_a_lane_go_round_among_three_connections() {
+async fn the_batches_of_a_lane_rotate_among_three_connections() {
     assert_eq!(backends_of_a_lane(20, 50, 3).await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_has_no_room_for_more_has_one_connection_for_a_lane() {
+async fn a_small_pool_has_one_connection_for_each_lane() {
     assert_eq!(backends_of_a_lane(3, 50, 1).await, 1);
 }

@@ -1,26 +1,18 @@
-//! What becomes of events that cannot be handled, on both databases.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+//! The policies for events that fail, on both databases.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, ConsumerState, HandlerError, OnError, Settings};
+use consumer::{BatchError, HandlerError, ConsumerState, OnError, Settings};
 use consumer_tests::{
-    Running, TestBackend, TestConsumer, batch_consumer, consumer, impatient, judging,
-    on_both_databases, patiently, read_model, run_once,
+    Database, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
+    patiently, read_model, run_once, test_on,
 };
-use sqlx::Database as _;
 
-/// A read model that cannot handle the events of some aggregates.
-fn refusing<DB: TestBackend>(name: &str, aggregates: &[&str]) -> TestConsumer<DB> {
+/// A read model that fails on the events of some aggregates.
+fn refusing<DB: TestDatabase>(name: &str, aggregates: &[&str]) -> TestConsumer<DB> {
     let poisoned: HashSet<String> = aggregates.iter().map(|&id| id.to_owned()).collect();
     judging(name, move |_, event| {
         if poisoned.contains(&event.aggregate_id) {
@@ -30,9 +22,9 @@ fn refusing<DB: TestBackend>(name: &str, aggregates: &[&str]) -> TestConsumer<DB
     })
 }
 
-/// A whole-batch read model that cannot handle batches with an event of that position in it, and
-/// notes how large the batches were that it was given.
-fn refusing_batches<DB: TestBackend>(
+/// A batch handler that fails on batches with an event at such a position, and records the sizes of
+/// its batches.
+fn refusing_batches<DB: TestDatabase>(
     poisoned: impl Fn(i64) -> bool + Send + Sync + 'static,
     sizes: &Arc<Mutex<Vec<usize>>>,
 ) -> TestConsumer<DB> {
@@ -62,327 +54,437 @@ fn state(report: &consumer::Report, name: &str) -> ConsumerState {
     report.consumer(name).unwrap().state.clone()
 }
 
-on_both_databases! {
-    and through a pooler;
+test_on!(
+    [sqlite, postgres, through_a_pooler],
+    the_events_before_a_failing_one_are_saved,
+    a_failing_event_is_retried_as_often_as_configured,
+    an_event_that_succeeds_in_the_end_leaves_no_failure_behind,
+    attempts_count_across_workers,
+    the_backoff_doubles_up_to_its_limit_with_jitter,
+    skip_leaves_out_the_event_and_continues,
+    park_sets_an_aggregate_aside_in_order,
+    an_id_is_only_parked_within_its_aggregate_type,
+    the_thousand_and_first_parked_aggregate_stops_it,
+    a_failing_event_of_a_batch_handler_is_found_by_halving,
+    all_failing_events_of_a_batch_handler_are_found,
+    a_panic_counts_against_the_event,
+    an_effect_that_panics_does_not_stop_its_consumer,
+    a_decode_error_counts_against_the_event,
+    a_failed_statement_that_was_ignored_voids_the_batch,
+    one_failing_consumer_of_five_does_not_slow_the_others,
+    any_mixture_of_failures_follows_the_policy,
+    errors_of_the_database_never_count_against_an_event
+);
 
-    async fn the_events_before_a_failing_one_are_saved(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "b", "c", "bad", "d"]).await;
-        db.run_once(refusing("c", &["bad"]).settings(impatient().retries(0))).await;
-        assert_eq!(db.applied("c").await, positions[..3]);
-        assert_eq!(db.checkpoint("c").await, Some(positions[2]));
-    }
+async fn the_events_before_a_failing_one_are_saved<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "b", "c", "bad", "d"]).await;
+    db.run_once(refusing("c", &["bad"]).settings(impatient().retries(0)))
+        .await;
+    assert_eq!(db.applied("c").await, positions[..3]);
+    assert_eq!(db.checkpoint("c").await, Some(positions[2]));
+}
 
-    async fn a_failing_event_is_tried_as_often_as_its_retries_say(db) {
-        let db = db.with_read_model().await;
-        db.append("User", &["a", "bad"]).await;
-        let attempts: Arc<Mutex<Vec<u32>>> = Arc::default();
-        let seen = Arc::clone(&attempts);
-        let c = judging("c", move |cx, event| {
-            if event.aggregate_id != "bad" { return Ok(()); }
-            seen.lock().unwrap().push(cx.attempt());
+async fn a_failing_event_is_retried_as_often_as_configured<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a", "bad"]).await;
+    let attempts: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let seen = Arc::clone(&attempts);
+    let c = judging("c", move |cx, event| {
+        if event.aggregate_id != "bad" {
+            return Ok(());
+        }
+        seen.lock().unwrap().push(cx.attempt());
+        Err("no".to_owned())
+    });
+    let report = db.run_once(c.settings(impatient().retries(3))).await;
+    assert!(matches!(state(&report, "c"), ConsumerState::Stopped { .. }));
+    assert_eq!(*attempts.lock().unwrap(), [1, 2, 3, 4]);
+}
+
+async fn an_event_that_succeeds_in_the_end_leaves_no_failure_behind<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let positions = db.append("User", ["a", "shy", "b"]).await;
+    let c = judging("c", |cx, event| match event.aggregate_id.as_str() {
+        "shy" if cx.attempt() < 3 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    });
+    let report = db.run_once(c.settings(impatient())).await;
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
+    assert_eq!(db.applied("c").await, positions);
+    let failures = "SELECT attempts FROM consumer_progress WHERE failed_position IS NULL AND error IS NULL AND retry_at IS NULL";
+    assert_eq!(
+        db.numbers(&failures.replace("attempts", "CAST(attempts AS BIGINT)"))
+            .await,
+        [0]
+    );
+}
+
+async fn attempts_count_across_workers<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["bad"]).await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let c = |calls: &Arc<AtomicU32>| {
+        let calls = Arc::clone(calls);
+        judging("c", move |_, _| {
+            calls.fetch_add(1, Ordering::SeqCst);
             Err("no".to_owned())
-        });
-        let report = db.run_once(c.settings(impatient().retries(3))).await;
-        assert!(matches!(state(&report, "c"), ConsumerState::Stopped { .. }));
-        assert_eq!(*attempts.lock().unwrap(), [1, 2, 3, 4]);
-    }
+        })
+    };
+    // The first worker ends while its consumer waits for an attempt that is an hour away.
+    let hour = Duration::from_hours(1);
+    let slow = Settings::default().retries(2).backoff(hour, hour);
+    let worker = Running::start(db.worker().consumer(c(&calls).settings(slow)));
+    consumer_tests::until("it has failed once", async || {
+        worker
+            .consumers()
+            .iter()
+            .any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
+    })
+    .await;
+    worker.stop().await;
+    db.execute("UPDATE consumer_progress SET retry_at = NULL")
+        .await;
+    db.run_once(c(&calls).settings(impatient().retries(2)))
+        .await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
 
-    async fn an_event_that_succeeds_at_last_leaves_no_trace_of_its_failures(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "shy", "b"]).await;
-        let c = judging("c", |cx, event| match event.aggregate_id.as_str() {
-            "shy" if cx.attempt() < 3 => Err("not yet".to_owned()),
-            _ => Ok(()),
-        });
-        let report = db.run_once(c.settings(impatient())).await;
-        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
-        assert_eq!(db.applied("c").await, positions);
-        let failures = "SELECT attempts FROM consumer_progress WHERE failed_position IS NULL AND error IS NULL AND retry_at IS NULL";
-        assert_eq!(db.numbers(&failures.replace("attempts", "CAST(attempts AS BIGINT)")).await, [0]);
-    }
-
-    async fn attempts_count_across_workers(db) {
-        let db = db.with_read_model().await;
-        db.append("User", &["bad"]).await;
-        let calls = Arc::new(AtomicU32::new(0));
-        let c = |calls: &Arc<AtomicU32>| {
-            let calls = Arc::clone(calls);
-            judging("c", move |_, _| {
-                calls.fetch_add(1, Ordering::SeqCst);
-                Err("no".to_owned())
-            })
-        };
-        // The first worker dies with its consumer waiting for an attempt that is an hour away.
-        let hour = Duration::from_hours(1);
-        let slow = Settings::default().retries(2).backoff(hour, hour);
-        let worker = Running::start(db.worker().consumer(c(&calls).settings(slow)));
-        consumer_tests::until("it has failed once", async || {
-            worker.consumers().iter().any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
-        }).await;
-        worker.stop().await;
-        db.execute("UPDATE consumer_progress SET retry_at = NULL").await;
-        db.run_once(c(&calls).settings(impatient().retries(2))).await;
-        assert_eq!(calls.load(Ordering::SeqCst), 3);
-    }
-
-    async fn the_wait_before_each_retry_doubles_up_to_the_longest_and_chance_tells_consumers_apart(db) {
-        let db = db.with_read_model().await;
-        db.append("User", &["bad"]).await;
-        let hour = Duration::from_hours(1);
-        let settings = Settings::default().retries(10).backoff(hour, hour * 8);
-        let names = ["a", "b", "c", "d", "e"];
-        for (attempts, hours) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (6, 8)] {
-            let worker = Running::start(names.iter().fold(db.worker(), |builder, name| {
-                builder.consumer(refusing(name, &["bad"]).settings(settings.clone()))
-            }));
-            consumer_tests::until("all wait for the next attempt", async || {
-                let waits = |one: &consumer::ConsumerReport| matches!(one.state, ConsumerState::Retrying { attempts: n, .. } if n == attempts);
-                worker.consumers().iter().all(waits)
-            }).await;
-            worker.stop().await;
-            let wait = if Db::NAME == "SQLite" { "retry_at - updated_at" } else { "extract(epoch FROM retry_at - updated_at) * 1000" };
-            let waits = db.numbers(&format!("SELECT CAST({wait} AS BIGINT) FROM consumer_progress ORDER BY 1")).await;
-            let longest = hours * 3_600_000;
-            // Up to a quarter less, so that those who failed together do not come back together.
-            let within = longest * 3 / 4 - 1..=longest + 1;
-            assert!(waits.iter().all(|wait| within.contains(wait)), "{attempts}: {waits:?}");
-            assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{attempts}: {waits:?}");
-            // Its time has come.
-            db.execute("UPDATE consumer_progress SET retry_at = NULL").await;
-        }
-    }
-
-    async fn skip_leaves_the_event_out_and_goes_on(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "bad", "b", "bad", "c"]).await;
-        let settings = impatient().retries(1).on_error(OnError::Skip);
-        let report = db.run_once(refusing("c", &["bad"]).settings(settings)).await;
-        assert_eq!(report.to_string(), format!("c: caught up at {}, 3 events handled, 2 skipped\n", positions[4]));
-        assert_eq!(db.applied("c").await, [positions[0], positions[2], positions[4]]);
-        assert_eq!(db.checkpoint("c").await, Some(positions[4]));
-    }
-
-    async fn park_sets_the_aggregate_aside_in_order_and_lets_the_others_flow(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "bad", "b", "bad", "a"]).await;
-        let settings = impatient().retries(1).on_error(OnError::Park);
-        let report = db.run_once(refusing("c", &["bad"]).settings(settings.clone())).await;
-        assert_eq!(report.to_string(), format!("c: caught up at {}, 3 events handled, 2 parked\n", positions[4]));
-        assert_eq!(db.applied("c").await, [positions[0], positions[2], positions[4]]);
-        assert_eq!(db.parked("c").await, [positions[1], positions[3]]);
-        assert_eq!(db.texts("SELECT reason FROM consumer_parked ORDER BY position").await, ["failed", "behind"]);
-        assert_eq!(db.texts("SELECT error FROM consumer_parked ORDER BY position LIMIT 1").await, ["bad makes no sense"]);
-
-        // Its later events wait for it also when the handler could do with them by now.
-        let later = db.append("User", &["bad", "b"]).await;
-        db.run_once(read_model("c").settings(settings)).await;
-        assert_eq!(db.applied("c").await.last(), Some(&later[1]));
-        assert_eq!(db.parked("c").await, [positions[1], positions[3], later[0]]);
-    }
-
-    async fn an_id_parks_only_under_its_own_aggregate_type(db) {
-        let db = db.with_read_model().await;
-        let bad = db.append("User", &["7"]).await;
-        let good = db.append("Order", &["7"]).await;
-        let c = judging("c", |_, event| match &*event.aggregate_type {
-            "User" => Err("no".to_owned()),
-            _ => Ok(()),
-        });
-        db.run_once(c.settings(impatient().retries(0).on_error(OnError::Park))).await;
-        assert_eq!(db.parked("c").await, bad);
-        assert_eq!(db.applied("c").await, good);
-    }
-
-    async fn a_thousand_parked_aggregates_are_enough_and_the_next_one_stops_the_consumer(db) {
-        let db = db.with_read_model().await;
-        db.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
-            INSERT INTO consumer_parked (consumer, version, aggregate_type, aggregate_id, position, slice, reason, parked_at)
-            SELECT 'c', 1, 'Old', 'o-' || i, -i, 0, 'failed', parked_at FROM n,
-                   (SELECT updated_at AS parked_at FROM consumer_progress UNION ALL SELECT applied_at FROM consumer_schema LIMIT 1) AS t").await;
-        let positions = db.append("User", &["bad-1", "a", "bad-2", "b"]).await;
-        let settings = impatient().retries(0).on_error(OnError::Park);
-        let report = db.run_once(refusing("c", &["bad-1", "bad-2"]).settings(settings)).await;
-        let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
-        assert_eq!(position, Some(positions[2]));
-        assert!(error.contains("1000 aggregates are parked"), "{error}");
-        assert_eq!(db.applied("c").await, [positions[1]]);
-    }
-
-    async fn the_failing_event_of_a_whole_batch_handler_is_found_by_halving(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append_many(64).await;
-        let bad = positions[42];
-        let sizes = Arc::default();
-        let settings = impatient().retries(1).on_error(OnError::Skip);
-        let report = db.run_once(refusing_batches(move |position| position == bad, &sizes).settings(settings)).await;
-        assert_eq!(state(&report, "batches"), ConsumerState::CaughtUp);
-        let expected: Vec<i64> = positions.into_iter().filter(|&position| position != bad).collect();
-        assert_eq!(db.applied("batches").await, expected);
-        let calls = sizes.lock().unwrap().len();
-        assert!(calls < 40, "64 events were handled in {calls} calls");
-    }
-
-    async fn several_failing_events_of_a_whole_batch_handler_are_all_found(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append_many(50).await;
-        let settings = impatient().retries(0).on_error(OnError::Skip).batch_size(20);
-        let sizes = Arc::default();
-        db.run_once(refusing_batches(|position| position % 7 == 0, &sizes).settings(settings)).await;
-        let expected: Vec<i64> = positions.into_iter().filter(|position| position % 7 != 0).collect();
-        assert_eq!(db.applied("batches").await, expected);
-    }
-
-    async fn a_panic_is_an_error_of_the_event(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "bad", "b"]).await;
-        let c = judging("c", |_, event| {
-            assert!(event.aggregate_id != "bad", "bad is not to be");
-            Ok(())
-        });
-        let settings = impatient().retries(1).on_error(OnError::Skip);
-        let report = db.run_once(c.settings(settings)).await;
-        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
-        assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
-
-        let c = judging("d", |_, _| panic!("always"));
-        let report = db.run_once(c.settings(impatient().retries(0))).await;
-        let ConsumerState::Stopped { error, .. } = state(&report, "d") else { panic!("{report}") };
-        assert_eq!(error, "the handler panicked: always");
-    }
-
-    async fn an_effect_that_panics_does_not_take_its_consumer_along(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "b"]).await;
-        let c = consumer("c", |cx, tx: &mut <Db as sqlx::Database>::Connection, event| {
-            cx.after_commit(async { panic!("after the commit") });
-            Box::pin(async move { Ok(Db::apply(tx, "c", event).await?) })
-        });
-        let report = db.run_once(c.settings(Settings::default().batch_size(1))).await;
-        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
-        assert_eq!(db.applied("c").await, positions);
-    }
-
-    async fn a_payload_that_does_not_decode_is_an_error_of_the_event(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append_many(1).await;
-        let c = judging("c", |_, event| match event.json::<HashMap<String, String>>() {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        });
-        let report = db.run_once(c.settings(impatient().retries(0))).await;
-        let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
-        assert_eq!(position, Some(positions[0]));
-        assert!(error.contains("expected a map"), "{error}");
-        assert!(error.contains("the event `Changed`, version 1, at position 1"), "{error}");
-    }
-
-    async fn a_statement_that_failed_unnoticed_voids_the_batch_and_says_so(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "bad", "b"]).await;
-        let c = consumer("c", |_, tx: &mut <Db as sqlx::Database>::Connection, event| Box::pin(async move {
-            if event.aggregate_id == "bad" {
-                let _ = Db::execute(tx, "INSERT INTO no_such_table VALUES (1)").await;
-                return Ok(());
-            }
-            Ok(Db::apply(tx, "c", event).await?)
+async fn the_backoff_doubles_up_to_its_limit_with_jitter<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["bad"]).await;
+    let hour = Duration::from_hours(1);
+    let settings = Settings::default().retries(10).backoff(hour, hour * 8);
+    let names = ["a", "b", "c", "d", "e"];
+    for (attempts, hours) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (6, 8)] {
+        let worker = Running::start(names.iter().fold(db.worker(), |builder, name| {
+            builder.consumer(refusing(name, &["bad"]).settings(settings.clone()))
         }));
-        let report = db.run_once(c.settings(impatient().retries(0))).await;
-        if Db::NAME == "SQLite" {
-            // There a failed statement leaves its transaction as it was.
-            assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
+        consumer_tests::until("all wait for the next attempt", async || {
+            let waits = |one: &consumer::ConsumerReport| match one.state {
+                ConsumerState::Retrying { attempts: n, .. } => n == attempts,
+                _ => false,
+            };
+            worker.consumers().iter().all(waits)
+        })
+        .await;
+        worker.stop().await;
+        let wait = if DB::NAME == "SQLite" {
+            "retry_at - updated_at"
         } else {
-            let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
-            assert_eq!(position, Some(positions[1]), "{error}");
-            assert!(error.contains("its error was not returned") || error.contains("current transaction is aborted"), "{error}");
-            assert_eq!(db.applied("c").await, [positions[0]]);
-        }
-    }
-
-    async fn one_poisoned_consumer_of_five_slows_none_of_the_others(db) {
-        let db = db.with_read_model().await;
-        let hour = Duration::from_hours(1);
-        let names = ["a", "b", "c", "d"];
-        let builder = names.iter().fold(db.worker(), |builder, name| builder.consumer(read_model(name)));
-        let poisoned = refusing("poisoned", &["bad"]).settings(Settings::default().backoff(hour, hour));
-        let worker = Running::start(builder.consumer(poisoned));
-        let mut positions = Vec::new();
-        for round in 0..10 {
-            let id = if round == 3 { "bad" } else { "good" };
-            let head = db.append("User", &[id]).await[0];
-            positions.push(head);
-            for name in names {
-                patiently("it catches up", worker.consumer_caught_up_to(name, head)).await.unwrap();
-            }
-        }
-        let report = worker.stop().await;
-        assert_eq!(state(&report, "poisoned"), ConsumerState::ShutDown);
-        assert_eq!(db.applied("poisoned").await, positions[..3]);
-        for name in names {
-            assert_eq!(db.applied(name).await, positions);
-        }
-    }
-
-    async fn any_mixture_of_failures_comes_out_as_the_policy_says(db) {
-        let db = db.with_read_model().await;
-        let ids: Vec<String> = (0..200).map(|n| format!("u-{}", n * 7 % 31)).collect();
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let positions = db.append("User", &ids).await;
-        for on_error in [OnError::Skip, OnError::Park] {
-            for (seed, batch) in [(1_i64, 500), (2, 7), (3, 1), (4, 32)] {
-                let name = format!("{on_error:?}-{seed}");
-                let is_bad = move |position: i64| (position * (position + seed * 13)) % 11 == 3;
-                let c = judging(&name, move |_, event| {
-                    if is_bad(event.global_position) { Err("bad".to_owned()) } else { Ok(()) }
-                });
-                db.run_once(c.settings(impatient().retries(0).on_error(on_error).batch_size(batch))).await;
-
-                let mut parked = HashSet::new();
-                let (mut applied, mut aside) = (Vec::new(), Vec::new());
-                for (position, id) in positions.iter().zip(&ids) {
-                    if parked.contains(id) {
-                        aside.push(*position);
-                    } else if !is_bad(*position) {
-                        applied.push(*position);
-                    } else if on_error == OnError::Park {
-                        parked.insert(id);
-                        aside.push(*position);
-                    }
-                }
-                assert_eq!(db.applied(&name).await, applied, "{name}");
-                assert_eq!(db.parked(&name).await, aside, "{name}");
-            }
-        }
-    }
-
-    async fn errors_of_the_database_never_count_against_an_event(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "b", "c"]).await;
-        let failures = Arc::new(AtomicU32::new(0));
-        let left = Arc::clone(&failures);
-        let c = consumer("c", move |cx, tx: &mut <Db as sqlx::Database>::Connection, event| {
-            let failed = left.fetch_add(1, Ordering::SeqCst);
-            let attempt = cx.attempt();
-            Box::pin(async move {
-                Db::apply(tx, "c", event).await?;
-                assert_eq!(attempt, 1, "an attempt was counted");
-                match failed {
-                    0 => Err(sqlx::Error::PoolTimedOut)?,
-                    1 => Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()))?,
-                    2 => Err(sqlx::Error::PoolClosed).map_err(|error| Wrapped { error })?,
-                    _ => {}
-                }
-                Ok(())
-            })
-        });
-        // Not a single retry is allowed.
-        let report = run_once(db.worker().consumer(c.settings(impatient().retries(0)))).await;
-        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp, "{report}");
-        assert_eq!(db.applied("c").await, positions);
+            "extract(epoch FROM retry_at - updated_at) * 1000"
+        };
+        let waits = db
+            .numbers(&format!(
+                "SELECT CAST({wait} AS BIGINT) FROM consumer_progress ORDER BY 1"
+            ))
+            .await;
+        let longest = hours * 3_600_000;
+        // Up to a quarter less, so that consumers that failed together are not retried together.
+        let within = longest * 3 / 4 - 1..=longest + 1;
+        assert!(
+            waits.iter().all(|wait| within.contains(wait)),
+            "{attempts}: {waits:?}"
+        );
+        assert!(
+            waits.windows(2).all(|pair| pair[0] < pair[1]),
+            "{attempts}: {waits:?}"
+        );
+        // Make the retry due.
+        db.execute("UPDATE consumer_progress SET retry_at = NULL")
+            .await;
     }
 }
 
-/// An error of the user's own around one of the database.
+async fn skip_leaves_out_the_event_and_continues<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "bad", "b", "bad", "c"]).await;
+    let settings = impatient().retries(1).on_error(OnError::Skip);
+    let report = db
+        .run_once(refusing("c", &["bad"]).settings(settings))
+        .await;
+    assert_eq!(
+        report.to_string(),
+        format!(
+            "c: caught up at {}, 3 events handled, 2 skipped\n",
+            positions[4]
+        )
+    );
+    assert_eq!(
+        db.applied("c").await,
+        [positions[0], positions[2], positions[4]]
+    );
+    assert_eq!(db.checkpoint("c").await, Some(positions[4]));
+}
+
+async fn park_sets_an_aggregate_aside_in_order<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "bad", "b", "bad", "a"]).await;
+    let settings = impatient().retries(1).on_error(OnError::Park);
+    let report = db
+        .run_once(refusing("c", &["bad"]).settings(settings.clone()))
+        .await;
+    assert_eq!(
+        report.to_string(),
+        format!(
+            "c: caught up at {}, 3 events handled, 2 parked\n",
+            positions[4]
+        )
+    );
+    assert_eq!(
+        db.applied("c").await,
+        [positions[0], positions[2], positions[4]]
+    );
+    assert_eq!(db.parked("c").await, [positions[1], positions[3]]);
+    assert_eq!(
+        db.texts("SELECT reason FROM consumer_parked ORDER BY position")
+            .await,
+        ["failed", "behind"]
+    );
+    assert_eq!(
+        db.texts("SELECT error FROM consumer_parked ORDER BY position LIMIT 1")
+            .await,
+        ["bad makes no sense"]
+    );
+
+    // Its later events wait behind it even if the handler could handle them by now.
+    let later = db.append("User", ["bad", "b"]).await;
+    db.run_once(read_model("c").settings(settings)).await;
+    assert_eq!(db.applied("c").await.last(), Some(&later[1]));
+    assert_eq!(db.parked("c").await, [positions[1], positions[3], later[0]]);
+}
+
+async fn an_id_is_only_parked_within_its_aggregate_type<DB: TestDatabase>(db: Database<DB>) {
+    let bad = db.append("User", ["7"]).await;
+    let good = db.append("Order", ["7"]).await;
+    let c = judging("c", |_, event| match &*event.aggregate_type {
+        "User" => Err("no".to_owned()),
+        _ => Ok(()),
+    });
+    db.run_once(c.settings(impatient().retries(0).on_error(OnError::Park)))
+        .await;
+    assert_eq!(db.parked("c").await, bad);
+    assert_eq!(db.applied("c").await, good);
+}
+
+async fn the_thousand_and_first_parked_aggregate_stops_it<DB: TestDatabase>(db: Database<DB>) {
+    db.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
+        INSERT INTO consumer_parked (consumer, version, aggregate_type, aggregate_id, position, slice, reason, parked_at)
+        SELECT 'c', 1, 'Old', 'o-' || i, -i, 0, 'failed', parked_at FROM n,
+               (SELECT updated_at AS parked_at FROM consumer_progress UNION ALL SELECT applied_at FROM consumer_schema LIMIT 1) AS t").await;
+    let positions = db.append("User", ["bad-1", "a", "bad-2", "b"]).await;
+    let settings = impatient().retries(0).on_error(OnError::Park);
+    let report = db
+        .run_once(refusing("c", &["bad-1", "bad-2"]).settings(settings))
+        .await;
+    let ConsumerState::Stopped { position, error } = state(&report, "c") else {
+        panic!("{report}")
+    };
+    assert_eq!(position, Some(positions[2]));
+    assert!(error.contains("1000 aggregates are parked"), "{error}");
+    assert_eq!(db.applied("c").await, [positions[1]]);
+}
+
+async fn a_failing_event_of_a_batch_handler_is_found_by_halving<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let positions = db.append_many(64).await;
+    let bad = positions[42];
+    let sizes = Arc::default();
+    let settings = impatient().retries(1).on_error(OnError::Skip);
+    let report = db
+        .run_once(refusing_batches(move |position| position == bad, &sizes).settings(settings))
+        .await;
+    assert_eq!(state(&report, "batches"), ConsumerState::CaughtUp);
+    let expected: Vec<i64> = positions
+        .into_iter()
+        .filter(|&position| position != bad)
+        .collect();
+    assert_eq!(db.applied("batches").await, expected);
+    let calls = sizes.lock().unwrap().len();
+    assert!(calls < 40, "64 events were handled in {calls} calls");
+}
+
+async fn all_failing_events_of_a_batch_handler_are_found<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append_many(50).await;
+    let settings = impatient()
+        .retries(0)
+        .on_error(OnError::Skip)
+        .batch_size(20);
+    let sizes = Arc::default();
+    db.run_once(refusing_batches(|position| position % 7 == 0, &sizes).settings(settings))
+        .await;
+    let expected: Vec<i64> = positions
+        .into_iter()
+        .filter(|position| position % 7 != 0)
+        .collect();
+    assert_eq!(db.applied("batches").await, expected);
+}
+
+async fn a_panic_counts_against_the_event<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "bad", "b"]).await;
+    let c = judging("c", |_, event| {
+        assert!(event.aggregate_id != "bad", "bad is refused");
+        Ok(())
+    });
+    let settings = impatient().retries(1).on_error(OnError::Skip);
+    let report = db.run_once(c.settings(settings)).await;
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
+    assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
+
+    let c = judging("d", |_, _| panic!("always"));
+    let report = db.run_once(c.settings(impatient().retries(0))).await;
+    let ConsumerState::Stopped { error, .. } = state(&report, "d") else {
+        panic!("{report}")
+    };
+    assert_eq!(error, "the handler panicked: always");
+}
+
+async fn an_effect_that_panics_does_not_stop_its_consumer<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "b"]).await;
+    let c = consumer("c", |cx, tx: &mut DB::Connection, event| {
+        cx.after_commit(async { panic!("after the commit") });
+        Box::pin(async move { Ok(DB::apply(tx, "c", event).await?) })
+    });
+    let report = db
+        .run_once(c.settings(Settings::default().batch_size(1)))
+        .await;
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
+    assert_eq!(db.applied("c").await, positions);
+}
+
+async fn a_decode_error_counts_against_the_event<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append_many(1).await;
+    let c = judging("c", |_, event| {
+        match event.json::<HashMap<String, String>>() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    let report = db.run_once(c.settings(impatient().retries(0))).await;
+    let ConsumerState::Stopped { position, error } = state(&report, "c") else {
+        panic!("{report}")
+    };
+    assert_eq!(position, Some(positions[0]));
+    assert!(error.contains("expected a map"), "{error}");
+    assert!(
+        error.contains("the event `Changed`, version 1, at position 1"),
+        "{error}"
+    );
+}
+
+async fn a_failed_statement_that_was_ignored_voids_the_batch<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "bad", "b"]).await;
+    let c = consumer("c", |_, tx: &mut DB::Connection, event| {
+        Box::pin(async move {
+            if event.aggregate_id == "bad" {
+                let _ = DB::execute(tx, "INSERT INTO no_such_table VALUES (1)").await;
+                return Ok(());
+            }
+            Ok(DB::apply(tx, "c", event).await?)
+        })
+    });
+    let report = db.run_once(c.settings(impatient().retries(0))).await;
+    if DB::NAME == "SQLite" {
+        // There a failed statement does not affect its transaction.
+        assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
+    } else {
+        let ConsumerState::Stopped { position, error } = state(&report, "c") else {
+            panic!("{report}")
+        };
+        assert_eq!(position, Some(positions[1]), "{error}");
+        assert!(
+            error.contains("its error was not returned")
+                || error.contains("current transaction is aborted"),
+            "{error}"
+        );
+        assert_eq!(db.applied("c").await, [positions[0]]);
+    }
+}
+
+async fn one_failing_consumer_of_five_does_not_slow_the_others<DB: TestDatabase>(db: Database<DB>) {
+    let hour = Duration::from_hours(1);
+    let names = ["a", "b", "c", "d"];
+    let builder = names.iter().fold(db.worker(), |builder, name| {
+        builder.consumer(read_model(name))
+    });
+    let poisoned = refusing("poisoned", &["bad"]).settings(Settings::default().backoff(hour, hour));
+    let worker = Running::start(builder.consumer(poisoned));
+    let mut positions = Vec::new();
+    for round in 0..10 {
+        let id = if round == 3 { "bad" } else { "good" };
+        let head = db.append("User", &[id]).await[0];
+        positions.push(head);
+        for name in names {
+            patiently("it catches up", worker.consumer_caught_up_to(name, head))
+                .await
+                .unwrap();
+        }
+    }
+    let report = worker.stop().await;
+    assert_eq!(state(&report, "poisoned"), ConsumerState::ShutDown);
+    assert_eq!(db.applied("poisoned").await, positions[..3]);
+    for name in names {
+        assert_eq!(db.applied(name).await, positions);
+    }
+}
+
+async fn any_mixture_of_failures_follows_the_policy<DB: TestDatabase>(db: Database<DB>) {
+    let ids: Vec<String> = (0..200).map(|n| format!("u-{}", n * 7 % 31)).collect();
+    let positions = db.append("User", &ids).await;
+    for on_error in [OnError::Skip, OnError::Park] {
+        for (seed, batch) in [(1_i64, 500), (2, 7), (3, 1), (4, 32)] {
+            let name = format!("{on_error:?}-{seed}");
+            let is_bad = move |position: i64| (position * (position + seed * 13)) % 11 == 3;
+            let c = judging(&name, move |_, event| {
+                if is_bad(event.global_position) {
+                    Err("bad".to_owned())
+                } else {
+                    Ok(())
+                }
+            });
+            db.run_once(c.settings(impatient().retries(0).on_error(on_error).batch_size(batch)))
+                .await;
+
+            let mut parked = HashSet::new();
+            let (mut applied, mut aside) = (Vec::new(), Vec::new());
+            for (position, id) in positions.iter().zip(&ids) {
+                if parked.contains(id) {
+                    aside.push(*position);
+                } else if !is_bad(*position) {
+                    applied.push(*position);
+                } else if on_error == OnError::Park {
+                    parked.insert(id);
+                    aside.push(*position);
+                }
+            }
+            assert_eq!(db.applied(&name).await, applied, "{name}");
+            assert_eq!(db.parked(&name).await, aside, "{name}");
+        }
+    }
+}
+
+async fn errors_of_the_database_never_count_against_an_event<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "b", "c"]).await;
+    let failures = Arc::new(AtomicU32::new(0));
+    let left = Arc::clone(&failures);
+    let c = consumer("c", move |cx, tx: &mut DB::Connection, event| {
+        let failed = left.fetch_add(1, Ordering::SeqCst);
+        let attempt = cx.attempt();
+        Box::pin(async move {
+            DB::apply(tx, "c", event).await?;
+            assert_eq!(attempt, 1, "an attempt was counted");
+            match failed {
+                0 => Err(sqlx::Error::PoolTimedOut)?,
+                1 => Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()))?,
+                2 => Err(sqlx::Error::PoolClosed).map_err(|error| Wrapped { error })?,
+                _ => {}
+            }
+            Ok(())
+        })
+    });
+    // Not a single retry is allowed.
+    let report = run_once(db.worker().consumer(c.settings(impatient().retries(0)))).await;
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp, "{report}");
+    assert_eq!(db.applied("c").await, positions);
+}
+
+/// A user's error that wraps a database error.
 #[derive(Debug)]
 struct Wrapped {
     error: sqlx::Error,
@@ -400,8 +502,7 @@ impl std::error::Error for Wrapped {
     }
 }
 
-/// Runs a handler whose first call fails as `fail` says, with no retries allowed, and checks that
-/// this did not count.
+/// Runs a handler whose first call fails, without retries, and checks that this did not count.
 async fn fails_once_without_counting(
     fail: impl for<'a> Fn(
         &'a mut sqlx::PgConnection,
@@ -410,11 +511,8 @@ async fn fails_once_without_counting(
     + Sync
     + 'static,
 ) {
-    let db = consumer_tests::Database::<sqlx::Postgres>::fresh()
-        .await
-        .with_read_model()
-        .await;
-    let positions = db.append("User", &["a", "b"]).await;
+    let db = consumer_tests::Database::<sqlx::Postgres>::fresh().await;
+    let positions = db.append("User", ["a", "b"]).await;
     let fail = Arc::new(fail);
     let calls = Arc::new(AtomicU32::new(0));
     let called = Arc::clone(&calls);
@@ -438,7 +536,7 @@ async fn fails_once_without_counting(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_whose_backend_was_terminated_is_called_again_without_counting() {
+async fn a_terminated_backend_does_not_count_as_an_attempt() {
     fails_once_without_counting(|tx| {
         Box::pin(async move {
             sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -451,7 +549,7 @@ async fn a_handler_whose_backend_was_terminated_is_called_again_without_counting
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_database_is_known_through_anyhow_too() {
+async fn a_database_error_is_recognised_through_anyhow() {
     fails_once_without_counting(|tx| {
         Box::pin(async move {
             async fn save(tx: &mut sqlx::PgConnection) -> anyhow::Result<()> {
@@ -470,7 +568,7 @@ async fn an_error_of_the_database_is_known_through_anyhow_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_database_is_known_through_anyhow_with_context_too() {
+async fn a_database_error_is_recognised_through_anyhow_context() {
     fails_once_without_counting(|tx| {
         Box::pin(async move {
             use anyhow::Context as _;
@@ -488,12 +586,9 @@ async fn an_error_of_the_database_is_known_through_anyhow_with_context_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_the_handler_had_cancelled_counts_against_the_event() {
-    let db = consumer_tests::Database::<sqlx::Postgres>::fresh()
-        .await
-        .with_read_model()
-        .await;
-    db.append("User", &["a"]).await;
+async fn a_statement_timeout_of_the_handler_counts_as_an_attempt() {
+    let db = consumer_tests::Database::<sqlx::Postgres>::fresh().await;
+    db.append("User", ["a"]).await;
     let c = consumer("c", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
             sqlx::raw_sql("SET LOCAL statement_timeout = 1; SELECT pg_sleep(60)")

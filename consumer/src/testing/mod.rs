@@ -51,6 +51,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
+pub use self::dialect::Backend;
 pub use self::error::TestError;
 use crate::backend::Backend;
 use crate::contract::{BatchError, Consumer, Context, EventRecord, NewEvent, PersistedEvent};
@@ -59,7 +60,7 @@ use crate::store::{EventStore, cause};
 
 /// A consumer under test, and the database that it writes to.
 ///
-/// The [module](self) shows a test.
+/// See the [module](self) for an example.
 pub struct ConsumerTest<DB: Backend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
@@ -145,8 +146,7 @@ impl ConsumerTest<sqlx::Postgres> {
 }
 
 impl<DB: Backend> ConsumerTest<DB> {
-    /// Tests a registered consumer in a transaction of your own, which is rolled back when the test
-    /// ends.
+    /// A test within a transaction, which is rolled back when the test ends.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use async_nats::jetstream::{self, Context as JetStream, message::PublishMessage};
 use consumer::prelude::*;
-use consumer::{Backend, EventStore};
+use consumer::{EventStore, Backend};
 
 /// The stream that holds the published events.
 const STREAM: &str = "integration";
@@ -84,7 +84,10 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn publish<DB: Backend>(store: EventStore<DB>, stream: JetStream) -> anyhow::Result<()> {
+async fn publish<DB: Backend>(
+    store: EventStore<DB>,
+    stream: JetStream,
+) -> anyhow::Result<()> {
     store.migrate().await?;
     let worker = Worker::builder(store)
         .dependencies(Dependencies::new().with(stream))

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use consumer_tests::measuring::server;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
 
 use crate::deposits::{Deposit, HANDLED, TABLES};
-use crate::measure::server;
 use crate::peer::Peer;
 use crate::plan::{Plan, WRITERS};
 

@@ -6,25 +6,12 @@
 //! (`peers.md`) into `--out DIR`, or the current directory. `--quick` runs everything once on little
 //! data and says nothing about speed. `--only WORD` takes the peers whose name contains the word,
 //! and ours; `--rounds N` and `--events N` are for the first table, `--appends N` for the second.
-// Figures are rounded to be read, not computed with.
-#![allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss
-)]
-
-#[path = "../../src/bin/bench/arguments.rs"]
-mod arguments;
 mod cqrs_es;
 mod deposits;
 mod disintegrate;
 mod evento_1;
 mod evento_2;
 mod lost;
-#[allow(dead_code, clippy::format_push_string, clippy::similar_names)]
-#[path = "../../src/bin/bench/measure.rs"]
-mod measure;
 mod ours;
 mod peer;
 mod plan;

@@ -114,9 +114,7 @@ impl Peer for Ours {
     async fn append(&self, deposit: Deposit) -> anyhow::Result<()> {
         let account = deposit.account.clone();
         let event = NewEvent::typed(&Deposited::from(deposit))?.of(account);
-        self.store
-            .append(ExpectedVersion::Any, &[event])
-            .await?;
+        self.store.append(ExpectedVersion::Any, &[event]).await?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::arguments::{Arguments, Only};
+use consumer_tests::measuring::{Arguments, Only};
 
 /// How much to measure.
 pub(crate) struct Plan {
@@ -29,7 +29,7 @@ impl Plan {
             rounds: number("--rounds", 5, 1),
             events: number("--events", 100_000, 1_000),
             appends: number("--appends", 500, 40),
-            out: arguments.value("--out").unwrap_or_else(|| ".".into()),
+            out: arguments.out(),
             only: arguments.only(),
         };
         arguments.end("--quick, --rounds N, --events N, --appends N, --only WORD and --out DIR");

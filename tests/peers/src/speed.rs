@@ -4,9 +4,9 @@ use std::fmt::Display;
 use std::time::Instant;
 
 use consumer_tests::PgDatabase;
+use consumer_tests::measuring::{Samples, figure, in_turns, rate, server};
 
 use crate::deposits::{BALANCE, TABLES, check, deposits};
-use crate::measure::{Samples, figure, in_turns, rate, server};
 use crate::ours::Ours;
 use crate::peer::Peer;
 use crate::plan::Plan;

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use consumer_tests::measuring::{figure, spread};
+
 use crate::lost::{Commits, Lost};
-use crate::measure::{figure, spread};
 use crate::plan::{Plan, WRITERS};
 use crate::speed::Speed;
 

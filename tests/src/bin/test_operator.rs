@@ -1,6 +1,5 @@
 //! A program that has mounted the operator's tools beside a command of its own, for tests of what
 //! only a process shows: terminals, signals, closed readers, completions.
-#![allow(clippy::expect_used)]
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clap::{CommandFactory as _, Parser};
 use consumer::cli::Cli;
 use consumer::{EventStore, Settings, Worker, WorkerBuilder};
-use consumer_tests::{TestBackend, batch_consumer};
+use consumer_tests::{TestDatabase, batch_consumer};
 use sqlx::{Postgres, Sqlite};
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -38,7 +37,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn builder<DB: TestBackend>(url: &str) -> WorkerBuilder<DB> {
+async fn builder<DB: TestDatabase>(url: &str) -> WorkerBuilder<DB> {
     let store = EventStore::<DB>::connect(url).await.expect("connect");
     let pause = std::env::var("TEST_BATCH_MILLIS").ok();
     let pause = Duration::from_millis(pause.and_then(|text| text.parse().ok()).unwrap_or(0));

@@ -1,4 +1,4 @@
-//! What is being deployed: `users` has gone, `invoices` has come.
+//! The new release: without `users`, with `invoices`.
 
 fn main() {
     consumer_tests::worker_main(&["orders", "invoices"]);

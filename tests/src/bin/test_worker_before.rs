@@ -1,4 +1,4 @@
-//! What was deployed: a worker that knows `users` and `orders`.
+//! The old release: a worker with `users` and `orders`.
 
 fn main() {
     consumer_tests::worker_main(&["users", "orders"]);

@@ -1,5 +1,4 @@
-//! Runs a command with a throw-away Postgres: `with_postgres cargo run …` sees it as `DATABASE_URL`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Runs a command with a temporary Postgres in `DATABASE_URL`: `with_postgres cargo run …`.
 
 use std::process::{Command, ExitCode};
 

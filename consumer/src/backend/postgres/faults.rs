@@ -3,7 +3,7 @@
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, raw_sql};
 
-use crate::backend::faults::Faults;
+use super::dialect::{Backend, TestDialect};
 
 const ARM: &str = "
 CREATE FUNCTION pg_temp.consumer_fault() RETURNS trigger LANGUAGE plpgsql AS $consumer$
@@ -32,8 +32,10 @@ BEGIN
 END $consumer$;
 ";
 
-impl Faults for Postgres {
-    async fn run_script(
+impl Backend for Postgres {}
+
+impl TestDialect for Postgres {
+    async fn run(
         connection: &mut PgConnection,
         sql: AssertSqlSafe<String>,
     ) -> Result<(), sqlx::Error> {

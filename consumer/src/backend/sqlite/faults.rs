@@ -3,7 +3,7 @@
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 use sqlx::{AssertSqlSafe, raw_sql};
 
-use crate::backend::faults::Faults;
+use super::dialect::{Backend, TestDialect};
 
 const COUNTER: &str = "
 CREATE TEMP TABLE consumer_fault (writes INTEGER NOT NULL, fault INTEGER NOT NULL);
@@ -20,8 +20,10 @@ SELECT 'CREATE TEMP TRIGGER \"consumer_fault_' || kind.column1 || '_' || replace
   FROM main.sqlite_schema AS t CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE')) AS kind
  WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND t.sql NOT LIKE 'CREATE VIRTUAL%'";
 
-impl Faults for Sqlite {
-    async fn run_script(
+impl Backend for Sqlite {}
+
+impl TestDialect for Sqlite {
+    async fn run(
         connection: &mut SqliteConnection,
         sql: AssertSqlSafe<String>,
     ) -> Result<(), sqlx::Error> {

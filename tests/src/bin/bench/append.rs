@@ -2,8 +2,9 @@
 
 use consumer::{Backend, EventStore, ExpectedVersion, NewEvent};
 use consumer_tests::SqliteDatabase;
+use consumer_tests::measuring::{in_turns, rate, server, timed};
 
-use crate::measure::{Case, Target, in_turns, rate, server, timed};
+use crate::case::{Case, Target};
 use crate::plan::Plan;
 
 const POSTGRES: &str = "Postgres, append of 1,000 in one call";
@@ -54,15 +55,13 @@ async fn append<DB: Backend>(plan: &Plan, name: &'static str, store: EventStore<
         rate(EVENTS, time.await)
     };
     let (ours, other) = in_turns(plan.rounds, at_once, one_by_one).await;
-    let case = Case {
+    Case::compared(
         name,
-        unit: "events/s",
-        ours,
-        other: Some(("1,000 calls".into(), other)),
-        target: Target::AtLeast(10.0),
-    };
-    case.print();
-    case
+        "events/s",
+        (ours, other),
+        "1,000 calls",
+        Target::AtLeast(10.0),
+    )
 }
 
 fn events() -> Vec<NewEvent> {

@@ -1,14 +1,15 @@
-//! What it costs to find the handler of an event, over calling it directly.
+//! The cost of finding the handler of an event, compared with calling it directly.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use consumer::prelude::*;
 use consumer::{ErasedConsumer, EventRecord};
+use consumer_tests::measuring::in_turns;
 use futures_util::FutureExt as _;
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
-use crate::measure::{Case, Target, in_turns};
+use crate::case::{Case, Target};
 use crate::plan::Plan;
 
 const DISPATCH: &str = "dispatch to a handler of its event, over a call";
@@ -73,15 +74,12 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
         async || directly(*connection.borrow_mut(), &events, batches),
     )
     .await;
-    let case = Case {
-        name: DISPATCH,
-        unit: "ns an event",
-        ours: ours.minus(&direct),
-        other: None,
-        target: Target::AtMost(5.0),
-    };
-    case.print();
-    vec![case]
+    vec![Case::of(
+        DISPATCH,
+        "ns an event",
+        ours.minus(&direct),
+        Target::AtMost(5.0),
+    )]
 }
 
 /// Nanoseconds an event.

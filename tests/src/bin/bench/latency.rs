@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use consumer::prelude::*;
 use consumer::{Context, Worker};
+use consumer_tests::measuring::{Samples, server};
 use sqlx::Postgres;
 
-use crate::measure::{Case, Samples, Target, server};
+use crate::case::{Case, Target};
 use crate::plan::Plan;
 
 const BURSTS: &str = "commit to handler, bursts, median";
@@ -59,17 +60,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
         (PAIRS_LATE, pairs_late, 10.0),
     ]
     .into_iter()
-    .map(|(name, ours, at_most)| {
-        let case = Case {
-            name,
-            unit: "ms",
-            ours,
-            other: None,
-            target: Target::AtMost(at_most),
-        };
-        case.print();
-        case
-    })
+    .map(|(name, ours, at_most)| Case::of(name, "ms", ours, Target::AtMost(at_most)))
     .collect()
 }
 

@@ -4,29 +4,13 @@
 //! writes a table (`bench.md`) and a plot (`bench.svg`) into `--out DIR`, or the current directory.
 //! `--quick` is the short form for continuous integration: it runs every case once on little data
 //! and says nothing about speed. `--only WORD` runs the cases whose name contains the word.
-// Figures are rounded to be read, not computed with.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    clippy::format_push_string,
-    clippy::similar_names
-)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod append;
-mod arguments;
+mod case;
 mod consumers;
-mod data;
 mod dispatch;
 mod latency;
-mod measure;
+mod log;
 mod memory;
 mod plan;
 mod plot;
@@ -37,7 +21,7 @@ mod segments;
 mod sqlite;
 mod table;
 
-use self::measure::Case;
+use self::case::Case;
 use self::plan::{Child, Plan};
 
 fn main() {

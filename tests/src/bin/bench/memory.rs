@@ -3,11 +3,13 @@
 use std::process::Command;
 
 use consumer::{PgEventStore, Worker};
-use consumer_tests::PgDatabase;
+use consumer_tests::Database;
+use consumer_tests::measuring::{Samples, server};
+use sqlx::Postgres;
 
+use crate::case::{Case, Target};
 use crate::consumers::Nothing;
-use crate::data::fill_postgres;
-use crate::measure::{Case, Samples, Target, server};
+use crate::log::Log;
 use crate::plan::Plan;
 
 const SMALL: &str = "peak memory, 20 consumers, 1,000,000 events of 200 bytes";
@@ -24,11 +26,9 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[SMALL, LARGE, UNBOUNDED]) {
         return Vec::new();
     }
-    let server = server();
-    let (small, large) = (server.database().await, server.database().await);
-    let events = plan.scaled(1_000_000, 3_000);
-    fill_postgres(&small.store().await, events).await;
-    fill_large(&large.store().await, plan.scaled(20_000, 300)).await;
+    let small = Log::<Postgres>::new(plan.scaled(1_000_000, 3_000)).await.db;
+    let large = Database::on(server()).await;
+    large.execute(&fill_large(plan.scaled(20_000, 300))).await;
     let budget = Target::AtMost(BUDGET);
     vec![
         case(SMALL, &small, None, budget).await,
@@ -37,31 +37,26 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     ]
 }
 
-/// Events that no compression makes small on their way.
-async fn fill_large(store: &PgEventStore, events: usize) {
-    sqlx::query(
+/// Appends events that do not compress.
+fn fill_large(events: usize) -> String {
+    format!(
         "INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
          SELECT 'Large', 'large-' || n, 1, gen_random_uuid(), 'Grown',
                 (SELECT string_agg(decode(md5(n::text || m), 'hex'), '') FROM generate_series(1, 1250) AS m)
-           FROM generate_series(1, $1::bigint) AS n",
+           FROM generate_series(1, {events}) AS n"
     )
-    .bind(i64::try_from(events).unwrap())
-    .execute(store.pool())
-    .await
-    .unwrap();
 }
 
 async fn case(
     name: &'static str,
-    database: &PgDatabase,
+    db: &Database<Postgres>,
     cache: Option<u64>,
     target: Target,
 ) -> Case {
     // The case before it may have left its checkpoints.
-    let forget = sqlx::raw_sql("DELETE FROM consumer_progress");
-    forget.execute(&database.pool).await.unwrap();
+    db.execute("DELETE FROM consumer_progress").await;
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--catch-up", &database.url]);
+    child.args(["--catch-up", &db.url]);
     if let Some(cache) = cache {
         child.args(["--cache", &cache.to_string()]);
     }
@@ -71,15 +66,7 @@ async fn case(
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{errors}");
     let peak: f64 = text.trim().parse().expect("the child's peak in MiB");
-    let case = Case {
-        name,
-        unit: "MiB",
-        ours: Samples::of([peak]),
-        other: None,
-        target,
-    };
-    case.print();
-    case
+    Case::of(name, "MiB", Samples::of([peak]), target)
 }
 
 /// The child: catches up in the database and prints its peak in MiB.

@@ -1,22 +1,22 @@
-//! What to run, and how much of it.
+//! The cases to run, and the amount of data.
 
 use std::path::PathBuf;
 
-use crate::arguments::{Arguments, Only};
+use consumer_tests::measuring::{Arguments, Only};
 
-/// How much to measure.
+/// The arguments of the program.
 pub(crate) struct Plan {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) out: PathBuf,
     pub(crate) only: Only,
-    /// What this process, started by another one, is to do.
+    /// The task of this process if another one started it.
     pub(crate) child: Option<Child>,
-    /// How many bytes of the log the child is to keep, when it catches up.
+    /// The cache of a child that catches up, in bytes.
     pub(crate) cache: Option<u64>,
 }
 
-/// What a process does for the one that measures, in the database of that URL.
+/// The task of a child process, in the database with this URL.
 pub(crate) enum Child {
     CatchUp(String),
     Append(String),
@@ -32,7 +32,7 @@ impl Plan {
         let plan = Self {
             quick,
             rounds: arguments.value("--rounds").unwrap_or(rounds),
-            out: arguments.value("--out").unwrap_or_else(|| ".".into()),
+            out: arguments.out(),
             only: arguments.only(),
             child: catch_up.or(append),
             cache: arguments.value("--cache"),

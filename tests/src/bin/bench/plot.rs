@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::{Case, figure};
+use consumer_tests::measuring::figure;
+
+use crate::case::Case;
 use crate::plan::Plan;
 
 const WIDTH: f64 = 900.0;
@@ -32,7 +34,7 @@ fn draw(cases: &[&Case]) -> String {
         .filter_map(|case| case.ratio())
         .map(|ratio| ratio.max())
         .fold(1.2, f64::max);
-    // Logarithmic, so that twice as fast and half as fast are as far from «the same».
+    // Logarithmic, so that twice as fast and half as fast are as far from 1.
     let least = cases
         .iter()
         .filter_map(|case| case.ratio())
@@ -87,7 +89,7 @@ fn bar(svg: &mut String, scale: &Scale, case: &Case, top: f64) {
     );
 }
 
-/// Where a ratio stands in the picture.
+/// Maps ratios to the width of the plot.
 struct Scale {
     least: f64,
     most: f64,

@@ -1,14 +1,15 @@
-//! How many statements a batch and an idle worker cost, as the server counts them.
+//! The statements of a batch and of an idle worker, as the server counts them.
 
 use std::time::Duration;
 
 use consumer::Worker;
-use sqlx::PgPool;
+use consumer_tests::measuring::Samples;
+use sqlx::{PgPool, Postgres};
 
+use crate::case::{Case, Target};
 use crate::consumers::Nothing;
-use crate::measure::{Case, Samples, Target, server};
+use crate::log::Log;
 use crate::plan::Plan;
-use crate::postgres::Bench;
 
 const BATCH: &str = "statements a batch of 500, no-op handler";
 const LARGE: &str = "statements a batch of 1,000, no-op handler";
@@ -19,14 +20,14 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[BATCH, LARGE, WORKER, CONSUMER]) {
         return Vec::new();
     }
-    let bench = Bench::new(server(), plan.scaled(200_000, 3_000)).await;
-    let Some(counter) = Counter::new(&bench).await else {
+    let log = Log::<Postgres>::new(plan.scaled(200_000, 3_000)).await;
+    let Some(counter) = Counter::new(&log).await else {
         panic!("the server does not count its statements: it has no `pg_stat_statements`");
     };
-    let usual = a_batch(&bench, &counter, 500).await;
-    let large = a_batch(&bench, &counter, 1_000).await;
-    let one = idle(plan, &bench, &counter, 1).await;
-    let fifty = idle(plan, &bench, &counter, 50).await;
+    let usual = a_batch(&log, &counter, 500).await;
+    let large = a_batch(&log, &counter, 1_000).await;
+    let one = idle(plan, &log, &counter, 1).await;
+    let fifty = idle(plan, &log, &counter, 50).await;
     [
         (BATCH, "statements", usual, Target::AtMost(5.0)),
         (LARGE, "statements", large, Target::AtMost(5.0)),
@@ -39,37 +40,26 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
         ),
     ]
     .into_iter()
-    .map(|(name, unit, value, target)| {
-        let case = Case {
-            name,
-            unit,
-            ours: Samples::of([value]),
-            other: None,
-            target,
-        };
-        case.print();
-        case
-    })
+    .map(|(name, unit, value, target)| Case::of(name, unit, Samples::of([value]), target))
     .collect()
 }
 
 /// The statements a batch of catching up in batches of that size: all that the worker sends, also
 /// what it reads, its start and its end.
-async fn a_batch(bench: &Bench, counter: &Counter, size: u32) -> f64 {
+async fn a_batch(log: &Log<Postgres>, counter: &Counter, size: u32) -> f64 {
     counter.forget().await;
-    bench
-        .worker(|worker| {
-            worker
-                .consumer(Nothing::named("counted"))
-                .configure_all(move |settings| settings.batch_size(size))
-        })
-        .await;
-    counter.statements().await / (bench.events as f64 / f64::from(size)).ceil()
+    log.worker(|worker| {
+        worker
+            .consumer(Nothing::named("counted"))
+            .configure_all(move |settings| settings.batch_size(size))
+    })
+    .await;
+    counter.statements().await / (log.events as f64 / f64::from(size)).ceil()
 }
 
 /// The statements a second of a worker that has nothing to do.
-async fn idle(plan: &Plan, bench: &Bench, counter: &Counter, consumers: usize) -> f64 {
-    let mut builder = Worker::builder(bench.store.clone());
+async fn idle(plan: &Plan, log: &Log<Postgres>, counter: &Counter, consumers: usize) -> f64 {
+    let mut builder = Worker::builder(log.db.store.clone());
     for number in 0..consumers {
         builder = builder.consumer(Nothing::named(format!("idle.{number}")));
     }
@@ -77,7 +67,7 @@ async fn idle(plan: &Plan, bench: &Bench, counter: &Counter, consumers: usize) -
     let handle = worker.handle();
     let running = tokio::spawn(worker.run(std::future::pending()));
     handle.caught_up().await.unwrap();
-    // The pauses between looks at the log have grown to their full length.
+    // By then the pauses between polls have their full length.
     tokio::time::sleep(Duration::from_secs(1)).await;
     counter.forget().await;
     let watched = plan.scaled(10, 1);
@@ -94,10 +84,10 @@ struct Counter(PgPool);
 
 impl Counter {
     /// `None` where the server does not count.
-    async fn new(bench: &Bench) -> Option<Self> {
+    async fn new(log: &Log<Postgres>) -> Option<Self> {
         const LOADED: &str =
             "SELECT current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'";
-        let pool = PgPool::connect(&bench.database.url).await.unwrap();
+        let pool = PgPool::connect(&log.db.url).await.unwrap();
         let is_loaded: bool = sqlx::query_scalar(LOADED).fetch_one(&pool).await.unwrap();
         if !is_loaded {
             return None;

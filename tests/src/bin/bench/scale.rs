@@ -4,11 +4,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use consumer::{ExpectedVersion, NewEvent, PgEventStore, Worker};
+use consumer_tests::measuring::{Samples, in_turns};
+use sqlx::Postgres;
 
+use crate::case::{Case, Target};
 use crate::consumers::Nothing;
-use crate::measure::{Case, Target, in_turns, server};
+use crate::log::Log;
 use crate::plan::Plan;
-use crate::postgres::Bench;
 
 const FIFTY: &str = "50 no-op consumers beside one";
 const IDLE: &str = "500 idle scopes beside 50, following the log";
@@ -19,17 +21,16 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[FIFTY, IDLE, IDLE_CPU, RARE]) {
         return Vec::new();
     }
-    let server = server();
-    let bench = Bench::new(server, plan.scaled(100_000, 3_000)).await;
+    let log = Log::<Postgres>::new(plan.scaled(100_000, 3_000)).await;
     let mut cases = Vec::new();
     if plan.only.wants(FIFTY) {
-        cases.push(fifty(plan, &bench).await);
+        cases.push(fifty(plan, &log).await);
     }
     if plan.only.wants(RARE) {
-        cases.push(rare(plan, &bench).await);
+        cases.push(rare(plan, &log).await);
     }
     if plan.wants_any(&[IDLE, IDLE_CPU]) {
-        cases.extend(idle(plan, &bench).await);
+        cases.extend(idle(plan, &log).await);
     }
     cases
 }
@@ -38,79 +39,71 @@ fn case(
     name: &'static str,
     unit: &'static str,
     at_most: f64,
-    (ours, other): (crate::measure::Samples, crate::measure::Samples),
+    (ours, other): (Samples, Samples),
     beside: &str,
 ) -> Case {
-    let case = Case {
-        name,
-        unit,
-        ours,
-        other: Some((beside.to_owned(), other)),
-        target: Target::AtMost(at_most),
-    };
-    case.print();
-    case
+    Case::compared(name, unit, (ours, other), beside, Target::AtMost(at_most))
 }
 
-async fn seconds(bench: &Bench, names: usize, scope: &'static [&'static str]) -> f64 {
-    let rate = bench.worker(|mut worker| {
+async fn seconds(log: &Log<Postgres>, names: usize, scope: &'static [&'static str]) -> f64 {
+    let rate = log.worker(|mut worker| {
         for number in 0..names {
             worker = worker.scoped_consumer(Nothing::scoped(format!("nothing.{number}"), scope));
         }
         worker
     });
-    bench.events as f64 / rate.await
+    log.events as f64 / rate.await
 }
 
-async fn fifty(plan: &Plan, bench: &Bench) -> Case {
+async fn fifty(plan: &Plan, log: &Log<Postgres>) -> Case {
     let times = in_turns(
         plan.rounds,
-        async || seconds(bench, 50, &[]).await,
-        async || seconds(bench, 1, &[]).await,
+        async || seconds(log, 50, &[]).await,
+        async || seconds(log, 1, &[]).await,
     );
     case(FIFTY, "s", 3.0, times.await, "one")
 }
 
-async fn rare(plan: &Plan, bench: &Bench) -> Case {
+async fn rare(plan: &Plan, log: &Log<Postgres>) -> Case {
     let times = in_turns(
         plan.rounds,
-        async || seconds(bench, 1, &["Rare"]).await,
-        async || seconds(bench, 1, &[]).await,
+        async || seconds(log, 1, &["Rare"]).await,
+        async || seconds(log, 1, &[]).await,
     );
     case(RARE, "s", 0.2, times.await, "full scope")
 }
 
 /// Follows events that no scope matches: the time from the first append until all know that there
 /// is nothing for them, and the processor time of this process meanwhile.
-async fn idle(plan: &Plan, bench: &Bench) -> Vec<Case> {
+async fn idle(plan: &Plan, log: &Log<Postgres>) -> Vec<Case> {
     let mut processor = [Vec::new(), Vec::new()];
     let (many, few) = {
         let [of_many, of_few] = &mut processor;
         in_turns(
             plan.rounds.min(5),
             async || {
-                let (time, cpu) = follow(bench, 500, plan).await;
+                let (time, cpu) = follow(log, 500, plan).await;
                 of_many.push(cpu);
                 time
             },
             async || {
-                let (time, cpu) = follow(bench, 50, plan).await;
+                let (time, cpu) = follow(log, 50, plan).await;
                 of_few.push(cpu);
                 time
             },
         )
         .await
     };
-    let [of_many, of_few] = processor.map(crate::measure::Samples::of);
+    let [of_many, of_few] = processor.map(Samples::of);
     vec![
         case(IDLE, "s", 1.1, (many, few), "50"),
         case(IDLE_CPU, "s", 1.1, (of_many, of_few), "50"),
     ]
 }
 
-async fn follow(bench: &Bench, consumers: usize, plan: &Plan) -> (f64, f64) {
-    crate::data::reset_postgres(&bench.store).await;
-    let mut builder = Worker::builder(bench.store.clone());
+async fn follow(log: &Log<Postgres>, consumers: usize, plan: &Plan) -> (f64, f64) {
+    log.reset().await;
+    let mut builder = Worker::builder(log.db.store.clone());
     for number in 0..consumers {
         let name = format!("nothing.{number}");
         builder = builder.scoped_consumer(Nothing::scoped(name, &["Nobody"]));
@@ -120,7 +113,7 @@ async fn follow(bench: &Bench, consumers: usize, plan: &Plan) -> (f64, f64) {
     let running = tokio::spawn(worker.run(std::future::pending()));
     handle.caught_up().await.unwrap();
     let (start, cpu) = (Instant::now(), processor_time());
-    let last = append_elsewhere(bench.database.url.clone(), plan.quick).await;
+    let last = append_elsewhere(log.db.url.clone(), plan.quick).await;
     handle.caught_up_to(last).await.unwrap();
     let spent = (start.elapsed().as_secs_f64(), processor_time() - cpu);
     handle.shut_down();

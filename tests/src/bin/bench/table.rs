@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::{Case, Target, spread};
+use consumer_tests::measuring::spread;
+
+use crate::case::{Case, Target};
 use crate::plan::Plan;
 
 pub(crate) fn write(plan: &Plan, cases: &[Case]) {

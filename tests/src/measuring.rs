@@ -1,0 +1,182 @@
+//! Shared by the benchmark programs: their arguments, samples taken in turns, and the server.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::TestPostgres;
+
+/// The arguments of a program, of which it takes one after the other.
+pub struct Arguments(Vec<String>);
+
+impl Arguments {
+    pub fn given() -> Self {
+        Self(std::env::args().skip(1).collect())
+    }
+
+    pub fn flag(&mut self, name: &str) -> bool {
+        let before = self.0.len();
+        self.0.retain(|argument| argument != name);
+        self.0.len() < before
+    }
+
+    pub fn value<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+        let at = self.0.iter().position(|argument| argument == name)?;
+        self.0.remove(at);
+        assert!(at < self.0.len(), "`{name}` needs a value");
+        let value = self.0.remove(at).parse();
+        Some(value.unwrap_or_else(|error| panic!("`{name}`: {error}")))
+    }
+
+    pub fn only(&mut self) -> Only {
+        Only(std::iter::from_fn(|| self.value("--only")).collect())
+    }
+
+    /// The directory for the results, created before anything is measured; the current one by default.
+    pub fn out(&mut self) -> PathBuf {
+        let out: PathBuf = self.value("--out").unwrap_or_else(|| ".".into());
+        let created = std::fs::create_dir_all(&out);
+        created.unwrap_or_else(|error| panic!("cannot create `{}`: {error}", out.display()));
+        out
+    }
+
+    /// Refuses what is left, and names what there is.
+    pub fn end(self, known: &str) {
+        if let Some(other) = self.0.first() {
+            panic!("unknown or repeated argument `{other}`; there are {known}");
+        }
+    }
+}
+
+/// Words of which a name must contain one; every name passes when there are none.
+pub struct Only(Vec<String>);
+
+impl Only {
+    pub fn wants(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|word| name.contains(&**word))
+    }
+}
+
+/// Values of one quantity, in the order in which they were measured.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        Self(values.into_iter().collect())
+    }
+
+    pub fn min(&self) -> f64 {
+        self.sorted().first().copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn max(&self) -> f64 {
+        self.sorted().last().copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    pub fn quantile(&self, share: f64) -> f64 {
+        let sorted = self.sorted();
+        if sorted.is_empty() {
+            return f64::NAN;
+        }
+        let at = share * (sorted.len() - 1) as f64;
+        let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+        low + (high - low) * at.fract()
+    }
+
+    /// Each value divided by the one of the same round.
+    pub fn by(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().zip(&other.0).map(|(one, other)| one / other))
+    }
+
+    /// Each value minus the one of the same round.
+    pub fn minus(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().zip(&other.0).map(|(one, other)| one - other))
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+}
+
+/// A number for people.
+pub fn figure(value: f64) -> String {
+    if value.is_nan() {
+        return "–".into();
+    }
+    // The noise of a subtraction can leave it just below zero.
+    let value = if value.abs() < 0.005 { 0.0 } else { value };
+    if value.abs() < 100.0 {
+        return format!("{value:.2}");
+    }
+    let digits = format!("{value:.0}");
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Minimum, median and maximum in a cell of Markdown.
+pub fn spread(samples: &Samples) -> String {
+    format!(
+        "{} … **{}** … {}",
+        figure(samples.min()),
+        figure(samples.median()),
+        figure(samples.max())
+    )
+}
+
+/// The time that something takes.
+pub async fn timed(work: impl Future<Output = ()>) -> Duration {
+    let start = Instant::now();
+    work.await;
+    start.elapsed()
+}
+
+/// Measures two things in turns, changing which comes first, so that other load on the machine
+/// affects both.
+pub async fn in_turns(
+    rounds: usize,
+    mut ours: impl AsyncFnMut() -> f64,
+    mut other: impl AsyncFnMut() -> f64,
+) -> (Samples, Samples) {
+    let (mut of_ours, mut of_other) = (Samples::default(), Samples::default());
+    for round in 0..rounds {
+        if round % 2 == 0 {
+            of_ours.push(ours().await);
+            of_other.push(other().await);
+        } else {
+            of_other.push(other().await);
+            of_ours.push(ours().await);
+        }
+    }
+    (of_ours, of_other)
+}
+
+/// The rate per second.
+pub fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
+
+/// A durable server with the default settings, shared by everything that a program measures.
+pub fn server() -> &'static TestPostgres {
+    static SERVER: OnceLock<TestPostgres> = OnceLock::new();
+    SERVER.get_or_init(|| TestPostgres::builder().setting("fsync", "on").start())
+}

@@ -1,0 +1,302 @@
+//! The modules of the library depend on each other in one direction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use consumer_tests::Imports;
+
+/// `a ← b` reads: `b` may use `a`, and everything that `a` may use. Lowest layers first; `worker` is
+/// the rest of the worker, which each of its parts may use too.
+const ARCHITECTURE: [&str; 4] = [
+    "contract ← registry",
+    "contract ← backend ← store",
+    "registry, store ← worker/log, worker/progress, worker/connections ← worker/poller",
+    "worker/poller ← worker/lane ← worker/run ← worker ← admin ← cli, dashboard",
+];
+
+/// The layers that each layer may use.
+fn architecture() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let mut layers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for line in ARCHITECTURE {
+        let groups: Vec<Vec<&str>> = line
+            .split(" ← ")
+            .map(|group| group.split(", ").collect())
+            .collect();
+        for pair in groups.windows(2) {
+            for used in &pair[0] {
+                let below = layers.entry(*used).or_default().clone();
+                for user in &pair[1] {
+                    let layer = layers.entry(*user).or_default();
+                    layer.extend(below.iter().copied().chain([*used]));
+                }
+            }
+        }
+    }
+    layers
+}
+
+/// The layer of a file, unless the architecture does not speak of it.
+fn layer<'a>(layers: &BTreeMap<&'a str, BTreeSet<&'a str>>, file: &str) -> Option<&'a str> {
+    let module = file.trim_end_matches(".rs");
+    let contains = |layer: &&&str| {
+        let below = module.strip_prefix(**layer);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    let known = layers.keys().filter(contains);
+    known.max_by_key(|layer| layer.len()).copied()
+}
+
+/// The files that a file uses, and those that they use in turn where `through` says so.
+fn reach<'a>(
+    imports: &'a Imports,
+    file: &str,
+    through: impl Fn(&str) -> bool,
+) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![file];
+    while let Some(file) = open.pop() {
+        for import in &imports.files[file] {
+            if reached.insert(import.as_str()) && through(import) {
+                open.push(import);
+            }
+        }
+    }
+    reached
+}
+
+/// Each use of a layer that is not below, directly or through the rest of the worker.
+fn reversed(imports: &Imports) -> Vec<String> {
+    let layers = architecture();
+    let mut reversed = Vec::new();
+    for file in imports.files.keys() {
+        let Some(own) = layer(&layers, file) else {
+            continue;
+        };
+        for import in reach(imports, file, |file| layer(&layers, file) == Some("worker")) {
+            let Some(other) = layer(&layers, import) else {
+                continue;
+            };
+            let within = other == own || other == "worker" && own.starts_with("worker");
+            if !within && !layers[own].contains(other) {
+                reversed.push(format!("{file} uses {import}"));
+            }
+        }
+    }
+    reversed
+}
+
+/// The groups of files that use each other in a circle.
+fn cycles(imports: &Imports) -> BTreeSet<Vec<&str>> {
+    let reached: BTreeMap<&str, BTreeSet<&str>> = imports
+        .files
+        .keys()
+        .map(|file| (file.as_str(), reach(imports, file, |_| true)))
+        .collect();
+    let cycle_of = |file: &&str| {
+        let of_file = reached[file].iter().copied();
+        of_file
+            .filter(|other| reached[other].contains(file))
+            .collect()
+    };
+    let cycles = reached.keys().map(cycle_of);
+    cycles
+        .filter(|cycle: &Vec<&str>| !cycle.is_empty())
+        .collect()
+}
+
+/// Everything that breaks a rule.
+fn violations(imports: &Imports) -> Vec<String> {
+    let cycles = cycles(imports).into_iter();
+    let cycles = cycles.map(|files| format!("{} use each other", files.join(", ")));
+    let from_root = imports.from_root.iter();
+    let from_root = from_root.map(|import| format!("{import} is imported from lib.rs"));
+    reversed(imports)
+        .into_iter()
+        .chain(cycles)
+        .chain(from_root)
+        .collect()
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../consumer/src")
+}
+
+/// A small library that keeps the rules.
+const SOUND: [(&str, &str); 7] = [
+    (
+        "lib.rs",
+        "mod contract; mod store; mod worker; mod admin;
+         pub use self::contract::Event;",
+    ),
+    ("contract/mod.rs", "mod event; pub use self::event::Event;"),
+    ("contract/event.rs", "pub struct Event;"),
+    (
+        "store.rs",
+        "use crate::contract::Event; pub struct Store(Event);",
+    ),
+    (
+        "worker/mod.rs",
+        "mod error; mod log; mod lane; mod run; pub use self::run::run;",
+    ),
+    ("worker/error.rs", "pub enum Error {}"),
+    (
+        "worker/log.rs",
+        "use super::error::Error; pub fn read() -> Result<crate::store::Store, Error> { todo!() }",
+    ),
+];
+
+/// The small library with other files beside its own.
+fn library(files: &[(&'static str, &'static str)]) -> Imports {
+    Imports::of_files(SOUND.into_iter().chain(files.iter().copied()))
+}
+
+#[test]
+fn a_library_that_keeps_the_rules_passes() {
+    let imports = library(&[
+        ("worker/lane.rs", "use crate::worker::log::read;"),
+        ("worker/run.rs", "use super::lane; pub fn run() {}"),
+        ("admin.rs", "use crate::worker::run;"),
+    ]);
+    assert_eq!(violations(&imports), [""; 0]);
+}
+
+#[test]
+fn an_arrow_that_is_reversed_is_found() {
+    let imports = library(&[
+        ("worker/progress.rs", "use crate::worker::poller::Poller;"),
+        ("worker/poller.rs", "pub struct Poller;"),
+    ]);
+    assert_eq!(
+        violations(&imports),
+        ["worker/progress.rs uses worker/poller.rs"]
+    );
+    let imports = library(&[("contract/settings.rs", "fn f() { crate::store::open() }")]);
+    assert_eq!(violations(&imports), ["contract/settings.rs uses store.rs"]);
+    let imports = library(&[
+        ("worker/options.rs", "use crate::{admin as operators};"),
+        ("admin.rs", ""),
+    ]);
+    assert_eq!(violations(&imports), ["worker/options.rs uses admin.rs"]);
+}
+
+#[test]
+fn layers_beside_each_other_do_not_use_each_other() {
+    let imports = library(&[(
+        "worker/connections.rs",
+        "use super::{error, log::{self, read}};",
+    )]);
+    assert_eq!(
+        violations(&imports),
+        ["worker/connections.rs uses worker/log.rs"]
+    );
+}
+
+#[test]
+fn an_arrow_reversed_through_another_file_is_found() {
+    let imports = library(&[
+        ("worker/progress.rs", "use super::options::Options;"),
+        ("worker/options.rs", "use super::lane::Lane;"),
+        ("worker/lane.rs", "pub struct Lane;"),
+    ]);
+    assert_eq!(
+        violations(&imports),
+        ["worker/progress.rs uses worker/lane.rs"]
+    );
+    let imports = library(&[
+        ("backend.rs", "use crate::worker::run;"),
+        ("worker/run.rs", "pub fn run() {}"),
+    ]);
+    assert_eq!(violations(&imports), ["backend.rs uses worker/run.rs"]);
+}
+
+#[test]
+fn an_arrow_reversed_inside_a_macro_is_found() {
+    let imports = library(&[(
+        "contract/settings.rs",
+        "fn f() { println!(\"{}\", crate::store::open()) }",
+    )]);
+    assert_eq!(violations(&imports), ["contract/settings.rs uses store.rs"]);
+}
+
+#[test]
+fn a_cycle_between_files_is_found() {
+    let imports = library(&[
+        ("cli/mod.rs", "mod rebuild; mod commands;"),
+        (
+            "cli/commands.rs",
+            "use super::rebuild::rebuild; pub fn all() {}",
+        ),
+        (
+            "cli/rebuild.rs",
+            "use crate::cli::commands::all; pub fn rebuild() {}",
+        ),
+    ]);
+    let expected = "cli/commands.rs, cli/rebuild.rs use each other";
+    assert_eq!(violations(&imports), [expected]);
+}
+
+#[test]
+fn a_cycle_of_a_module_and_its_child_is_found() {
+    let imports = library(&[
+        (
+            "cli/mod.rs",
+            "mod tables; use self::tables::print; pub struct Width;",
+        ),
+        ("cli/tables.rs", "use super::Width; pub fn print() {}"),
+    ]);
+    let expected = "cli/mod.rs, cli/tables.rs use each other";
+    assert_eq!(violations(&imports), [expected]);
+}
+
+#[test]
+fn an_import_from_the_root_is_found() {
+    let imports = library(&[("registry.rs", "use crate::Event;")]);
+    let expected = "registry.rs: crate::Event is imported from lib.rs";
+    assert_eq!(violations(&imports), [expected]);
+}
+
+#[test]
+fn a_path_that_a_macro_writes_for_its_caller_is_no_import() {
+    let exported = "macro_rules! all { () => { $crate::Event::all($crate::store::open()) }; }";
+    let imports = library(&[("contract/settings.rs", exported)]);
+    assert_eq!(violations(&imports), [""; 0]);
+}
+
+#[test]
+fn a_module_of_tests_may_import_anything() {
+    let tests = "#[cfg(test)] mod tests { use crate::{Event, admin::Admin}; }";
+    let imports = library(&[("registry.rs", tests), ("admin.rs", "pub struct Admin;")]);
+    assert_eq!(violations(&imports), [""; 0]);
+}
+
+/// The paths in backticks that end in `.rs`.
+fn files_named_in(guide: &str) -> Vec<&str> {
+    let quoted = guide.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|word| Path::new(word).extension().is_some_and(|it| it == "rs"))
+        .collect()
+}
+
+#[test]
+fn files_are_found_in_a_guide() {
+    let guide = "`run` is in `worker/run.rs`, not in worker/end.rs; `a b`.\n```text\n`\n```\n";
+    assert_eq!(files_named_in(guide), ["worker/run.rs"]);
+}
+
+#[test]
+fn the_files_that_the_architecture_guide_names_exist() {
+    let guide = std::fs::read_to_string(source().join("guide/architecture.md")).unwrap();
+    let named = files_named_in(&guide);
+    assert!(!named.is_empty(), "the guide names no file");
+    let missing: Vec<&str> = named
+        .into_iter()
+        .filter(|file| !source().join(file).is_file())
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn the_library_keeps_the_rules() {
+    let violations = violations(&Imports::of_crate(&source()));
+    assert!(violations.is_empty(), "{violations:#?}");
+}
