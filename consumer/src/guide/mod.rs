@@ -8,9 +8,15 @@
 //! | [`failing`] | decide what happens after an error |
 //! | [`rebuilding`] | change a read model |
 //! | [`scaling`] | run more processes, or handle more events a second |
-//! | [`testing`] | test a consumer, or the whole program |
+#![cfg_attr(
+    feature = "testing",
+    doc = "| [`testing`] | test a consumer, or the whole program |"
+)]
 //! | [`from_polling`] | replace a polling loop and its checkpoint table |
-//! | [`from_eventsalsa`] | move from the Go worker to this one, on the same tables |
+#![cfg_attr(
+    feature = "postgres",
+    doc = "| [`from_eventsalsa`] | move from the Go worker to this one, on the same tables |"
+)]
 //! | [`comparison`] | choose between this library and others |
 //! | [`frontier`] | understand why nothing is lost, and what that depends on |
 //! | [`architecture`] | find your way in the code |
@@ -27,10 +33,12 @@ pub mod failing {}
 pub mod rebuilding {}
 #[doc = include_str!("scaling.md")]
 pub mod scaling {}
+#[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}
 #[doc = include_str!("from_polling.md")]
 pub mod from_polling {}
+#[cfg(feature = "postgres")]
 #[doc = include_str!("from_eventsalsa.md")]
 pub mod from_eventsalsa {}
 #[doc = include_str!("comparison.md")]
