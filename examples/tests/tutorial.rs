@@ -8,9 +8,13 @@
     missing_docs
 )]
 
+mod process;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use self::process::Process;
 
 /// The program after each step.
 const PROGRAMS: [&str; 4] = [
@@ -94,30 +98,12 @@ fn the_code_of_the_tutorial_is_that_of_its_programs() {
     assert_eq!(unread, [] as [&str; 0], "the guide shows nothing of these");
 }
 
-/// A worker that runs beside the commands that follow, until the end of the step.
-struct Running(Child);
-
-impl Running {
-    fn end(mut self) {
-        let id = self.0.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-        assert!(asked.success());
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A reader of the tutorial who types its commands.
 struct Reader {
     directory: tempfile::TempDir,
     step: usize,
-    worker: Option<Running>,
+    /// Runs until the end of the step.
+    worker: Option<Process>,
     /// The last command, and what it printed.
     last: (Vec<String>, String),
 }
@@ -134,7 +120,7 @@ impl Reader {
 
     fn begin(&mut self, step: usize) {
         if step != self.step {
-            self.worker.take().into_iter().for_each(Running::end);
+            self.worker.take().into_iter().for_each(Process::terminate);
             self.step = step;
         }
     }
@@ -164,8 +150,8 @@ impl Reader {
             .map(str::to_owned)
             .collect();
         if arguments == ["consumers", "run"] {
-            let worker = self.command(&arguments).stdout(Stdio::null()).spawn();
-            self.worker = Some(Running(worker.unwrap()));
+            let mut command = self.command(&arguments);
+            self.worker = Some(Process::start(command.stdout(Stdio::null())));
         } else {
             let printed = self.run(&arguments);
             self.last = (arguments, printed);
