@@ -49,9 +49,9 @@ async fn a_handlers_span_links_to_the_trace_of_its_event() {
     app::register(&store, "ada").await.unwrap();
     // One event of another program contains only its trace, and another one not even that.
     let foreign = "0af7651916cd43dd8448eb211c80319c";
-    let told = NewEvent::new("User", "bob", "UserRegistered", "{}").trace_id(foreign);
-    let untold = NewEvent::new("User", "eve", "UserRegistered", "{}").trace_id("request 7");
-    for event in [told, untold] {
+    let traced = NewEvent::new("User", "bob", "UserRegistered", "{}").trace_id(foreign);
+    let untraced = NewEvent::new("User", "eve", "UserRegistered", "{}").trace_id("request 7");
+    for event in [traced, untraced] {
         store
             .append(ExpectedVersion::NoStream, &[event])
             .await

@@ -1,5 +1,5 @@
-//! Follows the tutorial guide from its first line to its last: its code must be that of the programs,
-//! and its commands must print what it says.
+//! Follows the tutorial guide from the first line to the last: its code must be that of the programs, and
+//! its commands must print the output that it shows.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,7 +53,7 @@ fn guide() -> Vec<Block> {
     blocks
 }
 
-/// Every file of the programs, with its name.
+/// The files of the programs, by name.
 fn sources() -> Vec<(String, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/tutorial");
     std::fs::read_dir(directory)
@@ -93,12 +93,15 @@ fn the_code_of_the_tutorial_is_that_of_its_programs() {
     let (_, unread): (Vec<_>, Vec<_>) = sources
         .iter()
         .partition(|(_, source)| code.iter().any(|block| source.contains(&block.text)));
-    // The last step shows what it changes, not the file around it again.
     let unread: Vec<&str> = unread.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(unread, [] as [&str; 0], "the guide shows nothing of these");
+    assert_eq!(
+        unread,
+        [] as [&str; 0],
+        "files of which the guide shows nothing"
+    );
 }
 
-/// A reader of the tutorial who types its commands.
+/// Types the commands of the tutorial.
 struct Reader {
     directory: tempfile::TempDir,
     step: usize,
@@ -136,7 +139,7 @@ impl Reader {
 
     fn type_in(&mut self, line: &str) {
         let Some(arguments) = line.strip_prefix("cargo run") else {
-            // Those that make the crate, and its unit tests, which are the tests of `tutorial_2`.
+            // These create the crate, or run its unit tests, which are those of `tutorial_2`.
             assert!(
                 ["cargo new", "cd ", "cargo test"]
                     .iter()
@@ -173,8 +176,8 @@ impl Reader {
         }
     }
 
-    /// Compares what the last command printed; beside a worker it is typed again until the worker has
-    /// come so far.
+    /// Compares the output of the last command. While a worker runs, the command is repeated until the
+    /// worker has caught up.
     fn reads(&self, wanted: &str) {
         let (arguments, mut printed) = self.last.clone();
         let begun = Instant::now();
