@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{Sqlite, SqliteConnection};
 
-use crate::contract::{Consumer, Context, HandlerError, OnError, PersistedEvent, Settings};
-use crate::store::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+use crate::backend::StoreError;
+use crate::contract::{
+    Consumer, Context, ExpectedVersion, HandlerError, NewEvent, OnError, PersistedEvent, Settings,
+};
+use crate::store::SqliteEventStore;
 
 /// Runs an example on an empty store in memory.
 ///

@@ -63,6 +63,13 @@ pub mod __doc;
 pub mod __private;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub mod admin;
+#[cfg(feature = "store")]
+// Each database, and the worker, use a part of it.
+#[cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "worker")),
+    allow(dead_code)
+)]
+mod backend;
 #[cfg(all(feature = "cli", any(feature = "sqlite", feature = "postgres")))]
 pub mod cli;
 mod contract;
@@ -91,29 +98,30 @@ pub use consumer_derive::Event;
 pub use consumer_derive::consumer;
 pub use sqlx;
 
+#[cfg(feature = "store")]
+pub use crate::backend::{Backend, Column, ReadRange, Schema, StoreError};
+#[cfg(feature = "worker")]
+pub use crate::backend::{Blocker, LogProblem, aggregate_slice};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
-    ErasedConsumer, Event, EventRecord, Handler, HandlerError, Metadata, OnError, PersistedEvent,
-    ScopedConsumer, Settings, StartFrom, columns,
+    ErasedConsumer, Event, EventRecord, ExpectedVersion, Handler, HandlerError, Metadata, NewEvent,
+    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
     Registered, Registry, RegistryError, Selection, Site, check_name,
 };
+#[cfg(feature = "store")]
+pub use crate::store::EventStore;
 #[cfg(feature = "postgres")]
 pub use crate::store::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::store::SqliteEventStore;
-#[cfg(feature = "store")]
-pub use crate::store::{
-    Backend, Column, EventStore, ExpectedVersion, NewEvent, ReadRange, Schema, StoreError,
-    TypedEvent,
-};
 #[cfg(feature = "worker")]
 pub use crate::worker::{
-    Blocker, BuildError, ConsumerReport, FrontierWait, Health, HealthProblem, LaneState,
-    LogProblem, NameTaken, Report, WaitError, Worker, WorkerBackend, WorkerBuilder, WorkerError,
-    WorkerHandle, aggregate_slice, merge_segments, shutdown_signal,
+    BuildError, ConsumerReport, ConsumerState, FrontierWait, Health, HealthProblem, NameTaken,
+    Report, WaitError, Worker, WorkerBuilder, WorkerError, WorkerHandle, merge_segments,
+    shutdown_signal,
 };
 
 /// The examples of the README, which are tests too.

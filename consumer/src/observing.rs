@@ -42,10 +42,10 @@
 //! guide [`running`](crate::guide::running) lists which situation affects which probe.
 //!
 //! ```
-//! use consumer::{WorkerBackend, WorkerHandle};
+//! use consumer::{Backend, WorkerHandle};
 //!
 //! /// Status and text of `/livez`; `/readyz` asks `is_ready` instead.
-//! fn livez<DB: WorkerBackend>(worker: &WorkerHandle<DB>) -> (u16, String) {
+//! fn livez<DB: Backend>(worker: &WorkerHandle<DB>) -> (u16, String) {
 //!     let health = worker.health();
 //!     let status = if health.is_live() { 200 } else { 503 };
 //!     (status, health.to_string())

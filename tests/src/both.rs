@@ -2,13 +2,13 @@
 
 use std::future::Future;
 
-use consumer::{EventStore, PersistedEvent, WorkerBackend};
+use consumer::{Backend, EventStore, PersistedEvent};
 use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
 
 use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 
 /// A database that a test can have afresh.
-pub trait TestBackend: WorkerBackend {
+pub trait TestBackend: Backend {
     /// What must live as long as the test.
     type Keeper: Send + Sync;
 

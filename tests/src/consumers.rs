@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::{
-    BatchError, Consumer, Context, ExpectedVersion, HandlerError, NewEvent, PersistedEvent, Report,
-    ScopedConsumer, Settings, Worker, WorkerBackend, WorkerBuilder, WorkerError, WorkerHandle,
+    Backend, BatchError, Consumer, Context, ExpectedVersion, HandlerError, NewEvent,
+    PersistedEvent, Report, ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError,
+    WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
@@ -204,12 +205,12 @@ pub fn impatient() -> Settings {
 }
 
 /// A worker that runs beside the test, and ends with it.
-pub struct Running<DB: WorkerBackend> {
+pub struct Running<DB: Backend> {
     handle: WorkerHandle<DB>,
     task: JoinHandle<Result<Report, WorkerError>>,
 }
 
-impl<DB: WorkerBackend> Running<DB> {
+impl<DB: Backend> Running<DB> {
     /// Starts it.
     ///
     /// # Panics
@@ -251,7 +252,7 @@ impl<DB: WorkerBackend> Running<DB> {
     }
 }
 
-impl<DB: WorkerBackend> Deref for Running<DB> {
+impl<DB: Backend> Deref for Running<DB> {
     type Target = WorkerHandle<DB>;
 
     fn deref(&self) -> &WorkerHandle<DB> {
@@ -288,7 +289,7 @@ impl<DB: TestBackend> Database<DB> {
     pub fn worker(&self) -> WorkerBuilder<DB> {
         Worker::builder(self.store.clone())
             .poll_interval(Duration::from_millis(10))
-            .survey_interval(Duration::from_millis(20))
+            .snapshot_interval(Duration::from_millis(20))
     }
 
     /// Runs one consumer over what is in the log now.
@@ -417,7 +418,7 @@ impl<DB: TestBackend> Database<DB> {
 ///
 /// # Panics
 /// When it cannot be built or cannot run.
-pub async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> Report {
+pub async fn run_once<DB: Backend>(builder: WorkerBuilder<DB>) -> Report {
     let worker = builder.build().expect("build the worker");
     patiently("the worker has handled the log", worker.run_once())
         .await

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consumer::{ConsumerReport, EventStore, LaneState, Report, Settings, Worker, WorkerError};
+use consumer::{ConsumerReport, ConsumerState, EventStore, Report, Settings, Worker, WorkerError};
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;
@@ -208,7 +208,7 @@ async fn start<DB: TestBackend>(
     let ended = worker.run(asked).await;
     if let Err(error) = &ended {
         let consumers = handle.consumers();
-        let has_started = |one: &ConsumerReport| one.state != LaneState::Starting;
+        let has_started = |one: &ConsumerReport| one.state != ConsumerState::Starting;
         assert!(
             !consumers.iter().any(has_started),
             "a worker that had started ended: {error}"
@@ -239,7 +239,7 @@ fn worker<DB: TestBackend>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> 
         .chain(added.split(',').filter(|name| !name.is_empty()));
     let mut builder = Worker::builder(store)
         .poll_interval(Duration::from_millis(10))
-        .survey_interval(Duration::from_millis(50));
+        .snapshot_interval(Duration::from_millis(50));
     if let Some(millis) = number(CLAIM_TIMEOUT) {
         builder = builder.claim_timeout(Duration::from_millis(millis));
     }

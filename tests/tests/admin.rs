@@ -9,10 +9,10 @@
 
 use std::sync::Arc;
 
-use consumer::admin::{Admin, AdminBackend, AdminError, ConsumerState, Target};
+use consumer::admin::{Admin, AdminError, ConsumerState, Target};
 use consumer::{
     Backend, EventStore, ExpectedVersion, NewEvent, OnError, Registered, Settings, Worker,
-    WorkerBackend, WorkerBuilder,
+    WorkerBuilder,
 };
 use consumer_tests::{MODEL, Model, PgDatabase, on_both_databases};
 use sqlx::{Executor, Pool};
@@ -24,7 +24,7 @@ async fn append<DB: Backend>(store: &EventStore<DB>, kind: &str, id: &str) -> i6
     stored[0].global_position
 }
 
-async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> consumer::Report {
+async fn run_once<DB: Backend>(builder: WorkerBuilder<DB>) -> consumer::Report {
     builder.build().unwrap().run_once().await.unwrap()
 }
 
@@ -54,7 +54,7 @@ macro_rules! positions {
     }};
 }
 
-async fn state<DB: AdminBackend>(admin: &Admin<DB>, name: &str) -> ConsumerState {
+async fn state<DB: Backend>(admin: &Admin<DB>, name: &str) -> ConsumerState {
     let status = admin.status().await.unwrap();
     status.consumer(name).unwrap().state.clone()
 }

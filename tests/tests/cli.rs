@@ -445,7 +445,7 @@ error: nothing was changed
         cli!(db, [users], "rebuild users --yes");
         users.fail_on("a", false);
         let worker = Worker::<Db>::builder(db.store.clone()).consumer(users.clone())
-            .survey_interval(Duration::from_millis(5));
+            .snapshot_interval(Duration::from_millis(5));
         let elsewhere = Running::start(worker);
         elsewhere.caught_up().await.unwrap();
         let (exit, text) = cli!(db, [users], "rebuild users --no-run --yes");

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use consumer::{EventStore, ExpectedVersion, LaneState, NewEvent, OnError, StoreError, Worker};
+use consumer::{ConsumerState, EventStore, ExpectedVersion, NewEvent, OnError, StoreError, Worker};
 use consumer_tests::{
     Database, Running, TestPostgres, impatient, judging, on_both_databases, patiently, read_model,
     run_once, until,
@@ -79,7 +79,7 @@ async fn on_postgres_whatever_id_can_be_appended_can_be_parked() {
         .run_once(c.settings(impatient().retries(0).on_error(OnError::Park)))
         .await;
     let state = &report.consumer(&name).unwrap().state;
-    assert_eq!(*state, LaneState::CaughtUp, "{report}");
+    assert_eq!(*state, ConsumerState::CaughtUp, "{report}");
     let positions = db
         .numbers("SELECT global_position FROM events ORDER BY 1")
         .await;

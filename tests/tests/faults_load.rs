@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consumer::{EventStore, ExpectedVersion, LaneState, NewEvent, OnError, Settings, Worker};
+use consumer::{ConsumerState, EventStore, ExpectedVersion, NewEvent, OnError, Settings, Worker};
 use consumer_tests::{
     Database, PgDatabase, Running, TestPostgres, batch_consumer, consumer, impatient, judging,
     keep_log, logged, on_both_databases, patiently, read_model, run_once, until,
@@ -61,7 +61,7 @@ on_both_databases! {
             Box::pin(async { Ok(()) })
         });
         let report = db.run_once(c).await;
-        assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp, "{report}");
+        assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp, "{report}");
         let expected: Vec<_> = payloads.iter().enumerate().map(|(n, payload)| (ids[n % ids.len()].to_owned(), payload.len())).collect();
         assert_eq!(*seen.lock().unwrap(), expected);
     }
@@ -78,7 +78,7 @@ on_both_databases! {
         let positions = db.append("User", &ids).await;
         let c = judging("c", |_, event| if event.aggregate_id == "plain" { Ok(()) } else { Err("odd".to_owned()) });
         let report = db.run_once(c.settings(impatient().retries(0).on_error(OnError::Park))).await;
-        assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp, "{report}");
+        assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp, "{report}");
         let (aside, plain) = positions.split_at(2 * odd.len());
         assert_eq!(db.parked("c").await, aside);
         assert_eq!(db.applied("c").await, plain);

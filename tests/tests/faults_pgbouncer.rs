@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use consumer::{EventStore, LaneState, OnError, PgEventStore, Settings, merge_segments};
+use consumer::{ConsumerState, EventStore, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
     Database, PgBouncer, Running, TestBackend, TestPostgres, Writers, consumer, impatient, judging,
     patiently, read_model, until,
@@ -176,7 +176,7 @@ async fn through_a_pooler_policies_and_the_refusal_of_commits_hold_too() {
     assert!(
         matches!(
             report.consumer("commits").unwrap().state,
-            LaneState::Stopped { .. }
+            ConsumerState::Stopped { .. }
         ),
         "{report}"
     );
@@ -203,7 +203,7 @@ async fn through_a_pooler_a_handler_that_hangs_is_ended_too() {
     assert!(
         matches!(
             report.consumer("c").unwrap().state,
-            LaneState::Stopped { .. }
+            ConsumerState::Stopped { .. }
         ),
         "{report}"
     );

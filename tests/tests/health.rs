@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    Backend, EventStore, ExpectedVersion, HealthProblem, LaneState, NewEvent, Settings, WaitError,
-    Worker, WorkerBackend, WorkerHandle,
+    Backend, ConsumerState, EventStore, ExpectedVersion, HealthProblem, NewEvent, Settings,
+    WaitError, Worker, WorkerHandle,
 };
 use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases, patiently};
 use sqlx::{Database as _, Executor, Pool};
@@ -32,10 +32,7 @@ where
 }
 
 /// Looks until the health is as it is to be.
-async fn until<DB: WorkerBackend>(
-    handle: &WorkerHandle<DB>,
-    holds: impl Fn(&consumer::Health) -> bool,
-) {
+async fn until<DB: Backend>(handle: &WorkerHandle<DB>, holds: impl Fn(&consumer::Health) -> bool) {
     consumer_tests::until("its health is as it is to be", async || {
         holds(&handle.health())
     })
@@ -142,7 +139,7 @@ on_both_databases! {
             .unwrap();
         let handle = worker.handle();
         let running = tokio::spawn(worker.run(std::future::pending()));
-        let is_retrying = || handle.consumers().iter().any(|one| matches!(one.state, LaneState::Retrying { .. }));
+        let is_retrying = || handle.consumers().iter().any(|one| matches!(one.state, ConsumerState::Retrying { .. }));
         until(&handle, |_| is_retrying()).await;
         let began = Instant::now();
         until(&handle, |health| stalled_in(health) || began.elapsed() > patience * 4).await;

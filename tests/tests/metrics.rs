@@ -281,7 +281,7 @@ on_both_databases! {
         model.fail_on("bad", true);
         let builder = || Worker::<Db>::builder(db.store.clone())
             .consumer(model.clone()).consumer(Model::new(paused))
-            .survey_interval(Duration::from_millis(2));
+            .snapshot_interval(Duration::from_millis(2));
         builder().admin().unwrap().pause(paused).await.unwrap();
         make_old::<Db>(&db.pool).await;
         // A worker that has just started has handled nothing, whose age it could tell.
@@ -305,7 +305,7 @@ on_both_databases! {
         let model = Model::new(name).gate(&gate);
         let running = Running::start(Worker::<Db>::builder(db.store.clone())
             .consumer(model.clone())
-            .survey_interval(Duration::from_millis(2)));
+            .snapshot_interval(Duration::from_millis(2)));
         running.caught_up().await.unwrap();
         let labels = format!("{{consumer={name},slice=0,version=1}}");
         until(|| value(&format!("consumer_lag_seconds{labels}")) == 0.0).await;
@@ -326,7 +326,7 @@ on_both_databases! {
         let name = named::<Db, _>("merged_s", "merged_p");
         let builder = |scope| Worker::<Db>::builder(db.store.clone())
             .scoped_consumer(Model::new(name).scope(scope))
-            .survey_interval(Duration::from_millis(2));
+            .snapshot_interval(Duration::from_millis(2));
         let two = |settings: Settings| settings.segments(2);
         builder(&["Order"]).configure_all(two).build().unwrap().run_once().await.unwrap();
         // Its scope has changed: it stays where it is, and is behind.
@@ -404,7 +404,7 @@ fn the_dashboard_shows_every_metric_of_the_documentation_and_no_other() {
     let dashboard = include_str!("../../examples/grafana/consumers.json");
     let documented = documented();
     assert_eq!(documented.len(), 17);
-    let source = include_str!("../../consumer/src/worker/measure.rs");
+    let source = include_str!("../../consumer/src/worker/metrics.rs");
     for name in documented {
         assert!(
             source.contains(&format!("\"{name}\"")),

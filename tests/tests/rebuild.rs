@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use consumer::admin::{Admin, AdminError, ConsumerState, RebuildOptions};
 use consumer::{
-    Backend, EventStore, ExpectedVersion, NewEvent, OnError, Settings, Worker, WorkerBackend,
-    WorkerBuilder,
+    Backend, EventStore, ExpectedVersion, NewEvent, OnError, Settings, Worker, WorkerBuilder,
 };
 use consumer_tests::{MODEL, Model, on_both_databases};
 use sqlx::{Executor, Pool};
@@ -33,7 +32,7 @@ async fn append_many<DB: Backend>(store: &EventStore<DB>, id: &str, count: usize
     store.append(ExpectedVersion::Any, &events).await.unwrap();
 }
 
-async fn run_once<DB: WorkerBackend>(builder: WorkerBuilder<DB>) -> consumer::Report {
+async fn run_once<DB: Backend>(builder: WorkerBuilder<DB>) -> consumer::Report {
     builder.build().unwrap().run_once().await.unwrap()
 }
 
@@ -153,7 +152,7 @@ on_both_databases! {
         append_many(&db.store, "a", 20).await;
         let worker = worker!(db, users)
             .configure_all(|settings| settings.batch_size(3))
-            .survey_interval(Duration::from_millis(5))
+            .snapshot_interval(Duration::from_millis(5))
             .build()
             .unwrap();
         let handle = worker.handle();

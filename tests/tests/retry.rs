@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consumer::admin::{AdminBackend, AdminError, RebuildOptions, Retried};
+use consumer::admin::{AdminError, RebuildOptions, Retried};
 use consumer::{
     Consumer, Context, EventStore, ExpectedVersion, HandlerError, NewEvent, OnError,
     PersistedEvent, Settings, Worker, WorkerBuilder,
@@ -85,7 +85,7 @@ impl<DB: TestBackend> Tried<DB> {
     fn builder(&self) -> WorkerBuilder<DB> {
         Worker::builder(self.store.clone())
             .consumer(self.clone())
-            .survey_interval(Duration::from_millis(5))
+            .snapshot_interval(Duration::from_millis(5))
     }
 
     /// Runs a worker, which parks what fails, and mends it.
@@ -189,7 +189,7 @@ async fn prepared<DB: TestBackend>(db: &Database<DB>, ids: &[&str]) {
     append(db, ids).await;
 }
 
-async fn retry<DB: TestBackend + AdminBackend>(tried: &Tried<DB>) -> Retried {
+async fn retry<DB: TestBackend>(tried: &Tried<DB>) -> Retried {
     let admin = tried.builder().admin().unwrap();
     admin.retry_parked("tried", None).await.unwrap()
 }

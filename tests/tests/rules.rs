@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use consumer::{BuildError, Context, HandlerError, LaneState, PersistedEvent, Worker};
+use consumer::{BuildError, ConsumerState, Context, HandlerError, PersistedEvent, Worker};
 use consumer_tests::{
     Database, Running, TestBackend, consumer, impatient, judging, naive_step, on_both_databases,
     patiently, read_model, run_once, until,
@@ -57,7 +57,7 @@ async fn with_raw_sql<DB: TestBackend>(
 /// Why a consumer is stopped.
 fn stopped_with(report: &consumer::Report, name: &str) -> String {
     match &report.consumer(name).unwrap().state {
-        LaneState::Stopped { error, .. } => error.clone(),
+        ConsumerState::Stopped { error, .. } => error.clone(),
         other => panic!("{name} is {other}"),
     }
 }
@@ -126,7 +126,7 @@ on_both_databases! {
         assert_eq!(db.checkpoint("poisoned").await, Some(positions[0]));
         assert_eq!(db.applied("poisoned").await, positions[..1]);
         let state = &report.consumer("poisoned").unwrap().state;
-        let LaneState::Stopped { position, error } = state else { panic!("{state}") };
+        let ConsumerState::Stopped { position, error } = state else { panic!("{state}") };
         assert_eq!((*position, error.as_str()), (Some(positions[1]), "u-2 makes no sense"));
         assert_eq!(db.applied("sound").await, positions);
         assert!(report.has_failures());
@@ -209,7 +209,7 @@ on_both_databases! {
             Ok(())
         }));
         let report = db.run_once(c).await;
-        assert_eq!(report.consumer("nested").unwrap().state, LaneState::CaughtUp);
+        assert_eq!(report.consumer("nested").unwrap().state, ConsumerState::CaughtUp);
         assert_eq!(db.applied("nested").await, positions);
         assert_eq!(db.applied("never").await, [] as [i64; 0]);
     }
@@ -520,7 +520,7 @@ async fn r4_on_postgres_a_lone_begin_changes_nothing() {
     let report = with_raw_sql(&db, "BEGIN", false).await;
     assert_eq!(
         report.consumer("raw").unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     assert_eq!(db.applied("raw").await, positions);

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use consumer::{
-    Consumer, Context, EventStore, ExpectedVersion, HandlerError, LaneState, NewEvent,
-    PersistedEvent, Report, Worker, WorkerBackend, WorkerError, WorkerHandle, aggregate_slice,
-    merge_segments,
+    Backend, Consumer, ConsumerState, Context, EventStore, ExpectedVersion, HandlerError, NewEvent,
+    PersistedEvent, Report, Worker, WorkerError, WorkerHandle, aggregate_slice, merge_segments,
 };
 use consumer_tests::{Database, TestBackend, on_both_databases, patiently, until};
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
@@ -128,13 +127,13 @@ fn ids_of_halves() -> (String, String) {
     (half(true), half(false))
 }
 
-async fn append_to<DB: WorkerBackend>(store: &EventStore<DB>, id: &str) -> i64 {
+async fn append_to<DB: Backend>(store: &EventStore<DB>, id: &str) -> i64 {
     let event = NewEvent::new("Account", id, "Moved", "{}");
     let stored = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
     stored[0].global_position
 }
 
-async fn run_with<DB: WorkerBackend>(store: &EventStore<DB>, segments: u32) -> Report
+async fn run_with<DB: Backend>(store: &EventStore<DB>, segments: u32) -> Report
 where
     Ledger: Consumer<DB>,
 {
@@ -148,19 +147,19 @@ where
         .unwrap()
 }
 
-struct Running<DB: WorkerBackend> {
+struct Running<DB: Backend> {
     handle: WorkerHandle<DB>,
     task: JoinHandle<Result<Report, WorkerError>>,
 }
 
-fn start<DB: WorkerBackend>(store: &EventStore<DB>, segments: u32) -> Running<DB>
+fn start<DB: Backend>(store: &EventStore<DB>, segments: u32) -> Running<DB>
 where
     Ledger: Consumer<DB>,
 {
     let worker = Worker::builder(store.clone())
         .consumer(Ledger)
         .configure_all(move |settings| settings.segments(segments).batch_size(7).retries(0))
-        .survey_interval(std::time::Duration::from_millis(20))
+        .snapshot_interval(std::time::Duration::from_millis(20))
         .build()
         .unwrap();
     let handle = worker.handle();
@@ -168,14 +167,14 @@ where
     Running { handle, task }
 }
 
-impl<DB: WorkerBackend> Running<DB> {
+impl<DB: Backend> Running<DB> {
     async fn end(self) -> Report {
         self.handle.shut_down();
         self.task.await.unwrap().unwrap()
     }
 }
 
-async fn append<DB: WorkerBackend>(store: &EventStore<DB>, events: usize) -> i64 {
+async fn append<DB: Backend>(store: &EventStore<DB>, events: usize) -> i64 {
     let mut last = 0;
     for number in 0..events {
         let event = NewEvent::new("Account", format!("a-{}", number % 40), "Moved", "{}");
@@ -244,7 +243,7 @@ on_both_databases! {
         one.handle.caught_up_to(position).await.unwrap();
         let report = one.end().await;
 
-        assert_eq!(report.consumer(NAME).unwrap().state, LaneState::ShutDown, "{report}");
+        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::ShutDown, "{report}");
         assert_eq!(count!(database, "SELECT count(*) FROM applied"), 700);
         assert_eq!(count!(database, "SELECT count(*) FROM versions"), 40);
     }
@@ -261,7 +260,7 @@ on_both_databases! {
         let report = worker.run_once().await.unwrap();
 
         let ledger = report.consumer(NAME).unwrap();
-        assert_eq!((ledger.events, &ledger.state), (80, &LaneState::CaughtUp));
+        assert_eq!((ledger.events, &ledger.state), (80, &ConsumerState::CaughtUp));
         assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 4);
         assert_eq!(count!(database, "SELECT count(*) FROM applied"), 80);
     }
@@ -282,7 +281,7 @@ on_both_databases! {
                 let soon = std::time::Duration::from_millis(1);
                 settings.segments(2).retries(u32::MAX - 1).backoff(soon, soon)
             })
-            .survey_interval(std::time::Duration::from_millis(20))
+            .snapshot_interval(std::time::Duration::from_millis(20))
             .build()
             .unwrap();
         let handle = worker.handle();
@@ -301,7 +300,7 @@ on_both_databases! {
         patiently("they are one", merge).await.unwrap().unwrap();
         patiently("it catches up", running.handle.caught_up_to(last)).await.unwrap();
         let report = running.end().await;
-        assert_eq!(report.consumer(NAME).unwrap().state, LaneState::ShutDown, "{report}");
+        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::ShutDown, "{report}");
         assert_eq!(count!(database, "SELECT count(*) FROM consumer_progress"), 1);
         assert_eq!(count!(database, "SELECT count(*) FROM applied"), 4);
     }
@@ -329,7 +328,7 @@ on_both_databases! {
         database.execute("UPDATE consumer_progress SET position = 0").await;
         let last = append_to(&store, &left).await;
         let report = run_with(&store, 2).await;
-        assert_eq!(report.consumer(NAME).unwrap().state, LaneState::CaughtUp, "{report}");
+        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::CaughtUp, "{report}");
         assert_eq!(count!(database, "SELECT max(position) FROM applied"), last);
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use consumer::admin::RebuildOptions;
 use consumer::{
-    Consumer, LaneState, OnError, ScopedConsumer, Settings, Worker, WorkerBackend, WorkerBuilder,
+    Backend, Consumer, ConsumerState, OnError, ScopedConsumer, Settings, Worker, WorkerBuilder,
     aggregate_slice, merge_segments,
 };
 use consumer_tests::{
@@ -26,7 +26,7 @@ where
 {
     Worker::builder(db.store.clone())
         .poll_interval(Duration::from_millis(10))
-        .survey_interval(Duration::from_millis(20))
+        .snapshot_interval(Duration::from_millis(20))
         .scoped_consumer(model.clone())
         .configure_all(move |settings| settings.segments(segments))
 }
@@ -58,7 +58,7 @@ async fn applied<DB: TestBackend>(db: &Database<DB>) -> Vec<i64> {
         .await
 }
 
-async fn all_caught_up<DB: WorkerBackend>(worker: &Running<DB>, position: i64) {
+async fn all_caught_up<DB: Backend>(worker: &Running<DB>, position: i64) {
     patiently("it catches up", worker.caught_up_to(position))
         .await
         .unwrap();
@@ -134,7 +134,7 @@ on_both_databases! {
         let after = Model::new(NAME).scope(&["User", "Order"]);
         let report = run_once(builder(&db, &after, 4)).await;
         assert!(
-            matches!(report.consumer(NAME).unwrap().state, LaneState::ScopeChanged { .. }),
+            matches!(report.consumer(NAME).unwrap().state, ConsumerState::ScopeChanged { .. }),
             "{report}"
         );
         builder(&db, &after, 4).admin().unwrap().accept_scope(NAME).await.unwrap();
@@ -142,7 +142,7 @@ on_both_databases! {
         assert_eq!(scopes, ["Order\nUser"]);
         db.append("Order", &["o-1"]).await;
         let report = run_once(builder(&db, &after, 4)).await;
-        assert_eq!(report.consumer(NAME).unwrap().state, LaneState::CaughtUp, "{report}");
+        assert_eq!(report.consumer(NAME).unwrap().state, ConsumerState::CaughtUp, "{report}");
         assert_eq!(applied(&db).await.len(), 5);
     }
 }

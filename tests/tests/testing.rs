@@ -9,12 +9,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use consumer::testing::{ConsumerTest, TestBackend, TestError};
+use consumer::Backend;
+use consumer::testing::{ConsumerTest, TestError};
 use consumer::{Consumer, Context, HandlerError, NewEvent, PersistedEvent, Registered};
 use consumer_tests::{MODEL, Model, TestPostgres, on_both_databases};
 use sqlx::{Connection as _, Executor as _, Postgres, Sqlite};
 
-async fn kit<DB: TestBackend>(
+async fn kit<DB: Backend>(
     store: &consumer::EventStore<DB>,
     model: Registered<DB>,
 ) -> ConsumerTest<DB> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{BatchError, EventStore, LaneState, Settings};
+use consumer::{BatchError, ConsumerState, EventStore, Settings};
 use consumer_tests::{
     Database, Running, TestBackend, TestConsumer, TestPostgres, batch_consumer, consumer,
     impatient, judging, on_both_databases, patiently, read_model, run_once, until,
@@ -56,7 +56,7 @@ async fn retrying<DB: TestBackend>(worker: &Running<DB>) {
         worker
             .consumers()
             .iter()
-            .any(|one| matches!(one.state, LaneState::Retrying { .. }))
+            .any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
     })
     .await;
 }
@@ -93,7 +93,7 @@ on_both_databases! {
         retrying(&worker).await;
         let admin = Admin::new(db.store.clone());
         admin.pause("c").await.unwrap();
-        until("it is paused", async || worker.consumers()[0].state == LaneState::Paused).await;
+        until("it is paused", async || worker.consumers()[0].state == ConsumerState::Paused).await;
         fails.store(false, Ordering::SeqCst);
         admin.resume("c").await.unwrap();
         until("it goes on", async || db.checkpoint("c").await == Some(head)).await;
@@ -106,7 +106,7 @@ on_both_databases! {
         let c = flushing(positions[5]);
         let report = db.run_once(c.settings(impatient().retries(1))).await;
         assert!(
-            matches!(&report.consumer("c").unwrap().state, LaneState::Stopped { position, .. } if *position == Some(positions[5])),
+            matches!(&report.consumer("c").unwrap().state, ConsumerState::Stopped { position, .. } if *position == Some(positions[5])),
             "{report}"
         );
         assert_eq!(db.applied("c").await, positions[..5]);
@@ -117,7 +117,7 @@ on_both_databases! {
         db.append_many(2).await;
         let c = batch_consumer("c", |_, _, _| Box::pin(async { Ok(0) }));
         let report = db.run_once(c.settings(impatient().retries(1))).await;
-        let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+        let ConsumerState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
             panic!("{report}");
         };
         assert!(error.contains("`Ok(0)`"), "{error}");
@@ -141,7 +141,7 @@ async fn a_statement_that_can_never_be_sent_counts_against_the_event() {
         })
     });
     let report = db.run_once(c.settings(impatient().retries(1))).await;
-    let LaneState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
+    let ConsumerState::Stopped { error, .. } = &report.consumer("c").unwrap().state else {
         panic!("{report}");
     };
     assert!(error.contains("too many arguments"), "{error}");
@@ -174,7 +174,7 @@ async fn a_full_disk_is_waited_for_and_not_taken_for_a_rollback_of_the_handler()
     let report = db.run_once(c).await;
     assert_eq!(
         report.consumer("c").unwrap().state,
-        LaneState::CaughtUp,
+        ConsumerState::CaughtUp,
         "{report}"
     );
     assert!(calls.load(Ordering::SeqCst) > 2, "the disk was never full");
@@ -235,11 +235,11 @@ async fn past_its_deadline_a_shutdown_leaves_no_statement_behind_that_holds_a_cl
     })
     .await;
     let report = worker.stop().await;
-    assert_eq!(report.consumer("c").unwrap().state, LaneState::ShutDown);
+    assert_eq!(report.consumer("c").unwrap().state, ConsumerState::ShutDown);
     until("it was ended", async || db.numbers(sleeping).await == [0]).await;
     // Nobody holds the row: the next worker handles the event at once.
     let report = run_once(db.worker().consumer(read_model("c"))).await;
-    assert_eq!(report.consumer("c").unwrap().state, LaneState::CaughtUp);
+    assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp);
 }
 
 /// Notes each of its calls with the transaction it is in; fails after the last event of a batch if
@@ -334,7 +334,7 @@ async fn a_batch_that_fails_behind_others_of_its_transaction_is_narrowed_down_al
     let crowd = crowd(Some(2_750), |one| one.settings(impatient().retries(1))).await;
     let first = crowd.report.consumer("c00").unwrap();
     assert!(
-        matches!(first.state, LaneState::Stopped { .. }),
+        matches!(first.state, ConsumerState::Stopped { .. }),
         "{first:?}"
     );
     assert_eq!(crowd.handled[0], 2_750);

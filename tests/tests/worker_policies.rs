@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, HandlerError, LaneState, OnError, Settings};
+use consumer::{BatchError, ConsumerState, HandlerError, OnError, Settings};
 use consumer_tests::{
     Running, TestBackend, TestConsumer, batch_consumer, consumer, impatient, judging,
     on_both_databases, patiently, read_model, run_once,
@@ -58,7 +58,7 @@ fn refusing_batches<DB: TestBackend>(
     })
 }
 
-fn state(report: &consumer::Report, name: &str) -> LaneState {
+fn state(report: &consumer::Report, name: &str) -> ConsumerState {
     report.consumer(name).unwrap().state.clone()
 }
 
@@ -84,7 +84,7 @@ on_both_databases! {
             Err("no".to_owned())
         });
         let report = db.run_once(c.settings(impatient().retries(3))).await;
-        assert!(matches!(state(&report, "c"), LaneState::Stopped { .. }));
+        assert!(matches!(state(&report, "c"), ConsumerState::Stopped { .. }));
         assert_eq!(*attempts.lock().unwrap(), [1, 2, 3, 4]);
     }
 
@@ -96,7 +96,7 @@ on_both_databases! {
             _ => Ok(()),
         });
         let report = db.run_once(c.settings(impatient())).await;
-        assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
         assert_eq!(db.applied("c").await, positions);
         let failures = "SELECT attempts FROM consumer_progress WHERE failed_position IS NULL AND error IS NULL AND retry_at IS NULL";
         assert_eq!(db.numbers(&failures.replace("attempts", "CAST(attempts AS BIGINT)")).await, [0]);
@@ -118,7 +118,7 @@ on_both_databases! {
         let slow = Settings::default().retries(2).backoff(hour, hour);
         let worker = Running::start(db.worker().consumer(c(&calls).settings(slow)));
         consumer_tests::until("it has failed once", async || {
-            worker.consumers().iter().any(|one| matches!(one.state, LaneState::Retrying { .. }))
+            worker.consumers().iter().any(|one| matches!(one.state, ConsumerState::Retrying { .. }))
         }).await;
         worker.stop().await;
         db.execute("UPDATE consumer_progress SET retry_at = NULL").await;
@@ -137,7 +137,7 @@ on_both_databases! {
                 builder.consumer(refusing(name, &["bad"]).settings(settings.clone()))
             }));
             consumer_tests::until("all wait for the next attempt", async || {
-                let waits = |one: &consumer::ConsumerReport| matches!(one.state, LaneState::Retrying { attempts: n, .. } if n == attempts);
+                let waits = |one: &consumer::ConsumerReport| matches!(one.state, ConsumerState::Retrying { attempts: n, .. } if n == attempts);
                 worker.consumers().iter().all(waits)
             }).await;
             worker.stop().await;
@@ -203,7 +203,7 @@ on_both_databases! {
         let positions = db.append("User", &["bad-1", "a", "bad-2", "b"]).await;
         let settings = impatient().retries(0).on_error(OnError::Park);
         let report = db.run_once(refusing("c", &["bad-1", "bad-2"]).settings(settings)).await;
-        let LaneState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
+        let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
         assert_eq!(position, Some(positions[2]));
         assert!(error.contains("1000 aggregates are parked"), "{error}");
         assert_eq!(db.applied("c").await, [positions[1]]);
@@ -216,7 +216,7 @@ on_both_databases! {
         let sizes = Arc::default();
         let settings = impatient().retries(1).on_error(OnError::Skip);
         let report = db.run_once(refusing_batches(move |position| position == bad, &sizes).settings(settings)).await;
-        assert_eq!(state(&report, "batches"), LaneState::CaughtUp);
+        assert_eq!(state(&report, "batches"), ConsumerState::CaughtUp);
         let expected: Vec<i64> = positions.into_iter().filter(|&position| position != bad).collect();
         assert_eq!(db.applied("batches").await, expected);
         let calls = sizes.lock().unwrap().len();
@@ -242,12 +242,12 @@ on_both_databases! {
         });
         let settings = impatient().retries(1).on_error(OnError::Skip);
         let report = db.run_once(c.settings(settings)).await;
-        assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
         assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
 
         let c = judging("d", |_, _| panic!("always"));
         let report = db.run_once(c.settings(impatient().retries(0))).await;
-        let LaneState::Stopped { error, .. } = state(&report, "d") else { panic!("{report}") };
+        let ConsumerState::Stopped { error, .. } = state(&report, "d") else { panic!("{report}") };
         assert_eq!(error, "the handler panicked: always");
     }
 
@@ -259,7 +259,7 @@ on_both_databases! {
             Box::pin(async move { Ok(Db::apply(tx, "c", event).await?) })
         });
         let report = db.run_once(c.settings(Settings::default().batch_size(1))).await;
-        assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
         assert_eq!(db.applied("c").await, positions);
     }
 
@@ -271,7 +271,7 @@ on_both_databases! {
             Err(error) => Err(error.to_string()),
         });
         let report = db.run_once(c.settings(impatient().retries(0))).await;
-        let LaneState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
+        let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
         assert_eq!(position, Some(positions[0]));
         assert!(error.contains("expected a map"), "{error}");
         assert!(error.contains("the event `Changed`, version 1, at position 1"), "{error}");
@@ -292,7 +292,7 @@ on_both_databases! {
             // There a failed statement leaves its transaction as it was.
             assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
         } else {
-            let LaneState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
+            let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
             assert_eq!(position, Some(positions[1]), "{error}");
             assert!(error.contains("its error was not returned") || error.contains("current transaction is aborted"), "{error}");
             assert_eq!(db.applied("c").await, [positions[0]]);
@@ -316,7 +316,7 @@ on_both_databases! {
             }
         }
         let report = worker.stop().await;
-        assert_eq!(state(&report, "poisoned"), LaneState::ShutDown);
+        assert_eq!(state(&report, "poisoned"), ConsumerState::ShutDown);
         assert_eq!(db.applied("poisoned").await, positions[..3]);
         for name in names {
             assert_eq!(db.applied(name).await, positions);
@@ -377,7 +377,7 @@ on_both_databases! {
         });
         // Not a single retry is allowed.
         let report = run_once(db.worker().consumer(c.settings(impatient().retries(0)))).await;
-        assert_eq!(state(&report, "c"), LaneState::CaughtUp, "{report}");
+        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp, "{report}");
         assert_eq!(db.applied("c").await, positions);
     }
 }
@@ -432,7 +432,7 @@ async fn fails_once_without_counting(
         })
     });
     let report = db.run_once(c.settings(impatient().retries(0))).await;
-    assert_eq!(state(&report, "c"), LaneState::CaughtUp, "{report}");
+    assert_eq!(state(&report, "c"), ConsumerState::CaughtUp, "{report}");
     assert_eq!(db.applied("c").await, positions);
     assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
@@ -504,7 +504,7 @@ async fn a_statement_that_the_handler_had_cancelled_counts_against_the_event() {
     });
     let report = db.run_once(c.settings(impatient().retries(1))).await;
     assert!(
-        matches!(state(&report, "c"), LaneState::Stopped { .. }),
+        matches!(state(&report, "c"), ConsumerState::Stopped { .. }),
         "{report}"
     );
 }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BuildError, EventStore, ExpectedVersion, LaneState, LogProblem, NewEvent, Settings, StoreError,
-    WaitError, Worker, WorkerError,
+    BuildError, ConsumerState, EventStore, ExpectedVersion, LogProblem, NewEvent, Settings,
+    StoreError, WaitError, Worker, WorkerError,
 };
 use consumer_tests::{
     Database, Running, TestBackend, consumer, impatient, judging, on_both_databases, patiently,
@@ -36,7 +36,7 @@ fn endless<DB: TestBackend>() -> &'static str {
     }
 }
 
-fn state(report: &consumer::Report, name: &str) -> LaneState {
+fn state(report: &consumer::Report, name: &str) -> ConsumerState {
     report.consumer(name).unwrap().state.clone()
 }
 
@@ -136,13 +136,13 @@ on_both_databases! {
         });
         let settings = impatient().retries(1).handler_timeout(Duration::from_millis(100));
         let report = db.run_once(c.settings(settings)).await;
-        let LaneState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
+        let ConsumerState::Stopped { position, error } = state(&report, "c") else { panic!("{report}") };
         assert_eq!((position, calls.load(Ordering::SeqCst)), (Some(positions[1]), 2), "{error}");
         assert!(error.contains("took longer than its `handler_timeout` of 100ms"), "{error}");
         assert_eq!(db.applied("c").await, positions[..1]);
         // Nothing is left behind that would keep another worker out.
         let report = db.run_once(read_model("c")).await;
-        assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
         assert_eq!(db.applied("c").await, positions);
     }
 
@@ -154,7 +154,7 @@ on_both_databases! {
             let settings = impatient().retries(0).handler_timeout(Duration::from_millis(50));
             let c = c.settings(settings);
             let report = db.run_once(if tx { c } else { c.without_tx() }).await;
-            let LaneState::Stopped { error, .. } = state(&report, &name) else { panic!("{report}") };
+            let ConsumerState::Stopped { error, .. } = state(&report, &name) else { panic!("{report}") };
             assert!(error.contains("handler_timeout"), "{error}");
         }
     }
@@ -195,7 +195,7 @@ on_both_databases! {
         worker.shut_down();
         go_on.send_replace(true);
         let report = patiently("it ends", worker.stop()).await;
-        assert_eq!(state(&report, "c"), LaneState::ShutDown);
+        assert_eq!(state(&report, "c"), ConsumerState::ShutDown);
         assert!(!report.has_failures());
         // A handler that never has to wait for its database is on its way to later events by now.
         let applied = db.applied("c").await;
@@ -220,7 +220,7 @@ on_both_databases! {
         let worker = Running::start(db.worker().shutdown_deadline(Duration::from_millis(50)).consumer(c));
         patiently("the handler is called", entered.notified()).await;
         let report = patiently("it ends", worker.stop()).await;
-        assert_eq!(state(&report, "c"), LaneState::ShutDown);
+        assert_eq!(state(&report, "c"), ConsumerState::ShutDown);
         db.run_once(read_model("c")).await;
         assert_eq!(db.applied("c").await, positions);
     }
@@ -241,15 +241,15 @@ on_both_databases! {
         db.execute("UPDATE consumer_progress SET state = 'paused' WHERE consumer = 'paused'").await;
         until("each waits for its own", async || {
             worker.consumers().iter().all(|one| match &*one.name {
-                "idle" => one.state == LaneState::Running,
-                "retrying" => matches!(one.state, LaneState::Retrying { .. }),
-                "stopped" => matches!(one.state, LaneState::Stopped { .. }),
-                _ => one.state == LaneState::Paused,
+                "idle" => one.state == ConsumerState::Running,
+                "retrying" => matches!(one.state, ConsumerState::Retrying { .. }),
+                "stopped" => matches!(one.state, ConsumerState::Stopped { .. }),
+                _ => one.state == ConsumerState::Paused,
             })
         }).await;
         let report = patiently("it ends", worker.stop()).await;
-        assert!(matches!(state(&report, "stopped"), LaneState::Stopped { .. }));
-        assert_eq!(state(&report, "paused"), LaneState::Paused);
+        assert!(matches!(state(&report, "stopped"), ConsumerState::Stopped { .. }));
+        assert_eq!(state(&report, "paused"), ConsumerState::Paused);
         let text = report.to_string();
         assert!(text.contains("stopped: stopped before event"), "{text}");
     }
@@ -268,7 +268,7 @@ on_both_databases! {
             })
         });
         let report = db.run_once(c.settings(Settings::default().batch_size(1))).await;
-        assert_eq!(state(&report, "c"), LaneState::CaughtUp);
+        assert_eq!(state(&report, "c"), ConsumerState::CaughtUp);
         assert!(db.applied("c").await.starts_with(&positions));
     }
 
@@ -293,7 +293,7 @@ on_both_databases! {
         let c = judging("c", |_, _| Err("no".to_owned()));
         let worker = Running::start(db.worker().consumer(c.settings(impatient().retries(0))));
         let error = patiently("it says so", worker.caught_up_to(position)).await.unwrap_err();
-        assert!(matches!(&error, WaitError::NotRunning { state: LaneState::Stopped { .. }, .. }), "{error}");
+        assert!(matches!(&error, WaitError::NotRunning { state: ConsumerState::Stopped { .. }, .. }), "{error}");
         let error = worker.consumer_caught_up_to("d", 1).await.unwrap_err();
         assert_eq!(error.to_string(), "the worker has no consumer `d`");
         worker.stop().await;
@@ -318,7 +318,7 @@ on_both_databases! {
         db.append("Order", &["a"]).await;
         let report = run_once(db.worker().scoped_consumer(read_model("c").scope(&["User", "Order"]))).await;
         let text = report.to_string();
-        assert!(matches!(state(&report, "c"), LaneState::ScopeChanged { .. }), "{text}");
+        assert!(matches!(state(&report, "c"), ConsumerState::ScopeChanged { .. }), "{text}");
         assert_eq!(text, "\
 c: refused: its checkpoint was reached with the scope [User], and the code has [Order, User]; \
 rebuild it, or accept the new scope, 0 events handled
@@ -425,16 +425,16 @@ async fn the_newest_events_can_be_archived_on_sqlite_while_a_worker_runs_and_bet
     patiently("it catches up", worker.caught_up())
         .await
         .unwrap();
-    let is = |state: LaneState| worker.consumers()[0].state == state;
+    let is = |state: ConsumerState| worker.consumers()[0].state == state;
     db.execute(
         "BEGIN; DELETE FROM events WHERE global_position > 1;
          UPDATE consumer_progress SET state = 'paused'; COMMIT",
     )
     .await;
-    until("it has looked", async || is(LaneState::Paused)).await;
+    until("it has looked", async || is(ConsumerState::Paused)).await;
     db.execute("UPDATE consumer_progress SET state = 'running'")
         .await;
-    until("it has looked again", async || is(LaneState::Running)).await;
+    until("it has looked again", async || is(ConsumerState::Running)).await;
     positions.extend(db.append("User", &["d"]).await);
     patiently("it goes on", worker.caught_up_to(positions[3]))
         .await

@@ -1,16 +1,15 @@
 //! What the command line asks before it asks somebody: which consumer is meant, and whether the verb
 //! would be refused anyway.
 
-use super::dialect::Of;
 use super::status::sum;
-use super::{
-    Admin, AdminBackend, AdminError, ConsumerState, RebuildOptions, Target, of_row, version,
-};
+use super::{Admin, AdminError, ConsumerState, RebuildOptions, Target, of_row};
+use crate::backend::Backend;
+use crate::backend::ConsumerId;
 
 /// One version of a consumer, chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Choice {
-    of: Of,
+    of: ConsumerId,
     /// What to call it: with its version, where that is not the only one.
     pub(crate) label: String,
 }
@@ -18,15 +17,15 @@ pub(crate) struct Choice {
 impl Choice {
     /// What to give the verbs.
     pub(crate) fn target(&self) -> Target {
-        Target::new(&*self.of.consumer).version(self.version())
+        Target::new(&*self.of.name).version(self.version())
     }
 
     pub(crate) fn version(&self) -> u32 {
-        version(&self.of)
+        self.of.version
     }
 }
 
-impl<DB: AdminBackend> Admin<DB> {
+impl<DB: Backend> Admin<DB> {
     /// Chooses what is meant.
     pub(crate) async fn choose(&self, target: Target) -> Result<Choice, AdminError> {
         let of = self.find(target).await?;
@@ -46,15 +45,15 @@ impl<DB: AdminBackend> Admin<DB> {
         Ok((self.choice(of).await?, is_new))
     }
 
-    async fn choice(&self, of: Of) -> Result<Choice, AdminError> {
+    async fn choice(&self, of: ConsumerId) -> Result<Choice, AdminError> {
         let rows = self.rows().await?;
-        let is_other = |other: &Of| other.consumer == of.consumer && *other != of;
+        let is_other = |other: &ConsumerId| other.name == of.name && *other != of;
         let has_others = rows.iter().map(of_row).any(|other| is_other(&other));
-        let version = version(&of);
+        let version = of.version;
         let label = if has_others || version != 1 {
-            format!("{} v{version}", of.consumer)
+            format!("{} v{version}", of.name)
         } else {
-            of.consumer.to_string()
+            of.name.to_string()
         };
         Ok(Choice { of, label })
     }
@@ -82,7 +81,7 @@ impl<DB: AdminBackend> Admin<DB> {
         let parked = sum(own, |row| row.parked);
         if parked > 0 && !options.discard_parked {
             return Err(AdminError::WouldDiscard {
-                consumer: choice.of.consumer.clone(),
+                consumer: choice.of.name.clone(),
                 parked,
             });
         }
@@ -116,7 +115,7 @@ impl<DB: AdminBackend> Admin<DB> {
 
     /// Whether another version serves.
     pub(crate) async fn is_beside(&self, choice: &Choice) -> Result<bool, AdminError> {
-        let active = self.active_version(&choice.of.consumer).await?;
+        let active = self.active_version(&choice.of.name).await?;
         Ok(active.is_some_and(|active| active != choice.version()))
     }
 }

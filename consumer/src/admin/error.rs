@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::backend::{FrontierError, StoreError};
 use crate::contract::HandlerError;
-use crate::store::StoreError;
 use crate::worker::WorkerError;
 
 /// Why an operator's verb was refused, or did not come to its end: a verb that takes many steps, as
@@ -221,5 +221,11 @@ pub enum AdminError {
 impl From<sqlx::Error> for AdminError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
+    }
+}
+
+impl From<FrontierError> for AdminError {
+    fn from(error: FrontierError) -> Self {
+        WorkerError::from(error).into()
     }
 }

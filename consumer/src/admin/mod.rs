@@ -5,15 +5,10 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod choice;
-pub(crate) mod dialect;
 mod error;
 mod options;
 mod parked;
-#[cfg(feature = "postgres")]
-mod postgres;
 mod rebuild;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 mod status;
 mod versions;
 
@@ -24,20 +19,20 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, SqlSafeStr as _, Transaction};
 use tokio::sync::{Mutex, watch};
 
-pub use self::dialect::AdminBackend;
-use self::dialect::{Lock, Of, Row, Taken};
 pub use self::error::AdminError;
 pub use self::options::{RebuildOptions, Target};
 pub use self::parked::{ParkedEvent, Retried};
 pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::status::{ConsumerState, ConsumerStatus, Failing, FrontierStatus, Lag, Status};
+use crate::backend::{
+    Backend, ConsumerId, Lock, Row, State, StoreError, Taken, TransactionGuard as _,
+};
 use crate::contract::Context;
 use crate::registry::Registered;
-use crate::store::{EventStore, StoreError};
-use crate::worker::dialect::{State, TransactionGuard as _};
-use crate::worker::roster::{Post, scope_text};
-use crate::worker::slots::{Parts, Shares, Slots};
-use crate::worker::transact::run_effects;
+use crate::store::EventStore;
+use crate::worker::connections::{Connections, Parts, Shares};
+use crate::worker::lane::attempt::run_effects;
+use crate::worker::poller::assignment::{AssignedConsumer, scope_text};
 use crate::worker::{BuildError, WorkerBuilder, merge_segments};
 
 /// How long a verb that changes nothing but the row waits for the batch in hand.
@@ -65,10 +60,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # #[cfg(not(feature = "sqlite"))]
 /// # fn main() {}
 /// ```
-pub struct Admin<DB: AdminBackend> {
+pub struct Admin<DB: Backend> {
     store: EventStore<DB>,
-    sql: DB::AdminSql,
-    slots: Arc<Slots<DB>>,
+    sql: DB::OperateStatements,
+    connections: Arc<Connections<DB>>,
     code: Vec<Registered<DB>>,
     /// Whether `code` is all that the program has, so that what is not in it is detached.
     knows_code: bool,
@@ -79,7 +74,7 @@ pub struct Admin<DB: AdminBackend> {
     watch: Mutex<Option<DB::Watch>>,
 }
 
-impl<DB: AdminBackend> fmt::Debug for Admin<DB> {
+impl<DB: Backend> fmt::Debug for Admin<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admin")
             .field("store", &self.store)
@@ -88,7 +83,7 @@ impl<DB: AdminBackend> fmt::Debug for Admin<DB> {
     }
 }
 
-impl<DB: AdminBackend> WorkerBuilder<DB> {
+impl<DB: Backend> WorkerBuilder<DB> {
     /// An operator's view of the consumers of this worker.
     ///
     /// ```
@@ -123,15 +118,15 @@ impl<DB: AdminBackend> WorkerBuilder<DB> {
     }
 }
 
-impl<DB: AdminBackend> Admin<DB> {
+impl<DB: Backend> Admin<DB> {
     /// An operator without any consumer's code: enough to look, pause, resume, skip and forget.
     ///
     /// See [`Admin`] for an example.
     #[must_use]
     pub fn new(store: EventStore<DB>) -> Self {
         Self {
-            sql: DB::admin_sql(&store),
-            slots: Arc::new(Slots::new(store.clone(), Shares::ONE)),
+            sql: DB::operate_statements(store.settings()),
+            connections: Arc::new(Connections::new(store.clone(), Shares::ONE)),
             store,
             code: Vec::new(),
             knows_code: false,
@@ -338,29 +333,26 @@ impl<DB: AdminBackend> Admin<DB> {
         segments: u32,
     ) -> Result<usize, AdminError> {
         let of = self.find(consumer.into()).await?;
-        merge_segments(&self.store, &of.consumer, version(&of), segments).await?;
+        merge_segments(&self.store, &of.name, of.version, segments).await?;
         let rows = self.rows().await?;
         Ok(rows.iter().filter(|row| of_row(row) == of).count())
     }
 
-    async fn set_state(&self, of: &Of, state: State) -> Result<(), AdminError> {
+    async fn set_state(&self, of: &ConsumerId, state: State) -> Result<(), AdminError> {
         let mut tx = self.locked(of, PATIENCE).await?;
         DB::set_state(&self.sql, &mut tx, of, state).await?;
         Ok(tx.commit().await?)
     }
 
     /// Finds which rows are meant.
-    async fn find(&self, target: Target) -> Result<Of, AdminError> {
+    async fn find(&self, target: Target) -> Result<ConsumerId, AdminError> {
         let rows = self.rows().await?;
-        let mut versions: Vec<Of> = rows.iter().map(of_row).collect();
+        let mut versions: Vec<ConsumerId> = rows.iter().map(of_row).collect();
         versions.dedup();
-        let wanted = target
-            .version
-            .and_then(|version| i32::try_from(version).ok());
-        let mut matching: Vec<Of> = versions
+        let mut matching: Vec<ConsumerId> = versions
             .iter()
-            .filter(|of| *of.consumer == *target.consumer)
-            .filter(|of| wanted.is_none_or(|version| of.version == version))
+            .filter(|of| *of.name == *target.consumer)
+            .filter(|of| target.version.is_none_or(|version| of.version == version))
             .cloned()
             .collect();
         match (matching.pop(), matching.is_empty()) {
@@ -378,7 +370,7 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Why there are no rows of that name.
-    fn never_ran(&self, target: Target, known: &[Of]) -> AdminError {
+    fn never_ran(&self, target: Target, known: &[ConsumerId]) -> AdminError {
         let mut declared = self.code.iter().map(|one| &one.declaration);
         match declared.find(|declaration| target.means(declaration)) {
             Some(declaration) => AdminError::NeverRan {
@@ -390,20 +382,21 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Finds which rows are meant, and makes those of a consumer that no worker ever ran.
-    async fn find_or_enroll(&self, target: Target) -> Result<Of, AdminError> {
+    async fn find_or_enroll(&self, target: Target) -> Result<ConsumerId, AdminError> {
         let (consumer, version) = match self.find(target).await {
             Err(AdminError::NeverRan { consumer, version }) => (consumer, version),
             found => return found,
         };
-        let of = Of {
-            consumer,
-            version: i32::try_from(version).unwrap_or(i32::MAX),
+        let of = ConsumerId {
+            name: consumer,
+            version,
         };
-        let post = Post::new(self.code_of(&of)?.clone());
+        let consumer = AssignedConsumer::new(self.code_of(&of)?.clone());
         let settled = self.frontier().await?.settled;
         let mut connection = self.store.pool().acquire().await?;
-        let statements = DB::sql(&self.store);
-        let enrolled = DB::enroll(&statements, &mut connection, &[post.enrolment], settled).await;
+        let statements = DB::checkpoint_statements(self.store.settings());
+        let enrolled =
+            DB::enroll(&statements, &mut connection, &[consumer.enrolment], settled).await;
         enrolled.map_err(|error| held_or(error, &of, DB::is_held))?;
         Ok(of)
     }
@@ -419,13 +412,13 @@ impl<DB: AdminBackend> Admin<DB> {
         Ok(self.store.pool().begin_with(begin).await?)
     }
 
-    fn code_of(&self, of: &Of) -> Result<&Registered<DB>, AdminError> {
-        let version = version(of);
+    fn code_of(&self, of: &ConsumerId) -> Result<&Registered<DB>, AdminError> {
+        let version = of.version;
         self.code
             .iter()
-            .find(|one| *one.declaration.name == *of.consumer && one.declaration.version == version)
+            .find(|one| *one.declaration.name == *of.name && one.declaration.version == version)
             .ok_or_else(|| AdminError::NoCode {
-                consumer: Arc::clone(&of.consumer),
+                consumer: Arc::clone(&of.name),
                 version,
             })
     }
@@ -433,7 +426,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// Begins a transaction that writes, once nobody else has the rows, and locks them in it.
     async fn locked(
         &self,
-        of: &Of,
+        of: &ConsumerId,
         wait: Duration,
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let until = Instant::now() + wait;
@@ -450,7 +443,7 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Begins a transaction that writes; one that others keep from it is held.
-    async fn begin(&self, of: &Of) -> Result<Transaction<'static, DB>, AdminError> {
+    async fn begin(&self, of: &ConsumerId) -> Result<Transaction<'static, DB>, AdminError> {
         self.store.begin().await.map_err(|error| match error {
             StoreError::Database(error) => held_or(error, of, DB::is_held),
             error => error.into(),
@@ -461,15 +454,12 @@ impl<DB: AdminBackend> Admin<DB> {
     async fn lock(
         &self,
         tx: &mut Transaction<'_, DB>,
-        of: &Of,
+        of: &ConsumerId,
         wait: Duration,
     ) -> Result<Taken, AdminError> {
         match DB::lock(&self.sql, tx, of, wait).await {
             Ok(Lock::Taken(taken)) => Ok(taken),
-            Ok(Lock::Missing) => Err(unknown(
-                Target::new(&*of.consumer).version(version(of)),
-                &[],
-            )),
+            Ok(Lock::Missing) => Err(unknown(Target::new(&*of.name).version(of.version), &[])),
             Err(error) => Err(held_or(error, of, DB::is_held)),
         }
     }
@@ -479,7 +469,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// (R4), nothing of it stays.
     async fn under_lock<W: Work<DB>>(
         &self,
-        of: &Of,
+        of: &ConsumerId,
         wait: Duration,
         work: W,
     ) -> Result<W::Output, AdminError> {
@@ -494,11 +484,11 @@ impl<DB: AdminBackend> Admin<DB> {
 
     async fn once_under_lock<W: Work<DB>>(
         &self,
-        of: &Of,
+        of: &ConsumerId,
         wait: Duration,
         work: &W,
     ) -> Result<W::Output, AdminError> {
-        let mut lease = self.slots.writer().await?;
+        let mut lease = self.connections.writer().await?;
         let Parts {
             connection,
             guard,
@@ -519,7 +509,7 @@ impl<DB: AdminBackend> Admin<DB> {
         guard.allow_end(false);
         let outcome = work.run(&mut tx, &mut effects).await;
         let ended = || AdminError::EndedTransaction {
-            consumer: Arc::clone(&of.consumer),
+            consumer: Arc::clone(&of.name),
         };
         let violation = guard.violation();
         guard.allow_end(true);
@@ -591,12 +581,12 @@ impl<E: Into<AdminError>> From<E> for Failed {
     }
 }
 
-fn context(of: &Of) -> Context {
-    Context::new(Arc::clone(&of.consumer)).with_version(version(of))
+fn context(of: &ConsumerId) -> Context {
+    Context::new(Arc::clone(&of.name)).with_version(of.version)
 }
 
 /// What is to be done while the rows of a consumer are locked.
-trait Work<DB: AdminBackend>: Send + Sync {
+trait Work<DB: Backend>: Send + Sync {
     type Output: Send;
 
     fn run(
@@ -606,29 +596,22 @@ trait Work<DB: AdminBackend>: Send + Sync {
     ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
 }
 
-fn held_or(error: sqlx::Error, of: &Of, is_held: fn(&sqlx::Error) -> bool) -> AdminError {
+fn held_or(error: sqlx::Error, of: &ConsumerId, is_held: fn(&sqlx::Error) -> bool) -> AdminError {
     if is_held(&error) {
         AdminError::Held {
-            consumer: Arc::clone(&of.consumer),
+            consumer: Arc::clone(&of.name),
         }
     } else {
         error.into()
     }
 }
 
-fn of_row(row: &Row) -> Of {
-    Of {
-        consumer: Arc::clone(&row.checkpoint.key.consumer),
-        version: row.checkpoint.key.version,
-    }
+fn of_row(row: &Row) -> ConsumerId {
+    row.checkpoint.key.consumer.clone()
 }
 
-fn version(of: &Of) -> u32 {
-    u32::try_from(of.version).unwrap_or(1)
-}
-
-fn unknown(target: Target, known: &[Of]) -> AdminError {
-    let same_name = known.iter().filter(|of| *of.consumer == *target.consumer);
+fn unknown(target: Target, known: &[ConsumerId]) -> AdminError {
+    let same_name = known.iter().filter(|of| *of.name == *target.consumer);
     let versions: Vec<String> = same_name.map(|of| of.version.to_string()).collect();
     if let Some(version) = target.version
         && !versions.is_empty()
@@ -639,7 +622,7 @@ fn unknown(target: Target, known: &[Of]) -> AdminError {
             known: versions.join(", "),
         };
     }
-    let mut names: Vec<&str> = known.iter().map(|of| &*of.consumer).collect();
+    let mut names: Vec<&str> = known.iter().map(|of| &*of.name).collect();
     names.dedup();
     AdminError::Unknown {
         consumer: target.consumer,

@@ -92,8 +92,8 @@ impl RebuildOptions {
     ///
     /// See [`RebuildOptions`] for an example.
     #[must_use]
-    pub fn wait(mut self, patience: Duration) -> Self {
-        self.wait = patience;
+    pub fn wait(mut self, timeouts: Duration) -> Self {
+        self.wait = timeouts;
         self
     }
 

@@ -8,15 +8,15 @@ use serde::ser::Serializer;
 use sqlx::Transaction;
 use tokio::time::Instant;
 
-use super::dialect::{Of, ParkedRow};
 use super::status::millis;
-use super::{Admin, AdminBackend, AdminError, Effects, Failed, PATIENCE, Target, Work, context};
+use super::{Admin, AdminError, Backend, Effects, Failed, PATIENCE, Target, Work, context};
+use crate::backend::{ConsumerId, ParkedRow};
+use crate::backend::{ReadRange, StoreError};
 use crate::contract::{BatchError, Context, PersistedEvent};
 use crate::registry::Registered;
-use crate::store::{ReadRange, StoreError};
-use crate::worker::fault::{self, Blame};
-use crate::worker::supervise::{Fault, Limits, supervise};
-use crate::worker::transact::{SWALLOWED, keep_alive};
+use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
+use crate::worker::lane::handler::{Fault, Limits, supervise};
+use crate::worker::lane::outcome::{self, Blame};
 
 /// An event that a consumer has set aside.
 ///
@@ -73,7 +73,7 @@ pub struct Retried {
 /// How long a claim may be without a word while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
 
-impl<DB: AdminBackend> Admin<DB> {
+impl<DB: Backend> Admin<DB> {
     /// The parked events of a consumer, in the order of the log.
     ///
     /// ```
@@ -297,7 +297,7 @@ impl<DB: AdminBackend> Admin<DB> {
         DB::unpark(&self.sql, &mut tx, &of, position).await?;
         tx.commit().await?;
         tracing::warn!(
-            consumer = &*of.consumer,
+            consumer = &*of.name,
             position,
             "the parked event was skipped"
         );
@@ -307,7 +307,7 @@ impl<DB: AdminBackend> Admin<DB> {
     async fn unpark(
         &self,
         tx: &mut DB::Connection,
-        of: &Of,
+        of: &ConsumerId,
         events: &[PersistedEvent],
     ) -> Result<u64, AdminError> {
         let mut handled = 0;
@@ -318,7 +318,7 @@ impl<DB: AdminBackend> Admin<DB> {
         Ok(handled)
     }
 
-    async fn blame(&self, of: &Of, position: i64, error: &str) -> Result<(), AdminError> {
+    async fn blame(&self, of: &ConsumerId, position: i64, error: &str) -> Result<(), AdminError> {
         let mut tx = self.locked(of, PATIENCE).await?;
         DB::blame(&self.sql, &mut tx, of, position, error).await?;
         Ok(tx.commit().await?)
@@ -358,9 +358,9 @@ impl<DB: AdminBackend> Admin<DB> {
 const TRIES: u32 = 3;
 
 /// One aggregate's parked events, to be handled again.
-struct Again<'a, DB: AdminBackend> {
+struct Again<'a, DB: Backend> {
     admin: &'a Admin<DB>,
-    of: &'a Of,
+    of: &'a ConsumerId,
     code: &'a Registered<DB>,
     aggregate: &'a Aggregate,
     /// Up to where events are a replay.
@@ -377,11 +377,11 @@ struct Waiting {
 impl Waiting {
     /// What an error of our own statements after the handler means: one that says that an earlier
     /// statement failed is the handler's, which did not pass that error on.
-    fn after_handler<DB: AdminBackend>(&self, error: AdminError) -> AdminError {
+    fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
         let AdminError::Store(StoreError::Database(database)) = &error else {
             return error;
         };
-        if !fault::is_aborted_transaction::<DB>(database) {
+        if !outcome::is_aborted_transaction::<DB>(database) {
             return error;
         }
         let first = self.events.first();
@@ -392,7 +392,7 @@ impl Waiting {
     }
 }
 
-impl<DB: AdminBackend> Again<'_, DB> {
+impl<DB: Backend> Again<'_, DB> {
     /// Tries again as long as it is the database that fails, but not for ever.
     async fn until_it_is_over(&self) -> Result<u64, AdminError> {
         let mut tries = 1;
@@ -500,11 +500,11 @@ impl<DB: AdminBackend> Again<'_, DB> {
         let failed = events.get(error.handled).map(|event| event.global_position);
         let position = failed.or(cx.current_position()).unwrap_or_default();
         let error = error.error;
-        match fault::judge::<DB>(&error) {
+        match outcome::judge::<DB>(&error) {
             Blame::Handler | Blame::Protocol => AdminError::Retry { position, error },
             Blame::Infrastructure => AdminError::Interrupted { position, error },
             Blame::Commit => AdminError::EndedTransaction {
-                consumer: Arc::clone(&self.of.consumer),
+                consumer: Arc::clone(&self.of.name),
             },
         }
     }
@@ -517,7 +517,7 @@ fn nothing_handled() -> BatchError {
     )
 }
 
-impl<DB: AdminBackend> Work<DB> for &Again<'_, DB> {
+impl<DB: Backend> Work<DB> for &Again<'_, DB> {
     type Output = u64;
 
     async fn run(
@@ -579,9 +579,9 @@ fn aggregates(rows: &[ParkedRow], of: Option<i64>) -> Vec<Aggregate> {
     aggregates
 }
 
-fn not_parked(of: &Of, position: i64) -> AdminError {
+fn not_parked(of: &ConsumerId, position: i64) -> AdminError {
     AdminError::NotParked {
-        consumer: Arc::clone(&of.consumer),
+        consumer: Arc::clone(&of.name),
         position,
     }
 }

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use sqlx::Transaction;
 
-use super::dialect::{Of, Part};
 use super::status::scope_of;
 use super::{
-    Admin, AdminBackend, AdminError, Effects, Failed, RebuildOptions, Target, Work, context,
-    of_row, unknown, version,
+    Admin, AdminError, Backend, Effects, Failed, RebuildOptions, Target, Work, context, of_row,
+    unknown,
 };
+use crate::backend::{ConsumerId, Part};
 use crate::registry::Registered;
-use crate::worker::roster::scope_text;
-use crate::worker::supervise::describe;
+use crate::worker::lane::handler::describe;
+use crate::worker::poller::assignment::scope_text;
 
 /// What a rebuild began with.
 ///
@@ -67,7 +67,7 @@ pub struct RebuildProgress {
     pub is_done: bool,
 }
 
-impl<DB: AdminBackend> Admin<DB> {
+impl<DB: Backend> Admin<DB> {
     /// Empties a consumer's read model and moves its checkpoint back to the beginning, in one
     /// transaction; workers then hand it all events again, with [`Context::is_replay`] set up to
     /// where it was.
@@ -138,8 +138,8 @@ impl<DB: AdminBackend> Admin<DB> {
         self.under_lock(&of, options.wait, beginning).await?;
         let replay_to = self.standing(&of).await?.1;
         Ok(Rebuilt {
-            version: version(&of),
-            consumer: of.consumer,
+            version: of.version,
+            consumer: of.name,
             replay_to,
         })
     }
@@ -147,7 +147,7 @@ impl<DB: AdminBackend> Admin<DB> {
     /// What empties the read model, when something is to.
     pub(super) fn reset_of(
         &self,
-        of: &Of,
+        of: &ConsumerId,
         options: RebuildOptions,
     ) -> Result<Option<&Registered<DB>>, AdminError> {
         if options.without_reset {
@@ -156,7 +156,7 @@ impl<DB: AdminBackend> Admin<DB> {
         let code = self.code_of(of)?;
         if !code.consumer.can_reset() {
             return Err(AdminError::NoReset {
-                consumer: Arc::clone(&of.consumer),
+                consumer: Arc::clone(&of.name),
             });
         }
         Ok(Some(code))
@@ -200,14 +200,14 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// The position of the slowest of the rows, and up to where they replay.
-    pub(super) async fn standing(&self, of: &Of) -> Result<(i64, i64), AdminError> {
+    pub(super) async fn standing(&self, of: &ConsumerId) -> Result<(i64, i64), AdminError> {
         let rows = self.rows().await?;
         let mut own = rows
             .iter()
             .filter(|row| of_row(row) == *of)
             .map(|row| (row.checkpoint.position, row.checkpoint.replay_to));
         let Some(first) = own.next() else {
-            let target = Target::new(&*of.consumer).version(version(of));
+            let target = Target::new(&*of.name).version(of.version);
             return Err(unknown(target, &[]));
         };
         Ok(own.fold(first, |(low, high), (position, replay_to)| {
@@ -215,7 +215,7 @@ impl<DB: AdminBackend> Admin<DB> {
         }))
     }
 
-    async fn scope_text_of(&self, of: &Of) -> Result<String, AdminError> {
+    async fn scope_text_of(&self, of: &ConsumerId) -> Result<String, AdminError> {
         let rows = self.rows().await?;
         let row = rows.into_iter().find(|row| of_row(row) == *of);
         Ok(row.map(|row| row.checkpoint.scope).unwrap_or_default())
@@ -223,21 +223,21 @@ impl<DB: AdminBackend> Admin<DB> {
 }
 
 /// The first transaction of a rebuild.
-struct Beginning<'a, DB: AdminBackend> {
+struct Beginning<'a, DB: Backend> {
     admin: &'a Admin<DB>,
-    of: &'a Of,
+    of: &'a ConsumerId,
     reset: Option<&'a Registered<DB>>,
     scope: Option<Arc<str>>,
     discard_parked: bool,
 }
 
-impl<DB: AdminBackend> Work<DB> for Beginning<'_, DB> {
+impl<DB: Backend> Work<DB> for Beginning<'_, DB> {
     type Output = ();
 
     async fn run(&self, tx: &mut Transaction<'_, DB>, effects: &mut Effects) -> Result<(), Failed> {
         let parked = DB::parked(&self.admin.sql, tx, self.of).await?.len() as u64;
         if parked > 0 && !self.discard_parked {
-            let consumer = Arc::clone(&self.of.consumer);
+            let consumer = Arc::clone(&self.of.name);
             return Err(AdminError::WouldDiscard { consumer, parked }.into());
         }
         if let Some(code) = self.reset {
@@ -247,7 +247,7 @@ impl<DB: AdminBackend> Work<DB> for Beginning<'_, DB> {
             let emptied = AssertUnwindSafe(reset).catch_unwind().await;
             let emptied = emptied.unwrap_or_else(|panic| Err(describe(panic.as_ref()).into()));
             emptied.map_err(|error| AdminError::Reset {
-                consumer: Arc::clone(&self.of.consumer),
+                consumer: Arc::clone(&self.of.name),
                 error,
             })?;
             effects.of(&cx);
@@ -262,9 +262,9 @@ impl<DB: AdminBackend> Work<DB> for Beginning<'_, DB> {
 ///
 /// See [`Admin::rebuild`] for an example.
 #[derive(Debug)]
-pub struct RebuildWatch<'a, DB: AdminBackend> {
+pub struct RebuildWatch<'a, DB: Backend> {
     admin: &'a Admin<DB>,
-    of: Of,
+    of: ConsumerId,
     scope: Vec<String>,
     position: i64,
     replay_to: i64,
@@ -273,7 +273,7 @@ pub struct RebuildWatch<'a, DB: AdminBackend> {
     pace: Pace,
 }
 
-impl<DB: AdminBackend> RebuildWatch<'_, DB> {
+impl<DB: Backend> RebuildWatch<'_, DB> {
     /// Looks at the checkpoint.
     ///
     /// See [`Admin::rebuild`] for an example.

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::dialect::{Of, Part, Row};
-use super::{Admin, AdminBackend, AdminError, of_row, version};
+use super::{Admin, AdminError, of_row};
+use crate::backend::Backend;
+use crate::backend::Blocker;
+use crate::backend::{ConsumerId, Part, Row};
+use crate::backend::{FrontierWatch as _, State};
 use crate::registry::Registered;
-use crate::worker::dialect::{FrontierWatch as _, State};
-use crate::worker::roster::scope_text;
-use crate::worker::{Blocker, WorkerError};
+use crate::worker::WorkerError;
+use crate::worker::poller::assignment::scope_text;
 
 /// Beyond this, nobody needs to know exactly how far behind a consumer is.
 const MOST_COUNTED: i64 = 1_000_000;
@@ -235,7 +237,7 @@ pub struct Failing {
     pub error: String,
 }
 
-impl<DB: AdminBackend> Admin<DB> {
+impl<DB: Backend> Admin<DB> {
     /// Says how every consumer stands, also while no worker runs.
     ///
     /// See [`Status`] for an example.
@@ -365,7 +367,7 @@ impl<DB: AdminBackend> Admin<DB> {
         let mut connection = self.store.pool().acquire().await?;
         let mut current = match watch.take() {
             Some(current) => current,
-            None => DB::Watch::look(&self.store, &mut connection).await?,
+            None => DB::Watch::look(self.store.settings(), &mut connection).await?,
         };
         let seen = loop {
             let seen = current.observe(&mut connection).await?;
@@ -408,7 +410,7 @@ impl<DB: AdminBackend> Admin<DB> {
     async fn consumer_status(
         &self,
         rows: &[Row],
-        active: &HashMap<Arc<str>, i32>,
+        active: &HashMap<Arc<str>, u32>,
         head: i64,
     ) -> Result<Option<ConsumerStatus>, AdminError> {
         let Some(worst) = worst(rows) else {
@@ -425,8 +427,8 @@ impl<DB: AdminBackend> Admin<DB> {
             state => state,
         };
         Ok(Some(ConsumerStatus {
-            version: version(&of),
-            is_active: active.get(&of.consumer) == Some(&of.version),
+            version: of.version,
+            is_active: active.get(&of.name) == Some(&of.version),
             state,
             position,
             replay_to: worst.checkpoint.replay_to,
@@ -438,7 +440,7 @@ impl<DB: AdminBackend> Admin<DB> {
             group: code.and_then(|code| code.declaration.group),
             rate: None,
             saved_ago: rows.iter().map(|row| millis(row.saved_ago)).min(),
-            name: of.consumer,
+            name: of.name,
         }))
     }
 
@@ -451,10 +453,10 @@ impl<DB: AdminBackend> Admin<DB> {
         let row = &worst.checkpoint;
         if code.is_none()
             && self.knows_code
-            && !self.elsewhere.iter().any(|n| **n == *row.key.consumer)
+            && !self.elsewhere.iter().any(|n| **n == *row.key.consumer.name)
         {
             let mut declared = self.code.iter().map(|one| &one.declaration.name);
-            return if declared.any(|name| *name == row.key.consumer) {
+            return if declared.any(|name| *name == row.key.consumer.name) {
                 ConsumerState::OtherVersion
             } else {
                 ConsumerState::Detached
@@ -482,9 +484,9 @@ impl<DB: AdminBackend> Admin<DB> {
         let mut new = Vec::new();
         for one in &self.code {
             let declaration = &one.declaration;
-            let of = Of {
-                consumer: Arc::clone(&declaration.name),
-                version: i32::try_from(declaration.version).unwrap_or(i32::MAX),
+            let of = ConsumerId {
+                name: Arc::clone(&declaration.name),
+                version: declaration.version,
             };
             if rows.iter().any(|row| of_row(row) == of) {
                 continue;
@@ -504,7 +506,7 @@ impl<DB: AdminBackend> Admin<DB> {
                 group: declaration.group,
                 rate: None,
                 saved_ago: None,
-                name: of.consumer,
+                name: of.name,
             });
         }
         Ok(new)
@@ -553,7 +555,7 @@ pub(super) fn worst(rows: &[Row]) -> Option<&Row> {
     })
 }
 
-pub(super) fn has_other_scope<DB: AdminBackend>(row: &Row, code: &Registered<DB>) -> bool {
+pub(super) fn has_other_scope<DB: Backend>(row: &Row, code: &Registered<DB>) -> bool {
     *scope_text(&code.declaration.scope) != *row.checkpoint.scope
 }
 

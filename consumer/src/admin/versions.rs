@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::dialect::{Of, Row};
 use super::status::{scope_of, sum};
-use super::{Admin, AdminBackend, AdminError, PATIENCE, Target, of_row, version};
+use super::{Admin, AdminError, PATIENCE, Target, of_row};
+use crate::backend::Backend;
+use crate::backend::{ConsumerId, Row};
 
-impl<DB: AdminBackend> Admin<DB> {
+impl<DB: Backend> Admin<DB> {
     /// The version of a consumer whose read model is to be read; `None` when no worker ever ran it.
     ///
     /// A consumer with `version = 2` catches up under a checkpoint of its own, into a table of its
@@ -21,8 +22,7 @@ impl<DB: AdminBackend> Admin<DB> {
     pub async fn active_version(&self, consumer: &str) -> Result<Option<u32>, AdminError> {
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;
-        let version = active.get(consumer).copied();
-        Ok(version.and_then(|version| u32::try_from(version).ok()))
+        Ok(active.get(consumer).copied())
     }
 
     /// Makes a version of a consumer the active one.
@@ -129,29 +129,33 @@ impl<DB: AdminBackend> Admin<DB> {
     }
 
     /// Refuses to forget what is still in use.
-    pub(super) async fn refuse_in_use(&self, of: &Of, force: bool) -> Result<(), AdminError> {
-        let is_elsewhere = self.elsewhere.iter().any(|name| **name == *of.consumer);
+    pub(super) async fn refuse_in_use(
+        &self,
+        of: &ConsumerId,
+        force: bool,
+    ) -> Result<(), AdminError> {
+        let is_elsewhere = self.elsewhere.iter().any(|name| **name == *of.name);
         if !force && (is_elsewhere || self.code_of(of).is_ok()) {
             return Err(AdminError::InUse {
-                consumer: Arc::clone(&of.consumer),
-                version: version(of),
+                consumer: Arc::clone(&of.name),
+                version: of.version,
             });
         }
         let rows = self.rows().await?;
         let has_others = rows
             .iter()
-            .any(|row| of_row(row).consumer == of.consumer && of_row(row) != *of);
+            .any(|row| of_row(row).name == of.name && of_row(row) != *of);
         let active = self.active_versions(&rows).await?;
-        if has_others && active.get(&of.consumer) == Some(&of.version) {
+        if has_others && active.get(&of.name) == Some(&of.version) {
             return Err(AdminError::Active {
-                consumer: Arc::clone(&of.consumer),
-                version: version(of),
+                consumer: Arc::clone(&of.name),
+                version: of.version,
             });
         }
         Ok(())
     }
 
-    async fn refuse_behind(&self, of: &Of) -> Result<(), AdminError> {
+    async fn refuse_behind(&self, of: &ConsumerId) -> Result<(), AdminError> {
         let rows = self.rows().await?;
         let own: Vec<&Row> = rows.iter().filter(|row| of_row(row) == *of).collect();
         let position = own.iter().map(|row| row.checkpoint.position).min();
@@ -165,16 +169,16 @@ impl<DB: AdminBackend> Admin<DB> {
             .await?;
         if lag.events > 0 {
             return Err(AdminError::Behind {
-                consumer: Arc::clone(&of.consumer),
-                version: version(of),
+                consumer: Arc::clone(&of.name),
+                version: of.version,
                 lag: lag.events,
             });
         }
         let parked = sum(own.iter().copied(), |row| row.parked);
         if parked > 0 {
             return Err(AdminError::HasParked {
-                consumer: Arc::clone(&of.consumer),
-                version: version(of),
+                consumer: Arc::clone(&of.name),
+                version: of.version,
                 parked,
             });
         }
@@ -185,17 +189,17 @@ impl<DB: AdminBackend> Admin<DB> {
     pub(super) async fn active_versions(
         &self,
         rows: &[Row],
-    ) -> Result<HashMap<Arc<str>, i32>, AdminError> {
+    ) -> Result<HashMap<Arc<str>, u32>, AdminError> {
         let mut connection = self.look().await?;
         let named = DB::active(&self.sql, &mut connection).await?;
-        let mut active: HashMap<Arc<str>, i32> = HashMap::new();
+        let mut active: HashMap<Arc<str>, u32> = HashMap::new();
         // In the order of versions: the oldest serves where nobody has said otherwise.
         for row in rows {
-            let Of { consumer, version } = of_row(row);
-            active.entry(consumer).or_insert(version);
+            let of = of_row(row);
+            active.entry(of.name).or_insert(of.version);
         }
-        for (consumer, version) in named {
-            active.insert(consumer.into(), version);
+        for of in named {
+            active.insert(of.name, of.version);
         }
         Ok(active)
     }

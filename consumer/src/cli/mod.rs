@@ -52,8 +52,9 @@ use std::process::ExitCode;
 pub use self::args::Cli;
 use self::args::Verb;
 pub use self::console::Console;
-use crate::admin::{AdminBackend, AdminError};
-use crate::store::StoreError;
+use crate::admin::AdminError;
+use crate::backend::Backend;
+use crate::backend::StoreError;
 use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 
 /// How a verb ended, and the exit code that says so.
@@ -102,18 +103,14 @@ impl Cli {
     /// Does what the command line says, with the consumers and the store of a worker's builder.
     ///
     /// See the [module](self) for an example.
-    pub async fn run<DB: AdminBackend>(self, builder: WorkerBuilder<DB>) -> ExitCode {
+    pub async fn run<DB: Backend>(self, builder: WorkerBuilder<DB>) -> ExitCode {
         self.run_on(builder, &Console::process()).await.into()
     }
 
     /// Does what the command line says on a console of your own.
     ///
     /// See [`Console`] for an example.
-    pub async fn run_on<DB: AdminBackend>(
-        self,
-        builder: WorkerBuilder<DB>,
-        console: &Console,
-    ) -> Exit {
+    pub async fn run_on<DB: Backend>(self, builder: WorkerBuilder<DB>, console: &Console) -> Exit {
         match self.verb.run(builder, console).await {
             Ok(exit) => exit,
             Err(trouble) => {

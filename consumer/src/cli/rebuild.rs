@@ -11,8 +11,9 @@ use super::console::Console;
 use super::{Exit, Trouble, tables, verbs};
 use crate::admin::choice::Choice;
 use crate::admin::{
-    Admin, AdminBackend, AdminError, ConsumerState, RebuildOptions, RebuildProgress, RebuildWatch,
+    Admin, AdminError, ConsumerState, RebuildOptions, RebuildProgress, RebuildWatch,
 };
+use crate::backend::Backend;
 use crate::worker::{BuildError, Worker, WorkerBuilder, shutdown_signal};
 
 /// How often a terminal is drawn anew.
@@ -21,7 +22,7 @@ const FRAME: Duration = Duration::from_millis(200);
 /// How often a line is written where there is no terminal.
 const LINE: Duration = Duration::from_secs(1);
 
-pub(super) async fn run<DB: AdminBackend>(
+pub(super) async fn run<DB: Backend>(
     rebuild: Rebuild,
     builder: WorkerBuilder<DB>,
     admin: &Admin<DB>,
@@ -51,7 +52,7 @@ pub(super) async fn run<DB: AdminBackend>(
     }
 }
 
-fn worker_of<DB: AdminBackend>(
+fn worker_of<DB: Backend>(
     choice: &Choice,
     mut builder: WorkerBuilder<DB>,
 ) -> Result<Worker<DB>, BuildError> {
@@ -61,7 +62,7 @@ fn worker_of<DB: AdminBackend>(
 }
 
 /// Begins a rebuild, unless one is under way already: a command that was killed goes on.
-async fn begin<DB: AdminBackend>(
+async fn begin<DB: Backend>(
     rebuild: &Rebuild,
     choice: &Choice,
     admin: &Admin<DB>,
@@ -123,7 +124,7 @@ fn question(
 }
 
 /// Runs the consumer here, beside any worker that has it too: whoever has the row goes on.
-async fn work<DB: AdminBackend>(
+async fn work<DB: Backend>(
     worker: Worker<DB>,
     watch: RebuildWatch<'_, DB>,
     admin: &Admin<DB>,
@@ -145,7 +146,7 @@ async fn work<DB: AdminBackend>(
 }
 
 /// Shows how far it is until it is done, or will not get there.
-async fn follow<DB: AdminBackend>(
+async fn follow<DB: Backend>(
     mut watch: RebuildWatch<'_, DB>,
     admin: &Admin<DB>,
     choice: &Choice,
@@ -177,7 +178,7 @@ async fn follow<DB: AdminBackend>(
 }
 
 /// Why nobody will go on with it.
-async fn stands_still<DB: AdminBackend>(
+async fn stands_still<DB: Backend>(
     admin: &Admin<DB>,
     choice: &Choice,
 ) -> Result<Option<String>, AdminError> {

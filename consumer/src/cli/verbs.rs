@@ -8,7 +8,8 @@ use serde_json::json;
 use super::args::{Activate, Forget, Format, Merge, Migrate, Parked, Run, Status, Verb, Which};
 use super::console::Console;
 use super::{Exit, Trouble, rebuild, tables};
-use crate::admin::{Admin, AdminBackend, AdminError, ConsumerState, Status as Seen, Target};
+use crate::admin::{Admin, AdminError, ConsumerState, Status as Seen, Target};
+use crate::backend::Backend;
 use crate::worker::{WorkerBuilder, shutdown_signal};
 
 type Done = Result<Exit, Trouble>;
@@ -32,7 +33,7 @@ impl Which {
 }
 
 impl Verb {
-    pub(super) async fn run<DB: AdminBackend>(
+    pub(super) async fn run<DB: Backend>(
         self,
         mut builder: WorkerBuilder<DB>,
         console: &Console,
@@ -84,11 +85,7 @@ impl Verb {
 }
 
 impl Run {
-    async fn run<DB: AdminBackend>(
-        self,
-        mut builder: WorkerBuilder<DB>,
-        console: &Console,
-    ) -> Done {
+    async fn run<DB: Backend>(self, mut builder: WorkerBuilder<DB>, console: &Console) -> Done {
         self.check(&builder)?;
         builder.retain(|one| {
             let declaration = &one.declaration;
@@ -112,7 +109,7 @@ impl Run {
     }
 
     /// A name or a group that nobody has is a mistake, not an empty choice.
-    fn check<DB: AdminBackend>(&self, builder: &WorkerBuilder<DB>) -> Result<(), Trouble> {
+    fn check<DB: Backend>(&self, builder: &WorkerBuilder<DB>) -> Result<(), Trouble> {
         let known = builder.consumers();
         for name in &self.only {
             if !known.iter().any(|one| *one.declaration.name == **name) {
@@ -150,7 +147,7 @@ impl Run {
 const APART: Duration = Duration::from_secs(1);
 
 impl Status {
-    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Done {
         if let Some(seconds) = self.watch {
             return self.watch(seconds, admin, console).await;
         }
@@ -166,12 +163,7 @@ impl Status {
     }
 
     /// Looks again and again, until it is asked to end or nobody reads it any more.
-    async fn watch<DB: AdminBackend>(
-        &self,
-        seconds: f64,
-        admin: &Admin<DB>,
-        console: &Console,
-    ) -> Done {
+    async fn watch<DB: Backend>(&self, seconds: f64, admin: &Admin<DB>, console: &Console) -> Done {
         let pause = Duration::try_from_secs_f64(seconds.max(0.1)).unwrap_or(APART);
         let mut stopped = std::pin::pin!(shutdown_signal());
         let mut before: Option<Seen> = None;
@@ -214,7 +206,7 @@ fn verdict(seen: &Seen) -> Exit {
 }
 
 impl Activate {
-    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Done {
         let target = Target::new(&*self.name).version(self.version);
         admin.activate(target, self.force).await?;
         console.line(format!(
@@ -227,7 +219,7 @@ impl Activate {
 
 impl Merge {
     /// Can be ended at any time: what is one by then stays one.
-    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Done {
         let choice = admin.choose(self.which.target()).await?;
         let merge = admin.merge_segments(choice.target(), self.segments);
         let merged = tokio::select! {
@@ -247,7 +239,7 @@ impl Merge {
 }
 
 impl Parked {
-    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Done {
         match self {
             Self::List { which, format } => {
                 let events = admin.parked(which.target()).await?;
@@ -310,7 +302,7 @@ pub(super) fn events(count: u64) -> String {
     }
 }
 
-async fn frontier<DB: AdminBackend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Done {
+async fn frontier<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Done {
     let frontier = admin.frontier().await?;
     show(console, format, &frontier, || tables::frontier(&frontier))
 }
@@ -330,7 +322,7 @@ fn show(
 }
 
 impl Forget {
-    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Done {
         let choice = admin.choose(self.which.target()).await?;
         admin.may_forget(&choice, self.force).await?;
         let question = format!(
@@ -345,7 +337,7 @@ impl Forget {
 }
 
 impl Migrate {
-    async fn run<DB: AdminBackend>(self, admin: &Admin<DB>, console: &Console) -> Done {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Done {
         if self.print {
             console.line(admin.store().migration_sql().trim_end());
             return Ok(Exit::Done);

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::{NewEvent, PersistedEvent};
+use crate::contract::{NewEvent, PersistedEvent};
 
 tokio::task_local! {
     static CAUSE: Arc<dyn Cause>;
@@ -60,7 +60,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::{find, within};
-    use crate::{Context, ExpectedVersion, NewEvent, PersistedEvent, SqliteEventStore};
+    use crate::contract::{Context, ExpectedVersion, NewEvent, PersistedEvent};
+    use crate::store::SqliteEventStore;
 
     fn event(id: &str) -> NewEvent {
         NewEvent::new("User", id, "Happened", "")

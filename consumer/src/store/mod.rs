@@ -1,19 +1,6 @@
 //! The event store: what is appended, and how it is read again.
 
-mod append;
-mod backend;
 pub(crate) mod cause;
-mod error;
-mod expected;
-mod intern;
-mod json_text;
-mod new_event;
-#[cfg(feature = "postgres")]
-mod postgres;
-mod read;
-mod schema;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -21,19 +8,8 @@ use std::sync::{Arc, Mutex};
 use sqlx::{Pool, SqlSafeStr as _};
 use tokio::sync::watch;
 
-use self::append::Append;
-pub use self::backend::Backend;
-#[cfg(feature = "worker")]
-pub(crate) use self::backend::Sql;
-use self::backend::{Dialect, Opened, StoreSettings};
-pub use self::error::StoreError;
-pub use self::expected::ExpectedVersion;
-pub use self::new_event::{NewEvent, TypedEvent};
-#[cfg(all(feature = "postgres", feature = "worker"))]
-pub(crate) use self::postgres::refuse_old_server;
-pub use self::read::ReadRange;
-pub use self::schema::{Column, Schema};
-use crate::PersistedEvent;
+use crate::backend::{Append, Backend, Opened, ReadRange, Schema, StoreError, StoreSettings};
+use crate::contract::{ExpectedVersion, NewEvent, PersistedEvent};
 
 /// An event store in a SQLite file.
 ///
@@ -87,7 +63,7 @@ pub struct EventStore<DB: Backend> {
 struct Inner<DB: Backend> {
     pool: Pool<DB>,
     settings: StoreSettings,
-    statements: <DB::Dialect as Dialect>::Statements,
+    statements: DB::EventStatements,
     /// Shared by all that derive from one store, so that each append wakes each worker.
     appended: watch::Sender<u64>,
     anchor: Arc<Mutex<Option<DB::Connection>>>,
@@ -135,7 +111,7 @@ impl<DB: Backend> EventStore<DB> {
     /// [`StoreError::WrongUrl`], [`StoreError::InvalidUrl`], and [`StoreError::Unreachable`] or
     /// [`StoreError::CannotOpen`].
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let Opened { pool, anchor } = DB::Dialect::open(url).await?;
+        let Opened { pool, anchor } = DB::open_pool(url).await?;
         let anchor = Arc::new(Mutex::new(anchor));
         let (appended, _) = watch::channel(0);
         Ok(Self::assemble(
@@ -191,7 +167,7 @@ impl<DB: Backend> EventStore<DB> {
     /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have.
     pub fn with_schema(self, schema: Schema) -> Result<Self, StoreError> {
         schema.check()?;
-        DB::Dialect::accepts(&schema)?;
+        DB::accepts(&schema)?;
         Ok(self.with(schema, self.inner.settings.notify))
     }
 
@@ -223,11 +199,11 @@ impl<DB: Backend> EventStore<DB> {
         let settings = StoreSettings {
             schema,
             notify,
-            keep_statements: DB::Dialect::keeps_statements(&pool),
+            keep_statements: DB::keeps_statements(&pool),
         };
         Self {
             inner: Arc::new(Inner {
-                statements: DB::Dialect::statements(&settings),
+                statements: DB::event_statements(&settings),
                 pool,
                 settings,
                 appended,
@@ -295,7 +271,7 @@ impl<DB: Backend> EventStore<DB> {
     /// [`StoreError::SchemaMismatch`] when existing tables lack a column,
     /// [`StoreError::NoAutoincrement`], or what the database says.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        DB::Dialect::migrate(&self.inner.pool, &self.inner.statements).await
+        DB::migrate(&self.inner.pool, &self.inner.statements).await
     }
 
     /// The SQL that [`migrate`](Self::migrate) runs, as a script that can be run any number of times
@@ -320,7 +296,7 @@ impl<DB: Backend> EventStore<DB> {
     /// ```
     #[must_use]
     pub fn migration_sql(&self) -> String {
-        DB::Dialect::migration_sql(&self.inner.statements)
+        DB::migration_sql(&self.inner.statements)
     }
 
     /// Checks that the server is one to rest on, and that the tables are there and have every column.
@@ -344,7 +320,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
     pub async fn check(&self) -> Result<(), StoreError> {
-        DB::Dialect::check(&self.inner.pool, &self.inner.statements).await
+        DB::check(&self.inner.pool, &self.inner.statements).await
     }
 
     /// Begins a transaction to append in: on Postgres one with isolation READ COMMITTED, on SQLite
@@ -357,7 +333,7 @@ impl<DB: Backend> EventStore<DB> {
     /// What the database says.
     pub async fn begin(&self) -> Result<sqlx::Transaction<'static, DB>, StoreError> {
         // Without the statement's lifetime, on which futures that are spawned would founder.
-        let begin = DB::Dialect::BEGIN.into_sql_str();
+        let begin = DB::BEGIN_APPEND.into_sql_str();
         Ok(self.inner.pool.begin_with(begin).await?)
     }
 
@@ -417,8 +393,8 @@ impl<DB: Backend> EventStore<DB> {
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let append = Append::new(expected, events)?;
-        let placed = DB::Dialect::append(tx, &self.inner.statements, &append).await?;
+        let append = Append::new(expected, events, cause::with_cause)?;
+        let placed = DB::append(tx, &self.inner.statements, &append).await?;
         self.wake();
         Ok(append.persisted(placed))
     }
@@ -452,7 +428,7 @@ impl<DB: Backend> EventStore<DB> {
     /// Whether a statement stays prepared on its connection, so that it takes one exchange.
     #[cfg(feature = "worker")]
     pub(crate) fn keeps_statements(&self) -> bool {
-        DB::Dialect::keeps_statements(&self.inner.pool)
+        DB::keeps_statements(&self.inner.pool)
     }
 
     /// Tells the workers of this process that there is something to read, or will be at once.
@@ -495,7 +471,7 @@ impl<DB: Backend> EventStore<DB> {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        DB::Dialect::read_events(conn, &self.inner.statements, after, limit).await
+        DB::read_events(conn, &self.inner.statements, after, limit).await
     }
 
     /// Reads a part of the log within a budget of bytes, of some aggregate types or all, in position
@@ -518,7 +494,7 @@ impl<DB: Backend> EventStore<DB> {
         conn: &mut DB::Connection,
         range: ReadRange<'_>,
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        DB::Dialect::read_range(conn, &self.inner.statements, range).await
+        DB::read_range(conn, &self.inner.statements, range).await
     }
 
     /// The highest visible position, 0 when the log is empty.
@@ -547,7 +523,7 @@ impl<DB: Backend> EventStore<DB> {
         &self,
         conn: &mut DB::Connection,
     ) -> Result<i64, StoreError> {
-        DB::Dialect::latest_global_position(conn, &self.inner.statements).await
+        DB::latest_global_position(conn, &self.inner.statements).await
     }
 
     /// Reads the history of one aggregate in version order, from and to a version (both inclusive)
@@ -592,7 +568,7 @@ impl<DB: Backend> EventStore<DB> {
     ) -> Result<Vec<PersistedEvent>, StoreError> {
         let aggregate = (aggregate_type, aggregate_id);
         let (from, to) = (from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX));
-        DB::Dialect::read_aggregate(conn, &self.inner.statements, aggregate, from, to).await
+        DB::read_aggregate(conn, &self.inner.statements, aggregate, from, to).await
     }
 }
 
@@ -603,9 +579,9 @@ impl<DB: Backend> EventStore<DB> {
         self.inner.appended.subscribe()
     }
 
-    /// A statement of the worker, with the names of the schema filled in.
-    pub(crate) fn sql(&self, template: &str) -> Sql {
-        Sql::new(&self.inner.settings, template)
+    /// What the statements on this store depend on.
+    pub(crate) fn settings(&self) -> &StoreSettings {
+        &self.inner.settings
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a test of a consumer finds.
 
+use crate::backend::StoreError;
 use crate::contract::HandlerError;
-use crate::store::StoreError;
 
 /// What a test of a consumer finds.
 ///

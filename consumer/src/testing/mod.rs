@@ -51,12 +51,7 @@
 //! [`Worker::run_once`](crate::Worker::run_once), which handles everything that is in the log, or
 //! [`WorkerHandle::caught_up`](crate::WorkerHandle::caught_up) beside a worker that runs.
 
-mod dialect;
 mod error;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -65,18 +60,18 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
-pub use self::dialect::TestBackend;
 pub use self::error::TestError;
+use crate::backend::Backend;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-use crate::contract::{Consumer, ScopedConsumer};
+use crate::contract::{Consumer, NewEvent, ScopedConsumer};
 use crate::contract::{Context, EventRecord, HandlerError, PersistedEvent};
 use crate::registry::Registered;
-use crate::store::{EventStore, NewEvent, cause};
+use crate::store::{EventStore, cause};
 
 /// A consumer under test, and the database that it writes to.
 ///
 /// See the [module](self) for an example.
-pub struct ConsumerTest<DB: TestBackend> {
+pub struct ConsumerTest<DB: Backend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
     events: Vec<PersistedEvent>,
@@ -90,7 +85,7 @@ pub struct ConsumerTest<DB: TestBackend> {
     store: Option<EventStore<DB>>,
 }
 
-impl<DB: TestBackend> fmt::Debug for ConsumerTest<DB> {
+impl<DB: Backend> fmt::Debug for ConsumerTest<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsumerTest")
             .field("consumer", &self.registered)
@@ -195,7 +190,7 @@ impl ConsumerTest<sqlx::Postgres> {
     }
 }
 
-impl<DB: TestBackend> ConsumerTest<DB> {
+impl<DB: Backend> ConsumerTest<DB> {
     /// A test within a transaction, which is rolled back when the test ends.
     ///
     /// ```
@@ -252,7 +247,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     /// What the database says.
     pub async fn execute(&mut self, sql: &str) -> Result<(), TestError> {
         // A test writes its own SQL.
-        Ok(DB::run(&mut self.tx, AssertSqlSafe(sql.to_owned())).await?)
+        Ok(DB::run_script(&mut self.tx, AssertSqlSafe(sql.to_owned())).await?)
     }
 
     /// Puts an event at the end of the log, and gives it as the consumer will get it.
@@ -375,7 +370,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     /// the event and the later ones are not, and the next call tries it again.
     pub async fn when(&mut self) -> Result<(), TestError> {
         while let Some(batch) = self.next_batch() {
-            let (cx, outcome) = self.attempt_and(&batch, End::Commit).await?;
+            let (cx, outcome) = self.attempt_and(&batch, RunGuard::Commit).await?;
             match outcome {
                 Ok(handled) => {
                     self.attempt = 1;
@@ -501,7 +496,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
         let Some(batch) = self.next_batch() else {
             return Ok(());
         };
-        match self.attempt_and(&batch, End::RollBack).await?.1 {
+        match self.attempt_and(&batch, RunGuard::RollBack).await?.1 {
             Ok(_) => Ok(()),
             Err((handled, error)) => Err(self.failed(&batch, handled, error)),
         }
@@ -550,9 +545,9 @@ impl<DB: TestBackend> ConsumerTest<DB> {
             return Ok(false);
         };
         let mut savepoint = self.tx.begin().await?;
-        DB::arm(&mut savepoint, write).await?;
+        DB::arm_fault(&mut savepoint, write).await?;
         let (_, outcome) = hand_over(&self.registered, &mut savepoint, &batch).await;
-        let was_reached = DB::was_reached(&mut savepoint, write).await;
+        let was_reached = DB::fault_was_reached(&mut savepoint, write).await;
         savepoint.rollback().await?;
         match (outcome, was_reached) {
             (Err((_, error)), _) if error.to_string().contains(FAULT) => Ok(true),
@@ -682,12 +677,12 @@ impl<DB: TestBackend> ConsumerTest<DB> {
     async fn attempt_and(
         &mut self,
         batch: &Batch,
-        end: End,
+        end: RunGuard,
     ) -> Result<(Arc<Context>, Outcome), TestError> {
         let mut savepoint = self.tx.begin().await?;
         let (cx, outcome) = hand_over(&self.registered, &mut savepoint, batch).await;
         let ended = match (&outcome, end) {
-            (Ok(_), End::Commit) => savepoint.commit().await,
+            (Ok(_), RunGuard::Commit) => savepoint.commit().await,
             _ => savepoint.rollback().await,
         };
         // A savepoint that is not there any more went with the transaction that the handler ended.
@@ -705,7 +700,7 @@ impl<DB: TestBackend> ConsumerTest<DB> {
             cx: Arc::new(cx),
             events: Arc::new(batch.events.iter().take(count).cloned().collect()),
         };
-        let (cx, outcome) = self.attempt_and(&first, End::Commit).await?;
+        let (cx, outcome) = self.attempt_and(&first, RunGuard::Commit).await?;
         match outcome {
             Ok(handled) => {
                 self.move_past(&first, handled);
@@ -760,12 +755,12 @@ struct Batch {
 }
 
 #[derive(Clone, Copy)]
-enum End {
+enum RunGuard {
     Commit,
     RollBack,
 }
 
-async fn hand_over<DB: TestBackend>(
+async fn hand_over<DB: Backend>(
     registered: &Registered<DB>,
     connection: &mut DB::Connection,
     batch: &Batch,

@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::board::Board;
-use super::dialect::{Observation, ServerLife, WorkerBackend};
-use super::end::End;
-use super::error::{BuildError, NameTaken};
-use super::log::Log;
-use super::patience::Patience;
-use super::rest::Rest;
-use super::roster::{Post, Roster};
-use super::shared::{Listen, Options, Shared, Survey};
-use super::slots::{Shares, Slots};
-use super::{Channels, Worker};
+use super::run::{Channels, Worker};
+use crate::backend::{Backend, Incarnation, Observation};
 use crate::contract::{Consumer, ScopedConsumer, Settings};
 use crate::registry::{Dependencies, Registered, Registry, Selection, check_name};
 use crate::store::EventStore;
+use crate::worker::connections::{Connections, Shares};
+use crate::worker::context::{Shared, Snapshot};
+use crate::worker::error::{BuildError, NameTaken};
+use crate::worker::log::Log;
+use crate::worker::options::{Listen, Options};
+use crate::worker::poller::assignment::{AssignedConsumer, Assignments};
+use crate::worker::poller::idle::Idle;
+use crate::worker::progress::LaneBoard;
+use crate::worker::run_guard::RunGuard;
+use crate::worker::timeouts::Timeouts;
 
 type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 
@@ -45,7 +46,7 @@ type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 ///     .configure("user_read_model", |settings| settings.batch_size(1000).on_error(OnError::Park))
 ///     // How often it looks when nothing wakes it.
 ///     .poll_interval(Duration::from_millis(100))
-///     .survey_interval(Duration::from_secs(1))
+///     .snapshot_interval(Duration::from_secs(1))
 ///     .advance_interval(Duration::from_secs(10))
 ///     // How long it waits: for a frozen process, before it counts as stuck, and when it ends.
 ///     .claim_timeout(Duration::from_secs(60))
@@ -61,7 +62,7 @@ type Configure = Box<dyn Fn(Settings) -> Settings + Send>;
 /// ```
 ///
 /// The guides [`running`](crate::guide::running) and [`scaling`](crate::guide::scaling) say what to set when.
-pub struct WorkerBuilder<DB: WorkerBackend> {
+pub struct WorkerBuilder<DB: Backend> {
     store: EventStore<DB>,
     registered: Vec<Registered<DB>>,
     /// Names of consumers of this program that run on another database, or in another process.
@@ -73,7 +74,7 @@ pub struct WorkerBuilder<DB: WorkerBackend> {
     options: Options,
 }
 
-impl<DB: WorkerBackend> std::fmt::Debug for WorkerBuilder<DB> {
+impl<DB: Backend> std::fmt::Debug for WorkerBuilder<DB> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WorkerBuilder")
             .field("registered", &self.registered)
@@ -83,7 +84,7 @@ impl<DB: WorkerBackend> std::fmt::Debug for WorkerBuilder<DB> {
     }
 }
 
-impl<DB: WorkerBackend> WorkerBuilder<DB> {
+impl<DB: Backend> WorkerBuilder<DB> {
     pub(super) fn new(store: EventStore<DB>) -> Self {
         Self {
             store,
@@ -95,7 +96,7 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
             configure: Vec::new(),
             options: Options {
                 poll_interval: DB::POLL_INTERVAL,
-                survey_interval: Duration::from_secs(1),
+                snapshot_interval: Duration::from_secs(1),
                 advance_interval: Duration::from_secs(10),
                 claim_timeout: Duration::from_mins(1),
                 stall_after: Duration::from_mins(5),
@@ -329,8 +330,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     ///
     /// See [`WorkerBuilder`] for an example.
     #[must_use]
-    pub fn survey_interval(mut self, interval: Duration) -> Self {
-        self.options.survey_interval = interval.max(Duration::from_millis(1));
+    pub fn snapshot_interval(mut self, interval: Duration) -> Self {
+        self.options.snapshot_interval = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -376,8 +377,8 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     ///
     /// See [`WorkerBuilder`] for an example.
     #[must_use]
-    pub fn stall_after(mut self, patience: Duration) -> Self {
-        self.options.stall_after = patience;
+    pub fn stall_after(mut self, timeouts: Duration) -> Self {
+        self.options.stall_after = timeouts;
         self
     }
 
@@ -667,69 +668,69 @@ impl<DB: WorkerBackend> WorkerBuilder<DB> {
     }
 
     fn assemble(self, connections: Shares) -> Worker<DB> {
-        let posts: Vec<Arc<Post<DB>>> = self
+        let consumers: Vec<Arc<AssignedConsumer<DB>>> = self
             .registered
             .into_iter()
-            .map(|one| Arc::new(Post::new(one)))
+            .map(|one| Arc::new(AssignedConsumer::new(one)))
             .collect();
-        let consumers = posts
+        let ids = consumers
             .iter()
-            .map(|post| (Arc::clone(&post.enrolment.consumer), post.enrolment.version));
-        let board = Arc::new(Board::new(consumers.collect(), self.options.stall_after));
+            .map(|consumer| consumer.enrolment.consumer.clone());
+        let board = Arc::new(LaneBoard::new(ids.collect(), self.options.stall_after));
         let (frontier_sender, frontier) = watch::channel(Observation {
             settled: 0,
             head: 0,
-            life: ServerLife::default(),
+            incarnation: Incarnation::default(),
             waiting: false,
             more: false,
         });
-        let (survey_sender, survey) = watch::channel(Arc::new(Survey::default()));
+        let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let (stop_sender, stop) = watch::channel(false);
-        let (vacancy_sender, vacancies) = mpsc::unbounded_channel();
-        let roster = Roster {
-            posts,
+        let (new_lane_sender, new_lanes) = mpsc::unbounded_channel();
+        let assignments = Assignments {
+            consumers,
             board: Arc::clone(&board),
-            vacancies: vacancy_sender,
+            new_lanes: new_lane_sender,
         };
         let shared = Arc::new(Shared {
-            statements: DB::sql(&self.store),
+            statements: DB::checkpoint_statements(self.store.settings()),
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,
-                Patience::of_claims(self.options.claim_timeout).with_reads(),
+                Timeouts::of_claims(self.options.claim_timeout).with_reads(),
             ),
-            slots: Arc::new(Slots::new(self.store.clone(), connections)),
+            connections: Arc::new(Connections::new(self.store.clone(), connections)),
             board,
-            rest: Rest::default(),
+            rest: Idle::default(),
             frontier,
-            survey,
+            snapshot,
             stop,
             wake: Arc::new(Notify::new()),
-            wants_survey: AtomicBool::new(false),
+            wants_snapshot: AtomicBool::new(false),
             store: self.store,
             options: self.options,
         });
         Worker {
-            end: End::of(&shared.board),
+            end: RunGuard::of(&shared.board),
             shared,
-            roster,
-            vacancies,
+            assignments,
+            new_lanes,
             elsewhere: self.elsewhere,
             channels: Channels {
                 frontier: frontier_sender,
-                survey: survey_sender,
+                snapshot: snapshot_sender,
                 stop: stop_sender,
             },
         }
     }
 }
 
-fn key<DB: WorkerBackend>(registered: &Registered<DB>) -> (&str, u32) {
+fn key<DB: Backend>(registered: &Registered<DB>) -> (&str, u32) {
     (&registered.declaration.name, registered.declaration.version)
 }
 
 /// `registered` is in the order of names, here and below.
-fn wrong_names<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
+fn wrong_names<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
     registered
         .chunk_by(|one, next| key(one).0 == key(next).0)
         .filter_map(|same| check_name(key(same.first()?).0).err())
@@ -737,7 +738,7 @@ fn wrong_names<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Vec<BuildErr
         .collect()
 }
 
-fn names_taken<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
+fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
     let pairs = registered.iter().zip(registered.iter().skip(1));
     pairs
         .filter(|(first, second)| key(first) == key(second))
@@ -751,7 +752,7 @@ fn names_taken<DB: WorkerBackend>(registered: &[Registered<DB>]) -> Vec<BuildErr
         .collect()
 }
 
-fn unknown<DB: WorkerBackend>(name: &str, registered: &[Registered<DB>]) -> BuildError {
+fn unknown<DB: Backend>(name: &str, registered: &[Registered<DB>]) -> BuildError {
     let known: Vec<&str> = registered
         .iter()
         .map(|one| &*one.declaration.name)

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::backend::{FrontierError, LogProblem, StoreError};
 use crate::registry::Site;
-use crate::store::StoreError;
 
 /// What keeps a worker from running at all.
 ///
@@ -49,67 +49,14 @@ pub enum WorkerError {
     },
 }
 
-/// Why positions cannot be settled on this log; nothing was skipped, and nothing runs.
-///
-/// Each is the text of a refusal that says what to change; the guide
-/// [`frontier`](crate::guide::frontier) says why it matters. [`Reset`](Self::Reset) is the only one that
-/// can also end a worker that runs.
-///
-/// See [`WorkerError`] for an example.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LogProblem {
-    /// Positions were given out again, so that a checkpoint would skip events.
-    #[error(
-        "the log was reset: {what} stands at {position}, but the log has given out positions only up to {last_value}; restore the log, or rebuild the consumers and delete the row of `consumer_frontier`"
-    )]
-    Reset {
-        /// What is above the log.
-        what: String,
-        /// Where it stands.
-        position: i64,
-        /// The last position that was given out.
-        last_value: i64,
-    },
-    /// The position column draws from no sequence that could be found.
-    #[error(
-        "no sequence belongs to the position column of the events table, so it cannot be known which positions are still to come; make it BIGSERIAL or IDENTITY, or name its sequence in the `Schema`"
-    )]
-    NoSequence,
-    /// The sequence hands positions to sessions in advance.
-    #[error(
-        "sequence {name} has a CACHE above 1, so a session may commit a low position at any later time; run `ALTER SEQUENCE {name} CACHE 1`"
-    )]
-    CachedSequence {
-        /// The sequence.
-        name: String,
-    },
-    /// The sequence does not count up by one.
-    #[error(
-        "sequence {name} does not count up by 1 without a cycle; run `ALTER SEQUENCE {name} INCREMENT 1 NO CYCLE`"
-    )]
-    OddSequence {
-        /// The sequence.
-        name: String,
-    },
-    /// The server is a standby, whose locks are not those of the writers.
-    #[error(
-        "the server is a standby, where writers cannot be seen; connect the worker to the primary"
-    )]
-    Standby,
-    /// The events come from logical replication, which does not draw positions here.
-    #[error(
-        "the events table is the target of a logical replication, whose rows come without a lock on the sequence; run the worker where the events are appended"
-    )]
-    ReplicationTarget,
-    /// The server does not show who holds the sequence.
-    #[error(
-        "the lock that `nextval` takes on sequence {name} cannot be seen on this server, so the frontier cannot be known; run the worker on PostgreSQL itself, 13.5 or later, and not on a server that only speaks its protocol"
-    )]
-    InvisibleLocks {
-        /// The sequence.
-        name: String,
-    },
+impl From<FrontierError> for WorkerError {
+    fn from(error: FrontierError) -> Self {
+        match error {
+            FrontierError::Database(error) => Self::Database(error),
+            FrontierError::Store(error) => Self::Store(error),
+            FrontierError::Log(problem) => Self::Log(problem),
+        }
+    }
 }
 
 /// What keeps a worker from being built; all problems of the consumers at once.

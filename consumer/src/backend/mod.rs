@@ -1,0 +1,104 @@
+//! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
+//!
+//! Each database is a folder, and both folders have the same files. A backend has two halves that
+//! share no statement and no transaction except through the worker: the log (`events`, `frontier`)
+//! and the consumers (`checkpoints`, `operate`).
+
+mod append;
+#[cfg(feature = "worker")]
+pub(crate) mod checkpoints;
+mod error;
+mod events;
+#[cfg(feature = "testing")]
+pub(crate) mod faults;
+#[cfg(feature = "worker")]
+mod frontier;
+mod json_text;
+mod names;
+#[cfg(feature = "worker")]
+mod operate;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod read;
+#[cfg(feature = "worker")]
+mod rows;
+mod schema;
+#[cfg(feature = "worker")]
+mod shared;
+#[cfg(feature = "worker")]
+mod slices;
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub(crate) use self::append::Append;
+#[cfg(feature = "worker")]
+pub(crate) use self::checkpoints::{Checkpoints, OnThread, TransactionGuard};
+#[cfg(feature = "worker")]
+pub(crate) use self::error::FrontierError;
+#[cfg(feature = "worker")]
+pub use self::error::LogProblem;
+pub use self::error::StoreError;
+pub(crate) use self::events::{Events, Opened};
+#[cfg(feature = "worker")]
+pub use self::frontier::Blocker;
+#[cfg(feature = "worker")]
+pub(crate) use self::frontier::{Frontier, FrontierWatch, Incarnation, Observation};
+#[cfg(feature = "worker")]
+pub(crate) use self::operate::Operate;
+pub use self::read::ReadRange;
+#[cfg(feature = "worker")]
+pub(crate) use self::rows::{
+    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, Lock, NewCheckpoint,
+    ParkedRow, Parking, Part, Row, SegmentId, State, Taken,
+};
+pub use self::schema::{Column, Schema};
+#[cfg(feature = "worker")]
+pub(crate) use self::slices::SLICES;
+#[cfg(feature = "worker")]
+pub use self::slices::aggregate_slice;
+pub(crate) use self::sql::{Sql, StoreSettings};
+
+/// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
+/// the feature of its name.
+///
+/// The trait is sealed. Only code that is generic over the database names it, as a bound:
+///
+/// ```
+/// use consumer::{Backend, EventStore, PersistedEvent, StoreError};
+///
+/// async fn history<DB: Backend>(
+///     store: &EventStore<DB>,
+///     connection: &mut DB::Connection,
+///     user: &str,
+/// ) -> Result<Vec<PersistedEvent>, StoreError> {
+///     store.read_aggregate(connection, "User", user, None, None).await
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "no event store runs on `{Self}`",
+    label = "neither `Postgres` nor `Sqlite`",
+    note = "use `PgEventStore` or `SqliteEventStore`, and turn on the feature `postgres` or `sqlite` of `consumer`"
+)]
+pub trait Backend: Parts {}
+
+/// The parts of a backend that the features of this build use.
+#[cfg(not(feature = "worker"))]
+pub trait Parts: Events {}
+
+/// The parts of a backend that the features of this build use.
+#[cfg(all(feature = "worker", not(feature = "testing")))]
+pub trait Parts: Events + Frontier + Checkpoints + Operate {}
+
+/// The parts of a backend that the features of this build use.
+#[cfg(feature = "testing")]
+pub trait Parts: Events + Frontier + Checkpoints + Operate + faults::Faults {}
+
+#[cfg(feature = "postgres")]
+impl Parts for sqlx::Postgres {}
+#[cfg(feature = "postgres")]
+impl Backend for sqlx::Postgres {}
+#[cfg(feature = "sqlite")]
+impl Parts for sqlx::Sqlite {}
+#[cfg(feature = "sqlite")]
+impl Backend for sqlx::Sqlite {}

@@ -1,0 +1,487 @@
+//! The frontier on Postgres.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnection, PgListener, Postgres};
+use sqlx::{Connection as _, PgPool, Row as _};
+use tokio::sync::Notify;
+
+use super::connect::{
+    BEGIN_READ, BEGIN_WRITE, fill_in, incarnation, refuse_old_server, server_incarnation,
+};
+use crate::backend::sql::statements;
+use crate::backend::{
+    Blocker, Column, Frontier, FrontierError, FrontierWatch, Incarnation, LogProblem, Observation,
+    Schema, Sql, StoreSettings,
+};
+
+/// Reads the highest visible position and, in a bounded window above the frontier, how far positions
+/// follow each other without a gap: there the n-th row stands n above the frontier.
+///
+/// The highest is that of the whole log, so that one set of evidence settles all of it, however
+/// many windows its old gaps are scattered over.
+const WINDOW: &str = concat!(
+    "SELECT greatest((SELECT max({global_position}) FROM {events}), $1) AS highest,
+            coalesce(max(p) FILTER (WHERE p - $1 = n), $1) AS contiguous,
+            (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
+               FROM {sequence of the log}) AS last_value, ",
+    server_incarnation!(),
+    " FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
+              FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT 10000) AS w"
+);
+
+/// How many rows [`WINDOW`] reads at most.
+const WINDOW_ROWS: i64 = 10_000;
+
+/// The transactions that drew a position and have not ended: `nextval` locks the sequence before
+/// it computes the value, and the top transaction keeps that lock until it ends.
+const HOLDERS: &str = "
+    SELECT DISTINCT virtualtransaction FROM pg_locks
+     WHERE locktype = 'relation' AND relation = $1::oid AND granted
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND mode = 'RowExclusiveLock' AND pid IS DISTINCT FROM pg_backend_pid()";
+
+const BLOCKERS: &str = "
+    SELECT l.pid, coalesce(x.gid, nullif(a.application_name, ''), '?') AS name,
+           (extract(epoch FROM clock_timestamp() - coalesce(x.prepared, a.xact_start)) * 1000)::bigint AS open
+      FROM pg_locks AS l
+      LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+      LEFT JOIN pg_locks AS own
+             ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+            AND own.virtualtransaction = l.virtualtransaction
+      LEFT JOIN pg_prepared_xacts AS x ON x.transaction = own.transactionid
+     WHERE l.locktype = 'relation' AND l.relation = $1::oid AND l.granted
+       AND l.mode = 'RowExclusiveLock' AND l.virtualtransaction = ANY ($2)";
+
+const SEQUENCE: &str = "
+    SELECT s.seqrelid::bigint AS relation, s.seqcache AS cache, s.seqincrement AS increment,
+           s.seqcycle AS cycle, pg_is_in_recovery() AS standby,
+           -- Of a partitioned table also each partition, which no row names for the whole.
+           EXISTS (SELECT FROM pg_subscription_rel
+                    WHERE srrelid = $2::regclass
+                       OR srrelid IN (SELECT relid FROM pg_partition_tree($2::regclass))) AS subscribed,
+           format('%I.%I', n.nspname, c.relname) AS name
+      FROM pg_sequence AS s
+      JOIN pg_class AS c ON c.oid = s.seqrelid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE s.seqrelid = coalesce($1::regclass, pg_get_serial_sequence($2, $3)::regclass, (
+           -- Drawn from by the column's default and not owned by it, as for partitioned tables.
+           SELECT d.refobjid::regclass
+             FROM pg_attribute AS t
+             JOIN pg_attrdef AS v ON v.adrelid = t.attrelid AND v.adnum = t.attnum
+             JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = v.oid
+             JOIN pg_sequence AS drawn ON drawn.seqrelid = d.refobjid
+            WHERE d.refclassid = 'pg_class'::regclass
+              AND t.attrelid = $2::regclass AND t.attname = $3))";
+
+const DURABLE: &str = "SELECT settled FROM {frontier} WHERE log = $1";
+
+const SAVE_FRONTIER: &str = concat!(
+    "INSERT INTO {frontier} AS f (log, settled) SELECT $1, $2 WHERE ",
+    server_incarnation!(is "$3", "$4"),
+    " ON CONFLICT (log) DO UPDATE SET settled = excluded.settled, updated_at = clock_timestamp()
+     WHERE f.settled < excluded.settled"
+);
+
+const HIGHEST_CHECKPOINT: &str = "SELECT coalesce(max(position), 0) AS position, coalesce((array_agg(consumer ORDER BY position DESC))[1], '') AS consumer FROM {progress}";
+
+statements! {
+    /// The frontier's statements, with the names of the schema.
+    FrontierStatements {
+        blockers: BLOCKERS,
+        durable: DURABLE,
+        save_frontier: SAVE_FRONTIER,
+        highest_checkpoint: HIGHEST_CHECKPOINT,
+    }
+}
+
+impl Frontier for Postgres {
+    type Watch = PgWatch;
+
+    const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+    async fn listen(pool: PgPool, url: Option<Arc<str>>, wake: Arc<Notify>) {
+        loop {
+            let listener = match &url {
+                Some(url) => PgListener::connect(url).await,
+                None => PgListener::connect_with(&pool).await,
+            };
+            if let Ok(mut listener) = listener
+                && listener.listen("consumer_events").await.is_ok()
+            {
+                // What was committed before the LISTEN took hold sent its notification to nobody.
+                wake.notify_one();
+                // `None` is a lost connection: sqlx has reconnected, and something may be missed.
+                while listener.try_recv().await.is_ok() {
+                    wake.notify_one();
+                }
+            }
+            tracing::warn!("the listener for commits is not connected; polling goes on");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// The frontier on Postgres, by the locks on the sequence.
+///
+/// Each [`Generation`] is a highest position and the transactions that may still fill a gap below
+/// it. Rows are read first and lock holders second, never in one statement: a transaction that
+/// drew a position below the highest row held its lock before that row was read, so it either
+/// shows as a holder or has ended, and what it committed is visible to any later snapshot.
+pub struct PgWatch {
+    settled: i64,
+    durable: i64,
+    head: i64,
+    incarnation: Incarnation,
+    sequence: i64,
+    log: Arc<str>,
+    window: String,
+    statements: FrontierStatements,
+    generations: VecDeque<Generation>,
+}
+
+#[derive(Debug)]
+struct Generation {
+    highest: i64,
+    holders: HashSet<String>,
+}
+
+/// More generations than this at once bring the frontier no closer to the head.
+const MAX_GENERATIONS: usize = 64;
+
+impl FrontierWatch<Postgres> for PgWatch {
+    async fn start(
+        settings: &StoreSettings,
+        pool: &PgPool,
+        connection: &mut PgConnection,
+    ) -> Result<Self, FrontierError> {
+        let mut tx = connection.begin_with(BEGIN_READ).await?;
+        let sequence = sequence(settings, &mut tx).await?;
+        tx.commit().await?;
+        // Before the probe, whose own position would hide that the log was reset.
+        let watch = Self::watch(settings, connection, &sequence).await?;
+        let mut tx = connection.begin_with(BEGIN_READ).await?;
+        probe(pool, &mut tx, &sequence).await?;
+        tx.commit().await?;
+        Ok(watch)
+    }
+
+    async fn look(
+        settings: &StoreSettings,
+        connection: &mut PgConnection,
+    ) -> Result<Self, FrontierError> {
+        let mut tx = connection.begin_with(BEGIN_READ).await?;
+        let sequence = sequence(settings, &mut tx).await?;
+        tx.commit().await?;
+        Self::watch(settings, connection, &sequence).await
+    }
+
+    async fn observe(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> Result<Observation, FrontierError> {
+        let mut window = self.read_window(connection).await?;
+        if window.incarnation != self.incarnation {
+            tracing::warn!(
+                settled = self.settled,
+                "the server restarted: everything seen of the log before is void, starting from the durable frontier"
+            );
+            self.begin_incarnation(connection).await?;
+            window = self.read_window(connection).await?;
+        }
+        if window.last_value < self.settled {
+            return Err(FrontierError::Log(LogProblem::Reset {
+                what: "the settled frontier".into(),
+                position: self.settled,
+                last_value: window.last_value,
+            }));
+        }
+        let before = self.settled;
+        self.head = self.head.max(window.highest);
+        self.settle(window.contiguous);
+        if self.settled < window.highest || !self.generations.is_empty() {
+            self.weigh_evidence(connection, window.highest).await?;
+        }
+        let more = window.contiguous - before == WINDOW_ROWS && self.settled < window.highest;
+        if !more {
+            self.save(connection).await?;
+        }
+        Ok(Observation {
+            settled: self.settled,
+            head: self.head,
+            incarnation: self.incarnation,
+            waiting: !self.generations.is_empty(),
+            more,
+        })
+    }
+
+    async fn blockers(&self, connection: &mut PgConnection) -> Result<Vec<Blocker>, sqlx::Error> {
+        let Some(oldest) = self.generations.front() else {
+            return Ok(Vec::new());
+        };
+        let holders: Vec<String> = oldest.holders.iter().cloned().collect();
+        let mut tx = connection.begin_with(BEGIN_READ).await?;
+        let rows = self
+            .statements
+            .blockers
+            .query()
+            .bind(self.sequence)
+            .bind(holders)
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        rows.iter()
+            .map(|row| {
+                let open: Option<i64> = row.try_get("open")?;
+                Ok(Blocker {
+                    pid: row.try_get("pid")?,
+                    name: row.try_get("name")?,
+                    open: Duration::from_millis(
+                        open.and_then(|ms| ms.try_into().ok()).unwrap_or(0),
+                    ),
+                })
+            })
+            .collect()
+    }
+}
+
+struct Window {
+    highest: i64,
+    contiguous: i64,
+    last_value: i64,
+    incarnation: Incarnation,
+}
+
+impl PgWatch {
+    async fn watch(
+        settings: &StoreSettings,
+        connection: &mut PgConnection,
+        sequence: &Sequence,
+    ) -> Result<Self, FrontierError> {
+        // The catalog gave the sequence's name, quoted where it needs to be.
+        let window = settings
+            .schema
+            .render(WINDOW)
+            .replace("\"sequence of the log\"", &sequence.name);
+        let mut watch = Self {
+            settled: 0,
+            durable: 0,
+            head: 0,
+            incarnation: Incarnation::default(),
+            sequence: sequence.relation,
+            log: settings.schema.events_name().into(),
+            window,
+            statements: FrontierStatements::new(settings),
+            generations: VecDeque::new(),
+        };
+        watch.begin_incarnation(connection).await?;
+        Ok(watch)
+    }
+
+    /// Drops what was seen in another incarnation of the server and starts from what is durable.
+    async fn begin_incarnation(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> Result<(), FrontierError> {
+        let mut connection = connection.begin_with(BEGIN_READ).await?;
+        self.generations.clear();
+        self.settled = self
+            .statements
+            .durable
+            .scalar()
+            .bind(&*self.log)
+            .fetch_optional(&mut *connection)
+            .await?
+            .unwrap_or(0);
+        self.durable = self.settled;
+        self.head = self.settled;
+        let row = self
+            .statements
+            .highest_checkpoint
+            .query()
+            .fetch_one(&mut *connection)
+            .await?;
+        // Last: others go on meanwhile, and what they have settled and handled was given out before.
+        let window = self.read_window(&mut connection).await?;
+        connection.commit().await?;
+        self.incarnation = window.incarnation;
+        refuse_reset("the durable frontier", self.settled, window.last_value)?;
+        let consumer: String = row.try_get("consumer")?;
+        refuse_reset(
+            &format!("the checkpoint of `{consumer}`"),
+            row.try_get("position")?,
+            window.last_value,
+        )
+    }
+
+    async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, sqlx::Error> {
+        let window = fill_in(&self.window, &[self.settled]);
+        let row = sqlx::raw_sql(window).fetch_one(connection).await?;
+        Ok(Window {
+            highest: row.try_get("highest")?,
+            contiguous: row.try_get("contiguous")?,
+            last_value: row.try_get("last_value")?,
+            incarnation: incarnation(&row)?,
+        })
+    }
+
+    /// Takes who may still fill a gap, now that the rows have been read.
+    async fn weigh_evidence(
+        &mut self,
+        connection: &mut PgConnection,
+        highest: i64,
+    ) -> Result<(), sqlx::Error> {
+        let now = sqlx::raw_sql(fill_in(HOLDERS, &[self.sequence]))
+            .fetch_all(connection)
+            .await?
+            .iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<HashSet<String>, _>>()?;
+        for generation in &mut self.generations {
+            // Who came later drew a later position: only those who were there count.
+            generation.holders.retain(|holder| now.contains(holder));
+        }
+        let newest = self
+            .generations
+            .back()
+            .map_or(self.settled, |last| last.highest);
+        if highest > newest {
+            // The newest makes way: it says the least about how far the log will be settled next.
+            self.generations.truncate(MAX_GENERATIONS - 1);
+            self.generations.push_back(Generation {
+                highest,
+                holders: now,
+            });
+        }
+        let settled = self
+            .generations
+            .iter()
+            .rev()
+            .find(|generation| generation.holders.is_empty())
+            .map(|generation| generation.highest);
+        if let Some(settled) = settled {
+            self.settle(settled);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, position: i64) {
+        self.settled = self.settled.max(position);
+        let settled = self.settled;
+        self.generations
+            .retain(|generation| generation.highest > settled);
+    }
+
+    async fn save(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        // Contiguous positions cost the next worker nothing to find again; what is saved now and
+        // then is what keeps it from going over old gaps.
+        const WORTH_SAVING: i64 = 1_000;
+        if self.settled - self.durable < WORTH_SAVING {
+            return Ok(());
+        }
+        let mut tx = connection.begin_with(BEGIN_WRITE).await?;
+        self.statements
+            .save_frontier
+            .query()
+            .bind(&*self.log)
+            .bind(self.settled)
+            .bind(self.incarnation.started)
+            .bind(self.incarnation.recovered)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.durable = self.settled;
+        Ok(())
+    }
+}
+
+fn refuse_reset(what: &str, position: i64, last_value: i64) -> Result<(), FrontierError> {
+    if position <= last_value {
+        return Ok(());
+    }
+    Err(FrontierError::Log(LogProblem::Reset {
+        what: what.to_owned(),
+        position,
+        last_value,
+    }))
+}
+
+#[derive(Debug)]
+struct Sequence {
+    relation: i64,
+    name: String,
+}
+
+/// Finds the sequence that positions are drawn from, and refuses what the rule cannot rest on.
+async fn sequence(
+    settings: &StoreSettings,
+    connection: &mut PgConnection,
+) -> Result<Sequence, FrontierError> {
+    refuse_old_server(connection).await?;
+    let schema: &Schema = &settings.schema;
+    let row = Sql::new(settings, SEQUENCE)
+        .query::<Postgres>()
+        .bind(schema.sequence_name())
+        .bind(schema.render("{events}"))
+        .bind(schema.column_name(Column::GlobalPosition))
+        .fetch_optional(connection)
+        .await?
+        .ok_or(FrontierError::Log(LogProblem::NoSequence))?;
+    let name: String = row.try_get("name")?;
+    let problem = if row.try_get("standby")? {
+        Some(LogProblem::Standby)
+    } else if row.try_get("subscribed")? {
+        Some(LogProblem::ReplicationTarget)
+    } else if row.try_get::<i64, _>("cache")? != 1 {
+        Some(LogProblem::CachedSequence { name: name.clone() })
+    } else if row.try_get::<i64, _>("increment")? != 1 || row.try_get("cycle")? {
+        Some(LogProblem::OddSequence { name: name.clone() })
+    } else {
+        None
+    };
+    match problem {
+        Some(problem) => Err(FrontierError::Log(problem)),
+        None => Ok(Sequence {
+            relation: row.try_get("relation")?,
+            name,
+        }),
+    }
+}
+
+/// Draws a position in an open transaction and looks for its lock from another connection: on a
+/// server that does not show it, the rule would lose events.
+async fn probe(
+    pool: &PgPool,
+    connection: &mut PgConnection,
+    sequence: &Sequence,
+) -> Result<(), FrontierError> {
+    let mut writer = pool.begin_with(BEGIN_WRITE).await?;
+    let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
+    let drawn = sqlx::raw_sql(fill_in(draw, &[sequence.relation]))
+        .fetch_one(&mut *writer)
+        .await;
+    let drawn = match drawn {
+        Ok(drawn) => drawn,
+        // sequence_generator_limit_exceeded: no position is left, and nobody draws one.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("2200H") => {
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let look = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND granted
+        AND relation = $1::oid AND mode = 'RowExclusiveLock' AND pid = $2)";
+    let seen: bool = sqlx::raw_sql(fill_in(look, &[sequence.relation, drawn.try_get(0)?]))
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    writer.rollback().await?;
+    if seen {
+        Ok(())
+    } else {
+        Err(FrontierError::Log(LogProblem::InvisibleLocks {
+            name: sequence.name.clone(),
+        }))
+    }
+}

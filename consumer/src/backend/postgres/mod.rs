@@ -1,0 +1,15 @@
+//! Postgres.
+
+#[cfg(feature = "worker")]
+mod checkpoints;
+mod connect;
+mod events;
+#[cfg(feature = "testing")]
+mod faults;
+#[cfg(feature = "worker")]
+mod frontier;
+mod migrations;
+#[cfg(feature = "worker")]
+mod operate;
+mod rows;
+mod statements;

@@ -1,0 +1,139 @@
+//! The frontier on SQLite.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{Sqlite, SqliteConnection};
+use sqlx::{Row as _, SqlitePool};
+use tokio::sync::Notify;
+
+use crate::backend::{
+    Blocker, Frontier, FrontierError, FrontierWatch, Incarnation, LogProblem, Observation, Sql,
+    StoreSettings,
+};
+
+const HEAD: &str = "SELECT coalesce(max({global_position}), 0) FROM {events}";
+
+/// The highest position that was ever given out; SQLite gives rolled-back ones out again. The name
+/// is that of the table as it was made, in whatever letters the mapping has it.
+const GIVEN_OUT: &str =
+    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?1 COLLATE NOCASE";
+
+const HIGHEST_CHECKPOINT: &str =
+    "SELECT consumer, position FROM {progress} ORDER BY position DESC LIMIT 1";
+
+impl Frontier for Sqlite {
+    type Watch = SqliteWatch;
+
+    const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+    async fn listen(_pool: SqlitePool, _url: Option<Arc<str>>, _wake: Arc<Notify>) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The frontier on SQLite: the head, since there is one writer and a position that was rolled back
+/// is given out again.
+pub struct SqliteWatch {
+    head_statement: Sql,
+    events: Arc<str>,
+    head: i64,
+    data_version: Option<i64>,
+}
+
+async fn given_out(events: &str, connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(GIVEN_OUT)
+        .bind(events)
+        .fetch_one(connection)
+        .await
+}
+
+impl SqliteWatch {
+    async fn refuse_reset(&self, connection: &mut SqliteConnection) -> Result<(), FrontierError> {
+        let last_value = given_out(&self.events, connection).await?;
+        if last_value >= self.head {
+            return Ok(());
+        }
+        Err(FrontierError::Log(LogProblem::Reset {
+            what: "the settled frontier".into(),
+            position: self.head,
+            last_value,
+        }))
+    }
+}
+
+impl FrontierWatch<Sqlite> for SqliteWatch {
+    async fn start(
+        settings: &StoreSettings,
+        _pool: &SqlitePool,
+        connection: &mut SqliteConnection,
+    ) -> Result<Self, FrontierError> {
+        Self::look(settings, connection).await
+    }
+
+    async fn look(
+        settings: &StoreSettings,
+        connection: &mut SqliteConnection,
+    ) -> Result<Self, FrontierError> {
+        let highest = Sql::new(settings, HIGHEST_CHECKPOINT)
+            .query::<Sqlite>()
+            .fetch_optional(&mut *connection)
+            .await?;
+        // Last: others go on meanwhile, and what they have handled was given out before.
+        let last_value = given_out(settings.schema.events_name(), connection).await?;
+        if let Some(row) = highest {
+            let consumer: String = row.try_get("consumer")?;
+            let position: i64 = row.try_get("position")?;
+            if position > last_value {
+                return Err(FrontierError::Log(LogProblem::Reset {
+                    what: format!("the checkpoint of `{consumer}`"),
+                    position,
+                    last_value,
+                }));
+            }
+        }
+        Ok(Self {
+            head_statement: Sql::new(settings, HEAD),
+            events: settings.schema.events_name().into(),
+            head: 0,
+            data_version: None,
+        })
+    }
+
+    async fn observe(
+        &mut self,
+        connection: &mut SqliteConnection,
+    ) -> Result<Observation, FrontierError> {
+        // Changes when another connection has committed, and costs no look at the table.
+        let data_version: i64 = sqlx::query_scalar("PRAGMA data_version")
+            .fetch_one(&mut *connection)
+            .await?;
+        if self.data_version != Some(data_version) {
+            let head: i64 = self
+                .head_statement
+                .scalar()
+                .fetch_one(&mut *connection)
+                .await?;
+            // The newest events may have been archived: what was given out is never given out again.
+            if head < self.head {
+                self.refuse_reset(connection).await?;
+            }
+            self.head = self.head.max(head);
+            self.data_version = Some(data_version);
+        }
+        Ok(Observation {
+            settled: self.head,
+            head: self.head,
+            incarnation: Incarnation::default(),
+            waiting: false,
+            more: false,
+        })
+    }
+
+    async fn blockers(
+        &self,
+        _connection: &mut SqliteConnection,
+    ) -> Result<Vec<Blocker>, sqlx::Error> {
+        Ok(Vec::new())
+    }
+}
