@@ -1,49 +1,51 @@
-//! What a worker tells of itself: metrics, spans, health.
+//! Metrics, spans and health probes of a worker.
 //!
 //! # Metrics
 //!
-//! With the feature `metrics` a worker speaks to whatever recorder of the [`metrics`] crate the
-//! program has installed; `examples/grafana/consumers.json` is a dashboard for these:
+//! With the feature `metrics`, a worker reports to the recorder of the [`metrics`] crate that the
+//! program has installed. `examples/grafana/consumers.json` is a dashboard for these metrics:
 //!
-//! | name | kind | labels | what |
+//! | name | kind | labels | meaning |
 //! |---|---|---|---|
-//! | `consumer_events_total` | counter | `consumer`, `version` | events handled and committed; not those that were parked or skipped |
-//! | `consumer_batches_total` | counter | `consumer`, `version` | transactions that handled events |
-//! | `consumer_batch_seconds` | histogram | `consumer`, `version` | from the claim to the commit |
-//! | `consumer_errors_total` | counter | `consumer`, `version`, `kind` | attempts that failed: by the `handler`, by the `database`, or by a handler that tried to end the transaction (`commit`) |
-//! | `consumer_retries_total` | counter | `consumer`, `version` | attempts at an event after its first |
-//! | `consumer_parked_total` | counter | `consumer`, `version` | events set aside, also those behind a failing one |
-//! | `consumer_skipped_total` | counter | `consumer`, `version` | events left out |
-//! | `consumer_parked_events` | gauge | `consumer`, `version` | events that are set aside now; looked at every 10 s, as the checkpoints of idle consumers are |
-//! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for what the consumer does in this process, 0 for the rest: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint is gone) |
-//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between what is handled and the frontier: an upper bound of the events, since there are gaps and other scopes |
-//! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the first event of its scope that is not handled, 0 when there is none |
-//! | `consumer_frontier_position` | gauge | | up to where the log is settled |
+//! | `consumer_events_total` | counter | `consumer`, `version` | events handled and committed, without parked and skipped ones |
+//! | `consumer_batches_total` | counter | `consumer`, `version` | committed transactions that handled events |
+//! | `consumer_batch_seconds` | histogram | `consumer`, `version` | time from claim to commit |
+//! | `consumer_errors_total` | counter | `consumer`, `version`, `kind` | failed attempts: an error of the `handler`, of the `database`, or a handler that tried to end the transaction (`commit`) |
+//! | `consumer_retries_total` | counter | `consumer`, `version` | attempts at an event after the first |
+//! | `consumer_parked_total` | counter | `consumer`, `version` | events parked, including those behind a failed one |
+//! | `consumer_skipped_total` | counter | `consumer`, `version` | events skipped |
+//! | `consumer_parked_events` | gauge | `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
+//! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
+//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between the checkpoint and the frontier: an upper bound for the number of events, since there are gaps and other scopes |
+//! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
+//! | `consumer_frontier_position` | gauge | | the position up to which the log is settled |
 //! | `consumer_head_position` | gauge | | the highest visible position |
-//! | `consumer_frontier_wait_seconds` | gauge | | for how long a gap has kept the frontier |
-//! | `consumer_frontier_blockers` | gauge | | transactions that keep it, once it waits for a second; the log names them |
-//! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier assumes](crate::guide::frontier) |
-//! | `consumer_log_reads_total` | counter | `cache` | stretches of the log that were wanted, by whether they were in memory (`hit`, `miss`) |
+//! | `consumer_frontier_wait_seconds` | gauge | | how long the frontier has been waiting at a gap |
+//! | `consumer_frontier_blockers` | gauge | | transactions that block the frontier, once it has waited for a second; the log names them |
+//! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier depends on](crate::guide::frontier) |
+//! | `consumer_log_reads_total` | counter | `cache` | reads of a range of the log, by whether it was cached (`hit`, `miss`) |
 //!
-//! A consumer that somebody should look at: `consumer_state{state=~"stopped|scope_changed"} == 1`, or
-//! `consumer_parked_events > 0`; one that is late: `consumer_lag_seconds > 60`. Workers in several
-//! processes tell of the same consumers: take the `max` of gauges and the `sum` of counters.
+//! Alert on `consumer_state{state=~"stopped|scope_changed"} == 1` and on
+//! `consumer_parked_events > 0` for consumers that need an operator, and on
+//! `consumer_lag_seconds > 60` for late ones. Workers in several processes report the same
+//! consumers: take the `max` of gauges and the `sum` of counters.
 //!
 //! # Spans
 //!
-//! Each transaction is a `tracing` span named `consumer.batch`, level INFO, in which the handler
-//! runs: `consumer`, `version`, `from` and `to` (checkpoints before and after; no `to` when it
-//! rolled back), `events`, `attempt`, `duration_ms`.
+//! Each transaction is a `tracing` span named `consumer.batch` at level INFO, and the handler runs in it.
+//! Its fields are `consumer`, `version`, `from` and `to` (the checkpoint before and after; no `to`
+//! after a rollback), `events`, `attempt` and `duration_ms`.
 //!
 //! # Health
 //!
-//! [`WorkerHandle::health`](crate::WorkerHandle::health) answers liveness and readiness probes:
+//! [`WorkerHandle::health`](crate::WorkerHandle::health) answers liveness and readiness probes. The
+//! guide [`running`](crate::guide::running) lists which situation affects which probe.
 //!
 //! ```
 //! use consumer::{Backend, WorkerHandle};
 //!
-//! /// Status and text of `/live`; that of `/ready` asks `is_ready` instead.
-//! fn live<DB: Backend>(worker: &WorkerHandle<DB>) -> (u16, String) {
+//! /// Status and text of `/livez`; `/readyz` asks `is_ready` instead.
+//! fn livez<DB: Backend>(worker: &WorkerHandle<DB>) -> (u16, String) {
 //!     let health = worker.health();
 //!     let status = if health.is_live() { 200 } else { 503 };
 //!     (status, health.to_string())

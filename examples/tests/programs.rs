@@ -1,4 +1,4 @@
-//! The example programs that need nothing but a database, run as a user would run them.
+//! Runs the example programs that need nothing but a database, as a user would.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,13 +7,17 @@
     missing_docs
 )]
 
-use std::process::{Child, Command, Stdio};
+mod process;
+
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use consumer::{ExpectedVersion, NewEvent, PgEventStore, sqlx};
 use consumer_tests::TestPostgres;
 
-/// Runs a program to its end, and gives what it printed.
+use self::process::Process;
+
+/// Runs a program, and returns its output.
 fn run(program: &str, url: &str) -> String {
     let output = Command::new(program)
         .env("DATABASE_URL", url)
@@ -24,16 +28,16 @@ fn run(program: &str, url: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The words of the line that begins with that word.
+/// The words of the line that starts with that word.
 fn line<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
     text.lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .find(|words| words.first() == Some(&first))
-        .unwrap_or_else(|| panic!("no line begins with {first}:\n{text}"))
+        .unwrap_or_else(|| panic!("no line starts with {first}:\n{text}"))
 }
 
-/// What both quickstarts print in their `run`-th run, apart from the positions, which Postgres gives
-/// out as it likes.
+/// Checks the output of a quickstart in its `run`-th run, apart from the positions, which may have gaps
+/// on Postgres.
 fn assert_quickstart(text: &str, run: usize) {
     let announced: Vec<&str> = text
         .lines()
@@ -57,7 +61,7 @@ fn assert_quickstart(text: &str, run: usize) {
     for user in users {
         assert!(
             user[1].ends_with("@example.org") && user[2] == "1",
-            "each has changed the address once: {user:?}"
+            "each user has changed the address once: {user:?}"
         );
     }
     for (kind, in_each_run) in [
@@ -98,7 +102,7 @@ const QUICKSTART_CONSUMERS: [&str; 3] = [
 ];
 
 #[test]
-fn the_quickstart_handles_five_events_and_goes_on_where_it_stopped() {
+fn the_quickstart_continues_where_it_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", directory.path().join("app.db").display());
     for (number, position) in [(1, 5), (2, 10)] {
@@ -111,7 +115,7 @@ fn the_quickstart_handles_five_events_and_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn the_quickstart_on_postgres_handles_five_events_and_goes_on_where_it_stopped() {
+async fn the_quickstart_on_postgres_continues_where_it_stopped() {
     let database = TestPostgres::shared().await.database().await;
     let mut before = 0;
     for number in 1..=2 {
@@ -127,9 +131,9 @@ async fn the_quickstart_on_postgres_handles_five_events_and_goes_on_where_it_sto
 }
 
 #[test]
-fn both_forms_of_the_set_based_read_model_come_to_the_same() {
+fn both_forms_of_the_set_based_read_model_have_the_same_rows() {
     let text = run(env!("CARGO_BIN_EXE_set_based"), "");
-    for form in ["a statement an event:", "a statement a batch:"] {
+    for form in ["one statement per event:", "one statement per batch:"] {
         let rate = text
             .lines()
             .find_map(|line| line.strip_prefix(form))
@@ -198,42 +202,25 @@ fn every_program_has_its_command_in_the_readme() {
     }
 }
 
-/// A release that runs until it is asked to end.
-struct Release(Child);
-
-impl Release {
-    fn start(program: &str, url: &str) -> Self {
-        let child = Command::new(program)
-            .env("DATABASE_URL", url)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    /// Asks it to end, and gives how many events each of its consumers handled.
-    fn end(mut self) -> Vec<(String, u64)> {
-        let id = self.0.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-        assert!(asked.success());
-        let mut output = self.0.stdout.take().unwrap();
-        let text = std::io::read_to_string(&mut output).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{text}");
-        text.lines()
-            .map(|line| {
-                let (name, rest) = line.split_once(": shut down at ").unwrap();
-                let events = rest.split(' ').nth(1).unwrap();
-                (name.to_owned(), events.parse().unwrap())
-            })
-            .collect()
-    }
+/// Starts a release, which runs until it receives SIGTERM.
+fn start(program: &str, url: &str) -> Process {
+    let mut command = Command::new(program);
+    command.env("DATABASE_URL", url).stdout(Stdio::piped());
+    Process::start(&mut command)
 }
 
-impl Drop for Release {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Ends a release, and returns how many events each of its consumers has handled.
+fn end(mut release: Process) -> Vec<(String, u64)> {
+    let output = release.0.stdout.take().unwrap();
+    release.terminate();
+    let text = std::io::read_to_string(output).unwrap();
+    text.lines()
+        .map(|line| {
+            let (name, rest) = line.split_once(": shut down at ").unwrap();
+            let events = rest.split(' ').nth(1).unwrap();
+            (name.to_owned(), events.parse().unwrap())
+        })
+        .collect()
 }
 
 async fn append(store: &PgEventStore, kind: &str, count: usize) {
@@ -247,9 +234,9 @@ async fn append(store: &PgEventStore, kind: &str, count: usize) {
     }
 }
 
-/// Waits until a query, which may ask for a table that is still to come, gives that number.
+/// Waits until a query returns that number. Its table may not exist yet.
 async fn until(store: &PgEventStore, query: &'static str, wanted: i64) {
-    let patience = Duration::from_mins(1);
+    let timeout = Duration::from_mins(1);
     let reached = async {
         loop {
             let count: Result<i64, _> = sqlx::query_scalar(query).fetch_one(store.pool()).await;
@@ -259,9 +246,9 @@ async fn until(store: &PgEventStore, query: &'static str, wanted: i64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(patience, reached)
+    tokio::time::timeout(timeout, reached)
         .await
-        .unwrap_or_else(|_| panic!("{query} did not come to {wanted}"));
+        .unwrap_or_else(|_| panic!("{query} did not return {wanted}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,34 +258,41 @@ async fn in_a_rolling_deploy_each_release_runs_what_it_has() {
     let database = TestPostgres::shared().await.database().await;
     let store = database.store().await;
 
-    let before = Release::start(env!("CARGO_BIN_EXE_deploy_before"), &database.url);
+    let before = start(env!("CARGO_BIN_EXE_deploy_before"), &database.url);
     append(&store, "User", 20).await;
     append(&store, "Order", 10).await;
     until(&store, USERS, 20).await;
 
-    let after = Release::start(env!("CARGO_BIN_EXE_deploy_after"), &database.url);
-    // The new consumer begins with what was there before its code.
+    let after = start(env!("CARGO_BIN_EXE_deploy_after"), &database.url);
+    // The new consumer starts with the events that are older than its code.
     until(&store, ORDERS, 10).await;
     append(&store, "User", 20).await;
     append(&store, "Order", 10).await;
     until(&store, USERS, 40).await;
     until(&store, ORDERS, 20).await;
-    let before = before.end();
+    let before = end(before);
 
     append(&store, "User", 20).await;
     until(&store, USERS, 60).await;
-    let after = after.end();
+    let after = end(after);
 
     let names = |events: &[(String, u64)]| -> Vec<String> {
         events.iter().map(|(name, _)| name.clone()).collect()
     };
-    assert_eq!(names(&before), ["users"], "it never asks for `orders`");
+    assert_eq!(
+        names(&before),
+        ["users"],
+        "the old release never claims `orders`"
+    );
     assert_eq!(names(&after), ["orders", "users"]);
-    assert_eq!(after[0].1, 20, "all of it by the release that has the code");
+    assert_eq!(
+        after[0].1, 20,
+        "all of them handled by the release that has the code"
+    );
     assert_eq!(
         before[0].1 + after[1].1,
         60,
-        "each once, by one or the other"
+        "each handled once, by one of the releases"
     );
     assert!(before[0].1 >= 20 && after[1].1 >= 20);
 }

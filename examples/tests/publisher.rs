@@ -1,4 +1,4 @@
-//! The publisher of the examples, killed again and again, on both databases and with a real broker.
+//! Kills the publisher of the examples again and again, on both databases and with a real broker.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,9 +7,11 @@
     missing_docs
 )]
 
+mod process;
+
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, stream::Stream};
@@ -18,57 +20,42 @@ use consumer_tests::{TestPostgres, until};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-/// A process that ends with the test.
-struct Running(Child);
+use self::process::Process;
 
-impl Running {
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A server on a port that it chooses itself.
-async fn nats_server(directory: &Path) -> (Running, String) {
-    let child = Command::new("nats-server")
+/// Starts a server on a free port.
+async fn nats_server(directory: &Path) -> (Process, String) {
+    let mut command = Command::new("nats-server");
+    command
         .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
         .arg(directory.join("jetstream"))
         .arg("--ports_file_dir")
         .arg(directory)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("`nats-server` is needed: apt-get install nats-server");
-    let ports = directory.join(format!("nats-server_{}.ports", child.id()));
-    until("the server says where it listens", async || {
+        .stderr(Stdio::null());
+    let server = Process::start(&mut command);
+    let ports = directory.join(format!("nats-server_{}.ports", server.0.id()));
+    until("the server has written its port", async || {
         listens_at(&ports).is_some()
     })
     .await;
-    (Running(child), listens_at(&ports).unwrap())
+    (server, listens_at(&ports).unwrap())
 }
 
 fn listens_at(ports: &Path) -> Option<String> {
-    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
-    Some(said["nats"][0].as_str()?.to_owned())
+    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
+    Some(written["nats"][0].as_str()?.to_owned())
 }
 
-fn publisher(database: &str, nats: &str, arguments: &[&str]) -> Running {
-    let child = Command::new(env!("CARGO_BIN_EXE_nats_publisher"))
+fn publisher(database: &str, nats: &str, arguments: &[&str]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nats_publisher"));
+    command
         .args(arguments)
         .env("DATABASE_URL", database)
         .env("NATS_URL", nats)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    Running(child)
+        .stdout(Stdio::null());
+    Process::start(&mut command)
 }
 
-/// Counts what is sent to the stream's subjects, the repeats too that the stream leaves out.
+/// Counts the messages sent to the stream's subjects, including the repeats that the stream drops.
 async fn count_sent(client: &async_nats::Client) -> watch::Receiver<u64> {
     let mut sent = client.subscribe("events.>").await.unwrap();
     client.flush().await.unwrap();
@@ -81,7 +68,7 @@ async fn count_sent(client: &async_nats::Client) -> watch::Receiver<u64> {
     receiver
 }
 
-/// Appends until it is told to end, and never far ahead of the publisher; says how many events.
+/// Appends until it is told to end, never far ahead of the publisher, and returns the number of events.
 async fn append<DB: Backend>(
     store: EventStore<DB>,
     mut sent: watch::Receiver<u64>,
@@ -120,7 +107,7 @@ async fn in_the_log<DB: Backend>(store: &EventStore<DB>) -> BTreeSet<String> {
     }
 }
 
-/// The message ids of so many messages of the stream, one a message.
+/// The message ids of the first `count` messages of the stream.
 async fn on_the_stream(stream: &Stream, count: u64) -> Vec<String> {
     let reader = stream.create_consumer(OrderedConfig::default()).await;
     let messages = reader.unwrap().messages().await.unwrap();
@@ -138,7 +125,7 @@ async fn is_killed_20_times<DB: Backend>(database: &str, store: EventStore<DB>) 
     store.migrate().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (_server, url) = nats_server(directory.path()).await;
-    // What is asked waits until the server is there.
+    // Requests wait until the server is ready.
     let client = async_nats::ConnectOptions::new()
         .retry_on_initial_connect()
         .connect(&url)
@@ -150,11 +137,11 @@ async fn is_killed_20_times<DB: Backend>(database: &str, store: EventStore<DB>) 
 
     for _ in 0..20 {
         let seen = *sent.borrow_and_update();
-        let mut killed = publisher(database, &url, &[]);
-        // Somewhere after it has begun to publish, while others append.
+        let killed = publisher(database, &url, &[]);
+        // At a random moment after it has started to publish, while events are appended.
         let some = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 4;
         sent.wait_for(|sent| *sent > seen + some).await.unwrap();
-        killed.kill();
+        drop(killed);
     }
     end.send_replace(true);
     let appended = appending.await.unwrap();
@@ -174,13 +161,13 @@ async fn is_killed_20_times<DB: Backend>(database: &str, store: EventStore<DB>) 
         published.into_iter().collect::<BTreeSet<_>>() == log,
         "every event of the log, and nothing else"
     );
-    // The control: without the message ids there would have been more.
+    // The control: more messages were sent, so without the message ids there would be repeats.
     let repeats = sent.wait_for(|sent| *sent > appended).await;
     println!("{appended} events, {} messages sent", *repeats.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publisher_killed_20_times_leaves_each_event_on_the_stream_once_on_sqlite() {
+async fn each_event_is_published_once_after_20_kills_on_sqlite() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", directory.path().join("app.db").display());
     let store = SqliteEventStore::connect(&url).await.unwrap();
@@ -188,7 +175,7 @@ async fn a_publisher_killed_20_times_leaves_each_event_on_the_stream_once_on_sql
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publisher_killed_20_times_leaves_each_event_on_the_stream_once_on_postgres() {
+async fn each_event_is_published_once_after_20_kills_on_postgres() {
     let database = TestPostgres::shared().await.database().await;
     is_killed_20_times(&database.url, database.store().await).await;
 }

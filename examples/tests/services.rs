@@ -1,4 +1,4 @@
-//! The example programs that serve and notify, run as a user would run them.
+//! Runs the example programs that serve and notify, as a user would.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,9 +7,11 @@
     missing_docs
 )]
 
+mod process;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use consumer::{ExpectedVersion, NewEvent, SqliteEventStore};
@@ -18,21 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Running {
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use self::process::Process;
 
 fn database(directory: &Path) -> String {
     format!("sqlite:{}", directory.join("app.db").display())
@@ -46,26 +34,26 @@ fn web(directory: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn serve(directory: &Path) -> (Running, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_web"))
+fn serve(directory: &Path) -> (Process, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_web"));
+    command
         .args(["serve", "127.0.0.1:0"])
         .env("DATABASE_URL", database(directory))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    let mut process = Process::start(&mut command);
     let mut line = String::new();
-    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut output = BufReader::new(process.0.stdout.take().unwrap());
     output.read_line(&mut line).unwrap();
     let url = line
         .trim()
         .strip_prefix("listening on ")
         .unwrap()
         .to_owned();
-    (Running(child), url)
+    (process, url)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_registers_with_the_web_application_can_read_it_at_once() {
+async fn a_user_of_the_web_application_reads_their_own_write() {
     let directory = tempfile::tempdir().unwrap();
     let (_running, url) = serve(directory.path());
     let client = reqwest::Client::new();
@@ -107,7 +95,7 @@ async fn who_registers_with_the_web_application_can_read_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operators_tools_are_in_the_same_binary() {
+async fn the_operators_commands_are_in_the_same_binary() {
     let directory = tempfile::tempdir().unwrap();
     let printed = web(directory.path(), &["consumers", "migrate", "--print"]);
     assert!(printed.status.success());
@@ -115,7 +103,7 @@ async fn the_operators_tools_are_in_the_same_binary() {
     let store = SqliteEventStore::connect(&database(directory.path()))
         .await
         .unwrap();
-    assert!(store.check().await.is_err(), "it has only printed");
+    assert!(store.check().await.is_err(), "`--print` creates nothing");
     assert!(web(directory.path(), &["seed", "30"]).status.success());
     let status = |arguments: &[&str]| {
         let output = web(directory.path(), arguments);
@@ -129,7 +117,7 @@ async fn the_operators_tools_are_in_the_same_binary() {
     assert!(text.contains("web.users  new           -   30"), "{text}");
     assert!(
         !text.contains('\u{1b}'),
-        "no colour where there is no terminal: {text:?}"
+        "no colour without a terminal: {text:?}"
     );
     let (code, text) = status(&["consumers", "run", "--once"]);
     assert_eq!(
@@ -137,7 +125,7 @@ async fn the_operators_tools_are_in_the_same_binary() {
         (0, "web.users: caught up at 30, 30 events handled\n")
     );
     let (code, _) = status(&["consumers", "rebuild", "web.users"]);
-    assert_eq!(code, 4, "nobody is there to confirm");
+    assert_eq!(code, 4, "there is no terminal to confirm on");
     let (code, text) = status(&["consumers", "rebuild", "web.users", "--yes"]);
     assert_eq!(code, 0);
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
@@ -151,7 +139,7 @@ async fn the_operators_tools_are_in_the_same_binary() {
     assert!(code == 0 && text.contains("rebuild") && text.contains("seed"));
 }
 
-/// A receiver of notifications that keeps what it was sent.
+/// A receiver of notifications, and the requests it has received.
 async fn hook() -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -180,7 +168,7 @@ async fn register(store: &SqliteEventStore, id: &str) {
         .unwrap();
 }
 
-/// The example `notifications`, with an operator's command.
+/// The example `notifications`, with a command.
 fn notifications(directory: &Path, hook: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_notifications"));
     command
@@ -197,16 +185,8 @@ fn succeed(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Asks a process to end, and waits until it has.
-fn terminate(mut running: Running) {
-    let id = running.0.id().to_string();
-    let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-    assert!(asked.success());
-    assert!(running.0.wait().unwrap().success());
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn notifications_begin_now_carry_a_key_and_are_not_repeated_by_a_rebuild() {
+async fn notifications_start_now_and_a_rebuild_repeats_none() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let store = SqliteEventStore::connect(&database(directory))
@@ -215,7 +195,7 @@ async fn notifications_begin_now_carry_a_key_and_are_not_repeated_by_a_rebuild()
     store.migrate().await.unwrap();
     register(&store, "before").await;
     let (url, mut received) = hook().await;
-    let running = Running(notifications(directory, &url, &["run"]).spawn().unwrap());
+    let running = Process::start(&mut notifications(directory, &url, &["run"]));
     let has_checkpoint = || async {
         let count: i64 = consumer::sqlx::query_scalar("SELECT count(*) FROM consumer_progress")
             .fetch_one(store.pool())
@@ -232,7 +212,7 @@ async fn notifications_begin_now_carry_a_key_and_are_not_repeated_by_a_rebuild()
         request.contains(r#""user":"after""#) && request.contains("idempotency-key: "),
         "{request}"
     );
-    terminate(running);
+    running.terminate();
 
     let rebuild = ["rebuild", "welcome_notifier", "--without-reset", "--yes"];
     let text = succeed(notifications(directory, &url, &rebuild));
@@ -240,7 +220,7 @@ async fn notifications_begin_now_carry_a_key_and_are_not_repeated_by_a_rebuild()
     assert_eq!(
         (&last["handled"], &last["done"]),
         (&json!(2), &json!(true)),
-        "both users were handed over again: {text}"
+        "both events were handled again: {text}"
     );
 
     register(&store, "later").await;
@@ -252,7 +232,7 @@ async fn notifications_begin_now_carry_a_key_and_are_not_repeated_by_a_rebuild()
     let request = received.recv().await.unwrap();
     assert!(
         request.contains(r#""user":"later""#),
-        "the rebuild was silent: {request}"
+        "the rebuild posted nothing: {request}"
     );
     assert!(received.try_recv().is_err());
 }
@@ -271,7 +251,7 @@ fn the_web_application_ends_when_its_worker_does() {
         let store = SqliteEventStore::connect(&database(directory.path()))
             .await
             .unwrap();
-        // As after a restore of an old backup: the worker must not go on, and cannot.
+        // As after an old backup was restored. The worker must refuse to run.
         consumer::sqlx::query("UPDATE consumer_progress SET position = 1000")
             .execute(store.pool())
             .await

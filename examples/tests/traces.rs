@@ -1,4 +1,4 @@
-//! The spans of the example `traces`, taken before they leave the process.
+//! The spans of the example `traces`, in memory and at a collector.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -33,7 +33,7 @@ fn attribute(span: &SpanData, key: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handlers_span_links_to_the_trace_that_the_event_was_appended_in() {
+async fn a_handlers_span_links_to_the_trace_of_its_event() {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(exporter.clone())
@@ -47,11 +47,11 @@ async fn a_handlers_span_links_to_the_trace_that_the_event_was_appended_in() {
     let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
     app::prepare(&store).await.unwrap();
     app::register(&store, "ada").await.unwrap();
-    // Another program has told its trace and nothing else, and a third one not even that.
+    // One event of another program contains only its trace, and another one not even that.
     let foreign = "0af7651916cd43dd8448eb211c80319c";
-    let told = NewEvent::new("User", "bob", "UserRegistered", "{}").trace_id(foreign);
-    let untold = NewEvent::new("User", "eve", "UserRegistered", "{}").trace_id("request 7");
-    for event in [told, untold] {
+    let traced = NewEvent::new("User", "bob", "UserRegistered", "{}").trace_id(foreign);
+    let untraced = NewEvent::new("User", "eve", "UserRegistered", "{}").trace_id("request 7");
+    for event in [traced, untraced] {
         store
             .append(ExpectedVersion::NoStream, &[event])
             .await
@@ -63,7 +63,7 @@ async fn a_handlers_span_links_to_the_trace_that_the_event_was_appended_in() {
     let mut connection = store.pool().acquire().await.unwrap();
     let events = store.read_events(&mut connection, 0, 10).await.unwrap();
     drop(connection);
-    // SQLite's threads hold the spans of their last statements; they end with the connections.
+    // SQLite's threads keep the spans of their last statements open until the connections are closed.
     store.pool().close().await;
 
     let spans = exporter.get_finished_spans().unwrap();
@@ -103,7 +103,7 @@ async fn a_handlers_span_links_to_the_trace_that_the_event_was_appended_in() {
     assert_eq!(attribute(batch, "consumer"), "traces.users");
 }
 
-/// Takes requests until one has been answered, and gives its first line and its body.
+/// Answers one request, and returns its first line and its body.
 fn collector() -> (String, std::thread::JoinHandle<(String, Vec<u8>)>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

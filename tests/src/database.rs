@@ -3,7 +3,6 @@
 use std::future::Future;
 
 use consumer::Backend;
-use consumer::Backend;
 use consumer::{EventStore, ExpectedVersion, NewEvent, PersistedEvent};
 use sqlx::migrate::Migrate;
 use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
@@ -12,7 +11,7 @@ use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 
 /// A kind of database that tests run on.
 pub trait TestDatabase:
-    Backend + TestBackend + sqlx::Database<Connection: Migrate> + Sized
+    Backend + sqlx::Database<Connection: Migrate> + Sized
 {
     /// Keeps the database alive as long as the test.
     type Keeper: Send + Sync;

@@ -1,46 +1,65 @@
-//! A newcomer's first steps: the README's first example and its dependencies, in a new crate outside
-//! the workspace.
+//! What a newcomer types: the code and the dependencies of the README and of the tutorial, in crates of
+//! their own outside the workspace.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-/// The first block of that language in the README.
-fn block(readme: &str, language: &str) -> String {
-    let fence = format!("```{language}\n");
-    let start = readme.find(&fence).expect("the README has such a block") + fence.len();
-    let length = readme[start..].find("\n```").expect("the block ends");
-    readme[start..start + length].to_owned()
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-#[test]
-fn the_first_example_of_the_readme_runs_in_a_new_crate() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let project = tempfile::tempdir().unwrap();
-    let library = root.join("consumer");
-    let by_path = format!("consumer = {{ path = {:?} }}", library.to_str().unwrap());
-    let dependencies = block(&readme, "toml").replace("consumer = \"0.1\"", &by_path);
-    assert!(
-        dependencies.contains(&by_path),
-        "the README names the dependency on this library"
-    );
-    let manifest = format!(
-        "[package]\nname = \"newcomer\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{dependencies}\n"
-    );
-    std::fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
-    std::fs::create_dir(project.path().join("src")).unwrap();
-    std::fs::write(
-        project.path().join("src/main.rs"),
-        block(&readme, "rust,no_run"),
-    )
-    .unwrap();
-    // The versions that the workspace is tested with.
-    std::fs::copy(root.join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
 
-    let run = || {
+/// The first block of that language in a document.
+fn block(document: &str, language: &str) -> String {
+    let fence = format!("```{language}\n");
+    let start = document.find(&fence).expect("the document has the block") + fence.len();
+    let length = document[start..].find("\n```").expect("the block ends");
+    document[start..start + length].to_owned()
+}
+
+/// A crate with the dependencies that a document names, apart from this library, which it takes from
+/// the workspace.
+struct NewCrate(tempfile::TempDir);
+
+impl NewCrate {
+    fn with_the_dependencies_of(document: &str) -> Self {
+        let dependencies = block(document, "toml");
+        let library = format!("path = {:?}", root().join("consumer").to_str().unwrap());
+        let local = dependencies
+            .replace("consumer = \"0.1\"", &format!("consumer = {{ {library} }}"))
+            .replace(
+                "consumer = { version = \"0.1\"",
+                &format!("consumer = {{ {library}"),
+            );
+        assert!(local.contains(&library), "{local}");
+        let manifest = format!(
+            "[package]\nname = \"newcomer\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{local}\n"
+        );
+        let new = Self(tempfile::tempdir().unwrap());
+        std::fs::write(new.path("Cargo.toml"), manifest).unwrap();
+        std::fs::create_dir(new.path("src")).unwrap();
+        // The versions that the workspace is tested with.
+        std::fs::copy(root().join("Cargo.lock"), new.path("Cargo.lock")).unwrap();
+        new
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn write(&self, file: &str, code: &str) {
+        std::fs::write(self.path("src").join(file), code).unwrap();
+    }
+
+    /// Runs cargo, which must neither fail nor warn.
+    fn cargo(&self, arguments: &[&str]) -> Output {
         let output = Command::new(env!("CARGO"))
-            .args(["run", "--quiet"])
-            .current_dir(project.path())
+            .args(arguments)
+            .arg("--quiet")
+            .current_dir(self.0.path())
             .env(
                 "CARGO_TARGET_DIR",
                 Path::new(env!("CARGO_TARGET_TMPDIR")).join("newcomer"),
@@ -48,17 +67,39 @@ fn the_first_example_of_the_readme_runs_in_a_new_crate() {
             .env_remove("RUSTFLAGS")
             .output()
             .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}");
         assert!(!errors.contains("warning"), "{errors}");
-        String::from_utf8(output.stdout).unwrap()
-    };
+        output
+    }
+}
+
+#[test]
+fn the_first_example_of_the_readme_runs_in_a_new_crate() {
+    let readme = read("README.md");
+    let new = NewCrate::with_the_dependencies_of(&readme);
+    new.write("main.rs", &block(&readme, "rust,no_run"));
     for position in [1, 2] {
-        let (printed, wanted) = (
-            run(),
-            format!("user_read_model: caught up at {position}, 1 event"),
-        );
+        let printed = String::from_utf8(new.cargo(&["run"]).stdout).unwrap();
+        let wanted = format!("user_read_model: caught up at {position}, 1 event");
         assert!(printed.starts_with(&wanted), "{printed}");
         assert_eq!(printed.lines().count(), 1, "{printed}");
     }
+}
+
+#[test]
+fn the_dependencies_of_the_tutorial_suffice_for_its_program() {
+    let new = NewCrate::with_the_dependencies_of(&read("consumer/src/guide/tutorial.md"));
+    for (file, source) in [
+        ("events.rs", "events.rs"),
+        ("balances.rs", "balances.rs"),
+        ("commands.rs", "commands.rs"),
+        ("main.rs", "step_3.rs"),
+    ] {
+        new.write(
+            file,
+            &read(Path::new("examples/src/bin/tutorial").join(source)),
+        );
+    }
+    new.cargo(&["check", "--all-targets"]);
 }

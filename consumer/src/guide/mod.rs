@@ -1,18 +1,28 @@
-//! Guides, one a task: from the first consumer to many processes.
+//! Guides by task, from the first consumer to many processes.
 //!
-//! | guide | for whom |
+//! | guide | read it to |
 //! |---|---|
-//! | [`declaring`] | who writes a consumer |
-//! | [`running`] | who starts it |
-//! | [`failing`] | who decides what follows an error |
-//! | [`rebuilding`] | who changes a read model |
-//! | [`scaling`] | who needs more than one process, or more speed |
-//! | [`testing`] | who writes the tests |
-//! | [`from_polling`] | who has a polling loop and a checkpoint table |
-//! | [`from_eventsalsa`] | who runs the Go worker on the same tables |
-//! | [`frontier`] | who wants to know why nothing is lost, and what that rests on |
-//! | [`architecture`] | who wants to read the code |
+//! | [`tutorial`] | build a first program, step by step |
+//! | [`declaring`] | write a consumer |
+//! | [`running`] | start, stop and watch a worker |
+//! | [`failing`] | decide what happens after an error |
+//! | [`rebuilding`] | change a read model |
+//! | [`scaling`] | run more processes, or handle more events a second |
+#![cfg_attr(
+    feature = "testing",
+    doc = "| [`testing`] | test a consumer, or the whole program |"
+)]
+//! | [`from_polling`] | replace a polling loop and its checkpoint table |
+#![cfg_attr(
+    feature = "postgres",
+    doc = "| [`from_eventsalsa`] | move from the Go worker to this one, on the same tables |"
+)]
+//! | [`comparison`] | choose between this library and others |
+//! | [`frontier`] | understand why nothing is lost, and what that depends on |
+//! | [`architecture`] | find your way in the code |
 
+#[doc = include_str!("tutorial.md")]
+pub mod tutorial {}
 #[doc = include_str!("declaring.md")]
 pub mod declaring {}
 #[doc = include_str!("running.md")]
@@ -23,12 +33,16 @@ pub mod failing {}
 pub mod rebuilding {}
 #[doc = include_str!("scaling.md")]
 pub mod scaling {}
+#[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}
 #[doc = include_str!("from_polling.md")]
 pub mod from_polling {}
+#[cfg(feature = "postgres")]
 #[doc = include_str!("from_eventsalsa.md")]
 pub mod from_eventsalsa {}
+#[doc = include_str!("comparison.md")]
+pub mod comparison {}
 #[doc = include_str!("frontier.md")]
 pub mod frontier {}
 #[doc = include_str!("architecture.md")]

@@ -1,13 +1,12 @@
-//! What the accountants' crate contributes to the program `two_crates`: its events, a consumer,
-//! and the table that it writes.
+//! The other crate of the program `two_crates`: its events, a consumer, and the table that it writes.
 //!
-//! The consumer is private: nothing has to be exported or called for the program to run it.
+//! The consumer is private. The program runs it without naming or calling it.
 
 use consumer::prelude::*;
 use consumer::sqlx;
 use serde::{Deserialize, Serialize};
 
-/// The table of the read model, for the program to make.
+/// The table of the read model, which the program creates.
 pub const TABLES: &str =
     "CREATE TABLE IF NOT EXISTS invoices (order_id TEXT PRIMARY KEY, cents INTEGER NOT NULL)";
 
@@ -15,7 +14,7 @@ pub const TABLES: &str =
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Event)]
 #[event(aggregate = "Order")]
 pub struct OrderPlaced {
-    /// What it costs.
+    /// The price.
     pub cents: i64,
 }
 

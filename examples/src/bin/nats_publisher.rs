@@ -1,8 +1,17 @@
-//! Publishes every event of a store to NATS `JetStream`, each exactly once.
+//! Publishes every event of a store to NATS JetStream.
 //!
 //! `DATABASE_URL=postgres://… NATS_URL=nats://localhost:4222 cargo run -p consumer-examples
-//! --features services --bin nats_publisher`; with `-- --once` it publishes what is there and ends.
-//! `DATABASE_URL` may be one of SQLite too, and is `sqlite:events.db` unless set.
+//! --features services --bin nats_publisher`. With `-- --once`, it publishes the events that are there
+//! and ends. `DATABASE_URL` may also name a SQLite database; the default is `sqlite:events.db`.
+//!
+//! Delivery is at least once, and the stream drops repeats by their message id. So each event is on the
+//! stream exactly once, within two limits:
+//!
+//! - A repeat is recognised within the stream's [duplicate window](DUPLICATE_WINDOW). A publisher that
+//!   crashes and stays away for longer may publish its last batch again.
+//! - The server must sync each message to disk before it acknowledges it (`sync_interval: always` in
+//!   its configuration). By default it syncs later, and a power failure can take back messages that
+//!   were acknowledged, and that no publisher sends again.
 
 use std::time::Duration;
 
@@ -11,10 +20,14 @@ use async_nats::jetstream::{self, Context as JetStream, message::PublishMessage}
 use consumer::prelude::*;
 use consumer::{EventStore, Backend};
 
-/// The stream that holds the published events.
+/// The stream that the events are published to.
 const STREAM: &str = "integration";
 
-/// Publishes every event; it ignores the transaction and manages its own connection.
+/// How long the stream remembers message ids. Make it longer than a publisher may stay away after a
+/// crash.
+const DUPLICATE_WINDOW: Duration = Duration::from_hours(1);
+
+/// Publishes every event, over a connection of its own instead of the transaction.
 struct IntegrationPublisher {
     stream: JetStream,
 }
@@ -31,9 +44,8 @@ impl IntegrationPublisher {
     init = IntegrationPublisher::connected
 )]
 impl IntegrationPublisher {
-    /// The events of a batch are on their way together, and the batch ends when the server has
-    /// acknowledged all of them. What is sent again after a crash carries the same message id, by
-    /// which the stream knows it.
+    /// Sends all events of a batch before it waits for the first acknowledgement. The batch ends when
+    /// the server has acknowledged all of them.
     async fn handle(&self, events: &[PersistedEvent]) -> Result<(), HandlerError> {
         let mut acknowledgements = Vec::with_capacity(events.len());
         for event in events {
@@ -55,20 +67,18 @@ fn message(event: &PersistedEvent) -> PublishMessage {
         .header("position", event.global_position.to_string().as_str())
 }
 
-/// Connects to the server, and makes the stream if it is not there.
+/// Connects to the server, and creates the stream if it does not exist.
 async fn connect(url: &str) -> anyhow::Result<JetStream> {
     let stream = jetstream::new(async_nats::connect(url).await?);
     stream
         .get_or_create_stream(jetstream::stream::Config {
             name: STREAM.to_owned(),
             subjects: vec!["events.>".to_owned()],
-            // A batch that is sent again within this time is known by its message ids: it is to be
-            // longer than a publisher may be away after a crash.
-            duplicate_window: Duration::from_hours(1),
+            duplicate_window: DUPLICATE_WINDOW,
             ..Default::default()
         })
         .await
-        .map_err(|error| anyhow::anyhow!("the stream cannot be made: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("the stream `{STREAM}` cannot be created: {error}"))?;
     Ok(stream)
 }
 

@@ -1,9 +1,8 @@
-//! Posts a notification for every user who registers from now on, and never again for what was
-//! handled before a rebuild.
+//! Posts a notification for every user who registers from now on. A rebuild posts none of them again.
 //!
 //! `HOOK_URL=http://localhost:8080/hook cargo run -p consumer-examples --features services --bin
-//! notifications -- run`. The operator's tools are in the same binary: `-- status` shows how far it
-//! is, and `-- rebuild welcome_notifier --without-reset` hands everything over again, in silence.
+//! notifications -- run`. The operator's commands are in the same binary: `-- status` shows how far the
+//! consumer is, and `-- rebuild welcome_notifier --without-reset` replays the events without posting.
 
 use std::process::ExitCode;
 
@@ -12,14 +11,13 @@ use consumer::cli::Cli;
 use consumer::prelude::*;
 use serde_json::json;
 
-/// Where notifications are posted to.
+/// The web hook that receives the notifications.
 #[derive(Clone)]
 struct Hook {
-    /// The address.
     url: String,
 }
 
-/// Tells another system of new users.
+/// Notifies another system of new users.
 struct WelcomeNotifier {
     client: reqwest::Client,
     hook: Hook,
@@ -37,14 +35,14 @@ impl WelcomeNotifier {
 #[consumer(
     name = "welcome_notifier",
     aggregates = ["User"],
-    // Whoever registered before there were notifications gets none.
+    // Users who registered before this consumer existed get no notification.
     start_from = "now",
     on_error = "park",
     init = WelcomeNotifier::connected
 )]
 impl WelcomeNotifier {
     async fn handle(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
-        // A rebuild hands over what was told already.
+        // Handled before: this event was posted.
         if cx.is_replay() {
             return Ok(());
         }
@@ -52,7 +50,7 @@ impl WelcomeNotifier {
         let answer = self
             .client
             .post(&self.hook.url)
-            // The receiver knows a repetition by it: after a crash a request may come twice.
+            // After a crash a request may be sent twice; the key lets the receiver drop the repeat.
             .header("idempotency-key", event.event_id.to_string())
             .json(&body)
             .send()

@@ -1,7 +1,7 @@
-//! The same read model twice: a statement an event, and a statement a batch.
+//! The same read model twice: with one statement per event, and with one statement per batch.
 //!
-//! `cargo run --release -p consumer-examples --bin set_based` fills a SQLite log in memory, lets
-//! both catch up and says how many events a second each handled.
+//! `cargo run --release -p consumer-examples --bin set_based` fills a SQLite log in memory, lets both
+//! consumers catch up, and prints how many events a second each handled.
 
 use std::time::Instant;
 
@@ -11,14 +11,14 @@ use consumer::prelude::*;
 use consumer::sqlx;
 use serde::{Deserialize, Serialize};
 
-/// The newest price of an article.
+/// The price of an article has changed.
 #[derive(Serialize, Deserialize, Event)]
 #[event(aggregate = "Article")]
 struct PriceChanged {
     cents: i64,
 }
 
-/// A statement an event: the simplest that works, and fast enough for most.
+/// One statement per event: the simplest form, and fast enough for most read models.
 struct Prices;
 
 #[consumer(name = "prices", aggregates = ["Article"])]
@@ -41,7 +41,7 @@ impl Prices {
     }
 }
 
-/// A statement a batch: the last price of each article, all as one parameter.
+/// One statement per batch: the last price of each article, all of them in one parameter.
 struct PricesInSets;
 
 #[consumer(name = "prices_in_sets", aggregates = ["Article"], batch_size = 1000)]
@@ -56,8 +56,8 @@ impl PricesInSets {
         let rows = json_rows(&newest, |event| {
             (&event.record.aggregate_id, event.payload.cents)
         })?;
-        // `WHERE true` tells SQLite that `ON` begins no join. On Postgres the rows would come from
-        // `UNNEST($1::text[], $2::bigint[])`, with a `column` each.
+        // Without `WHERE true`, SQLite would take `ON` for the condition of a join. On Postgres, the
+        // rows would come from `UNNEST($1::text[], $2::bigint[])`, with a `columns::column` for each.
         sqlx::query(
             "INSERT INTO prices_in_sets (article, cents)
              SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true
@@ -87,8 +87,8 @@ async fn main() -> anyhow::Result<()> {
 
     let one_by_one = catch_up(Worker::builder(store.clone()).consumer(Prices)).await?;
     let in_sets = catch_up(Worker::builder(store.clone()).consumer(PricesInSets)).await?;
-    println!("a statement an event: {one_by_one:>10.0} events/s");
-    println!("a statement a batch:  {in_sets:>10.0} events/s");
+    println!("one statement per event: {one_by_one:>10.0} events/s");
+    println!("one statement per batch: {in_sets:>10.0} events/s");
 
     let differing: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM prices FULL JOIN prices_in_sets AS s USING (article)
@@ -125,13 +125,17 @@ async fn fill(store: &SqliteEventStore) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets a worker handle everything there is, and says how many events a second it handled.
+/// Lets a worker catch up, and returns how many events it handled per second.
 async fn catch_up(builder: consumer::WorkerBuilder<consumer::sqlx::Sqlite>) -> anyhow::Result<f64> {
     let worker = builder.build()?;
     let start = Instant::now();
     let report = worker.run_once().await?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(!report.has_failures(), "{report}");
-    let handled = report.consumers.first().context("one consumer")?.events;
+    let handled = report
+        .consumers
+        .first()
+        .context("the report contains no consumer")?
+        .events;
     Ok(f64::from(u32::try_from(handled)?) / seconds)
 }

@@ -1,14 +1,14 @@
-//! Consumers of two crates in one program, on SQLite: those of `billing` and those of this file.
+//! Runs the consumers of two crates in one program, on SQLite: those of `billing` and the one in this file.
 //!
-//! `cargo run -p consumer-examples --bin two_crates`, and again to see that it goes on where it
-//! stopped. The database is `two_crates.db`, or what `DATABASE_URL` names.
+//! `cargo run -p consumer-examples --bin two_crates`. The database is `two_crates.db` in the current
+//! directory, unless `DATABASE_URL` names another one.
 
 use anyhow::ensure;
 use billing::OrderPlaced;
 use consumer::prelude::*;
 use consumer::{consumers, sqlx};
 
-/// What is to be sent.
+/// A read model of the orders to ship.
 struct Shipments;
 
 #[consumer(name = "shop.shipments", aggregates = ["Order"])]
@@ -40,8 +40,8 @@ async fn main() -> anyhow::Result<()> {
     let order = NewEvent::typed(&OrderPlaced { cents: 4200 })?.of(uuid::Uuid::new_v4().to_string());
     store.append(ExpectedVersion::NoStream, &[order]).await?;
 
-    // Naming the crates links them. With `discover()` alone a crate that no path mentions would be
-    // left out by the linker, and its consumers with it.
+    // `consumers!` links the crates that it names. With `discover()` alone, the linker would leave out
+    // a crate that no path mentions, and its consumers with it.
     let report = Worker::builder(store)
         .discover_in(consumers![crate, billing])
         .build()?

@@ -1,14 +1,14 @@
-//! A rolling deploy, the release that comes: beside `users` it has the consumer `orders`, which
-//! begins with the first event of the log.
+//! The new release of a rolling deploy: besides `users`, it has the consumer `orders`, which starts at the
+//! first event of the log.
 //!
-//! See `deploy_before`.
+//! The program `deploy_before` says how to run both.
 
 mod users;
 
 use consumer::prelude::*;
 use consumer::sqlx;
 
-/// What was ordered.
+/// A read model of orders.
 struct Orders;
 
 #[consumer(name = "orders", aggregates = ["Order"])]

@@ -1,8 +1,8 @@
-//! A rolling deploy, the release that runs: it has one consumer, `users`.
+//! The old release of a rolling deploy: it has one consumer, `users`.
 //!
-//! `DATABASE_URL=postgres://… cargo run -p consumer-examples --bin deploy_before`, and beside it
-//! `--bin deploy_after`. Both run what they have: whoever is free handles the next batch of `users`,
-//! and only the new release asks for `orders`. End the old one with Ctrl-C at any time.
+//! `DATABASE_URL=postgres://… cargo run -p consumer-examples --bin deploy_before`, and in another terminal
+//! `--bin deploy_after`. Both releases handle batches of `users`, and only the new one claims `orders`. End the
+//! old one with Ctrl-C at any time.
 
 mod users;
 

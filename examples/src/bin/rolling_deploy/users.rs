@@ -3,7 +3,7 @@
 use consumer::prelude::*;
 use consumer::sqlx;
 
-/// Who is registered.
+/// A read model of registered users.
 pub(crate) struct Users;
 
 #[consumer(name = "users", aggregates = ["User"])]
@@ -21,12 +21,12 @@ impl Users {
     }
 }
 
-/// Makes the tables that are missing, and runs what this release has until it is asked to end.
+/// Creates missing tables, and runs the consumers of this release until the process is asked to end.
 ///
-/// Both releases do so at their start, in any order and at the same time.
+/// Both releases create the tables when they start, in any order or at the same time.
 pub(crate) async fn run(tables: &'static str) -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL").map_err(|_| {
-        anyhow::anyhow!("DATABASE_URL is not set: write postgres://user:password@host/database")
+        anyhow::anyhow!("`DATABASE_URL` is not set: write `postgres://user:password@host/database`")
     })?;
     let store = PgEventStore::connect(&url).await?;
     store.migrate().await?;

@@ -1,4 +1,4 @@
-//! The consumer, and how its spans find the trace in which an event was appended.
+//! The consumer, and the links from its spans to those that appended the events.
 
 use consumer::prelude::*;
 use consumer::{Metadata, sqlx};
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// What an event carries beside its payload.
+/// The metadata of an event.
 #[derive(Serialize, Deserialize)]
 struct Origin {
-    /// The span in which it was appended, as W3C writes it.
+    /// The span in which the event was appended, in the format of W3C Trace Context.
     traceparent: Option<String>,
 }
 
-/// Notes the trace of the current span on an event that is about to be appended: its id in the
-/// column, where it can be searched for, and the span in the metadata, where a link finds it.
+/// Adds the current trace to an event that is about to be appended: its id in the column, where it can
+/// be searched for, and the span in the metadata, to link to.
 pub(crate) fn in_current_trace(event: NewEvent) -> Result<NewEvent, serde_json::Error> {
     let context = tracing::Span::current().context();
     let span = context.span();
@@ -33,7 +33,7 @@ pub(crate) fn in_current_trace(event: NewEvent) -> Result<NewEvent, serde_json::
         .metadata(Metadata::new(&Origin { traceparent })?))
 }
 
-/// The span in which an event was appended, as far as the event tells.
+/// The span in which an event was appended, as far as the event contains it.
 fn origin(event: &PersistedEvent) -> Option<SpanContext> {
     let metadata = event.metadata.as_ref();
     let origin = metadata.and_then(|metadata| metadata.json::<Origin>().ok());
@@ -50,11 +50,11 @@ fn parse(traceparent: &str) -> Option<SpanContext> {
     Some(remote(trace, span, TraceFlags::new(flags)))
 }
 
-/// Who appended the event told its trace alone, as other programs do. A link needs a span too, and
-/// the trace is found whatever it is: the event's own id stands for it.
+/// For events of other programs, which contain the trace alone. A link needs a span as well; any id
+/// leads to the trace, so it is derived from the event's id.
 fn only_trace(event: &PersistedEvent) -> Option<SpanContext> {
-    let told = event.trace_id.as_ref().filter(|id| id.len() == 32)?;
-    let trace = TraceId::from_hex(told).ok()?;
+    let recorded = event.trace_id.as_ref().filter(|id| id.len() == 32)?;
+    let trace = TraceId::from_hex(recorded).ok()?;
     let (half, _) = event.event_id.as_u64_pair();
     Some(remote(trace, SpanId::from(half), TraceFlags::default()))
 }
@@ -63,9 +63,10 @@ fn remote(trace: TraceId, span: SpanId, flags: TraceFlags) -> SpanContext {
     SpanContext::new(trace, span, flags, true, TraceState::default())
 }
 
-/// A span for the handling of one event, within that of its batch, with a link to where the event
-/// came from. A link, and not a parent: a batch has events of many traces, and a rebuild handles
-/// them again years later.
+/// A span for the handling of one event, inside that of its batch, with a link to the event's origin.
+///
+/// The origin is a link and not the parent, because a batch contains events of many traces, and a
+/// rebuild handles them again years later.
 pub(crate) fn handling(event: &PersistedEvent) -> tracing::Span {
     let span = tracing::info_span!(
         "handle",
@@ -82,7 +83,7 @@ pub(crate) fn handling(event: &PersistedEvent) -> tracing::Span {
     span
 }
 
-/// A read model whose handler is traced.
+/// A read model with a traced handler.
 struct Users;
 
 #[consumer(name = "traces.users", aggregates = ["User"])]
@@ -100,7 +101,7 @@ impl Users {
     }
 }
 
-/// The command: appends within a span of its own.
+/// The command: appends in a span of its own.
 #[tracing::instrument(skip_all)]
 pub(crate) async fn register(store: &SqliteEventStore, id: &str) -> anyhow::Result<()> {
     let event = NewEvent::new("User", id, "UserRegistered", "{}");
@@ -109,7 +110,7 @@ pub(crate) async fn register(store: &SqliteEventStore, id: &str) -> anyhow::Resu
     Ok(())
 }
 
-/// Makes the tables of the store and of the read model.
+/// Creates the tables of the store and of the read model.
 pub(crate) async fn prepare(store: &SqliteEventStore) -> anyhow::Result<()> {
     store.migrate().await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS users (id TEXT PRIMARY KEY)")

@@ -1,9 +1,9 @@
-//! Traces for OpenTelemetry, in which the handling of an event links to the command that appended it.
+//! OpenTelemetry traces in which the handling of an event links to the command that appended it.
 //!
 //! `cargo run -p consumer-examples --features services --bin traces` registers a user, runs the
-//! consumers once, and sends the spans to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT`
-//! (`http://localhost:4318` unless set). To look at them: `docker run --rm -p 16686:16686 -p
-//! 4318:4318 jaegertracing/all-in-one`, then <http://localhost:16686>.
+//! consumers once, and sends the spans to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT` (by default
+//! `http://localhost:4318`). To see them, start `docker run --rm -p 16686:16686 -p 4318:4318
+//! jaegertracing/all-in-one` first, and open <http://localhost:16686>.
 
 mod app;
 
@@ -30,9 +30,9 @@ async fn main() -> anyhow::Result<()> {
         .run_once()
         .await?;
     print!("{report}");
-    // SQLite's threads hold the spans of their last statements; they end with the connections.
+    // SQLite's threads keep the spans of their last statements open until the connections are closed.
     store.pool().close().await;
-    // What is still in memory is sent now; it waits, so it is not for a thread of the runtime.
+    // Sends the remaining spans. This blocks, so it must not run on a thread of the runtime.
     tokio::task::spawn_blocking(move || provider.shutdown()).await??;
     ensure!(
         !report.has_failures(),
@@ -41,12 +41,12 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends every span of level INFO to the collector, in the background.
+/// Sends all spans of level INFO to the collector, in the background.
 fn exporting() -> anyhow::Result<SdkTracerProvider> {
-    // Its client blocks, and must not be made on a thread of the runtime.
+    // The exporter's client blocks, and must not be created on a thread of the runtime.
     let exporter = std::thread::spawn(|| SpanExporter::builder().with_http().build())
         .join()
-        .map_err(|_| anyhow::anyhow!("the exporter cannot be made"))??;
+        .map_err(|_| anyhow::anyhow!("the exporter cannot be created"))??;
     let provider = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(Resource::builder().with_service_name("traces").build())

@@ -1,5 +1,5 @@
-//! A web application: commands append, queries read a model, and a command waits until its own
-//! change can be read.
+//! A web application: commands append events, queries read a read model, and a command is answered when
+//! its own change can be read.
 
 use std::convert::Infallible;
 
@@ -14,27 +14,25 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// What the application's requests need.
+/// The state that requests share.
 #[derive(Clone)]
 pub(crate) struct App {
-    /// Where events go, and the read model is.
+    /// The database of the events and of the read model.
     pub(crate) store: SqliteEventStore,
     /// The worker in this process.
     pub(crate) worker: WorkerHandle<sqlx::Sqlite>,
-    /// What Prometheus scrapes.
+    /// The metrics that Prometheus scrapes.
     pub(crate) metrics: PrometheusHandle,
 }
 
-/// A user, as a command gives it and a query answers.
+/// A user, in the request of the command and in the response of the query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct User {
-    /// Who it is.
     pub(crate) id: String,
-    /// Where mail goes.
     pub(crate) email: String,
 }
 
-/// The read model that queries are answered from.
+/// The read model behind the query.
 #[derive(Default)]
 pub(crate) struct UserReadModel;
 
@@ -61,7 +59,7 @@ impl UserReadModel {
     }
 }
 
-/// Makes the tables of the store and of the read model.
+/// Creates the tables of the store and of the read model.
 pub(crate) async fn prepare(store: &SqliteEventStore) -> anyhow::Result<()> {
     store.migrate().await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS users (id TEXT PRIMARY KEY, email TEXT NOT NULL)")
@@ -81,7 +79,7 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// The command: whoever gets the answer can read what he wrote.
+/// The command. A client that has received the response can read its own write.
 async fn register(
     State(app): State<App>,
     Json(user): Json<User>,
@@ -117,20 +115,20 @@ async fn user(
     })
 }
 
-/// Restarting may help: the worker stands still.
+/// The liveness probe. It fails if the worker makes no progress, where a restart may help.
 async fn live(State(app): State<App>) -> (StatusCode, String) {
     let health = app.worker.health();
     probe(health.is_live(), &health)
 }
 
-/// Whether read models are kept up to date.
+/// The readiness probe. It succeeds if the read models are kept up to date.
 async fn ready(State(app): State<App>) -> (StatusCode, String) {
     let health = app.worker.health();
     probe(health.is_ready(), &health)
 }
 
-fn probe(is_well: bool, health: &consumer::Health) -> (StatusCode, String) {
-    let status = if is_well {
+fn probe(passes: bool, health: &consumer::Health) -> (StatusCode, String) {
+    let status = if passes {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -142,7 +140,7 @@ async fn scrape(State(app): State<App>) -> Result<String, Infallible> {
     Ok(app.metrics.render())
 }
 
-/// An error as the web tells it.
+/// An error as a response.
 struct Failure(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {

@@ -1,11 +1,11 @@
-//! A web application with its worker in the same process and an operator's tools in the same
-//! binary, on SQLite.
+//! A web application with its worker in the same process and the operator's commands in the same binary, on
+//! SQLite.
 //!
 //! `cargo run -p consumer-examples --features services --bin web -- serve`, then
 //! `curl -d '{"id":"ada","email":"ada@example.com"}' -H 'content-type: application/json' localhost:3000/users`
-//! and `curl localhost:3000/users/ada`. Probes are `/livez` and `/readyz`, Prometheus scrapes
-//! `/metrics`. Beside it, `-- consumers status --watch` shows how the consumers stand, and
-//! `-- consumers --help` the rest.
+//! and `curl localhost:3000/users/ada`. The probes are `/livez` and `/readyz`, and Prometheus scrapes
+//! `/metrics`. In another terminal, `-- consumers status --watch` shows the state of the consumers, and
+//! `-- consumers --help` lists the other commands.
 
 mod app;
 
@@ -23,18 +23,18 @@ use self::app::{App, prepare, router};
 /// A web application that registers users
 #[derive(Parser)]
 enum Program {
-    /// Serves requests, and runs the consumers
+    /// Serve requests, and run the consumers
     Serve {
-        /// Where to listen
+        /// Address to listen on
         #[arg(default_value = "127.0.0.1:3000")]
         address: String,
     },
-    /// Registers some users, to have something to look at
+    /// Register some users, as sample data
     Seed {
-        /// How many
+        /// Number of users
         users: u32,
     },
-    /// Runs and operates the consumers
+    /// Run and operate the consumers
     Consumers(Cli),
 }
 
@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             prepare(&store).await?;
             seed(&store, users).await?;
         }
-        // The verbs make no tables but when they are told to: `migrate --print` only prints.
+        // The commands create no tables unless asked to: `migrate --print` only prints.
         Program::Consumers(cli) => return Ok(cli.run(Worker::builder(store).discover()).await),
     }
     Ok(ExitCode::SUCCESS)
@@ -80,17 +80,17 @@ async fn serve(store: SqliteEventStore, address: &str) -> anyhow::Result<()> {
     let serving = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown_signal());
     tokio::select! {
         served = serving => served?,
-        // A web site whose read models stand still is worse than one that is started again.
-        ended = &mut running => bail!("the worker ended by itself: {}", ended??),
+        // Better restarted than served with read models that no longer change.
+        ended = &mut running => bail!("the worker ended without being asked: {}", ended??),
     }
-    // The requests in hand are answered: nobody waits for the worker any more.
+    // All requests are answered, so none waits for the worker any more.
     handle.shut_down();
     print!("{}", running.await??);
     Ok(())
 }
 
-/// Sums up what histograms were given, which would pile up in memory between two scrapes, or for
-/// ever where nobody scrapes.
+/// Aggregates the samples of histograms, which would otherwise accumulate in memory until the next
+/// scrape.
 async fn keep_up(metrics: PrometheusHandle) {
     let mut interval = tokio::time::interval(Duration::from_secs(5));
     loop {

@@ -1,3 +1,0 @@
-//! What several of the example programs need; the programs are in `src/bin`.
-
-pub mod quickstart;
