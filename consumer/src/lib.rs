@@ -113,9 +113,9 @@ pub use crate::store::PgEventStore;
 pub use crate::store::SqliteEventStore;
 #[cfg(feature = "worker")]
 pub use crate::worker::{
-    Blocker, BuildError, ConsumerReport, FrontierWait, Health, HealthProblem, ConsumerState,
-    LogProblem, NameTaken, Report, WaitError, Worker, Backend, WorkerBuilder, WorkerError,
-    WorkerHandle, aggregate_slice, merge_segments, shutdown_signal,
+    BuildError, ConsumerReport, ConsumerState, FrontierWait, Health, HealthProblem, NameTaken,
+    Report, WaitError, Worker, WorkerBuilder, WorkerError, WorkerHandle, merge_segments,
+    shutdown_signal,
 };
 
 /// Tests the examples of the README.

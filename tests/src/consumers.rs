@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::{
-    BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer, Settings,
-    Worker, Backend, WorkerBuilder, WorkerError, WorkerHandle,
+    Backend, BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer,
+    Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 

@@ -10,9 +10,7 @@ use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
 use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 
 /// A kind of database that tests run on.
-pub trait TestDatabase:
-    Backend + sqlx::Database<Connection: Migrate> + Sized
-{
+pub trait TestDatabase: Backend + sqlx::Database<Connection: Migrate> + Sized {
     /// Keeps the database alive as long as the test.
     type Keeper: Send + Sync;
 

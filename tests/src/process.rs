@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consumer::{ConsumerReport, EventStore, ConsumerState, Report, Settings, Worker, WorkerError};
+use consumer::{ConsumerReport, ConsumerState, EventStore, Report, Settings, Worker, WorkerError};
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;

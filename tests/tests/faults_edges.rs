@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consumer::{ExpectedVersion, ConsumerState, NewEvent, OnError, StoreError, Worker};
+use consumer::{ConsumerState, ExpectedVersion, NewEvent, OnError, StoreError, Worker};
 use consumer_tests::{
     Database, Running, TestDatabase, TestPostgres, impatient, judging, patiently, read_model,
     run_once, test_on, until,

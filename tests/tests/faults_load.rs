@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consumer::{EventStore, ConsumerState, NewEvent, OnError, Settings, Worker};
+use consumer::{ConsumerState, EventStore, NewEvent, OnError, Settings, Worker};
 use consumer_tests::{
     Database, Running, TestDatabase, TestPostgres, batch_consumer, consumer, impatient, judging,
     keep_log, logged, patiently, read_model, run_once, test_on, until,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use consumer::{EventStore, ConsumerState, OnError, PgEventStore, Settings, merge_segments};
+use consumer::{ConsumerState, EventStore, OnError, PgEventStore, Settings, merge_segments};
 use consumer_tests::{
     Database, PgBouncer, Running, TestDatabase, TestPostgres, Writers, consumer, impatient,
     judging, patiently, read_model, until,

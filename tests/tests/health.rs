@@ -3,17 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consumer::{
-    HealthProblem, ConsumerState, Settings, WaitError, Worker, Backend, WorkerHandle,
-};
+use consumer::{Backend, ConsumerState, HealthProblem, Settings, WaitError, Worker, WorkerHandle};
 use consumer_tests::{Database, Model, TestDatabase, TestPostgres, patiently, test_on};
 use tokio::sync::Semaphore;
 
 /// Waits for a state of health.
-async fn until<DB: Backend>(
-    handle: &WorkerHandle<DB>,
-    holds: impl Fn(&consumer::Health) -> bool,
-) {
+async fn until<DB: Backend>(handle: &WorkerHandle<DB>, holds: impl Fn(&consumer::Health) -> bool) {
     consumer_tests::until("its health changes", async || holds(&handle.health())).await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use consumer::{BuildError, Context, HandlerError, ConsumerState, PersistedEvent, Worker};
+use consumer::{BuildError, ConsumerState, Context, HandlerError, PersistedEvent, Worker};
 use consumer_tests::{
     Database, Running, TestDatabase, consumer, impatient, judging, naive_step, patiently,
     read_model, run_once, test_on, until,

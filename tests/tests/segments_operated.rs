@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use consumer::admin::RebuildOptions;
 use consumer::{
-    Consumer, ConsumerState, OnError, ScopedConsumer, Settings, Worker, Backend, WorkerBuilder,
+    Backend, Consumer, ConsumerState, OnError, ScopedConsumer, Settings, Worker, WorkerBuilder,
     aggregate_slice, merge_segments,
 };
 use consumer_tests::{Database, Model, Running, TestDatabase, patiently, run_once, test_on, until};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{BatchError, EventStore, ConsumerState, Settings};
+use consumer::{BatchError, ConsumerState, EventStore, Settings};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, TestPostgres, batch_consumer, consumer,
     impatient, judging, patiently, read_model, run_once, test_on, until,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, HandlerError, ConsumerState, OnError, Settings};
+use consumer::{BatchError, ConsumerState, HandlerError, OnError, Settings};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
     patiently, read_model, run_once, test_on,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BuildError, EventStore, ExpectedVersion, ConsumerState, LogProblem, NewEvent, Settings, StoreError,
-    WaitError, Worker, WorkerError,
+    BuildError, ConsumerState, EventStore, ExpectedVersion, LogProblem, NewEvent, Settings,
+    StoreError, WaitError, Worker, WorkerError,
 };
 use consumer_tests::{
     Database, Running, TestDatabase, consumer, impatient, judging, patiently, read_model, run_once,

@@ -173,7 +173,7 @@ impl<DB: Backend> Admin<DB> {
         };
         DB::arm(&self.sql, &mut tx, consumer).await?;
         match guarded(work, &mut tx, effects, guard).await {
-            Ok(output) if DB::release(&self.sql, &mut tx, &taken).await? => {
+            Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
                 *ended_well = true;
                 Ok(output)
@@ -189,7 +189,7 @@ impl<DB: Backend> Admin<DB> {
                 // Dropping the future does not end the statement, which would keep the rows locked.
                 guard.give_up();
                 let mut other = Borrowed::from(self.store.pool()).await?;
-                DB::end_backend(&self.sql, &mut other, &taken).await?;
+                DB::end_backend(&mut other, &taken).await?;
                 other.give_back();
                 Err(error)
             }

@@ -9,11 +9,11 @@ use tokio::sync::{Mutex, watch};
 use super::error::AdminError;
 use super::options::Target;
 use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, Row};
+use crate::backend::{Backend, ConsumerId, OperateStatements, Row};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
-use crate::worker::poller::assignment::AssignedConsumer;
+use crate::worker::poller::assignment::WorkerConsumer;
 use crate::worker::{BuildError, WorkerBuilder};
 
 /// Inspects and changes the consumers of a store.
@@ -32,7 +32,7 @@ use crate::worker::{BuildError, WorkerBuilder};
 /// ```
 pub struct Admin<DB: Backend> {
     pub(super) store: EventStore<DB>,
-    pub(super) sql: DB::OperateStatements,
+    pub(super) sql: OperateStatements,
     pub(super) connections: Arc<Connections<DB>>,
     pub(super) code: Vec<Registered<DB>>,
     /// Whether `code` is everything the program has, so that other consumers are detached.
@@ -137,7 +137,7 @@ impl<DB: Backend> Admin<DB> {
             Err(AdminError::NeverRan { consumer }) => consumer,
             found => return found,
         };
-        let code = AssignedConsumer::new(self.code_of(&consumer)?.clone());
+        let code = WorkerConsumer::new(self.code_of(&consumer)?.clone());
         let settled = self.frontier().await?.settled;
         let mut connection = Borrowed::from(self.store.pool()).await?;
         let statements = DB::checkpoint_statements(self.store.settings());

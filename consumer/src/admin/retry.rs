@@ -17,8 +17,8 @@ use crate::backend::{Backend, ConsumerId, ParkedRow, StoreError};
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
-use crate::worker::lane::handler::{Fault, Limits, supervise};
-use crate::worker::lane::outcome::{self, Blame};
+use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::outcome::{self, ErrorKind};
 
 /// How long a claim may be silent while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -297,8 +297,10 @@ impl<DB: Backend> Retry<'_, DB> {
         match supervise(consumer, cx, connection, &batch, batch.len(), limits).await {
             Ok(0) => Err(self.blame(cx, &batch, nothing_handled()).into()),
             Ok(handled) => Ok(handled),
-            Err(Fault::Failed(error)) => Err(self.blame(cx, &batch, error).into()),
-            Err(Fault::TimedOut(error)) => Err(Failed::GivenUp(self.blame(cx, &batch, error))),
+            Err(failure) if failure.timed_out => {
+                Err(Failed::GivenUp(self.blame(cx, &batch, failure.error)))
+            }
+            Err(failure) => Err(self.blame(cx, &batch, failure.error).into()),
         }
     }
 
@@ -307,12 +309,12 @@ impl<DB: Backend> Retry<'_, DB> {
         let failed = events.get(error.handled).map(|event| event.global_position);
         let position = failed.or(cx.current_position()).unwrap_or_default();
         let error: HandlerError = error.error;
-        let blame = outcome::judge::<DB>(&error);
+        let kind = ErrorKind::of::<DB>(&error);
         let source = Box::new(Cause(error));
-        match blame {
-            Blame::Handler | Blame::Protocol => AdminError::Retry { position, source },
-            Blame::Infrastructure => AdminError::Interrupted { position, source },
-            Blame::Commit => AdminError::EndedTransaction {
+        match kind {
+            ErrorKind::Handler | ErrorKind::Protocol => AdminError::Retry { position, source },
+            ErrorKind::Transient => AdminError::Interrupted { position, source },
+            ErrorKind::EndedTransaction => AdminError::EndedTransaction {
                 consumer: self.consumer.clone(),
             },
         }

@@ -35,6 +35,8 @@ mod sqlite;
 
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
+pub(crate) use self::checkpoints::OnThread;
+#[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::{CheckpointStatements, TransactionGuard};
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;

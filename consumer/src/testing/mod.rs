@@ -51,7 +51,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
-pub use self::dialect::Backend;
 pub use self::error::TestError;
 use crate::backend::Backend;
 use crate::contract::{BatchError, Consumer, Context, EventRecord, NewEvent, PersistedEvent};
@@ -60,7 +59,7 @@ use crate::store::{EventStore, cause};
 
 /// A consumer under test, and the database that it writes to.
 ///
-/// See the [module](self) for an example.
+/// The [module](self) shows a test.
 pub struct ConsumerTest<DB: Backend> {
     registered: Registered<DB>,
     tx: Transaction<'static, DB>,
@@ -146,7 +145,8 @@ impl ConsumerTest<sqlx::Postgres> {
 }
 
 impl<DB: Backend> ConsumerTest<DB> {
-    /// A test within a transaction, which is rolled back when the test ends.
+    /// Tests a registered consumer in a transaction of your own, which is rolled back when the test
+    /// ends.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;

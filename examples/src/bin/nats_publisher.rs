@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use async_nats::jetstream::{self, Context as JetStream, message::PublishMessage};
 use consumer::prelude::*;
-use consumer::{EventStore, Backend};
+use consumer::{Backend, EventStore};
 
 /// The stream that the events are published to.
 const STREAM: &str = "integration";
@@ -94,10 +94,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn publish<DB: Backend>(
-    store: EventStore<DB>,
-    stream: JetStream,
-) -> anyhow::Result<()> {
+async fn publish<DB: Backend>(store: EventStore<DB>, stream: JetStream) -> anyhow::Result<()> {
     store.migrate().await?;
     let worker = Worker::builder(store)
         .dependencies(Dependencies::new().with(stream))

@@ -3,7 +3,7 @@
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, raw_sql};
 
-use super::dialect::{Backend, TestDialect};
+use crate::backend::faults::Faults;
 
 const ARM: &str = "
 CREATE FUNCTION pg_temp.consumer_fault() RETURNS trigger LANGUAGE plpgsql AS $consumer$
@@ -32,10 +32,8 @@ BEGIN
 END $consumer$;
 ";
 
-impl Backend for Postgres {}
-
-impl TestDialect for Postgres {
-    async fn run(
+impl Faults for Postgres {
+    async fn run_script(
         connection: &mut PgConnection,
         sql: AssertSqlSafe<String>,
     ) -> Result<(), sqlx::Error> {

@@ -3,7 +3,7 @@
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 use sqlx::{AssertSqlSafe, raw_sql};
 
-use super::dialect::{Backend, TestDialect};
+use crate::backend::faults::Faults;
 
 const COUNTER: &str = "
 CREATE TEMP TABLE consumer_fault (writes INTEGER NOT NULL, fault INTEGER NOT NULL);
@@ -20,10 +20,8 @@ SELECT 'CREATE TEMP TRIGGER \"consumer_fault_' || kind.column1 || '_' || replace
   FROM main.sqlite_schema AS t CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE')) AS kind
  WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND t.sql NOT LIKE 'CREATE VIRTUAL%'";
 
-impl Backend for Sqlite {}
-
-impl TestDialect for Sqlite {
-    async fn run(
+impl Faults for Sqlite {
+    async fn run_script(
         connection: &mut SqliteConnection,
         sql: AssertSqlSafe<String>,
     ) -> Result<(), sqlx::Error> {
