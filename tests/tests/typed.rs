@@ -236,7 +236,7 @@ fn a_decode_error_as_a_handler_error_says_everything_once() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 3, at position 17: \
-         missing field `email` at line 1 column 2"
+         in the payload: missing field `email` at line 1 column 2"
     );
 }
 
@@ -246,13 +246,13 @@ fn a_version_from_the_future_is_an_error_that_says_so() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 4, at position 17: \
-         this program reads versions up to 3; deploy the release that appended it"
+         this program knows versions up to 3; deploy the one that appended it"
     );
     let error = UserEvent::decode(&stored("UserRenamed", 1, "{}")).unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRenamed`, version 1, at position 17: \
-         the current version is 2; add `upcast(1 = …)` to read this one"
+         the current version is 2; say how to read this one with `upcast(1 = …)`"
     );
 }
 
@@ -269,7 +269,7 @@ fn an_event_of_another_type_and_a_payload_that_goes_on_are_errors() {
     assert!(
         error
             .to_string()
-            .contains("at position 17: trailing characters"),
+            .contains("in the payload: trailing characters"),
         "{error}"
     );
 }
@@ -300,7 +300,7 @@ fn a_type_reads_no_event_that_it_does_not_stand_for() {
         assert!(
             error
                 .to_string()
-                .ends_with("it belongs to the aggregate `Order`, not to `User`"),
+                .ends_with("it belongs to the aggregate `Order`, and this is an event of `User`"),
             "{error}"
         );
     }
