@@ -228,7 +228,7 @@ fn a_decode_error_as_a_handler_error_says_everything_once() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 3, at position 17: \
-         missing field `email` at line 1 column 2"
+         in the payload: missing field `email` at line 1 column 2"
     );
 }
 
@@ -238,7 +238,7 @@ fn a_version_from_a_later_release_is_an_error() {
     assert_eq!(
         error.to_string(),
         "cannot decode the event `UserRegistered`, version 4, at position 17: \
-         this program reads versions up to 3; deploy the release that appended it"
+         this program reads versions up to 3; deploy a release that reads this one"
     );
     let error = UserEvent::decode(&stored("UserRenamed", 1, "{}")).unwrap_err();
     assert_eq!(
@@ -261,7 +261,7 @@ fn another_event_type_and_trailing_characters_are_errors() {
     assert!(
         error
             .to_string()
-            .contains("at position 17: trailing characters"),
+            .contains("in the payload: trailing characters"),
         "{error}"
     );
 }
@@ -292,7 +292,7 @@ fn a_type_only_reads_its_own_events() {
         assert!(
             error
                 .to_string()
-                .ends_with("it belongs to the aggregate `Order`, not to `User`"),
+                .ends_with("it belongs to the aggregate `Order`, and this is an event of `User`"),
             "{error}"
         );
     }
@@ -460,8 +460,8 @@ fn an_unreadable_version_gets_advice_that_compiles() {
         let event = stored("UserRenamed", version, "{}");
         UserEvent::decode(&event).unwrap_err().to_string()
     };
-    assert!(error(0).ends_with("the current version is 2: add `upcast(1 = …)` to read this one"));
-    assert!(error(-1).ends_with("a version cannot be negative: correct the event"));
+    assert!(error(0).ends_with("the current version is 2; add `upcast(1 = …)` to read this one"));
+    assert!(error(-1).ends_with("a version cannot be negative; correct the event"));
 }
 
 #[derive(Event, Debug, PartialEq)]

@@ -256,17 +256,3 @@ impl Error for Cause {
         self.0.chain().nth(1)
     }
 }
-
-/// An error and its causes in one line, each once.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    line
-}

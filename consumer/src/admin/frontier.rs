@@ -1,9 +1,10 @@
 //! How far the log is settled, as an operator sees it.
 
+use crate::contract::chain;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::error::{AdminError, chain};
+use super::error::AdminError;
 use super::operator::Admin;
 use super::transactions::Borrowed;
 use crate::backend::{Backend, Blocker, FrontierWatch as _};
@@ -73,7 +74,7 @@ impl<DB: Backend> Admin<DB> {
         match self.frontier().await {
             Err(AdminError::Worker(WorkerError::Log(problem))) => Ok(FrontierStatus {
                 head: self.head().await?,
-                problem: Some(chain(&problem)),
+                problem: Some(chain(&problem).to_string()),
                 ..FrontierStatus::default()
             }),
             frontier => frontier,

@@ -23,8 +23,6 @@ mod transactions;
 mod versions;
 
 pub use self::error::AdminError;
-#[cfg(feature = "cli")]
-pub(crate) use self::error::chain;
 pub use self::frontier::FrontierStatus;
 pub use self::lag::Lag;
 pub use self::operator::Admin;

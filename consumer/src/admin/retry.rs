@@ -1,5 +1,6 @@
 //! Retrying parked events: one aggregate at a time, in order, under the lock of the rows.
 
+use crate::contract::chain;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use sqlx::Transaction;
 use tokio::time::Instant;
 
-use super::error::{AdminError, Cause, chain};
+use super::error::{AdminError, Cause};
 use super::locks::{Effects, Failed, LOCK_WAIT, Work};
 use super::operator::Admin;
 use super::options::Target;
@@ -108,7 +109,7 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<AdminError, AdminError> {
         match error {
             AdminError::Retry { position, source } => {
-                let text = chain(source.as_ref());
+                let text = chain(source.as_ref()).to_string();
                 let mut tx = self.locked(consumer, LOCK_WAIT).await?;
                 DB::blame(&self.sql, &mut tx, consumer, position, &text).await?;
                 tx.commit().await?;

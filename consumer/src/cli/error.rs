@@ -1,8 +1,9 @@
 //! Why a command failed, and how the process exits then.
 
 use super::exit::Exit;
-use crate::admin::{AdminError, ConsumerId, chain};
+use crate::admin::{AdminError, ConsumerId};
 use crate::backend::StoreError;
+use crate::contract::chain;
 use crate::worker::{BuildError, WorkerError};
 
 /// The result of a command.
@@ -40,7 +41,7 @@ impl From<BuildError> for CommandError {
 impl CommandError {
     /// The error with its causes, and the command that helps.
     pub(super) fn message(&self) -> String {
-        let message = chain(self);
+        let message = chain(self).to_string();
         if self.lacks_tables() {
             format!("{message}; on the command line, run `migrate`")
         } else {

@@ -1,5 +1,6 @@
 //! The commands on parked events.
 
+use crate::contract::chain;
 use serde::Serialize;
 
 use super::args::{Consumer, EventOf, Format, Parked, SkipEvent};
@@ -8,7 +9,7 @@ use super::console::Console;
 use super::error::Outcome;
 use super::exit::Exit;
 use super::tables;
-use crate::admin::{Admin, AdminError, ConsumerId, ParkedEvent, Retried, Target, chain, text};
+use crate::admin::{Admin, AdminError, ConsumerId, ParkedEvent, Retried, Target, text};
 use crate::backend::Backend;
 
 impl Parked {
@@ -92,7 +93,7 @@ fn by_consumer(all: &[(ConsumerId, Vec<ParkedEvent>)], console: &Console) -> Str
 
 fn report(retried: &Retried, console: &Console) -> Exit {
     for failed in &retried.failed {
-        console.line(chain(failed));
+        console.line(chain(failed).to_string());
     }
     console.line(format!("{} handled", text::count(retried.handled, "event")));
     let is_interrupted = |error: &AdminError| matches!(error, AdminError::Interrupted { .. });

@@ -1,5 +1,6 @@
 //! The command `status`, once or again and again.
 
+use crate::contract::chain;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use super::console::Console;
 use super::error::{CommandError, Outcome};
 use super::exit::Exit;
 use super::tables;
-use crate::admin::{Admin, AdminError, ConsumerState, Status, chain};
+use crate::admin::{Admin, AdminError, ConsumerState, Status};
 use crate::backend::Backend;
 use crate::worker::shutdown_signal;
 
@@ -70,7 +71,7 @@ impl Command {
             Ok(status) if self.format.json => console.line(serde_json::to_string(status)?),
             Ok(status) => console.redraw(&tables::status(console, status)),
             Err(error) if self.format.json => {
-                console.line(json!({ "error": chain(error) }).to_string())
+                console.line(json!({ "error": chain(error).to_string() }).to_string())
             }
             Err(error) => console.redraw(&format!("error: {}; trying again", chain(error))),
         })

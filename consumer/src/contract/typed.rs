@@ -276,32 +276,34 @@ impl fmt::Display for DecodeError {
         }
         write!(
             f,
-            "cannot decode the event `{}`, version {}, at position {}",
+            "cannot decode the event `{}`, version {}, at position {}: ",
             self.event_type, self.version, self.position
         )?;
         match &self.reason {
-            // The cause follows as the source.
-            Reason::Json(error) if error.path().iter().next().is_none() => Ok(()),
-            Reason::Json(error) => write!(f, ": at `{}`", error.path()),
+            // The source says what is wrong there.
+            Reason::Json(error) if error.path().iter().next().is_none() => {
+                f.write_str("in the payload")
+            }
+            Reason::Json(error) => write!(f, "at `{}`", error.path()),
             Reason::Version { current } if self.version > *current => write!(
                 f,
-                ": this program reads versions up to {current}; deploy the release that appended it"
+                "this program reads versions up to {current}; deploy a release that reads this one"
             ),
             Reason::Version { .. } if self.version < 0 => {
-                f.write_str(": a version cannot be negative; correct the event")
+                f.write_str("a version cannot be negative; correct the event")
             }
             // 0 counts as version 1.
             Reason::Version { current } => write!(
                 f,
-                ": the current version is {current}; add `upcast({} = …)` to read this one",
+                "the current version is {current}; add `upcast({} = …)` to read this one",
                 self.version.max(1)
             ),
             Reason::Type { expected } => {
-                write!(f, ": expected one of `{}`", expected.join("`, `"))
+                write!(f, "expected one of `{}`", expected.join("`, `"))
             }
             Reason::Aggregate { found, expected } => write!(
                 f,
-                ": it belongs to the aggregate `{found}`, not to `{expected}`"
+                "it belongs to the aggregate `{found}`, and this is an event of `{expected}`"
             ),
         }
     }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
 
 use crate::backend::{Backend, CheckpointStatements, Observation};
+use crate::contract::chain;
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
-use crate::worker::error::chain;
 use crate::worker::log::Log;
 use crate::worker::options::Options;
 use crate::worker::poller::idle::IdleLanes;
@@ -56,7 +56,7 @@ impl<DB: Backend> Shared<DB> {
             Ok::<_, sqlx::Error>(())
         };
         if let Err(error) = self.answer(terminate).await {
-            let error = chain(&error);
+            let error = chain(&error).to_string();
             tracing::warn!(
                 error,
                 ?backends,

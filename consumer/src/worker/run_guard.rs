@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::worker::error::{WorkerError, chain};
+use crate::contract::chain;
+use crate::worker::error::WorkerError;
 use crate::worker::progress::report::Report;
 use crate::worker::progress::worker::{RunEnd, WorkerProgress};
 
@@ -37,7 +38,7 @@ impl RunGuard {
 
     /// Notes the error that ended the run, if there was one.
     pub(super) fn set_result(&mut self, result: &Result<Report, WorkerError>) {
-        self.end.error = result.as_ref().err().map(|error| chain(error));
+        self.end.error = result.as_ref().err().map(|error| chain(error).to_string());
     }
 }
 

@@ -18,8 +18,8 @@ use tokio::time;
 use tracing::Instrument as _;
 
 use crate::backend::{Backend, Checkpoint, Claim, Incarnation, StoreError};
+use crate::contract::chain;
 use crate::worker::context::Shared;
-use crate::worker::error::chain;
 use crate::worker::lane::attempt::Attempt;
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{AttemptError, Outcome};
@@ -126,7 +126,10 @@ impl<DB: Backend> Lane<DB> {
                 Ok(Some(batch)) if batch.events.is_empty() => return self.pass_over(&batch).await,
                 Ok(Some(batch)) => self.job = Some(self.start_job(&cursor, batch)),
                 Ok(None) => return CONTINUE,
-                Err(error) => return self.wait_for_database(chain(&error)).await,
+                Err(error) => {
+                    let error = chain(&error).to_string();
+                    return self.wait_for_database(error).await;
+                }
             }
         }
         let Some(job) = self.job.take() else {

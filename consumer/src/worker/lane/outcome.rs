@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 
 use crate::backend::{Backend, Claim};
 use crate::contract::HandlerError;
-use crate::worker::error::chain;
+use crate::contract::chain;
 use crate::worker::progress::tally::Tally;
 
 /// How an attempt ended, unless the database failed or the handler ended the transaction.
@@ -55,7 +55,7 @@ pub(crate) enum AttemptError {
 
 impl From<sqlx::Error> for AttemptError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(chain(&error))
+        Self::Database(chain(&error).to_string())
     }
 }
 

@@ -18,9 +18,10 @@ use crate::backend::{
     Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogProblem,
     Observation,
 };
+use crate::contract::chain;
 use crate::store::EventStore;
 use crate::worker::context::Shared;
-use crate::worker::error::{WorkerError, chain};
+use crate::worker::error::WorkerError;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::LaneAssigner;
 use crate::worker::poller::snapshot::Snapshot;
@@ -300,7 +301,7 @@ impl<DB: Backend> Poller<DB> {
     }
 
     fn disconnect(&mut self, error: &WorkerError, pause: Duration) {
-        let error = chain(error);
+        let error = chain(error).to_string();
         tracing::warn!(
             error,
             "the worker lost its database; connecting again in {pause:?}"
