@@ -22,7 +22,7 @@ pub trait TestDatabase: Backend + sqlx::Database<Connection: Migrate> + Sized {
     fn open() -> impl Future<Output = (EventStore<Self>, String, Self::Keeper)> + Send;
 
     /// Runs a script.
-    fn execute(
+    fn execute_sql(
         connection: &mut Self::Connection,
         sql: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
@@ -58,7 +58,10 @@ pub trait TestDatabase: Backend + sqlx::Database<Connection: Migrate> + Sized {
 /// Implements what reads the same for both databases and has no type in common.
 macro_rules! queries {
     () => {
-        async fn execute(connection: &mut Self::Connection, sql: &str) -> Result<(), sqlx::Error> {
+        async fn execute_sql(
+            connection: &mut Self::Connection,
+            sql: &str,
+        ) -> Result<(), sqlx::Error> {
             sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
                 .execute(connection)
                 .await
@@ -258,7 +261,7 @@ impl<DB: TestDatabase> Database<DB> {
         const SERIALIZATION_FAILURE: &str = "40001";
         let mut connection = self.pool.acquire().await.expect("a connection");
         loop {
-            let Err(error) = DB::execute(&mut connection, sql).await else {
+            let Err(error) = DB::execute_sql(&mut connection, sql).await else {
                 return;
             };
             let code = error

@@ -155,9 +155,9 @@ impl<DB: TestDatabase> Consumer<DB> for Model {
 
     async fn reset(&self, _cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {
         let empty = format!("DELETE FROM applied WHERE consumer = '{}'", self.name);
-        DB::execute(tx, &empty).await?;
+        DB::execute_sql(tx, &empty).await?;
         if let Some(statement) = self.rogue {
-            DB::execute(tx, statement).await?;
+            DB::execute_sql(tx, statement).await?;
             // A consumer that ended one transaction may begin another.
             let own = tx.begin().await?;
             own.commit().await?;

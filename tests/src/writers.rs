@@ -191,7 +191,7 @@ impl Writer {
             Kind::Prepared => {
                 self.insert(&mut tx, version).await?;
                 let prepare = format!("PREPARE TRANSACTION '{gid}'");
-                Postgres::execute(&mut tx, &prepare).await?;
+                Postgres::execute_sql(&mut tx, &prepare).await?;
                 // What follows is outside any transaction, for sqlx too.
                 tx.commit().await?;
                 self.pause().await;

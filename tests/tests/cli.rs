@@ -922,7 +922,7 @@ async fn held<DB: TestDatabase>(
 ) -> sqlx::Transaction<'static, DB> {
     let mut tx = db.store.begin().await.unwrap();
     let claim = "UPDATE consumer_progress SET updated_at = updated_at";
-    DB::execute(&mut tx, claim).await.unwrap();
+    DB::execute_sql(&mut tx, claim).await.unwrap();
     tx
 }
 
@@ -1032,10 +1032,10 @@ async fn append_at<DB: TestDatabase>(pool: &Pool<DB>, position: i64) {
          SELECT {position}, aggregate_type, aggregate_id, aggregate_version + 1, {id}, event_type, payload FROM events"
     );
     let mut connection = pool.acquire().await.unwrap();
-    DB::execute(&mut connection, &copy).await.unwrap();
+    DB::execute_sql(&mut connection, &copy).await.unwrap();
     if DB::NAME != "SQLite" {
         let drawn = format!("SELECT setval('events_global_position_seq', {position})");
-        DB::execute(&mut connection, &drawn).await.unwrap();
+        DB::execute_sql(&mut connection, &drawn).await.unwrap();
     }
 }
 

@@ -87,14 +87,14 @@ async fn seed<DB: TestDatabase>(db: &Database<DB>, events: u32) -> i64 {
         )
     };
     let mut connection = db.pool.acquire().await.unwrap();
-    DB::execute(&mut connection, &insert).await.unwrap();
+    DB::execute_sql(&mut connection, &insert).await.unwrap();
     db.number("SELECT max(global_position) FROM events").await
 }
 
 async fn has_tally<DB: TestDatabase>(db: &Database<DB>) {
     let mut connection = db.pool.acquire().await.unwrap();
     let tally = "CREATE TABLE tally (events BIGINT NOT NULL); INSERT INTO tally VALUES (0)";
-    DB::execute(&mut connection, tally).await.unwrap();
+    DB::execute_sql(&mut connection, tally).await.unwrap();
     assert_eq!(done(db, "run --once").0, Some(0));
 }
 
@@ -102,7 +102,7 @@ async fn has_tally<DB: TestDatabase>(db: &Database<DB>) {
 async fn is_at<DB: TestDatabase>(db: &Database<DB>, head: i64) {
     let mut connection = db.pool.acquire().await.unwrap();
     let at = format!("UPDATE consumer_progress SET position = {head}");
-    DB::execute(&mut connection, &at).await.unwrap();
+    DB::execute_sql(&mut connection, &at).await.unwrap();
 }
 
 test_on!(
@@ -135,7 +135,7 @@ async fn status_watch_shows_rates_and_survives_database_errors<DB: TestDatabase>
     assert!(rates.any(|rate| rate > 0.0), "in events a second");
 
     let mut connection = db.pool.acquire().await.unwrap();
-    DB::execute(
+    DB::execute_sql(
         &mut connection,
         "ALTER TABLE consumer_parked RENAME TO away",
     )
@@ -146,7 +146,7 @@ async fn status_watch_shows_rates_and_survives_database_errors<DB: TestDatabase>
             .by_ref()
             .any(|line| json(&line.unwrap())["error"].is_string())
     );
-    DB::execute(
+    DB::execute_sql(
         &mut connection,
         "ALTER TABLE away RENAME TO consumer_parked",
     )

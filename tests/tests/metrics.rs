@@ -177,7 +177,7 @@ async fn make_old<DB: TestDatabase>(pool: &sqlx::Pool<DB>) {
     );
     let mut connection = pool.acquire().await.unwrap();
     let sql = format!("UPDATE events SET created_at = {hour_ago}");
-    DB::execute(&mut connection, &sql).await.unwrap();
+    DB::execute_sql(&mut connection, &sql).await.unwrap();
 }
 
 test_on!(
@@ -271,7 +271,7 @@ async fn errors_are_counted_by_their_cause<DB: TestDatabase>(db: Database<DB>) {
             if attempt == 0 {
                 return Err(sqlx::Error::PoolTimedOut.into());
             }
-            Ok(DB::execute(tx, "COMMIT").await?)
+            Ok(DB::execute_sql(tx, "COMMIT").await?)
         })
     });
     Worker::<DB>::builder(db.store.clone())

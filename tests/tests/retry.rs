@@ -147,7 +147,7 @@ impl<DB: TestDatabase> Consumer<DB> for Tried<DB> {
                     .await?;
             }
             Todo::Swallow => {
-                let _ = DB::execute(tx, "SELECT * FROM there_is_no_such_table").await;
+                let _ = DB::execute_sql(tx, "SELECT * FROM there_is_no_such_table").await;
                 return Ok(());
             }
             Todo::Wait(entered, go_on) => {

@@ -36,7 +36,7 @@ async fn with_raw_sql<DB: TestDatabase>(
         Box::pin(async move {
             DB::apply(tx, "raw", event).await?;
             if event.aggregate_id == "u-2" {
-                let ran = DB::execute(tx, sql).await;
+                let ran = DB::execute_sql(tx, sql).await;
                 if !swallows {
                     ran?;
                 }
@@ -226,7 +226,7 @@ async fn r4_a_consumer_that_committed_is_not_retried<DB: TestDatabase>(db: Datab
         let tries = Arc::clone(tries);
         consumer("raw", move |_, tx: &mut DB::Connection, event| {
             tries.lock().unwrap().push(event.global_position);
-            Box::pin(async move { Ok(DB::execute(tx, "COMMIT").await?) })
+            Box::pin(async move { Ok(DB::execute_sql(tx, "COMMIT").await?) })
         })
     };
     db.run_once(c(&tries)).await;
@@ -511,7 +511,7 @@ async fn rows_after(end: &'static str, setting: &str) -> (i64, String) {
     let pool = sqlx::PgPool::connect(&db.url).await.unwrap();
     let goes_on = consumer("raw", move |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
-            let _ = sqlx::Postgres::execute(tx, end).await;
+            let _ = sqlx::Postgres::execute_sql(tx, end).await;
             sqlx::raw_sql("INSERT INTO users (id) VALUES ('x')")
                 .execute(tx)
                 .await?;

@@ -129,7 +129,7 @@ async fn an_append_rolls_back_with_the_transaction_of_its_caller<DB: TestDatabas
 ) {
     db.execute("CREATE TABLE mine (id TEXT)").await;
     let mut tx = db.store.begin().await.unwrap();
-    DB::execute(&mut tx, "INSERT INTO mine (id) VALUES ('u-1')")
+    DB::execute_sql(&mut tx, "INSERT INTO mine (id) VALUES ('u-1')")
         .await
         .unwrap();
     db.store

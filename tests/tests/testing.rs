@@ -49,7 +49,7 @@ impl<DB: TestDatabase> Consumer<DB> for Careless {
             savepoint.commit().await?;
         }
         if *self == Self::Commits {
-            DB::execute(tx, "COMMIT").await?;
+            DB::execute_sql(tx, "COMMIT").await?;
         }
         Ok(())
     }

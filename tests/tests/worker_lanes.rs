@@ -174,8 +174,8 @@ async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
                     .fetch_one(&mut *tx)
                     .await?;
                 let full = format!("PRAGMA max_page_count = {}", pages + 2);
-                Sqlite::execute(tx, &full).await?;
-                Sqlite::execute(tx, "INSERT INTO ballast VALUES (zeroblob(10000000))").await?;
+                Sqlite::execute_sql(tx, &full).await?;
+                Sqlite::execute_sql(tx, "INSERT INTO ballast VALUES (zeroblob(10000000))").await?;
             }
             Ok(())
         })

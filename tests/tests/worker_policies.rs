@@ -373,7 +373,7 @@ async fn a_failed_statement_that_was_ignored_voids_the_batch<DB: TestDatabase>(d
     let c = consumer("c", |_, tx: &mut DB::Connection, event| {
         Box::pin(async move {
             if event.aggregate_id == "bad" {
-                let _ = DB::execute(tx, "INSERT INTO no_such_table VALUES (1)").await;
+                let _ = DB::execute_sql(tx, "INSERT INTO no_such_table VALUES (1)").await;
                 return Ok(());
             }
             Ok(DB::apply(tx, "c", event).await?)

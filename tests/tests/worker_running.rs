@@ -184,7 +184,7 @@ async fn a_handler_hanging_in_a_statement_times_out_and_fails<DB: TestDatabase>(
             DB::apply(tx, "c", event).await?;
             if event.aggregate_id == "hangs" {
                 called.fetch_add(1, Ordering::SeqCst);
-                DB::execute(tx, endless::<DB>()).await?;
+                DB::execute_sql(tx, endless::<DB>()).await?;
             }
             Ok(())
         })

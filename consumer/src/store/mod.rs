@@ -240,7 +240,9 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        let mut tx = connection.begin_with(DB::BEGIN_MIGRATION).await?;
+        let mut tx = connection
+            .begin_with(DB::BEGIN_MIGRATION.into_sql_str())
+            .await?;
         backend::migrate::<DB>(&mut tx, &self.inner.settings).await?;
         Ok(tx.commit().await?)
     }
@@ -395,7 +397,9 @@ impl<DB: Backend> EventStore<DB> {
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut tx = connection.begin_with(DB::BEGIN_APPEND).await?;
+        let mut tx = connection
+            .begin_with(DB::BEGIN_APPEND.into_sql_str())
+            .await?;
         let stored = self.append_in(&mut tx, expected, events).await?;
         tx.commit().await?;
         Ok(stored)

@@ -49,7 +49,7 @@ async fn builder<DB: TestDatabase>(url: &str) -> WorkerBuilder<DB> {
         let add = format!("UPDATE tally SET events = events + {}", events.len());
         Box::pin(async move {
             sleep_until(ends).await;
-            let added = DB::execute(tx, &add).await;
+            let added = DB::execute_sql(tx, &add).await;
             added.map_err(|error| consumer::BatchError::within(0, events.len(), error))?;
             Ok(events.len())
         })
