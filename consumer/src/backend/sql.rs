@@ -178,7 +178,7 @@ impl<DB: Driver> Statement<DB> {
 
     /// Runs it and counts the rows that it changed.
     pub(crate) async fn execute(self, connection: &mut DB::Connection) -> Result<u64, sqlx::Error> {
-        let result = DB::execute(connection, self.0).await?;
+        let result = DB::execute_query(connection, self.0).await?;
         Ok(DB::rows_affected(&result))
     }
 
@@ -187,7 +187,7 @@ impl<DB: Driver> Statement<DB> {
         self,
         connection: &mut DB::Connection,
     ) -> Result<Vec<DB::Row>, sqlx::Error> {
-        DB::fetch_all(connection, self.0).await
+        DB::fetch_rows(connection, self.0).await
     }
 
     /// Runs it and decodes each row as it arrives.
@@ -204,7 +204,7 @@ impl<DB: Driver> Statement<DB> {
         self,
         connection: &mut DB::Connection,
     ) -> Result<Option<DB::Row>, sqlx::Error> {
-        DB::fetch_optional(connection, self.0).await
+        DB::fetch_row(connection, self.0).await
     }
 
     /// Runs it and decodes one column of its only row.
@@ -228,6 +228,7 @@ pub(super) fn without_nul(text: &str) -> String {
 
 /// Makes a struct of statements, each rendered once from its template. With a bound, templates may
 /// be constants of that trait.
+#[cfg(feature = "worker")]
 macro_rules! statements {
     (
         $(#[$attribute:meta])*
@@ -243,4 +244,5 @@ macro_rules! statements {
         }
     };
 }
+#[cfg(feature = "worker")]
 pub(crate) use statements;

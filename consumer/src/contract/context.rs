@@ -251,7 +251,7 @@ impl Context {
     }
 
     /// How many calls of handlers have begun.
-    #[cfg(feature = "worker")]
+    #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }

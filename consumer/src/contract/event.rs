@@ -117,7 +117,7 @@ impl PersistedEvent {
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "worker"))]
+#[cfg(any(feature = "postgres", all(feature = "sqlite", feature = "worker")))]
 impl EventRecord {
     /// The bytes of the payload, the metadata and every text: what budgets of bytes count.
     pub(crate) fn content_bytes(&self) -> u64 {

@@ -1,11 +1,10 @@
-//! What an append expects of its aggregate.
+//! The version that an append expects.
 
 use std::fmt;
 
-/// The version that an aggregate must have for an append to go through.
+/// The version that an aggregate must have for an [append](crate::EventStore::append) to succeed.
 ///
-/// It is how a command makes sure that nobody has changed the aggregate since it was loaded; see
-/// [`EventStore::append`](crate::EventStore::append).
+/// With it, a command makes sure that the aggregate has not changed since it was loaded.
 ///
 /// ```
 /// use consumer::ExpectedVersion;
@@ -15,7 +14,7 @@ use std::fmt;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// Whatever it is.
+    /// Any version.
     Any,
     /// The aggregate has no events yet.
     NoStream,
@@ -23,8 +22,9 @@ pub enum ExpectedVersion {
     Exact(i64),
 }
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 impl ExpectedVersion {
-    /// The version to compare with, or `None` when any will do.
+    /// The version to compare with, or `None` for any.
     pub(crate) fn version(self) -> Option<i64> {
         match self {
             Self::Any => None,
@@ -33,7 +33,8 @@ impl ExpectedVersion {
         }
     }
 
-    /// Whether an aggregate at `actual` is as expected.
+    /// Whether an aggregate at version `actual` is as expected.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn admits(self, actual: i64) -> bool {
         self.version().is_none_or(|expected| expected == actual)
     }

@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use super::{Event, Metadata, PersistedEvent};
 
-/// An event to append: the store adds position, version in its aggregate, and time.
+/// An event to append; the store adds its position, its version in the aggregate, and the time.
 ///
 /// ```
-/// # use consumer::NewEvent;
+/// use consumer::NewEvent;
+///
 /// let event = NewEvent::new("User", "u-1", "UserRegistered", r#"{"email":"ada@example.com"}"#)
 ///     .correlation_id("signup-7")
 ///     .causation_id("request-12")
@@ -25,29 +26,28 @@ pub struct NewEvent {
     pub aggregate_type: Arc<str>,
     /// Which aggregate of that kind.
     pub aggregate_id: Arc<str>,
-    /// The event's own identity, random unless given; appending it twice is an error.
+    /// The identity of the event, by default a new one; appending it twice is an error.
     pub event_id: Uuid,
     /// What happened.
     pub event_type: Arc<str>,
-    /// The version of the payload's format, 1 unless given.
+    /// The version of the payload's format, by default 1.
     pub event_version: i32,
     /// The content; usually JSON, but any bytes are allowed.
     pub payload: Bytes,
-    /// JSON beside the content.
+    /// JSON beside the payload.
     pub metadata: Option<Metadata>,
     /// The distributed trace that this is part of.
     pub trace_id: Option<String>,
-    /// What ties together the events of one business transaction.
+    /// The id that all events of one business transaction share.
     pub correlation_id: Option<String>,
     /// The message that causes this event.
     pub causation_id: Option<String>,
 }
 
 impl NewEvent {
-    /// Makes an event with this payload, an id of its own and format version 1. Ids are UUIDs of
-    /// version 7, which begin with the time: an index over them grows at its end.
+    /// Creates an event with a payload, a new id and format version 1.
     ///
-    /// See [`NewEvent`] for an example.
+    /// The id is a UUID of version 7, which begins with the time: an index over ids grows at its end.
     #[must_use]
     pub fn new(
         aggregate_type: impl Into<Arc<str>>,
@@ -69,17 +69,18 @@ impl NewEvent {
         }
     }
 
-    /// Makes an event whose payload is the JSON form of `payload`.
+    /// Creates an event whose payload is a value as JSON.
     ///
     /// ```
-    /// # use consumer::NewEvent;
+    /// use consumer::NewEvent;
+    ///
     /// let event = NewEvent::json("User", "u-1", "UserRegistered", &serde_json::json!({"email": "ada@example.com"}))?;
     /// assert_eq!(&*event.payload, br#"{"email":"ada@example.com"}"#);
     /// # Ok::<(), serde_json::Error>(())
     /// ```
     ///
     /// # Errors
-    /// What `serde_json` says, when the value has no JSON form.
+    /// The error of `serde_json` if the value cannot be represented as JSON.
     pub fn json<T: Serialize + ?Sized>(
         aggregate_type: impl Into<Arc<str>>,
         aggregate_id: impl Into<Arc<str>>,
@@ -109,7 +110,7 @@ impl NewEvent {
     /// ```
     ///
     /// # Errors
-    /// What `serde_json` says, when the value has no JSON form.
+    /// The error of `serde_json` if the value cannot be represented as JSON.
     pub fn typed<E: Event>(event: &E) -> Result<TypedEvent, serde_json::Error> {
         Ok(TypedEvent {
             aggregate_type: E::AGGREGATE_TYPE,
@@ -119,29 +120,21 @@ impl NewEvent {
         })
     }
 
-    /// Gives the event an id of its own, for appends that must not happen twice.
-    ///
-    /// A request that carries an id of its own and comes twice is then stored once: the second append is a
-    /// [`StoreError::DuplicateEventId`](crate::StoreError::DuplicateEventId).
+    /// Sets the id, as an idempotency key: a request that is processed twice is stored once, and the second
+    /// append is a [`StoreError::DuplicateEventId`](crate::StoreError::DuplicateEventId).
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use consumer::{ExpectedVersion, NewEvent, SqliteEventStore, StoreError};
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::{ExpectedVersion, NewEvent, StoreError};
     ///
-    /// # let store = SqliteEventStore::connect("sqlite::memory:").await?;
-    /// # store.migrate().await?;
-    /// # let request = NewEvent::new("User", "ada", "UserRegistered", "{}").event_id;
-    /// let register = || [NewEvent::new("User", "ada", "UserRegistered", "{}").event_id(request)];
-    /// store.append(ExpectedVersion::Any, &register()).await?;
+    /// let register = NewEvent::new("User", "ada", "UserRegistered", "{}");
+    /// let request = register.event_id;
+    /// store.append(ExpectedVersion::Any, &[register]).await?;
     ///
-    /// let again = store.append(ExpectedVersion::Any, &register()).await;
+    /// let again = NewEvent::new("User", "ada", "UserRegistered", "{}").event_id(request);
+    /// let again = store.append(ExpectedVersion::Any, &[again]).await;
     /// assert!(matches!(again, Err(StoreError::DuplicateEventId { .. })));
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(feature = "sqlite"))]
-    /// # fn main() {}
+    /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
     pub fn event_id(mut self, id: Uuid) -> Self {
@@ -149,30 +142,21 @@ impl NewEvent {
         self
     }
 
-    /// Sets the version of the payload's format.
-    ///
-    /// ```
-    /// # use consumer::NewEvent;
-    /// // The second format has a field that the first did not have.
-    /// let payload = r#"{"email":"ada@example.com","newsletter":false}"#;
-    /// let event = NewEvent::new("User", "u-1", "UserRegistered", payload).event_version(2);
-    /// assert_eq!(event.event_version, 2);
-    /// ```
-    ///
-    /// [`typed`](Self::typed) takes it from the type.
+    /// Sets the version of the payload's format; [`typed`](Self::typed) takes it from the type.
     #[must_use]
     pub fn event_version(mut self, version: i32) -> Self {
         self.event_version = version;
         self
     }
 
-    /// Puts JSON beside the payload.
+    /// Sets JSON beside the payload.
     ///
-    /// Postgres keeps its value and not its text: spaces, the order of keys and all but the last of
-    /// equal keys are gone when it is read again.
+    /// Postgres stores its value and not its text: spaces, the order of keys and all but the last of equal
+    /// keys are lost.
     ///
     /// ```
-    /// # use consumer::{Metadata, NewEvent};
+    /// use consumer::{Metadata, NewEvent};
+    ///
     /// let event = NewEvent::new("User", "u-1", "UserRegistered", "{}")
     ///     .metadata(Metadata::new(&serde_json::json!({"ip": "10.0.0.7"}))?);
     /// # Ok::<(), serde_json::Error>(())
@@ -184,17 +168,13 @@ impl NewEvent {
     }
 
     /// Sets the distributed trace.
-    ///
-    /// See [`NewEvent`] for an example.
     #[must_use]
     pub fn trace_id(mut self, id: impl Into<String>) -> Self {
         self.trace_id = Some(id.into());
         self
     }
 
-    /// Sets what ties this event to the others of its business transaction.
-    ///
-    /// See [`NewEvent`] for an example.
+    /// Sets the id that all events of one business transaction share.
     #[must_use]
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.correlation_id = Some(id.into());
@@ -202,23 +182,23 @@ impl NewEvent {
     }
 
     /// Sets the message that causes this event.
-    ///
-    /// See [`NewEvent`] for an example.
     #[must_use]
     pub fn causation_id(mut self, id: impl Into<String>) -> Self {
         self.causation_id = Some(id.into());
         self
     }
 
-    /// Says that `cause` led to this event, where it does not say otherwise already: causation is
-    /// the id of `cause`, correlation is that of `cause`, or its id when it has none.
+    /// Names the event that caused this one: the causation id becomes the id of `cause`, and the
+    /// correlation id that of `cause`, or its id if it has none. Ids that are already set stay.
     ///
-    /// A handler that appends through its own transaction need not call this: the store does it
-    /// with the event at hand.
+    /// A handler that appends in its own transaction need not call this: the store does it with the event
+    /// that is being handled.
     ///
     /// ```
-    /// # use consumer::{EventRecord, NewEvent, PersistedEvent};
-    /// # let placed = PersistedEvent::new(EventRecord { correlation_id: Some("checkout-7".into()), ..EventRecord::default() });
+    /// use consumer::{EventRecord, NewEvent, PersistedEvent};
+    ///
+    /// let correlation_id = Some("checkout-7".into());
+    /// let placed = PersistedEvent::new(EventRecord { correlation_id, ..EventRecord::default() });
     /// let invoice = NewEvent::new("Invoice", "i-1", "InvoiceIssued", "{}").caused_by(&placed);
     /// assert_eq!(invoice.causation_id, Some(placed.event_id.to_string()));
     /// assert_eq!(invoice.correlation_id, placed.correlation_id);
@@ -238,14 +218,13 @@ impl NewEvent {
     }
 
     /// Whether [`caused_by`](Self::caused_by) would change nothing.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn names_its_cause(&self) -> bool {
         self.causation_id.is_some() && self.correlation_id.is_some()
     }
 }
 
-/// An encoded [`Event`] that still lacks the aggregate it happened to.
-///
-/// See [`NewEvent::typed`] for an example.
+/// An encoded [`Event`] without an aggregate, made by [`NewEvent::typed`].
 #[derive(Clone, Debug)]
 #[must_use = "name the aggregate with `of`"]
 pub struct TypedEvent {
@@ -256,9 +235,7 @@ pub struct TypedEvent {
 }
 
 impl TypedEvent {
-    /// Names the aggregate that the event happened to.
-    ///
-    /// See [`NewEvent::typed`] for an example.
+    /// Names the aggregate.
     #[must_use]
     pub fn of(self, aggregate_id: impl Into<Arc<str>>) -> NewEvent {
         NewEvent::new(

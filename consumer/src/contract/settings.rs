@@ -233,7 +233,7 @@ impl Settings {
     }
 }
 
-#[cfg(feature = "worker")]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 impl Settings {
     /// The size of a batch, as lengths are counted.
     pub(crate) fn batch_len(&self) -> usize {
