@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::Connection as _;
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, SqlSafeStr as _};
 
 use super::driver::Driver;
 use super::rows::{
@@ -194,7 +194,9 @@ pub trait Checkpoints: Driver {
         settled: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_ENROLL).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_ENROLL.into_sql_str())
+                .await?;
             for enrolment in enrolments {
                 let enroll = on_consumer::<Self>(&statements.enroll, &enrolment.consumer)
                     .bind(enrolment.width)
@@ -217,7 +219,9 @@ pub trait Checkpoints: Driver {
         at: i32,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_SPLIT).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_SPLIT.into_sql_str())
+                .await?;
             lock_rows::<Self>(statements, &mut tx, key, key).await?;
             let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
             if copy.execute(&mut tx).await? == 0 {
@@ -239,7 +243,9 @@ pub trait Checkpoints: Driver {
         right: &SegmentId,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_WRITE).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_WRITE.into_sql_str())
+                .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
             let ahead = rows.iter().map(|row| row.position).max();
             let hold = on_row::<Self>(&statements.hold, left)
@@ -261,7 +267,9 @@ pub trait Checkpoints: Driver {
         right: &SegmentId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_WRITE).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_WRITE.into_sql_str())
+                .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
             let Some(slice_to) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;

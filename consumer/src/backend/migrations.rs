@@ -132,8 +132,7 @@ async fn refuse_nullable<DB: Events>(
     schema: &Schema,
 ) -> Result<(), StoreError> {
     let nullable = DB::nullable_columns(connection, schema).await?;
-    let columns: Vec<String> = Column::REQUIRED
-        .into_iter()
+    let columns: Vec<String> = Column::required()
         .map(|column| schema.column_name(column))
         .filter(|name| {
             nullable
