@@ -128,7 +128,7 @@ async fn a_table_on_sqlite_that_gives_positions_out_again_is_refused_with_the_re
                  aggregate_version INTEGER NOT NULL, event_id TEXT NOT NULL UNIQUE,
                  event_type TEXT NOT NULL, event_version INTEGER NOT NULL DEFAULT 1,
                  payload BLOB NOT NULL, trace_id TEXT, correlation_id TEXT, causation_id TEXT,
-                 metadata TEXT DEFAULT 'autoincrement', created_at TEXT,
+                 metadata TEXT DEFAULT 'autoincrement', created_at TEXT NOT NULL,
                  UNIQUE (aggregate_type, aggregate_id, aggregate_version))"
         )
     };
@@ -316,7 +316,11 @@ async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
     );
     assert_eq!(
         indexes(&db.pool, "consumer_parked").await,
-        ["USING btree (consumer, version, \"position\")",]
+        [
+            "USING btree (consumer, version, \"position\")",
+            "USING btree (consumer, version, aggregate_type, aggregate_id) WHERE (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500)",
+            "USING btree (consumer, version) WHERE (NOT (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500))",
+        ]
     );
 }
 

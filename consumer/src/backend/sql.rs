@@ -37,6 +37,8 @@ pub struct Dialect {
     pub(crate) greatest: &'static str,
     /// `{for update}`: the clause that locks the rows of a query.
     pub(crate) for_update: &'static str,
+    /// `{indexed $}`: whether the index on the aggregates of parked events has a row.
+    pub(crate) indexed: &'static str,
     /// `{message $}`: a parameter that [`Driver::bind_message`] has bound.
     pub(crate) message: &'static str,
 }
@@ -62,6 +64,7 @@ impl Dialect {
             ("ms since ", "", self.ms_since),
             ("ms until ", "", self.ms_until),
             ("in ", " ms", self.in_ms),
+            ("indexed ", "", self.indexed),
             ("message ", "", self.message),
         ];
         phrases.into_iter().find_map(|(before, after, phrase)| {

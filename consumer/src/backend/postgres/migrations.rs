@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 2] = [V1, V2];
+pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -127,6 +127,17 @@ CREATE TABLE IF NOT EXISTS {active} (
     version INT NOT NULL,
     activated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
+";
+
+const V3: &str = "
+-- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
+-- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
+CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
+    ON {parked} (consumer, version, aggregate_type, aggregate_id)
+    WHERE octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500;
+CREATE INDEX IF NOT EXISTS consumer_parked_long_aggregate
+    ON {parked} (consumer, version)
+    WHERE NOT (octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500);
 ";
 
 /// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does

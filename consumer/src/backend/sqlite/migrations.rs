@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 2] = [V1, V2];
+pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -103,6 +103,9 @@ CREATE TABLE IF NOT EXISTS {active} (
     activated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
 );
 ";
+
+/// Only Postgres lacked the index that this version adds there.
+const V3: &str = "";
 
 /// The primary key is left out: the alias of the row id is never NULL, whatever the catalogue says.
 const NULLABLE: &str = r#"
