@@ -1,4 +1,4 @@
-//! Where the tables are and what their columns are called.
+//! The names of tables and columns.
 
 use super::StoreError;
 use super::sql::fill_in;
@@ -246,7 +246,7 @@ impl Schema {
             Some(name) => Err(StoreError::InvalidIdentifier {
                 what: "a column",
                 name: name.to_owned(),
-                reason: "the table of heads has another column of that name",
+                reason: "the table of heads has a column of that name",
             }),
             None => Ok(()),
         }

@@ -1,4 +1,4 @@
-//! The tables on Postgres, version by version, and what is asked of a table that exists already.
+//! The tables on Postgres, version by version, and checks of tables that exist already.
 
 use sqlx::PgConnection;
 
@@ -153,7 +153,7 @@ pub(super) async fn has_versions(
         .await?)
 }
 
-/// A view says nothing about its columns, and is passed over.
+/// The columns of a view are always nullable to the catalogue.
 const NULLABLE: &str = "
     SELECT a.attname::text FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
      WHERE c.oid = $1::regclass AND c.relkind IN ('r', 'p') AND a.attnum > 0
