@@ -57,7 +57,7 @@ pub mod __doc;
 pub mod __private;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub mod admin;
-#[cfg(feature = "store")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 // Each database, and the worker, use a part of it.
 #[cfg_attr(
     not(all(feature = "sqlite", feature = "postgres", feature = "worker")),
@@ -69,11 +69,11 @@ pub mod cli;
 mod contract;
 #[cfg(all(feature = "sqlite", feature = "worker"))]
 pub mod guide;
-#[cfg(feature = "worker")]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub mod observing;
 pub mod prelude;
 mod registry;
-#[cfg(feature = "store")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 // Each database and the worker use a part of it.
 #[cfg_attr(
     not(all(feature = "sqlite", feature = "postgres", feature = "worker")),
@@ -82,8 +82,7 @@ mod registry;
 mod store;
 #[cfg(all(feature = "testing", any(feature = "sqlite", feature = "postgres")))]
 pub mod testing;
-#[cfg(feature = "worker")]
-#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 mod worker;
 
 #[doc = include_str!("contract/event_derive.md")]
@@ -92,9 +91,9 @@ pub use consumer_derive::Event;
 pub use consumer_derive::consumer;
 pub use sqlx;
 
-#[cfg(feature = "store")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::backend::{Backend, Column, ReadRange, Schema, StoreError};
-#[cfg(feature = "worker")]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::backend::{Blocker, LogProblem, aggregate_slice};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
@@ -105,13 +104,13 @@ pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
     Registered, Registry, RegistryError, Selection, Site, check_name,
 };
-#[cfg(feature = "store")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::EventStore;
 #[cfg(feature = "postgres")]
 pub use crate::store::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::store::SqliteEventStore;
-#[cfg(feature = "worker")]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::worker::{
     BuildError, ConsumerReport, ConsumerState, FrontierWait, Health, HealthProblem, NameTaken,
     Report, WaitError, Worker, WorkerBuilder, WorkerError, WorkerHandle, merge_segments,

@@ -30,7 +30,7 @@ pub use crate::{
     Aggregate, Consumer, Context, Dependencies, Envelope, Event, Handler, HandlerError,
     PersistedEvent, ScopedConsumer, consumer,
 };
-#[cfg(feature = "store")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::{ExpectedVersion, NewEvent};
-#[cfg(feature = "worker")]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::{Worker, shutdown_signal};

@@ -1,5 +1,7 @@
 //! Opening a store where that cannot work: every error says what to do.
 
+use std::error::Error as _;
+
 use consumer::{Column, EventStore, PgEventStore, Schema, SqliteEventStore, StoreError};
 use consumer_tests::{SqliteDatabase, TestPostgres};
 use sqlx::{Postgres, Sqlite};
@@ -10,6 +12,13 @@ async fn postgres_error(url: &str) -> StoreError {
 
 async fn sqlite_error(url: &str) -> StoreError {
     EventStore::<Sqlite>::connect(url).await.unwrap_err()
+}
+
+/// The cause of an error, which its own message leaves out.
+fn cause(error: &StoreError) -> String {
+    let cause = error.source().expect("a cause").to_string();
+    assert!(!error.to_string().contains(&cause), "{error}");
+    cause
 }
 
 #[tokio::test]
@@ -86,10 +95,10 @@ async fn a_wrong_url_is_shown_without_anything_that_may_be_a_password() {
 async fn a_url_that_cannot_be_parsed_is_an_error_with_the_reason() {
     let error = postgres_error("postgres://host:port/app").await;
     assert!(matches!(error, StoreError::InvalidUrl { .. }), "{error:?}");
-    assert!(error.to_string().contains("invalid port number"), "{error}");
+    assert!(cause(&error).contains("invalid port number"), "{error:?}");
     let error = sqlite_error("sqlite:app.db?mode=sideways").await;
     assert!(matches!(error, StoreError::InvalidUrl { .. }), "{error:?}");
-    assert!(error.to_string().contains("sideways"), "{error}");
+    assert!(cause(&error).contains("sideways"), "{error:?}");
 }
 
 #[tokio::test]
@@ -106,7 +115,7 @@ async fn an_unreachable_server_is_named_without_the_password() {
         )),
         "{text}"
     );
-    assert!(text.contains("Connection refused"), "{text}");
+    assert!(cause(&error).contains("Connection refused"), "{error:?}");
     assert!(text.contains("check that the server runs there"), "{text}");
     assert!(!text.contains("secret"), "{text}");
 }
@@ -114,10 +123,10 @@ async fn an_unreachable_server_is_named_without_the_password() {
 #[tokio::test]
 async fn a_database_missing_from_the_server_is_named() {
     let url = TestPostgres::shared().await.url("nowhere");
-    let text = postgres_error(&url).await.to_string();
+    let cause = cause(&postgres_error(&url).await);
     assert!(
-        text.contains("database \"nowhere\" does not exist"),
-        "{text}"
+        cause.contains("database \"nowhere\" does not exist"),
+        "{cause}"
     );
 }
 
@@ -146,7 +155,7 @@ async fn a_file_that_is_not_a_database_is_named() {
             )),
             "{text}"
         );
-        assert!(text.contains(reason), "{text}");
+        assert!(cause(&error).contains(reason), "{error:?}");
     }
 }
 

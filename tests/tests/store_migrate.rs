@@ -193,7 +193,7 @@ async fn an_sqlite_table_that_reuses_positions_is_refused() {
                  aggregate_version INTEGER NOT NULL, event_id TEXT NOT NULL UNIQUE,
                  event_type TEXT NOT NULL, event_version INTEGER NOT NULL DEFAULT 1,
                  payload BLOB NOT NULL, trace_id TEXT, correlation_id TEXT, causation_id TEXT,
-                 metadata TEXT DEFAULT 'autoincrement', created_at TEXT,
+                 metadata TEXT DEFAULT 'autoincrement', created_at TEXT NOT NULL,
                  UNIQUE (aggregate_type, aggregate_id, aggregate_version))"
         )
     };
@@ -373,7 +373,11 @@ async fn our_tables_on_postgres_have_the_columns_of_a_worker() {
     );
     assert_eq!(
         indexes(&db.pool, "consumer_parked").await,
-        ["USING btree (consumer, version, \"position\")",]
+        [
+            "USING btree (consumer, version, \"position\")",
+            "USING btree (consumer, version, aggregate_type, aggregate_id) WHERE (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500)",
+            "USING btree (consumer, version) WHERE (NOT (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500))",
+        ]
     );
 }
 

@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::Connection as _;
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, SqlSafeStr as _};
 
 use super::driver::Driver;
 use super::rows::{
@@ -77,16 +77,37 @@ const SNAPSHOT: &str = "
            attempts, failed_position, error
       FROM {progress}";
 
+/// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
+/// step looks up the next aggregate in the index.
+const FOUND: &str = "
+    WITH RECURSIVE found (position, aggregate_type, aggregate_id, slice) AS (
+        SELECT position, aggregate_type, aggregate_id, slice FROM {parked}
+         WHERE consumer = $1 AND version = $2 AND position = (
+               SELECT k.position FROM {parked} AS k
+                WHERE k.consumer = $1 AND k.version = $2 AND {indexed k}
+                ORDER BY k.aggregate_type, k.aggregate_id LIMIT 1)
+        UNION ALL
+        SELECT next.position, next.aggregate_type, next.aggregate_id, next.slice
+          FROM found AS last JOIN {parked} AS next
+            ON next.consumer = $1 AND next.version = $2 AND next.position = (
+               SELECT k.position FROM {parked} AS k
+                WHERE k.consumer = $1 AND k.version = $2 AND {indexed k}
+                  AND (k.aggregate_type, k.aggregate_id) > (last.aggregate_type, last.aggregate_id)
+                ORDER BY k.aggregate_type, k.aggregate_id LIMIT 1)),
+    aggregates (aggregate_type, aggregate_id, slice) AS (
+        SELECT aggregate_type, aggregate_id, slice FROM found
+        UNION ALL
+        -- Those whose names are too long for the index.
+        SELECT DISTINCT k.aggregate_type, k.aggregate_id, k.slice FROM {parked} AS k
+         WHERE k.consumer = $1 AND k.version = $2 AND NOT ({indexed k}))";
+
 /// The aggregates of a range of slices, all of them: events of one that was left out would be handled
 /// out of order.
 const PARKED_AGGREGATES: &str = "
-    SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
-     WHERE consumer = $1 AND version = $2 AND slice >= $3 AND slice < $4";
+    SELECT aggregate_type, aggregate_id FROM aggregates WHERE slice >= $3 AND slice < $4";
 
 const COUNT_PARKED: &str = "
-    SELECT count(*) AS aggregates FROM (
-        SELECT DISTINCT aggregate_type, aggregate_id FROM {parked}
-         WHERE consumer = $1 AND version = $2 LIMIT $3) AS parked";
+    SELECT count(*) AS aggregates FROM (SELECT 1 FROM aggregates LIMIT $3) AS counted";
 
 const PARKED_COUNTS: &str = "
     SELECT consumer, version, count(*) AS events FROM {parked} GROUP BY consumer, version";
@@ -106,8 +127,8 @@ statements! {
         remove: REMOVE,
         snapshot: SNAPSHOT,
         advance: DB::ADVANCE,
-        parked_aggregates: PARKED_AGGREGATES,
-        count_parked: COUNT_PARKED,
+        parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
+        count_parked: &format!("{FOUND}{COUNT_PARKED}"),
         parked_counts: PARKED_COUNTS,
         park: DB::PARK,
     }
@@ -191,7 +212,9 @@ pub trait Checkpoints: Driver {
         settled: i64,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_ENROLL).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_ENROLL.into_sql_str())
+                .await?;
             for enrolment in enrolments {
                 let enroll = on_consumer::<Self>(&statements.enroll, &enrolment.consumer)
                     .bind(enrolment.width)
@@ -214,7 +237,9 @@ pub trait Checkpoints: Driver {
         at: i32,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_SPLIT).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_SPLIT.into_sql_str())
+                .await?;
             lock_rows::<Self>(statements, &mut tx, key, key).await?;
             let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
             if copy.execute(&mut tx).await? == 0 {
@@ -236,7 +261,9 @@ pub trait Checkpoints: Driver {
         right: &SegmentId,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_WRITE).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_WRITE.into_sql_str())
+                .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
             let ahead = rows.iter().map(|row| row.position).max();
             let hold = on_row::<Self>(&statements.hold, left)
@@ -258,7 +285,9 @@ pub trait Checkpoints: Driver {
         right: &SegmentId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection.begin_with(Self::BEGIN_WRITE).await?;
+            let mut tx = connection
+                .begin_with(Self::BEGIN_WRITE.into_sql_str())
+                .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
             let Some(slice_to) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;

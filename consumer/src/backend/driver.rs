@@ -86,13 +86,13 @@ where
 /// Runs statements.
 pub trait Executes: Database {
     /// Runs a statement whose rows do not matter.
-    fn execute(
+    fn execute_query(
         connection: &mut Self::Connection,
         query: PlainQuery<Self>,
     ) -> impl Future<Output = Result<Self::QueryResult, sqlx::Error>> + Send;
 
     /// Runs a statement and returns its rows.
-    fn fetch_all(
+    fn fetch_rows(
         connection: &mut Self::Connection,
         query: PlainQuery<Self>,
     ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
@@ -106,7 +106,7 @@ pub trait Executes: Database {
     ) -> Pin<Box<dyn Future<Output = Result<Vec<T>, sqlx::Error>> + Send + 'c>>;
 
     /// Runs a statement and returns its first row, if there is one.
-    fn fetch_optional(
+    fn fetch_row(
         connection: &mut Self::Connection,
         query: PlainQuery<Self>,
     ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send;
@@ -123,14 +123,14 @@ where
     DB::Arguments: IntoArguments<DB>,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
-    fn execute(
+    fn execute_query(
         connection: &mut DB::Connection,
         query: PlainQuery<DB>,
     ) -> impl Future<Output = Result<DB::QueryResult, sqlx::Error>> + Send {
         connection.execute(query)
     }
 
-    fn fetch_all(
+    fn fetch_rows(
         connection: &mut DB::Connection,
         query: PlainQuery<DB>,
     ) -> impl Future<Output = Result<Vec<DB::Row>, sqlx::Error>> + Send {
@@ -146,7 +146,7 @@ where
         Box::pin(query.try_map(decode).fetch_all(connection))
     }
 
-    fn fetch_optional(
+    fn fetch_row(
         connection: &mut DB::Connection,
         query: PlainQuery<DB>,
     ) -> impl Future<Output = Result<Option<DB::Row>, sqlx::Error>> + Send {

@@ -194,8 +194,8 @@ pub enum StoreError {
     /// Another transaction made this one fail: a deadlock, or a serialization failure under a stricter
     /// isolation than READ COMMITTED.
     ///
-    /// Nothing is stored, and Postgres has aborted the transaction: retry in a new one. It is to be
-    /// expected beside writers that insert an event before its head, as eventsalsa/store does before
+    /// Nothing is stored, and Postgres has aborted the transaction: retry in a new one. Expect it beside
+    /// writers that insert an event before its head, as eventsalsa/store does before
     /// 0.1: two appends to one aggregate can then wait for each other.
     #[error(
         "another transaction made the append to {} fail; retry it in a new transaction",
@@ -440,7 +440,7 @@ pub enum FrontierError {
 
 /// The reason why positions cannot be settled on this log. No event was skipped, and no consumer runs.
 ///
-/// Each message says what to change; the guide [`frontier`](crate::guide::frontier) explains why.
+/// Each message names the remedy; the guide [`frontier`](crate::guide::frontier) explains why.
 /// [`Reset`](Self::Reset), [`SequenceBehind`](Self::SequenceBehind) and
 /// [`PositionBelowOne`](Self::PositionBelowOne) can also end a worker that runs, as a
 /// [`WorkerError::Log`](crate::WorkerError::Log).

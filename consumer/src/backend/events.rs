@@ -83,7 +83,7 @@ pub trait Events: LogRows {
     const VERSIONS: &'static str;
 
     /// All versions of the tables, oldest first. A released one is never changed.
-    const MIGRATIONS: [&'static str; 2];
+    const MIGRATIONS: [&'static str; 3];
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;

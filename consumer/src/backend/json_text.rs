@@ -39,7 +39,7 @@ impl<'a> JsonText<'a> {
     }
 }
 
-/// Decodes every value and keeps none.
+/// Decodes every value and drops it.
 ///
 /// `IgnoredAny` would not check the values of strings and numbers.
 #[derive(Clone, Copy)]

@@ -122,8 +122,8 @@ async fn probe<DB: Events>(
         let probed = probe.fetch_all(connection).await.map(drop);
         probed.map_err(|error| StoreError::from(error).despite_migration(&settings.schema))?;
     }
-    refuse_nullable::<DB>(connection, &settings.schema).await?;
-    DB::check_positions(connection, &settings.schema).await
+    DB::check_positions(connection, &settings.schema).await?;
+    refuse_nullable::<DB>(connection, &settings.schema).await
 }
 
 /// A row with NULL where an event has a value could only be reported once a consumer has met it.
@@ -132,8 +132,7 @@ async fn refuse_nullable<DB: Events>(
     schema: &Schema,
 ) -> Result<(), StoreError> {
     let nullable = DB::nullable_columns(connection, schema).await?;
-    let columns: Vec<String> = Column::REQUIRED
-        .into_iter()
+    let columns: Vec<String> = Column::required()
         .map(|column| schema.column_name(column))
         .filter(|name| {
             nullable

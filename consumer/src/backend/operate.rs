@@ -207,7 +207,7 @@ pub trait Operate: Driver {
         taken: &Taken,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Ends, from another connection, what the backend of a transaction is doing.
+    /// Ends the backend of a transaction from another connection.
     fn end_backend(
         connection: &mut Self::Connection,
         taken: &Taken,

@@ -1,4 +1,4 @@
-//! Where the tables are and what their columns are called.
+//! The names of tables and columns.
 
 use super::StoreError;
 use super::sql::fill_in;
@@ -69,18 +69,18 @@ impl Column {
         Self::CreatedAt,
     ];
 
-    /// Those that every event has a value in.
-    pub(super) const REQUIRED: [Self; 9] = [
-        Self::GlobalPosition,
-        Self::AggregateType,
-        Self::AggregateId,
-        Self::AggregateVersion,
-        Self::EventId,
-        Self::EventType,
-        Self::EventVersion,
-        Self::Payload,
-        Self::CreatedAt,
-    ];
+    /// The columns in which every event has a value.
+    pub(super) fn required() -> impl Iterator<Item = Self> {
+        let optional = |column: &Self| {
+            matches!(
+                column,
+                Self::TraceId | Self::CorrelationId | Self::CausationId | Self::Metadata
+            )
+        };
+        Self::ALL
+            .into_iter()
+            .filter(move |column| !optional(column))
+    }
 
     /// The default name.
     const fn name(self) -> &'static str {
@@ -246,7 +246,7 @@ impl Schema {
             Some(name) => Err(StoreError::InvalidIdentifier {
                 what: "a column",
                 name: name.to_owned(),
-                reason: "the table of heads has another column of that name",
+                reason: "the table of heads has a column of that name",
             }),
             None => Ok(()),
         }

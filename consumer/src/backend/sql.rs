@@ -37,6 +37,8 @@ pub struct Dialect {
     pub(crate) greatest: &'static str,
     /// `{for update}`: the clause that locks the rows of a query.
     pub(crate) for_update: &'static str,
+    /// `{indexed $}`: whether the index on the aggregates of parked events has a row.
+    pub(crate) indexed: &'static str,
     /// `{message $}`: a parameter that [`Driver::bind_message`] has bound.
     pub(crate) message: &'static str,
 }
@@ -62,6 +64,7 @@ impl Dialect {
             ("ms since ", "", self.ms_since),
             ("ms until ", "", self.ms_until),
             ("in ", " ms", self.in_ms),
+            ("indexed ", "", self.indexed),
             ("message ", "", self.message),
         ];
         phrases.into_iter().find_map(|(before, after, phrase)| {
@@ -178,7 +181,7 @@ impl<DB: Driver> Statement<DB> {
 
     /// Runs it and counts the rows that it changed.
     pub(crate) async fn execute(self, connection: &mut DB::Connection) -> Result<u64, sqlx::Error> {
-        let result = DB::execute(connection, self.0).await?;
+        let result = DB::execute_query(connection, self.0).await?;
         Ok(DB::rows_affected(&result))
     }
 
@@ -187,7 +190,7 @@ impl<DB: Driver> Statement<DB> {
         self,
         connection: &mut DB::Connection,
     ) -> Result<Vec<DB::Row>, sqlx::Error> {
-        DB::fetch_all(connection, self.0).await
+        DB::fetch_rows(connection, self.0).await
     }
 
     /// Runs it and decodes each row as it arrives.
@@ -204,7 +207,7 @@ impl<DB: Driver> Statement<DB> {
         self,
         connection: &mut DB::Connection,
     ) -> Result<Option<DB::Row>, sqlx::Error> {
-        DB::fetch_optional(connection, self.0).await
+        DB::fetch_row(connection, self.0).await
     }
 
     /// Runs it and decodes one column of its only row.
@@ -228,6 +231,7 @@ pub(super) fn without_nul(text: &str) -> String {
 
 /// Makes a struct of statements, each rendered once from its template. With a bound, templates may
 /// be constants of that trait.
+#[cfg(feature = "worker")]
 macro_rules! statements {
     (
         $(#[$attribute:meta])*
@@ -243,4 +247,5 @@ macro_rules! statements {
         }
     };
 }
+#[cfg(feature = "worker")]
 pub(crate) use statements;

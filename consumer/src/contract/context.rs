@@ -225,7 +225,7 @@ impl Context {
     }
 
     /// Returns how many handler calls have begun.
-    #[cfg(feature = "worker")]
+    #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }

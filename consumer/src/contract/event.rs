@@ -116,7 +116,7 @@ impl PersistedEvent {
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "worker"))]
+#[cfg(any(feature = "postgres", all(feature = "sqlite", feature = "worker")))]
 impl EventRecord {
     /// Counts the bytes of the payload, the metadata and every text field, for byte budgets.
     pub(crate) fn content_bytes(&self) -> u64 {

@@ -227,7 +227,7 @@ impl NewEvent {
     }
 
     /// Returns whether [`caused_by`](Self::caused_by) would change nothing.
-    #[cfg(feature = "store")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn names_its_cause(&self) -> bool {
         self.causation_id.is_some() && self.correlation_id.is_some()
     }

@@ -216,7 +216,7 @@ impl Settings {
     }
 }
 
-#[cfg(feature = "worker")]
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 impl Settings {
     /// Returns the size of a batch as a length.
     pub(crate) fn batch_len(&self) -> usize {

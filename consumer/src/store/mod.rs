@@ -239,6 +239,7 @@ impl<DB: Backend> EventStore<DB> {
         migrated
     }
 
+    // Here and below: with a `&'static str`, the compiler could not prove the future to be `Send`.
     async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
         let mut tx = connection
             .begin_with(DB::BEGIN_MIGRATION.into_sql_str())
@@ -299,7 +300,6 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Transaction<'static, DB>, StoreError> {
-        // Without the statement's lifetime, which futures that are spawned could not have.
         let statement = DB::BEGIN_APPEND.into_sql_str();
         let pool = self.inner.pool.clone();
         // In a task of its own: if this future is dropped before the database has answered, the

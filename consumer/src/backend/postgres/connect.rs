@@ -10,8 +10,8 @@ use sqlx::{Connection as _, Row as _, raw_sql};
 use crate::backend::StoreError;
 use crate::backend::events::Opened;
 
-/// The incarnation of the server, as two numbers. Its statistics start anew when a crashed backend takes
-/// all others with it, which the server's start time does not show.
+/// The incarnation of the server, as two numbers. Its statistics start again when a crashed backend
+/// takes all others with it, which the server's start time does not show.
 #[cfg(feature = "worker")]
 macro_rules! server_incarnation {
     () => {

@@ -1,11 +1,11 @@
-//! The tables on Postgres, version by version, and what is asked of a table that exists already.
+//! The tables on Postgres, version by version, and checks of tables that exist already.
 
 use sqlx::PgConnection;
 
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 2] = [V1, V2];
+pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -129,6 +129,17 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
+const V3: &str = "
+-- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
+-- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
+CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
+    ON {parked} (consumer, version, aggregate_type, aggregate_id)
+    WHERE octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500;
+CREATE INDEX IF NOT EXISTS consumer_parked_long_aggregate
+    ON {parked} (consumer, version)
+    WHERE NOT (octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500);
+";
+
 /// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does
 /// nothing.
 pub(super) async fn has_versions(
@@ -142,7 +153,7 @@ pub(super) async fn has_versions(
         .await?)
 }
 
-/// A view says nothing about its columns, and is passed over.
+/// The columns of a view are always nullable to the catalogue.
 const NULLABLE: &str = "
     SELECT a.attname::text FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
      WHERE c.oid = $1::regclass AND c.relkind IN ('r', 'p') AND a.attnum > 0

@@ -28,6 +28,9 @@ const DIALECT: Dialect = Dialect {
     event_age: "(extract(epoch FROM clock_timestamp() - {created_at}) * 1000)::bigint",
     greatest: "greatest",
     for_update: "FOR UPDATE",
+    // As in the predicate of the index.
+    indexed: "octet_length($.consumer) + octet_length($.aggregate_type)
+              + octet_length($.aggregate_id) < 2500",
     // A database in another encoding, such as LATIN1, refuses a text with characters that it lacks as
     // soon as it receives the parameter. So the text comes as bytes, and such a database stores those
     // beyond ASCII in octal.

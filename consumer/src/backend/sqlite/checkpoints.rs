@@ -178,3 +178,38 @@ impl Checkpoints for Sqlite {
         error.code().is_some_and(|code| code == "531")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use sqlx::{AssertSqlSafe, Row as _, Sqlite};
+
+    use crate::SqliteEventStore;
+    use crate::backend::checkpoints::Checkpoints as _;
+
+    #[tokio::test]
+    async fn parked_aggregates_are_found_by_the_index_one_by_one() {
+        let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
+        store.migrate().await.unwrap();
+        let statements = Sqlite::checkpoint_statements(store.settings());
+        for sql in [&statements.parked_aggregates, &statements.count_parked] {
+            let explained = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_ref()));
+            let rows = sqlx::query(explained)
+                .fetch_all(store.pool())
+                .await
+                .unwrap();
+            let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let looks = steps.iter().filter(|step| {
+                step.contains("consumer_parked_aggregate (consumer=? AND version=?")
+            });
+            assert!(looks.count() >= 2, "{steps:#?}");
+            assert!(
+                !steps
+                    .iter()
+                    .any(|step| step.starts_with("SCAN consumer_parked")),
+                "{steps:#?}"
+            );
+        }
+    }
+}

@@ -70,7 +70,7 @@ fn file_options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
         database: "SQLite",
         source,
     })?;
-    // A URL with a mode says itself whether the file is created.
+    // The mode in a URL decides whether the file is created.
     let create = !url.contains("mode=");
     let options = if create {
         options.create_if_missing(true)

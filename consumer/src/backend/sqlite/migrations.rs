@@ -1,11 +1,11 @@
-//! The tables on SQLite, version by version, and what is asked of a table that exists already.
+//! The tables on SQLite, version by version, and checks of tables that exist already.
 
 use sqlx::SqliteConnection;
 
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 2] = [V1, V2];
+pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -104,7 +104,10 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
-/// The primary key is left out: the alias of the row id is never NULL, whatever the catalogue says.
+/// Only Postgres lacked the index that this version adds there.
+const V3: &str = "";
+
+/// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
 const NULLABLE: &str = r#"
     SELECT c.name FROM sqlite_schema AS s JOIN pragma_table_info(s.name) AS c
      WHERE s.type = 'table' AND s.name = $1 COLLATE NOCASE AND c."notnull" = 0 AND c.pk = 0
@@ -147,7 +150,7 @@ pub(super) async fn check_positions(
     })
 }
 
-/// Whether the word stands in a `CREATE TABLE`, outside strings, quoted names and comments.
+/// Whether a `CREATE TABLE` has the word `AUTOINCREMENT` outside strings, quoted names and comments.
 fn has_autoincrement(sql: &str) -> bool {
     let mut words = String::with_capacity(sql.len());
     let mut rest = sql;

@@ -31,6 +31,7 @@ const DIALECT: Dialect = Dialect {
     greatest: "max",
     // The transaction has begun IMMEDIATE, which locks all rows.
     for_update: "",
+    indexed: "TRUE",
     message: "$",
 };
 
