@@ -364,7 +364,7 @@ rebuild it, or accept the new scope, 0 events handled
         assert_eq!(
             error.to_string(),
             "two consumers are named `users`, version 1: src/users.rs:7:5 (shop::users) and added by hand; \
-             a name keys a checkpoint, so give one of them another"
+             a name keys a checkpoint, so rename one of them"
         );
     }
 

@@ -502,7 +502,9 @@ impl<DB: Backend> Again<'_, DB> {
         let error = error.error;
         match ErrorKind::of::<DB>(&error) {
             ErrorKind::Handler | ErrorKind::Protocol => AdminError::Retry { position, error },
-            ErrorKind::Transient => AdminError::Interrupted { position, error },
+            ErrorKind::Transient | ErrorKind::ClaimTimeout => {
+                AdminError::Interrupted { position, error }
+            }
             ErrorKind::EndedTransaction => AdminError::EndedTransaction {
                 consumer: Arc::clone(&self.of.name),
             },

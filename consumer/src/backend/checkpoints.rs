@@ -181,6 +181,9 @@ pub trait Checkpoints: Database {
     /// Whether the error says something of the database's health rather than of the statement.
     fn is_infrastructure(error: &dyn DatabaseError) -> bool;
 
+    /// Whether the error says that the server ended a transaction that was idle for too long.
+    fn is_claim_timeout(error: &dyn DatabaseError) -> bool;
+
     /// Whether the error says that an earlier one was ignored in the same transaction.
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool;
 

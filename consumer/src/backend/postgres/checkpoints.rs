@@ -549,6 +549,10 @@ impl Checkpoints for Postgres {
         }
     }
 
+    fn is_claim_timeout(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| code == "25P03")
+    }
+
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "25P02")
     }

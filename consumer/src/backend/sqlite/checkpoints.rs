@@ -459,6 +459,10 @@ impl Checkpoints for Sqlite {
         matches!(primary_code(error), Some(BUSY | LOCKED | IOERR | FULL))
     }
 
+    fn is_claim_timeout(_: &dyn DatabaseError) -> bool {
+        false
+    }
+
     fn is_aborted_transaction(_error: &dyn DatabaseError) -> bool {
         false
     }
