@@ -521,7 +521,7 @@ async fn r1_two_consumers_with_one_name_are_both_named<DB: TestDatabase>(db: Dat
     assert_eq!(
         error.to_string(),
         "two consumers are named `users`, version 1: src/users.rs:7:5 (shop::users) and added by hand; \
-         a name keys a checkpoint, so give one of them another"
+         a name keys a checkpoint, so rename one of them"
     );
 }
 

@@ -419,6 +419,9 @@ pub trait Checkpoints: Driver {
     /// Whether the text of an error, whose type was lost on the way, is about the database's health.
     fn names_infrastructure(text: &str) -> bool;
 
+    /// Whether the error says that the server ended a transaction that was idle for too long.
+    fn is_claim_timeout(error: &dyn DatabaseError) -> bool;
+
     /// Whether the error says that an earlier one was ignored in the same transaction.
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool;
 

@@ -33,6 +33,9 @@ const MIN_INTERVAL: Duration = Duration::from_millis(1);
 /// The shortest claim timeout.
 const MIN_CLAIM_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// The longest claim timeout: about 24 days, more than which Postgres does not accept.
+const MAX_CLAIM_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 impl<DB: Backend> Worker<DB> {
     /// Starts to build a worker, as in the example of [`Worker`].
     #[must_use]
@@ -339,7 +342,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// ```
     #[must_use]
     pub fn claim_timeout(mut self, timeout: Duration) -> Self {
-        self.options.claim_timeout = timeout.max(MIN_CLAIM_TIMEOUT);
+        self.options.claim_timeout = timeout.clamp(MIN_CLAIM_TIMEOUT, MAX_CLAIM_TIMEOUT);
         self
     }
 

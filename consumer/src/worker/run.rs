@@ -1,27 +1,38 @@
 //! Runs a worker: starts its tasks, opens its lanes, and ends them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
 use crate::backend::{Backend, Observation, StoreError};
+use crate::contract::Backoff;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
+use crate::worker::lane::handler::panic_message;
+use crate::worker::lane::retry::delay;
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::poller::{Poller, idle, segments};
 use crate::worker::progress::handle::WorkerHandle;
 use crate::worker::progress::report::Report;
+use crate::worker::progress::state::ConsumerState;
 use crate::worker::run_guard::RunGuard;
 use crate::worker::threads::Threads;
 
 /// How long a worker that ends tries to advance idle checkpoints, which only saves the next run some
 /// reading.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long to wait before a lane that panicked is restarted.
+const RESTART_BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+};
 
 /// Runs consumers over the log of a store until it is asked to end.
 ///
@@ -208,10 +219,18 @@ struct Lanes<DB: Backend> {
     shared: Arc<Shared<DB>>,
     new: mpsc::UnboundedReceiver<NewLane<DB>>,
     tasks: JoinSet<()>,
+    /// What each task runs, so that it can be restarted.
+    running: HashMap<task::Id, RunningLane<DB>>,
     /// The position at which lanes end, in a run that ends.
     until: Option<i64>,
     /// Dropped after the tasks that run on them.
     threads: Threads,
+}
+
+/// A lane, and how often its task has panicked.
+struct RunningLane<DB: Backend> {
+    lane: NewLane<DB>,
+    panics: u32,
 }
 
 impl<DB: Backend> Lanes<DB> {
@@ -228,18 +247,23 @@ impl<DB: Backend> Lanes<DB> {
             shared: Arc::clone(shared),
             new,
             tasks: JoinSet::new(),
+            running: HashMap::new(),
             until,
             threads,
         })
     }
 
-    /// Opens a lane for each row, until all lanes have ended.
+    /// Opens a lane for each row and restarts those that panic, until all lanes have ended.
     async fn run_all(&mut self) {
         loop {
             tokio::select! {
                 biased;
-                Some(new) = self.new.recv() => self.open(new),
-                Some(ended) = self.tasks.join_next() => report_panic(ended),
+                Some(lane) = self.new.recv() => self.open(RunningLane { lane, panics: 0 }),
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    if let Some(panicked) = self.ended(ended) && self.until.is_none() {
+                        self.open(panicked);
+                    }
+                }
                 else => return,
             }
             if self.until.is_some() && self.tasks.is_empty() && self.new.is_empty() {
@@ -248,20 +272,62 @@ impl<DB: Backend> Lanes<DB> {
         }
     }
 
-    fn open(&mut self, new: NewLane<DB>) {
-        let uses_transaction = new.consumer.uses_transaction();
-        let reader = self.threads.reader();
-        let lane = Lane::new(Arc::clone(&self.shared), reader, new, self.until);
-        self.threads
-            .spawn_lane(&mut self.tasks, uses_transaction, lane.run());
+    /// Starts the task of a lane, after a pause if it has panicked.
+    fn open(&mut self, running: RunningLane<DB>) {
+        let RunningLane { lane, panics } = &running;
+        let uses_transaction = lane.consumer.uses_transaction();
+        let pause = (*panics > 0).then(|| delay(RESTART_BACKOFF, *panics));
+        let shared = Arc::clone(&self.shared);
+        let lane = Lane::new(
+            Arc::clone(&shared),
+            self.threads.reader(),
+            lane.clone(),
+            self.until,
+        );
+        let task = async move {
+            if let Some(pause) = pause {
+                tokio::select! {
+                    () = time::sleep(pause) => {}
+                    () = shared.stopped() => {}
+                }
+            }
+            lane.run().await;
+        };
+        let id = self
+            .threads
+            .spawn_lane(&mut self.tasks, uses_transaction, task);
+        self.running.insert(id, running);
+    }
+
+    /// Reports a panic of a lane, which is returned to be restarted.
+    fn ended(&mut self, ended: Result<(task::Id, ()), JoinError>) -> Option<RunningLane<DB>> {
+        let error = match ended {
+            Ok((id, ())) => {
+                self.running.remove(&id);
+                return None;
+            }
+            Err(error) => error,
+        };
+        let mut running = self.running.remove(&error.id())?;
+        let panic = error.try_into_panic().ok()?;
+        let error = panic_message(panic.as_ref()).to_owned();
+        let progress = &running.lane.progress;
+        tracing::error!(
+            consumer = &*progress.key.consumer.name,
+            error,
+            "a lane panicked"
+        );
+        progress.set_state(ConsumerState::Panicked { error });
+        running.panics = running.panics.saturating_add(1);
+        Some(running)
     }
 
     /// Waits for the batches in progress, and drops what is not finished by the deadline.
     async fn finish(&mut self) {
         let deadline = self.shared.options.shutdown_deadline;
         let finished = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                report_panic(ended);
+            while let Some(ended) = self.tasks.join_next_with_id().await {
+                self.ended(ended);
             }
         };
         if time::timeout(deadline, finished).await.is_ok() {
@@ -274,12 +340,6 @@ impl<DB: Backend> Lanes<DB> {
         self.tasks.shutdown().await;
         self.shared.progress.shut_down();
         self.shared.terminate(&claimed).await;
-    }
-}
-
-fn report_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a lane panicked and has ended");
     }
 }
 

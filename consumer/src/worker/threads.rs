@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 use crate::backend::OnThread;
 
@@ -39,12 +39,13 @@ impl Threads {
         tasks: &mut JoinSet<T>,
         uses_transaction: bool,
         task: impl Future<Output = T> + Send + 'static,
-    ) {
+    ) -> Id {
         let pinned = self.0.as_ref().filter(|_| uses_transaction);
-        match pinned.and_then(|pinned| pinned.lanes.handle()) {
+        let started = match pinned.and_then(|pinned| pinned.lanes.handle()) {
             Some(handle) => tasks.spawn_on(task, handle),
             None => tasks.spawn(task),
         };
+        started.id()
     }
 
     /// The runtime that reads the log.

@@ -1,12 +1,25 @@
 //! Bounds how long the worker waits for a database that does not answer.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time;
 
 /// The shortest bound on a statement that the database answers quickly.
 const SHORTEST: Duration = Duration::from_secs(5);
+
+/// What counts as forever: an `Instant` cannot be arbitrarily far in the future.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The instant after a duration from now, which may be `Duration::MAX`.
+pub(crate) fn after(duration: Duration) -> Instant {
+    Instant::now() + duration.min(FOREVER)
+}
+
+/// A part of a duration, which may be `Duration::MAX`.
+pub(crate) fn fraction(duration: Duration, factor: f64) -> Duration {
+    duration.min(FOREVER).mul_f64(factor)
+}
 
 /// Bounds the wait for an answer: behind a cut network there is none, and no error either.
 #[derive(Clone, Copy, Debug)]
@@ -35,5 +48,17 @@ impl Timeouts {
             let silence = io::Error::new(io::ErrorKind::TimedOut, silence);
             Err(sqlx::Error::Io(silence).into())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_duration_has_an_end_and_a_fraction() {
+        assert!(after(Duration::MAX) > Instant::now());
+        assert!(fraction(Duration::MAX, 1.25) > Duration::from_secs(1));
+        assert!(Timeouts::of_reads(Duration::MAX).0 == Duration::MAX);
     }
 }

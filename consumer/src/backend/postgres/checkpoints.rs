@@ -242,6 +242,10 @@ impl Checkpoints for Postgres {
         false
     }
 
+    fn is_claim_timeout(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| code == "25P03")
+    }
+
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "25P02")
     }

@@ -170,6 +170,10 @@ impl Checkpoints for Sqlite {
         text.contains(IOERR) || text.contains(FULL)
     }
 
+    fn is_claim_timeout(_: &dyn DatabaseError) -> bool {
+        false
+    }
+
     fn is_aborted_transaction(_error: &dyn DatabaseError) -> bool {
         false
     }

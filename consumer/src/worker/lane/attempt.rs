@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use sqlx::{Connection as _, Transaction};
@@ -17,13 +17,14 @@ use crate::worker::context::Shared;
 use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{
-    AttemptError, ErrorKind, FailedEvents, Outcome, is_aborted_transaction,
+    AttemptError, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
+    is_claim_timeout,
 };
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
 use crate::worker::metrics;
 use crate::worker::progress::tally::Tally;
-use crate::worker::timeouts::Timeouts;
+use crate::worker::timeouts::{Timeouts, after};
 
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
@@ -93,9 +94,9 @@ impl<DB: Backend> Attempt<'_, DB> {
             Handled::Failed(outcome) => {
                 return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
             }
-            Handled::TimedOut(outcome) => {
-                // Dropping the handler's future does not end its statement, which would keep the
-                // row locked.
+            Handled::Abandoned(outcome) => {
+                // Dropping a handler's future does not end its statement, which would keep the row
+                // locked.
                 guard.give_up();
                 self.shared.terminate(&[ready.claim.backend]).await;
                 return Ok(outcome);
@@ -129,9 +130,10 @@ impl<DB: Backend> Attempt<'_, DB> {
         let mut unused = self.shared.connections.unused().await?;
         let handled = self.handle(&ready, &mut unused.connection).await;
         drop(unused);
+        let handled = handled.map_err(|failure| (Verdict::on::<DB>(&failure.error.error), failure));
         let index = match self.judge(&ready, handled, None)? {
             Handled::UpTo(index) => index,
-            Handled::Failed(outcome) | Handled::TimedOut(outcome) => return Ok(outcome),
+            Handled::Failed(outcome) | Handled::Abandoned(outcome) => return Ok(outcome),
         };
         let outcome = self.save_later(&ready, index).await?;
         if matches!(outcome, Outcome::Saved { .. }) {
@@ -206,7 +208,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         {
             return Err(Outcome::Moved(claim));
         }
-        match claim.retry_in {
+        // A longer wait than any that is saved means that the clock was set back: it is over.
+        let longest = self.segment.consumer.settings.backoff.max;
+        match claim.retry_in.filter(|wait| *wait <= longest) {
             // Only the failed event has to wait.
             Some(wait) if self.retried(&claim).is_some() => Err(Outcome::NotDue(wait)),
             _ => Ok(claim),
@@ -259,7 +263,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 .with_attempt(failed.saturating_add(1))
                 .with_replay(first <= claim.checkpoint.replay_to)
                 .with_head(self.job.head)
-                .with_deadline(Instant::now() + consumer.settings.batch_time),
+                .with_deadline(after(consumer.settings.batch_time)),
         )
     }
 }
@@ -340,8 +344,8 @@ enum Handled {
     UpTo(usize),
     /// It failed, and the transaction can be rolled back.
     Failed(Outcome),
-    /// It was dropped in the middle of something.
-    TimedOut(Outcome),
+    /// It failed, and its connection cannot be used any more.
+    Abandoned(Outcome),
 }
 
 /// Calling the handler.
@@ -371,9 +375,10 @@ impl<DB: Backend> Attempt<'_, DB> {
             ended_by = Some("COMMIT or ROLLBACK");
         }
         guard.allow_end(true);
-        if let Err(failure) = &handled
+        let handled = handled.map_err(|failure| (Verdict::on::<DB>(&failure.error.error), failure));
+        if let Err((verdict, failure)) = &handled
             && !failure.timed_out
-            && ErrorKind::of::<DB>(&failure.error.error) == ErrorKind::Protocol
+            && verdict.kind == ErrorKind::Protocol
         {
             self.shared.answer(must_answer(tx)).await?;
         }
@@ -394,7 +399,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
         let settings = &self.segment.consumer.settings;
         let limits = Limits {
-            deadline: time::Instant::now() + settings.batch_time,
+            deadline: after(settings.batch_time).into(),
             handler_timeout: settings.handler_timeout,
             batch_len: settings.batch_len(),
             stop: self.shared.stop.clone(),
@@ -409,32 +414,52 @@ impl<DB: Backend> Attempt<'_, DB> {
     fn judge(
         &self,
         ready: &Ready,
-        handled: Result<usize, HandlerFailure>,
+        handled: Result<usize, (Verdict, HandlerFailure)>,
         ended_by: Option<&'static str>,
     ) -> Result<Handled, AttemptError> {
         let ended = |statement| Err(AttemptError::ended_transaction(&ready.claim, statement));
-        let failure = match (handled, ended_by) {
+        let (Verdict { kind, text }, failure) = match (handled, ended_by) {
             (Ok(_), Some(statement)) => return ended(statement),
             (Ok(handled), None) => {
                 let index = ready.division.index(handled, ready.take);
                 return Ok(Handled::UpTo(index));
             }
-            (Err(failure), _) => failure,
+            (Err(failed), _) => failed,
         };
-        match (ErrorKind::of::<DB>(&failure.error.error), ended_by) {
+        match (kind, ended_by) {
             // On a full or broken disk, a database without a server rolls back by itself: nothing
             // was saved, and the connection is not used again.
-            (ErrorKind::Transient, ended_by) if ended_by.is_none() || !DB::HOLDS_CLAIMS => {
-                Err(AttemptError::Database(failure.error.error.to_string()))
+            (ErrorKind::Transient, Some(_)) if !DB::HOLDS_CLAIMS => {
+                Err(AttemptError::Database(text))
             }
             (_, Some(statement)) => ended(statement),
+            (ErrorKind::Transient, None) => Err(AttemptError::Database(text)),
             (ErrorKind::EndedTransaction, None) => ended("COMMIT"),
-            (_, None) if failure.timed_out => Ok(Handled::TimedOut(self.failed(ready, &failure))),
-            (_, None) => Ok(Handled::Failed(self.failed(ready, &failure))),
+            (ErrorKind::ClaimTimeout, None) => {
+                let text = format!("{}: {text}", self.claim_timeout_error());
+                let outcome = self.failed(ready, &failure, text);
+                Ok(Handled::Abandoned(outcome))
+            }
+            (ErrorKind::Handler | ErrorKind::Protocol, None) => {
+                let outcome = self.failed(ready, &failure, text);
+                Ok(if failure.timed_out {
+                    Handled::Abandoned(outcome)
+                } else {
+                    Handled::Failed(outcome)
+                })
+            }
         }
     }
 
-    fn failed(&self, ready: &Ready, failure: &HandlerFailure) -> Outcome {
+    /// The error of a handler whose idle transaction the server ended.
+    fn claim_timeout_error(&self) -> String {
+        let timeout = self.shared.options.claim_timeout;
+        format!(
+            "the handler left its transaction idle for longer than the `claim_timeout` of {timeout:?}, so the server ended it; do slow work outside the transaction, raise `claim_timeout`, or set a shorter `handler_timeout`"
+        )
+    }
+
+    fn failed(&self, ready: &Ready, failure: &HandlerFailure, text: String) -> Outcome {
         let error = &failure.error;
         let first = ready.division.index(error.handled, ready.take);
         let last = error
@@ -448,7 +473,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             claim: ready.claim.clone(),
             index: first,
             suspects: last.saturating_sub(first) + 1,
-            error: error.error.to_string(),
+            error: text,
         })
     }
 }
@@ -462,24 +487,26 @@ impl<DB: Backend> Attempt<'_, DB> {
         index: usize,
         ended_well: &mut bool,
     ) -> Result<Outcome, AttemptError> {
-        let saved = self.shared.answer(self.save(&mut tx, ready, index)).await;
-        let end = match saved {
+        let shared = self.shared;
+        match shared.answer(self.save(&mut tx, ready, index)).await {
             Ok(true) => {
-                return self
-                    .shared
-                    .answer(commit(tx, ended_well, self.saved(ready, index)))
-                    .await;
+                let outcome = self.saved(ready, index);
+                shared.answer(commit(tx, ended_well, outcome)).await
             }
             Ok(false) => {
-                return Err(AttemptError::ended_transaction(
-                    &ready.claim,
-                    "COMMIT or ROLLBACK",
-                ));
+                let statement = "COMMIT or ROLLBACK";
+                Err(AttemptError::ended_transaction(&ready.claim, statement))
             }
-            Err(error) if is_aborted_transaction::<DB>(&error) => swallowed(ready),
-            Err(error) => return Err(error.into()),
-        };
-        self.shared.answer(roll_back(tx, ended_well, end)).await
+            Err(error) if is_aborted_transaction::<DB>(&error) => {
+                let outcome = failed_somewhere(ready, SWALLOWED.to_owned());
+                shared.answer(roll_back(tx, ended_well, outcome)).await
+            }
+            // The server has closed the connection, so there is nothing to roll back.
+            Err(error) if is_claim_timeout::<DB>(&error) => {
+                Ok(failed_somewhere(ready, self.claim_timeout_error()))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Saves the checkpoint up to an index in the job, and parks the events that have to wait.
@@ -530,12 +557,12 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 }
 
-/// The outcome of a handler that ignored a failed statement.
-fn swallowed(ready: &Ready) -> Outcome {
+/// The outcome of a handler that failed without saying so: any of its events may be the cause.
+fn failed_somewhere(ready: &Ready, error: String) -> Outcome {
     Outcome::Failed(FailedEvents {
         index: 0,
         suspects: ready.take,
-        error: SWALLOWED.to_owned(),
+        error,
         claim: ready.claim.clone(),
     })
 }
@@ -638,14 +665,25 @@ async fn must_answer<DB: Backend>(tx: &mut Transaction<'_, DB>) -> Result<(), sq
     }
 }
 
+/// How long an effect after a commit may take: its lane handles nothing meanwhile.
+const EFFECT_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// Runs what a handler registered to run after the commit.
 pub(crate) async fn run_effects(cx: &Context) {
+    run_effects_within(cx, EFFECT_TIMEOUT).await;
+}
+
+async fn run_effects_within(cx: &Context, limit: Duration) {
+    let consumer = cx.consumer();
     for effect in cx.take_effects() {
-        if AssertUnwindSafe(effect).catch_unwind().await.is_err() {
-            tracing::error!(
-                consumer = cx.consumer(),
-                "an effect after a commit panicked"
-            );
+        let effect = AssertUnwindSafe(effect).catch_unwind();
+        match time::timeout(limit, effect).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!(consumer, "an effect after a commit panicked"),
+            Err(_) => tracing::error!(
+                consumer,
+                "an effect after a commit was dropped, since it took longer than {limit:?}; spawn a task for work that takes long"
+            ),
         }
     }
 }
@@ -668,4 +706,22 @@ async fn roll_back<DB: Backend>(
     tx.rollback().await?;
     *ended_well = true;
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_effect_that_never_ends_does_not_keep_the_next_one() {
+        let cx = Context::new("mails");
+        let has_run = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&has_run);
+        cx.after_commit(std::future::pending());
+        cx.after_commit(async move { flag.store(true, Ordering::Relaxed) });
+        run_effects_within(&cx, Duration::from_millis(1)).await;
+        assert!(has_run.load(Ordering::Relaxed));
+    }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::contract::{BatchError, Context, ErasedConsumer, PersistedEvent};
 use crate::store::cause;
+use crate::worker::timeouts::after;
 
 /// How a handler failed.
 #[derive(Debug)]
@@ -152,14 +153,18 @@ fn locate(cx: &Context, batch: &[PersistedEvent], error: &str) -> BatchError {
     }
 }
 
-/// The message of a panic.
+/// What a panic of a handler says.
 pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
-    let message = panic
+    format!("the handler panicked: {}", panic_message(panic))
+}
+
+/// The message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("with something that is not a message");
-    format!("the handler panicked: {message}")
+        .unwrap_or("with something that is not a message")
 }
 
 /// Detects a call of a handler that takes too long.
@@ -177,7 +182,7 @@ impl Watchdog {
     fn new(timeout: Option<Duration>) -> Self {
         let ticks = timeout.map(|timeout| {
             let period = (timeout / 8).max(Duration::from_millis(1));
-            let mut ticks = interval_at(Instant::now() + period, period);
+            let mut ticks = interval_at(after(period).into(), period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });

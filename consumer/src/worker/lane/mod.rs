@@ -6,7 +6,7 @@ mod job;
 pub(crate) mod outcome;
 mod parking;
 mod read_ahead;
-mod retry;
+pub(crate) mod retry;
 mod segment;
 
 use std::ops::ControlFlow;
@@ -31,6 +31,7 @@ use crate::worker::poller::assignment::NewLane;
 use crate::worker::progress::lane::{Cursor, FirstPending, LaneProgress};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
+use crate::worker::timeouts::{after, fraction};
 
 /// One segment of a consumer at work.
 pub(crate) struct Lane<DB: Backend> {
@@ -49,6 +50,8 @@ pub(crate) struct Lane<DB: Backend> {
     seen_snapshot: u64,
     /// The last snapshot when the row turned out to be blocked.
     blocked_in: Option<u64>,
+    /// How often the row was elsewhere since the last save.
+    moves: u32,
     /// How often the database has failed in a row.
     database_errors: u32,
 }
@@ -61,6 +64,9 @@ struct Suspects {
 
 /// Whether the lane continues or ends in a state.
 type Turn = ControlFlow<ConsumerState>;
+
+/// How often a lane moves to where its row is before it waits for a snapshot.
+const MAX_MOVES: u32 = 8;
 
 const CONTINUE: Turn = ControlFlow::Continue(());
 
@@ -92,6 +98,7 @@ impl<DB: Backend> Lane<DB> {
             first_snapshot: snapshot,
             seen_snapshot: 0,
             blocked_in: None,
+            moves: 0,
             database_errors: 0,
         }
     }
@@ -153,7 +160,16 @@ impl<DB: Backend> Lane<DB> {
             Outcome::Saved { position, tally } => self.advance(job, position, tally),
             Outcome::Failed(failed) => return self.handle_failure(job, failed).await,
             Outcome::Stopped { error } => return self.stopped(job.position_of(0), error),
-            Outcome::Moved(claim) => self.move_to_claim(&claim),
+            Outcome::Moved(claim) => {
+                self.move_to_claim(&claim);
+                self.moves += 1;
+                if self.moves > MAX_MOVES {
+                    // The snapshot disagrees with the row, as after a change by hand.
+                    self.moves = 0;
+                    self.shared.request_snapshot();
+                    self.wait_for_snapshot().await;
+                }
+            }
             Outcome::Blocked(claim) => self.block(&claim),
             Outcome::Held => self.wait_for_snapshot().await,
             Outcome::Resized => {
@@ -166,12 +182,12 @@ impl<DB: Backend> Lane<DB> {
                 let pause = self.shared.options.poll_interval;
                 self.job = Some(job);
                 self.progress.expect_pause_until(Instant::now());
-                self.pause(pause.mul_f64(0.75 + fastrand::f64() / 2.0))
+                self.pause(fraction(pause, 0.75 + fastrand::f64() / 2.0))
                     .await;
             }
             Outcome::NotDue(wait) => {
                 self.job = Some(job);
-                self.progress.expect_pause_until(Instant::now() + wait);
+                self.progress.expect_pause_until(after(wait));
                 self.pause(wait).await;
             }
         }
@@ -179,6 +195,7 @@ impl<DB: Backend> Lane<DB> {
     }
 
     fn advance(&mut self, job: Job, position: i64, tally: Tally) {
+        self.moves = 0;
         self.progress.add(tally);
         // After the tally: a task that waits for the position finds the batch counted.
         if let Some(cursor) = self.progress.cursor() {

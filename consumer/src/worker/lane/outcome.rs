@@ -1,6 +1,7 @@
 //! What an attempt at a batch can lead to, and what an error means for it.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
@@ -8,6 +9,7 @@ use sqlx::error::DatabaseError;
 use crate::backend::{Backend, Claim};
 use crate::contract::HandlerError;
 use crate::contract::chain;
+use crate::worker::lane::handler::panic_message;
 use crate::worker::progress::tally::Tally;
 
 /// How an attempt ended, unless the database failed or the handler ended the transaction.
@@ -81,8 +83,33 @@ pub(crate) enum ErrorKind {
     Protocol,
     /// The database failed for now, so the attempt does not count.
     Transient,
+    /// The server ended the transaction, since the handler left it idle for too long.
+    ClaimTimeout,
     /// The handler tried to end its worker's transaction (R4).
     EndedTransaction,
+}
+
+/// What a handler's error says, and its text.
+pub(crate) struct Verdict {
+    pub(crate) kind: ErrorKind,
+    pub(crate) text: String,
+}
+
+impl Verdict {
+    /// The error is the handler's code too, and may panic when it is asked for its text or cause.
+    pub(crate) fn on<DB: Backend>(error: &HandlerError) -> Self {
+        let judge = || Self {
+            kind: ErrorKind::of::<DB>(error),
+            text: error.to_string(),
+        };
+        catch_unwind(AssertUnwindSafe(judge)).unwrap_or_else(|panic| Self {
+            kind: ErrorKind::Handler,
+            text: format!(
+                "the handler returned an error whose text is unknown: its `Display` or `source` panicked: {}",
+                panic_message(panic.as_ref())
+            ),
+        })
+    }
 }
 
 impl ErrorKind {
@@ -117,6 +144,8 @@ impl ErrorKind {
     fn of_database<DB: Backend>(error: &dyn DatabaseError) -> Self {
         if DB::is_refused_commit(error) {
             Self::EndedTransaction
+        } else if DB::is_claim_timeout(error) {
+            Self::ClaimTimeout
         } else if DB::is_infrastructure(error) {
             Self::Transient
         } else {
@@ -130,4 +159,10 @@ pub(crate) fn is_aborted_transaction<DB: Backend>(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
         .is_some_and(DB::is_aborted_transaction)
+}
+
+/// Whether an error of the worker's own statement says that the handler left the transaction idle
+/// for too long.
+pub(crate) fn is_claim_timeout<DB: Backend>(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(DB::is_claim_timeout)
 }

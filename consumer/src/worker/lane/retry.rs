@@ -1,7 +1,7 @@
 //! What follows when a batch fails: its failing event is found, tried again and counted.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
 use crate::contract::Backoff;
@@ -10,6 +10,7 @@ use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{AttemptError, FailedEvents, Outcome};
 use crate::worker::lane::{CONTINUE, Lane, Suspects, Turn};
 use crate::worker::progress::state::ConsumerState;
+use crate::worker::timeouts::{after, fraction};
 
 /// How long to wait for a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff {
@@ -82,8 +83,7 @@ impl<DB: Backend> Lane<DB> {
                     attempts: failure.attempts,
                     error: failure.error,
                 });
-                let next = Instant::now() + failure.retry_in;
-                self.progress.expect_pause_until(next);
+                self.progress.expect_pause_until(after(failure.retry_in));
                 self.pause(failure.retry_in).await;
             }
             Err(error) => return self.retry_later(job, error).await,
@@ -186,13 +186,11 @@ impl<DB: Backend> Lane<DB> {
 
 /// The delay after so many attempts: doubled from the shortest to the longest, minus up to a quarter
 /// at random, so that lanes that failed together do not retry together.
-fn delay(backoff: Backoff, attempts: u32) -> Duration {
+pub(crate) fn delay(backoff: Backoff, attempts: u32) -> Duration {
     let doubled = backoff
         .min
         .saturating_mul(1 << attempts.saturating_sub(1).min(20));
-    doubled
-        .min(backoff.max)
-        .mul_f64(1.0 - fastrand::f64() / 4.0)
+    fraction(doubled.min(backoff.max), 1.0 - fastrand::f64() / 4.0)
 }
 
 fn shorten(mut error: String) -> String {

@@ -99,6 +99,16 @@ pub(crate) struct NewLane<DB: Backend> {
     pub(crate) progress: Arc<LaneProgress>,
 }
 
+impl<DB: Backend> Clone for NewLane<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            snapshot: self.snapshot,
+            consumer: Arc::clone(&self.consumer),
+            progress: Arc::clone(&self.progress),
+        }
+    }
+}
+
 /// Starts a lane for each row.
 pub(crate) struct LaneAssigner<DB: Backend> {
     pub(crate) consumers: Vec<Arc<WorkerConsumer<DB>>>,

@@ -221,6 +221,7 @@ impl<DB: Backend> WorkerHandle<DB> {
                 let since = self.progress.stalled_for(lane)?;
                 Some(HealthProblem::Stalled { consumer, since })
             }
+            ConsumerState::Panicked { error } => Some(HealthProblem::Panicked { consumer, error }),
             ConsumerState::CaughtUp | ConsumerState::ShutDown => None,
             state => Some(HealthProblem::NotRunning { consumer, state }),
         }

@@ -87,6 +87,13 @@ pub enum HealthProblem {
         /// The consumer.
         consumer: Arc<str>,
     },
+    /// The task of a consumer panicked outside its handler, and is restarted after a pause.
+    Panicked {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// The message of the panic.
+        error: String,
+    },
     /// A consumer does not run, and its operator has to act.
     NotRunning {
         /// The consumer.
@@ -161,6 +168,12 @@ impl fmt::Display for HealthProblem {
             }
             Self::Waiting { consumer } => {
                 write!(f, "consumer `{consumer}` is waiting for the database")
+            }
+            Self::Panicked { consumer, error } => {
+                write!(
+                    f,
+                    "consumer `{consumer}` panicked and will be restarted: {error}"
+                )
             }
             Self::NotRunning { consumer, state } => write!(f, "consumer `{consumer}` is {state}"),
         }

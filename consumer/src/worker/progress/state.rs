@@ -50,6 +50,11 @@ pub enum ConsumerState {
         /// The error of the database.
         error: String,
     },
+    /// Its task panicked, and is restarted after a pause.
+    Panicked {
+        /// The message of the panic.
+        error: String,
+    },
     /// It stopped before an event that it could not handle (R2).
     Stopped {
         /// The position of the event, if it is known.
@@ -91,11 +96,11 @@ impl ConsumerState {
         "forgotten",
     ];
 
-    /// Its label in metrics, where a starting consumer waits for the database.
+    /// Its label in metrics, where a consumer that starts or restarts is waiting.
     #[cfg(feature = "metrics")]
     pub(crate) fn metric_label(&self) -> &'static str {
         match self {
-            Self::Starting => "waiting",
+            Self::Starting | Self::Panicked { .. } => "waiting",
             other => other.name(),
         }
     }
@@ -131,6 +136,7 @@ impl ConsumerState {
             Self::Rebuilding => "rebuilding",
             Self::Retrying { .. } => "retrying",
             Self::Waiting { .. } => "waiting",
+            Self::Panicked { .. } => "panicked",
             Self::Stopped { .. } => "stopped",
             Self::Paused => "paused",
             Self::ScopeChanged { .. } => "scope_changed",
@@ -146,7 +152,11 @@ impl ConsumerState {
     pub(crate) fn is_active(&self) -> bool {
         matches!(
             self,
-            Self::Starting | Self::Running | Self::Retrying { .. } | Self::Waiting { .. }
+            Self::Starting
+                | Self::Running
+                | Self::Retrying { .. }
+                | Self::Waiting { .. }
+                | Self::Panicked { .. }
         )
     }
 
@@ -167,10 +177,11 @@ impl ConsumerState {
             Self::Starting => 3,
             Self::Retrying { .. } => 4,
             Self::Waiting { .. } => 5,
-            Self::Paused => 6,
-            Self::Forgotten => 7,
-            Self::ScopeChanged { .. } => 8,
-            Self::Stopped { .. } => 9,
+            Self::Panicked { .. } => 6,
+            Self::Paused => 7,
+            Self::Forgotten => 8,
+            Self::ScopeChanged { .. } => 9,
+            Self::Stopped { .. } => 10,
         }
     }
 }
@@ -199,6 +210,7 @@ impl fmt::Display for ConsumerState {
                 )
             }
             Self::Waiting { error } => write!(f, "waiting for the database ({error})"),
+            Self::Panicked { error } => write!(f, "panicked ({error})"),
             Self::Stopped {
                 position: Some(position),
                 error,
