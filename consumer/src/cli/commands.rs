@@ -32,8 +32,15 @@ impl Command {
                     tables::list(console, consumers)
                 })
             }
-            Self::Rebuild(rebuild) => rebuild.run(builder, &admin, console).await,
-            command => command.operate(&admin, console).await,
+            Self::Migrate(migrate) => migrate.run(&admin, console).await,
+            command => {
+                // Otherwise the first statement that misses a table would be the message.
+                admin.store().check().await?;
+                match command {
+                    Self::Rebuild(rebuild) => rebuild.run(builder, &admin, console).await,
+                    command => command.operate(&admin, console).await,
+                }
+            }
         }
     }
 
@@ -51,11 +58,12 @@ impl Command {
             Self::Parked(parked) => parked.run(admin, console).await,
             Self::Frontier(format) => frontier(&format, admin, console).await,
             Self::Forget(forget) => forget.run(admin, console).await,
-            Self::Migrate(migrate) => migrate.run(admin, console).await,
             // `run` has handled these.
-            Self::Run(_) | Self::List(_) | Self::Rebuild(_) | Self::Completions(_) => {
-                Ok(Exit::Done)
-            }
+            Self::Run(_)
+            | Self::List(_)
+            | Self::Rebuild(_)
+            | Self::Migrate(_)
+            | Self::Completions(_) => Ok(Exit::Done),
         }
     }
 }
@@ -92,7 +100,7 @@ async fn park<DB: Backend>(event: &EventOf, admin: &Admin<DB>, console: &Console
     Ok(print(
         console,
         format!(
-            "{consumer} is resumed, event {position} is parked; `parked retry {} {position}` handles it",
+            "event {position} is parked and {consumer} is resumed; `parked retry {} {position}` handles it later",
             event.consumer
         ),
     ))
@@ -111,7 +119,7 @@ async fn skip_event<DB: Backend>(
     admin.skip(&consumer, position).await?;
     Ok(print(
         console,
-        format!("{consumer} is resumed, event {position} is skipped"),
+        format!("event {position} is skipped and {consumer} is resumed"),
     ))
 }
 

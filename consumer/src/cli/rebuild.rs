@@ -76,7 +76,7 @@ impl Rebuild {
         if !progress.is_done && !self.restart && !has_other_scope {
             return resume(consumer, progress, admin, console).await;
         }
-        if !admin.has_begun(consumer).await? {
+        if !has_other_scope && !admin.has_begun(consumer).await? {
             return Err(CommandError::NothingToRebuild(consumer.clone()));
         }
         let options = self.options();
