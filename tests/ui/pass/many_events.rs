@@ -14,69 +14,256 @@ macro_rules! shop_events {
 }
 
 shop_events! {
-    Changed000 Changed001 Changed002 Changed003 Changed004 Changed005 Changed006 Changed007
-    Changed008 Changed009 Changed010 Changed011 Changed012 Changed013 Changed014 Changed015
-    Changed016 Changed017 Changed018 Changed019 Changed020 Changed021 Changed022 Changed023
-    Changed024 Changed025 Changed026 Changed027 Changed028 Changed029 Changed030 Changed031
-    Changed032 Changed033 Changed034 Changed035 Changed036 Changed037 Changed038 Changed039
-    Changed040 Changed041 Changed042 Changed043 Changed044 Changed045 Changed046 Changed047
-    Changed048 Changed049 Changed050 Changed051 Changed052 Changed053 Changed054 Changed055
-    Changed056 Changed057 Changed058 Changed059 Changed060 Changed061 Changed062 Changed063
-    Changed064 Changed065 Changed066 Changed067 Changed068 Changed069 Changed070 Changed071
-    Changed072 Changed073 Changed074 Changed075 Changed076 Changed077 Changed078 Changed079
-    Changed080 Changed081 Changed082 Changed083 Changed084 Changed085 Changed086 Changed087
-    Changed088 Changed089 Changed090 Changed091 Changed092 Changed093 Changed094 Changed095
-    Changed096 Changed097 Changed098 Changed099 Changed100 Changed101 Changed102 Changed103
-    Changed104 Changed105 Changed106 Changed107 Changed108 Changed109 Changed110 Changed111
-    Changed112 Changed113 Changed114 Changed115 Changed116 Changed117 Changed118 Changed119
-    Changed120 Changed121 Changed122 Changed123 Changed124 Changed125 Changed126 Changed127
-    Changed128 Changed129 Changed130 Changed131 Changed132 Changed133 Changed134 Changed135
-    Changed136 Changed137 Changed138 Changed139 Changed140 Changed141 Changed142 Changed143
-    Changed144 Changed145 Changed146 Changed147 Changed148 Changed149 Changed150 Changed151
-    Changed152 Changed153 Changed154 Changed155 Changed156 Changed157 Changed158 Changed159
-    Changed160 Changed161 Changed162 Changed163 Changed164 Changed165 Changed166 Changed167
-    Changed168 Changed169 Changed170 Changed171 Changed172 Changed173 Changed174 Changed175
-    Changed176 Changed177 Changed178 Changed179 Changed180 Changed181 Changed182 Changed183
-    Changed184 Changed185 Changed186 Changed187 Changed188 Changed189 Changed190 Changed191
-    Changed192 Changed193 Changed194 Changed195 Changed196 Changed197 Changed198 Changed199
-    Changed200 Changed201 Changed202 Changed203 Changed204 Changed205 Changed206 Changed207
-    Changed208 Changed209 Changed210 Changed211 Changed212 Changed213 Changed214 Changed215
-    Changed216 Changed217 Changed218 Changed219 Changed220 Changed221 Changed222 Changed223
-    Changed224 Changed225 Changed226 Changed227 Changed228 Changed229 Changed230 Changed231
-    Changed232 Changed233 Changed234 Changed235 Changed236 Changed237 Changed238 Changed239
-    Changed240 Changed241 Changed242 Changed243 Changed244 Changed245 Changed246 Changed247
-    Changed248 Changed249 Changed250 Changed251 Changed252 Changed253 Changed254 Changed255
-    Changed256 Changed257 Changed258 Changed259 Changed260 Changed261 Changed262 Changed263
-    Changed264 Changed265 Changed266 Changed267 Changed268 Changed269 Changed270 Changed271
-    Changed272 Changed273 Changed274 Changed275 Changed276 Changed277 Changed278 Changed279
-    Changed280 Changed281 Changed282 Changed283 Changed284 Changed285 Changed286 Changed287
-    Changed288 Changed289 Changed290 Changed291 Changed292 Changed293 Changed294 Changed295
-    Changed296 Changed297 Changed298 Changed299 Changed300 Changed301 Changed302 Changed303
-    Changed304 Changed305 Changed306 Changed307 Changed308 Changed309 Changed310 Changed311
-    Changed312 Changed313 Changed314 Changed315 Changed316 Changed317 Changed318 Changed319
-    Changed320 Changed321 Changed322 Changed323 Changed324 Changed325 Changed326 Changed327
-    Changed328 Changed329 Changed330 Changed331 Changed332 Changed333 Changed334 Changed335
-    Changed336 Changed337 Changed338 Changed339 Changed340 Changed341 Changed342 Changed343
-    Changed344 Changed345 Changed346 Changed347 Changed348 Changed349 Changed350 Changed351
-    Changed352 Changed353 Changed354 Changed355 Changed356 Changed357 Changed358 Changed359
-    Changed360 Changed361 Changed362 Changed363 Changed364 Changed365 Changed366 Changed367
-    Changed368 Changed369 Changed370 Changed371 Changed372 Changed373 Changed374 Changed375
-    Changed376 Changed377 Changed378 Changed379 Changed380 Changed381 Changed382 Changed383
-    Changed384 Changed385 Changed386 Changed387 Changed388 Changed389 Changed390 Changed391
-    Changed392 Changed393 Changed394 Changed395 Changed396 Changed397 Changed398 Changed399
-    Changed400 Changed401 Changed402 Changed403 Changed404 Changed405 Changed406 Changed407
-    Changed408 Changed409 Changed410 Changed411 Changed412 Changed413 Changed414 Changed415
-    Changed416 Changed417 Changed418 Changed419 Changed420 Changed421 Changed422 Changed423
-    Changed424 Changed425 Changed426 Changed427 Changed428 Changed429 Changed430 Changed431
-    Changed432 Changed433 Changed434 Changed435 Changed436 Changed437 Changed438 Changed439
-    Changed440 Changed441 Changed442 Changed443 Changed444 Changed445 Changed446 Changed447
-    Changed448 Changed449 Changed450 Changed451 Changed452 Changed453 Changed454 Changed455
-    Changed456 Changed457 Changed458 Changed459 Changed460 Changed461 Changed462 Changed463
-    Changed464 Changed465 Changed466 Changed467 Changed468 Changed469 Changed470 Changed471
-    Changed472 Changed473 Changed474 Changed475 Changed476 Changed477 Changed478 Changed479
-    Changed480 Changed481 Changed482 Changed483 Changed484 Changed485 Changed486 Changed487
-    Changed488 Changed489 Changed490 Changed491 Changed492 Changed493 Changed494 Changed495
-    Changed496 Changed497 Changed498 Changed499
+    ShippingAddressOfCustomerChanged000 ShippingAddressOfCustomerChanged001
+    ShippingAddressOfCustomerChanged002 ShippingAddressOfCustomerChanged003
+    ShippingAddressOfCustomerChanged004 ShippingAddressOfCustomerChanged005
+    ShippingAddressOfCustomerChanged006 ShippingAddressOfCustomerChanged007
+    ShippingAddressOfCustomerChanged008 ShippingAddressOfCustomerChanged009
+    ShippingAddressOfCustomerChanged010 ShippingAddressOfCustomerChanged011
+    ShippingAddressOfCustomerChanged012 ShippingAddressOfCustomerChanged013
+    ShippingAddressOfCustomerChanged014 ShippingAddressOfCustomerChanged015
+    ShippingAddressOfCustomerChanged016 ShippingAddressOfCustomerChanged017
+    ShippingAddressOfCustomerChanged018 ShippingAddressOfCustomerChanged019
+    ShippingAddressOfCustomerChanged020 ShippingAddressOfCustomerChanged021
+    ShippingAddressOfCustomerChanged022 ShippingAddressOfCustomerChanged023
+    ShippingAddressOfCustomerChanged024 ShippingAddressOfCustomerChanged025
+    ShippingAddressOfCustomerChanged026 ShippingAddressOfCustomerChanged027
+    ShippingAddressOfCustomerChanged028 ShippingAddressOfCustomerChanged029
+    ShippingAddressOfCustomerChanged030 ShippingAddressOfCustomerChanged031
+    ShippingAddressOfCustomerChanged032 ShippingAddressOfCustomerChanged033
+    ShippingAddressOfCustomerChanged034 ShippingAddressOfCustomerChanged035
+    ShippingAddressOfCustomerChanged036 ShippingAddressOfCustomerChanged037
+    ShippingAddressOfCustomerChanged038 ShippingAddressOfCustomerChanged039
+    ShippingAddressOfCustomerChanged040 ShippingAddressOfCustomerChanged041
+    ShippingAddressOfCustomerChanged042 ShippingAddressOfCustomerChanged043
+    ShippingAddressOfCustomerChanged044 ShippingAddressOfCustomerChanged045
+    ShippingAddressOfCustomerChanged046 ShippingAddressOfCustomerChanged047
+    ShippingAddressOfCustomerChanged048 ShippingAddressOfCustomerChanged049
+    ShippingAddressOfCustomerChanged050 ShippingAddressOfCustomerChanged051
+    ShippingAddressOfCustomerChanged052 ShippingAddressOfCustomerChanged053
+    ShippingAddressOfCustomerChanged054 ShippingAddressOfCustomerChanged055
+    ShippingAddressOfCustomerChanged056 ShippingAddressOfCustomerChanged057
+    ShippingAddressOfCustomerChanged058 ShippingAddressOfCustomerChanged059
+    ShippingAddressOfCustomerChanged060 ShippingAddressOfCustomerChanged061
+    ShippingAddressOfCustomerChanged062 ShippingAddressOfCustomerChanged063
+    ShippingAddressOfCustomerChanged064 ShippingAddressOfCustomerChanged065
+    ShippingAddressOfCustomerChanged066 ShippingAddressOfCustomerChanged067
+    ShippingAddressOfCustomerChanged068 ShippingAddressOfCustomerChanged069
+    ShippingAddressOfCustomerChanged070 ShippingAddressOfCustomerChanged071
+    ShippingAddressOfCustomerChanged072 ShippingAddressOfCustomerChanged073
+    ShippingAddressOfCustomerChanged074 ShippingAddressOfCustomerChanged075
+    ShippingAddressOfCustomerChanged076 ShippingAddressOfCustomerChanged077
+    ShippingAddressOfCustomerChanged078 ShippingAddressOfCustomerChanged079
+    ShippingAddressOfCustomerChanged080 ShippingAddressOfCustomerChanged081
+    ShippingAddressOfCustomerChanged082 ShippingAddressOfCustomerChanged083
+    ShippingAddressOfCustomerChanged084 ShippingAddressOfCustomerChanged085
+    ShippingAddressOfCustomerChanged086 ShippingAddressOfCustomerChanged087
+    ShippingAddressOfCustomerChanged088 ShippingAddressOfCustomerChanged089
+    ShippingAddressOfCustomerChanged090 ShippingAddressOfCustomerChanged091
+    ShippingAddressOfCustomerChanged092 ShippingAddressOfCustomerChanged093
+    ShippingAddressOfCustomerChanged094 ShippingAddressOfCustomerChanged095
+    ShippingAddressOfCustomerChanged096 ShippingAddressOfCustomerChanged097
+    ShippingAddressOfCustomerChanged098 ShippingAddressOfCustomerChanged099
+    ShippingAddressOfCustomerChanged100 ShippingAddressOfCustomerChanged101
+    ShippingAddressOfCustomerChanged102 ShippingAddressOfCustomerChanged103
+    ShippingAddressOfCustomerChanged104 ShippingAddressOfCustomerChanged105
+    ShippingAddressOfCustomerChanged106 ShippingAddressOfCustomerChanged107
+    ShippingAddressOfCustomerChanged108 ShippingAddressOfCustomerChanged109
+    ShippingAddressOfCustomerChanged110 ShippingAddressOfCustomerChanged111
+    ShippingAddressOfCustomerChanged112 ShippingAddressOfCustomerChanged113
+    ShippingAddressOfCustomerChanged114 ShippingAddressOfCustomerChanged115
+    ShippingAddressOfCustomerChanged116 ShippingAddressOfCustomerChanged117
+    ShippingAddressOfCustomerChanged118 ShippingAddressOfCustomerChanged119
+    ShippingAddressOfCustomerChanged120 ShippingAddressOfCustomerChanged121
+    ShippingAddressOfCustomerChanged122 ShippingAddressOfCustomerChanged123
+    ShippingAddressOfCustomerChanged124 ShippingAddressOfCustomerChanged125
+    ShippingAddressOfCustomerChanged126 ShippingAddressOfCustomerChanged127
+    ShippingAddressOfCustomerChanged128 ShippingAddressOfCustomerChanged129
+    ShippingAddressOfCustomerChanged130 ShippingAddressOfCustomerChanged131
+    ShippingAddressOfCustomerChanged132 ShippingAddressOfCustomerChanged133
+    ShippingAddressOfCustomerChanged134 ShippingAddressOfCustomerChanged135
+    ShippingAddressOfCustomerChanged136 ShippingAddressOfCustomerChanged137
+    ShippingAddressOfCustomerChanged138 ShippingAddressOfCustomerChanged139
+    ShippingAddressOfCustomerChanged140 ShippingAddressOfCustomerChanged141
+    ShippingAddressOfCustomerChanged142 ShippingAddressOfCustomerChanged143
+    ShippingAddressOfCustomerChanged144 ShippingAddressOfCustomerChanged145
+    ShippingAddressOfCustomerChanged146 ShippingAddressOfCustomerChanged147
+    ShippingAddressOfCustomerChanged148 ShippingAddressOfCustomerChanged149
+    ShippingAddressOfCustomerChanged150 ShippingAddressOfCustomerChanged151
+    ShippingAddressOfCustomerChanged152 ShippingAddressOfCustomerChanged153
+    ShippingAddressOfCustomerChanged154 ShippingAddressOfCustomerChanged155
+    ShippingAddressOfCustomerChanged156 ShippingAddressOfCustomerChanged157
+    ShippingAddressOfCustomerChanged158 ShippingAddressOfCustomerChanged159
+    ShippingAddressOfCustomerChanged160 ShippingAddressOfCustomerChanged161
+    ShippingAddressOfCustomerChanged162 ShippingAddressOfCustomerChanged163
+    ShippingAddressOfCustomerChanged164 ShippingAddressOfCustomerChanged165
+    ShippingAddressOfCustomerChanged166 ShippingAddressOfCustomerChanged167
+    ShippingAddressOfCustomerChanged168 ShippingAddressOfCustomerChanged169
+    ShippingAddressOfCustomerChanged170 ShippingAddressOfCustomerChanged171
+    ShippingAddressOfCustomerChanged172 ShippingAddressOfCustomerChanged173
+    ShippingAddressOfCustomerChanged174 ShippingAddressOfCustomerChanged175
+    ShippingAddressOfCustomerChanged176 ShippingAddressOfCustomerChanged177
+    ShippingAddressOfCustomerChanged178 ShippingAddressOfCustomerChanged179
+    ShippingAddressOfCustomerChanged180 ShippingAddressOfCustomerChanged181
+    ShippingAddressOfCustomerChanged182 ShippingAddressOfCustomerChanged183
+    ShippingAddressOfCustomerChanged184 ShippingAddressOfCustomerChanged185
+    ShippingAddressOfCustomerChanged186 ShippingAddressOfCustomerChanged187
+    ShippingAddressOfCustomerChanged188 ShippingAddressOfCustomerChanged189
+    ShippingAddressOfCustomerChanged190 ShippingAddressOfCustomerChanged191
+    ShippingAddressOfCustomerChanged192 ShippingAddressOfCustomerChanged193
+    ShippingAddressOfCustomerChanged194 ShippingAddressOfCustomerChanged195
+    ShippingAddressOfCustomerChanged196 ShippingAddressOfCustomerChanged197
+    ShippingAddressOfCustomerChanged198 ShippingAddressOfCustomerChanged199
+    ShippingAddressOfCustomerChanged200 ShippingAddressOfCustomerChanged201
+    ShippingAddressOfCustomerChanged202 ShippingAddressOfCustomerChanged203
+    ShippingAddressOfCustomerChanged204 ShippingAddressOfCustomerChanged205
+    ShippingAddressOfCustomerChanged206 ShippingAddressOfCustomerChanged207
+    ShippingAddressOfCustomerChanged208 ShippingAddressOfCustomerChanged209
+    ShippingAddressOfCustomerChanged210 ShippingAddressOfCustomerChanged211
+    ShippingAddressOfCustomerChanged212 ShippingAddressOfCustomerChanged213
+    ShippingAddressOfCustomerChanged214 ShippingAddressOfCustomerChanged215
+    ShippingAddressOfCustomerChanged216 ShippingAddressOfCustomerChanged217
+    ShippingAddressOfCustomerChanged218 ShippingAddressOfCustomerChanged219
+    ShippingAddressOfCustomerChanged220 ShippingAddressOfCustomerChanged221
+    ShippingAddressOfCustomerChanged222 ShippingAddressOfCustomerChanged223
+    ShippingAddressOfCustomerChanged224 ShippingAddressOfCustomerChanged225
+    ShippingAddressOfCustomerChanged226 ShippingAddressOfCustomerChanged227
+    ShippingAddressOfCustomerChanged228 ShippingAddressOfCustomerChanged229
+    ShippingAddressOfCustomerChanged230 ShippingAddressOfCustomerChanged231
+    ShippingAddressOfCustomerChanged232 ShippingAddressOfCustomerChanged233
+    ShippingAddressOfCustomerChanged234 ShippingAddressOfCustomerChanged235
+    ShippingAddressOfCustomerChanged236 ShippingAddressOfCustomerChanged237
+    ShippingAddressOfCustomerChanged238 ShippingAddressOfCustomerChanged239
+    ShippingAddressOfCustomerChanged240 ShippingAddressOfCustomerChanged241
+    ShippingAddressOfCustomerChanged242 ShippingAddressOfCustomerChanged243
+    ShippingAddressOfCustomerChanged244 ShippingAddressOfCustomerChanged245
+    ShippingAddressOfCustomerChanged246 ShippingAddressOfCustomerChanged247
+    ShippingAddressOfCustomerChanged248 ShippingAddressOfCustomerChanged249
+    ShippingAddressOfCustomerChanged250 ShippingAddressOfCustomerChanged251
+    ShippingAddressOfCustomerChanged252 ShippingAddressOfCustomerChanged253
+    ShippingAddressOfCustomerChanged254 ShippingAddressOfCustomerChanged255
+    ShippingAddressOfCustomerChanged256 ShippingAddressOfCustomerChanged257
+    ShippingAddressOfCustomerChanged258 ShippingAddressOfCustomerChanged259
+    ShippingAddressOfCustomerChanged260 ShippingAddressOfCustomerChanged261
+    ShippingAddressOfCustomerChanged262 ShippingAddressOfCustomerChanged263
+    ShippingAddressOfCustomerChanged264 ShippingAddressOfCustomerChanged265
+    ShippingAddressOfCustomerChanged266 ShippingAddressOfCustomerChanged267
+    ShippingAddressOfCustomerChanged268 ShippingAddressOfCustomerChanged269
+    ShippingAddressOfCustomerChanged270 ShippingAddressOfCustomerChanged271
+    ShippingAddressOfCustomerChanged272 ShippingAddressOfCustomerChanged273
+    ShippingAddressOfCustomerChanged274 ShippingAddressOfCustomerChanged275
+    ShippingAddressOfCustomerChanged276 ShippingAddressOfCustomerChanged277
+    ShippingAddressOfCustomerChanged278 ShippingAddressOfCustomerChanged279
+    ShippingAddressOfCustomerChanged280 ShippingAddressOfCustomerChanged281
+    ShippingAddressOfCustomerChanged282 ShippingAddressOfCustomerChanged283
+    ShippingAddressOfCustomerChanged284 ShippingAddressOfCustomerChanged285
+    ShippingAddressOfCustomerChanged286 ShippingAddressOfCustomerChanged287
+    ShippingAddressOfCustomerChanged288 ShippingAddressOfCustomerChanged289
+    ShippingAddressOfCustomerChanged290 ShippingAddressOfCustomerChanged291
+    ShippingAddressOfCustomerChanged292 ShippingAddressOfCustomerChanged293
+    ShippingAddressOfCustomerChanged294 ShippingAddressOfCustomerChanged295
+    ShippingAddressOfCustomerChanged296 ShippingAddressOfCustomerChanged297
+    ShippingAddressOfCustomerChanged298 ShippingAddressOfCustomerChanged299
+    ShippingAddressOfCustomerChanged300 ShippingAddressOfCustomerChanged301
+    ShippingAddressOfCustomerChanged302 ShippingAddressOfCustomerChanged303
+    ShippingAddressOfCustomerChanged304 ShippingAddressOfCustomerChanged305
+    ShippingAddressOfCustomerChanged306 ShippingAddressOfCustomerChanged307
+    ShippingAddressOfCustomerChanged308 ShippingAddressOfCustomerChanged309
+    ShippingAddressOfCustomerChanged310 ShippingAddressOfCustomerChanged311
+    ShippingAddressOfCustomerChanged312 ShippingAddressOfCustomerChanged313
+    ShippingAddressOfCustomerChanged314 ShippingAddressOfCustomerChanged315
+    ShippingAddressOfCustomerChanged316 ShippingAddressOfCustomerChanged317
+    ShippingAddressOfCustomerChanged318 ShippingAddressOfCustomerChanged319
+    ShippingAddressOfCustomerChanged320 ShippingAddressOfCustomerChanged321
+    ShippingAddressOfCustomerChanged322 ShippingAddressOfCustomerChanged323
+    ShippingAddressOfCustomerChanged324 ShippingAddressOfCustomerChanged325
+    ShippingAddressOfCustomerChanged326 ShippingAddressOfCustomerChanged327
+    ShippingAddressOfCustomerChanged328 ShippingAddressOfCustomerChanged329
+    ShippingAddressOfCustomerChanged330 ShippingAddressOfCustomerChanged331
+    ShippingAddressOfCustomerChanged332 ShippingAddressOfCustomerChanged333
+    ShippingAddressOfCustomerChanged334 ShippingAddressOfCustomerChanged335
+    ShippingAddressOfCustomerChanged336 ShippingAddressOfCustomerChanged337
+    ShippingAddressOfCustomerChanged338 ShippingAddressOfCustomerChanged339
+    ShippingAddressOfCustomerChanged340 ShippingAddressOfCustomerChanged341
+    ShippingAddressOfCustomerChanged342 ShippingAddressOfCustomerChanged343
+    ShippingAddressOfCustomerChanged344 ShippingAddressOfCustomerChanged345
+    ShippingAddressOfCustomerChanged346 ShippingAddressOfCustomerChanged347
+    ShippingAddressOfCustomerChanged348 ShippingAddressOfCustomerChanged349
+    ShippingAddressOfCustomerChanged350 ShippingAddressOfCustomerChanged351
+    ShippingAddressOfCustomerChanged352 ShippingAddressOfCustomerChanged353
+    ShippingAddressOfCustomerChanged354 ShippingAddressOfCustomerChanged355
+    ShippingAddressOfCustomerChanged356 ShippingAddressOfCustomerChanged357
+    ShippingAddressOfCustomerChanged358 ShippingAddressOfCustomerChanged359
+    ShippingAddressOfCustomerChanged360 ShippingAddressOfCustomerChanged361
+    ShippingAddressOfCustomerChanged362 ShippingAddressOfCustomerChanged363
+    ShippingAddressOfCustomerChanged364 ShippingAddressOfCustomerChanged365
+    ShippingAddressOfCustomerChanged366 ShippingAddressOfCustomerChanged367
+    ShippingAddressOfCustomerChanged368 ShippingAddressOfCustomerChanged369
+    ShippingAddressOfCustomerChanged370 ShippingAddressOfCustomerChanged371
+    ShippingAddressOfCustomerChanged372 ShippingAddressOfCustomerChanged373
+    ShippingAddressOfCustomerChanged374 ShippingAddressOfCustomerChanged375
+    ShippingAddressOfCustomerChanged376 ShippingAddressOfCustomerChanged377
+    ShippingAddressOfCustomerChanged378 ShippingAddressOfCustomerChanged379
+    ShippingAddressOfCustomerChanged380 ShippingAddressOfCustomerChanged381
+    ShippingAddressOfCustomerChanged382 ShippingAddressOfCustomerChanged383
+    ShippingAddressOfCustomerChanged384 ShippingAddressOfCustomerChanged385
+    ShippingAddressOfCustomerChanged386 ShippingAddressOfCustomerChanged387
+    ShippingAddressOfCustomerChanged388 ShippingAddressOfCustomerChanged389
+    ShippingAddressOfCustomerChanged390 ShippingAddressOfCustomerChanged391
+    ShippingAddressOfCustomerChanged392 ShippingAddressOfCustomerChanged393
+    ShippingAddressOfCustomerChanged394 ShippingAddressOfCustomerChanged395
+    ShippingAddressOfCustomerChanged396 ShippingAddressOfCustomerChanged397
+    ShippingAddressOfCustomerChanged398 ShippingAddressOfCustomerChanged399
+    ShippingAddressOfCustomerChanged400 ShippingAddressOfCustomerChanged401
+    ShippingAddressOfCustomerChanged402 ShippingAddressOfCustomerChanged403
+    ShippingAddressOfCustomerChanged404 ShippingAddressOfCustomerChanged405
+    ShippingAddressOfCustomerChanged406 ShippingAddressOfCustomerChanged407
+    ShippingAddressOfCustomerChanged408 ShippingAddressOfCustomerChanged409
+    ShippingAddressOfCustomerChanged410 ShippingAddressOfCustomerChanged411
+    ShippingAddressOfCustomerChanged412 ShippingAddressOfCustomerChanged413
+    ShippingAddressOfCustomerChanged414 ShippingAddressOfCustomerChanged415
+    ShippingAddressOfCustomerChanged416 ShippingAddressOfCustomerChanged417
+    ShippingAddressOfCustomerChanged418 ShippingAddressOfCustomerChanged419
+    ShippingAddressOfCustomerChanged420 ShippingAddressOfCustomerChanged421
+    ShippingAddressOfCustomerChanged422 ShippingAddressOfCustomerChanged423
+    ShippingAddressOfCustomerChanged424 ShippingAddressOfCustomerChanged425
+    ShippingAddressOfCustomerChanged426 ShippingAddressOfCustomerChanged427
+    ShippingAddressOfCustomerChanged428 ShippingAddressOfCustomerChanged429
+    ShippingAddressOfCustomerChanged430 ShippingAddressOfCustomerChanged431
+    ShippingAddressOfCustomerChanged432 ShippingAddressOfCustomerChanged433
+    ShippingAddressOfCustomerChanged434 ShippingAddressOfCustomerChanged435
+    ShippingAddressOfCustomerChanged436 ShippingAddressOfCustomerChanged437
+    ShippingAddressOfCustomerChanged438 ShippingAddressOfCustomerChanged439
+    ShippingAddressOfCustomerChanged440 ShippingAddressOfCustomerChanged441
+    ShippingAddressOfCustomerChanged442 ShippingAddressOfCustomerChanged443
+    ShippingAddressOfCustomerChanged444 ShippingAddressOfCustomerChanged445
+    ShippingAddressOfCustomerChanged446 ShippingAddressOfCustomerChanged447
+    ShippingAddressOfCustomerChanged448 ShippingAddressOfCustomerChanged449
+    ShippingAddressOfCustomerChanged450 ShippingAddressOfCustomerChanged451
+    ShippingAddressOfCustomerChanged452 ShippingAddressOfCustomerChanged453
+    ShippingAddressOfCustomerChanged454 ShippingAddressOfCustomerChanged455
+    ShippingAddressOfCustomerChanged456 ShippingAddressOfCustomerChanged457
+    ShippingAddressOfCustomerChanged458 ShippingAddressOfCustomerChanged459
+    ShippingAddressOfCustomerChanged460 ShippingAddressOfCustomerChanged461
+    ShippingAddressOfCustomerChanged462 ShippingAddressOfCustomerChanged463
+    ShippingAddressOfCustomerChanged464 ShippingAddressOfCustomerChanged465
+    ShippingAddressOfCustomerChanged466 ShippingAddressOfCustomerChanged467
+    ShippingAddressOfCustomerChanged468 ShippingAddressOfCustomerChanged469
+    ShippingAddressOfCustomerChanged470 ShippingAddressOfCustomerChanged471
+    ShippingAddressOfCustomerChanged472 ShippingAddressOfCustomerChanged473
+    ShippingAddressOfCustomerChanged474 ShippingAddressOfCustomerChanged475
+    ShippingAddressOfCustomerChanged476 ShippingAddressOfCustomerChanged477
+    ShippingAddressOfCustomerChanged478 ShippingAddressOfCustomerChanged479
+    ShippingAddressOfCustomerChanged480 ShippingAddressOfCustomerChanged481
+    ShippingAddressOfCustomerChanged482 ShippingAddressOfCustomerChanged483
+    ShippingAddressOfCustomerChanged484 ShippingAddressOfCustomerChanged485
+    ShippingAddressOfCustomerChanged486 ShippingAddressOfCustomerChanged487
+    ShippingAddressOfCustomerChanged488 ShippingAddressOfCustomerChanged489
+    ShippingAddressOfCustomerChanged490 ShippingAddressOfCustomerChanged491
+    ShippingAddressOfCustomerChanged492 ShippingAddressOfCustomerChanged493
+    ShippingAddressOfCustomerChanged494 ShippingAddressOfCustomerChanged495
+    ShippingAddressOfCustomerChanged496 ShippingAddressOfCustomerChanged497
+    ShippingAddressOfCustomerChanged498 ShippingAddressOfCustomerChanged499
 }
 
 struct Shop;
@@ -91,5 +278,5 @@ impl Shop {
 
 fn main() {
     assert_eq!(ShopEvent::EVENT_TYPES.len(), 500);
-    assert_eq!(ShopEvent::Changed499.event_type(), "Changed499");
+    assert_eq!(ShopEvent::ShippingAddressOfCustomerChanged499.event_type(), "ShippingAddressOfCustomerChanged499");
 }
