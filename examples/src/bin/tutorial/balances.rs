@@ -88,7 +88,7 @@ mod tests {
     }
 
     async fn with_an_account_of_700_cents() -> Result<ConsumerTest<sqlx::Sqlite>> {
-        let mut test = ConsumerTest::sqlite_scoped(Balances).await?;
+        let mut test = ConsumerTest::sqlite(Balances).await?;
         test.execute(TABLE).await?;
         let owner = "Ada".to_owned();
         test.given(NewEvent::typed(&AccountEvent::Opened { owner })?.of("acc-1"));
