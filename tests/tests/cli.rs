@@ -143,7 +143,7 @@ async fn run_only_and_run_group_refuse_unknown_names<DB: TestDatabase>(db: Datab
     assert_eq!(exit, Exit::Usage);
     assert_eq!(
         text,
-        "error: no consumer is in group `other`; there are: projections\n"
+        "error: no consumer is in group `other`; the groups are: projections\n"
     );
 }
 
@@ -258,16 +258,19 @@ async fn pause_and_resume_report_what_they_did<DB: TestDatabase>(db: Database<DB
     let (_, text) = cli(&db, &[&Model::new("users")], "status").await;
     assert!(text.contains("users     paused"), "{text}");
     let (exit, text) = cli(&db, &[&Model::new("users")], "resume users").await;
-    assert_eq!((exit, text.as_str()), (Exit::Done, "users goes on\n"));
+    assert_eq!((exit, text.as_str()), (Exit::Done, "users is resumed\n"));
     let (exit, text) = cli(&db, &[&Model::new("users")], "pause nobody").await;
     assert_eq!(exit, Exit::Usage);
     assert_eq!(
         text,
-        "error: there is no consumer `nobody`; there are: users\n"
+        "error: there is no consumer `nobody`; known consumers: users\n"
     );
     let (exit, text) = cli(&db, &[&Model::new("users")], "pause users --of-version 2").await;
     assert_eq!(exit, Exit::Usage);
-    assert_eq!(text, "error: consumer `users` has no version 2; it has 1\n");
+    assert_eq!(
+        text,
+        "error: consumer `users` has no version 2; existing versions: 1\n"
+    );
 }
 
 async fn rebuild_asks_and_then_shows_lines_of_json_until_it_is_done<DB: TestDatabase>(
@@ -281,8 +284,8 @@ async fn rebuild_asks_and_then_shows_lines_of_json_until_it_is_done<DB: TestData
     assert_eq!(
         text,
         "\
-This empties users and replays its events up to 1. Go on? [y/N]
-error: nothing was changed
+This empties the read model of users and replays its events up to 1. Continue? [y/N]
+error: cancelled; nothing was changed
 "
     );
     let (exit, text) = answering(&db, &[&users], "rebuild users", "y").await;
@@ -311,7 +314,7 @@ async fn rebuild_continues_an_interrupted_one<DB: TestDatabase>(db: Database<DB>
     let (exit, text) = cli(&db, &[&users], "rebuild users").await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert!(
-        text.starts_with("a rebuild is under way, 0 of 1 events: going on\n"),
+        text.starts_with("continuing the rebuild in progress, 0 of 1 events handled\n"),
         "{text}"
     );
 }
@@ -351,7 +354,7 @@ async fn a_changed_scope_is_explained_and_accepted<DB: TestDatabase>(db: Databas
     .await;
     assert_eq!(
         (exit, text.as_str()),
-        (Exit::Done, "users goes on with the scope of the code\n")
+        (Exit::Done, "users continues with the scope in the code\n")
     );
 }
 
@@ -417,7 +420,7 @@ async fn parked_events_are_listed_shown_retried_and_skipped<DB: TestDatabase>(db
     assert_eq!(exit, Exit::Unwell);
     assert_eq!(
         text,
-        "event 1 failed again, so its aggregate stays parked: cannot handle bad\n0 events handled\n"
+        "event 1 failed again; its aggregate stays parked: cannot handle bad\n0 events handled\n"
     );
 
     let (exit, _) = answering(&db, &[&users], "parked skip users 1", "n").await;
@@ -426,7 +429,7 @@ async fn parked_events_are_listed_shown_retried_and_skipped<DB: TestDatabase>(db
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         text,
-        "event 1 is skipped\n1 event of its aggregate still parked: `parked retry users` handles what is left\n"
+        "event 1 is skipped\n1 later event of its aggregate still parked: run `parked retry users`\n"
     );
 
     users.fail_on("bad", false);
@@ -483,7 +486,7 @@ async fn activate_switches_versions_once_the_new_one_has_caught_up<DB: TestDatab
     let (exit, text) = command(both(), "activate users 2", "n").await;
     assert_eq!(
         (exit, text.as_str()),
-        (Exit::Done, "users: version 2 serves now\n")
+        (Exit::Done, "users v2 is the active version\n")
     );
     let (_, text) = command(both(), "status", "n").await;
     assert!(text.contains("users v2 (active)"), "{text}");
@@ -503,7 +506,7 @@ async fn migrate_prints_the_sql_or_runs_it<DB: TestDatabase>(db: Database<DB>) {
 async fn without_tables_status_says_to_migrate<DB: TestDatabase>(db: Database<DB>) {
     let (exit, text) = cli(&db, &[&Model::new("users")], "status").await;
     assert_eq!(exit, Exit::Failed);
-    assert!(text.contains("call `migrate()`"), "{text}");
+    assert!(text.contains("run `migrate`"), "{text}");
 }
 
 async fn a_consumer_can_be_paused_before_it_ever_runs<DB: TestDatabase>(db: Database<DB>) {
@@ -514,7 +517,7 @@ async fn a_consumer_can_be_paused_before_it_ever_runs<DB: TestDatabase>(db: Data
         (exit, text.as_str()),
         (
             Exit::Refused,
-            "error: consumer `users`, version 1, has no checkpoint yet: no worker ever ran it\n"
+            "error: consumer `users` has no checkpoint yet: no worker has run it\n"
         )
     );
     let (exit, text) = cli(&db, &[&users], "pause users").await;
@@ -558,7 +561,7 @@ async fn rebuild_takes_the_scope_of_the_code_and_says_so<DB: TestDatabase>(db: D
     assert_eq!(exit, Exit::Refused);
     assert!(
         text.starts_with(
-            "This empties users, takes the scope of the code and replays its events up to 2. Go on?"
+            "This empties the read model of users, takes the scope in the code and replays its events up to 2. Continue?"
         ),
         "{text}"
     );
@@ -571,7 +574,7 @@ async fn rebuild_takes_the_scope_of_the_code_and_says_so<DB: TestDatabase>(db: D
     let other = wider.clone().scope(&["User"]);
     let (exit, text) = cli(&db, &[&other], "rebuild users --yes").await;
     assert_eq!(exit, Exit::Done, "{text}");
-    assert!(!text.contains("under way"), "{text}");
+    assert!(!text.contains("in progress"), "{text}");
 }
 
 async fn watching_a_rebuild_with_an_old_scope_says_so<DB: TestDatabase>(db: Database<DB>) {
@@ -589,7 +592,7 @@ async fn watching_a_rebuild_with_an_old_scope_says_so<DB: TestDatabase>(db: Data
     .await;
     assert_eq!(exit, Exit::Unwell);
     assert!(
-        text.contains("users: the scope in the code is not the one"),
+        text.contains("users: the rebuild began with another scope"),
         "{text}"
     );
 }
@@ -619,7 +622,7 @@ async fn rebuild_of_one_version_leaves_the_other_as_it_is<DB: TestDatabase>(db: 
     );
     assert_eq!(lines.last().unwrap()["done"], true);
     assert!(
-        text.ends_with("another version serves: `activate users 2` makes it this one\n"),
+        text.ends_with("another version is active; `activate users 2` switches to this one\n"),
         "{text}"
     );
     let replays: Vec<_> = second
@@ -636,7 +639,9 @@ async fn rebuild_of_one_version_leaves_the_other_as_it_is<DB: TestDatabase>(db: 
     let (exit, text) = command(both(), "rebuild users --of-version 1", "y").await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert!(
-        text.starts_with("This empties users v1 and replays its events up to 2. Go on? [y/N]\n"),
+        text.starts_with(
+            "This empties the read model of users and replays its events up to 2. Continue? [y/N]\n"
+        ),
         "{text}"
     );
     assert_eq!((first.seen().len(), second.seen().len()), (4, 2));
@@ -650,7 +655,7 @@ async fn rebuild_of_one_version_leaves_the_other_as_it_is<DB: TestDatabase>(db: 
     let (exit, text) = command(both(), "forget users --of-version 2 --force", "y").await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert!(
-        text.starts_with("This removes the checkpoint of users v2 "),
+        text.starts_with("This removes the checkpoint of users v2. Continue?"),
         "{text}"
     );
 }
@@ -681,7 +686,7 @@ async fn rebuild_can_be_restarted_left_to_others_and_watched<DB: TestDatabase>(d
     assert_eq!(exit, Exit::Refused, "{text}");
     let (exit, text) = answering(&db, &[&users], "rebuild users --restart --wait 1", "y").await;
     assert_eq!(exit, Exit::Done, "{text}");
-    assert!(!text.contains("under way"), "{text}");
+    assert!(!text.contains("in progress"), "{text}");
     assert_eq!(users.seen().len(), handled + 2);
 }
 
@@ -694,13 +699,13 @@ async fn rebuild_discards_parked_events_only_when_told_to<DB: TestDatabase>(db: 
     let (exit, text) = answering(&db, &[&users], "rebuild users", "y").await;
     assert_eq!(exit, Exit::Refused);
     assert!(
-        text.starts_with("error: consumer `users` has parked 1 events")
+        text.starts_with("error: consumer `users` has 1 parked event,")
             && text.contains("`--discard-parked`"),
         "{text}"
     );
     let (exit, text) = answering(&db, &[&users], "rebuild users --discard-parked", "y").await;
     assert_eq!(exit, Exit::Done, "{text}");
-    let question = "This empties users, gives up 1 event that it has parked and replays its events up to 1. Go on?";
+    let question = "This empties the read model of users, discards 1 parked event and replays its events up to 1. Continue?";
     assert!(text.starts_with(question), "{text}");
 }
 
@@ -748,20 +753,20 @@ async fn activate_refuses_a_version_that_has_not_caught_up<DB: TestDatabase>(db:
     let (exit, text) = command(both(), "activate users 2", "n").await;
     assert_eq!(exit, Exit::Refused);
     assert!(
-        text.contains("has parked 1 events") && text.contains("`--force`"),
+        text.contains("has 1 parked event") && text.contains("`--force`"),
         "{text}"
     );
     db.append("User", ["c"]).await;
     let (exit, text) = command(both(), "activate users 2", "n").await;
     assert_eq!(exit, Exit::Refused);
     assert!(
-        text.contains("is 1 events behind") && text.contains("`--force`"),
+        text.contains("is 1 event behind") && text.contains("`--force`"),
         "{text}"
     );
     let (exit, text) = command(both(), "activate users 2 --force", "n").await;
     assert_eq!(
         (exit, text.as_str()),
-        (Exit::Done, "users: version 2 serves now\n")
+        (Exit::Done, "users v2 is the active version\n")
     );
 }
 
@@ -870,7 +875,7 @@ async fn a_command_that_waits_too_long_for_others_is_refused<DB: TestDatabase>(d
     let held = held(&db).await;
     let (exit, text) = cli(&db, &[&users], "rebuild users --yes --wait 0").await;
     assert_eq!((exit, exit.code()), (Exit::Refused, 4), "{text}");
-    assert!(text.contains("at hand right now"), "{text}");
+    assert!(text.contains("is processing a batch"), "{text}");
     held.rollback().await.unwrap();
 }
 
@@ -942,7 +947,7 @@ async fn frontier_names_the_transaction_that_blocks_it() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "the log is settled up to 0, its head is 2");
     assert!(
-        lines[1].starts_with("the frontier waits at 0 for pid ")
+        lines[1].starts_with("the the frontier waits at 0 for pid ")
             && lines[1].contains("(app=importer, open "),
         "{text}"
     );

@@ -31,7 +31,7 @@ async fn a_rebuild_empties_the_read_model_and_replays_the_log<DB: TestDatabase>(
     run_once(users.worker(&db)).await;
     let admin = users.worker(&db).admin().unwrap();
     let rebuilt = admin.rebuild("users", RebuildOptions::new()).await.unwrap();
-    assert_eq!((rebuilt.version, rebuilt.replay_to), (1, 3));
+    assert_eq!((rebuilt.consumer.version, rebuilt.replay_to), (1, 3));
     assert_eq!(handled(&db).await, 0);
     let status = admin.status().await.unwrap();
     let one = status.consumer("users").unwrap();
