@@ -172,7 +172,7 @@ pub(super) struct Rebuild {
     pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// How long to wait for a batch to finish
+    /// How long to wait for a batch
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) wait: u64,
     #[command(flatten)]
