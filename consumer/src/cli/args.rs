@@ -249,7 +249,7 @@ pub(super) struct Forget {
     pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Even if it is in this program, where it starts from the beginning
+    /// Even if it is in this program; it then starts over
     #[arg(long)]
     pub(super) force: bool,
     /// Accepts that parked events are never handled
