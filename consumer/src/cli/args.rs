@@ -172,7 +172,7 @@ pub(super) struct Rebuild {
     pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// How long to wait for a batch to finish
+    /// How long to wait for a batch
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) wait: u64,
     #[command(flatten)]
@@ -249,7 +249,7 @@ pub(super) struct Forget {
     pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Even if it is in this program, where it starts from the beginning
+    /// Even if it is in this program; it then starts over
     #[arg(long)]
     pub(super) force: bool,
     /// Accepts that parked events are never handled

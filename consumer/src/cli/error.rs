@@ -50,13 +50,11 @@ impl CommandError {
     }
 
     fn lacks_tables(&self) -> bool {
-        let store = match self {
-            Self::Admin(
-                AdminError::Store(store) | AdminError::Worker(WorkerError::Store(store)),
-            )
-            | Self::Worker(WorkerError::Store(store))
-            | Self::Store(store) => store,
-            _ => return false,
+        let (Self::Admin(AdminError::Store(store) | AdminError::Worker(WorkerError::Store(store)))
+        | Self::Worker(WorkerError::Store(store))
+        | Self::Store(store)) = self
+        else {
+            return false;
         };
         matches!(store, StoreError::NotMigrated { .. })
     }
