@@ -278,5 +278,8 @@ impl Shop {
 
 fn main() {
     assert_eq!(ShopEvent::EVENT_TYPES.len(), 500);
-    assert_eq!(ShopEvent::ShippingAddressOfCustomerChanged499.event_type(), "ShippingAddressOfCustomerChanged499");
+    assert_eq!(
+        ShopEvent::ShippingAddressOfCustomerChanged499.event_type(),
+        "ShippingAddressOfCustomerChanged499"
+    );
 }
