@@ -221,6 +221,8 @@ fn snake_case(ident: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::suggested_name;
     use crate::errors::Errors;
     use crate::item;
