@@ -269,32 +269,6 @@ fn a_module_of_tests_may_import_anything() {
     assert_eq!(violations(&imports), [""; 0]);
 }
 
-/// The paths in backticks that end in `.rs`.
-fn files_named_in(guide: &str) -> Vec<&str> {
-    let quoted = guide.split('`').skip(1).step_by(2);
-    quoted
-        .filter(|word| Path::new(word).extension().is_some_and(|it| it == "rs"))
-        .collect()
-}
-
-#[test]
-fn files_are_found_in_a_guide() {
-    let guide = "`run` is in `worker/run.rs`, not in worker/end.rs; `a b`.\n```text\n`\n```\n";
-    assert_eq!(files_named_in(guide), ["worker/run.rs"]);
-}
-
-#[test]
-fn the_files_that_the_architecture_guide_names_exist() {
-    let guide = std::fs::read_to_string(source().join("guide/architecture.md")).unwrap();
-    let named = files_named_in(&guide);
-    assert!(!named.is_empty(), "the guide names no file");
-    let missing: Vec<&str> = named
-        .into_iter()
-        .filter(|file| !source().join(file).is_file())
-        .collect();
-    assert_eq!(missing, [""; 0]);
-}
-
 #[test]
 fn the_library_keeps_the_rules() {
     let violations = violations(&Imports::of_crate(&source()));
