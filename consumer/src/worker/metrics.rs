@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "metrics")]
+use ::metrics::Unit;
+
 use crate::backend::{ConsumerId, Observation, SegmentId};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
@@ -19,94 +22,102 @@ fn labels(consumer: &ConsumerId) -> [(&'static str, String); 2] {
     ]
 }
 
+#[cfg(feature = "metrics")]
+const COUNTERS: [(&str, Unit, &str); 8] = [
+    (
+        "consumer_events_total",
+        Unit::Count,
+        "events handled and committed",
+    ),
+    (
+        "consumer_batches_total",
+        Unit::Count,
+        "transactions that handled events",
+    ),
+    (
+        "consumer_errors_total",
+        Unit::Count,
+        "failed attempts, by kind of failure",
+    ),
+    (
+        "consumer_retries_total",
+        Unit::Count,
+        "attempts after an event's first",
+    ),
+    (
+        "consumer_parked_total",
+        Unit::Count,
+        "events parked, including those behind a failing one",
+    ),
+    ("consumer_skipped_total", Unit::Count, "events skipped"),
+    (
+        "consumer_continuity_breaks_total",
+        Unit::Count,
+        "events whose aggregate skips a version",
+    ),
+    (
+        "consumer_log_reads_total",
+        Unit::Count,
+        "requests for a range of the log, by cache hit or miss",
+    ),
+];
+
+#[cfg(feature = "metrics")]
+const GAUGES: [(&str, Unit, &str); 8] = [
+    (
+        "consumer_parked_events",
+        Unit::Count,
+        "events that are parked now",
+    ),
+    (
+        "consumer_state",
+        Unit::Count,
+        "1 for the current state of the consumer, 0 for the others",
+    ),
+    (
+        "consumer_lag_positions",
+        Unit::Count,
+        "positions between the checkpoint and the frontier, an upper bound on the events",
+    ),
+    (
+        "consumer_lag_seconds",
+        Unit::Seconds,
+        "age of the first unhandled event in scope, 0 if there is none",
+    ),
+    (
+        "consumer_frontier_position",
+        Unit::Count,
+        "the frontier: every position up to it is settled",
+    ),
+    (
+        "consumer_head_position",
+        Unit::Count,
+        "the highest visible position",
+    ),
+    (
+        "consumer_frontier_wait_seconds",
+        Unit::Seconds,
+        "how long the frontier has been waiting at a gap",
+    ),
+    (
+        "consumer_frontier_blockers",
+        Unit::Count,
+        "transactions that block the frontier, reported after a second",
+    ),
+];
+
 /// Describes each metric, for recorders that publish descriptions.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
-        use ::metrics::Unit::{Count, Seconds};
-        use ::metrics::{describe_counter, describe_gauge, describe_histogram};
-
-        describe_counter!(
-            "consumer_events_total",
-            Count,
-            "events handled and committed"
-        );
-        describe_counter!(
-            "consumer_batches_total",
-            Count,
-            "transactions that handled events"
-        );
-        describe_histogram!(
-            "consumer_batch_seconds",
-            Seconds,
-            "time of a batch, from the claim to the commit"
-        );
-        describe_counter!(
-            "consumer_errors_total",
-            Count,
-            "failed attempts, by kind of failure"
-        );
-        describe_counter!(
-            "consumer_retries_total",
-            Count,
-            "attempts after an event's first"
-        );
-        describe_counter!(
-            "consumer_parked_total",
-            Count,
-            "events parked, including those behind a failing one"
-        );
-        describe_counter!("consumer_skipped_total", Count, "events skipped");
-        describe_gauge!(
-            "consumer_parked_events",
-            Count,
-            "events that are parked now"
-        );
-        describe_gauge!(
-            "consumer_state",
-            Count,
-            "1 for the current state of the consumer, 0 for the others"
-        );
-        describe_gauge!(
-            "consumer_lag_positions",
-            Count,
-            "positions between the checkpoint and the frontier, an upper bound on the events"
-        );
-        describe_gauge!(
-            "consumer_lag_seconds",
-            Seconds,
-            "age of the first unhandled event in scope, 0 if there is none"
-        );
-        describe_gauge!(
-            "consumer_frontier_position",
-            Count,
-            "the frontier: every position up to it is settled"
-        );
-        describe_gauge!(
-            "consumer_head_position",
-            Count,
-            "the highest visible position"
-        );
-        describe_gauge!(
-            "consumer_frontier_wait_seconds",
-            Seconds,
-            "how long the frontier has been waiting at a gap"
-        );
-        describe_gauge!(
-            "consumer_frontier_blockers",
-            Count,
-            "transactions that block the frontier, reported after a second"
-        );
-        describe_counter!(
-            "consumer_continuity_breaks_total",
-            Count,
-            "events whose aggregate skips a version"
-        );
-        describe_counter!(
-            "consumer_log_reads_total",
-            Count,
-            "requests for a range of the log, by cache hit or miss"
-        );
+        for (name, unit, text) in COUNTERS {
+            ::metrics::describe_counter!(name, unit, text);
+        }
+        for (name, unit, text) in GAUGES {
+            ::metrics::describe_gauge!(name, unit, text);
+        }
+        let text = "time of a batch, from the claim to the commit";
+        ::metrics::describe_histogram!("consumer_batch_seconds", Unit::Seconds, text);
     }
 }
 

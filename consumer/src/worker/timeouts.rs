@@ -9,7 +9,7 @@ use tokio::time;
 const SHORTEST: Duration = Duration::from_secs(5);
 
 /// What counts as forever: an `Instant` cannot be arbitrarily far in the future.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+const FOREVER: Duration = Duration::from_hours(30 * 365 * 24);
 
 /// The instant after a duration from now, which may be `Duration::MAX`.
 pub(crate) fn after(duration: Duration) -> Instant {

@@ -200,3 +200,30 @@ fn shorten(mut error: String) -> String {
     }
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let backoff = Backoff {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(10),
+        };
+        for (attempts, longest) in [(1, 1), (2, 2), (4, 8), (5, 10), (u32::MAX, 10)] {
+            let longest = Duration::from_secs(longest);
+            let delay = delay(backoff, attempts);
+            assert!(delay <= longest && delay >= longest * 3 / 4, "{delay:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_two_letters() {
+        let error = format!("a{}", "ä".repeat(MAX_ERROR_BYTES));
+        let short = shorten(error);
+        assert!(short.len() <= MAX_ERROR_BYTES + '…'.len_utf8());
+        assert!(short.ends_with("ä…"));
+        assert_eq!(shorten("short".to_owned()), "short");
+    }
+}
