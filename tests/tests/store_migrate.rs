@@ -64,7 +64,7 @@ on_both_databases! {
 
         let theirs: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(&db.pool).await.unwrap();
         let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM consumer_schema").fetch_one(&db.pool).await.unwrap();
-        assert_eq!((theirs, ours), (2, 2), "theirs and ours are counted apart");
+        assert_eq!((theirs, ours), (2, 3), "theirs and ours are counted apart");
     }
 
     async fn a_database_without_the_tables_is_an_error_that_says_how_to_make_them(_ignored) {
@@ -317,9 +317,9 @@ async fn our_own_tables_on_postgres_have_every_column_that_a_worker_needs() {
     assert_eq!(
         indexes(&db.pool, "consumer_parked").await,
         [
+            "USING btree (consumer, version) WHERE (NOT (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500))",
             "USING btree (consumer, version, \"position\")",
             "USING btree (consumer, version, aggregate_type, aggregate_id) WHERE (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500)",
-            "USING btree (consumer, version) WHERE (NOT (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500))",
         ]
     );
 }
