@@ -85,8 +85,7 @@ CREATE TABLE IF NOT EXISTS {frontier} (
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- Without an index on aggregates, though the set of them is read with each batch: it would add the
--- consumer's name to ids that just fit the index of the events, which could then not be parked.
+-- The index on aggregates comes with version 3, without the ids that are too long for one.
 CREATE TABLE IF NOT EXISTS {parked} (
     consumer TEXT NOT NULL,
     version INT NOT NULL,

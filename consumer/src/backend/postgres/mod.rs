@@ -33,9 +33,9 @@ const DIALECT: Dialect = Dialect {
               + octet_length($.aggregate_id) < 2500",
     // A database in another encoding, such as LATIN1, refuses a text with characters that it lacks as
     // soon as it receives the parameter. So the text comes as bytes, and such a database stores those
-    // beyond ASCII in octal.
+    // beyond ASCII in octal. Backslashes stay, so that a text that is read and stored again is the same.
     message: "CASE getdatabaseencoding() WHEN 'UTF8' THEN convert_from($, 'UTF8')
-                   ELSE encode($, 'escape') END",
+                   ELSE replace(encode($, 'escape'), chr(92) || chr(92), chr(92)) END",
 };
 
 impl Driver for Postgres {

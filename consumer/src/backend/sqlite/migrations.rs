@@ -90,7 +90,7 @@ CREATE TABLE IF NOT EXISTS {parked} (
     PRIMARY KEY (consumer, version, position)
 );
 
--- SQLite has no longest key, as Postgres has, where there is no such index.
+-- Keys of an index have no maximum length here, as they have on Postgres.
 CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
     ON {parked} (consumer, version, aggregate_type, aggregate_id);
 ";
