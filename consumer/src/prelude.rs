@@ -20,17 +20,20 @@ pub use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
 pub use sqlx::SqliteConnection;
 
-#[cfg(feature = "postgres")]
-pub use crate::PgEventStore;
-#[cfg(feature = "sqlite")]
-pub use crate::SqliteEventStore;
+pub use consumer_derive::{Event, consumer};
+
 #[doc(hidden)]
 pub use crate::contract::generated::EndsNoTransaction as _;
-pub use crate::{
-    Aggregate, Consumer, Context, Dependencies, Envelope, Event, Handler, HandlerError,
-    PersistedEvent, ScopedConsumer, consumer,
+pub use crate::contract::{
+    Aggregate, Consumer, Context, Envelope, Event, Handler, HandlerError, PersistedEvent,
+    ScopedConsumer,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::{ExpectedVersion, NewEvent};
+pub use crate::contract::{ExpectedVersion, NewEvent};
+pub use crate::registry::Dependencies;
+#[cfg(feature = "postgres")]
+pub use crate::store::PgEventStore;
+#[cfg(feature = "sqlite")]
+pub use crate::store::SqliteEventStore;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
-pub use crate::{Worker, shutdown_signal};
+pub use crate::worker::{Worker, shutdown_signal};

@@ -217,10 +217,7 @@ async fn a_panic_is_a_failure_of_one_aggregate<DB: TestDatabase>(db: Database<DB
         retried.failed[0].to_string(),
         "event 1 failed again; its aggregate stays parked"
     );
-    assert_eq!(
-        cause(&retried.failed[0]),
-        "the handler panicked: a mine"
-    );
+    assert_eq!(cause(&retried.failed[0]), "the handler panicked: a mine");
     assert_eq!((parked(&db).await, attempts(&db).await), (vec![1], vec![2]));
 }
 

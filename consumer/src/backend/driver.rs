@@ -12,7 +12,7 @@ use sqlx::{
     ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Row as _, SqlStr, Type,
 };
 
-use super::sql::Dialect;
+use super::dialect::Dialect;
 
 /// A statement of the library on its way to a database.
 pub(crate) type PlainQuery<DB> = Query<'static, DB, <DB as Database>::Arguments>;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Schema, UnreadableEvent};
 use crate::contract::ExpectedVersion;
 
 /// The reason why the store could not do what it was asked.
@@ -320,18 +319,6 @@ impl StoreError {
             example,
         }
     }
-
-    /// Turns missing tables into those of another mapping, since the versions say that tables exist.
-    pub(crate) fn despite_migration(self, schema: &Schema) -> Self {
-        match self {
-            Self::NotMigrated { missing } => Self::OtherMapping {
-                missing,
-                events: schema.events_name().to_owned(),
-                heads: schema.heads_name().to_owned(),
-            },
-            other => other,
-        }
-    }
 }
 
 /// Removes from a text that may be a URL everything that may be a password: the part before the last
@@ -385,16 +372,6 @@ fn not_null(columns: &[String]) -> String {
         .map(|column| format!("ALTER {column} SET NOT NULL"))
         .collect();
     actions.join(", ")
-}
-
-impl From<UnreadableEvent> for StoreError {
-    fn from(event: UnreadableEvent) -> Self {
-        Self::UnreadableEvent {
-            position: event.position,
-            aggregate_type: event.aggregate_type,
-            source: event.error,
-        }
-    }
 }
 
 /// Tells the codes of both databases that have an error of their own.

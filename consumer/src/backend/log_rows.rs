@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::StoreError;
 use super::append::Placed;
 use super::driver::Driver;
 use super::names::Names;
@@ -29,6 +30,16 @@ pub struct UnreadableEvent {
     pub(crate) aggregate_type: Option<Arc<str>>,
     /// The reason.
     pub(crate) error: Arc<sqlx::Error>,
+}
+
+impl From<UnreadableEvent> for StoreError {
+    fn from(event: UnreadableEvent) -> Self {
+        Self::UnreadableEvent {
+            position: event.position,
+            aggregate_type: event.aggregate_type,
+            source: event.error,
+        }
+    }
 }
 
 /// How a database represents the columns of an event.

@@ -120,7 +120,7 @@ async fn probe<DB: Events>(
     for template in [PROBE_EVENTS, PROBE_HEADS] {
         let probe = Sql::new(settings, template).on::<DB>();
         let probed = probe.fetch_all(connection).await.map(drop);
-        probed.map_err(|error| StoreError::from(error).despite_migration(&settings.schema))?;
+        probed.map_err(|error| despite_migration(error.into(), &settings.schema))?;
     }
     DB::check_positions(connection, &settings.schema).await?;
     refuse_nullable::<DB>(connection, &settings.schema).await
@@ -148,4 +148,16 @@ async fn refuse_nullable<DB: Events>(
         table: schema.events_name().to_owned(),
         columns,
     })
+}
+
+/// The error for tables that exist under other names than those of the mapping.
+fn despite_migration(error: StoreError, schema: &Schema) -> StoreError {
+    match error {
+        StoreError::NotMigrated { missing } => StoreError::OtherMapping {
+            missing,
+            events: schema.events_name().to_owned(),
+            heads: schema.heads_name().to_owned(),
+        },
+        other => other,
+    }
 }

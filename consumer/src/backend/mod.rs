@@ -8,6 +8,7 @@
 mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
+mod dialect;
 mod driver;
 mod error;
 mod events;
@@ -48,7 +49,7 @@ pub(crate) use self::events::{EventStatements, Opened};
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
 pub(crate) use self::frontier::{FrontierWatch, Incarnation, Observation};
-pub(crate) use self::log_rows::{LogRow, UnreadableEvent};
+pub(crate) use self::log_rows::LogRow;
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;

@@ -1,7 +1,7 @@
 //! The names of tables and columns.
 
 use super::StoreError;
-use super::sql::fill_in;
+use super::dialect::fill_in;
 
 /// Maps the store to tables with other names.
 ///

@@ -9,8 +9,6 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::typed::{DecodeError, decode_json};
-
 /// A stored event, shared by all consumers of a process.
 ///
 /// It is one reference-counted allocation. Cloning it never copies payload or metadata, so any number
@@ -89,30 +87,6 @@ impl PersistedEvent {
     #[must_use]
     pub fn new(record: EventRecord) -> Self {
         Self(Arc::new(record))
-    }
-
-    /// Decodes the payload from JSON.
-    ///
-    /// ```
-    /// use consumer::{EventRecord, PersistedEvent};
-    ///
-    /// #[derive(serde::Deserialize)]
-    /// struct User {
-    ///     email: String,
-    /// }
-    ///
-    /// let payload = r#"{"email":"ada@example.com"}"#.into();
-    /// let event = PersistedEvent::new(EventRecord { payload, ..EventRecord::default() });
-    /// let user: User = event.json()?;
-    /// assert_eq!(user.email, "ada@example.com");
-    /// # Ok::<(), consumer::DecodeError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// If the payload is not JSON that deserializes as `T`. The error names the event and the path
-    /// in the payload.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
-        decode_json(self)
     }
 }
 

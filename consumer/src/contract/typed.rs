@@ -477,6 +477,32 @@ pub trait WritePayload: Serialize {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> WritePayload for T {}
 
+impl PersistedEvent {
+    /// Decodes the payload from JSON.
+    ///
+    /// ```
+    /// use consumer::{EventRecord, PersistedEvent};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct User {
+    ///     email: String,
+    /// }
+    ///
+    /// let payload = r#"{"email":"ada@example.com"}"#.into();
+    /// let event = PersistedEvent::new(EventRecord { payload, ..EventRecord::default() });
+    /// let user: User = event.json()?;
+    /// assert_eq!(user.email, "ada@example.com");
+    /// # Ok::<(), consumer::DecodeError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the payload is not JSON that deserializes as `T`. The error names the event and the path
+    /// in the payload.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        decode_json(self)
+    }
+}
+
 /// Reads the whole payload as a `T`.
 #[doc(hidden)]
 pub fn decode_json<T: ReadPayload>(event: &PersistedEvent) -> Result<T, DecodeError> {

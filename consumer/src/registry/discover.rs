@@ -6,7 +6,7 @@ use sqlx::Database;
 
 use super::entry::{Entry, Factory, linked_entries};
 use super::error::{Problem, RegistryError};
-use super::{Dependencies, MissingDependency, Registered, Selection, Site};
+use super::{Crates, Dependencies, MissingDependency, Registered, Selection, Site};
 use crate::contract::HandlerError;
 
 /// The consumers of a program that can run on the database `DB`, ordered by name.
@@ -107,10 +107,7 @@ impl<DB: Database> Registry<DB> {
     ///
     /// # Errors
     /// All problems at once, as for [`discover`](Self::discover), and a crate without consumers.
-    pub fn discover_in(
-        crates: crate::Crates,
-        dependencies: &Dependencies,
-    ) -> Result<Self, RegistryError> {
+    pub fn discover_in(crates: Crates, dependencies: &Dependencies) -> Result<Self, RegistryError> {
         Self::select(&Selection::all().in_crates(crates), dependencies)
     }
 

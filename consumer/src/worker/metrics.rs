@@ -8,8 +8,6 @@ use std::time::Duration;
 use ::metrics::Unit;
 
 use crate::backend::{ConsumerId, Observation, SegmentId};
-use crate::worker::progress::state::ConsumerState;
-use crate::worker::progress::tally::Tally;
 
 /// Whether there can be a recorder: figures that cost a statement are skipped otherwise.
 pub(crate) const IS_ON: bool = cfg!(feature = "metrics");
@@ -123,14 +121,14 @@ pub(crate) fn describe() {
 
 /// Counts a committed batch, unless it handled no event.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn batch(key: &SegmentId, tally: Tally, took: Duration) {
+pub(crate) fn batch(key: &SegmentId, events: u64, took: Duration) {
     #[cfg(feature = "metrics")]
     {
-        if tally.events == 0 {
+        if events == 0 {
             return;
         }
         let labels = labels(&key.consumer);
-        ::metrics::counter!("consumer_events_total", &labels).increment(tally.events);
+        ::metrics::counter!("consumer_events_total", &labels).increment(events);
         ::metrics::counter!("consumer_batches_total", &labels).increment(1);
         ::metrics::histogram!("consumer_batch_seconds", &labels).record(took.as_secs_f64());
     }
@@ -157,12 +155,12 @@ pub(crate) fn retry(key: &SegmentId) {
 
 /// Counts events that were parked or skipped.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn parked_or_skipped(key: &SegmentId, tally: Tally) {
+pub(crate) fn parked_or_skipped(key: &SegmentId, parked: u64, skipped: u64) {
     #[cfg(feature = "metrics")]
     {
         let kinds = [
-            ("consumer_parked_total", tally.parked),
-            ("consumer_skipped_total", tally.skipped),
+            ("consumer_parked_total", parked),
+            ("consumer_skipped_total", skipped),
         ];
         for (name, events) in kinds {
             if events > 0 {
@@ -186,11 +184,10 @@ pub(crate) fn lag(key: &SegmentId, positions: i64, time: Duration) {
 
 /// Sets the gauge of a consumer's state to 1 and those of all other states to 0.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn state(consumer: &ConsumerId, state: &ConsumerState) {
+pub(crate) fn state(consumer: &ConsumerId, states: &[&'static str], current: &str) {
     #[cfg(feature = "metrics")]
     {
-        let current = state.metric_label();
-        for label in ConsumerState::METRIC_LABELS {
+        for &label in states {
             let [name, version] = labels(consumer);
             let labels = [name, version, ("state", label.to_owned())];
             let is_current = f64::from(u8::from(label == current));

@@ -4,7 +4,7 @@ use sqlx::Postgres;
 use sqlx::postgres::PgQueryResult;
 
 use super::driver::{Driver, PlainQuery};
-use super::sql::Dialect;
+use super::dialect::Dialect;
 
 #[cfg(feature = "worker")]
 mod checkpoints;

@@ -497,8 +497,8 @@ impl<DB: Backend> Lane<DB> {
         match result {
             Ok(Outcome::Saved { position, tally }) => {
                 span.record("to", position);
-                metrics::batch(key, *tally, took);
-                metrics::parked_or_skipped(key, *tally);
+                metrics::batch(key, tally.events, took);
+                metrics::parked_or_skipped(key, tally.parked, tally.skipped);
             }
             Ok(Outcome::Failed { .. }) => metrics::error(key, "handler"),
             Ok(_) => {}

@@ -9,6 +9,7 @@ use crate::backend::{Backend, ConsumerId, ReadRange, SegmentId, StoreError};
 use crate::worker::metrics;
 use crate::worker::poller::Poller;
 use crate::worker::progress::lane::{FirstPending, LaneProgress};
+use crate::worker::progress::state::ConsumerState;
 
 impl<DB: Backend> Poller<DB> {
     /// Reports the state of each consumer.
@@ -18,7 +19,8 @@ impl<DB: Backend> Poller<DB> {
                 name: report.name,
                 version: report.version,
             };
-            metrics::state(&consumer, &report.state);
+            let label = report.state.metric_label();
+            metrics::state(&consumer, &ConsumerState::METRIC_LABELS, label);
         }
     }
 
