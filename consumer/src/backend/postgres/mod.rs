@@ -3,8 +3,8 @@
 use sqlx::Postgres;
 use sqlx::postgres::PgQueryResult;
 
-use super::driver::{Driver, PlainQuery};
 use super::dialect::Dialect;
+use super::driver::{Driver, PlainQuery};
 
 #[cfg(feature = "worker")]
 mod checkpoints;

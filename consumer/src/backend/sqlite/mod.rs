@@ -3,8 +3,8 @@
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteQueryResult;
 
-use super::driver::{Driver, PlainQuery};
 use super::dialect::Dialect;
+use super::driver::{Driver, PlainQuery};
 
 #[cfg(feature = "worker")]
 mod checkpoints;
