@@ -947,7 +947,7 @@ async fn frontier_names_the_transaction_that_blocks_it() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "the log is settled up to 0, its head is 2");
     assert!(
-        lines[1].starts_with("the the frontier waits at 0 for pid ")
+        lines[1].starts_with("the frontier waits at 0 for pid ")
             && lines[1].contains("(app=importer, open "),
         "{text}"
     );

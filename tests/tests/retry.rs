@@ -402,7 +402,7 @@ async fn an_ignored_error_counts_as_a_failure_on_postgres() {
     let [error @ AdminError::Retry { .. }] = &retried.failed[..] else {
         panic!("{:?}", retried.failed);
     };
-    assert!(error.to_string().contains("was not returned"), "{error}");
+    assert!(cause(error).contains("was not returned"), "{error}");
     assert_eq!(attempts(&db).await, [2]);
 }
 

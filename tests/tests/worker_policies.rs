@@ -1,6 +1,7 @@
 //! The policies for events that fail, on both databases.
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -353,7 +354,7 @@ async fn a_decode_error_counts_against_the_event<DB: TestDatabase>(db: Database<
     let c = judging("c", |_, event| {
         match event.json::<HashMap<String, String>>() {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("{error}: {}", error.source().unwrap())),
         }
     });
     let report = db.run_once(c.settings(impatient().retries(0))).await;

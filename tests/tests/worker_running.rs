@@ -492,7 +492,7 @@ async fn names_that_cannot_key_a_checkpoint_are_refused<DB: TestDatabase>(db: Da
     let error = db.worker().consumer(read_model("")).build().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "a consumer's name is empty: give it one that is unique, such as `user_read_model`",
+        "the consumer name is empty: choose a unique one, such as `user_read_model`",
     );
 }
 
@@ -551,7 +551,7 @@ async fn all_problems_of_a_worker_are_reported_at_once<DB: TestDatabase>(db: Dat
     for line in [
         "\n- there is no consumer `twise` to configure",
         "\n- there is no consumer `none` to configure",
-        "\n- a consumer's name is empty",
+        "\n- the consumer name is empty",
         "\n- the consumer name `a b` has the character ' '",
         "\n- two consumers are named `thrice`",
         "\n- two consumers are named `twice`",
@@ -575,7 +575,7 @@ async fn problems_of_the_registry_are_reported_with_the_others<DB: TestDatabase>
         text.contains("\n- no consumer is in the group `no such group`"),
         "{text}"
     );
-    assert!(text.contains("\n- a consumer's name is empty"), "{text}");
+    assert!(text.contains("\n- the consumer name is empty"), "{text}");
     assert!(!text.contains("of_no_group"), "{text}");
 }
 
