@@ -33,9 +33,9 @@ const DIALECT: Dialect = Dialect {
               + octet_length($.aggregate_id) < 2500",
     // A database in another encoding, such as LATIN1, refuses a text with characters that it lacks as
     // soon as it receives the parameter. So the text comes as bytes, and such a database stores those
-    // beyond ASCII in octal.
-    message: "CASE getdatabaseencoding() WHEN 'UTF8' THEN convert_from($, 'UTF8')
-                   ELSE encode($, 'escape') END",
+    // beyond ASCII in octal. Backslashes stay single, since a text that was read is saved again.
+    message: r"CASE getdatabaseencoding() WHEN 'UTF8' THEN convert_from($, 'UTF8')
+                    ELSE replace(encode($, 'escape'), E'\\\\', E'\\') END",
 };
 
 impl Driver for Postgres {
