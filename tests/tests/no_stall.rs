@@ -91,7 +91,8 @@ async fn a_lane_that_panics_is_visible_and_restarted<DB: TestDatabase>(db: Datab
     let is_broken = Arc::new(AtomicBool::new(true));
     let running = Running::start(db.worker().consumer(panicking(&is_broken)));
     until("the panic shows in the state", async || {
-        matches!(&running.consumers()[0].state, ConsumerState::Panicked { error } if error.contains("dropped too early"))
+        let state = &running.consumers()[0].state;
+        matches!(state, ConsumerState::Panicked { error } if error.contains("dropped too early"))
     })
     .await;
     until("the panic shows in health", async || {
