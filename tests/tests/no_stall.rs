@@ -1,11 +1,4 @@
 //! A consumer never stops working without a word.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +7,8 @@ use std::time::Duration;
 
 use consumer::{ConsumerState, HandlerError, HealthProblem, OnError, Settings};
 use consumer_tests::{
-    Database, Running, TestBackend, TestConsumer, consumer, impatient, judging, on_both_databases,
-    patiently, until,
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, patiently,
+    test_on, until,
 };
 use sqlx::{Postgres, Sqlite};
 
@@ -58,7 +51,7 @@ impl fmt::Display for Unspeakable {
 impl std::error::Error for Unspeakable {}
 
 /// A read model whose lane panics as long as the flag is set.
-fn panicking<DB: TestBackend>(is_broken: &Arc<AtomicBool>) -> TestConsumer<DB> {
+fn panicking<DB: TestDatabase>(is_broken: &Arc<AtomicBool>) -> TestConsumer<DB> {
     let is_broken = Arc::clone(is_broken);
     consumer("c", move |_, tx: &mut Connection<DB>, event| {
         let is_broken = Arc::clone(&is_broken);
@@ -74,7 +67,7 @@ fn panicking<DB: TestBackend>(is_broken: &Arc<AtomicBool>) -> TestConsumer<DB> {
 }
 
 /// A read model that fails on its first event as often as it is told to.
-fn failing<DB: TestBackend>(times: u32, settings: Settings) -> TestConsumer<DB> {
+fn failing<DB: TestDatabase>(times: u32, settings: Settings) -> TestConsumer<DB> {
     let failed = AtomicU32::new(0);
     judging("c", move |_, _| {
         if failed.fetch_add(1, Ordering::SeqCst) < times {
@@ -85,89 +78,111 @@ fn failing<DB: TestBackend>(times: u32, settings: Settings) -> TestConsumer<DB> 
     .settings(settings)
 }
 
-on_both_databases! {
-    async fn a_lane_that_panics_is_visible_and_restarted(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "b"]).await;
-        let is_broken = Arc::new(AtomicBool::new(true));
-        let running = Running::start(db.worker().consumer(panicking(&is_broken)));
-        until("the panic shows in the state", async || {
-            matches!(&running.consumers()[0].state, ConsumerState::Panicked { error } if error.contains("dropped too early"))
-        })
-        .await;
-        until("the panic shows in health", async || {
-            let health = running.health();
-            let panicked = |problem: &HealthProblem| matches!(problem, HealthProblem::Panicked { .. });
-            health.problems.iter().any(panicked) && health.is_live() && !health.is_ready()
-        })
-        .await;
-        is_broken.store(false, Ordering::SeqCst);
-        patiently("it catches up", running.caught_up()).await.unwrap();
-        assert_eq!(db.applied("c").await, positions);
-        running.stop().await;
-    }
+test_on!(
+    [sqlite, postgres],
+    a_lane_that_panics_is_visible_and_restarted,
+    an_error_whose_display_panics_is_that_of_the_event,
+    durations_without_end_do_not_panic,
+    a_retry_does_not_wait_for_a_clock_that_was_set_back
+);
 
-    async fn an_error_whose_display_panics_is_that_of_the_event(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "bad", "b"]).await;
-        let c = consumer("c", |_, tx: &mut Connection<Db>, event| {
-            Box::pin(async move {
-                if event.aggregate_id == "bad" {
-                    return Err(HandlerError::from(Unspeakable));
-                }
-                Ok(Db::apply(tx, "c", event).await?)
-            })
-        });
-        let report = db.run_once(c.settings(impatient().retries(1).on_error(OnError::Park))).await;
-        assert_eq!(report.consumer("c").unwrap().state, ConsumerState::CaughtUp, "{report}");
-        assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
-        let errors = db.texts("SELECT error FROM consumer_parked").await;
-        assert!(errors[0].contains("`Display` or `source` panicked: no words"), "{errors:?}");
-    }
+async fn a_lane_that_panics_is_visible_and_restarted<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "b"]).await;
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let running = Running::start(db.worker().consumer(panicking(&is_broken)));
+    until("the panic shows in the state", async || {
+        let state = &running.consumers()[0].state;
+        matches!(state, ConsumerState::Panicked { error } if error.contains("dropped too early"))
+    })
+    .await;
+    until("the panic shows in health", async || {
+        let health = running.health();
+        let panicked = |problem: &HealthProblem| matches!(problem, HealthProblem::Panicked { .. });
+        health.problems.iter().any(panicked) && health.is_live() && !health.is_ready()
+    })
+    .await;
+    is_broken.store(false, Ordering::SeqCst);
+    patiently("it catches up", running.caught_up())
+        .await
+        .unwrap();
+    assert_eq!(db.applied("c").await, positions);
+    running.stop().await;
+}
 
-    async fn durations_without_end_do_not_panic(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a", "b"]).await;
-        let settings = Settings::default()
-            .batch_time(Duration::MAX)
-            .handler_timeout(Duration::MAX)
-            .backoff(Duration::from_millis(1), Duration::MAX);
-        let worker = db
-            .worker()
-            .poll_interval(Duration::MAX)
-            .claim_timeout(Duration::MAX)
-            .stall_after(Duration::MAX)
-            .advance_interval(Duration::MAX)
-            .shutdown_deadline(Duration::MAX);
-        let running = Running::start(worker.consumer(failing(1, settings)));
-        patiently("it catches up", running.caught_up()).await.unwrap();
-        assert_eq!(db.applied("c").await, positions);
-        running.stop().await;
-    }
-
-    async fn a_retry_does_not_wait_for_a_clock_that_was_set_back(db) {
-        let db = db.with_read_model().await;
-        let positions = db.append("User", &["a"]).await;
-        let minute = Duration::from_mins(1);
-        let settings = || Settings::default().backoff(minute, minute);
-        let first = Running::start(db.worker().consumer(failing(1, settings())));
-        until("the failure is saved", async || {
-            db.numbers("SELECT CAST(attempts AS BIGINT) FROM consumer_progress").await == [1]
+async fn an_error_whose_display_panics_is_that_of_the_event<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "bad", "b"]).await;
+    let c = consumer("c", |_, tx: &mut Connection<DB>, event| {
+        Box::pin(async move {
+            if event.aggregate_id == "bad" {
+                return Err(HandlerError::from(Unspeakable));
+            }
+            Ok(DB::apply(tx, "c", event).await?)
         })
+    });
+    let report = db
+        .run_once(c.settings(impatient().retries(1).on_error(OnError::Park)))
         .await;
-        first.stop().await;
-        db.execute(Db::RETRY_A_DAY_LATER).await;
-        let second = Running::start(db.worker().consumer(failing(0, settings())));
-        patiently("it catches up", second.caught_up()).await.unwrap();
-        assert_eq!(db.applied("c").await, positions);
-        second.stop().await;
-    }
+    assert_eq!(
+        report.consumer("c").unwrap().state,
+        ConsumerState::CaughtUp,
+        "{report}"
+    );
+    assert_eq!(db.applied("c").await, [positions[0], positions[2]]);
+    let errors = db.texts("SELECT error FROM consumer_parked").await;
+    assert!(
+        errors[0].contains("`Display` or `source` panicked: no words"),
+        "{errors:?}"
+    );
+}
+
+async fn durations_without_end_do_not_panic<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "b"]).await;
+    let settings = Settings::default()
+        .batch_time(Duration::MAX)
+        .handler_timeout(Duration::MAX)
+        .backoff(Duration::from_millis(1), Duration::MAX);
+    let worker = db
+        .worker()
+        .poll_interval(Duration::MAX)
+        .claim_timeout(Duration::MAX)
+        .stall_after(Duration::MAX)
+        .advance_interval(Duration::MAX)
+        .shutdown_deadline(Duration::MAX);
+    let running = Running::start(worker.consumer(failing(1, settings)));
+    patiently("it catches up", running.caught_up())
+        .await
+        .unwrap();
+    assert_eq!(db.applied("c").await, positions);
+    running.stop().await;
+}
+
+async fn a_retry_does_not_wait_for_a_clock_that_was_set_back<DB: TestDatabase + ClockSetBack>(
+    db: Database<DB>,
+) {
+    let positions = db.append("User", ["a"]).await;
+    let minute = Duration::from_mins(1);
+    let settings = || Settings::default().backoff(minute, minute);
+    let first = Running::start(db.worker().consumer(failing(1, settings())));
+    until("the failure is saved", async || {
+        db.numbers("SELECT CAST(attempts AS BIGINT) FROM consumer_progress")
+            .await
+            == [1]
+    })
+    .await;
+    first.stop().await;
+    db.execute(DB::RETRY_A_DAY_LATER).await;
+    let second = Running::start(db.worker().consumer(failing(0, settings())));
+    patiently("it catches up", second.caught_up())
+        .await
+        .unwrap();
+    assert_eq!(db.applied("c").await, positions);
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_outlasts_its_claim_is_not_called_forever() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
-    db.append("User", &["a", "slow", "b"]).await;
+    let db = Database::<Postgres>::fresh().await;
+    db.append("User", ["a", "slow", "b"]).await;
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let slow = consumer("c", move |_, tx: &mut Connection<Postgres>, event| {

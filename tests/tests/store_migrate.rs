@@ -374,9 +374,9 @@ async fn our_tables_on_postgres_have_the_columns_of_a_worker() {
     assert_eq!(
         indexes(&db.pool, "consumer_parked").await,
         [
+            "USING btree (consumer, version) WHERE (NOT (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500))",
             "USING btree (consumer, version, \"position\")",
             "USING btree (consumer, version, aggregate_type, aggregate_id) WHERE (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500)",
-            "USING btree (consumer, version) WHERE (NOT (((octet_length(consumer) + octet_length(aggregate_type)) + octet_length(aggregate_id)) < 2500))",
         ]
     );
 }

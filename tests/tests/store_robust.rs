@@ -1,11 +1,4 @@
 //! What the store does with rows, databases and callers that are not as it expects.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -19,11 +12,9 @@ use consumer::{
     ExpectedVersion, LogProblem, NewEvent, OnError, PgEventStore, ReadRange, Settings, StoreError,
     WorkerError,
 };
-use consumer_tests::{
-    Database, TestBackend, TestPostgres, consumer, on_both_databases, read_model, until,
-};
+use consumer_tests::{Database, TestDatabase, TestPostgres, consumer, read_model, test_on, until};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Postgres, Row as _, Sqlite};
+use sqlx::{PgConnection, Postgres, Row as _, Sqlite};
 
 fn event(id: &str) -> NewEvent {
     NewEvent::new("User", id, "Changed", "{}")
@@ -40,7 +31,7 @@ fn insert(position: i64, created_at: &str) -> String {
     )
 }
 
-async fn log_problem<DB: TestBackend>(db: &Database<DB>) -> LogProblem {
+async fn log_problem<DB: TestDatabase>(db: &Database<DB>) -> LogProblem {
     let worker = db.worker().consumer(read_model("users")).build().unwrap();
     match worker.run_once().await {
         Err(WorkerError::Log(problem)) => problem,
@@ -48,35 +39,55 @@ async fn log_problem<DB: TestBackend>(db: &Database<DB>) -> LogProblem {
     }
 }
 
-on_both_databases! {
-    async fn an_event_at_a_position_below_one_is_refused(db) {
-        let db = db.with_read_model().await;
-        db.append("User", &["ada"]).await;
-        db.execute(&insert(-3, "2020-01-01 00:00:00+00:00")).await;
-        assert_eq!(log_problem(&db).await, LogProblem::PositionBelowOne { position: -3 });
-        db.execute("DELETE FROM events WHERE global_position < 1").await;
-        assert!(!db.run_once(read_model("users")).await.has_failures());
-    }
+test_on!(
+    [sqlite, postgres],
+    an_event_at_a_position_below_one_is_refused,
+    a_version_that_no_row_can_have_is_not_found,
+    a_conflict_can_be_retried_and_a_duplicate_cannot
+);
 
-    async fn a_version_that_no_row_can_have_is_not_found(db) {
-        let db = db.with_read_model().await;
-        db.append("User", &["ada"]).await;
-        db.run_once(read_model("users")).await;
-        let admin = db.worker().consumer(read_model("users")).admin().unwrap();
-        admin.pause(Target::new("users").version(u32::MAX)).await.unwrap_err();
-        let states = db.texts("SELECT state FROM consumer_progress").await;
-        assert_eq!(states, ["running"]);
-    }
+async fn an_event_at_a_position_below_one_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    db.execute(&insert(-3, "2020-01-01 00:00:00+00:00")).await;
+    assert_eq!(
+        log_problem(&db).await,
+        LogProblem::PositionBelowOne { position: -3 }
+    );
+    db.execute("DELETE FROM events WHERE global_position < 1")
+        .await;
+    assert!(!db.run_once(read_model("users")).await.has_failures());
+}
 
-    async fn an_append_that_conflicts_can_be_retried_and_a_duplicate_cannot(db) {
-        let first = event("ada");
-        let id = first.event_id;
-        db.store.append(ExpectedVersion::NoStream, &[first]).await.unwrap();
-        let conflict = db.store.append(ExpectedVersion::NoStream, &[event("ada")]).await.unwrap_err();
-        assert!(conflict.is_retryable());
-        let again = db.store.append(ExpectedVersion::Any, &[event("ada").event_id(id)]).await;
-        assert!(!again.unwrap_err().is_retryable());
-    }
+async fn a_version_that_no_row_can_have_is_not_found<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    db.run_once(read_model("users")).await;
+    let admin = db.worker().consumer(read_model("users")).admin().unwrap();
+    admin
+        .pause(Target::new("users").version(u32::MAX))
+        .await
+        .unwrap_err();
+    let states = db.texts("SELECT state FROM consumer_progress").await;
+    assert_eq!(states, ["running"]);
+}
+
+async fn a_conflict_can_be_retried_and_a_duplicate_cannot<DB: TestDatabase>(db: Database<DB>) {
+    let first = event("ada");
+    let id = first.event_id;
+    db.store
+        .append(ExpectedVersion::NoStream, &[first])
+        .await
+        .unwrap();
+    let conflict = db
+        .store
+        .append(ExpectedVersion::NoStream, &[event("ada")])
+        .await
+        .unwrap_err();
+    assert!(conflict.is_retryable());
+    let again = db
+        .store
+        .append(ExpectedVersion::Any, &[event("ada").event_id(id)])
+        .await;
+    assert!(!again.unwrap_err().is_retryable());
 }
 
 #[tokio::test]
@@ -90,7 +101,7 @@ async fn an_error_of_the_store_leaves_its_cause_to_source() {
 
 #[tokio::test]
 async fn an_import_without_setval_is_told_the_statement_to_run() {
-    let db = Database::<Postgres>::fresh().await.with_read_model().await;
+    let db = Database::<Postgres>::fresh().await;
     for position in 1..=5 {
         db.execute(&insert(position, "now")).await;
     }
@@ -115,7 +126,7 @@ async fn an_import_without_setval_is_told_the_statement_to_run() {
 }
 
 #[tokio::test]
-async fn a_time_that_no_program_can_represent_is_an_error_with_a_position() {
+async fn a_time_that_no_program_can_represent_names_its_position() {
     let db = Database::<Postgres>::fresh().await;
     for (position, time) in [(1, "now"), (2, "infinity"), (3, "-infinity")] {
         db.execute(&insert(position, time)).await;
@@ -144,7 +155,7 @@ async fn a_time_that_no_program_can_represent_is_an_error_with_a_position() {
 #[tokio::test]
 async fn an_id_that_is_not_a_uuid_is_an_error_with_a_position() {
     let db = Database::<Sqlite>::fresh().await;
-    db.append("User", &["ada", "bob"]).await;
+    db.append("User", ["ada", "bob"]).await;
     db.execute("UPDATE events SET event_id = 'not a UUID' WHERE global_position = 2")
         .await;
     let mut connection = db.pool.acquire().await.unwrap();
@@ -206,19 +217,20 @@ async fn latin1() -> Database<Postgres> {
         ))
         .await;
     let url = server.url(&name);
-    Database::of(PgEventStore::connect(&url).await.unwrap(), &url).await
+    let store = PgEventStore::connect(&url).await.unwrap();
+    Database::of(store, &url).prepared().await
 }
 
 #[tokio::test]
 async fn an_error_that_the_database_cannot_store_still_counts() {
     let db = latin1().await;
-    db.append("User", &["ada"]).await;
+    db.append("User", ["ada"]).await;
     for (name, policy) in [("stops", OnError::Stop), ("parks", OnError::Park)] {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
         let failing = consumer(name, move |_, _, _| {
             counted.fetch_add(1, Ordering::SeqCst);
-            Box::pin(async { Err("für → x".into()) })
+            Box::pin(async { Err(r"für → C:\x".into()) })
         });
         let settings = Settings::default().retries(0).on_error(policy);
         db.run_once(failing.settings(settings)).await;
@@ -231,7 +243,7 @@ async fn an_error_that_the_database_cannot_store_still_counts() {
     for table in stored {
         let errors = db.texts(&format!("SELECT error FROM {table}")).await;
         assert!(
-            errors[0].contains(r"f\303\274r \342\206\222 x"),
+            errors[0].contains(r"f\303\274r \342\206\222 C:\x"),
             "{errors:?}"
         );
     }
@@ -239,8 +251,8 @@ async fn an_error_that_the_database_cannot_store_still_counts() {
 
 #[tokio::test]
 async fn a_full_disk_that_a_handler_reports_as_text_is_not_its_fault() {
-    let db = Database::<Sqlite>::fresh().await.with_read_model().await;
-    db.append("User", &["ada"]).await;
+    let db = Database::<Sqlite>::fresh().await;
+    db.append("User", ["ada"]).await;
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let full = consumer::<Sqlite, _>("full", move |_, tx, _| {
@@ -270,7 +282,7 @@ async fn a_deadlock_with_a_writer_of_events_first_can_be_retried() {
     let mut other = db.pool.begin().await.unwrap();
     // The other writer never gives up, so that the append does.
     let begin = format!("SET LOCAL deadlock_timeout = '1h'; {}", insert(1, "now"));
-    Postgres::execute(&mut other, &begin).await.unwrap();
+    Postgres::execute_sql(&mut other, &begin).await.unwrap();
 
     let store = db.store.clone();
     let append =
@@ -278,12 +290,12 @@ async fn a_deadlock_with_a_writer_of_events_first_can_be_retried() {
     until("the append waits for the event", || async {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        db.numbers(waiting).await == [1]
+        db.number(waiting).await == 1
     })
     .await;
     let head = "INSERT INTO aggregate_heads (aggregate_type, aggregate_id, aggregate_version)
                 VALUES ('User', 'u1', 1)";
-    Postgres::execute(&mut other, head).await.unwrap();
+    Postgres::execute_sql(&mut other, head).await.unwrap();
     other.commit().await.unwrap();
 
     let error = append.await.unwrap().unwrap_err();
@@ -305,6 +317,13 @@ async fn drop_after<F: Future>(polls: usize, future: F) {
     }
 }
 
+/// Whether the connection is outside a transaction.
+async fn is_idle(connection: &mut PgConnection) -> bool {
+    // `now()` is when the transaction began. Unprepared, a statement begins its own at its start.
+    let same = sqlx::raw_sql("SELECT now() = statement_timestamp()");
+    same.fetch_one(connection).await.unwrap().get(0)
+}
+
 #[tokio::test]
 async fn dropped_calls_leave_no_open_transaction_in_the_pool() {
     let database = TestPostgres::shared().await.database().await;
@@ -319,11 +338,11 @@ async fn dropped_calls_leave_no_open_transaction_in_the_pool() {
         drop_after(polls, store.begin()).await;
         drop_after(polls, store.check()).await;
         drop_after(polls, store.migrate()).await;
-        // In a transaction, `now()` is the time of its beginning.
-        let row = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(&pool);
-        let is_idle: bool = row.await.unwrap().get(0);
-        assert!(is_idle, "after {polls} polls");
+        let mut connection = pool.acquire().await.unwrap();
+        assert!(is_idle(&mut connection).await, "after {polls} polls");
     }
+    let mut open = pool.begin().await.unwrap();
+    assert!(!is_idle(&mut open).await, "this one is open");
 }
 
 #[tokio::test]

@@ -355,8 +355,11 @@ enum Odd {
 mod in_cents {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
     pub(super) fn serialize<S: Serializer>(amount: &f64, to: S) -> Result<S::Ok, S::Error> {
-        #[expect(clippy::cast_possible_truncation, reason = "the amounts are small")]
         to.serialize_i64((amount * 100.0).round() as i64)
     }
 
