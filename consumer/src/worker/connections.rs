@@ -1,14 +1,12 @@
 //! The connections that batches run on: a bounded number, however many lanes there are.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time;
 
 use crate::backend::{Backend, TransactionGuard as _};
 use crate::store::EventStore;
@@ -23,8 +21,6 @@ pub(crate) struct Shares {
     holders: usize,
     /// Connections passed to handlers that do not use them.
     unused: usize,
-    /// Extra connections, so that batches can rotate among more than run at once.
-    extra: usize,
 }
 
 /// What the lanes of a worker need of the pool.
@@ -51,7 +47,6 @@ impl Shares {
         writers: 1,
         holders: 1,
         unused: 1,
-        extra: 0,
     };
 
     /// Divides a pool of at most `max` connections between lanes that write, handlers that work
@@ -89,13 +84,7 @@ impl Shares {
             writers,
             holders: if DB::HOLDS_CLAIMS { elsewhere } else { 0 },
             unused: elsewhere,
-            extra: Self::extra::<DB>().min(free - writers - cost * elsewhere),
         })
-    }
-
-    /// How many extra connections are useful: none where only one can write at a time.
-    fn extra<DB: Backend>() -> usize {
-        if DB::WRITERS.is_some() { 0 } else { 2 }
     }
 }
 
@@ -104,11 +93,6 @@ impl Shares {
 /// A lane returns its connection after each batch, so that many lanes share few connections; the
 /// connection stays open with its prepared statements. Handlers that work elsewhere, and may wait
 /// there for long, have a share of their own, so that they never keep others from writing.
-///
-/// Batches rotate among the open connections. Next to a server on the same machine, the kernel
-/// tends to leave a thread and the backend it talks to on the cores where they are; two cores that
-/// wake each other for every statement are several times as slow as one. With another backend for
-/// the next batch, no lane is stuck with the slow pairing.
 pub(crate) struct Connections<DB: Backend> {
     store: EventStore<DB>,
     writers: Arc<Semaphore>,
@@ -118,9 +102,7 @@ pub(crate) struct Connections<DB: Backend> {
     max_writers: usize,
     /// How many lanes have a connection for writing or wait for one.
     writing: AtomicUsize,
-    /// A permit for each extra connection that may still be opened.
-    extra: Arc<Semaphore>,
-    idle: Mutex<IdleConnections<Open<DB>>>,
+    idle: Mutex<Vec<Open<DB>>>,
     /// The backends that hold a claim, to be terminated when the worker cannot wait for them.
     claimed: Mutex<HashSet<i32>>,
     thread_setup: OnceLock<ThreadSetup>,
@@ -129,49 +111,7 @@ pub(crate) struct Connections<DB: Backend> {
 struct Open<DB: Backend> {
     connection: PoolConnection<DB>,
     guard: DB::Guard,
-    /// Set for an extra connection.
-    extra: Option<OwnedSemaphorePermit>,
 }
-
-/// The idle connections, longest idle first.
-#[derive(Debug)]
-struct IdleConnections<T>(VecDeque<IdleConnection<T>>);
-
-#[derive(Debug)]
-struct IdleConnection<T> {
-    value: T,
-    is_extra: bool,
-    since: Instant,
-}
-
-impl<T> IdleConnections<T> {
-    fn push(&mut self, value: T, is_extra: bool, since: Instant) {
-        self.0.push_back(IdleConnection {
-            value,
-            is_extra,
-            since,
-        });
-    }
-
-    /// The longest idle connection and how long it was idle; drops extra ones that have expired.
-    fn pop(&mut self, now: Instant) -> Option<(T, Duration)> {
-        self.0
-            .retain(|one| !one.is_extra || now - one.since <= EXTRA_IDLE_TIMEOUT);
-        let IdleConnection { value, since, .. } = self.0.pop_front()?;
-        Some((value, now - since))
-    }
-}
-
-/// Batches that follow each other within this time count as load; only then is an extra connection
-/// useful.
-const BUSY_WITHIN: Duration = Duration::from_secs(1);
-
-/// How long an extra connection may be idle. Under little load its turn comes rarely, and a
-/// firewall or pooler in between may have dropped it by then.
-const EXTRA_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// How long to wait after an extra connection could not be opened.
-const EXTRA_RETRY: Duration = Duration::from_secs(10);
 
 impl<DB: Backend> Connections<DB> {
     /// Each kind has its own permits, so that lanes which hold one kind and wait for another cannot
@@ -184,8 +124,7 @@ impl<DB: Backend> Connections<DB> {
             unused: Arc::new(Semaphore::new(shares.unused)),
             max_writers: shares.writers,
             writing: AtomicUsize::new(0),
-            extra: Arc::new(Semaphore::new(shares.extra)),
-            idle: Mutex::new(IdleConnections(VecDeque::new())),
+            idle: Mutex::default(),
             claimed: Mutex::new(HashSet::new()),
             thread_setup: OnceLock::new(),
         }
@@ -232,7 +171,7 @@ impl<DB: Backend> Connections<DB> {
 
     /// Closes the idle connections, which are probably dead.
     pub(crate) fn close_idle(&self) {
-        self.idle.lock().0.clear();
+        self.idle.lock().clear();
     }
 
     /// The backends that hold a claim now.
@@ -242,14 +181,9 @@ impl<DB: Backend> Connections<DB> {
 
     async fn lease(self: &Arc<Self>, share: &Arc<Semaphore>) -> Result<Lease<DB>, sqlx::Error> {
         let permit = acquire(share).await?;
-        let idle = self.idle.lock().pop(Instant::now());
+        let idle = self.idle.lock().pop();
         let open = match idle {
-            Some((open, idle_for)) => {
-                if idle_for < BUSY_WITHIN {
-                    self.open_extra();
-                }
-                open
-            }
+            Some(open) => open,
             None => self.open().await?,
         };
         Ok(Lease {
@@ -268,48 +202,7 @@ impl<DB: Backend> Connections<DB> {
         connection.close_on_drop();
         let on_thread = self.thread_setup.get().and_then(ThreadSetup::on_thread);
         let guard = DB::guard(&mut connection, on_thread).await?;
-        Ok(Open {
-            connection,
-            guard,
-            extra: None,
-        })
-    }
-
-    /// Opens an extra connection if there may be one, in a task of its own: no batch waits for it.
-    fn open_extra(self: &Arc<Self>) {
-        if !self.pool_has_room() {
-            return;
-        }
-        if let Ok(permit) = Arc::clone(&self.extra).try_acquire_owned() {
-            tokio::spawn(open_extra(Arc::clone(self), permit));
-        }
-    }
-
-    /// Whether the pool can hand out a connection without waiting for another user of it.
-    fn pool_has_room(&self) -> bool {
-        let pool = self.store.pool();
-        pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections()
-    }
-
-    fn put_back(&self, open: Open<DB>) {
-        let is_extra = open.extra.is_some();
-        self.idle.lock().push(open, is_extra, Instant::now());
-    }
-}
-
-async fn open_extra<DB: Backend>(connections: Arc<Connections<DB>>, permit: OwnedSemaphorePermit) {
-    match connections.open().await {
-        Ok(open) => connections.put_back(Open {
-            extra: Some(permit),
-            ..open
-        }),
-        Err(error) => {
-            tracing::debug!(%error, "cannot open an extra connection for batches");
-            // The worker may end in the meantime.
-            drop(connections);
-            time::sleep(EXTRA_RETRY).await;
-            drop(permit);
-        }
+        Ok(Open { connection, guard })
     }
 }
 
@@ -385,7 +278,7 @@ impl<DB: Backend> Drop for Lease<DB> {
             self.connections.claimed.lock().remove(&backend);
         }
         if self.ended_well {
-            self.connections.put_back(open);
+            self.connections.idle.lock().push(open);
         } else {
             // Its state is unknown, so it is closed; a statement may still be running on it.
             open.guard.give_up();
@@ -413,40 +306,4 @@ impl<DB: Backend> Drop for WritingLane<DB> {
 pub(crate) struct UnusedConnection<DB: Backend> {
     pub(crate) connection: PoolConnection<DB>,
     _permit: OwnedSemaphorePermit,
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn the_longest_idle_connection_is_used_first() {
-        let (mut idle, start) = (IdleConnections(VecDeque::new()), Instant::now());
-        let after = |millis| start + Duration::from_millis(millis);
-        idle.push('a', false, start);
-        idle.push('b', true, after(1));
-        assert_eq!(idle.pop(after(2)), Some(('a', Duration::from_millis(2))));
-        idle.push('a', false, after(3));
-        assert_eq!(idle.pop(after(4)), Some(('b', Duration::from_millis(3))));
-        assert_eq!(idle.pop(after(5)).unwrap().0, 'a');
-        assert_eq!(idle.pop(after(6)), None);
-    }
-
-    #[test]
-    fn only_extra_connections_expire() {
-        let (mut idle, start) = (IdleConnections(VecDeque::new()), Instant::now());
-        let later = start + EXTRA_IDLE_TIMEOUT + Duration::from_secs(1);
-        for (value, is_extra, since) in
-            [('a', true, start), ('b', false, start), ('c', true, later)]
-        {
-            idle.push(value, is_extra, since);
-        }
-        let left = [idle.pop(later), idle.pop(later), idle.pop(later)];
-        assert_eq!(
-            left.map(|one| one.map(|one| one.0)),
-            [Some('b'), Some('c'), None]
-        );
-    }
 }
