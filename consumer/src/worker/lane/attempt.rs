@@ -537,7 +537,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
     }
 
-    /// Saves like [`save`](Self::save) in a transaction of its own.
+    /// Saves like [`save`](Self::save) in a transaction of its own. Events that were to wait behind a
+    /// parked one, which is gone by now, are handled with the next batch, together with those after
+    /// them.
     async fn save_later(&self, ready: &Ready, index: usize) -> Result<Outcome, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
@@ -550,6 +552,13 @@ impl<DB: Backend> Attempt<'_, DB> {
         if let Err(outcome) = claim {
             return roll_back(tx, ended_well, outcome).await;
         }
+        // Nothing kept an operator from retrying parked events meanwhile.
+        let (statements, segment) = (&self.shared.statements, self.segment);
+        let row = (&segment.key, segment.slice_to);
+        let freed = ready
+            .division
+            .first_freed::<DB>(statements, &mut tx, row, index);
+        let index = freed.await?;
         if !self.save(&mut tx, ready, index).await? {
             return Err(sqlx::Error::RowNotFound.into());
         }
