@@ -43,7 +43,7 @@ const LOCK_ROWS: &str = "
      ORDER BY slice_from {for update}";
 
 /// The new half is a copy: a retry that is due is due in both, and the half without the failed event
-/// drops it with its first save. Neither waits for a neighbour any more.
+/// drops it when it is saved or advanced. Neither waits for a neighbour any more.
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
                             replay_to, attempts, retry_at, failed_position, error, updated_at)

@@ -96,7 +96,8 @@ impl Checkpoints for Postgres {
                    LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END) AS high
               FROM {progress} AS p JOIN move AS m USING (consumer, version, slice_from)
              WHERE p.epoch = m.epoch AND p.slice_to = m.slice_to AND p.state = 'running'
-               AND p.attempts = 0 AND p.position >= m.low
+               -- An event that failed may have come into the other half of a row that was split.
+               AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
@@ -105,7 +106,9 @@ impl Checkpoints for Postgres {
         "
                -- The owner of a claimed row advances it.
                FOR UPDATE OF p SKIP LOCKED)
-        UPDATE {progress} AS p SET position = free.high, updated_at = {now}
+        UPDATE {progress} AS p
+           SET position = free.high, attempts = 0, retry_at = NULL, failed_position = NULL,
+               error = NULL, updated_at = {now}
           FROM free
          WHERE (p.consumer, p.version, p.slice_from)
              = (free.consumer, free.version, free.slice_from)"

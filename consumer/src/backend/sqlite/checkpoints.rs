@@ -51,9 +51,12 @@ impl Checkpoints for Sqlite {
     const ADVANCE: &'static str = "
         UPDATE {progress}
            SET position = min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END),
+               attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
                updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND epoch = $4 AND slice_to = $7
-           AND state = 'running' AND attempts = 0 AND position >= $5
+           AND state = 'running' AND position >= $5
+           -- An event that failed may have come into the other half of a row that was split.
+           AND (attempts = 0 OR failed_position <= $6)
            AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)";
 
     const PARK: &'static str = "
