@@ -56,11 +56,18 @@ impl Checkpoints for Postgres {
                SELECT consumer, version, slice_from FROM {progress}
                 WHERE consumer = $1 AND version = $2 AND slice_from = $3
                   FOR UPDATE SKIP LOCKED)
-     RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.replay_to,
+     RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
                {ms until p.retry_at} AS retry_in, p.failed_position, p.error,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
+               -- Two ranges of the index, between which the own rows are not looked at.
+               EXISTS (SELECT FROM {progress} AS o
+                        WHERE o.consumer = p.consumer AND o.version < p.version)
+               OR EXISTS (SELECT FROM {progress} AS o
+                           WHERE o.consumer = p.consumer AND o.version > p.version) AS has_versions,
+               EXISTS (SELECT FROM {handled} AS h
+                        WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
                pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction,
                -- In this transaction only, these end the claim of a process that froze, or that is
                -- behind a cut network: one that sends no statement, one that acknowledges no answer,
@@ -84,6 +91,10 @@ impl Checkpoints for Postgres {
          RETURNING 1)
         -- The mark that the deferred trigger looks for; it ends with the transaction.
         SELECT set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved";
+
+    /// The number is arbitrary.
+    const LOCK_MARK: &'static str = "
+        SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
 
     const ADVANCE: &'static str = concat!(
         "
@@ -116,12 +127,12 @@ impl Checkpoints for Postgres {
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
-                              attempts, error)
+                              attempts, error, replay)
         SELECT $1, $2, e.aggregate_type, e.aggregate_id, e.position, e.slice, e.reason, e.attempts,
-               {message e.error}
+               {message e.error}, e.replay
           FROM UNNEST($3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[], $8::int[],
-                      $9::bytea[])
-            AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error)
+                      $9::bytea[], $10::bool[])
+            AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error, replay)
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
     async fn guard(
@@ -180,6 +191,7 @@ impl Checkpoints for Postgres {
             .bind(column(events, Parking::reason))
             .bind(column(events, Parking::attempts))
             .bind(column(events, error))
+            .bind(column(events, |parking| parking.is_replay))
             .execute(connection)
             .await
             .map(drop)

@@ -33,11 +33,15 @@ impl Checkpoints for Sqlite {
         -- The transaction, begun IMMEDIATE, is the lock.
         UPDATE {progress} SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
-     RETURNING slice_to, position, epoch, scope, state, replay_to,
+     RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
+               EXISTS (SELECT 1 FROM {progress} AS o
+                        WHERE o.consumer = $1 AND o.version <> $2) AS has_versions,
+               EXISTS (SELECT 1 FROM {handled} AS h
+                        WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
                0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered";
 
@@ -47,6 +51,9 @@ impl Checkpoints for Sqlite {
                failed_position = $8, error = {message $9}, updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
+
+    /// The transaction, begun IMMEDIATE, is the lock.
+    const LOCK_MARK: &'static str = "SELECT $1 = $1 AS locked";
 
     const ADVANCE: &'static str = "
         UPDATE {progress}
@@ -61,8 +68,8 @@ impl Checkpoints for Sqlite {
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
-                              attempts, error, parked_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, {now})
+                              attempts, error, replay, parked_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, $10, {now})
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
     async fn guard(
@@ -117,6 +124,7 @@ impl Checkpoints for Sqlite {
                 .bind(parking.reason())
                 .bind(parking.attempts())
                 .bind_message(parking.error())
+                .bind(i32::from(parking.is_replay))
                 .execute(connection)
                 .await?;
         }

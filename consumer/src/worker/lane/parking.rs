@@ -114,13 +114,14 @@ impl Division {
     }
 
     /// The events to park before an index in the job.
-    pub(crate) fn to_park(&self, before: usize) -> Vec<Parking<'_>> {
+    pub(crate) fn to_park(&self, before: usize, is_replay: bool) -> Vec<Parking<'_>> {
         self.to_park
             .iter()
             .take_while(|(index, _)| *index < before)
             .map(|(_, event)| Parking {
                 event,
                 failure: None,
+                is_replay,
             })
             .collect()
     }
