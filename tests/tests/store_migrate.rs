@@ -343,6 +343,7 @@ async fn our_tables_on_postgres_have_the_columns_of_a_worker() {
             "failed_position bigint",
             "error text",
             "updated_at timestamp with time zone not null default now()",
+            "began bigint not null default 0",
         ]
     );
     let constraints = constraints(&db.pool, "consumer_progress").await;
@@ -369,6 +370,7 @@ async fn our_tables_on_postgres_have_the_columns_of_a_worker() {
             "attempts integer not null default 0",
             "error text",
             "parked_at timestamp with time zone not null default now()",
+            "replay boolean not null default false",
         ]
     );
     assert_eq!(
@@ -391,6 +393,7 @@ async fn both_databases_have_the_same_tables_with_the_same_columns() {
         "consumer_progress",
         "consumer_frontier",
         "consumer_parked",
+        "consumer_handled",
         "consumer_schema",
     ] {
         let names: Vec<String> =

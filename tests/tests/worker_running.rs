@@ -98,8 +98,11 @@ async fn only_events_up_to_the_end_of_a_replay_are_replays<DB: TestDatabase>(db:
     };
     db.run_once(c(&seen)).await;
     seen.lock().unwrap().clear();
+    // As a rebuild does after the second event.
     db.execute(&format!(
-        "UPDATE consumer_progress SET position = 0, epoch = epoch + 1, replay_to = {}",
+        "INSERT INTO consumer_handled (consumer, scope, slice_from, slice_to, after, up_to)
+         VALUES ('c', '', 0, 1024, 0, {});
+         UPDATE consumer_progress SET position = 0, epoch = epoch + 1",
         positions[1]
     ))
     .await;

@@ -163,7 +163,7 @@ impl<DB: Backend> Admin<DB> {
     pub(super) async fn positions(&self, consumer: &ConsumerId) -> Result<(i64, i64), AdminError> {
         let rows = self.rows_of(consumer).await?;
         let position = rows.iter().map(|row| row.checkpoint.position).min();
-        let replay_to = rows.iter().map(|row| row.checkpoint.replay_to).max();
+        let replay_to = rows.iter().map(|row| row.replay_to).max();
         let positions = position.zip(replay_to);
         positions.ok_or_else(|| unknown(consumer.into(), &[]))
     }

@@ -14,7 +14,9 @@ use super::operator::Admin;
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use super::transactions::Borrowed;
-use crate::backend::{Backend, ConsumerId, ParkedRow, StoreError};
+use crate::backend::{
+    Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError,
+};
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
@@ -83,13 +85,12 @@ impl<DB: Backend> Admin<DB> {
         drop(tx);
         let mut retried = Retried::default();
         for aggregate in aggregates(&rows, &consumer, position)? {
-            let (_, replay_to) = self.positions(&consumer).await?;
             let retry = Retry {
                 admin: self,
                 consumer: &consumer,
                 code,
                 aggregate,
-                replay_to,
+                statements: DB::checkpoint_statements(self.store.settings()),
             };
             match retry.run().await {
                 Ok(handled) => retried.handled += handled,
@@ -130,8 +131,7 @@ struct Retry<'a, DB: Backend> {
     code: &'a Registered<DB>,
     /// An event of the aggregate.
     aggregate: &'a ParkedRow,
-    /// Up to where events are a replay.
-    replay_to: i64,
+    statements: CheckpointStatements,
 }
 
 /// The parked events of an aggregate.
@@ -139,6 +139,8 @@ struct Waiting {
     events: Vec<PersistedEvent>,
     /// How often the first of them has failed.
     attempts: u32,
+    /// What any version of the consumer has handled.
+    ledger: Ledger,
 }
 
 impl Waiting {
@@ -217,15 +219,15 @@ impl<DB: Backend> Retry<'_, DB> {
     }
 
     async fn waiting(&self, connection: &mut DB::Connection) -> Result<Waiting, AdminError> {
-        let rows = DB::parked(&self.admin.sql, connection, self.consumer).await?;
-        let own = rows
-            .iter()
-            .filter(|row| is_same_aggregate(row, self.aggregate));
+        let mut rows = DB::parked(&self.admin.sql, connection, self.consumer).await?;
+        rows.retain(|row| is_same_aggregate(row, self.aggregate));
+        let first = rows.first().map_or(0, |row| row.position);
         let mut waiting = Waiting {
             events: Vec::new(),
             attempts: 0,
+            ledger: self.ledger(connection, first - 1).await?,
         };
-        for row in own {
+        for row in &rows {
             let position = row.position;
             let event = self.admin.event(connection, position).await?;
             if waiting.events.is_empty() {
@@ -236,6 +238,29 @@ impl<DB: Backend> Retry<'_, DB> {
                 .push(event.ok_or(AdminError::NotInLog { position })?);
         }
         Ok(waiting)
+    }
+
+    /// What any version of the consumer has handled after a position. No other version handles a parked
+    /// event meanwhile.
+    async fn ledger(
+        &self,
+        connection: &mut DB::Connection,
+        after: i64,
+    ) -> Result<Ledger, AdminError> {
+        let (statements, consumer) = (&self.statements, self.consumer);
+        if !DB::lock_mark(statements, connection, consumer).await? {
+            return Err(AdminError::Held {
+                consumer: consumer.clone(),
+            });
+        }
+        let ledger = DB::ledger(
+            statements,
+            connection,
+            consumer,
+            after,
+            0..i32::from(SLICES),
+        );
+        Ok(ledger.await?)
     }
 
     async fn unpark(
@@ -262,15 +287,13 @@ impl<DB: Backend> Retry<'_, DB> {
         let mut rest = waiting.events.as_slice();
         let mut attempt = waiting.attempts.saturating_add(1);
         while let Some(last) = rest.last() {
-            // A batch does not reach over the end of a replay.
-            let replayed = rest.partition_point(|event| event.global_position <= self.replay_to);
-            let take = if replayed > 0 { replayed } else { rest.len() };
-            let batch = rest.get(..take).unwrap_or(rest).to_vec();
+            let run = waiting.ledger.run(rest);
+            let batch = rest.get(..run.take).unwrap_or(rest).to_vec();
             let cx = Context::new(Arc::clone(&self.consumer.name))
                 .with_version(self.consumer.version)
                 .with_attempt(attempt)
                 .with_head(last.global_position)
-                .with_replay(replayed > 0);
+                .with_replay(run.is_replay);
             let cx = Arc::new(cx);
             let handled = self.handle_batch(connection, &cx, batch).await?;
             rest = rest.get(handled..).unwrap_or_default();

@@ -225,7 +225,7 @@ impl<DB: Backend> Admin<DB> {
             is_active: active.get(&consumer.name) == Some(&consumer.version),
             state,
             position,
-            replay_to: worst.checkpoint.replay_to,
+            replay_to: worst.replay_to,
             lag,
             failing: failing(worst),
             parked: sum(rows, |row| row.parked),
@@ -322,7 +322,7 @@ fn worst(rows: &[Row]) -> Option<&Row> {
 
 /// The state of a consumer's worst row, regardless of the code.
 fn state(worst: &Checkpoint, rows: &[Row]) -> ConsumerState {
-    let is_replayed = |row: &Row| row.checkpoint.position < row.checkpoint.replay_to;
+    let is_replayed = |row: &Row| row.checkpoint.position < row.replay_to;
     let error = || worst.error.clone().unwrap_or_default();
     match worst.state {
         State::Stopped => ConsumerState::Stopped {

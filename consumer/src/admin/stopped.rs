@@ -174,7 +174,13 @@ impl<DB: Backend> Admin<DB> {
             if has_slice(row, &event.aggregate_id) {
                 let error = row.error.as_deref().unwrap_or_default();
                 let failure = Some((row.attempts, error));
-                let parking = Parking { event, failure };
+                let slices = row.key.slice_from..row.slice_to;
+                let ledger = DB::ledger(&statements, tx, &row.key.consumer, row.position, slices);
+                let parking = Parking {
+                    event,
+                    failure,
+                    is_replay: ledger.await?.has(event),
+                };
                 DB::park(&statements, tx, &row.key, &[parking]).await?;
             }
         }

@@ -9,7 +9,7 @@ use super::locks::LOCK_WAIT;
 use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
-use crate::backend::{Backend, ConsumerId, Row};
+use crate::backend::{Backend, ConsumerId, Row, SLICES};
 
 impl<DB: Backend> Admin<DB> {
     /// Returns the [active](Self::activate) version of a consumer, whose read model is to be read;
@@ -55,7 +55,8 @@ impl<DB: Backend> Admin<DB> {
     ///
     /// # Errors
     /// Without [`ActivateOptions::force`], [`AdminError::Behind`] if the version has not handled all
-    /// events of its scope, and [`AdminError::HasParked`] if it has parked events.
+    /// events of its scope, and [`AdminError::HasParked`] if it has parked events, or if another version
+    /// has some that none has handled.
     pub async fn activate(
         &self,
         consumer: impl Into<Target>,
@@ -64,6 +65,7 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         if !options.force {
             self.refuse_behind(&consumer).await?;
+            self.refuse_left_behind(&consumer).await?;
         }
         let mut tx = self.write(&consumer).await?;
         DB::activate(&self.sql, &mut tx, &consumer).await?;
@@ -149,6 +151,38 @@ impl<DB: Backend> Admin<DB> {
                 consumer: consumer.clone(),
                 parked,
             });
+        }
+        Ok(())
+    }
+
+    /// Refuses a version beside which others have parked events that none has handled: no one would
+    /// look at them again.
+    async fn refuse_left_behind(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
+        let rows = self.rows().await?;
+        let mut others: Vec<&ConsumerId> = rows
+            .iter()
+            .filter(|row| row.parked > 0)
+            .map(consumer_of)
+            .filter(|other| other.name == consumer.name && *other != consumer)
+            .collect();
+        others.dedup();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let statements = DB::checkpoint_statements(self.store.settings());
+        let mut tx = self.read().await?;
+        let ledger = DB::ledger(&statements, &mut tx, consumer, 0, 0..i32::from(SLICES)).await?;
+        for other in others {
+            let mut parked = DB::parked(&self.sql, &mut tx, other).await?;
+            parked.retain(|row| {
+                !ledger.contains(&row.aggregate_type, &row.aggregate_id, row.position)
+            });
+            if !parked.is_empty() {
+                return Err(AdminError::HasParked {
+                    consumer: other.clone(),
+                    parked: parked.len() as u64,
+                });
+            }
         }
         Ok(())
     }

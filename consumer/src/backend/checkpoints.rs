@@ -1,6 +1,7 @@
 //! The consumer half of a backend: checkpoints, their claims, and parked events.
 
 use std::future::Future;
+use std::ops::Range;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
@@ -8,6 +9,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, SqlSafeStr as _};
 
 use super::driver::Driver;
+use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
     SegmentId, millis,
@@ -20,15 +22,17 @@ const HOLD_FOR: Duration = Duration::from_secs(10);
 
 /// Creates the rows of a consumer that has none, of `$3` slices each.
 const ENROLL: &str = "
-    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, position, replay_to,
+    INSERT INTO {progress} (consumer, version, slice_from, slice_to, scope, began, position,
                             updated_at)
     WITH RECURSIVE piece (slice) AS (
-        SELECT 0 UNION ALL SELECT slice + $3 FROM piece WHERE slice + $3 < 1024)
-    SELECT $1, $2, slice, slice + $3, $4, $5, (
-           -- What another version has handled is a replay: its effects have happened.
-           SELECT coalesce(max({greatest}(position, replay_to)), 0) FROM {progress}
-            WHERE consumer = $1 AND version <> $2), {now}
-      FROM piece
+        SELECT 0 UNION ALL SELECT slice + $3 FROM piece WHERE slice + $3 < 1024),
+    start (position) AS (
+        -- Not after the slowest row of the version before: events would be left out.
+        SELECT coalesce(min(position), $5) FROM {progress}
+         WHERE consumer = $1 AND position < $5 AND version = (
+               SELECT max(version) FROM {progress} WHERE consumer = $1 AND version < $2))
+    SELECT $1, $2, slice, slice + $3, $4, start.position, start.position, {now}
+      FROM piece CROSS JOIN start
      WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1 AND version = $2)";
 
 const TRY_AGAIN: &str = "
@@ -36,19 +40,19 @@ const TRY_AGAIN: &str = "
      WHERE consumer = $1 AND version = $2 AND state = 'stopped'";
 
 const LOCK_ROWS: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to, hold_at,
+    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began, hold_at,
            attempts, failed_position, error FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)
      -- In this order, so that two processes cannot wait for each other.
      ORDER BY slice_from {for update}";
 
 /// The new half is a copy: a retry that is due is due in both, and the half without the failed event
-/// drops it with its first save. Neither waits for a neighbour any more.
+/// drops it when it is saved or advanced. Neither waits for a neighbour any more.
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
-                            replay_to, attempts, retry_at, failed_position, error, updated_at)
+                            began, attempts, retry_at, failed_position, error, updated_at)
     SELECT consumer, version, $4, slice_to, position, epoch, scope, state,
-           replay_to, attempts, retry_at, failed_position, error, {now}
+           began, attempts, retry_at, failed_position, error, {now}
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
 
@@ -71,7 +75,7 @@ const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const SNAPSHOT: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, replay_to,
+    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
            attempts, failed_position, error
@@ -130,7 +134,22 @@ statements! {
         parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
         count_parked: &format!("{FOUND}{COUNT_PARKED}"),
         parked_counts: PARKED_COUNTS,
+        ledger: HANDLED,
+        lock_mark: DB::LOCK_MARK,
+        fold: FOLD,
+        folded: FOLDED,
+        compact: COMPACT,
         park: DB::PARK,
+    }
+}
+
+impl CheckpointStatements {
+    fn folding(&self) -> Folding<'_> {
+        Folding {
+            fold: &self.fold,
+            folded: &self.folded,
+            compact: &self.compact,
+        }
     }
 }
 
@@ -180,6 +199,10 @@ pub trait Checkpoints: Driver {
     /// Saves a checkpoint and returns a row if it did; its first eleven parameters are those of
     /// [`bind_save`].
     const SAVE: &'static str;
+
+    /// Locks the high-water mark of all versions of the consumer `$1` for the rest of the transaction,
+    /// unless another transaction has it; says whether it did as `locked`.
+    const LOCK_MARK: &'static str;
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
@@ -293,6 +316,12 @@ pub trait Checkpoints: Driver {
                 tx.rollback().await?;
                 return Ok(false);
             };
+            let mut began = rows.iter().map(|row| row.began);
+            if began.next() != began.next() {
+                // A row has one range.
+                let both = left.slice_from..right.slice_from + 1;
+                fold::<Self>(statements.folding(), &mut tx, &left.consumer, both).await?;
+            }
             let remove = on_row::<Self>(&statements.remove, right);
             remove.execute(&mut tx).await?;
             let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
@@ -361,6 +390,36 @@ pub trait Checkpoints: Driver {
         on_consumer::<Self>(&statements.count_parked, &key.consumer)
             .bind(limit)
             .fetch_value(connection, "aggregates")
+    }
+
+    /// The events that any version of a consumer has handled, of a range of slices and after a position;
+    /// only under the claim of a row there.
+    fn ledger(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &ConsumerId,
+        after: i64,
+        slices: Range<i32>,
+    ) -> impl Future<Output = Result<Ledger, sqlx::Error>> + Send {
+        Ledger::read::<Self>(
+            &statements.ledger,
+            connection,
+            &consumer.name,
+            after,
+            slices,
+        )
+    }
+
+    /// Keeps other versions of a consumer from handling an event first that none has handled, for the
+    /// rest of the transaction; false when another transaction does. What is read of them later shows
+    /// what they handled before.
+    fn lock_mark(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &ConsumerId,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        let query = statements.lock_mark.on::<Self>().bind(&*consumer.name);
+        query.fetch_value(connection, "locked")
     }
 
     /// The number of parked events of each consumer.

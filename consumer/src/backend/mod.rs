@@ -17,6 +17,8 @@ mod faults;
 #[cfg(feature = "worker")]
 mod frontier;
 mod json_text;
+#[cfg(feature = "worker")]
+mod ledger;
 mod log_rows;
 mod migrations;
 mod names;
@@ -49,6 +51,8 @@ pub(crate) use self::events::{EventStatements, Opened};
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
 pub(crate) use self::frontier::{FrontierWatch, Incarnation, Observation};
+#[cfg(feature = "worker")]
+pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]

@@ -6,13 +6,20 @@ use std::time::Duration;
 use super::StoreSettings;
 use super::checkpoints::{on_consumer, on_row};
 use super::driver::Driver;
+use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
 use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken};
 use super::sql::{Sql, Statement, statements};
 
 const ROWS: &str = "
     SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
-           p.replay_to, p.hold_at, p.attempts, p.failed_position, p.error,
+           p.began, p.hold_at, p.attempts, p.failed_position, p.error,
            {ms until p.retry_at} AS retry_in, {ms since p.updated_at} AS saved_ago,
+           {greatest}(
+               (SELECT coalesce(max(h.up_to), 0) FROM {handled} AS h
+                 WHERE h.consumer = p.consumer AND h.slice_from < p.slice_to
+                   AND h.slice_to > p.slice_from),
+               (SELECT coalesce(max(o.position), 0) FROM {progress} AS o
+                 WHERE o.consumer = p.consumer AND o.version < p.version)) AS replay_to,
            (SELECT count(*) FROM {parked} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS parked,
@@ -56,10 +63,10 @@ const PASS: &str = "
      WHERE consumer = $1 AND version = $2 AND slice_from = $3
        AND state = 'stopped' AND failed_position = $4";
 
-/// What was handled once is a replay from now on, also if a rebuild is started again half-way.
+/// The ledger has what the row has handled.
 const REWIND: &str = "
     UPDATE {progress}
-       SET replay_to = {greatest}(replay_to, position), position = 0, epoch = epoch + 1,
+       SET began = 0, position = 0, epoch = epoch + 1,
            state = CASE state WHEN 'paused' THEN state ELSE 'running' END,
            attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
            scope = coalesce($3, scope), updated_at = {now}
@@ -110,12 +117,26 @@ statements! {
         set_scope: SET_SCOPE,
         parked: PARKED,
         unpark: UNPARK,
+        keep_unparked: KEEP_UNPARKED,
+        fold: FOLD,
+        folded: FOLDED,
+        compact: COMPACT,
         blame: BLAME,
         forget: FORGET,
         forget_parked: FORGET_PARKED,
         forget_active: FORGET_ACTIVE,
         active: ACTIVE,
         activate: ACTIVATE,
+    }
+}
+
+impl OperateStatements {
+    fn folding(&self) -> Folding<'_> {
+        Folding {
+            fold: &self.fold,
+            folded: &self.folded,
+            compact: &self.compact,
+        }
     }
 }
 
@@ -247,6 +268,7 @@ pub trait Operate: Driver {
         let rewind = on_consumer::<Self>(&sql.rewind, of).bind(scope);
         let forget_parked = on_consumer::<Self>(&sql.forget_parked, of);
         async move {
+            fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
             run::<Self>(rewind, connection).await?;
             run::<Self>(forget_parked, connection).await
         }
@@ -259,10 +281,12 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         scope: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        run::<Self>(
-            on_consumer::<Self>(&sql.set_scope, of).bind(scope),
-            connection,
-        )
+        let set_scope = on_consumer::<Self>(&sql.set_scope, of).bind(scope);
+        async move {
+            // With the scope in which it was handled.
+            fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
+            run::<Self>(set_scope, connection).await
+        }
     }
 
     /// Reads the parked events, in the order of the log.
@@ -285,8 +309,12 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         position: i64,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        let query = on_consumer::<Self>(&sql.unpark, of).bind(position);
-        async move { Ok(query.execute(connection).await? == 1) }
+        let keep = on_consumer::<Self>(&sql.keep_unparked, of).bind(position);
+        let unpark = on_consumer::<Self>(&sql.unpark, of).bind(position);
+        async move {
+            keep.execute(connection).await?;
+            Ok(unpark.execute(connection).await? == 1)
+        }
     }
 
     /// Records that a parked event failed again; only under the lock of the rows.
@@ -310,6 +338,7 @@ pub trait Operate: Driver {
         of: &ConsumerId,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
+            fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
             for statement in [&sql.forget_parked, &sql.forget_active, &sql.forget] {
                 run::<Self>(on_consumer::<Self>(statement, of), connection).await?;
             }

@@ -130,8 +130,8 @@ pub struct Checkpoint {
     pub scope: String,
     /// Whether the consumer may run.
     pub state: State,
-    /// The position up to which events are replays.
-    pub replay_to: i64,
+    /// The position after which the row has handled what is before its checkpoint.
+    pub began: i64,
     /// The position at which the row waits for its neighbour, to be merged with it.
     pub hold_at: Option<i64>,
     /// The failed attempts at the next event.
@@ -175,7 +175,7 @@ impl Checkpoint {
             epoch: DB::read(row, "epoch")?,
             scope: DB::read(row, "scope")?,
             state: State::parse(&state),
-            replay_to: DB::read(row, "replay_to")?,
+            began: DB::read(row, "began")?,
             hold_at: DB::read(row, "hold_at")?,
             attempts: u32::try_from(attempts).unwrap_or(0),
             failed_position: DB::read(row, "failed_position")?,
@@ -193,6 +193,10 @@ pub struct Claim {
     pub retry_in: Option<Duration>,
     /// Whether the consumer has parked events.
     pub parked: bool,
+    /// Whether the consumer has other versions.
+    pub has_versions: bool,
+    /// Whether the ledger has ranges of the consumer after the checkpoint.
+    pub is_replaying: bool,
     /// The incarnation of the server in which the row was claimed.
     pub incarnation: Incarnation,
     /// The process id of the server's backend that holds the lock; 0 without a server.
@@ -207,6 +211,8 @@ impl Claim {
             checkpoint: Checkpoint::decode_at::<DB>(row, key)?,
             retry_in: retry_in::<DB>(row)?,
             parked: DB::read(row, "parked")?,
+            has_versions: DB::read(row, "has_versions")?,
+            is_replaying: DB::read(row, "is_replaying")?,
             incarnation: Incarnation::decode::<DB>(row)?,
             backend: DB::read(row, "backend")?,
             transaction: DB::read(row, "transaction")?,
@@ -286,6 +292,8 @@ pub struct Parking<'a> {
     /// The failed attempts and the last error; `None` for an event that only waits behind an earlier
     /// one of its aggregate.
     pub failure: Option<(u32, &'a str)>,
+    /// Whether a version of the consumer has handled it already.
+    pub is_replay: bool,
 }
 
 impl<'a> Parking<'a> {
@@ -353,6 +361,8 @@ pub struct Row {
     pub(crate) retry_in: Option<Duration>,
     /// Milliseconds since the row was last written.
     pub(crate) saved_ago: i64,
+    /// The position up to which events may be replays.
+    pub(crate) replay_to: i64,
     pub(crate) parked: i64,
     pub(crate) parked_aggregates: i64,
 }
@@ -363,6 +373,7 @@ impl Row {
             checkpoint: Checkpoint::decode::<DB>(row)?,
             retry_in: retry_in::<DB>(row)?,
             saved_ago: DB::read(row, "saved_ago")?,
+            replay_to: DB::read(row, "replay_to")?,
             parked: DB::read(row, "parked")?,
             parked_aggregates: DB::read(row, "parked_aggregates")?,
         })

@@ -266,7 +266,7 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
-    /// `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for columns,
+    /// `{handled}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for columns,
     /// all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal.
     pub(crate) fn render(&self, sql: &str) -> String {
         fill_in(sql, |key| Some(self.lookup(key)))
@@ -279,6 +279,7 @@ impl Schema {
             "progress" => "consumer_progress",
             "frontier" => "consumer_frontier",
             "parked" => "consumer_parked",
+            "handled" => "consumer_handled",
             "active" => "consumer_active",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",

@@ -136,8 +136,12 @@ impl Context {
         self.attempt
     }
 
-    /// Returns whether the events were handled before, as in a rebuild, so that effects on the
-    /// outside world should be skipped.
+    /// Returns whether a consumer of this name has handled or skipped the events before, so that
+    /// effects on the outside world should be left out.
+    ///
+    /// This holds across rebuilds, versions and operators' commands. An event that was parked is new
+    /// until it is handled; events of the scope that no handler takes count as handled. Rows that are
+    /// deleted or changed by hand are not recorded.
     ///
     /// ```
     /// use consumer::{Context, HandlerError, PersistedEvent};

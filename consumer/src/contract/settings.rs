@@ -9,7 +9,8 @@ pub enum StartFrom {
     /// At the first event in the log.
     #[default]
     Beginning,
-    /// After the events that are settled when its checkpoint is created.
+    /// After the events that are settled when its checkpoint is created. A new version starts where
+    /// the version before it is, so that no event is left out.
     Now,
 }
 

@@ -56,11 +56,18 @@ impl Checkpoints for Postgres {
                SELECT consumer, version, slice_from FROM {progress}
                 WHERE consumer = $1 AND version = $2 AND slice_from = $3
                   FOR UPDATE SKIP LOCKED)
-     RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.replay_to,
+     RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
                {ms until p.retry_at} AS retry_in, p.failed_position, p.error,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
+               -- Two ranges of the index, between which the own rows are not looked at.
+               EXISTS (SELECT FROM {progress} AS o
+                        WHERE o.consumer = p.consumer AND o.version < p.version)
+               OR EXISTS (SELECT FROM {progress} AS o
+                           WHERE o.consumer = p.consumer AND o.version > p.version) AS has_versions,
+               EXISTS (SELECT FROM {handled} AS h
+                        WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
                pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction,
                -- In this transaction only, these end the claim of a process that froze, or that is
                -- behind a cut network: one that sends no statement, one that acknowledges no answer,
@@ -85,6 +92,10 @@ impl Checkpoints for Postgres {
         -- The mark that the deferred trigger looks for; it ends with the transaction.
         SELECT set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved";
 
+    /// The number is arbitrary.
+    const LOCK_MARK: &'static str = "
+        SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
+
     const ADVANCE: &'static str = concat!(
         "
         WITH move AS (
@@ -96,7 +107,8 @@ impl Checkpoints for Postgres {
                    LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END) AS high
               FROM {progress} AS p JOIN move AS m USING (consumer, version, slice_from)
              WHERE p.epoch = m.epoch AND p.slice_to = m.slice_to AND p.state = 'running'
-               AND p.attempts = 0 AND p.position >= m.low
+               -- An event that failed may have come into the other half of a row that was split.
+               AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
@@ -105,7 +117,9 @@ impl Checkpoints for Postgres {
         "
                -- The owner of a claimed row advances it.
                FOR UPDATE OF p SKIP LOCKED)
-        UPDATE {progress} AS p SET position = free.high, updated_at = {now}
+        UPDATE {progress} AS p
+           SET position = free.high, attempts = 0, retry_at = NULL, failed_position = NULL,
+               error = NULL, updated_at = {now}
           FROM free
          WHERE (p.consumer, p.version, p.slice_from)
              = (free.consumer, free.version, free.slice_from)"
@@ -113,12 +127,12 @@ impl Checkpoints for Postgres {
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
-                              attempts, error)
+                              attempts, error, replay)
         SELECT $1, $2, e.aggregate_type, e.aggregate_id, e.position, e.slice, e.reason, e.attempts,
-               {message e.error}
+               {message e.error}, e.replay
           FROM UNNEST($3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[], $8::int[],
-                      $9::bytea[])
-            AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error)
+                      $9::bytea[], $10::bool[])
+            AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error, replay)
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
     async fn guard(
@@ -177,6 +191,7 @@ impl Checkpoints for Postgres {
             .bind(column(events, Parking::reason))
             .bind(column(events, Parking::attempts))
             .bind(column(events, error))
+            .bind(column(events, |parking| parking.is_replay))
             .execute(connection)
             .await
             .map(drop)

@@ -129,6 +129,28 @@ CREATE TABLE IF NOT EXISTS {active} (
 ";
 
 const V3: &str = "
+-- What consumers have handled before their rows went back, changed their scope or disappeared: all
+-- events of the scope in these slices, after a position and up to another. It has no versions.
+CREATE TABLE IF NOT EXISTS {handled} (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    consumer TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    slice_from INT NOT NULL,
+    slice_to INT NOT NULL,
+    after BIGINT NOT NULL,
+    up_to BIGINT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS consumer_handled_consumer ON {handled} (consumer, up_to);
+
+-- A row has handled what is after `began` and up to its position.
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS began BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE {parked} ADD COLUMN IF NOT EXISTS replay BOOLEAN NOT NULL DEFAULT false;
+
+-- The ledger replaces `replay_to`.
+INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
+SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
+UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
+
 -- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
 -- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
 CREATE INDEX IF NOT EXISTS consumer_parked_aggregate

@@ -33,11 +33,15 @@ impl Checkpoints for Sqlite {
         -- The transaction, begun IMMEDIATE, is the lock.
         UPDATE {progress} SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
-     RETURNING slice_to, position, epoch, scope, state, replay_to,
+     RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
+               EXISTS (SELECT 1 FROM {progress} AS o
+                        WHERE o.consumer = $1 AND o.version <> $2) AS has_versions,
+               EXISTS (SELECT 1 FROM {handled} AS h
+                        WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
                0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered";
 
@@ -48,18 +52,24 @@ impl Checkpoints for Sqlite {
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
 
+    /// The transaction, begun IMMEDIATE, is the lock.
+    const LOCK_MARK: &'static str = "SELECT $1 = $1 AS locked";
+
     const ADVANCE: &'static str = "
         UPDATE {progress}
            SET position = min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END),
+               attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
                updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND epoch = $4 AND slice_to = $7
-           AND state = 'running' AND attempts = 0 AND position >= $5
+           AND state = 'running' AND position >= $5
+           -- An event that failed may have come into the other half of a row that was split.
+           AND (attempts = 0 OR failed_position <= $6)
            AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)";
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
-                              attempts, error, parked_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, {now})
+                              attempts, error, replay, parked_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, $10, {now})
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
     async fn guard(
@@ -114,6 +124,7 @@ impl Checkpoints for Sqlite {
                 .bind(parking.reason())
                 .bind(parking.attempts())
                 .bind_message(parking.error())
+                .bind(i32::from(parking.is_replay))
                 .execute(connection)
                 .await?;
         }

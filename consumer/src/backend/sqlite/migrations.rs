@@ -46,7 +46,8 @@ CREATE TABLE IF NOT EXISTS {heads} (
 CREATE INDEX IF NOT EXISTS consumer_events_scope ON {events} ({aggregate_type}, {global_position});
 
 -- A row for each slice of each version of a consumer; its position is the checkpoint. Times are
--- milliseconds since 1970.
+-- milliseconds since 1970. It has handled what is after `began` and up to its position. (Columns of
+-- later versions are here, since a script cannot add one a second time.)
 CREATE TABLE IF NOT EXISTS {progress} (
     consumer TEXT NOT NULL,
     version INTEGER NOT NULL,
@@ -65,6 +66,7 @@ CREATE TABLE IF NOT EXISTS {progress} (
     failed_position INTEGER,
     error TEXT,
     updated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+    began INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (consumer, version, slice_from),
     CHECK (0 <= slice_from AND slice_from < slice_to AND slice_to <= 1024)
 );
@@ -87,6 +89,7 @@ CREATE TABLE IF NOT EXISTS {parked} (
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT,
     parked_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+    replay INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (consumer, version, position)
 );
 
@@ -104,8 +107,25 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
-/// Only Postgres lacked the index that this version adds there.
-const V3: &str = "";
+const V3: &str = "
+-- What consumers have handled before their rows went back, changed their scope or disappeared: all
+-- events of the scope in these slices, after a position and up to another. It has no versions.
+CREATE TABLE IF NOT EXISTS {handled} (
+    id INTEGER PRIMARY KEY,
+    consumer TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    slice_from INTEGER NOT NULL,
+    slice_to INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    up_to INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS consumer_handled_consumer ON {handled} (consumer, up_to);
+
+-- The ledger replaces `replay_to`.
+INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
+SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
+UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
+";
 
 /// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
 const NULLABLE: &str = r#"

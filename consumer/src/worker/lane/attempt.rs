@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Claim, Failure, NewCheckpoint, Parking, State, TransactionGuard as _,
+    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Run, State, TransactionGuard as _,
 };
 use crate::contract::{Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
@@ -50,7 +50,7 @@ enum Opening {
 struct Ready {
     claim: Box<Claim>,
     cx: Arc<Context>,
-    take: usize,
+    run: Run,
     division: Division,
 }
 
@@ -172,21 +172,65 @@ impl<DB: Backend> Attempt<'_, DB> {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
+        let Some(run) = self.first_run(tx, &claim).await? else {
+            return Ok(Opening::RollBack(Outcome::Busy));
+        };
         if let Some(event) = self.retried(&claim)
             && claim.checkpoint.attempts > self.segment.consumer.settings.retries
         {
-            let outcome = self.apply_policy(tx, &claim, event).await?;
+            let outcome = self.apply_policy(tx, &claim, event, run.is_replay).await?;
             return Ok(Opening::Commit(outcome));
         }
-        let take = self.take(&claim);
         let events = &self.job.events;
-        let division = Division::of::<DB>(statements, tx, key, &claim, events, take).await?;
+        let division = Division::of::<DB>(statements, tx, key, &claim, events, run.take).await?;
         Ok(Opening::Ready(Ready {
-            cx: self.context(&claim),
+            cx: self.context(&claim, run.is_replay),
             claim,
-            take,
+            run,
             division,
         }))
+    }
+
+    /// The events to handle: all of them replays, or none. `None` while another version of the consumer
+    /// is handling events that none has handled.
+    async fn first_run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        claim: &Claim,
+    ) -> Result<Option<Run>, sqlx::Error> {
+        let take = self.take(claim);
+        let events = self.job.events.get(..take).unwrap_or_default();
+        if events.is_empty() || !(claim.has_versions || claim.is_replaying) {
+            let is_replay = false;
+            return Ok(Some(Run { take, is_replay }));
+        }
+        let run = self.ledger(tx, claim).await?.run(events);
+        if run.is_replay || !claim.has_versions {
+            return Ok(Some(run));
+        }
+        if !DB::lock_mark(&self.shared.statements, tx, &self.segment.key.consumer).await? {
+            return Ok(None);
+        }
+        // Another version may have handled the events before the mark was locked.
+        Ok(Some(self.ledger(tx, claim).await?.run(events)))
+    }
+
+    /// What any version of the consumer has handled after the checkpoint.
+    async fn ledger(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        claim: &Claim,
+    ) -> Result<Ledger, sqlx::Error> {
+        let (row, key) = (&claim.checkpoint, &self.segment.key);
+        let slices = key.slice_from..row.slice_to;
+        DB::ledger(
+            &self.shared.statements,
+            tx,
+            &key.consumer,
+            row.position,
+            slices,
+        )
+        .await
     }
 
     /// Checks that the job fits the claimed row.
@@ -228,19 +272,15 @@ impl<DB: Backend> Attempt<'_, DB> {
         (is_reached && has_failed).then_some(first)
     }
 
-    /// How many events to handle: an event that has failed is tried alone, and a batch ends where a
-    /// replay ends and where the row has to wait for its neighbour.
+    /// How many events to handle: an event that has failed is tried alone, and a batch ends where the
+    /// row has to wait for its neighbour.
     fn take(&self, claim: &Claim) -> usize {
         if self.retried(claim).is_some() {
             return self.job.take.min(1);
         }
         let hold_at = claim.checkpoint.hold_at;
         let held = hold_at.map_or(usize::MAX, |hold_at| self.job.index_after(hold_at));
-        let take = self.job.take.min(held);
-        match self.job.index_after(claim.checkpoint.replay_to) {
-            0 => take,
-            replayed => take.min(replayed),
-        }
+        self.job.take.min(held)
     }
 
     /// The checkpoint once every event before an index in the job is handled.
@@ -253,15 +293,14 @@ impl<DB: Backend> Attempt<'_, DB> {
         before_next.unwrap_or(self.job.up_to).min(hold_at)
     }
 
-    fn context(&self, claim: &Claim) -> Arc<Context> {
+    fn context(&self, claim: &Claim, is_replay: bool) -> Arc<Context> {
         let consumer = &self.segment.consumer;
-        let first = self.job.position_of(0).unwrap_or(i64::MAX);
         let failed = self.retried(claim).map_or(0, |_| claim.checkpoint.attempts);
         Arc::new(
             Context::new(Arc::clone(&self.segment.key.consumer.name))
                 .with_version(self.segment.key.consumer.version)
                 .with_attempt(failed.saturating_add(1))
-                .with_replay(first <= claim.checkpoint.replay_to)
+                .with_replay(is_replay)
                 .with_head(self.job.head)
                 .with_deadline(after(consumer.settings.batch_time)),
         )
@@ -275,6 +314,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         claim: &Claim,
         event: &PersistedEvent,
+        is_replay: bool,
     ) -> Result<Outcome, sqlx::Error> {
         let (key, policy) = (&self.segment.key, self.segment.consumer.settings.on_error);
         let error = claim.checkpoint.error.clone().unwrap_or_default();
@@ -288,6 +328,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             let failed = Parking {
                 event,
                 failure: Some((attempts, &error)),
+                is_replay,
             };
             DB::park(&self.shared.statements, tx, key, &[failed]).await?;
         }
@@ -390,7 +431,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         ready: &Ready,
         connection: &mut DB::Connection,
     ) -> Result<usize, HandlerFailure> {
-        let take = ready.division.take(ready.take);
+        let take = ready.division.take(ready.run.take);
         if take == 0 {
             return Ok(0);
         }
@@ -421,7 +462,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let (Verdict { kind, text }, failure) = match (handled, ended_by) {
             (Ok(_), Some(statement)) => return ended(statement),
             (Ok(handled), None) => {
-                let index = ready.division.index(handled, ready.take);
+                let index = ready.division.index(handled, ready.run.take);
                 return Ok(Handled::UpTo(index));
             }
             (Err(failed), _) => failed,
@@ -461,13 +502,13 @@ impl<DB: Backend> Attempt<'_, DB> {
 
     fn failed(&self, ready: &Ready, failure: &HandlerFailure, text: String) -> Outcome {
         let error = &failure.error;
-        let first = ready.division.index(error.handled, ready.take);
+        let first = ready.division.index(error.handled, ready.run.take);
         let last = error
             .handled
             .saturating_add(error.suspects.saturating_sub(1));
         let last = ready
             .division
-            .index(last, ready.take)
+            .index(last, ready.run.take)
             .min(self.job.take.saturating_sub(1));
         Outcome::Failed(FailedEvents {
             claim: ready.claim.clone(),
@@ -517,7 +558,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         index: usize,
     ) -> Result<bool, sqlx::Error> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
-        let to_park = ready.division.to_park(index);
+        let to_park = ready.division.to_park(index, ready.run.is_replay);
         if !to_park.is_empty() {
             DB::park(statements, tx, key, &to_park).await?;
         }
@@ -537,7 +578,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
     }
 
-    /// Saves like [`save`](Self::save) in a transaction of its own.
+    /// Saves like [`save`](Self::save) in a transaction of its own. Events that were to wait behind a
+    /// parked one, which is gone by now, are handled with the next batch, together with those after
+    /// them.
     async fn save_later(&self, ready: &Ready, index: usize) -> Result<Outcome, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
@@ -550,6 +593,13 @@ impl<DB: Backend> Attempt<'_, DB> {
         if let Err(outcome) = claim {
             return roll_back(tx, ended_well, outcome).await;
         }
+        // Nothing kept an operator from retrying parked events meanwhile.
+        let (statements, segment) = (&self.shared.statements, self.segment);
+        let row = (&segment.key, segment.slice_to);
+        let freed = ready
+            .division
+            .first_freed::<DB>(statements, &mut tx, row, index);
+        let index = freed.await?;
         if !self.save(&mut tx, ready, index).await? {
             return Err(sqlx::Error::RowNotFound.into());
         }
@@ -561,7 +611,7 @@ impl<DB: Backend> Attempt<'_, DB> {
 fn failed_somewhere(ready: &Ready, error: String) -> Outcome {
     Outcome::Failed(FailedEvents {
         index: 0,
-        suspects: ready.take,
+        suspects: ready.run.take,
         error,
         claim: ready.claim.clone(),
     })

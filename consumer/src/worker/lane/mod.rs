@@ -48,6 +48,8 @@ pub(crate) struct Lane<DB: Backend> {
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
     seen_snapshot: u64,
+    /// When the lane last saw or saved its checkpoint.
+    checkpoint_at: Instant,
     /// The last snapshot when the row turned out to be blocked.
     blocked_in: Option<u64>,
     /// How often the row was elsewhere since the last save.
@@ -97,6 +99,7 @@ impl<DB: Backend> Lane<DB> {
             suspects: None,
             first_snapshot: snapshot,
             seen_snapshot: 0,
+            checkpoint_at: Instant::now(),
             blocked_in: None,
             moves: 0,
             database_errors: 0,
@@ -198,6 +201,7 @@ impl<DB: Backend> Lane<DB> {
         self.moves = 0;
         self.progress.add(tally);
         // After the tally: a task that waits for the position finds the batch counted.
+        self.checkpoint_at = Instant::now();
         if let Some(cursor) = self.progress.cursor() {
             self.progress.set_cursor(Some(Cursor {
                 checkpoint: position,
@@ -248,12 +252,15 @@ impl<DB: Backend> Lane<DB> {
             return Some(state);
         }
         self.blocked_in = None;
-        self.follow_row(row, incarnation);
+        // A snapshot that is older than the last save shows an earlier checkpoint.
+        let is_later = snapshot.began_at.is_some_and(|at| at > self.checkpoint_at);
+        self.follow_row(row, incarnation, is_later);
         None
     }
 
-    /// Starts over from the row if it is not where the lane believes.
-    fn follow_row(&mut self, row: &Checkpoint, incarnation: Incarnation) {
+    /// Starts over from the row if it is not where the lane believes. A row that was read after the
+    /// lane's last save is behind the lane only if it was created anew or lowered by hand.
+    fn follow_row(&mut self, row: &Checkpoint, incarnation: Incarnation, is_later: bool) {
         let is_resized = row.slice_to != self.segment.slice_to;
         if is_resized {
             self.segment.slice_to = row.slice_to;
@@ -263,6 +270,7 @@ impl<DB: Backend> Lane<DB> {
             cursor.incarnation != incarnation
                 || cursor.epoch < row.epoch
                 || cursor.after < row.position
+                || (is_later && (row.epoch < cursor.epoch || row.position < cursor.checkpoint))
         };
         if is_resized || self.progress.cursor().is_none_or(is_stale) {
             self.move_to(incarnation, row.epoch, row.position);
@@ -278,6 +286,7 @@ impl<DB: Backend> Lane<DB> {
         self.job = None;
         self.reader.discard();
         self.suspects = None;
+        self.checkpoint_at = Instant::now();
         self.progress.set_cursor(Some(Cursor {
             incarnation,
             slice_to: self.segment.slice_to,
@@ -304,6 +313,10 @@ impl<DB: Backend> Lane<DB> {
         self.reader.discard();
         if self.progress.state() != state {
             tracing::warn!(consumer = self.segment.name(), %state, "the consumer does not run");
+        }
+        if state == ConsumerState::Forgotten {
+            // If the row comes back, it is another one.
+            self.progress.set_cursor(None);
         }
         self.progress.set_state(state.clone());
         if self.until.is_some() {
@@ -425,7 +438,13 @@ impl<DB: Backend> Lane<DB> {
         if number != self.seen_snapshot {
             return;
         }
-        let row_changed = snapshot.wait_for(|snapshot| snapshot.rows.get(key) != row.as_ref());
+        // The snapshot may be older than the last save; only the next one tells.
+        let checkpoint = self.progress.cursor().map(|cursor| cursor.checkpoint);
+        let is_behind = row.as_ref().map(|row| row.position) < checkpoint;
+        let row_changed = snapshot.wait_for(|snapshot| {
+            let is_next = is_behind && snapshot.number > number;
+            is_next || snapshot.rows.get(key) != row.as_ref()
+        });
         tokio::select! {
             () = events => {}
             _ = row_changed => {}

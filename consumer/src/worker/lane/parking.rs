@@ -67,6 +67,29 @@ impl Division {
         }
     }
 
+    /// The index of the first event to park whose aggregate is no longer parked; `index` if there is
+    /// none before it. It would wait behind nothing.
+    pub(crate) async fn first_freed<DB: Backend>(
+        &self,
+        statements: &CheckpointStatements,
+        connection: &mut DB::Connection,
+        segment: (&SegmentId, i32),
+        index: usize,
+    ) -> Result<usize, sqlx::Error> {
+        let (key, slice_to) = segment;
+        let mut to_park = self.to_park.iter().take_while(|(at, _)| *at < index);
+        if to_park.clone().next().is_none() {
+            return Ok(index);
+        }
+        let parked = DB::parked_aggregates(statements, connection, key, slice_to).await?;
+        let parked: HashSet<Aggregate> = parked.into_iter().collect();
+        let freed = to_park.find(|(_, event)| {
+            let aggregate = (event.aggregate_type.to_string(), event.aggregate_id.clone());
+            !parked.contains(&aggregate)
+        });
+        Ok(freed.map_or(index, |(at, _)| *at))
+    }
+
     /// How many events the handler is given of the first `take` of the job.
     pub(crate) fn take(&self, take: usize) -> usize {
         if self.indices.is_some() {
@@ -91,13 +114,14 @@ impl Division {
     }
 
     /// The events to park before an index in the job.
-    pub(crate) fn to_park(&self, before: usize) -> Vec<Parking<'_>> {
+    pub(crate) fn to_park(&self, before: usize, is_replay: bool) -> Vec<Parking<'_>> {
         self.to_park
             .iter()
             .take_while(|(index, _)| *index < before)
             .map(|(_, event)| Parking {
                 event,
                 failure: None,
+                is_replay,
             })
             .collect()
     }

@@ -236,7 +236,7 @@ mod tests {
             epoch: 0,
             scope: "User".into(),
             state: State::Running,
-            replay_to: 0,
+            began: 0,
             hold_at: None,
             attempts: 0,
             failed_position: None,

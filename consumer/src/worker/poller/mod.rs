@@ -201,10 +201,12 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
+        let began_at = std::time::Instant::now();
         let rows = DB::snapshot(&self.shared.statements, self.connection.get()?).await?;
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
+            began_at: Some(began_at),
             incarnation: self.observed().incarnation,
             rows: rows.into_iter().map(|row| (row.key.clone(), row)).collect(),
         });
