@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
@@ -384,7 +385,8 @@ impl<DB: Backend> Drop for Lease<DB> {
         if let Some(backend) = self.backend {
             self.connections.claimed.lock().remove(&backend);
         }
-        if self.ended_well {
+        // A transaction that a handler began inside of the worker's takes its place when it ends.
+        if self.ended_well && !open.connection.is_in_transaction() {
             self.connections.put_back(open);
         } else {
             // Its state is unknown, so it is closed; a statement may still be running on it.
@@ -413,6 +415,15 @@ impl<DB: Backend> Drop for WritingLane<DB> {
 pub(crate) struct UnusedConnection<DB: Backend> {
     pub(crate) connection: PoolConnection<DB>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<DB: Backend> Drop for UnusedConnection<DB> {
+    fn drop(&mut self) {
+        // The handler used it all the same; the pool would hand it out in the middle of a transaction.
+        if self.connection.is_in_transaction() {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 #[cfg(test)]

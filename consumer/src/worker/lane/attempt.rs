@@ -18,7 +18,7 @@ use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{
     AttemptError, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
-    is_claim_timeout,
+    is_claim_timeout, is_refusal_of_commit, refused_commit,
 };
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
@@ -28,6 +28,9 @@ use crate::worker::timeouts::{Timeouts, after};
 
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
+
+/// The error of a handler that had the worker's own constraint checked.
+const CHECKED_CONSTRAINTS: &str = "the handler had all deferred constraints checked, and the worker's own one is only met once the checkpoint is saved; name yours instead of `ALL` in `SET CONSTRAINTS`";
 
 /// One attempt at a job.
 pub(crate) struct Attempt<'a, DB: Backend> {
@@ -102,6 +105,9 @@ impl<DB: Backend> Attempt<'_, DB> {
                 return Ok(outcome);
             }
         };
+        if matches!(outcome, Outcome::Saved { .. }) && connection.is_in_transaction() {
+            return Err(AttemptError::open_savepoint(&ready.claim));
+        }
         drop(lease);
         if matches!(outcome, Outcome::Saved { .. }) {
             run_effects(&ready.cx).await;
@@ -434,7 +440,11 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
             (_, Some(statement)) => ended(statement),
             (ErrorKind::Transient, None) => Err(AttemptError::Database(text)),
-            (ErrorKind::EndedTransaction, None) => ended("COMMIT"),
+            // The refusal of a commit would have ended the transaction, but it is still there.
+            (ErrorKind::EndedTransaction, None) => {
+                let outcome = self.failed(ready, &failure, CHECKED_CONSTRAINTS.to_owned());
+                Ok(Handled::Failed(outcome))
+            }
             (ErrorKind::ClaimTimeout, None) => {
                 let text = format!("{}: {text}", self.claim_timeout_error());
                 let outcome = self.failed(ready, &failure, text);
@@ -489,10 +499,19 @@ impl<DB: Backend> Attempt<'_, DB> {
     ) -> Result<Outcome, AttemptError> {
         let shared = self.shared;
         match shared.answer(self.save(&mut tx, ready, index)).await {
-            Ok(true) => {
-                let outcome = self.saved(ready, index);
-                shared.answer(commit(tx, ended_well, outcome)).await
-            }
+            Ok(true) => match shared.answer(tx.commit()).await {
+                Ok(()) => {
+                    *ended_well = true;
+                    Ok(self.saved(ready, index))
+                }
+                Err(error) if is_refusal_of_commit::<DB>(&error) => {
+                    // Dropping the transaction has rolled it back, or queued that, where the refusal
+                    // did not.
+                    *ended_well = true;
+                    Ok(failed_somewhere(ready, refused_commit(&error)))
+                }
+                Err(error) => Err(error.into()),
+            },
             Ok(false) => {
                 let statement = "COMMIT or ROLLBACK";
                 Err(AttemptError::ended_transaction(&ready.claim, statement))

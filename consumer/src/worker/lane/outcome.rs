@@ -51,7 +51,7 @@ pub(crate) struct FailedEvents {
 pub(crate) enum AttemptError {
     /// The database failed; the attempt is repeated and does not count.
     Database(String),
-    /// The handler ended the transaction (R4); the attempt is not repeated.
+    /// The handler ended the transaction or left a savepoint in it (R4); the attempt is not repeated.
     EndedTransaction { claim: Box<Claim>, error: String },
 }
 
@@ -69,6 +69,15 @@ impl AttemptError {
         Self::EndedTransaction {
             claim: Box::new(claim.clone()),
             error,
+        }
+    }
+
+    /// What the worker committed was only the savepoint.
+    pub(super) fn open_savepoint(claim: &Claim) -> Self {
+        let error = "the handler left a transaction open that it began with `tx.begin()`, so nothing of the batch was saved; commit it, or drop it to roll it back, before the handler returns";
+        Self::EndedTransaction {
+            claim: Box::new(claim.clone()),
+            error: error.to_owned(),
         }
     }
 }
@@ -152,6 +161,20 @@ impl ErrorKind {
             Self::Handler
         }
     }
+}
+
+/// Whether the database refused to commit what the handler wrote. Any other error, or none, says nothing
+/// about the handler, and then the checkpoint shows whether the transaction was committed.
+pub(crate) fn is_refusal_of_commit<DB: Backend>(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| !DB::is_infrastructure(error))
+}
+
+/// The error of a handler whose changes could not be committed.
+pub(crate) fn refused_commit(error: &sqlx::Error) -> String {
+    let error = chain(error);
+    format!("the changes of the handler could not be committed: {error}")
 }
 
 /// Whether an error of the worker's own statement says that the handler ignored an earlier error.
