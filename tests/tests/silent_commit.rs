@@ -23,7 +23,19 @@ test_on!(
 );
 
 test_on!(
+    [postgres],
+    a_migrated_read_model_costs_no_event_an_attempt,
+    a_plan_made_stale_by_the_handler_itself_counts
+);
+
+test_on!(
+    [through_a_pooler],
+    behind_a_pooler_a_query_needs_no_special_care
+);
+
+test_on!(
     [postgres, through_a_pooler],
+    a_handler_that_leaves_its_transaction_unusable_fails,
     a_batch_that_fails_only_as_a_whole_counts_no_attempt,
     a_commit_that_cannot_be_serialized_counts_no_attempt,
     checking_all_constraints_is_not_reported_as_a_commit
@@ -70,9 +82,7 @@ async fn an_event_that_breaks_a_deferred_constraint_is_parked<DB: TestDatabase>(
     assert_eq!(db.applied("orders").await, others);
 }
 
-async fn an_event_that_breaks_a_deferred_constraint_is_skipped<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn an_event_that_breaks_a_deferred_constraint_is_skipped<DB: TestDatabase>(db: Database<DB>) {
     let orders = orders(&db).await;
     let placed = ["unknown-1", "known-2", "unknown-3", "known-4"];
     let positions = db.append("Order", placed).await;
@@ -218,9 +228,7 @@ async fn a_nested_transaction_that_is_dropped_is_rolled_back<DB: TestDatabase>(d
     assert_eq!(db.applied("nested").await, [0; 0]);
 }
 
-async fn after_a_leaked_nested_transaction_other_consumers_run<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn after_a_leaked_nested_transaction_other_consumers_run<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["a", "b"]).await;
     let leaking = consumer::<DB, _>("leaking", |_, tx, _| {
         Box::pin(async move {
@@ -234,4 +242,131 @@ async fn after_a_leaked_nested_transaction_other_consumers_run<DB: TestDatabase>
     assert_eq!(users.state, ConsumerState::CaughtUp);
     assert_eq!(db.applied("users").await, positions);
     stopped_at(&report, "leaking");
+}
+
+/// An event that fails because of what else the handler did to its transaction.
+async fn a_handler_that_leaves_its_transaction_unusable_fails(db: Database<Postgres>) {
+    db.execute("CREATE ROLE onlooker; GRANT SELECT ON ALL TABLES IN SCHEMA public TO onlooker")
+        .await;
+    for (set, explained) in [
+        ("SET LOCAL transaction_read_only = on", "read-only"),
+        ("SET LOCAL ROLE onlooker", "ROLE"),
+    ] {
+        let positions = db.append("User", ["a"]).await;
+        let last = positions[0];
+        let setting = consumer::<Postgres, _>("setting", move |_, tx, event| {
+            let is_last = event.global_position == last;
+            Box::pin(async move {
+                Postgres::apply(tx, "setting", event).await?;
+                if is_last {
+                    Postgres::execute_sql(tx, set).await?;
+                }
+                Ok(())
+            })
+        });
+        let report = db.run_once(setting.settings(impatient().retries(1))).await;
+        let (position, error) = stopped_at(&report, "setting");
+        assert_eq!(position, Some(last), "{error}");
+        assert!(error.contains(explained), "{error}");
+        let skip = "UPDATE consumer_progress SET position = failed_position, attempts = 0,
+                           failed_position = NULL, error = NULL, state = 'running'";
+        db.execute(skip).await;
+    }
+    db.execute("DROP OWNED BY onlooker; DROP ROLE onlooker")
+        .await;
+}
+
+/// A column that is added to a read model changes the result of `SELECT *`, of which every connection
+/// has a plan.
+async fn a_migrated_read_model_costs_no_event_an_attempt(db: Database<Postgres>) {
+    db.execute("CREATE TABLE rates (id INT PRIMARY KEY); INSERT INTO rates VALUES (1)")
+        .await;
+    // It would drop the event with the first failure that counts.
+    let settings = impatient().retries(0).on_error(OnError::Skip);
+    let rates = |name: &'static str| {
+        let rates = consumer::<Postgres, _>(name, move |_, tx, event| {
+            Box::pin(async move {
+                sqlx::query("SELECT * FROM rates")
+                    .fetch_one(&mut *tx)
+                    .await?;
+                Ok(Postgres::apply(tx, name, event).await?)
+            })
+        });
+        rates.settings(settings.clone())
+    };
+    let running = Running::start(db.worker().consumer(rates("a")).consumer(rates("b")));
+    let mut appended = db.append_many(20).await;
+    patiently("it prepares its statements", running.caught_up())
+        .await
+        .unwrap();
+    for column in ["v", "w"] {
+        db.execute(&format!("ALTER TABLE rates ADD COLUMN {column} INT"))
+            .await;
+        appended.extend(db.append_many(20).await);
+        patiently("it continues", running.caught_up())
+            .await
+            .unwrap();
+    }
+    let report = running.stop().await;
+    for name in ["a", "b"] {
+        assert_eq!(report.consumer(name).unwrap().skipped, 0, "{report}");
+        assert_eq!(db.applied(name).await, appended);
+    }
+}
+
+/// A handler that makes its own plan stale does so on each connection.
+async fn a_plan_made_stale_by_the_handler_itself_counts(db: Database<Postgres>) {
+    db.execute("CREATE TABLE rates (id INT PRIMARY KEY)").await;
+    db.append("User", ["a"]).await;
+    let altering = consumer::<Postgres, _>("altering", |_, tx, _| {
+        Box::pin(async move {
+            for _ in 0..2 {
+                sqlx::query("SELECT * FROM rates")
+                    .fetch_all(&mut *tx)
+                    .await?;
+                Postgres::execute_sql(tx, "ALTER TABLE rates ADD COLUMN v INT").await?;
+            }
+            Ok(())
+        })
+    });
+    let report = db.run_once(altering.settings(impatient().retries(1))).await;
+    let (_, error) = stopped_at(&report, "altering");
+    assert!(error.contains("cached plan"), "{error}");
+}
+
+/// A pooler that does not know prepared statements, with the URL that the guide has for it.
+async fn behind_a_pooler_a_query_needs_no_special_care(db: Database<Postgres>) {
+    let plain = |name: &'static str| {
+        let plain = consumer::<Postgres, _>(name, move |_, tx, event| {
+            Box::pin(async move {
+                let position = event.global_position;
+                let insert = "INSERT INTO applied (consumer, position, aggregate, version)
+                              VALUES ($1, $2, '', 0)";
+                let insert = sqlx::query(insert).bind(name).bind(position);
+                insert.execute(&mut *tx).await?;
+                sqlx::query("SELECT $1::bigint")
+                    .bind(position)
+                    .execute(tx)
+                    .await?;
+                Ok(())
+            })
+        });
+        plain.settings(impatient().retries(0).batch_size(3))
+    };
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let worker = names
+        .iter()
+        .fold(db.worker(), |worker, name| worker.consumer(plain(name)));
+    let running = Running::start(worker);
+    let mut appended = Vec::new();
+    for _ in 0..20 {
+        appended.extend(db.append_many(5).await);
+    }
+    patiently("it handles them", running.caught_up())
+        .await
+        .unwrap();
+    running.stop().await;
+    for name in names {
+        assert_eq!(db.applied(name).await, appended, "{name}");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, SqlSafeStr as _};
+use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 
 use super::driver::Driver;
 use super::rows::{
@@ -141,7 +141,8 @@ pub(crate) type OnThread = Box<dyn FnOnce() + Send>;
 ///
 /// What is the same in both dialects is written here; a database adds the rest.
 pub trait Checkpoints: Driver {
-    /// Tells whether a handler ended its worker's transaction; lives beside a connection.
+    /// Keeps a handler from harming the worker's transaction or the next batch; lives beside a
+    /// connection.
     type Guard: TransactionGuard;
 
     /// Whether a claim can be held for long without blocking other writers.
@@ -156,9 +157,6 @@ pub trait Checkpoints: Driver {
 
     /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
-
-    /// Begins a lane's transaction.
-    const BEGIN_BATCH: &'static str;
 
     /// Begins a transaction that only reads.
     const BEGIN_READ: &'static str;
@@ -192,9 +190,11 @@ pub trait Checkpoints: Driver {
         CheckpointStatements::new::<Self>(settings)
     }
 
-    /// Starts to watch a connection. Its thread, if it has one, calls `on_thread` once.
+    /// Starts to watch a connection, whose session stays as it is now. Its thread, if it has one, calls
+    /// `on_thread` once.
     fn guard(
         connection: &mut PoolConnection<Self>,
+        keeps_statements: bool,
         on_thread: Option<OnThread>,
     ) -> impl Future<Output = Result<Self::Guard, sqlx::Error>> + Send;
 
@@ -395,12 +395,12 @@ pub trait Checkpoints: Driver {
         moves: &[Advance],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Whether the connection has left the claim's transaction, after a handler failed: then the
-    /// handler ended it (R4). Always false where a [`TransactionGuard`] sees that.
-    fn has_left(
+    /// What is left of the claim's transaction after a handler failed. Always
+    /// [`Open`](Remains::Open) where a [`TransactionGuard`] sees that it ended.
+    fn remains(
         connection: &mut Self::Connection,
         claim: &Claim,
-    ) -> impl Future<Output = bool> + Send;
+    ) -> impl Future<Output = Remains> + Send;
 
     /// Shows the server that the claim's process is alive.
     fn touch(
@@ -427,10 +427,38 @@ pub trait Checkpoints: Driver {
 
     /// Whether the error is the refusal of a handler's own `COMMIT` (R4).
     fn is_refused_commit(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the plan of a prepared statement is older than its tables.
+    fn is_stale_plan(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that a prepared statement is not that of this connection, as behind a
+    /// pooler that does not know of them.
+    fn is_shared_statement(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the transaction or its server only reads.
+    fn is_read_only(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the current role lacks a privilege.
+    fn is_forbidden(error: &dyn DatabaseError) -> bool;
 }
 
-/// Tells whether a handler ended the transaction of its worker (R4).
+/// What is left of a claim's transaction after a handler failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// The transaction.
+    Open,
+    /// The transaction, void because a statement in it failed.
+    Void,
+    /// Another one or none: the handler ended it (R4).
+    Nothing,
+}
+
+/// Keeps the session of a connection as it was, and tells whether a handler ended the transaction of
+/// its worker (R4).
 pub trait TransactionGuard: Send + Sync + 'static {
+    /// Begins a lane's transaction, in a session without the settings of earlier handlers.
+    fn begin(&self) -> SqlStr;
+
     /// Lets the worker end the transaction, or stops anyone from doing so.
     fn allow_end(&self, allowed: bool);
 

@@ -130,6 +130,8 @@ pub(crate) struct Connections<DB: Backend> {
 struct Open<DB: Backend> {
     connection: PoolConnection<DB>,
     guard: DB::Guard,
+    /// Whether no batch has used it.
+    is_new: bool,
     /// Set for an extra connection.
     extra: Option<OwnedSemaphorePermit>,
 }
@@ -268,10 +270,12 @@ impl<DB: Backend> Connections<DB> {
         // It never returns to the pool: its guard would forbid other users to commit.
         connection.close_on_drop();
         let on_thread = self.thread_setup.get().and_then(ThreadSetup::on_thread);
-        let guard = DB::guard(&mut connection, on_thread).await?;
+        let keeps_statements = self.store.keeps_statements();
+        let guard = DB::guard(&mut connection, keeps_statements, on_thread).await?;
         Ok(Open {
             connection,
             guard,
+            is_new: true,
             extra: None,
         })
     }
@@ -326,6 +330,8 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, sql
 pub(crate) struct Parts<'a, DB: Backend> {
     pub(crate) connection: &'a mut PoolConnection<DB>,
     pub(crate) guard: &'a DB::Guard,
+    /// Whether no batch has used the connection before.
+    pub(crate) is_new: bool,
     /// To be set once the transaction has been committed or rolled back.
     pub(crate) ended_well: &'a mut bool,
     /// Records the claim of the transaction.
@@ -370,6 +376,7 @@ impl<DB: Backend> Lease<DB> {
         Ok(Parts {
             connection: &mut open.connection,
             guard: &open.guard,
+            is_new: std::mem::take(&mut open.is_new),
             ended_well: &mut self.ended_well,
             claimed,
         })
