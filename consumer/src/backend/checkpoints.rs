@@ -13,7 +13,7 @@ use super::rows::{
     SegmentId, millis,
 };
 use super::sql::{Sql, Statement, statements};
-use super::{Incarnation, StoreSettings};
+use super::{Incarnation, StoreError, StoreSettings};
 
 /// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
 const HOLD_FOR: Duration = Duration::from_secs(10);
@@ -189,6 +189,13 @@ pub trait Checkpoints: Driver {
     fn checkpoint_statements(settings: &StoreSettings) -> CheckpointStatements {
         CheckpointStatements::new::<Self>(settings)
     }
+
+    /// Finds the schema of the tables, so that a handler which changes where names are looked up does not
+    /// change what the statements mean.
+    fn locate(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<StoreSettings, StoreError>> + Send;
 
     /// Starts to watch a connection, whose session stays as it is now. Its thread, if it has one, calls
     /// `on_thread` once.

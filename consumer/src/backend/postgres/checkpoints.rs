@@ -6,7 +6,9 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
+};
 
 use super::connect::{BEGIN_READ, BEGIN_WRITE, begin_write, server_incarnation, with_numbers};
 use crate::backend::checkpoints::{
@@ -14,7 +16,7 @@ use crate::backend::checkpoints::{
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::sql::without_nul;
-use crate::backend::{Incarnation, aggregate_slice};
+use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
 
 /// Restores the session at the begin of each transaction. That it ends is up to the deferred trigger of
@@ -31,7 +33,7 @@ impl SessionGuard {
         connection: &mut PgConnection,
         keeps_statements: bool,
     ) -> Result<Self, sqlx::Error> {
-        let session = sqlx::raw_sql(SESSION).fetch_one(connection).await?;
+        let session = raw_sql(SESSION).fetch_one(connection).await?;
         let restore: String = session.try_get("restore")?;
         let forget = if keeps_statements {
             ""
@@ -58,6 +60,18 @@ const SESSION: &str = "
               FROM pg_catalog.pg_settings
              WHERE source = 'session' AND name NOT LIKE 'transaction%'),
            'SET ROLE ', quote_literal(current_setting('role'))) AS restore";
+
+/// Where the tables are. The catalogue comes first in a search path that does not name it, except for
+/// temporary tables, which have no functions.
+const LOCATION: &str = "
+    SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS schema,
+           pg_catalog.current_setting('search_path') AS search_path,
+           (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
+                               WITH ORDINALITY AS s (name, place)
+             WHERE s.name NOT LIKE 'pg\\_temp\\_%'
+             ORDER BY s.place LIMIT 1) = 'pg_catalog' AS is_safe";
 
 impl TransactionGuard for SessionGuard {
     fn begin(&self) -> SqlStr {
@@ -162,6 +176,25 @@ impl Checkpoints for Postgres {
             AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error)
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
+    async fn locate(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        let located = raw_sql(AssertSqlSafe(settings.render(LOCATION)))
+            .fetch_one(connection)
+            .await?;
+        if !located.try_get::<bool, _>("is_safe")? {
+            let found = located.try_get("search_path")?;
+            return Err(StoreError::SearchPath { found });
+        }
+        let mut settings = settings.clone();
+        if let Some(schema) = located.try_get::<Option<String>, _>("schema")? {
+            settings.schema = settings.schema.database_schema(schema);
+            settings.schema.check()?;
+        }
+        Ok(settings)
+    }
+
     async fn guard(
         connection: &mut PoolConnection<Self>,
         keeps_statements: bool,
@@ -248,7 +281,7 @@ impl Checkpoints for Postgres {
     }
 
     async fn remains(connection: &mut PgConnection, claim: &Claim) -> Remains {
-        let current = sqlx::raw_sql("SELECT pg_current_xact_id_if_assigned()::text")
+        let current = raw_sql("SELECT pg_current_xact_id_if_assigned()::text")
             .fetch_one(connection)
             .await
             .and_then(|row| row.try_get::<Option<String>, _>(0));
@@ -266,7 +299,7 @@ impl Checkpoints for Postgres {
 
     async fn terminate(connection: &mut PgConnection, backend: i32) -> Result<(), sqlx::Error> {
         let terminate = with_numbers("SELECT pg_terminate_backend($1)", &[i64::from(backend)]);
-        connection.execute(sqlx::raw_sql(terminate)).await.map(drop)
+        connection.execute(raw_sql(terminate)).await.map(drop)
     }
 
     fn is_infrastructure(error: &dyn DatabaseError) -> bool {

@@ -13,7 +13,7 @@ use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, bind_save, on_consumer, on_row,
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
-use crate::backend::{Incarnation, aggregate_slice};
+use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 
 impl Checkpoints for Sqlite {
     type Guard = HookGuard;
@@ -60,6 +60,14 @@ impl Checkpoints for Sqlite {
                               attempts, error, parked_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, {now})
         ON CONFLICT (consumer, version, position) DO NOTHING";
+
+    async fn locate(
+        _connection: &mut SqliteConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        // There is no search path. Only a temporary table, which belongs to one connection, comes first.
+        Ok(settings.clone())
+    }
 
     async fn guard(
         connection: &mut PoolConnection<Self>,
