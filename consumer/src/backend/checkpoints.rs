@@ -1,6 +1,7 @@
 //! The consumer half of a backend: checkpoints, their claims, and parked events.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
@@ -17,6 +18,17 @@ use super::{Incarnation, StoreError, StoreSettings};
 
 /// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
 const HOLD_FOR: Duration = Duration::from_secs(10);
+
+/// A consumer without rows belongs to no log any more.
+const LEAVE_LOG: &str = "
+    DELETE FROM {logs} WHERE consumer = $1
+       AND NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1)";
+
+/// Rows that are older than this table belong to the log on which a worker finds them first.
+const JOIN_LOG: &str = "
+    INSERT INTO {logs} (consumer, log) VALUES ($1, '{log}') ON CONFLICT (consumer) DO NOTHING";
+
+const OTHER_LOG: &str = "SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'";
 
 /// Creates the rows of a consumer that has none, of `$3` slices each.
 const ENROLL: &str = "
@@ -75,7 +87,8 @@ const SNAPSHOT: &str = "
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
            attempts, failed_position, error
-      FROM {progress}";
+      FROM {progress} AS p
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.
@@ -117,6 +130,9 @@ statements! {
     pub CheckpointStatements for DB: Checkpoints {
         claim: DB::CLAIM,
         save: DB::SAVE,
+        leave_log: LEAVE_LOG,
+        join_log: JOIN_LOG,
+        other_log: OTHER_LOG,
         enroll: ENROLL,
         try_again: TRY_AGAIN,
         lock_rows: LOCK_ROWS,
@@ -211,18 +227,25 @@ pub trait Checkpoints: Driver {
         on_thread: OnThread,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Creates the rows of consumers that have none, and lets stopped consumers try again.
+    /// Creates the rows of consumers that have none, and lets stopped consumers try again. Does nothing
+    /// if one of them reads another log.
     fn enroll(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         enrolments: &[Enrolment],
         settled: i64,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<Result<(), OtherLog>, sqlx::Error>> + Send {
         async move {
             let mut tx = connection
                 .begin_with(Self::BEGIN_ENROLL.into_sql_str())
                 .await?;
             for enrolment in enrolments {
+                let name = &enrolment.consumer.name;
+                if let Some(log) = join_log::<Self>(statements, &mut tx, name).await? {
+                    tx.rollback().await?;
+                    let consumer = Arc::clone(name);
+                    return Ok(Err(OtherLog { consumer, log }));
+                }
                 let enroll = on_consumer::<Self>(&statements.enroll, &enrolment.consumer)
                     .bind(enrolment.width)
                     .bind(&*enrolment.scope)
@@ -231,7 +254,7 @@ pub trait Checkpoints: Driver {
                 let try_again = on_consumer::<Self>(&statements.try_again, &enrolment.consumer);
                 try_again.execute(&mut tx).await?;
             }
-            tx.commit().await
+            tx.commit().await.map(Ok)
         }
     }
 
@@ -309,7 +332,8 @@ pub trait Checkpoints: Driver {
         }
     }
 
-    /// Reads all checkpoint rows, including those of consumers that this process does not have.
+    /// Reads the checkpoint rows of the log, including those of consumers that this process does not
+    /// have.
     fn snapshot(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
@@ -475,6 +499,28 @@ pub trait TransactionGuard: Send + Sync + 'static {
 
     /// The statement that was refused or seen, if there was one.
     fn violation(&self) -> Option<&'static str>;
+}
+
+/// A consumer that reads another log of the same database.
+#[derive(Debug)]
+pub struct OtherLog {
+    pub(crate) consumer: Arc<str>,
+    /// The other log's table of events.
+    pub(crate) log: String,
+}
+
+/// Adds a consumer to the log, or returns the other log that it belongs to.
+async fn join_log<DB: Driver>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    consumer: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    for change in [&statements.leave_log, &statements.join_log] {
+        change.on::<DB>().bind(consumer).execute(connection).await?;
+    }
+    let other = statements.other_log.on::<DB>().bind(consumer);
+    let row = other.fetch_optional(connection).await?;
+    row.map(|row| DB::read(&row, "log")).transpose()
 }
 
 /// Starts a statement whose first two parameters are a version of a consumer.

@@ -38,7 +38,7 @@ pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
-pub(crate) use self::checkpoints::{CheckpointStatements, Remains, TransactionGuard};
+pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]

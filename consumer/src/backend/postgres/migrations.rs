@@ -129,6 +129,12 @@ CREATE TABLE IF NOT EXISTS {active} (
 ";
 
 const V3: &str = "
+-- The log that a consumer reads, by its table of events: several can share these tables.
+CREATE TABLE IF NOT EXISTS {logs} (
+    consumer TEXT PRIMARY KEY,
+    log TEXT NOT NULL
+);
+
 -- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
 -- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
 CREATE INDEX IF NOT EXISTS consumer_parked_aggregate

@@ -104,8 +104,14 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
-/// Only Postgres lacked the index that this version adds there.
-const V3: &str = "";
+/// Only Postgres lacked the indexes that this version adds there.
+const V3: &str = "
+-- The log that a consumer reads, by its table of events: several can share these tables.
+CREATE TABLE IF NOT EXISTS {logs} (
+    consumer TEXT NOT NULL PRIMARY KEY,
+    log TEXT NOT NULL COLLATE NOCASE
+);
+";
 
 /// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
 const NULLABLE: &str = r#"
