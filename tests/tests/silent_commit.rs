@@ -246,20 +246,27 @@ async fn after_a_leaked_nested_transaction_other_consumers_run<DB: TestDatabase>
 
 /// An event that fails because of what else the handler did to its transaction.
 async fn a_handler_that_leaves_its_transaction_unusable_fails(db: Database<Postgres>) {
-    db.execute("CREATE ROLE onlooker; GRANT SELECT ON ALL TABLES IN SCHEMA public TO onlooker")
-        .await;
+    // A role belongs to the server, which tests share.
+    let role = format!("onlooker_of_{}", db.name());
+    db.execute(&format!(
+        "CREATE ROLE {role}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    ))
+    .await;
     for (set, explained) in [
-        ("SET LOCAL transaction_read_only = on", "read-only"),
-        ("SET LOCAL ROLE onlooker", "ROLE"),
+        (
+            "SET LOCAL transaction_read_only = on".to_owned(),
+            "read-only",
+        ),
+        (format!("SET LOCAL ROLE {role}"), "ROLE"),
     ] {
         let positions = db.append("User", ["a"]).await;
         let last = positions[0];
         let setting = consumer::<Postgres, _>("setting", move |_, tx, event| {
-            let is_last = event.global_position == last;
+            let set = (event.global_position == last).then(|| set.clone());
             Box::pin(async move {
                 Postgres::apply(tx, "setting", event).await?;
-                if is_last {
-                    Postgres::execute_sql(tx, set).await?;
+                if let Some(set) = set {
+                    Postgres::execute_sql(tx, &set).await?;
                 }
                 Ok(())
             })
@@ -272,7 +279,7 @@ async fn a_handler_that_leaves_its_transaction_unusable_fails(db: Database<Postg
                            failed_position = NULL, error = NULL, state = 'running'";
         db.execute(skip).await;
     }
-    db.execute("DROP OWNED BY onlooker; DROP ROLE onlooker")
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
         .await;
 }
 

@@ -176,6 +176,12 @@ impl<DB: Backend> Admin<DB> {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
                 *ended_well = true;
+                if connection.is_in_transaction() {
+                    // That was a savepoint which the consumer left open.
+                    return Err(AdminError::EndedTransaction {
+                        consumer: consumer.clone(),
+                    });
+                }
                 Ok(output)
             }
             Ok(_) | Err(Failed::Ended) => Err(AdminError::EndedTransaction {

@@ -288,7 +288,7 @@ impl Checkpoints for Postgres {
         match current {
             Ok(current) if current.as_deref() == Some(&claim.transaction) => Remains::Open,
             Ok(_) => Remains::Nothing,
-            // In no other state does this statement fail.
+            // Or the connection is broken, as the rollback will show.
             Err(_) => Remains::Void,
         }
     }
