@@ -100,9 +100,9 @@ pub enum AdminError {
         /// What its `reset` returned.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The consumer's code ended the transaction that it was given (R4).
+    /// The consumer's code ended the transaction that it was given, or left a savepoint open in it (R4).
     #[error(
-        "consumer `{consumer}` ended the transaction that it was given, so nothing was saved; use `tx.begin()` for a savepoint"
+        "consumer `{consumer}` ended the transaction that it was given, or left a savepoint open in it, so nothing was saved; use `tx.begin()` for a savepoint, and commit it"
     )]
     EndedTransaction {
         /// The consumer.

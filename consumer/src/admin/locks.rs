@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection as _, SqlSafeStr as _, Transaction};
+use sqlx::{Connection as _, Transaction};
 
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
@@ -162,7 +162,7 @@ impl<DB: Backend> Admin<DB> {
             ended_well,
             ..
         } = parts;
-        let begun = connection.begin_with(DB::BEGIN_BATCH.into_sql_str()).await;
+        let begun = connection.begin_with(guard.begin()).await;
         let mut tx = begun.map_err(|error| held_or::<DB>(error, consumer))?;
         let taken = match self.lock(&mut tx, consumer, wait).await {
             Ok(taken) => taken,
@@ -176,6 +176,12 @@ impl<DB: Backend> Admin<DB> {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
                 *ended_well = true;
+                if connection.is_in_transaction() {
+                    // That was a savepoint which the consumer left open.
+                    return Err(AdminError::EndedTransaction {
+                        consumer: consumer.clone(),
+                    });
+                }
                 Ok(output)
             }
             Ok(_) | Err(Failed::Ended) => Err(AdminError::EndedTransaction {

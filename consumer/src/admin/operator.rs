@@ -14,7 +14,7 @@ use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
 use crate::worker::poller::assignment::WorkerConsumer;
-use crate::worker::{BuildError, WorkerBuilder};
+use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 
 /// Inspects and changes the consumers of a store.
 ///
@@ -142,7 +142,8 @@ impl<DB: Backend> Admin<DB> {
         let mut connection = Borrowed::from(self.store.pool()).await?;
         let statements = DB::checkpoint_statements(self.store.settings());
         let enrolled = DB::enroll(&statements, &mut connection, &[code.enrolment], settled).await;
-        enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
+        let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
+        enrolled.map_err(WorkerError::from)?;
         connection.give_back();
         Ok(consumer)
     }

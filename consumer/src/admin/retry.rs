@@ -337,9 +337,11 @@ impl<DB: Backend> Retry<'_, DB> {
         let source = Box::new(Cause(error));
         match kind {
             ErrorKind::Handler | ErrorKind::Protocol => AdminError::Retry { position, source },
-            ErrorKind::Transient | ErrorKind::ClaimTimeout => {
-                AdminError::Interrupted { position, source }
-            }
+            ErrorKind::Transient
+            | ErrorKind::ReadOnly
+            | ErrorKind::StalePlan
+            | ErrorKind::SharedStatement
+            | ErrorKind::ClaimTimeout => AdminError::Interrupted { position, source },
             ErrorKind::EndedTransaction => AdminError::EndedTransaction {
                 consumer: self.consumer.clone(),
             },

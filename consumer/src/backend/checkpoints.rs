@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, SqlSafeStr as _};
+use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
@@ -15,10 +16,21 @@ use super::rows::{
     SegmentId, millis,
 };
 use super::sql::{Sql, Statement, statements};
-use super::{Incarnation, StoreSettings};
+use super::{Incarnation, StoreError, StoreSettings};
 
 /// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
 const HOLD_FOR: Duration = Duration::from_secs(10);
+
+/// A consumer without rows belongs to no log any more.
+const LEAVE_LOG: &str = "
+    DELETE FROM {logs} WHERE consumer = $1
+       AND NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1)";
+
+/// Rows that are older than this table belong to the log on which a worker finds them first.
+const JOIN_LOG: &str = "
+    INSERT INTO {logs} (consumer, log) VALUES ($1, '{log}') ON CONFLICT (consumer) DO NOTHING";
+
+const OTHER_LOG: &str = "SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'";
 
 /// Creates the rows of a consumer that has none, of `$3` slices each.
 const ENROLL: &str = "
@@ -79,7 +91,8 @@ const SNAPSHOT: &str = "
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
            attempts, failed_position, error
-      FROM {progress}";
+      FROM {progress} AS p
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.
@@ -121,6 +134,9 @@ statements! {
     pub CheckpointStatements for DB: Checkpoints {
         claim: DB::CLAIM,
         save: DB::SAVE,
+        leave_log: LEAVE_LOG,
+        join_log: JOIN_LOG,
+        other_log: OTHER_LOG,
         enroll: ENROLL,
         try_again: TRY_AGAIN,
         lock_rows: LOCK_ROWS,
@@ -160,7 +176,8 @@ pub(crate) type OnThread = Box<dyn FnOnce() + Send>;
 ///
 /// What is the same in both dialects is written here; a database adds the rest.
 pub trait Checkpoints: Driver {
-    /// Tells whether a handler ended its worker's transaction; lives beside a connection.
+    /// Keeps a handler from harming the worker's transaction or the next batch; lives beside a
+    /// connection.
     type Guard: TransactionGuard;
 
     /// Whether a claim can be held for long without blocking other writers.
@@ -175,9 +192,6 @@ pub trait Checkpoints: Driver {
 
     /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
-
-    /// Begins a lane's transaction.
-    const BEGIN_BATCH: &'static str;
 
     /// Begins a transaction that only reads.
     const BEGIN_READ: &'static str;
@@ -215,9 +229,18 @@ pub trait Checkpoints: Driver {
         CheckpointStatements::new::<Self>(settings)
     }
 
-    /// Starts to watch a connection. Its thread, if it has one, calls `on_thread` once.
+    /// Finds the schema of the tables, so that a handler which changes where names are looked up does not
+    /// change what the statements mean.
+    fn locate(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<StoreSettings, StoreError>> + Send;
+
+    /// Starts to watch a connection, whose session stays as it is now. Its thread, if it has one, calls
+    /// `on_thread` once.
     fn guard(
         connection: &mut PoolConnection<Self>,
+        keeps_statements: bool,
         on_thread: Option<OnThread>,
     ) -> impl Future<Output = Result<Self::Guard, sqlx::Error>> + Send;
 
@@ -227,18 +250,25 @@ pub trait Checkpoints: Driver {
         on_thread: OnThread,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Creates the rows of consumers that have none, and lets stopped consumers try again.
+    /// Creates the rows of consumers that have none, and lets stopped consumers try again. Does nothing
+    /// if one of them reads another log.
     fn enroll(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         enrolments: &[Enrolment],
         settled: i64,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<Result<(), OtherLog>, sqlx::Error>> + Send {
         async move {
             let mut tx = connection
                 .begin_with(Self::BEGIN_ENROLL.into_sql_str())
                 .await?;
             for enrolment in enrolments {
+                let name = &enrolment.consumer.name;
+                if let Some(log) = join_log::<Self>(statements, &mut tx, name).await? {
+                    tx.rollback().await?;
+                    let consumer = Arc::clone(name);
+                    return Ok(Err(OtherLog { consumer, log }));
+                }
                 let enroll = on_consumer::<Self>(&statements.enroll, &enrolment.consumer)
                     .bind(enrolment.width)
                     .bind(&*enrolment.scope)
@@ -247,7 +277,7 @@ pub trait Checkpoints: Driver {
                 let try_again = on_consumer::<Self>(&statements.try_again, &enrolment.consumer);
                 try_again.execute(&mut tx).await?;
             }
-            tx.commit().await
+            tx.commit().await.map(Ok)
         }
     }
 
@@ -331,7 +361,8 @@ pub trait Checkpoints: Driver {
         }
     }
 
-    /// Reads all checkpoint rows, including those of consumers that this process does not have.
+    /// Reads the checkpoint rows of the log, including those of consumers that this process does not
+    /// have.
     fn snapshot(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
@@ -454,12 +485,12 @@ pub trait Checkpoints: Driver {
         moves: &[Advance],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Whether the connection has left the claim's transaction, after a handler failed: then the
-    /// handler ended it (R4). Always false where a [`TransactionGuard`] sees that.
-    fn has_left(
+    /// What is left of the claim's transaction after a handler failed. Always
+    /// [`Open`](Remains::Open) where a [`TransactionGuard`] sees that it ended.
+    fn remains(
         connection: &mut Self::Connection,
         claim: &Claim,
-    ) -> impl Future<Output = bool> + Send;
+    ) -> impl Future<Output = Remains> + Send;
 
     /// Shows the server that the claim's process is alive.
     fn touch(
@@ -486,10 +517,38 @@ pub trait Checkpoints: Driver {
 
     /// Whether the error is the refusal of a handler's own `COMMIT` (R4).
     fn is_refused_commit(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the plan of a prepared statement is older than its tables.
+    fn is_stale_plan(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that a prepared statement is not that of this connection, as behind a
+    /// pooler that does not know of them.
+    fn is_shared_statement(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the transaction or its server only reads.
+    fn is_read_only(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the current role lacks a privilege.
+    fn is_forbidden(error: &dyn DatabaseError) -> bool;
 }
 
-/// Tells whether a handler ended the transaction of its worker (R4).
+/// What is left of a claim's transaction after a handler failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// The transaction.
+    Open,
+    /// The transaction, void because a statement in it failed.
+    Void,
+    /// Another one or none: the handler ended it (R4).
+    Nothing,
+}
+
+/// Keeps the session of a connection as it was, and tells whether a handler ended the transaction of
+/// its worker (R4).
 pub trait TransactionGuard: Send + Sync + 'static {
+    /// Begins a lane's transaction, in a session without the settings of earlier handlers.
+    fn begin(&self) -> SqlStr;
+
     /// Lets the worker end the transaction, or stops anyone from doing so.
     fn allow_end(&self, allowed: bool);
 
@@ -499,6 +558,28 @@ pub trait TransactionGuard: Send + Sync + 'static {
 
     /// The statement that was refused or seen, if there was one.
     fn violation(&self) -> Option<&'static str>;
+}
+
+/// A consumer that reads another log of the same database.
+#[derive(Debug)]
+pub struct OtherLog {
+    pub(crate) consumer: Arc<str>,
+    /// The other log's table of events.
+    pub(crate) log: String,
+}
+
+/// Adds a consumer to the log, or returns the other log that it belongs to.
+async fn join_log<DB: Driver>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    consumer: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    for change in [&statements.leave_log, &statements.join_log] {
+        change.on::<DB>().bind(consumer).execute(connection).await?;
+    }
+    let other = statements.other_log.on::<DB>().bind(consumer);
+    let row = other.fetch_optional(connection).await?;
+    row.map(|row| DB::read(&row, "log")).transpose()
 }
 
 /// Starts a statement whose first two parameters are a version of a consumer.

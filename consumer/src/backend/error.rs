@@ -119,6 +119,16 @@ pub enum StoreError {
         found: String,
     },
 
+    /// The search path of the pool's connections has a schema before that of the server's own functions.
+    #[error(
+        "the `search_path` of the pool's connections is `{found}`, and functions of another schema in it \
+         can take the place of the server's own; leave out `pg_catalog`, which comes first then"
+    )]
+    SearchPath {
+        /// The setting.
+        found: String,
+    },
+
     /// The SQLite table of events gives the positions of deleted events to new ones.
     #[error(
         "column `{column}` of `{table}` is not `INTEGER PRIMARY KEY AUTOINCREMENT`: SQLite would give \

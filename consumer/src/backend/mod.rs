@@ -40,7 +40,7 @@ pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
-pub(crate) use self::checkpoints::{CheckpointStatements, TransactionGuard};
+pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]

@@ -9,9 +9,10 @@ use super::dialect::fill_in;
 /// Names are quoted, so they are case-sensitive on Postgres; they can have at most 63 bytes, and no
 /// quotes, backslashes, dollar signs or control characters.
 ///
-/// A schema of Postgres, or a file of SQLite, can have only **one** log: the tables with the
-/// checkpoints of consumers are beside it, and do not name the log that they belong to. Put a second
-/// log into another [`database_schema`](Self::database_schema), or into another file.
+/// Several logs can share a schema of Postgres or a file of SQLite. A consumer belongs to the log that it
+/// has first run on, known by the name of its table of events, so the names of consumers are unique among
+/// these logs. A second log needs the script of
+/// [`migration_sql`](crate::EventStore::migration_sql), since the tables beside it exist already.
 ///
 /// ```
 /// use consumer::{Column, Schema};
@@ -266,20 +267,23 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
-    /// `{handled}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for columns,
-    /// all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal.
+    /// `{handled}`, `{logs}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for
+    /// columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the
+    /// name of the table of events.
     pub(crate) fn render(&self, sql: &str) -> String {
         fill_in(sql, |key| Some(self.lookup(key)))
     }
 
     fn lookup(&self, key: &str) -> String {
         let own = match key {
+            "log" => return self.events.clone(),
             "events" => &*self.events,
             "heads" => &*self.heads,
             "progress" => "consumer_progress",
             "frontier" => "consumer_frontier",
             "parked" => "consumer_parked",
             "handled" => "consumer_handled",
+            "logs" => "consumer_log",
             "active" => "consumer_active",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",

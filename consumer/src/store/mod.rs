@@ -84,7 +84,7 @@ impl<DB: Backend> EventStore<DB> {
     /// Behind a pooler in transaction mode, such as PgBouncer, add `?statement-cache-capacity=0` to
     /// the URL: the store then does not name its prepared statements, which other connections of the
     /// pooler would not know. Read and append inside transactions there, and give your own queries
-    /// `persistent(false)`.
+    /// outside of a handler's `tx` `persistent(false)`.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {

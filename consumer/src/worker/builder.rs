@@ -622,7 +622,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             new_lanes: new_lane_sender,
         };
         let guard = RunGuard::new(&progress);
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
             log: Log::new(
                 self.store.clone(),
@@ -639,7 +639,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             snapshot_requested: AtomicBool::new(false),
             store: self.store,
             options: self.options,
-        });
+        };
         Worker {
             shared,
             assigner,

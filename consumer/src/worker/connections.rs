@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -111,6 +112,8 @@ pub(crate) struct Connections<DB: Backend> {
 struct Open<DB: Backend> {
     connection: PoolConnection<DB>,
     guard: DB::Guard,
+    /// Whether no batch has used it.
+    is_new: bool,
 }
 
 impl<DB: Backend> Connections<DB> {
@@ -201,8 +204,13 @@ impl<DB: Backend> Connections<DB> {
         // It never returns to the pool: its guard would forbid other users to commit.
         connection.close_on_drop();
         let on_thread = self.thread_setup.get().and_then(ThreadSetup::on_thread);
-        let guard = DB::guard(&mut connection, on_thread).await?;
-        Ok(Open { connection, guard })
+        let keeps_statements = self.store.keeps_statements();
+        let guard = DB::guard(&mut connection, keeps_statements, on_thread).await?;
+        Ok(Open {
+            connection,
+            guard,
+            is_new: true,
+        })
     }
 }
 
@@ -218,6 +226,8 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, sql
 pub(crate) struct Parts<'a, DB: Backend> {
     pub(crate) connection: &'a mut PoolConnection<DB>,
     pub(crate) guard: &'a DB::Guard,
+    /// Whether no batch has used the connection before.
+    pub(crate) is_new: bool,
     /// To be set once the transaction has been committed or rolled back.
     pub(crate) ended_well: &'a mut bool,
     /// Records the claim of the transaction.
@@ -262,6 +272,7 @@ impl<DB: Backend> Lease<DB> {
         Ok(Parts {
             connection: &mut open.connection,
             guard: &open.guard,
+            is_new: std::mem::take(&mut open.is_new),
             ended_well: &mut self.ended_well,
             claimed,
         })
@@ -277,7 +288,8 @@ impl<DB: Backend> Drop for Lease<DB> {
         if let Some(backend) = self.backend {
             self.connections.claimed.lock().remove(&backend);
         }
-        if self.ended_well {
+        // A transaction that a handler began inside of the worker's takes its place when it ends.
+        if self.ended_well && !open.connection.is_in_transaction() {
             self.connections.idle.lock().push(open);
         } else {
             // Its state is unknown, so it is closed; a statement may still be running on it.
@@ -306,4 +318,13 @@ impl<DB: Backend> Drop for WritingLane<DB> {
 pub(crate) struct UnusedConnection<DB: Backend> {
     pub(crate) connection: PoolConnection<DB>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<DB: Backend> Drop for UnusedConnection<DB> {
+    fn drop(&mut self) {
+        // The handler used it all the same; the pool would hand it out in the middle of a transaction.
+        if self.connection.is_in_transaction() {
+            self.connection.close_on_drop();
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation};
+use crate::backend::{Backend, CheckpointStatements, Observation, StoreError};
 use crate::contract::chain;
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
@@ -42,6 +42,14 @@ pub(crate) struct Shared<DB: Backend> {
 }
 
 impl<DB: Backend> Shared<DB> {
+    /// Fixes the schema in which the statements of all lanes find the worker's tables.
+    pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
+        let mut connection = self.store.pool().acquire().await?;
+        let located = DB::locate(&mut connection, self.store.settings()).await?;
+        self.statements = DB::checkpoint_statements(&located);
+        Ok(())
+    }
+
     /// Terminates, over another connection, what the backends of claims are running: a row stays
     /// locked until the statement on its connection ends.
     pub(crate) async fn terminate(&self, backends: &[i32]) {

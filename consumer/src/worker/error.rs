@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{FrontierError, LogProblem, StoreError};
+use crate::backend::{FrontierError, LogProblem, OtherLog, StoreError};
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
 
@@ -38,6 +38,16 @@ pub enum WorkerError {
     /// The frontier of this log cannot be determined.
     #[error(transparent)]
     Log(LogProblem),
+    /// A consumer of this name reads another log of the same database.
+    #[error(
+        "the consumer `{consumer}` reads the log `{log}` of this database; give the consumer of this log another name, or forget that one"
+    )]
+    OtherLog {
+        /// The consumer.
+        consumer: String,
+        /// The other log's table of events.
+        log: String,
+    },
     /// The consumer has no checkpoint.
     #[error(
         "there is no checkpoint of `{consumer}`, version {version}; has a worker with that consumer ever run on this database?"
@@ -48,6 +58,15 @@ pub enum WorkerError {
         /// Its version.
         version: u32,
     },
+}
+
+impl From<OtherLog> for WorkerError {
+    fn from(OtherLog { consumer, log }: OtherLog) -> Self {
+        Self::OtherLog {
+            consumer: consumer.to_string(),
+            log,
+        }
+    }
 }
 
 impl From<FrontierError> for WorkerError {

@@ -48,7 +48,7 @@ const RESTART_BACKOFF: Backoff = Backoff {
 /// # Ok(()) }).unwrap();
 /// ```
 pub struct Worker<DB: Backend> {
-    pub(super) shared: Arc<Shared<DB>>,
+    pub(super) shared: Shared<DB>,
     pub(super) assigner: LaneAssigner<DB>,
     pub(super) new_lanes: mpsc::UnboundedReceiver<NewLane<DB>>,
     /// Names of consumers of this program that other workers run.
@@ -156,8 +156,9 @@ impl<DB: Backend> Worker<DB> {
         once: bool,
         guard: &mut RunGuard,
     ) -> Result<Report, WorkerError> {
-        let shared = self.shared;
-        check_store(&shared).await?;
+        let mut shared = self.shared;
+        check_store(&mut shared).await?;
+        let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
         let Channels {
             frontier,
@@ -188,8 +189,13 @@ impl<DB: Backend> Worker<DB> {
     }
 }
 
-async fn check_store<DB: Backend>(shared: &Shared<DB>) -> Result<(), WorkerError> {
-    shared.store.check().await.map_err(|error| match error {
+/// Checks the tables and fixes the schema that the statements find them in.
+async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerError> {
+    let checked = async {
+        shared.store.check().await?;
+        shared.locate_tables().await
+    };
+    checked.await.map_err(|error| match error {
         StoreError::Database(error) => WorkerError::Database(error),
         other => WorkerError::Store(other),
     })

@@ -1,27 +1,84 @@
 //! Checkpoints on Postgres: how rows are claimed, saved and advanced.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, Postgres};
-use sqlx::{Connection as _, Executor as _, Row as _};
+use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
+};
 
 use super::connect::{BEGIN_READ, BEGIN_WRITE, begin_write, server_incarnation, with_numbers};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, TransactionGuard, bind_save, on_row,
+    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save, on_row,
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::sql::without_nul;
-use crate::backend::{Incarnation, aggregate_slice};
+use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
 
-/// A Postgres connection needs no guard beside it: the deferred trigger of the tables refuses the
-/// commit.
+/// Restores the session at the begin of each transaction. That it ends is up to the deferred trigger of
+/// the tables, which refuses a handler's commit.
 #[derive(Debug)]
-pub struct NoGuard;
+pub struct SessionGuard {
+    begin: Arc<str>,
+}
 
-impl TransactionGuard for NoGuard {
+impl SessionGuard {
+    /// Records the session. Where statements are not kept, other clients of a pooler may have left some
+    /// of the same names on the server's connection.
+    async fn record(
+        connection: &mut PgConnection,
+        keeps_statements: bool,
+    ) -> Result<Self, sqlx::Error> {
+        let session = raw_sql(SESSION).fetch_one(connection).await?;
+        let restore: String = session.try_get("restore")?;
+        let forget = if keeps_statements {
+            ""
+        } else {
+            "; DEALLOCATE ALL"
+        };
+        Ok(Self {
+            begin: format!("{BEGIN_BATCH}; {restore}{forget}").into(),
+        })
+    }
+}
+
+/// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
+const BEGIN_BATCH: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// The statements that restore the session. They run in the message of the next BEGIN, since in that of
+/// the COMMIT they would take the mark from the deferred trigger. A setting may take the rights of the
+/// role that logged in, and the role is none of the settings that are reset.
+const SESSION: &str = "
+    SELECT concat(
+           'SET SESSION AUTHORIZATION ', quote_literal(session_user), '; RESET ALL; ',
+           (SELECT 'SELECT ' || string_agg(
+                   format('pg_catalog.set_config(%L, %L, false)', name, setting), ', ') || '; '
+              FROM pg_catalog.pg_settings
+             WHERE source = 'session' AND name NOT LIKE 'transaction%'),
+           'SET ROLE ', quote_literal(current_setting('role'))) AS restore";
+
+/// Where the tables are. The catalogue comes first in a search path that does not name it, except for
+/// temporary tables, which have no functions.
+const LOCATION: &str = "
+    SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS schema,
+           pg_catalog.current_setting('search_path') AS search_path,
+           (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
+                               WITH ORDINALITY AS s (name, place)
+             WHERE s.name NOT LIKE 'pg\\_temp\\_%'
+             ORDER BY s.place LIMIT 1) = 'pg_catalog' AS is_safe";
+
+impl TransactionGuard for SessionGuard {
+    fn begin(&self) -> SqlStr {
+        // Made of literals that the server has quoted.
+        AssertSqlSafe(Arc::clone(&self.begin)).into_sql_str()
+    }
+
     fn allow_end(&self, _allowed: bool) {}
 
     fn give_up(&self) {}
@@ -32,14 +89,12 @@ impl TransactionGuard for NoGuard {
 }
 
 impl Checkpoints for Postgres {
-    type Guard = NoGuard;
+    type Guard = SessionGuard;
 
     const HOLDS_CLAIMS: bool = true;
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
-    /// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
-    const BEGIN_BATCH: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READ: &'static str = BEGIN_READ;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     /// The number is arbitrary.
@@ -135,11 +190,31 @@ impl Checkpoints for Postgres {
             AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error, replay)
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
+    async fn locate(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        let located = raw_sql(AssertSqlSafe(settings.render(LOCATION)))
+            .fetch_one(connection)
+            .await?;
+        if !located.try_get::<bool, _>("is_safe")? {
+            let found = located.try_get("search_path")?;
+            return Err(StoreError::SearchPath { found });
+        }
+        let mut settings = settings.clone();
+        if let Some(schema) = located.try_get::<Option<String>, _>("schema")? {
+            settings.schema = settings.schema.database_schema(schema);
+            settings.schema.check()?;
+        }
+        Ok(settings)
+    }
+
     async fn guard(
-        _connection: &mut PoolConnection<Self>,
+        connection: &mut PoolConnection<Self>,
+        keeps_statements: bool,
         _on_thread: Option<OnThread>,
-    ) -> Result<NoGuard, sqlx::Error> {
-        Ok(NoGuard)
+    ) -> Result<SessionGuard, sqlx::Error> {
+        SessionGuard::record(connection, keeps_statements).await
     }
 
     async fn on_thread(
@@ -220,13 +295,17 @@ impl Checkpoints for Postgres {
         tx.commit().await
     }
 
-    async fn has_left(connection: &mut PgConnection, claim: &Claim) -> bool {
-        let current = sqlx::raw_sql("SELECT pg_current_xact_id_if_assigned()::text")
+    async fn remains(connection: &mut PgConnection, claim: &Claim) -> Remains {
+        let current = raw_sql("SELECT pg_current_xact_id_if_assigned()::text")
             .fetch_one(connection)
             .await
             .and_then(|row| row.try_get::<Option<String>, _>(0));
-        // An error is that of the claim's own transaction, which a failed statement has aborted.
-        current.is_ok_and(|current| current.as_deref() != Some(&claim.transaction))
+        match current {
+            Ok(current) if current.as_deref() == Some(&claim.transaction) => Remains::Open,
+            Ok(_) => Remains::Nothing,
+            // Or the connection is broken, as the rollback will show.
+            Err(_) => Remains::Void,
+        }
     }
 
     async fn touch(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -235,7 +314,7 @@ impl Checkpoints for Postgres {
 
     async fn terminate(connection: &mut PgConnection, backend: i32) -> Result<(), sqlx::Error> {
         let terminate = with_numbers("SELECT pg_terminate_backend($1)", &[i64::from(backend)]);
-        connection.execute(sqlx::raw_sql(terminate)).await.map(drop)
+        connection.execute(raw_sql(terminate)).await.map(drop)
     }
 
     fn is_infrastructure(error: &dyn DatabaseError) -> bool {
@@ -247,8 +326,8 @@ impl Checkpoints for Postgres {
             "08" | "40" | "53" | "58" => true,
             // query_canceled is the handler's own statement_timeout.
             "57" => code != "57014",
-            // read_only_sql_transaction, idle_in_transaction_session_timeout
-            _ => code == "25006" || code == "25P03",
+            // idle_in_transaction_session_timeout
+            _ => code == "25P03" || Self::is_read_only(error) || Self::is_shared_statement(error),
         }
     }
 
@@ -267,5 +346,29 @@ impl Checkpoints for Postgres {
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "ZC004")
+    }
+
+    /// The code alone says that a feature is not supported, and the message is translated.
+    fn is_stale_plan(error: &dyn DatabaseError) -> bool {
+        error
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_some_and(|error| {
+                error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
+            })
+    }
+
+    fn is_shared_statement(error: &dyn DatabaseError) -> bool {
+        let code = error.code();
+        // duplicate_prepared_statement, invalid_sql_statement_name
+        code.is_some_and(|code| code == "42P05" || code == "26000")
+            && error.message().contains("sqlx_s_")
+    }
+
+    fn is_read_only(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| code == "25006")
+    }
+
+    fn is_forbidden(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| code == "42501")
     }
 }

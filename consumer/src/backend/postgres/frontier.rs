@@ -87,7 +87,7 @@ const SAVE_FRONTIER: &str = concat!(
      WHERE f.settled < excluded.settled"
 );
 
-const HIGHEST_CHECKPOINT: &str = "SELECT coalesce(max(position), 0) AS position, coalesce((array_agg(consumer ORDER BY position DESC))[1], '') AS consumer FROM {progress}";
+const HIGHEST_CHECKPOINT: &str = "SELECT coalesce(max(position), 0) AS position, coalesce((array_agg(consumer ORDER BY position DESC))[1], '') AS consumer FROM {progress} AS p WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
 
 statements! {
     /// The frontier's statements, with the names of the schema.

@@ -151,6 +151,12 @@ INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
 SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
 UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
 
+-- The log that a consumer reads, by its table of events: several can share these tables.
+CREATE TABLE IF NOT EXISTS {logs} (
+    consumer TEXT PRIMARY KEY,
+    log TEXT NOT NULL
+);
+
 -- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
 -- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
 CREATE INDEX IF NOT EXISTS consumer_parked_aggregate

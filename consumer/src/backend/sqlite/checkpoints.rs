@@ -10,10 +10,10 @@ use sqlx::sqlite::{Sqlite, SqliteConnection};
 use super::connect::{BEGIN_WRITE, primary_code};
 use super::hooks::{self, HookGuard};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, bind_save, on_consumer, on_row,
+    CheckpointStatements, Checkpoints, OnThread, Remains, bind_save, on_consumer, on_row,
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
-use crate::backend::{Incarnation, aggregate_slice};
+use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 
 impl Checkpoints for Sqlite {
     type Guard = HookGuard;
@@ -23,7 +23,6 @@ impl Checkpoints for Sqlite {
     const LANES_ON_ONE_CORE: bool = true;
     // Other writers of the file wait for each transaction, and a commit costs little.
     const MOST_BATCHES: usize = 1;
-    const BEGIN_BATCH: &'static str = BEGIN_WRITE;
     const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     const BEGIN_ENROLL: &'static str = BEGIN_WRITE;
@@ -72,8 +71,17 @@ impl Checkpoints for Sqlite {
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, $10, {now})
         ON CONFLICT (consumer, version, position) DO NOTHING";
 
+    async fn locate(
+        _connection: &mut SqliteConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        // There is no search path. Only a temporary table, which belongs to one connection, comes first.
+        Ok(settings.clone())
+    }
+
     async fn guard(
         connection: &mut PoolConnection<Self>,
+        _keeps_statements: bool,
         on_thread: Option<OnThread>,
     ) -> Result<HookGuard, sqlx::Error> {
         HookGuard::install(connection, on_thread).await
@@ -149,8 +157,8 @@ impl Checkpoints for Sqlite {
         Ok(())
     }
 
-    async fn has_left(_connection: &mut SqliteConnection, _claim: &Claim) -> bool {
-        false
+    async fn remains(_connection: &mut SqliteConnection, _claim: &Claim) -> Remains {
+        Remains::Open
     }
 
     async fn touch(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
@@ -191,6 +199,23 @@ impl Checkpoints for Sqlite {
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "531")
+    }
+
+    fn is_stale_plan(_error: &dyn DatabaseError) -> bool {
+        // A statement whose tables have changed is prepared again.
+        false
+    }
+
+    fn is_shared_statement(_error: &dyn DatabaseError) -> bool {
+        false
+    }
+
+    fn is_read_only(_error: &dyn DatabaseError) -> bool {
+        false
+    }
+
+    fn is_forbidden(_error: &dyn DatabaseError) -> bool {
+        false
     }
 }
 

@@ -20,7 +20,9 @@ const GIVEN_OUT: &str =
     "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1 COLLATE NOCASE";
 
 const HIGHEST_CHECKPOINT: &str =
-    "SELECT consumer, position FROM {progress} ORDER BY position DESC LIMIT 1";
+    "SELECT consumer, position FROM {progress} AS p
+      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
+      ORDER BY position DESC LIMIT 1";
 
 impl Frontier for Sqlite {
     type Watch = SqliteWatch;

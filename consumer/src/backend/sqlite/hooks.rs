@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::Sqlite;
+use sqlx::{SqlSafeStr as _, SqlStr};
 
+use super::connect::BEGIN_WRITE;
 use crate::backend::checkpoints::{OnThread, TransactionGuard};
 
 /// The hooks of a connection, which refuse a commit that is not the worker's and see a rollback.
@@ -30,6 +32,10 @@ const COMMITTED: u8 = 1;
 const ROLLED_BACK: u8 = 2;
 
 impl TransactionGuard for HookGuard {
+    fn begin(&self) -> SqlStr {
+        BEGIN_WRITE.into_sql_str()
+    }
+
     fn allow_end(&self, allowed: bool) {
         self.0.allowed.store(allowed, Ordering::Release);
         if allowed {

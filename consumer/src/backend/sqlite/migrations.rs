@@ -125,6 +125,12 @@ CREATE INDEX IF NOT EXISTS consumer_handled_consumer ON {handled} (consumer, up_
 INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
 SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
 UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
+
+-- The log that a consumer reads, by its table of events: several can share these tables.
+CREATE TABLE IF NOT EXISTS {logs} (
+    consumer TEXT NOT NULL PRIMARY KEY,
+    log TEXT NOT NULL COLLATE NOCASE
+);
 ";
 
 /// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.

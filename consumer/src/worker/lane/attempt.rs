@@ -9,7 +9,8 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Run, State, TransactionGuard as _,
+    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
+    TransactionGuard as _,
 };
 use crate::contract::{Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
@@ -18,7 +19,7 @@ use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{
     AttemptError, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
-    is_claim_timeout,
+    is_claim_timeout, is_of_session, is_refusal_of_commit, refused_commit, unusable_session,
 };
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
@@ -28,6 +29,12 @@ use crate::worker::timeouts::{Timeouts, after};
 
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
+
+/// The error of a handler that had the worker's own constraint checked.
+const CHECKED_CONSTRAINTS: &str = "the handler had all deferred constraints checked, and the worker's own one is only met once the checkpoint is saved; name yours instead of `ALL` in `SET CONSTRAINTS`";
+
+/// What to do where other clients share the server's connection.
+const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
 
 /// One attempt at a job.
 pub(crate) struct Attempt<'a, DB: Backend> {
@@ -71,10 +78,11 @@ impl<DB: Backend> Attempt<'_, DB> {
         let Parts {
             connection,
             guard,
+            is_new,
             ended_well,
             mut claimed,
         } = lease.begin()?;
-        let begin = connection.begin_with(DB::BEGIN_BATCH);
+        let begin = connection.begin_with(guard.begin());
         let mut tx = self.shared.answer(begin).await?;
         let ready = match self.shared.answer(self.open(&mut tx)).await? {
             Opening::Ready(ready) => ready,
@@ -94,6 +102,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             Handled::Failed(outcome) => {
                 return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
             }
+            // On a new connection, the handler itself has changed the tables.
+            Handled::OnStalePlan(outcome) if is_new => {
+                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
+            }
+            Handled::OnStalePlan(_) => {
+                // The others have such plans too.
+                self.shared.connections.close_idle();
+                return Err(AttemptError::StalePlan);
+            }
             Handled::Abandoned(outcome) => {
                 // Dropping a handler's future does not end its statement, which would keep the row
                 // locked.
@@ -102,6 +119,9 @@ impl<DB: Backend> Attempt<'_, DB> {
                 return Ok(outcome);
             }
         };
+        if matches!(outcome, Outcome::Saved { .. }) && connection.is_in_transaction() {
+            return Err(AttemptError::open_savepoint(&ready.claim));
+        }
         drop(lease);
         if matches!(outcome, Outcome::Saved { .. }) {
             run_effects(&ready.cx).await;
@@ -130,10 +150,15 @@ impl<DB: Backend> Attempt<'_, DB> {
         let mut unused = self.shared.connections.unused().await?;
         let handled = self.handle(&ready, &mut unused.connection).await;
         drop(unused);
-        let handled = handled.map_err(|failure| (Verdict::on::<DB>(&failure.error.error), failure));
+        let handled = handled.map_err(|failure| {
+            let verdict = Verdict::on::<DB>(&failure.error.error);
+            (verdict.given(Remains::Open), failure)
+        });
         let index = match self.judge(&ready, handled, None)? {
             Handled::UpTo(index) => index,
-            Handled::Failed(outcome) | Handled::Abandoned(outcome) => return Ok(outcome),
+            Handled::Failed(outcome)
+            | Handled::OnStalePlan(outcome)
+            | Handled::Abandoned(outcome) => return Ok(outcome),
         };
         let outcome = self.save_later(&ready, index).await?;
         if matches!(outcome, Outcome::Saved { .. }) {
@@ -147,10 +172,11 @@ impl<DB: Backend> Attempt<'_, DB> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
             connection,
+            guard,
             ended_well,
             ..
         } = lease.begin()?;
-        let mut tx = connection.begin_with(DB::BEGIN_BATCH).await?;
+        let mut tx = connection.begin_with(guard.begin()).await?;
         let opening = self.open(&mut tx).await?;
         match opening {
             Opening::Commit(_) => tx.commit().await?,
@@ -385,6 +411,8 @@ enum Handled {
     UpTo(usize),
     /// It failed, and the transaction can be rolled back.
     Failed(Outcome),
+    /// It failed on a statement whose plan is older than its tables.
+    OnStalePlan(Outcome),
     /// It failed, and its connection cannot be used any more.
     Abandoned(Outcome),
 }
@@ -408,12 +436,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
         };
         let mut ended_by = guard.violation();
+        let mut remains = Remains::Open;
         if let Err(failure) = &handled
             && !failure.timed_out
             && ended_by.is_none()
-            && self.shared.answer(has_left(tx, &ready.claim)).await?
         {
-            ended_by = Some("COMMIT or ROLLBACK");
+            remains = self.shared.answer(look_at(tx, &ready.claim)).await?;
+            if remains == Remains::Nothing {
+                ended_by = Some("COMMIT or ROLLBACK");
+            }
         }
         guard.allow_end(true);
         let handled = handled.map_err(|failure| (Verdict::on::<DB>(&failure.error.error), failure));
@@ -423,6 +454,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         {
             self.shared.answer(must_answer(tx)).await?;
         }
+        let handled = handled.map_err(|(verdict, failure)| (verdict.given(remains), failure));
         self.judge(ready, handled, ended_by)
     }
 
@@ -474,8 +506,19 @@ impl<DB: Backend> Attempt<'_, DB> {
                 Err(AttemptError::Database(text))
             }
             (_, Some(statement)) => ended(statement),
-            (ErrorKind::Transient, None) => Err(AttemptError::Database(text)),
-            (ErrorKind::EndedTransaction, None) => ended("COMMIT"),
+            (ErrorKind::StalePlan, None) => {
+                let outcome = self.failed(ready, &failure, text);
+                Ok(Handled::OnStalePlan(outcome))
+            }
+            (ErrorKind::SharedStatement, None) => Err(AttemptError::Database(format!(
+                "{text}; {SHARED_STATEMENT}"
+            ))),
+            (ErrorKind::Transient | ErrorKind::ReadOnly, None) => Err(AttemptError::Database(text)),
+            // The refusal of a commit would have ended the transaction, but it is still there.
+            (ErrorKind::EndedTransaction, None) => {
+                let outcome = self.failed(ready, &failure, CHECKED_CONSTRAINTS.to_owned());
+                Ok(Handled::Failed(outcome))
+            }
             (ErrorKind::ClaimTimeout, None) => {
                 let text = format!("{}: {text}", self.claim_timeout_error());
                 let outcome = self.failed(ready, &failure, text);
@@ -530,13 +573,26 @@ impl<DB: Backend> Attempt<'_, DB> {
     ) -> Result<Outcome, AttemptError> {
         let shared = self.shared;
         match shared.answer(self.save(&mut tx, ready, index)).await {
-            Ok(true) => {
-                let outcome = self.saved(ready, index);
-                shared.answer(commit(tx, ended_well, outcome)).await
-            }
+            Ok(true) => match shared.answer(tx.commit()).await {
+                Ok(()) => {
+                    *ended_well = true;
+                    Ok(self.saved(ready, index))
+                }
+                Err(error) if is_refusal_of_commit::<DB>(&error) => {
+                    // Dropping the transaction has rolled it back, or queued that, where the refusal
+                    // did not.
+                    *ended_well = true;
+                    Ok(failed_somewhere(ready, refused_commit(&error)))
+                }
+                Err(error) => Err(error.into()),
+            },
             Ok(false) => {
                 let statement = "COMMIT or ROLLBACK";
                 Err(AttemptError::ended_transaction(&ready.claim, statement))
+            }
+            Err(error) if is_of_session::<DB>(&error) => {
+                let outcome = failed_somewhere(ready, unusable_session(&error));
+                shared.answer(roll_back(tx, ended_well, outcome)).await
             }
             Err(error) if is_aborted_transaction::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, SWALLOWED.to_owned());
@@ -585,10 +641,11 @@ impl<DB: Backend> Attempt<'_, DB> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
             connection,
+            guard,
             ended_well,
             ..
         } = lease.begin()?;
-        let mut tx = connection.begin_with(DB::BEGIN_BATCH).await?;
+        let mut tx = connection.begin_with(guard.begin()).await?;
         let claim = claim_again(self.shared, self.segment, &ready.claim, &mut tx).await?;
         if let Err(outcome) = claim {
             return roll_back(tx, ended_well, outcome).await;
@@ -627,10 +684,11 @@ pub(crate) async fn record<DB: Backend>(
     let mut lease = shared.connections.writer().await?;
     let Parts {
         connection,
+        guard,
         ended_well,
         ..
     } = lease.begin()?;
-    let mut tx = connection.begin_with(DB::BEGIN_BATCH).await?;
+    let mut tx = connection.begin_with(guard.begin()).await?;
     let claim = match claim_again(shared, segment, earlier, &mut tx).await? {
         Ok(claim) => claim,
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
@@ -700,11 +758,11 @@ pub(crate) async fn keep_alive<DB: Backend, T>(
     }
 }
 
-async fn has_left<DB: Backend>(
+async fn look_at<DB: Backend>(
     tx: &mut Transaction<'_, DB>,
     claim: &Claim,
-) -> Result<bool, sqlx::Error> {
-    Ok(DB::has_left(tx, claim).await)
+) -> Result<Remains, sqlx::Error> {
+    Ok(DB::remains(tx, claim).await)
 }
 
 /// Fails if the connection is broken; an error of the server is an answer too.

@@ -150,6 +150,10 @@ impl<DB: Backend> Lane<DB> {
             Err(AttemptError::EndedTransaction { claim, error }) => {
                 self.stop_at_once(job, &claim, error).await
             }
+            Err(AttemptError::StalePlan) => {
+                self.job = Some(job);
+                CONTINUE
+            }
             Err(AttemptError::Database(error)) => {
                 self.job = Some(job);
                 self.wait_for_database(error).await
@@ -522,7 +526,9 @@ impl<DB: Backend> Lane<DB> {
             Ok(Outcome::Failed { .. }) => metrics::error(key, "handler"),
             Ok(_) => {}
             Err(AttemptError::EndedTransaction { .. }) => metrics::error(key, "commit"),
-            Err(AttemptError::Database(_)) => metrics::error(key, "database"),
+            Err(AttemptError::Database(_) | AttemptError::StalePlan) => {
+                metrics::error(key, "database");
+            }
         }
         span.record("duration_ms", took.as_secs_f64() * 1000.0);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::{Backend, Claim};
+use crate::backend::{Backend, Claim, Remains};
 use crate::contract::HandlerError;
 use crate::contract::chain;
 use crate::worker::lane::handler::panic_message;
@@ -51,7 +51,10 @@ pub(crate) struct FailedEvents {
 pub(crate) enum AttemptError {
     /// The database failed; the attempt is repeated and does not count.
     Database(String),
-    /// The handler ended the transaction (R4); the attempt is not repeated.
+    /// A table has changed since the connection prepared a statement of the handler; the attempt is
+    /// repeated on another connection and does not count.
+    StalePlan,
+    /// The handler ended the transaction or left a savepoint in it (R4); the attempt is not repeated.
     EndedTransaction { claim: Box<Claim>, error: String },
 }
 
@@ -71,6 +74,15 @@ impl AttemptError {
             error,
         }
     }
+
+    /// What the worker committed was only the savepoint.
+    pub(super) fn open_savepoint(claim: &Claim) -> Self {
+        let error = "the handler left a transaction open that it began with `tx.begin()`, so nothing of the batch was saved; commit it, or drop it to roll it back, before the handler returns";
+        Self::EndedTransaction {
+            claim: Box::new(claim.clone()),
+            error: error.to_owned(),
+        }
+    }
 }
 
 /// What a handler's error says.
@@ -83,6 +95,12 @@ pub(crate) enum ErrorKind {
     Protocol,
     /// The database failed for now, so the attempt does not count.
     Transient,
+    /// A transaction or a server only reads: the one that the handler was given, or another one.
+    ReadOnly,
+    /// The plan of a prepared statement is older than its tables.
+    StalePlan,
+    /// A prepared statement is not that of the connection.
+    SharedStatement,
     /// The server ended the transaction, since the handler left it idle for too long.
     ClaimTimeout,
     /// The handler tried to end its worker's transaction (R4).
@@ -109,6 +127,18 @@ impl Verdict {
                 panic_message(panic.as_ref())
             ),
         })
+    }
+
+    /// The verdict, given what the failure has left of the claim's transaction: where it is void, the
+    /// error came from it rather than from a connection of the handler's own.
+    pub(crate) fn given(self, remains: Remains) -> Self {
+        let kind = match (self.kind, remains) {
+            // The worker has written in it, so the handler made it read-only.
+            (ErrorKind::ReadOnly, Remains::Void) => ErrorKind::Handler,
+            (ErrorKind::StalePlan, Remains::Open | Remains::Nothing) => ErrorKind::Transient,
+            (kind, _) => kind,
+        };
+        Self { kind, ..self }
     }
 }
 
@@ -146,12 +176,48 @@ impl ErrorKind {
             Self::EndedTransaction
         } else if DB::is_claim_timeout(error) {
             Self::ClaimTimeout
+        } else if DB::is_stale_plan(error) {
+            Self::StalePlan
+        } else if DB::is_shared_statement(error) {
+            Self::SharedStatement
+        } else if DB::is_read_only(error) {
+            Self::ReadOnly
         } else if DB::is_infrastructure(error) {
             Self::Transient
         } else {
             Self::Handler
         }
     }
+}
+
+/// Whether an error of the worker's own save comes from what the handler did to its session: the claim of
+/// the same transaction could write the same row.
+pub(crate) fn is_of_session<DB: Backend>(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| DB::is_read_only(error) || DB::is_forbidden(error))
+}
+
+/// The error of a handler after which the checkpoint cannot be saved.
+pub(crate) fn unusable_session(error: &sqlx::Error) -> String {
+    let error = chain(error);
+    format!(
+        "the handler left its transaction read-only or with another role, so the checkpoint cannot be saved; undo `SET TRANSACTION READ ONLY` or `SET ROLE` before it returns: {error}"
+    )
+}
+
+/// Whether the database refused to commit what the handler wrote. Any other error, or none, says nothing
+/// about the handler, and then the checkpoint shows whether the transaction was committed.
+pub(crate) fn is_refusal_of_commit<DB: Backend>(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| !DB::is_infrastructure(error))
+}
+
+/// The error of a handler whose changes could not be committed.
+pub(crate) fn refused_commit(error: &sqlx::Error) -> String {
+    let error = chain(error);
+    format!("the changes of the handler could not be committed: {error}")
 }
 
 /// Whether an error of the worker's own statement says that the handler ignored an earlier error.

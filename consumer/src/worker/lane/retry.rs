@@ -165,8 +165,12 @@ impl<DB: Backend> Lane<DB> {
 
     async fn retry_later(&mut self, job: Job, error: AttemptError) -> Turn {
         self.job = Some(job);
-        let (AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. }) = error;
-        self.wait_for_database(error).await
+        match error {
+            AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. } => {
+                self.wait_for_database(error).await
+            }
+            AttemptError::StalePlan => CONTINUE,
+        }
     }
 
     /// Waits for the database, longer each time it fails.

@@ -103,7 +103,7 @@ impl<DB: Backend> Poller<DB> {
         let consumers = self.assigner.consumers.iter();
         let enrolments: Vec<Enrolment> = consumers.map(|one| one.enrolment.clone()).collect();
         let connection = self.connection.get()?;
-        DB::enroll(&self.shared.statements, connection, &enrolments, settled).await?;
+        DB::enroll(&self.shared.statements, connection, &enrolments, settled).await??;
         self.take_snapshot().await?;
         self.measure_parked().await;
         Ok(Arc::clone(&self.snapshot.borrow()))

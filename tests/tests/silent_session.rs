@@ -1,0 +1,177 @@
+//! What a handler does to its session reaches no other batch, and not the worker's own statements.
+
+use std::sync::{Arc, Mutex};
+
+use consumer::{ConsumerState, EventStore, Worker};
+use consumer_tests::{
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
+    test_on,
+};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, Postgres, Row as _};
+
+test_on!(
+    [postgres],
+    a_handler_may_set_a_search_path_for_its_transaction,
+    what_a_handler_sets_reaches_no_other_consumer,
+    a_role_that_a_handler_sets_reaches_no_other_consumer,
+    what_a_new_connection_sets_lasts,
+    a_search_path_before_the_catalogue_is_refused
+);
+
+/// Remembers what a query says in each call of a handler, which may then change the session.
+fn asking(
+    name: &str,
+    query: &'static str,
+    change: &'static str,
+) -> (TestConsumer<Postgres>, Arc<Mutex<Vec<String>>>) {
+    let answers: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&answers);
+    let asking = consumer::<Postgres, _>(name, move |_, tx, _| {
+        let seen = Arc::clone(&seen);
+        Box::pin(async move {
+            let answer = sqlx::raw_sql(query).fetch_one(&mut *tx).await?.try_get(0)?;
+            seen.lock().unwrap().push(answer);
+            Ok(Postgres::execute_sql(tx, change).await?)
+        })
+    });
+    (asking, answers)
+}
+
+/// A tenant for each aggregate, in a schema of its own, which has tables of a worker too.
+async fn tenants(db: &Database<Postgres>) {
+    for tenant in ["t1", "t2"] {
+        db.execute(&format!(
+            "CREATE SCHEMA {tenant};
+             CREATE TABLE {tenant}.users (id TEXT);
+             CREATE TABLE {tenant}.consumer_progress (LIKE public.consumer_progress INCLUDING ALL);
+             CREATE TABLE {tenant}.consumer_parked (LIKE public.consumer_parked INCLUDING ALL);
+             CREATE TABLE {tenant}.events (LIKE public.events INCLUDING ALL);
+             INSERT INTO {tenant}.consumer_progress SELECT * FROM public.consumer_progress;"
+        ))
+        .await;
+    }
+}
+
+/// Writes each user into the schema that the aggregate's id names.
+fn by_tenant() -> TestConsumer<Postgres> {
+    consumer("users", move |_, tx, event| {
+        let set = format!("SET LOCAL search_path = {}", event.aggregate_id);
+        Box::pin(async move {
+            Postgres::execute_sql(tx, &set).await?;
+            Postgres::execute_sql(tx, "INSERT INTO users VALUES ('one')").await?;
+            Ok(())
+        })
+    })
+}
+
+async fn a_handler_may_set_a_search_path_for_its_transaction(db: Database<Postgres>) {
+    // A row in each of the tenants' tables, to be taken for the worker's.
+    run_once(db.worker().consumer(by_tenant())).await;
+    tenants(&db).await;
+    let appended = db.append("User", ["t1", "t2", "t1", "t2"]).await;
+    let settings = impatient().retries(1).batch_size(2);
+    let report = db.run_once(by_tenant().settings(settings)).await;
+    assert!(!report.has_failures(), "{report}");
+    for tenant in ["t1", "t2"] {
+        let rows = format!("SELECT count(*) FROM {tenant}.users");
+        assert_eq!(db.numbers(&rows).await, [2], "{tenant}");
+        let advanced =
+            format!("SELECT count(*) FROM {tenant}.consumer_progress WHERE position > 0");
+        assert_eq!(db.numbers(&advanced).await, [0], "{tenant}");
+    }
+    let own = "SELECT position FROM public.consumer_progress";
+    assert_eq!(db.numbers(own).await, appended[3..]);
+}
+
+/// Lets two consumers handle events in turns, so that they share connections.
+async fn take_turns(
+    db: &Database<Postgres>,
+    setting: TestConsumer<Postgres>,
+    other: TestConsumer<Postgres>,
+) {
+    let setting = setting.scope(&["Setting"]);
+    let other = other.scope(&["Other"]);
+    let worker = db.worker().scoped_consumer(setting);
+    let running = Running::start(worker.scoped_consumer(other));
+    for _ in 0..20 {
+        for aggregate_type in ["Setting", "Other"] {
+            db.append(aggregate_type, ["a"]).await;
+            patiently("it is handled", running.caught_up())
+                .await
+                .unwrap();
+        }
+    }
+    let report = running.stop().await;
+    assert!(!report.has_failures(), "{report}");
+}
+
+async fn what_a_handler_sets_reaches_no_other_consumer(db: Database<Postgres>) {
+    let query = "SELECT concat_ws(' ', current_setting('search_path'),
+                                  current_setting('statement_timeout'),
+                                  current_setting('app.tenant', true))";
+    let change = "SET search_path = pg_temp; SET statement_timeout = '7s'; SET app.tenant = 'one'";
+    let (setting, own) = asking("setting", query, change);
+    let (other, others) = asking("other", query, "SELECT");
+    take_turns(&db, setting, other).await;
+    let (own, others) = (own.lock().unwrap(), others.lock().unwrap());
+    assert_eq!((own.len(), others.len()), (20, 20));
+    for answer in own.iter().chain(others.iter()) {
+        assert_eq!(answer.trim_end(), "\"$user\", public 0");
+    }
+}
+
+async fn a_role_that_a_handler_sets_reaches_no_other_consumer(db: Database<Postgres>) {
+    db.execute(
+        "CREATE ROLE other_tenant; GRANT ALL ON ALL TABLES IN SCHEMA public TO other_tenant",
+    )
+    .await;
+    let query = "SELECT current_setting('role')";
+    let (setting, own) = asking("setting", query, "SET ROLE other_tenant");
+    let (other, others) = asking("other", query, "SELECT");
+    take_turns(&db, setting, other).await;
+    db.execute("DROP OWNED BY other_tenant; DROP ROLE other_tenant")
+        .await;
+    let (own, others) = (own.lock().unwrap(), others.lock().unwrap());
+    assert_eq!((own.len(), others.len()), (20, 20));
+    assert!(own.iter().chain(others.iter()).all(|role| role == "none"));
+}
+
+/// A store whose pool sets up each connection.
+async fn with_after_connect(db: &Database<Postgres>, set: &'static str) -> EventStore<Postgres> {
+    let options = PgPoolOptions::new().after_connect(move |connection: &mut PgConnection, _| {
+        Box::pin(Postgres::execute_sql(connection, set))
+    });
+    EventStore::new(options.connect(&db.url).await.unwrap())
+}
+
+async fn what_a_new_connection_sets_lasts(db: Database<Postgres>) {
+    db.execute("CREATE SCHEMA \"it's\"").await;
+    let set = "SET search_path = \"it's\", public; SET statement_timeout = '55s'";
+    let store = with_after_connect(&db, set).await;
+    let query = "SELECT concat_ws(' ', current_setting('search_path'),
+                                  current_setting('statement_timeout'))";
+    let change = "SET search_path = public; RESET statement_timeout";
+    let (setting, answers) = asking("setting", query, change);
+    let setting = setting.settings(impatient().batch_size(1));
+    db.append("User", ["a", "b", "c"]).await;
+    let worker = Worker::builder(store).consumer(setting).build().unwrap();
+    let report = patiently("it handles them", worker.run_once())
+        .await
+        .unwrap();
+    let state = &report.consumer("setting").unwrap().state;
+    assert_eq!(*state, ConsumerState::CaughtUp);
+    assert_eq!(*answers.lock().unwrap(), ["\"it's\", public 55s"; 3]);
+}
+
+/// Functions of another schema could then take the place of the server's own.
+async fn a_search_path_before_the_catalogue_is_refused(db: Database<Postgres>) {
+    let store = with_after_connect(&db, "SET search_path = public, pg_catalog").await;
+    let (never, answers) = asking("never", "SELECT 'called'", "SELECT");
+    db.append("User", ["a"]).await;
+    let worker = Worker::builder(store).consumer(never).build().unwrap();
+    let refused = patiently("it refuses", worker.run_once()).await;
+    let refused = refused.expect_err("it must not run").to_string();
+    assert!(refused.contains("search_path"), "{refused}");
+    assert!(answers.lock().unwrap().is_empty());
+}
