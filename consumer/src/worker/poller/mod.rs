@@ -15,8 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogProblem,
-    Observation,
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
 };
 use crate::contract::chain;
 use crate::store::EventStore;
@@ -109,7 +108,7 @@ impl<DB: Backend> Poller<DB> {
         Ok(Arc::clone(&self.snapshot.borrow()))
     }
 
-    /// Polls until the worker stops; only a log that was reset ends it earlier.
+    /// Polls until the worker stops; only a problem of the log ends it earlier.
     pub(crate) async fn run(mut self) -> Result<Self, WorkerError> {
         let mut quiet_rounds = 0_u32;
         loop {
@@ -201,7 +200,9 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
-        let rows = DB::snapshot(&self.shared.statements, self.connection.get()?).await?;
+        let statements = &self.shared.statements;
+        let rows = self.watch.snapshot(statements, self.connection.get()?);
+        let rows = rows.await?;
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
@@ -277,12 +278,14 @@ impl<DB: Backend> Poller<DB> {
     }
 
     /// Connects again after an error and starts over from what is durable, since a crash can take
-    /// back what was observed before. Only a log that was reset is fatal: a server that is a standby
-    /// for now, or a table that is being altered, is worth waiting for.
+    /// back what was observed before. A problem of the log ends the worker, unless it
+    /// [can pass](crate::LogProblem::can_pass).
     async fn reconnect(&mut self, mut error: WorkerError) -> Result<(), WorkerError> {
         let (mut pause, longest) = RECONNECT;
         while !self.shared.is_stopping() {
-            if matches!(error, WorkerError::Log(LogProblem::Reset { .. })) {
+            if let WorkerError::Log(problem) = &error
+                && !problem.can_pass()
+            {
                 return Err(error);
             }
             self.disconnect(&error, pause);
