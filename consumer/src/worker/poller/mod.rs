@@ -260,6 +260,9 @@ impl<DB: Backend> Poller<DB> {
         if was_reported || waited < WARN_AFTER {
             return;
         }
+        if self.warned_at.is_none() {
+            self.warn_of_checkpoints_above();
+        }
         self.warned_at = Some(Instant::now());
         let blockers = match self.connection.get() {
             Ok(connection) => self.watch.blockers(connection).await.unwrap_or_default(),
@@ -275,6 +278,27 @@ impl<DB: Backend> Poller<DB> {
             waited,
             blockers,
         }));
+    }
+
+    /// Warns of checkpoints beyond a gap, such as those taken over from a runtime that passes gaps.
+    ///
+    /// Not before the frontier has waited for a while: the evidence of a worker that has just started
+    /// lags behind that of others, whose checkpoints are then above its frontier for a moment.
+    fn warn_of_checkpoints_above(&self) {
+        let settled = self.observed().settled;
+        let snapshot = self.snapshot.borrow();
+        let consumers = &self.assigner.consumers;
+        let is_own = |row: &Checkpoint| consumers.iter().any(|one| one.owns(&row.key));
+        let above = |row: &&Checkpoint| row.position > settled && is_own(row);
+        for row in snapshot.rows.values().filter(above) {
+            let (consumer, position) = (&*row.key.consumer.name, row.position);
+            tracing::warn!(
+                consumer,
+                position,
+                "the checkpoint of `{consumer}` is above the frontier: events that open transactions insert at positions {} to {position} will not be handled; unless another worker has settled these positions, rebuild the consumer once the transactions have ended",
+                settled.saturating_add(1),
+            );
+        }
     }
 
     /// Connects again after an error and starts over from what is durable, since a crash can take
