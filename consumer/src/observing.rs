@@ -16,7 +16,7 @@
 //! | `consumer_skipped_total` | counter | `consumer`, `version` | events skipped |
 //! | `consumer_parked_events` | gauge | `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
 //! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
-//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between the checkpoint and the frontier: an upper bound for the number of events, since there are gaps and other scopes |
+//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
 //! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
 //! | `consumer_frontier_position` | gauge | | the position up to which the log is settled |
 //! | `consumer_head_position` | gauge | | the highest visible position |

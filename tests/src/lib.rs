@@ -13,6 +13,7 @@ mod pgbouncer;
 mod postgres;
 mod process;
 mod sqlite;
+mod standby;
 mod writers;
 
 pub use self::consumers::{
@@ -28,6 +29,7 @@ pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
 pub use self::process::{WorkerProcess, worker_main};
 pub use self::sqlite::SqliteDatabase;
+pub use self::standby::{Standby, Switch};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};
 
 /// The library under another path, as a crate that wraps it would offer it.

@@ -424,6 +424,9 @@ async fn gauges_show_how_long_and_by_whom_the_frontier_is_blocked() {
     // Other workers of this process write to the same gauges.
     until(|| value("consumer_frontier_wait_seconds{}") > 1.0).await;
     until(|| value("consumer_frontier_blockers{}") == 1.0).await;
+    // Its consumers are behind the head, though not behind the frontier.
+    until(|| value("consumer_lag_positions{consumer=gap,slice=0,version=1}") >= 2.0).await;
+    until(|| value("consumer_lag_seconds{consumer=gap,slice=0,version=1}") > 0.0).await;
     slow.commit().await.unwrap();
     running.caught_up().await.unwrap();
     until(|| value("consumer_frontier_blockers{}") == 0.0).await;

@@ -428,9 +428,10 @@ pub enum FrontierError {
 /// The reason why positions cannot be settled on this log. No event was skipped, and no consumer runs.
 ///
 /// Each message names the remedy; the guide [`frontier`](crate::guide::frontier) explains why.
-/// [`Reset`](Self::Reset), [`SequenceBehind`](Self::SequenceBehind) and
-/// [`PositionBelowOne`](Self::PositionBelowOne) can also end a worker that runs, as a
-/// [`WorkerError::Log`](crate::WorkerError::Log).
+/// Each of them can also end a worker that runs, as a [`WorkerError::Log`](crate::WorkerError::Log),
+/// except for three that can pass: a running worker waits while the server is a
+/// [`Standby`](Self::Standby), has [`NoSequence`](Self::NoSequence) or shows no locks
+/// ([`InvisibleLocks`](Self::InvisibleLocks)).
 #[cfg(feature = "worker")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -489,6 +490,27 @@ pub enum LogProblem {
         /// The sequence.
         name: String,
     },
+    /// The position column draws from another sequence than the one whose locks are watched.
+    #[error(
+        "positions are drawn from sequence {other}, but the worker watches {name}, so it cannot be known which positions are still to come; make the default of the position column `nextval('{}')`, or name {other} in the `Schema`",
+        .name.replace('\'', "''")
+    )]
+    OtherSequence {
+        /// The sequence that is watched.
+        name: String,
+        /// The sequence of the column.
+        other: String,
+    },
+    /// Row-level security restricts which events the worker sees.
+    #[error(
+        "row-level security is active on the events table for the worker's role, so the worker would pass hidden events as if they did not exist; run it as a role with BYPASSRLS (`ALTER ROLE … BYPASSRLS`), or as the owner of the table"
+    )]
+    HiddenEvents,
+    /// The worker's connections fire no ordinary triggers.
+    #[error(
+        "`session_replication_role` is `replica` on the worker's connections, so the trigger that keeps handlers from committing the worker's transaction does not fire; remove the setting, as with `ALTER ROLE … RESET session_replication_role` or `ALTER DATABASE … RESET session_replication_role`"
+    )]
+    TriggersOff,
     /// The server is a standby, whose locks are not those of the writers.
     #[error(
         "the server is a standby, where writers cannot be seen; connect the worker to the primary"
@@ -507,4 +529,16 @@ pub enum LogProblem {
         /// The sequence.
         name: String,
     },
+}
+
+#[cfg(feature = "worker")]
+impl LogProblem {
+    /// Whether it can pass by itself, so that a running worker waits: a standby can be promoted, and a
+    /// table can be in the middle of a change.
+    pub(crate) fn can_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Standby | Self::NoSequence | Self::InvisibleLocks { .. }
+        )
+    }
 }

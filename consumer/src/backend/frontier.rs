@@ -6,15 +6,30 @@ use std::time::Duration;
 
 use sqlx::{Database, Pool};
 
-use super::{FrontierError, StoreSettings};
+use super::events::{EventStatements, Events};
+use super::log_rows::LogRow;
+use super::{
+    Checkpoint, CheckpointStatements, FrontierError, Incarnation, ReadRange, StoreError,
+    StoreSettings,
+};
 
 /// How a worker learns that the log has new events, and how far it is settled.
-pub trait Frontier: Database {
+pub trait Frontier: Events {
     /// Watches the frontier.
     type Watch: FrontierWatch<Self>;
 
     /// The interval at which the log is read when nothing wakes the worker.
     const POLL_INTERVAL: Duration;
+
+    /// Reads a settled part of the log like [`Events::read_range`]. An answer proves nothing unless it is
+    /// that of the incarnation in which the part was settled: a standby may lack events that are
+    /// settled, and a crash may have taken others back. Any other answer is an error.
+    fn read_settled(
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        range: ReadRange<'_>,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send;
 
     /// Wakes the worker after each commit of another process that notifies; never returns.
     fn listen(
@@ -46,24 +61,19 @@ pub trait FrontierWatch<DB: Database>: Send + Sized + 'static {
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Observation, FrontierError>> + Send;
 
+    /// Reads the checkpoint rows like [`Checkpoints::snapshot`](super::checkpoints::Checkpoints::snapshot).
+    /// The same message checks the conditions of [`start`](Self::start) again that can change meanwhile.
+    fn snapshot(
+        &self,
+        statements: &CheckpointStatements,
+        connection: &mut DB::Connection,
+    ) -> impl Future<Output = Result<Vec<Checkpoint>, FrontierError>> + Send;
+
     /// The transactions that keep the frontier from advancing.
     fn blockers(
         &self,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Vec<Blocker>, sqlx::Error>> + Send;
-}
-
-/// The incarnation of the server in which something was observed.
-///
-/// A crash can undo commits that were seen and give their positions out again, so what was seen in one
-/// incarnation proves nothing in the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Incarnation {
-    /// When the server started, in microseconds since 1970.
-    pub started: i64,
-    /// When its statistics were reset, in microseconds since 1970: the crash of one backend restarts all
-    /// of them, which the start time of the server does not show.
-    pub recovered: i64,
 }
 
 /// The result of one observation of the log.

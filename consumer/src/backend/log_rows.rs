@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -24,8 +25,8 @@ pub(crate) type LogRow = Result<PersistedEvent, UnreadableEvent>;
 /// An event that cannot be decoded, such as one with a time that no program can represent.
 #[derive(Clone, Debug)]
 pub struct UnreadableEvent {
-    /// The position of the event.
-    pub(crate) position: i64,
+    /// What can be decoded of it: position, aggregate and time, as far as possible.
+    pub(crate) event: PersistedEvent,
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,
     /// The reason.
@@ -35,11 +36,18 @@ pub struct UnreadableEvent {
 impl From<UnreadableEvent> for StoreError {
     fn from(event: UnreadableEvent) -> Self {
         Self::UnreadableEvent {
-            position: event.position,
+            position: event.event.global_position,
             aggregate_type: event.aggregate_type,
             source: event.error,
         }
     }
+}
+
+/// The position of a row.
+#[cfg(feature = "worker")]
+pub(crate) fn position(row: &LogRow) -> i64 {
+    let event = row.as_ref().unwrap_or_else(|unreadable| &unreadable.event);
+    event.global_position
 }
 
 /// How a database represents the columns of an event.
@@ -62,13 +70,31 @@ pub trait LogRows: Driver {
     /// Decodes a row of [`COLUMNS`]. Only a row without a position is an error of the whole read.
     fn log_row(row: &Self::Row, names: &mut Names) -> Result<LogRow, sqlx::Error> {
         let position = Self::read_at(row, 0)?;
-        Ok(
-            Self::event(row, position, names).map_err(|error| UnreadableEvent {
-                position,
-                aggregate_type: Self::text(row, 1).ok().map(|name| names.intern(name)),
+        Ok(Self::event(row, position, names).map_err(|error| {
+            let aggregate_type = Self::text(row, 1).ok().map(|name| names.intern(name));
+            UnreadableEvent {
+                event: Self::readable_part(row, position, aggregate_type.clone()),
+                aggregate_type,
                 error: Arc::new(error),
-            }),
-        )
+            }
+        }))
+    }
+
+    /// Decodes what can be decoded of an event's place in its aggregate, and its time.
+    fn readable_part(
+        row: &Self::Row,
+        global_position: i64,
+        aggregate_type: Option<Arc<str>>,
+    ) -> PersistedEvent {
+        PersistedEvent::new(EventRecord {
+            global_position,
+            aggregate_type: aggregate_type.unwrap_or_default(),
+            aggregate_id: Self::read_at(row, 2).unwrap_or_default(),
+            aggregate_version: Self::read_at(row, 3).unwrap_or_default(),
+            // Any time long ago would be reported as lag.
+            created_at: Self::time(row, 12).unwrap_or_else(|_| SystemTime::now().into()),
+            ..EventRecord::default()
+        })
     }
 
     /// Decodes the columns after the position.

@@ -16,6 +16,8 @@ mod events;
 mod faults;
 #[cfg(feature = "worker")]
 mod frontier;
+#[cfg(feature = "worker")]
+mod incarnation;
 mod json_text;
 #[cfg(feature = "worker")]
 mod ledger;
@@ -50,10 +52,14 @@ pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{FrontierWatch, Incarnation, Observation};
+pub(crate) use self::frontier::{FrontierWatch, Observation};
+#[cfg(feature = "worker")]
+pub(crate) use self::incarnation::Incarnation;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
+#[cfg(feature = "worker")]
+pub(crate) use self::log_rows::{UnreadableEvent, position};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;

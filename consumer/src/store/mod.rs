@@ -11,6 +11,8 @@ use sqlx::{Connection as _, Pool, SqlSafeStr as _, Transaction};
 use tokio::sync::watch;
 
 use self::lease::Lease;
+#[cfg(feature = "worker")]
+use crate::backend::Incarnation;
 use crate::backend::{
     self, Append, Backend, EventStatements, LogRow, Opened, ReadRange, Schema, StoreError,
     StoreSettings,
@@ -545,6 +547,16 @@ impl<DB: Backend> EventStore<DB> {
     /// Whether statements stay prepared on their connection, so that each takes one round trip.
     pub(crate) fn keeps_statements(&self) -> bool {
         self.inner.settings.keep_statements
+    }
+
+    /// Reads a settled part of the log, on the incarnation of the server that settled it.
+    pub(crate) async fn read_settled(
+        &self,
+        connection: &mut DB::Connection,
+        range: ReadRange<'_>,
+        incarnation: Incarnation,
+    ) -> Result<Vec<LogRow>, StoreError> {
+        DB::read_settled(connection, &self.inner.statements, range, incarnation).await
     }
 
     /// What the SQL of this store depends on.

@@ -75,7 +75,7 @@ const GAUGES: [(&str, Unit, &str); 8] = [
     (
         "consumer_lag_positions",
         Unit::Count,
-        "positions between the checkpoint and the frontier, an upper bound on the events",
+        "positions between the checkpoint and the head, an upper bound on the events",
     ),
     (
         "consumer_lag_seconds",
@@ -170,7 +170,7 @@ pub(crate) fn parked_or_skipped(key: &SegmentId, parked: u64, skipped: u64) {
     }
 }
 
-/// Sets how far a lane is behind the frontier, in positions and in time.
+/// Sets how far a lane is behind the head, in positions and in time.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn lag(key: &SegmentId, positions: i64, time: Duration) {
     #[cfg(feature = "metrics")]

@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, Postgres};
+use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, PgPool};
 
+#[cfg(feature = "worker")]
+use super::connect::server_incarnation;
+#[cfg(feature = "worker")]
+use super::marker::{Marker, server_marker};
 use super::{connect, migrations};
 use crate::backend::append::{Append, Placed};
 use crate::backend::events::{EventStatements, Events, Opened, select};
@@ -98,11 +103,57 @@ SELECT event.* FROM UNNEST($5::text[]) AS scope(name) CROSS JOIN LATERAL (
 ) AS event
 ORDER BY {global_position} LIMIT $3";
 
+/// Adds a row that tells which server answers, also when it has no events, in one statement: a balancer
+/// could send two of them to two servers.
+#[cfg(feature = "worker")]
+const WITH_MARKER: &str = concat!(
+    "
+SELECT log.*, NULL::bigint[] AS marker FROM ({range}) AS log
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ",
+    server_marker!()
+);
+
 /// The statements that only Postgres has.
 pub struct PgEventStatements {
     append: Sql,
-    read_range: Sql,
-    read_scoped_range: Sql,
+    range: RangeStatements,
+    #[cfg(feature = "worker")]
+    marked_range: RangeStatements,
+}
+
+/// Reads a part of the log, of all types or some.
+struct RangeStatements {
+    all: Sql,
+    scoped: Sql,
+}
+
+impl RangeStatements {
+    /// `{range}` in the template is a read within the budget.
+    fn new(settings: &StoreSettings, template: &str) -> Self {
+        let within_budget = |found| {
+            let range = WITHIN_BUDGET.replace("{found}", found);
+            select(settings, &template.replace("{range}", &range))
+        };
+        Self {
+            all: within_budget(IN_RANGE),
+            scoped: within_budget(IN_SCOPED_RANGE),
+        }
+    }
+
+    fn query(&self, range: ReadRange<'_>) -> Query<'static, Postgres, PgArguments> {
+        let sql = range.types().map_or(&self.all, |_| &self.scoped);
+        let query = sql
+            .query()
+            .bind(range.after)
+            .bind(range.up_to)
+            .bind(i64::from(range.limit))
+            .bind(range.max_bytes());
+        match range.types() {
+            None => query,
+            Some(types) => query.bind(distinct(types)),
+        }
+    }
 }
 
 impl Events for Postgres {
@@ -132,11 +183,11 @@ impl Events for Postgres {
 
     fn own_statements(settings: &StoreSettings) -> PgEventStatements {
         let notify = if settings.notify { NOTIFY } else { "" };
-        let within_budget = |found| select(settings, &WITHIN_BUDGET.replace("{found}", found));
         PgEventStatements {
             append: Sql::new(settings, &format!("{APPEND}{notify}")),
-            read_range: within_budget(IN_RANGE),
-            read_scoped_range: within_budget(IN_SCOPED_RANGE),
+            range: RangeStatements::new(settings, "{range}"),
+            #[cfg(feature = "worker")]
+            marked_range: RangeStatements::new(settings, WITH_MARKER),
         }
     }
 
@@ -194,28 +245,49 @@ impl Events for Postgres {
         statements: &EventStatements<Self>,
         range: ReadRange<'_>,
     ) -> Result<Vec<LogRow>, StoreError> {
-        let query = match range.types() {
-            None => statements.own.read_range.query::<Self>(),
-            Some(_) => statements.own.read_scoped_range.query(),
-        };
-        let query = query
-            .bind(range.after)
-            .bind(range.up_to)
-            .bind(i64::from(range.limit))
-            .bind(range.max_bytes());
-        let query = match range.types() {
-            None => query,
-            Some(types) => query.bind(distinct(types)),
-        };
-        let mut names = Names::default();
-        // The database counts metadata as it is stored, which compression can make far smaller.
-        let mut budget = range.budget();
-        let rows: Vec<Option<LogRow>> = query
-            .try_map(|row| Ok(budget.admit(Self::log_row(&row, &mut names)?)))
-            .fetch_all(connection)
-            .await?;
-        Ok(rows.into_iter().flatten().collect())
+        let query = statements.own.range.query(range);
+        Ok(fetch_range(connection, query, range, |_| Ok(true)).await?)
     }
+}
+
+/// Fetches a part of the log within its budget; `is_event` tells which rows are events.
+async fn fetch_range(
+    connection: &mut PgConnection,
+    query: Query<'static, Postgres, PgArguments>,
+    range: ReadRange<'_>,
+    mut is_event: impl FnMut(&PgRow) -> Result<bool, sqlx::Error> + Send,
+) -> Result<Vec<LogRow>, sqlx::Error> {
+    let mut names = Names::default();
+    // The database counts metadata as it is stored, which compression can make far smaller.
+    let mut budget = range.budget();
+    let rows: Vec<Option<LogRow>> = query
+        .try_map(|row| {
+            if !is_event(&row)? {
+                return Ok(None);
+            }
+            Ok(budget.admit(Postgres::log_row(&row, &mut names)?))
+        })
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// Reads a part of the log, and which server answered.
+#[cfg(feature = "worker")]
+pub(super) async fn read_marked(
+    connection: &mut PgConnection,
+    statements: &EventStatements<Postgres>,
+    range: ReadRange<'_>,
+) -> Result<(Vec<LogRow>, Option<Marker>), sqlx::Error> {
+    let mut marker = None;
+    let query = statements.own.marked_range.query(range);
+    let rows = fetch_range(connection, query, range, |row| {
+        let found = Marker::decode(row)?;
+        marker = marker.or(found);
+        Ok(found.is_none())
+    })
+    .await?;
+    Ok((rows, marker))
 }
 
 /// Refuses what Postgres cannot store, before it aborts the caller's transaction.

@@ -4,16 +4,24 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, PgListener, Postgres};
-use sqlx::{Connection as _, PgPool, Row as _};
+use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
 use tokio::sync::Notify;
 
 use super::connect::{
     BEGIN_READ, BEGIN_WRITE, refuse_old_server, server_incarnation, with_numbers,
 };
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Incarnation, Observation};
+use super::events::read_marked;
+use super::marker::{Marker, no_proof, refuse_foreign, server_marker};
+use crate::backend::checkpoints::CheckpointStatements;
+use crate::backend::events::EventStatements;
+use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::log_rows::{LogRow, position};
 use crate::backend::sql::statements;
-use crate::backend::{Column, FrontierError, LogProblem, Schema, Sql, StoreSettings};
+use crate::backend::{
+    Checkpoint, Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, Sql, StoreError,
+    StoreSettings,
+};
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
 /// each other without a gap: up to there the n-th row is n above the frontier.
@@ -28,8 +36,8 @@ const WINDOW: &str = concat!(
            (SELECT {global_position} FROM {events} WHERE {global_position} < 1 LIMIT 1) AS below_one,
            (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
               FROM {sequence of the log}) AS last_value, ",
-    server_incarnation!(),
-    "
+    server_marker!(),
+    " AS marker
       FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
               FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT 10000) AS w"
 );
@@ -39,11 +47,18 @@ const WINDOW_ROWS: i64 = 10_000;
 
 /// The transactions that drew a position and have not ended: `nextval` locks the sequence before it
 /// computes the value, and the top-level transaction keeps that lock until it ends.
-const HOLDERS: &str = "
-    SELECT DISTINCT virtualtransaction FROM pg_locks
+///
+/// A standby would say that there are none, so a row tells which server answers.
+const HOLDERS: &str = concat!(
+    "
+    SELECT DISTINCT virtualtransaction AS holder, NULL::bigint[] AS marker FROM pg_locks
      WHERE locktype = 'relation' AND relation = $1::oid AND granted
        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND mode = 'RowExclusiveLock' AND pid IS DISTINCT FROM pg_backend_pid()";
+       AND mode = 'RowExclusiveLock' AND pid IS DISTINCT FROM pg_backend_pid()
+    UNION ALL
+    SELECT NULL, ",
+    server_marker!()
+);
 
 const BLOCKERS: &str = "
     SELECT l.pid, coalesce(x.gid, nullif(a.application_name, ''), '?') AS name,
@@ -58,16 +73,12 @@ const BLOCKERS: &str = "
        AND l.mode = 'RowExclusiveLock' AND l.virtualtransaction = ANY ($2)";
 
 const SEQUENCE: &str = "
-    SELECT s.seqrelid::bigint AS relation, s.seqcache AS cache, s.seqincrement AS increment,
-           s.seqcycle AS cycle, pg_is_in_recovery() AS standby,
-           -- Of a partitioned table also each partition, which no row names for the whole.
-           EXISTS (SELECT FROM pg_subscription_rel
-                    WHERE srrelid = $2::regclass
-                       OR srrelid IN (SELECT relid FROM pg_partition_tree($2::regclass))) AS subscribed,
-           format('%I.%I', n.nspname, c.relname) AS name
+    SELECT s.seqrelid::bigint AS relation, format('%I.%I', n.nspname, c.relname) AS name,
+           t.attrelid::bigint AS events, t.attnum::bigint AS column
       FROM pg_sequence AS s
       JOIN pg_class AS c ON c.oid = s.seqrelid
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      JOIN pg_attribute AS t ON t.attrelid = $2::regclass AND t.attname = $3
      WHERE s.seqrelid = coalesce($1::regclass, pg_get_serial_sequence($2, $3)::regclass, (
            -- Drawn from by the column's default and not owned by it, as for partitioned tables.
            SELECT d.refobjid::regclass
@@ -77,6 +88,38 @@ const SEQUENCE: &str = "
              JOIN pg_sequence AS drawn ON drawn.seqrelid = d.refobjid
             WHERE d.refclassid = 'pg_class'::regclass
               AND t.attrelid = $2::regclass AND t.attname = $3))";
+
+/// The conditions under which the locks on the sequence `$1` tell which positions of column `$3` of the
+/// table `$2` are still to come, and under which all events are visible. All of them can change while a
+/// worker runs. The sequence's columns are NULL if there is none any more.
+const CONDITIONS: &str = concat!(
+    "
+    SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
+           -- Of a partitioned table also each partition, which no row names for the whole.
+           EXISTS (SELECT FROM pg_subscription_rel
+                    WHERE srrelid = $2::oid
+                       OR srrelid IN (SELECT relid FROM pg_partition_tree($2::oid))) AS subscribed,
+           -- Another sequence that the column draws from, by its default or as its identity.
+           (SELECT format('%I.%I', n.nspname, c.relname)
+              FROM (SELECT d.refobjid AS oid
+                      FROM pg_attrdef AS v
+                      JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = v.oid
+                                         AND d.refclassid = 'pg_class'::regclass
+                     WHERE v.adrelid = $2::oid AND v.adnum = $3
+                     UNION ALL
+                    SELECT d.objid
+                      FROM pg_depend AS d
+                     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                       AND d.refobjid = $2::oid AND d.refobjsubid = $3 AND d.deptype = 'i') AS drawn
+              JOIN pg_class AS c ON c.oid = drawn.oid
+              JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'S' AND c.oid <> $1::oid LIMIT 1) AS other,
+           row_security_active($2::oid) AS hidden,
+           current_setting('session_replication_role') = 'replica' AS replica, ",
+    server_marker!(),
+    " AS marker
+      FROM (SELECT 1) AS always LEFT JOIN pg_sequence AS s ON s.seqrelid = $1::oid"
+);
 
 const DURABLE: &str = "SELECT settled FROM {frontier} WHERE log = $1";
 
@@ -103,6 +146,24 @@ impl Frontier for Postgres {
     type Watch = PgWatch;
 
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+    async fn read_settled(
+        connection: &mut PgConnection,
+        statements: &EventStatements<Self>,
+        range: ReadRange<'_>,
+        incarnation: Incarnation,
+    ) -> Result<Vec<LogRow>, StoreError> {
+        let (rows, marker) = read_marked(connection, statements, range).await?;
+        refuse_foreign(marker, incarnation)?;
+        // `UNION ALL` promises no order.
+        if !rows.is_sorted_by(|row, next| position(row) <= position(next)) {
+            return Err(no_proof(
+                "the server returned events in another order than that of their positions",
+            )
+            .into());
+        }
+        Ok(rows)
+    }
 
     async fn listen(pool: PgPool, url: Option<Arc<str>>, wake: Arc<Notify>) {
         loop {
@@ -188,7 +249,7 @@ impl FrontierWatch<Postgres> for PgWatch {
         if window.incarnation != self.incarnation {
             tracing::warn!(
                 settled = self.settled,
-                "the server restarted: starting again from the durable frontier"
+                "the server restarted, or its statistics were reset: starting again from the durable frontier"
             );
             self.begin_incarnation(connection).await?;
             window = self.read_window(connection).await?;
@@ -213,6 +274,22 @@ impl FrontierWatch<Postgres> for PgWatch {
             waiting: !self.generations.is_empty(),
             more,
         })
+    }
+
+    async fn snapshot(
+        &self,
+        statements: &CheckpointStatements,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<Checkpoint>, FrontierError> {
+        let (conditions, snapshot) = (self.sequence.conditions().0, statements.snapshot.as_ref());
+        let script = AssertSqlSafe(format!("{conditions}; {snapshot}"));
+        let rows = sqlx::raw_sql(script).fetch_all(connection).await?;
+        let (conditions, rows) = rows.split_first().ok_or(sqlx::Error::RowNotFound)?;
+        let marker = self.sequence.check(conditions)?;
+        refuse_foreign(Some(marker), self.incarnation)?;
+        let rows: Result<Vec<Checkpoint>, _> =
+            rows.iter().map(Checkpoint::decode::<Postgres>).collect();
+        Ok(rows?)
     }
 
     async fn blockers(&self, connection: &mut PgConnection) -> Result<Vec<Blocker>, sqlx::Error> {
@@ -332,15 +409,19 @@ impl PgWatch {
         Ok(())
     }
 
-    async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, sqlx::Error> {
+    async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, FrontierError> {
         let window = with_numbers(&self.window, &[self.settled]);
         let row = sqlx::raw_sql(window).fetch_one(connection).await?;
+        let marker = Marker::expect(&row)?;
+        if marker.is_standby {
+            return Err(FrontierError::Log(LogProblem::Standby));
+        }
         Ok(Window {
             head: row.try_get("head")?,
             contiguous: row.try_get("contiguous")?,
             below_one: row.try_get("below_one")?,
             last_value: row.try_get("last_value")?,
-            incarnation: Incarnation::decode::<Postgres>(&row)?,
+            incarnation: marker.incarnation,
         })
     }
 
@@ -350,12 +431,7 @@ impl PgWatch {
         connection: &mut PgConnection,
         highest: i64,
     ) -> Result<(), sqlx::Error> {
-        let now = sqlx::raw_sql(with_numbers(HOLDERS, &[self.sequence.relation]))
-            .fetch_all(connection)
-            .await?
-            .iter()
-            .map(|row| row.try_get(0))
-            .collect::<Result<HashSet<String>, _>>()?;
+        let now = self.read_holders(connection).await?;
         for generation in &mut self.generations {
             // A transaction that came later drew a later position.
             generation.holders.retain(|holder| now.contains(holder));
@@ -382,6 +458,23 @@ impl PgWatch {
             self.settle(settled);
         }
         Ok(())
+    }
+
+    async fn read_holders(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<HashSet<String>, sqlx::Error> {
+        let holders = with_numbers(HOLDERS, &[self.sequence.relation]);
+        let rows = sqlx::raw_sql(holders).fetch_all(connection).await?;
+        let (mut holders, mut marker) = (HashSet::new(), None);
+        for row in &rows {
+            match Marker::decode(row)? {
+                Some(found) => marker = Some(found),
+                None => _ = holders.insert(row.try_get("holder")?),
+            }
+        }
+        refuse_foreign(marker, self.incarnation)?;
+        Ok(holders)
     }
 
     fn settle(&mut self, position: i64) {
@@ -429,6 +522,47 @@ fn refuse_reset(what: &str, position: i64, last_value: i64) -> Result<(), Fronti
 struct Sequence {
     relation: i64,
     name: String,
+    /// The table of events.
+    events: i64,
+    /// The column of positions in it.
+    column: i64,
+}
+
+impl Sequence {
+    /// The statement that reads the [`CONDITIONS`].
+    fn conditions(&self) -> AssertSqlSafe<String> {
+        with_numbers(CONDITIONS, &[self.relation, self.events, self.column])
+    }
+
+    /// Refuses conditions under which events could be lost, and returns which server they are those of.
+    fn check(&self, conditions: &PgRow) -> Result<Marker, FrontierError> {
+        let marker = Marker::expect(conditions)?;
+        let cache: Option<i64> = conditions.try_get("cache")?;
+        let increment: Option<i64> = conditions.try_get("increment")?;
+        let cycle: Option<bool> = conditions.try_get("cycle")?;
+        let other: Option<String> = conditions.try_get("other")?;
+        let name = self.name.clone();
+        let problem = if marker.is_standby {
+            LogProblem::Standby
+        } else if conditions.try_get("subscribed")? {
+            LogProblem::ReplicationTarget
+        } else if let Some(other) = other {
+            LogProblem::OtherSequence { name, other }
+        } else if cache.is_none() {
+            LogProblem::NoSequence
+        } else if cache != Some(1) {
+            LogProblem::CachedSequence { name }
+        } else if increment != Some(1) || cycle != Some(false) {
+            LogProblem::OddSequence { name }
+        } else if conditions.try_get("hidden")? {
+            LogProblem::HiddenEvents
+        } else if conditions.try_get("replica")? {
+            LogProblem::TriggersOff
+        } else {
+            return Ok(marker);
+        };
+        Err(FrontierError::Log(problem))
+    }
 }
 
 /// Finds the sequence that positions are drawn from, and refuses one that proves nothing.
@@ -443,28 +577,18 @@ async fn sequence(
         .bind(schema.sequence_name())
         .bind(schema.render("{events}"))
         .bind(schema.column_name(Column::GlobalPosition))
-        .fetch_optional(connection)
+        .fetch_optional(&mut *connection)
         .await?
         .ok_or(FrontierError::Log(LogProblem::NoSequence))?;
-    let name: String = row.try_get("name")?;
-    let problem = if row.try_get("standby")? {
-        Some(LogProblem::Standby)
-    } else if row.try_get("subscribed")? {
-        Some(LogProblem::ReplicationTarget)
-    } else if row.try_get::<i64, _>("cache")? != 1 {
-        Some(LogProblem::CachedSequence { name: name.clone() })
-    } else if row.try_get::<i64, _>("increment")? != 1 || row.try_get("cycle")? {
-        Some(LogProblem::OddSequence { name: name.clone() })
-    } else {
-        None
+    let sequence = Sequence {
+        relation: row.try_get("relation")?,
+        name: row.try_get("name")?,
+        events: row.try_get("events")?,
+        column: row.try_get("column")?,
     };
-    match problem {
-        Some(problem) => Err(FrontierError::Log(problem)),
-        None => Ok(Sequence {
-            relation: row.try_get("relation")?,
-            name,
-        }),
-    }
+    let conditions = sqlx::raw_sql(sequence.conditions());
+    sequence.check(&conditions.fetch_one(connection).await?)?;
+    Ok(sequence)
 }
 
 /// Draws a position in an open transaction and looks for its lock from another connection: on a server

@@ -14,6 +14,8 @@ mod events;
 mod faults;
 #[cfg(feature = "worker")]
 mod frontier;
+#[cfg(feature = "worker")]
+mod marker;
 mod migrations;
 #[cfg(feature = "worker")]
 mod operate;

@@ -7,8 +7,13 @@ use sqlx::sqlite::{Sqlite, SqliteConnection};
 use sqlx::{Row as _, SqlitePool};
 use tokio::sync::Notify;
 
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Incarnation, Observation};
-use crate::backend::{FrontierError, LogProblem, Sql, StoreSettings};
+use crate::backend::checkpoints::{CheckpointStatements, Checkpoints as _};
+use crate::backend::events::{EventStatements, Events as _};
+use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::log_rows::LogRow;
+use crate::backend::{
+    Checkpoint, FrontierError, Incarnation, LogProblem, ReadRange, Sql, StoreError, StoreSettings,
+};
 
 const HEAD: &str = "
     SELECT coalesce((SELECT max({global_position}) FROM {events}), 0) AS head,
@@ -28,6 +33,16 @@ impl Frontier for Sqlite {
     type Watch = SqliteWatch;
 
     const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+    async fn read_settled(
+        connection: &mut SqliteConnection,
+        statements: &EventStatements<Self>,
+        range: ReadRange<'_>,
+        _incarnation: Incarnation,
+    ) -> Result<Vec<LogRow>, StoreError> {
+        // There is no other server.
+        Self::read_range(connection, statements, range).await
+    }
 
     async fn listen(_pool: SqlitePool, _url: Option<Arc<str>>, _wake: Arc<Notify>) {
         std::future::pending::<()>().await;
@@ -137,6 +152,14 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
             waiting: false,
             more: false,
         })
+    }
+
+    async fn snapshot(
+        &self,
+        statements: &CheckpointStatements,
+        connection: &mut SqliteConnection,
+    ) -> Result<Vec<Checkpoint>, FrontierError> {
+        Ok(Sqlite::snapshot(statements, connection).await?)
     }
 
     async fn blockers(

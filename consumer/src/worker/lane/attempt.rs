@@ -9,10 +9,10 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
+    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State, StoreError,
     TransactionGuard as _,
 };
-use crate::contract::{Context, OnError, PersistedEvent};
+use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
 use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
@@ -466,6 +466,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         let take = ready.division.take(ready.run.take);
         if take == 0 {
             return Ok(0);
+        }
+        if let Some(unreadable) = self.job.unreadable.clone() {
+            return Err(BatchError::at(0, StoreError::from(unreadable)).into());
         }
         if self.retried(&ready.claim).is_some() {
             metrics::retry(&self.segment.key);

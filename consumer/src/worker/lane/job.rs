@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Failure, Incarnation};
+use crate::backend::{Failure, Incarnation, UnreadableEvent};
 use crate::contract::PersistedEvent;
 use crate::worker::log::batch::Batch;
 use crate::worker::progress::lane::Cursor;
@@ -23,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) incarnation: Incarnation,
     /// The frontier when the events were read.
     pub(crate) head: i64,
+    /// Why its only event cannot be decoded.
+    pub(crate) unreadable: Option<UnreadableEvent>,
     /// The failure to save of the event after those taken, if it has just failed.
     pub(crate) next_failure: Option<Failure>,
 }
@@ -38,6 +40,7 @@ impl Job {
             epoch: cursor.epoch,
             incarnation: batch.incarnation,
             head: batch.head,
+            unreadable: batch.unreadable,
             next_failure: None,
         }
     }

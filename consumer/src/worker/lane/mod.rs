@@ -131,6 +131,8 @@ impl<DB: Backend> Lane<DB> {
             self.wait_for_snapshot().await;
             return CONTINUE;
         };
+        // The row of an event that could not be decoded may have been corrected.
+        self.job.take_if(|job| job.unreadable.is_some());
         if self.job.is_none() {
             match self.next_batch(&cursor).await {
                 Ok(Some(batch)) if batch.events.is_empty() => return self.pass_over(&batch).await,

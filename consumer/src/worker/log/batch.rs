@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Incarnation, Observation, SLICES, StoreError};
+use crate::backend::{
+    Backend, Incarnation, Observation, ReadRange, SLICES, StoreError, UnreadableEvent,
+};
 use crate::contract::PersistedEvent;
 use crate::worker::log::Log;
 use crate::worker::log::range::{LogRange, event_bytes, in_scope};
@@ -17,6 +19,8 @@ pub(crate) struct Batch {
     /// The frontier when the batch was read.
     pub(crate) head: i64,
     pub(crate) events: Vec<PersistedEvent>,
+    /// Why its only event cannot be decoded; such an event is a batch of its own.
+    pub(crate) unreadable: Option<UnreadableEvent>,
 }
 
 /// Which events a lane handles.
@@ -83,7 +87,14 @@ impl BatchReader {
             if self.is_rare && settled - after > RARE_DISTANCE {
                 let (events, bytes) = builder.room();
                 let scope = &self.filter.scope;
-                let range = log.read_scope(after, settled, events, bytes, scope).await?;
+                let wanted = ReadRange {
+                    after,
+                    up_to: settled,
+                    limit: events,
+                    max_bytes: bytes,
+                    scope: Some(scope),
+                };
+                let range = log.read_scope(wanted, frontier.incarnation).await?;
                 self.judge_density(&range);
                 builder.add(&self.filter, &range);
             } else {
@@ -138,6 +149,7 @@ impl BatchBuilder {
                 incarnation: frontier.incarnation,
                 head: frontier.settled,
                 events: Vec::new(),
+                unreadable: None,
             },
             bytes: 0,
             limit,
@@ -155,6 +167,9 @@ impl BatchBuilder {
 
     /// Adds the events of a range that follow the batch and pass the filter.
     fn add(&mut self, filter: &Filter, range: &LogRange) -> Scan {
+        if let Some(unreadable) = &range.unreadable {
+            return self.add_unreadable(filter, range, unreadable);
+        }
         let first = range.first_after(self.batch.up_to);
         let mut scan = Scan {
             scanned: range.events.len() - first,
@@ -176,6 +191,28 @@ impl BatchBuilder {
         self.batch.up_to = range.to;
         self.is_full = self.batch.events.len() >= self.limit;
         scan
+    }
+
+    /// Adds an event that cannot be decoded, unless the filter excludes it.
+    fn add_unreadable(
+        &mut self,
+        filter: &Filter,
+        range: &LogRange,
+        unreadable: &UnreadableEvent,
+    ) -> Scan {
+        let is_wanted = range.matches(&filter.scope) && filter.in_slices(range, 0);
+        if !is_wanted {
+            self.batch.up_to = range.to;
+        } else if self.batch.events.is_empty() {
+            self.batch.up_to = range.to;
+            self.batch.events.push(unreadable.event.clone());
+            self.batch.unreadable = Some(unreadable.clone());
+        }
+        self.is_full |= is_wanted;
+        Scan {
+            scanned: 1,
+            in_scope: usize::from(is_wanted),
+        }
     }
 
     /// Adds an event unless the batch is full; an empty batch takes an event of any size.

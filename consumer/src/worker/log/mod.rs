@@ -11,8 +11,7 @@ use parking_lot::Mutex;
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 
-use crate::backend::{Backend, Incarnation, ReadRange, StoreError};
-use crate::contract::PersistedEvent;
+use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, position};
 use crate::store::EventStore;
 use crate::worker::log::cache::Cache;
 use crate::worker::log::continuity::{Continuity, SkippedVersion};
@@ -97,36 +96,31 @@ impl<DB: Backend> Log<DB> {
             max_bytes: (self.cache_bytes / 8).max(MIN_READ_BYTES),
             scope: None,
         };
-        let events = self.fetch(&mut reader, wanted).await?;
-        // The limits may have cut the read short: only an empty one covers the whole range.
-        let to = events.last().map_or(up_to, |last| last.global_position);
-        self.check_continuity(after, to, incarnation, &events);
-        let range = Arc::new(LogRange::new(after, to, events));
-        let mut cache = self.cache.lock();
-        cache.insert(&range, incarnation, self.cache_bytes);
-        Ok(range)
+        let rows = self.fetch(&mut reader, wanted, incarnation).await?;
+        let mut first = None;
+        for range in divide(wanted, rows) {
+            let range = Arc::new(range);
+            // The row of an event that cannot be decoded may be corrected, so it is read each time.
+            if range.unreadable.is_none() {
+                self.check_continuity(&range, incarnation);
+                let mut cache = self.cache.lock();
+                cache.insert(&range, incarnation, self.cache_bytes);
+            }
+            first.get_or_insert(range);
+        }
+        Ok(first.unwrap_or_else(|| Arc::new(LogRange::new(after, up_to, Vec::new()))))
     }
 
     /// Reads the events of a rare scope through its index, past the cache.
     pub(crate) async fn read_scope(
         &self,
-        after: i64,
-        settled: i64,
-        limit: u32,
-        max_bytes: u64,
-        scope: &[Arc<str>],
+        wanted: ReadRange<'_>,
+        incarnation: Incarnation,
     ) -> Result<LogRange, StoreError> {
-        let wanted = ReadRange {
-            after,
-            up_to: settled,
-            limit,
-            max_bytes,
-            scope: Some(scope),
-        };
         let mut reader = self.reader.lock().await;
-        let events = self.fetch(&mut reader, wanted).await?;
-        let to = events.last().map_or(settled, |last| last.global_position);
-        Ok(LogRange::new(after, to, events))
+        let rows = self.fetch(&mut reader, wanted, incarnation).await?;
+        let first = divide(wanted, rows).into_iter().next();
+        Ok(first.unwrap_or_else(|| LogRange::new(wanted.after, wanted.up_to, Vec::new())))
     }
 
     /// Closes the reader's connection, which is probably dead, unless it is reading.
@@ -144,33 +138,39 @@ impl<DB: Backend> Log<DB> {
         &self,
         reader: &mut Option<PoolConnection<DB>>,
         wanted: ReadRange<'_>,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        incarnation: Incarnation,
+    ) -> Result<Vec<LogRow>, StoreError> {
         let mut connection = match reader.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let read = self.fetch_over(&mut connection, wanted);
-        let events = self.timeouts.answer(read).await?;
-        // A connection on which a read failed is not used again.
+        let read = self.fetch_over(&mut connection, wanted, incarnation);
+        let rows = self.timeouts.answer(read).await?;
+        // A connection on which a read failed, or that leads to another server, is not used again.
         *reader = Some(connection);
-        Ok(events)
+        Ok(rows)
     }
 
     async fn fetch_over(
         &self,
         connection: &mut PoolConnection<DB>,
         wanted: ReadRange<'_>,
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
+        incarnation: Incarnation,
+    ) -> Result<Vec<LogRow>, StoreError> {
         if self.keeps_statements {
             // One prepared statement is one exchange with a snapshot of its own.
-            return self.store.read_range(connection, wanted).await;
+            let rows = self.store.read_settled(connection, wanted, incarnation);
+            return rows.await;
         }
         // Without prepared statements a read is several messages, which a pooler in transaction
         // mode sends to one server connection only inside a transaction.
         let mut tx = connection.begin_with(DB::BEGIN_READ).await?;
-        let events = self.store.read_range(&mut tx, wanted).await?;
+        let rows = self
+            .store
+            .read_settled(&mut tx, wanted, incarnation)
+            .await?;
         tx.commit().await?;
-        Ok(events)
+        Ok(rows)
     }
 
     async fn connect(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
@@ -185,14 +185,10 @@ impl<DB: Backend> Log<DB> {
         Ok(connection)
     }
 
-    fn check_continuity(
-        &self,
-        after: i64,
-        to: i64,
-        incarnation: Incarnation,
-        events: &[PersistedEvent],
-    ) {
-        for skipped in self.continuity.check(after, to, incarnation, events) {
+    fn check_continuity(&self, range: &LogRange, incarnation: Incarnation) {
+        let (after, to) = (range.after, range.to);
+        let skipped = self.continuity.check(after, to, incarnation, &range.events);
+        for skipped in skipped {
             let SkippedVersion {
                 position,
                 aggregate_type,
@@ -209,4 +205,11 @@ impl<DB: Backend> Log<DB> {
             );
         }
     }
+}
+
+/// What was read, as ranges. The limits may have cut the read short: only an empty one covers all that
+/// was wanted.
+fn divide(wanted: ReadRange<'_>, rows: Vec<LogRow>) -> Vec<LogRange> {
+    let to = rows.last().map_or(wanted.up_to, position);
+    LogRange::divide(wanted.after, to, rows)
 }

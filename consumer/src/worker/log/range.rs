@@ -1,8 +1,9 @@
 //! A settled part of the log, shared by all lanes that read it (R6).
 
+use std::mem;
 use std::sync::{Arc, OnceLock};
 
-use crate::backend::aggregate_slice;
+use crate::backend::{LogRow, UnreadableEvent, aggregate_slice};
 use crate::contract::PersistedEvent;
 
 /// What a range costs beside its events, so that a cache of tiny ranges is bounded too.
@@ -17,6 +18,8 @@ pub(crate) struct LogRange {
     pub(crate) after: i64,
     pub(crate) to: i64,
     pub(crate) events: Vec<PersistedEvent>,
+    /// Why its only event cannot be decoded; `None` for a range of events that can.
+    pub(crate) unreadable: Option<UnreadableEvent>,
     aggregate_types: Vec<Arc<str>>,
     /// The slice of each event's aggregate, computed for the first lane that has only some slices.
     slices: OnceLock<Vec<u16>>,
@@ -24,6 +27,41 @@ pub(crate) struct LogRange {
 }
 
 impl LogRange {
+    /// Divides what was read of the log, at least into one range. An event that cannot be decoded is a
+    /// range of its own.
+    pub(crate) fn divide(after: i64, to: i64, rows: Vec<LogRow>) -> Vec<Self> {
+        let mut ranges = Vec::new();
+        let mut start = after;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row {
+                Ok(event) => events.push(event),
+                Err(unreadable) => {
+                    let position = unreadable.event.global_position;
+                    if !events.is_empty() {
+                        let before = mem::take(&mut events);
+                        ranges.push(Self::new(start, position - 1, before));
+                        start = position - 1;
+                    }
+                    ranges.push(Self::of_unreadable(start, unreadable));
+                    start = position;
+                }
+            }
+        }
+        if !events.is_empty() || ranges.is_empty() {
+            ranges.push(Self::new(start, to, events));
+        }
+        ranges
+    }
+
+    fn of_unreadable(after: i64, unreadable: UnreadableEvent) -> Self {
+        let event = unreadable.event.clone();
+        Self {
+            unreadable: Some(unreadable),
+            ..Self::new(after, event.global_position, vec![event])
+        }
+    }
+
     pub(crate) fn new(after: i64, to: i64, events: Vec<PersistedEvent>) -> Self {
         let mut aggregate_types: Vec<Arc<str>> = Vec::new();
         let mut bytes = RANGE_OVERHEAD;
@@ -38,6 +76,7 @@ impl LogRange {
             after,
             to,
             events,
+            unreadable: None,
             aggregate_types,
             slices: OnceLock::new(),
             bytes,
@@ -61,6 +100,12 @@ impl LogRange {
         slices.get(index).copied().unwrap_or_default()
     }
 
+    /// Whether it has an event whose aggregate type is unknown, and may be any.
+    pub(crate) fn is_of_any_type(&self) -> bool {
+        let unreadable = self.unreadable.as_ref();
+        unreadable.is_some_and(|event| event.aggregate_type.is_none())
+    }
+
     /// The aggregate types of its events.
     pub(crate) fn aggregate_types(&self) -> &[Arc<str>] {
         &self.aggregate_types
@@ -68,7 +113,8 @@ impl LogRange {
 
     /// Whether any of its events is in the scope.
     pub(crate) fn matches(&self, scope: &[Arc<str>]) -> bool {
-        scope.is_empty() || self.aggregate_types.iter().any(|own| in_scope(scope, own))
+        let is_in_scope = |own| in_scope(scope, own);
+        scope.is_empty() || self.is_of_any_type() || self.aggregate_types.iter().any(is_in_scope)
     }
 
     /// What it counts against the budget of a cache.

@@ -140,6 +140,9 @@ impl Table {
 
     /// Wakes the lanes that want a type of the range and are not beyond it.
     fn wake_for(&mut self, range: &LogRange) {
+        if range.is_of_any_type() {
+            return self.wake_all();
+        }
         let is_before_end = |number: &u64| {
             let lane = self.lanes.get(number);
             let cursor = lane.and_then(|lane| lane.progress.cursor());

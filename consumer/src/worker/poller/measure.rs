@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, SqlSafeStr as _};
 
-use crate::backend::{Backend, ConsumerId, ReadRange, SegmentId, StoreError};
+use crate::backend::{Backend, ConsumerId, LogRow, ReadRange, SegmentId, StoreError};
 use crate::worker::metrics;
 use crate::worker::poller::Poller;
 use crate::worker::progress::lane::{FirstPending, LaneProgress};
@@ -30,28 +30,29 @@ impl<DB: Backend> Poller<DB> {
             return;
         }
         self.measure_states();
-        let (settled, snapshot) = (self.observed().settled, Arc::clone(&self.snapshot.borrow()));
+        // To the head: to the frontier, no consumer is behind while the frontier is blocked.
+        let (head, snapshot) = (self.observed().head, Arc::clone(&self.snapshot.borrow()));
         for lane in self.shared.progress.lanes() {
             // A lane that may not run has no cursor, and its row is behind all the same.
             let after = lane.cursor().map(|cursor| cursor.after);
             let row = snapshot.rows.get(&lane.key);
-            let after = row.map_or(settled, |row| after.unwrap_or(row.position));
-            let after = after.min(settled);
-            let age = self.age_after(&lane, after, settled).await;
-            metrics::lag(&lane.key, settled - after, age);
+            let after = row.map_or(head, |row| after.unwrap_or(row.position));
+            let after = after.min(head);
+            let age = self.age_after(&lane, after, head).await;
+            metrics::lag(&lane.key, head - after, age);
         }
     }
 
     /// The age of the first pending event of a lane. A lane that handles a batch knows it; for others
     /// it is read from the log, once per event.
-    async fn age_after(&mut self, lane: &LaneProgress, after: i64, settled: i64) -> Duration {
-        if after >= settled {
+    async fn age_after(&mut self, lane: &LaneProgress, after: i64, head: i64) -> Duration {
+        if after >= head {
             return Duration::ZERO;
         }
-        if let Some(first) = lane.first_pending(after, settled) {
+        if let Some(first) = lane.first_pending(after, head) {
             return first.age();
         }
-        match self.first_pending(&lane.key, after, settled).await {
+        match self.first_pending(&lane.key, after, head).await {
             Ok(first) => {
                 lane.set_first_pending(first);
                 first.age()
@@ -79,12 +80,16 @@ impl<DB: Backend> Poller<DB> {
         };
         let begin = DB::BEGIN_READ.into_sql_str();
         let mut tx = self.connection.get()?.begin_with(begin).await?;
-        let events = self.shared.store.read_range(&mut tx, range).await?;
+        let rows = self.shared.store.read_rows(&mut tx, range).await?;
         tx.commit().await?;
+        let event = |row: &LogRow| match row {
+            Ok(event) => event.created_at,
+            Err(unreadable) => unreadable.event.created_at,
+        };
         Ok(FirstPending {
             after,
             up_to,
-            created_at: events.first().map(|event| event.created_at),
+            created_at: rows.first().map(event),
         })
     }
 

@@ -15,8 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogProblem,
-    Observation,
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
 };
 use crate::contract::chain;
 use crate::store::EventStore;
@@ -109,7 +108,7 @@ impl<DB: Backend> Poller<DB> {
         Ok(Arc::clone(&self.snapshot.borrow()))
     }
 
-    /// Polls until the worker stops; only a log that was reset ends it earlier.
+    /// Polls until the worker stops; only a problem of the log ends it earlier.
     pub(crate) async fn run(mut self) -> Result<Self, WorkerError> {
         let mut quiet_rounds = 0_u32;
         loop {
@@ -202,7 +201,9 @@ impl<DB: Backend> Poller<DB> {
 
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
-        let rows = DB::snapshot(&self.shared.statements, self.connection.get()?).await?;
+        let statements = &self.shared.statements;
+        let rows = self.watch.snapshot(statements, self.connection.get()?);
+        let rows = rows.await?;
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
@@ -261,6 +262,9 @@ impl<DB: Backend> Poller<DB> {
         if was_reported || waited < WARN_AFTER {
             return;
         }
+        if self.warned_at.is_none() {
+            self.warn_of_checkpoints_above();
+        }
         self.warned_at = Some(Instant::now());
         let blockers = match self.connection.get() {
             Ok(connection) => self.watch.blockers(connection).await.unwrap_or_default(),
@@ -278,13 +282,36 @@ impl<DB: Backend> Poller<DB> {
         }));
     }
 
+    /// Warns of checkpoints beyond a gap, such as those taken over from a runtime that passes gaps.
+    ///
+    /// Not before the frontier has waited for a while: the evidence of a worker that has just started
+    /// lags behind that of others, whose checkpoints are then above its frontier for a moment.
+    fn warn_of_checkpoints_above(&self) {
+        let settled = self.observed().settled;
+        let snapshot = self.snapshot.borrow();
+        let consumers = &self.assigner.consumers;
+        let is_own = |row: &Checkpoint| consumers.iter().any(|one| one.owns(&row.key));
+        let above = |row: &&Checkpoint| row.position > settled && is_own(row);
+        for row in snapshot.rows.values().filter(above) {
+            let (consumer, position) = (&*row.key.consumer.name, row.position);
+            tracing::warn!(
+                consumer,
+                position,
+                "the checkpoint of `{consumer}` is above the frontier: events that open transactions insert at positions {} to {position} will not be handled; unless another worker has settled these positions, rebuild the consumer once the transactions have ended",
+                settled.saturating_add(1),
+            );
+        }
+    }
+
     /// Connects again after an error and starts over from what is durable, since a crash can take
-    /// back what was observed before. Only a log that was reset is fatal: a server that is a standby
-    /// for now, or a table that is being altered, is worth waiting for.
+    /// back what was observed before. A problem of the log ends the worker, unless it
+    /// [can pass](crate::LogProblem::can_pass).
     async fn reconnect(&mut self, mut error: WorkerError) -> Result<(), WorkerError> {
         let (mut pause, longest) = RECONNECT;
         while !self.shared.is_stopping() {
-            if matches!(error, WorkerError::Log(LogProblem::Reset { .. })) {
+            if let WorkerError::Log(problem) = &error
+                && !problem.can_pass()
+            {
                 return Err(error);
             }
             self.disconnect(&error, pause);

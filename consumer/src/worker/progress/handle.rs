@@ -204,6 +204,8 @@ impl<DB: Backend> WorkerHandle<DB> {
         match poll.error {
             Some(error) => problems.push(HealthProblem::Disconnected { error }),
             None => {
+                let blocked = self.progress.blocked_frontier();
+                problems.extend(blocked.map(HealthProblem::FrontierBlocked));
                 let lanes = self.progress.lanes();
                 problems.extend(lanes.iter().filter_map(|lane| self.lane_problem(lane)));
             }

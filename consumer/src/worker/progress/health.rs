@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::worker::progress::state::ConsumerState;
+use crate::worker::progress::worker::FrontierWait;
 
 /// Whether a worker is live and ready, for the probes of an orchestrator.
 ///
@@ -13,6 +14,7 @@ use crate::worker::progress::state::ConsumerState;
 /// | it has stalled, or ended without being asked to: a restart may help | no | no |
 /// | it starts, ends, or cannot reach its database: a restart would not help | yes | no |
 /// | a consumer stopped, was paused or is refused: its operator has to act | yes | yes |
+/// | an open transaction blocks the frontier: its owner has to end it | yes | yes |
 ///
 /// ```
 /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
@@ -82,6 +84,9 @@ pub enum HealthProblem {
         /// The time since its last progress.
         since: Duration,
     },
+    /// The frontier has waited at a gap for longer than
+    /// [`stall_after`](crate::WorkerBuilder::stall_after), and no consumer is given the events behind it.
+    FrontierBlocked(FrontierWait),
     /// A consumer has not seen its checkpoint yet, or waits for the database.
     Waiting {
         /// The consumer.
@@ -123,9 +128,12 @@ impl Health {
     /// Whether every consumer that may run does: the answer to a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.problems
-            .iter()
-            .all(|problem| matches!(problem, HealthProblem::NotRunning { .. }))
+        self.problems.iter().all(|problem| {
+            matches!(
+                problem,
+                HealthProblem::NotRunning { .. } | HealthProblem::FrontierBlocked(_)
+            )
+        })
     }
 }
 
@@ -165,6 +173,17 @@ impl fmt::Display for HealthProblem {
                     f,
                     "consumer `{consumer}` has made no progress for {since:.0?}"
                 )
+            }
+            Self::FrontierBlocked(FrontierWait {
+                position,
+                waited,
+                blockers,
+            }) => {
+                write!(f, "the frontier has waited at {position} for {waited:.0?}")?;
+                for blocker in blockers {
+                    write!(f, "; it is blocked by {blocker}")?;
+                }
+                Ok(())
             }
             Self::Waiting { consumer } => {
                 write!(f, "consumer `{consumer}` is waiting for the database")

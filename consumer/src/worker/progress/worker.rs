@@ -19,7 +19,8 @@ pub(crate) struct WorkerProgress {
     consumers: Vec<ConsumerId>,
     lanes: RwLock<Vec<Arc<LaneProgress>>>,
     changed: watch::Sender<()>,
-    frontier_wait: Mutex<Option<FrontierWait>>,
+    /// Why the frontier does not advance, and since when.
+    frontier_wait: Mutex<Option<(Instant, FrontierWait)>>,
     last_poll: Mutex<Option<Poll>>,
     /// The recent history of the frontier, oldest first.
     frontier: Mutex<VecDeque<(Instant, i64)>>,
@@ -194,11 +195,22 @@ impl WorkerProgress {
     }
 
     pub(crate) fn frontier_wait(&self) -> Option<FrontierWait> {
-        self.frontier_wait.lock().clone()
+        let (since, wait) = self.frontier_wait.lock().clone()?;
+        Some(FrontierWait {
+            waited: since.elapsed(),
+            ..wait
+        })
     }
 
     pub(crate) fn set_frontier_wait(&self, wait: Option<FrontierWait>) {
+        let wait = wait.and_then(|wait| Some((Instant::now().checked_sub(wait.waited)?, wait)));
         *self.frontier_wait.lock() = wait;
+    }
+
+    /// Why the frontier does not advance, if that has been so for too long.
+    pub(super) fn blocked_frontier(&self) -> Option<FrontierWait> {
+        self.frontier_wait()
+            .filter(|wait| wait.waited > self.stall_after)
     }
 
     /// Makes all waiting tasks check their condition again.

@@ -1,0 +1,14 @@
+//! Which run of a server something was observed in.
+
+/// The incarnation of the server in which something was observed.
+///
+/// A crash can undo commits that were seen and give their positions out again, so what was seen in one
+/// incarnation proves nothing in the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Incarnation {
+    /// When the server started, in microseconds since 1970.
+    pub started: i64,
+    /// When its statistics were reset, in microseconds since 1970: the crash of one backend restarts all
+    /// of them, which the start time of the server does not show.
+    pub recovered: i64,
+}

@@ -1,0 +1,76 @@
+//! Which server answers a statement.
+//!
+//! Behind one address there can be several: a standby, a server that was promoted, or one that a balancer
+//! chose. Only the server on which the frontier was found can tell what is settled, so each statement
+//! whose answer is evidence returns a marker too. A second statement could reach another server.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use crate::backend::Incarnation;
+
+/// Which server answers, as the three numbers of a [`Marker`]; next to `server_incarnation!`.
+macro_rules! server_marker {
+    () => {
+        concat!(
+            "ARRAY[",
+            server_incarnation!(started),
+            ", ",
+            server_incarnation!(recovered),
+            ", pg_is_in_recovery()::int]"
+        )
+    };
+}
+
+pub(super) use server_marker;
+
+/// Which server answered a statement that yields evidence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marker {
+    pub(super) incarnation: Incarnation,
+    pub(super) is_standby: bool,
+}
+
+impl Marker {
+    /// The marker in the last column of a row; `None` if it is not there.
+    pub(super) fn decode(row: &PgRow) -> Result<Option<Self>, sqlx::Error> {
+        let last = row.len().saturating_sub(1);
+        let numbers: Option<Vec<i64>> = row.try_get(last)?;
+        Ok(match numbers.as_deref() {
+            Some(&[started, recovered, standby]) => Some(Self {
+                incarnation: Incarnation { started, recovered },
+                is_standby: standby != 0,
+            }),
+            _ => None,
+        })
+    }
+
+    /// The marker in a row that must have one.
+    pub(super) fn expect(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Self::decode(row)?.ok_or_else(|| no_proof(NO_MARKER))
+    }
+}
+
+const NO_MARKER: &str = "the answer does not tell which server it is from";
+
+/// Refuses an answer that is not from the incarnation of the server on which the frontier was found.
+pub(super) fn refuse_foreign(
+    marker: Option<Marker>,
+    incarnation: Incarnation,
+) -> Result<(), sqlx::Error> {
+    match marker {
+        None => Err(no_proof(NO_MARKER)),
+        Some(marker) if marker.is_standby => Err(no_proof(
+            "the answer is that of a standby, which may lack events; connect the worker to the primary",
+        )),
+        Some(marker) if marker.incarnation != incarnation => Err(no_proof(
+            "the answer is from another server than the frontier, or the server restarted in between",
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The error of an answer that was discarded. The connection is not used again.
+pub(super) fn no_proof(reason: &'static str) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(reason))
+}
