@@ -1,27 +1,39 @@
-//! The control of the tests of R11: a worker to which the highest visible position is the frontier.
+//! Servers that answer otherwise than a server does, for the controls of the tests of R11.
 
 use consumer::EventStore;
 use sqlx::Postgres;
 
 use crate::Database;
 
-/// Shows a worker only its own lock, which it needs for its check of the server, and none of a
-/// writer. The durable frontier is its own too, so that no other worker starts from it.
+/// Shows a session called `blind` only locks of such sessions, which it needs for its check of the
+/// server, and none of a writer.
 const BLINDFOLD: &str = "
+    CREATE OR REPLACE VIEW pg_catalog.pg_locks AS
+    SELECT l.* FROM pg_lock_status() AS l
+     WHERE current_setting('application_name') <> 'blind'
+        OR l.pid IN (SELECT a.pid FROM pg_stat_get_activity(NULL) AS a WHERE a.application_name = 'blind')";
+
+/// The durable frontier of such sessions is their own, so that no other worker starts from it.
+const OWN_FRONTIER: &str = "
     CREATE SCHEMA blind;
-    CREATE VIEW blind.pg_locks AS
-    SELECT l.* FROM pg_catalog.pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
-     WHERE a.application_name = 'blind';
     CREATE TABLE blind.consumer_frontier (LIKE public.consumer_frontier INCLUDING ALL)";
 
 impl Database<Postgres> {
+    /// Runs a script that replaces views and functions in the catalogue of this database.
+    pub async fn replace_in_catalog(&self, sql: &str) {
+        self.execute(&format!(
+            "SET allow_system_table_mods = on; {sql}; RESET allow_system_table_mods"
+        ))
+        .await;
+    }
+
     /// The same database, to be given to workers that cannot see who may still fill a gap: they
     /// take `max(global_position)` for the frontier, and are ours in everything else.
     pub async fn blindfolded(&self) -> Self {
-        self.execute(BLINDFOLD).await;
-        // The catalog comes first unless it is named.
+        self.replace_in_catalog(BLINDFOLD).await;
+        self.execute(OWN_FRONTIER).await;
         let url = format!(
-            "{}?application_name=blind&options[search_path]=blind,public,pg_catalog",
+            "{}?application_name=blind&options[search_path]=blind,public",
             self.url
         );
         let store = EventStore::connect(&url).await.expect("connect");

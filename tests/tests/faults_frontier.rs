@@ -186,15 +186,19 @@ async fn a_standby_is_refused_until_it_is_promoted() {
 async fn a_server_that_hides_locks_is_refused() {
     let db = Database::<Postgres>::fresh().await;
     // Like a compatible server that keeps its locks elsewhere.
-    db.execute("CREATE VIEW public.pg_locks AS SELECT * FROM pg_catalog.pg_locks WHERE false")
-        .await;
-    let url = format!("{}?options[search_path]=public,pg_catalog", db.url);
-    let store = PgEventStore::connect(&url).await.unwrap();
-    let problem = refusal(&Database::of(store, &url)).await;
+    let show = |condition: &str| {
+        format!(
+            "CREATE OR REPLACE VIEW pg_catalog.pg_locks AS
+             SELECT l.* FROM pg_lock_status() AS l WHERE {condition}"
+        )
+    };
+    db.replace_in_catalog(&show("false")).await;
+    let problem = refusal(&db).await;
     assert!(
         matches!(problem, LogProblem::InvisibleLocks { .. }),
         "{problem}"
     );
+    db.replace_in_catalog(&show("true")).await;
     run_once(db.worker().consumer(read_model("c"))).await;
 }
 

@@ -123,29 +123,24 @@ async fn r11_a_reader_on_a_promoted_standby_loses_nothing() {
 /// Like a balancer that asks a standby for the holders of locks, once `from_standby` has a row.
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_a_standby_without_locks_settles_no_gap() {
-    let direct = Database::<Postgres>::fresh().await;
-    direct
-        .execute(
-            "CREATE TABLE from_standby ();
-             CREATE VIEW public.pg_locks AS
-             SELECT * FROM pg_catalog.pg_locks WHERE NOT EXISTS (SELECT FROM from_standby);
-             CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS $$
-                 SELECT current_query() LIKE '%pg_locks%' AND EXISTS (SELECT FROM from_standby) $$",
-        )
-        .await;
-    let url = format!("{}?options[search_path]=public,pg_catalog", direct.url);
-    let db = Database::of(PgEventStore::connect(&url).await.unwrap(), &url);
+    let db = Database::<Postgres>::fresh().await;
+    db.execute("CREATE TABLE from_standby ()").await;
+    db.replace_in_catalog(
+        "CREATE OR REPLACE VIEW pg_catalog.pg_locks AS
+         SELECT l.* FROM pg_lock_status() AS l WHERE NOT EXISTS (SELECT FROM public.from_standby);
+         CREATE OR REPLACE FUNCTION pg_catalog.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS $$
+             SELECT current_query() LIKE '%pg_locks%' AND EXISTS (SELECT FROM public.from_standby) $$",
+    )
+    .await;
     let running = Running::start(db.worker().consumer(read_model("users")));
-    let first = direct.append("User", ["a"]).await[0];
+    let first = db.append("User", ["a"]).await[0];
     patiently("it handles the first", running.caught_up_to(first))
         .await
         .unwrap();
-    let mut tx = direct.store.begin().await.unwrap();
-    let late = direct.append_in(&mut tx, "late").await;
-    let last = direct.append("User", ["b"]).await[0];
-    direct
-        .execute("INSERT INTO from_standby DEFAULT VALUES")
-        .await;
+    let mut tx = db.store.begin().await.unwrap();
+    let late = db.append_in(&mut tx, "late").await;
+    let last = db.append("User", ["b"]).await[0];
+    db.execute("INSERT INTO from_standby DEFAULT VALUES").await;
     until("the answer is discarded", async || {
         let problems = running.health().problems;
         problems
@@ -153,13 +148,13 @@ async fn r11_a_standby_without_locks_settles_no_gap() {
             .any(|problem| matches!(problem, HealthProblem::Disconnected { .. }))
     })
     .await;
-    direct.execute("DELETE FROM from_standby").await;
+    db.execute("DELETE FROM from_standby").await;
     tx.commit().await.unwrap();
     patiently("it handles the others", running.caught_up_to(last))
         .await
         .unwrap();
     running.stop().await;
-    assert_eq!(direct.applied("users").await, [first, late, last]);
+    assert_eq!(db.applied("users").await, [first, late, last]);
 }
 
 /// The reader may connect again before the poller does.

@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
-    SegmentId, millis,
+    SegmentId, millis, on_consumer, on_row,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
@@ -580,19 +580,6 @@ async fn join_log<DB: Driver>(
     let other = statements.other_log.on::<DB>().bind(consumer);
     let row = other.fetch_optional(connection).await?;
     row.map(|row| DB::read(&row, "log")).transpose()
-}
-
-/// Starts a statement whose first two parameters are a version of a consumer.
-pub(super) fn on_consumer<DB: Driver>(statement: &Sql, consumer: &ConsumerId) -> Statement<DB> {
-    statement
-        .on()
-        .bind(&*consumer.name)
-        .bind(consumer.version_column())
-}
-
-/// Starts a statement whose first three parameters are the key of a row.
-pub(super) fn on_row<DB: Driver>(statement: &Sql, key: &SegmentId) -> Statement<DB> {
-    on_consumer(statement, &key.consumer).bind(key.slice_from)
 }
 
 /// Starts a save.

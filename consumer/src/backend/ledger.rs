@@ -6,9 +6,8 @@
 
 use std::ops::Range;
 
-use super::checkpoints::on_consumer;
 use super::driver::Driver;
-use super::rows::ConsumerId;
+use super::rows::{ConsumerId, on_consumer};
 use super::sql::{Sql, Statement};
 use super::{SLICES, aggregate_slice};
 use crate::contract::PersistedEvent;

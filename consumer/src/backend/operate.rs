@@ -4,10 +4,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::StoreSettings;
-use super::checkpoints::{on_consumer, on_row};
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
-use super::rows::{ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken};
+use super::rows::{
+    ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken, on_consumer, on_row,
+};
 use super::sql::{Sql, Statement, statements};
 
 const ROWS: &str = "

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Incarnation;
 use super::driver::Driver;
+use super::sql::{Sql, Statement};
 use crate::contract::{PersistedEvent, StartFrom};
 
 /// One version of a consumer.
@@ -424,4 +425,17 @@ pub enum Lock {
     Taken(Taken),
     /// The consumer has none.
     Missing,
+}
+
+/// Starts a statement whose first two parameters are a version of a consumer.
+pub(super) fn on_consumer<DB: Driver>(statement: &Sql, consumer: &ConsumerId) -> Statement<DB> {
+    statement
+        .on()
+        .bind(&*consumer.name)
+        .bind(consumer.version_column())
+}
+
+/// Starts a statement whose first three parameters are the key of a row.
+pub(super) fn on_row<DB: Driver>(statement: &Sql, key: &SegmentId) -> Statement<DB> {
+    on_consumer(statement, &key.consumer).bind(key.slice_from)
 }

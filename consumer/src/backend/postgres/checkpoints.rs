@@ -12,8 +12,9 @@ use sqlx::{
 
 use super::connect::{BEGIN_READ, BEGIN_WRITE, begin_write, server_incarnation, with_numbers};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save, on_row,
+    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
+use crate::backend::rows::on_row;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::sql::without_nul;
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};

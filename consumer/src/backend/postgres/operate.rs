@@ -7,8 +7,8 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Executor as _, Row as _};
 
 use super::connect::with_numbers;
-use crate::backend::checkpoints::on_consumer;
 use crate::backend::operate::{Operate, OperateStatements};
+use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken, millis};
 
 impl Operate for Postgres {

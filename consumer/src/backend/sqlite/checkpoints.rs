@@ -10,9 +10,10 @@ use sqlx::sqlite::{Sqlite, SqliteConnection};
 use super::connect::{BEGIN_WRITE, primary_code};
 use super::hooks::{self, HookGuard};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, Remains, bind_save, on_consumer, on_row,
+    CheckpointStatements, Checkpoints, OnThread, Remains, bind_save,
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
+use crate::backend::rows::{on_consumer, on_row};
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 
 impl Checkpoints for Sqlite {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
 use super::connect::primary_code;
-use crate::backend::checkpoints::on_consumer;
 use crate::backend::operate::{Operate, OperateStatements};
+use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken};
 
 impl Operate for Sqlite {
