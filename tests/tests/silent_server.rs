@@ -114,9 +114,16 @@ async fn r11_a_reader_on_a_promoted_standby_loses_nothing() {
         .await
         .unwrap();
     let reads_the_log = "query LIKE '%AS marker FROM (%'";
-    let readers = switched.backends(reads_the_log).await;
-    let reached = switched.reconnect(readers[0]).await;
-    assert!(reached, "the reader did not reach the standby");
+    let mut reached = 0;
+    // A connection that is ended while it rests is replaced by one that rests too.
+    for turn in 0..8 {
+        let readers = switched.backends(reads_the_log).await;
+        let Some(&reader) = readers.get(turn % readers.len().max(1)) else {
+            continue;
+        };
+        reached += usize::from(switched.reconnect(reader).await);
+    }
+    assert!(reached > 0, "no reader reached the standby");
     switched.running.stop().await;
 }
 
@@ -124,12 +131,18 @@ async fn r11_a_reader_on_a_promoted_standby_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_a_standby_without_locks_settles_no_gap() {
     let db = Database::<Postgres>::fresh().await;
-    db.execute("CREATE TABLE from_standby ()").await;
+    db.execute(
+        "CREATE TABLE from_standby ();
+         CREATE FUNCTION is_standby() RETURNS boolean LANGUAGE sql AS $$
+             SELECT current_query() LIKE '%pg_locks%' AND EXISTS (SELECT FROM public.from_standby) $$",
+    )
+    .await;
+    // The server calls a built-in function by its number, unless the planner can put its body inline.
     db.replace_in_catalog(
         "CREATE OR REPLACE VIEW pg_catalog.pg_locks AS
          SELECT l.* FROM pg_lock_status() AS l WHERE NOT EXISTS (SELECT FROM public.from_standby);
          CREATE OR REPLACE FUNCTION pg_catalog.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS $$
-             SELECT current_query() LIKE '%pg_locks%' AND EXISTS (SELECT FROM public.from_standby) $$",
+             SELECT public.is_standby() $$",
     )
     .await;
     let running = Running::start(db.worker().consumer(read_model("users")));
