@@ -21,13 +21,13 @@ async fn random_histories_lose_nothing_and_repeat_nothing() {
     play_histories::<Postgres>(menu(), 60, 4).await;
 }
 
-/// A control: what no worker may do is found when it is done.
+/// A control: damage that no worker does is found.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_was_raised_is_found() {
     let mut found = Vec::new();
     for seed in 0..3 {
         let mut steps = menu().steps(seed);
-        // The releases alone, and events of which the last ones are not handled yet.
+        // Only the first releases, and events of which the last ones are not handled yet.
         steps.truncate(3);
         let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
         steps.extend([append.clone(), Step::Run, append]);

@@ -10,7 +10,9 @@ fn menu() -> Menu {
         concurrent_writers: false,
         hangs: 0,
         steps: 4..16,
-        without: Vec::new(),
+        // Nothing is locked while a consumer that ignores its transaction handles events, so two of its
+        // versions that run at once may both get an event as new.
+        without: vec!["versions_outside".to_owned()],
     }
 }
 
@@ -19,12 +21,12 @@ async fn random_histories_lose_nothing_and_repeat_nothing() {
     play_histories::<Sqlite>(menu(), 400, 4).await;
 }
 
-/// A control for each kind of damage: what no worker may do is found when it is done.
+/// A control for each kind of damage, which no worker does.
 async fn finds(damage: Damage) -> Vec<String> {
     let mut found = Vec::new();
     for seed in 0..20 {
         let mut steps = menu().steps(seed);
-        // The releases alone, and events of which the last ones are not handled yet.
+        // Only the first releases, and events of which the last ones are not handled yet.
         steps.truncate(3);
         let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
         steps.extend([append.clone(), Step::Run, append]);

@@ -31,7 +31,7 @@ const ENOUGH: usize = 10;
 /// No history takes as long as this unless something hangs.
 const LONGEST: Duration = Duration::from_mins(2);
 
-/// Plays so many histories, or those that the environment asks for.
+/// Plays `count` histories, or those that the environment asks for.
 ///
 /// # Panics
 /// When some fail, with their seeds and what is left of the first one after shrinking.

@@ -77,8 +77,8 @@ pub(super) struct Work<'a> {
     pub(super) effects: Vec<(&'static str, i64)>,
     /// Whether effects may have been lost with a process or an answer.
     pub(super) may_lose_effects: bool,
-    /// Whether the worker goes on, so that effects of its last batch may still be to come.
-    pub(super) goes_on: bool,
+    /// Whether the worker keeps running, so that effects of its last batch may still follow.
+    pub(super) keeps_running: bool,
 }
 
 impl Work<'_> {
@@ -106,7 +106,7 @@ enum Fate {
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// Events up to here came before its time.
+    /// It does not get the events up to here.
     start: i64,
     fates: BTreeMap<i64, Fate>,
     /// Attempts at these were cut short, so that the policy may apply to them in spite of a repair.
@@ -208,7 +208,7 @@ impl Model {
         }
         let others = self.seen.rows.iter().filter(|row| row.id.0 == name);
         let start = match release.start_from {
-            // Where the version before it stands, so that nothing falls in between.
+            // At the version before it, so that no event is left out.
             StartFrom::Now => others.map(|row| row.position).min().unwrap_or(settled),
             _ => 0,
         };
@@ -234,6 +234,13 @@ impl Model {
             .iter()
             .filter(|(_, fate)| **fate == Fate::Parked);
         parked.map(|(position, _)| *position).collect()
+    }
+
+    /// Whether a version has parked an event that still cannot be decoded.
+    pub(super) fn has_parked_unreadable(&self, id: Id) -> bool {
+        self.parked(id).into_iter().any(|position| {
+            self.script(position) == Some(Script::Unreadable) && !self.repaired.contains(&position)
+        })
     }
 
     /// Notes that a version starts again from the beginning.
@@ -471,7 +478,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether all rows are where they must be, for those who wait for it.
+    /// Whether all rows are where they must be.
     pub(super) fn is_reached(&self, work: &Work<'_>, seen: &Observed) -> Verdict {
         let ids = work.releases.iter().map(|(name, one)| (*name, one.version));
         for id in ids {
@@ -643,7 +650,7 @@ impl Model {
         for key in keys {
             let (least, most) = self.effects.get(key).copied().unwrap_or_default();
             let happened = self.happened.get(key).copied().unwrap_or_default();
-            let is_missing = happened < least && !work.goes_on;
+            let is_missing = happened < least && !work.keeps_running;
             if is_missing || happened > most {
                 return Err(format!(
                     "the effect of event {} in `{}` happened {happened} times, not {least} to {most}",

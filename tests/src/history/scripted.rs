@@ -49,7 +49,7 @@ pub(super) struct World {
     pub(super) outside: Mutex<Outside>,
     /// How many calls are left until the worker crashes.
     fuse: AtomicUsize,
-    /// Told when the worker is to crash.
+    /// Notified when the worker has to crash.
     pub(super) crash: Notify,
 }
 

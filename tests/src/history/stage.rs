@@ -143,7 +143,7 @@ impl HistoryBackend for Postgres {
 
 /// Makes a row of SQLite's log one that cannot be decoded.
 const SPOIL: &str = "UPDATE events SET event_id = 'no id ' || event_id WHERE global_position = ";
-/// Makes it one again that can.
+/// Restores such a row.
 const UNSPOIL: &str =
     "UPDATE events SET event_id = replace(event_id, 'no id ', '') WHERE global_position = ";
 
@@ -164,7 +164,7 @@ impl<DB: HistoryBackend> Writer<DB> {
 /// How long a worker may take for a step.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A database, and everybody who works on it.
+/// A database with the workers, writers and operators of one history.
 pub(super) struct Stage<DB: HistoryBackend> {
     database: Database<DB>,
     world: Arc<World>,
@@ -198,7 +198,7 @@ impl<DB: HistoryBackend> Stage<DB> {
             ))
             .await;
         if !DB::HOME.is_empty() {
-            // What a tenant's schema may have too.
+            // A tenant's schema may have tables of the same names.
             let tenant = "CREATE SCHEMA history_tenant;
                 CREATE TABLE history_tenant.consumer_progress (LIKE public.consumer_progress);
                 CREATE TABLE history_tenant.consumer_parked (LIKE public.consumer_parked);";
@@ -259,7 +259,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         Ok(())
     }
 
-    /// Acts while a worker runs that has nothing left to do, and lets it do what there is then.
+    /// Takes a step beside an idle worker, and waits until that worker has caught up.
     async fn beside(&mut self, step: &Step) -> Verdict {
         let code = self.code();
         if code.is_empty() {
@@ -268,7 +268,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         let mut work = self.begin(&code, Some(self.settled()));
         let worker = Running::start(self.builder(self.database.store.clone(), &code));
         self.until_reached(&worker, &work).await?;
-        work.goes_on = true;
+        work.keeps_running = true;
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.ran(&work, seen)?;
@@ -411,7 +411,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         Ok(())
     }
 
-    /// After a future of the store was dropped, the pool serves others as if it had never been.
+    /// Checks that a dropped future of the store left nothing behind in the pool.
     async fn nothing_is_left_open(&self) -> Verdict {
         let pool = &self.database.pool;
         let began = Instant::now();
@@ -503,7 +503,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         releases.push(release.clone());
     }
 
-    /// All the code that a worker of now has.
+    /// The releases that a worker started now runs.
     fn code(&self) -> Vec<(&'static str, Release)> {
         let all = NAMES.into_iter().zip(&self.releases);
         all.flat_map(|(name, releases)| releases.iter().map(move |one| (name, one.clone())))
@@ -526,8 +526,8 @@ impl<DB: HistoryBackend> Stage<DB> {
         })
     }
 
-    /// The end of what a worker can handle now. Whoever has a transaction open may still fill any
-    /// gap that is not settled, as far as the server tells.
+    /// The end of what a worker can handle now. An open transaction may still fill any gap
+    /// that is not settled, as far as the server tells.
     fn settled(&self) -> i64 {
         self.settled_in(self.model.seen())
     }
@@ -553,7 +553,7 @@ impl<DB: HistoryBackend> Stage<DB> {
             calls: Vec::new(),
             effects: Vec::new(),
             may_lose_effects: false,
-            goes_on: false,
+            keeps_running: false,
         }
     }
 
@@ -595,7 +595,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         self.model.ran(&work, seen)
     }
 
-    /// Waits until a worker that runs has handled what is settled.
+    /// Waits until a running worker has handled what is settled.
     async fn until_reached(&self, worker: &Running<DB>, work: &Work<'_>) -> Verdict {
         // Until it has begun, the rows are as the worker before it left them.
         let has_begun = async || {
@@ -678,10 +678,10 @@ impl<DB: HistoryBackend> Stage<DB> {
         let worker = Running::start(self.builder(store.clone(), &code));
         self.until_reached(&worker, &work).await?;
         let seen = self.look().await?;
-        // Rows that do not run cannot be brought together.
+        // Only rows that run can be merged.
         if seen.rows_of(id).all(|row| row.state == "running") {
             let merge = consumer::merge_segments(&store, name, id.1, 1);
-            // While the frontier waits, idle rows need not come together; it may be given up.
+            // While the frontier waits, idle rows may not reach one position.
             let patience = if self.writers.is_empty() {
                 PATIENCE * 3
             } else {
@@ -769,6 +769,10 @@ impl<DB: HistoryBackend> Stage<DB> {
         let Some((admin, id, release)) = self.operator(id) else {
             return Ok(());
         };
+        // A retry ends with an error at an event that cannot be decoded, until its row is corrected.
+        if self.model.has_parked_unreadable(id) {
+            return Ok(());
+        }
         let code = [(id.0, release)];
         let mut work = self.begin(&code, Some(0));
         let retried = tokio::time::timeout(PATIENCE, admin.retry_parked(target(id), None)).await;
@@ -935,7 +939,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         };
         let mut handled = BTreeSet::new();
         for (name, version, position) in &self.world.outside.lock().unwrap().handled {
-            // Handed over again after a failure, as R5 has it.
+            // Redelivered after a failure (R5).
             if handled.insert((*name, *version, *position)) && !is_transactional(name) {
                 seen.applied.push(((name, *version), *position));
             }

@@ -4,6 +4,8 @@ use consumer::{OnError, StartFrom};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::scripted::{NAMES, is_transactional};
+
 /// What an event tells its handlers to do. What is called broken here succeeds once the event has
 /// been repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +97,7 @@ pub enum Crash {
     Terminate,
 }
 
-/// One step of a history. Numbers that name something count around what there is.
+/// One step of a history. Indices wrap around.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Appends events to an aggregate.
@@ -104,7 +106,7 @@ pub enum Step {
     Open(Vec<Script>),
     /// Moves an open transaction on.
     End(End, usize),
-    /// Brings a new release of a consumer; the one before it may stay beside it.
+    /// Deploys a release of a consumer; the one before it may stay beside it.
     Deploy(usize, Release, bool),
     /// Runs a worker with all releases until everything settled is handled.
     Run,
@@ -112,11 +114,11 @@ pub enum Step {
     CrashAfter(usize, Crash),
     /// Does something while a worker runs that has handled everything settled.
     Beside(Box<Step>),
-    /// Gives a table that handlers read another column.
+    /// Adds a column to a table that handlers read.
     Alter,
     /// Forgets a consumer's newest version, and makes its checkpoint anew.
     Restart(usize),
-    /// Makes the segments of a consumer one, while a worker runs it.
+    /// Merges the segments of a consumer into one while a worker runs it.
     Merge(usize),
     /// Pauses a consumer.
     Pause(usize),
@@ -138,7 +140,7 @@ pub enum Step {
     Repair(usize),
     /// Deletes the events that every consumer has passed, but for so many.
     Archive(usize),
-    /// For controls: does damage behind the back of the worker.
+    /// For controls: damages the database.
     Damage(Damage),
 }
 
@@ -228,7 +230,13 @@ impl Menu {
             );
         let name = match &step {
             Step::Append(Append::Dropped(_), ..) => "dropped",
-            Step::Deploy(_, release, _) if release.version > 1 => "versions",
+            Step::Deploy(consumer, release, _) if release.version > 1 => {
+                if is_transactional(NAMES[*consumer]) {
+                    "versions"
+                } else {
+                    "versions_outside"
+                }
+            }
             Step::Open(_) | Step::End(..) => "open",
             Step::CrashAfter(..) => "crash",
             Step::Merge(_) => "merge",
