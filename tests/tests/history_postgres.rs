@@ -18,7 +18,7 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Postgres>(menu(), 30, 4).await;
+    play_histories::<Postgres>(menu(), 20, 4).await;
 }
 
 /// A control: damage that no worker does is found.

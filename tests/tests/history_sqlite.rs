@@ -22,7 +22,7 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Sqlite>(menu(), 300, 4).await;
+    play_histories::<Sqlite>(menu(), 200, 4).await;
 }
 
 /// A control for each kind of damage, which no worker does.

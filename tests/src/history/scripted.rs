@@ -145,6 +145,8 @@ impl ScriptedConsumer {
             }
             Script::Commit if writes => {
                 let _ = DB::execute_sql(tx, "COMMIT").await;
+                // On Postgres, a statement after it would commit by itself.
+                return Ok(());
             }
             _ => {}
         }
