@@ -5,6 +5,7 @@ mod blind;
 mod consumers;
 mod database;
 mod delay;
+pub mod history;
 mod imports;
 mod logged;
 pub mod measuring;

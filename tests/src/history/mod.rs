@@ -1,0 +1,138 @@
+//! Random histories on a real database, compared with a reference model.
+//!
+//! A history is a list of [`Step`]s that follows from a seed. It is played by real writers, workers
+//! and operators; after each step a model in memory says what may have become of every event, and
+//! at the end everything is repaired and handled. A failure names the seed and the shortest history
+//! that still fails.
+
+mod model;
+mod scripted;
+mod stage;
+mod step;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once};
+use std::time::Duration;
+
+pub use self::stage::HistoryBackend;
+use self::stage::Stage;
+pub use self::step::{Append, Crash, Damage, End, Menu, Release, Script, Step};
+
+/// Names one seed to play alone.
+const SEED: &str = "HISTORY_SEED";
+/// Names another number of histories than the test's.
+const HISTORIES: &str = "HISTORIES";
+/// Names kinds of steps and scripts to leave out, separated by commas.
+const WITHOUT: &str = "HISTORY_WITHOUT";
+
+/// After so many failures no further history is played.
+const ENOUGH: usize = 10;
+
+/// No history takes as long as this unless something hangs.
+const LONGEST: Duration = Duration::from_mins(2);
+
+/// Plays `count` histories, or those that the environment asks for.
+///
+/// # Panics
+/// When some fail, with their seeds and what is left of the first one after shrinking.
+pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_once: u64) {
+    let without = std::env::var(WITHOUT).unwrap_or_default();
+    menu.without.extend(without.split(',').map(str::to_owned));
+    let (first, count) = match (number(SEED), number(HISTORIES)) {
+        (Some(seed), _) => (seed, 1),
+        (None, histories) => (0, histories.unwrap_or(count)),
+    };
+    let next = AtomicU64::new(first);
+    let failures = Mutex::new(Vec::new());
+    let player = async || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count || failures.lock().unwrap().len() >= ENOUGH {
+                return;
+            }
+            if let Err(failure) = play::<DB>(&menu.steps(seed)).await {
+                // At once, since shrinking takes its time.
+                eprintln!("{SEED}={seed}: {failure}");
+                failures.lock().unwrap().push((seed, failure));
+            }
+        }
+    };
+    let players = (0..at_once).map(|_| player());
+    futures_util::future::join_all(players).await;
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    if let Some((seed, failure)) = failures.first() {
+        let (steps, shrunk) = shrink::<DB>(menu.steps(*seed), failure.clone()).await;
+        let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
+        let all: Vec<String> = failures
+            .iter()
+            .map(|(seed, failure)| format!("    {SEED}={seed}: {failure}"))
+            .collect();
+        panic!(
+            "histories failed:\n{}\n{SEED}={seed} still fails with these steps alone ({shrunk}):\n{}",
+            all.join("\n"),
+            steps.join("\n")
+        );
+    }
+}
+
+/// Plays a history and says what is wrong.
+///
+/// # Errors
+/// The first difference from the model.
+pub async fn play<DB: HistoryBackend>(steps: &[Step]) -> Result<(), String> {
+    keep_quiet();
+    let playing = async {
+        let mut stage = Stage::<DB>::set().await;
+        for (index, step) in steps.iter().enumerate() {
+            let taken = stage.take(step).await;
+            taken.map_err(|wrong| format!("step {index}: {wrong}"))?;
+        }
+        stage
+            .drain()
+            .await
+            .map_err(|wrong| format!("at the end: {wrong}"))
+    };
+    tokio::time::timeout(LONGEST, playing)
+        .await
+        .unwrap_or_else(|_| Err("stuck".to_owned()))
+}
+
+/// Leaves out steps, the later ones first, as long as the history fails without them.
+async fn shrink<DB: HistoryBackend>(
+    mut steps: Vec<Step>,
+    mut failure: String,
+) -> (Vec<Step>, String) {
+    let mut length = steps.len();
+    while length > 0 {
+        let mut end = steps.len();
+        while end > 0 {
+            let begin = end.saturating_sub(length);
+            let mut fewer = steps.clone();
+            fewer.drain(begin..end);
+            if let Err(still) = play::<DB>(&fewer).await {
+                (steps, failure) = (fewer, still);
+            }
+            end = begin;
+        }
+        length /= 2;
+    }
+    (steps, failure)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Keeps the panics of scripts out of the output.
+fn keep_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if panic.payload_as_str() != Some(scripted::SCRIPTED_PANIC) {
+                hook(panic);
+            }
+        }));
+    });
+}

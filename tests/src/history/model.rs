@@ -1,0 +1,681 @@
+//! The reference model: what may and what must have become of every event.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consumer::{OnError, StartFrom, aggregate_slice};
+
+use super::scripted::{Call, NAMES, is_transactional};
+use super::step::{Release, Script};
+
+/// What is wrong, in words.
+pub(super) type Verdict<T = ()> = Result<T, String>;
+
+/// One version of a consumer.
+pub(super) type Id = (&'static str, u32);
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    pub(super) kind: String,
+    pub(super) aggregate: String,
+    pub(super) script: Script,
+}
+
+/// A checkpoint row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) id: Id,
+    pub(super) slices: std::ops::Range<u16>,
+    pub(super) position: i64,
+    pub(super) state: String,
+    pub(super) scope: Vec<String>,
+}
+
+/// What the database shows between two steps.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Observed {
+    pub(super) log: BTreeMap<i64, Logged>,
+    pub(super) rows: Vec<Row>,
+    /// The durable frontier.
+    pub(super) frontier: i64,
+    pub(super) parked: BTreeSet<(Id, i64)>,
+    /// The events in the read model, in the order in which they were handled.
+    pub(super) applied: Vec<(Id, i64)>,
+}
+
+impl Observed {
+    /// The rows of one version of a consumer.
+    pub(super) fn rows_of(&self, id: Id) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.id == id)
+    }
+
+    /// Where a version that starts now has started, as far as its work shows.
+    fn first_after(&self, id: Id) -> i64 {
+        let applied = self.applied.iter().filter(|row| row.0 == id);
+        let first = applied.map(|row| row.1 - 1).min();
+        let position = self.rows_of(id).map(|row| row.position).min();
+        first.or(position).unwrap_or(0)
+    }
+
+    fn times_applied(&self, id: Id, position: i64) -> usize {
+        let own = |row: &&(Id, i64)| **row == (id, position);
+        self.applied.iter().filter(own).count()
+    }
+}
+
+/// What a worker, or an operator who retries parked events, did.
+pub(super) struct Work<'a> {
+    /// The code that took part.
+    pub(super) releases: &'a [(&'static str, Release)],
+    /// The events up to here had to be handled; `None` after a crash.
+    pub(super) target: Option<i64>,
+    /// What was settled when it began.
+    pub(super) settled: i64,
+    /// Whether transactions were open beside it, so that what was settled is not known exactly.
+    pub(super) has_writers: bool,
+    pub(super) calls: Vec<Call>,
+    pub(super) effects: Vec<(&'static str, i64)>,
+    /// Whether effects may have been lost with a process or an answer.
+    pub(super) may_lose_effects: bool,
+    /// Whether the worker keeps running, so that effects of its last batch may still follow.
+    pub(super) keeps_running: bool,
+}
+
+impl Work<'_> {
+    fn release(&self, id: Id) -> Option<&Release> {
+        let is_own = |(name, release): &&(&str, Release)| (*name, release.version) == id;
+        self.releases
+            .iter()
+            .find(is_own)
+            .map(|(_, release)| release)
+    }
+
+    fn versions(&self, name: &str) -> usize {
+        self.releases.iter().filter(|one| one.0 == name).count()
+    }
+}
+
+/// What became of an event that a checkpoint has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Applied,
+    Parked,
+    Skipped,
+    OutOfScope,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// It does not get the events up to here.
+    start: i64,
+    fates: BTreeMap<i64, Fate>,
+    /// Attempts at these were cut short, so that the policy may apply to them in spite of a repair.
+    uncertain: BTreeSet<i64>,
+}
+
+/// What may and what must have become of every event.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    /// Every event that was ever committed.
+    all: BTreeMap<i64, Logged>,
+    archived: BTreeSet<i64>,
+    repaired: BTreeSet<i64>,
+    progress: BTreeMap<Id, Progress>,
+    /// What a consumer of this name, of any version, has handled or skipped.
+    done: BTreeSet<(&'static str, i64)>,
+    /// How often the effect of an event must at least and may at most have happened.
+    effects: BTreeMap<(&'static str, i64), (usize, usize)>,
+    happened: BTreeMap<(&'static str, i64), usize>,
+    seen: Observed,
+}
+
+impl Model {
+    /// What the database showed last.
+    pub(super) fn seen(&self) -> &Observed {
+        &self.seen
+    }
+
+    /// The events that can be deleted: passed by every checkpoint, and not parked.
+    pub(super) fn archivable(&self) -> Vec<i64> {
+        let passed = self.seen.rows.iter().map(|row| row.position).min();
+        let is_parked = |position: &i64| {
+            self.seen
+                .parked
+                .iter()
+                .any(|(_, parked)| parked == position)
+        };
+        let log = self.seen.log.keys().copied();
+        log.filter(|position| passed.is_some_and(|passed| *position <= passed))
+            .filter(|position| !is_parked(position))
+            .collect()
+    }
+
+    /// Notes that events were deleted from the log.
+    pub(super) fn archive(&mut self, positions: &[i64]) {
+        self.archived.extend(positions);
+        for progress in self.progress.values_mut() {
+            progress
+                .fates
+                .retain(|position, _| !positions.contains(position));
+        }
+    }
+
+    /// The broken events that were not repaired yet.
+    pub(super) fn broken(&self) -> Vec<i64> {
+        let log = self.seen.log.iter();
+        let broken = log.filter(|(position, event)| self.is_broken(**position, event.script));
+        broken.map(|(position, _)| *position).collect()
+    }
+
+    /// What an event tells its handlers to do.
+    pub(super) fn script(&self, position: i64) -> Option<Script> {
+        Some(self.all.get(&position)?.script)
+    }
+
+    /// Notes that an event succeeds from now on.
+    pub(super) fn repair(&mut self, position: i64) {
+        self.repaired.insert(position);
+    }
+
+    fn is_broken(&self, position: i64, script: Script) -> bool {
+        let succeeds = matches!(script, Script::Succeed | Script::MoveSearchPath);
+        !succeeds && !self.repaired.contains(&position)
+    }
+
+    /// Takes in what the database shows after a step that called no handler.
+    pub(super) fn observe(&mut self, seen: Observed) -> Verdict {
+        for (position, event) in &self.all {
+            let is_gone = !seen.log.contains_key(position);
+            if is_gone != self.archived.contains(position) {
+                return Err(format!("event {position} ({event:?}) is gone from the log"));
+            }
+        }
+        self.all.extend(seen.log.clone());
+        for id in self.progress.keys() {
+            Self::check_rows(*id, &seen)?;
+            self.check_settled(*id, &seen)?;
+        }
+        self.check_order(&seen)?;
+        self.seen = seen;
+        Ok(())
+    }
+
+    /// Notes that a version has its checkpoint.
+    pub(super) fn enroll(&mut self, name: &'static str, release: &Release, settled: i64) {
+        let id = (name, release.version);
+        if self.progress.contains_key(&id) {
+            return;
+        }
+        let others = self.seen.rows.iter().filter(|row| row.id.0 == name);
+        let start = match release.start_from {
+            // At the version before it, so that no event is left out.
+            StartFrom::Now => others.map(|row| row.position).min().unwrap_or(settled),
+            _ => 0,
+        };
+        let progress = Progress {
+            start,
+            ..Progress::default()
+        };
+        self.progress.insert(id, progress);
+    }
+
+    /// Whether a version has a checkpoint.
+    pub(super) fn is_enrolled(&self, id: Id) -> bool {
+        self.progress.contains_key(&id)
+    }
+
+    /// How many events a version has parked.
+    pub(super) fn parked(&self, id: Id) -> Vec<i64> {
+        let Some(progress) = self.progress.get(&id) else {
+            return Vec::new();
+        };
+        let parked = progress
+            .fates
+            .iter()
+            .filter(|(_, fate)| **fate == Fate::Parked);
+        parked.map(|(position, _)| *position).collect()
+    }
+
+    /// Whether a version has parked an event that still cannot be decoded.
+    pub(super) fn has_parked_unreadable(&self, id: Id) -> bool {
+        self.parked(id).into_iter().any(|position| {
+            self.script(position) == Some(Script::Unreadable) && !self.repaired.contains(&position)
+        })
+    }
+
+    /// Notes that a version starts again from the beginning.
+    pub(super) fn rebuild(&mut self, id: Id) {
+        self.progress.insert(id, Progress::default());
+    }
+
+    /// Notes that a version has no checkpoint any more.
+    pub(super) fn forget(&mut self, id: Id) {
+        self.progress.remove(&id);
+    }
+
+    /// Notes that an operator skipped a parked event.
+    pub(super) fn skip_parked(&mut self, id: Id, position: i64) {
+        if let Some(progress) = self.progress.get_mut(&id) {
+            progress.fates.insert(position, Fate::Skipped);
+            self.done.insert((id.0, position));
+        }
+    }
+
+    /// Takes in what the database shows after a worker ran.
+    pub(super) fn ran(&mut self, work: &Work<'_>, seen: Observed) -> Verdict {
+        for (name, release) in work.releases {
+            let id = (*name, release.version);
+            if seen.rows_of(id).next().is_some() {
+                let settled = if work.has_writers {
+                    seen.first_after(id)
+                } else {
+                    work.settled
+                };
+                self.enroll(name, release, settled);
+            }
+        }
+        self.all.extend(seen.log.clone());
+        let done = self.done.clone();
+        Self::check_replays(work, &done)?;
+        let ids: Vec<Id> = self.progress.keys().copied().collect();
+        let mut new = Vec::new();
+        for id in ids {
+            Self::check_rows(id, &seen)?;
+            for position in self.new_positions(id, &seen) {
+                let fate = self.fate_of(id, position, work, &seen)?;
+                new.push((id, position, fate));
+                if let Some(progress) = self.progress.get_mut(&id) {
+                    progress.fates.insert(position, fate);
+                }
+            }
+            self.reached(id, work, &seen)?;
+        }
+        self.note_uncertain(work);
+        self.note_effects(work, &new);
+        self.check_effects(work)?;
+        self.observe(seen)
+    }
+
+    /// Takes in what the database shows after parked events were tried again.
+    pub(super) fn retried(&mut self, id: Id, work: &Work<'_>, seen: Observed) -> Verdict {
+        let done = self.done.clone();
+        Self::check_replays(work, &done)?;
+        let mut blocked: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut new = Vec::new();
+        for position in self.parked(id) {
+            let event = self.event(position)?;
+            let aggregate = (event.kind.clone(), event.aggregate.clone());
+            let script = event.script;
+            if seen.parked.contains(&(id, position)) {
+                blocked.insert(aggregate);
+                continue;
+            }
+            if blocked.contains(&aggregate) {
+                return Err(format!(
+                    "{id:?} handled the parked event {position} before an earlier one of its aggregate"
+                ));
+            }
+            let may_succeed = matches!(script, Script::FailFirst(_)) || !is_transactional(id.0);
+            if self.is_broken(position, script) && !may_succeed {
+                return Err(format!(
+                    "the parked event {position} of {id:?} is broken and was handled: {script:?}"
+                ));
+            }
+            new.push((id, position, Fate::Applied));
+        }
+        for (_, position, fate) in &new {
+            if let Some(progress) = self.progress.get_mut(&id) {
+                progress.fates.insert(*position, *fate);
+            }
+        }
+        self.check_retry_was_complete(id, &blocked)?;
+        self.note_effects(work, &new);
+        self.check_effects(work)?;
+        self.observe(seen)
+    }
+
+    /// An aggregate stays parked only for an event that may fail.
+    fn check_retry_was_complete(&self, id: Id, blocked: &BTreeSet<(String, String)>) -> Verdict {
+        for (kind, aggregate) in blocked {
+            let mut own = self.parked(id).into_iter().filter_map(|position| {
+                let event = self.all.get(&position)?;
+                let is_own = (&event.kind, &event.aggregate) == (kind, aggregate);
+                is_own.then_some((position, event.script))
+            });
+            if !own.any(|(position, script)| self.is_broken(position, script)) {
+                return Err(format!(
+                    "{id:?} still has events of {kind} {aggregate} parked, and none of them fails"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that nothing is left to do for these releases.
+    pub(super) fn is_drained(&self, releases: &[(&'static str, Release)]) -> Verdict {
+        for (name, release) in releases {
+            let id = (*name, release.version);
+            let parked = self.parked(id);
+            if !parked.is_empty() {
+                return Err(format!("{id:?} still has parked events: {parked:?}"));
+            }
+            let progress = self.progress.get(&id).ok_or(format!("{id:?} never ran"))?;
+            for (position, event) in &self.seen.log {
+                let is_due = is_in_scope(&release.scope, &event.kind);
+                if is_due && *position > progress.start && !progress.fates.contains_key(position) {
+                    return Err(format!("event {position} was lost: {id:?} never passed it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&self, position: i64) -> Verdict<&Logged> {
+        self.all
+            .get(&position)
+            .ok_or(format!("event {position} was never committed"))
+    }
+
+    /// The events of the log that a checkpoint has passed since the last look.
+    fn new_positions(&self, id: Id, seen: &Observed) -> Vec<i64> {
+        let Some(progress) = self.progress.get(&id) else {
+            return Vec::new();
+        };
+        let is_new = |(position, event): &(&i64, &Logged)| {
+            let slice = aggregate_slice(&event.aggregate);
+            let is_passed = seen
+                .rows_of(id)
+                .any(|row| row.slices.contains(&slice) && **position <= row.position);
+            is_passed && **position > progress.start && !progress.fates.contains_key(position)
+        };
+        let new = seen.log.iter().filter(is_new);
+        new.map(|(position, _)| *position).collect()
+    }
+
+    /// What became of an event that a checkpoint has just passed.
+    fn fate_of(&self, id: Id, position: i64, work: &Work<'_>, seen: &Observed) -> Verdict<Fate> {
+        let event = self.event(position)?;
+        let slice = aggregate_slice(&event.aggregate);
+        let row = seen.rows_of(id).find(|row| row.slices.contains(&slice));
+        let scope = row.map(|row| row.scope.as_slice()).unwrap_or_default();
+        if !is_in_scope(scope, &event.kind) {
+            return Ok(Fate::OutOfScope);
+        }
+        let is_parked = seen.parked.contains(&(id, position));
+        let fate = match (is_parked, seen.times_applied(id, position)) {
+            (true, _) => Fate::Parked,
+            (false, 0) => Fate::Skipped,
+            (false, _) => Fate::Applied,
+        };
+        let release = work.release(id).ok_or(format!(
+            "event {position} was passed by {id:?}, which did not run"
+        ))?;
+        let may = self.may_become(id, position, event, release);
+        if may.contains(&fate) {
+            return Ok(fate);
+        }
+        let what = match fate {
+            Fate::Skipped => "was lost: it was passed, and neither handled nor parked",
+            Fate::Parked => "was parked",
+            _ => "was handled",
+        };
+        Err(format!(
+            "event {position} ({event:?}) {what} by {id:?}; it may have become {may:?} under {:?}",
+            release.on_error
+        ))
+    }
+
+    /// What may become of an event; nothing where a checkpoint must stay before it.
+    fn may_become(&self, id: Id, position: i64, event: &Logged, release: &Release) -> Vec<Fate> {
+        if self.is_behind_parked(id, position, event) {
+            return vec![Fate::Parked];
+        }
+        let policy = match release.on_error {
+            OnError::Park => Some(Fate::Parked),
+            OnError::Skip => Some(Fate::Skipped),
+            _ => None,
+        };
+        let is_uncertain = self
+            .progress
+            .get(&id)
+            .is_some_and(|progress| progress.uncertain.contains(&position));
+        let either = || {
+            [Some(Fate::Applied), policy]
+                .into_iter()
+                .flatten()
+                .collect()
+        };
+        let is_broken = self.is_broken(position, event.script);
+        match event.script {
+            script if script.is_violation() && !is_transactional(id.0) => vec![Fate::Applied],
+            script if script.is_violation() && is_broken => vec![],
+            Script::FailFirst(_) if is_uncertain => either(),
+            Script::FailFirst(attempts) if attempts <= release.retries => vec![Fate::Applied],
+            _ if is_broken => policy.into_iter().collect(),
+            _ if is_uncertain => either(),
+            _ => vec![Fate::Applied],
+        }
+    }
+
+    fn is_behind_parked(&self, id: Id, position: i64, event: &Logged) -> bool {
+        self.parked(id).into_iter().any(|parked| {
+            let other = self.all.get(&parked);
+            parked < position
+                && other.is_some_and(|other| {
+                    (&other.kind, &other.aggregate) == (&event.kind, &event.aggregate)
+                })
+        })
+    }
+
+    /// Checks that a consumer that ran got as far as it had to.
+    fn reached(&self, id: Id, work: &Work<'_>, seen: &Observed) -> Verdict {
+        let (Some(target), Some(release)) = (work.target, work.release(id)) else {
+            return Ok(());
+        };
+        for row in seen.rows_of(id) {
+            self.row_reached(row, target, release, seen)?;
+        }
+        Ok(())
+    }
+
+    /// Whether all rows are where they must be.
+    pub(super) fn is_reached(&self, work: &Work<'_>, seen: &Observed) -> Verdict {
+        let ids = work.releases.iter().map(|(name, one)| (*name, one.version));
+        for id in ids {
+            if seen.rows_of(id).next().is_none() {
+                return Err(format!("{id:?} has no checkpoint"));
+            }
+            self.reached(id, work, seen)?;
+        }
+        Ok(())
+    }
+
+    fn row_reached(&self, row: &Row, target: i64, release: &Release, seen: &Observed) -> Verdict {
+        let differs = sorted(&release.scope) != sorted(&row.scope);
+        if row.state == "paused" || differs {
+            return Ok(());
+        }
+        let start = self.progress.get(&row.id).map_or(0, |one| one.start);
+        let due: Vec<(&i64, &Logged)> = seen
+            .log
+            .iter()
+            .filter(|(position, event)| {
+                **position > row.position.max(start)
+                    && **position <= target
+                    && row.slices.contains(&aggregate_slice(&event.aggregate))
+                    && is_in_scope(&row.scope, &event.kind)
+            })
+            .collect();
+        let Some((next, _)) = due.first() else {
+            return Ok(());
+        };
+        let was_stopped = self.seen.rows.contains(row);
+        let may_stop = due
+            .iter()
+            .take(release.batch_size as usize)
+            .any(|(position, event)| {
+                let may = self.may_become(row.id, **position, event, release);
+                let is_uncertain = self
+                    .progress
+                    .get(&row.id)
+                    .is_some_and(|one| one.uncertain.contains(position));
+                may.is_empty() || (is_uncertain && release.on_error == OnError::Stop)
+            });
+        if row.state == "stopped" && (may_stop || was_stopped) {
+            return Ok(());
+        }
+        Err(format!(
+            "event {next} was not reached: {:?} is {} at {}, and had to come to {target}",
+            row.id, row.state, row.position
+        ))
+    }
+
+    /// Checks that the rows of a version cover every slice once.
+    fn check_rows(id: Id, seen: &Observed) -> Verdict {
+        let mut slices: Vec<_> = seen.rows_of(id).map(|row| row.slices.clone()).collect();
+        slices.sort_by_key(|slices| slices.start);
+        let mut next = 0;
+        for slices in &slices {
+            if slices.start != next {
+                return Err(format!(
+                    "the rows of {id:?} do not cover slice {next}: {slices:?}"
+                ));
+            }
+            next = slices.end;
+        }
+        if next == 1024 {
+            Ok(())
+        } else {
+            Err(format!("the rows of {id:?} end at slice {next}"))
+        }
+    }
+
+    /// Checks that what was settled before still is, and that nothing else was handled.
+    fn check_settled(&self, id: Id, seen: &Observed) -> Verdict {
+        let Some(progress) = self.progress.get(&id) else {
+            return Ok(());
+        };
+        for (position, event) in &seen.log {
+            let times = seen.times_applied(id, *position);
+            let is_parked = seen.parked.contains(&(id, *position));
+            let fate = progress.fates.get(position);
+            let fits = match fate {
+                Some(Fate::Applied) => times == 1 && !is_parked,
+                Some(Fate::Parked) => (times == 0 || !is_transactional(id.0)) && is_parked,
+                Some(Fate::Skipped | Fate::OutOfScope) | None => {
+                    (times == 0 || !is_transactional(id.0)) && !is_parked
+                }
+            };
+            if !fits {
+                let parked = if is_parked { ", and is parked" } else { "" };
+                return Err(format!(
+                    "event {position} ({event:?}) is {times} times in the read model of {id:?}{parked}; the model says {fate:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the order of each aggregate, and that nothing was handled that was never committed.
+    fn check_order(&self, seen: &Observed) -> Verdict {
+        let mut last: BTreeMap<(Id, &str, &str), i64> = BTreeMap::new();
+        for (id, position) in &seen.applied {
+            let event = self.event(*position)?;
+            let before = last.insert((*id, &event.kind, &event.aggregate), *position);
+            if before.is_some_and(|before| before >= *position) {
+                return Err(format!(
+                    "{id:?} handled event {position} of {} {} after {before:?}",
+                    event.kind, event.aggregate
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks `is_replay()` of each call: true exactly when a consumer of this name has already
+    /// handled or skipped the event.
+    fn check_replays(work: &Work<'_>, done: &BTreeSet<(&'static str, i64)>) -> Verdict {
+        for call in &work.calls {
+            let was_done = done.contains(&(call.consumer, call.position));
+            // Two versions at the same event: one of the two comes first.
+            let is_open = !was_done && work.versions(call.consumer) > 1;
+            if call.is_replay != was_done && !is_open {
+                let before = if was_done { "was" } else { "was never" };
+                return Err(format!(
+                    "`is_replay()` was {} for event {} in version {} of `{}`, by which it {before} handled or skipped",
+                    call.is_replay, call.position, call.version, call.consumer
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn note_uncertain(&mut self, work: &Work<'_>) {
+        if work.target.is_some() {
+            return;
+        }
+        for call in &work.calls {
+            if let Some(progress) = self.progress.get_mut(&(call.consumer, call.version))
+                && !progress.fates.contains_key(&call.position)
+            {
+                progress.uncertain.insert(call.position);
+            }
+        }
+    }
+
+    fn note_effects(&mut self, work: &Work<'_>, new: &[(Id, i64, Fate)]) {
+        let done = self.done.clone();
+        for (id, position, fate) in new {
+            let key = (id.0, *position);
+            let is_first = *fate == Fate::Applied && !done.contains(&key);
+            if is_first {
+                // Another version may have skipped it a moment earlier.
+                let other_skipped = new
+                    .iter()
+                    .any(|other| (other.0.0, other.1, other.2) == (key.0, key.1, Fate::Skipped));
+                let least = usize::from(!work.may_lose_effects && !other_skipped);
+                self.effects.insert(key, (least, 1));
+            }
+            if matches!(fate, Fate::Applied | Fate::Skipped) {
+                self.done.insert(key);
+            }
+        }
+        for effect in &work.effects {
+            *self.happened.entry(*effect).or_default() += 1;
+        }
+    }
+
+    fn check_effects(&self, work: &Work<'_>) -> Verdict {
+        let keys: BTreeSet<_> = self.effects.keys().chain(self.happened.keys()).collect();
+        for key in keys {
+            let (least, most) = self.effects.get(key).copied().unwrap_or_default();
+            let happened = self.happened.get(key).copied().unwrap_or_default();
+            let is_missing = happened < least && !work.keeps_running;
+            if is_missing || happened > most {
+                return Err(format!(
+                    "the effect of event {} in `{}` happened {happened} times, not {least} to {most}",
+                    key.1, key.0
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of a consumer as a constant.
+pub(super) fn known(name: &str) -> &'static str {
+    NAMES
+        .into_iter()
+        .find(|one| *one == name)
+        .expect("a consumer of the history")
+}
+
+fn is_in_scope<S: AsRef<str>>(scope: &[S], kind: &str) -> bool {
+    scope.is_empty() || scope.iter().any(|one| one.as_ref() == kind)
+}
+
+fn sorted<S: AsRef<str>>(scope: &[S]) -> Vec<&str> {
+    let mut scope: Vec<&str> = scope.iter().map(AsRef::as_ref).collect();
+    scope.sort_unstable();
+    scope
+}

@@ -1,0 +1,224 @@
+//! A consumer that does what its events tell it to.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use consumer::{Consumer, Context, HandlerError, PersistedEvent, Registered, Settings};
+use serde::{Deserialize, Serialize};
+use sqlx::Connection as _;
+use tokio::sync::Notify;
+
+use super::stage::HistoryBackend;
+use super::step::{Release, Script};
+
+/// A typed event with a script.
+#[derive(consumer::Event, Serialize, Deserialize, Clone, Debug)]
+#[event(aggregate = "Account")]
+pub(super) struct Scripted {
+    /// What its handlers do.
+    pub(super) script: Script,
+}
+
+/// One call of a handler.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) consumer: &'static str,
+    pub(super) version: u32,
+    pub(super) position: i64,
+    pub(super) is_replay: bool,
+}
+
+/// What happened outside the database.
+#[derive(Debug, Default)]
+pub(super) struct Outside {
+    /// All calls of handlers during the step.
+    pub(super) calls: Vec<Call>,
+    /// Effects of first deliveries: the consumer and the position.
+    pub(super) effects: Vec<(&'static str, i64)>,
+    /// What the consumer that ignores its transaction has handled.
+    pub(super) handled: Vec<(&'static str, u32, i64)>,
+    /// The events that are not broken any more.
+    pub(super) repaired: HashSet<i64>,
+}
+
+/// The world that handlers act on, besides their transaction.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub(super) outside: Mutex<Outside>,
+    /// How many calls are left until the worker crashes.
+    fuse: AtomicUsize,
+    /// Notified when the worker has to crash.
+    pub(super) crash: Notify,
+}
+
+impl World {
+    /// Makes the worker crash with the call of that number, 0 for never.
+    pub(super) fn set_fuse(&self, calls: usize) {
+        self.fuse.store(calls, Ordering::SeqCst);
+    }
+
+    fn call(&self, call: Call) {
+        self.outside.lock().unwrap().calls.push(call);
+        let left = self.fuse.load(Ordering::SeqCst);
+        if left > 0 {
+            self.fuse.store(left - 1, Ordering::SeqCst);
+            if left == 1 {
+                self.crash.notify_one();
+            }
+        }
+    }
+
+    fn is_repaired(&self, position: i64) -> bool {
+        self.outside.lock().unwrap().repaired.contains(&position)
+    }
+}
+
+/// The names of the consumers. The last one ignores its transaction (R5).
+pub(super) const NAMES: [&str; 3] = ["users", "accounts", "hooks"];
+
+/// Whether a consumer writes through its transaction.
+pub(super) fn is_transactional(name: &str) -> bool {
+    name != NAMES[2]
+}
+
+/// How long a handler may take. Only handlers that hang reach it.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A release of a consumer, as code.
+pub(super) struct ScriptedConsumer {
+    name: &'static str,
+    settings: Settings,
+    world: Arc<World>,
+}
+
+impl ScriptedConsumer {
+    /// The code of a release.
+    pub(super) fn registered<DB: HistoryBackend>(
+        name: &'static str,
+        release: &Release,
+        world: &Arc<World>,
+    ) -> Registered<DB> {
+        let settings = Settings::default()
+            .segments(release.segments)
+            .on_error(release.on_error)
+            .retries(release.retries)
+            .batch_size(release.batch_size)
+            .backoff(Duration::from_millis(1), Duration::from_millis(2))
+            .start_from(release.start_from)
+            .handler_timeout(TIMEOUT);
+        let consumer = Self {
+            name,
+            settings,
+            world: Arc::clone(world),
+        };
+        let mut registered = Registered::new(consumer).version(release.version);
+        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
+        registered
+    }
+
+    async fn play<DB: HistoryBackend>(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        let position = event.global_position;
+        let script = serde_json::from_slice::<Scripted>(&event.payload)?.script;
+        let writes = is_transactional(self.name);
+        match script {
+            Script::MoveSearchPath if writes => DB::move_search_path(tx).await?,
+            _ if self.world.is_repaired(position) => {}
+            Script::FailFirst(attempts) if cx.attempt() <= attempts => {
+                return Err("fails at first".into());
+            }
+            Script::Fail => return Err("fails".into()),
+            Script::Panic => panic!("{SCRIPTED_PANIC}"),
+            Script::Hang => std::future::pending().await,
+            Script::BreakConstraint => {
+                DB::execute_sql(tx, "INSERT INTO history_child VALUES (1)").await?;
+            }
+            Script::LeakSavepoint if writes => {
+                let nested = tx.begin().await?;
+                std::mem::forget(nested);
+            }
+            Script::Commit if writes => {
+                let _ = DB::execute_sql(tx, "COMMIT").await;
+                // On Postgres, a statement after it would commit by itself.
+                return Ok(());
+            }
+            _ => {}
+        }
+        if writes {
+            DB::peek(tx).await?;
+            let row = format!("('{}', {}, {position})", self.name, cx.version());
+            let insert = format!(
+                "INSERT INTO {}history_applied (consumer, version, position) VALUES {row}",
+                DB::HOME
+            );
+            DB::execute_sql(tx, &insert).await?;
+        } else {
+            let handled = (self.name, cx.version(), position);
+            self.world.outside.lock().unwrap().handled.push(handled);
+        }
+        Ok(())
+    }
+}
+
+/// What a script's panic says.
+pub(super) const SCRIPTED_PANIC: &str = "this panic is part of a history";
+
+impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    fn uses_transaction(&self) -> bool {
+        is_transactional(self.name)
+    }
+
+    fn can_reset(&self) -> bool {
+        true
+    }
+
+    async fn handle(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        let position = event.global_position;
+        self.world.call(Call {
+            consumer: self.name,
+            version: cx.version(),
+            position,
+            is_replay: cx.is_replay(),
+        });
+        if !cx.is_replay() {
+            let (world, name) = (Arc::clone(&self.world), self.name);
+            cx.after_commit(async move {
+                let mut outside = world.outside.lock().unwrap();
+                outside.effects.push((name, position));
+            });
+        }
+        self.play::<DB>(cx, tx, event).await
+    }
+
+    async fn reset(&self, cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {
+        let (name, version) = (self.name, cx.version());
+        let delete = format!(
+            "DELETE FROM {}history_applied WHERE consumer = '{name}' AND version = {version}",
+            DB::HOME
+        );
+        DB::execute_sql(tx, &delete).await?;
+        let mut outside = self.world.outside.lock().unwrap();
+        let other = |row: &(&str, u32, i64)| (row.0, row.1) != (name, version);
+        outside.handled.retain(other);
+        Ok(())
+    }
+}

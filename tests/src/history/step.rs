@@ -1,0 +1,333 @@
+//! The steps of a history, and how they are chosen.
+
+use consumer::{OnError, StartFrom};
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::scripted::{NAMES, is_transactional};
+
+/// What an event tells its handlers to do. What is called broken here succeeds once the event has
+/// been repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Script {
+    /// Handles the event.
+    Succeed,
+    /// Broken: fails on so many attempts, then handles the event.
+    FailFirst(u32),
+    /// Broken: returns an error.
+    Fail,
+    /// Broken: panics.
+    Panic,
+    /// Broken: does not come back.
+    Hang,
+    /// Broken: writes a row that violates a deferred constraint.
+    BreakConstraint,
+    /// Broken: leaves a nested transaction open.
+    LeakSavepoint,
+    /// Broken: commits the worker's transaction.
+    Commit,
+    /// Handles the event after moving `search_path` for its transaction.
+    MoveSearchPath,
+    /// Broken: its row cannot be decoded, so that it never comes to a handler.
+    Unreadable,
+}
+
+impl Script {
+    /// Whether the script breaks the rules for handlers, so that its consumer stops whatever its
+    /// policy.
+    #[must_use]
+    pub fn is_violation(self) -> bool {
+        matches!(self, Self::LeakSavepoint | Self::Commit)
+    }
+}
+
+/// How events are appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// In a transaction of the store.
+    Plain,
+    /// As a Rust type.
+    Typed,
+    /// In the caller's transaction, which commits.
+    Committed,
+    /// In the caller's transaction, which rolls back.
+    RolledBack,
+    /// In a savepoint that is rolled back, after which others are appended and committed.
+    Savepoint,
+    /// In a future that is dropped after so many polls.
+    Dropped(u32),
+}
+
+/// How an open transaction moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It commits.
+    Commit,
+    /// It rolls back.
+    RollBack,
+    /// It is prepared, and moves on once more later.
+    Prepare,
+}
+
+/// The code of one consumer, as a deploy brings it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The version of the consumer.
+    pub version: u32,
+    /// Its aggregate types; empty for all.
+    pub scope: Vec<&'static str>,
+    /// In how many segments it runs.
+    pub segments: u32,
+    /// What it does with an event whose attempts are used up.
+    pub on_error: OnError,
+    /// How many attempts follow the first.
+    pub retries: u32,
+    /// How many events a batch holds.
+    pub batch_size: u32,
+    /// Where it starts.
+    pub start_from: StartFrom,
+}
+
+/// What ends a worker in the middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// Its future is dropped.
+    Drop,
+    /// The server ends its connections, and then its future is dropped.
+    Terminate,
+}
+
+/// One step of a history. Indices wrap around.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Appends events to an aggregate.
+    Append(Append, usize, Vec<Script>),
+    /// Appends events in a transaction that stays open.
+    Open(Vec<Script>),
+    /// Moves an open transaction on.
+    End(End, usize),
+    /// Deploys a release of a consumer; the one before it may stay beside it.
+    Deploy(usize, Release, bool),
+    /// Runs a worker with all releases until everything settled is handled.
+    Run,
+    /// Runs a worker that ends in the middle, after so many calls of handlers.
+    CrashAfter(usize, Crash),
+    /// Does something while a worker runs that has handled everything settled.
+    Beside(Box<Step>),
+    /// Adds a column to a table that handlers read.
+    Alter,
+    /// Forgets a consumer's newest version, and makes its checkpoint anew.
+    Restart(usize),
+    /// Merges the segments of a consumer into one while a worker runs it.
+    Merge(usize),
+    /// Pauses a consumer.
+    Pause(usize),
+    /// Resumes a consumer.
+    Resume(usize),
+    /// Rebuilds a consumer, and discards its parked events if told.
+    Rebuild(usize, bool),
+    /// Tries a consumer's parked events again.
+    RetryParked(usize),
+    /// Skips one parked event of a consumer.
+    SkipParked(usize, usize),
+    /// Takes the scope of the code.
+    AcceptScope(usize),
+    /// Makes the newest version of a consumer the active one.
+    Activate(usize),
+    /// Forgets the oldest version of a consumer.
+    Forget(usize),
+    /// Repairs one broken event.
+    Repair(usize),
+    /// Deletes the events that every consumer has passed, but for so many.
+    Archive(usize),
+    /// For controls: damages the database.
+    Damage(Damage),
+}
+
+/// Damage that must be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Raises every checkpoint to the end of the log.
+    RaiseCheckpoints,
+    /// Writes a handled event into the read model once more.
+    HandleTwice,
+    /// Drops a parked event.
+    DropParked,
+}
+
+/// How many consumers there are.
+pub(super) const CONSUMERS: usize = 3;
+
+/// What histories of one database are made of.
+#[derive(Clone, Debug)]
+pub struct Menu {
+    /// Whether transactions may be open beside the worker.
+    pub concurrent_writers: bool,
+    /// Whether scripts may wait for their timeout: one time in so many events, 0 for never.
+    pub hangs: usize,
+    /// How many steps a history has.
+    pub steps: std::ops::Range<usize>,
+    /// Kinds of scripts and steps that are left out, by their names in lower case.
+    pub without: Vec<String>,
+}
+
+impl Menu {
+    fn has(&self, name: &str) -> bool {
+        !self.without.iter().any(|one| one == name)
+    }
+
+    /// Chooses the steps of a history.
+    #[must_use]
+    pub fn steps(&self, seed: u64) -> Vec<Step> {
+        let mut rng = Rng::with_seed(seed);
+        let count = rng.usize(self.steps.clone());
+        let mut steps: Vec<Step> = (0..CONSUMERS)
+            .map(|consumer| Step::Deploy(consumer, self.release(&mut rng, consumer, 1), false))
+            .collect();
+        // What a seed means must not depend on what is left out.
+        steps.extend((0..count).map(|_| self.step(&mut rng)));
+        steps
+    }
+
+    fn step(&self, rng: &mut Rng) -> Step {
+        let consumer = rng.usize(..CONSUMERS);
+        let step = match rng.u32(..100) {
+            0..28 => Step::Append(how(rng), rng.usize(..6), self.scripts(rng)),
+            28..34 => Step::Open(self.scripts(rng)),
+            34..40 => Step::End(end(rng), rng.usize(..8)),
+            40..48 => {
+                let version = rng.u32(1..=2);
+                Step::Deploy(consumer, self.release(rng, consumer, version), rng.bool())
+            }
+            48..64 => Step::Run,
+            64..70 => Step::CrashAfter(rng.usize(1..12), crash(rng)),
+            70..72 => Step::Merge(consumer),
+            72..74 => Step::Pause(consumer),
+            74..77 => Step::Resume(consumer),
+            77..81 => Step::Rebuild(consumer, rng.bool()),
+            81..84 => Step::RetryParked(consumer),
+            84..86 => Step::SkipParked(consumer, rng.usize(..4)),
+            86..89 => Step::AcceptScope(consumer),
+            89..91 => Step::Activate(consumer),
+            91..93 => Step::Forget(consumer),
+            93..97 => Step::Repair(rng.usize(..16)),
+            97 => Step::Restart(consumer),
+            _ => Step::Archive(rng.usize(..4)),
+        };
+        // A dropped append is looked for in the pool, which a worker would use meanwhile.
+        let is_dropped = matches!(step, Step::Append(Append::Dropped(_), ..));
+        let may_be_beside = !is_dropped
+            && matches!(
+                step,
+                Step::Append(..)
+                    | Step::Pause(_)
+                    | Step::Resume(_)
+                    | Step::Rebuild(..)
+                    | Step::RetryParked(_)
+                    | Step::SkipParked(..)
+                    | Step::Repair(_)
+                    | Step::Restart(_)
+            );
+        let name = match &step {
+            Step::Append(Append::Dropped(_), ..) => "dropped",
+            Step::Deploy(consumer, release, _) if release.version > 1 => {
+                if is_transactional(NAMES[*consumer]) {
+                    "versions"
+                } else {
+                    "versions_outside"
+                }
+            }
+            Step::Open(_) | Step::End(..) => "open",
+            Step::CrashAfter(..) => "crash",
+            Step::Merge(_) => "merge",
+            Step::Rebuild(..) => "rebuild",
+            Step::RetryParked(_) => "retry",
+            Step::Forget(_) | Step::Restart(_) => "forget",
+            Step::Archive(_) => "archive",
+            _ => "",
+        };
+        let fits = self.concurrent_writers || name != "open";
+        let step = if fits && self.has(name) {
+            step
+        } else {
+            Step::Run
+        };
+        let alters = rng.u32(..4) == 0;
+        match rng.u32(..6) {
+            0 if may_be_beside && self.has("beside") => Step::Beside(Box::new(step)),
+            1 if alters && self.has("alter") => Step::Beside(Box::new(Step::Alter)),
+            _ => step,
+        }
+    }
+
+    fn release(&self, rng: &mut Rng, consumer: usize, version: u32) -> Release {
+        let scope = match (consumer, rng.u32(..4)) {
+            (1, 0) => vec!["Account", "Order"],
+            (1, _) => vec!["Account"],
+            _ => vec![],
+        };
+        let segments = 1 << rng.u32(..4);
+        let now = rng.u32(..5) == 0;
+        Release {
+            version,
+            scope,
+            segments: if self.has("segments") { segments } else { 1 },
+            on_error: [OnError::Stop, OnError::Park, OnError::Skip][rng.usize(..3)],
+            retries: rng.u32(..3),
+            batch_size: [1, 2, 3, 100][rng.usize(..4)],
+            start_from: if now && self.has("now") {
+                StartFrom::Now
+            } else {
+                StartFrom::Beginning
+            },
+        }
+    }
+
+    fn scripts(&self, rng: &mut Rng) -> Vec<Script> {
+        let count = rng.usize(1..=4);
+        (0..count).map(|_| self.script(rng)).collect()
+    }
+
+    fn script(&self, rng: &mut Rng) -> Script {
+        let (script, name) = match rng.u32(..100) {
+            0..70 => (Script::Succeed, ""),
+            70..78 => (Script::FailFirst(rng.u32(1..4)), ""),
+            78..86 => (Script::Fail, ""),
+            86..89 => (Script::Panic, "panic"),
+            89..92 => (Script::BreakConstraint, "constraint"),
+            92..94 => (Script::LeakSavepoint, "savepoint"),
+            94..96 => (Script::Commit, "commit"),
+            96..98 => (Script::Unreadable, "unreadable"),
+            _ => (Script::MoveSearchPath, "search_path"),
+        };
+        let hangs = self.hangs > 0 && rng.usize(..self.hangs.max(1)) == 0;
+        match script {
+            _ if hangs => Script::Hang,
+            _ if self.has(name) => script,
+            _ => Script::Succeed,
+        }
+    }
+}
+
+fn how(rng: &mut Rng) -> Append {
+    match rng.u32(..12) {
+        0..4 => Append::Plain,
+        4..6 => Append::Typed,
+        6..8 => Append::Committed,
+        8 => Append::RolledBack,
+        9 => Append::Savepoint,
+        _ => Append::Dropped(rng.u32(..300)),
+    }
+}
+
+fn end(rng: &mut Rng) -> End {
+    [End::Commit, End::RollBack, End::Prepare][rng.usize(..3)]
+}
+
+fn crash(rng: &mut Rng) -> Crash {
+    if rng.bool() {
+        Crash::Drop
+    } else {
+        Crash::Terminate
+    }
+}

@@ -1,0 +1,72 @@
+//! Random histories on SQLite, compared with a reference model.
+//!
+//! `HISTORY_SEED` plays one history, `HISTORIES` another number of them.
+
+use consumer_tests::history::{Append, Damage, Menu, Script, Step, play, play_histories};
+use sqlx::Sqlite;
+
+fn menu() -> Menu {
+    Menu {
+        concurrent_writers: false,
+        hangs: 0,
+        steps: 4..16,
+        without: vec![
+            // Nothing is locked while a consumer that ignores its transaction handles events, so two
+            // of its versions that run at once may both get an event as new.
+            "versions_outside".to_owned(),
+            // A worker that is dropped while a handler commits does not refuse that commit.
+            "commit".to_owned(),
+        ],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_histories_lose_nothing_and_repeat_nothing() {
+    play_histories::<Sqlite>(menu(), 200, 4).await;
+}
+
+/// A control for each kind of damage, which no worker does.
+async fn finds(damage: Damage) -> Vec<String> {
+    let mut found = Vec::new();
+    for seed in 0..20 {
+        let mut steps = menu().steps(seed);
+        // Only the first releases, and events of which the last ones are not handled yet.
+        steps.truncate(3);
+        let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
+        steps.extend([append.clone(), Step::Run, append]);
+        steps.push(Step::Damage(damage));
+        found.extend(play::<Sqlite>(&steps).await.err());
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_was_raised_is_found() {
+    let found = finds(Damage::RaiseCheckpoints).await;
+    assert!(
+        found.iter().any(|wrong| wrong.contains("was lost")),
+        "{found:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_handled_twice_is_found() {
+    let found = finds(Damage::HandleTwice).await;
+    assert!(
+        found
+            .iter()
+            .any(|wrong| wrong.contains("2 times in the read model")),
+        "{found:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_event_that_was_dropped_is_found() {
+    let found = finds(Damage::DropParked).await;
+    assert!(
+        found
+            .iter()
+            .any(|wrong| wrong.contains("the model says Some(Parked)")),
+        "{found:#?}"
+    );
+}
