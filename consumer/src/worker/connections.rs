@@ -284,12 +284,13 @@ impl<DB: Backend> Drop for Lease<DB> {
         let Some(open) = self.open.take() else {
             return;
         };
-        open.guard.allow_end(true);
         if let Some(backend) = self.backend {
             self.connections.claimed.lock().remove(&backend);
         }
         // A transaction that a handler began inside of the worker's takes its place when it ends.
         if self.ended_well && !open.connection.is_in_transaction() {
+            // Only here: a `COMMIT` of a handler that was dropped may still be on its way.
+            open.guard.allow_end(true);
             self.connections.idle.lock().push(open);
         } else {
             // Its state is unknown, so it is closed; a statement may still be running on it.

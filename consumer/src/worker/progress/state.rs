@@ -85,7 +85,6 @@ pub enum ConsumerState {
 
 impl ConsumerState {
     /// The labels under which a running worker reports states as metrics.
-    #[cfg(feature = "metrics")]
     pub(crate) const METRIC_LABELS: [&'static str; 7] = [
         "running",
         "retrying",
@@ -97,7 +96,6 @@ impl ConsumerState {
     ];
 
     /// Its label in metrics, where a consumer that starts or restarts is waiting.
-    #[cfg(feature = "metrics")]
     pub(crate) fn metric_label(&self) -> &'static str {
         match self {
             Self::Starting | Self::Panicked { .. } => "waiting",
