@@ -12,7 +12,7 @@ use super::status::sum;
 use crate::backend::{Backend, ConsumerId, Row, SLICES};
 
 impl<DB: Backend> Admin<DB> {
-    /// Returns the [active](Self::activate) version of a consumer, whose read model is to be read;
+    /// Returns the [active](Self::activate) version of a consumer, whose read model queries should read;
     /// `None` if no worker has run it.
     ///
     /// Until a version is activated, the oldest one with a checkpoint is the active one.

@@ -142,7 +142,7 @@ impl Checkpoints for Postgres {
                    failed_position = $8, error = {message $9}, updated_at = {now}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                AND position = $10 AND epoch = $11
-               -- Another transaction means that a handler ended the claim's and went on in its own.
+               -- Another transaction means that a handler ended the claim's and began one of its own.
                AND pg_current_xact_id()::text = $12
          RETURNING 1)
         -- The mark that the deferred trigger looks for; it ends with the transaction.

@@ -47,9 +47,9 @@ pub(crate) struct Attempt<'a, DB: Backend> {
 enum Opening {
     /// The handler can be called.
     Ready(Ready),
-    /// The policy was applied to the first event, and the transaction is to be committed.
+    /// The policy was applied to the first event, and the transaction must be committed.
     Commit(Outcome),
-    /// The job does not fit the row, and the transaction is to be rolled back.
+    /// The job does not fit the row, and the transaction must be rolled back.
     RollBack(Outcome),
 }
 

@@ -107,7 +107,7 @@ pub async fn merge_segments<DB: Backend>(
         let Some((left, right)) = narrowest_pair(&rows, segments) else {
             return Ok(());
         };
-        // Again each time: a hold expires when nobody merges any more, and one of the two may have
+        // Again each time: a hold expires when no process merges any more, and one of the two may have
         // advanced since, with a batch that was in progress.
         DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
         if !DB::merge(&statements, &mut connection, &left.key, &right.key).await? {
