@@ -305,6 +305,8 @@ impl Counting {
     async fn start() -> Self {
         let server = TestPostgres::builder()
             .setting("shared_preload_libraries", "pg_stat_statements")
+            // Not those inside functions.
+            .setting("pg_stat_statements.track", "top")
             .setting("track_functions", "all")
             .start();
         let asked = Database::on(&server).await;
@@ -316,7 +318,7 @@ impl Counting {
     async fn statements(&self, db: &Database<Postgres>, unlike: &str) -> i64 {
         let sql = format!(
             "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
-              WHERE toplevel AND query !~ '{unlike}'
+              WHERE query !~ '{unlike}'
                 AND dbid = (SELECT oid FROM pg_database WHERE datname = '{}')",
             db.name()
         );
