@@ -7,7 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consumer::{ConsumerReport, ConsumerState, EventStore, Report, Settings, Worker, WorkerError};
+use consumer::{
+    ConsumerReport, ConsumerState, EventStore, LogProblem, Report, Settings, Worker, WorkerError,
+};
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;
@@ -203,7 +205,9 @@ async fn start<DB: TestDatabase>(
 }
 
 fn note_restart(error: &WorkerError) {
-    if let WorkerError::Log(problem) = error {
+    if let WorkerError::Log(problem) = error
+        && *problem != LogProblem::Standby
+    {
         panic!("{problem}");
     }
     let file = std::env::var_os(RESTARTS)
