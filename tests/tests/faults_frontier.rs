@@ -227,12 +227,12 @@ async fn a_log_that_was_reset_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_durable_frontier_never_goes_back() {
     let db = Database::<Postgres>::fresh().await;
-    db.append_many(3_000).await;
+    db.append_many(1_100).await;
     db.execute("SELECT nextval('events_global_position_seq') FROM generate_series(1, 500)")
         .await;
     // Another worker, which has settled what was rolled back, saves first.
     let mut other = db.pool.begin().await.unwrap();
-    sqlx::raw_sql("INSERT INTO consumer_frontier (log, settled) VALUES ('events', 3500)")
+    sqlx::raw_sql("INSERT INTO consumer_frontier (log, settled) VALUES ('events', 1500)")
         .execute(&mut *other)
         .await
         .unwrap();
@@ -245,13 +245,13 @@ async fn the_durable_frontier_never_goes_back() {
     .await;
     other.commit().await.unwrap();
     running.await.unwrap();
-    assert_eq!(settled(&db).await, 3_500);
+    assert_eq!(settled(&db).await, 1_500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontier_is_saved_only_on_the_server_where_it_was_found() {
     let db = Database::<Postgres>::fresh().await;
-    db.append_many(3_000).await;
+    db.append_many(1_100).await;
     db.execute(
         "CREATE FUNCTION started_at() RETURNS timestamptz
              LANGUAGE internal STABLE AS 'pg_postmaster_start_time'",
@@ -272,7 +272,7 @@ async fn a_frontier_is_saved_only_on_the_server_where_it_was_found() {
     assert_eq!(settled(&db).await, 0);
     db.replace_in_catalog(&restarts("never")).await;
     run_once(db.worker().consumer(read_model("d"))).await;
-    assert_eq!(settled(&db).await, 3_000);
+    assert_eq!(settled(&db).await, 1_100);
 }
 
 /// It has to wait for the locked checkpoints while other workers append and handle events.
