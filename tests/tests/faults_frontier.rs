@@ -224,6 +224,27 @@ async fn a_log_that_was_reset_is_refused() {
     assert_eq!(what, "the durable frontier");
 }
 
+/// Otherwise a log with writers at all times would never be settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_settled_while_later_transactions_are_open() {
+    let db = Database::<Postgres>::fresh().await;
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    let (gap, _) = pending(&db, "gap").await;
+    let last = db.append("User", ["a"]).await[0];
+    until("it waits for the gap", async || {
+        worker.frontier_wait().is_some()
+    })
+    .await;
+    let (later, _) = pending(&db, "later").await;
+    gap.rollback().await.unwrap();
+    patiently("it passes the gap", worker.caught_up_to(last))
+        .await
+        .unwrap();
+    worker.stop().await;
+    assert_eq!(db.applied("c").await, [last]);
+    later.rollback().await.unwrap();
+}
+
 /// The rows beyond a gap are visible to the read that ends before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_a_read_ends_where_the_log_is_settled() {
