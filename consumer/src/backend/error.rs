@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::DriverError;
 use crate::contract::ExpectedVersion;
 
 /// The reason why the store could not do what it was asked.
@@ -45,7 +46,7 @@ pub enum StoreError {
         /// The database that the store is for.
         database: &'static str,
         /// The reason.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// The Postgres server cannot be reached, or refused the connection.
@@ -57,7 +58,7 @@ pub enum StoreError {
         /// Host, port and database.
         server: String,
         /// The reason.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// The SQLite file could not be opened.
@@ -69,7 +70,7 @@ pub enum StoreError {
         /// The file of the URL.
         file: String,
         /// The reason.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// A name given to [`Schema`](super::Schema) cannot be a name in the database.
@@ -216,7 +217,7 @@ pub enum StoreError {
         /// The aggregate's id.
         aggregate_id: String,
         /// The database's error.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// An event with the same id is already stored.
@@ -289,12 +290,12 @@ pub enum StoreError {
         /// The event's aggregate type, unless that is what cannot be decoded.
         aggregate_type: Option<Arc<str>>,
         /// The reason.
-        source: Arc<sqlx::Error>,
+        source: Arc<DriverError>,
     },
 
     /// Any other error of the database or of the connection to it.
     #[error("the event store's database returned an error")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] DriverError),
 }
 
 impl StoreError {
@@ -388,7 +389,7 @@ fn not_null(columns: &[String]) -> String {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
-            return Self::Database(error);
+            return Self::Database(error.into());
         };
         let message = database.message().to_owned();
         match database.code().as_deref() {
@@ -405,7 +406,7 @@ impl From<sqlx::Error> for StoreError {
             Some("1") if message.contains("no such column") || message.contains("no column") => {
                 Self::SchemaMismatch { reason: message }
             }
-            _ => Self::Database(error),
+            _ => Self::Database(error.into()),
         }
     }
 }
@@ -416,13 +417,20 @@ impl From<sqlx::Error> for StoreError {
 pub enum FrontierError {
     /// The database returned an error.
     #[error("the frontier of the log could not be read")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] DriverError),
     /// The store is not ready.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The log is not one whose frontier can be known.
     #[error(transparent)]
     Log(#[from] LogProblem),
+}
+
+#[cfg(feature = "worker")]
+impl From<sqlx::Error> for FrontierError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 /// The reason why positions cannot be settled on this log. No event was skipped, and no consumer runs.

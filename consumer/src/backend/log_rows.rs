@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::DriverError;
 use super::StoreError;
 use super::append::Placed;
 use super::driver::Driver;
@@ -30,7 +31,7 @@ pub struct UnreadableEvent {
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,
     /// The reason.
-    pub(crate) error: Arc<sqlx::Error>,
+    pub(crate) error: Arc<DriverError>,
 }
 
 impl From<UnreadableEvent> for StoreError {
@@ -75,7 +76,7 @@ pub trait LogRows: Driver {
             UnreadableEvent {
                 event: Self::readable_part(row, position, aggregate_type.clone()),
                 aggregate_type,
-                error: Arc::new(error),
+                error: Arc::new(error.into()),
             }
         }))
     }

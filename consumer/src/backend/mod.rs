@@ -10,6 +10,7 @@ mod append;
 mod checkpoints;
 mod dialect;
 mod driver;
+mod driver_error;
 mod error;
 mod events;
 #[cfg(feature = "testing")]
@@ -43,6 +44,7 @@ pub(crate) use self::append::Append;
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
+pub use self::driver_error::DriverError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::backend::StoreError;
+use crate::backend::{DriverError, StoreError};
 use crate::contract::HandlerError;
 
 /// Why a test of a consumer failed.
@@ -44,12 +44,12 @@ pub enum TestError {
     /// The consumer ended the transaction that it was given (R4).
     EndedTransaction {
         /// The database's error when the transaction was used afterwards.
-        error: sqlx::Error,
+        error: DriverError,
     },
     /// The consumer could not empty its read model.
     Reset(HandlerError),
     /// The test's database returned an error.
-    Database(sqlx::Error),
+    Database(DriverError),
     /// The test's store could not be created.
     Store(StoreError),
 }
@@ -86,7 +86,7 @@ impl Error for TestError {
 
 impl From<sqlx::Error> for TestError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
+        Self::Database(error.into())
     }
 }
 

@@ -519,7 +519,9 @@ impl<DB: Backend> ConsumerTest<DB> {
             _ => savepoint.rollback().await,
         };
         // The savepoint is gone if the handler ended the transaction.
-        ended.map_err(|error| TestError::EndedTransaction { error })?;
+        ended.map_err(|error| TestError::EndedTransaction {
+            error: error.into(),
+        })?;
         Ok((cx, outcome))
     }
 

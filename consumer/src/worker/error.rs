@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{FrontierError, LogProblem, OtherLog, StoreError};
+use crate::backend::{DriverError, FrontierError, LogProblem, OtherLog, StoreError};
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
 
@@ -31,7 +31,7 @@ pub enum WorkerError {
     #[error(
         "the worker cannot use its database; check that it runs, and the address, user and password of the pool"
     )]
-    Database(#[from] sqlx::Error),
+    Database(#[source] DriverError),
     /// The store is not ready for a worker.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,6 +66,12 @@ impl From<OtherLog> for WorkerError {
             consumer: consumer.to_string(),
             log,
         }
+    }
+}
+
+impl From<sqlx::Error> for WorkerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
     }
 }
 
@@ -201,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_own_message_and_the_chain_its_cause() {
-        let error = WorkerError::Database(sqlx::Error::PoolClosed);
+        let error = WorkerError::from(sqlx::Error::PoolClosed);
         let cause = sqlx::Error::PoolClosed.to_string();
         assert!(!error.to_string().contains(&cause));
         assert_eq!(chain(&error).to_string(), format!("{error}: {cause}"));

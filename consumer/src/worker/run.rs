@@ -368,7 +368,7 @@ impl<DB: Backend> PollerTask<DB> {
             },
         };
         // The task does not panic, and is aborted only when this is dropped.
-        let poller = ended.map_err(|_| WorkerError::Database(sqlx::Error::WorkerCrashed))??;
+        let poller = ended.map_err(|_| WorkerError::from(sqlx::Error::WorkerCrashed))??;
         let finished = time::timeout(FINISH_TIMEOUT, poller.finish()).await;
         if !matches!(finished, Ok(Ok(()))) {
             tracing::warn!("cannot advance the checkpoints of consumers without new events");

@@ -93,7 +93,7 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     }
     PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
         database: "Postgres",
-        source,
+        source: source.into(),
     })
 }
 
@@ -104,9 +104,9 @@ async fn probe(options: &PgConnectOptions) -> Result<(), StoreError> {
     let connected = tokio::time::timeout(TIMEOUT, attempt)
         .await
         .unwrap_or_else(|_| Err(no_answer(TIMEOUT)));
-    let unreachable = |source| StoreError::Unreachable {
+    let unreachable = |source: sqlx::Error| StoreError::Unreachable {
         server: server(options),
-        source,
+        source: source.into(),
     };
     let connection = connected.map_err(unreachable)?;
     connection.close().await.map_err(unreachable)

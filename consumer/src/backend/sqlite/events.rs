@@ -265,7 +265,7 @@ fn version_after(base: i64, count: usize) -> Result<i64, StoreError> {
         .and_then(|count| base.checked_add(count));
     version.ok_or_else(|| {
         let text = format!("no version is left after {base}");
-        StoreError::Database(sqlx::Error::InvalidArgument(text))
+        StoreError::Database(sqlx::Error::InvalidArgument(text).into())
     })
 }
 

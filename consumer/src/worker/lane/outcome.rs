@@ -1,12 +1,13 @@
 //! What an attempt at a batch can lead to, and what an error means for it.
 
 use std::error::Error;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::{Backend, Claim, Remains};
+use crate::backend::{Backend, Claim, DriverError, Remains};
 use crate::contract::HandlerError;
 use crate::contract::chain;
 use crate::worker::lane::handler::panic_message;
@@ -150,7 +151,8 @@ impl ErrorKind {
     }
 
     fn of_cause<DB: Backend>(error: &(dyn Error + 'static)) -> Self {
-        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+        let driver = || error.downcast_ref::<DriverError>().map(Deref::deref);
+        if let Some(error) = error.downcast_ref::<sqlx::Error>().or_else(driver) {
             return match error {
                 sqlx::Error::Database(error) => Self::of_database::<DB>(error.as_ref()),
                 sqlx::Error::Protocol(_) => Self::Protocol,
