@@ -5,6 +5,7 @@
 //! transaction except through the worker: the log (`events`, `frontier`) and the consumers
 //! (`checkpoints`, `operate`).
 
+mod access;
 mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
@@ -38,6 +39,7 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use self::access::Access;
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
@@ -60,7 +62,7 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position};
-pub(crate) use self::migrations::{check, migrate, script};
+pub(crate) use self::migrations::{check, check_use, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 pub use self::read::ReadRange;
