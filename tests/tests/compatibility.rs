@@ -53,9 +53,7 @@ const LATER: &str = "
 /// A version with which older programs cannot work.
 const BREAKING: &str = "INSERT INTO consumer_schema (version, needs) VALUES (1001, 1001)";
 
-async fn running_and_restarted_programs_work_with_later_tables<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn running_and_restarted_programs_work_with_later_tables<DB: TestDatabase>(db: Database<DB>) {
     let running = Running::start(db.worker().consumer(read_model("users")));
     let first = db.append_many(3).await;
     patiently("it starts", running.caught_up_to(first[2]))
@@ -82,18 +80,28 @@ async fn running_and_restarted_programs_work_with_later_tables<DB: TestDatabase>
     let admin = Admin::new(db.store.clone());
     admin.pause("users").await.unwrap();
     assert_eq!(admin.status().await.unwrap().consumers.len(), 2);
-    let versions = db.numbers("SELECT CAST(max(version) AS BIGINT) FROM consumer_schema").await;
+    let versions = db
+        .numbers("SELECT CAST(max(version) AS BIGINT) FROM consumer_schema")
+        .await;
     assert_eq!(versions, [1000], "the older program migrates nothing back");
 }
 
 fn assert_newer(error: &StoreError) {
-    let StoreError::NewerSchema { found: 1001, needs: 1001, known } = error else {
+    let StoreError::NewerSchema {
+        found: 1001,
+        needs: 1001,
+        known,
+    } = error
+    else {
         panic!("{error:?}");
     };
     let text = error.to_string();
     let both = format!("knows version 1001 or later, and this program knows version {known}");
     assert!(text.contains(&both), "{text}");
-    assert!(text.contains("update the `consumer` crate of this program"), "{text}");
+    assert!(
+        text.contains("update the `consumer` crate of this program"),
+        "{text}"
+    );
 }
 
 async fn tables_that_need_a_later_release_end_its_workers<DB: TestDatabase>(db: Database<DB>) {
@@ -109,7 +117,14 @@ async fn tables_that_need_a_later_release_end_its_workers<DB: TestDatabase>(db: 
         other => panic!("{other:?}"),
     }
     // Nor does it start again.
-    match db.worker().consumer(read_model("users")).build().unwrap().run_once().await {
+    match db
+        .worker()
+        .consumer(read_model("users"))
+        .build()
+        .unwrap()
+        .run_once()
+        .await
+    {
         Err(WorkerError::Store(error)) => assert_newer(&error),
         other => panic!("{other:?}"),
     }
@@ -139,7 +154,8 @@ async fn nothing_is_claimed_on_tables_that_need_a_later_release<DB: TestDatabase
     assert!(caught_up.await.is_err());
     assert_eq!(db.number(claims).await, before);
     assert_eq!(db.applied("users").await, first);
-    db.execute("DELETE FROM consumer_schema WHERE version = 1001").await;
+    db.execute("DELETE FROM consumer_schema WHERE version = 1001")
+        .await;
     patiently("it goes on", running.caught_up_to(settled))
         .await
         .unwrap();
@@ -167,7 +183,10 @@ async fn operators_refuse_tables_that_need_a_later_release<DB: TestDatabase>(db:
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(db.texts("SELECT state FROM consumer_progress").await, ["running"]);
+    assert_eq!(
+        db.texts("SELECT state FROM consumer_progress").await,
+        ["running"]
+    );
 }
 
 /// The columns of each table, in the order of their names.
@@ -196,7 +215,10 @@ async fn each_earlier_version_becomes_the_current_tables<DB: TestDatabase>(db: D
         old.execute("INSERT INTO consumer_parked (consumer, version, aggregate_type, aggregate_id, position, slice, reason) VALUES ('users', 1, 'User', 'u-1', 1, 0, 'failed')").await;
         let error = old.store.check().await.unwrap_err();
         let text = error.to_string();
-        assert!(text.contains(&format!("they are at version {version} of 4")), "{text}");
+        assert!(
+            text.contains(&format!("they are at version {version} of 4")),
+            "{text}"
+        );
 
         old.store.migrate().await.unwrap();
         assert_eq!(columns(&old).await, current, "version {version}");
@@ -211,9 +233,7 @@ async fn each_earlier_version_becomes_the_current_tables<DB: TestDatabase>(db: D
     }
 }
 
-async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(db: Database<DB>) {
     db.execute(&tables::<DB>(1)).await;
     let mut migrating = Vec::new();
     for _ in 0..8 {
@@ -223,7 +243,9 @@ async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(
     for task in migrating {
         task.await.unwrap().unwrap();
     }
-    let versions = db.numbers("SELECT CAST(version AS BIGINT) FROM consumer_schema ORDER BY version").await;
+    let versions = db
+        .numbers("SELECT CAST(version AS BIGINT) FROM consumer_schema ORDER BY version")
+        .await;
     assert_eq!(versions, [1, 2, 3, 4]);
 }
 
@@ -243,8 +265,15 @@ async fn a_migration_that_is_interrupted_changes_nothing<DB: TestDatabase>(db: D
         migration.abort();
         let _ = migration.await;
     }
-    until("its connections have ended", async || columns(&db).await == before).await;
-    assert_eq!(db.numbers("SELECT CAST(version AS BIGINT) FROM consumer_schema").await, [1]);
+    until("its connections have ended", async || {
+        columns(&db).await == before
+    })
+    .await;
+    assert_eq!(
+        db.numbers("SELECT CAST(version AS BIGINT) FROM consumer_schema")
+            .await,
+        [1]
+    );
 
     db.execute("DROP VIEW consumer_handled").await;
     db.store.migrate().await.unwrap();
@@ -257,19 +286,29 @@ async fn a_migration_lets_others_pass_while_it_waits_for_a_batch() {
     db.execute(&tables::<Postgres>(3)).await;
     db.execute("INSERT INTO consumer_progress (consumer, version, slice_from, slice_to, position) VALUES ('slow', 1, 0, 1024, 0), ('fast', 1, 0, 1024, 0)").await;
     let mut batch = db.pool.begin().await.unwrap();
-    let claim = |name| format!("SELECT 1 FROM consumer_progress WHERE consumer = '{name}' FOR UPDATE");
-    raw_sql(AssertSqlSafe(claim("slow"))).execute(&mut *batch).await.unwrap();
+    let claim =
+        |name| format!("SELECT 1 FROM consumer_progress WHERE consumer = '{name}' FOR UPDATE");
+    raw_sql(AssertSqlSafe(claim("slow")))
+        .execute(&mut *batch)
+        .await
+        .unwrap();
 
     let store = db.store.clone();
     let migration = tokio::spawn(async move { store.migrate().await });
     let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'consumer_progress'::regclass AND NOT granted";
-    until("it waits for the batch", async || db.number(waits).await > 0).await;
+    until("it waits for the batch", async || {
+        db.number(waits).await > 0
+    })
+    .await;
     // A batch of another consumer queues behind the migration, which gives way although it cannot go on.
     let fast = claim("fast");
     patiently("the other batch has its turn", db.execute(&fast)).await;
     assert!(!migration.is_finished());
     let error = db.store.migrate_within(Duration::ZERO).await.unwrap_err();
-    assert!(matches!(error, StoreError::MigrationBlocked { .. }), "{error:?}");
+    assert!(
+        matches!(error, StoreError::MigrationBlocked { .. }),
+        "{error:?}"
+    );
 
     batch.commit().await.unwrap();
     patiently("it migrates", migration).await.unwrap().unwrap();
@@ -281,7 +320,8 @@ async fn a_blocked_migration_names_the_sessions_in_its_way() {
     let db = Database::<Postgres>::empty().await;
     db.execute(&tables::<Postgres>(3)).await;
     let mut batch = db.pool.begin().await.unwrap();
-    let hold = "SET LOCAL application_name = 'importer'; LOCK TABLE consumer_progress IN ROW SHARE MODE";
+    let hold =
+        "SET LOCAL application_name = 'importer'; LOCK TABLE consumer_progress IN ROW SHARE MODE";
     raw_sql(hold).execute(&mut *batch).await.unwrap();
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
         .fetch_one(&mut *batch)
@@ -292,7 +332,11 @@ async fn a_blocked_migration_names_the_sessions_in_its_way() {
     let holder = format!("other sessions hold locks on them (pid {pid} (app=importer, open ");
     assert!(text.contains(&holder), "{text}");
     assert!(text.contains("nothing has changed"), "{text}");
-    assert_eq!(db.number("SELECT CAST(max(version) AS BIGINT) FROM consumer_schema").await, 3);
+    assert_eq!(
+        db.number("SELECT CAST(max(version) AS BIGINT) FROM consumer_schema")
+            .await,
+        3
+    );
     batch.rollback().await.unwrap();
     db.store.migrate_within(Duration::ZERO).await.unwrap();
 }
@@ -304,7 +348,10 @@ async fn a_process_that_froze_in_a_migration_is_ended() {
     let begin = db.store.migration_sql();
     let begin = begin.split("CREATE TABLE").next().unwrap();
     let mut frozen = db.pool.acquire().await.unwrap();
-    raw_sql(AssertSqlSafe(begin.to_owned())).execute(&mut *frozen).await.unwrap();
+    raw_sql(AssertSqlSafe(begin.to_owned()))
+        .execute(&mut *frozen)
+        .await
+        .unwrap();
     let timeout: String = sqlx::query_scalar("SHOW idle_in_transaction_session_timeout")
         .fetch_one(&mut *frozen)
         .await
@@ -312,7 +359,11 @@ async fn a_process_that_froze_in_a_migration_is_ended() {
     assert_eq!(timeout, "1min");
     // It has the lock of migrations until then.
     let error = db.store.migrate_within(Duration::ZERO);
-    assert!(tokio::time::timeout(Duration::from_millis(300), error).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), error)
+            .await
+            .is_err()
+    );
     raw_sql("ROLLBACK").execute(&mut *frozen).await.unwrap();
     db.store.migrate().await.unwrap();
 }
@@ -343,8 +394,13 @@ async fn the_script_for_sqlite_fails_on_tables_without_its_columns() {
     let error = Sqlite::execute_sql(&mut connection, &db.store.migration_sql())
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("no such column: p.began"), "{error}");
-    Sqlite::execute_sql(&mut connection, "ROLLBACK").await.unwrap();
+    assert!(
+        error.to_string().contains("no such column: p.began"),
+        "{error}"
+    );
+    Sqlite::execute_sql(&mut connection, "ROLLBACK")
+        .await
+        .unwrap();
     drop(connection);
     db.store.migrate().await.unwrap();
     // From then on, it can be run again.

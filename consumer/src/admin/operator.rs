@@ -9,9 +9,7 @@ use tokio::sync::{Mutex, watch};
 use super::error::AdminError;
 use super::options::Target;
 use super::transactions::{Borrowed, begin};
-use crate::backend::{
-    self, Access, Backend, ConsumerId, OperateStatements, Row, StoreError,
-};
+use crate::backend::{self, Access, Backend, ConsumerId, OperateStatements, Row, StoreError};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};

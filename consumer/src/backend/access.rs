@@ -5,7 +5,7 @@ use std::fmt;
 /// A use of a store's tables, which decides about the privileges that a role needs.
 ///
 /// [`EventStore::check_access`](crate::EventStore::check_access) names those that are missing, and the
-/// guide [`privileges`](crate::guide::privileges) lists them all.
+/// guide [`deploying`](crate::guide::deploying) lists them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {

@@ -79,8 +79,15 @@ async fn check_version<DB: Events>(
     connection: &mut DB::Connection,
     settings: &StoreSettings,
 ) -> Result<(), StoreError> {
-    let found = version::<DB>(connection, settings, VERSION).await?;
     let known = known();
+    let found = match version::<DB>(connection, settings, VERSION).await {
+        // Nothing of ours was found for which a privilege is missing.
+        Err(StoreError::Forbidden(error)) => {
+            let missing = error.to_string();
+            return Err(StoreError::NotMigrated { missing });
+        }
+        found => found?,
+    };
     if found < known {
         return Err(StoreError::NotMigrated {
             missing: format!("they are at version {found} of {known}"),

@@ -76,7 +76,10 @@ fn needed(schema: &Schema, access: Option<Access>) -> Vec<Needed<'_>> {
             columns: Vec::new(),
         },
     ];
-    needed.extend(own.iter().map(|(name, privileges)| table(name, privileges, Vec::new())));
+    needed.extend(
+        own.iter()
+            .map(|(name, privileges)| table(name, privileges, Vec::new())),
+    );
     needed
 }
 
@@ -203,7 +206,12 @@ pub(super) async fn refuse_without_create(
     let own = own_tables(Access::Operate).iter().map(|(name, _)| *name);
     let own: Vec<String> = own.chain(["consumer_schema"]).map(literal).collect();
     let missing = in_path(&settings.schema, MISSING_TO_CREATE).replace("$own", &own.join(", "));
-    refuse(connection, missing, "create or change the tables".to_owned()).await
+    refuse(
+        connection,
+        missing,
+        "create or change the tables".to_owned(),
+    )
+    .await
 }
 
 async fn refuse(
@@ -212,7 +220,9 @@ async fn refuse(
     to: String,
 ) -> Result<(), StoreError> {
     // One message without parameters, since there may be no transaction around it.
-    let rows = raw_sql(AssertSqlSafe(missing)).fetch_all(connection).await?;
+    let rows = raw_sql(AssertSqlSafe(missing))
+        .fetch_all(connection)
+        .await?;
     let Some(first) = rows.first() else {
         return Ok(());
     };

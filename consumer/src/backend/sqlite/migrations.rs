@@ -155,8 +155,7 @@ pub(super) fn later_columns(table: &str) -> String {
 }
 
 /// Whether a table exists without a column.
-const LACKS: &str =
-    "SELECT count(*) > 0 AND sum(name = $2) = 0 FROM pragma_table_info($1)";
+const LACKS: &str = "SELECT count(*) > 0 AND sum(name = $2) = 0 FROM pragma_table_info($1)";
 
 /// Adds the columns of later versions to the tables of an earlier one.
 pub(super) async fn add_later_columns(
@@ -165,10 +164,14 @@ pub(super) async fn add_later_columns(
 ) -> Result<(), StoreError> {
     for (table, name, column_type) in LATER_COLUMNS {
         let table = schema.render(&format!("{{{table}}}"));
-        let lacks = sqlx::query_scalar(LACKS).bind(table.trim_matches('"')).bind(name);
+        let lacks = sqlx::query_scalar(LACKS)
+            .bind(table.trim_matches('"'))
+            .bind(name);
         if lacks.fetch_one(&mut *connection).await? {
             let add = format!("ALTER TABLE {table} ADD COLUMN {name} {column_type}");
-            sqlx::raw_sql(AssertSqlSafe(add)).execute(&mut *connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(add))
+                .execute(&mut *connection)
+                .await?;
         }
     }
     Ok(())

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
+    self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
+    Observation,
 };
 use crate::contract::chain;
 use crate::store::EventStore;
@@ -203,8 +204,12 @@ impl<DB: Backend> Poller<DB> {
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
         let connection = self.connection.get()?;
-        backend::check_use::<DB>(connection, self.shared.store.settings(), Some(Access::Work)).await?;
-        let rows = self.watch.snapshot(&self.shared.statements, connection).await?;
+        backend::check_use::<DB>(connection, self.shared.store.settings(), Some(Access::Work))
+            .await?;
+        let rows = self
+            .watch
+            .snapshot(&self.shared.statements, connection)
+            .await?;
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
