@@ -22,6 +22,7 @@ test_on!(
 test_on!(
     [empty_sqlite, empty_postgres],
     each_earlier_version_becomes_the_current_tables,
+    tables_with_a_ledger_and_version_3_become_current,
     old_tables_may_be_migrated_by_many_processes_at_once,
     a_migration_that_is_interrupted_changes_nothing
 );
@@ -231,6 +232,19 @@ async fn each_earlier_version_becomes_the_current_tables<DB: TestDatabase>(db: D
         assert_eq!(old.parked("users").await.first(), Some(&1));
         assert_eq!(old.checkpoint("users").await, log.last().copied());
     }
+}
+
+/// An unreleased version 3 had the ledger already.
+async fn tables_with_a_ledger_and_version_3_become_current<DB: TestDatabase>(db: Database<DB>) {
+    db.store.migrate().await.unwrap();
+    let current = columns(&db).await;
+    db.execute("DELETE FROM consumer_schema WHERE version > 3; ALTER TABLE consumer_schema DROP COLUMN needs")
+        .await;
+    db.execute("INSERT INTO consumer_handled (consumer, scope, slice_from, slice_to, after, up_to) VALUES ('users', '', 0, 1024, 0, 7)")
+        .await;
+    db.store.migrate().await.unwrap();
+    assert_eq!(columns(&db).await, current);
+    assert_eq!(db.numbers("SELECT up_to FROM consumer_handled").await, [7]);
 }
 
 async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(db: Database<DB>) {

@@ -40,10 +40,12 @@ pub enum StoreError {
     },
 
     /// The URL has the right scheme but cannot be parsed.
-    #[error("the {database} URL cannot be used")]
+    #[error("the {database} URL cannot be read; write it as in {example}")]
     InvalidUrl {
         /// The database that the store is for.
         database: &'static str,
+        /// An example of such a URL.
+        example: &'static str,
         /// The reason.
         source: sqlx::Error,
     },
@@ -211,7 +213,8 @@ pub enum StoreError {
     /// A table lacks a column, or has one with a type that the store cannot use.
     #[error(
         "the tables do not fit: {reason}; give the names of your own columns with \
-         `with_schema(Schema::default().column(…))`"
+         `with_schema(Schema::default().column(…))`; if it is one of the library's own, whose \
+         names begin with `consumer_`, restore it as `migration_sql()` defines it"
     )]
     SchemaMismatch {
         /// The database's message.

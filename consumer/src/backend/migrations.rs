@@ -205,3 +205,48 @@ fn despite_migration(error: StoreError, schema: &Schema) -> StoreError {
         other => other,
     }
 }
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod tests {
+    use sqlx::{Postgres, Sqlite};
+
+    use super::{Events, KNOWN};
+
+    /// Hashes what is not a comment with FNV-1a, which is the same in every release of Rust.
+    fn hash(sql: &str) -> u64 {
+        let is_comment = |line: &&str| line.trim_start().starts_with("--");
+        let lines = sql.lines().filter(|line| !is_comment(line));
+        lines
+            .flat_map(str::bytes)
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            })
+    }
+
+    fn hashes<DB: Events>() -> [u64; KNOWN] {
+        DB::MIGRATIONS.map(hash)
+    }
+
+    /// A database that has a version gets no other text of it: add a version instead.
+    #[test]
+    fn a_released_version_of_the_tables_never_changes() {
+        assert_eq!(
+            hashes::<Postgres>(),
+            [
+                0x181b_ac3c_6d16_c095,
+                0xcdcf_8e82_7169_3e59,
+                0xd286_8573_4fbf_6181,
+                0x2e28_4285_576a_6d05,
+            ]
+        );
+        assert_eq!(
+            hashes::<Sqlite>(),
+            [
+                0xef7f_528f_b079_48ce,
+                0x7dbd_ac51_b1ed_8ca6,
+                0xcbf2_9ce4_8422_2325,
+                0x7227_58fb_125f_f937,
+            ]
+        );
+    }
+}

@@ -67,6 +67,7 @@ fn is_in_memory(path: &str) -> bool {
 fn file_options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
     let options = SqliteConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
         database: "SQLite",
+        example: EXAMPLE,
         source,
     })?;
     // The mode in a URL decides whether the file is created.
