@@ -106,7 +106,9 @@ fn assert_newer(error: &StoreError) {
 }
 
 async fn tables_that_need_a_later_release_end_its_workers<DB: TestDatabase>(db: Database<DB>) {
-    let running = Running::start(db.worker().consumer(read_model("users")));
+    let often = Duration::from_millis(20);
+    let worker = db.worker().advance_interval(often);
+    let running = Running::start(worker.consumer(read_model("users")));
     let first = db.append_many(1).await;
     patiently("it starts", running.caught_up_to(first[0]))
         .await
@@ -139,7 +141,7 @@ async fn nothing_is_claimed_on_tables_that_need_a_later_release<DB: TestDatabase
 ) {
     // It looks at the version of the tables once, at its start.
     let rarely = Duration::from_hours(1);
-    let worker = db.worker().snapshot_interval(rarely);
+    let worker = db.worker().advance_interval(rarely);
     let running = Running::start(worker.consumer(read_model("users")));
     let first = db.append_many(1).await;
     patiently("it starts", running.caught_up_to(first[0]))

@@ -437,6 +437,7 @@ async fn a_worker_waits_for_a_revoked_privilege() {
     let running = Running::start(
         role.db
             .worker()
+            .advance_interval(Duration::from_millis(20))
             .consumer(read_model("users").settings(settings)),
     );
     let first = db.append_many(1).await[0];

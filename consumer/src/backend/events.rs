@@ -7,10 +7,10 @@ use sqlx::{Database, Pool};
 use super::append::{Append, Placed};
 use super::driver::Driver;
 use super::log_rows::{COLUMNS, LogRow, LogRows};
-use super::migrations::KNOWN;
 use super::names::Names;
 use super::read::ReadRange;
 use super::sql::{Sql, Statement};
+use super::version::KNOWN;
 use super::{Access, Schema, StoreError, StoreSettings};
 
 /// The version of an aggregate, 0 when it has no events.

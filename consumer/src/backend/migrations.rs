@@ -2,10 +2,8 @@
 
 use super::dialect::fill_in;
 use super::events::Events;
+use super::version::KNOWN;
 use super::{Access, Column, Schema, Sql, StoreError, StoreSettings};
-
-/// The version of the tables that this library knows.
-pub(super) const KNOWN: usize = 4;
 
 const VERSION: &str = "SELECT CAST(COALESCE(max(version), 0) AS BIGINT) AS version FROM {versions}";
 

@@ -38,6 +38,7 @@ mod slices;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod version;
 
 pub use self::access::Access;
 pub(crate) use self::append::Append;

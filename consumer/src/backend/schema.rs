@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::dialect::fill_in;
-use super::migrations::KNOWN;
+use super::version::KNOWN;
 
 /// Maps the store to tables with other names.
 ///

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 
-use crate::backend::migrations::KNOWN;
+use crate::backend::version::KNOWN;
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.

@@ -12,8 +12,8 @@ use crate::backend::append::{Append, Placed};
 use crate::backend::events::{EventStatements, Events, Opened, fetch_events, on_aggregate, select};
 use crate::backend::json_text::JsonText;
 use crate::backend::log_rows::{LogRow, LogRows as _};
-use crate::backend::migrations::KNOWN;
 use crate::backend::sql::Statement;
+use crate::backend::version::KNOWN;
 use crate::backend::{Access, Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
 use crate::contract::NewEvent;
 

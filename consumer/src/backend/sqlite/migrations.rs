@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use crate::backend::migrations::KNOWN;
+use crate::backend::version::KNOWN;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.

@@ -145,6 +145,10 @@ impl<DB: Backend> Poller<DB> {
         self.observe_all().await?;
         let snapshot_is_due = self.snapshot_is_due();
         let advance_is_due = self.advance_is_due();
+        if advance_is_due {
+            let settings = self.shared.store.settings();
+            backend::check_use::<DB>(self.connection.get()?, settings, Some(Access::Work)).await?;
+        }
         if snapshot_is_due || self.snapshot.borrow().incarnation != self.observed().incarnation {
             self.take_snapshot().await?;
         }
@@ -203,13 +207,9 @@ impl<DB: Backend> Poller<DB> {
 
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
-        let connection = self.connection.get()?;
-        backend::check_use::<DB>(connection, self.shared.store.settings(), Some(Access::Work))
-            .await?;
-        let rows = self
-            .watch
-            .snapshot(&self.shared.statements, connection)
-            .await?;
+        let statements = &self.shared.statements;
+        let rows = self.watch.snapshot(statements, self.connection.get()?);
+        let rows = rows.await?;
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
