@@ -16,6 +16,7 @@ test_on!(
     running_and_restarted_programs_work_with_later_tables,
     tables_that_need_a_later_release_end_its_workers,
     nothing_is_claimed_on_tables_that_need_a_later_release,
+    idle_rows_stay_on_tables_that_need_a_later_release,
     operators_refuse_tables_that_need_a_later_release
 );
 
@@ -163,6 +164,27 @@ async fn nothing_is_claimed_on_tables_that_need_a_later_release<DB: TestDatabase
         .await
         .unwrap();
     running.stop().await;
+}
+
+async fn idle_rows_stay_on_tables_that_need_a_later_release<DB: TestDatabase>(db: Database<DB>) {
+    let mut expected = 0;
+    for needs_later in [false, true] {
+        let orders = read_model("orders").scope(&["Order"]);
+        let rarely = db.worker().advance_interval(Duration::from_hours(1));
+        let running = Running::start(rarely.scoped_consumer(orders));
+        let last = db.append_many(3).await[2];
+        patiently("it has nothing to do", running.caught_up_to(last))
+            .await
+            .unwrap();
+        if needs_later {
+            db.execute(BREAKING).await;
+        } else {
+            expected = last;
+        }
+        // At its end a worker advances idle rows.
+        running.stop().await;
+        assert_eq!(db.checkpoint("orders").await, Some(expected));
+    }
 }
 
 async fn operators_refuse_tables_that_need_a_later_release<DB: TestDatabase>(db: Database<DB>) {

@@ -148,8 +148,10 @@ impl<DB: Backend> Admin<DB> {
         Ok(consumer)
     }
 
+    /// Reads all rows; each command begins with it.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, AdminError> {
         let mut tx = self.read().await?;
+        self.check_use(&mut tx, Access::Observe).await?;
         Ok(DB::rows(&self.sql, &mut tx).await?)
     }
 
@@ -171,9 +173,7 @@ impl<DB: Backend> Admin<DB> {
 
     /// Begins a transaction to read in: behind a pooler, one statement may take two exchanges.
     pub(super) async fn read(&self) -> Result<Transaction<'static, DB>, AdminError> {
-        let mut tx = begin(self.store.pool(), DB::BEGIN_READ).await?;
-        self.check_use(&mut tx, Access::Observe).await?;
-        Ok(tx)
+        Ok(begin(self.store.pool(), DB::BEGIN_READ).await?)
     }
 
     /// Checks that this library may work with the tables, and this role too.

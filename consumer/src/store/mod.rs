@@ -246,7 +246,7 @@ impl<DB: Backend> EventStore<DB> {
     /// fit, [`StoreError::NoAutoincrement`], [`StoreError::MissingPrivileges`],
     /// [`StoreError::MigrationBlocked`], or [`StoreError::Database`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        self.migrate_within(Duration::from_secs(60)).await
+        self.migrate_within(Duration::from_mins(1)).await
     }
 
     /// Migrates like [`migrate`](Self::migrate), and tries to get the locks for at least this long.

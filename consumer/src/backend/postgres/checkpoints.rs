@@ -168,6 +168,7 @@ impl Checkpoints for Postgres {
                -- An event that failed may have come into the other half of a row that was split.
                AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
+               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known})
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
                AND ",

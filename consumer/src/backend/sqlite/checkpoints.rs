@@ -66,7 +66,8 @@ impl Checkpoints for Sqlite {
            AND state = 'running' AND position >= $5
            -- An event that failed may have come into the other half of a row that was split.
            AND (attempts = 0 OR failed_position <= $6)
-           AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)";
+           AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)
+           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,

@@ -149,9 +149,8 @@ CREATE TABLE IF NOT EXISTS {logs} (
 /// The columns of later versions, for the definition of a table.
 pub(super) fn later_columns(table: &str) -> String {
     let of_table = LATER_COLUMNS.iter().filter(|(of, ..)| *of == table);
-    of_table
-        .map(|(_, name, column_type)| format!(",\n    {name} {column_type}"))
-        .collect()
+    let columns = of_table.map(|(_, name, column_type)| format!(",\n    {name} {column_type}"));
+    columns.collect::<Vec<String>>().concat()
 }
 
 /// Whether a table exists without a column.
