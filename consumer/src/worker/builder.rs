@@ -312,8 +312,8 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Sets how often the worker advances the checkpoints of consumers whose scope has nothing new.
-    /// The default is 10 s.
+    /// Sets how often the worker advances the checkpoints of consumers whose scope has nothing new, and
+    /// checks that it may still work with the tables. The default is 10 s.
     #[must_use]
     pub fn advance_interval(mut self, interval: Duration) -> Self {
         self.options.advance_interval = interval;

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{Backend, Observation, StoreError};
+use crate::backend::{Access, Backend, Observation, StoreError};
 use crate::contract::Backoff;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -192,7 +192,7 @@ impl<DB: Backend> Worker<DB> {
 /// Checks the tables and fixes the schema that the statements find them in.
 async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerError> {
     let checked = async {
-        shared.store.check().await?;
+        shared.store.check_access(Access::Work).await?;
         shared.locate_tables().await
     };
     checked.await.map_err(|error| match error {
