@@ -95,6 +95,7 @@ impl<DB: Backend> Admin<DB> {
         &self,
         consumer: &ConsumerId,
     ) -> Result<Transaction<'static, DB>, AdminError> {
+        self.tables().await?;
         let begun = begin(self.store.pool(), DB::BEGIN_APPEND).await;
         begun.map_err(|error| held_or::<DB>(error, consumer))
     }
@@ -106,7 +107,7 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
         wait: Duration,
     ) -> Result<Taken, AdminError> {
-        match DB::lock(&self.sql, tx, consumer, wait).await {
+        match DB::lock(&self.tables().await?.sql, tx, consumer, wait).await {
             Ok(Lock::Taken(taken)) => Ok(taken),
             Ok(Lock::Missing) => Err(unknown(consumer.into(), &[])),
             Err(error) => Err(held_or::<DB>(error, consumer)),
@@ -171,7 +172,7 @@ impl<DB: Backend> Admin<DB> {
                 return Err(error);
             }
         };
-        DB::arm(&self.sql, &mut tx, consumer).await?;
+        DB::arm(&self.tables().await?.sql, &mut tx, consumer).await?;
         match guarded(work, &mut tx, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;

@@ -180,7 +180,8 @@ impl<DB: Backend> Work<DB> for Rewind<'_, DB> {
     type Output = ();
 
     async fn run(&self, tx: &mut Transaction<'_, DB>, effects: &mut Effects) -> Result<(), Failed> {
-        let sql = &self.admin.sql;
+        let tables = self.admin.tables().await?;
+        let sql = &tables.sql;
         let parked = DB::parked(sql, tx, self.consumer).await?.len() as u64;
         if parked > 0 && !self.discard_parked {
             let consumer = self.consumer.clone();

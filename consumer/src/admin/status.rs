@@ -286,11 +286,12 @@ impl<DB: Backend> Admin<DB> {
                 continue;
             }
             let scope = scope_of(&scope_text(&declaration.scope));
+            let other_log = self.other_log(&consumer.name).await?;
             new.push(ConsumerStatus {
                 name: consumer.name,
                 version: consumer.version,
                 is_active: false,
-                state: ConsumerState::New,
+                state: other_log.map_or(ConsumerState::New, |log| ConsumerState::OtherLog { log }),
                 position: None,
                 replay_to: 0,
                 lag: self.lag(0, head, &scope).await?,

@@ -30,7 +30,9 @@ const LEAVE_LOG: &str = "
 const JOIN_LOG: &str = "
     INSERT INTO {logs} (consumer, log) VALUES ($1, '{log}') ON CONFLICT (consumer) DO NOTHING";
 
-const OTHER_LOG: &str = "SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'";
+const OTHER_LOG: &str = "
+    SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'
+       AND EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1)";
 
 /// Creates the rows of a consumer that has none, of `$3` slices each.
 const ENROLL: &str = "
@@ -232,7 +234,7 @@ pub trait Checkpoints: Driver {
         CheckpointStatements::new::<Self>(settings)
     }
 
-    /// Finds the schema of the tables, so that a handler which changes where names are looked up does not
+    /// Finds the schemas of the tables, so that a handler which changes where names are looked up does not
     /// change what the statements mean.
     fn locate(
         connection: &mut Self::Connection,
@@ -281,6 +283,19 @@ pub trait Checkpoints: Driver {
                 try_again.execute(&mut tx).await?;
             }
             tx.commit().await.map(Ok)
+        }
+    }
+
+    /// The other log that a consumer reads, if it does.
+    fn other_log(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &str,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send {
+        let other = statements.other_log.on::<Self>().bind(consumer);
+        async move {
+            let row = other.fetch_optional(connection).await?;
+            row.map(|row| Self::read(&row, "log")).transpose()
         }
     }
 
@@ -572,7 +587,7 @@ pub struct OtherLog {
 }
 
 /// Adds a consumer to the log, or returns the other log that it belongs to.
-async fn join_log<DB: Driver>(
+async fn join_log<DB: Checkpoints>(
     statements: &CheckpointStatements,
     connection: &mut DB::Connection,
     consumer: &str,
@@ -580,9 +595,7 @@ async fn join_log<DB: Driver>(
     for change in [&statements.leave_log, &statements.join_log] {
         change.on::<DB>().bind(consumer).execute(connection).await?;
     }
-    let other = statements.other_log.on::<DB>().bind(consumer);
-    let row = other.fetch_optional(connection).await?;
-    row.map(|row| DB::read(&row, "log")).transpose()
+    DB::other_log(statements, connection, consumer).await
 }
 
 /// Starts a save.

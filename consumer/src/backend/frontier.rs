@@ -6,12 +6,55 @@ use std::time::Duration;
 
 use sqlx::{Database, Pool};
 
+use super::driver::Driver;
 use super::events::{EventStatements, Events};
 use super::log_rows::LogRow;
+use super::sql::{Sql, Statement, statements};
 use super::{
     Checkpoint, CheckpointStatements, FrontierError, Incarnation, ReadRange, StoreError,
     StoreSettings,
 };
+
+const COUNT: &str = "
+    SELECT count(*) AS events FROM (
+        SELECT 1 FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
+         LIMIT $3) AS w";
+
+const AGE: &str = "
+    SELECT {event age} AS age
+      FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
+     ORDER BY {global_position} LIMIT 1";
+
+statements! {
+    /// The statements that tell how far a consumer is behind, with the names of the mapping.
+    pub LagStatements for DB: Frontier {
+        count: COUNT,
+        count_scope: DB::COUNT_SCOPE,
+        age: AGE,
+        age_scope: DB::AGE_SCOPE,
+    }
+}
+
+/// A part of the log, as one consumer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    pub(crate) after: i64,
+    pub(crate) up_to: i64,
+    /// Empty for every event (R7).
+    pub(crate) scope: &'a [String],
+}
+
+impl Part<'_> {
+    /// The scope as a parameter: both databases can read JSON.
+    fn scope_json(&self) -> String {
+        serde_json::to_string(self.scope).unwrap_or_default()
+    }
+
+    /// Starts a statement whose first two parameters are the bounds.
+    fn bind<DB: Driver>(&self, statement: &Sql) -> Statement<DB> {
+        statement.on().bind(self.after).bind(self.up_to)
+    }
+}
 
 /// How a worker learns that the log has new events, and how far it is settled.
 pub trait Frontier: Events {
@@ -20,6 +63,51 @@ pub trait Frontier: Events {
 
     /// The interval at which the log is read when nothing wakes the worker.
     const POLL_INTERVAL: Duration;
+
+    /// Counts the events of the types `$4` in `($1, $2]`, up to the limit `$3`, as `events`.
+    const COUNT_SCOPE: &'static str;
+
+    /// The age of the first event of the types `$3` in `($1, $2]`, in milliseconds, as `age`.
+    const AGE_SCOPE: &'static str;
+
+    /// Renders the statements about lag.
+    fn lag_statements(settings: &StoreSettings) -> LagStatements {
+        LagStatements::new::<Self>(settings)
+    }
+
+    /// Counts the events of a scope in a part of the log, up to a limit.
+    fn count(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+        part: Part<'_>,
+        limit: i64,
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
+        let query = if part.scope.is_empty() {
+            part.bind::<Self>(&sql.count).bind(limit)
+        } else {
+            let query = part.bind::<Self>(&sql.count_scope).bind(limit);
+            query.bind(&*part.scope_json())
+        };
+        query.fetch_value(connection, "events")
+    }
+
+    /// The age of the first event of a scope in a part of the log, in milliseconds.
+    fn age(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+        part: Part<'_>,
+    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send {
+        let query = if part.scope.is_empty() {
+            part.bind::<Self>(&sql.age)
+        } else {
+            let query = part.bind::<Self>(&sql.age_scope);
+            query.bind(&*part.scope_json())
+        };
+        async move {
+            let row = query.fetch_optional(connection).await?;
+            row.map(|row| Self::read(&row, "age")).transpose()
+        }
+    }
 
     /// Reads a settled part of the log like [`Events::read_range`]. An answer proves nothing unless it is
     /// that of the incarnation in which the part was settled: a standby may lack events that are
@@ -40,20 +128,26 @@ pub trait Frontier: Events {
 }
 
 /// Computes which positions are settled (R11).
-pub trait FrontierWatch<DB: Database>: Send + Sized + 'static {
+pub trait FrontierWatch<DB: Database>: Send + Sync + Sized + 'static {
     /// Checks the conditions under which the frontier can be known, and starts from the durable one.
     fn start(
         settings: &StoreSettings,
-        pool: &Pool<DB>,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Self, FrontierError>> + Send;
 
-    /// Starts like [`start`](Self::start), without drawing a position to test the server: for callers
-    /// that only show the frontier.
-    fn look(
-        settings: &StoreSettings,
+    /// Tests by drawing a position that the server shows who may fill a gap: for callers that hand out
+    /// events.
+    fn probe(
+        &self,
+        pool: &Pool<DB>,
         connection: &mut DB::Connection,
-    ) -> impl Future<Output = Result<Self, FrontierError>> + Send;
+    ) -> impl Future<Output = Result<(), FrontierError>> + Send;
+
+    /// The highest position that the log has given out so far.
+    fn given_out(
+        &self,
+        connection: &mut DB::Connection,
+    ) -> impl Future<Output = Result<i64, FrontierError>> + Send;
 
     /// Reads the log's head and settles what can be settled.
     fn observe(

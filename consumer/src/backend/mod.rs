@@ -52,14 +52,14 @@ pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{FrontierWatch, Observation};
+pub(crate) use self::frontier::{FrontierWatch, LagStatements, Observation, Part};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
-pub(crate) use self::log_rows::{UnreadableEvent, position};
+pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
@@ -69,7 +69,7 @@ pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
-    Parking, Part, Row, SegmentId, State, Taken,
+    Parking, Row, SegmentId, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]

@@ -6,10 +6,8 @@ use std::time::Duration;
 use super::StoreSettings;
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
-use super::rows::{
-    ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken, on_consumer, on_row,
-};
-use super::sql::{Sql, Statement, statements};
+use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_consumer, on_row};
+use super::sql::{Statement, statements};
 
 const ROWS: &str = "
     SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
@@ -29,17 +27,8 @@ const ROWS: &str = "
                 WHERE k.consumer = p.consumer AND k.version = p.version
                   AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS k) AS parked_aggregates
       FROM {progress} AS p
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
      ORDER BY p.consumer, p.version, p.slice_from";
-
-const COUNT: &str = "
-    SELECT count(*) AS events FROM (
-        SELECT 1 FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
-         LIMIT $3) AS w";
-
-const AGE: &str = "
-    SELECT {event age} AS age
-      FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
-     ORDER BY {global_position} LIMIT 1";
 
 /// A changed `claims` is what makes the database refuse a commit that was not released (R4), where
 /// the hooks of the connection do not.
@@ -95,7 +84,9 @@ const FORGET_PARKED: &str = "DELETE FROM {parked} WHERE consumer = $1 AND versio
 
 const FORGET_ACTIVE: &str = "DELETE FROM {active} WHERE consumer = $1 AND version = $2";
 
-const ACTIVE: &str = "SELECT consumer, version FROM {active}";
+const ACTIVE: &str = "
+    SELECT consumer, version FROM {active} AS a
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = a.consumer AND l.log <> '{log}')";
 
 const ACTIVATE: &str = "
     INSERT INTO {active} (consumer, version, activated_at) VALUES ($1, $2, {now})
@@ -106,10 +97,6 @@ statements! {
     /// The operator's statements, with the names of the mapping.
     pub OperateStatements for DB: Operate {
         rows: ROWS,
-        count: COUNT,
-        count_scope: DB::COUNT_SCOPE,
-        age: AGE,
-        age_scope: DB::AGE_SCOPE,
         lock: DB::LOCK,
         arm: ARM,
         set_state: SET_STATE,
@@ -145,12 +132,6 @@ impl OperateStatements {
 ///
 /// What is the same in both dialects is written here; a database adds the rest.
 pub trait Operate: Driver {
-    /// Counts the events of the types `$4` in `($1, $2]`, up to the limit `$3`, as `events`.
-    const COUNT_SCOPE: &'static str;
-
-    /// The age of the first event of the types `$3` in `($1, $2]`, in milliseconds, as `age`.
-    const AGE_SCOPE: &'static str;
-
     /// Locks the rows of version `$2` of consumer `$1`.
     const LOCK: &'static str;
 
@@ -159,7 +140,7 @@ pub trait Operate: Driver {
         OperateStatements::new::<Self>(settings)
     }
 
-    /// Reads all checkpoint rows, with the counts of their parked events.
+    /// Reads the checkpoint rows of the log, with the counts of their parked events.
     fn rows(
         sql: &OperateStatements,
         connection: &mut Self::Connection,
@@ -167,40 +148,6 @@ pub trait Operate: Driver {
         async move {
             let rows = sql.rows.on::<Self>().fetch_all(connection).await?;
             rows.iter().map(Row::decode::<Self>).collect()
-        }
-    }
-
-    /// Counts the events of a scope in a part of the log, up to a limit.
-    fn count(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        part: Part<'_>,
-        limit: i64,
-    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
-        let query = if part.scope.is_empty() {
-            on_part::<Self>(&sql.count, part).bind(limit)
-        } else {
-            on_part::<Self>(&sql.count_scope, part)
-                .bind(limit)
-                .bind(&*part.scope_json())
-        };
-        query.fetch_value(connection, "events")
-    }
-
-    /// The age of the first event of a scope in a part of the log, in milliseconds.
-    fn age(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        part: Part<'_>,
-    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send {
-        let query = if part.scope.is_empty() {
-            on_part::<Self>(&sql.age, part)
-        } else {
-            on_part::<Self>(&sql.age_scope, part).bind(&*part.scope_json())
-        };
-        async move {
-            let row = query.fetch_optional(connection).await?;
-            row.map(|row| Self::read(&row, "age")).transpose()
         }
     }
 
@@ -369,11 +316,6 @@ pub trait Operate: Driver {
 
     /// Whether the error says that another connection holds a lock.
     fn is_held(error: &sqlx::Error) -> bool;
-}
-
-/// Starts a statement whose first two parameters are the bounds of a part of the log.
-fn on_part<DB: Driver>(statement: &Sql, part: Part<'_>) -> Statement<DB> {
-    statement.on().bind(part.after).bind(part.up_to)
 }
 
 /// Runs a statement whose result does not matter.

@@ -338,22 +338,6 @@ pub struct Advance {
     pub to: i64,
 }
 
-/// A part of the log, as one consumer sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    pub(crate) after: i64,
-    pub(crate) up_to: i64,
-    /// Empty for every event (R7).
-    pub(crate) scope: &'a [String],
-}
-
-impl Part<'_> {
-    /// The scope as a parameter: both databases can read JSON.
-    pub(crate) fn scope_json(&self) -> String {
-        serde_json::to_string(self.scope).unwrap_or_default()
-    }
-}
-
 /// A checkpoint row with the counts of its parked events.
 #[derive(Clone, Debug)]
 pub struct Row {

@@ -82,7 +82,9 @@ fn verdict(status: &Status) -> Exit {
     let is_unwell = |state: &ConsumerState| {
         matches!(
             state,
-            ConsumerState::Stopped { .. } | ConsumerState::ScopeChanged { .. }
+            ConsumerState::Stopped { .. }
+                | ConsumerState::ScopeChanged { .. }
+                | ConsumerState::OtherLog { .. }
         )
     };
     let mut consumers = status.consumers.iter();

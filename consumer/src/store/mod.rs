@@ -559,6 +559,15 @@ impl<DB: Backend> EventStore<DB> {
         DB::read_settled(connection, &self.inner.statements, range, incarnation).await
     }
 
+    /// The same store, whose statements name the schemas in which the tables are found now: what is set on
+    /// a session later does not change what they mean.
+    pub(crate) async fn located(&self) -> Result<Self, StoreError> {
+        let mut lease = self.lease().await?;
+        let located = DB::locate(&mut lease.connection, self.settings()).await?;
+        lease.release();
+        Ok(self.clone().with(located))
+    }
+
     /// What the SQL of this store depends on.
     pub(crate) fn settings(&self) -> &StoreSettings {
         &self.inner.settings

@@ -44,9 +44,9 @@ pub(crate) struct Shared<DB: Backend> {
 impl<DB: Backend> Shared<DB> {
     /// Fixes the schema in which the statements of all lanes find the worker's tables.
     pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
-        let mut connection = self.store.pool().acquire().await?;
-        let located = DB::locate(&mut connection, self.store.settings()).await?;
-        self.statements = DB::checkpoint_statements(&located);
+        self.store = self.store.located().await?;
+        self.statements = DB::checkpoint_statements(self.store.settings());
+        self.log.read_from(&self.store);
         Ok(())
     }
 

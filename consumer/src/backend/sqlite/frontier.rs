@@ -24,15 +24,26 @@ const HEAD: &str = "
 const GIVEN_OUT: &str =
     "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1 COLLATE NOCASE";
 
-const HIGHEST_CHECKPOINT: &str =
-    "SELECT consumer, position FROM {progress} AS p
-      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
-      ORDER BY position DESC LIMIT 1";
-
 impl Frontier for Sqlite {
     type Watch = SqliteWatch;
 
     const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+    const COUNT_SCOPE: &'static str = "
+        SELECT count(*) AS events FROM (
+            SELECT 1 FROM {events}
+             WHERE {aggregate_type} IN (SELECT value FROM json_each($4))
+               AND {global_position} > $1 AND {global_position} <= $2
+             LIMIT $3) AS w";
+
+    const AGE_SCOPE: &'static str = "
+        SELECT {event age} AS age
+          FROM {events} WHERE {global_position} = (
+            -- The lowest position of each type is one look into the index.
+            SELECT min((SELECT min({global_position}) FROM {events}
+                         WHERE {aggregate_type} = t.value
+                           AND {global_position} > $1 AND {global_position} <= $2))
+              FROM json_each($3) AS t)";
 
     async fn read_settled(
         connection: &mut SqliteConnection,
@@ -93,39 +104,27 @@ impl SqliteWatch {
 impl FrontierWatch<Sqlite> for SqliteWatch {
     async fn start(
         settings: &StoreSettings,
-        _pool: &SqlitePool,
-        connection: &mut SqliteConnection,
+        _connection: &mut SqliteConnection,
     ) -> Result<Self, FrontierError> {
-        Self::look(settings, connection).await
-    }
-
-    async fn look(
-        settings: &StoreSettings,
-        connection: &mut SqliteConnection,
-    ) -> Result<Self, FrontierError> {
-        let highest = Sql::new(settings, HIGHEST_CHECKPOINT)
-            .query::<Sqlite>()
-            .fetch_optional(&mut *connection)
-            .await?;
-        // Last: what other processes handle meanwhile was given out before.
-        let last_value = given_out(settings.schema.events_name(), connection).await?;
-        if let Some(row) = highest {
-            let consumer: String = row.try_get("consumer")?;
-            let position: i64 = row.try_get("position")?;
-            if position > last_value {
-                return Err(FrontierError::Log(LogProblem::Reset {
-                    what: format!("the checkpoint of `{consumer}`"),
-                    position,
-                    last_value,
-                }));
-            }
-        }
         Ok(Self {
             head_statement: Sql::new(settings, HEAD),
             events: settings.schema.events_name().into(),
             head: 0,
             data_version: None,
         })
+    }
+
+    async fn probe(
+        &self,
+        _pool: &SqlitePool,
+        _connection: &mut SqliteConnection,
+    ) -> Result<(), FrontierError> {
+        // No one else can fill a gap.
+        Ok(())
+    }
+
+    async fn given_out(&self, connection: &mut SqliteConnection) -> Result<i64, FrontierError> {
+        Ok(given_out(&self.events, connection).await?)
     }
 
     async fn observe(

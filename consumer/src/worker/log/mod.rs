@@ -55,6 +55,11 @@ impl<DB: Backend> Log<DB> {
         }
     }
 
+    /// Reads from the same tables under other names.
+    pub(crate) fn read_from(&mut self, store: &EventStore<DB>) {
+        self.store = store.clone();
+    }
+
     /// Opens the connection of the reader, whose thread is set up first.
     pub(crate) async fn open(&self, setup: ThreadSetup) -> Result<(), sqlx::Error> {
         // A worker runs once, so this is set once.

@@ -3,6 +3,7 @@
 pub(crate) mod assignment;
 pub(crate) mod idle;
 mod measure;
+pub(crate) mod reset;
 pub(crate) mod segments;
 pub(crate) mod snapshot;
 
@@ -18,11 +19,11 @@ use crate::backend::{
     Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
 };
 use crate::contract::chain;
-use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::LaneAssigner;
+use crate::worker::poller::reset::refuse_checkpoints_above;
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::state::ConsumerState;
@@ -71,7 +72,7 @@ impl<DB: Backend> Poller<DB> {
     ) -> Result<Self, WorkerError> {
         metrics::describe();
         let mut connection = PollerConnection(None);
-        let watch = connection.start_watch(&shared.store).await?;
+        let watch = connection.start_watch(&shared).await?;
         let mut poller = Self {
             appended: shared.store.appended(),
             shared,
@@ -202,8 +203,12 @@ impl<DB: Backend> Poller<DB> {
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
-        let rows = self.watch.snapshot(statements, self.connection.get()?);
-        let rows = rows.await?;
+        let connection = self.connection.get()?;
+        let rows = self.watch.snapshot(statements, connection).await?;
+        let head = self.frontier.borrow().head;
+        if rows.iter().any(|row| row.position > head) {
+            refuse_checkpoints_above::<DB>(&self.watch, connection, &rows).await?;
+        }
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
@@ -344,7 +349,7 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
-        self.watch = self.connection.start_watch(&self.shared.store).await?;
+        self.watch = self.connection.start_watch(&self.shared).await?;
         self.snapshot_at = None;
         self.poll().await
     }
@@ -381,12 +386,18 @@ fn advance_of(
 struct PollerConnection<DB: Backend>(Option<PoolConnection<DB>>);
 
 impl<DB: Backend> PollerConnection<DB> {
-    async fn start_watch(&mut self, store: &EventStore<DB>) -> Result<DB::Watch, WorkerError> {
+    async fn start_watch(&mut self, shared: &Shared<DB>) -> Result<DB::Watch, WorkerError> {
         self.close();
+        let store = &shared.store;
         let connection = self.0.insert(store.pool().acquire().await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        Ok(DB::Watch::start(store.settings(), store.pool(), connection).await?)
+        let watch = DB::Watch::start(store.settings(), connection).await?;
+        // Before the probe, whose own position would hide that the log was reset.
+        let rows = watch.snapshot(&shared.statements, connection).await?;
+        refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
+        watch.probe(store.pool(), connection).await?;
+        Ok(watch)
     }
 
     fn close(&mut self) {
