@@ -95,7 +95,7 @@ async fn start_watch<DB: Backend>(
     connection: &mut DB::Connection,
 ) -> Result<DB::Watch, AdminError> {
     let watch = DB::Watch::start(tables.store.settings(), connection).await?;
-    let rows = watch.snapshot(&tables.checkpoints, connection).await?;
+    let (_, rows) = watch.snapshot(&tables.checkpoints, connection).await?;
     refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
     Ok(watch)
 }

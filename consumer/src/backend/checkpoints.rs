@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
-    SegmentId, millis, on_consumer, on_row,
+    SegmentId, SnapshotRow, millis, on_consumer, on_row,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
@@ -53,7 +53,7 @@ const ENROLL: &str = "
      WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1 AND version = $2)";
 
 const TRY_AGAIN: &str = "
-    UPDATE {progress} SET state = 'running', attempts = 0, retry_at = NULL
+    UPDATE {progress} SET state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL
      WHERE consumer = $1 AND version = $2 AND state = 'stopped'";
 
 const LOCK_ROWS: &str = "
@@ -84,7 +84,7 @@ const HOLD: &str = "
 /// An event that one of the two rows is to retry may come after one that the other has not handled.
 const MERGED: &str = "
     UPDATE {progress}
-       SET slice_to = $4, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
+       SET slice_to = $4, epoch = $5, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
            error = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
@@ -95,9 +95,21 @@ const SNAPSHOT: &str = "
     SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
-           attempts, failed_position, error
+           attempts, failed_position, error,
+           (SELECT k.position FROM {pending} AS k
+             WHERE k.consumer = p.consumer AND k.version = p.version
+               AND k.slice_from = p.slice_from) AS pending
       FROM {progress} AS p
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
+
+/// Only of a row that has yet to handle it, and only if the server still is the one where it was seen.
+const NOTE_PENDING: &str = "
+    INSERT INTO {pending} (consumer, version, slice_from, position)
+    SELECT $1, $2, $3, $4
+     WHERE {same incarnation}
+       AND EXISTS (SELECT 1 FROM {progress}
+                    WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4)
+    ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.
@@ -155,6 +167,7 @@ statements! {
         parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
         count_parked: &format!("{FOUND}{COUNT_PARKED}"),
         parked_counts: PARKED_COUNTS,
+        note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
         fold: FOLD,
@@ -225,6 +238,9 @@ pub trait Checkpoints: Driver {
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
+
+    /// Whether the server is in the incarnation `$5`, `$6`.
+    const SAME_INCARNATION: &'static str;
 
     /// Parks events.
     const PARK: &'static str;
@@ -360,7 +376,7 @@ pub trait Checkpoints: Driver {
                 .begin_with(Self::BEGIN_WRITE.into_sql_str())
                 .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            let Some(slice_to) = Checkpoint::merged(&rows) else {
+            let Some((slice_to, epoch)) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;
                 return Ok(false);
             };
@@ -373,6 +389,7 @@ pub trait Checkpoints: Driver {
             let remove = on_row::<Self>(&statements.remove, right);
             remove.execute(&mut tx).await?;
             let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
+            let merged = merged.bind(epoch);
             merged.execute(&mut tx).await?;
             tx.commit().await?;
             Ok(true)
@@ -384,13 +401,35 @@ pub trait Checkpoints: Driver {
     fn snapshot(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<Checkpoint>, sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<Vec<SnapshotRow>, sqlx::Error>> + Send {
         async move {
             let rows = statements
                 .snapshot
                 .fetch_as_script::<Self>(connection)
                 .await?;
-            rows.iter().map(Checkpoint::decode::<Self>).collect()
+            rows.iter().map(SnapshotRow::decode::<Self>).collect()
+        }
+    }
+
+    /// Records the first event that a row has yet to handle: it shows whether events were deleted too
+    /// early.
+    fn note_pending(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        key: &SegmentId,
+        position: i64,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let note = on_row::<Self>(&statements.note_pending, key)
+            .bind(position)
+            .bind(incarnation.started)
+            .bind(incarnation.recovered);
+        async move {
+            let mut tx = connection
+                .begin_with(Self::BEGIN_WRITE.into_sql_str())
+                .await?;
+            note.execute(&mut tx).await?;
+            tx.commit().await
         }
     }
 

@@ -11,7 +11,7 @@ use super::events::{EventStatements, Events};
 use super::log_rows::LogRow;
 use super::sql::{Sql, Statement, statements};
 use super::{
-    Checkpoint, CheckpointStatements, FrontierError, Incarnation, ReadRange, StoreError,
+    CheckpointStatements, FrontierError, Incarnation, ReadRange, SnapshotRow, StoreError,
     StoreSettings,
 };
 
@@ -155,19 +155,50 @@ pub trait FrontierWatch<DB: Database>: Send + Sync + Sized + 'static {
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Observation, FrontierError>> + Send;
 
-    /// Reads the checkpoint rows like [`Checkpoints::snapshot`](super::checkpoints::Checkpoints::snapshot).
-    /// The same message checks the conditions of [`start`](Self::start) again that can change meanwhile.
+    /// Reads the checkpoint rows like [`Checkpoints::snapshot`](super::checkpoints::Checkpoints::snapshot),
+    /// and the state of the log. The same message checks the conditions of [`start`](Self::start) again
+    /// that can change meanwhile.
     fn snapshot(
         &self,
         statements: &CheckpointStatements,
         connection: &mut DB::Connection,
-    ) -> impl Future<Output = Result<Vec<Checkpoint>, FrontierError>> + Send;
+    ) -> impl Future<Output = Result<(LogState, Vec<SnapshotRow>), FrontierError>> + Send;
+
+    /// Records the lowest position of the log, unless a lower one is known.
+    fn note_first(
+        &self,
+        connection: &mut DB::Connection,
+        position: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// The transactions that keep the frontier from advancing.
     fn blockers(
         &self,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Vec<Blocker>, sqlx::Error>> + Send;
+}
+
+/// Reads the state of the log, also when nothing is known of it.
+pub(super) const LOG_STATE: &str = "
+    SELECT min(first_position) AS first_position, coalesce(max(rewrites), 0) AS rewrites
+      FROM {log_state} WHERE log = '{log}'";
+
+/// What is known of a log besides its frontier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The lowest position that the log was seen to have.
+    pub(crate) first: Option<i64>,
+    /// How often events in it were changed.
+    pub(crate) rewrites: i64,
+}
+
+impl LogState {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            first: DB::read(row, "first_position")?,
+            rewrites: DB::read(row, "rewrites")?,
+        })
+    }
 }
 
 /// The result of one observation of the log.

@@ -52,7 +52,7 @@ pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{FrontierWatch, LagStatements, Observation, Part};
+pub(crate) use self::frontier::{FrontierWatch, LagStatements, LogState, Observation, Part};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 #[cfg(feature = "worker")]
@@ -69,7 +69,7 @@ pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
-    Parking, Row, SegmentId, State, Taken,
+    Parking, Row, SegmentId, SnapshotRow, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]

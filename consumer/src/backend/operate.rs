@@ -34,10 +34,13 @@ const ROWS: &str = "
 /// the hooks of the connection do not.
 const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1 AND version = $2";
 
-/// A consumer that runs again gets all its attempts, and the last error is gone.
+/// A consumer that runs again gets all its attempts, and the last error is gone. The epoch keeps out what
+/// was read before, which may have been changed to get it going.
 const SET_STATE: &str = "
     UPDATE {progress}
        SET state = $3,
+           epoch = CASE WHEN $3 = 'running' AND (state <> 'running' OR attempts > 0)
+                        THEN epoch + 1 ELSE epoch END,
            attempts = CASE $3 WHEN 'running' THEN 0 ELSE attempts END,
            retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
            failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
@@ -48,8 +51,8 @@ const SET_STATE: &str = "
 /// Moves a stopped row past the event at which it stopped.
 const PASS: &str = "
     UPDATE {progress}
-       SET position = $4, state = 'running', attempts = 0, retry_at = NULL, failed_position = NULL,
-           error = NULL, updated_at = {now}
+       SET position = $4, state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL,
+           failed_position = NULL, error = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3
        AND state = 'stopped' AND failed_position = $4";
 
@@ -82,6 +85,8 @@ const FORGET: &str = "DELETE FROM {progress} WHERE consumer = $1 AND version = $
 
 const FORGET_PARKED: &str = "DELETE FROM {parked} WHERE consumer = $1 AND version = $2";
 
+const FORGET_PENDING: &str = "DELETE FROM {pending} WHERE consumer = $1 AND version = $2";
+
 const FORGET_ACTIVE: &str = "DELETE FROM {active} WHERE consumer = $1 AND version = $2";
 
 const ACTIVE: &str = "
@@ -112,6 +117,7 @@ statements! {
         blame: BLAME,
         forget: FORGET,
         forget_parked: FORGET_PARKED,
+        forget_pending: FORGET_PENDING,
         forget_active: FORGET_ACTIVE,
         active: ACTIVE,
         activate: ACTIVATE,
@@ -287,7 +293,13 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
-            for statement in [&sql.forget_parked, &sql.forget_active, &sql.forget] {
+            let forget = [
+                &sql.forget_parked,
+                &sql.forget_pending,
+                &sql.forget_active,
+                &sql.forget,
+            ];
+            for statement in forget {
                 run::<Self>(on_consumer::<Self>(statement, of), connection).await?;
             }
             Ok(())

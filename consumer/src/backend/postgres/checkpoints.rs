@@ -152,6 +152,8 @@ impl Checkpoints for Postgres {
         -- The mark that the deferred trigger looks for; it ends with the transaction.
         SELECT set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved";
 
+    const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
+
     /// The number is arbitrary.
     const LOCK_MARK: &'static str = "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";

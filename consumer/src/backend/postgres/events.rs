@@ -168,7 +168,7 @@ impl Events for Postgres {
     const BEGIN_MIGRATION: &'static str =
         "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7166182912370463009)";
     const VERSIONS: &'static str = migrations::VERSIONS;
-    const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
+    const MIGRATIONS: [&'static str; 4] = migrations::MIGRATIONS;
 
     fn accepts(_schema: &Schema) -> Result<(), StoreError> {
         Ok(())

@@ -15,12 +15,14 @@ use super::events::read_marked;
 use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
 use crate::backend::checkpoints::CheckpointStatements;
 use crate::backend::events::EventStatements;
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::frontier::{
+    Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
+};
 use crate::backend::log_rows::{LogRow, position};
 use crate::backend::sql::statements;
 use crate::backend::{
-    Checkpoint, Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, Sql, StoreError,
-    StoreSettings,
+    Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, SnapshotRow, Sql,
+    StoreError, StoreSettings,
 };
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
@@ -130,10 +132,19 @@ const SAVE_FRONTIER: &str = concat!(
      WHERE f.settled < excluded.settled"
 );
 
+const NOTE_FIRST: &str = concat!(
+    "INSERT INTO {log_state} AS s (log, first_position) SELECT '{log}', $1 WHERE ",
+    server_incarnation!(is "$2", "$3"),
+    " ON CONFLICT (log) DO UPDATE SET first_position = excluded.first_position
+       WHERE s.first_position IS NULL OR s.first_position > excluded.first_position"
+);
+
 statements! {
     /// The frontier's statements, with the names of the schema.
     FrontierStatements {
         blockers: BLOCKERS,
+        log_state: LOG_STATE,
+        note_first: NOTE_FIRST,
         durable: DURABLE,
         save_frontier: SAVE_FRONTIER,
     }
@@ -302,16 +313,40 @@ impl FrontierWatch<Postgres> for PgWatch {
         &self,
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
-    ) -> Result<Vec<Checkpoint>, FrontierError> {
-        let (conditions, snapshot) = (self.sequence.conditions().0, statements.snapshot.as_ref());
-        let script = AssertSqlSafe(format!("{conditions}; {snapshot}"));
+    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
+        let (log, snapshot) = (&self.statements.log_state, &statements.snapshot);
+        let script = [
+            &*self.sequence.conditions().0,
+            log.as_ref(),
+            snapshot.as_ref(),
+        ];
+        let script = AssertSqlSafe(script.join(";\n"));
         let rows = sqlx::raw_sql(script).fetch_all(connection).await?;
-        let (conditions, rows) = rows.split_first().ok_or(sqlx::Error::RowNotFound)?;
+        let [conditions, log, rows @ ..] = rows.as_slice() else {
+            return Err(sqlx::Error::RowNotFound.into());
+        };
         let marker = self.sequence.check(conditions)?;
         refuse_foreign(Some(marker), self.incarnation)?;
-        let rows: Result<Vec<Checkpoint>, _> =
-            rows.iter().map(Checkpoint::decode::<Postgres>).collect();
-        Ok(rows?)
+        let rows: Result<Vec<SnapshotRow>, _> =
+            rows.iter().map(SnapshotRow::decode::<Postgres>).collect();
+        Ok((LogState::decode::<Postgres>(log)?, rows?))
+    }
+
+    async fn note_first(
+        &self,
+        connection: &mut PgConnection,
+        position: i64,
+    ) -> Result<(), sqlx::Error> {
+        let mut tx = connection.begin_with(BEGIN_WRITE).await?;
+        self.statements
+            .note_first
+            .query()
+            .bind(position)
+            .bind(self.incarnation.started)
+            .bind(self.incarnation.recovered)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
     }
 
     async fn blockers(&self, connection: &mut PgConnection) -> Result<Vec<Blocker>, sqlx::Error> {

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+pub(super) const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -165,6 +165,26 @@ CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
 CREATE INDEX IF NOT EXISTS consumer_parked_long_aggregate
     ON {parked} (consumer, version)
     WHERE NOT (octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500);
+";
+
+const V4: &str = "
+-- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
+-- often events in it were changed.
+CREATE TABLE IF NOT EXISTS {log_state} (
+    log TEXT PRIMARY KEY,
+    first_position BIGINT,
+    rewrites BIGINT NOT NULL DEFAULT 0
+);
+
+-- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
+-- deleted too early.
+CREATE TABLE IF NOT EXISTS {pending} (
+    consumer TEXT NOT NULL,
+    version INT NOT NULL,
+    slice_from INT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+);
 ";
 
 /// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does

@@ -118,7 +118,7 @@ impl Events for Sqlite {
     const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
-    const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
+    const MIGRATIONS: [&'static str; 4] = migrations::MIGRATIONS;
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
         match schema.database_schema_name() {

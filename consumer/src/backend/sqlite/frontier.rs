@@ -9,10 +9,12 @@ use tokio::sync::Notify;
 
 use crate::backend::checkpoints::{CheckpointStatements, Checkpoints as _};
 use crate::backend::events::{EventStatements, Events as _};
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::frontier::{
+    Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
+};
 use crate::backend::log_rows::LogRow;
 use crate::backend::{
-    Checkpoint, FrontierError, Incarnation, LogProblem, ReadRange, Sql, StoreError, StoreSettings,
+    FrontierError, Incarnation, LogProblem, ReadRange, SnapshotRow, Sql, StoreError, StoreSettings,
 };
 
 const HEAD: &str = "
@@ -23,6 +25,11 @@ const HEAD: &str = "
 /// the name with which it was created, and the mapping can have it in other letters.
 const GIVEN_OUT: &str =
     "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1 COLLATE NOCASE";
+
+const NOTE_FIRST: &str = "
+    INSERT INTO {log_state} AS s (log, first_position) VALUES ('{log}', $1)
+    ON CONFLICT (log) DO UPDATE SET first_position = excluded.first_position
+     WHERE s.first_position IS NULL OR s.first_position > excluded.first_position";
 
 impl Frontier for Sqlite {
     type Watch = SqliteWatch;
@@ -64,6 +71,8 @@ impl Frontier for Sqlite {
 /// given out again.
 pub struct SqliteWatch {
     head_statement: Sql,
+    log_state: Sql,
+    note_first: Sql,
     events: Arc<str>,
     head: i64,
     data_version: Option<i64>,
@@ -108,6 +117,8 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
     ) -> Result<Self, FrontierError> {
         Ok(Self {
             head_statement: Sql::new(settings, HEAD),
+            log_state: Sql::new(settings, LOG_STATE),
+            note_first: Sql::new(settings, NOTE_FIRST),
             events: settings.schema.events_name().into(),
             head: 0,
             data_version: None,
@@ -157,8 +168,20 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         &self,
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
-    ) -> Result<Vec<Checkpoint>, FrontierError> {
-        Ok(Sqlite::snapshot(statements, connection).await?)
+    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
+        let log = self.log_state.on::<Sqlite>();
+        let log = log.fetch_optional(connection).await?;
+        let log = LogState::decode::<Sqlite>(&log.ok_or(sqlx::Error::RowNotFound)?)?;
+        Ok((log, Sqlite::snapshot(statements, connection).await?))
+    }
+
+    async fn note_first(
+        &self,
+        connection: &mut SqliteConnection,
+        position: i64,
+    ) -> Result<(), sqlx::Error> {
+        let note = self.note_first.on::<Sqlite>().bind(position);
+        note.execute(connection).await.map(drop)
     }
 
     async fn blockers(

@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+pub(super) const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -130,6 +130,26 @@ UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
 CREATE TABLE IF NOT EXISTS {logs} (
     consumer TEXT NOT NULL PRIMARY KEY,
     log TEXT NOT NULL COLLATE NOCASE
+);
+";
+
+const V4: &str = "
+-- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
+-- often events in it were changed.
+CREATE TABLE IF NOT EXISTS {log_state} (
+    log TEXT NOT NULL PRIMARY KEY COLLATE NOCASE,
+    first_position INTEGER,
+    rewrites INTEGER NOT NULL DEFAULT 0
+);
+
+-- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
+-- deleted too early.
+CREATE TABLE IF NOT EXISTS {pending} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    slice_from INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
 );
 ";
 

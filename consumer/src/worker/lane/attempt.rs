@@ -279,12 +279,22 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::Moved(claim));
         }
         // A longer wait than any that is saved means that the clock was set back: it is over.
-        let longest = self.segment.consumer.settings.backoff.max;
-        match claim.retry_in.filter(|wait| *wait <= longest) {
-            // Only the failed event has to wait.
-            Some(wait) if self.retried(&claim).is_some() => Err(Outcome::NotDue(wait)),
-            _ => Ok(claim),
+        let settings = &self.segment.consumer.settings;
+        let wait = claim.retry_in.filter(|wait| *wait <= settings.backoff.max);
+        let Some(event) = self.retried(&claim) else {
+            return Ok(claim);
+        };
+        let (position, attempts) = (event.global_position, row.attempts);
+        // Only the failed event has to wait.
+        if let Some(wait) = wait {
+            return Err(Outcome::NotDue { attempts, wait });
         }
+        // The policy needs no payload, and an event that cannot be decoded is read each time.
+        let is_handled = attempts <= settings.retries && self.job.unreadable.is_none();
+        if is_handled && self.job.read_after != Some((position, attempts)) {
+            return Err(Outcome::Outdated { position, attempts });
+        }
+        Ok(claim)
     }
 
     /// The event that has failed according to the row, if it is the first of the job and the row

@@ -23,6 +23,10 @@ pub(crate) struct Job {
     pub(crate) incarnation: Incarnation,
     /// The frontier when the events were read.
     pub(crate) head: i64,
+    /// How often the log's cache had been discarded when the events were read.
+    pub(crate) discards: u64,
+    /// The event and its number of failed attempts after which the events were read again.
+    pub(crate) read_after: Option<(i64, u32)>,
     /// Why its only event cannot be decoded.
     pub(crate) unreadable: Option<UnreadableEvent>,
     /// The failure to save of the event after those taken, if it has just failed.
@@ -40,6 +44,8 @@ impl Job {
             epoch: cursor.epoch,
             incarnation: batch.incarnation,
             head: batch.head,
+            discards: batch.discards,
+            read_after: None,
             unreadable: batch.unreadable,
             next_failure: None,
         }

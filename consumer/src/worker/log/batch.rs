@@ -18,6 +18,8 @@ pub(crate) struct Batch {
     pub(crate) incarnation: Incarnation,
     /// The frontier when the batch was read.
     pub(crate) head: i64,
+    /// How often the log's cache had been discarded when the reading began.
+    pub(crate) discards: u64,
     pub(crate) events: Vec<PersistedEvent>,
     /// Why its only event cannot be decoded; such an event is a batch of its own.
     pub(crate) unreadable: Option<UnreadableEvent>,
@@ -77,6 +79,7 @@ impl BatchReader {
     ) -> Result<Batch, StoreError> {
         let settled = frontier.settled;
         let mut builder = BatchBuilder::new(after, frontier, limit, max_bytes);
+        builder.batch.discards = log.discards();
         let mut scanned = 0;
         while scanned < MAX_SCANNED {
             let after = builder.batch.up_to;
@@ -148,6 +151,7 @@ impl BatchBuilder {
                 up_to: after,
                 incarnation: frontier.incarnation,
                 head: frontier.settled,
+                discards: 0,
                 events: Vec::new(),
                 unreadable: None,
             },

@@ -15,6 +15,8 @@ pub(crate) struct Cache {
     by_use: BTreeMap<u64, i64>,
     uses: u64,
     bytes: u64,
+    /// How often everything was discarded: what was read before the last time is not added any more.
+    discards: u64,
 }
 
 struct CachedRange {
@@ -45,6 +47,29 @@ impl Cache {
             .map(|(&start, _)| start)
     }
 
+    /// Discards all ranges, and those that are being read now.
+    pub(crate) fn discard(&mut self) {
+        *self = Self {
+            incarnation: self.incarnation,
+            discards: self.discards + 1,
+            ..Self::default()
+        };
+    }
+
+    /// Discards the range with a position.
+    pub(crate) fn discard_at(&mut self, position: i64) {
+        let covering = self.ranges.range(..position).next_back();
+        let start = covering.map(|(&start, _)| start);
+        if let Some(cached) = start.and_then(|start| self.ranges.remove(&start)) {
+            self.by_use.remove(&cached.last_use);
+            self.bytes -= cached.range.bytes();
+        }
+    }
+
+    pub(crate) fn discards(&self) -> u64 {
+        self.discards
+    }
+
     /// Adds a range, and evicts others until all of them fit into the budget.
     pub(crate) fn insert(&mut self, range: &Arc<LogRange>, incarnation: Incarnation, budget: u64) {
         self.discard_other_incarnations(incarnation);
@@ -71,6 +96,7 @@ impl Cache {
         if self.incarnation != incarnation {
             *self = Self {
                 incarnation,
+                discards: self.discards,
                 ..Self::default()
             };
         }

@@ -91,7 +91,10 @@ impl<DB: Backend> Log<DB> {
         if let Some(range) = cached {
             return Ok(range);
         }
-        let next_start = self.cache.lock().next_start(after);
+        let (next_start, discards) = {
+            let cache = self.cache.lock();
+            (cache.next_start(after), cache.discards())
+        };
         let up_to = next_start.map_or(settled, |start| start.min(settled));
         let batch_len = u32::try_from(batch_len).unwrap_or(u32::MAX);
         let wanted = ReadRange {
@@ -109,7 +112,9 @@ impl<DB: Backend> Log<DB> {
             if range.unreadable.is_none() {
                 self.check_continuity(&range, incarnation);
                 let mut cache = self.cache.lock();
-                cache.insert(&range, incarnation, self.cache_bytes);
+                if cache.discards() == discards {
+                    cache.insert(&range, incarnation, self.cache_bytes);
+                }
             }
             first.get_or_insert(range);
         }
@@ -126,6 +131,24 @@ impl<DB: Backend> Log<DB> {
         let rows = self.fetch(&mut reader, wanted, incarnation).await?;
         let first = divide(wanted, rows).into_iter().next();
         Ok(first.unwrap_or_else(|| LogRange::new(wanted.after, wanted.up_to, Vec::new())))
+    }
+
+    /// Drops all events that are kept in memory, and those that are being read now, since the rows of
+    /// events may have been changed. What was read before counts as [outdated](Self::discards).
+    pub(crate) fn discard(&self) {
+        self.cache.lock().discard();
+    }
+
+    /// How often everything was discarded; what was read before the last time must not be handled.
+    pub(crate) fn discards(&self) -> u64 {
+        self.cache.lock().discards()
+    }
+
+    /// Makes the next read of an event come from the database.
+    pub(crate) async fn discard_at(&self, position: i64) {
+        // A read that has begun before would add the event again.
+        let _reader = self.reader.lock().await;
+        self.cache.lock().discard_at(position);
     }
 
     /// Closes the reader's connection, which is probably dead, unless it is reading.

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogState,
+    Observation, SnapshotRow,
 };
 use crate::contract::chain;
 use crate::worker::context::Shared;
@@ -204,23 +205,44 @@ impl<DB: Backend> Poller<DB> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
         let connection = self.connection.get()?;
-        let rows = self.watch.snapshot(statements, connection).await?;
+        let (log, rows) = self.watch.snapshot(statements, connection).await?;
         let head = self.frontier.borrow().head;
-        if rows.iter().any(|row| row.position > head) {
+        if rows.iter().any(|row| row.checkpoint.position > head) {
             refuse_checkpoints_above::<DB>(&self.watch, connection, &rows).await?;
         }
-        self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
-        let snapshot = Arc::new(Snapshot {
-            number: self.snapshot.borrow().number + 1,
+        self.publish(began_at, log, rows);
+        Ok(())
+    }
+
+    /// Tells all lanes what was read of their rows and of the log.
+    fn publish(&mut self, began_at: std::time::Instant, log: LogState, rows: Vec<SnapshotRow>) {
+        let before = Arc::clone(&self.snapshot.borrow());
+        let mut snapshot = Snapshot {
+            number: before.number + 1,
             began_at: Some(began_at),
             incarnation: self.observed().incarnation,
-            rows: rows.into_iter().map(|row| (row.key.clone(), row)).collect(),
-        });
+            log,
+            ..Snapshot::default()
+        };
+        for SnapshotRow {
+            checkpoint,
+            pending,
+        } in rows
+        {
+            let pending = pending.map(|pending| (checkpoint.key.clone(), pending));
+            snapshot.pending.extend(pending);
+            snapshot.rows.insert(checkpoint.key.clone(), checkpoint);
+        }
+        if snapshot.outdates_cache_of(&before) {
+            // Before a lane sees it, and reads.
+            self.shared.log.discard();
+        }
+        let mut rows = snapshot.rows.values();
+        self.has_holds = rows.any(|row| row.hold_at.is_some());
         self.assigner.update(&snapshot);
-        self.snapshot.send_replace(snapshot);
+        self.snapshot.send_replace(Arc::new(snapshot));
         self.has_advanced = false;
         self.snapshot_at = Some(Instant::now());
-        Ok(())
     }
 
     /// Saves how far idle lanes are, in one statement.
@@ -394,7 +416,7 @@ impl<DB: Backend> PollerConnection<DB> {
         connection.close_on_drop();
         let watch = DB::Watch::start(store.settings(), connection).await?;
         // Before the probe, whose own position would hide that the log was reset.
-        let rows = watch.snapshot(&shared.statements, connection).await?;
+        let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
         refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
         watch.probe(store.pool(), connection).await?;
         Ok(watch)
