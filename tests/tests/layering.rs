@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use consumer_tests::Imports;
+use consumer_tests::{Imports, rust_files};
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
 
 /// `a ← b` reads: `b` may use `a`, and everything that `a` may use. Lowest layers first; `worker` is
 /// the rest of the worker, which each of its parts may use too.
@@ -273,4 +275,126 @@ fn a_module_of_tests_may_import_anything() {
 fn the_library_keeps_the_rules() {
     let violations = violations(&Imports::of_crate(&source()));
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+/// The tables of the two halves of a backend, as templates name them.
+const HALVES: [&[&str]; 2] = [
+    &["events", "heads", "frontier", "log_state"],
+    &["progress", "pending", "parked", "handled", "logs", "active"],
+];
+
+/// Statements that name tables of both halves.
+const OF_BOTH_HALVES: [(&str, &str); 3] = [
+    (
+        "LOCATION",
+        "asks the catalogue where the tables are, and reads none of them",
+    ),
+    ("V1", "creates the tables of both"),
+    ("V4", "creates the tables of both"),
+];
+
+/// Collects the statements of a file: the text of each constant and of each macro as a whole, and each text
+/// in a function.
+#[derive(Default)]
+struct Statements(Vec<(String, String)>);
+
+/// All texts of an expression, one after the other.
+#[derive(Default)]
+struct Texts(String);
+
+impl<'a> Visit<'a> for Texts {
+    fn visit_macro(&mut self, item: &'a syn::Macro) {
+        self.0 += &text_of(item.tokens.clone());
+    }
+
+    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
+        self.0 += &text.value();
+    }
+}
+
+impl Statements {
+    fn add(&mut self, name: &syn::Ident, expression: &syn::Expr) {
+        let mut texts = Texts::default();
+        texts.visit_expr(expression);
+        self.0.push((name.to_string(), texts.0));
+    }
+}
+
+/// All texts in some code, one after the other.
+fn text_of(tokens: TokenStream) -> String {
+    let text = |token| match token {
+        TokenTree::Group(group) => text_of(group.stream()),
+        TokenTree::Literal(literal) => literal.to_string(),
+        _ => String::new(),
+    };
+    tokens.into_iter().map(text).collect()
+}
+
+impl<'a> Visit<'a> for Statements {
+    fn visit_item_const(&mut self, item: &'a syn::ItemConst) {
+        self.add(&item.ident, &item.expr);
+    }
+
+    fn visit_impl_item_const(&mut self, item: &'a syn::ImplItemConst) {
+        self.add(&item.ident, &item.expr);
+    }
+
+    fn visit_item_macro(&mut self, item: &'a syn::ItemMacro) {
+        let name = item.ident.as_ref().map(ToString::to_string);
+        let text = text_of(item.mac.tokens.clone());
+        self.0.push((name.unwrap_or_default(), text));
+    }
+
+    fn visit_macro(&mut self, item: &'a syn::Macro) {
+        let text = text_of(item.tokens.clone());
+        self.0.push((String::from("a macro"), text));
+    }
+
+    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
+        self.0.push((String::from("a text"), text.value()));
+    }
+
+    fn visit_item_mod(&mut self, item: &'a syn::ItemMod) {
+        if item.ident != "tests" {
+            visit::visit_item_mod(self, item);
+        }
+    }
+}
+
+/// The statements that name tables of both halves.
+fn of_both_halves(file: &str) -> Vec<String> {
+    let mut statements = Statements::default();
+    statements.visit_file(&syn::parse_file(file).unwrap());
+    let names =
+        |sql: &str, half: &[&str]| half.iter().any(|key| sql.contains(&format!("{{{key}}}")));
+    let both = statements.0.into_iter();
+    both.filter(|(_, sql)| HALVES.iter().all(|half| names(sql, half)))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn a_statement_of_both_halves_is_found() {
+    let found = of_both_halves(
+        r#"const GOOD: &str = "SELECT 1 FROM {events} JOIN {heads}";
+           const BAD: &str = concat!("SELECT 1 FROM {events}", " JOIN {progress}");
+           impl A for B { const WORSE: &'static str = "DELETE FROM {parked} USING {frontier}"; }
+           fn run() { query("SELECT * FROM {logs} JOIN {log_state}"); }
+           macro_rules! parts { () => { "{heads}" "{active}" } }"#,
+    );
+    assert_eq!(found, ["BAD", "WORSE", "a text", "parts"]);
+}
+
+#[test]
+fn the_halves_of_a_backend_share_no_statement() {
+    let mut found = BTreeSet::new();
+    for file in rust_files(&source().join("backend")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Where the keys are explained.
+        if !file.ends_with("schema.rs") {
+            found.extend(of_both_halves(&text));
+        }
+    }
+    let expected: BTreeSet<String> = OF_BOTH_HALVES.map(|(name, _)| name.to_owned()).into();
+    assert_eq!(found, expected);
 }

@@ -10,7 +10,7 @@ use super::error::AdminError;
 use super::options::Target;
 use super::transactions::{Borrowed, begin};
 use crate::backend::{
-    Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
+    Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row, StoreError,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
@@ -137,7 +137,14 @@ impl<DB: Backend> Admin<DB> {
         if let Some(known) = &*tables {
             return Ok(Arc::clone(known));
         }
-        let found = Arc::new(Tables::of(&self.store).await?);
+        let found = match Tables::of(&self.store).await {
+            Err(missing @ AdminError::Store(StoreError::NotMigrated { .. })) => {
+                // It may know more, such as that the mapping is another one.
+                self.store.check().await?;
+                return Err(missing);
+            }
+            found => Arc::new(found?),
+        };
         *tables = Some(Arc::clone(&found));
         Ok(found)
     }

@@ -143,7 +143,7 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// If the database fails or the tables are missing.
     pub async fn status(&self) -> Result<Status, AdminError> {
-        self.store.check().await?;
+        self.tables().await?.store.check().await?;
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;

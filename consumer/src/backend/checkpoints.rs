@@ -108,8 +108,17 @@ const NOTE_PENDING: &str = "
     SELECT $1, $2, $3, $4
      WHERE {same incarnation}
        AND EXISTS (SELECT 1 FROM {progress}
-                    WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4)
+                    WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
+                      AND epoch = $7)
     ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position";
+
+/// What a row has passed, or has left behind when it was merged, says nothing more.
+const DROP_PASSED: &str = "
+    DELETE FROM {pending} AS k
+     WHERE NOT EXISTS (
+           SELECT 1 FROM {progress} AS p
+            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
+              AND p.position < k.position)";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.
@@ -167,6 +176,7 @@ statements! {
         parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
         count_parked: &format!("{FOUND}{COUNT_PARKED}"),
         parked_counts: PARKED_COUNTS,
+        drop_passed: DROP_PASSED,
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
@@ -416,21 +426,24 @@ pub trait Checkpoints: Driver {
     fn note_pending(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-        key: &SegmentId,
+        row: &Checkpoint,
         position: i64,
         incarnation: Incarnation,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        let note = on_row::<Self>(&statements.note_pending, key)
+        let note = on_row::<Self>(&statements.note_pending, &row.key)
             .bind(position)
             .bind(incarnation.started)
-            .bind(incarnation.recovered);
-        async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_WRITE.into_sql_str())
-                .await?;
-            note.execute(&mut tx).await?;
-            tx.commit().await
-        }
+            .bind(incarnation.recovered)
+            .bind(row.epoch);
+        in_transaction::<Self>(note, connection)
+    }
+
+    /// Forgets the recorded events that their rows have passed.
+    fn drop_passed(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        in_transaction::<Self>(statements.drop_passed.on::<Self>(), connection)
     }
 
     /// Takes the row lock of a checkpoint; `None` when another process has it.
@@ -587,6 +600,18 @@ pub trait Checkpoints: Driver {
 
     /// Whether the error says that the current role lacks a privilege.
     fn is_forbidden(error: &dyn DatabaseError) -> bool;
+}
+
+/// Runs a statement in a transaction of its own.
+async fn in_transaction<DB: Checkpoints>(
+    statement: Statement<DB>,
+    connection: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    let mut tx = connection
+        .begin_with(DB::BEGIN_WRITE.into_sql_str())
+        .await?;
+    statement.execute(&mut tx).await?;
+    tx.commit().await
 }
 
 /// What is left of a claim's transaction after a handler failed.

@@ -221,9 +221,11 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let rewind = on_consumer::<Self>(&sql.rewind, of).bind(scope);
         let forget_parked = on_consumer::<Self>(&sql.forget_parked, of);
+        let forget_pending = on_consumer::<Self>(&sql.forget_pending, of);
         async move {
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
             run::<Self>(rewind, connection).await?;
+            run::<Self>(forget_pending, connection).await?;
             run::<Self>(forget_parked, connection).await
         }
     }
@@ -236,10 +238,13 @@ pub trait Operate: Driver {
         scope: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let set_scope = on_consumer::<Self>(&sql.set_scope, of).bind(scope);
+        // The event may not be in the new scope.
+        let forget_pending = on_consumer::<Self>(&sql.forget_pending, of);
         async move {
             // With the scope in which it was handled.
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
-            run::<Self>(set_scope, connection).await
+            run::<Self>(set_scope, connection).await?;
+            run::<Self>(forget_pending, connection).await
         }
     }
 

@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State, StoreError,
+    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
     TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
@@ -289,8 +289,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         if let Some(wait) = wait {
             return Err(Outcome::NotDue { attempts, wait });
         }
-        // The policy needs no payload, and an event that cannot be decoded is read each time.
-        let is_handled = attempts <= settings.retries && self.job.unreadable.is_none();
+        // The policy needs no payload, and an event that cannot be handled is read each time.
+        let is_handled = attempts <= settings.retries && self.job.defect.is_none();
         if is_handled && self.job.read_after != Some((position, attempts)) {
             return Err(Outcome::Outdated { position, attempts });
         }
@@ -477,8 +477,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         if take == 0 {
             return Ok(0);
         }
-        if let Some(unreadable) = self.job.unreadable.clone() {
-            return Err(BatchError::at(0, StoreError::from(unreadable)).into());
+        if let Some(defect) = self.job.defect.clone() {
+            return Err(BatchError::at(0, defect).into());
         }
         if self.retried(&ready.claim).is_some() {
             metrics::retry(&self.segment.key);

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Failure, Incarnation, UnreadableEvent};
+use crate::backend::{Failure, Incarnation};
 use crate::contract::PersistedEvent;
-use crate::worker::log::batch::Batch;
+use crate::worker::log::batch::{Batch, Defect};
 use crate::worker::progress::lane::Cursor;
 
 /// A batch of events, of which the first `take` are handled in one transaction.
@@ -27,8 +27,8 @@ pub(crate) struct Job {
     pub(crate) discards: u64,
     /// The event and its number of failed attempts after which the events were read again.
     pub(crate) read_after: Option<(i64, u32)>,
-    /// Why its only event cannot be decoded.
-    pub(crate) unreadable: Option<UnreadableEvent>,
+    /// Why its only event cannot be handled.
+    pub(crate) defect: Option<Defect>,
     /// The failure to save of the event after those taken, if it has just failed.
     pub(crate) next_failure: Option<Failure>,
 }
@@ -46,7 +46,7 @@ impl Job {
             head: batch.head,
             discards: batch.discards,
             read_after: None,
-            unreadable: batch.unreadable,
+            defect: batch.defect,
             next_failure: None,
         }
     }

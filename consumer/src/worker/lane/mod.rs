@@ -3,6 +3,7 @@
 pub(crate) mod attempt;
 pub(crate) mod handler;
 mod job;
+mod missing;
 pub(crate) mod outcome;
 mod parking;
 mod read_ahead;
@@ -134,10 +135,10 @@ impl<DB: Backend> Lane<DB> {
             self.wait_for_snapshot().await;
             return CONTINUE;
         };
-        // The row of an event that could not be decoded may have been corrected.
+        // The row of an event that could not be handled may have been corrected.
         let discards = self.shared.log.discards();
         self.job
-            .take_if(|job| job.unreadable.is_some() || job.discards != discards);
+            .take_if(|job| job.defect.is_some() || job.discards != discards);
         if self.job.is_none() {
             match self.next_batch(&cursor).await {
                 Ok(Some(batch)) if batch.events.is_empty() => return self.pass_over(&batch).await,
@@ -403,7 +404,10 @@ impl<DB: Backend> Lane<DB> {
         }
         // What was read ahead may be outdated by now.
         let discards = self.shared.log.discards();
-        Ok(batch.filter(|batch| batch.discards == discards))
+        match batch.filter(|batch| batch.discards == discards) {
+            Some(batch) => self.with_pending(batch).await,
+            None => Ok(None),
+        }
     }
 
     /// How many events the batch after a position may have. While lanes wait for connections a batch
@@ -420,6 +424,7 @@ impl<DB: Backend> Lane<DB> {
 
     /// Passes over a batch without events in scope. The row is not written: the poller advances it.
     async fn pass_over(&mut self, batch: &Batch) -> Turn {
+        self.report_missing(batch);
         if let Some(cursor) = self.progress.cursor() {
             self.progress.set_cursor(Some(Cursor {
                 after: cursor.after.max(batch.up_to),
@@ -483,6 +488,7 @@ impl<DB: Backend> Lane<DB> {
     }
 
     fn start_job(&self, cursor: &Cursor, batch: Batch) -> Job {
+        self.report_missing(&batch);
         let job = Job {
             read_after: self.read_after,
             ..Job::new(cursor, batch)

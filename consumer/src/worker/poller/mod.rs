@@ -3,10 +3,13 @@
 pub(crate) mod assignment;
 pub(crate) mod idle;
 mod measure;
+mod pending;
 pub(crate) mod reset;
+mod searched;
 pub(crate) mod segments;
 pub(crate) mod snapshot;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use tokio::time::{self, Instant};
 
 use crate::backend::{
     Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogState,
-    Observation, SnapshotRow,
+    Observation, SegmentId, SnapshotRow,
 };
 use crate::contract::chain;
 use crate::worker::context::Shared;
@@ -25,6 +28,7 @@ use crate::worker::error::WorkerError;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::LaneAssigner;
 use crate::worker::poller::reset::refuse_checkpoints_above;
+use crate::worker::poller::searched::Searched;
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::state::ConsumerState;
@@ -61,6 +65,8 @@ pub(crate) struct Poller<DB: Backend> {
     has_holds: bool,
     /// Whether idle checkpoints were advanced since the last snapshot.
     has_advanced: bool,
+    /// Where the log has no event for a row.
+    searched: HashMap<SegmentId, Searched>,
 }
 
 impl<DB: Backend> Poller<DB> {
@@ -88,6 +94,7 @@ impl<DB: Backend> Poller<DB> {
             warned_at: None,
             has_holds: false,
             has_advanced: false,
+            searched: HashMap::new(),
         };
         poller.observe_all().await?;
         Ok(poller)
@@ -152,6 +159,10 @@ impl<DB: Backend> Poller<DB> {
             self.advance_idle().await?;
             self.advanced_at = Instant::now();
         }
+        if snapshot_is_due || advance_is_due {
+            self.note_first().await?;
+            self.note_pending(advance_is_due).await?;
+        }
         self.report_blockers().await;
         let observed = self.observed();
         self.shared.progress.record_poll(observed.settled, None);
@@ -187,6 +198,11 @@ impl<DB: Backend> Poller<DB> {
     async fn observe(&mut self) -> Result<Observation, WorkerError> {
         let observed = self.watch.observe(self.connection.get()?).await?;
         let has_moved = self.observed().settled != observed.settled;
+        if has_moved {
+            // What is settled ends with an event.
+            let seen = [observed.settled].into_iter();
+            self.shared.log.note_positions(seen, observed.incarnation);
+        }
         if !observed.waiting || has_moved || self.waiting_since.is_none() {
             self.waiting_since = observed.waiting.then(Instant::now);
             self.warned_at = None;
@@ -233,6 +249,11 @@ impl<DB: Backend> Poller<DB> {
             snapshot.pending.extend(pending);
             snapshot.rows.insert(checkpoint.key.clone(), checkpoint);
         }
+        if snapshot.incarnation != before.incarnation {
+            self.searched.clear();
+        }
+        let first = snapshot.log.first.into_iter();
+        self.shared.log.note_positions(first, snapshot.incarnation);
         if snapshot.outdates_cache_of(&before) {
             // Before a lane sees it, and reads.
             self.shared.log.discard();
