@@ -79,6 +79,12 @@ async fn a_paused_consumer_stops_before_events_that_were_deleted<DB: TestDatabas
     let log = paused_half_way(&db, &users).await;
     let (first, last) = (log[10], log[14]);
     delete(&db, log[2], last).await;
+    let status = Admin::new(db.store.clone()).status().await.unwrap();
+    assert_eq!(
+        status.consumers[0].missing,
+        Some(first..=last),
+        "before it gets there"
+    );
     let report = resumed(&db, &users).await;
     let words = format!("events {first} to {last} were deleted from the log");
     assert!(has_stopped_at(&report, first, &words), "{report}");
@@ -177,10 +183,8 @@ async fn a_rebuild_says_which_events_are_no_longer_in_the_log<DB: TestDatabase>(
     running.stop().await;
     delete(&db, 1, 4).await;
     let admin = db.worker().scoped_consumer(users.clone()).admin().unwrap();
-    admin
-        .rebuild("rebuilt", RebuildOptions::new())
-        .await
-        .unwrap();
+    let rebuilt = admin.rebuild("rebuilt", RebuildOptions::new()).await;
+    assert_eq!(rebuilt.unwrap().missing, Some(1..=4));
     let report = run_once(db.worker().scoped_consumer(users)).await;
     let rebuilt = report.consumer("rebuilt").unwrap();
     assert_eq!(rebuilt.missing, Some(1..=4), "{report}");

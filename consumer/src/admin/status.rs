@@ -1,6 +1,7 @@
 //! The state of every consumer, as an operator sees it.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,9 @@ pub struct ConsumerStatus {
     pub lag: Lag,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
+    /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
+    /// if that is its policy, when it gets there.
+    pub missing: Option<RangeInclusive<i64>>,
     /// The number of parked events.
     pub parked: u64,
     /// The number of aggregates that the parked events belong to.
@@ -228,6 +232,7 @@ impl<DB: Backend> Admin<DB> {
             replay_to: worst.replay_to,
             lag,
             failing: failing(worst),
+            missing: self.missing_before(rows).await?,
             parked: sum(rows, |row| row.parked),
             parked_aggregates: sum(rows, |row| row.parked_aggregates),
             scope,
@@ -296,6 +301,7 @@ impl<DB: Backend> Admin<DB> {
                 replay_to: 0,
                 lag: self.lag(0, head, &scope).await?,
                 failing: None,
+                missing: None,
                 parked: 0,
                 parked_aggregates: 0,
                 scope,

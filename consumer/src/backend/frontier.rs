@@ -26,10 +26,12 @@ const AGE: &str = "
      ORDER BY {global_position} LIMIT 1";
 
 statements! {
-    /// The statements that tell how far a consumer is behind, with the names of the mapping.
+    /// The statements that tell how far a consumer is behind, and what the log once had, with the names of
+    /// the mapping.
     pub LagStatements for DB: Frontier {
         count: COUNT,
         count_scope: DB::COUNT_SCOPE,
+        log_state: LOG_STATE,
         age: AGE,
         age_scope: DB::AGE_SCOPE,
     }
@@ -106,6 +108,18 @@ pub trait Frontier: Events {
         async move {
             let row = query.fetch_optional(connection).await?;
             row.map(|row| Self::read(&row, "age")).transpose()
+        }
+    }
+
+    /// Reads what is known of the log.
+    fn log_state(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<LogState, sqlx::Error>> + Send {
+        let query = sql.log_state.on::<Self>();
+        async move {
+            let row = query.fetch_optional(connection).await?;
+            LogState::decode::<Self>(&row.ok_or(sqlx::Error::RowNotFound)?)
         }
     }
 

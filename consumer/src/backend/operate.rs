@@ -12,6 +12,9 @@ use super::sql::{Statement, statements};
 const ROWS: &str = "
     SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
            p.began, p.hold_at, p.attempts, p.failed_position, p.error,
+           (SELECT k.position FROM {pending} AS k
+             WHERE k.consumer = p.consumer AND k.version = p.version
+               AND k.slice_from = p.slice_from AND k.position > p.position) AS pending,
            {ms until p.retry_at} AS retry_in, {ms since p.updated_at} AS saved_ago,
            {greatest}(
                (SELECT coalesce(max(h.up_to), 0) FROM {handled} AS h

@@ -375,6 +375,8 @@ pub struct Row {
     pub(crate) replay_to: i64,
     pub(crate) parked: i64,
     pub(crate) parked_aggregates: i64,
+    /// The first event after the checkpoint that it had yet to handle when a worker last looked.
+    pub(crate) pending: Option<i64>,
 }
 
 impl Row {
@@ -386,6 +388,7 @@ impl Row {
             replay_to: DB::read(row, "replay_to")?,
             parked: DB::read(row, "parked")?,
             parked_aggregates: DB::read(row, "parked_aggregates")?,
+            pending: DB::read(row, "pending")?,
         })
     }
 }

@@ -172,6 +172,12 @@ fn problem(one: &ConsumerStatus) -> Option<String> {
             "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
         ));
     }
+    if let (Some(missing), None) = (&one.missing, &one.failing) {
+        let (from, to) = (number(*missing.start()), number(*missing.end()));
+        return Some(format!(
+            "{consumer}: events {from} to {to} were deleted from the log before it had handled them; restore them before it gets there"
+        ));
+    }
     let failing = one.failing.as_ref()?;
     let event = failing.position.map_or_else(String::new, |position| {
         format!(" at event {}", number(position))
