@@ -120,7 +120,8 @@ impl<DB: Backend> Admin<DB> {
         segments: u32,
     ) -> Result<usize, AdminError> {
         let consumer = self.find(consumer.into()).await?;
-        merge_segments(&self.store, &consumer.name, consumer.version, segments).await?;
+        let store = &self.tables().await?.store;
+        merge_segments(store, &consumer.name, consumer.version, segments).await?;
         Ok(self.rows_of(&consumer).await?.len())
     }
 

@@ -209,11 +209,12 @@ impl Checkpoints for Postgres {
             return Err(StoreError::SearchPath { found });
         }
         let found = |column| located.try_get::<Option<String>, _>(column);
-        let missing = |table| StoreError::NotMigrated {
-            missing: format!("there is no table {}", settings.render(table)),
+        let missing = |table: &str| StoreError::NotMigrated {
+            missing: format!("there is no table `{table}`"),
         };
-        let own = found("own")?.ok_or_else(|| missing("{progress}"))?;
-        let events = found("events")?.ok_or_else(|| missing("{events}"))?;
+        let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
+        let events = settings.schema.events_name();
+        let events = found("events")?.ok_or_else(|| missing(events))?;
         let schema = settings.schema.clone().located(own, events);
         schema.check()?;
         Ok(StoreSettings {

@@ -117,9 +117,7 @@ impl<DB: Backend> Log<DB> {
             if range.unreadable.is_none() {
                 self.check_continuity(&range, incarnation);
                 let mut cache = self.cache.lock();
-                if cache.discards() == discards {
-                    cache.insert(&range, incarnation, self.cache_bytes);
-                }
+                cache.insert(&range, incarnation, discards, self.cache_bytes);
             }
             first.get_or_insert(range);
         }

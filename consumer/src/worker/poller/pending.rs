@@ -4,12 +4,14 @@
 //! was deleted. So the worker records events that it has seen: the first that a row is yet to handle, and,
 //! in memory, some of the positions that the log has had.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sqlx::{Connection as _, SqlSafeStr as _};
 
 use crate::backend::{
-    Backend, Checkpoint, FrontierWatch as _, LogRow, ReadRange, State, position, readable_event,
+    Backend, Checkpoint, FrontierWatch as _, LogRow, ReadRange, SegmentId, State, position,
+    readable_event,
 };
 use crate::worker::error::WorkerError;
 use crate::worker::log::batch::Filter;
@@ -40,13 +42,14 @@ impl<DB: Backend> Poller<DB> {
     pub(super) async fn note_pending(&mut self, of_running: bool) -> Result<(), WorkerError> {
         let snapshot = Arc::clone(&self.snapshot.borrow());
         let settled = self.observed().settled;
+        let idle = self.idle_lanes(settled);
         self.searched
             .retain(|key, _| snapshot.rows.contains_key(key));
         for row in snapshot.rows.values() {
             let known = snapshot.pending.get(&row.key);
             let is_behind =
                 row.position < settled && known.is_none_or(|known| *known <= row.position);
-            let is_wanted = row.state != State::Running || (of_running && !self.is_idle(row));
+            let is_wanted = row.state != State::Running || (of_running && !idle.contains(&row.key));
             if is_behind && is_wanted {
                 self.note_pending_of(row).await?;
             }
@@ -61,13 +64,14 @@ impl<DB: Backend> Poller<DB> {
         Ok(())
     }
 
-    /// Whether a lane of this process has nothing to handle for the row.
-    fn is_idle(&self, row: &Checkpoint) -> bool {
-        let settled = self.observed().settled;
+    /// The rows for which a lane of this process has nothing to handle.
+    fn idle_lanes(&self, settled: i64) -> HashSet<SegmentId> {
         let lanes = self.shared.progress.lanes();
-        let own = lanes.iter().find(|lane| lane.key == row.key);
-        let cursor = own.and_then(|lane| lane.cursor());
-        cursor.is_some_and(|cursor| cursor.after >= settled)
+        let idle = lanes.iter().filter(|lane| {
+            let cursor = lane.cursor();
+            cursor.is_some_and(|cursor| cursor.after >= settled)
+        });
+        idle.map(|lane| lane.key.clone()).collect()
     }
 
     async fn note_pending_of(&mut self, row: &Checkpoint) -> Result<(), WorkerError> {
