@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{self, Instant};
 
 use crate::backend::{
@@ -278,16 +278,22 @@ impl<DB: Backend> Poller<DB> {
         if advances.is_empty() {
             return Ok(());
         }
-        // With a single writer, waiting for it would delay the log for all lanes; the next poll can
-        // advance as well.
-        let pause = DB::WRITERS.and_then(|_| self.shared.connections.try_pause_writers());
-        if DB::WRITERS.is_some() && pause.is_none() {
+        let Some(_permit) = self.permit_to_write() else {
             return Ok(());
-        }
+        };
         let statements = &self.shared.statements;
         DB::advance(statements, self.connection.get()?, incarnation, &advances).await?;
         self.has_advanced = true;
         Ok(())
+    }
+
+    /// Keeps the lanes of a database with a single writer from writing; `None` while one of them does.
+    /// Waiting for it would delay the log for all lanes, and the next poll can write as well.
+    pub(super) fn permit_to_write(&self) -> Option<Option<OwnedSemaphorePermit>> {
+        match DB::WRITERS {
+            Some(_) => self.shared.connections.try_pause_writers().map(Some),
+            None => Some(None),
+        }
     }
 
     /// How long to wait for the next poll: shortly after something was settled, since more is likely

@@ -28,6 +28,9 @@ impl<DB: Backend> Poller<DB> {
         if first.is_some() || self.observed().settled == 0 {
             return Ok(());
         }
+        let Some(_permit) = self.permit_to_write() else {
+            return Ok(());
+        };
         let rows = self.read(0, 1, None).await?;
         if let Some(row) = rows.first() {
             self.watch
@@ -90,11 +93,9 @@ impl<DB: Backend> Poller<DB> {
             self.searched.insert(row.key.clone(), Searched::of(row, to));
             return Ok(());
         };
-        // With a single writer, waiting for it would delay the log for all lanes.
-        let pause = DB::WRITERS.and_then(|_| self.shared.connections.try_pause_writers());
-        if DB::WRITERS.is_some() && pause.is_none() {
+        let Some(_permit) = self.permit_to_write() else {
             return Ok(());
-        }
+        };
         let (statements, incarnation) = (&self.shared.statements, self.observed().incarnation);
         let connection = self.connection.get()?;
         DB::note_pending(statements, connection, row, found, incarnation).await?;
@@ -102,8 +103,7 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn drop_passed(&mut self) -> Result<(), WorkerError> {
-        let pause = DB::WRITERS.and_then(|_| self.shared.connections.try_pause_writers());
-        if DB::WRITERS.is_none() || pause.is_some() {
+        if let Some(_permit) = self.permit_to_write() {
             DB::drop_passed(&self.shared.statements, self.connection.get()?).await?;
         }
         Ok(())
