@@ -42,6 +42,16 @@ pub enum AdminError {
         /// The names that exist.
         known: String,
     },
+    /// The consumer reads another log of the same database.
+    #[error(
+        "consumer `{consumer}` reads the log `{log}` of this database; give the command that log (`Schema::events`)"
+    )]
+    OtherLog {
+        /// The name.
+        consumer: String,
+        /// The other log's table of events.
+        log: String,
+    },
     /// There is no checkpoint of that version.
     #[error("consumer `{consumer}` has no version {version}; existing versions: {known}")]
     UnknownVersion {

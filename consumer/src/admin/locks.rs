@@ -95,6 +95,7 @@ impl<DB: Backend> Admin<DB> {
         &self,
         consumer: &ConsumerId,
     ) -> Result<Transaction<'static, DB>, AdminError> {
+        self.tables().await?;
         let begun = begin(self.store.pool(), DB::BEGIN_APPEND).await;
         let mut tx = begun.map_err(|error| held_or::<DB>(error, consumer))?;
         self.check_use(&mut tx, Access::Operate).await?;
@@ -108,12 +109,17 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
         wait: Duration,
     ) -> Result<Taken, AdminError> {
+<<<<<<< HEAD
         match DB::lock(&self.sql, tx, consumer, wait).await {
             Ok(Lock::Taken(taken)) => {
                 // Now that no migration can change the tables any more.
                 self.check_use(tx, Access::Operate).await?;
                 Ok(taken)
             }
+=======
+        match DB::lock(&self.tables().await?.sql, tx, consumer, wait).await {
+            Ok(Lock::Taken(taken)) => Ok(taken),
+>>>>>>> caches
             Ok(Lock::Missing) => Err(unknown(consumer.into(), &[])),
             Err(error) => Err(held_or::<DB>(error, consumer)),
         }
@@ -177,7 +183,7 @@ impl<DB: Backend> Admin<DB> {
                 return Err(error);
             }
         };
-        DB::arm(&self.sql, &mut tx, consumer).await?;
+        DB::arm(&self.tables().await?.sql, &mut tx, consumer).await?;
         match guarded(work, &mut tx, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;

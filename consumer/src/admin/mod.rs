@@ -8,6 +8,7 @@ mod error;
 mod frontier;
 mod lag;
 mod locks;
+mod missing;
 mod operator;
 mod options;
 mod pace;

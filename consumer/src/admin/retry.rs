@@ -10,13 +10,11 @@ use tokio::time::Instant;
 
 use super::error::{AdminError, Cause};
 use super::locks::{Effects, Failed, LOCK_WAIT, Work};
-use super::operator::Admin;
+use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use super::transactions::Borrowed;
-use crate::backend::{
-    Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError,
-};
+use crate::backend::{Backend, ConsumerId, Ledger, ParkedRow, SLICES, StoreError};
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
@@ -44,8 +42,8 @@ impl<DB: Backend> Admin<DB> {
     ///
     /// The events of an aggregate are handled in order and removed in one transaction, under the
     /// lock of the checkpoint, and [effects](Context::after_commit) run after the commit. If one of
-    /// them fails again, only the new error is saved for its aggregate, and the next aggregate
-    /// follows. A failing database is tried again and never counts as an attempt.
+    /// them fails again, or cannot be decoded, only the new error is saved for its aggregate, and the next
+    /// aggregate follows. A failing database is tried again and never counts as an attempt.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -81,7 +79,7 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         let code = self.code_of(&consumer)?;
         let mut tx = self.read().await?;
-        let rows = DB::parked(&self.sql, &mut tx, &consumer).await?;
+        let rows = DB::parked(&self.tables().await?.sql, &mut tx, &consumer).await?;
         drop(tx);
         let mut retried = Retried::default();
         for aggregate in aggregates(&rows, &consumer, position)? {
@@ -90,7 +88,7 @@ impl<DB: Backend> Admin<DB> {
                 consumer: &consumer,
                 code,
                 aggregate,
-                statements: DB::checkpoint_statements(self.store.settings()),
+                tables: self.tables().await?,
             };
             match retry.run().await {
                 Ok(handled) => retried.handled += handled,
@@ -112,7 +110,14 @@ impl<DB: Backend> Admin<DB> {
             AdminError::Retry { position, source } => {
                 let text = chain(source.as_ref()).to_string();
                 let mut tx = self.locked(consumer, LOCK_WAIT).await?;
-                DB::blame(&self.sql, &mut tx, consumer, position, &text).await?;
+                DB::blame(
+                    &self.tables().await?.sql,
+                    &mut tx,
+                    consumer,
+                    position,
+                    &text,
+                )
+                .await?;
                 tx.commit().await?;
                 Ok(AdminError::Retry { position, source })
             }
@@ -131,7 +136,7 @@ struct Retry<'a, DB: Backend> {
     code: &'a Registered<DB>,
     /// An event of the aggregate.
     aggregate: &'a ParkedRow,
-    statements: CheckpointStatements,
+    tables: Arc<Tables<DB>>,
 }
 
 /// The parked events of an aggregate.
@@ -219,7 +224,7 @@ impl<DB: Backend> Retry<'_, DB> {
     }
 
     async fn waiting(&self, connection: &mut DB::Connection) -> Result<Waiting, AdminError> {
-        let mut rows = DB::parked(&self.admin.sql, connection, self.consumer).await?;
+        let mut rows = DB::parked(&self.tables.sql, connection, self.consumer).await?;
         rows.retain(|row| is_same_aggregate(row, self.aggregate));
         let first = rows.first().map_or(0, |row| row.position);
         let mut waiting = Waiting {
@@ -233,9 +238,11 @@ impl<DB: Backend> Retry<'_, DB> {
             if waiting.events.is_empty() {
                 waiting.attempts = u32::try_from(row.attempts).unwrap_or(0);
             }
-            waiting
-                .events
-                .push(event.ok_or(AdminError::NotInLog { position })?);
+            let event = event.ok_or(AdminError::NotInLog { position })?;
+            waiting.events.push(event.map_err(|unreadable| {
+                let source = Box::new(StoreError::from(unreadable));
+                AdminError::Retry { position, source }
+            })?);
         }
         Ok(waiting)
     }
@@ -247,7 +254,7 @@ impl<DB: Backend> Retry<'_, DB> {
         connection: &mut DB::Connection,
         after: i64,
     ) -> Result<Ledger, AdminError> {
-        let (statements, consumer) = (&self.statements, self.consumer);
+        let (statements, consumer) = (&self.tables.checkpoints, self.consumer);
         if !DB::lock_mark(statements, connection, consumer).await? {
             return Err(AdminError::Held {
                 consumer: consumer.clone(),
@@ -271,7 +278,7 @@ impl<DB: Backend> Retry<'_, DB> {
         let mut handled = 0;
         for event in events {
             let position = event.global_position;
-            let removed = DB::unpark(&self.admin.sql, connection, self.consumer, position);
+            let removed = DB::unpark(&self.tables.sql, connection, self.consumer, position);
             handled += u64::from(removed.await?);
         }
         Ok(handled)

@@ -68,7 +68,7 @@ impl<DB: Backend> Admin<DB> {
             self.refuse_left_behind(&consumer).await?;
         }
         let mut tx = self.write(&consumer).await?;
-        DB::activate(&self.sql, &mut tx, &consumer).await?;
+        DB::activate(&self.tables().await?.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
     }
 
@@ -104,11 +104,13 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         self.refuse_in_use(&consumer, options).await?;
         let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
-        let parked = DB::parked(&self.sql, &mut tx, &consumer).await?.len() as u64;
+        let parked = DB::parked(&self.tables().await?.sql, &mut tx, &consumer)
+            .await?
+            .len() as u64;
         if parked > 0 && !options.discard_parked {
             return Err(AdminError::WouldDiscard { consumer, parked });
         }
-        DB::forget(&self.sql, &mut tx, &consumer).await?;
+        DB::forget(&self.tables().await?.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
     }
 
@@ -169,11 +171,18 @@ impl<DB: Backend> Admin<DB> {
         if others.is_empty() {
             return Ok(());
         }
-        let statements = DB::checkpoint_statements(self.store.settings());
+        let tables = self.tables().await?;
         let mut tx = self.read().await?;
-        let ledger = DB::ledger(&statements, &mut tx, consumer, 0, 0..i32::from(SLICES)).await?;
+        let ledger = DB::ledger(
+            &tables.checkpoints,
+            &mut tx,
+            consumer,
+            0,
+            0..i32::from(SLICES),
+        )
+        .await?;
         for other in others {
-            let mut parked = DB::parked(&self.sql, &mut tx, other).await?;
+            let mut parked = DB::parked(&self.tables().await?.sql, &mut tx, other).await?;
             parked.retain(|row| {
                 !ledger.contains(&row.aggregate_type, &row.aggregate_id, row.position)
             });
@@ -193,7 +202,7 @@ impl<DB: Backend> Admin<DB> {
         rows: &[Row],
     ) -> Result<HashMap<Arc<str>, u32>, AdminError> {
         let mut tx = self.read().await?;
-        let activated = DB::active(&self.sql, &mut tx).await?;
+        let activated = DB::active(&self.tables().await?.sql, &mut tx).await?;
         let mut active: HashMap<Arc<str>, u32> = HashMap::new();
         // Rows are ordered by version: the oldest is active unless another one was activated.
         for row in rows {

@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
-    SegmentId, millis, on_consumer, on_row,
+    SegmentId, SnapshotRow, millis, on_consumer, on_row,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
@@ -30,7 +30,9 @@ const LEAVE_LOG: &str = "
 const JOIN_LOG: &str = "
     INSERT INTO {logs} (consumer, log) VALUES ($1, '{log}') ON CONFLICT (consumer) DO NOTHING";
 
-const OTHER_LOG: &str = "SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'";
+const OTHER_LOG: &str = "
+    SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'
+       AND EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1)";
 
 /// Creates the rows of a consumer that has none, of `$3` slices each.
 const ENROLL: &str = "
@@ -51,7 +53,7 @@ const ENROLL: &str = "
      WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1 AND version = $2)";
 
 const TRY_AGAIN: &str = "
-    UPDATE {progress} SET state = 'running', attempts = 0, retry_at = NULL
+    UPDATE {progress} SET state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL
      WHERE consumer = $1 AND version = $2 AND state = 'stopped'";
 
 const LOCK_ROWS: &str = "
@@ -82,7 +84,7 @@ const HOLD: &str = "
 /// An event that one of the two rows is to retry may come after one that the other has not handled.
 const MERGED: &str = "
     UPDATE {progress}
-       SET slice_to = $4, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
+       SET slice_to = $4, epoch = $5, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
            error = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
@@ -93,9 +95,30 @@ const SNAPSHOT: &str = "
     SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
-           attempts, failed_position, error
+           attempts, failed_position, error,
+           (SELECT k.position FROM {pending} AS k
+             WHERE k.consumer = p.consumer AND k.version = p.version
+               AND k.slice_from = p.slice_from) AS pending
       FROM {progress} AS p
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
+
+/// Only of a row that has yet to handle it, and only if the server still is the one where it was seen.
+const NOTE_PENDING: &str = "
+    INSERT INTO {pending} (consumer, version, slice_from, position)
+    SELECT $1, $2, $3, $4
+     WHERE {same incarnation}
+       AND EXISTS (SELECT 1 FROM {progress}
+                    WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
+                      AND epoch = $7)
+    ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position";
+
+/// What a row has passed, or has left behind when it was merged, says nothing more.
+const DROP_PASSED: &str = "
+    DELETE FROM {pending} AS k
+     WHERE NOT EXISTS (
+           SELECT 1 FROM {progress} AS p
+            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
+              AND p.position < k.position)";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.
@@ -153,6 +176,8 @@ statements! {
         parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
         count_parked: &format!("{FOUND}{COUNT_PARKED}"),
         parked_counts: PARKED_COUNTS,
+        drop_passed: DROP_PASSED,
+        note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
         fold: FOLD,
@@ -224,6 +249,9 @@ pub trait Checkpoints: Driver {
     /// Advances idle rows.
     const ADVANCE: &'static str;
 
+    /// Whether the server is in the incarnation `$5`, `$6`.
+    const SAME_INCARNATION: &'static str;
+
     /// Parks events.
     const PARK: &'static str;
 
@@ -232,7 +260,7 @@ pub trait Checkpoints: Driver {
         CheckpointStatements::new::<Self>(settings)
     }
 
-    /// Finds the schema of the tables, so that a handler which changes where names are looked up does not
+    /// Finds the schemas of the tables, so that a handler which changes where names are looked up does not
     /// change what the statements mean.
     fn locate(
         connection: &mut Self::Connection,
@@ -281,6 +309,19 @@ pub trait Checkpoints: Driver {
                 try_again.execute(&mut tx).await?;
             }
             tx.commit().await.map(Ok)
+        }
+    }
+
+    /// The other log that a consumer reads, if it does.
+    fn other_log(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &str,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send {
+        let other = statements.other_log.on::<Self>().bind(consumer);
+        async move {
+            let row = other.fetch_optional(connection).await?;
+            row.map(|row| Self::read(&row, "log")).transpose()
         }
     }
 
@@ -345,7 +386,7 @@ pub trait Checkpoints: Driver {
                 .begin_with(Self::BEGIN_WRITE.into_sql_str())
                 .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            let Some(slice_to) = Checkpoint::merged(&rows) else {
+            let Some((slice_to, epoch)) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;
                 return Ok(false);
             };
@@ -358,6 +399,7 @@ pub trait Checkpoints: Driver {
             let remove = on_row::<Self>(&statements.remove, right);
             remove.execute(&mut tx).await?;
             let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
+            let merged = merged.bind(epoch);
             merged.execute(&mut tx).await?;
             tx.commit().await?;
             Ok(true)
@@ -369,14 +411,39 @@ pub trait Checkpoints: Driver {
     fn snapshot(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<Checkpoint>, sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<Vec<SnapshotRow>, sqlx::Error>> + Send {
         async move {
             let rows = statements
                 .snapshot
                 .fetch_as_script::<Self>(connection)
                 .await?;
-            rows.iter().map(Checkpoint::decode::<Self>).collect()
+            rows.iter().map(SnapshotRow::decode::<Self>).collect()
         }
+    }
+
+    /// Records the first event that a row has yet to handle: it shows whether events were deleted too
+    /// early.
+    fn note_pending(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        row: &Checkpoint,
+        position: i64,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let note = on_row::<Self>(&statements.note_pending, &row.key)
+            .bind(position)
+            .bind(incarnation.started)
+            .bind(incarnation.recovered)
+            .bind(row.epoch);
+        in_transaction::<Self>(note, connection)
+    }
+
+    /// Forgets the recorded events that their rows have passed.
+    fn drop_passed(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        in_transaction::<Self>(statements.drop_passed.on::<Self>(), connection)
     }
 
     /// Takes the row lock of a checkpoint; `None` when another process has it.
@@ -535,6 +602,18 @@ pub trait Checkpoints: Driver {
     fn is_forbidden(error: &dyn DatabaseError) -> bool;
 }
 
+/// Runs a statement in a transaction of its own.
+async fn in_transaction<DB: Checkpoints>(
+    statement: Statement<DB>,
+    connection: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    let mut tx = connection
+        .begin_with(DB::BEGIN_WRITE.into_sql_str())
+        .await?;
+    statement.execute(&mut tx).await?;
+    tx.commit().await
+}
+
 /// What is left of a claim's transaction after a handler failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remains {
@@ -572,7 +651,7 @@ pub struct OtherLog {
 }
 
 /// Adds a consumer to the log, or returns the other log that it belongs to.
-async fn join_log<DB: Driver>(
+async fn join_log<DB: Checkpoints>(
     statements: &CheckpointStatements,
     connection: &mut DB::Connection,
     consumer: &str,
@@ -580,9 +659,7 @@ async fn join_log<DB: Driver>(
     for change in [&statements.leave_log, &statements.join_log] {
         change.on::<DB>().bind(consumer).execute(connection).await?;
     }
-    let other = statements.other_log.on::<DB>().bind(consumer);
-    let row = other.fetch_optional(connection).await?;
-    row.map(|row| DB::read(&row, "log")).transpose()
+    DB::other_log(statements, connection, consumer).await
 }
 
 /// Starts a save.

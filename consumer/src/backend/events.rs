@@ -32,6 +32,10 @@ const READ_AGGREGATE: &str = "
      WHERE {aggregate_type} = $1 AND {aggregate_id} = $2 AND {aggregate_version} BETWEEN $3 AND $4
      ORDER BY {aggregate_version}";
 
+const NOTE_REWRITE: &str = "
+    INSERT INTO {log_state} AS s (log, rewrites) VALUES ('{log}', 1)
+    ON CONFLICT (log) DO UPDATE SET rewrites = s.rewrites + 1";
+
 const LATEST: &str = "SELECT COALESCE(max({global_position}), 0) AS position FROM {events}";
 
 /// The statements of one mapping.
@@ -41,6 +45,7 @@ pub struct EventStatements<DB: Events> {
     pub(super) read_events: Sql,
     pub(super) read_aggregate: Sql,
     latest: Sql,
+    note_rewrite: Sql,
     /// Those that only this database has.
     pub(super) own: DB::OwnStatements,
 }
@@ -53,6 +58,7 @@ impl<DB: Events> EventStatements<DB> {
             read_events: select(settings, READ_EVENTS),
             read_aggregate: select(settings, READ_AGGREGATE),
             latest: Sql::new(settings, LATEST),
+            note_rewrite: Sql::new(settings, NOTE_REWRITE),
             own: DB::own_statements(settings),
             settings: settings.clone(),
         }
@@ -87,6 +93,7 @@ pub trait Events: LogRows {
     const CREATE_SCHEMA: &'static str;
 
     /// All versions of the tables, oldest first. A released one is never changed.
+<<<<<<< HEAD
     ///
     /// Programs with older libraries work with the tables of a later version, so what it adds must be
     /// right for rows and statements that do not know of it. A version for which that cannot be
@@ -94,6 +101,9 @@ pub trait Events: LogRows {
     /// (version, needs) VALUES (7, 7)`. It locks the checkpoint rows first, since no claim of an older
     /// library follows.
     const MIGRATIONS: [&'static str; KNOWN];
+=======
+    const MIGRATIONS: [&'static str; 4];
+>>>>>>> caches
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;
@@ -218,6 +228,18 @@ pub trait Events: LogRows {
     ) -> impl Future<Output = Result<i64, StoreError>> + Send {
         let query = statements.latest.on::<Self>();
         async move { Ok(query.fetch_value(connection, "position").await?) }
+    }
+
+    /// Counts a change of events in the log, which workers notice.
+    fn note_rewrite(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let query = statements.note_rewrite.on::<Self>();
+        async move {
+            query.execute(tx).await?;
+            Ok(())
+        }
     }
 }
 

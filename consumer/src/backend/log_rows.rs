@@ -44,11 +44,16 @@ impl From<UnreadableEvent> for StoreError {
     }
 }
 
+/// The event of a row, or what can be decoded of it: its position and aggregate.
+#[cfg(feature = "worker")]
+pub(crate) fn readable_event(row: &LogRow) -> &PersistedEvent {
+    row.as_ref().unwrap_or_else(|unreadable| &unreadable.event)
+}
+
 /// The position of a row.
 #[cfg(feature = "worker")]
 pub(crate) fn position(row: &LogRow) -> i64 {
-    let event = row.as_ref().unwrap_or_else(|unreadable| &unreadable.event);
-    event.global_position
+    readable_event(row).global_position
 }
 
 /// How a database represents the columns of an event.

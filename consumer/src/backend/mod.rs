@@ -57,15 +57,20 @@ pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{FrontierWatch, Observation};
+pub(crate) use self::frontier::{FrontierWatch, LagStatements, LogState, Observation, Part};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
+<<<<<<< HEAD
 pub(crate) use self::log_rows::{UnreadableEvent, position};
 pub(crate) use self::migrations::{check, check_use, migrate, script};
+=======
+pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
+pub(crate) use self::migrations::{check, migrate, script};
+>>>>>>> caches
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 pub use self::read::ReadRange;
@@ -74,7 +79,7 @@ pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
-    Parking, Part, Row, SegmentId, State, Taken,
+    Parking, Row, SegmentId, SnapshotRow, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]

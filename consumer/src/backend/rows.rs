@@ -125,7 +125,8 @@ pub struct Checkpoint {
     pub slice_to: i32,
     /// The checkpoint: everything in scope up to here is handled.
     pub position: i64,
-    /// The number of rebuilds and changes of scope.
+    /// Changes with each rebuild, change of scope and resumption: what was read of the log before is not
+    /// handled after it.
     pub epoch: i64,
     /// The scope that the checkpoint was reached with.
     pub scope: String,
@@ -144,16 +145,22 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The end of the row that two neighbours can be merged into, if they agree.
-    pub(crate) fn merged(rows: &[Self]) -> Option<i32> {
+    /// The end and the epoch of the row that two neighbours can be merged into, if they agree.
+    pub(crate) fn merged(rows: &[Self]) -> Option<(i32, i64)> {
         let [left, right] = rows else {
             return None;
         };
         let agree = left.position == right.position
-            && left.epoch == right.epoch
+            && left.scope == right.scope
             && left.slice_to == right.key.slice_from
             && rows.iter().all(|row| row.state == State::Running);
-        agree.then_some(right.slice_to)
+        // Only one of them may have been resumed.
+        agree.then(|| (right.slice_to, left.epoch.max(right.epoch)))
+    }
+
+    /// Whether it was started again since it had an epoch and a position.
+    pub(crate) fn is_restarted(&self, epoch: i64, position: i64) -> bool {
+        self.epoch != epoch || self.position < position
     }
 
     /// What differs after another process has worked on the row.
@@ -181,6 +188,24 @@ impl Checkpoint {
             attempts: u32::try_from(attempts).unwrap_or(0),
             failed_position: DB::read(row, "failed_position")?,
             error: DB::read(row, "error")?,
+        })
+    }
+}
+
+/// A checkpoint row of a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotRow {
+    /// The row.
+    pub checkpoint: Checkpoint,
+    /// The first event that it had yet to handle when a worker last looked.
+    pub pending: Option<i64>,
+}
+
+impl SnapshotRow {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            checkpoint: Checkpoint::decode::<DB>(row)?,
+            pending: DB::read(row, "pending")?,
         })
     }
 }
@@ -338,22 +363,6 @@ pub struct Advance {
     pub to: i64,
 }
 
-/// A part of the log, as one consumer sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    pub(crate) after: i64,
-    pub(crate) up_to: i64,
-    /// Empty for every event (R7).
-    pub(crate) scope: &'a [String],
-}
-
-impl Part<'_> {
-    /// The scope as a parameter: both databases can read JSON.
-    pub(crate) fn scope_json(&self) -> String {
-        serde_json::to_string(self.scope).unwrap_or_default()
-    }
-}
-
 /// A checkpoint row with the counts of its parked events.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -366,6 +375,8 @@ pub struct Row {
     pub(crate) replay_to: i64,
     pub(crate) parked: i64,
     pub(crate) parked_aggregates: i64,
+    /// The first event after the checkpoint that it had yet to handle when a worker last looked.
+    pub(crate) pending: Option<i64>,
 }
 
 impl Row {
@@ -377,6 +388,7 @@ impl Row {
             replay_to: DB::read(row, "replay_to")?,
             parked: DB::read(row, "parked")?,
             parked_aggregates: DB::read(row, "parked_aggregates")?,
+            pending: DB::read(row, "pending")?,
         })
     }
 }

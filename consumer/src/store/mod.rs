@@ -479,6 +479,33 @@ impl<DB: Backend> EventStore<DB> {
         Ok(stored)
     }
 
+    /// Makes every worker, in all processes, drop the events that it keeps in memory, once the caller's
+    /// transaction has committed.
+    ///
+    /// Call it in the transaction in which you change events in the table, such as to remove personal data
+    /// or to repair a payload. A worker notices it with its next look at the checkpoints
+    /// ([`snapshot_interval`](crate::WorkerBuilder::snapshot_interval), 1 s); batches that are being handled
+    /// at that moment still have the old events. Resuming or rebuilding a consumer makes its workers read
+    /// the log again too, with the next batch.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # consumer::__doc::register(&store, "ada").await?;
+    /// let mut tx = store.begin().await?;
+    /// consumer::sqlx::query("UPDATE events SET payload = '{}' WHERE global_position = 1")
+    ///     .execute(&mut *tx)
+    ///     .await?;
+    /// store.discard_caches_in(&mut tx).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`] or [`StoreError::Database`].
+    pub async fn discard_caches_in(&self, tx: &mut DB::Connection) -> Result<(), StoreError> {
+        DB::note_rewrite(tx, &self.inner.statements).await
+    }
+
     /// Tells the workers of this process that there is something to read, or will be in a moment.
     fn wake(&self) {
         self.inner
@@ -629,6 +656,15 @@ impl<DB: Backend> EventStore<DB> {
         incarnation: Incarnation,
     ) -> Result<Vec<LogRow>, StoreError> {
         DB::read_settled(connection, &self.inner.statements, range, incarnation).await
+    }
+
+    /// The same store, whose statements name the schemas in which the tables are found now: what is set on
+    /// a session later does not change what they mean.
+    pub(crate) async fn located(&self) -> Result<Self, StoreError> {
+        let mut lease = self.lease().await?;
+        let located = DB::locate(&mut lease.connection, self.settings()).await?;
+        lease.release();
+        Ok(self.clone().with(located))
     }
 
     /// What the SQL of this store depends on.

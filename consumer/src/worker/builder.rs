@@ -624,6 +624,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let guard = RunGuard::new(&progress);
         let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
+            located: Arc::default(),
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,

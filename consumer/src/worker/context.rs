@@ -1,7 +1,7 @@
 //! What all lanes of a worker share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
@@ -23,6 +23,8 @@ const FULL_BATCHES: u64 = 16;
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
     pub(crate) statements: CheckpointStatements,
+    /// The store with the schemas of its tables, once the worker runs; shared with its handles.
+    pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,
@@ -44,9 +46,11 @@ pub(crate) struct Shared<DB: Backend> {
 impl<DB: Backend> Shared<DB> {
     /// Fixes the schema in which the statements of all lanes find the worker's tables.
     pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
-        let mut connection = self.store.pool().acquire().await?;
-        let located = DB::locate(&mut connection, self.store.settings()).await?;
-        self.statements = DB::checkpoint_statements(&located);
+        self.store = self.store.located().await?;
+        self.statements = DB::checkpoint_statements(self.store.settings());
+        self.log.read_from(&self.store);
+        // A worker runs once, so this is set once.
+        let _ = self.located.set(self.store.clone());
         Ok(())
     }
 

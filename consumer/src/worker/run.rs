@@ -96,6 +96,7 @@ impl<DB: Backend> Worker<DB> {
     pub fn handle(&self) -> WorkerHandle<DB> {
         WorkerHandle {
             store: self.shared.store.clone(),
+            located: Arc::clone(&self.shared.located),
             progress: Arc::clone(&self.shared.progress),
             wake: Arc::clone(&self.shared.wake),
             stop: self.channels.stop.clone(),

@@ -236,13 +236,6 @@ impl Model {
         parked.map(|(position, _)| *position).collect()
     }
 
-    /// Whether a version has parked an event that still cannot be decoded.
-    pub(super) fn has_parked_unreadable(&self, id: Id) -> bool {
-        self.parked(id).into_iter().any(|position| {
-            self.script(position) == Some(Script::Unreadable) && !self.repaired.contains(&position)
-        })
-    }
-
     /// Notes that a version starts again from the beginning.
     pub(super) fn rebuild(&mut self, id: Id) {
         self.progress.insert(id, Progress::default());

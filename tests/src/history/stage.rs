@@ -769,10 +769,6 @@ impl<DB: HistoryBackend> Stage<DB> {
         let Some((admin, id, release)) = self.operator(id) else {
             return Ok(());
         };
-        // A retry ends with an error at an event that cannot be decoded, until its row is corrected.
-        if self.model.has_parked_unreadable(id) {
-            return Ok(());
-        }
         let code = [(id.0, release)];
         let mut work = self.begin(&code, Some(0));
         let retried = tokio::time::timeout(PATIENCE, admin.retry_parked(target(id), None)).await;

@@ -62,12 +62,16 @@ const SESSION: &str = "
              WHERE source = 'session' AND name NOT LIKE 'transaction%'),
            'SET ROLE ', quote_literal(current_setting('role'))) AS restore";
 
-/// Where the tables are. The catalogue comes first in a search path that does not name it, except for
-/// temporary tables, which have no functions.
+/// Where the tables are: ours were created together, and that of events may be older. The catalogue
+/// comes first in a search path that does not name it, except for temporary tables, which have no
+/// functions.
 const LOCATION: &str = "
     SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS schema,
+             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS own,
+           (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('{events}')) AS events,
            pg_catalog.current_setting('search_path') AS search_path,
            (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
                                WITH ORDINALITY AS s (name, place)
@@ -150,6 +154,8 @@ impl Checkpoints for Postgres {
         -- The mark that the deferred trigger looks for; it ends with the transaction.
         SELECT set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved";
 
+    const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
+
     /// The number is arbitrary.
     const LOCK_MARK: &'static str = "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
@@ -205,12 +211,19 @@ impl Checkpoints for Postgres {
             let found = located.try_get("search_path")?;
             return Err(StoreError::SearchPath { found });
         }
-        let mut settings = settings.clone();
-        if let Some(schema) = located.try_get::<Option<String>, _>("schema")? {
-            settings.schema = settings.schema.database_schema(schema);
-            settings.schema.check()?;
-        }
-        Ok(settings)
+        let found = |column| located.try_get::<Option<String>, _>(column);
+        let missing = |table: &str| StoreError::NotMigrated {
+            missing: format!("there is no table `{table}`"),
+        };
+        let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
+        let events = settings.schema.events_name();
+        let events = found("events")?.ok_or_else(|| missing(events))?;
+        let schema = settings.schema.clone().located(own, events);
+        schema.check()?;
+        Ok(StoreSettings {
+            schema,
+            ..settings.clone()
+        })
     }
 
     async fn guard(

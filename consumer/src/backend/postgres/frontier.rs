@@ -12,15 +12,17 @@ use super::connect::{
     BEGIN_READ, BEGIN_WRITE, refuse_old_server, server_incarnation, with_numbers,
 };
 use super::events::read_marked;
-use super::marker::{Marker, no_proof, refuse_foreign, server_marker};
+use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
 use crate::backend::checkpoints::CheckpointStatements;
 use crate::backend::events::EventStatements;
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::frontier::{
+    Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
+};
 use crate::backend::log_rows::{LogRow, position};
 use crate::backend::sql::statements;
 use crate::backend::{
-    Checkpoint, Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, Sql, StoreError,
-    StoreSettings,
+    Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, SnapshotRow, Sql,
+    StoreError, StoreSettings,
 };
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
@@ -130,15 +132,21 @@ const SAVE_FRONTIER: &str = concat!(
      WHERE f.settled < excluded.settled"
 );
 
-const HIGHEST_CHECKPOINT: &str = "SELECT coalesce(max(position), 0) AS position, coalesce((array_agg(consumer ORDER BY position DESC))[1], '') AS consumer FROM {progress} AS p WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
+const NOTE_FIRST: &str = concat!(
+    "INSERT INTO {log_state} AS s (log, first_position) SELECT '{log}', $1 WHERE ",
+    server_incarnation!(is "$2", "$3"),
+    " ON CONFLICT (log) DO UPDATE SET first_position = excluded.first_position
+       WHERE s.first_position IS NULL OR s.first_position > excluded.first_position"
+);
 
 statements! {
     /// The frontier's statements, with the names of the schema.
     FrontierStatements {
         blockers: BLOCKERS,
+        log_state: LOG_STATE,
+        note_first: NOTE_FIRST,
         durable: DURABLE,
         save_frontier: SAVE_FRONTIER,
-        highest_checkpoint: HIGHEST_CHECKPOINT,
     }
 }
 
@@ -146,6 +154,29 @@ impl Frontier for Postgres {
     type Watch = PgWatch;
 
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+    const COUNT_SCOPE: &'static str = "
+        SELECT count(*) AS events FROM (
+            SELECT 1 FROM json_array_elements_text($4::text::json) AS t (kind)
+             CROSS JOIN LATERAL (
+                -- The bounds of both columns make it one index scan a type.
+                SELECT 1 FROM {events}
+                 WHERE {aggregate_type} = t.kind
+                   AND ({aggregate_type}, {global_position}) > (t.kind, $1)
+                   AND {global_position} <= $2
+                 LIMIT $3) AS e
+             LIMIT $3) AS w";
+
+    const AGE_SCOPE: &'static str = "
+        SELECT e.age
+          FROM json_array_elements_text($3::text::json) AS t (kind)
+         CROSS JOIN LATERAL (
+            SELECT {global_position} AS position, {event age} AS age FROM {events}
+             WHERE {aggregate_type} = t.kind
+               AND ({aggregate_type}, {global_position}) > (t.kind, $1)
+               AND {global_position} <= $2
+             ORDER BY {aggregate_type}, {global_position} LIMIT 1) AS e
+         ORDER BY e.position LIMIT 1";
 
     async fn read_settled(
         connection: &mut PgConnection,
@@ -215,23 +246,25 @@ struct Generation {
 const MAX_GENERATIONS: usize = 64;
 
 impl FrontierWatch<Postgres> for PgWatch {
-    async fn start(
-        settings: &StoreSettings,
+    async fn probe(
+        &self,
         pool: &PgPool,
         connection: &mut PgConnection,
-    ) -> Result<Self, FrontierError> {
+    ) -> Result<(), FrontierError> {
         let mut tx = connection.begin_with(BEGIN_READ).await?;
-        let sequence = sequence(settings, &mut tx).await?;
-        tx.commit().await?;
-        // Before the probe, whose own position would hide that the log was reset.
-        let watch = Self::watch(settings, connection, sequence).await?;
-        let mut tx = connection.begin_with(BEGIN_READ).await?;
-        probe(pool, &mut tx, &watch.sequence).await?;
-        tx.commit().await?;
-        Ok(watch)
+        probe(pool, &mut tx, &self.sequence).await?;
+        Ok(tx.commit().await?)
     }
 
-    async fn look(
+    async fn given_out(&self, connection: &mut PgConnection) -> Result<i64, FrontierError> {
+        let window = self.read_window(connection).await?;
+        if window.incarnation != self.incarnation {
+            return Err(no_proof(RESTARTED).into());
+        }
+        Ok(window.last_value)
+    }
+
+    async fn start(
         settings: &StoreSettings,
         connection: &mut PgConnection,
     ) -> Result<Self, FrontierError> {
@@ -280,16 +313,40 @@ impl FrontierWatch<Postgres> for PgWatch {
         &self,
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
-    ) -> Result<Vec<Checkpoint>, FrontierError> {
-        let (conditions, snapshot) = (self.sequence.conditions().0, statements.snapshot.as_ref());
-        let script = AssertSqlSafe(format!("{conditions}; {snapshot}"));
+    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
+        let (log, snapshot) = (&self.statements.log_state, &statements.snapshot);
+        let script = [
+            &*self.sequence.conditions().0,
+            log.as_ref(),
+            snapshot.as_ref(),
+        ];
+        let script = AssertSqlSafe(script.join(";\n"));
         let rows = sqlx::raw_sql(script).fetch_all(connection).await?;
-        let (conditions, rows) = rows.split_first().ok_or(sqlx::Error::RowNotFound)?;
+        let [conditions, log, rows @ ..] = rows.as_slice() else {
+            return Err(sqlx::Error::RowNotFound.into());
+        };
         let marker = self.sequence.check(conditions)?;
         refuse_foreign(Some(marker), self.incarnation)?;
-        let rows: Result<Vec<Checkpoint>, _> =
-            rows.iter().map(Checkpoint::decode::<Postgres>).collect();
-        Ok(rows?)
+        let rows: Result<Vec<SnapshotRow>, _> =
+            rows.iter().map(SnapshotRow::decode::<Postgres>).collect();
+        Ok((LogState::decode::<Postgres>(log)?, rows?))
+    }
+
+    async fn note_first(
+        &self,
+        connection: &mut PgConnection,
+        position: i64,
+    ) -> Result<(), sqlx::Error> {
+        let mut tx = connection.begin_with(BEGIN_WRITE).await?;
+        self.statements
+            .note_first
+            .query()
+            .bind(position)
+            .bind(self.incarnation.started)
+            .bind(self.incarnation.recovered)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
     }
 
     async fn blockers(&self, connection: &mut PgConnection) -> Result<Vec<Blocker>, sqlx::Error> {
@@ -371,24 +428,12 @@ impl PgWatch {
             .unwrap_or(0);
         self.durable = self.settled;
         self.head = self.settled;
-        let row = self
-            .statements
-            .highest_checkpoint
-            .query()
-            .fetch_one(&mut *connection)
-            .await?;
-        // Last: what other processes settle and handle meanwhile was given out before.
+        // Last: what other processes settle meanwhile was given out before.
         let window = self.read_window(&mut connection).await?;
         connection.commit().await?;
         self.incarnation = window.incarnation;
         self.refuse(&window)?;
-        refuse_reset("the durable frontier", self.settled, window.last_value)?;
-        let consumer: String = row.try_get("consumer")?;
-        refuse_reset(
-            &format!("the checkpoint of `{consumer}`"),
-            row.try_get("position")?,
-            window.last_value,
-        )
+        refuse_reset("the durable frontier", self.settled, window.last_value)
     }
 
     /// Refuses events whose positions the sequence did not give out.

@@ -6,7 +6,11 @@ use crate::backend::version::KNOWN;
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.
+<<<<<<< HEAD
 pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4];
+=======
+pub(super) const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
+>>>>>>> caches
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -184,6 +188,7 @@ CREATE TABLE IF NOT EXISTS {logs} (
 ALTER TABLE {versions} ADD COLUMN IF NOT EXISTS needs INT NOT NULL DEFAULT 4;
 ";
 
+<<<<<<< HEAD
 /// The sessions with locks on our tables or on migrations. Those of other roles show no times without the
 /// rights of `pg_read_all_stats`.
 const LOCK_HOLDERS: &str = "
@@ -203,6 +208,31 @@ const LOCK_HOLDERS: &str = "
 
 /// The sessions that a migration may be waiting for, each in words.
 pub(super) async fn lock_holders(
+=======
+const V4: &str = "
+-- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
+-- often events in it were changed.
+CREATE TABLE IF NOT EXISTS {log_state} (
+    log TEXT PRIMARY KEY,
+    first_position BIGINT,
+    rewrites BIGINT NOT NULL DEFAULT 0
+);
+
+-- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
+-- deleted too early.
+CREATE TABLE IF NOT EXISTS {pending} (
+    consumer TEXT NOT NULL,
+    version INT NOT NULL,
+    slice_from INT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+);
+";
+
+/// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does
+/// nothing.
+pub(super) async fn has_versions(
+>>>>>>> caches
     connection: &mut PgConnection,
     settings: &StoreSettings,
 ) -> Result<Vec<String>, StoreError> {

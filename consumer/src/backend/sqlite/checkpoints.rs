@@ -54,6 +54,9 @@ impl Checkpoints for Sqlite {
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
 
+    /// There is no server.
+    const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
+
     /// The transaction, begun IMMEDIATE, is the lock.
     const LOCK_MARK: &'static str = "SELECT $1 = $1 AS locked";
 

@@ -9,8 +9,13 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
+<<<<<<< HEAD
     Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
     StoreError, TransactionGuard as _,
+=======
+    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
+    TransactionGuard as _,
+>>>>>>> caches
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
@@ -279,12 +284,22 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::Moved(claim));
         }
         // A longer wait than any that is saved means that the clock was set back: it is over.
-        let longest = self.segment.consumer.settings.backoff.max;
-        match claim.retry_in.filter(|wait| *wait <= longest) {
-            // Only the failed event has to wait.
-            Some(wait) if self.retried(&claim).is_some() => Err(Outcome::NotDue(wait)),
-            _ => Ok(claim),
+        let settings = &self.segment.consumer.settings;
+        let wait = claim.retry_in.filter(|wait| *wait <= settings.backoff.max);
+        let Some(event) = self.retried(&claim) else {
+            return Ok(claim);
+        };
+        let (position, attempts) = (event.global_position, row.attempts);
+        // Only the failed event has to wait.
+        if let Some(wait) = wait {
+            return Err(Outcome::NotDue { attempts, wait });
         }
+        // The policy needs no payload, and an event that cannot be handled is read each time.
+        let is_handled = attempts <= settings.retries && self.job.defect.is_none();
+        if is_handled && self.job.read_after != Some((position, attempts)) {
+            return Err(Outcome::Outdated { position, attempts });
+        }
+        Ok(claim)
     }
 
     /// The event that has failed according to the row, if it is the first of the job and the row
@@ -467,8 +482,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         if take == 0 {
             return Ok(0);
         }
-        if let Some(unreadable) = self.job.unreadable.clone() {
-            return Err(BatchError::at(0, StoreError::from(unreadable)).into());
+        if let Some(defect) = self.job.defect.clone() {
+            return Err(BatchError::at(0, defect).into());
         }
         if self.retried(&ready.claim).is_some() {
             metrics::retry(&self.segment.key);

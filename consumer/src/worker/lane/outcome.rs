@@ -28,8 +28,10 @@ pub(crate) enum Outcome {
     Moved(Box<Claim>),
     /// The row may not run.
     Blocked(Box<Claim>),
-    /// The next attempt at the first event is not due yet.
-    NotDue(Duration),
+    /// The next attempt at the first event, after so many that failed, is not due yet.
+    NotDue { attempts: u32, wait: Duration },
+    /// The first event was read before it failed for the last time, and may have been repaired since.
+    Outdated { position: i64, attempts: u32 },
     /// The row was split or merged; the next snapshot shows how.
     Resized,
     /// The row waits for its neighbour.

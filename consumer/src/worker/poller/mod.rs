@@ -3,27 +3,37 @@
 pub(crate) mod assignment;
 pub(crate) mod idle;
 mod measure;
+mod pending;
+pub(crate) mod reset;
+mod searched;
 pub(crate) mod segments;
 pub(crate) mod snapshot;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{self, Instant};
 
 use crate::backend::{
+<<<<<<< HEAD
     self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
     Observation,
+=======
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogState,
+    Observation, SegmentId, SnapshotRow,
+>>>>>>> caches
 };
 use crate::contract::chain;
-use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::LaneAssigner;
+use crate::worker::poller::reset::refuse_checkpoints_above;
+use crate::worker::poller::searched::Searched;
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::state::ConsumerState;
@@ -60,6 +70,8 @@ pub(crate) struct Poller<DB: Backend> {
     has_holds: bool,
     /// Whether idle checkpoints were advanced since the last snapshot.
     has_advanced: bool,
+    /// Where the log has no event for a row.
+    searched: HashMap<SegmentId, Searched>,
 }
 
 impl<DB: Backend> Poller<DB> {
@@ -72,7 +84,7 @@ impl<DB: Backend> Poller<DB> {
     ) -> Result<Self, WorkerError> {
         metrics::describe();
         let mut connection = PollerConnection(None);
-        let watch = connection.start_watch(&shared.store).await?;
+        let watch = connection.start_watch(&shared).await?;
         let mut poller = Self {
             appended: shared.store.appended(),
             shared,
@@ -87,6 +99,7 @@ impl<DB: Backend> Poller<DB> {
             warned_at: None,
             has_holds: false,
             has_advanced: false,
+            searched: HashMap::new(),
         };
         poller.observe_all().await?;
         Ok(poller)
@@ -156,6 +169,10 @@ impl<DB: Backend> Poller<DB> {
             self.advance_idle().await?;
             self.advanced_at = Instant::now();
         }
+        if snapshot_is_due || advance_is_due {
+            self.note_first().await?;
+            self.note_pending(advance_is_due).await?;
+        }
         self.report_blockers().await;
         let observed = self.observed();
         self.shared.progress.record_poll(observed.settled, None);
@@ -191,6 +208,11 @@ impl<DB: Backend> Poller<DB> {
     async fn observe(&mut self) -> Result<Observation, WorkerError> {
         let observed = self.watch.observe(self.connection.get()?).await?;
         let has_moved = self.observed().settled != observed.settled;
+        if has_moved {
+            // What is settled ends with an event.
+            let seen = [observed.settled].into_iter();
+            self.shared.log.note_positions(seen, observed.incarnation);
+        }
         if !observed.waiting || has_moved || self.waiting_since.is_none() {
             self.waiting_since = observed.waiting.then(Instant::now);
             self.warned_at = None;
@@ -208,20 +230,50 @@ impl<DB: Backend> Poller<DB> {
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
-        let rows = self.watch.snapshot(statements, self.connection.get()?);
-        let rows = rows.await?;
-        self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
-        let snapshot = Arc::new(Snapshot {
-            number: self.snapshot.borrow().number + 1,
+        let connection = self.connection.get()?;
+        let (log, rows) = self.watch.snapshot(statements, connection).await?;
+        let head = self.frontier.borrow().head;
+        if rows.iter().any(|row| row.checkpoint.position > head) {
+            refuse_checkpoints_above::<DB>(&self.watch, connection, &rows).await?;
+        }
+        self.publish(began_at, log, rows);
+        Ok(())
+    }
+
+    /// Tells all lanes what was read of their rows and of the log.
+    fn publish(&mut self, began_at: std::time::Instant, log: LogState, rows: Vec<SnapshotRow>) {
+        let before = Arc::clone(&self.snapshot.borrow());
+        let mut snapshot = Snapshot {
+            number: before.number + 1,
             began_at: Some(began_at),
             incarnation: self.observed().incarnation,
-            rows: rows.into_iter().map(|row| (row.key.clone(), row)).collect(),
-        });
+            log,
+            ..Snapshot::default()
+        };
+        for SnapshotRow {
+            checkpoint,
+            pending,
+        } in rows
+        {
+            let pending = pending.map(|pending| (checkpoint.key.clone(), pending));
+            snapshot.pending.extend(pending);
+            snapshot.rows.insert(checkpoint.key.clone(), checkpoint);
+        }
+        if snapshot.incarnation != before.incarnation {
+            self.searched.clear();
+        }
+        let first = snapshot.log.first.into_iter();
+        self.shared.log.note_positions(first, snapshot.incarnation);
+        if snapshot.outdates_cache_of(&before) {
+            // Before a lane sees it, and reads.
+            self.shared.log.discard();
+        }
+        let mut rows = snapshot.rows.values();
+        self.has_holds = rows.any(|row| row.hold_at.is_some());
         self.assigner.update(&snapshot);
-        self.snapshot.send_replace(snapshot);
+        self.snapshot.send_replace(Arc::new(snapshot));
         self.has_advanced = false;
         self.snapshot_at = Some(Instant::now());
-        Ok(())
     }
 
     /// Saves how far idle lanes are, in one statement.
@@ -236,16 +288,22 @@ impl<DB: Backend> Poller<DB> {
         if advances.is_empty() {
             return Ok(());
         }
-        // With a single writer, waiting for it would delay the log for all lanes; the next poll can
-        // advance as well.
-        let pause = DB::WRITERS.and_then(|_| self.shared.connections.try_pause_writers());
-        if DB::WRITERS.is_some() && pause.is_none() {
+        let Some(_permit) = self.permit_to_write() else {
             return Ok(());
-        }
+        };
         let statements = &self.shared.statements;
         DB::advance(statements, self.connection.get()?, incarnation, &advances).await?;
         self.has_advanced = true;
         Ok(())
+    }
+
+    /// Keeps the lanes of a database with a single writer from writing; `None` while one of them does.
+    /// Waiting for it would delay the log for all lanes, and the next poll can write as well.
+    pub(super) fn permit_to_write(&self) -> Option<Option<OwnedSemaphorePermit>> {
+        match DB::WRITERS {
+            Some(_) => self.shared.connections.try_pause_writers().map(Some),
+            None => Some(None),
+        }
     }
 
     /// How long to wait for the next poll: shortly after something was settled, since more is likely
@@ -347,9 +405,13 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
+<<<<<<< HEAD
         // What the server refuses below for a missing privilege, it would not explain.
         self.shared.store.check_access(Access::Work).await?;
         self.watch = self.connection.start_watch(&self.shared.store).await?;
+=======
+        self.watch = self.connection.start_watch(&self.shared).await?;
+>>>>>>> caches
         self.snapshot_at = None;
         self.poll().await
     }
@@ -386,12 +448,18 @@ fn advance_of(
 struct PollerConnection<DB: Backend>(Option<PoolConnection<DB>>);
 
 impl<DB: Backend> PollerConnection<DB> {
-    async fn start_watch(&mut self, store: &EventStore<DB>) -> Result<DB::Watch, WorkerError> {
+    async fn start_watch(&mut self, shared: &Shared<DB>) -> Result<DB::Watch, WorkerError> {
         self.close();
+        let store = &shared.store;
         let connection = self.0.insert(store.pool().acquire().await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        Ok(DB::Watch::start(store.settings(), store.pool(), connection).await?)
+        let watch = DB::Watch::start(store.settings(), connection).await?;
+        // Before the probe, whose own position would hide that the log was reset.
+        let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
+        refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
+        watch.probe(store.pool(), connection).await?;
+        Ok(watch)
     }
 
     fn close(&mut self) {

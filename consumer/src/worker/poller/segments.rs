@@ -77,6 +77,7 @@ async fn split_wide_rows<DB: Backend>(
 /// ```
 ///
 /// # Errors
+/// - [`WorkerError::OtherLog`] if the consumer reads another log of the database.
 /// - [`WorkerError::UnknownCheckpoint`] if there is no checkpoint of that consumer and version.
 /// - [`WorkerError::Database`] if a statement fails.
 pub async fn merge_segments<DB: Backend>(
@@ -86,20 +87,29 @@ pub async fn merge_segments<DB: Backend>(
     segments: u32,
 ) -> Result<(), WorkerError> {
     let segments = i32::try_from(segment_count(segments)).unwrap_or(1);
-    let statements = DB::checkpoint_statements(store.settings());
+    let statements = DB::checkpoint_statements(store.located().await?.settings());
     let mut connection = store.pool().acquire().await?;
     // The caller may drop this future during a BEGIN, as in the reader of the log.
     connection.close_on_drop();
     let mut is_known = false;
     loop {
+<<<<<<< HEAD
         backend::check_use::<DB>(&mut connection, store.settings(), None).await?;
         let mut rows: Vec<Checkpoint> = DB::snapshot(&statements, &mut connection).await?;
+=======
+        let rows = DB::snapshot(&statements, &mut connection).await?;
+        let mut rows: Vec<Checkpoint> = rows.into_iter().map(|row| row.checkpoint).collect();
+>>>>>>> caches
         rows.retain(|row| {
             *row.key.consumer.name == *consumer && row.key.consumer.version == version
         });
         rows.sort_by_key(|row| row.key.slice_from);
         is_known |= !rows.is_empty();
         if !is_known {
+            if let Some(log) = DB::other_log(&statements, &mut connection, consumer).await? {
+                let consumer = consumer.to_owned();
+                return Err(WorkerError::OtherLog { consumer, log });
+            }
             return Err(WorkerError::UnknownCheckpoint {
                 consumer: consumer.to_owned(),
                 version,

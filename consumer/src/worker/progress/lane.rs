@@ -1,5 +1,6 @@
 //! How far one lane is and what it is doing.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -66,6 +67,8 @@ struct Current {
     /// When the lane last did something; in the future while it has a reason to wait.
     active_at: Instant,
     first_pending: Option<FirstPending>,
+    /// The deleted events that the lane has passed.
+    missing: Option<RangeInclusive<i64>>,
 }
 
 impl Current {
@@ -91,6 +94,7 @@ impl LaneProgress {
                 tally: Tally::default(),
                 active_at: Instant::now(),
                 first_pending: None,
+                missing: None,
             }),
             changed,
         }
@@ -154,6 +158,21 @@ impl LaneProgress {
         first.filter(|first| {
             first.after == after && (first.created_at.is_some() || first.up_to >= up_to)
         })
+    }
+
+    /// Adds deleted events that the lane passes; false if they are known.
+    pub(crate) fn add_missing(&self, missing: &RangeInclusive<i64>) -> bool {
+        let mut current = self.current.lock();
+        let known = current.missing.clone();
+        let known = known.unwrap_or_else(|| missing.clone());
+        let all = *known.start().min(missing.start())..=*known.end().max(missing.end());
+        let is_new = current.missing.as_ref() != Some(&all);
+        current.missing = Some(all);
+        is_new
+    }
+
+    pub(super) fn missing(&self) -> Option<RangeInclusive<i64>> {
+        self.current.lock().missing.clone()
     }
 
     pub(crate) fn add(&self, tally: Tally) {
