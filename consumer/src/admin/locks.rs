@@ -109,17 +109,12 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
         wait: Duration,
     ) -> Result<Taken, AdminError> {
-<<<<<<< HEAD
-        match DB::lock(&self.sql, tx, consumer, wait).await {
+        match DB::lock(&self.tables().await?.sql, tx, consumer, wait).await {
             Ok(Lock::Taken(taken)) => {
                 // Now that no migration can change the tables any more.
                 self.check_use(tx, Access::Operate).await?;
                 Ok(taken)
             }
-=======
-        match DB::lock(&self.tables().await?.sql, tx, consumer, wait).await {
-            Ok(Lock::Taken(taken)) => Ok(taken),
->>>>>>> caches
             Ok(Lock::Missing) => Err(unknown(consumer.into(), &[])),
             Err(error) => Err(held_or::<DB>(error, consumer)),
         }

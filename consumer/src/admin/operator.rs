@@ -9,7 +9,10 @@ use tokio::sync::{Mutex, watch};
 use super::error::AdminError;
 use super::options::Target;
 use super::transactions::{Borrowed, begin};
-use crate::backend::{Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row, StoreError, self};
+use crate::backend::{
+    self, Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
+    StoreError,
+};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
@@ -207,12 +210,8 @@ impl<DB: Backend> Admin<DB> {
     /// Reads all rows; each command begins with it.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, AdminError> {
         let mut tx = self.read().await?;
-<<<<<<< HEAD
         self.check_use(&mut tx, Access::Observe).await?;
-        Ok(DB::rows(&self.sql, &mut tx).await?)
-=======
         Ok(DB::rows(&self.tables().await?.sql, &mut tx).await?)
->>>>>>> caches
     }
 
     /// The rows of one consumer, one for each of its segments.

@@ -147,11 +147,11 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// If the database fails or the tables are missing.
     pub async fn status(&self) -> Result<Status, AdminError> {
-<<<<<<< HEAD
-        self.store.check_access(Access::Observe).await?;
-=======
-        self.tables().await?.store.check().await?;
->>>>>>> caches
+        self.tables()
+            .await?
+            .store
+            .check_access(Access::Observe)
+            .await?;
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;

@@ -196,7 +196,7 @@ pub enum StoreError {
         "the role of this connection lacks a privilege; `check_access` of the store names all that are \
          missing, and the statements that grant them"
     )]
-    Forbidden(#[source] sqlx::Error),
+    Forbidden(#[source] DriverError),
 
     /// Other sessions held locks on the tables for as long as the migration could wait.
     #[error(
@@ -208,7 +208,7 @@ pub enum StoreError {
         /// The sessions on Postgres, as far as they are known.
         holders: Vec<String>,
         /// The last error.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// A table lacks a column, or has one with a type that the store cannot use.
@@ -447,7 +447,7 @@ impl From<sqlx::Error> for StoreError {
             // undefined_column, undefined_function (an operator between other types), datatype_mismatch
             Some("42703" | "42883" | "42804") => Self::SchemaMismatch { reason: message },
             // insufficient_privilege
-            Some("42501") => Self::Forbidden(error),
+            Some("42501") => Self::Forbidden(error.into()),
             // program_limit_exceeded
             Some("54000") if message.contains("index row") => Self::IdTooLong { reason: message },
             // SQLITE_ERROR, whose cause is only in its text.

@@ -93,7 +93,6 @@ pub trait Events: LogRows {
     const CREATE_SCHEMA: &'static str;
 
     /// All versions of the tables, oldest first. A released one is never changed.
-<<<<<<< HEAD
     ///
     /// Programs with older libraries work with the tables of a later version, so what it adds must be
     /// right for rows and statements that do not know of it. A version for which that cannot be
@@ -101,9 +100,6 @@ pub trait Events: LogRows {
     /// (version, needs) VALUES (7, 7)`. It locks the checkpoint rows first, since no claim of an older
     /// library follows.
     const MIGRATIONS: [&'static str; KNOWN];
-=======
-    const MIGRATIONS: [&'static str; 4];
->>>>>>> caches
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;

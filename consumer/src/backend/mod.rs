@@ -64,13 +64,8 @@ pub(crate) use self::incarnation::Incarnation;
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
-<<<<<<< HEAD
-pub(crate) use self::log_rows::{UnreadableEvent, position};
-pub(crate) use self::migrations::{check, check_use, migrate, script};
-=======
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
-pub(crate) use self::migrations::{check, migrate, script};
->>>>>>> caches
+pub(crate) use self::migrations::{check, check_use, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 pub use self::read::ReadRange;

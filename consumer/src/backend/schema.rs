@@ -302,18 +302,12 @@ impl Schema {
         Ok(())
     }
 
-<<<<<<< HEAD
-    /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
-    /// `{handled}`, `{logs}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for
-    /// columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the
-    /// name of the table of events; `{schema}` is their database schema, if one was given, and `{known}` the version of
-    /// the tables that this library knows.
-=======
     /// Fills the names into SQL: `{events}`, `{heads}`, `{frontier}` and `{log_state}` for the tables of
     /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}` and `{active}` for those of the
-    /// consumers, `{versions}` and `{guard}`; `{aggregate_type}` and so on for columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the
-    /// name of the table of events.
->>>>>>> caches
+    /// consumers, `{versions}` and `{guard}`; `{aggregate_type}` and so on for columns, all quoted;
+    /// `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the name of the
+    /// table of events; `{schema}` is their database schema, if one was given, and `{known}` the version
+    /// of the tables that this library knows.
     pub(crate) fn render(&self, sql: &str) -> String {
         fill_in(sql, |key| Some(self.lookup(key)))
     }
@@ -321,15 +315,10 @@ impl Schema {
     fn lookup(&self, key: &str) -> String {
         let own = match key {
             "log" => return self.events.clone(),
-<<<<<<< HEAD
             "known" => return KNOWN.to_string(),
             "schema" => return quote(self.namespace.as_deref().unwrap_or_default()),
-            "events" => &*self.events,
-            "heads" => &*self.heads,
-=======
             "events" => return self.of_events(&self.events),
             "heads" => return self.of_events(&self.heads),
->>>>>>> caches
             "progress" => "consumer_progress",
             "pending" => "consumer_pending",
             "frontier" => "consumer_frontier",

@@ -174,12 +174,8 @@ impl Events for Postgres {
         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0;
         SET LOCAL idle_in_transaction_session_timeout = '1min'";
     const VERSIONS: &'static str = migrations::VERSIONS;
-<<<<<<< HEAD
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
-=======
-    const MIGRATIONS: [&'static str; 4] = migrations::MIGRATIONS;
->>>>>>> caches
 
     fn accepts(_schema: &Schema) -> Result<(), StoreError> {
         Ok(())

@@ -6,11 +6,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.
-<<<<<<< HEAD
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4];
-=======
-pub(super) const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
->>>>>>> caches
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -188,28 +184,7 @@ CREATE TABLE IF NOT EXISTS {logs} (
 ALTER TABLE {versions} ADD COLUMN IF NOT EXISTS needs INT NOT NULL DEFAULT 4;
 ";
 
-<<<<<<< HEAD
-/// The sessions with locks on our tables or on migrations. Those of other roles show no times without the
-/// rights of `pg_read_all_stats`.
-const LOCK_HOLDERS: &str = "
-    SELECT DISTINCT coalesce(format('pid %s (app=%s%s)', l.pid, nullif(a.application_name, ''),
-               ', open ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s'),
-               'a prepared transaction') AS holder
-      FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-     WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND (l.relation IN (to_regclass('{events}'), to_regclass('{progress}'),
-                           to_regclass('{frontier}'), to_regclass('{parked}'),
-                           to_regclass('{handled}'), to_regclass('{logs}'),
-                           to_regclass('{active}'), to_regclass('{versions}'))
-            OR l.locktype = 'advisory' AND l.objsubid = 1
-               AND (l.classid::bigint << 32) + l.objid::bigint = 7166182912370463009)
-     ORDER BY holder LIMIT 10";
-
-/// The sessions that a migration may be waiting for, each in words.
-pub(super) async fn lock_holders(
-=======
-const V4: &str = "
+const V5: &str = "
 -- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
 -- often events in it were changed.
 CREATE TABLE IF NOT EXISTS {log_state} (
@@ -229,10 +204,25 @@ CREATE TABLE IF NOT EXISTS {pending} (
 );
 ";
 
-/// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does
-/// nothing.
-pub(super) async fn has_versions(
->>>>>>> caches
+/// The sessions with locks on our tables or on migrations. Those of other roles show no times without the
+/// rights of `pg_read_all_stats`.
+const LOCK_HOLDERS: &str = "
+    SELECT DISTINCT coalesce(format('pid %s (app=%s%s)', l.pid, nullif(a.application_name, ''),
+               ', open ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s'),
+               'a prepared transaction') AS holder
+      FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (l.relation IN (to_regclass('{events}'), to_regclass('{progress}'),
+                           to_regclass('{frontier}'), to_regclass('{parked}'),
+                           to_regclass('{handled}'), to_regclass('{logs}'),
+                           to_regclass('{active}'), to_regclass('{versions}'))
+            OR l.locktype = 'advisory' AND l.objsubid = 1
+               AND (l.classid::bigint << 32) + l.objid::bigint = 7166182912370463009)
+     ORDER BY holder LIMIT 10";
+
+/// The sessions that a migration may be waiting for, each in words.
+pub(super) async fn lock_holders(
     connection: &mut PgConnection,
     settings: &StoreSettings,
 ) -> Result<Vec<String>, StoreError> {

@@ -119,12 +119,8 @@ impl Events for Sqlite {
     const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
-<<<<<<< HEAD
     const CREATE_SCHEMA: &'static str = "";
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
-=======
-    const MIGRATIONS: [&'static str; 4] = migrations::MIGRATIONS;
->>>>>>> caches
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
         match schema.database_schema_name() {

@@ -6,8 +6,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-<<<<<<< HEAD
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
 
 /// Columns of later versions: their tables, their names and their types. A script cannot add a column
 /// only where it is missing, so new tables have them from the start.
@@ -16,9 +15,6 @@ const LATER_COLUMNS: [(&str, &str, &str); 3] = [
     ("parked", "replay", "INTEGER NOT NULL DEFAULT 0"),
     ("versions", "needs", "INTEGER NOT NULL DEFAULT 4"),
 ];
-=======
-pub(super) const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
->>>>>>> caches
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -150,7 +146,26 @@ CREATE TABLE IF NOT EXISTS {logs} (
 );
 ";
 
-<<<<<<< HEAD
+const V5: &str = "
+-- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
+-- often events in it were changed.
+CREATE TABLE IF NOT EXISTS {log_state} (
+    log TEXT NOT NULL PRIMARY KEY COLLATE NOCASE,
+    first_position INTEGER,
+    rewrites INTEGER NOT NULL DEFAULT 0
+);
+
+-- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
+-- deleted too early.
+CREATE TABLE IF NOT EXISTS {pending} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    slice_from INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+);
+";
+
 /// The columns of later versions, for the definition of a table.
 pub(super) fn later_columns(table: &str) -> String {
     let of_table = LATER_COLUMNS.iter().filter(|(of, ..)| *of == table);
@@ -180,27 +195,6 @@ pub(super) async fn add_later_columns(
     }
     Ok(())
 }
-=======
-const V4: &str = "
--- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
--- often events in it were changed.
-CREATE TABLE IF NOT EXISTS {log_state} (
-    log TEXT NOT NULL PRIMARY KEY COLLATE NOCASE,
-    first_position INTEGER,
-    rewrites INTEGER NOT NULL DEFAULT 0
-);
-
--- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
--- deleted too early.
-CREATE TABLE IF NOT EXISTS {pending} (
-    consumer TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    slice_from INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    PRIMARY KEY (consumer, version, slice_from)
-);
-";
->>>>>>> caches
 
 /// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
 const NULLABLE: &str = r#"

@@ -9,13 +9,8 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-<<<<<<< HEAD
     Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
     StoreError, TransactionGuard as _,
-=======
-    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
-    TransactionGuard as _,
->>>>>>> caches
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};

@@ -19,13 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-<<<<<<< HEAD
     self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
-    Observation,
-=======
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, LogState,
-    Observation, SegmentId, SnapshotRow,
->>>>>>> caches
+    LogState, Observation, SegmentId, SnapshotRow,
 };
 use crate::contract::chain;
 use crate::worker::context::Shared;
@@ -405,13 +400,9 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
-<<<<<<< HEAD
         // What the server refuses below for a missing privilege, it would not explain.
         self.shared.store.check_access(Access::Work).await?;
-        self.watch = self.connection.start_watch(&self.shared.store).await?;
-=======
         self.watch = self.connection.start_watch(&self.shared).await?;
->>>>>>> caches
         self.snapshot_at = None;
         self.poll().await
     }

@@ -93,13 +93,9 @@ pub async fn merge_segments<DB: Backend>(
     connection.close_on_drop();
     let mut is_known = false;
     loop {
-<<<<<<< HEAD
         backend::check_use::<DB>(&mut connection, store.settings(), None).await?;
-        let mut rows: Vec<Checkpoint> = DB::snapshot(&statements, &mut connection).await?;
-=======
         let rows = DB::snapshot(&statements, &mut connection).await?;
         let mut rows: Vec<Checkpoint> = rows.into_iter().map(|row| row.checkpoint).collect();
->>>>>>> caches
         rows.retain(|row| {
             *row.key.consumer.name == *consumer && row.key.consumer.version == version
         });
