@@ -23,10 +23,14 @@ use crate::worker::progress::report::Report;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::run_guard::RunGuard;
 use crate::worker::threads::Threads;
+use crate::worker::timeouts::within;
 
-/// How long a worker that ends tries to advance idle checkpoints, which only saves the next run some
-/// reading.
+/// How long a worker that ends waits for the tasks beside its lanes, and tries to advance idle
+/// checkpoints, which only saves the next run some reading.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a lane that is dropped may take to end: a blocked thread drops nothing.
+const DROP_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long to wait before a lane that panicked is restarted.
 const RESTART_BACKOFF: Backoff = Backoff {
@@ -182,9 +186,17 @@ impl<DB: Backend> Worker<DB> {
         // The poller also ends when the handle shuts the worker down.
         guard.set_requested(ended.is_none() || shared.is_stopping());
         stop.send_replace(true);
-        helpers.shutdown().await;
-        lanes.finish().await;
-        poller.finish(ended).await?;
+        helpers.abort_all();
+        let given_up = lanes.finish().await;
+        let finished = async {
+            helpers.shutdown().await;
+            shared.terminate(&given_up).await;
+            poller.finish(ended).await
+        };
+        match within(FINISH_TIMEOUT, finished).await {
+            Some(finished) => finished?,
+            None => tracing::warn!("the worker ends without waiting for all of its tasks"),
+        }
         Ok(Report::new(shared.progress.consumers(), detached))
     }
 }
@@ -328,25 +340,45 @@ impl<DB: Backend> Lanes<DB> {
         Some(running)
     }
 
-    /// Waits for the batches in progress, and drops what is not finished by the deadline.
-    async fn finish(&mut self) {
+    /// Waits for the batches in progress, and drops what is not finished by the deadline. Returns the
+    /// backends that hold the claims of what was dropped.
+    async fn finish(&mut self) -> Vec<i32> {
         let deadline = self.shared.options.shutdown_deadline;
-        let finished = async {
-            while let Some(ended) = self.tasks.join_next_with_id().await {
-                self.ended(ended);
-            }
-        };
-        if time::timeout(deadline, finished).await.is_ok() {
-            return;
+        if within(deadline, self.ended_all()).await.is_some() {
+            return Vec::new();
         }
         tracing::warn!(
             "batches are still in progress at the shutdown deadline; they are rolled back and handled again by the next run"
         );
         let claimed = self.shared.connections.claimed();
-        self.tasks.shutdown().await;
+        self.tasks.abort_all();
+        if within(DROP_TIMEOUT, self.ended_all()).await.is_none() {
+            self.running.values().for_each(warn_of_blocked_thread);
+        }
         self.shared.progress.shut_down();
-        self.shared.terminate(&claimed).await;
+        claimed
     }
+
+    /// Waits until all lanes have ended.
+    async fn ended_all(&mut self) {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+}
+
+/// Names the handler that the worker leaves behind, if the lane is in one.
+fn warn_of_blocked_thread<DB: Backend>(running: &RunningLane<DB>) {
+    let progress = &running.lane.progress;
+    let Some(handling) = progress.handling() else {
+        return;
+    };
+    tracing::error!(
+        consumer = &*progress.key.consumer.name,
+        checkpoint = progress.cursor().map(|cursor| cursor.checkpoint),
+        position = handling.current_position(),
+        "the handler blocks its thread beyond the shutdown deadline, so the worker ends without it; nothing of its batch is saved unless the handler returns before the program ends; move blocking calls into `tokio::task::spawn_blocking`"
+    );
 }
 
 /// The task of the poller, aborted when it is dropped.
@@ -362,15 +394,11 @@ impl<DB: Backend> PollerTask<DB> {
     ) -> Result<(), WorkerError> {
         let ended = match ended {
             Some(ended) => ended,
-            None => match time::timeout(FINISH_TIMEOUT, &mut self.0).await {
-                Ok(ended) => ended,
-                Err(_) => return Ok(()),
-            },
+            None => (&mut self.0).await,
         };
         // The task does not panic, and is aborted only when this is dropped.
         let poller = ended.map_err(|_| WorkerError::Database(sqlx::Error::WorkerCrashed))??;
-        let finished = time::timeout(FINISH_TIMEOUT, poller.finish()).await;
-        if !matches!(finished, Ok(Ok(()))) {
+        if poller.finish().await.is_err() {
             tracing::warn!("cannot advance the checkpoints of consumers without new events");
         }
         Ok(())

@@ -24,6 +24,7 @@ use crate::worker::lane::outcome::{
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
 use crate::worker::metrics;
+use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::tally::Tally;
 use crate::worker::timeouts::{Timeouts, after};
 
@@ -40,6 +41,7 @@ const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared stat
 pub(crate) struct Attempt<'a, DB: Backend> {
     pub(crate) shared: &'a Shared<DB>,
     pub(crate) segment: &'a Segment<DB>,
+    pub(crate) progress: &'a LaneProgress,
     pub(crate) job: &'a Job,
 }
 
@@ -124,7 +126,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
         drop(lease);
         if matches!(outcome, Outcome::Saved { .. }) {
-            run_effects(&ready.cx).await;
+            self.run_effects(&ready.cx).await;
         }
         Ok(outcome)
     }
@@ -162,7 +164,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         };
         let outcome = self.save_later(&ready, index).await?;
         if matches!(outcome, Outcome::Saved { .. }) {
-            run_effects(&ready.cx).await;
+            self.run_effects(&ready.cx).await;
         }
         Ok(outcome)
     }
@@ -458,6 +460,11 @@ impl<DB: Backend> Attempt<'_, DB> {
         self.judge(ready, handled, ended_by)
     }
 
+    async fn run_effects(&self, cx: &Arc<Context>) {
+        let _handling = self.progress.enter_handler(cx);
+        run_effects(cx).await;
+    }
+
     async fn handle(
         &self,
         ready: &Ready,
@@ -482,6 +489,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         };
         let consumer = &*self.segment.consumer.registered.consumer;
         let events = &ready.division.to_handle;
+        let _handling = self.progress.enter_handler(&ready.cx);
         supervise(consumer, &ready.cx, connection, events, take, limits).await
     }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::backend::{Checkpoint, Incarnation, SegmentId};
+use crate::contract::Context;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
 
@@ -66,6 +67,8 @@ struct Current {
     /// When the lane last did something; in the future while it has a reason to wait.
     active_at: Instant,
     first_pending: Option<FirstPending>,
+    /// What its handler was called with, while it is running.
+    handling: Option<Arc<Context>>,
 }
 
 impl Current {
@@ -91,6 +94,7 @@ impl LaneProgress {
                 tally: Tally::default(),
                 active_at: Instant::now(),
                 first_pending: None,
+                handling: None,
             }),
             changed,
         }
@@ -156,6 +160,17 @@ impl LaneProgress {
         })
     }
 
+    /// Records that a handler is running, until the guard is dropped.
+    pub(crate) fn enter_handler(&self, cx: &Arc<Context>) -> Handling<'_> {
+        self.current.lock().handling = Some(Arc::clone(cx));
+        Handling(self)
+    }
+
+    /// What the handler of the lane was called with, if it is running.
+    pub(crate) fn handling(&self) -> Option<Arc<Context>> {
+        self.current.lock().handling.clone()
+    }
+
     pub(crate) fn add(&self, tally: Tally) {
         self.current.lock().tally += tally;
     }
@@ -176,5 +191,14 @@ impl LaneProgress {
             drop(current);
             self.changed.send_replace(());
         }
+    }
+}
+
+/// A handler that is running.
+pub(crate) struct Handling<'a>(&'a LaneProgress);
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        self.0.current.lock().handling = None;
     }
 }
