@@ -4,9 +4,9 @@ use crate::contract::chain;
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::Admin;
-use super::transactions::Borrowed;
 use crate::backend::{Backend, Blocker, FrontierWatch as _};
 use crate::worker::WorkerError;
 

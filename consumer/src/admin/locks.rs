@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Transaction};
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
-use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, Lock, Taken, TransactionGuard as _};
+use crate::backend::{Backend, ConsumerId, Lock, Taken, TransactionGuard as _, begin};
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use sqlx::Transaction;
 use tokio::sync::{Mutex, watch};
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
-use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, OperateStatements, Row};
+use crate::backend::{Backend, ConsumerId, OperateStatements, Row, begin};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};

@@ -8,12 +8,12 @@ use std::time::Duration;
 use sqlx::Transaction;
 use tokio::time::Instant;
 
+use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
 use super::locks::{Effects, Failed, LOCK_WAIT, Work};
 use super::operator::Admin;
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
-use super::transactions::Borrowed;
 use crate::backend::{
     Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError,
 };

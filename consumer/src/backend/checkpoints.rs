@@ -196,9 +196,6 @@ pub trait Checkpoints: Driver {
     /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
 
-    /// Begins a transaction that only reads.
-    const BEGIN_READ: &'static str;
-
     /// Begins a transaction that changes checkpoint rows outside a batch.
     const BEGIN_WRITE: &'static str;
 

@@ -73,6 +73,9 @@ pub trait Events: LogRows {
     /// Whether texts can contain NUL.
     const STORES_NUL: bool;
 
+    /// Begins a transaction that only reads.
+    const BEGIN_READ: &'static str;
+
     /// Begins a transaction that appends.
     const BEGIN_APPEND: &'static str;
 
@@ -84,6 +87,9 @@ pub trait Events: LogRows {
 
     /// All versions of the tables, oldest first. A released one is never changed.
     const MIGRATIONS: [&'static str; 3];
+
+    /// Whether the error says that a connection was in a transaction before its `BEGIN`.
+    fn was_begun_before(error: &sqlx::Error) -> bool;
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;

@@ -1,16 +1,14 @@
 //! The event store: how events are appended and read.
 
 pub(crate) mod cause;
-mod lease;
 
 use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use sqlx::{Connection as _, Pool, SqlSafeStr as _, Transaction};
+use sqlx::{Pool, Transaction};
 use tokio::sync::watch;
 
-use self::lease::Lease;
 #[cfg(feature = "worker")]
 use crate::backend::Incarnation;
 use crate::backend::{
@@ -235,17 +233,7 @@ impl<DB: Backend> EventStore<DB> {
     /// [`StoreError::SchemaMismatch`] and [`StoreError::NullableColumns`] when existing tables do not
     /// fit, [`StoreError::NoAutoincrement`], or [`StoreError::Database`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let mut lease = self.lease().await?;
-        let migrated = self.migrate_on(&mut lease.connection).await;
-        lease.release();
-        migrated
-    }
-
-    // Here and below: with a `&'static str`, the compiler could not prove the future to be `Send`.
-    async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        let mut tx = connection
-            .begin_with(DB::BEGIN_MIGRATION.into_sql_str())
-            .await?;
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_MIGRATION).await?;
         backend::migrate::<DB>(&mut tx, &self.inner.settings).await?;
         Ok(tx.commit().await?)
     }
@@ -276,21 +264,10 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
     pub async fn check(&self) -> Result<(), StoreError> {
-        let mut lease = self.lease().await?;
-        let checked = self.check_on(&mut lease.connection).await;
-        lease.release();
-        checked
-    }
-
-    /// In one transaction, so that a pooler cannot change the connection between two questions.
-    async fn check_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        let mut tx = connection.begin().await?;
+        // In one transaction, so that a pooler cannot change the connection between two questions.
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
         backend::check::<DB>(&mut tx, &self.inner.settings).await?;
         Ok(tx.commit().await?)
-    }
-
-    async fn lease(&self) -> Result<Lease<DB>, StoreError> {
-        Ok(Lease::new(self.inner.pool.acquire().await?))
     }
 
     /// Begins a transaction to [append in](Self::append_in).
@@ -302,12 +279,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Transaction<'static, DB>, StoreError> {
-        let statement = DB::BEGIN_APPEND.into_sql_str();
-        let pool = self.inner.pool.clone();
-        // In a task of its own: if this future is dropped before the database has answered, the
-        // transaction still ends before its connection goes back to the pool.
-        let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
-        Ok(begun.map_err(|_| sqlx::Error::WorkerCrashed)??)
+        Ok(backend::begin(self.pool(), DB::BEGIN_APPEND).await?)
     }
 
     /// Appends events of one aggregate in the caller's transaction, and returns them with their positions
@@ -383,27 +355,10 @@ impl<DB: Backend> EventStore<DB> {
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut lease = self.lease().await?;
-        let appended = self
-            .append_on(&mut lease.connection, expected, events)
-            .await;
-        lease.release();
-        let stored = appended?;
-        self.wake();
-        Ok(stored)
-    }
-
-    async fn append_on(
-        &self,
-        connection: &mut DB::Connection,
-        expected: ExpectedVersion,
-        events: &[NewEvent],
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut tx = connection
-            .begin_with(DB::BEGIN_APPEND.into_sql_str())
-            .await?;
+        let mut tx = self.begin().await?;
         let stored = self.append_in(&mut tx, expected, events).await?;
         tx.commit().await?;
+        self.wake();
         Ok(stored)
     }
 

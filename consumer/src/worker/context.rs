@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation, StoreError};
+use crate::backend::{Backend, CheckpointStatements, Observation, StoreError, acquire};
 use crate::contract::chain;
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
@@ -44,7 +44,7 @@ pub(crate) struct Shared<DB: Backend> {
 impl<DB: Backend> Shared<DB> {
     /// Fixes the schema in which the statements of all lanes find the worker's tables.
     pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
-        let mut connection = self.store.pool().acquire().await?;
+        let mut connection = acquire(self.store.pool()).await?;
         let located = DB::locate(&mut connection, self.store.settings()).await?;
         self.statements = DB::checkpoint_statements(&located);
         Ok(())
@@ -57,7 +57,7 @@ impl<DB: Backend> Shared<DB> {
             return;
         }
         let terminate = async {
-            let mut connection = self.store.pool().acquire().await?;
+            let mut connection = acquire(self.store.pool()).await?;
             for backend in backends {
                 DB::terminate(&mut connection, *backend).await?;
             }

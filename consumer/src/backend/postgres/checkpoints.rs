@@ -10,7 +10,7 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
-use super::connect::{BEGIN_READ, BEGIN_WRITE, begin_write, server_incarnation, with_numbers};
+use super::connect::{BEGIN_WRITE, begin, begin_write, server_incarnation, with_numbers};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
@@ -96,7 +96,6 @@ impl Checkpoints for Postgres {
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
-    const BEGIN_READ: &'static str = BEGIN_READ;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     /// The number is arbitrary.
     const BEGIN_ENROLL: &'static str =

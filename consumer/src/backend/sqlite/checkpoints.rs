@@ -24,7 +24,6 @@ impl Checkpoints for Sqlite {
     const LANES_ON_ONE_CORE: bool = true;
     // Other writers of the file wait for each transaction, and a commit costs little.
     const MOST_BATCHES: usize = 1;
-    const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     const BEGIN_ENROLL: &'static str = BEGIN_WRITE;
     const BEGIN_SPLIT: &'static str = BEGIN_WRITE;

@@ -115,10 +115,21 @@ impl Events for Sqlite {
     type OwnStatements = SqliteEventStatements;
 
     const STORES_NUL: bool = true;
+    const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
     const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
+
+    fn was_begun_before(error: &sqlx::Error) -> bool {
+        // The code says only that the statement failed, and messages are not translated.
+        let refused = "cannot start a transaction within a transaction";
+        match error {
+            sqlx::Error::InvalidSavePointStatement => true,
+            sqlx::Error::Database(error) => error.message() == refused,
+            _ => false,
+        }
+    }
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
         match schema.database_schema_name() {

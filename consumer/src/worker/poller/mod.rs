@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation, acquire,
 };
 use crate::contract::chain;
 use crate::store::EventStore;
@@ -383,7 +383,7 @@ struct PollerConnection<DB: Backend>(Option<PoolConnection<DB>>);
 impl<DB: Backend> PollerConnection<DB> {
     async fn start_watch(&mut self, store: &EventStore<DB>) -> Result<DB::Watch, WorkerError> {
         self.close();
-        let connection = self.0.insert(store.pool().acquire().await?);
+        let connection = self.0.insert(acquire(store.pool()).await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
         Ok(DB::Watch::start(store.settings(), store.pool(), connection).await?)
