@@ -208,7 +208,11 @@ async fn a_transaction_that_the_program_left_open_is_replaced<DB: LeftOpen>(db: 
     for left in DB::LEFT {
         for (name, operation) in operations() {
             leave(&pool, left).await;
-            assert_eq!(operation(pool.clone()).await, Ok(()), "`{name}` after `{left}`");
+            assert_eq!(
+                operation(pool.clone()).await,
+                Ok(()),
+                "`{name}` after `{left}`"
+            );
             assert_eq!(db.number("SELECT count(*) FROM plain").await, 0, "{name}");
         }
         // The control: the program's own insert is lost there.

@@ -175,7 +175,7 @@ impl<DB: Backend> Admin<DB> {
         match guarded(work, &mut tx, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
-                *ended_well = true;
+                *ended_well = DB::RESTORES_SESSION;
                 if connection.is_in_transaction() {
                     // That was a savepoint which the consumer left open.
                     return Err(AdminError::EndedTransaction {
@@ -188,7 +188,7 @@ impl<DB: Backend> Admin<DB> {
                 consumer: consumer.clone(),
             }),
             Err(Failed::InOrder(error)) => {
-                *ended_well = tx.rollback().await.is_ok();
+                *ended_well = tx.rollback().await.is_ok() && DB::RESTORES_SESSION;
                 Err(error)
             }
             Err(Failed::GivenUp(error)) => {

@@ -199,7 +199,8 @@ impl<DB: Backend> Retry<'_, DB> {
                 return Ok(handled);
             }
             match self.handle(&mut spare, &waiting, &mut effects).await {
-                Ok(()) => spare.give_back(),
+                // Its session may not be what it was, so it does not go back to the pool.
+                Ok(()) => drop(spare),
                 Err(failed) => return Err(self.refused(failed)),
             }
             let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
@@ -374,7 +375,6 @@ impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
             // Only the other connection is in an unknown state if the handler was abandoned.
             let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
             result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
-            spare.give_back();
         }
         let unparked = self.unpark(tx, &waiting.events).await;
         Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)

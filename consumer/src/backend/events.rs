@@ -88,8 +88,8 @@ pub trait Events: LogRows {
     /// All versions of the tables, oldest first. A released one is never changed.
     const MIGRATIONS: [&'static str; 3];
 
-    /// Whether the error says that a connection was in a transaction before its `BEGIN`.
-    fn was_begun_before(error: &sqlx::Error) -> bool;
+    /// Whether the error of a `BEGIN` can mean that the connection was in a transaction already.
+    fn may_have_begun_before(error: &sqlx::Error) -> bool;
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;

@@ -15,6 +15,7 @@ use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
 use crate::worker::lane::handler::panic_message;
 use crate::worker::lane::retry::delay;
+use crate::worker::panics;
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::poller::{Poller, idle, segments};
@@ -164,6 +165,7 @@ impl<DB: Backend> Worker<DB> {
         check_store(&mut shared).await?;
         let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
+        panics::warn_of_aborts(consumers.iter().map(|one| one.policy()));
         let Channels {
             frontier,
             snapshot,
@@ -188,15 +190,15 @@ impl<DB: Backend> Worker<DB> {
         stop.send_replace(true);
         helpers.abort_all();
         let given_up = lanes.finish().await;
-        let finished = async {
-            helpers.shutdown().await;
+        let tidied = async {
             shared.terminate(&given_up).await;
-            poller.finish(ended).await
+            helpers.shutdown().await;
         };
-        match within(FINISH_TIMEOUT, finished).await {
-            Some(finished) => finished?,
-            None => tracing::warn!("the worker ends without waiting for all of its tasks"),
-        }
+        let (_, finished) = tokio::join!(
+            within(FINISH_TIMEOUT, tidied),
+            within(FINISH_TIMEOUT, poller.finish(ended)),
+        );
+        finished.unwrap_or(Ok(()))?;
         Ok(Report::new(shared.progress.consumers(), detached))
     }
 }

@@ -170,7 +170,7 @@ impl Events for Postgres {
     const VERSIONS: &'static str = migrations::VERSIONS;
     const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
 
-    fn was_begun_before(error: &sqlx::Error) -> bool {
+    fn may_have_begun_before(error: &sqlx::Error) -> bool {
         let code = match error {
             sqlx::Error::InvalidSavePointStatement => return true,
             sqlx::Error::Database(error) => error.code(),

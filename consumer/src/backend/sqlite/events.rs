@@ -121,12 +121,15 @@ impl Events for Sqlite {
     const VERSIONS: &'static str = migrations::VERSIONS;
     const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
 
-    fn was_begun_before(error: &sqlx::Error) -> bool {
-        // The code says only that the statement failed, and messages are not translated.
-        let refused = "cannot start a transaction within a transaction";
+    fn may_have_begun_before(error: &sqlx::Error) -> bool {
+        const ERROR: i64 = 1;
+        // A transaction that has only read fails so if there is another writer.
+        const BUSY: i64 = 5;
         match error {
             sqlx::Error::InvalidSavePointStatement => true,
-            sqlx::Error::Database(error) => error.message() == refused,
+            sqlx::Error::Database(error) => {
+                matches!(connect::primary_code(error.as_ref()), Some(ERROR | BUSY))
+            }
             _ => false,
         }
     }

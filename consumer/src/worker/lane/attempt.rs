@@ -87,7 +87,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         let begin = connection.begin_with(guard.begin());
         let mut tx = self.shared.answer(begin).await?;
         let ready = match self.shared.answer(self.open(&mut tx)).await? {
-            Opening::Ready(ready) => ready,
+            Opening::Ready(ready) if is_new || guard.is_same(&ready.claim.session) => ready,
+            Opening::Ready(_) => return Err(AttemptError::StaleConnection),
             Opening::Commit(outcome) => {
                 return self.shared.answer(commit(tx, ended_well, outcome)).await;
             }
@@ -101,17 +102,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             .await?;
         let outcome = match handled {
             Handled::UpTo(index) => self.save_and_commit(tx, &ready, index, ended_well).await?,
-            Handled::Failed(outcome) => {
-                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
-            }
             // On a new connection, the handler itself has changed the tables.
-            Handled::OnStalePlan(outcome) if is_new => {
-                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
-            }
-            Handled::OnStalePlan(_) => {
+            Handled::OnStalePlan(_) if !is_new => {
                 // The others have such plans too.
                 self.shared.connections.close_idle();
-                return Err(AttemptError::StalePlan);
+                return Err(AttemptError::StaleConnection);
+            }
+            Handled::Failed(outcome) | Handled::OnStalePlan(outcome) => {
+                let rolled_back = undo(tx, ended_well, outcome);
+                return self.shared.answer(rolled_back).await;
             }
             Handled::Abandoned(outcome) => {
                 // Dropping a handler's future does not end its statement, which would keep the row
@@ -150,7 +149,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             Opening::Commit(outcome) | Opening::RollBack(outcome) => return Ok(outcome),
         };
         let mut unused = self.shared.connections.unused().await?;
-        let handled = self.handle(&ready, &mut unused.connection).await;
+        let handled = self.handle_unused(&ready, &mut unused).await;
         drop(unused);
         let handled = handled.map_err(|failure| {
             let verdict = Verdict::on::<DB>(&failure.error.error);
@@ -433,7 +432,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let handled = match unused {
             None => self.handle(ready, tx).await,
             Some(unused) => {
-                let handler = self.handle(ready, &mut unused.connection);
+                let handler = self.handle_unused(ready, unused);
                 keep_alive::<DB, _>(tx, self.shared.options.claim_timeout, handler).await?
             }
         };
@@ -458,6 +457,19 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
         let handled = handled.map_err(|(verdict, failure)| (verdict.given(remains), failure));
         self.judge(ready, handled, ended_by)
+    }
+
+    /// Calls a handler with a connection that it does not use.
+    async fn handle_unused(
+        &self,
+        ready: &Ready,
+        unused: &mut UnusedConnection<DB>,
+    ) -> Result<usize, HandlerFailure> {
+        let handled = self.handle(ready, unused.begin()?).await;
+        if !matches!(&handled, Err(failure) if failure.timed_out) {
+            unused.set_idle();
+        }
+        handled
     }
 
     async fn run_effects(&self, cx: &Arc<Context>) {
@@ -592,7 +604,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 Err(error) if is_refusal_of_commit::<DB>(&error) => {
                     // Dropping the transaction has rolled it back, or queued that, where the refusal
                     // did not.
-                    *ended_well = true;
+                    *ended_well = DB::RESTORES_SESSION;
                     Ok(failed_somewhere(ready, refused_commit(&error)))
                 }
                 Err(error) => Err(error.into()),
@@ -603,7 +615,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
             Err(error) if is_of_session::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, unusable_session(&error));
-                shared.answer(roll_back(tx, ended_well, outcome)).await
+                shared.answer(undo(tx, ended_well, outcome)).await
             }
             Err(error) if is_aborted_transaction::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, SWALLOWED.to_owned());
@@ -814,6 +826,18 @@ async fn commit<DB: Backend>(
 ) -> Result<Outcome, AttemptError> {
     tx.commit().await?;
     *ended_well = true;
+    Ok(outcome)
+}
+
+/// Rolls back what a handler has done. Where only a claim shows what else it did to the connection, that
+/// is closed: the failure is recorded over another one.
+async fn undo<DB: Backend>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: Outcome,
+) -> Result<Outcome, AttemptError> {
+    tx.rollback().await?;
+    *ended_well = DB::RESTORES_SESSION;
     Ok(outcome)
 }
 

@@ -152,7 +152,7 @@ impl<DB: Backend> Lane<DB> {
             Err(AttemptError::EndedTransaction { claim, error }) => {
                 self.stop_at_once(job, &claim, error).await
             }
-            Err(AttemptError::StalePlan) => {
+            Err(AttemptError::StaleConnection) => {
                 self.job = Some(job);
                 CONTINUE
             }
@@ -529,7 +529,7 @@ impl<DB: Backend> Lane<DB> {
             Ok(Outcome::Failed { .. }) => metrics::error(key, "handler"),
             Ok(_) => {}
             Err(AttemptError::EndedTransaction { .. }) => metrics::error(key, "commit"),
-            Err(AttemptError::Database(_) | AttemptError::StalePlan) => {
+            Err(AttemptError::Database(_) | AttemptError::StaleConnection) => {
                 metrics::error(key, "database");
             }
         }
