@@ -9,8 +9,9 @@ use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
     test_on,
 };
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _, Sqlite};
 
 test_on!(
     [postgres],
@@ -21,6 +22,17 @@ test_on!(
     a_search_path_before_the_catalogue_is_refused,
     every_command_finds_its_tables_under_a_hostile_search_path,
     a_worker_finds_its_tables_under_a_hostile_search_path
+);
+
+test_on!(
+    [sqlite],
+    what_a_handler_changes_reaches_no_other_batch,
+    a_connection_that_a_handler_made_read_only_fails_its_event
+);
+
+test_on!(
+    [sqlite, postgres],
+    what_a_handler_without_tx_changes_stays_out_of_the_pool
 );
 
 /// Remembers what a query says in each call of a handler, which may then change the session.
@@ -328,4 +340,153 @@ async fn a_worker_finds_its_tables_under_a_hostile_search_path(db: Database<Post
     running.stop().await;
     assert_eq!(db.checkpoint("users").await, positions.last().copied());
     assert_eq!(used_decoys(&db).await, [""; 0]);
+}
+
+/// What a handler can do to its connection that outlasts a transaction, and a query that tells.
+trait Changes: TestDatabase {
+    /// In the transaction of a worker.
+    const WITHIN: &'static [(&'static str, &'static str)];
+    /// Only outside of one.
+    const OUTSIDE: &'static [(&'static str, &'static str)];
+}
+
+impl Changes for Sqlite {
+    const WITHIN: &'static [(&'static str, &'static str)] = &[
+        (
+            "PRAGMA recursive_triggers = ON",
+            "SELECT CAST(recursive_triggers AS TEXT) FROM pragma_recursive_triggers",
+        ),
+        (
+            "PRAGMA ignore_check_constraints = ON",
+            "SELECT CAST(ignore_check_constraints AS TEXT) FROM pragma_ignore_check_constraints",
+        ),
+        (
+            "PRAGMA reverse_unordered_selects = ON",
+            "SELECT CAST(reverse_unordered_selects AS TEXT) FROM pragma_reverse_unordered_selects",
+        ),
+        (
+            "PRAGMA busy_timeout = 1",
+            "SELECT CAST(timeout AS TEXT) FROM pragma_busy_timeout",
+        ),
+        (
+            "PRAGMA case_sensitive_like = ON",
+            "SELECT CAST('a' LIKE 'A' AS TEXT)",
+        ),
+        (
+            "CREATE TEMP TABLE applied (id INTEGER)",
+            "SELECT CAST(count(*) AS TEXT) FROM temp.sqlite_schema",
+        ),
+        (
+            "ATTACH ':memory:' AS other",
+            "SELECT CAST(count(*) AS TEXT) FROM pragma_database_list WHERE name = 'other'",
+        ),
+    ];
+    const OUTSIDE: &'static [(&'static str, &'static str)] = &[
+        (
+            "PRAGMA foreign_keys = OFF",
+            "SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys",
+        ),
+        (
+            "PRAGMA synchronous = OFF",
+            "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous",
+        ),
+    ];
+}
+
+impl Changes for Postgres {
+    const WITHIN: &'static [(&'static str, &'static str)] = &[
+        (
+            "SET statement_timeout = '7s'",
+            "SELECT current_setting('statement_timeout')",
+        ),
+        (
+            "SET search_path = pg_temp",
+            "SELECT current_setting('search_path')",
+        ),
+    ];
+    const OUTSIDE: &'static [(&'static str, &'static str)] = &[(
+        "BEGIN; SELECT 1",
+        "SELECT (now() = statement_timestamp())::text",
+    )];
+}
+
+/// Lets a handler of that kind handle two events in two batches of one worker, and checks that neither
+/// sees a change.
+async fn check_change<DB: TestDatabase>(
+    db: &Database<DB>,
+    (change, query): (&'static str, &'static str),
+    make: impl FnOnce(TestConsumer<DB>) -> TestConsumer<DB>,
+) {
+    let before = db.texts(query).await;
+    let answers: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+    let seen = Arc::clone(&answers);
+    let changing = consumer::<DB, _>("changing", move |_, tx, _| {
+        let seen = Arc::clone(&seen);
+        Box::pin(async move {
+            let answer = DB::texts(&mut *tx, query).await?;
+            seen.lock().unwrap().push(answer);
+            DB::execute_sql(&mut *tx, change).await?;
+            // The control: it would be seen here.
+            let after = DB::texts(tx, query).await?;
+            seen.lock().unwrap().push(after);
+            Ok(())
+        })
+    });
+    // Within a batch, events see what earlier ones changed.
+    let changing = make(changing.settings(impatient().batch_size(1)));
+    let running = Running::start(db.worker().consumer(changing));
+    for _ in 0..2 {
+        db.append("User", ["a"]).await;
+        patiently("it is handled", running.caught_up())
+            .await
+            .unwrap();
+    }
+    let report = running.stop().await;
+    assert!(!report.has_failures(), "{change}: {report}");
+    db.execute("DELETE FROM consumer_progress").await;
+    let answers = std::mem::take(&mut *answers.lock().unwrap());
+    assert!(answers.len() >= 4, "{change}: {answers:?}");
+    for called in answers.chunks(2) {
+        assert_eq!(called[0], before, "{change}");
+        assert_ne!(called[1], before, "{change}");
+    }
+}
+
+async fn what_a_handler_changes_reaches_no_other_batch<DB: Changes>(db: Database<DB>) {
+    for change in DB::WITHIN {
+        check_change(&db, *change, |changing| changing).await;
+    }
+}
+
+async fn what_a_handler_without_tx_changes_stays_out_of_the_pool<DB: Changes>(db: Database<DB>) {
+    for change in DB::WITHIN.iter().chain(DB::OUTSIDE) {
+        let before = db.texts(change.1).await;
+        check_change(&db, *change, TestConsumer::without_tx).await;
+        for mut connection in idle(&db).await {
+            let after = DB::texts(&mut connection, change.1).await.unwrap();
+            assert_eq!(after, before, "{change:?}");
+        }
+    }
+}
+
+/// All connections that are idle in the pool.
+async fn idle<DB: TestDatabase>(db: &Database<DB>) -> Vec<PoolConnection<DB>> {
+    let mut connections = vec![db.pool.acquire().await.unwrap()];
+    while let Some(connection) = db.pool.try_acquire() {
+        connections.push(connection);
+    }
+    connections
+}
+
+async fn a_connection_that_a_handler_made_read_only_fails_its_event(db: Database<Sqlite>) {
+    db.append("User", ["a"]).await;
+    let c = consumer("c", |_, tx, _| {
+        Box::pin(async move { Ok(Sqlite::execute_sql(tx, "PRAGMA query_only = ON").await?) })
+    });
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    let ConsumerState::Stopped { position, error } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert_eq!(*position, Some(1));
+    assert!(error.contains("`PRAGMA query_only`"), "{error}");
 }

@@ -4,9 +4,9 @@ use crate::contract::chain;
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, Tables};
-use super::transactions::Borrowed;
 use crate::backend::{Access, Backend, Blocker, FrontierWatch as _};
 use crate::worker::WorkerError;
 use crate::worker::poller::reset::refuse_checkpoints_above;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Transaction};
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
-use super::transactions::{Borrowed, begin};
-use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _};
+use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, begin};
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
@@ -182,7 +182,7 @@ impl<DB: Backend> Admin<DB> {
         match guarded(work, &mut tx, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
-                *ended_well = true;
+                *ended_well = DB::RESTORES_SESSION;
                 if connection.is_in_transaction() {
                     // That was a savepoint which the consumer left open.
                     return Err(AdminError::EndedTransaction {
@@ -195,7 +195,7 @@ impl<DB: Backend> Admin<DB> {
                 consumer: consumer.clone(),
             }),
             Err(Failed::InOrder(error)) => {
-                *ended_well = tx.rollback().await.is_ok();
+                *ended_well = tx.rollback().await.is_ok() && DB::RESTORES_SESSION;
                 Err(error)
             }
             Err(Failed::GivenUp(error)) => {

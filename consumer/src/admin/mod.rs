@@ -3,6 +3,7 @@
 //! Each command is a method of [`Admin`]. The feature `cli` offers the same commands on the command
 //! line.
 
+mod borrowed;
 mod commands;
 mod error;
 mod frontier;
@@ -20,7 +21,6 @@ mod retry;
 mod status;
 mod stopped;
 pub(crate) mod text;
-mod transactions;
 mod versions;
 
 pub use self::error::AdminError;

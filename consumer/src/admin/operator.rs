@@ -6,12 +6,12 @@ use std::sync::Arc;
 use sqlx::Transaction;
 use tokio::sync::{Mutex, watch};
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
-use super::transactions::{Borrowed, begin};
 use crate::backend::{
     self, Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
-    StoreError,
+    StoreError, begin,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;

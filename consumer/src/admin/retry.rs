@@ -8,12 +8,12 @@ use std::time::Duration;
 use sqlx::Transaction;
 use tokio::time::Instant;
 
+use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
 use super::locks::{Effects, Failed, LOCK_WAIT, Work};
 use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
-use super::transactions::Borrowed;
 use crate::backend::{Backend, ConsumerId, Ledger, ParkedRow, SLICES, StoreError};
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
 use crate::registry::Registered;
@@ -204,7 +204,8 @@ impl<DB: Backend> Retry<'_, DB> {
                 return Ok(handled);
             }
             match self.handle(&mut spare, &waiting, &mut effects).await {
-                Ok(()) => spare.give_back(),
+                // Its session may not be what it was, so it does not go back to the pool.
+                Ok(()) => drop(spare),
                 Err(failed) => return Err(self.refused(failed)),
             }
             let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
@@ -381,7 +382,6 @@ impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
             // Only the other connection is in an unknown state if the handler was abandoned.
             let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
             result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
-            spare.give_back();
         }
         let unparked = self.unpark(tx, &waiting.events).await;
         Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)

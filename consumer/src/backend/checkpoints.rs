@@ -221,8 +221,9 @@ pub trait Checkpoints: Driver {
     /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
 
-    /// Begins a transaction that only reads.
-    const BEGIN_READ: &'static str;
+    /// Whether a batch begins with the session as it was when its connection was opened. Otherwise its
+    /// claim shows what the session is.
+    const RESTORES_SESSION: bool;
 
     /// Begins a transaction that changes checkpoint rows outside a batch.
     const BEGIN_WRITE: &'static str;
@@ -446,6 +447,13 @@ pub trait Checkpoints: Driver {
         in_transaction::<Self>(statements.drop_passed.on::<Self>(), connection)
     }
 
+    /// Makes the session of a connection that a handler used outside of the worker's transaction what
+    /// it was; fails, or returns false, if the connection has to be replaced.
+    fn restore(
+        connection: &mut PoolConnection<Self>,
+        guard: &Self::Guard,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
     /// Takes the row lock of a checkpoint; `None` when another process has it.
     fn claim(
         statements: &CheckpointStatements,
@@ -598,7 +606,7 @@ pub trait Checkpoints: Driver {
     /// Whether the error says that the transaction or its server only reads.
     fn is_read_only(error: &dyn DatabaseError) -> bool;
 
-    /// Whether the error says that the current role lacks a privilege.
+    /// Whether the error says that the current role, or the connection, may not write.
     fn is_forbidden(error: &dyn DatabaseError) -> bool;
 }
 
@@ -640,6 +648,9 @@ pub trait TransactionGuard: Send + Sync + 'static {
 
     /// The statement that was refused or seen, if there was one.
     fn violation(&self) -> Option<&'static str>;
+
+    /// Whether a claim found the session as it was when the connection was opened.
+    fn is_same(&self, session: &str) -> bool;
 }
 
 /// A consumer that reads another log of the same database.

@@ -80,6 +80,9 @@ pub trait Events: LogRows {
     /// Whether texts can contain NUL.
     const STORES_NUL: bool;
 
+    /// Begins a transaction that only reads.
+    const BEGIN_READ: &'static str;
+
     /// Begins a transaction that appends.
     const BEGIN_APPEND: &'static str;
 
@@ -100,6 +103,9 @@ pub trait Events: LogRows {
     /// (version, needs) VALUES (7, 7)`. It locks the checkpoint rows first, since no claim of an older
     /// library follows.
     const MIGRATIONS: [&'static str; KNOWN];
+
+    /// Whether the error of a `BEGIN` can mean that the connection was in a transaction already.
+    fn may_have_begun_before(error: &sqlx::Error) -> bool;
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;

@@ -28,6 +28,7 @@ mod migrations;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
+mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod read;
@@ -68,6 +69,9 @@ pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
 pub(crate) use self::migrations::{check, check_use, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
+#[cfg(feature = "worker")]
+pub(crate) use self::pool::acquire;
+pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;
 #[cfg(feature = "worker")]
 pub use self::rows::ConsumerId;

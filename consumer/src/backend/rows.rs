@@ -229,6 +229,8 @@ pub struct Claim {
     pub backend: i32,
     /// The transaction that holds the lock; empty without a server.
     pub transaction: String,
+    /// What handlers before may have changed of the connection; empty where it is restored.
+    pub session: String,
 }
 
 impl Claim {
@@ -242,6 +244,7 @@ impl Claim {
             incarnation: Incarnation::decode::<DB>(row)?,
             backend: DB::read(row, "backend")?,
             transaction: DB::read(row, "transaction")?,
+            session: DB::read(row, "session")?,
         })
     }
 }

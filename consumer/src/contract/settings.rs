@@ -19,7 +19,7 @@ pub enum StartFrom {
 /// A panic counts as a failed attempt only if it unwinds. With `panic = "abort"` in the Cargo profile
 /// it ends the process before the attempt is recorded, and the restarted process is handed the same
 /// event again: [`Park`](Self::Park) and [`Skip`](Self::Skip) then never apply to a handler that
-/// panics, only to one that returns an error.
+/// panics, only to one that returns an error. A worker warns of it when it starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnError {

@@ -1,17 +1,15 @@
 //! The event store: how events are appended and read.
 
 pub(crate) mod cause;
-mod lease;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sqlx::{Connection as _, Pool, SqlSafeStr as _, Transaction};
+use sqlx::{Pool, Transaction};
 use tokio::sync::watch;
 
-use self::lease::Lease;
 #[cfg(feature = "worker")]
 use crate::backend::Incarnation;
 use crate::backend::{
@@ -258,10 +256,7 @@ impl<DB: Backend> EventStore<DB> {
         const PAUSE: Duration = Duration::from_secs(2);
         let until = Instant::now() + patience;
         loop {
-            let mut lease = self.lease().await?;
-            let migrated = self.migrate_on(&mut lease.connection).await;
-            lease.release();
-            match migrated {
+            match self.try_migrate().await {
                 Err(StoreError::MigrationBlocked { .. }) if Instant::now() < until => {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -270,25 +265,24 @@ impl<DB: Backend> EventStore<DB> {
         }
     }
 
-    async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        match self.check_on(connection, None).await {
+    async fn try_migrate(&self) -> Result<(), StoreError> {
+        match self.check().await {
             Err(StoreError::NotMigrated { .. }) => {}
             checked => return checked,
         }
-        match self.try_migrate(connection).await {
+        match self.migrate_once().await {
             Err(StoreError::Database(source)) if DB::is_held(&source) => {
-                let holders = DB::lock_holders(connection, &self.inner.settings).await?;
+                let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
+                let holders = DB::lock_holders(&mut tx, &self.inner.settings).await?;
+                tx.commit().await?;
                 Err(StoreError::MigrationBlocked { holders, source })
             }
             migrated => migrated,
         }
     }
 
-    // Here and below: with a `&'static str`, the compiler could not prove the future to be `Send`.
-    async fn try_migrate(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        let mut tx = connection
-            .begin_with(DB::BEGIN_MIGRATION.into_sql_str())
-            .await?;
+    async fn migrate_once(&self) -> Result<(), StoreError> {
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_MIGRATION).await?;
         backend::migrate::<DB>(&mut tx, &self.inner.settings).await?;
         Ok(tx.commit().await?)
     }
@@ -344,25 +338,10 @@ impl<DB: Backend> EventStore<DB> {
     }
 
     async fn check_for(&self, access: Option<Access>) -> Result<(), StoreError> {
-        let mut lease = self.lease().await?;
-        let checked = self.check_on(&mut lease.connection, access).await;
-        lease.release();
-        checked
-    }
-
-    /// In one transaction, so that a pooler cannot change the connection between two questions.
-    async fn check_on(
-        &self,
-        connection: &mut DB::Connection,
-        access: Option<Access>,
-    ) -> Result<(), StoreError> {
-        let mut tx = connection.begin().await?;
+        // In one transaction, so that a pooler cannot change the connection between two questions.
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
         backend::check::<DB>(&mut tx, &self.inner.settings, access).await?;
         Ok(tx.commit().await?)
-    }
-
-    async fn lease(&self) -> Result<Lease<DB>, StoreError> {
-        Ok(Lease::new(self.inner.pool.acquire().await?))
     }
 
     /// Begins a transaction to [append in](Self::append_in).
@@ -374,12 +353,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Transaction<'static, DB>, StoreError> {
-        let statement = DB::BEGIN_APPEND.into_sql_str();
-        let pool = self.inner.pool.clone();
-        // In a task of its own: if this future is dropped before the database has answered, the
-        // transaction still ends before its connection goes back to the pool.
-        let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
-        Ok(begun.map_err(|_| sqlx::Error::WorkerCrashed)??)
+        Ok(backend::begin(self.pool(), DB::BEGIN_APPEND).await?)
     }
 
     /// Appends events of one aggregate in the caller's transaction, and returns them with their positions
@@ -455,27 +429,10 @@ impl<DB: Backend> EventStore<DB> {
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut lease = self.lease().await?;
-        let appended = self
-            .append_on(&mut lease.connection, expected, events)
-            .await;
-        lease.release();
-        let stored = appended?;
-        self.wake();
-        Ok(stored)
-    }
-
-    async fn append_on(
-        &self,
-        connection: &mut DB::Connection,
-        expected: ExpectedVersion,
-        events: &[NewEvent],
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut tx = connection
-            .begin_with(DB::BEGIN_APPEND.into_sql_str())
-            .await?;
+        let mut tx = self.begin().await?;
         let stored = self.append_in(&mut tx, expected, events).await?;
         tx.commit().await?;
+        self.wake();
         Ok(stored)
     }
 
@@ -661,9 +618,8 @@ impl<DB: Backend> EventStore<DB> {
     /// The same store, whose statements name the schemas in which the tables are found now: what is set on
     /// a session later does not change what they mean.
     pub(crate) async fn located(&self) -> Result<Self, StoreError> {
-        let mut lease = self.lease().await?;
-        let located = DB::locate(&mut lease.connection, self.settings()).await?;
-        lease.release();
+        let mut connection = backend::acquire(self.pool()).await?;
+        let located = DB::locate(&mut connection, self.settings()).await?;
         Ok(self.clone().with(located))
     }
 

@@ -46,6 +46,8 @@ pub enum TestError {
         /// The database's error when the transaction was used afterwards.
         error: DriverError,
     },
+    /// The consumer left a transaction open that it began with `tx.begin()` (R4).
+    OpenSavepoint,
     /// The consumer could not empty its read model.
     Reset(HandlerError),
     /// The test's database returned an error.
@@ -65,6 +67,9 @@ impl fmt::Display for TestError {
             Self::EndedTransaction { .. } => f.write_str(
                 "the consumer ended the transaction that it was given, which a worker refuses: remove the `COMMIT` or `ROLLBACK`; to undo, return an error",
             ),
+            Self::OpenSavepoint => f.write_str(
+                "the consumer left a transaction open that it began with `tx.begin()`, which a worker refuses: commit it, or drop it to roll it back, before the handler returns",
+            ),
             Self::Reset(_) => f.write_str("the consumer could not empty its read model"),
             Self::Database(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
@@ -77,7 +82,7 @@ impl Error for TestError {
         match self {
             Self::Handler { error, .. } | Self::Reset(error) => Some(error.as_error()),
             Self::EndedTransaction { error } => Some(error),
-            Self::Swallowed { .. } => None,
+            Self::Swallowed { .. } | Self::OpenSavepoint => None,
             Self::Database(error) => error.source(),
             Self::Store(error) => error.source(),
         }

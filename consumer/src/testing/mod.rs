@@ -69,6 +69,8 @@ pub struct ConsumerTest<DB: Backend> {
     checkpoint: i64,
     replay_to: i64,
     attempt: u32,
+    /// The number that sqlx gives the next savepoint.
+    next_savepoint: u32,
     /// An in-memory database ends with its store.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
     store: Option<EventStore<DB>>,
@@ -170,6 +172,7 @@ impl<DB: Backend> ConsumerTest<DB> {
             checkpoint: 0,
             replay_to: 0,
             attempt: 1,
+            next_savepoint: 1,
             store: None,
         }
     }
@@ -512,6 +515,7 @@ impl<DB: Backend> ConsumerTest<DB> {
         batch: &Batch,
         end: End,
     ) -> Result<(Arc<Context>, Outcome), TestError> {
+        DB::set_mark(&mut self.tx).await?;
         let mut savepoint = self.tx.begin().await?;
         let (cx, outcome) = hand_over(&self.registered, &mut savepoint, batch).await;
         let ended = match (&outcome, end) {
@@ -522,7 +526,31 @@ impl<DB: Backend> ConsumerTest<DB> {
         ended.map_err(|error| TestError::EndedTransaction {
             error: error.into(),
         })?;
+        if self.has_open_savepoint().await? {
+            DB::return_to_mark(&mut self.tx).await?;
+            // sqlx still counts it, and the one that found it.
+            self.next_savepoint += 2;
+            return match outcome {
+                Ok(_) => Err(TestError::OpenSavepoint),
+                Err(_) => Ok((cx, outcome)),
+            };
+        }
+        DB::remove_mark(&mut self.tx).await?;
         Ok((cx, outcome))
+    }
+
+    /// Whether the handler has left a transaction open that it began in the savepoint of its batch: what
+    /// ended in the place of the savepoint was that, and the next one gets a higher number.
+    async fn has_open_savepoint(&mut self) -> Result<bool, sqlx::Error> {
+        let mut probe = self.tx.begin().await?;
+        let is_open = DB::has_savepoint(&mut probe, self.next_savepoint + 1).await?;
+        if is_open {
+            // Finding it has released the own one, so that there is nothing to end.
+            std::mem::forget(probe);
+            return Ok(true);
+        }
+        probe.rollback().await?;
+        Ok(false)
     }
 
     /// Hands over the events before the failing one again and keeps what they write, as a worker does.

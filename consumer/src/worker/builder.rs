@@ -357,6 +357,11 @@ impl<DB: Backend> WorkerBuilder<DB> {
 
     /// Sets how long a shutdown waits for the batches in progress. The default is 30 s. Batches that
     /// are not committed by then are rolled back and handled again by the next run.
+    ///
+    /// No program can end a thread from outside. So a handler that blocks its thread is left behind,
+    /// and an error in the log names its consumer and position; `run` returns at most 3 s after the
+    /// deadline. On a runtime with a single thread, `run` cannot return before such a handler does
+    /// unless the handler runs on a [core of its own](Self::lanes_on_one_core).
     #[must_use]
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
@@ -388,6 +393,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// hand, all these handlers then share that core: set `false` if they compute more than they
     /// write. A thread that such a handler starts inherits the core. The setting has no effect on a
     /// machine with a single core and on other systems than Linux.
+    ///
+    /// What such a handler spawns, and the connections that it opens, belong to a runtime that the
+    /// library starts once in a process, which uses all cores and lasts until the process ends.
     ///
     /// ```no_run
     /// # consumer::__doc::run(async |store| {

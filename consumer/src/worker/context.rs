@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation, StoreError};
+use crate::backend::{Backend, CheckpointStatements, Observation, StoreError, acquire};
 use crate::contract::chain;
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
@@ -61,7 +61,7 @@ impl<DB: Backend> Shared<DB> {
             return;
         }
         let terminate = async {
-            let mut connection = self.store.pool().acquire().await?;
+            let mut connection = acquire(self.store.pool()).await?;
             for backend in backends {
                 DB::terminate(&mut connection, *backend).await?;
             }

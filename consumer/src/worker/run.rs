@@ -15,6 +15,7 @@ use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
 use crate::worker::lane::handler::panic_message;
 use crate::worker::lane::retry::delay;
+use crate::worker::panics;
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::poller::{Poller, idle, segments};
@@ -23,10 +24,14 @@ use crate::worker::progress::report::Report;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::run_guard::RunGuard;
 use crate::worker::threads::Threads;
+use crate::worker::timeouts::within;
 
-/// How long a worker that ends tries to advance idle checkpoints, which only saves the next run some
-/// reading.
+/// How long a worker that ends waits for the tasks beside its lanes, and tries to advance idle
+/// checkpoints, which only saves the next run some reading.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a lane that is dropped may take to end: a blocked thread drops nothing.
+const DROP_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long to wait before a lane that panicked is restarted.
 const RESTART_BACKOFF: Backoff = Backoff {
@@ -161,6 +166,7 @@ impl<DB: Backend> Worker<DB> {
         check_store(&mut shared).await?;
         let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
+        panics::warn_of_aborts(consumers.iter().map(|one| one.policy()));
         let Channels {
             frontier,
             snapshot,
@@ -183,9 +189,17 @@ impl<DB: Backend> Worker<DB> {
         // The poller also ends when the handle shuts the worker down.
         guard.set_requested(ended.is_none() || shared.is_stopping());
         stop.send_replace(true);
-        helpers.shutdown().await;
-        lanes.finish().await;
-        poller.finish(ended).await?;
+        helpers.abort_all();
+        let given_up = lanes.finish().await;
+        let tidied = async {
+            shared.terminate(&given_up).await;
+            helpers.shutdown().await;
+        };
+        let (_, finished) = tokio::join!(
+            within(FINISH_TIMEOUT, tidied),
+            within(FINISH_TIMEOUT, poller.finish(ended)),
+        );
+        finished.unwrap_or(Ok(()))?;
         Ok(Report::new(shared.progress.consumers(), detached))
     }
 }
@@ -329,25 +343,45 @@ impl<DB: Backend> Lanes<DB> {
         Some(running)
     }
 
-    /// Waits for the batches in progress, and drops what is not finished by the deadline.
-    async fn finish(&mut self) {
+    /// Waits for the batches in progress, and drops what is not finished by the deadline. Returns the
+    /// backends that hold the claims of what was dropped.
+    async fn finish(&mut self) -> Vec<i32> {
         let deadline = self.shared.options.shutdown_deadline;
-        let finished = async {
-            while let Some(ended) = self.tasks.join_next_with_id().await {
-                self.ended(ended);
-            }
-        };
-        if time::timeout(deadline, finished).await.is_ok() {
-            return;
+        if within(deadline, self.ended_all()).await.is_some() {
+            return Vec::new();
         }
         tracing::warn!(
             "batches are still in progress at the shutdown deadline; they are rolled back and handled again by the next run"
         );
         let claimed = self.shared.connections.claimed();
-        self.tasks.shutdown().await;
+        self.tasks.abort_all();
+        if within(DROP_TIMEOUT, self.ended_all()).await.is_none() {
+            self.running.values().for_each(warn_of_blocked_thread);
+        }
         self.shared.progress.shut_down();
-        self.shared.terminate(&claimed).await;
+        claimed
     }
+
+    /// Waits until all lanes have ended.
+    async fn ended_all(&mut self) {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+}
+
+/// Names the handler that the worker leaves behind, if the lane is in one.
+fn warn_of_blocked_thread<DB: Backend>(running: &RunningLane<DB>) {
+    let progress = &running.lane.progress;
+    let Some(handling) = progress.handling() else {
+        return;
+    };
+    tracing::error!(
+        consumer = &*progress.key.consumer.name,
+        checkpoint = progress.cursor().map(|cursor| cursor.checkpoint),
+        position = handling.current_position(),
+        "the handler blocks its thread beyond the shutdown deadline, so the worker ends without it; nothing of its batch is saved unless the handler returns before the program ends; move blocking calls into `tokio::task::spawn_blocking`"
+    );
 }
 
 /// The task of the poller, aborted when it is dropped.
@@ -363,10 +397,7 @@ impl<DB: Backend> PollerTask<DB> {
     ) -> Result<(), WorkerError> {
         let ended = match ended {
             Some(ended) => ended,
-            None => match time::timeout(FINISH_TIMEOUT, &mut self.0).await {
-                Ok(ended) => ended,
-                Err(_) => return Ok(()),
-            },
+            None => (&mut self.0).await,
         };
         // The task does not panic, and is aborted only when this is dropped.
         let poller = ended.map_err(|_| WorkerError::from(sqlx::Error::WorkerCrashed))??;

@@ -10,7 +10,7 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
-use super::connect::{BEGIN_READ, BEGIN_WRITE, begin_write, server_incarnation, with_numbers};
+use super::connect::{BEGIN_WRITE, begin, begin_write, server_incarnation, with_numbers};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
@@ -48,7 +48,7 @@ impl SessionGuard {
 }
 
 /// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
-const BEGIN_BATCH: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+const BEGIN_BATCH: &str = concat!(begin!(), " READ WRITE");
 
 /// The statements that restore the session. They run in the message of the next BEGIN, since in that of
 /// the COMMIT they would take the mark from the deferred trigger. A setting may take the rights of the
@@ -91,6 +91,10 @@ impl TransactionGuard for SessionGuard {
     fn violation(&self) -> Option<&'static str> {
         None
     }
+
+    fn is_same(&self, _session: &str) -> bool {
+        true
+    }
 }
 
 impl Checkpoints for Postgres {
@@ -100,7 +104,7 @@ impl Checkpoints for Postgres {
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
-    const BEGIN_READ: &'static str = BEGIN_READ;
+    const RESTORES_SESSION: bool = true;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     /// The number is arbitrary.
     const BEGIN_ENROLL: &'static str =
@@ -130,7 +134,7 @@ impl Checkpoints for Postgres {
                            WHERE o.consumer = p.consumer AND o.version > p.version) AS has_versions,
                EXISTS (SELECT FROM {handled} AS h
                         WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
-               pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction,
+               pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction, '' AS session,
                -- In this transaction only, these end the claim of a process that froze, or that is
                -- behind a cut network: one that sends no statement, one that acknowledges no answer,
                -- and one that is gone while its statement runs.
@@ -239,6 +243,16 @@ impl Checkpoints for Postgres {
         _on_thread: OnThread,
     ) -> Result<(), sqlx::Error> {
         Ok(())
+    }
+
+    async fn restore(
+        connection: &mut PoolConnection<Self>,
+        guard: &SessionGuard,
+    ) -> Result<bool, sqlx::Error> {
+        // Made of literals that the server has quoted.
+        let restore = AssertSqlSafe(format!("{}; COMMIT", guard.begin));
+        raw_sql(restore).execute(&mut **connection).await?;
+        Ok(true)
     }
 
     async fn claim(

@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
+use super::connect::{BEGIN, BEGIN_READ, begin};
 #[cfg(feature = "worker")]
 use super::marker::{Marker, server_marker};
 use super::{connect, migrations, privileges};
@@ -161,21 +162,31 @@ impl Events for Postgres {
     type OwnStatements = PgEventStatements;
 
     const STORES_NUL: bool = false;
-    // A role can have a stricter default, with which appends would fail where they can wait for the
-    // head row.
-    const BEGIN_APPEND: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+    const BEGIN_READ: &'static str = BEGIN_READ;
+    const BEGIN_APPEND: &'static str = BEGIN;
     /// The number is arbitrary. Under READ COMMITTED the version that is read after the lock is that of
     /// its last holder.
     ///
     /// Others queue behind a lock on a table that waits for a long batch, so it waits briefly and is
     /// tried again. The last timeout ends a process that froze with the locks.
-    const BEGIN_MIGRATION: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED;
-        SELECT pg_advisory_xact_lock(7166182912370463009);
-        SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0;
-        SET LOCAL idle_in_transaction_session_timeout = '1min'";
+    const BEGIN_MIGRATION: &'static str = begin!(
+        "SELECT pg_advisory_xact_lock(7166182912370463009);
+         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0;
+         SET LOCAL idle_in_transaction_session_timeout = '1min'"
+    );
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
+
+    fn may_have_begun_before(error: &sqlx::Error) -> bool {
+        let code = match error {
+            sqlx::Error::InvalidSavePointStatement => return true,
+            sqlx::Error::Database(error) => error.code(),
+            _ => None,
+        };
+        // active_sql_transaction, in_failed_sql_transaction
+        code.is_some_and(|code| code == "25001" || code == "25P02")
+    }
 
     fn accepts(_schema: &Schema) -> Result<(), StoreError> {
         Ok(())

@@ -19,6 +19,7 @@ use crate::backend::frontier::{
     Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
 };
 use crate::backend::log_rows::{LogRow, position};
+use crate::backend::pool::begin;
 use crate::backend::sql::statements;
 use crate::backend::{
     Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, SnapshotRow, Sql,
@@ -642,7 +643,7 @@ async fn probe(
     connection: &mut PgConnection,
     sequence: &Sequence,
 ) -> Result<(), FrontierError> {
-    let mut writer = pool.begin_with(BEGIN_WRITE).await?;
+    let mut writer = begin(pool, BEGIN_WRITE).await?;
     let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
     let drawn = sqlx::raw_sql(with_numbers(draw, &[sequence.relation]))
         .fetch_one(&mut *writer)

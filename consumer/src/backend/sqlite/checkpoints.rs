@@ -8,9 +8,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
 use super::connect::{BEGIN_WRITE, primary_code};
-use super::hooks::{self, HookGuard};
+use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, Remains, bind_save,
+    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
@@ -24,12 +24,13 @@ impl Checkpoints for Sqlite {
     const LANES_ON_ONE_CORE: bool = true;
     // Other writers of the file wait for each transaction, and a commit costs little.
     const MOST_BATCHES: usize = 1;
-    const BEGIN_READ: &'static str = "BEGIN";
+    const RESTORES_SESSION: bool = false;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     const BEGIN_ENROLL: &'static str = BEGIN_WRITE;
     const BEGIN_SPLIT: &'static str = BEGIN_WRITE;
 
-    const CLAIM: &'static str = "
+    const CLAIM: &'static str = concat!(
+        "
         -- The transaction, begun IMMEDIATE, is the lock.
         UPDATE {progress} SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
@@ -45,7 +46,10 @@ impl Checkpoints for Sqlite {
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
-               0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered";
+               0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered, ",
+        session!(),
+        " AS session"
+    );
 
     const SAVE: &'static str = "
         UPDATE {progress}
@@ -99,6 +103,14 @@ impl Checkpoints for Sqlite {
         on_thread: OnThread,
     ) -> Result<(), sqlx::Error> {
         hooks::call_once(connection, on_thread).await
+    }
+
+    async fn restore(
+        connection: &mut PoolConnection<Self>,
+        guard: &HookGuard,
+    ) -> Result<bool, sqlx::Error> {
+        let session = hooks::read_session(connection).await?;
+        Ok(guard.is_same(&session))
     }
 
     async fn claim(
@@ -221,8 +233,9 @@ impl Checkpoints for Sqlite {
         false
     }
 
-    fn is_forbidden(_error: &dyn DatabaseError) -> bool {
-        false
+    fn is_forbidden(error: &dyn DatabaseError) -> bool {
+        const READONLY: i64 = 8;
+        primary_code(error) == Some(READONLY)
     }
 }
 

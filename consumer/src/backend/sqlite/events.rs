@@ -116,11 +116,25 @@ impl Events for Sqlite {
     type OwnStatements = SqliteEventStatements;
 
     const STORES_NUL: bool = true;
+    const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = "";
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
+
+    fn may_have_begun_before(error: &sqlx::Error) -> bool {
+        const ERROR: i64 = 1;
+        // A transaction that has only read fails so if there is another writer.
+        const BUSY: i64 = 5;
+        match error {
+            sqlx::Error::InvalidSavePointStatement => true,
+            sqlx::Error::Database(error) => {
+                matches!(connect::primary_code(error.as_ref()), Some(ERROR | BUSY))
+            }
+            _ => false,
+        }
+    }
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
         match schema.database_schema_name() {

@@ -10,7 +10,7 @@ use tokio::time;
 
 use crate::backend::{
     Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
-    StoreError, TransactionGuard as _,
+    TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
@@ -24,6 +24,7 @@ use crate::worker::lane::outcome::{
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
 use crate::worker::metrics;
+use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::tally::Tally;
 use crate::worker::timeouts::{Timeouts, after};
 
@@ -40,6 +41,7 @@ const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared stat
 pub(crate) struct Attempt<'a, DB: Backend> {
     pub(crate) shared: &'a Shared<DB>,
     pub(crate) segment: &'a Segment<DB>,
+    pub(crate) progress: &'a LaneProgress,
     pub(crate) job: &'a Job,
 }
 
@@ -85,7 +87,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         let begin = connection.begin_with(guard.begin());
         let mut tx = self.shared.answer(begin).await?;
         let ready = match self.shared.answer(self.open(&mut tx)).await? {
-            Opening::Ready(ready) => ready,
+            Opening::Ready(ready) if is_new || guard.is_same(&ready.claim.session) => ready,
+            Opening::Ready(_) => return Err(AttemptError::StaleConnection),
             Opening::Commit(outcome) => {
                 return self.shared.answer(commit(tx, ended_well, outcome)).await;
             }
@@ -99,17 +102,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             .await?;
         let outcome = match handled {
             Handled::UpTo(index) => self.save_and_commit(tx, &ready, index, ended_well).await?,
-            Handled::Failed(outcome) => {
-                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
-            }
             // On a new connection, the handler itself has changed the tables.
-            Handled::OnStalePlan(outcome) if is_new => {
-                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
-            }
-            Handled::OnStalePlan(_) => {
+            Handled::OnStalePlan(_) if !is_new => {
                 // The others have such plans too.
                 self.shared.connections.close_idle();
-                return Err(AttemptError::StalePlan);
+                return Err(AttemptError::StaleConnection);
+            }
+            Handled::Failed(outcome) | Handled::OnStalePlan(outcome) => {
+                let rolled_back = undo(tx, ended_well, outcome);
+                return self.shared.answer(rolled_back).await;
             }
             Handled::Abandoned(outcome) => {
                 // Dropping a handler's future does not end its statement, which would keep the row
@@ -124,7 +125,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
         drop(lease);
         if matches!(outcome, Outcome::Saved { .. }) {
-            run_effects(&ready.cx).await;
+            self.run_effects(&ready.cx).await;
         }
         Ok(outcome)
     }
@@ -148,7 +149,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             Opening::Commit(outcome) | Opening::RollBack(outcome) => return Ok(outcome),
         };
         let mut unused = self.shared.connections.unused().await?;
-        let handled = self.handle(&ready, &mut unused.connection).await;
+        let handled = self.handle_unused(&ready, &mut unused).await;
         drop(unused);
         let handled = handled.map_err(|failure| {
             let verdict = Verdict::on::<DB>(&failure.error.error);
@@ -162,7 +163,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         };
         let outcome = self.save_later(&ready, index).await?;
         if matches!(outcome, Outcome::Saved { .. }) {
-            run_effects(&ready.cx).await;
+            self.run_effects(&ready.cx).await;
         }
         Ok(outcome)
     }
@@ -441,7 +442,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let handled = match unused {
             None => self.handle(ready, tx).await,
             Some(unused) => {
-                let handler = self.handle(ready, &mut unused.connection);
+                let handler = self.handle_unused(ready, unused);
                 keep_alive::<DB, _>(tx, self.shared.options.claim_timeout, handler).await?
             }
         };
@@ -468,6 +469,24 @@ impl<DB: Backend> Attempt<'_, DB> {
         self.judge(ready, handled, ended_by)
     }
 
+    /// Calls a handler with a connection that it does not use.
+    async fn handle_unused(
+        &self,
+        ready: &Ready,
+        unused: &mut UnusedConnection<DB>,
+    ) -> Result<usize, HandlerFailure> {
+        let handled = self.handle(ready, unused.begin()?).await;
+        if !matches!(&handled, Err(failure) if failure.timed_out) {
+            unused.set_idle();
+        }
+        handled
+    }
+
+    async fn run_effects(&self, cx: &Arc<Context>) {
+        let _handling = self.progress.enter_handler(cx);
+        run_effects(cx).await;
+    }
+
     async fn handle(
         &self,
         ready: &Ready,
@@ -492,6 +511,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         };
         let consumer = &*self.segment.consumer.registered.consumer;
         let events = &ready.division.to_handle;
+        let _handling = self.progress.enter_handler(&ready.cx);
         supervise(consumer, &ready.cx, connection, events, take, limits).await
     }
 
@@ -594,7 +614,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 Err(error) if is_refusal_of_commit::<DB>(&error) => {
                     // Dropping the transaction has rolled it back, or queued that, where the refusal
                     // did not.
-                    *ended_well = true;
+                    *ended_well = DB::RESTORES_SESSION;
                     Ok(failed_somewhere(ready, refused_commit(&error)))
                 }
                 Err(error) => Err(error.into()),
@@ -605,7 +625,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
             Err(error) if is_of_session::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, unusable_session(&error));
-                let outcome = shared.answer(roll_back(tx, ended_well, outcome)).await?;
+                let outcome = shared.answer(undo(tx, ended_well, outcome)).await?;
                 // Unless the worker's own role has lost a privilege meanwhile.
                 shared.store.check_access(Access::Work).await?;
                 Ok(outcome)
@@ -819,6 +839,18 @@ async fn commit<DB: Backend>(
 ) -> Result<Outcome, AttemptError> {
     tx.commit().await?;
     *ended_well = true;
+    Ok(outcome)
+}
+
+/// Rolls back what a handler has done. Where only a claim shows what else it did to the connection, that
+/// is closed: the failure is recorded over another one.
+async fn undo<DB: Backend>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: Outcome,
+) -> Result<Outcome, AttemptError> {
+    tx.rollback().await?;
+    *ended_well = DB::RESTORES_SESSION;
     Ok(outcome)
 }
 

@@ -14,7 +14,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tokio::time;
 use tracing::Instrument as _;
 
@@ -32,6 +31,7 @@ use crate::worker::poller::assignment::NewLane;
 use crate::worker::progress::lane::{Cursor, FirstPending, LaneProgress};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
+use crate::worker::threads::Reader;
 use crate::worker::timeouts::{after, fraction};
 
 /// One segment of a consumer at work.
@@ -76,10 +76,10 @@ const MAX_MOVES: u32 = 8;
 const CONTINUE: Turn = ControlFlow::Continue(());
 
 impl<DB: Backend> Lane<DB> {
-    /// A lane that reads on `runtime` and ends at the position `until`, if there is one.
+    /// A lane that ends at the position `until`, if there is one.
     pub(crate) fn new(
         shared: Arc<Shared<DB>>,
-        runtime: Handle,
+        reader: Reader,
         new: NewLane<DB>,
         until: Option<i64>,
     ) -> Self {
@@ -97,7 +97,7 @@ impl<DB: Backend> Lane<DB> {
             },
             progress,
             until,
-            reader: ReadAhead::new(runtime),
+            reader: ReadAhead::new(reader),
             job: None,
             suspects: None,
             read_after: None,
@@ -158,7 +158,7 @@ impl<DB: Backend> Lane<DB> {
             Err(AttemptError::EndedTransaction { claim, error }) => {
                 self.stop_at_once(job, &claim, error).await
             }
-            Err(AttemptError::StalePlan) => {
+            Err(AttemptError::StaleConnection) => {
                 self.job = Some(job);
                 CONTINUE
             }
@@ -519,6 +519,7 @@ impl<DB: Backend> Lane<DB> {
         let attempt = Attempt {
             shared: &self.shared,
             segment: &self.segment,
+            progress: &self.progress,
             job,
         };
         let span = self.span(job);
@@ -561,7 +562,7 @@ impl<DB: Backend> Lane<DB> {
             Ok(Outcome::Failed { .. }) => metrics::error(key, "handler"),
             Ok(_) => {}
             Err(AttemptError::EndedTransaction { .. }) => metrics::error(key, "commit"),
-            Err(AttemptError::Database(_) | AttemptError::StalePlan) => {
+            Err(AttemptError::Database(_) | AttemptError::StaleConnection) => {
                 metrics::error(key, "database");
             }
         }

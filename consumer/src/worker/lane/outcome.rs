@@ -54,9 +54,10 @@ pub(crate) struct FailedEvents {
 pub(crate) enum AttemptError {
     /// The database failed; the attempt is repeated and does not count.
     Database(String),
-    /// A table has changed since the connection prepared a statement of the handler; the attempt is
-    /// repeated on another connection and does not count.
-    StalePlan,
+    /// The connection is not what it was when it was opened: a table has changed since it prepared a
+    /// statement, or a handler has changed its settings. The attempt is repeated at once on another
+    /// connection and does not count.
+    StaleConnection,
     /// The handler ended the transaction or left a savepoint in it (R4); the attempt is not repeated.
     EndedTransaction { claim: Box<Claim>, error: String },
 }
@@ -212,7 +213,7 @@ pub(crate) fn is_of_session<DB: Backend>(error: &sqlx::Error) -> bool {
 pub(crate) fn unusable_session(error: &sqlx::Error) -> String {
     let error = chain(error);
     format!(
-        "the handler left its transaction read-only or with another role, so the checkpoint cannot be saved; undo `SET TRANSACTION READ ONLY` or `SET ROLE` before it returns: {error}"
+        "the handler left its transaction read-only or with another role, so the checkpoint cannot be saved; undo `SET TRANSACTION READ ONLY`, `SET ROLE` or `PRAGMA query_only` before it returns: {error}"
     )
 }
 

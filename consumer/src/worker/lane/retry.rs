@@ -175,7 +175,7 @@ impl<DB: Backend> Lane<DB> {
             AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. } => {
                 self.wait_for_database(error).await
             }
-            AttemptError::StalePlan => CONTINUE,
+            AttemptError::StaleConnection => CONTINUE,
         }
     }
 

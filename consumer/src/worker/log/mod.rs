@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 
-use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, position};
+use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, acquire, position};
 use crate::store::EventStore;
 use crate::worker::log::cache::Cache;
 use crate::worker::log::continuity::{Continuity, SkippedVersion};
@@ -233,7 +233,7 @@ impl<DB: Backend> Log<DB> {
     }
 
     async fn connect(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
-        let mut connection = self.store.pool().acquire().await?;
+        let mut connection = acquire(self.store.pool()).await?;
         // A read that is dropped during its BEGIN leaves a transaction open that sqlx does not know
         // of, so the connection must not return to the pool.
         connection.close_on_drop();

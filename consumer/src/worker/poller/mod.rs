@@ -20,7 +20,7 @@ use tokio::time::{self, Instant};
 
 use crate::backend::{
     self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
-    LogState, Observation, SegmentId, SnapshotRow,
+    LogState, Observation, SegmentId, SnapshotRow, acquire,
 };
 use crate::contract::chain;
 use crate::worker::context::Shared;
@@ -442,7 +442,7 @@ impl<DB: Backend> PollerConnection<DB> {
     async fn start_watch(&mut self, shared: &Shared<DB>) -> Result<DB::Watch, WorkerError> {
         self.close();
         let store = &shared.store;
-        let connection = self.0.insert(store.pool().acquire().await?);
+        let connection = self.0.insert(acquire(store.pool()).await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
         let watch = DB::Watch::start(store.settings(), connection).await?;

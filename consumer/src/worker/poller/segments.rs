@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use crate::backend::{self, Backend, Checkpoint, SLICES};
+use crate::backend::{self, Backend, Checkpoint, SLICES, acquire};
 use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -45,7 +45,7 @@ async fn split_wide_rows<DB: Backend>(
     if wide.is_empty() {
         return Ok(0);
     }
-    let mut connection = shared.store.pool().acquire().await?;
+    let mut connection = acquire(shared.store.pool()).await?;
     // This task may be dropped during a BEGIN, as in the reader of the log.
     connection.close_on_drop();
     for (row, at) in &wide {
@@ -88,7 +88,7 @@ pub async fn merge_segments<DB: Backend>(
 ) -> Result<(), WorkerError> {
     let segments = i32::try_from(segment_count(segments)).unwrap_or(1);
     let statements = DB::checkpoint_statements(store.located().await?.settings());
-    let mut connection = store.pool().acquire().await?;
+    let mut connection = acquire(store.pool()).await?;
     // The caller may drop this future during a BEGIN, as in the reader of the log.
     connection.close_on_drop();
     let mut is_known = false;

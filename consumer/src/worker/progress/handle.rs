@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, StoreError};
+use crate::backend::{Backend, StoreError, begin};
 use crate::store::EventStore;
 use crate::worker::progress::health::{Health, HealthProblem};
 use crate::worker::progress::lane::LaneProgress;
@@ -153,19 +153,15 @@ impl<DB: Backend> WorkerHandle<DB> {
     /// Those of [`caught_up_to`](Self::caught_up_to), and [`WaitError::Store`] if the log cannot be
     /// read.
     pub async fn caught_up(&self) -> Result<(), WaitError> {
-        let store = self.located.get().unwrap_or(&self.store).clone();
-        // In a task of its own: if this future is dropped during the BEGIN, the connection would
-        // return to the pool with a transaction open that sqlx does not know of.
-        let head = tokio::spawn(async move {
-            let mut tx = store.pool().begin_with(DB::BEGIN_READ).await?;
-            let head = store.latest_global_position(&mut tx).await?;
-            tx.commit().await?;
-            Ok::<_, StoreError>(head)
-        });
-        let head = head
-            .await
-            .map_err(|_| StoreError::from(sqlx::Error::WorkerCrashed))??;
-        self.caught_up_to(head).await
+        self.caught_up_to(self.head().await?).await
+    }
+
+    async fn head(&self) -> Result<i64, StoreError> {
+        let store = self.located.get().unwrap_or(&self.store);
+        let mut tx = begin(store.pool(), DB::BEGIN_READ).await?;
+        let head = store.latest_global_position(&mut tx).await?;
+        tx.commit().await?;
+        Ok(head)
     }
 
     /// Returns whether the worker is live and ready, for probes.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::backend::{Checkpoint, Incarnation, SegmentId};
+use crate::contract::Context;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
 
@@ -69,6 +70,8 @@ struct Current {
     first_pending: Option<FirstPending>,
     /// The deleted events that the lane has passed.
     missing: Option<RangeInclusive<i64>>,
+    /// What its handler was called with, while it is running.
+    handling: Option<Arc<Context>>,
 }
 
 impl Current {
@@ -95,6 +98,7 @@ impl LaneProgress {
                 active_at: Instant::now(),
                 first_pending: None,
                 missing: None,
+                handling: None,
             }),
             changed,
         }
@@ -175,6 +179,17 @@ impl LaneProgress {
         self.current.lock().missing.clone()
     }
 
+    /// Records that a handler is running, until the guard is dropped.
+    pub(crate) fn enter_handler(&self, cx: &Arc<Context>) -> Handling<'_> {
+        self.current.lock().handling = Some(Arc::clone(cx));
+        Handling(self)
+    }
+
+    /// What the handler of the lane was called with, if it is running.
+    pub(crate) fn handling(&self) -> Option<Arc<Context>> {
+        self.current.lock().handling.clone()
+    }
+
     pub(crate) fn add(&self, tally: Tally) {
         self.current.lock().tally += tally;
     }
@@ -195,5 +210,14 @@ impl LaneProgress {
             drop(current);
             self.changed.send_replace(());
         }
+    }
+}
+
+/// A handler that is running.
+pub(crate) struct Handling<'a>(&'a LaneProgress);
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        self.0.current.lock().handling = None;
     }
 }
