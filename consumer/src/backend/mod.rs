@@ -26,6 +26,8 @@ mod migrations;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
+#[cfg(feature = "worker")]
+mod pace;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod read;
@@ -63,6 +65,8 @@ pub(crate) use self::log_rows::{UnreadableEvent, position};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
+#[cfg(feature = "worker")]
+pub(crate) use self::pace::Pace;
 pub use self::read::ReadRange;
 #[cfg(feature = "worker")]
 pub use self::rows::ConsumerId;

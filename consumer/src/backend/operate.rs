@@ -41,10 +41,6 @@ const AGE: &str = "
       FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
      ORDER BY {global_position} LIMIT 1";
 
-/// A changed `claims` is what makes the database refuse a commit that was not released (R4), where
-/// the hooks of the connection do not.
-const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1 AND version = $2";
-
 /// A consumer that runs again gets all its attempts, and the last error is gone.
 const SET_STATE: &str = "
     UPDATE {progress}
@@ -111,7 +107,6 @@ statements! {
         age: AGE,
         age_scope: DB::AGE_SCOPE,
         lock: DB::LOCK,
-        arm: ARM,
         set_state: SET_STATE,
         pass: PASS,
         rewind: REWIND,
@@ -212,16 +207,6 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         wait: Duration,
     ) -> impl Future<Output = Result<Lock, sqlx::Error>> + Send;
-
-    /// Makes the end of the caller's transaction depend on [`release`](Self::release), before a
-    /// consumer's code is called in it (R4).
-    fn arm(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        of: &ConsumerId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        run::<Self>(on_consumer::<Self>(&sql.arm, of), connection)
-    }
 
     /// Allows the transaction to commit; false when it is not the one that locked the rows.
     fn release(

@@ -204,6 +204,8 @@ pub struct Claim {
     pub backend: i32,
     /// The transaction that holds the lock; empty without a server.
     pub transaction: String,
+    /// Where the row is in its table; empty without a server.
+    pub address: String,
 }
 
 impl Claim {
@@ -217,6 +219,7 @@ impl Claim {
             incarnation: Incarnation::decode::<DB>(row)?,
             backend: DB::read(row, "backend")?,
             transaction: DB::read(row, "transaction")?,
+            address: DB::read(row, "address")?,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
@@ -19,8 +19,8 @@ use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
 use crate::backend::log_rows::{LogRow, position};
 use crate::backend::sql::statements;
 use crate::backend::{
-    Checkpoint, Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, Sql, StoreError,
-    StoreSettings,
+    Checkpoint, Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, Sql,
+    StoreError, StoreSettings,
 };
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
@@ -196,6 +196,7 @@ impl Frontier for Postgres {
 pub struct PgWatch {
     settled: i64,
     durable: i64,
+    saves: Pace,
     head: i64,
     incarnation: Incarnation,
     sequence: Sequence,
@@ -343,6 +344,7 @@ impl PgWatch {
         let mut watch = Self {
             settled: 0,
             durable: 0,
+            saves: Pace::default(),
             head: 0,
             incarnation: Incarnation::default(),
             sequence,
@@ -488,9 +490,12 @@ impl PgWatch {
         // The next worker finds contiguous positions again at no cost; saved now and then, the frontier
         // spares it old gaps.
         const WORTH_SAVING: i64 = 1_000;
-        if self.settled - self.durable < WORTH_SAVING {
+        /// The shortest pause between two saves, each of which leaves a dead version of the row.
+        const PAUSE: Duration = Duration::from_secs(1);
+        if self.settled - self.durable < WORTH_SAVING || !self.saves.is_due() {
             return Ok(());
         }
+        let began = Instant::now();
         let mut tx = connection.begin_with(BEGIN_WRITE).await?;
         self.statements
             .save_frontier
@@ -503,6 +508,7 @@ impl PgWatch {
             .await?;
         tx.commit().await?;
         self.durable = self.settled;
+        self.saves.pause(began.elapsed(), PAUSE);
         Ok(())
     }
 }

@@ -43,7 +43,10 @@ impl Checkpoints for Sqlite {
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
-               0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered";
+               0 AS backend, '' AS \"transaction\", '' AS address, 0 AS started, 0 AS recovered";
+
+    /// The file has no dead rows.
+    const CLAIM_AT: &'static str = Self::CLAIM;
 
     const SAVE: &'static str = "
         UPDATE {progress}
@@ -51,6 +54,8 @@ impl Checkpoints for Sqlite {
                failed_position = $8, error = {message $9}, updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
+
+    const SAVE_AT: &'static str = Self::SAVE;
 
     /// The transaction, begun IMMEDIATE, is the lock.
     const LOCK_MARK: &'static str = "SELECT $1 = $1 AS locked";
@@ -99,6 +104,7 @@ impl Checkpoints for Sqlite {
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
+        _at: Option<&str>,
         _timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
         let claim = on_row::<Self>(&statements.claim, key);
@@ -113,9 +119,14 @@ impl Checkpoints for Sqlite {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<Option<String>, sqlx::Error> {
         let save = bind_save::<Self>(&statements.save, key, claim, new);
-        Ok(save.execute(connection).await? == 1)
+        let is_saved = save.execute(connection).await? == 1;
+        Ok(is_saved.then(String::new))
+    }
+
+    fn is_worth_keeping(_address: &str) -> bool {
+        false
     }
 
     async fn park(

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
+    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation, Pace,
 };
 use crate::contract::chain;
 use crate::store::EventStore;
@@ -50,6 +50,7 @@ pub(crate) struct Poller<DB: Backend> {
     frontier: watch::Sender<Observation>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     snapshot_at: Option<Instant>,
+    snapshot_pace: Pace,
     advanced_at: Instant,
     /// Since when the frontier has been waiting at a gap.
     waiting_since: Option<Instant>,
@@ -81,6 +82,7 @@ impl<DB: Backend> Poller<DB> {
             frontier,
             snapshot,
             snapshot_at: None,
+            snapshot_pace: Pace::default(),
             advanced_at: Instant::now(),
             waiting_since: None,
             warned_at: None,
@@ -165,6 +167,10 @@ impl<DB: Backend> Poller<DB> {
     }
 
     fn snapshot_is_due(&self) -> bool {
+        // First, so that a request is not lost.
+        if !self.snapshot_pace.is_due() {
+            return false;
+        }
         let interval = self.shared.options.snapshot_interval;
         let requested = self.shared.snapshot_requested.swap(false, Ordering::AcqRel);
         requested
@@ -215,6 +221,7 @@ impl<DB: Backend> Poller<DB> {
         self.snapshot.send_replace(snapshot);
         self.has_advanced = false;
         self.snapshot_at = Some(Instant::now());
+        self.snapshot_pace.pause(began_at.elapsed(), Duration::ZERO);
         Ok(())
     }
 
@@ -346,6 +353,7 @@ impl<DB: Backend> Poller<DB> {
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
         self.watch = self.connection.start_watch(&self.shared.store).await?;
         self.snapshot_at = None;
+        self.snapshot_pace = Pace::default();
         self.poll().await
     }
 }
