@@ -50,17 +50,24 @@ impl SessionGuard {
 /// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
 const BEGIN_BATCH: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// What the refusal of a commit speaks of.
-const REFUSAL: &str = "consumer.a handler may not commit the transaction of its worker";
+/// The setting that does not exist, and what the error about it says.
+macro_rules! refusal {
+    () => {
+        "consumer.a handler may not commit the transaction of its worker"
+    };
+}
 
-/// Refuses a commit before the checkpoint is saved (R4): a COMMIT runs the queries of cursors that are to outlive
-/// it, and this one fails by asking for a setting that does not exist, unless a save has left its mark. Unlike a
-/// deferred trigger it needs no second version of the checkpoint row. After a save, the cursor is left behind.
-const GUARD: &str = "CLOSE ALL; \
-    DECLARE consumer_guard NO SCROLL CURSOR WITH HOLD FOR \
-    SELECT CASE WHEN pg_catalog.current_setting('consumer.saved', true) \
-                     = pg_catalog.pg_current_xact_id()::pg_catalog.text \
-           THEN '' ELSE pg_catalog.current_setting('consumer.a handler may not commit the transaction of its worker') END";
+/// Refuses a commit before the checkpoint is saved (R4): a COMMIT runs the queries of cursors that outlive it, and
+/// this one fails unless a save has left its mark. Unlike a deferred trigger, it needs no version of the
+/// checkpoint row. After a save, the cursor stays until the next batch.
+const GUARD: &str = concat!(
+    "CLOSE ALL; DECLARE consumer_guard NO SCROLL CURSOR WITH HOLD FOR \
+     SELECT CASE WHEN pg_catalog.current_setting('consumer.saved', true) \
+                      = pg_catalog.pg_current_xact_id()::pg_catalog.text \
+            THEN '' ELSE pg_catalog.current_setting('",
+    refusal!(),
+    "') END"
+);
 
 /// The statements that restore the session. They run in the message of the next BEGIN, since in that of
 /// the COMMIT they would take the mark from the guard. A setting may take the rights of the
@@ -413,7 +420,7 @@ impl Checkpoints for Postgres {
         };
         match error.code().as_deref() {
             // undefined_object
-            Some("42704") => error.message().contains(REFUSAL),
+            Some("42704") => error.message().contains(refusal!()),
             // feature_not_supported: to prepare a transaction with such a cursor.
             Some("0A000") => routine() == Some("PreCommit_Portals"),
             _ => false,
@@ -442,5 +449,23 @@ impl Checkpoints for Postgres {
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "42501")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_worth_keeping_from_its_block_on() {
+        for (address, expected) in [
+            ("(16,1)", true),
+            ("(4294967294,65535)", true),
+            ("(15,200)", false),
+            ("", false),
+            ("16", false),
+        ] {
+            assert_eq!(Postgres::is_worth_keeping(address), expected, "{address}");
+        }
     }
 }
