@@ -15,18 +15,28 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
         return Vec::new();
     }
     let log = Log::<Postgres>::new(plan.scaled(100_000, 500)).await;
+    // Otherwise the disk decides how long a commit takes.
+    set(&log, "SET synchronous_commit = off").await;
     let samples = in_turns(
         plan.rounds.min(3),
         async || during_a_dump(&log).await,
         async || small_batches(&log).await,
     );
+    let samples = samples.await;
+    set(&log, "RESET synchronous_commit").await;
     vec![Case::compared(
         SMALL,
         "events/s",
-        samples.await,
+        samples,
         "without one",
         Target::AtLeast(0.95),
     )]
+}
+
+/// Changes a setting of the server.
+async fn set(log: &Log<Postgres>, change: &str) {
+    log.db.execute(&format!("ALTER SYSTEM {change}")).await;
+    log.db.execute("SELECT pg_reload_conf()").await;
 }
 
 /// Keeps all versions of the checkpoint row that come to be meanwhile.
