@@ -3,6 +3,7 @@
 mod binaries;
 mod blind;
 mod consumers;
+mod counting;
 mod database;
 mod delay;
 pub mod history;
@@ -21,6 +22,7 @@ pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
     patiently, read_model, run_once, until,
 };
+pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
 pub use self::imports::{Imports, rust_files};

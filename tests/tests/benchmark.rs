@@ -18,6 +18,7 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
     let table = std::fs::read_to_string(out.path().join("bench.md")).unwrap();
     for case in [
         "Postgres, a statement an event",
+        "Postgres, batches of one event, during a dump",
         "SQLite, a statement a batch",
         "50 no-op consumers beside one",
         "commit to handler, pairs, median",

@@ -178,7 +178,6 @@ impl<DB: Backend> Admin<DB> {
                 return Err(error);
             }
         };
-        DB::arm(&self.tables().await?.sql, &mut tx, consumer).await?;
         match guarded(work, &mut tx, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;

@@ -159,7 +159,9 @@ statements! {
     /// The worker's statements, with the names of the mapping.
     pub CheckpointStatements for DB: Checkpoints {
         claim: DB::CLAIM,
+        claim_at: DB::CLAIM_AT,
         save: DB::SAVE,
+        save_at: DB::SAVE_AT,
         leave_log: LEAVE_LOG,
         join_log: JOIN_LOG,
         other_log: OTHER_LOG,
@@ -239,9 +241,15 @@ pub trait Checkpoints: Driver {
     /// with a server takes the timeout as `$4`.
     const CLAIM: &'static str;
 
-    /// Saves a checkpoint and returns a row if it did; its first eleven parameters are those of
-    /// [`bind_save`].
+    /// Claims like [`CLAIM`](Self::CLAIM), and only at the address `$5`.
+    const CLAIM_AT: &'static str;
+
+    /// Saves a checkpoint and returns the row's new address if it did; its first eleven parameters are those
+    /// of [`bind_save`].
     const SAVE: &'static str;
+
+    /// Saves like [`SAVE`](Self::SAVE), and only at the address `$13`.
+    const SAVE_AT: &'static str;
 
     /// Locks the high-water mark of all versions of the consumer `$1` for the rest of the transaction,
     /// unless another transaction has it; says whether it did as `locked`.
@@ -454,22 +462,28 @@ pub trait Checkpoints: Driver {
         guard: &Self::Guard,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Takes the row lock of a checkpoint; `None` when another process has it.
+    /// Takes the row lock of a checkpoint; `None` when another process has it, or when the row is no longer at
+    /// the address `at`. Without one, the row is searched for.
     fn claim(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
+        at: Option<&str>,
         timeout: Duration,
     ) -> impl Future<Output = Result<Option<Claim>, sqlx::Error>> + Send;
 
-    /// Saves the checkpoint of a claim, if claim and transaction are still the same.
+    /// Saves the checkpoint of a claim, if claim and transaction are still the same, and returns where the
+    /// row is once the transaction is committed.
     fn save(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Whether it costs less to look at an address than to search for the row.
+    fn is_worth_keeping(address: &str) -> bool;
 
     /// The aggregates of a row's slices that have parked events; only under the row's claim.
     fn parked_aggregates(

@@ -28,6 +28,8 @@ mod migrations;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
+#[cfg(feature = "worker")]
+mod pace;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -70,6 +72,7 @@ pub(crate) use self::migrations::{check, check_use, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 #[cfg(feature = "worker")]
+pub(crate) use self::pace::Pace;
 pub(crate) use self::pool::acquire;
 pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;

@@ -33,10 +33,6 @@ const ROWS: &str = "
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
      ORDER BY p.consumer, p.version, p.slice_from";
 
-/// A changed `claims` is what makes the database refuse a commit that was not released (R4), where
-/// the hooks of the connection do not.
-const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1 AND version = $2";
-
 /// A consumer that runs again gets all its attempts, and the last error is gone. The epoch keeps out what
 /// was read before, which may have been changed to get it going.
 const SET_STATE: &str = "
@@ -106,7 +102,6 @@ statements! {
     pub OperateStatements for DB: Operate {
         rows: ROWS,
         lock: DB::LOCK,
-        arm: ARM,
         set_state: SET_STATE,
         pass: PASS,
         rewind: REWIND,
@@ -168,16 +163,6 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         wait: Duration,
     ) -> impl Future<Output = Result<Lock, sqlx::Error>> + Send;
-
-    /// Makes the end of the caller's transaction depend on [`release`](Self::release), before a
-    /// consumer's code is called in it (R4).
-    fn arm(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        of: &ConsumerId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        run::<Self>(on_consumer::<Self>(&sql.arm, of), connection)
-    }
 
     /// Allows the transaction to commit; false when it is not the one that locked the rows.
     fn release(

@@ -231,6 +231,8 @@ pub struct Claim {
     pub transaction: String,
     /// What handlers before may have changed of the connection; empty where it is restored.
     pub session: String,
+    /// Where the row is in its table; empty without a server.
+    pub address: String,
 }
 
 impl Claim {
@@ -245,6 +247,7 @@ impl Claim {
             backend: DB::read(row, "backend")?,
             transaction: DB::read(row, "transaction")?,
             session: DB::read(row, "session")?,
+            address: DB::read(row, "address")?,
         })
     }
 }

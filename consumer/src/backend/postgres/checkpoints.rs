@@ -20,8 +20,8 @@ use crate::backend::sql::without_nul;
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
 
-/// Restores the session at the begin of each transaction. That it ends is up to the deferred trigger of
-/// the tables, which refuses a handler's commit.
+/// Restores the session at the begin of each transaction, and guards that the transaction ends only after a
+/// save.
 #[derive(Debug)]
 pub struct SessionGuard {
     begin: Arc<str>,
@@ -42,7 +42,7 @@ impl SessionGuard {
             "; DEALLOCATE ALL"
         };
         Ok(Self {
-            begin: format!("{BEGIN_BATCH}; {restore}{forget}").into(),
+            begin: format!("{BEGIN_BATCH}; {restore}{forget}; {GUARD}").into(),
         })
     }
 }
@@ -50,8 +50,27 @@ impl SessionGuard {
 /// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
 const BEGIN_BATCH: &str = concat!(begin!(), " READ WRITE");
 
+/// The setting that does not exist, and what the error about it says.
+macro_rules! refusal {
+    () => {
+        "consumer.a handler may not commit the transaction of its worker"
+    };
+}
+
+/// Refuses a commit before the checkpoint is saved (R4): a COMMIT runs the queries of cursors that outlive it, and
+/// this one fails unless a save has left its mark. Unlike a deferred trigger, it needs no version of the
+/// checkpoint row. After a save, the cursor stays until the next batch.
+const GUARD: &str = concat!(
+    "CLOSE ALL; DECLARE consumer_guard NO SCROLL CURSOR WITH HOLD FOR \
+     SELECT CASE WHEN pg_catalog.current_setting('consumer.saved', true) \
+                      = pg_catalog.pg_current_xact_id()::pg_catalog.text \
+            THEN '' ELSE pg_catalog.current_setting('",
+    refusal!(),
+    "') END"
+);
+
 /// The statements that restore the session. They run in the message of the next BEGIN, since in that of
-/// the COMMIT they would take the mark from the deferred trigger. A setting may take the rights of the
+/// the COMMIT they would take the mark from the guard. A setting may take the rights of the
 /// role that logged in, and the role is none of the settings that are reset.
 const SESSION: &str = "
     SELECT concat(
@@ -97,34 +116,33 @@ impl TransactionGuard for SessionGuard {
     }
 }
 
-impl Checkpoints for Postgres {
-    type Guard = SessionGuard;
+/// The block from which on a row is looked for at its address. In a table that has fewer, a search reads few, and
+/// the planner would choose to read the whole table even where the address is given. A prepared
+/// statement keeps such a plan while the table grows.
+const FIRST_BLOCK: u32 = 16;
 
-    const HOLDS_CLAIMS: bool = true;
-    const WRITERS: Option<usize> = None;
-    const LANES_ON_ONE_CORE: bool = false;
-    const MOST_BATCHES: usize = 8;
-    const RESTORES_SESSION: bool = true;
-    const BEGIN_WRITE: &'static str = BEGIN_WRITE;
-    /// The number is arbitrary.
-    const BEGIN_ENROLL: &'static str =
-        begin_write!("SELECT pg_advisory_xact_lock(7166182912370463010)");
-    const BEGIN_SPLIT: &'static str = begin_write!("SET LOCAL lock_timeout = '2s'");
+/// The block of an address such as `(16,3)`.
+fn block(address: &str) -> Option<u32> {
+    let (block, _) = address.strip_prefix('(')?.split_once(',')?;
+    block.parse().ok()
+}
 
-    const CLAIM: &'static str = concat!(
-        "
-        -- The update, rather than a bare lock, arms the deferred trigger that refuses a commit before
-        -- the checkpoint is saved (R4).
-        UPDATE {progress} AS p SET claims = p.claims + 1
-         WHERE (p.consumer, p.version, p.slice_from) = (
-               SELECT consumer, version, slice_from FROM {progress}
-                WHERE consumer = $1 AND version = $2 AND slice_from = $3
-                  -- No claim on tables that this library cannot work with, which ends the worker soon.
-                  AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known})
-                  FOR UPDATE SKIP LOCKED)
-     RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
+/// Claims a row that fulfils a condition besides its key.
+macro_rules! claim {
+    ($condition:literal) => {
+        concat!(
+            "
+        WITH p AS (
+            SELECT *, ctid::text AS address FROM {progress}
+             WHERE consumer = $1 AND version = $2 AND slice_from = $3
+               -- No claim on tables that this library cannot work with, which ends the worker soon.
+               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known}) ",
+            $condition,
+            "
+               FOR UPDATE SKIP LOCKED)
+        SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
-               {ms until p.retry_at} AS retry_in, p.failed_position, p.error,
+               {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.address,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
                -- Two ranges of the index, between which the own rows are not looked at.
@@ -142,10 +160,17 @@ impl Checkpoints for Postgres {
                set_config('tcp_user_timeout', $4, true),
                CASE WHEN current_setting('server_version_num')::int >= 140000
                     THEN set_config('client_connection_check_interval', $4, true) END, ",
-        server_incarnation!()
-    );
+            server_incarnation!(),
+            " FROM p"
+        )
+    };
+}
 
-    const SAVE: &'static str = "
+/// Saves the checkpoint of a claimed row that fulfils a condition besides its key.
+macro_rules! save {
+    ($condition:literal) => {
+        concat!(
+            "
         WITH saved AS (
             UPDATE {progress}
                SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
@@ -153,10 +178,34 @@ impl Checkpoints for Postgres {
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                AND position = $10 AND epoch = $11
                -- Another transaction means that a handler ended the claim's and began one of its own.
-               AND pg_current_xact_id()::text = $12
-         RETURNING 1)
-        -- The mark that the deferred trigger looks for; it ends with the transaction.
-        SELECT set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved";
+               AND pg_current_xact_id()::text = $12 ",
+            $condition,
+            "
+         RETURNING ctid::text AS address)
+        -- The mark that the guard looks for; it ends with the transaction.
+        SELECT address, set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved"
+        )
+    };
+}
+
+impl Checkpoints for Postgres {
+    type Guard = SessionGuard;
+
+    const HOLDS_CLAIMS: bool = true;
+    const WRITERS: Option<usize> = None;
+    const LANES_ON_ONE_CORE: bool = false;
+    const MOST_BATCHES: usize = 8;
+    const RESTORES_SESSION: bool = true;
+    const BEGIN_WRITE: &'static str = BEGIN_WRITE;
+    /// The number is arbitrary.
+    const BEGIN_ENROLL: &'static str =
+        begin_write!("SELECT pg_advisory_xact_lock(7166182912370463010)");
+    const BEGIN_SPLIT: &'static str = begin_write!("SET LOCAL lock_timeout = '2s'");
+
+    const CLAIM: &'static str = claim!("");
+    const CLAIM_AT: &'static str = claim!("AND ctid = $5::text::tid");
+    const SAVE: &'static str = save!("");
+    const SAVE_AT: &'static str = save!("AND ctid = $13::text::tid");
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
@@ -259,10 +308,16 @@ impl Checkpoints for Postgres {
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
+        at: Option<&str>,
         timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
         let timeout = timeout.as_millis().to_string();
-        let claim = on_row::<Self>(&statements.claim, key).bind(&*timeout);
+        let claim = match at {
+            Some(at) => on_row::<Self>(&statements.claim_at, key)
+                .bind(&*timeout)
+                .bind(at),
+            None => on_row::<Self>(&statements.claim, key).bind(&*timeout),
+        };
         let row = claim.fetch_optional(connection).await?;
         row.map(|row| Claim::decode::<Self>(&row, key.clone()))
             .transpose()
@@ -274,9 +329,22 @@ impl Checkpoints for Postgres {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> Result<bool, sqlx::Error> {
-        let save = bind_save::<Self>(&statements.save, key, claim, new).bind(&*claim.transaction);
-        Ok(save.fetch_optional(connection).await?.is_some())
+    ) -> Result<Option<String>, sqlx::Error> {
+        let bind =
+            |statement| bind_save::<Self>(statement, key, claim, new).bind(&*claim.transaction);
+        if Self::is_worth_keeping(&claim.address) {
+            let save = bind(&statements.save_at).bind(&*claim.address);
+            if let Some(row) = save.fetch_optional(&mut *connection).await? {
+                return row.try_get("address").map(Some);
+            }
+        }
+        // The handler may have updated the row, which moves it.
+        let row = bind(&statements.save).fetch_optional(connection).await?;
+        row.map(|row| row.try_get("address")).transpose()
+    }
+
+    fn is_worth_keeping(address: &str) -> bool {
+        block(address).is_some_and(|block| block >= FIRST_BLOCK)
     }
 
     async fn park(
@@ -376,7 +444,17 @@ impl Checkpoints for Postgres {
     }
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "ZC004")
+        let routine = || {
+            let error = error.try_downcast_ref::<PgDatabaseError>();
+            error.and_then(PgDatabaseError::routine)
+        };
+        match error.code().as_deref() {
+            // undefined_object
+            Some("42704") => error.message().contains(refusal!()),
+            // feature_not_supported: to prepare a transaction with such a cursor.
+            Some("0A000") => routine() == Some("PreCommit_Portals"),
+            _ => false,
+        }
     }
 
     /// The code alone says that a feature is not supported, and the message is translated.
@@ -401,5 +479,23 @@ impl Checkpoints for Postgres {
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "42501")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_worth_keeping_from_its_block_on() {
+        for (address, expected) in [
+            ("(16,1)", true),
+            ("(4294967294,65535)", true),
+            ("(15,200)", false),
+            ("", false),
+            ("16", false),
+        ] {
+            assert_eq!(Postgres::is_worth_keeping(address), expected, "{address}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
@@ -22,7 +22,7 @@ use crate::backend::log_rows::{LogRow, position};
 use crate::backend::pool::begin;
 use crate::backend::sql::statements;
 use crate::backend::{
-    Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, SnapshotRow, Sql,
+    Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, SnapshotRow, Sql,
     StoreError, StoreSettings,
 };
 
@@ -228,6 +228,7 @@ impl Frontier for Postgres {
 pub struct PgWatch {
     settled: i64,
     durable: i64,
+    saves: Pace,
     head: i64,
     incarnation: Incarnation,
     sequence: Sequence,
@@ -400,6 +401,7 @@ impl PgWatch {
         let mut watch = Self {
             settled: 0,
             durable: 0,
+            saves: Pace::default(),
             head: 0,
             incarnation: Incarnation::default(),
             sequence,
@@ -533,9 +535,12 @@ impl PgWatch {
         // The next worker finds contiguous positions again at no cost; saved now and then, the frontier
         // spares it old gaps.
         const WORTH_SAVING: i64 = 1_000;
-        if self.settled - self.durable < WORTH_SAVING {
+        /// The shortest pause between two saves, each of which leaves a dead version of the row.
+        const PAUSE: Duration = Duration::from_secs(1);
+        if self.settled - self.durable < WORTH_SAVING || !self.saves.is_due() {
             return Ok(());
         }
+        let began = Instant::now();
         let mut tx = connection.begin_with(BEGIN_WRITE).await?;
         self.statements
             .save_frontier
@@ -548,6 +553,7 @@ impl PgWatch {
             .await?;
         tx.commit().await?;
         self.durable = self.settled;
+        self.saves.pause(began.elapsed(), PAUSE);
         Ok(())
     }
 }

@@ -46,10 +46,13 @@ impl Checkpoints for Sqlite {
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
-               0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered, ",
+                0 AS backend, '' AS \"transaction\", '' AS address, 0 AS started, 0 AS recovered, ",
         session!(),
         " AS session"
     );
+
+    /// The file has no dead rows.
+    const CLAIM_AT: &'static str = Self::CLAIM;
 
     const SAVE: &'static str = "
         UPDATE {progress}
@@ -57,6 +60,8 @@ impl Checkpoints for Sqlite {
                failed_position = $8, error = {message $9}, updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
+
+    const SAVE_AT: &'static str = Self::SAVE;
 
     /// There is no server.
     const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
@@ -117,6 +122,7 @@ impl Checkpoints for Sqlite {
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
+        _at: Option<&str>,
         _timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
         let claim = on_row::<Self>(&statements.claim, key);
@@ -131,9 +137,14 @@ impl Checkpoints for Sqlite {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<Option<String>, sqlx::Error> {
         let save = bind_save::<Self>(&statements.save, key, claim, new);
-        Ok(save.execute(connection).await? == 1)
+        let is_saved = save.execute(connection).await? == 1;
+        Ok(is_saved.then(String::new))
+    }
+
+    fn is_worth_keeping(_address: &str) -> bool {
+        false
     }
 
     async fn park(

@@ -31,9 +31,6 @@ use crate::worker::timeouts::{Timeouts, after};
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
 
-/// The error of a handler that had the worker's own constraint checked.
-const CHECKED_CONSTRAINTS: &str = "the handler had all deferred constraints checked, and the worker's own one is only met once the checkpoint is saved; name yours instead of `ALL` in `SET CONSTRAINTS`";
-
 /// What to do where other clients share the server's connection.
 const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
 
@@ -191,8 +188,7 @@ impl<DB: Backend> Attempt<'_, DB> {
     /// what is left for the handler.
     async fn open(&self, tx: &mut Transaction<'_, DB>) -> Result<Opening, sqlx::Error> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
-        let timeout = self.shared.options.claim_timeout;
-        let Some(claim) = DB::claim(statements, tx, key, timeout).await? else {
+        let Some(claim) = self.segment.claim(self.shared, tx).await? else {
             return Ok(Opening::RollBack(Outcome::Busy));
         };
         let claim = match self.admit(Box::new(claim)) {
@@ -376,7 +372,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             state: State::Running,
             failure: None,
         };
-        DB::save(&self.shared.statements, tx, key, claim, &new).await?;
+        self.segment.save(self.shared, tx, claim, &new).await?;
         Ok(Outcome::Saved {
             position: new.position,
             tally: Tally::of_policy(parks),
@@ -410,8 +406,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 error: error.clone(),
             }),
         };
-        let (statements, key) = (&self.shared.statements, &self.segment.key);
-        DB::save(statements, tx, key, claim, &new).await?;
+        self.segment.save(self.shared, tx, claim, &new).await?;
         Ok(Outcome::Stopped { error })
     }
 }
@@ -547,17 +542,13 @@ impl<DB: Backend> Attempt<'_, DB> {
                 "{text}; {SHARED_STATEMENT}"
             ))),
             (ErrorKind::Transient | ErrorKind::ReadOnly, None) => Err(AttemptError::Database(text)),
-            // The refusal of a commit would have ended the transaction, but it is still there.
-            (ErrorKind::EndedTransaction, None) => {
-                let outcome = self.failed(ready, &failure, CHECKED_CONSTRAINTS.to_owned());
-                Ok(Handled::Failed(outcome))
-            }
             (ErrorKind::ClaimTimeout, None) => {
                 let text = format!("{}: {text}", self.claim_timeout_error());
                 let outcome = self.failed(ready, &failure, text);
                 Ok(Handled::Abandoned(outcome))
             }
-            (ErrorKind::Handler | ErrorKind::Protocol, None) => {
+            // The refusal of a commit ends the transaction, so this one came from another.
+            (ErrorKind::Handler | ErrorKind::Protocol | ErrorKind::EndedTransaction, None) => {
                 let outcome = self.failed(ready, &failure, text);
                 Ok(if failure.timed_out {
                     Handled::Abandoned(outcome)
@@ -660,7 +651,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             state: State::Running,
             failure: next_failure.filter(|_| index == self.job.take),
         };
-        DB::save(statements, tx, key, &ready.claim, &new).await
+        self.segment.save(self.shared, tx, &ready.claim, &new).await
     }
 
     fn saved(&self, ready: &Ready, index: usize) -> Outcome {
@@ -729,7 +720,7 @@ pub(crate) async fn record<DB: Backend>(
         Ok(claim) => claim,
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
     };
-    if !DB::save(&shared.statements, &mut tx, &segment.key, &claim, new).await? {
+    if !segment.save(shared, &mut tx, &claim, new).await? {
         return Err(sqlx::Error::RowNotFound.into());
     }
     let saved = Outcome::Saved {
@@ -746,8 +737,7 @@ async fn claim_again<DB: Backend>(
     earlier: &Claim,
     tx: &mut Transaction<'_, DB>,
 ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
-    let timeout = shared.options.claim_timeout;
-    let Some(claim) = DB::claim(&shared.statements, tx, &segment.key, timeout).await? else {
+    let Some(claim) = segment.claim(shared, tx).await? else {
         return Ok(Err(Outcome::Busy));
     };
     let claim = Box::new(claim);

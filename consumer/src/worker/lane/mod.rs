@@ -8,6 +8,7 @@ pub(crate) mod outcome;
 mod parking;
 mod read_ahead;
 pub(crate) mod retry;
+mod row_address;
 mod segment;
 
 use std::ops::ControlFlow;
@@ -24,6 +25,7 @@ use crate::worker::lane::attempt::Attempt;
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::read_ahead::ReadAhead;
+use crate::worker::lane::row_address::RowAddress;
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Batch;
 use crate::worker::metrics;
@@ -94,6 +96,7 @@ impl<DB: Backend> Lane<DB> {
                 consumer,
                 key: progress.key.clone(),
                 slice_to: 0,
+                row: RowAddress::default(),
             },
             progress,
             until,

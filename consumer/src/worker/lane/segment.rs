@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::backend::{Backend, SLICES, SegmentId};
+use crate::worker::lane::row_address::RowAddress;
 use crate::worker::log::batch::Filter;
 use crate::worker::poller::assignment::WorkerConsumer;
 
@@ -12,6 +13,8 @@ pub(crate) struct Segment<DB: Backend> {
     pub(crate) key: SegmentId,
     /// The slice after the row's last one, as in the newest snapshot.
     pub(crate) slice_to: i32,
+    /// Where the row was last seen.
+    pub(crate) row: RowAddress,
 }
 
 impl<DB: Backend> Segment<DB> {

@@ -20,7 +20,7 @@ use tokio::time::{self, Instant};
 
 use crate::backend::{
     self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
-    LogState, Observation, SegmentId, SnapshotRow, acquire,
+    LogState, Observation, Pace, SegmentId, SnapshotRow, acquire,
 };
 use crate::contract::chain;
 use crate::worker::context::Shared;
@@ -56,6 +56,7 @@ pub(crate) struct Poller<DB: Backend> {
     frontier: watch::Sender<Observation>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     snapshot_at: Option<Instant>,
+    snapshot_pace: Pace,
     advanced_at: Instant,
     /// Since when the frontier has been waiting at a gap.
     waiting_since: Option<Instant>,
@@ -89,6 +90,7 @@ impl<DB: Backend> Poller<DB> {
             frontier,
             snapshot,
             snapshot_at: None,
+            snapshot_pace: Pace::default(),
             advanced_at: Instant::now(),
             waiting_since: None,
             warned_at: None,
@@ -183,6 +185,10 @@ impl<DB: Backend> Poller<DB> {
     }
 
     fn snapshot_is_due(&self) -> bool {
+        // First, so that a request is not lost.
+        if !self.snapshot_pace.is_due() {
+            return false;
+        }
         let interval = self.shared.options.snapshot_interval;
         let requested = self.shared.snapshot_requested.swap(false, Ordering::AcqRel);
         requested
@@ -269,6 +275,7 @@ impl<DB: Backend> Poller<DB> {
         self.snapshot.send_replace(Arc::new(snapshot));
         self.has_advanced = false;
         self.snapshot_at = Some(Instant::now());
+        self.snapshot_pace.pause(began_at.elapsed(), Duration::ZERO);
     }
 
     /// Saves how far idle lanes are, in one statement.
@@ -404,6 +411,7 @@ impl<DB: Backend> Poller<DB> {
         self.shared.store.check_access(Access::Work).await?;
         self.watch = self.connection.start_watch(&self.shared).await?;
         self.snapshot_at = None;
+        self.snapshot_pace = Pace::default();
         self.poll().await
     }
 }

@@ -9,6 +9,7 @@ mod append;
 mod case;
 mod consumers;
 mod dispatch;
+mod held;
 mod latency;
 mod log;
 mod memory;
@@ -40,6 +41,7 @@ fn main() {
 async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(postgres::run(plan).await);
+    cases.extend(held::run(plan).await);
     cases.extend(sqlite::run(plan).await);
     cases.extend(scale::run(plan).await);
     cases.extend(segments::run(plan).await);
