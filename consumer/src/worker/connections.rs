@@ -3,15 +3,20 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time;
 
 use crate::backend::{Backend, TransactionGuard as _, acquire};
 use crate::store::EventStore;
 use crate::worker::threads::ThreadSetup;
+
+/// How long a connection that has been idle may take to answer before it is replaced.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections serve which purpose.
 #[derive(Clone, Copy, Debug)]
@@ -181,8 +186,9 @@ impl<DB: Backend> Connections<DB> {
     async fn restored(&self) -> Option<Open<DB>> {
         loop {
             let mut open = self.idle_unused.lock().pop()?;
-            let restored = DB::restore(&mut open.connection, &open.guard).await;
-            if matches!(restored, Ok(true)) {
+            let restored = DB::restore(&mut open.connection, &open.guard);
+            let restored = time::timeout(RESTORE_TIMEOUT, restored).await;
+            if matches!(restored, Ok(Ok(true))) {
                 return Some(open);
             }
         }

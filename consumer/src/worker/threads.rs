@@ -45,7 +45,9 @@ impl Threads {
     ) -> Id {
         let pinned = self.0.as_ref().filter(|_| uses_transaction);
         let started = match pinned.and_then(|pinned| pinned.lanes.spawner()) {
-            Some(Spawner { thread, home }) => tasks.spawn_on(Within::new(home, task), &thread),
+            Some(Spawner { thread, process }) => {
+                tasks.spawn_on(InRuntime::new(process, task), &thread)
+            }
             None => tasks.spawn(task),
         };
         started.id()
@@ -70,10 +72,10 @@ impl Threads {
 
 impl Pinned {
     fn start(core: Core) -> Option<Self> {
-        let started = home(&core).and_then(|home| {
+        let started = process_runtime(&core).and_then(|process| {
             let other = core.other();
-            let lanes = PinnedThread::start(core, "consumer-lanes", home.clone())?;
-            let reader = PinnedThread::start(other, "consumer-reader", home)?;
+            let lanes = PinnedThread::start(core, "consumer-lanes", process.clone())?;
+            let reader = PinnedThread::start(other, "consumer-reader", process)?;
             Ok(Self { lanes, reader })
         });
         if let Err(error) = &started {
@@ -93,7 +95,7 @@ impl Reader {
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         match self.0.clone() {
-            Some(Spawner { thread, home }) => thread.spawn(Within::new(home, task)),
+            Some(Spawner { thread, process }) => thread.spawn(InRuntime::new(process, task)),
             None => tokio::spawn(task),
         }
     }
@@ -103,7 +105,8 @@ impl Reader {
 #[derive(Clone, Debug)]
 struct Spawner {
     thread: Handle,
-    home: Handle,
+    /// The runtime of what they start.
+    process: Handle,
 }
 
 /// The runtime of whatever the tasks on pinned threads start: tasks, connections, timers.
@@ -111,16 +114,16 @@ struct Spawner {
 /// It ends with the process: a handler may keep a client whose connection outlives the worker. It is
 /// not the program's, since a thread inherits the core of the one that starts it, and threads for
 /// blocking work would pass it on to the rest of the program.
-fn home(core: &Core) -> io::Result<Handle> {
-    static HOME: Home = Mutex::new(None);
-    home_in(std::process::id(), &HOME, core)
+fn process_runtime(core: &Core) -> io::Result<Handle> {
+    static STARTED: Started = Mutex::new(None);
+    runtime_of(std::process::id(), &STARTED, core)
 }
 
 /// The process that the runtime was started in, and the runtime.
-type Home = Mutex<Option<(u32, Handle)>>;
+type Started = Mutex<Option<(u32, Handle)>>;
 
-fn home_in(process: u32, home: &Home, core: &Core) -> io::Result<Handle> {
-    let mut started = home.lock();
+fn runtime_of(process: u32, started: &Started, core: &Core) -> io::Result<Handle> {
+    let mut started = started.lock();
     // A process has none of the threads of the one that it was forked from.
     if let Some((_, handle)) = started
         .as_ref()
@@ -142,13 +145,13 @@ fn home_in(process: u32, home: &Home, core: &Core) -> io::Result<Handle> {
 }
 
 /// A future that takes one runtime for its own, wherever it runs.
-struct Within<F> {
+struct InRuntime<F> {
     runtime: Handle,
     /// `None` only while it is dropped.
     future: Option<Pin<Box<F>>>,
 }
 
-impl<F> Within<F> {
+impl<F> InRuntime<F> {
     fn new(runtime: Handle, future: F) -> Self {
         Self {
             runtime,
@@ -157,7 +160,7 @@ impl<F> Within<F> {
     }
 }
 
-impl<F: Future> Future for Within<F> {
+impl<F: Future> Future for InRuntime<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -170,7 +173,7 @@ impl<F: Future> Future for Within<F> {
     }
 }
 
-impl<F> Drop for Within<F> {
+impl<F> Drop for InRuntime<F> {
     /// Connections start a task when they are dropped.
     fn drop(&mut self) {
         let _entered = self.runtime.enter();
@@ -222,13 +225,13 @@ impl Core {
 #[derive(Debug)]
 struct PinnedThread {
     core: Core,
-    home: Handle,
-    /// Without timers and sockets, which belong to `home`; `None` only while it is dropped.
+    process: Handle,
+    /// Without timers and sockets, which belong to `process`; `None` only while it is dropped.
     runtime: Option<Runtime>,
 }
 
 impl PinnedThread {
-    fn start(core: Core, name: &str, home: Handle) -> io::Result<Self> {
+    fn start(core: Core, name: &str, process: Handle) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name(name)
@@ -239,7 +242,7 @@ impl PinnedThread {
             .build()?;
         Ok(Self {
             core,
-            home,
+            process,
             runtime: Some(runtime),
         })
     }
@@ -248,7 +251,7 @@ impl PinnedThread {
         let runtime = self.runtime.as_ref()?;
         Some(Spawner {
             thread: runtime.handle().clone(),
-            home: self.home.clone(),
+            process: self.process.clone(),
         })
     }
 }
@@ -378,8 +381,8 @@ mod tests {
             let blocking = tokio::task::spawn_blocking(allowed).await.unwrap();
             tell.send((allowed(), blocking)).unwrap();
         };
-        let Spawner { thread, home } = spawner.clone();
-        thread.spawn(Within::new(home, task));
+        let Spawner { thread, process } = spawner.clone();
+        thread.spawn(InRuntime::new(process, task));
         told.recv().unwrap()
     }
 
@@ -407,9 +410,9 @@ mod tests {
         let Some(core) = Core::current() else {
             return;
         };
-        let home = Home::default();
-        let first = home_in(1, &home, &core).unwrap().id();
-        assert_eq!(home_in(1, &home, &core).unwrap().id(), first);
-        assert_ne!(home_in(2, &home, &core).unwrap().id(), first);
+        let started = Started::default();
+        let first = runtime_of(1, &started, &core).unwrap().id();
+        assert_eq!(runtime_of(1, &started, &core).unwrap().id(), first);
+        assert_ne!(runtime_of(2, &started, &core).unwrap().id(), first);
     }
 }
