@@ -18,6 +18,7 @@ test_on!(
     a_stopped_consumer_stops_before_events_that_were_deleted,
     a_deleted_event_that_was_restored_is_handled,
     a_policy_that_skips_passes_over_events_that_were_deleted,
+    a_policy_that_parks_stops_before_events_that_were_deleted,
     a_deleted_event_out_of_scope_stops_no_one,
     a_rebuild_says_which_events_are_no_longer_in_the_log,
     a_new_version_says_which_events_are_no_longer_in_the_log,
@@ -154,6 +155,18 @@ async fn a_policy_that_skips_passes_over_events_that_were_deleted<DB: TestDataba
     assert!(!report.has_failures(), "{report}");
     assert_eq!(report.consumer("users").unwrap().skipped, 1, "{report}");
     assert_eq!(db.applied("users").await[10..], log[15..]);
+}
+
+async fn a_policy_that_parks_stops_before_events_that_were_deleted<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users").settings(impatiently().on_error(OnError::Park));
+    let log = paused_half_way(&db, &users).await;
+    delete(&db, log[0], log[14]).await;
+    let report = resumed(&db, &users).await;
+    let words = format!("events {} to {} were deleted", log[10], log[14]);
+    assert!(has_stopped_at(&report, log[10], &words), "{report}");
+    assert_eq!(db.parked("users").await, [0; 0]);
 }
 
 async fn a_deleted_event_out_of_scope_stops_no_one<DB: TestDatabase>(db: Database<DB>) {

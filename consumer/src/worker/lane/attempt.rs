@@ -23,6 +23,7 @@ use crate::worker::lane::outcome::{
 };
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
+use crate::worker::log::batch::Defect;
 use crate::worker::metrics;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::tally::Tally;
@@ -352,8 +353,17 @@ impl<DB: Backend> Attempt<'_, DB> {
         let (key, policy) = (&self.segment.key, self.segment.consumer.settings.on_error);
         let error = claim.checkpoint.error.clone().unwrap_or_default();
         let position = event.global_position;
-        let parks = policy == OnError::Park && self.may_park(tx).await?;
+        // Of an event that is gone, the aggregate is unknown: later events of it would not wait.
+        let is_missing = matches!(self.job.defect, Some(Defect::Missing(_)));
+        let parks = policy == OnError::Park && !is_missing && self.may_park(tx).await?;
         if !parks && policy != OnError::Skip {
+            let error = if policy == OnError::Park && !is_missing {
+                format!(
+                    "{MAX_PARKED} aggregates are parked already, so the next one stops the consumer: {error}"
+                )
+            } else {
+                error
+            };
             return self.stop(tx, claim, position, error).await;
         }
         let attempts = claim.checkpoint.attempts;
@@ -389,13 +399,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         claim: &Claim,
         position: i64,
-        mut error: String,
+        error: String,
     ) -> Result<Outcome, sqlx::Error> {
-        if self.segment.consumer.settings.on_error == OnError::Park {
-            error = format!(
-                "{MAX_PARKED} aggregates are parked already, so the next one stops the consumer: {error}"
-            );
-        }
         let new = NewCheckpoint {
             position: claim.checkpoint.position,
             state: State::Stopped,

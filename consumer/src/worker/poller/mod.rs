@@ -301,11 +301,12 @@ impl<DB: Backend> Poller<DB> {
 
     /// Keeps the lanes of a database with a single writer from writing; `None` while one of them does.
     /// Waiting for it would delay the log for all lanes, and the next poll can write as well.
-    pub(super) fn permit_to_write(&self) -> Option<Option<OwnedSemaphorePermit>> {
-        match DB::WRITERS {
-            Some(_) => self.shared.connections.try_pause_writers().map(Some),
-            None => Some(None),
-        }
+    fn permit_to_write(&self) -> Option<PermitToWrite> {
+        let permit = match DB::WRITERS {
+            Some(_) => Some(self.shared.connections.try_pause_writers()?),
+            None => None,
+        };
+        Some(PermitToWrite { _permit: permit })
     }
 
     /// How long to wait for the next poll: shortly after something was settled, since more is likely
@@ -414,6 +415,11 @@ impl<DB: Backend> Poller<DB> {
         self.snapshot_pace = Pace::default();
         self.poll().await
     }
+}
+
+/// What the poller has while it writes, on a database with a single writer.
+struct PermitToWrite {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How to advance the row of an idle lane; `None` if the lane is not idle, or if the last snapshot
