@@ -9,18 +9,20 @@ use sqlx::Transaction;
 use tokio::time::Instant;
 
 use super::error::{AdminError, Cause};
-use super::locks::{Effects, Failed, LOCK_WAIT, Work};
+use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, pause};
 use super::operator::Admin;
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use super::transactions::Borrowed;
 use crate::backend::{
-    Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError,
+    Backend, CheckpointStatements, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError,
+    aggregate_slice,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
 use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::{self, ErrorKind};
 
 /// How long a claim may be silent while a consumer without `tx` works.
@@ -191,21 +193,78 @@ impl<DB: Backend> Retry<'_, DB> {
     async fn outside(&self) -> Result<u64, AdminError> {
         let mut handled = 0;
         loop {
-            let mut effects = Effects::default();
-            let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-            let waiting = self.waiting(&mut spare).await?;
+            let waiting = self.held().await?;
+            let ended = self.handle_held(&waiting).await;
+            match ended {
+                Ok(unparked) => handled += unparked,
+                Err(error) => {
+                    self.release().await?;
+                    return Err(error);
+                }
+            }
             if waiting.events.is_empty() {
-                spare.give_back();
                 return Ok(handled);
             }
-            match self.handle(&mut spare, &waiting, &mut effects).await {
-                Ok(()) => spare.give_back(),
-                Err(failed) => return Err(self.refused(failed)),
+        }
+    }
+
+    /// The parked events, which no other version handles until they are unparked or released.
+    async fn held(&self) -> Result<Waiting, AdminError> {
+        let until = std::time::Instant::now() + LOCK_WAIT;
+        loop {
+            let held = self.try_held().await;
+            if !is_held(&held) || !pause(until).await {
+                return held;
             }
-            let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
-            handled += self.unpark(&mut tx, &waiting.events).await?;
-            tx.commit().await?;
-            effects.run().await;
+        }
+    }
+
+    async fn try_held(&self) -> Result<Waiting, AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        let waiting = self.waiting(&mut tx).await?;
+        self.mark().take(&mut tx).await?;
+        tx.commit().await?;
+        Ok(waiting)
+    }
+
+    /// Hands the events to the consumer and unparks them.
+    async fn handle_held(&self, waiting: &Waiting) -> Result<u64, AdminError> {
+        let mut effects = Effects::default();
+        let mut spare = Borrowed::from(self.admin.store.pool()).await?;
+        let handling = self.handle(&mut spare, waiting, &mut effects);
+        let handled = self.mark().during(handling).await;
+        handled.map_err(|failed| self.refused(failed))?;
+        spare.give_back();
+        let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
+        let unparked = self.unpark(&mut tx, &waiting.events).await?;
+        self.mark().release(&mut tx).await?;
+        tx.commit().await?;
+        effects.run().await;
+        Ok(unparked)
+    }
+
+    async fn release(&self) -> Result<(), AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        self.mark().release(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The mark of the consumer, as this retry holds it.
+    fn mark(&self) -> HeldMark<'_, DB> {
+        HeldMark {
+            pool: self.admin.store.pool(),
+            statements: &self.statements,
+            holder: self.mark_holder(),
+            timeout: CLAIM_TIMEOUT,
+        }
+    }
+
+    fn mark_holder(&self) -> MarkHolder {
+        let slice = i32::from(aggregate_slice(&self.aggregate.aggregate_id));
+        MarkHolder {
+            consumer: self.consumer.clone(),
+            name: format!("retry of slice {slice}"),
+            slices: slice..slice + 1,
         }
     }
 
@@ -248,7 +307,7 @@ impl<DB: Backend> Retry<'_, DB> {
         after: i64,
     ) -> Result<Ledger, AdminError> {
         let (statements, consumer) = (&self.statements, self.consumer);
-        if !DB::lock_mark(statements, connection, consumer).await? {
+        if !DB::lock_mark(statements, connection, &self.mark_holder()).await? {
             return Err(AdminError::Held {
                 consumer: consumer.clone(),
             });

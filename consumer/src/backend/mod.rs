@@ -68,8 +68,8 @@ pub use self::read::ReadRange;
 pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
-    Parking, Part, Row, SegmentId, State, Taken,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
+    NewCheckpoint, ParkedRow, Parking, Part, Row, SegmentId, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]

@@ -267,9 +267,9 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
-    /// `{handled}`, `{logs}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for
-    /// columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the
-    /// name of the table of events.
+    /// `{handled}`, `{logs}`, `{marks}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}`
+    /// and so on for columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal,
+    /// as is `{log}`, the name of the table of events.
     pub(crate) fn render(&self, sql: &str) -> String {
         fill_in(sql, |key| Some(self.lookup(key)))
     }
@@ -284,6 +284,7 @@ impl Schema {
             "parked" => "consumer_parked",
             "handled" => "consumer_handled",
             "logs" => "consumer_log",
+            "marks" => "consumer_mark",
             "active" => "consumer_active",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",

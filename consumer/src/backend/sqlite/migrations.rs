@@ -131,6 +131,17 @@ CREATE TABLE IF NOT EXISTS {logs} (
     consumer TEXT NOT NULL PRIMARY KEY,
     log TEXT NOT NULL COLLATE NOCASE
 );
+
+-- Which versions of a consumer handle events of these slices first, outside any transaction.
+CREATE TABLE IF NOT EXISTS {marks} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    slice_from INTEGER NOT NULL,
+    slice_to INTEGER NOT NULL,
+    held_until INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, holder)
+);
 ";
 
 /// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
