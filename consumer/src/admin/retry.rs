@@ -139,13 +139,23 @@ struct Retry<'a, DB: Backend> {
 /// The parked events of an aggregate.
 struct Waiting {
     events: Vec<PersistedEvent>,
-    /// How often the first of them has failed.
-    attempts: u32,
+    /// How often each of them has failed.
+    attempts: Vec<u32>,
     /// What any version of the consumer has handled.
     ledger: Ledger,
 }
 
 impl Waiting {
+    /// How often the event at an index has failed, and how many events from there on can be handed over
+    /// together: those that wait behind others. One that has failed is tried alone, as by a worker.
+    fn same_attempt(&self, index: usize) -> (u32, usize) {
+        let rest = self.attempts.get(index..).unwrap_or_default();
+        match rest.first() {
+            Some(&failed) if failed > 0 => (failed, 1),
+            _ => (0, rest.iter().take_while(|failed| **failed == 0).count()),
+        }
+    }
+
     /// What an error of our own statements after the handler means: if an earlier statement failed,
     /// the handler did not return that error.
     fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
@@ -283,15 +293,14 @@ impl<DB: Backend> Retry<'_, DB> {
         let first = rows.first().map_or(0, |row| row.position);
         let mut waiting = Waiting {
             events: Vec::new(),
-            attempts: 0,
+            attempts: Vec::new(),
             ledger: self.ledger(connection, first - 1).await?,
         };
         for row in &rows {
             let position = row.position;
             let event = self.admin.event(connection, position).await?;
-            if waiting.events.is_empty() {
-                waiting.attempts = u32::try_from(row.attempts).unwrap_or(0);
-            }
+            let attempts = u32::try_from(row.attempts).unwrap_or(0);
+            waiting.attempts.push(attempts);
             waiting
                 .events
                 .push(event.ok_or(AdminError::NotInLog { position })?);
@@ -343,21 +352,21 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
-        let mut rest = waiting.events.as_slice();
-        let mut attempt = waiting.attempts.saturating_add(1);
-        while let Some(last) = rest.last() {
-            let run = waiting.ledger.run(rest);
+        let mut done = 0;
+        while let Some(rest) = waiting.events.get(done..)
+            && let Some(last) = rest.last()
+        {
+            let (attempts, take) = waiting.same_attempt(done);
+            let run = waiting.ledger.run(rest.get(..take).unwrap_or(rest));
             let batch = rest.get(..run.take).unwrap_or(rest).to_vec();
             let cx = Context::new(Arc::clone(&self.consumer.name))
                 .with_version(self.consumer.version)
-                .with_attempt(attempt)
+                .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
-            let handled = self.handle_batch(connection, &cx, batch).await?;
-            rest = rest.get(handled..).unwrap_or_default();
+            done += self.handle_batch(connection, &cx, batch).await?;
             effects.add(&cx);
-            attempt = 1;
         }
         Ok(())
     }

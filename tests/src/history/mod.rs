@@ -5,7 +5,11 @@
 //! at the end everything is repaired and handled. A failure names the seed and the shortest history
 //! that still fails.
 
+mod appending;
+mod backend;
+mod command;
 mod model;
+mod operator;
 mod scripted;
 mod stage;
 mod step;
@@ -14,11 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
-pub use self::stage::HistoryBackend;
+pub use self::backend::HistoryBackend;
+pub use self::command::Command;
 use self::stage::Stage;
 pub use self::step::{Append, Crash, Damage, End, Menu, Release, Script, Step};
 
-/// Names one seed to play alone.
+/// Names the first seed to play, and the only one unless `HISTORIES` is set too.
 const SEED: &str = "HISTORY_SEED";
 /// Names another number of histories than the test's.
 const HISTORIES: &str = "HISTORIES";
@@ -35,13 +40,17 @@ const LONGEST: Duration = Duration::from_mins(2);
 ///
 /// # Panics
 /// When some fail, with their seeds and what is left of the first one after shrinking.
-pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_once: u64) {
+pub async fn play_histories<DB: HistoryBackend>(
+    ground: &DB::Ground,
+    mut menu: Menu,
+    count: u64,
+    at_once: u64,
+) {
     let without = std::env::var(WITHOUT).unwrap_or_default();
     menu.without.extend(without.split(',').map(str::to_owned));
-    let (first, count) = match (number(SEED), number(HISTORIES)) {
-        (Some(seed), _) => (seed, 1),
-        (None, histories) => (0, histories.unwrap_or(count)),
-    };
+    let seed = number(SEED);
+    let count = number(HISTORIES).unwrap_or(if seed.is_some() { 1 } else { count });
+    let first = seed.unwrap_or(0);
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let player = async || {
@@ -50,7 +59,7 @@ pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_o
             if seed >= first + count || failures.lock().unwrap().len() >= ENOUGH {
                 return;
             }
-            if let Err(failure) = play::<DB>(&menu.steps(seed)).await {
+            if let Err(failure) = play::<DB>(ground, &menu.steps(seed)).await {
                 // At once, since shrinking takes its time.
                 eprintln!("{SEED}={seed}: {failure}");
                 failures.lock().unwrap().push((seed, failure));
@@ -62,7 +71,7 @@ pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_o
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     if let Some((seed, failure)) = failures.first() {
-        let (steps, shrunk) = shrink::<DB>(menu.steps(*seed), failure.clone()).await;
+        let (steps, shrunk) = shrink::<DB>(ground, menu.steps(*seed), failure.clone()).await;
         let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
         let all: Vec<String> = failures
             .iter()
@@ -80,10 +89,10 @@ pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_o
 ///
 /// # Errors
 /// The first difference from the model.
-pub async fn play<DB: HistoryBackend>(steps: &[Step]) -> Result<(), String> {
+pub async fn play<DB: HistoryBackend>(ground: &DB::Ground, steps: &[Step]) -> Result<(), String> {
     keep_quiet();
     let playing = async {
-        let mut stage = Stage::<DB>::set().await;
+        let mut stage = Stage::<DB>::set(ground).await;
         for (index, step) in steps.iter().enumerate() {
             let taken = stage.take(step).await;
             taken.map_err(|wrong| format!("step {index}: {wrong}"))?;
@@ -100,6 +109,7 @@ pub async fn play<DB: HistoryBackend>(steps: &[Step]) -> Result<(), String> {
 
 /// Leaves out steps, the later ones first, as long as the history fails without them.
 async fn shrink<DB: HistoryBackend>(
+    ground: &DB::Ground,
     mut steps: Vec<Step>,
     mut failure: String,
 ) -> (Vec<Step>, String) {
@@ -110,7 +120,7 @@ async fn shrink<DB: HistoryBackend>(
             let begin = end.saturating_sub(length);
             let mut fewer = steps.clone();
             fewer.drain(begin..end);
-            if let Err(still) = play::<DB>(&fewer).await {
+            if let Err(still) = play::<DB>(ground, &fewer).await {
                 (steps, failure) = (fewer, still);
             }
             end = begin;
