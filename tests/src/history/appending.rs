@@ -11,7 +11,7 @@ use sqlx::Connection as _;
 use super::backend::HistoryBackend;
 use super::model::Verdict;
 use super::scripted::Scripted;
-use super::stage::{PATIENCE, Stage};
+use super::stage::{Stage, patience};
 use super::step::{Append, End, Script};
 
 /// Makes a row of SQLite's log one that cannot be decoded.
@@ -130,7 +130,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let pool = &self.database.pool;
         let began = Instant::now();
         while pool.num_idle() < pool.size() as usize {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > patience() {
                 return Err("a dropped append keeps a connection of the pool".to_owned());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;

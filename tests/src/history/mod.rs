@@ -30,8 +30,8 @@ const HISTORIES: &str = "HISTORIES";
 /// Names kinds of steps and scripts to leave out, separated by commas.
 const WITHOUT: &str = "HISTORY_WITHOUT";
 
-/// After so many failures no further history is played.
-const ENOUGH: usize = 10;
+/// Names another number of failures after which no further history is played.
+const ENOUGH: &str = "HISTORY_FAILURES";
 
 /// No history takes as long as this unless something hangs.
 const LONGEST: Duration = Duration::from_mins(2);
@@ -51,12 +51,13 @@ pub async fn play_histories<DB: HistoryBackend>(
     let seed = number(SEED);
     let count = number(HISTORIES).unwrap_or(if seed.is_some() { 1 } else { count });
     let first = seed.unwrap_or(0);
+    let enough = number(ENOUGH).unwrap_or(10);
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let player = async || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count || failures.lock().unwrap().len() >= ENOUGH {
+            if seed >= first + count || failures.lock().unwrap().len() as u64 >= enough {
                 return;
             }
             if let Err(failure) = play::<DB>(ground, &menu.steps(seed)).await {

@@ -1,5 +1,7 @@
 //! An operator, who gives commands and compares what they say with the model.
 
+use std::time::Duration;
+
 use consumer::ConsumerState;
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
 
@@ -7,7 +9,7 @@ use super::backend::HistoryBackend;
 use super::command::Command;
 use super::model::{Id, Row, Verdict};
 use super::scripted::{NAMES, is_transactional};
-use super::stage::{PATIENCE, Stage};
+use super::stage::{Stage, patience};
 use super::step::{CONSUMERS, Release};
 use crate::Running;
 
@@ -130,12 +132,12 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
     async fn merge_rows(&self, id: Id, worker: &Running<DB>) -> Verdict {
         let admin = Admin::new(self.database.store.clone());
         // While the frontier waits, idle rows may not reach one position.
-        let patience = if self.writers.is_empty() {
-            PATIENCE
+        let longest = if self.writers.is_empty() {
+            patience()
         } else {
-            PATIENCE / 30
+            Duration::from_secs(1)
         };
-        match tokio::time::timeout(patience, admin.merge_segments(target(id), 1)).await {
+        match tokio::time::timeout(longest, admin.merge_segments(target(id), 1)).await {
             Ok(merged) => {
                 let segments = merged.map_err(|error| format!("merging {id:?}: {error}"))?;
                 let is_one = segments == 1;
@@ -193,7 +195,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let code = [(id.0, release)];
         let mut work = self.begin(&code, Some(0));
         let retry = admin.retry_parked(target(id), one);
-        let retried = tokio::time::timeout(PATIENCE, retry).await;
+        let retried = tokio::time::timeout(patience(), retry).await;
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
         allowed("retry_parked", id, retried)?;
         self.end_of(&mut work);

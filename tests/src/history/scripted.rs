@@ -149,7 +149,6 @@ impl ScriptedConsumer {
             }
             Script::Commit if writes => {
                 let _ = DB::execute_sql(tx, "COMMIT").await;
-                // On Postgres, a statement after it would commit by itself.
                 return Ok(());
             }
             _ => {}
@@ -167,6 +166,17 @@ impl ScriptedConsumer {
             self.world.outside.lock().unwrap().handled.push(handled);
         }
         Ok(())
+    }
+}
+
+impl ScriptedConsumer {
+    /// Whether the handler has committed the worker's transaction with an event. On Postgres, statements
+    /// after it, also those for later events of the batch, commit by themselves.
+    fn has_committed(&self, event: &PersistedEvent) -> bool {
+        let script = serde_json::from_slice::<Scripted>(&event.payload);
+        is_transactional(self.name)
+            && script.is_ok_and(|event| event.script == Script::Commit)
+            && !self.world.is_repaired(event.global_position)
     }
 }
 
@@ -231,14 +241,20 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
             if index > 0 && cx.should_stop(index) {
                 return Ok(index);
             }
-            if self.in_batches {
-                // It does not know which of them failed.
-                let handled = Consumer::<DB>::handle(self, cx, tx, event).await;
-                handled.map_err(|error| BatchError::within(0, events.len(), error))?;
-            } else {
+            if !self.in_batches {
                 cx.enter(event.global_position);
-                let handled = Consumer::<DB>::handle(self, cx, tx, event).await;
-                handled.map_err(|error| BatchError::at(index, error))?;
+            }
+            let handled = Consumer::<DB>::handle(self, cx, tx, event).await;
+            handled.map_err(|error| {
+                if self.in_batches {
+                    // It does not know which of them failed.
+                    BatchError::within(0, events.len(), error)
+                } else {
+                    BatchError::at(index, error)
+                }
+            })?;
+            if self.has_committed(event) {
+                return Ok(index + 1);
             }
         }
         Ok(events.len())

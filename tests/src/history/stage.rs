@@ -13,8 +13,10 @@ use super::scripted::{NAMES, Scripted, ScriptedConsumer, World, is_transactional
 use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
 use crate::{Database, Running};
 
-/// How long a worker may take for a step.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
+pub(super) fn patience() -> Duration {
+    Duration::from_secs(super::number("HISTORY_PATIENCE").unwrap_or(30))
+}
 
 /// How long a process that died keeps other versions of a consumer without `tx` waiting.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
@@ -246,14 +248,9 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
                 .build()
                 .map_err(|error| error.to_string())?
                 .run_once();
-            let report = tokio::time::timeout(PATIENCE, run).await;
+            let report = tokio::time::timeout(patience(), run).await;
             report
-                .map_err(|_| {
-                    format!(
-                        "stuck: the worker did not end: {:?}",
-                        self.model.seen().rows
-                    )
-                })?
+                .map_err(|_| "stuck: the worker did not end".to_owned())?
                 .map_err(|error| format!("the worker ended: {error}"))?;
         } else {
             let worker = Running::start(builder);
@@ -320,7 +317,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         loop {
             let seen = self.look().await?;
             let reached = self.model.is_reached(work, &seen);
-            if reached.is_ok() || began.elapsed() > PATIENCE {
+            if reached.is_ok() || began.elapsed() > patience() {
                 return reached;
             }
             tokio::time::sleep(Duration::from_millis(3)).await;
