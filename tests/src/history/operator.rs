@@ -1,7 +1,5 @@
 //! An operator, who gives commands and compares what they say with the model.
 
-use std::time::Duration;
-
 use consumer::ConsumerState;
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
 
@@ -119,8 +117,10 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let worker = Running::start(self.builder(store.clone(), &code));
         self.until_reached(&worker, &work).await?;
         let seen = self.look().await?;
-        // Only rows that run can be merged.
-        if seen.rows_of(id).all(|row| row.state == "running") {
+        // Rows that do not run may never come to one position.
+        let scope = sorted(release.scope.iter().copied());
+        let may_run = |row: &Row| row.state == "running" && sorted(row.scope.iter()) == scope;
+        if seen.rows_of(id).all(may_run) {
             self.merge_rows(id, &worker).await?;
         }
         worker.stop().await;
@@ -131,26 +131,16 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
 
     async fn merge_rows(&self, id: Id, worker: &Running<DB>) -> Verdict {
         let admin = Admin::new(self.database.store.clone());
-        // While the frontier waits, idle rows may not reach one position.
-        let longest = if self.writers.is_empty() {
-            patience()
-        } else {
-            Duration::from_secs(1)
+        let merge = admin.merge_segments(target(id), 1);
+        let Ok(merged) = tokio::time::timeout(patience(), merge).await else {
+            let rows = self.look().await?.rows;
+            let lanes = worker.consumers();
+            return Err(format!("stuck: merging {id:?}: {rows:#?}\n{lanes:#?}"));
         };
-        match tokio::time::timeout(longest, admin.merge_segments(target(id), 1)).await {
-            Ok(merged) => {
-                let segments = merged.map_err(|error| format!("merging {id:?}: {error}"))?;
-                let is_one = segments == 1;
-                is_one
-                    .then_some(())
-                    .ok_or(format!("{segments} segments are left of {id:?}"))
-            }
-            Err(_) if !self.writers.is_empty() => Ok(()),
-            Err(_) => {
-                let rows = self.look().await?.rows;
-                let lanes = worker.consumers();
-                Err(format!("stuck: merging {id:?}: {rows:#?}\n{lanes:#?}"))
-            }
+        match merged {
+            Ok(1) => Ok(()),
+            Ok(left) => Err(format!("{left} segments are left of {id:?}")),
+            Err(error) => Err(format!("merging {id:?}: {error}")),
         }
     }
 
@@ -397,4 +387,10 @@ fn allowed<T>(what: &str, id: Id, done: Result<T, AdminError>) -> Verdict {
 
 fn target(id: Id) -> Target {
     Target::new(id.0).version(id.1)
+}
+
+fn sorted<S: Into<String>>(scope: impl Iterator<Item = S>) -> Vec<String> {
+    let mut scope: Vec<String> = scope.map(Into::into).collect();
+    scope.sort_unstable();
+    scope
 }
