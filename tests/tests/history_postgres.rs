@@ -20,7 +20,7 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Postgres>(&None, menu(), 10, 4).await;
+    play_histories::<Postgres>(&None, menu(), 20, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

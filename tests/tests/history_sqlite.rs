@@ -1,6 +1,7 @@
 //! Random histories on SQLite, compared with a reference model.
 //!
-//! `HISTORY_SEED` plays one history, `HISTORIES` another number of them.
+//! `HISTORY_SEED` plays one history, and `HISTORIES` another number of them: with 100,000 for an hour or
+//! two. One takes about an eighth of a second of a core.
 
 use consumer_tests::history::{Append, Damage, Menu, Script, Step, play, play_histories};
 use sqlx::Sqlite;
@@ -17,7 +18,7 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Sqlite>(&(), menu(), 100, 4).await;
+    play_histories::<Sqlite>(&(), menu(), 2_000, 6).await;
 }
 
 /// A control for each kind of damage, which no worker does.

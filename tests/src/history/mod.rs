@@ -108,27 +108,42 @@ pub async fn play<DB: HistoryBackend>(ground: &DB::Ground, steps: &[Step]) -> Re
         .unwrap_or_else(|_| Err("stuck".to_owned()))
 }
 
-/// Leaves out steps, the later ones first, as long as the history fails without them.
+/// Leaves out steps and simplifies others, the later ones first, as long as the history still fails.
 async fn shrink<DB: HistoryBackend>(
     ground: &DB::Ground,
     mut steps: Vec<Step>,
     mut failure: String,
 ) -> (Vec<Step>, String) {
     let mut length = steps.len();
-    while length > 0 {
+    loop {
+        let before = steps.clone();
         let mut end = steps.len();
         while end > 0 {
             let begin = end.saturating_sub(length);
-            let mut fewer = steps.clone();
-            fewer.drain(begin..end);
-            if let Err(still) = play::<DB>(ground, &fewer).await {
-                (steps, failure) = (fewer, still);
+            for with in instead_of(&steps[begin..end]) {
+                let fewer = [&steps[..begin], &with, &steps[end..]].concat();
+                if let Err(still) = play::<DB>(ground, &fewer).await {
+                    (steps, failure) = (fewer, still);
+                    break;
+                }
             }
             end = begin;
         }
-        length /= 2;
+        if length <= 1 && steps == before {
+            return (steps, failure);
+        }
+        length = (length / 2).max(1);
     }
-    (steps, failure)
+}
+
+/// What to try instead of some steps: none, or simpler ones for one of them.
+fn instead_of(steps: &[Step]) -> Vec<Vec<Step>> {
+    let simpler = match steps {
+        [one] => one.simpler(),
+        _ => Vec::new(),
+    };
+    let simpler = simpler.into_iter().map(|step| vec![step]);
+    std::iter::once(Vec::new()).chain(simpler).collect()
 }
 
 fn number(variable: &str) -> Option<u64> {

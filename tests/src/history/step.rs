@@ -141,6 +141,73 @@ pub enum Step {
     Damage(Damage),
 }
 
+impl Step {
+    /// Steps that do less, for a shorter report.
+    pub(super) fn simpler(&self) -> Vec<Self> {
+        match self {
+            Self::Beside(step) => vec![(**step).clone()],
+            Self::Append(how, aggregate, scripts) if *how != Append::Plain || scripts.len() > 1 => {
+                let plain = Self::Append(Append::Plain, *aggregate, scripts.clone());
+                let fewer = without_one(scripts);
+                let fewer = fewer.map(|scripts| Self::Append(*how, *aggregate, scripts));
+                std::iter::once(plain)
+                    .filter(|plain| plain != self)
+                    .chain(fewer)
+                    .collect()
+            }
+            Self::Open(scripts) if scripts.len() > 1 => {
+                without_one(scripts).map(Self::Open).collect()
+            }
+            Self::Deploy(consumer, release, beside) => release
+                .simpler()
+                .map(|release| Self::Deploy(*consumer, release, *beside))
+                .collect(),
+            Self::Together(consumer, release) => {
+                vec![Self::Deploy(*consumer, release.clone(), true)]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Release {
+    fn simpler(&self) -> impl Iterator<Item = Self> {
+        let simple = [
+            Self {
+                segments: 1,
+                ..self.clone()
+            },
+            Self {
+                in_batches: false,
+                ..self.clone()
+            },
+            Self {
+                batch_size: 100,
+                ..self.clone()
+            },
+            Self {
+                start_from: StartFrom::Beginning,
+                ..self.clone()
+            },
+            Self {
+                retries: 0,
+                ..self.clone()
+            },
+        ];
+        let own = self.clone();
+        simple.into_iter().filter(move |simple| *simple != own)
+    }
+}
+
+/// The scripts without one of them, for each of them.
+fn without_one(scripts: &[Script]) -> impl Iterator<Item = Vec<Script>> {
+    (0..scripts.len()).map(|left_out| {
+        let mut fewer = scripts.to_vec();
+        fewer.remove(left_out);
+        fewer
+    })
+}
+
 /// Damage that must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
