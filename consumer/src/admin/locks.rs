@@ -71,11 +71,9 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let until = Instant::now() + wait;
         loop {
-            match self.try_locked(consumer, left(until)).await {
-                Err(AdminError::Held { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                done => return done,
+            let locked = self.try_locked(consumer, left(until)).await;
+            if !is_held(&locked) || !pause(until).await {
+                return locked;
             }
         }
     }
@@ -130,11 +128,9 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<W::Output, AdminError> {
         let until = Instant::now() + wait;
         loop {
-            match self.try_under_lock(consumer, left(until), &work).await {
-                Err(AdminError::Held { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                done => return done,
+            let done = self.try_under_lock(consumer, left(until), &work).await;
+            if !is_held(&done) || !pause(until).await {
+                return done;
             }
         }
     }
@@ -224,6 +220,20 @@ async fn guarded<DB: Backend, W: Work<DB>>(
         return Err(Failed::Ended);
     }
     output
+}
+
+/// Whether others have what a command needs.
+pub(super) fn is_held<T>(done: &Result<T, AdminError>) -> bool {
+    matches!(done, Err(AdminError::Held { .. }))
+}
+
+/// Gives others some time to finish, and says whether there was any left.
+pub(super) async fn pause(until: Instant) -> bool {
+    let is_left = Instant::now() < until;
+    if is_left {
+        tokio::time::sleep(PAUSE).await;
+    }
+    is_left
 }
 
 fn left(until: Instant) -> Duration {

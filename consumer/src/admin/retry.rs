@@ -1,6 +1,5 @@
 //! Retrying parked events: one aggregate at a time, in order, under the lock of the rows.
 
-use crate::contract::chain;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +9,18 @@ use tokio::time::Instant;
 
 use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
-use super::locks::{Effects, Failed, LOCK_WAIT, Work};
+use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, pause};
 use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
-use crate::backend::{Backend, ConsumerId, Ledger, ParkedRow, SLICES, StoreError};
-use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
+use crate::backend::{
+    Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, aggregate_slice,
+};
+use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
 use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::{self, ErrorKind};
 
 /// How long a claim may be silent while a consumer without `tx` works.
@@ -142,13 +144,23 @@ struct Retry<'a, DB: Backend> {
 /// The parked events of an aggregate.
 struct Waiting {
     events: Vec<PersistedEvent>,
-    /// How often the first of them has failed.
-    attempts: u32,
+    /// How often each of them has failed.
+    attempts: Vec<u32>,
     /// What any version of the consumer has handled.
     ledger: Ledger,
 }
 
 impl Waiting {
+    /// How often the event at an index has failed, and how many events from there on can be handed over
+    /// together: those that wait behind others. One that has failed is tried alone, as by a worker.
+    fn same_attempt(&self, index: usize) -> (u32, usize) {
+        let rest = self.attempts.get(index..).unwrap_or_default();
+        match rest.first() {
+            Some(&failed) if failed > 0 => (failed, 1),
+            _ => (0, rest.iter().take_while(|failed| **failed == 0).count()),
+        }
+    }
+
     /// What an error of our own statements after the handler means: if an earlier statement failed,
     /// the handler did not return that error.
     fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
@@ -196,22 +208,79 @@ impl<DB: Backend> Retry<'_, DB> {
     async fn outside(&self) -> Result<u64, AdminError> {
         let mut handled = 0;
         loop {
-            let mut effects = Effects::default();
-            let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-            let waiting = self.waiting(&mut spare).await?;
+            let waiting = self.held().await?;
+            let ended = self.handle_held(&waiting).await;
+            match ended {
+                Ok(unparked) => handled += unparked,
+                Err(error) => {
+                    self.release().await?;
+                    return Err(error);
+                }
+            }
             if waiting.events.is_empty() {
-                spare.give_back();
                 return Ok(handled);
             }
-            match self.handle(&mut spare, &waiting, &mut effects).await {
-                // Its session may not be what it was, so it does not go back to the pool.
-                Ok(()) => drop(spare),
-                Err(failed) => return Err(self.refused(failed)),
+        }
+    }
+
+    /// The parked events, which no other version handles until they are unparked or released.
+    async fn held(&self) -> Result<Waiting, AdminError> {
+        let until = std::time::Instant::now() + LOCK_WAIT;
+        loop {
+            let held = self.try_held().await;
+            if !is_held(&held) || !pause(until).await {
+                return held;
             }
-            let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
-            handled += self.unpark(&mut tx, &waiting.events).await?;
-            tx.commit().await?;
-            effects.run().await;
+        }
+    }
+
+    async fn try_held(&self) -> Result<Waiting, AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        let waiting = self.waiting(&mut tx).await?;
+        self.mark().take(&mut tx).await?;
+        tx.commit().await?;
+        Ok(waiting)
+    }
+
+    /// Hands the events to the consumer and unparks them.
+    async fn handle_held(&self, waiting: &Waiting) -> Result<u64, AdminError> {
+        let mut effects = Effects::default();
+        let mut spare = Borrowed::from(self.admin.store.pool()).await?;
+        let handling = self.handle(&mut spare, waiting, &mut effects);
+        let handled = self.mark().during(handling).await;
+        handled.map_err(|failed| self.refused(failed))?;
+        // Its session may not be what it was, so it does not go back to the pool.
+        drop(spare);
+        let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
+        let unparked = self.unpark(&mut tx, &waiting.events).await?;
+        self.mark().release(&mut tx).await?;
+        tx.commit().await?;
+        effects.run().await;
+        Ok(unparked)
+    }
+
+    async fn release(&self) -> Result<(), AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        self.mark().release(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The mark of the consumer, as this retry holds it.
+    fn mark(&self) -> HeldMark<'_, DB> {
+        HeldMark {
+            pool: self.admin.store.pool(),
+            statements: &self.tables.checkpoints,
+            holder: self.mark_holder(),
+            timeout: CLAIM_TIMEOUT,
+        }
+    }
+
+    fn mark_holder(&self) -> MarkHolder {
+        let slice = i32::from(aggregate_slice(&self.aggregate.aggregate_id));
+        MarkHolder {
+            consumer: self.consumer.clone(),
+            name: format!("retry of slice {slice}"),
+            slices: slice..slice + 1,
         }
     }
 
@@ -230,15 +299,14 @@ impl<DB: Backend> Retry<'_, DB> {
         let first = rows.first().map_or(0, |row| row.position);
         let mut waiting = Waiting {
             events: Vec::new(),
-            attempts: 0,
+            attempts: Vec::new(),
             ledger: self.ledger(connection, first - 1).await?,
         };
         for row in &rows {
             let position = row.position;
             let event = self.admin.event(connection, position).await?;
-            if waiting.events.is_empty() {
-                waiting.attempts = u32::try_from(row.attempts).unwrap_or(0);
-            }
+            let attempts = u32::try_from(row.attempts).unwrap_or(0);
+            waiting.attempts.push(attempts);
             let event = event.ok_or(AdminError::NotInLog { position })?;
             waiting.events.push(event.map_err(|unreadable| {
                 let source = Box::new(StoreError::from(unreadable));
@@ -256,7 +324,7 @@ impl<DB: Backend> Retry<'_, DB> {
         after: i64,
     ) -> Result<Ledger, AdminError> {
         let (statements, consumer) = (&self.tables.checkpoints, self.consumer);
-        if !DB::lock_mark(statements, connection, consumer).await? {
+        if !DB::lock_mark(statements, connection, &self.mark_holder()).await? {
             return Err(AdminError::Held {
                 consumer: consumer.clone(),
             });
@@ -292,21 +360,21 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
-        let mut rest = waiting.events.as_slice();
-        let mut attempt = waiting.attempts.saturating_add(1);
-        while let Some(last) = rest.last() {
-            let run = waiting.ledger.run(rest);
+        let mut done = 0;
+        while let Some(rest) = waiting.events.get(done..)
+            && let Some(last) = rest.last()
+        {
+            let (attempts, take) = waiting.same_attempt(done);
+            let run = waiting.ledger.run(rest.get(..take).unwrap_or(rest));
             let batch = rest.get(..run.take).unwrap_or(rest).to_vec();
             let cx = Context::new(Arc::clone(&self.consumer.name))
                 .with_version(self.consumer.version)
-                .with_attempt(attempt)
+                .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
-            let handled = self.handle_batch(connection, &cx, batch).await?;
-            rest = rest.get(handled..).unwrap_or_default();
+            done += self.handle_batch(connection, &cx, batch).await?;
             effects.add(&cx);
-            attempt = 1;
         }
         Ok(())
     }

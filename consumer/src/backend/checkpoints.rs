@@ -12,8 +12,8 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
-    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
-    SegmentId, SnapshotRow, millis, on_consumer, on_row,
+    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, MarkHolder,
+    NewCheckpoint, Parking, SegmentId, SnapshotRow, millis, on_consumer, on_row,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
@@ -182,6 +182,8 @@ statements! {
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
+        hold_mark: DB::HOLD_MARK,
+        release_mark: DB::RELEASE_MARK,
         fold: FOLD,
         folded: FOLDED,
         compact: COMPACT,
@@ -251,9 +253,17 @@ pub trait Checkpoints: Driver {
     /// Saves like [`SAVE`](Self::SAVE), and only at the address `$13`.
     const SAVE_AT: &'static str;
 
-    /// Locks the high-water mark of all versions of the consumer `$1` for the rest of the transaction,
-    /// unless another transaction has it; says whether it did as `locked`.
+    /// Locks the high-water mark of the consumer `$1` for its version `$2`, and the slices from `$3` to
+    /// before `$4`, for the rest of the transaction, unless another version has it; says whether it did
+    /// as `locked`.
     const LOCK_MARK: &'static str;
+
+    /// Locks the mark beyond the transaction, for the holder `$5` and for `$6` milliseconds; says whether
+    /// it did as `locked`.
+    const HOLD_MARK: &'static str;
+
+    /// Ends the lock of the holder `$3`.
+    const RELEASE_MARK: &'static str;
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
@@ -539,10 +549,34 @@ pub trait Checkpoints: Driver {
     fn lock_mark(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-        consumer: &ConsumerId,
+        holder: &MarkHolder,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        let query = statements.lock_mark.on::<Self>().bind(&*consumer.name);
-        query.fetch_value(connection, "locked")
+        on_mark::<Self>(&statements.lock_mark, holder).fetch_value(connection, "locked")
+    }
+
+    /// Locks the mark like [`lock_mark`](Self::lock_mark), but until it is released or the time is over:
+    /// for handlers that work while no claim is held.
+    fn hold_mark(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        holder: &MarkHolder,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        on_mark::<Self>(&statements.hold_mark, holder)
+            .bind(&*holder.name)
+            .bind(millis(timeout))
+            .fetch_value(connection, "locked")
+    }
+
+    /// Ends what [`hold_mark`](Self::hold_mark) began.
+    fn release_mark(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        holder: &MarkHolder,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let release = on_consumer::<Self>(&statements.release_mark, &holder.consumer);
+        let release = release.bind(&*holder.name);
+        async move { release.execute(connection).await.map(drop) }
     }
 
     /// The number of parked events of each consumer.
@@ -685,6 +719,13 @@ async fn join_log<DB: Checkpoints>(
         change.on::<DB>().bind(consumer).execute(connection).await?;
     }
     DB::other_log(statements, connection, consumer).await
+}
+
+/// Starts a statement on the mark of a consumer.
+fn on_mark<DB: Driver>(statement: &Sql, holder: &MarkHolder) -> Statement<DB> {
+    on_consumer(statement, &holder.consumer)
+        .bind(holder.slices.start)
+        .bind(holder.slices.end)
 }
 
 /// Starts a save.

@@ -80,8 +80,8 @@ pub use self::read::ReadRange;
 pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
-    Parking, Row, SegmentId, SnapshotRow, State, Taken,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
+    NewCheckpoint, ParkedRow, Parking, Row, SegmentId, SnapshotRow, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]

@@ -1,5 +1,6 @@
 //! The rows of the library's own tables, and how they are decoded on both databases.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,8 +220,8 @@ pub struct Claim {
     pub retry_in: Option<Duration>,
     /// Whether the consumer has parked events.
     pub parked: bool,
-    /// Whether the consumer has other versions.
-    pub has_versions: bool,
+    /// Whether other versions of the consumer may handle an event first meanwhile.
+    pub mark: Mark,
     /// Whether the ledger has ranges of the consumer after the checkpoint.
     pub is_replaying: bool,
     /// The incarnation of the server in which the row was claimed.
@@ -235,13 +236,47 @@ pub struct Claim {
     pub address: String,
 }
 
+/// What a claim says of the high-water mark of its consumer: the events after it no version has handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The claim holds it together with those of the consumer's other segments. There is no other
+    /// version, and one that is added cannot lock it meanwhile.
+    Held,
+    /// There are other versions, so it must be locked before an event is handled first.
+    Open,
+    /// A version that was added at this moment has locked it.
+    Taken,
+}
+
+impl Mark {
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let mark: String = DB::read(row, "mark")?;
+        Ok(match mark.as_str() {
+            "held" => Self::Held,
+            "taken" => Self::Taken,
+            _ => Self::Open,
+        })
+    }
+}
+
+/// Who locks the high-water mark of a consumer.
+#[derive(Clone, Debug)]
+pub struct MarkHolder {
+    /// The version. Its segments handle different events, so they do not exclude each other.
+    pub consumer: ConsumerId,
+    /// Tells the holders of one version apart.
+    pub name: String,
+    /// The slices of the events to handle.
+    pub slices: Range<i32>,
+}
+
 impl Claim {
     pub(super) fn decode<DB: Driver>(row: &DB::Row, key: SegmentId) -> Result<Self, sqlx::Error> {
         Ok(Self {
             checkpoint: Checkpoint::decode_at::<DB>(row, key)?,
             retry_in: retry_in::<DB>(row)?,
             parked: DB::read(row, "parked")?,
-            has_versions: DB::read(row, "has_versions")?,
+            mark: Mark::decode::<DB>(row)?,
             is_replaying: DB::read(row, "is_replaying")?,
             incarnation: Incarnation::decode::<DB>(row)?,
             backend: DB::read(row, "backend")?,

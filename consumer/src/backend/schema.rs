@@ -303,7 +303,7 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{frontier}` and `{log_state}` for the tables of
-    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}` and `{active}` for those of the
+    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}` and `{active}` for those of the
     /// consumers, `{versions}` and `{guard}`; `{aggregate_type}` and so on for columns, all quoted;
     /// `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the name of the
     /// table of events; `{schema}` is their database schema, if one was given, and `{known}` the version
@@ -326,6 +326,7 @@ impl Schema {
             "parked" => "consumer_parked",
             "handled" => "consumer_handled",
             "logs" => "consumer_log",
+            "marks" => "consumer_mark",
             "active" => "consumer_active",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",

@@ -146,10 +146,14 @@ macro_rules! claim {
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
                -- Two ranges of the index, between which the own rows are not looked at.
-               EXISTS (SELECT FROM {progress} AS o
-                        WHERE o.consumer = p.consumer AND o.version < p.version)
-               OR EXISTS (SELECT FROM {progress} AS o
-                           WHERE o.consumer = p.consumer AND o.version > p.version) AS has_versions,
+               CASE WHEN EXISTS (SELECT FROM {progress} AS o
+                                  WHERE o.consumer = p.consumer AND o.version < p.version)
+                      OR EXISTS (SELECT FROM {progress} AS o
+                                  WHERE o.consumer = p.consumer AND o.version > p.version)
+                    THEN 'open'
+                    -- A version that this statement does not see yet has to wait for the claim.
+                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, 7166182912370463011))
+                    THEN 'held' ELSE 'taken' END AS mark,
                EXISTS (SELECT FROM {handled} AS h
                         WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
                pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction, '' AS session,
@@ -209,9 +213,13 @@ impl Checkpoints for Postgres {
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
-    /// The number is arbitrary.
+    /// The number is arbitrary, and that of a claim.
     const LOCK_MARK: &'static str = "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
+
+    /// A claim is held while a handler works elsewhere.
+    const HOLD_MARK: &'static str = Self::LOCK_MARK;
+    const RELEASE_MARK: &'static str = "SELECT $1";
 
     const ADVANCE: &'static str = concat!(
         "

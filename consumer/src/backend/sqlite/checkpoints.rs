@@ -41,8 +41,10 @@ impl Checkpoints for Sqlite {
                {ms until retry_at} AS retry_in, failed_position, error,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
-               EXISTS (SELECT 1 FROM {progress} AS o
-                        WHERE o.consumer = $1 AND o.version <> $2) AS has_versions,
+               -- No other version can be added while the transaction is open.
+               CASE WHEN EXISTS (SELECT 1 FROM {progress} AS o
+                                  WHERE o.consumer = $1 AND o.version <> $2)
+                    THEN 'open' ELSE 'held' END AS mark,
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
@@ -66,8 +68,27 @@ impl Checkpoints for Sqlite {
     /// There is no server.
     const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
 
-    /// The transaction, begun IMMEDIATE, is the lock.
-    const LOCK_MARK: &'static str = "SELECT $1 = $1 AS locked";
+    /// The transaction, begun IMMEDIATE, is the lock; what other versions handle outside is recorded.
+    const LOCK_MARK: &'static str = "
+        SELECT NOT EXISTS (
+               SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
+                  AND slice_to > $3 AND held_until > {now}) AS locked";
+
+    const HOLD_MARK: &'static str = "
+        INSERT INTO {marks} (consumer, version, holder, slice_from, slice_to, held_until)
+        VALUES ($1, $2, $5, $3, $4,
+                CASE WHEN EXISTS (
+                     SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
+                        AND slice_to > $3 AND held_until > {now})
+                THEN 0 ELSE {in $6 ms} END)
+        ON CONFLICT (consumer, version, holder) DO UPDATE
+        SET slice_from = $3, slice_to = $4, held_until = excluded.held_until
+        RETURNING held_until > 0 AS locked";
+
+    /// Also those of processes that died.
+    const RELEASE_MARK: &'static str = "
+        DELETE FROM {marks}
+         WHERE consumer = $1 AND ((version = $2 AND holder = $3) OR held_until <= {now})";
 
     const ADVANCE: &'static str = "
         UPDATE {progress}

@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
+    Access, Backend, Claim, Failure, Ledger, Mark, NewCheckpoint, Parking, Remains, Run, State,
     TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
@@ -17,6 +17,7 @@ use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
 use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
 use crate::worker::lane::job::Job;
+use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::{
     AttemptError, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
     is_claim_timeout, is_of_session, is_refusal_of_commit, refused_commit, unusable_session,
@@ -140,33 +141,45 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 
     /// Runs a handler that does not use the transaction where a long claim would keep all other
-    /// writers out: the row is claimed before it, and again to save the checkpoint.
+    /// writers out: the row is claimed before it, and again to save the checkpoint. In between, only
+    /// the mark is held.
     async fn run_between_claims(&self) -> Result<Outcome, AttemptError> {
         let ready = match self.open_and_release().await? {
             Opening::Ready(ready) => ready,
             Opening::Commit(outcome) | Opening::RollBack(outcome) => return Ok(outcome),
         };
+        let ended = self.handle_and_save(&ready).await;
+        if matches!(ended, Ok(Outcome::Saved { .. })) {
+            self.run_effects(&ready.cx).await;
+        } else if !ready.run.is_replay {
+            // It ends by itself otherwise.
+            let _ = self.release_mark().await;
+        }
+        ended
+    }
+
+    async fn handle_and_save(&self, ready: &Ready) -> Result<Outcome, AttemptError> {
         let mut unused = self.shared.connections.unused().await?;
-        let handled = self.handle_unused(&ready, &mut unused).await;
+        let handler = self.handle_unused(ready, &mut unused);
+        let handled = if ready.run.is_replay {
+            handler.await
+        } else {
+            self.mark().during(handler).await
+        };
         drop(unused);
         let handled = handled.map_err(|failure| {
             let verdict = Verdict::on::<DB>(&failure.error.error);
             (verdict.given(Remains::Open), failure)
         });
-        let index = match self.judge(&ready, handled, None)? {
-            Handled::UpTo(index) => index,
+        match self.judge(ready, handled, None)? {
+            Handled::UpTo(index) => self.save_later(ready, index).await,
             Handled::Failed(outcome)
             | Handled::OnStalePlan(outcome)
-            | Handled::Abandoned(outcome) => return Ok(outcome),
-        };
-        let outcome = self.save_later(&ready, index).await?;
-        if matches!(outcome, Outcome::Saved { .. }) {
-            self.run_effects(&ready.cx).await;
+            | Handled::Abandoned(outcome) => Ok(outcome),
         }
-        Ok(outcome)
     }
 
-    /// Opens a transaction like [`open`](Self::open) and ends it at once.
+    /// Opens a transaction like [`open`](Self::open) and ends it at once, except for the mark.
     async fn open_and_release(&self) -> Result<Opening, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
@@ -176,13 +189,43 @@ impl<DB: Backend> Attempt<'_, DB> {
             ..
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
-        let opening = self.open(&mut tx).await?;
+        let mut opening = self.open(&mut tx).await?;
+        if let Opening::Ready(ready) = &opening
+            && !ready.run.is_replay
+        {
+            opening = match self.mark().take(&mut tx).await? {
+                true => opening,
+                false => Opening::RollBack(Outcome::Busy),
+            };
+        }
         match opening {
-            Opening::Commit(_) => tx.commit().await?,
-            Opening::Ready(_) | Opening::RollBack(_) => tx.rollback().await?,
+            Opening::Commit(_) | Opening::Ready(_) => tx.commit().await?,
+            Opening::RollBack(_) => tx.rollback().await?,
         }
         *ended_well = true;
         Ok(opening)
+    }
+
+    /// The mark of the consumer, as this lane holds it.
+    fn mark(&self) -> HeldMark<'_, DB> {
+        HeldMark {
+            pool: self.shared.store.pool(),
+            statements: &self.shared.statements,
+            holder: self.segment.mark_holder(),
+            timeout: self.shared.options.claim_timeout,
+        }
+    }
+
+    async fn release_mark(&self) -> Result<(), AttemptError> {
+        let mut lease = self.shared.connections.writer().await?;
+        let Parts {
+            connection,
+            ended_well,
+            ..
+        } = lease.begin()?;
+        self.mark().release(connection).await?;
+        *ended_well = true;
+        Ok(())
     }
 
     /// Claims the row, applies the policy to an event whose attempts are used up, and determines
@@ -196,6 +239,9 @@ impl<DB: Backend> Attempt<'_, DB> {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
+        if claim.mark == Mark::Taken {
+            return Ok(Opening::RollBack(Outcome::Busy));
+        }
         let Some(run) = self.first_run(tx, &claim).await? else {
             return Ok(Opening::RollBack(Outcome::Busy));
         };
@@ -224,15 +270,16 @@ impl<DB: Backend> Attempt<'_, DB> {
     ) -> Result<Option<Run>, sqlx::Error> {
         let take = self.take(claim);
         let events = self.job.events.get(..take).unwrap_or_default();
-        if events.is_empty() || !(claim.has_versions || claim.is_replaying) {
+        if events.is_empty() || !(claim.mark == Mark::Open || claim.is_replaying) {
             let is_replay = false;
             return Ok(Some(Run { take, is_replay }));
         }
         let run = self.ledger(tx, claim).await?.run(events);
-        if run.is_replay || !claim.has_versions {
+        if run.is_replay || claim.mark == Mark::Held {
             return Ok(Some(run));
         }
-        if !DB::lock_mark(&self.shared.statements, tx, &self.segment.key.consumer).await? {
+        let holder = self.segment.mark_holder();
+        if !DB::lock_mark(&self.shared.statements, tx, &holder).await? {
             return Ok(None);
         }
         // Another version may have handled the events before the mark was locked.
@@ -678,9 +725,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             ..
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
-        let claim = claim_again(self.shared, self.segment, &ready.claim, &mut tx).await?;
-        if let Err(outcome) = claim {
-            return roll_back(tx, ended_well, outcome).await;
+        let claim = match claim_again(self.shared, self.segment, &ready.claim, &mut tx).await? {
+            Ok(claim) => claim,
+            Err(outcome) => return roll_back(tx, ended_well, outcome).await,
+        };
+        if !ready.run.is_replay {
+            if self.is_handled_meanwhile(&mut tx, &claim, index).await? {
+                return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
+            }
+            self.mark().release(&mut tx).await?;
         }
         // Nothing kept an operator from retrying parked events meanwhile.
         let (statements, segment) = (&self.shared.statements, self.segment);
@@ -693,6 +746,24 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(sqlx::Error::RowNotFound.into());
         }
         commit(tx, ended_well, self.saved(ready, index)).await
+    }
+}
+
+impl<DB: Backend> Attempt<'_, DB> {
+    /// Whether another version has handled some of the first events of the job, as new ones, since this
+    /// one began: the mark was lost because the process was frozen. They are replays now.
+    async fn is_handled_meanwhile(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        claim: &Claim,
+        index: usize,
+    ) -> Result<bool, sqlx::Error> {
+        if claim.mark == Mark::Held {
+            return Ok(false);
+        }
+        let ledger = self.ledger(tx, claim).await?;
+        let events = self.job.events.get(..index).unwrap_or_default();
+        Ok(events.iter().any(|event| ledger.has(event)))
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod attempt;
 pub(crate) mod handler;
 mod job;
+pub(crate) mod mark;
 mod missing;
 pub(crate) mod outcome;
 mod parking;

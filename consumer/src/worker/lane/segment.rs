@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, SLICES, SegmentId};
+use crate::backend::{Backend, MarkHolder, SLICES, SegmentId};
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::log::batch::Filter;
 use crate::worker::poller::assignment::WorkerConsumer;
@@ -26,6 +26,15 @@ impl<DB: Backend> Segment<DB> {
     /// The consumer's scope as the checkpoint row stores it.
     pub(crate) fn scope_text(&self) -> &str {
         &self.consumer.enrolment.scope
+    }
+
+    /// As which it locks the mark of the consumer.
+    pub(crate) fn mark_holder(&self) -> MarkHolder {
+        MarkHolder {
+            consumer: self.key.consumer.clone(),
+            name: self.key.slice_from.to_string(),
+            slices: self.key.slice_from..self.slice_to,
+        }
     }
 
     /// Which events it contains.
