@@ -8,8 +8,12 @@ const MISSING: &str = "\
 no PostgreSQL server was found on this machine (no `initdb` on the PATH, in /usr/lib/postgresql/*/bin,
 /usr/pgsql-*/bin, or where `pg_config --bindir` points), and these tests need one.
   - `.ci/test` installs what is missing and runs all tests, or
-  - install it yourself, for example `apt-get install postgresql`.
+  - install it yourself, for example `apt-get install postgresql`, or
+  - name the directory of its programs in POSTGRES_PROGRAMS.
 With DATABASE_URL most tests use that server; the others start one of their own in any case.";
+
+/// The directory of the programs to use, instead of those that are found.
+const CHOSEN: &str = "POSTGRES_PROGRAMS";
 
 /// The programs of one installation.
 pub(crate) struct Binaries {
@@ -25,14 +29,16 @@ struct User {
 }
 
 impl Binaries {
-    /// Finds an installation.
+    /// Finds an installation: the one that `POSTGRES_PROGRAMS` names, or else any.
     pub(crate) fn find() -> Self {
-        let directory = candidates()
-            .into_iter()
-            .find_map(|directory| std::fs::canonicalize(directory.join("initdb")).ok())
-            // A link on the PATH may lead to where the libraries lie too.
-            .and_then(|initdb| Some(initdb.parent()?.to_owned()))
-            .unwrap_or_else(|| panic!("{MISSING}"));
+        let directory = match std::env::var_os(CHOSEN) {
+            Some(chosen) => programs_in(Path::new(&chosen))
+                .unwrap_or_else(|| panic!("{CHOSEN} is {chosen:?}, where there is no `initdb`")),
+            None => candidates()
+                .iter()
+                .find_map(|directory| programs_in(directory))
+                .unwrap_or_else(|| panic!("{MISSING}")),
+        };
         let user = (id(&["-u"]) == Some(0)).then(User::unprivileged);
         Self { directory, user }
     }
@@ -76,13 +82,9 @@ impl Binaries {
     /// Whether the server can load a library of that name.
     pub(crate) fn has_library(&self, name: &str) -> bool {
         let file = format!("{name}.so");
-        // The programs on the PATH may be links into the installation.
-        let program = self.directory.join("initdb").canonicalize();
-        let beside = program.ok().and_then(|program| {
-            let directory = program.parent()?.join("../lib");
-            Some(directory.join(&file))
-        });
-        beside.is_some_and(|beside| beside.is_file())
+        ["../lib", "../lib/postgresql"]
+            .iter()
+            .any(|beside| self.directory.join(beside).join(&file).is_file())
             || output(&self.directory.join("pg_config"), &["--pkglibdir"])
                 .is_some_and(|directory| Path::new(&directory).join(&file).is_file())
     }
@@ -115,6 +117,13 @@ impl User {
             ("runuser", words.to_vec())
         }
     }
+}
+
+/// The directory itself if it has the programs. A link on the PATH may lead to where the libraries are
+/// too.
+fn programs_in(directory: &Path) -> Option<PathBuf> {
+    let initdb = std::fs::canonicalize(directory.join("initdb")).ok()?;
+    Some(initdb.parent()?.to_owned())
 }
 
 /// Possible installations: on the PATH first, then the newest in the usual directories.

@@ -16,6 +16,8 @@ impl Counting {
     pub async fn start() -> Self {
         let server = TestPostgres::builder()
             .setting("shared_preload_libraries", "pg_stat_statements")
+            // Not those inside functions.
+            .setting("pg_stat_statements.track", "top")
             .start();
         let asked = Database::on(&server).await;
         asked.execute("CREATE EXTENSION pg_stat_statements").await;
@@ -60,7 +62,7 @@ impl Counting {
     async fn of(&self, db: &Database<Postgres>, what: &str, condition: &str) -> i64 {
         let sql = format!(
             "SELECT coalesce({what}, 0)::bigint FROM pg_stat_statements
-              WHERE toplevel AND {condition}
+              WHERE {condition}
                 AND dbid = (SELECT oid FROM pg_database WHERE datname = '{}')",
             db.name()
         );

@@ -144,6 +144,11 @@ impl TestPostgres {
         &self.cluster().directory
     }
 
+    /// The directory of its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.cluster().data()
+    }
+
     /// The log of the server so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -220,7 +225,6 @@ impl Cluster {
             "--encoding=UTF8",
             "--locale=C",
             "--no-sync",
-            "--no-instructions",
         ]);
         succeed(initdb);
     }

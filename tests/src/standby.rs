@@ -1,11 +1,13 @@
 //! A standby that lags behind its primary, and an address behind which servers change.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -40,15 +42,7 @@ impl Standby {
             directory,
         };
         let data = standby.directory.join("data");
-        let primary = format!("host=127.0.0.1 port={} user=postgres", primary.port());
-        let mut backup = binaries.command("pg_basebackup");
-        backup
-            .arg("--pgdata")
-            .arg(&data)
-            .arg("--dbname")
-            .arg(primary)
-            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
-        succeed(backup);
+        copy_a_running_server(&binaries, primary, &data);
         let mut start = binaries.command("pg_ctl");
         let options = format!("-p {} -k {}", standby.port, standby.directory.display());
         start.args(["start", "--wait", "--silent", "--options", &options]);
@@ -97,10 +91,60 @@ fn watchdog(binaries: &Binaries, directory: &PathBuf) -> Child {
         .expect("start the watchdog")
 }
 
-fn succeed(mut command: Command) {
-    let output = command.output().expect("run a program of Postgres");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {errors}");
+/// Makes the data directory of a standby, as `pg_basebackup` does, which few installations of the server
+/// alone have.
+fn copy_a_running_server(binaries: &Binaries, primary: &TestPostgres, data: &Path) {
+    let (url, from, to) = (primary.url("postgres"), primary.data(), data.to_owned());
+    let mut copy = binaries.command_at(Path::new("cp"));
+    // Files that disappear meanwhile are restored from the write-ahead log.
+    copy.arg("-Rp").args([&from, &to]).stderr(Stdio::null());
+    let copying = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(backup(&url, || copy.status().expect("run cp")))
+    });
+    let label = copying.join().expect("back the server up");
+    fs::remove_file(data.join("postmaster.pid")).expect("remove the primary's lock file");
+    let connection = format!(
+        "primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n",
+        primary.port()
+    );
+    let mut settings = fs::OpenOptions::new();
+    let settings = settings
+        .append(true)
+        .open(data.join("postgresql.auto.conf"));
+    settings
+        .and_then(|mut file| file.write_all(connection.as_bytes()))
+        .expect("write the configuration");
+    for (name, content) in [("backup_label", &*label), ("standby.signal", "")] {
+        let file = data.join(name);
+        fs::write(&file, content).expect("write a file of the standby");
+        binaries.own(&file);
+    }
+}
+
+/// Copies while the server is in backup mode, which belongs to a session; returns the backup's label.
+async fn backup<T>(url: &str, copy: impl FnOnce() -> T) -> String {
+    let mut session = PgConnection::connect(url).await.expect("connect");
+    let version: String = sqlx::query_scalar("SHOW server_version_num")
+        .fetch_one(&mut session)
+        .await
+        .expect("the version");
+    let (start, stop) = match version.parse::<u32>() {
+        Ok(number) if number < 150_000 => (
+            "SELECT pg_start_backup('standby', true, false)",
+            "SELECT labelfile FROM pg_stop_backup(false, false)",
+        ),
+        _ => (
+            "SELECT pg_backup_start('standby', true)",
+            "SELECT labelfile FROM pg_backup_stop(false)",
+        ),
+    };
+    session.execute(start).await.expect("start a backup");
+    copy();
+    sqlx::query_scalar(stop)
+        .fetch_one(&mut session)
+        .await
+        .expect("end the backup")
 }
 
 #[derive(Debug)]

@@ -232,11 +232,12 @@ async fn columns(pool: &PgPool, table: &str) -> Vec<String> {
     .unwrap()
 }
 
-/// The constraints and indexes of a table, as Postgres writes them.
+/// The constraints of a table, as Postgres writes them. From version 18 on, `NOT NULL`, which is part of
+/// the columns, is among them.
 async fn constraints(pool: &PgPool, table: &str) -> Vec<String> {
     sqlx::query_scalar(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint \
-         WHERE conrelid = $1::regclass AND contype <> 't' ORDER BY 1",
+         WHERE conrelid = $1::regclass AND contype NOT IN ('t', 'n') ORDER BY 1",
     )
     .bind(table)
     .fetch_all(pool)
