@@ -70,8 +70,22 @@ impl<DB: Backend> Admin<DB> {
         wait: Duration,
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let until = Instant::now() + wait;
+        self.repeatedly(wait, || self.try_locked(consumer, left(until)))
+            .await
+    }
+
+    /// Repeats what others hold up, for at most `wait`.
+    pub(super) async fn repeatedly<T, F>(
+        &self,
+        wait: Duration,
+        work: impl Fn() -> F,
+    ) -> Result<T, AdminError>
+    where
+        F: Future<Output = Result<T, AdminError>>,
+    {
+        let until = Instant::now() + wait;
         loop {
-            match self.try_locked(consumer, left(until)).await {
+            match work().await {
                 Err(AdminError::Held { .. }) if Instant::now() < until => {
                     tokio::time::sleep(PAUSE).await;
                 }

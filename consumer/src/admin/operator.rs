@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 use super::error::AdminError;
 use super::options::Target;
 use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, OperateStatements, Row};
+use crate::backend::{Backend, ConsumerId, OperateStatements, Row, ViewStatements};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
@@ -33,6 +33,7 @@ use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 pub struct Admin<DB: Backend> {
     pub(super) store: EventStore<DB>,
     pub(super) sql: OperateStatements,
+    pub(super) views: ViewStatements,
     pub(super) connections: Arc<Connections<DB>>,
     pub(super) code: Vec<Registered<DB>>,
     /// Whether `code` is everything the program has, so that other consumers are detached.
@@ -81,6 +82,7 @@ impl<DB: Backend> Admin<DB> {
     pub fn new(store: EventStore<DB>) -> Self {
         Self {
             sql: DB::operate_statements(store.settings()),
+            views: DB::view_statements(store.settings()),
             connections: Arc::new(Connections::new(store.clone(), Shares::ONE)),
             store,
             code: Vec::new(),

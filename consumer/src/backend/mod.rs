@@ -38,6 +38,8 @@ mod slices;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "worker")]
+mod views;
 
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
@@ -80,6 +82,13 @@ pub(crate) use self::slices::SLICES;
 pub use self::slices::aggregate_slice;
 pub(crate) use self::sql::{Sql, StoreSettings};
 
+#[cfg(feature = "worker")]
+pub use self::views::ViewError;
+#[cfg(feature = "worker")]
+pub(crate) use self::views::{
+    ReadModelTable, ViewStatements, drop_table, prepare_view, recorded_tables, switch_view,
+};
+
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
 ///
@@ -110,14 +119,19 @@ pub trait Parts: events::Events {}
 /// The parts of a backend that the features of this build use.
 #[cfg(all(feature = "worker", not(feature = "testing")))]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate
+    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + views::Views
 {
 }
 
 /// The parts of a backend that the features of this build use.
 #[cfg(feature = "testing")]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + faults::Faults
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + views::Views
+    + faults::Faults
 {
 }
 

@@ -97,7 +97,7 @@ const FORGET_ACTIVE: &str = "DELETE FROM {active} WHERE consumer = $1 AND versio
 
 const ACTIVE: &str = "SELECT consumer, version FROM {active}";
 
-const ACTIVATE: &str = "
+pub(super) const ACTIVATE: &str = "
     INSERT INTO {active} (consumer, version, activated_at) VALUES ($1, $2, {now})
     ON CONFLICT (consumer) DO UPDATE
     SET version = excluded.version, activated_at = excluded.activated_at";

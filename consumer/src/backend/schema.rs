@@ -285,6 +285,7 @@ impl Schema {
             "handled" => "consumer_handled",
             "logs" => "consumer_log",
             "active" => "consumer_active",
+            "read models" => "consumer_read_models",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",
             _ => {

@@ -6,7 +6,11 @@
 use std::fmt;
 use std::future::Future;
 
+use super::StoreSettings;
 use super::driver::Driver;
+use super::operate::ACTIVATE;
+use super::rows::{ConsumerId, on_consumer};
+use super::sql::{Sql, statements};
 
 /// The name of a table or a view, with its schema where the database has several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +89,9 @@ impl Switch {
         let in_view = |column: &&ColumnShape| view.iter().any(|shown| shown.name == column.name);
         let name = |column: &ColumnShape| column.name.clone();
         // Columns that readers know keep their places.
-        let known = view.iter().filter(|shown| table.iter().any(|column| column.name == shown.name));
+        let known = view
+            .iter()
+            .filter(|shown| table.iter().any(|column| column.name == shown.name));
         let added = table.iter().filter(|column| !in_view(column));
         let columns = known.chain(added).map(name).collect();
         if stays {
@@ -102,7 +108,64 @@ pub(crate) fn select(columns: &[String], table: &Name) -> String {
     format!("SELECT {} FROM {}", columns.join(", "), table.quoted())
 }
 
-/// Why a view could not be switched.
+const RECORD: &str = "
+    INSERT INTO {read models} (consumer, version, schema_name, view_name, table_name)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (consumer, version) DO UPDATE
+    SET schema_name = excluded.schema_name, view_name = excluded.view_name,
+        table_name = excluded.table_name";
+
+const RECORDED: &str = "
+    SELECT consumer, version, schema_name, view_name, table_name FROM {read models}
+     WHERE consumer = $1 ORDER BY version";
+
+const OWNER: &str = "
+    SELECT consumer FROM {read models}
+     WHERE consumer <> $1 AND schema_name = $2 AND view_name = $3 LIMIT 1";
+
+const UNRECORD: &str = "DELETE FROM {read models} WHERE consumer = $1 AND version = $2";
+
+/// The oldest version is active unless one was activated.
+const ACTIVE_OF: &str = "
+    SELECT coalesce((SELECT a.version FROM {active} AS a WHERE a.consumer = $1),
+                    (SELECT min(p.version) FROM {progress} AS p WHERE p.consumer = $1),
+                    $2) AS version";
+
+statements! {
+    /// The statements about the tables of read models.
+    pub ViewStatements {
+        record: RECORD,
+        recorded: RECORDED,
+        owner: OWNER,
+        unrecord: UNRECORD,
+        active_of: ACTIVE_OF,
+        activate: ACTIVATE,
+    }
+}
+
+/// The table and the view of one version of a consumer, as they are recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReadModelTable {
+    pub(crate) consumer: ConsumerId,
+    pub(crate) view: Name,
+    pub(crate) table: Name,
+}
+
+impl ReadModelTable {
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let schema: String = DB::read(row, "schema_name")?;
+        let view: String = DB::read(row, "view_name")?;
+        let table: String = DB::read(row, "table_name")?;
+        let view = Name::new((!schema.is_empty()).then_some(&*schema), view);
+        Ok(Self {
+            consumer: ConsumerId::decode::<DB>(row)?,
+            table: view.beside(table),
+            view,
+        })
+    }
+}
+
+/// Why a view could not be created or switched.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// The database returned an error.
@@ -118,8 +181,34 @@ pub enum ViewError {
         /// What depends on it, in the database's words.
         dependents: String,
     },
+    /// Another relation has the name of the view.
+    #[error(
+        "`{view}` exists already, and the read model of `{consumer}` needs the name for its view: rename that table, adopt it by renaming it to `{table}`, or choose another name with `#[read_model(table = \"…\")]`"
+    )]
+    Taken {
+        /// The view.
+        view: String,
+        /// The table of the version.
+        table: String,
+        /// The consumer.
+        consumer: ConsumerId,
+    },
+    /// Another consumer maintains a table of that name.
+    #[error(
+        "the read model `{view}` of `{consumer}` belongs to the consumer `{owner}` already; choose another name with `#[read_model(table = \"…\")]`"
+    )]
+    Owned {
+        /// The view.
+        view: String,
+        /// The consumer.
+        consumer: ConsumerId,
+        /// The other one.
+        owner: String,
+    },
     /// The role may not change the view.
-    #[error("this role may not change the view `{view}`; run this as its owner, and then the command again:\n{sql}")]
+    #[error(
+        "this role may not change the view `{view}`; run this as its owner, and then the command again:\n{sql}"
+    )]
     NotAllowed {
         /// The view.
         view: String,
@@ -142,6 +231,18 @@ pub trait Views: Driver {
         name: &Name,
     ) -> impl Future<Output = Result<Relation, sqlx::Error>> + Send;
 
+    /// Renders the statements.
+    fn view_statements(settings: &StoreSettings) -> ViewStatements {
+        ViewStatements::new(settings)
+    }
+
+    /// Runs statements that change a view or a table, whose owner may be another role.
+    fn change(
+        connection: &mut Self::Connection,
+        view: &Name,
+        script: String,
+    ) -> impl Future<Output = Result<(), ViewError>> + Send;
+
     /// The columns of a table or view, in order.
     fn columns(
         connection: &mut Self::Connection,
@@ -158,6 +259,130 @@ pub trait Views: Driver {
 
     /// The statements that [`switch`](Self::switch) runs, for someone who may run them.
     fn switch_sql(view: &Name, table: &Name, switch: &Switch) -> String;
+}
+
+/// Records the table of a version at the start of a worker, and creates its view if the version is the
+/// active one. Runs in a transaction in which no other process creates read models.
+pub(crate) async fn prepare_view<DB: Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ReadModelTable,
+) -> Result<(), ViewError> {
+    let schema = of.view.schema.as_deref().unwrap_or_default();
+    let owner = sql.owner.on::<DB>().bind(&*of.consumer.name).bind(schema);
+    if let Some(owner) = owner
+        .bind(&*of.view.name)
+        .fetch_optional(connection)
+        .await?
+    {
+        return Err(ViewError::Owned {
+            view: of.view.to_string(),
+            consumer: of.consumer.clone(),
+            owner: DB::read(&owner, "consumer")?,
+        });
+    }
+    let record = on_consumer::<DB>(&sql.record, &of.consumer).bind(schema);
+    let record = record.bind(&*of.view.name).bind(&*of.table.name);
+    record.execute(connection).await?;
+    let versions = recorded_tables::<DB>(sql, connection, &of.consumer.name).await?;
+    let active = on_consumer::<DB>(&sql.active_of, &of.consumer);
+    let active: i32 = active.fetch_value(connection, "version").await?;
+    let is = |version: &ReadModelTable, number: i32| {
+        i32::try_from(version.consumer.version) == Ok(number)
+    };
+    match DB::relation(connection, &of.view).await? {
+        Relation::Missing => {
+            // Without one, the active version was written by hand, and has no view.
+            if let Some(active) = versions.iter().find(|version| is(version, active)) {
+                show::<DB>(connection, &of.view, &active.table).await?;
+                activate::<DB>(sql, connection, &active.consumer).await?;
+            }
+        }
+        Relation::View { reads: Some(table) } => {
+            let Some(shown) = versions.iter().find(|version| version.table.name == table) else {
+                return Err(taken(of));
+            };
+            // The database's owner may have switched it.
+            if !is(shown, active) {
+                activate::<DB>(sql, connection, &shown.consumer).await?;
+            }
+        }
+        Relation::View { reads: None } | Relation::Other => return Err(taken(of)),
+    }
+    Ok(())
+}
+
+fn taken(of: &ReadModelTable) -> ViewError {
+    ViewError::Taken {
+        view: of.view.to_string(),
+        table: of.table.name.clone(),
+        consumer: of.consumer.clone(),
+    }
+}
+
+async fn activate<DB: Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ConsumerId,
+) -> Result<(), sqlx::Error> {
+    let activate = on_consumer::<DB>(&sql.activate, of);
+    activate.execute(connection).await.map(drop)
+}
+
+/// The recorded tables of all versions of a consumer, oldest first.
+pub(crate) async fn recorded_tables<DB: Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    consumer: &str,
+) -> Result<Vec<ReadModelTable>, sqlx::Error> {
+    let recorded = sql.recorded.on::<DB>().bind(consumer);
+    let rows = recorded.fetch_all(connection).await?;
+    rows.iter().map(ReadModelTable::decode::<DB>).collect()
+}
+
+/// Makes the view show the table of a version, unless it does so already; nothing for a version
+/// without a table of ours.
+pub(crate) async fn switch_view<DB: Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    to: &ConsumerId,
+) -> Result<(), ViewError> {
+    let versions = recorded_tables::<DB>(sql, connection, &to.name).await?;
+    let Some(to) = versions.iter().find(|version| version.consumer == *to) else {
+        return Ok(());
+    };
+    match DB::relation(connection, &to.view).await? {
+        Relation::View { reads: Some(table) } if table == to.table.name => Ok(()),
+        Relation::View { reads: Some(table) }
+            if versions.iter().any(|version| version.table.name == table) =>
+        {
+            show::<DB>(connection, &to.view, &to.table).await
+        }
+        Relation::Missing => show::<DB>(connection, &to.view, &to.table).await,
+        Relation::View { .. } | Relation::Other => Err(taken(to)),
+    }
+}
+
+/// Drops the table of a version, and the view with the last of them.
+pub(crate) async fn drop_table<DB: Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ConsumerId,
+) -> Result<(), ViewError> {
+    let versions = recorded_tables::<DB>(sql, connection, &of.name).await?;
+    let Some(dropped) = versions.iter().find(|version| version.consumer == *of) else {
+        return Ok(());
+    };
+    let mut script = format!("DROP TABLE IF EXISTS {};\n", dropped.table.quoted());
+    if let Relation::View { reads: Some(table) } = DB::relation(connection, &dropped.view).await?
+        && table == dropped.table.name
+    {
+        script = format!("DROP VIEW {};\n{script}", dropped.view.quoted());
+    }
+    DB::change(connection, &dropped.view, script).await?;
+    let unrecord = on_consumer::<DB>(&sql.unrecord, of);
+    unrecord.execute(connection).await?;
+    Ok(())
 }
 
 /// Makes the view show a table, whatever it shows now.
@@ -195,12 +420,24 @@ mod tests {
     fn columns_that_readers_know_keep_their_places() {
         for (view, table, switch) in [
             ("", "id email", Switch::Replace(names("id email"))),
-            ("id email", "email id age", Switch::Replace(names("id email age"))),
+            (
+                "id email",
+                "email id age",
+                Switch::Replace(names("id email age")),
+            ),
             ("id email", "id age", Switch::Recreate(names("id age"))),
-            ("id age:integer", "id age:bigint", Switch::Recreate(names("id age"))),
+            (
+                "id age:integer",
+                "id age:bigint",
+                Switch::Recreate(names("id age")),
+            ),
             ("age email id", "id age", Switch::Recreate(names("age id"))),
         ] {
-            assert_eq!(Switch::between(&columns(view), &columns(table)), switch, "{view} {table}");
+            assert_eq!(
+                Switch::between(&columns(view), &columns(table)),
+                switch,
+                "{view} {table}"
+            );
         }
     }
 

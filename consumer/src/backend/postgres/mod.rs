@@ -20,6 +20,8 @@ mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
 mod rows;
+#[cfg(feature = "worker")]
+mod views;
 
 /// Times in our tables are `timestamptz`.
 const DIALECT: Dialect = Dialect {

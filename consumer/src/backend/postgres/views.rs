@@ -108,31 +108,45 @@ impl Views for Postgres {
             .collect()
     }
 
-    /// A reader that holds the view, and everyone behind it, waits for at most a second; the caller
-    /// tries again.
     async fn switch(
         connection: &mut PgConnection,
         view: &Name,
         table: &Name,
         switch: &Switch,
     ) -> Result<(), ViewError> {
-        connection.execute("SET LOCAL lock_timeout = '1s'").await?;
-        let options = about(OPTIONS, view).fetch_optional(&mut *connection).await?;
+        let options = about(OPTIONS, view)
+            .fetch_optional(&mut *connection)
+            .await?;
         let options: Option<String> = match options {
             Some(row) => row.try_get("options")?,
             None => None,
         };
-        let mut sql = statements(view, table, switch, options.as_deref().unwrap_or_default());
+        let mut script = statements(view, table, switch, options.as_deref().unwrap_or_default());
         if let Switch::Recreate(columns) = switch {
             let properties = about(PROPERTIES, view).bind(columns);
             for row in properties.fetch_all(&mut *connection).await? {
-                sql.push_str(row.try_get("statement")?);
-                sql.push_str(";\n");
+                script.push_str(row.try_get("statement")?);
+                script.push_str(";\n");
             }
         }
-        let switched = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await;
-        switched.map_err(|error| refused(error, view, sql))?;
-        connection.execute("SET LOCAL lock_timeout TO DEFAULT").await?;
+        Self::change(connection, view, script).await
+    }
+
+    /// A reader that holds the view, and everyone behind it, waits for at most a second; the caller
+    /// tries again.
+    async fn change(
+        connection: &mut PgConnection,
+        view: &Name,
+        script: String,
+    ) -> Result<(), ViewError> {
+        connection.execute("SET LOCAL lock_timeout = '1s'").await?;
+        let run = connection
+            .execute(sqlx::raw_sql(AssertSqlSafe(script.clone())))
+            .await;
+        run.map_err(|error| refused(error, view, script))?;
+        connection
+            .execute("SET LOCAL lock_timeout TO DEFAULT")
+            .await?;
         Ok(())
     }
 
@@ -147,7 +161,10 @@ fn about<'q>(
     name: &'q Name,
 ) -> sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments> {
     let schema = name.schema.as_deref().unwrap_or("public");
-    sqlx::query(sql).bind(schema).bind(&name.name).persistent(false)
+    sqlx::query(sql)
+        .bind(schema)
+        .bind(&name.name)
+        .persistent(false)
 }
 
 fn statements(view: &Name, table: &Name, switch: &Switch, options: &str) -> String {
@@ -166,7 +183,9 @@ fn statements(view: &Name, table: &Name, switch: &Switch, options: &str) -> Stri
 
 fn refused(error: sqlx::Error, view: &Name, sql: String) -> ViewError {
     let database = error.as_database_error().map(|error| {
-        let detail = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail);
+        let detail = error
+            .try_downcast_ref::<PgDatabaseError>()
+            .and_then(PgDatabaseError::detail);
         (error.code(), detail.unwrap_or_default().replace('\n', ", "))
     });
     match database {

@@ -20,6 +20,8 @@ mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
 mod rows;
+#[cfg(feature = "worker")]
+mod views;
 
 /// Times in our tables are Unix milliseconds.
 const DIALECT: Dialect = Dialect {

@@ -9,7 +9,8 @@ const RELATION: &str = "SELECT type, sql FROM sqlite_schema
      WHERE name = $1 COLLATE NOCASE AND type IN ('table', 'view')";
 
 /// A view of a table of ours has no types of its own: its columns have those of the table.
-const COLUMNS: &str = "SELECT name, upper(type) AS sql_type FROM pragma_table_info($1) ORDER BY cid";
+const COLUMNS: &str =
+    "SELECT name, upper(type) AS sql_type FROM pragma_table_info($1) ORDER BY cid";
 
 impl Views for Sqlite {
     async fn current_schema(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
@@ -37,7 +38,10 @@ impl Views for Sqlite {
         connection: &mut SqliteConnection,
         name: &Name,
     ) -> Result<Vec<ColumnShape>, sqlx::Error> {
-        let rows = sqlx::query(COLUMNS).bind(&name.name).fetch_all(connection).await?;
+        let rows = sqlx::query(COLUMNS)
+            .bind(&name.name)
+            .fetch_all(connection)
+            .await?;
         rows.iter()
             .map(|row| {
                 Ok(ColumnShape {
@@ -54,8 +58,16 @@ impl Views for Sqlite {
         table: &Name,
         switch: &Switch,
     ) -> Result<(), ViewError> {
-        let sql = AssertSqlSafe(Self::switch_sql(view, table, switch));
-        Ok(connection.execute(sqlx::raw_sql(sql)).await.map(drop)?)
+        Self::change(connection, view, Self::switch_sql(view, table, switch)).await
+    }
+
+    async fn change(
+        connection: &mut SqliteConnection,
+        _: &Name,
+        script: String,
+    ) -> Result<(), ViewError> {
+        let script = sqlx::raw_sql(AssertSqlSafe(script));
+        Ok(connection.execute(script).await.map(drop)?)
     }
 
     /// A view has neither grants nor dependents here, so it is always dropped and created.
