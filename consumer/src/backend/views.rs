@@ -10,11 +10,11 @@ use super::StoreSettings;
 use super::driver::Driver;
 use super::operate::ACTIVATE;
 use super::rows::{ConsumerId, on_consumer};
-use super::sql::{Sql, statements};
+use super::sql::statements;
 
 /// The name of a table or a view, with its schema where the database has several.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Name {
+pub struct Name {
     pub(crate) schema: Option<String>,
     pub(crate) name: String,
 }
@@ -57,7 +57,7 @@ pub(crate) fn quoted(name: &str) -> String {
 
 /// What has the name of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Relation {
+pub enum Relation {
     /// Nothing.
     Missing,
     /// A view, and the table that it reads if it reads one.
@@ -68,14 +68,14 @@ pub(crate) enum Relation {
 
 /// A column as the catalogue describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ColumnShape {
+pub struct ColumnShape {
     pub(crate) name: String,
     pub(crate) sql_type: String,
 }
 
 /// How a view is made to show another table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Switch {
+pub enum Switch {
     /// The columns of the view stay, and others may follow: the view is replaced in place.
     Replace(Vec<String>),
     /// Columns disappear or change their type: the view is dropped and created again.

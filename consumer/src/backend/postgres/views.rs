@@ -1,6 +1,5 @@
 //! The view over the active version of a read model, on Postgres.
 
-use sqlx::error::DatabaseError as _;
 use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
