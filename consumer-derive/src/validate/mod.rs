@@ -12,6 +12,7 @@ use crate::args::{self, Args};
 use crate::errors::Errors;
 use crate::item::{ImplBlock, Item, is_consumer};
 use crate::model::{Body, Choice, Database, Making, Model};
+use crate::names::snake_case;
 use crate::types::{last_name, unwrapped};
 
 /// Checks all rules, also after the first mistake.
@@ -200,23 +201,6 @@ fn suggested_name(item: &Item) -> Option<String> {
     };
     let name = snake_case(ident.trim_start_matches("r#"));
     keys::mistake_in_name(&name).is_none().then_some(name)
-}
-
-/// `HTTPLog` as `http_log`.
-fn snake_case(ident: &str) -> String {
-    let mut name = String::new();
-    let mut before = '_';
-    let mut characters = ident.chars().peekable();
-    while let Some(character) = characters.next() {
-        let is_last_capital = characters.peek().is_some_and(|next| next.is_lowercase());
-        let begins_a_word = before != '_' && (!before.is_uppercase() || is_last_capital);
-        if character.is_uppercase() && begins_a_word {
-            name.push('_');
-        }
-        name.extend(character.to_lowercase());
-        before = character;
-    }
-    name
 }
 
 #[cfg(test)]
