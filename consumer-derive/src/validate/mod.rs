@@ -1,6 +1,7 @@
 //! The rules: they turn the parsed input into a [`Model`], or report every mistake in it.
 
 mod block;
+mod fold;
 mod keys;
 mod method;
 
@@ -71,7 +72,7 @@ fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<S
     }
     refuse_trait(block, errors)?;
     refuse_generics(block, errors);
-    let handlers = block::handlers(block, errors)?;
+    let handlers = block::handlers(args, block, errors)?;
     Some(Subject {
         self_type: block.self_type.clone(),
         databases: block::databases(&handlers),
@@ -85,6 +86,12 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
         errors.at(
             &item.generics,
             "a generic consumer cannot be registered: implement `Consumer` by hand and pass instances to `Worker::builder(…).consumer(…)`",
+        );
+    }
+    if let Some(key) = args.read_model.key() {
+        errors.at(
+            key,
+            "`read_model` is a key for `impl` blocks: put `#[consumer(…)]` on an `impl` block with `#[on]` methods, or implement `Fold` and call `fold_batch` by hand",
         );
     }
     let database = match args.database.value() {
