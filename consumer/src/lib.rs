@@ -95,10 +95,11 @@ pub use sqlx;
 pub use crate::backend::{Backend, Column, ReadRange, Schema, StoreError};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::backend::{Blocker, LogProblem, aggregate_slice};
+pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
     ErasedConsumer, Event, EventRecord, ExpectedVersion, Handler, HandlerError, Metadata, NewEvent,
-    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns,
+    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns, read_model,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
