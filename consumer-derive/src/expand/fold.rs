@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::{Expr, Path, Type};
+use syn::{Expr, Path};
 
 use super::handlers::{Given, argument, pattern, typed};
 use crate::model::{Events, Handler, Handlers, KeyPart, Method, Model, Parameter, RowKey, Rows};
@@ -138,15 +138,15 @@ fn names_keys(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
     match fold.rows {
         Rows::None => TokenStream::new(),
         Rows::OfAggregate(on) => {
-            let key = aggregate_key(krate, row, at(on));
-            quote_spanned! {Span::mixed_site()=> __keys.add_aggregate_id(__event, #key)?; }
+            let aggregate = aggregate(krate, row, at(on));
+            quote_spanned! {Span::mixed_site()=> #aggregate.add(__keys, __event)?; }
         }
         Rows::Named {
             key: RowKey::One(KeyPart::AggregateId(word)),
             ..
         } => {
-            let key = aggregate_key(krate, row, at(word));
-            quote_spanned! {Span::mixed_site()=> __keys.add_aggregate_id(__event, #key)?; }
+            let aggregate = aggregate(krate, row, at(word));
+            quote_spanned! {Span::mixed_site()=> #aggregate.add(__keys, __event)?; }
         }
         Rows::Named { .. } => {
             let function = key_function_name(fold);
@@ -173,9 +173,9 @@ fn folds_rows(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
             quote_spanned! {Span::mixed_site()=> #decoded #outcome(#call)?; }
         }
         Rows::OfAggregate(on) => {
-            let key = aggregate_key(krate, row, at(on));
+            let aggregate = aggregate(krate, row, at(on));
             quote_spanned! {Span::mixed_site()=>
-                let __key = #key;
+                let __key = #aggregate.key(__event)?;
                 #decoded
                 #change
             }
@@ -184,9 +184,9 @@ fn folds_rows(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
             key: RowKey::One(KeyPart::AggregateId(word)),
             ..
         } => {
-            let key = aggregate_key(krate, row, at(word));
+            let aggregate = aggregate(krate, row, at(word));
             quote_spanned! {Span::mixed_site()=>
-                let __key = #key;
+                let __key = #aggregate.key(__event)?;
                 #decoded
                 #change
             }
@@ -210,9 +210,9 @@ fn folds_rows(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
 
 /// The aggregate id as a key. Every mention of it for one handler is this one expression, so that a
 /// mistake is reported once.
-fn aggregate_key(krate: &Path, row: &Path, span: Span) -> TokenStream {
+fn aggregate(krate: &Path, row: &Path, span: Span) -> TokenStream {
     let key = crate::span::moved(key_type(krate, row), span);
-    quote_at! {krate, span => #krate::__private::aggregate_key::<#key>(__event)? }
+    quote_at! {krate, span => #krate::__private::aggregate::<#key>() }
 }
 
 /// `let __decoded = …;` for a handler of a decoded event.
@@ -314,7 +314,7 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
 fn key_part(krate: &Path, part: &KeyPart) -> TokenStream {
     match part {
         KeyPart::AggregateId(word) => quote_at! {krate, at(word) =>
-            #krate::__private::aggregate_key(__event)?
+            #krate::__private::aggregate().key(__event)?
         },
         KeyPart::Expression(expression) => {
             let source = source(expression);
@@ -346,26 +346,17 @@ fn is_place(expression: &Expr) -> bool {
 fn change(krate: &Path, row: &Path, handler: &Handler) -> TokenStream {
     let method = &handler.method;
     let call = call(krate, row, handler);
-    let outcome = if row_type(method).is_some() {
+    if takes_row(method) {
         let outcome = outcome(krate, method);
-        quote_spanned! {Span::mixed_site()=> #outcome(#call) }
-    } else {
-        let returned = returned(krate, row, method);
-        quote_spanned! {Span::mixed_site()=> #returned(#call, __row) }
-    };
-    quote_spanned! {Span::mixed_site()=>
-        __rows.change(&__key, |__row| #outcome)?;
+        return quote_spanned! {Span::mixed_site()=> #outcome(#call)?; };
     }
+    let returned = returned(krate, row, method);
+    quote_spanned! {Span::mixed_site()=> #returned(#call, __rows, &__key)?; }
 }
 
-fn row_type(method: &Method) -> Option<&Type> {
-    method
-        .parameters
-        .iter()
-        .find_map(|parameter| match parameter {
-            Parameter::Row(ty) => Some(ty),
-            _ => None,
-        })
+fn takes_row(method: &Method) -> bool {
+    let mut parameters = method.parameters.iter();
+    parameters.any(|parameter| matches!(parameter, Parameter::Row(_)))
 }
 
 fn call(krate: &Path, row: &Path, handler: &Handler) -> TokenStream {
@@ -380,7 +371,7 @@ fn call(krate: &Path, row: &Path, handler: &Handler) -> TokenStream {
         .then(|| quote_spanned! {Span::mixed_site()=> self, });
     let arguments = method.parameters.iter().map(|parameter| match parameter {
         Parameter::Row(ty) => quote_at! {krate, at(ty) =>
-            #krate::__private::row::<#row, #ty>(__row, &__key)?
+            #krate::__private::row::<#row, #ty>(__rows, &__key)?
         },
         other => argument(krate, other, given),
     });

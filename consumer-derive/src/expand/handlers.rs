@@ -127,7 +127,7 @@ fn fold_all(krate: &Path) -> TokenStream {
             __tx: &mut #connection,
             __events: &[#krate::PersistedEvent],
         ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
-            #krate::fold_batch::<__Database, Self>(self, __cx, __tx, __events).await
+            #krate::read_model::fold_batch::<__Database, Self>(self, __cx, __tx, __events).await
         }
     }
 }
@@ -155,7 +155,7 @@ fn read_model(krate: &Path, row: &Path, resets: &[Method]) -> TokenStream {
             __cx: &#krate::Context,
             __tx: &mut #connection,
         ) -> ::core::result::Result<(), #krate::HandlerError> {
-            #krate::__private::clear::<__Database>(__cx, __tx, #table).await?;
+            #krate::read_model::clear::<__Database, #row>(__cx, __tx).await?;
             #(#calls)*
             ::core::result::Result::Ok(())
         }

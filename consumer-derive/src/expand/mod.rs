@@ -289,9 +289,6 @@ fn settings(model: &Model) -> TokenStream {
         quote_spanned! {span=> ::core::time::Duration::from_millis(#milliseconds) }
     };
     let mut calls = TokenStream::new();
-    if model.read_model().is_some() {
-        calls.extend(quote_spanned! {span=> .__folds() });
-    }
     if settings.start_from_now {
         calls.extend(quote_spanned! {span=> .start_from(#krate::StartFrom::Now) });
     }
