@@ -65,9 +65,9 @@ impl Helper for Values {
     fn value_of(key: &str) -> (&'static str, &'static str) {
         match key {
             keys::TABLE => ("takes a string", "table = \"users\""),
-            keys::KEY => ("takes no value", "#[read_model(key)]"),
-            keys::INDEX => ("takes no value", "#[read_model(index)]"),
-            keys::POSITION => ("takes no value", "#[read_model(position)]"),
+            keys::KEY => ("takes no value", "key"),
+            keys::INDEX => ("takes no value", "index"),
+            keys::POSITION => ("takes no value", "position"),
             keys::SQL_TYPE => ("takes a string", "sql_type = \"numeric(20, 2)\""),
             keys::RENAME => ("takes a string", "rename = \"email\""),
             _ => ("takes a path", "crate = ::consumer"),

@@ -42,9 +42,11 @@ fn read_model(model: &Model) -> TokenStream {
         quote_spanned! {at(field)=> #codec.normalize(&mut self.#field, &mut __columns)?; }
     });
     let set_position = set_position(model);
+    let are_parts = are_parts(model);
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
-        impl #krate::ReadModel for #ident {
+        #[allow(trivial_bounds)]
+        impl #krate::ReadModel for #ident #are_parts {
             type Key = #key_type;
             const TABLE: &'static #krate::read_model::Table =
                 &#krate::read_model::Table::new(#table, &[#(#described),*]);
@@ -83,6 +85,20 @@ fn read_model(model: &Model) -> TokenStream {
             #set_position
         }
     }
+}
+
+/// `where String: KeyField, Uuid: KeyField` for a key with several parts: the compiler reports a wrong
+/// part at its type, and not at the tuple.
+fn are_parts(model: &Model) -> TokenStream {
+    if model.keys().nth(1).is_none() {
+        return TokenStream::new();
+    }
+    let krate = &model.krate;
+    let parts = model.keys().map(|column| {
+        let ty = column.content.ty();
+        quote_at! {krate, own(ty) => #ty: #krate::read_model::KeyField, }
+    });
+    quote_spanned! {Span::mixed_site()=> where #(#parts)* }
 }
 
 /// The type of the only key field, or a tuple.

@@ -1,5 +1,7 @@
 //! The rules of names and types in SQL.
 
+use crate::names::snake_case;
+
 /// The longest identifier of Postgres, in bytes.
 const MAX_LENGTH: usize = 63;
 
@@ -57,7 +59,9 @@ pub(super) fn mistake_in_column(column: &str) -> Option<String> {
 
 fn mistake_in_identifier(what: &str, name: &str) -> Option<String> {
     if name.is_empty() {
-        return Some(format!("the name of the {what} is empty"));
+        return Some(format!(
+            "the {what} name is empty: write one of lower-case ASCII letters, digits and `_`"
+        ));
     }
     if name.len() > MAX_LENGTH {
         return Some(format!(
@@ -66,7 +70,7 @@ fn mistake_in_identifier(what: &str, name: &str) -> Option<String> {
         ));
     }
     if let Some(odd) = odd_character(name) {
-        let lower = name.to_ascii_lowercase();
+        let lower = snake_case(name);
         let advice = match odd_character(&lower) {
             None => format!("write `{lower}`"),
             Some(_) => "use only lower-case ASCII letters, digits and `_`".to_owned(),
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn a_name_in_capitals_gets_its_lower_case_as_advice() {
         let mistake = mistake_in_table("UserList").unwrap_or_default();
-        assert!(mistake.ends_with("write `userlist`"), "{mistake}");
+        assert!(mistake.ends_with("write `user_list`"), "{mistake}");
         let mistake = mistake_in_column("größe").unwrap_or_default();
         assert!(mistake.contains("contains 'ö'"), "{mistake}");
     }

@@ -287,9 +287,7 @@ fn key_role(
     }
     let keys = before.iter().filter(|column| column.role == Role::Key);
     let keys_before = keys.count();
-    if let Some(index) = attributes.key(keys::INDEX)
-        && keys_before == 0
-    {
+    if let Some(index) = attributes.key(keys::INDEX) {
         fits = false;
         errors.at(index, "the key has an index already: remove `index`");
     }
@@ -323,6 +321,13 @@ fn position_role(
     if let Some(sql_type) = attributes.key(keys::SQL_TYPE) {
         fits = false;
         errors.at(sql_type, "a position is an `i64`: remove `sql_type`");
+    }
+    if let Some(index) = attributes.key(keys::INDEX) {
+        fits = false;
+        errors.at(
+            index,
+            "a position has no index, which every change of a row would move: remove `index`",
+        );
     }
     fits.then_some(Role::Position)
 }

@@ -198,7 +198,7 @@ pub const fn optional_text_codec<T: TextField>(sql_type: &'static str) -> Codec<
 
 /// The type of the field that is marked `position`. It exists for its error message.
 #[diagnostic::on_unimplemented(
-    message = "the field marked `position` is an `i64`, not a `{Self}`",
+    message = "the field marked `position` must be an `i64`, but it is a `{Self}`",
     label = "not an `i64`",
     note = "it is filled in with the global position of the last event that changed the row"
 )]
