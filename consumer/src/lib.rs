@@ -87,6 +87,8 @@ mod worker;
 
 #[doc = include_str!("contract/event_derive.md")]
 pub use consumer_derive::Event;
+#[doc = include_str!("contract/read_model_derive.md")]
+pub use consumer_derive::ReadModel;
 #[doc = include_str!("registry/attribute.md")]
 pub use consumer_derive::consumer;
 pub use sqlx;

@@ -30,6 +30,7 @@ mod operate;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod read;
+mod read_model;
 #[cfg(feature = "worker")]
 mod rows;
 mod schema;

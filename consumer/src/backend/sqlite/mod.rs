@@ -19,6 +19,7 @@ mod hooks;
 mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
+mod read_model;
 mod rows;
 #[cfg(feature = "worker")]
 mod views;

@@ -11,6 +11,7 @@ mod error;
 mod field;
 mod finite;
 mod fold;
+pub(crate) mod generated;
 mod json;
 mod key;
 mod keys;

@@ -1,8 +1,12 @@
 //! Rows.
 
+use sqlx::query::Query;
+use sqlx::{Executor, IntoArguments};
+
+use super::database::ReadModelDatabase;
 use super::error::ColumnError;
 use super::key::Key;
-use super::table::Table;
+use super::table::{Table, VersionTable};
 use super::value::Value;
 
 /// A row of a table that the library owns: what a read model consists of.
@@ -94,4 +98,40 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
     fn set_position(&mut self, position: i64) {
         let _ = position;
     }
+
+    /// Reads the row with a key from the active version of the read model; `None` if there is none.
+    ///
+    /// The executor is a connection, a transaction or a pool.
+    ///
+    /// # Errors
+    /// If the database refuses, as for a view over a version with other columns.
+    fn find<'e, DB, E>(
+        executor: E,
+        key: &Self::Key,
+    ) -> impl Future<Output = Result<Option<Self>, sqlx::Error>> + Send
+    where
+        DB: ReadModelDatabase,
+        DB::Arguments: IntoArguments<DB>,
+        E: Executor<'e, Database = DB> + 'e,
+    {
+        let query = find_query::<DB, Self>(key);
+        async move {
+            let row = executor.fetch_optional(query?).await?;
+            row.map(|row| {
+                let values = DB::values(Self::TABLE, &row)?;
+                Self::from_values(values).map_err(|error| sqlx::Error::Decode(error.into()))
+            })
+            .transpose()
+        }
+    }
+}
+
+fn find_query<DB: ReadModelDatabase, R: ReadModel>(
+    key: &R::Key,
+) -> Result<Query<'static, DB, DB::Arguments>, sqlx::Error> {
+    let mut values = Vec::new();
+    key.to_values(&mut values)
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    DB::find(&VersionTable::new(R::TABLE, 1, None), values)
+        .map_err(|error| sqlx::Error::Encode(error.to_string().into()))
 }
