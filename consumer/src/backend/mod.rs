@@ -40,6 +40,8 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "worker")]
+mod tables;
+#[cfg(feature = "worker")]
 mod views;
 
 pub(crate) use self::append::Append;
@@ -82,6 +84,12 @@ pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
 pub(crate) use self::sql::{Sql, StoreSettings};
+#[cfg(feature = "worker")]
+pub use self::tables::TableError;
+#[cfg(feature = "worker")]
+pub(crate) use self::tables::{prepare_table, table_schema};
+
+use crate::contract::read_model::ReadModelDatabase;
 
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
@@ -115,12 +123,18 @@ pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(not(feature = "worker"))]
-pub trait Parts: events::Events {}
+pub trait Parts: events::Events + ReadModelDatabase {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(all(feature = "worker", not(feature = "testing")))]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + views::Views
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + views::Views
+    + ReadModelDatabase
 {
 }
 
@@ -131,8 +145,10 @@ pub trait Parts:
     + frontier::Frontier
     + checkpoints::Checkpoints
     + operate::Operate
+    + tables::Tables
     + views::Views
     + faults::Faults
+    + ReadModelDatabase
 {
 }
 

@@ -8,9 +8,12 @@ use std::future::Future;
 
 use super::StoreSettings;
 use super::driver::Driver;
+use super::driver_error::DriverError;
 use super::operate::ACTIVATE;
+use super::read_model::{qualified, quoted};
 use super::rows::{ConsumerId, on_consumer};
 use super::sql::statements;
+use crate::contract::read_model::VersionTable;
 
 /// The name of a table or a view, with its schema where the database has several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +37,7 @@ impl Name {
 
     /// The name as SQL.
     pub(crate) fn quoted(&self) -> String {
-        match &self.schema {
-            Some(schema) => format!("{}.{}", quoted(schema), quoted(&self.name)),
-            None => quoted(&self.name),
-        }
+        qualified(self.schema.as_deref(), &self.name)
     }
 }
 
@@ -48,11 +48,6 @@ impl fmt::Display for Name {
             None => f.write_str(&self.name),
         }
     }
-}
-
-/// An identifier as SQL.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// What has the name of a view.
@@ -113,7 +108,11 @@ const RECORD: &str = "
     VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (consumer, version) DO UPDATE
     SET schema_name = excluded.schema_name, view_name = excluded.view_name,
-        table_name = excluded.table_name";
+        table_name = excluded.table_name
+    -- A worker that starts again writes nothing.
+    WHERE {read models}.schema_name <> excluded.schema_name
+       OR {read models}.view_name <> excluded.view_name
+       OR {read models}.table_name <> excluded.table_name";
 
 const RECORDED: &str = "
     SELECT consumer, version, schema_name, view_name, table_name FROM {read models}
@@ -152,6 +151,16 @@ pub(crate) struct ReadModelTable {
 }
 
 impl ReadModelTable {
+    /// The table of one version of a consumer.
+    pub(crate) fn new(consumer: &ConsumerId, table: &VersionTable<'_>) -> Self {
+        let view = Name::new(table.schema(), table.view_name());
+        Self {
+            consumer: consumer.clone(),
+            table: view.beside(table.name()),
+            view,
+        }
+    }
+
     fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
         let schema: String = DB::read(row, "schema_name")?;
         let view: String = DB::read(row, "view_name")?;
@@ -170,7 +179,7 @@ impl ReadModelTable {
 pub enum ViewError {
     /// The database returned an error.
     #[error("the view could not be changed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] DriverError),
     /// Other objects depend on columns that would disappear or change.
     #[error(
         "the view `{view}` cannot lose or retype columns while other objects depend on it: {dependents}; drop them, activate the version, and create them again"
@@ -217,14 +226,14 @@ pub enum ViewError {
     },
 }
 
+impl From<sqlx::Error> for ViewError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
 /// What views need of a database. All statements run in the caller's transaction.
 pub trait Views: Driver {
-    /// The schema in which a table without a schema in its name is created; `None` where there are no
-    /// schemas.
-    fn current_schema(
-        connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
-
     /// What has the name of the view.
     fn relation(
         connection: &mut Self::Connection,

@@ -22,6 +22,8 @@ mod operate;
 mod read_model;
 mod rows;
 #[cfg(feature = "worker")]
+mod tables;
+#[cfg(feature = "worker")]
 mod views;
 
 /// Times in our tables are `timestamptz`.

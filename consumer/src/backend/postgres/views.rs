@@ -73,11 +73,6 @@ const PROPERTIES: &str = "
         ) AS s ORDER BY step, statement";
 
 impl Views for Postgres {
-    async fn current_schema(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-        let schema = sqlx::query_scalar("SELECT pg_catalog.current_schema()::text");
-        schema.persistent(false).fetch_one(connection).await
-    }
-
     async fn relation(connection: &mut PgConnection, name: &Name) -> Result<Relation, sqlx::Error> {
         let relation = about(RELATION, name).fetch_optional(connection).await?;
         let Some(row) = relation else {

@@ -3,25 +3,24 @@
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
+use crate::backend::read_model::quoted;
 use crate::backend::views::{ColumnShape, Name, Relation, Switch, ViewError, Views, select};
 
-const RELATION: &str = "SELECT type, sql FROM sqlite_schema
+/// Of a schema, which an attached file may be.
+const RELATION: &str = "SELECT type, sql FROM {schema}.sqlite_master
      WHERE name = $1 COLLATE NOCASE AND type IN ('table', 'view')";
 
 /// A view of a table of ours has no types of its own: its columns have those of the table.
 const COLUMNS: &str =
-    "SELECT name, upper(type) AS sql_type FROM pragma_table_info($1) ORDER BY cid";
+    "SELECT name, upper(type) AS sql_type FROM pragma_table_info($1, $2) ORDER BY cid";
 
 impl Views for Sqlite {
-    async fn current_schema(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
-        Ok(None)
-    }
-
     async fn relation(
         connection: &mut SqliteConnection,
         name: &Name,
     ) -> Result<Relation, sqlx::Error> {
-        let relation = sqlx::query(RELATION).bind(&name.name);
+        let relation = RELATION.replace("{schema}", &quoted(schema(name)));
+        let relation = sqlx::query(AssertSqlSafe(relation)).bind(&name.name);
         let Some(row) = relation.fetch_optional(connection).await? else {
             return Ok(Relation::Missing);
         };
@@ -78,10 +77,15 @@ impl Views for Sqlite {
     }
 }
 
+fn schema(name: &Name) -> &str {
+    name.schema.as_deref().unwrap_or("main")
+}
+
 /// The table of a view as [`Views::switch_sql`] creates it: it ends in the table's quoted name.
 fn table_of(sql: &str) -> Option<String> {
     let (_, table) = sql.trim_end().rsplit_once(" FROM \"")?;
     let table = table.strip_suffix('"')?;
+    let table = table.rsplit_once("\".\"").map_or(table, |(_, table)| table);
     (!table.contains('"')).then(|| table.to_owned())
 }
 
@@ -93,6 +97,8 @@ mod tests {
     fn only_a_view_of_one_table_tells_its_table() {
         let ours = r#"CREATE VIEW "users" AS SELECT "id" FROM "users_v2""#;
         assert_eq!(table_of(ours).as_deref(), Some("users_v2"));
+        let qualified = r#"CREATE VIEW "users" AS SELECT "id" FROM "main"."users_v2""#;
+        assert_eq!(table_of(qualified).as_deref(), Some("users_v2"));
         for other in [
             r#"CREATE VIEW "users" AS SELECT "id" FROM "users_v2" WHERE "id" > "x""#,
             "CREATE VIEW users AS SELECT 1",

@@ -221,6 +221,12 @@ impl<'a> VersionTable<'a> {
         self.table
     }
 
+    /// Returns the version.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
+    }
+
     /// Returns the schema that the name gives or that was resolved at start, if any.
     #[must_use]
     pub fn schema(&self) -> Option<&'a str> {
