@@ -94,7 +94,7 @@ pub use consumer_derive::consumer;
 pub use sqlx;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::backend::{Backend, Column, DriverError, ReadRange, Schema, StoreError};
+pub use crate::backend::{Access, Backend, Column, DriverError, ReadRange, Schema, StoreError};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
 pub use crate::contract::read_model::{Fold, ReadModel};

@@ -65,10 +65,16 @@ impl WorkerProcess {
     #[must_use]
     pub fn terminate(mut self) -> bool {
         self.signal("TERM");
-        self.ended().success()
+        self.wait().success()
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    /// Waits until it ends by itself, and returns whether it succeeded.
+    #[must_use]
+    pub fn ended(mut self) -> bool {
+        self.wait().success()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
         let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait for the process") {

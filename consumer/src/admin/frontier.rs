@@ -7,7 +7,7 @@ use serde::ser::Serializer;
 use super::error::AdminError;
 use super::operator::Admin;
 use super::transactions::Borrowed;
-use crate::backend::{Backend, Blocker, FrontierWatch as _};
+use crate::backend::{Access, Backend, Blocker, FrontierWatch as _};
 use crate::worker::WorkerError;
 
 /// How far the log is settled, and which transactions hold it up; see [`Admin::frontier`].
@@ -44,6 +44,7 @@ impl<DB: Backend> Admin<DB> {
     pub async fn frontier(&self) -> Result<FrontierStatus, AdminError> {
         let mut watch = self.watch.lock().await;
         let mut connection = Borrowed::from(self.store.pool()).await?;
+        self.check_use(&mut connection, Access::Observe).await?;
         let mut current = match watch.take() {
             Some(current) => current,
             None => DB::Watch::look(self.store.settings(), &mut connection).await?,

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Transaction};
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
 use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, Lock, Taken, TransactionGuard as _};
+use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _};
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
@@ -110,7 +110,9 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let begun = begin(self.store.pool(), DB::BEGIN_APPEND).await;
-        begun.map_err(|error| held_or::<DB>(error, consumer))
+        let mut tx = begun.map_err(|error| held_or::<DB>(error, consumer))?;
+        self.check_use(&mut tx, Access::Operate).await?;
+        Ok(tx)
     }
 
     /// Locks the rows for the rest of a transaction, and says which transaction that is.
@@ -121,7 +123,11 @@ impl<DB: Backend> Admin<DB> {
         wait: Duration,
     ) -> Result<Taken, AdminError> {
         match DB::lock(&self.sql, tx, consumer, wait).await {
-            Ok(Lock::Taken(taken)) => Ok(taken),
+            Ok(Lock::Taken(taken)) => {
+                // Now that no migration can change the tables any more.
+                self.check_use(tx, Access::Operate).await?;
+                Ok(taken)
+            }
             Ok(Lock::Missing) => Err(unknown(consumer.into(), &[])),
             Err(error) => Err(held_or::<DB>(error, consumer)),
         }

@@ -9,7 +9,9 @@ use tokio::sync::{Mutex, watch};
 use super::error::AdminError;
 use super::options::Target;
 use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, OperateStatements, Row, ViewStatements};
+use crate::backend::{
+    self, Access, Backend, ConsumerId, OperateStatements, Row, StoreError, ViewStatements,
+};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
@@ -173,7 +175,18 @@ impl<DB: Backend> Admin<DB> {
 
     /// Begins a transaction to read in: behind a pooler, one statement may take two exchanges.
     pub(super) async fn read(&self) -> Result<Transaction<'static, DB>, AdminError> {
-        Ok(begin(self.store.pool(), DB::BEGIN_READ).await?)
+        let mut tx = begin(self.store.pool(), DB::BEGIN_READ).await?;
+        self.check_use(&mut tx, Access::Observe).await?;
+        Ok(tx)
+    }
+
+    /// Checks that this library may work with the tables, and this role too.
+    pub(super) async fn check_use(
+        &self,
+        connection: &mut DB::Connection,
+        access: Access,
+    ) -> Result<(), StoreError> {
+        backend::check_use::<DB>(connection, self.store.settings(), Some(access)).await
     }
 
     pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {

@@ -11,7 +11,7 @@ use super::error::AdminError;
 use super::frontier::FrontierStatus;
 use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
 use super::operator::{Admin, consumer_of, declared_id};
-use crate::backend::{Backend, Checkpoint, ConsumerId, Part, Row, State};
+use crate::backend::{Access, Backend, Checkpoint, ConsumerId, Part, Row, State};
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
 use crate::worker::poller::assignment::scope_text;
@@ -143,7 +143,7 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// If the database fails or the tables are missing.
     pub async fn status(&self) -> Result<Status, AdminError> {
-        self.store.check().await?;
+        self.store.check_access(Access::Observe).await?;
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::AdminError;
 use super::lag::scope_of;
 use super::locks::LOCK_WAIT;
-use super::operator::{Admin, consumer_of, held_or};
+use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
 use crate::backend::{
@@ -241,7 +241,9 @@ impl<DB: Backend> Admin<DB> {
 /// What an error of a change to a view means.
 fn view_error<DB: Backend>(error: ViewError, consumer: &ConsumerId) -> AdminError {
     match error {
-        ViewError::Database(error) => held_or::<DB>(error, consumer),
+        ViewError::Database(error) if DB::is_held(&error) => AdminError::Held {
+            consumer: consumer.clone(),
+        },
         error => AdminError::View(error),
     }
 }

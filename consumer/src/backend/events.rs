@@ -7,10 +7,11 @@ use sqlx::{Database, Pool};
 use super::append::{Append, Placed};
 use super::driver::Driver;
 use super::log_rows::{COLUMNS, LogRow, LogRows};
+use super::migrations::KNOWN;
 use super::names::Names;
 use super::read::ReadRange;
 use super::sql::{Sql, Statement};
-use super::{Schema, StoreError, StoreSettings};
+use super::{Access, Schema, StoreError, StoreSettings};
 
 /// The version of an aggregate, 0 when it has no events.
 ///
@@ -82,8 +83,17 @@ pub trait Events: LogRows {
     /// Creates the table of versions.
     const VERSIONS: &'static str;
 
+    /// Creates the database schema of the mapping unless it exists.
+    const CREATE_SCHEMA: &'static str;
+
     /// All versions of the tables, oldest first. A released one is never changed.
-    const MIGRATIONS: [&'static str; 3];
+    ///
+    /// Programs with older libraries work with the tables of a later version, so what it adds must be
+    /// right for rows and statements that do not know of it. A version for which that cannot be
+    /// records itself, with the oldest version that a library must know: `INSERT INTO {versions}
+    /// (version, needs) VALUES (7, 7)`. It locks the checkpoint rows first, since no claim of an older
+    /// library follows.
+    const MIGRATIONS: [&'static str; KNOWN];
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;
@@ -102,11 +112,38 @@ pub trait Events: LogRows {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether the table of versions exists.
-    fn has_versions(
+    /// The columns of later versions, for the definition of a table whose script cannot add them
+    /// otherwise.
+    fn later_columns(table: &str) -> String;
+
+    /// Adds these columns to tables of an earlier version.
+    fn add_later_columns(
+        connection: &mut Self::Connection,
+        schema: &Schema,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Refuses a role that cannot create the tables, or change those that exist.
+    fn refuse_without_create(
         connection: &mut Self::Connection,
         settings: &StoreSettings,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Refuses a role that lacks privileges for a use of the tables; without one, those to look at
+    /// the log.
+    fn refuse_forbidden(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+        access: Option<Access>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether the error says that another connection holds a lock.
+    fn is_held(error: &sqlx::Error) -> bool;
+
+    /// The sessions that hold locks on the tables, each in words.
+    fn lock_holders(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
     /// Returns the columns of the table of events, by the names in the mapping, that can be NULL.
     fn nullable_columns(

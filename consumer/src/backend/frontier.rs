@@ -98,7 +98,8 @@ pub struct Observation {
 /// ```
 /// use std::time::Duration;
 ///
-/// let blocker = consumer::Blocker { pid: Some(4711), name: "import".into(), open: Duration::from_secs(90) };
+/// let open = Some(Duration::from_secs(90));
+/// let blocker = consumer::Blocker { pid: Some(4711), name: "import".into(), open };
 /// assert_eq!(blocker.to_string(), "pid 4711 (app=import, open 90 s)");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,16 +108,20 @@ pub struct Blocker {
     pub pid: Option<i32>,
     /// The application's name, or the prepared transaction's gid.
     pub name: String,
-    /// How long the transaction has been open.
-    pub open: Duration,
+    /// How long the transaction has been open; `None` if the worker's role may not know, as of a session
+    /// of another role without the privileges of `pg_read_all_stats`.
+    pub open: Option<Duration>,
 }
 
 impl std::fmt::Display for Blocker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let seconds = self.open.as_secs();
         match self.pid {
-            Some(pid) => write!(f, "pid {pid} (app={}, open {seconds} s)", self.name),
-            None => write!(f, "prepared transaction `{}` (open {seconds} s)", self.name),
+            Some(pid) => write!(f, "pid {pid} (app={}, ", self.name)?,
+            None => write!(f, "prepared transaction `{}` (", self.name)?,
+        }
+        match self.open {
+            Some(open) => write!(f, "open {} s)", open.as_secs()),
+            None => f.write_str("open for an unknown time, which `GRANT pg_read_all_stats` shows)"),
         }
     }
 }

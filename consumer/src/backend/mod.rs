@@ -5,6 +5,7 @@
 //! transaction except through the worker: the log (`events`, `frontier`) and the consumers
 //! (`checkpoints`, `operate`).
 
+mod access;
 mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
@@ -44,6 +45,7 @@ mod tables;
 #[cfg(feature = "worker")]
 mod views;
 
+pub use self::access::Access;
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
@@ -67,7 +69,7 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position};
-pub(crate) use self::migrations::{check, migrate, script};
+pub(crate) use self::migrations::{check, check_use, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 pub use self::read::ReadRange;

@@ -366,9 +366,6 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         run::<Self>(on_consumer::<Self>(&sql.activate, of), connection)
     }
-
-    /// Whether the error says that another connection holds a lock.
-    fn is_held(error: &sqlx::Error) -> bool;
 }
 
 /// Starts a statement whose first two parameters are the bounds of a part of the log.

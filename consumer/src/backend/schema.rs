@@ -2,6 +2,7 @@
 
 use super::StoreError;
 use super::dialect::fill_in;
+use super::migrations::KNOWN;
 
 /// Maps the store to tables with other names.
 ///
@@ -69,6 +70,12 @@ impl Column {
         Self::Metadata,
         Self::CreatedAt,
     ];
+
+    /// Every column.
+    #[cfg(feature = "postgres")]
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter()
+    }
 
     /// The columns in which every event has a value.
     pub(super) fn required() -> impl Iterator<Item = Self> {
@@ -204,6 +211,12 @@ impl Schema {
         self.sequence.as_deref().map(|name| self.qualified(name))
     }
 
+    /// The sequence, if one was given, unquoted.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn bare_sequence_name(&self) -> Option<&str> {
+        self.sequence.as_deref()
+    }
+
     /// The name of a column, unquoted.
     pub(crate) fn column_name(&self, column: Column) -> &str {
         self.columns
@@ -269,7 +282,8 @@ impl Schema {
     /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
     /// `{handled}`, `{logs}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for
     /// columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the
-    /// name of the table of events.
+    /// name of the table of events; `{schema}` is their database schema, if one was given, and `{known}` the version of
+    /// the tables that this library knows.
     pub(crate) fn render(&self, sql: &str) -> String {
         fill_in(sql, |key| Some(self.lookup(key)))
     }
@@ -277,6 +291,8 @@ impl Schema {
     fn lookup(&self, key: &str) -> String {
         let own = match key {
             "log" => return self.events.clone(),
+            "known" => return KNOWN.to_string(),
+            "schema" => return quote(self.namespace.as_deref().unwrap_or_default()),
             "events" => &*self.events,
             "heads" => &*self.heads,
             "progress" => "consumer_progress",

@@ -8,6 +8,7 @@
 //! | [`failing`] | decide what happens after an error |
 //! | [`rebuilding`] | change a read model |
 //! | [`scaling`] | run more processes, or handle more events a second |
+//! | [`deploying`] | deploy a new release, and grant roles what they need |
 #![cfg_attr(
     feature = "testing",
     doc = "| [`testing`] | test a consumer, or the whole program |"
@@ -33,6 +34,8 @@ pub mod failing {}
 pub mod rebuilding {}
 #[doc = include_str!("scaling.md")]
 pub mod scaling {}
+#[doc = include_str!("deploying.md")]
+pub mod deploying {}
 #[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}

@@ -5,6 +5,7 @@ mod lease;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::{Connection as _, Pool, SqlSafeStr as _, Transaction};
@@ -14,7 +15,7 @@ use self::lease::Lease;
 #[cfg(feature = "worker")]
 use crate::backend::Incarnation;
 use crate::backend::{
-    self, Append, Backend, EventStatements, LogRow, Opened, ReadRange, Schema, StoreError,
+    self, Access, Append, Backend, EventStatements, LogRow, Opened, ReadRange, Schema, StoreError,
     StoreSettings,
 };
 use crate::contract::{ExpectedVersion, NewEvent, PersistedEvent};
@@ -212,8 +213,17 @@ impl<DB: Backend> EventStore<DB> {
     /// Creates the tables, or brings them up to date.
     ///
     /// Call it at every start, in as many processes as you like, and beside migrations of your own: it
-    /// records its version in its own table, `consumer_schema`. It runs in one transaction, on Postgres
-    /// under an advisory lock; if the future is dropped, nothing has changed.
+    /// records its version in its own table, `consumer_schema`, and does nothing if that is current. It
+    /// runs in one transaction, on Postgres under an advisory lock; if the future is dropped, nothing
+    /// has changed.
+    ///
+    /// Workers and programs of an earlier release go on working with the new tables, so a deploy can
+    /// migrate first. A release for which that cannot be says so in its changelog; older programs then
+    /// refuse the tables with [`StoreError::NewerSchema`].
+    ///
+    /// Changing a table needs its lock for a moment. The migration waits for a second at most, so that
+    /// no other session queues behind it for longer, and tries again for up to a minute; see
+    /// [`migrate_within`](Self::migrate_within).
     ///
     /// Existing tables are not changed, except that the table of events gets an index on aggregate type
     /// and position: on Postgres if it has none (on a large log, create it before with `CREATE INDEX
@@ -233,16 +243,49 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::ServerTooOld`], [`StoreError::NewerSchema`], [`StoreError::OtherMapping`],
     /// [`StoreError::SchemaMismatch`] and [`StoreError::NullableColumns`] when existing tables do not
-    /// fit, [`StoreError::NoAutoincrement`], or [`StoreError::Database`].
+    /// fit, [`StoreError::NoAutoincrement`], [`StoreError::MissingPrivileges`],
+    /// [`StoreError::MigrationBlocked`], or [`StoreError::Database`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let mut lease = self.lease().await?;
-        let migrated = self.migrate_on(&mut lease.connection).await;
-        lease.release();
-        migrated
+        self.migrate_within(Duration::from_secs(60)).await
+    }
+
+    /// Migrates like [`migrate`](Self::migrate), and tries to get the locks for at least this long.
+    ///
+    /// # Errors
+    /// Those of [`migrate`](Self::migrate).
+    pub async fn migrate_within(&self, patience: Duration) -> Result<(), StoreError> {
+        /// Longer than an attempt waits, so that others have more of the time than the migration.
+        const PAUSE: Duration = Duration::from_secs(2);
+        let until = Instant::now() + patience;
+        loop {
+            let mut lease = self.lease().await?;
+            let migrated = self.migrate_on(&mut lease.connection).await;
+            lease.release();
+            match migrated {
+                Err(StoreError::MigrationBlocked { .. }) if Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
+        match self.check_on(connection, None).await {
+            Err(StoreError::NotMigrated { .. }) => {}
+            checked => return checked,
+        }
+        match self.try_migrate(connection).await {
+            Err(StoreError::Database(source)) if DB::is_held(&source) => {
+                let holders = DB::lock_holders(connection, &self.inner.settings).await?;
+                Err(StoreError::MigrationBlocked { holders, source })
+            }
+            migrated => migrated,
+        }
     }
 
     // Here and below: with a `&'static str`, the compiler could not prove the future to be `Send`.
-    async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
+    async fn try_migrate(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
         let mut tx = connection
             .begin_with(DB::BEGIN_MIGRATION.into_sql_str())
             .await?;
@@ -270,22 +313,51 @@ impl<DB: Backend> EventStore<DB> {
         backend::script::<DB>(&self.inner.settings)
     }
 
-    /// Checks that the server is supported, and that the tables exist, are up to date and have every
-    /// column of the mapping.
+    /// Checks that the server is supported, and that the tables exist, are up to date, have every
+    /// column of the mapping, and can be read by this store's role.
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.check_for(None).await
+    }
+
+    /// Checks what [`check`](Self::check) does, and that this store's role has every privilege for a use
+    /// of the tables. Workers and operators check theirs when they start.
+    ///
+    /// Run as a new role, it lists the statements that give the role what it needs, for the mapping of
+    /// this store. SQLite has no roles.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::Access;
+    ///
+    /// // In a service that only appends:
+    /// store.check_access(Access::Append).await?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::MissingPrivileges`] with all that are missing, or those of [`check`](Self::check).
+    pub async fn check_access(&self, access: Access) -> Result<(), StoreError> {
+        self.check_for(Some(access)).await
+    }
+
+    async fn check_for(&self, access: Option<Access>) -> Result<(), StoreError> {
         let mut lease = self.lease().await?;
-        let checked = self.check_on(&mut lease.connection).await;
+        let checked = self.check_on(&mut lease.connection, access).await;
         lease.release();
         checked
     }
 
     /// In one transaction, so that a pooler cannot change the connection between two questions.
-    async fn check_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
+    async fn check_on(
+        &self,
+        connection: &mut DB::Connection,
+        access: Option<Access>,
+    ) -> Result<(), StoreError> {
         let mut tx = connection.begin().await?;
-        backend::check::<DB>(&mut tx, &self.inner.settings).await?;
+        backend::check::<DB>(&mut tx, &self.inner.settings, access).await?;
         Ok(tx.commit().await?)
     }
 

@@ -68,6 +68,17 @@ pub enum WorkerError {
     },
 }
 
+impl WorkerError {
+    /// Whether a running worker waits until it has passed, rather than end.
+    pub(crate) fn can_pass(&self) -> bool {
+        match self {
+            Self::Log(problem) => problem.can_pass(),
+            Self::Store(StoreError::NewerSchema { .. }) => false,
+            _ => true,
+        }
+    }
+}
+
 impl From<OtherLog> for WorkerError {
     fn from(OtherLog { consumer, log }: OtherLog) -> Self {
         Self::OtherLog {

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Observation, ReadModelTable, StoreError, prepare_table, prepare_view, table_schema,
+    Access, Backend, Observation, ReadModelTable, StoreError, prepare_table, prepare_view,
+    table_schema,
 };
 use crate::contract::Backoff;
 use crate::contract::read_model::VersionTable;
@@ -196,7 +198,7 @@ impl<DB: Backend> Worker<DB> {
 /// Checks the tables and fixes the schema that the statements find them in.
 async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerError> {
     let checked = async {
-        shared.store.check().await?;
+        shared.store.check_access(Access::Work).await?;
         shared.locate_tables().await
     };
     checked.await.map_err(|error| match error {

@@ -111,6 +111,8 @@ impl Checkpoints for Postgres {
          WHERE (p.consumer, p.version, p.slice_from) = (
                SELECT consumer, version, slice_from FROM {progress}
                 WHERE consumer = $1 AND version = $2 AND slice_from = $3
+                  -- No claim on tables that this library cannot work with, which ends the worker soon.
+                  AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known})
                   FOR UPDATE SKIP LOCKED)
      RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,

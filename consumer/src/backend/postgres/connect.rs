@@ -93,6 +93,7 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     }
     PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
         database: "Postgres",
+        example: EXAMPLE,
         source: source.into(),
     })
 }

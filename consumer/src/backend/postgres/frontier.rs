@@ -313,9 +313,8 @@ impl FrontierWatch<Postgres> for PgWatch {
                 Ok(Blocker {
                     pid: row.try_get("pid")?,
                     name: row.try_get("name")?,
-                    open: Duration::from_millis(
-                        open.and_then(|ms| ms.try_into().ok()).unwrap_or(0),
-                    ),
+                    // The clock may have been set back.
+                    open: open.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
                 })
             })
             .collect()

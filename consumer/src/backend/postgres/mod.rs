@@ -19,6 +19,7 @@ mod marker;
 mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
+mod privileges;
 mod read_model;
 mod rows;
 #[cfg(feature = "worker")]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Executor as _, Row as _};
 
@@ -84,11 +83,5 @@ impl Operate for Postgres {
         let backend = i64::from(taken.backend);
         let terminate = with_numbers("SELECT pg_terminate_backend($1)", &[backend]);
         connection.execute(sqlx::raw_sql(terminate)).await.map(drop)
-    }
-
-    fn is_held(error: &sqlx::Error) -> bool {
-        // lock_not_available
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        code.is_some_and(|code| code == "55P03")
     }
 }

@@ -33,6 +33,8 @@ impl Checkpoints for Sqlite {
         -- The transaction, begun IMMEDIATE, is the lock.
         UPDATE {progress} SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
+           -- No claim on tables that this library cannot work with, which ends the worker soon.
+           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
      RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error,

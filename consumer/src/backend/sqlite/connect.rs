@@ -3,7 +3,6 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-#[cfg(feature = "worker")]
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
@@ -68,6 +67,7 @@ fn is_in_memory(path: &str) -> bool {
 fn file_options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
     let options = SqliteConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
         database: "SQLite",
+        example: EXAMPLE,
         source: source.into(),
     })?;
     // The mode in a URL decides whether the file is created.
@@ -109,7 +109,6 @@ async fn open_in_memory() -> Result<Opened<Sqlite>, StoreError> {
 }
 
 /// The first byte of an extended result code.
-#[cfg(feature = "worker")]
 pub(super) fn primary_code(error: &dyn DatabaseError) -> Option<i64> {
     error.code()?.parse::<i64>().ok().map(|code| code & 0xff)
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
-use super::connect::primary_code;
 use crate::backend::operate::{Operate, OperateStatements};
 use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken};
@@ -59,11 +58,5 @@ impl Operate for Sqlite {
     ) -> Result<(), sqlx::Error> {
         // There is no server: the guard of the connection ends the statement.
         Ok(())
-    }
-
-    fn is_held(error: &sqlx::Error) -> bool {
-        const BUSY: i64 = 5;
-        let code = error.as_database_error().and_then(primary_code);
-        code == Some(BUSY)
     }
 }

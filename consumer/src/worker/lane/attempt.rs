@@ -9,8 +9,8 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State, StoreError,
-    TransactionGuard as _,
+    Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State,
+    StoreError, TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
@@ -597,7 +597,10 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
             Err(error) if is_of_session::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, unusable_session(&error));
-                shared.answer(roll_back(tx, ended_well, outcome)).await
+                let outcome = shared.answer(roll_back(tx, ended_well, outcome)).await?;
+                // Unless the worker's own role has lost a privilege meanwhile.
+                shared.store.check_access(Access::Work).await?;
+                Ok(outcome)
             }
             Err(error) if is_aborted_transaction::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, SWALLOWED.to_owned());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::{Backend, Claim, DriverError, Remains};
+use crate::backend::{Backend, Claim, DriverError, Remains, StoreError};
 use crate::contract::HandlerError;
 use crate::contract::chain;
 use crate::worker::lane::handler::panic_message;
@@ -61,6 +61,12 @@ pub(crate) enum AttemptError {
 
 impl From<sqlx::Error> for AttemptError {
     fn from(error: sqlx::Error) -> Self {
+        Self::Database(chain(&error).to_string())
+    }
+}
+
+impl From<StoreError> for AttemptError {
+    fn from(error: StoreError) -> Self {
         Self::Database(chain(&error).to_string())
     }
 }

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
+    self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
+    Observation,
 };
 use crate::contract::chain;
 use crate::store::EventStore;
@@ -108,7 +109,8 @@ impl<DB: Backend> Poller<DB> {
         Ok(Arc::clone(&self.snapshot.borrow()))
     }
 
-    /// Polls until the worker stops; only a problem of the log ends it earlier.
+    /// Polls until the worker stops; only an error that [cannot pass](WorkerError::can_pass) ends it
+    /// earlier.
     pub(crate) async fn run(mut self) -> Result<Self, WorkerError> {
         let mut quiet_rounds = 0_u32;
         loop {
@@ -201,9 +203,13 @@ impl<DB: Backend> Poller<DB> {
 
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
-        let statements = &self.shared.statements;
-        let rows = self.watch.snapshot(statements, self.connection.get()?);
-        let rows = rows.await?;
+        let connection = self.connection.get()?;
+        backend::check_use::<DB>(connection, self.shared.store.settings(), Some(Access::Work))
+            .await?;
+        let rows = self
+            .watch
+            .snapshot(&self.shared.statements, connection)
+            .await?;
         self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
         let snapshot = Arc::new(Snapshot {
             number: self.snapshot.borrow().number + 1,
@@ -304,14 +310,11 @@ impl<DB: Backend> Poller<DB> {
     }
 
     /// Connects again after an error and starts over from what is durable, since a crash can take
-    /// back what was observed before. A problem of the log ends the worker, unless it
-    /// [can pass](crate::LogProblem::can_pass).
+    /// back what was observed before. An error that [cannot pass](WorkerError::can_pass) ends the worker.
     async fn reconnect(&mut self, mut error: WorkerError) -> Result<(), WorkerError> {
         let (mut pause, longest) = RECONNECT;
         while !self.shared.is_stopping() {
-            if let WorkerError::Log(problem) = &error
-                && !problem.can_pass()
-            {
+            if !error.can_pass() {
                 return Err(error);
             }
             self.disconnect(&error, pause);
@@ -333,7 +336,7 @@ impl<DB: Backend> Poller<DB> {
         let error = chain(error).to_string();
         tracing::warn!(
             error,
-            "the worker lost its database; connecting again in {pause:?}"
+            "the worker cannot use its database; trying again in {pause:?}"
         );
         let settled = self.observed().settled;
         self.shared.progress.record_poll(settled, Some(error));
@@ -344,6 +347,8 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
+        // What the server refuses below for a missing privilege, it would not explain.
+        self.shared.store.check_access(Access::Work).await?;
         self.watch = self.connection.start_watch(&self.shared.store).await?;
         self.snapshot_at = None;
         self.poll().await

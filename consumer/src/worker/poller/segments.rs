@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use crate::backend::{Backend, Checkpoint, SLICES};
+use crate::backend::{self, Backend, Checkpoint, SLICES};
 use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -92,6 +92,7 @@ pub async fn merge_segments<DB: Backend>(
     connection.close_on_drop();
     let mut is_known = false;
     loop {
+        backend::check_use::<DB>(&mut connection, store.settings(), None).await?;
         let mut rows: Vec<Checkpoint> = DB::snapshot(&statements, &mut connection).await?;
         rows.retain(|row| {
             *row.key.consumer.name == *consumer && row.key.consumer.version == version
