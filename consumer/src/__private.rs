@@ -10,6 +10,11 @@ pub use crate::contract::generated::{
     Borrowed, NotBorrowed, Shareable, Transaction, batch, context, one, outcome, run, send,
     several, shared, slice, transaction, whole,
 };
+pub use crate::contract::read_model::generated::{
+    KeyCodec, NO_TABLE, NoKeyCodec, NoTable, TableOf, aggregate, changed, codec, fold_one,
+    fold_run, key_part, keys_of, only, optional_text_codec, position_codec, returned, row,
+    text_codec,
+};
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
     expect_event, nothing, typed, unknown_type, unknown_version,
@@ -20,8 +25,8 @@ pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
     default_instance, no_value,
 };
-pub use crate::registry::entry::{Entry, Factory, Making, NO_FACTORIES, NoMaking};
-pub use crate::registry::handled::{HandlerShape, check};
+pub use crate::registry::entry::{Entry, Factory, Making, NO_FACTORIES, NoMaking, NoRows, OfRows};
+pub use crate::registry::handled::{HandlerRows, HandlerShape, check};
 pub use crate::registry::lock::{LockError, check_lock};
 
 use crate::contract::{Aggregate, Event};

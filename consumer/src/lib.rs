@@ -87,6 +87,8 @@ mod worker;
 
 #[doc = include_str!("contract/event_derive.md")]
 pub use consumer_derive::Event;
+#[doc = include_str!("contract/read_model_derive.md")]
+pub use consumer_derive::ReadModel;
 #[doc = include_str!("registry/attribute.md")]
 pub use consumer_derive::consumer;
 pub use sqlx;
@@ -94,11 +96,12 @@ pub use sqlx;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::backend::{Access, Backend, Column, DriverError, ReadRange, Schema, StoreError};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
-pub use crate::backend::{Blocker, LogProblem, aggregate_slice};
+pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
+pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
     ErasedConsumer, Event, EventRecord, ExpectedVersion, Handler, HandlerError, Metadata, NewEvent,
-    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns,
+    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns, read_model,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,

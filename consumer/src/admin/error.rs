@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::text;
-use crate::backend::{ConsumerId, FrontierError, StoreError};
+use crate::backend::{ConsumerId, FrontierError, StoreError, ViewError};
 use crate::contract::HandlerError;
 use crate::worker::WorkerError;
 
@@ -226,6 +226,9 @@ pub enum AdminError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The view over a read model cannot be switched, or its table cannot be dropped.
+    #[error(transparent)]
+    View(#[from] ViewError),
 }
 
 impl From<sqlx::Error> for AdminError {

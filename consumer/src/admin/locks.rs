@@ -70,10 +70,24 @@ impl<DB: Backend> Admin<DB> {
         wait: Duration,
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let until = Instant::now() + wait;
+        self.repeatedly(wait, || self.try_locked(consumer, left(until)))
+            .await
+    }
+
+    /// Repeats what others hold up, for at most `wait`.
+    pub(super) async fn repeatedly<T, F>(
+        &self,
+        wait: Duration,
+        work: impl Fn() -> F,
+    ) -> Result<T, AdminError>
+    where
+        F: Future<Output = Result<T, AdminError>>,
+    {
+        let until = Instant::now() + wait;
         loop {
-            let locked = self.try_locked(consumer, left(until)).await;
-            if !is_held(&locked) || !pause(until).await {
-                return locked;
+            let done = work().await;
+            if !is_held(&done) || !pause(until).await {
+                return done;
             }
         }
     }

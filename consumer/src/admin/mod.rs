@@ -33,4 +33,5 @@ pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::retry::Retried;
 pub use self::status::{ConsumerStatus, Failing, Status};
 pub use crate::backend::ConsumerId;
+pub use crate::backend::ViewError;
 pub use crate::worker::ConsumerState;

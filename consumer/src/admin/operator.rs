@@ -11,7 +11,7 @@ use super::error::AdminError;
 use super::options::Target;
 use crate::backend::{
     self, Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
-    StoreError, begin,
+    StoreError, ViewStatements, begin,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
@@ -54,6 +54,7 @@ pub(super) struct Tables<DB: Backend> {
     pub(super) sql: OperateStatements,
     pub(super) lag: LagStatements,
     pub(super) checkpoints: CheckpointStatements,
+    pub(super) views: ViewStatements,
 }
 
 impl<DB: Backend> Tables<DB> {
@@ -64,6 +65,7 @@ impl<DB: Backend> Tables<DB> {
             sql: DB::operate_statements(settings),
             lag: DB::lag_statements(settings),
             checkpoints: DB::checkpoint_statements(settings),
+            views: DB::view_statements(settings),
             store,
         })
     }

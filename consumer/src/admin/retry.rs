@@ -15,6 +15,7 @@ use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use crate::backend::{
     Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, aggregate_slice,
+    table_schema,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
@@ -360,6 +361,11 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
+        let table = self.code.consumer.read_model();
+        let schema = table_schema::<DB>(connection, table)
+            .await
+            .map_err(AdminError::from)?;
+        let is_divided = self.code.declaration.settings.segments > 1;
         let mut done = 0;
         while let Some(rest) = waiting.events.get(done..)
             && let Some(last) = rest.last()
@@ -371,6 +377,8 @@ impl<DB: Backend> Retry<'_, DB> {
                 .with_version(self.consumer.version)
                 .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)
+                .with_segments(is_divided)
+                .with_table_schema(schema.clone())
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
             done += self.handle_batch(connection, &cx, batch).await?;

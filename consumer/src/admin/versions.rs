@@ -9,7 +9,9 @@ use super::locks::LOCK_WAIT;
 use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
-use crate::backend::{Backend, ConsumerId, Row, SLICES};
+use crate::backend::{
+    Backend, ConsumerId, Row, SLICES, ViewError, drop_table, recorded_tables, switch_view,
+};
 
 impl<DB: Backend> Admin<DB> {
     /// Returns the [active](Self::activate) version of a consumer, whose read model queries should read;
@@ -30,6 +32,11 @@ impl<DB: Backend> Admin<DB> {
     /// A consumer with `version = 2` catches up under its own checkpoint, into tables that it names
     /// after [`Context::version`](crate::Context::version). Both versions keep running, so the
     /// switch can be undone until the old one is [forgotten](Self::forget).
+    ///
+    /// The view of a [`ReadModel`](crate::ReadModel) is switched in the same transaction. Queries that
+    /// name columns which both versions have, with the same types, do not fail meanwhile. Grants, comments
+    /// and options of the view stay; on Postgres it is dropped and created again if columns disappear or
+    /// change their type, which other views that depend on it prevent.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -67,13 +74,25 @@ impl<DB: Backend> Admin<DB> {
             self.refuse_behind(&consumer).await?;
             self.refuse_left_behind(&consumer).await?;
         }
-        let mut tx = self.write(&consumer).await?;
-        DB::activate(&self.tables().await?.sql, &mut tx, &consumer).await?;
+        self.repeatedly(LOCK_WAIT, || self.try_activate(&consumer))
+            .await
+    }
+
+    /// The view is locked before anything else, as a worker does at its start.
+    async fn try_activate(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
+        let tables = self.tables().await?;
+        let mut tx = self.write(consumer).await?;
+        let switched = switch_view::<DB>(&tables.views, &mut tx, consumer).await;
+        switched.map_err(|error| view_error::<DB>(error, consumer))?;
+        DB::activate(&tables.sql, &mut tx, consumer).await?;
         Ok(tx.commit().await?)
     }
 
     /// Removes the checkpoint of a detached consumer, or of a version that has been
-    /// [replaced](Self::activate). Its read model stays.
+    /// [replaced](Self::activate).
+    ///
+    /// The table of a [`ReadModel`](crate::ReadModel) is dropped, and the view with the last version.
+    /// Tables that handlers write with SQL stay.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -110,8 +129,25 @@ impl<DB: Backend> Admin<DB> {
         if parked > 0 && !options.discard_parked {
             return Err(AdminError::WouldDiscard { consumer, parked });
         }
-        DB::forget(&self.tables().await?.sql, &mut tx, &consumer).await?;
+        let tables = self.tables().await?;
+        let dropped = drop_table::<DB>(&tables.views, &mut tx, &consumer).await;
+        dropped.map_err(|error| view_error::<DB>(error, &consumer))?;
+        DB::forget(&tables.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// The table of a version, unless the library does not maintain it.
+    pub(crate) async fn table_of(
+        &self,
+        consumer: &ConsumerId,
+    ) -> Result<Option<String>, AdminError> {
+        let mut tx = self.read().await?;
+        let versions =
+            recorded_tables::<DB>(&self.tables().await?.views, &mut tx, &consumer.name).await?;
+        let table = versions
+            .into_iter()
+            .find(|version| version.consumer == *consumer);
+        Ok(table.map(|version| version.table.to_string()))
     }
 
     /// Refuses to forget a consumer that is still in use.
@@ -211,6 +247,16 @@ impl<DB: Backend> Admin<DB> {
         }
         active.extend(activated.into_iter().map(|id| (id.name, id.version)));
         Ok(active)
+    }
+}
+
+/// What an error of a change to a view means.
+fn view_error<DB: Backend>(error: ViewError, consumer: &ConsumerId) -> AdminError {
+    match error {
+        ViewError::Database(error) if DB::is_held(&error) => AdminError::Held {
+            consumer: consumer.clone(),
+        },
+        error => AdminError::View(error),
     }
 }
 

@@ -34,6 +34,7 @@ mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod read;
+mod read_model;
 #[cfg(feature = "worker")]
 mod rows;
 mod schema;
@@ -42,7 +43,11 @@ mod slices;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "worker")]
+mod tables;
 mod version;
+#[cfg(feature = "worker")]
+mod views;
 
 pub use self::access::Access;
 pub(crate) use self::append::Append;
@@ -89,6 +94,19 @@ pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
 pub(crate) use self::sql::{Sql, StoreSettings};
+#[cfg(feature = "worker")]
+pub use self::tables::TableError;
+#[cfg(feature = "worker")]
+pub(crate) use self::tables::{prepare_table, table_schema};
+
+use crate::contract::read_model::ReadModelDatabase;
+
+#[cfg(feature = "worker")]
+pub use self::views::ViewError;
+#[cfg(feature = "worker")]
+pub(crate) use self::views::{
+    ReadModelTable, ViewStatements, drop_table, prepare_view, recorded_tables, switch_view,
+};
 
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
@@ -115,19 +133,32 @@ pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(not(feature = "worker"))]
-pub trait Parts: events::Events {}
+pub trait Parts: events::Events + ReadModelDatabase {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(all(feature = "worker", not(feature = "testing")))]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + views::Views
+    + ReadModelDatabase
 {
 }
 
 /// The parts of a backend that the features of this build use.
 #[cfg(feature = "testing")]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + faults::Faults
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + views::Views
+    + faults::Faults
+    + ReadModelDatabase
 {
 }
 

@@ -92,7 +92,7 @@ const ACTIVE: &str = "
     SELECT consumer, version FROM {active} AS a
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = a.consumer AND l.log <> '{log}')";
 
-const ACTIVATE: &str = "
+pub(super) const ACTIVATE: &str = "
     INSERT INTO {active} (consumer, version, activated_at) VALUES ($1, $2, {now})
     ON CONFLICT (consumer) DO UPDATE
     SET version = excluded.version, activated_at = excluded.activated_at";

@@ -328,6 +328,7 @@ impl Schema {
             "logs" => "consumer_log",
             "marks" => "consumer_mark",
             "active" => "consumer_active",
+            "read models" => "consumer_read_models",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",
             _ => {

@@ -10,6 +10,7 @@ use super::construct::OneConsumerBlockForEachType as Construct;
 use super::handled::HandlerShape;
 use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
+use crate::contract::read_model::{ReadModel, Table};
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
 /// A declared consumer, before it is bound to a database.
@@ -29,6 +30,8 @@ pub struct Entry {
     pub handlers: &'static [HandlerShape],
     /// Its settings.
     pub settings: Settings,
+    /// The table of its read model.
+    pub read_model: Option<&'static Table>,
     /// The source location of its declaration.
     pub site: Site,
     /// How to make it for each database, one list per driver.
@@ -43,6 +46,7 @@ impl Entry {
             group: self.group,
             scope: self.scope.iter().map(|&kind| kind.into()).collect(),
             settings: self.settings.clone(),
+            read_model: self.read_model,
             site: Some(self.site),
         }
     }
@@ -113,6 +117,23 @@ pub trait NoMaking {
 }
 
 impl<C, T> NoMaking for Making<C, T> {}
+
+/// The same for a consumer with rows of the type `R`, which may have the mistake too.
+#[derive(Debug)]
+pub struct OfRows<C, T, R>(PhantomData<fn() -> (C, T, R)>);
+
+impl<C: Transaction, T: Send + Sync, R: ReadModel> OfRows<C, T, R> {
+    /// Takes precedence over [`NoRows::WAY`], since it is inherent.
+    pub const WAY: Way<C> = Way(PhantomData);
+}
+
+/// Applies after a mistake.
+pub trait NoRows {
+    /// No way.
+    const WAY: NoWay = NoWay;
+}
+
+impl<C, T, R> NoRows for OfRows<C, T, R> {}
 
 /// The way of a consumer without mistakes.
 #[derive(Clone, Copy, Debug)]

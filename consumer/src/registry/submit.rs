@@ -32,6 +32,13 @@ macro_rules! __factory {
             $crate::__private::Making::<$connection, $consumer>::WAY.factories::<$consumer>()
         }
     };
+    ($connection:ty, $consumer:ty, $row:ty) => {
+        &{
+            #[allow(unused_imports)]
+            use $crate::__private::NoRows as _;
+            $crate::__private::OfRows::<$connection, $consumer, $row>::WAY.factories::<$consumer>()
+        }
+    };
 }
 
 /// No factory. It mentions the consumer, which is not dead code: another program may have the driver.
@@ -51,8 +58,8 @@ macro_rules! __no_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
-    ($consumer:ty) => {
-        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer)
+    ($consumer:ty $(, $row:ty)?) => {
+        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer $(, $row)?)
     };
 }
 
@@ -61,7 +68,7 @@ macro_rules! __sqlite_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
-    ($consumer:ty) => {
+    ($consumer:ty $(, $row:ty)?) => {
         $crate::__no_factory!($consumer)
     };
 }
@@ -71,8 +78,8 @@ macro_rules! __sqlite_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __postgres_factory {
-    ($consumer:ty) => {
-        $crate::__factory!($crate::sqlx::PgConnection, $consumer)
+    ($consumer:ty $(, $row:ty)?) => {
+        $crate::__factory!($crate::sqlx::PgConnection, $consumer $(, $row)?)
     };
 }
 
@@ -81,7 +88,7 @@ macro_rules! __postgres_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __postgres_factory {
-    ($consumer:ty) => {
+    ($consumer:ty $(, $row:ty)?) => {
         $crate::__no_factory!($consumer)
     };
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::backend::{DriverError, StoreError};
+use crate::backend::{DriverError, StoreError, TableError};
 use crate::contract::HandlerError;
 
 /// Why a test of a consumer failed.
@@ -50,6 +50,10 @@ pub enum TestError {
     OpenSavepoint,
     /// The consumer could not empty its read model.
     Reset(HandlerError),
+    /// The table of the read model could not be created, or differs from its struct.
+    Table(TableError),
+    /// The rows of the read model could not be read.
+    Row(HandlerError),
     /// The test's database returned an error.
     Database(DriverError),
     /// The test's store could not be created.
@@ -71,6 +75,8 @@ impl fmt::Display for TestError {
                 "the consumer left a transaction open that it began with `tx.begin()`, which a worker refuses: commit it, or drop it to roll it back, before the handler returns",
             ),
             Self::Reset(_) => f.write_str("the consumer could not empty its read model"),
+            Self::Table(error) => error.fmt(f),
+            Self::Row(_) => f.write_str("the rows of the read model cannot be read"),
             Self::Database(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
         }
@@ -80,7 +86,10 @@ impl fmt::Display for TestError {
 impl Error for TestError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Handler { error, .. } | Self::Reset(error) => Some(error.as_error()),
+            Self::Handler { error, .. } | Self::Reset(error) | Self::Row(error) => {
+                Some(error.as_error())
+            }
+            Self::Table(error) => error.source(),
             Self::EndedTransaction { error } => Some(error),
             Self::Swallowed { .. } | Self::OpenSavepoint => None,
             Self::Database(error) => error.source(),
@@ -98,5 +107,11 @@ impl From<sqlx::Error> for TestError {
 impl From<StoreError> for TestError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<TableError> for TestError {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
     }
 }

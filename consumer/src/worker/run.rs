@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{Access, Backend, Observation, StoreError};
+use crate::backend::{
+    Access, Backend, Observation, ReadModelTable, StoreError, prepare_table, prepare_view,
+    table_schema,
+};
 use crate::contract::Backoff;
+use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
@@ -164,6 +169,7 @@ impl<DB: Backend> Worker<DB> {
     ) -> Result<Report, WorkerError> {
         let mut shared = self.shared;
         check_store(&mut shared).await?;
+        prepare_tables(&mut shared, &self.assigner.consumers).await?;
         let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
         panics::warn_of_aborts(consumers.iter().map(|one| one.policy()));
@@ -214,6 +220,31 @@ async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerE
         StoreError::Database(error) => WorkerError::Database(error),
         other => WorkerError::Store(other),
     })
+}
+
+/// Creates the tables of read models and their views, or compares those that exist with their structs.
+async fn prepare_tables<DB: Backend>(
+    shared: &mut Shared<DB>,
+    consumers: &[Arc<WorkerConsumer<DB>>],
+) -> Result<(), WorkerError> {
+    let with_table = consumers.iter().filter_map(|consumer| {
+        let table = consumer.registered.consumer.read_model()?;
+        Some((table, consumer.id()))
+    });
+    let views = DB::view_statements(shared.store.settings());
+    for (table, consumer) in with_table {
+        let mut connection = shared.store.pool().acquire().await?;
+        if shared.table_schema.is_none() {
+            shared.table_schema = table_schema::<DB>(&mut connection, Some(table)).await?;
+        }
+        let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
+        let begin = AssertSqlSafe(DB::BEGIN_TABLES).into_sql_str();
+        let mut tx = connection.begin_with(begin).await?;
+        prepare_table::<DB>(&mut tx, &table).await?;
+        prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(consumer, &table)).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// Starts the tasks beside the poller and the lanes.

@@ -202,6 +202,17 @@ CREATE TABLE IF NOT EXISTS {pending} (
     position BIGINT NOT NULL,
     PRIMARY KEY (consumer, version, slice_from)
 );
+
+-- The tables of read models, and the views over the active version. Programs that do not know of it
+-- have none.
+CREATE TABLE IF NOT EXISTS {read models} (
+    consumer text NOT NULL,
+    version integer NOT NULL,
+    schema_name text NOT NULL,
+    view_name text NOT NULL,
+    table_name text NOT NULL,
+    PRIMARY KEY (consumer, version)
+);
 ";
 
 /// The sessions with locks on our tables or on migrations. Those of other roles show no times without the

@@ -175,6 +175,17 @@ CREATE TABLE IF NOT EXISTS {pending} (
     position INTEGER NOT NULL,
     PRIMARY KEY (consumer, version, slice_from)
 );
+
+-- The tables of read models, and the views over the active version. Programs that do not know of it
+-- have none.
+CREATE TABLE IF NOT EXISTS {read models} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    schema_name TEXT NOT NULL,
+    view_name TEXT NOT NULL,
+    table_name TEXT NOT NULL,
+    PRIMARY KEY (consumer, version)
+);
 ";
 
 /// The columns of later versions, for the definition of a table.
