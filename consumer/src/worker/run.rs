@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
 use crate::backend::{
-    Access, Backend, Observation, ReadModelTable, StoreError, prepare_table, prepare_view,
+    Access, Backend, Observation, ReadModelTable, StoreError, begin, prepare_table, prepare_view,
     table_schema,
 };
 use crate::contract::Backoff;
@@ -233,13 +232,11 @@ async fn prepare_tables<DB: Backend>(
     });
     let views = DB::view_statements(shared.store.settings());
     for (table, consumer) in with_table {
-        let mut connection = shared.store.pool().acquire().await?;
+        let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
         if shared.table_schema.is_none() {
-            shared.table_schema = table_schema::<DB>(&mut connection, Some(table)).await?;
+            shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
         }
         let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
-        let begin = AssertSqlSafe(DB::BEGIN_TABLES).into_sql_str();
-        let mut tx = connection.begin_with(begin).await?;
         prepare_table::<DB>(&mut tx, &table).await?;
         prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(consumer, &table)).await?;
         tx.commit().await?;

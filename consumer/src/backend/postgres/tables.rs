@@ -64,7 +64,7 @@ impl Tables for Postgres {
 
     fn may_not_create(error: &sqlx::Error) -> bool {
         // insufficient_privilege
-        let code = error.as_database_error().and_then(|error| error.code());
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         code.is_some_and(|code| code == "42501")
     }
 }
