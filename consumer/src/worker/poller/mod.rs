@@ -347,8 +347,6 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
-        // What the server refuses below for a missing privilege, it would not explain.
-        self.shared.store.check_access(Access::Work).await?;
         self.watch = self.connection.start_watch(&self.shared.store).await?;
         self.snapshot_at = None;
         self.poll().await
@@ -391,7 +389,10 @@ impl<DB: Backend> PollerConnection<DB> {
         let connection = self.0.insert(store.pool().acquire().await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        Ok(DB::Watch::start(store.settings(), store.pool(), connection).await?)
+        let settings = store.settings();
+        // What the server refuses below for a missing privilege, it would not explain.
+        backend::check_use::<DB>(connection, settings, Some(Access::Work)).await?;
+        Ok(DB::Watch::start(settings, store.pool(), connection).await?)
     }
 
     fn close(&mut self) {
