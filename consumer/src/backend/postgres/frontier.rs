@@ -649,7 +649,10 @@ async fn probe(
     connection: &mut PgConnection,
     sequence: &Sequence,
 ) -> Result<(), FrontierError> {
-    let mut writer = begin(pool, BEGIN_WRITE).await?;
+    let mut writer = acquire(pool).await?;
+    // One that reached a standby would come from the pool again and again.
+    writer.close_on_drop();
+    let mut writer = writer.begin_with(BEGIN_WRITE).await?;
     let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
     let drawn = sqlx::raw_sql(with_numbers(draw, &[sequence.relation]))
         .fetch_one(&mut *writer)

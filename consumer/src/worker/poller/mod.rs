@@ -408,8 +408,6 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
-        // What the server refuses below for a missing privilege, it would not explain.
-        self.shared.store.check_access(Access::Work).await?;
         self.watch = self.connection.start_watch(&self.shared).await?;
         self.snapshot_at = None;
         self.snapshot_pace = Pace::default();
@@ -459,7 +457,10 @@ impl<DB: Backend> PollerConnection<DB> {
         let connection = self.0.insert(acquire(store.pool()).await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        let watch = DB::Watch::start(store.settings(), connection).await?;
+        let settings = store.settings();
+        // What the server refuses below for a missing privilege, it would not explain.
+        backend::check_use::<DB>(connection, settings, Some(Access::Work)).await?;
+        let watch = DB::Watch::start(settings, connection).await?;
         // Before the probe, whose own position would hide that the log was reset.
         let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
         refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
