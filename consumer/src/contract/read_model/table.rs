@@ -207,7 +207,9 @@ pub struct VersionTable<'a> {
 }
 
 impl<'a> VersionTable<'a> {
-    pub(crate) const fn new(table: &'static Table, version: u32, schema: Option<&'a str>) -> Self {
+    /// Names the table of a version, in a schema unless the name of the table gives one.
+    #[must_use]
+    pub const fn new(table: &'static Table, version: u32, schema: Option<&'a str>) -> Self {
         Self {
             table,
             version,
