@@ -5,6 +5,7 @@ mod blind;
 mod consumers;
 mod database;
 mod delay;
+mod folding;
 pub mod history;
 mod imports;
 mod logged;
@@ -24,6 +25,7 @@ pub use self::consumers::{
 };
 pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
+pub use self::folding::{Folding, folding};
 pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};

@@ -1,11 +1,12 @@
 //! The rows of a read model do not depend on how its events are divided into batches.
 
-use consumer::{OnError, Registered, Settings};
+use std::time::Duration;
+
+use consumer::{OnError, Registered};
 use consumer_tests::samples::{Action, Command, Sample, Samples, assert_same_rows};
-use consumer_tests::{
-    Database, TestDatabase, WorkerProcess, impatient, patiently, run_once, test_on, until,
-};
+use consumer_tests::{Database, TestDatabase, WorkerProcess, impatient, run_once, test_on, until};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use sqlx::{Postgres, Sqlite};
 
@@ -171,4 +172,49 @@ fn rows_do_not_depend_on_the_batches_sqlite() {
 #[test]
 fn rows_do_not_depend_on_the_batches_postgres() {
     cuts_of::<Postgres>();
+}
+
+test_on!(
+    [sqlite, postgres],
+    r3_a_worker_killed_at_20_random_moments_yields_the_same_rows
+);
+
+async fn r3_a_worker_killed_at_20_random_moments_yields_the_same_rows<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let mut runner = TestRunner::new(ProptestConfig::default());
+    let mut head = 0;
+    let mut append = async || {
+        for _ in 0..30 {
+            let (aggregate, command) = command().new_tree(&mut runner).unwrap().current();
+            let appended = db.append_events(&[command.event(IDS[aggregate])]).await;
+            head = appended[0].global_position;
+        }
+        head
+    };
+    let start = || {
+        WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), &db)
+            .consumers(&["samples"])
+            .batch_size(7)
+            .start()
+    };
+    for _ in 0..20 {
+        append().await;
+        let worker = start();
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
+        worker.kill();
+    }
+    let head = append().await;
+    let worker = start();
+    until("the worker has caught up", async || {
+        db.checkpoint("samples").await == Some(head)
+    })
+    .await;
+    assert!(worker.terminate());
+    let samples = Samples {
+        many_rows: true,
+        settings: impatient(),
+    };
+    let expected = samples.in_memory(&db.events().await, false);
+    assert_same_rows(&expected, &db.rows::<Sample>(1).await);
 }
