@@ -454,9 +454,10 @@ pub fn dump<R: ReadModel>(row: &R) -> String {
 impl<DB: TestDatabase> Database<DB> {
     /// The rows of a version of a read model, by key.
     pub async fn rows<R: ReadModel>(&self, version: u32) -> BTreeMap<R::Key, R> {
-        let mut connection = self.pool.acquire().await.expect("a connection");
+        // In a transaction, since a pooler shares prepared statements between them.
+        let mut tx = self.pool.begin().await.expect("a transaction");
         let table = VersionTable::new(R::TABLE, version, None);
-        let rows = DB::load_all(&mut connection, &table).await;
+        let rows = DB::load_all(&mut tx, &table).await;
         let rows = rows.expect("the rows").into_iter().map(R::from_values);
         let rows = rows.map(|row| row.expect("a row"));
         rows.map(|row| (row.key(), row)).collect()

@@ -41,6 +41,8 @@ mod sqlite;
 #[cfg(feature = "worker")]
 mod tables;
 
+use crate::contract::read_model::ReadModelDatabase;
+
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
@@ -86,8 +88,6 @@ pub use self::tables::TableError;
 pub(crate) use self::tables::prepare_table_within;
 #[cfg(feature = "worker")]
 pub(crate) use self::tables::{prepare_table, table_schema};
-
-use crate::contract::read_model::ReadModelDatabase;
 
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
