@@ -50,6 +50,8 @@ mod version;
 mod views;
 
 pub use self::access::Access;
+use crate::contract::read_model::ReadModelDatabase;
+
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
@@ -99,7 +101,6 @@ pub use self::tables::TableError;
 #[cfg(feature = "worker")]
 pub(crate) use self::tables::{prepare_table, table_schema};
 
-use crate::contract::read_model::ReadModelDatabase;
 
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
@@ -107,7 +108,6 @@ pub use self::views::ViewError;
 pub(crate) use self::views::{
     ReadModelTable, ViewStatements, drop_table, prepare_view, recorded_tables, switch_view,
 };
-
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
 ///

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::contract::HandlerError;
 use crate::contract::read_model::{
-    ColumnRole, ColumnType, Table, TableColumn, Value, VersionTable,
+    ColumnRole, ColumnType, Loaded, Table, TableColumn, Value, VersionTable,
 };
 
 /// A name as SQL has it.
@@ -64,6 +64,52 @@ pub(super) fn on_conflict(table: &Table) -> String {
 /// The table, with its schema or that of the database.
 pub(super) fn table_name(table: &VersionTable<'_>, default_schema: Option<&str>) -> String {
     qualified(table.schema().or(default_schema), &table.name())
+}
+
+/// The memory that the rows of a query may need.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: usize,
+    rows: usize,
+}
+
+/// Ends a query whose rows need more memory than they may.
+#[derive(Debug, thiserror::Error)]
+#[error("the rows are too large")]
+struct BudgetSpent;
+
+impl Budget {
+    pub(super) fn of(bytes: usize) -> Self {
+        Self {
+            left: bytes,
+            rows: 0,
+        }
+    }
+
+    /// Passes on a row, or ends the query.
+    pub(super) fn spend(&mut self, row: Vec<Value>) -> Result<Vec<Value>, sqlx::Error> {
+        let bytes = row.iter().map(Value::memory).sum();
+        self.rows += 1;
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => return Err(sqlx::Error::Decode(BudgetSpent.into())),
+        }
+        Ok(row)
+    }
+
+    /// The result of the query.
+    pub(super) fn loaded(
+        &self,
+        rows: Result<Vec<Vec<Value>>, sqlx::Error>,
+    ) -> Result<Loaded, HandlerError> {
+        match rows {
+            Ok(rows) => Ok(Loaded::Rows(rows)),
+            Err(sqlx::Error::Decode(error)) if error.is::<BudgetSpent>() => {
+                Ok(Loaded::TooLarge(self.rows))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Takes the content of a value that was written for a column of another type.

@@ -167,6 +167,9 @@ impl Settings {
     /// eight batches while more consumers have work than the worker has connections, because commits
     /// limit the throughput of many consumers that catch up at once. A handler call never receives
     /// more than one batch.
+    ///
+    /// A consumer with a read model, whose rows are written once a batch, takes up to 50,000 events
+    /// instead, as long as the size is not set.
     #[must_use]
     pub const fn batch_size(mut self, events: u32) -> Self {
         self.may_grow = false;

@@ -9,10 +9,10 @@ use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use crate::backend::read_model::{
-    content, list, names, on_conflict, other_type, qualified, quoted, select, table_name,
+    Budget, content, list, names, on_conflict, other_type, qualified, quoted, select, table_name,
 };
 use crate::contract::read_model::{
-    ColumnError, ColumnRole, ColumnType, FieldError, ReadModelDatabase, RowError, Table,
+    ColumnError, ColumnRole, ColumnType, FieldError, Loaded, ReadModelDatabase, RowError, Table,
     TableColumn, Value, VersionTable,
 };
 use crate::contract::{BatchFuture, HandlerError};
@@ -23,15 +23,17 @@ impl ReadModelDatabase for Postgres {
     fn load<'a>(
         tx: &'a mut PgConnection,
         table: &'a VersionTable<'a>,
-        mut keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+        keys: &'a [Vec<Value>],
+        max_bytes: usize,
+    ) -> BatchFuture<'a, Result<Loaded, HandlerError>> {
         Box::pin(async move {
             let columns = table.table();
             let query = statement(load_text(table));
-            let query = bind_columns(query, columns.key(), &mut keys)?;
-            let rows = query.fetch_all(tx).await?;
-            let rows = rows.iter().map(|row| values(columns, row));
-            Ok(rows.collect::<Result<_, sqlx::Error>>()?)
+            let query = bind_columns(query, columns.key(), &mut keys.to_vec())?;
+            let mut budget = Budget::of(max_bytes);
+            let rows = query.try_map(|row| budget.spend(values(columns, &row)?));
+            let rows = rows.fetch_all(tx).await;
+            budget.loaded(rows)
         })
     }
 

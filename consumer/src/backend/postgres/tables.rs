@@ -1,5 +1,6 @@
 //! How Postgres describes and creates the tables of read models.
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Row as _, raw_sql};
 
@@ -64,7 +65,7 @@ impl Tables for Postgres {
 
     fn may_not_create(error: &sqlx::Error) -> bool {
         // insufficient_privilege
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let code = error.as_database_error().and_then(DatabaseError::code);
         code.is_some_and(|code| code == "42501")
     }
 }

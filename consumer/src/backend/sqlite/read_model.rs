@@ -9,10 +9,10 @@ use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use crate::backend::read_model::{
-    content, names, on_conflict, other_type, qualified, select, table_name,
+    Budget, content, names, on_conflict, other_type, qualified, select, table_name,
 };
 use crate::contract::read_model::{
-    ColumnType, ReadModelDatabase, Table, TableColumn, Value, VersionTable,
+    ColumnType, Loaded, ReadModelDatabase, Table, TableColumn, Value, VersionTable,
 };
 use crate::contract::{BatchFuture, HandlerError};
 
@@ -31,20 +31,24 @@ impl ReadModelDatabase for Sqlite {
     fn load<'a>(
         tx: &'a mut SqliteConnection,
         table: &'a VersionTable<'a>,
-        keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+        keys: &'a [Vec<Value>],
+        max_bytes: usize,
+    ) -> BatchFuture<'a, Result<Loaded, HandlerError>> {
         Box::pin(async move {
             let columns = table.table();
             let select = select(columns, &table_name(table, MAIN));
+            let mut budget = Budget::of(max_bytes);
             let mut loaded = Vec::new();
-            for keys in statements(keys, columns.key().count()) {
+            for keys in statements(keys.to_vec(), columns.key().count()) {
                 let text = format!("{select} WHERE {}", matching(columns, keys.len()));
                 let query = bind_rows(statement(text), columns.key(), keys)?;
-                for row in query.fetch_all(&mut *tx).await? {
-                    loaded.push(values(columns, &row)?);
+                let rows = query.try_map(|row| budget.spend(values(columns, &row)?));
+                match rows.fetch_all(&mut *tx).await {
+                    Ok(rows) => loaded.extend(rows),
+                    failed => return budget.loaded(failed),
                 }
             }
-            Ok(loaded)
+            Ok(Loaded::Rows(loaded))
         })
     }
 

@@ -3,8 +3,9 @@
 use std::future::poll_fn;
 use std::mem::take;
 use std::task::Poll;
+use std::time::Instant;
 
-use super::database::ReadModelDatabase;
+use super::database::{Loaded, ReadModelDatabase};
 use super::fold::Fold;
 use super::keys::{BatchKeys, Keys};
 use super::model::ReadModel;
@@ -130,13 +131,17 @@ pub async fn fold_batch<DB: ReadModelDatabase, F: Fold>(
     events: &[PersistedEvent],
 ) -> Result<usize, BatchError> {
     let table = cx.version_table(F::Row::TABLE);
+    let began = Instant::now();
     let mut keys = collect_keys(fold, cx, events).await?;
     let events = events.get(..keys.events()).unwrap_or(events);
     let any_of = |count, error| BatchError::within(0, count, error);
     let loaded = load::<DB, F::Row>(cx, tx, &table, &mut keys).await;
     let (mut rows, count) = loaded.map_err(|error| any_of(events.len(), error))?;
     let events = events.get(..count).unwrap_or(events);
-    let handled = apply(fold, cx, events, &keys, &mut rows).await?;
+    // As much time as it took to load the rows is spent on applying events to them, at least: when
+    // reading is slow, all rows would be loaded for one event.
+    let until = Instant::now() + began.elapsed();
+    let handled = apply(fold, cx, events, &keys, (&mut rows, until)).await?;
     let written = write::<DB, F::Row>(cx, tx, &table, rows).await;
     written.map_err(|error| any_of(handled, error))?;
     Ok(handled)
@@ -186,46 +191,84 @@ async fn load<DB: ReadModelDatabase, R: ReadModel>(
     table: &VersionTable<'_>,
     keys: &mut BatchKeys<R::Key>,
 ) -> Result<(BatchRows<R>, usize), HandlerError> {
-    let (indices, list) = (take(&mut keys.indices), take(&mut keys.keys));
-    let mut values = take(&mut keys.values).into_iter();
-    let mut rows = BatchRows::new(indices, list);
-    let (mut asked, mut bytes) = (0, 0);
-    while values.len() > 0 && (bytes < MOST_BYTES || keys.events_within(asked) == 0) {
-        let chunk: Vec<_> = values.by_ref().take(next_load(asked, bytes)).collect();
-        asked += chunk.len();
+    let mut rows = BatchRows::new(take(&mut keys.indices), take(&mut keys.keys));
+    let values = take(&mut keys.values);
+    let mut share = Share::default();
+    while let Some(rest) = values.get(share.keys..).filter(|rest| !rest.is_empty()) {
+        // The first event is handled even if its rows alone are too large.
+        let is_needed = keys.events_within(share.keys) == 0;
+        let Some((next, room)) = share.next(is_needed) else {
+            break;
+        };
+        let next = rest.get(..next).unwrap_or(rest);
         cx.enter_several();
-        for row in DB::load(tx, table, chunk).await? {
-            bytes += row.iter().map(Value::memory).sum::<usize>();
-            rows.insert(row)?;
+        match DB::load(tx, table, next, room).await? {
+            Loaded::Rows(loaded) => {
+                share.add(next.len(), &loaded);
+                loaded.into_iter().try_for_each(|row| rows.insert(row))?;
+            }
+            Loaded::TooLarge(count) => share.reduce(count.min(next.len())),
         }
     }
-    let events = match values.len() {
-        0 => keys.events(),
-        _ => keys.events_within(asked),
+    let events = if share.keys == values.len() {
+        keys.events()
+    } else {
+        keys.events_within(share.keys)
     };
     Ok((rows, events))
 }
 
-/// How many rows to load next, given how many were asked for and how large they are.
-fn next_load(asked: usize, bytes: usize) -> usize {
-    if asked == 0 {
-        return FIRST_LOAD;
-    }
-    let row = (bytes / asked).max(1);
-    let room = MOST_BYTES.saturating_sub(bytes);
-    (room / row).max(1)
+/// How much of a batch has been loaded.
+#[derive(Debug, Default)]
+struct Share {
+    /// How many of the keys were looked up.
+    keys: usize,
+    /// How much memory their rows need.
+    bytes: usize,
+    /// How many rows were already too large together.
+    too_many: Option<usize>,
 }
 
-/// Applies the events in order.
+impl Share {
+    /// How many keys to look up next, and how much memory their rows may need; `None` if nothing more
+    /// fits. With keys that are needed whatever they cost, it is at least one.
+    fn next(&self, is_needed: bool) -> Option<(usize, usize)> {
+        let room = MOST_BYTES.saturating_sub(self.bytes);
+        match self.too_many {
+            Some(0 | 1) => is_needed.then_some((1, usize::MAX)),
+            Some(rows) => Some((rows / 2, room)),
+            None if self.keys == 0 => Some((FIRST_LOAD, room)),
+            None => {
+                let fit = room / (self.bytes / self.keys).max(1);
+                match (fit, is_needed) {
+                    (0, true) => Some((1, usize::MAX)),
+                    (0, false) => None,
+                    _ => Some((fit, room)),
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, keys: usize, rows: &[Vec<Value>]) {
+        self.keys += keys;
+        self.bytes += rows.iter().flatten().map(Value::memory).sum::<usize>();
+    }
+
+    fn reduce(&mut self, too_many: usize) {
+        self.too_many = Some(too_many);
+    }
+}
+
+/// Applies the events in order, at least until some time.
 async fn apply<F: Fold>(
     fold: &F,
     cx: &Context,
     events: &[PersistedEvent],
     keys: &KeysOf<F>,
-    rows: &mut BatchRows<F::Row>,
+    (rows, until): (&mut BatchRows<F::Row>, Instant),
 ) -> Result<usize, BatchError> {
     for (index, event) in events.iter().enumerate() {
-        if index > 0 && cx.should_stop(index) {
+        if index > 0 && cx.should_stop(index) && Instant::now() >= until {
             return Ok(index);
         }
         yield_after(index).await;
@@ -279,13 +322,44 @@ async fn yield_after(handled: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{FIRST_LOAD, MOST_BYTES, next_load};
+    use super::{FIRST_LOAD, MOST_BYTES, Share};
+    use crate::contract::read_model::Value;
+
+    fn rows(count: usize, bytes: usize) -> Vec<Vec<Value>> {
+        let text = || Value::Text(String::with_capacity(bytes - size_of::<Value>()));
+        (0..count).map(|_| vec![text()]).collect()
+    }
 
     #[test]
     fn the_size_of_the_first_rows_says_how_many_more_fit() {
-        assert_eq!(next_load(0, 0), FIRST_LOAD);
-        assert_eq!(next_load(500, 500 << 10), (MOST_BYTES >> 10) - 500);
-        assert_eq!(next_load(500, 0), MOST_BYTES);
-        assert_eq!(next_load(1, MOST_BYTES), 1);
+        let mut share = Share::default();
+        assert_eq!(share.next(true), Some((FIRST_LOAD, MOST_BYTES)));
+        share.add(FIRST_LOAD, &rows(FIRST_LOAD, 1 << 10));
+        let room = MOST_BYTES - (FIRST_LOAD << 10);
+        assert_eq!(share.next(false), Some((room >> 10, room)));
+        share.add(room >> 10, &rows(room >> 10, 1 << 10));
+        assert_eq!(
+            (share.next(false), share.next(true)),
+            (None, Some((1, usize::MAX)))
+        );
+    }
+
+    #[test]
+    fn rows_that_are_too_large_are_loaded_in_smaller_parts() {
+        let mut share = Share::default();
+        share.reduce(17);
+        assert_eq!(share.next(true), Some((8, MOST_BYTES)));
+        share.reduce(1);
+        assert_eq!(
+            (share.next(false), share.next(true)),
+            (None, Some((1, usize::MAX)))
+        );
+    }
+
+    #[test]
+    fn keys_without_rows_need_no_room() {
+        let mut share = Share::default();
+        share.add(FIRST_LOAD, &[]);
+        assert_eq!(share.next(false), Some((MOST_BYTES, MOST_BYTES)));
     }
 }

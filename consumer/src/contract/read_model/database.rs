@@ -7,6 +7,15 @@ use super::table::{Table, VersionTable};
 use super::value::Value;
 use crate::contract::{BatchFuture, HandlerError};
 
+/// What [`ReadModelDatabase::load`] has read.
+#[derive(Debug)]
+pub enum Loaded {
+    /// All rows.
+    Rows(Vec<Vec<Value>>),
+    /// So many rows needed too much memory; there may be more.
+    TooLarge(usize),
+}
+
 /// A database in which the library keeps read models: Postgres or SQLite, each behind the feature of
 /// its name.
 ///
@@ -18,12 +27,14 @@ use crate::contract::{BatchFuture, HandlerError};
     note = "use one of the two, and turn on the feature `postgres` or `sqlite` of `consumer`"
 )]
 pub trait ReadModelDatabase: Database {
-    /// Reads the rows that have one of the keys, in any order.
+    /// Reads the rows that have one of the keys, in any order, unless they need more than `max_bytes`
+    /// of memory.
     fn load<'a>(
         tx: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
-        keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
+        keys: &'a [Vec<Value>],
+        max_bytes: usize,
+    ) -> BatchFuture<'a, Result<Loaded, HandlerError>>;
 
     /// Reads all rows, in any order.
     fn load_all<'a>(

@@ -178,7 +178,7 @@ fn stored_as_is<T>(_: &mut T) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn text(text: &mut String) -> Result<(), FieldError> {
+fn text(text: &mut str) -> Result<(), FieldError> {
     if text.contains('\0') {
         return Err(FieldError::Nul);
     }

@@ -22,7 +22,7 @@ mod value;
 
 pub use self::batch::{clear, fold_batch};
 pub use self::columns::{ColumnNormalizer, ColumnReader, ColumnWriter};
-pub use self::database::ReadModelDatabase;
+pub use self::database::{Loaded, ReadModelDatabase};
 pub use self::error::{ColumnError, FieldError, KeyError, RowError};
 pub use self::field::Field;
 pub use self::fold::Fold;

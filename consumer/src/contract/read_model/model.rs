@@ -101,7 +101,8 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
 
     /// Reads the row with a key from the active version of the read model; `None` if there is none.
     ///
-    /// The executor is a connection, a transaction or a pool.
+    /// The executor is a connection, a transaction or a pool. Behind a pooler in transaction mode, call it
+    /// inside a transaction.
     ///
     /// # Errors
     /// If the database refuses, as for a view over a version with other columns.

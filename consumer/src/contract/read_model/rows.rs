@@ -14,7 +14,7 @@ use crate::contract::HandlerError;
 /// at the end of the event.
 #[derive(Debug)]
 pub struct Rows<'a, R: ReadModel> {
-    rows: &'a mut BatchRows<R>,
+    batch: &'a mut BatchRows<R>,
     event: usize,
     position: i64,
     /// The row that was given out last.
@@ -24,18 +24,18 @@ pub struct Rows<'a, R: ReadModel> {
 impl<'a, R: ReadModel> Rows<'a, R> {
     /// The rows of an event, which are those at the given indices.
     pub(super) fn of_event(
-        rows: &'a mut BatchRows<R>,
+        batch: &'a mut BatchRows<R>,
         event: usize,
         position: i64,
         indices: &[usize],
     ) -> Self {
         for &index in indices {
-            if let Some(row) = rows.rows.get_mut(index) {
+            if let Some(row) = batch.rows.get_mut(index) {
                 row.last_event = Some(event);
             }
         }
         Self {
-            rows,
+            batch,
             event,
             position,
             given: None,
@@ -49,8 +49,8 @@ impl<'a, R: ReadModel> Rows<'a, R> {
     /// stored.
     pub fn row(&mut self, key: &R::Key) -> Result<&mut Option<R>, HandlerError> {
         self.settle()?;
-        let index = self.rows.indices.get(key).copied();
-        let row = index.and_then(|index| self.rows.rows.get_mut(index));
+        let index = self.batch.indices.get(key).copied();
+        let row = index.and_then(|index| self.batch.rows.get_mut(index));
         let Some(row) = row.filter(|row| row.last_event == Some(self.event)) else {
             let (table, key) = (R::TABLE.name, key.to_text());
             return Err(RowError::NotAdded { table, key }.into());
@@ -85,8 +85,8 @@ impl<'a, R: ReadModel> Rows<'a, R> {
         let Some(index) = self.given.take() else {
             return Ok(());
         };
-        let position_index = self.rows.position_index;
-        match self.rows.rows.get_mut(index) {
+        let position_index = self.batch.position_index;
+        match self.batch.rows.get_mut(index) {
             Some(row) => Ok(row.settle(self.position, position_index)?),
             None => Ok(()),
         }

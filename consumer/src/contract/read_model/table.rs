@@ -102,11 +102,8 @@ impl Table {
     /// At compile time if evaluated as a constant: without a key, with two `position` columns, with
     /// two columns of one name, or with a name that is empty or too long.
     #[must_use]
-    #[expect(clippy::panic, reason = "a panic in a constant is a compile error")]
     pub const fn new(name: &'static str, columns: &'static [TableColumn]) -> Self {
-        if name.is_empty() {
-            panic!("a read model needs the name of its table");
-        }
+        assert!(!name.is_empty(), "a read model needs the name of its table");
         let (mut keys, mut positions) = (0, 0);
         let mut rest = columns;
         while let [column, later @ ..] = rest {
@@ -115,20 +112,21 @@ impl Table {
                 ColumnRole::Position => positions += 1,
                 ColumnRole::Indexed | ColumnRole::Plain => {}
             }
-            if column.name.is_empty() || column.name.len() > LONGEST_NAME {
-                panic!("the name of a column has 1 to 63 bytes");
-            }
-            if contains(later, column.name) {
-                panic!("two columns of a read model have the same name");
-            }
+            assert!(
+                !column.name.is_empty() && column.name.len() <= LONGEST_NAME,
+                "the name of a column has 1 to 63 bytes"
+            );
+            assert!(
+                !contains(later, column.name),
+                "two columns of a read model have the same name"
+            );
             rest = later;
         }
-        if keys == 0 {
-            panic!("a read model needs a key: mark its field with `#[read_model(key)]`");
-        }
-        if positions > 1 {
-            panic!("a read model has at most one `position`");
-        }
+        assert!(
+            keys > 0,
+            "a read model needs a key: mark its field with `#[read_model(key)]`"
+        );
+        assert!(positions <= 1, "a read model has at most one `position`");
         Self { name, columns }
     }
 
@@ -176,8 +174,16 @@ impl TableColumn {
     }
 
     /// Describes a column of another type of the database, whose values travel as text.
+    ///
+    /// # Panics
+    /// At compile time if evaluated as a constant: with an `sql_type` that is an array or more than the
+    /// name of a type.
     #[must_use]
     pub const fn other(name: &'static str, sql_type: &'static str, nullable: bool) -> Self {
+        assert!(
+            is_type(sql_type.as_bytes()),
+            "an `sql_type` is the name of a type, such as `numeric(20, 2)`, and not an array"
+        );
         Self {
             name,
             column_type: ColumnType::Other(sql_type),
@@ -207,7 +213,9 @@ pub struct VersionTable<'a> {
 }
 
 impl<'a> VersionTable<'a> {
-    pub(crate) const fn new(table: &'static Table, version: u32, schema: Option<&'a str>) -> Self {
+    /// Names the table of a version, in a schema unless the name of the table gives one.
+    #[must_use]
+    pub const fn new(table: &'static Table, version: u32, schema: Option<&'a str>) -> Self {
         Self {
             table,
             version,
@@ -246,6 +254,20 @@ impl<'a> VersionTable<'a> {
     pub fn name(&self) -> String {
         format!("{}_v{}", self.view_name(), self.version)
     }
+}
+
+/// Whether a text can only be the name of a type, which becomes part of statements.
+const fn is_type(mut text: &[u8]) -> bool {
+    let is_empty = text.is_empty();
+    while let [byte, rest @ ..] = text {
+        if !(byte.is_ascii_alphanumeric()
+            || matches!(byte, b' ' | b'_' | b'.' | b',' | b'(' | b')'))
+        {
+            return false;
+        }
+        text = rest;
+    }
+    !is_empty
 }
 
 const fn contains(columns: &[TableColumn], name: &str) -> bool {

@@ -49,7 +49,7 @@ pub enum Value {
 
 impl Value {
     /// How many bytes of memory it occupies.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let heap = match self {
             Self::Text(text) | Self::Json(text) => text.capacity(),
             Self::Bytes(bytes) => bytes.capacity(),

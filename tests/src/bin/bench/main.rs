@@ -9,6 +9,7 @@ mod append;
 mod case;
 mod consumers;
 mod dispatch;
+mod folds;
 mod held;
 mod latency;
 mod log;
@@ -43,6 +44,7 @@ async fn run(plan: &Plan) -> Vec<Case> {
     cases.extend(postgres::run(plan).await);
     cases.extend(held::run(plan).await);
     cases.extend(sqlite::run(plan).await);
+    cases.extend(folds::run(plan).await);
     cases.extend(scale::run(plan).await);
     cases.extend(segments::run(plan).await);
     cases.extend(dispatch::run(plan).await);
