@@ -11,9 +11,9 @@ pub use crate::contract::generated::{
     several, shared, slice, transaction, whole,
 };
 pub use crate::contract::read_model::generated::{
-    KeyCodec, NO_TABLE, NoKeyCodec, NoTable, TableOf, aggregate, changed, codec, fold_one,
-    fold_run, key_part, keys_of, only, optional_text_codec, position_codec, returned, row,
-    text_codec,
+    AggregateId, KeyCodec, NO_TABLE, NoKeyCodec, NoTable, RowType, TableOf, aggregate, changed,
+    codec, fold_one, fold_run, key_part, keys_of, keys_of_place, only, optional_text_codec,
+    position_codec, returned, row, text_codec,
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
