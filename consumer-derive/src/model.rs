@@ -220,6 +220,17 @@ pub(crate) enum Parameter {
     Several(Type),
 }
 
+impl Rows {
+    /// Whether the aggregate id is the key.
+    pub(crate) fn are_of_aggregate(&self) -> bool {
+        match self {
+            Self::OfAggregate(_) => true,
+            Self::Named { key, .. } => matches!(key, RowKey::One(KeyPart::AggregateId(_))),
+            Self::None => false,
+        }
+    }
+}
+
 impl Handler {
     pub(crate) fn takes_slice(&self) -> bool {
         matches!(self.way, Way::Slice)

@@ -5,6 +5,7 @@ use quote::{ToTokens, quote_spanned};
 use syn::{Expr, Path};
 
 use super::handlers::{Given, argument, pattern, typed};
+use super::rows;
 use crate::model::{Events, Handler, Handlers, KeyPart, Method, Model, Parameter, RowKey, Rows};
 use crate::span::{at, own, quote_at};
 
@@ -24,16 +25,16 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
         .map(|fold| step(krate, fold, &folds_rows(krate, fold)));
     let is_shareable =
         quote_at! {krate, own(self_type) => #self_type: #krate::__private::Shareable };
-    let are_rows = are_rows(krate, handlers);
-    let checks = checks(krate, row, &folds);
+    let are_rows = rows::assumptions(krate);
+    let rows = rows::rows(krate, row, handlers);
     quote_spanned! {Span::mixed_site()=>
-        #checks
+        #rows
         #(#key_functions)*
         #[automatically_derived]
         #[allow(trivial_bounds)]
         impl #krate::Fold for #self_type
         where
-            #is_shareable
+            #is_shareable,
             #are_rows
         {
             type Row = __Row;
@@ -67,76 +68,6 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
                 let _ = __is_taken;
                 ::core::result::Result::Ok(())
             }
-        }
-    }
-}
-
-/// What the implementations assume without being told: the checks outside of them report each mistake
-/// once. The compiler reports an assumption that is false, unless it has a lifetime.
-pub(super) fn are_rows(krate: &Path, handlers: &Handlers) -> TokenStream {
-    if handlers.read_model.is_none() {
-        return TokenStream::new();
-    }
-    let mut folds = handlers.events.iter().filter_map(Handler::rows);
-    let is_aggregate_id = folds.any(takes_aggregate_id).then(|| {
-        quote_spanned! {Span::mixed_site()=>
-            for<'__row> <__Row as #krate::ReadModel>::Key: #krate::read_model::AggregateKey,
-        }
-    });
-    quote_spanned! {Span::mixed_site()=>
-        , for<'__row> __Row: #krate::ReadModel, #is_aggregate_id
-    }
-}
-
-fn takes_aggregate_id(rows: &Rows) -> bool {
-    match rows {
-        Rows::OfAggregate(_) => true,
-        Rows::Named { key, .. } => matches!(key, RowKey::One(KeyPart::AggregateId(_))),
-        Rows::None => false,
-    }
-}
-
-/// The checks that the row is a read model, and that the aggregate id can be its key.
-fn checks(krate: &Path, row: &Path, folds: &[Fold<'_>]) -> TokenStream {
-    let table = table(krate, row);
-    let key = key_type(krate, row);
-    let is_row = quote_at! {krate, own(row) =>
-        const _: #krate::__private::KeyCodec<#key> = #krate::__private::KeyCodec::NEW;
-    };
-    let aggregates = folds.iter().filter_map(|fold| {
-        let span = match fold.rows {
-            Rows::OfAggregate(on) => at(on.path()),
-            Rows::Named {
-                key: RowKey::One(KeyPart::AggregateId(word)),
-                ..
-            } => at(word),
-            Rows::None | Rows::Named { .. } => return None,
-        };
-        let cfgs = &fold.handler.method.cfgs;
-        Some(quote_at! {krate, span =>
-            #cfgs
-            const _: #krate::__private::AggregateId<#key> = #krate::__private::aggregate();
-        })
-    });
-    quote_spanned! {Span::mixed_site()=>
-        type __Row = #row;
-        const __TABLE: ::core::option::Option<&'static #krate::read_model::Table> = #table;
-        #is_row
-        #(#aggregates)*
-    }
-}
-
-fn key_type(krate: &Path, row: &Path) -> TokenStream {
-    quote_at! {krate, own(row) => <__Row as #krate::__private::RowType>::Key }
-}
-
-/// The table of the rows. A type that is not a read model, which is reported elsewhere, has none.
-fn table(krate: &Path, row: &Path) -> TokenStream {
-    quote_at! {krate, at(row) =>
-        {
-            #[allow(unused_imports)]
-            use #krate::__private::NoTable as _;
-            #krate::__private::TableOf::<__Row>::TABLE
         }
     }
 }
@@ -199,7 +130,7 @@ fn step(krate: &Path, fold: &Fold<'_>, reaction: &TokenStream) -> TokenStream {
 fn names_keys(krate: &Path, fold: &Fold<'_>) -> TokenStream {
     match fold.rows {
         Rows::None => TokenStream::new(),
-        rows if takes_aggregate_id(rows) => quote_spanned! {Span::mixed_site()=>
+        rows if rows.are_of_aggregate() => quote_spanned! {Span::mixed_site()=>
             __keys.add_aggregate(__event)?;
         },
         Rows::OfAggregate(_) | Rows::Named { .. } => {
@@ -226,8 +157,8 @@ fn folds_rows(krate: &Path, fold: &Fold<'_>) -> TokenStream {
             let outcome = outcome(krate, &fold.handler.method);
             quote_spanned! {Span::mixed_site()=> #decoded #outcome(#call)?; }
         }
-        rows if takes_aggregate_id(rows) => quote_spanned! {Span::mixed_site()=>
-            let __key = #krate::__private::aggregate().key(__event)?;
+        rows if rows.are_of_aggregate() => quote_spanned! {Span::mixed_site()=>
+            let __key = #krate::__private::aggregate_id(__event)?;
             #decoded
             #change
         },
@@ -303,7 +234,7 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
     let evaluated = match key {
         RowKey::One(KeyPart::AggregateId(_)) => return None,
         RowKey::One(KeyPart::Expression(expression)) => {
-            let key_type = key_type(krate, row);
+            let key_type = rows::key_type(krate, row);
             let keys_of = if is_place(expression) {
                 quote_spanned! {Span::mixed_site()=> keys_of_place }
             } else {
@@ -313,7 +244,7 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
             call_with(krate, &keys_of, arguments, expression)
         }
         RowKey::Tuple(span, parts) => {
-            let key_type = key_type(krate, row);
+            let key_type = rows::key_type(krate, row);
             let parts = parts.iter().map(|part| key_part(krate, part));
             let parts = quote_spanned! {*span=> (#(#parts,)*) };
             quote_spanned! {Span::mixed_site()=>
@@ -330,7 +261,14 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
             quote_spanned! {Span::mixed_site()=> #krate::PersistedEvent }
         }
     };
-    let key_type = key_type(krate, row);
+    let key_type = rows::key_type(krate, row);
+    // At the row, where the compiler reports that its key is unknown.
+    let signature = quote_at! {krate, at(row) =>
+        fn #name(
+            __event: &#krate::PersistedEvent,
+            __given: &#event,
+        ) -> ::core::result::Result<::std::vec::Vec<#key_type>, #krate::HandlerError>
+    };
     Some(quote_spanned! {Span::mixed_site()=>
         #cfgs
         #[allow(
@@ -338,11 +276,7 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
             clippy::needless_borrows_for_generic_args,
             unused_variables
         )]
-        fn #name(
-            __event: &#krate::PersistedEvent,
-            __given: &#event,
-        ) -> ::core::result::Result<::std::vec::Vec<#key_type>, #krate::HandlerError>
-        {
+        #signature {
             let #pattern = __given;
             #evaluated
         }
@@ -352,7 +286,7 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
 fn key_part(krate: &Path, part: &KeyPart) -> TokenStream {
     match part {
         KeyPart::AggregateId(word) => quote_at! {krate, at(word) =>
-            #krate::__private::aggregate().key(__event)?
+            #krate::__private::aggregate_id(__event)?
         },
         KeyPart::Expression(expression) => {
             let key_part = quote_spanned! {Span::mixed_site()=> key_part };

@@ -8,6 +8,7 @@ mod checks;
 mod fold;
 mod guards;
 mod handlers;
+mod rows;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -106,10 +107,10 @@ fn assumptions(model: &Model, database: &Database) -> TokenStream {
         }
         _ => TokenStream::new(),
     };
-    let are_rows = match &model.body {
-        Body::Handlers(handlers) => fold::are_rows(krate, handlers),
-        Body::ByHand => TokenStream::new(),
-    };
+    let are_rows = model.read_model().map(|_| {
+        let are_rows = rows::assumptions(krate);
+        quote_spanned! {Span::mixed_site()=> , #are_rows }
+    });
     quote_spanned! {Span::mixed_site()=> #is_shareable #is_connection #are_rows }
 }
 
@@ -432,7 +433,7 @@ fn factories(model: &Model, database: &Database) -> TokenStream {
     let self_type = &model.self_type;
     let row = model
         .read_model()
-        .map(|_| quote_spanned! {at(self_type)=> , __Row });
+        .map(|_| quote_spanned! {at(self_type)=> , __Fold });
     let connection = match database {
         Database::Any => {
             return quote_at! {krate, at(self_type) =>

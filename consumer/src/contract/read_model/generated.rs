@@ -285,6 +285,43 @@ impl<R: ReadModel> RowType for R {
     type Key = R::Key;
 }
 
+/// The rows of a fold, some of which have the aggregate id as their key.
+#[derive(Debug)]
+pub struct ByAggregateId<R>(PhantomData<R>);
+
+/// The rows of a fold whose keys are all named.
+#[derive(Debug)]
+pub struct ByKey<R>(PhantomData<R>);
+
+/// Rows without a mistake in them.
+pub trait RowsOfFold {}
+
+impl<R: ReadModel<Key: AggregateKey>> RowsOfFold for ByAggregateId<R> {}
+
+impl<R: ReadModel> RowsOfFold for ByKey<R> {}
+
+/// The keys of a row.
+#[derive(Debug)]
+pub struct KeysOf<R>(PhantomData<R>);
+
+impl<R: ReadModel> KeysOf<R> {
+    /// Requires that the aggregate id can be the key. Takes precedence over
+    /// [`NoAggregateId::aggregate_id`], since it is inherent.
+    pub fn aggregate_id()
+    where
+        R::Key: AggregateKey,
+    {
+    }
+}
+
+/// Applies to a type that is not a read model, which is reported elsewhere.
+pub trait NoAggregateId {
+    /// Requires nothing.
+    fn aggregate_id() {}
+}
+
+impl<R> NoAggregateId for KeysOf<R> {}
+
 /// The table of a row. A type that is not a row, which is reported elsewhere, has none.
 #[derive(Debug)]
 pub struct TableOf<R>(PhantomData<R>);
@@ -302,28 +339,12 @@ pub trait NoTable {
 
 impl<R> NoTable for TableOf<R> {}
 
-/// The aggregate id as the key of a row. It has no bound on `K`, so that a key with several parts is
-/// reported once, by [`aggregate`].
-#[derive(Clone, Copy, Debug)]
-pub struct AggregateId<K> {
-    key: fn(&PersistedEvent) -> Result<K, HandlerError>,
-}
-
-/// Takes the aggregate id as a key.
-#[must_use]
-pub const fn aggregate<K: AggregateKey>() -> AggregateId<K> {
-    AggregateId {
-        key: |event| Ok(K::from_aggregate_id(&event.aggregate_id)?),
-    }
-}
-
-#[expect(clippy::missing_errors_doc, reason = "those of the key")]
-impl<K> AggregateId<K> {
-    /// Returns the key.
-    #[inline]
-    pub fn key(&self, event: &PersistedEvent) -> Result<K, HandlerError> {
-        (self.key)(event)
-    }
+/// The aggregate id as a key, or as one part of it.
+///
+/// # Errors
+/// If the id is not a key of that type.
+pub fn aggregate_id<K: AggregateKey>(event: &PersistedEvent) -> Result<K, HandlerError> {
+    Ok(K::from_aggregate_id(&event.aggregate_id)?)
 }
 
 /// The value of `key = …`: a key, an `Option`, or anything else that yields keys. `M` tells which.
