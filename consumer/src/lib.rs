@@ -96,7 +96,7 @@ pub use sqlx;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::backend::{Backend, Column, ReadRange, Schema, StoreError};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
-pub use crate::backend::{Blocker, LogProblem, aggregate_slice};
+pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
 pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,

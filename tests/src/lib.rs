@@ -13,6 +13,7 @@ mod model;
 mod pgbouncer;
 mod postgres;
 mod process;
+pub mod samples;
 mod sqlite;
 mod standby;
 mod writers;

@@ -13,7 +13,7 @@ use super::locks::{Effects, Failed, Work};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
 use super::pace::{Pace, time_for};
-use crate::backend::{Backend, ConsumerId, Part};
+use crate::backend::{Backend, ConsumerId, Part, table_schema};
 use crate::contract::Context;
 use crate::registry::Registered;
 use crate::worker::lane::handler::describe;
@@ -200,8 +200,10 @@ impl<DB: Backend> Rewind<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         effects: &mut Effects,
     ) -> Result<(), AdminError> {
+        let schema = table_schema::<DB>(tx, code.consumer.read_model()).await?;
         let cx = Context::new(Arc::clone(&self.consumer.name))
             .with_version(self.consumer.version)
+            .with_table_schema(schema)
             .with_replay(true);
         let cx = Arc::new(cx);
         // A reset that was written by hand may panic before it returns its future.

@@ -15,7 +15,7 @@ use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use super::transactions::Borrowed;
 use crate::backend::{
-    Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError,
+    Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError, table_schema,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
 use crate::registry::Registered;
@@ -284,6 +284,11 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
+        let table = self.code.consumer.read_model();
+        let schema = table_schema::<DB>(connection, table)
+            .await
+            .map_err(AdminError::from)?;
+        let is_divided = self.code.declaration.settings.segments > 1;
         let mut rest = waiting.events.as_slice();
         let mut attempt = waiting.attempts.saturating_add(1);
         while let Some(last) = rest.last() {
@@ -293,6 +298,8 @@ impl<DB: Backend> Retry<'_, DB> {
                 .with_version(self.consumer.version)
                 .with_attempt(attempt)
                 .with_head(last.global_position)
+                .with_segments(is_divided)
+                .with_table_schema(schema.clone())
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
             let handled = self.handle_batch(connection, &cx, batch).await?;

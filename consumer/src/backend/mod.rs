@@ -38,6 +38,8 @@ mod slices;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "worker")]
+mod tables;
 
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
@@ -78,6 +80,14 @@ pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
 pub(crate) use self::sql::{Sql, StoreSettings};
+#[cfg(feature = "worker")]
+pub use self::tables::TableError;
+#[cfg(feature = "testing")]
+pub(crate) use self::tables::prepare_table_within;
+#[cfg(feature = "worker")]
+pub(crate) use self::tables::{prepare_table, table_schema};
+
+use crate::contract::read_model::ReadModelDatabase;
 
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
@@ -104,19 +114,30 @@ pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(not(feature = "worker"))]
-pub trait Parts: events::Events {}
+pub trait Parts: events::Events + ReadModelDatabase {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(all(feature = "worker", not(feature = "testing")))]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + ReadModelDatabase
 {
 }
 
 /// The parts of a backend that the features of this build use.
 #[cfg(feature = "testing")]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + faults::Faults
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + faults::Faults
+    + ReadModelDatabase
 {
 }
 

@@ -219,6 +219,24 @@ impl Settings {
 
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 impl Settings {
+    /// The size of the batches of a read model, which are larger since a row is written once a batch.
+    const LARGE_BATCH_SIZE: u32 = 50_000;
+
+    /// Returns the settings for a consumer with a read model: unless the size of its batches has been
+    /// set, they are large, and do not grow further.
+    pub(crate) fn for_read_model(mut self) -> Self {
+        if self.may_grow {
+            self.may_grow = false;
+            self.batch_size = Self::LARGE_BATCH_SIZE;
+        }
+        self
+    }
+
+    /// Returns whether batches are larger than a consumer can set.
+    pub(crate) fn is_large_batch(&self) -> bool {
+        self.batch_size > Self::MAX_BATCH_SIZE
+    }
+
     /// Returns the size of a batch as a length.
     pub(crate) fn batch_len(&self) -> usize {
         usize::try_from(self.batch_size).unwrap_or(usize::MAX)

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::backend::StoreError;
+use crate::backend::{StoreError, TableError};
 use crate::contract::HandlerError;
 
 /// Why a test of a consumer failed.
@@ -48,6 +48,10 @@ pub enum TestError {
     },
     /// The consumer could not empty its read model.
     Reset(HandlerError),
+    /// The table of the read model could not be created, or differs from its struct.
+    Table(TableError),
+    /// The rows of the read model could not be read.
+    Row(HandlerError),
     /// The test's database returned an error.
     Database(sqlx::Error),
     /// The test's store could not be created.
@@ -66,6 +70,8 @@ impl fmt::Display for TestError {
                 "the consumer ended the transaction that it was given, which a worker refuses: remove the `COMMIT` or `ROLLBACK`; to undo, return an error",
             ),
             Self::Reset(_) => f.write_str("the consumer could not empty its read model"),
+            Self::Table(error) => error.fmt(f),
+            Self::Row(_) => f.write_str("the rows of the read model cannot be read"),
             Self::Database(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
         }
@@ -75,7 +81,10 @@ impl fmt::Display for TestError {
 impl Error for TestError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Handler { error, .. } | Self::Reset(error) => Some(error.as_error()),
+            Self::Handler { error, .. } | Self::Reset(error) | Self::Row(error) => {
+                Some(error.as_error())
+            }
+            Self::Table(error) => error.source(),
             Self::EndedTransaction { error } => Some(error),
             Self::Swallowed { .. } => None,
             Self::Database(error) => error.source(),
@@ -93,5 +102,11 @@ impl From<sqlx::Error> for TestError {
 impl From<StoreError> for TestError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<TableError> for TestError {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
     }
 }

@@ -1,5 +1,6 @@
 //! Builds a worker, and finds every problem before it runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -522,6 +523,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             .sort_by(|left, right| key(left).cmp(&key(right)));
         problems.extend(wrong_names(&self.registered));
         problems.extend(names_taken(&self.registered));
+        problems.extend(tables_taken(&self.registered));
         problems
     }
 
@@ -624,6 +626,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let guard = RunGuard::new(&progress);
         let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
+            table_schema: None,
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,
@@ -681,6 +684,27 @@ fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
         })
         .map(|taken| BuildError::NameTaken(Box::new(taken)))
         .collect()
+}
+
+/// Pairs of consumers that would write the same table.
+fn tables_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
+    let mut owners: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
+    let tables = registered.iter().filter_map(|one| {
+        let table = one.consumer.read_model()?;
+        Some((table.name, &one.declaration.name))
+    });
+    let mut problems = Vec::new();
+    for (table, name) in tables {
+        let owner = *owners.entry(table).or_insert(name);
+        if owner != name {
+            problems.push(BuildError::TableTaken {
+                table,
+                first: owner.to_string(),
+                second: name.to_string(),
+            });
+        }
+    }
+    problems
 }
 
 fn unknown_consumer<DB: Backend>(name: &str, registered: &[Registered<DB>]) -> BuildError {

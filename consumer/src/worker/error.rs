@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{FrontierError, LogProblem, OtherLog, StoreError};
+use crate::backend::{FrontierError, LogProblem, OtherLog, StoreError, TableError};
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
 
@@ -35,6 +35,9 @@ pub enum WorkerError {
     /// The store is not ready for a worker.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The table of a read model cannot be used.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// The frontier of this log cannot be determined.
     #[error(transparent)]
     Log(LogProblem),
@@ -100,6 +103,18 @@ pub enum BuildError {
     /// The name of a hand-written consumer cannot key a checkpoint.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// Two consumers would write the same table.
+    #[error(
+        "the consumers `{first}` and `{second}` have the same read model: the table `{table}` belongs to one consumer, so give one of them a row type of its own"
+    )]
+    TableTaken {
+        /// The table, without a version.
+        table: &'static str,
+        /// The first consumer.
+        first: String,
+        /// The second consumer.
+        second: String,
+    },
     /// Settings were given for a consumer that the worker does not have.
     #[error("there is no consumer `{name}` to configure; the worker has: {known}")]
     UnknownConsumer {

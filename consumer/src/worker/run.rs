@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{Backend, Observation, StoreError};
+use crate::backend::{Backend, Observation, StoreError, prepare_table, table_schema};
 use crate::contract::Backoff;
+use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
@@ -158,6 +159,7 @@ impl<DB: Backend> Worker<DB> {
     ) -> Result<Report, WorkerError> {
         let mut shared = self.shared;
         check_store(&mut shared).await?;
+        prepare_tables(&mut shared, &self.assigner.consumers).await?;
         let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
         let Channels {
@@ -199,6 +201,26 @@ async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerE
         StoreError::Database(error) => WorkerError::Database(error),
         other => WorkerError::Store(other),
     })
+}
+
+/// Creates the tables of read models, or compares those that exist with their structs.
+async fn prepare_tables<DB: Backend>(
+    shared: &mut Shared<DB>,
+    consumers: &[Arc<WorkerConsumer<DB>>],
+) -> Result<(), WorkerError> {
+    let with_table = consumers.iter().filter_map(|consumer| {
+        let table = consumer.registered.consumer.read_model()?;
+        Some((table, consumer.id().version))
+    });
+    for (table, version) in with_table {
+        let mut connection = shared.store.pool().acquire().await?;
+        if shared.table_schema.is_none() {
+            shared.table_schema = table_schema::<DB>(&mut connection, Some(table)).await?;
+        }
+        let table = VersionTable::new(table, version, shared.table_schema.as_deref());
+        prepare_table::<DB>(&mut connection, &table).await?;
+    }
+    Ok(())
 }
 
 /// Starts the tasks beside the poller and the lanes.

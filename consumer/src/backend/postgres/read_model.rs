@@ -35,6 +35,19 @@ impl ReadModelDatabase for Postgres {
         })
     }
 
+    fn load_all<'a>(
+        connection: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+        Box::pin(async move {
+            let columns = table.table();
+            let query = statement(select(columns, &table_name(table, None)));
+            let rows = query.fetch_all(connection).await?;
+            let rows = rows.iter().map(|row| values(columns, row));
+            Ok(rows.collect::<Result<_, sqlx::Error>>()?)
+        })
+    }
+
     fn upsert<'a>(
         tx: &'a mut PgConnection,
         table: &'a VersionTable<'a>,

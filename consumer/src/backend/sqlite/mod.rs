@@ -21,6 +21,8 @@ mod migrations;
 mod operate;
 mod read_model;
 mod rows;
+#[cfg(feature = "worker")]
+mod tables;
 
 /// Times in our tables are Unix milliseconds.
 const DIALECT: Dialect = Dialect {

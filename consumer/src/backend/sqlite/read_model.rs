@@ -48,6 +48,19 @@ impl ReadModelDatabase for Sqlite {
         })
     }
 
+    fn load_all<'a>(
+        connection: &'a mut SqliteConnection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+        Box::pin(async move {
+            let columns = table.table();
+            let query = statement(select(columns, &table_name(table, MAIN)));
+            let rows = query.fetch_all(connection).await?;
+            let rows = rows.iter().map(|row| values(columns, row));
+            Ok(rows.collect::<Result<_, sqlx::Error>>()?)
+        })
+    }
+
     fn upsert<'a>(
         tx: &'a mut SqliteConnection,
         table: &'a VersionTable<'a>,

@@ -25,6 +25,12 @@ pub trait ReadModelDatabase: Database {
         keys: Vec<Vec<Value>>,
     ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
 
+    /// Reads all rows, in any order.
+    fn load_all<'a>(
+        connection: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
+
     /// Inserts rows with different keys, or updates those that exist.
     ///
     /// It fails if the database stores another text than it was given in a column of the type

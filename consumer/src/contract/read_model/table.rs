@@ -207,7 +207,9 @@ pub struct VersionTable<'a> {
 }
 
 impl<'a> VersionTable<'a> {
-    pub(crate) const fn new(table: &'static Table, version: u32, schema: Option<&'a str>) -> Self {
+    /// Names the table of a version, in a schema unless the name of the table gives one.
+    #[must_use]
+    pub const fn new(table: &'static Table, version: u32, schema: Option<&'a str>) -> Self {
         Self {
             table,
             version,
@@ -219,6 +221,12 @@ impl<'a> VersionTable<'a> {
     #[must_use]
     pub const fn table(&self) -> &'static Table {
         self.table
+    }
+
+    /// Returns the version.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
     }
 
     /// Returns the schema that the name gives or that was resolved at start, if any.

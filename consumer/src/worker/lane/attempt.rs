@@ -328,6 +328,8 @@ impl<DB: Backend> Attempt<'_, DB> {
                 .with_attempt(failed.saturating_add(1))
                 .with_replay(is_replay)
                 .with_head(self.job.head)
+                .with_segments(self.segment.is_divided())
+                .with_table_schema(self.shared.table_schema.clone())
                 .with_deadline(after(consumer.settings.batch_time)),
         )
     }

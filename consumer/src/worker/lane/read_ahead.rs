@@ -61,11 +61,12 @@ impl ReadAhead {
             return;
         }
         let shared = Arc::clone(shared);
+        let settings = segment.consumer.settings.clone();
         let reader = self.reader.take();
         let mut reader = reader.unwrap_or_else(|| BatchReader::new(segment.filter()));
         let task = self.runtime.spawn(async move {
             let frontier = shared.frontier.borrow().clone();
-            let max_bytes = shared.batch_bytes();
+            let max_bytes = shared.batch_bytes(&settings);
             let batch = reader
                 .collect(&shared.log, &frontier, after, limit, max_bytes)
                 .await;

@@ -25,6 +25,12 @@ impl<DB: Backend> Segment<DB> {
         &self.consumer.enrolment.scope
     }
 
+    /// Whether the consumer has other segments beside this one, or may have.
+    pub(crate) fn is_divided(&self) -> bool {
+        let slices = i32::from(SLICES);
+        self.consumer.settings.segments > 1 || (self.key.slice_from, self.slice_to) != (0, slices)
+    }
+
     /// Which events it contains.
     pub(crate) fn filter(&self) -> Filter {
         let slice = |slice: i32| u16::try_from(slice).unwrap_or(SLICES);

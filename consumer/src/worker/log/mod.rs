@@ -12,6 +12,7 @@ use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 
 use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, position};
+use crate::contract::Settings;
 use crate::store::EventStore;
 use crate::worker::log::cache::Cache;
 use crate::worker::log::continuity::{Continuity, SkippedVersion};
@@ -92,7 +93,7 @@ impl<DB: Backend> Log<DB> {
         let wanted = ReadRange {
             after,
             up_to,
-            limit: batch_len.max(RANGE_EVENTS),
+            limit: batch_len.clamp(RANGE_EVENTS, Settings::MAX_BATCH_SIZE),
             max_bytes: (self.cache_bytes / 8).max(MIN_READ_BYTES),
             scope: None,
         };

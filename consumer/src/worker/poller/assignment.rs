@@ -33,7 +33,10 @@ pub(crate) struct WorkerConsumer<DB: Backend> {
 impl<DB: Backend> WorkerConsumer<DB> {
     pub(crate) fn new(registered: Registered<DB>) -> Self {
         let declaration = &registered.declaration;
-        let settings = declaration.settings.clone();
+        let settings = match registered.consumer.read_model() {
+            Some(_) => declaration.settings.clone().for_read_model(),
+            None => declaration.settings.clone(),
+        };
         let segments = segment_count(settings.segments);
         let width = u32::from(SLICES) / segments;
         Self {

@@ -9,6 +9,7 @@ mod append;
 mod case;
 mod consumers;
 mod dispatch;
+mod folds;
 mod latency;
 mod log;
 mod memory;
@@ -41,6 +42,7 @@ async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(postgres::run(plan).await);
     cases.extend(sqlite::run(plan).await);
+    cases.extend(folds::run(plan).await);
     cases.extend(scale::run(plan).await);
     cases.extend(segments::run(plan).await);
     cases.extend(dispatch::run(plan).await);
