@@ -370,6 +370,10 @@ pub struct ByReference;
 #[derive(Debug)]
 pub struct ByTwoReferences;
 
+/// Marks a reference to a reference to what `M` marks, as patterns yield it.
+#[derive(Debug)]
+pub struct Through<M>(PhantomData<M>);
+
 /// Marks a key by the form that it has when borrowed.
 #[derive(Debug)]
 pub struct Borrowed;
@@ -393,9 +397,12 @@ impl<K: Key> IntoKeys<K, ByReference> for &K {
 }
 
 #[diagnostic::do_not_recommend]
-impl<K: Key> IntoKeys<K, ByTwoReferences> for &&K {
+impl<'a, K, M, T: ?Sized> IntoKeys<K, Through<M>> for &&'a T
+where
+    &'a T: IntoKeys<K, M>,
+{
     fn add_to(self, keys: &mut Vec<K>) {
-        keys.push((*self).clone());
+        (*self).add_to(keys);
     }
 }
 
