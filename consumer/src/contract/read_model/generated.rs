@@ -402,7 +402,7 @@ where
     &'a T: IntoKeys<K, M>,
 {
     fn add_to(self, keys: &mut Vec<K>) {
-        (*self).add_to(keys);
+        IntoKeys::<K, M>::add_to(*self, keys);
     }
 }
 
