@@ -115,15 +115,16 @@ fn step(krate: &Path, fold: &Fold<'_>, reaction: &TokenStream) -> TokenStream {
             return ::core::result::Result::Ok(());
         },
     };
-    quote_spanned! {Span::mixed_site()=>
-        #cfgs
-        {
-            if #takes {
-                #reaction
-                #end
-            }
+    let step = quote_spanned! {Span::mixed_site()=>
+        if #takes {
+            #reaction
+            #end
         }
+    };
+    if cfgs.0.is_empty() {
+        return step;
     }
+    quote_spanned! {Span::mixed_site()=> #cfgs { #step } }
 }
 
 /// Names the rows of an event.

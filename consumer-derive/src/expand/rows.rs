@@ -41,23 +41,41 @@ pub(super) fn key_type(krate: &Path, row: &Path) -> TokenStream {
 
 /// What is required of the row, and of its key if a handler takes the aggregate id for it.
 fn fold_type(krate: &Path, handlers: &Handlers) -> TokenStream {
-    let of_aggregate = handlers
+    let cfgs: Vec<&Cfgs> = handlers
         .events
         .iter()
-        .filter(|handler| handler.rows().is_some_and(Rows::are_of_aggregate));
-    let conditions: Vec<TokenStream> = of_aggregate
+        .filter(|handler| handler.rows().is_some_and(Rows::are_of_aggregate))
         .map(|handler| &handler.method.cfgs)
-        .map(Cfgs::condition)
         .collect();
-    quote_spanned! {Span::mixed_site()=>
-        #[cfg(any(#(#conditions),*))]
+    let by_aggregate_id = quote_spanned! {Span::mixed_site()=>
         type __Fold = #krate::__private::ByAggregateId<__Row>;
-        #[cfg(any(#(#conditions),*))]
+    };
+    let aggregate_key = quote_spanned! {Span::mixed_site()=>
         type __AggregateKey = <__Row as #krate::ReadModel>::Key;
-        #[cfg(not(any(#(#conditions),*)))]
+    };
+    let by_key = quote_spanned! {Span::mixed_site()=>
         type __Fold = #krate::__private::ByKey<__Row>;
-        #[cfg(not(any(#(#conditions),*)))]
+    };
+    let any_key = quote_spanned! {Span::mixed_site()=>
         type __AggregateKey = ::std::string::String;
+    };
+    if cfgs.is_empty() {
+        return quote_spanned! {Span::mixed_site()=> #by_key #any_key };
+    }
+    if cfgs.iter().any(|cfgs| cfgs.0.is_empty()) {
+        return quote_spanned! {Span::mixed_site()=> #by_aggregate_id #aggregate_key };
+    }
+    let conditions = cfgs.into_iter().map(Cfgs::condition);
+    let is_there = quote_spanned! {Span::mixed_site()=> any(#(#conditions),*) };
+    quote_spanned! {Span::mixed_site()=>
+        #[cfg(#is_there)]
+        #by_aggregate_id
+        #[cfg(#is_there)]
+        #aggregate_key
+        #[cfg(not(#is_there))]
+        #by_key
+        #[cfg(not(#is_there))]
+        #any_key
     }
 }
 
