@@ -1,6 +1,6 @@
 //! A validated consumer: a macro can find no further mistake in it.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, TokenStreamExt, quote};
 use syn::{Attribute, Expr, Ident, Meta, Pat, Path, Type};
 
@@ -170,7 +170,7 @@ pub(crate) enum RowKey {
     /// `key = event.payload.referrer`, which yields one key, none, or several; `key = aggregate_id`.
     One(KeyPart),
     /// `key = (event.payload.account, aggregate_id)`: one key of several parts.
-    Tuple(Vec<KeyPart>),
+    Tuple(Span, Vec<KeyPart>),
 }
 
 /// A key, or one part of it.
@@ -218,6 +218,17 @@ pub(crate) enum Parameter {
     Decoded(Type),
     /// `&[T]`: several events.
     Several(Type),
+}
+
+impl Rows {
+    /// Whether the aggregate id is the key.
+    pub(crate) fn are_of_aggregate(&self) -> bool {
+        match self {
+            Self::OfAggregate(_) => true,
+            Self::Named { key, .. } => matches!(key, RowKey::One(KeyPart::AggregateId(_))),
+            Self::None => false,
+        }
+    }
 }
 
 impl Handler {
@@ -308,7 +319,7 @@ impl ToTokens for RowKey {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         match self {
             Self::One(part) => part.to_tokens(tokens),
-            Self::Tuple(parts) => tokens.append_separated(parts, quote!(,)),
+            Self::Tuple(_, parts) => tokens.append_separated(parts, quote!(,)),
         }
     }
 }

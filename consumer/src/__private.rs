@@ -11,9 +11,9 @@ pub use crate::contract::generated::{
     several, shared, slice, transaction, whole,
 };
 pub use crate::contract::read_model::generated::{
-    KeyCodec, NO_TABLE, NoKeyCodec, NoTable, TableOf, aggregate, changed, codec, fold_one,
-    fold_run, key_part, keys_of, only, optional_text_codec, position_codec, returned, row,
-    text_codec,
+    ByAggregateId, ByKey, KeyCodec, KeysOf, NO_TABLE, NoAggregateId, NoKeyCodec, NoTable, RowType,
+    TableOf, aggregate_id, changed, codec, fold_one, fold_run, key_part, keys_of, keys_of_place,
+    only, optional_text_codec, position_codec, returned, row, text_codec,
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
@@ -25,7 +25,9 @@ pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
     default_instance, no_value,
 };
-pub use crate::registry::entry::{Entry, Factory, Making, NO_FACTORIES, NoMaking, NoRows, OfRows};
+pub use crate::registry::entry::{
+    Entry, Factory, Making, MakingFold, NO_FACTORIES, NoFold, NoMaking,
+};
 pub use crate::registry::handled::{HandlerRows, HandlerShape, check};
 pub use crate::registry::lock::{LockError, check_lock};
 

@@ -236,10 +236,8 @@ fn table_fits(model: &Model) -> TokenStream {
         return TokenStream::new();
     };
     let version = model.version;
-    let table = super::read_model(model);
-    let table = crate::span::moved(table, own(row));
     quote_at! {krate, own(row) =>
-        const _: () = #krate::__private::check::table_fits(#table, #version);
+        const _: () = #krate::__private::check::table_fits(__TABLE, #version);
     }
 }
 

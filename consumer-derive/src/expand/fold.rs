@@ -1,10 +1,11 @@
 //! The implementation of `Fold`: from events to keys and rows.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, Path};
 
 use super::handlers::{Given, argument, pattern, typed};
+use super::rows;
 use crate::model::{Events, Handler, Handlers, KeyPart, Method, Model, Parameter, RowKey, Rows};
 use crate::span::{at, own, quote_at};
 
@@ -18,31 +19,32 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
         .filter_map(|fold| key_function(krate, row, fold));
     let keys = folds
         .iter()
-        .map(|fold| step(krate, fold, &names_keys(krate, row, fold)));
+        .map(|fold| step(krate, fold, &names_keys(krate, fold)));
     let calls = folds
         .iter()
-        .map(|fold| step(krate, fold, &folds_rows(krate, row, fold)));
-    let key = key_type(krate, row);
+        .map(|fold| step(krate, fold, &folds_rows(krate, fold)));
     let is_shareable =
         quote_at! {krate, own(self_type) => #self_type: #krate::__private::Shareable };
-    let is_row = is_row(krate, row);
+    let are_rows = rows::assumptions(krate);
+    let rows = rows::rows(krate, row, handlers);
     quote_spanned! {Span::mixed_site()=>
+        #rows
         #(#key_functions)*
         #[automatically_derived]
         #[allow(trivial_bounds)]
         impl #krate::Fold for #self_type
         where
             #is_shareable,
-            #is_row,
+            #are_rows
         {
-            type Row = #row;
+            type Row = __Row;
 
             #[allow(unreachable_code, unreachable_patterns, unused_assignments, unused_mut)]
             fn keys(
                 &self,
                 __cx: &#krate::Context,
                 __event: &#krate::PersistedEvent,
-                __keys: &mut #krate::read_model::Keys<'_, #key>,
+                __keys: &mut #krate::read_model::Keys<'_, <__Row as #krate::ReadModel>::Key>,
             ) -> ::core::result::Result<(), #krate::HandlerError> {
                 let _ = (&__cx, &__keys);
                 let __kind: &::core::primitive::str = &__event.event_type;
@@ -57,7 +59,7 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
                 &self,
                 __cx: &#krate::Context,
                 __event: &#krate::PersistedEvent,
-                __rows: &mut #krate::read_model::Rows<'_, #row>,
+                __rows: &mut #krate::read_model::Rows<'_, __Row>,
             ) -> ::core::result::Result<(), #krate::HandlerError> {
                 let _ = (&__cx, &__rows);
                 let __kind: &::core::primitive::str = &__event.event_type;
@@ -68,15 +70,6 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
             }
         }
     }
-}
-
-/// `User: ReadModel`, at the user's type: the compiler reports there that it is not, and nowhere else.
-pub(super) fn is_row(krate: &Path, row: &Path) -> TokenStream {
-    quote_at! {krate, own(row) => #row: #krate::ReadModel }
-}
-
-fn key_type(krate: &Path, row: &Path) -> TokenStream {
-    quote_at! {krate, at(row) => <#row as #krate::ReadModel>::Key }
 }
 
 /// A handler that is not `async`, with its number among all.
@@ -122,33 +115,26 @@ fn step(krate: &Path, fold: &Fold<'_>, reaction: &TokenStream) -> TokenStream {
             return ::core::result::Result::Ok(());
         },
     };
-    quote_spanned! {Span::mixed_site()=>
-        #cfgs
-        {
-            if #takes {
-                #reaction
-                #end
-            }
+    let step = quote_spanned! {Span::mixed_site()=>
+        if #takes {
+            #reaction
+            #end
         }
+    };
+    if cfgs.0.is_empty() {
+        return step;
     }
+    quote_spanned! {Span::mixed_site()=> #cfgs { #step } }
 }
 
 /// Names the rows of an event.
-fn names_keys(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
+fn names_keys(krate: &Path, fold: &Fold<'_>) -> TokenStream {
     match fold.rows {
         Rows::None => TokenStream::new(),
-        Rows::OfAggregate(on) => {
-            let aggregate = aggregate(krate, row, at(on));
-            quote_spanned! {Span::mixed_site()=> #aggregate.add(__keys, __event)?; }
-        }
-        Rows::Named {
-            key: RowKey::One(KeyPart::AggregateId(word)),
-            ..
-        } => {
-            let aggregate = aggregate(krate, row, at(word));
-            quote_spanned! {Span::mixed_site()=> #aggregate.add(__keys, __event)?; }
-        }
-        Rows::Named { .. } => {
+        rows if rows.are_of_aggregate() => quote_spanned! {Span::mixed_site()=>
+            __keys.add_aggregate(__event)?;
+        },
+        Rows::OfAggregate(_) | Rows::Named { .. } => {
             let function = key_function_name(fold);
             let decoded = decoded(krate, fold.handler);
             let given = borrowed(fold.handler);
@@ -163,35 +149,21 @@ fn names_keys(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
 }
 
 /// Calls the handler with each of its rows.
-fn folds_rows(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
+fn folds_rows(krate: &Path, fold: &Fold<'_>) -> TokenStream {
     let decoded = decoded(krate, fold.handler);
-    let change = change(krate, row, fold.handler);
+    let change = change(krate, fold.handler);
     match fold.rows {
         Rows::None => {
-            let call = call(krate, row, fold.handler);
+            let call = call(krate, fold.handler);
             let outcome = outcome(krate, &fold.handler.method);
             quote_spanned! {Span::mixed_site()=> #decoded #outcome(#call)?; }
         }
-        Rows::OfAggregate(on) => {
-            let aggregate = aggregate(krate, row, at(on));
-            quote_spanned! {Span::mixed_site()=>
-                let __key = #aggregate.key(__event)?;
-                #decoded
-                #change
-            }
-        }
-        Rows::Named {
-            key: RowKey::One(KeyPart::AggregateId(word)),
-            ..
-        } => {
-            let aggregate = aggregate(krate, row, at(word));
-            quote_spanned! {Span::mixed_site()=>
-                let __key = #aggregate.key(__event)?;
-                #decoded
-                #change
-            }
-        }
-        Rows::Named { .. } => {
+        rows if rows.are_of_aggregate() => quote_spanned! {Span::mixed_site()=>
+            let __key = #krate::__private::aggregate_id(__event)?;
+            #decoded
+            #change
+        },
+        Rows::OfAggregate(_) | Rows::Named { .. } => {
             let function = key_function_name(fold);
             let given = borrowed(fold.handler);
             let (again, next) = again(krate, fold.handler);
@@ -206,13 +178,6 @@ fn folds_rows(krate: &Path, row: &Path, fold: &Fold<'_>) -> TokenStream {
             }
         }
     }
-}
-
-/// The aggregate id as a key. Every mention of it for one handler is this one expression, so that a
-/// mistake is reported once.
-fn aggregate(krate: &Path, row: &Path, span: Span) -> TokenStream {
-    let key = crate::span::moved(key_type(krate, row), span);
-    quote_at! {krate, span => #krate::__private::aggregate::<#key>() }
 }
 
 /// `let __decoded = …;` for a handler of a decoded event.
@@ -270,17 +235,21 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
     let evaluated = match key {
         RowKey::One(KeyPart::AggregateId(_)) => return None,
         RowKey::One(KeyPart::Expression(expression)) => {
-            let source = source(expression);
-            let key_type = crate::span::moved(key_type(krate, row), at(expression));
-            quote_at! {krate, at(expression) =>
-                #krate::__private::keys_of::<#key_type, _, _>(#source)
-            }
+            let key_type = rows::key_type(krate, row);
+            let keys_of = if is_place(expression) {
+                quote_spanned! {Span::mixed_site()=> keys_of_place }
+            } else {
+                quote_spanned! {Span::mixed_site()=> keys_of }
+            };
+            let arguments = |span: Span| quote_spanned! {span=> ::<#key_type, _, _> };
+            call_with(krate, &keys_of, arguments, expression)
         }
-        RowKey::Tuple(parts) => {
-            let key_type = key_type(krate, row);
+        RowKey::Tuple(span, parts) => {
+            let key_type = rows::key_type(krate, row);
             let parts = parts.iter().map(|part| key_part(krate, part));
-            quote_spanned! {at(key)=>
-                let __key: #key_type = (#(#parts,)*);
+            let parts = quote_spanned! {*span=> (#(#parts,)*) };
+            quote_spanned! {Span::mixed_site()=>
+                let __key: #key_type = #parts;
                 #krate::__private::only(__key)
             }
         }
@@ -293,18 +262,22 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
             quote_spanned! {Span::mixed_site()=> #krate::PersistedEvent }
         }
     };
-    let key_type = key_type(krate, row);
-    let is_row = is_row(krate, row);
-    Some(quote_spanned! {Span::mixed_site()=>
-        #cfgs
-        #[allow(trivial_bounds, unused_variables)]
+    let key_type = rows::key_type(krate, row);
+    // At the row, where the compiler reports that its key is unknown.
+    let signature = quote_at! {krate, at(row) =>
         fn #name(
             __event: &#krate::PersistedEvent,
             __given: &#event,
         ) -> ::core::result::Result<::std::vec::Vec<#key_type>, #krate::HandlerError>
-        where
-            #is_row,
-        {
+    };
+    Some(quote_spanned! {Span::mixed_site()=>
+        #cfgs
+        #[allow(
+            clippy::needless_borrow,
+            clippy::needless_borrows_for_generic_args,
+            unused_variables
+        )]
+        #signature {
             let #pattern = __given;
             #evaluated
         }
@@ -314,22 +287,39 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
 fn key_part(krate: &Path, part: &KeyPart) -> TokenStream {
     match part {
         KeyPart::AggregateId(word) => quote_at! {krate, at(word) =>
-            #krate::__private::aggregate().key(__event)?
+            #krate::__private::aggregate_id(__event)?
         },
         KeyPart::Expression(expression) => {
-            let source = source(expression);
-            quote_at! {krate, at(expression) => #krate::__private::key_part(#source) }
+            let key_part = quote_spanned! {Span::mixed_site()=> key_part };
+            call_with(krate, &key_part, |_| TokenStream::new(), expression)
         }
     }
 }
 
-/// A place is borrowed, since it belongs to the event; anything else is a value of its own.
-fn source(expression: &Expr) -> TokenStream {
-    if is_place(expression) {
-        quote_spanned! {at(expression)=> &#expression }
+/// Calls a function of `__private`. A place is borrowed, since it belongs to the event; anything else
+/// is a value of its own. The call has the span of the expression, from its first token to its last.
+fn call_with(
+    krate: &Path,
+    function: &TokenStream,
+    type_arguments: impl Fn(Span) -> TokenStream,
+    expression: &Expr,
+) -> TokenStream {
+    let mut spans = expression
+        .to_token_stream()
+        .into_iter()
+        .map(|token| token.span());
+    let first = spans.next().unwrap_or_else(Span::mixed_site);
+    let last = spans.last().unwrap_or(first);
+    let function = crate::span::moved(function, first);
+    let type_arguments = type_arguments(first);
+    let argument = if is_place(expression) {
+        quote_spanned! {first=> &#expression }
     } else {
         expression.to_token_stream()
-    }
+    };
+    let mut arguments = Group::new(Delimiter::Parenthesis, argument);
+    arguments.set_span(last);
+    quote_at! {krate, first => #krate::__private::#function #type_arguments #arguments }
 }
 
 fn is_place(expression: &Expr) -> bool {
@@ -343,14 +333,14 @@ fn is_place(expression: &Expr) -> bool {
 }
 
 /// Changes the row of `__key` by calling the handler.
-fn change(krate: &Path, row: &Path, handler: &Handler) -> TokenStream {
+fn change(krate: &Path, handler: &Handler) -> TokenStream {
     let method = &handler.method;
-    let call = call(krate, row, handler);
+    let call = call(krate, handler);
     if takes_row(method) {
         let outcome = outcome(krate, method);
         return quote_spanned! {Span::mixed_site()=> #outcome(#call)?; };
     }
-    let returned = returned(krate, row, method);
+    let returned = returned(krate, method);
     quote_spanned! {Span::mixed_site()=> #returned(#call, __rows, &__key)?; }
 }
 
@@ -359,7 +349,7 @@ fn takes_row(method: &Method) -> bool {
     parameters.any(|parameter| matches!(parameter, Parameter::Row(_)))
 }
 
-fn call(krate: &Path, row: &Path, handler: &Handler) -> TokenStream {
+fn call(krate: &Path, handler: &Handler) -> TokenStream {
     let method = &handler.method;
     let name = &method.name;
     let given = match &handler.events {
@@ -371,7 +361,7 @@ fn call(krate: &Path, row: &Path, handler: &Handler) -> TokenStream {
         .then(|| quote_spanned! {Span::mixed_site()=> self, });
     let arguments = method.parameters.iter().map(|parameter| match parameter {
         Parameter::Row(ty) => quote_at! {krate, at(ty) =>
-            #krate::__private::row::<#row, #ty>(__rows, &__key)?
+            #krate::__private::row::<__Row, #ty>(__rows, &__key)?
         },
         other => argument(krate, other, given),
     });
@@ -387,10 +377,10 @@ fn outcome(krate: &Path, method: &Method) -> TokenStream {
 }
 
 /// The conversion of a result that may have a row.
-fn returned(krate: &Path, row: &Path, method: &Method) -> TokenStream {
+fn returned(krate: &Path, method: &Method) -> TokenStream {
     with_output(method, |output| {
         let span = at(output);
-        quote_at! {krate, span => #krate::__private::returned::<#row, #output> }
+        quote_at! {krate, span => #krate::__private::returned::<__Row, #output> }
     })
 }
 

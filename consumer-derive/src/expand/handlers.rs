@@ -17,8 +17,8 @@ pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) ->
     if handlers.by_event().next().is_some() {
         methods.extend(by_event(krate, handlers));
     }
-    if let Some(row) = &handlers.read_model {
-        methods.extend(read_model(krate, row, &handlers.resets));
+    if handlers.read_model.is_some() {
+        methods.extend(read_model(krate, &handlers.resets));
         return methods;
     }
     if matches!(database, Database::Any) {
@@ -133,19 +133,18 @@ fn fold_all(krate: &Path) -> TokenStream {
 }
 
 /// What the library needs to know of a read model, whose rows it deletes when a rebuild begins.
-fn read_model(krate: &Path, row: &Path, resets: &[Method]) -> TokenStream {
+fn read_model(krate: &Path, resets: &[Method]) -> TokenStream {
     let connection = connection(krate);
     let calls = resets.iter().map(|method| {
         let cfgs = &method.cfgs;
         let call = call(krate, method, Given::Nothing);
         quote_spanned! {Span::mixed_site()=> #cfgs { #call?; } }
     });
-    let table = quote_at! {krate, at(row) => <#row as #krate::ReadModel>::TABLE };
     quote_spanned! {Span::mixed_site()=>
         fn read_model(
             &self,
         ) -> ::core::option::Option<&'static #krate::read_model::Table> {
-            ::core::option::Option::Some(#table)
+            __TABLE
         }
         fn can_reset(&self) -> ::core::primitive::bool {
             true
@@ -155,7 +154,8 @@ fn read_model(krate: &Path, row: &Path, resets: &[Method]) -> TokenStream {
             __cx: &#krate::Context,
             __tx: &mut #connection,
         ) -> ::core::result::Result<(), #krate::HandlerError> {
-            #krate::read_model::clear::<__Database, #row>(__cx, __tx).await?;
+            #krate::read_model::clear::<__Database, __Row>(__cx, __tx)
+                .await?;
             #(#calls)*
             ::core::result::Result::Ok(())
         }

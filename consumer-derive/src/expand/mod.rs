@@ -8,6 +8,7 @@ mod checks;
 mod fold;
 mod guards;
 mod handlers;
+mod rows;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -87,7 +88,7 @@ fn database_name(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// `where Users: Shareable, User: ReadModel, Connection: Transaction`, at the user's own types: the compiler reports what
+/// `where Users: Shareable, Connection: Transaction`, at the user's own types: the compiler reports what
 /// is wrong with them there, and not at every handler again.
 fn assumptions(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
@@ -106,11 +107,11 @@ fn assumptions(model: &Model, database: &Database) -> TokenStream {
         }
         _ => TokenStream::new(),
     };
-    let is_row = model.read_model().map(|row| {
-        let is_row = fold::is_row(krate, row);
-        quote_spanned! {Span::mixed_site()=> , #is_row }
+    let are_rows = model.read_model().map(|_| {
+        let are_rows = rows::assumptions(krate);
+        quote_spanned! {Span::mixed_site()=> , #are_rows }
     });
-    quote_spanned! {Span::mixed_site()=> #is_shareable #is_row #is_connection }
+    quote_spanned! {Span::mixed_site()=> #is_shareable #is_connection #are_rows }
 }
 
 /// Whether the type has the name of one of sqlx's connections. They need no assumption, and without
@@ -396,7 +397,10 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
         None => quote_spanned! {Span::mixed_site()=> &[] },
     };
     let settings = settings(model);
-    let read_model = read_model(model);
+    let read_model = match model.read_model() {
+        Some(_) => quote_spanned! {Span::mixed_site()=> __TABLE },
+        None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
+    };
     let factories = factories(model, database);
     quote_spanned! {Span::mixed_site()=>
         #krate::__submit! {
@@ -422,22 +426,6 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
     }
 }
 
-/// The table of the read model. A type that is no row, which is reported at the implementation, has
-/// none.
-fn read_model(model: &Model) -> TokenStream {
-    let krate = &model.krate;
-    match model.read_model() {
-        Some(row) => quote_at! {krate, at(row) =>
-            {
-                #[allow(unused_imports)]
-                use #krate::__private::NoTable as _;
-                #krate::__private::TableOf::<#row>::TABLE
-            }
-        },
-        None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
-    }
-}
-
 /// How to make the consumer. With a connection type that is none, or a consumer that cannot be shared,
 /// there is no factory: the mistake is reported at the implementation.
 fn factories(model: &Model, database: &Database) -> TokenStream {
@@ -445,7 +433,7 @@ fn factories(model: &Model, database: &Database) -> TokenStream {
     let self_type = &model.self_type;
     let row = model
         .read_model()
-        .map(|row| quote_spanned! {at(self_type)=> , #row });
+        .map(|_| quote_spanned! {at(self_type)=> , __Fold });
     let connection = match database {
         Database::Any => {
             return quote_at! {krate, at(self_type) =>

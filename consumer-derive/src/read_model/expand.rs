@@ -8,11 +8,15 @@ use super::model::{Column, Content, Model, Role};
 use crate::span::{at, own, quote_at};
 
 pub(super) fn expand(model: &Model) -> TokenStream {
+    let krate = &model.krate;
     let read_model = read_model(model);
     let from_row = from_row(model);
     quote_spanned! {Span::mixed_site()=>
         #[allow(deprecated, unused_qualifications)]
         const _: () = {
+            // For a key of another type, which is reported at the type.
+            #[allow(unused_imports)]
+            use #krate::__private::NoKeyCodec as _;
             #read_model
             #from_row
         };
@@ -140,11 +144,7 @@ fn codec(krate: &Path, column: &Column) -> TokenStream {
     let ty = column.content.ty();
     match (&column.content, column.role) {
         (Content::Native(_), Role::Key) => quote_at! {krate, at(ty) =>
-            {
-                #[allow(unused_imports)]
-                use #krate::__private::NoKeyCodec as _;
-                #krate::__private::KeyCodec::<#ty>::CODEC
-            }
+            #krate::__private::KeyCodec::<#ty>::CODEC
         },
         (Content::Native(_), Role::Position) => quote_at! {krate, at(ty) =>
             #krate::__private::position_codec::<#ty>()

@@ -62,6 +62,16 @@ const SEEDS: &[(&str, &str)] = &[
         enum UserEvent { A(X), #[event(name = "B", version = 2, upcast(1 = Y))] B { b: u8 }, C, D(u8, u8) = 5 }"#,
     ),
     (
+        r#"name = "users", read_model = crate::User, segments = 4"#,
+        r#"impl Users {
+            #[on] fn a(&self, event: Envelope<'_, A>) -> Result<Option<User>, E> { Ok(None) }
+            #[on(key = event.a.b)] fn b(user: &mut User, event: B, cx: &Context) {}
+            #[on("C", "D", key = (aggregate_id, e.f()),)] fn c(e: &PersistedEvent, r: &mut Option<User>) {}
+            #[on(other, key = aggregate_id)] async fn d(&self, tx: &mut T, e: &PersistedEvent) -> Result<(), E> {}
+            #[on(key = , key)] fn e(user: User, event: &[E]) {}
+        }"#,
+    ),
+    (
         "",
         r#"#[derive(ReadModel)] #[read_model(table = "shop.users", crate = ::c)]
         struct User<'a> {

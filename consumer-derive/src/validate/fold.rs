@@ -143,7 +143,8 @@ fn row_key(key: &OnKey, self_type: &Type, errors: &mut Errors) -> Option<RowKey>
     let part = |expression: &Expr| key_part(expression, self_type);
     Some(match without_parentheses(&key.rows) {
         Expr::Tuple(tuple) if !tuple.elems.is_empty() => {
-            RowKey::Tuple(tuple.elems.iter().map(part).collect())
+            let span = tuple.paren_token.span.join();
+            RowKey::Tuple(span, tuple.elems.iter().map(part).collect())
         }
         one => RowKey::One(part(one)),
     })

@@ -107,6 +107,13 @@ fn async_method(
     errors: &mut Errors,
 ) -> Option<Method> {
     let signature = &function.signature;
+    if signature.asyncness.is_none() && seems_to_fold(signature) {
+        errors.at(
+            signature.fn_token,
+            "a handler must be `async`, unless it changes the rows of a read model: add the type of the rows, as in `#[consumer(…, read_model = User)]`, or write `async fn`",
+        );
+        return None;
+    }
     let fits = refuse_no_async(signature, errors)
         & refuse_no_receiver(signature, errors)
         & refuse_no_output(signature, errors);
@@ -197,15 +204,13 @@ impl<'a> Given<'a> {
 fn refuse_no_async(signature: &Signature, errors: &mut Errors) -> bool {
     let is_async = signature.asyncness.is_some();
     if !is_async {
-        let name = &signature.ident;
-        let message = if seems_to_fold(signature) {
+        errors.at(
+            signature.fn_token,
             format!(
-                "a handler must be `async`, unless it folds events into the rows of a read model: name the read model, as in `#[consumer(…, read_model = User)]`, or write `async fn {name}`"
-            )
-        } else {
-            format!("a handler must be `async`: write `async fn {name}`")
-        };
-        errors.at(signature.fn_token, message);
+                "a handler must be `async`: write `async fn {}`",
+                signature.ident
+            ),
+        );
     }
     is_async
 }

@@ -10,7 +10,8 @@ use super::construct::OneConsumerBlockForEachType as Construct;
 use super::handled::HandlerShape;
 use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
-use crate::contract::read_model::{ReadModel, Table};
+use crate::contract::read_model::Table;
+use crate::contract::read_model::generated::RowsOfFold;
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
 /// A declared consumer, before it is bound to a database.
@@ -118,22 +119,22 @@ pub trait NoMaking {
 
 impl<C, T> NoMaking for Making<C, T> {}
 
-/// The same for a consumer with rows of the type `R`, which may have the mistake too.
+/// The same for a consumer with a read model. `F` is its rows, in which the mistake may be too.
 #[derive(Debug)]
-pub struct OfRows<C, T, R>(PhantomData<fn() -> (C, T, R)>);
+pub struct MakingFold<C, T, F>(PhantomData<fn() -> (C, T, F)>);
 
-impl<C: Transaction, T: Send + Sync, R: ReadModel> OfRows<C, T, R> {
-    /// Takes precedence over [`NoRows::WAY`], since it is inherent.
+impl<C: Transaction, T: Send + Sync, F: RowsOfFold> MakingFold<C, T, F> {
+    /// Takes precedence over [`NoFold::WAY`], since it is inherent.
     pub const WAY: Way<C> = Way(PhantomData);
 }
 
 /// Applies after a mistake.
-pub trait NoRows {
+pub trait NoFold {
     /// No way.
     const WAY: NoWay = NoWay;
 }
 
-impl<C, T, R> NoRows for OfRows<C, T, R> {}
+impl<C, T, F> NoFold for MakingFold<C, T, F> {}
 
 /// The way of a consumer without mistakes.
 #[derive(Clone, Copy, Debug)]

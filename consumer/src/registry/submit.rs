@@ -32,11 +32,12 @@ macro_rules! __factory {
             $crate::__private::Making::<$connection, $consumer>::WAY.factories::<$consumer>()
         }
     };
-    ($connection:ty, $consumer:ty, $row:ty) => {
+    ($connection:ty, $consumer:ty, $fold:ty) => {
         &{
             #[allow(unused_imports)]
-            use $crate::__private::NoRows as _;
-            $crate::__private::OfRows::<$connection, $consumer, $row>::WAY.factories::<$consumer>()
+            use $crate::__private::NoFold as _;
+            $crate::__private::MakingFold::<$connection, $consumer, $fold>::WAY
+                .factories::<$consumer>()
         }
     };
 }
@@ -58,8 +59,8 @@ macro_rules! __no_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
-    ($consumer:ty $(, $row:ty)?) => {
-        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer $(, $row)?)
+    ($consumer:ty $(, $fold:ty)?) => {
+        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer $(, $fold)?)
     };
 }
 
@@ -68,7 +69,7 @@ macro_rules! __sqlite_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
-    ($consumer:ty $(, $row:ty)?) => {
+    ($consumer:ty $(, $fold:ty)?) => {
         $crate::__no_factory!($consumer)
     };
 }
@@ -78,8 +79,8 @@ macro_rules! __sqlite_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __postgres_factory {
-    ($consumer:ty $(, $row:ty)?) => {
-        $crate::__factory!($crate::sqlx::PgConnection, $consumer $(, $row)?)
+    ($consumer:ty $(, $fold:ty)?) => {
+        $crate::__factory!($crate::sqlx::PgConnection, $consumer $(, $fold)?)
     };
 }
 
@@ -88,7 +89,7 @@ macro_rules! __postgres_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __postgres_factory {
-    ($consumer:ty $(, $row:ty)?) => {
+    ($consumer:ty $(, $fold:ty)?) => {
         $crate::__no_factory!($consumer)
     };
 }

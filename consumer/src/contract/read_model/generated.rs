@@ -14,7 +14,6 @@ use super::error::{ColumnError, FieldError};
 use super::field::Field;
 use super::fold::Fold;
 use super::key::{AggregateKey, Key, KeyField};
-use super::keys::Keys;
 use super::model::ReadModel;
 use super::rows::Rows;
 use super::table::{Table, TableColumn};
@@ -230,6 +229,11 @@ pub const fn position_codec<T: PositionField>() -> Codec<T, fn(&mut T, i64)> {
 #[derive(Debug)]
 pub struct KeyCodec<T>(PhantomData<T>);
 
+impl<T> KeyCodec<T> {
+    /// A value whose type mentions the key.
+    pub const NEW: Self = Self(PhantomData);
+}
+
 impl<T: KeyField> KeyCodec<T> {
     /// Takes precedence over [`NoKeyCodec::CODEC`], since it is inherent.
     pub const CODEC: Codec<T, fn(&T) -> T> = Codec {
@@ -264,6 +268,60 @@ const NO_KEY: ColumnError = ColumnError {
 /// The table of a struct with a mistake.
 pub const NO_TABLE: &Table = &Table::new("_", &[TableColumn::key::<String>("_")]);
 
+/// The type of rows. Generated code mentions it as a projection, which is an error of its own in a type
+/// that is not a read model and keeps the compiler from reporting others.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a read model",
+    label = "no `ReadModel` here",
+    note = "write `#[derive(ReadModel)]` and `#[read_model(table = \"…\")]` on `{Self}`, and mark its key with `#[read_model(key)]`"
+)]
+pub trait RowType {
+    /// The type of its key.
+    type Key: Key;
+}
+
+#[diagnostic::do_not_recommend]
+impl<R: ReadModel> RowType for R {
+    type Key = R::Key;
+}
+
+/// The rows of a fold, some of which have the aggregate id as their key.
+#[derive(Debug)]
+pub struct ByAggregateId<R>(PhantomData<R>);
+
+/// The rows of a fold whose keys are all named.
+#[derive(Debug)]
+pub struct ByKey<R>(PhantomData<R>);
+
+/// Rows without a mistake in them.
+pub trait RowsOfFold {}
+
+impl<R: ReadModel<Key: AggregateKey>> RowsOfFold for ByAggregateId<R> {}
+
+impl<R: ReadModel> RowsOfFold for ByKey<R> {}
+
+/// The keys of a row.
+#[derive(Debug)]
+pub struct KeysOf<R>(PhantomData<R>);
+
+impl<R: ReadModel> KeysOf<R> {
+    /// Requires that the aggregate id can be the key. Takes precedence over
+    /// [`NoAggregateId::aggregate_id`], since it is inherent.
+    pub fn aggregate_id()
+    where
+        R::Key: AggregateKey,
+    {
+    }
+}
+
+/// Applies to a type that is not a read model, which is reported elsewhere.
+pub trait NoAggregateId {
+    /// Requires nothing.
+    fn aggregate_id() {}
+}
+
+impl<R> NoAggregateId for KeysOf<R> {}
+
 /// The table of a row. A type that is not a row, which is reported elsewhere, has none.
 #[derive(Debug)]
 pub struct TableOf<R>(PhantomData<R>);
@@ -281,43 +339,19 @@ pub trait NoTable {
 
 impl<R> NoTable for TableOf<R> {}
 
-/// The aggregate id as the key of a row. It has no bound on `K`, so that a key with several parts is
-/// reported once, by [`aggregate`].
-#[derive(Clone, Copy, Debug)]
-pub struct AggregateId<K> {
-    add: fn(&mut Keys<'_, K>, &PersistedEvent) -> Result<(), HandlerError>,
-    key: fn(&PersistedEvent) -> Result<K, HandlerError>,
-}
-
-/// Takes the aggregate id as a key.
-#[must_use]
-pub const fn aggregate<K: AggregateKey>() -> AggregateId<K> {
-    AggregateId {
-        add: |keys, event| keys.add_aggregate(event),
-        key: |event| Ok(K::from_aggregate_id(&event.aggregate_id)?),
-    }
-}
-
-#[expect(clippy::missing_errors_doc, reason = "those of the key")]
-impl<K> AggregateId<K> {
-    /// Adds the key to those that the event needs.
-    #[inline]
-    pub fn add(&self, keys: &mut Keys<'_, K>, event: &PersistedEvent) -> Result<(), HandlerError> {
-        (self.add)(keys, event)
-    }
-
-    /// Returns the key.
-    #[inline]
-    pub fn key(&self, event: &PersistedEvent) -> Result<K, HandlerError> {
-        (self.key)(event)
-    }
+/// The aggregate id as a key, or as one part of it.
+///
+/// # Errors
+/// If the id is not a key of that type.
+pub fn aggregate_id<K: AggregateKey>(event: &PersistedEvent) -> Result<K, HandlerError> {
+    Ok(K::from_aggregate_id(&event.aggregate_id)?)
 }
 
 /// The value of `key = …`: a key, an `Option`, or anything else that yields keys. `M` tells which.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not name a row, whose key is a `{K}`",
-    label = "not a `{K}`",
-    note = "write an expression for a `{K}`, for an `Option` of it (`None`: the event is not about a row), or for a list of them"
+    message = "`{Self}` does not name a row, whose key is `{K}`",
+    label = "not `{K}`",
+    note = "write an expression for `{K}`, for an `Option` of it (`None`: the event is not about a row), or for a list of them"
 )]
 pub trait IntoKeys<K, M> {
     /// Appends the keys.
@@ -335,6 +369,10 @@ pub struct ByReference;
 /// Marks a key by reference to a reference, as patterns and iterators yield it.
 #[derive(Debug)]
 pub struct ByTwoReferences;
+
+/// Marks a reference to a reference to what `M` marks, as patterns yield it.
+#[derive(Debug)]
+pub struct Through<M>(PhantomData<M>);
 
 /// Marks a key by the form that it has when borrowed.
 #[derive(Debug)]
@@ -359,9 +397,12 @@ impl<K: Key> IntoKeys<K, ByReference> for &K {
 }
 
 #[diagnostic::do_not_recommend]
-impl<K: Key> IntoKeys<K, ByTwoReferences> for &&K {
+impl<'a, K, M, T: ?Sized> IntoKeys<K, Through<M>> for &&'a T
+where
+    &'a T: IntoKeys<K, M>,
+{
     fn add_to(self, keys: &mut Vec<K>) {
-        keys.push((*self).clone());
+        IntoKeys::<K, M>::add_to(*self, keys);
     }
 }
 
@@ -388,11 +429,49 @@ impl<K, M, I: IntoIterator<Item: IntoKeys<K, M>>> IntoKeys<K, Several<M>> for I 
 pub fn keys_of<K: Key, S: IntoKeys<K, M>, M>(source: S) -> Result<Vec<K>, HandlerError> {
     let mut keys = Vec::new();
     source.add_to(&mut keys);
+    Ok(distinct(keys))
+}
+
+/// A part of the event that names keys. It exists for its error message, which shows its type instead
+/// of a reference to it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name a row, whose key is `{K}`",
+    label = "not `{K}`",
+    note = "write an expression for `{K}`, for an `Option` of it (`None`: the event is not about a row), or for a list of them"
+)]
+pub trait KeyPlace<'a, K, M> {
+    /// Appends the keys.
+    fn add_to(&'a self, keys: &mut Vec<K>);
+}
+
+#[diagnostic::do_not_recommend]
+impl<'a, K, M, T: ?Sized + 'a> KeyPlace<'a, K, M> for T
+where
+    &'a T: IntoKeys<K, M>,
+{
+    fn add_to(&'a self, keys: &mut Vec<K>) {
+        IntoKeys::add_to(self, keys);
+    }
+}
+
+/// The keys that a part of the event names, each once.
+///
+/// # Errors
+/// Never: the caller returns other errors.
+pub fn keys_of_place<'a, K: Key, T: KeyPlace<'a, K, M> + ?Sized, M>(
+    place: &'a T,
+) -> Result<Vec<K>, HandlerError> {
+    let mut keys = Vec::new();
+    place.add_to(&mut keys);
+    Ok(distinct(keys))
+}
+
+fn distinct<K: Key>(mut keys: Vec<K>) -> Vec<K> {
     if keys.len() > 1 {
         let mut known = HashSet::with_capacity(keys.len());
         keys.retain(|key| known.insert(key.clone()));
     }
-    Ok(keys)
+    keys
 }
 
 /// The only key that an event is about.
@@ -405,8 +484,8 @@ pub fn only<K>(key: K) -> Result<Vec<K>, HandlerError> {
 
 /// One part of a key with several. `M` tells in which form.
 #[diagnostic::on_unimplemented(
-    message = "this part of the key is a `{K}`, not a `{Self}`",
-    label = "not a `{K}`",
+    message = "this part of the key is `{K}`, not `{Self}`",
+    label = "not `{K}`",
     note = "the parts are in the order of the fields marked `#[read_model(key)]`"
 )]
 pub trait IntoKeyPart<K, M> {
@@ -520,7 +599,6 @@ impl<R: ReadModel> Returned<R> for Option<R> {
     }
 }
 
-#[diagnostic::do_not_recommend]
 impl<R: ReadModel, T: Returned<R>, E: IsError> Returned<R> for Result<T, E> {
     fn put(self, rows: &mut Rows<'_, R>, key: &R::Key) -> Result<(), HandlerError> {
         self.map_err(IsError::into_handler_error)?.put(rows, key)
@@ -559,7 +637,6 @@ impl Changed for () {
     }
 }
 
-#[diagnostic::do_not_recommend]
 impl<T: Changed, E: IsError> Changed for Result<T, E> {
     fn into_result(self) -> Result<(), HandlerError> {
         self.map_err(IsError::into_handler_error)?.into_result()

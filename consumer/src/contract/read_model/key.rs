@@ -44,7 +44,7 @@ pub trait Key: Clone + Ord + Hash + Debug + Send + Sync + 'static {
 #[diagnostic::on_unimplemented(
     message = "an aggregate id cannot be the key `{Self}`",
     label = "the key has several parts",
-    note = "say which row the event is about: `#[on(key = (event.aggregate_id, event.payload.day))]`"
+    note = "say which row the event is about: `#[on(key = (aggregate_id, event.payload.day))]`"
 )]
 pub trait AggregateKey: Key {
     /// Reads the key from an aggregate id.
