@@ -101,7 +101,6 @@ pub use self::tables::TableError;
 #[cfg(feature = "worker")]
 pub(crate) use self::tables::{prepare_table, table_schema};
 
-
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
 #[cfg(feature = "worker")]

@@ -19,7 +19,7 @@ use crate::backend::frontier::{
     Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
 };
 use crate::backend::log_rows::{LogRow, position};
-use crate::backend::pool::begin;
+use crate::backend::pool::acquire;
 use crate::backend::sql::statements;
 use crate::backend::{
     Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, SnapshotRow, Sql,
