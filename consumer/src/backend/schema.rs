@@ -37,6 +37,7 @@ pub struct Schema {
 
 /// The database schemas in which the tables were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(all(feature = "postgres", feature = "worker")), allow(dead_code))] // SQLite has no schemas
 struct Location {
     /// That of this library's own tables.
     own: String,
@@ -204,7 +205,7 @@ impl Schema {
     }
 
     /// The same tables, by the database schemas in which they were found.
-    #[cfg(feature = "postgres")]
+    #[cfg(all(feature = "postgres", feature = "worker"))]
     pub(super) fn located(mut self, own: String, events: String) -> Self {
         self.location = Some(Location { own, events });
         self
