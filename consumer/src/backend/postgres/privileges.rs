@@ -28,6 +28,9 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
             ("consumer_handled", SELECT),
             ("consumer_log", SELECT),
             ("consumer_active", SELECT),
+            ("consumer_log_state", SELECT),
+            ("consumer_pending", SELECT),
+            ("consumer_read_models", SELECT),
         ],
         Access::Work => &[
             ("consumer_progress", CHANGE),
@@ -35,6 +38,10 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
             ("consumer_parked", &["SELECT", "INSERT"]),
             ("consumer_handled", &["SELECT", "INSERT", "DELETE"]),
             ("consumer_log", &["SELECT", "INSERT", "DELETE"]),
+            ("consumer_active", &["SELECT", "INSERT", "UPDATE"]),
+            ("consumer_log_state", &["SELECT", "INSERT", "UPDATE"]),
+            ("consumer_pending", CHANGE),
+            ("consumer_read_models", &["SELECT", "INSERT", "UPDATE"]),
         ],
         Access::Operate => &[
             ("consumer_progress", CHANGE),
@@ -43,6 +50,9 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
             ("consumer_handled", &["SELECT", "INSERT", "DELETE"]),
             ("consumer_log", &["SELECT", "INSERT", "DELETE"]),
             ("consumer_active", CHANGE),
+            ("consumer_log_state", SELECT),
+            ("consumer_pending", CHANGE),
+            ("consumer_read_models", &["SELECT", "DELETE"]),
         ],
     }
 }
