@@ -15,7 +15,6 @@ use consumer_tests::{
     logged, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::{Database as _, PgPool, Postgres};
-use tokio::task::JoinHandle;
 
 /// A worker whose next connection may reach a standby that lacks the newest events.
 struct Switched {
@@ -172,124 +171,56 @@ async fn r11_a_standby_without_locks_settles_no_gap() {
     assert_eq!(db.applied("users").await, [first, late, last]);
 }
 
-/// Four consumers on a server that crashes again and again while events are appended.
-struct Crashing {
-    server: TestPostgres,
-    db: Database<Postgres>,
-    running: Running<Postgres>,
-    is_over: Arc<AtomicBool>,
-    writer: JoinHandle<()>,
-}
-
-impl Crashing {
-    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-    const HEAD: &str = "SELECT coalesce(max(global_position), 0) FROM events";
-
-    /// A server whose crashes lose what was committed last.
-    async fn server() -> (TestPostgres, Database<Postgres>) {
-        let forgetful = TestPostgres::builder()
-            .setting("synchronous_commit", "off")
-            .setting("wal_writer_delay", "10s");
-        let server = forgetful.start();
-        let db = Database::<Postgres>::on(&server).await;
-        (server, db)
-    }
-
-    /// The ids of the aggregates begin with `prefix`.
-    async fn start(server: TestPostgres, db: Database<Postgres>, prefix: &'static str) -> Self {
-        let worker = Self::NAMES.iter().fold(db.worker(), |worker, name| {
-            worker.consumer(read_model(name))
-        });
-        let running = Running::start(worker);
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (store, over) = (db.store.clone(), Arc::clone(&is_over));
-        let writer = tokio::spawn(async move {
+/// The reader may connect again before the poller does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_server_reports_no_skipped_version() {
+    keep_log();
+    let server = TestPostgres::builder().start();
+    let db = Database::<Postgres>::on(&server).await;
+    let names = ["a", "b", "c", "d"];
+    let worker = names.iter().fold(db.worker(), |worker, name| {
+        worker.consumer(read_model(name))
+    });
+    let running = Running::start(worker);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (store, is_over) = (db.store.clone(), Arc::clone(&is_over));
+        tokio::spawn(async move {
             let mut n = 0;
-            while !over.load(Ordering::SeqCst) {
-                let event = NewEvent::new("User", format!("{prefix}-{}", n % 7), "Changed", "{}");
+            while !is_over.load(Ordering::SeqCst) {
+                let event = NewEvent::new("User", format!("crash-{}", n % 7), "Changed", "{}");
                 // It fails while the server is down.
                 let _ = store.append(ExpectedVersion::Any, &[event]).await;
                 n += 1;
                 tokio::task::yield_now().await;
             }
-        });
-        Self {
-            server,
-            db,
-            running,
-            is_over,
-            writer,
-        }
-    }
-
-    /// Lets the server crash after some more events have been appended.
-    async fn crash(&mut self) {
-        let before = self.db.number(Self::HEAD).await;
-        until("there are more events", async || {
-            self.db.number(Self::HEAD).await >= before + 20
         })
-        .await;
-        self.server.crash();
-        self.server.start();
-        until("the server answers", async || {
-            sqlx::query("SELECT 1").execute(&self.db.pool).await.is_ok()
-        })
-        .await;
-    }
-
-    async fn stop_writing(&mut self) {
-        self.is_over.store(true, Ordering::SeqCst);
-        (&mut self.writer).await.unwrap();
-    }
-}
-
-/// The reader may connect again before the poller does.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_the_server_reports_no_skipped_version() {
-    keep_log();
-    let (server, db) = Crashing::server().await;
-    let mut crashing = Crashing::start(server, db, "crash").await;
+    };
     for _ in 0..6 {
-        let head = crashing.db.number(Crashing::HEAD).await;
-        let more = crashing.running.caught_up_to(head + 20);
-        patiently("it handles more", more).await.unwrap();
-        crashing.crash().await;
+        let head = db
+            .number("SELECT coalesce(max(global_position), 0) FROM events")
+            .await;
+        patiently("it handles more", running.caught_up_to(head + 20))
+            .await
+            .unwrap();
+        server.crash();
+        server.start();
+        until("the server answers", async || {
+            sqlx::query("SELECT 1").execute(&db.pool).await.is_ok()
+        })
+        .await;
     }
-    crashing.stop_writing().await;
-    patiently("it catches up", crashing.running.caught_up())
+    is_over.store(true, Ordering::SeqCst);
+    writer.await.unwrap();
+    patiently("it catches up", running.caught_up())
         .await
         .unwrap();
-    let log = crashing.db.log().await;
-    for name in Crashing::NAMES {
-        assert_eq!(crashing.db.applied(name).await, log, "{name}");
+    running.stop().await;
+    let log = db.log().await;
+    for name in names {
+        assert_eq!(db.applied(name).await, log, "{name}");
     }
-    crashing.running.stop().await;
     assert_eq!(logged(&["ERROR", "crash-"]), [""; 0]);
-}
-
-/// The control: the server does not tell that it has started again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_that_does_not_show_reports_a_skipped_version() {
-    keep_log();
-    let (server, db) = Crashing::server().await;
-    for function in [
-        "pg_postmaster_start_time",
-        "pg_stat_get_bgwriter_stat_reset_time",
-    ] {
-        db.replace_in_catalog(&format!(
-            "CREATE OR REPLACE FUNCTION pg_catalog.{function}() RETURNS timestamptz STABLE
-             LANGUAGE sql AS $$ SELECT 'epoch'::timestamptz $$"
-        ))
-        .await;
-    }
-    let mut crashing = Crashing::start(server, db, "unseen").await;
-    let mut crashes = 0;
-    while logged(&["ERROR", "unseen-"]).is_empty() {
-        crashes += 1;
-        assert!(crashes < 20, "the control reported nothing");
-        crashing.crash().await;
-    }
-    crashing.stop_writing().await;
 }
 
 // Conditions that can change under a running worker
