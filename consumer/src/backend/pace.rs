@@ -35,10 +35,10 @@ mod tests {
     fn a_search_pauses_for_nineteen_times_as_long_as_it_took() {
         let mut pace = Pace::default();
         assert!(pace.is_due());
-        pace.pause(Duration::from_secs(60), Duration::ZERO);
+        pace.pause(Duration::from_mins(1), Duration::ZERO);
         assert!(!pace.is_due());
         let pause = pace.not_before.map(|at| at.duration_since(Instant::now()));
-        assert!(pause.is_some_and(|pause| pause > Duration::from_secs(18 * 60)));
+        assert!(pause.is_some_and(|pause| pause > Duration::from_mins(18)));
         pace.pause(Duration::ZERO, Duration::ZERO);
         assert!(pace.is_due());
     }

@@ -1,8 +1,12 @@
 //! What a lane works on.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::backend::{Backend, MarkHolder, SLICES, SegmentId};
+use sqlx::Transaction;
+
+use crate::backend::{Backend, Claim, MarkHolder, NewCheckpoint, SLICES, SegmentId};
+use crate::worker::context::Shared;
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::log::batch::Filter;
 use crate::worker::poller::assignment::WorkerConsumer;
@@ -50,5 +54,49 @@ impl<DB: Backend> Segment<DB> {
             scope: Arc::clone(&self.consumer.scope),
             slices: slice(self.key.slice_from)..slice(self.slice_to),
         }
+    }
+}
+
+/// How its row is claimed and saved.
+impl<DB: Backend> Segment<DB> {
+    /// Takes the row lock; `None` when another process has it.
+    ///
+    /// A row that is not free at its address has been claimed, or was moved by another process or an operator.
+    /// Only a search tells, and each search may have to pass many dead versions.
+    pub(crate) async fn claim(
+        &self,
+        shared: &Shared<DB>,
+        tx: &mut Transaction<'_, DB>,
+    ) -> Result<Option<Claim>, sqlx::Error> {
+        let (statements, timeout) = (&shared.statements, shared.options.claim_timeout);
+        if let Some(address) = self.row.get() {
+            let claim = DB::claim(statements, tx, &self.key, Some(&address), timeout).await?;
+            if claim.is_some() || !self.row.may_search() {
+                return Ok(claim);
+            }
+        }
+        let began = Instant::now();
+        let claim = DB::claim(statements, tx, &self.key, None, timeout).await?;
+        self.row.searched(began.elapsed());
+        if let Some(claim) = &claim {
+            self.row.set::<DB>(claim.address.clone());
+        }
+        Ok(claim)
+    }
+
+    /// Saves the checkpoint of a claim; returns whether claim and transaction were still the same.
+    pub(crate) async fn save(
+        &self,
+        shared: &Shared<DB>,
+        tx: &mut Transaction<'_, DB>,
+        claim: &Claim,
+        new: &NewCheckpoint,
+    ) -> Result<bool, sqlx::Error> {
+        let address = DB::save(&shared.statements, tx, &self.key, claim, new).await?;
+        let is_saved = address.is_some();
+        if let Some(address) = address {
+            self.row.set::<DB>(address);
+        }
+        Ok(is_saved)
     }
 }
