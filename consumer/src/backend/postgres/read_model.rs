@@ -44,7 +44,8 @@ impl ReadModelDatabase for Postgres {
         Box::pin(async move {
             let columns = table.table();
             let query = statement(select(columns, &table_name(table, None)));
-            let rows = query.fetch_all(connection).await?;
+            // Only tests read all rows: no connection needs to keep the statement.
+            let rows = query.persistent(false).fetch_all(connection).await?;
             let rows = rows.iter().map(|row| values(columns, row));
             Ok(rows.collect::<Result<_, sqlx::Error>>()?)
         })
@@ -94,7 +95,9 @@ impl ReadModelDatabase for Postgres {
         let table = view.table();
         let from = qualified(view.schema(), view.view_name());
         let find = format!("{} {}", select(table, &from), matching(table));
-        bind_columns(statement(find), table.key(), &mut [key])
+        // Behind a pooler, another session could have a statement of the same name.
+        let find = statement(find).persistent(false);
+        bind_columns(find, table.key(), &mut [key])
     }
 
     fn values(table: &Table, row: &PgRow) -> Result<Vec<Value>, sqlx::Error> {

@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::column_type::ColumnType;
 use super::error::FieldError;
 use super::json;
-use super::table::ColumnType;
 use super::value::Value;
 
 /// The type of a field that a column can hold.

@@ -5,6 +5,7 @@
 //! neither knows a database; what a database does with them is a [`ReadModelDatabase`].
 
 mod batch;
+mod column_type;
 mod columns;
 mod database;
 mod error;
@@ -21,6 +22,7 @@ mod table;
 mod value;
 
 pub use self::batch::{clear, fold_batch};
+pub use self::column_type::ColumnType;
 pub use self::columns::{ColumnNormalizer, ColumnReader, ColumnWriter};
 pub use self::database::{Loaded, ReadModelDatabase};
 pub use self::error::{ColumnError, FieldError, KeyError, RowError};
@@ -30,5 +32,5 @@ pub use self::key::{AggregateKey, Key, KeyField};
 pub use self::keys::Keys;
 pub use self::model::ReadModel;
 pub use self::rows::Rows;
-pub use self::table::{ColumnRole, ColumnType, Table, TableColumn, VersionTable};
+pub use self::table::{ColumnRole, Table, TableColumn, VersionTable};
 pub use self::value::Value;

@@ -1,5 +1,6 @@
 //! The table of a read model: its name and its columns.
 
+use super::column_type::ColumnType;
 use super::field::Field;
 use super::key::KeyField;
 
@@ -58,38 +59,6 @@ pub enum ColumnRole {
     Indexed,
     /// None of these.
     Plain,
-}
-
-/// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ColumnType {
-    /// `text`.
-    Text,
-    /// `boolean`.
-    Bool,
-    /// `smallint`; `INTEGER` on SQLite.
-    I16,
-    /// `integer`.
-    I32,
-    /// `bigint`; `INTEGER` on SQLite.
-    I64,
-    /// `real`.
-    F32,
-    /// `double precision`; `REAL` on SQLite.
-    F64,
-    /// `bytea`; `BLOB` on SQLite.
-    Bytes,
-    /// `uuid`; a `BLOB` of 16 bytes on SQLite, as sqlx has it.
-    Uuid,
-    /// `timestamptz`; a text on SQLite, as sqlx has it.
-    Timestamp,
-    /// `date`; a text on SQLite, as sqlx has it.
-    Date,
-    /// `jsonb`; a text on SQLite.
-    Json,
-    /// The type of this name, whose values travel as text.
-    Other(&'static str),
 }
 
 /// The longest name that Postgres keeps.
