@@ -8,8 +8,8 @@ use quote::{ToTokens, TokenStreamExt};
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Expr, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Signature, Token, Type,
-    Visibility,
+    Attribute, Expr, FnArg, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Signature, Token,
+    Type, Visibility, parse_quote,
 };
 
 use crate::errors::Errors;
@@ -283,8 +283,11 @@ fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
         ))
     };
     match parser.parse2(head) {
-        Ok((attributes, visibility, signature)) => {
+        Ok((attributes, visibility, mut signature)) => {
             let (on, attributes) = take_helpers(attributes, errors);
+            for key in on.iter().filter_map(|on| on.key.as_ref()) {
+                mark_as_used(&mut signature, key);
+            }
             Member::Function(Box::new(Function {
                 attributes,
                 on,
@@ -295,6 +298,32 @@ fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
         }
         Err(_) => Member::Opaque(whole),
     }
+}
+
+/// A parameter that only the key mentions is not unused.
+fn mark_as_used(signature: &mut Signature, key: &OnKey) {
+    let mentioned = words(key.rows.to_token_stream());
+    for input in &mut signature.inputs {
+        let FnArg::Typed(typed) = input else {
+            continue;
+        };
+        let names = words(typed.pat.to_token_stream());
+        if names.iter().any(|name| mentioned.contains(name)) {
+            typed.attrs.push(parse_quote!(#[allow(unused_variables)]));
+        }
+    }
+}
+
+/// The identifiers among the tokens.
+fn words(tokens: TokenStream) -> Vec<Ident> {
+    tokens
+        .into_iter()
+        .flat_map(|token| match token {
+            TokenTree::Ident(word) => vec![word],
+            TokenTree::Group(group) => words(group.stream()),
+            _ => Vec::new(),
+        })
+        .collect()
 }
 
 /// Separates `#[on]` attributes, including malformed ones, from the others.

@@ -177,18 +177,18 @@ struct Rows;
 
 #[::consumer::consumer(name = "rows", aggregates = ["User"], read_model = Row)]
 impl Rows {
-    #[on(key = (aggregate_id, event.record.global_position))]
+    #[on(key = (aggregate_id, placed.record.global_position))]
     fn registered(
-        row: &mut Row,
-        event: ::consumer::Envelope<'_, Registered>,
+        changed: &mut Row,
+        placed: ::consumer::Envelope<'_, Registered>,
     ) -> ::core::result::Result<(), ::consumer::HandlerError> {
-        row.columns = event.record.payload.len() as ::core::primitive::u64;
+        changed.columns = placed.record.payload.len() as ::core::primitive::u64;
         ::core::result::Result::Ok(())
     }
 
-    #[on(other, key = [(event.aggregate_id.clone(), 0)])]
-    fn other(row: &mut ::core::option::Option<Row>, event: &::consumer::PersistedEvent) {
-        *row = ::core::option::Option::None;
+    #[on(other, key = [(::std::string::String::new(), it.global_position)])]
+    fn other(changed: &mut ::core::option::Option<Row>, it: &::consumer::PersistedEvent) {
+        *changed = ::core::option::Option::None;
     }
 
     #[on("C")]
