@@ -18,6 +18,23 @@ const OWN_FRONTIER: &str = "
     CREATE SCHEMA blind;
     CREATE TABLE blind.consumer_frontier (LIKE public.consumer_frontier INCLUDING ALL)";
 
+/// Shows sessions called `trusting` the same marker on every server. The server's own functions stay in
+/// use under other names.
+const TRUST: &str = "
+    CREATE FUNCTION public.is_standby() RETURNS boolean
+        LANGUAGE internal STABLE AS 'pg_is_in_recovery';
+    CREATE FUNCTION public.started_at() RETURNS timestamptz
+        LANGUAGE internal STABLE AS 'pg_postmaster_start_time';
+    CREATE OR REPLACE FUNCTION pg_catalog.pg_is_in_recovery() RETURNS boolean
+        LANGUAGE sql AS $$
+        SELECT current_setting('application_name') <> 'trusting' AND public.is_standby() $$;
+    CREATE OR REPLACE FUNCTION pg_catalog.pg_postmaster_start_time() RETURNS timestamptz
+        LANGUAGE sql STABLE AS $$
+        SELECT CASE WHEN current_setting('application_name') = 'trusting'
+                    THEN '2000-01-01'::timestamptz ELSE public.started_at() END $$;
+    CREATE OR REPLACE FUNCTION pg_catalog.pg_stat_get_bgwriter_stat_reset_time()
+        RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT '2000-01-01'::timestamptz $$";
+
 impl Database<Postgres> {
     /// Runs a script that replaces views and functions in the catalogue of this database.
     pub async fn replace_in_catalog(&self, sql: &str) {
@@ -38,5 +55,10 @@ impl Database<Postgres> {
         );
         let store = EventStore::connect(&url).await.expect("connect");
         Self::of(store, &url)
+    }
+    /// Lets workers whose sessions are called `trusting` believe that any server is the one on which
+    /// they settled the log; they are ours in everything else.
+    pub async fn let_trusting_sessions_be_misled(&self) {
+        self.replace_in_catalog(TRUST).await;
     }
 }

@@ -259,14 +259,18 @@ impl<DB: Backend> Deref for Running<DB> {
     }
 }
 
-/// Waits for a future, for a minute at most, so that a test fails instead of hanging.
+/// Waits for a future, so that a test fails instead of hanging: for a minute at most, or for
+/// `TEST_PATIENCE` seconds on a machine that does much else.
 pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_mins(1), future)
+    let longest = std::env::var("TEST_PATIENCE").ok();
+    let longest = longest.and_then(|seconds| seconds.parse().ok());
+    let longest = Duration::from_secs(longest.unwrap_or(60));
+    tokio::time::timeout(longest, future)
         .await
-        .unwrap_or_else(|_| panic!("timed out after a minute: {what}"))
+        .unwrap_or_else(|_| panic!("timed out after {longest:?}: {what}"))
 }
 
-/// Polls a condition until it is met, or for a minute.
+/// Polls a condition until it is met, as [`patiently`].
 pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
     let looking = async {
         while !reached().await {

@@ -150,7 +150,8 @@ async fn backup<T>(url: &str, copy: impl FnOnce() -> T) -> String {
 #[derive(Debug)]
 struct Route {
     usual: u16,
-    next: Option<u16>,
+    /// Where the next connections lead, one each.
+    next: Vec<u16>,
 }
 
 /// An address behind which a connection may reach another server than the one before it.
@@ -171,7 +172,7 @@ impl Switch {
         let port = listener.local_addr().expect("its address").port();
         let route = Arc::new(Mutex::new(Route {
             usual: server,
-            next: None,
+            next: Vec::new(),
         }));
         let mut connections = JoinSet::new();
         let routes = Arc::clone(&route);
@@ -180,7 +181,7 @@ impl Switch {
             while let Ok((mut client, _)) = listener.accept().await {
                 let server = {
                     let mut route = routes.lock().expect("no panic in between");
-                    route.next.take().unwrap_or(route.usual)
+                    route.next.pop().unwrap_or(route.usual)
                 };
                 own.spawn(async move {
                     if let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await {
@@ -203,20 +204,32 @@ impl Switch {
     }
 
     /// Leads the next connection to another server, and those after it to the usual one again.
+    pub fn lead_next_to(&self, server: u16) {
+        self.lead_next(1, server);
+    }
+
+    /// Leads so many of the next connections to another server.
     ///
     /// # Panics
     /// If another thread panicked while it held the route.
-    pub fn lead_next_to(&self, server: u16) {
-        self.route.lock().expect("no panic in between").next = Some(server);
+    pub fn lead_next(&self, connections: usize, server: u16) {
+        let mut route = self.route.lock().expect("no panic in between");
+        route.next = vec![server; connections];
     }
 
-    /// Whether that connection has not come yet; if so, it goes to the usual server.
+    /// Whether one of those connections has not come yet; if so, it goes to the usual server.
+    #[must_use]
+    pub fn take_back(&self) -> bool {
+        self.take_all_back() > 0
+    }
+
+    /// How many of those connections have not come yet; they go to the usual server.
     ///
     /// # Panics
     /// If another thread panicked while it held the route.
     #[must_use]
-    pub fn take_back(&self) -> bool {
+    pub fn take_all_back(&self) -> usize {
         let mut route = self.route.lock().expect("no panic in between");
-        route.next.take().is_some()
+        std::mem::take(&mut route.next).len()
     }
 }

@@ -224,6 +224,57 @@ async fn a_log_that_was_reset_is_refused() {
     assert_eq!(what, "the durable frontier");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_durable_frontier_never_goes_back() {
+    let db = Database::<Postgres>::fresh().await;
+    db.append_many(1_100).await;
+    db.execute("SELECT nextval('events_global_position_seq') FROM generate_series(1, 500)")
+        .await;
+    // Another worker, which has settled what was rolled back, saves first.
+    let mut other = db.pool.begin().await.unwrap();
+    sqlx::raw_sql("INSERT INTO consumer_frontier (log, settled) VALUES ('events', 1500)")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let running = tokio::spawn(run_once(db.worker().consumer(read_model("c"))));
+    until("it saves too", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                        AND wait_event_type = 'Lock' AND query LIKE '%INTO%consumer_frontier%'";
+        db.number(waiting).await == 1
+    })
+    .await;
+    other.commit().await.unwrap();
+    running.await.unwrap();
+    assert_eq!(settled(&db).await, 1_500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontier_is_saved_only_on_the_server_where_it_was_found() {
+    let db = Database::<Postgres>::fresh().await;
+    db.append_many(1_100).await;
+    db.execute(
+        "CREATE FUNCTION started_at() RETURNS timestamptz
+             LANGUAGE internal STABLE AS 'pg_postmaster_start_time'",
+    )
+    .await;
+    // As behind a pooler, whose server restarts before the frontier is saved.
+    let restarts = |before: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION pg_catalog.pg_postmaster_start_time() RETURNS timestamptz
+                 LANGUAGE sql AS $$
+                 SELECT public.started_at() + CASE WHEN current_query() LIKE '{before}'
+                        THEN interval '1 hour' ELSE interval '0' END $$"
+        )
+    };
+    db.replace_in_catalog(&restarts("%INTO%consumer_frontier%"))
+        .await;
+    run_once(db.worker().consumer(read_model("c"))).await;
+    assert_eq!(settled(&db).await, 0);
+    db.replace_in_catalog(&restarts("never")).await;
+    run_once(db.worker().consumer(read_model("d"))).await;
+    assert_eq!(settled(&db).await, 1_100);
+}
+
 /// It has to wait for the locked checkpoints while other workers append and handle events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_beside_busy_workers_is_not_mistaken_for_a_reset() {

@@ -14,7 +14,7 @@ use consumer_tests::{
     Database, Model, Running, Standby, Switch, TestDatabase, TestPostgres, impatient, keep_log,
     logged, patiently, read_model, run_once, test_on, until,
 };
-use sqlx::{Database as _, PgPool, Postgres};
+use sqlx::{Connection as _, Database as _, PgConnection, PgPool, Postgres};
 
 /// A worker whose next connection may reach a standby that lacks the newest events.
 struct Switched {
@@ -129,8 +129,7 @@ async fn r11_a_reader_on_a_promoted_standby_loses_nothing() {
 }
 
 /// Like a balancer that asks a standby for the holders of locks, once `from_standby` has a row.
-#[tokio::test(flavor = "multi_thread")]
-async fn r11_a_standby_without_locks_settles_no_gap() {
+async fn balanced() -> Database<Postgres> {
     let db = Database::<Postgres>::fresh().await;
     db.execute(
         "CREATE TABLE from_standby ();
@@ -146,6 +145,25 @@ async fn r11_a_standby_without_locks_settles_no_gap() {
              SELECT public.is_standby() $$",
     )
     .await;
+    db
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_asks_a_standby_for_its_lock_says_so() {
+    let db = balanced().await;
+    db.execute("INSERT INTO from_standby DEFAULT VALUES").await;
+    let worker = db.worker().consumer(read_model("users")).build().unwrap();
+    let refused = patiently("it refuses", worker.run_once())
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, WorkerError::Database(_)), "{refused}");
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(cause.contains("the answer is that of a standby"), "{cause}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_standby_without_locks_settles_no_gap() {
+    let db = balanced().await;
     let running = Running::start(db.worker().consumer(read_model("users")));
     let first = db.append("User", ["a"]).await[0];
     patiently("it handles the first", running.caught_up_to(first))
@@ -249,6 +267,35 @@ async fn assert_ends_a_worker(change: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_a_sequence_that_gets_a_cache_ends_the_worker() {
     assert_ends_a_worker("ALTER SEQUENCE events_global_position_seq CACHE 20").await;
+}
+
+/// Not even before the next check of the conditions.
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_no_event_is_passed_once_the_sequence_has_a_cache() {
+    let db = Database::<Postgres>::fresh().await;
+    let worker = db.worker().snapshot_interval(Duration::from_hours(1));
+    let running = Running::start(worker.consumer(read_model("users")));
+    db.append("User", ["a", "b"]).await;
+    patiently("it runs", running.caught_up()).await.unwrap();
+    db.execute("ALTER SEQUENCE events_global_position_seq CACHE 20")
+        .await;
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        sessions.push(PgConnection::connect(&db.url).await.unwrap());
+    }
+    for turn in 0..4 {
+        for (number, session) in sessions.iter_mut().enumerate() {
+            let mut tx = session.begin().await.unwrap();
+            db.append_in(&mut tx, &format!("{turn}-{number}")).await;
+            tx.commit().await.unwrap();
+        }
+    }
+    running.end().await.expect_err("the log has to be refused");
+    drop(sessions);
+    db.execute("ALTER SEQUENCE events_global_position_seq CACHE 1")
+        .await;
+    run_once(db.worker().consumer(read_model("users"))).await;
+    assert_eq!(db.applied("users").await, db.log().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,10 @@ const WINDOW: &str = concat!(
            -- Not `min`, which would walk over the dead index entries of archived events.
            (SELECT {global_position} FROM {events} WHERE {global_position} < 1 LIMIT 1) AS below_one,
            (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
-              FROM {sequence of the log}) AS last_value, ",
+              FROM {sequence of the log}) AS last_value,
+           -- In the snapshot of the rows, so that a row drawn after a change of the sequence shows it.
+           (SELECT seqcache = 1 AND seqincrement = 1 AND NOT seqcycle
+              FROM pg_sequence WHERE seqrelid = $2::oid) AS counts_one_by_one, ",
     server_marker!(),
     " AS marker
       FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
@@ -254,7 +257,7 @@ impl FrontierWatch<Postgres> for PgWatch {
         connection: &mut PgConnection,
     ) -> Result<(), FrontierError> {
         let mut tx = connection.begin_with(BEGIN_READ).await?;
-        probe(pool, &mut tx, &self.sequence).await?;
+        probe(pool, &mut tx, &self.sequence, self.incarnation).await?;
         Ok(tx.commit().await?)
     }
 
@@ -290,6 +293,7 @@ impl FrontierWatch<Postgres> for PgWatch {
             window = self.read_window(connection).await?;
         }
         self.refuse(&window)?;
+        self.refuse_another_order(&window, connection).await?;
         refuse_reset("the settled frontier", self.settled, window.last_value)?;
         let before = self.settled;
         let highest = window.head.max(before);
@@ -385,6 +389,7 @@ struct Window {
     contiguous: i64,
     below_one: Option<i64>,
     last_value: i64,
+    counts_one_by_one: Option<bool>,
     incarnation: Incarnation,
 }
 
@@ -456,8 +461,23 @@ impl PgWatch {
         Ok(())
     }
 
+    /// Refuses rows whose positions may have been drawn in another order than one by one, and says why.
+    async fn refuse_another_order(
+        &self,
+        window: &Window,
+        connection: &mut PgConnection,
+    ) -> Result<(), FrontierError> {
+        if window.counts_one_by_one == Some(true) {
+            return Ok(());
+        }
+        let conditions = sqlx::raw_sql(self.sequence.conditions());
+        self.sequence
+            .check(&conditions.fetch_one(connection).await?)?;
+        Err(no_proof("the sequence of the log was changed in between").into())
+    }
+
     async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, FrontierError> {
-        let window = with_numbers(&self.window, &[self.settled]);
+        let window = with_numbers(&self.window, &[self.settled, self.sequence.relation]);
         let row = sqlx::raw_sql(window).fetch_one(connection).await?;
         let marker = Marker::expect(&row)?;
         if marker.is_standby {
@@ -468,6 +488,7 @@ impl PgWatch {
             contiguous: row.try_get("contiguous")?,
             below_one: row.try_get("below_one")?,
             last_value: row.try_get("last_value")?,
+            counts_one_by_one: row.try_get("counts_one_by_one")?,
             incarnation: marker.incarnation,
         })
     }
@@ -642,12 +663,23 @@ async fn sequence(
     Ok(sequence)
 }
 
+/// Whether the transaction of the backend `$2` has the lock of one that drew a position.
+const DRAWN: &str = concat!(
+    "
+    SELECT EXISTS (SELECT FROM pg_locks
+                    WHERE locktype = 'relation' AND granted AND relation = $1::oid
+                      AND mode = 'RowExclusiveLock' AND pid = $2) AS seen, ",
+    server_marker!(),
+    " AS marker"
+);
+
 /// Draws a position in an open transaction and looks for its lock from another connection: on a server
-/// that does not show it, events would be lost.
+/// that does not show it, events would be lost. A standby does not show the locks of its primary either.
 async fn probe(
     pool: &PgPool,
     connection: &mut PgConnection,
     sequence: &Sequence,
+    incarnation: Incarnation,
 ) -> Result<(), FrontierError> {
     let mut writer = acquire(pool).await?;
     // One that reached a standby would come from the pool again and again.
@@ -665,12 +697,10 @@ async fn probe(
         }
         Err(error) => return Err(error.into()),
     };
-    let look = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND granted
-        AND relation = $1::oid AND mode = 'RowExclusiveLock' AND pid = $2)";
-    let seen: bool = sqlx::raw_sql(with_numbers(look, &[sequence.relation, drawn.try_get(0)?]))
-        .fetch_one(&mut *connection)
-        .await?
-        .try_get(0)?;
+    let look = with_numbers(DRAWN, &[sequence.relation, drawn.try_get(0)?]);
+    let looked = sqlx::raw_sql(look).fetch_one(&mut *connection).await?;
+    refuse_foreign(Marker::decode(&looked)?, incarnation)?;
+    let seen: bool = looked.try_get("seen")?;
     writer.rollback().await?;
     if seen {
         Ok(())
