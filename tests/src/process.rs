@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    ConsumerReport, ConsumerState, EventStore, LogProblem, OnError, Report, Settings, Worker, WorkerError,
+    ConsumerReport, ConsumerState, EventStore, LogProblem, OnError, Report, Settings, Worker,
+    WorkerError,
 };
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};

@@ -27,7 +27,7 @@ pub(super) enum Writer<DB: HistoryBackend> {
 }
 
 impl<DB: HistoryBackend> Writer<DB> {
-    fn positions(&self) -> &[i64] {
+    pub(super) fn positions(&self) -> &[i64] {
         match self {
             Self::Open(_, positions) | Self::Prepared(_, positions) => positions,
         }

@@ -133,9 +133,20 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let admin = Admin::new(self.database.store.clone());
         let merge = admin.merge_segments(target(id), 1);
         let Ok(merged) = tokio::time::timeout(patience(), merge).await else {
-            let rows = self.look().await?.rows;
-            let lanes = worker.consumers();
-            return Err(format!("stuck: merging {id:?}: {rows:#?}\n{lanes:#?}"));
+            let seen = self.look().await?;
+            let rows: Vec<&Row> = seen.rows_of(id).collect();
+            let (settled, health) = (seen.frontier, worker.health());
+            return Err(format!(
+                "stuck: merging {id:?}, settled up to {settled}: {rows:?}, {health:?}, log {:?}, writers {:?}",
+                seen.log
+                    .iter()
+                    .map(|(at, event)| (at, &event.aggregate, event.script))
+                    .collect::<Vec<_>>(),
+                self.writers
+                    .iter()
+                    .map(super::appending::Writer::positions)
+                    .collect::<Vec<_>>(),
+            ));
         };
         match merged {
             Ok(1) => Ok(()),

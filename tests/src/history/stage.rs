@@ -18,8 +18,8 @@ pub(super) fn patience() -> Duration {
     Duration::from_secs(super::number("HISTORY_PATIENCE").unwrap_or(30))
 }
 
-/// How long a process that died keeps other versions of a consumer without `tx` waiting.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a process that died keeps other versions of a consumer without `tx` waiting, on SQLite.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A database with the workers, writers and operators of one history.
 pub(super) struct Stage<'a, DB: HistoryBackend> {
@@ -186,9 +186,14 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             .poll_interval(Duration::from_millis(2))
             .snapshot_interval(Duration::from_millis(2))
             .advance_interval(Duration::from_millis(20))
-            .claim_timeout(CLAIM_TIMEOUT)
             // A thread for each run would be most of the time that a history takes.
             .lanes_on_one_core(false);
+        // A server would end the transactions of a busy machine after so short a time.
+        let builder = if DB::HOME.is_empty() {
+            builder.claim_timeout(CLAIM_TIMEOUT)
+        } else {
+            builder
+        };
         code.iter().fold(builder, |builder, (name, release)| {
             builder.registered(ScriptedConsumer::registered(name, release, &self.world))
         })

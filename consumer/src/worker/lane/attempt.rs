@@ -160,11 +160,11 @@ impl<DB: Backend> Attempt<'_, DB> {
 
     async fn handle_and_save(&self, ready: &Ready) -> Result<Outcome, AttemptError> {
         let mut unused = self.shared.connections.unused().await?;
-        let handler = self.handle_unused(ready, &mut unused);
+        let working = self.handle_unused(ready, &mut unused);
         let handled = if ready.run.is_replay {
-            handler.await
+            working.await
         } else {
-            self.mark().during(handler).await
+            self.mark().during(working).await
         };
         drop(unused);
         let handled = handled.map_err(|failure| {
@@ -193,10 +193,10 @@ impl<DB: Backend> Attempt<'_, DB> {
         if let Opening::Ready(ready) = &opening
             && !ready.run.is_replay
         {
-            opening = match self.mark().take(&mut tx).await? {
-                true => opening,
-                false => Opening::RollBack(Outcome::Busy),
-            };
+            // The row of another version may be gone while its handler still works.
+            if !self.mark().take(&mut tx).await? {
+                opening = Opening::RollBack(Outcome::Busy);
+            }
         }
         match opening {
             Opening::Commit(_) | Opening::Ready(_) => tx.commit().await?,
