@@ -235,6 +235,7 @@ mod tests {
                 0xcdcf_8e82_7169_3e59,
                 0xd286_8573_4fbf_6181,
                 0x2e28_4285_576a_6d05,
+                0xcfb3_1b29_77da_74bf,
             ]
         );
         assert_eq!(
@@ -244,6 +245,7 @@ mod tests {
                 0x7dbd_ac51_b1ed_8ca6,
                 0xcbf2_9ce4_8422_2325,
                 0x7227_58fb_125f_f937,
+                0x6a38_5ab6_38dd_ef5a,
             ]
         );
     }

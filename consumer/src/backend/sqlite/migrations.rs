@@ -144,17 +144,6 @@ CREATE TABLE IF NOT EXISTS {logs} (
     consumer TEXT NOT NULL PRIMARY KEY,
     log TEXT NOT NULL COLLATE NOCASE
 );
-
--- Which versions of a consumer handle events of these slices first, outside any transaction.
-CREATE TABLE IF NOT EXISTS {marks} (
-    consumer TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    holder TEXT NOT NULL,
-    slice_from INTEGER NOT NULL,
-    slice_to INTEGER NOT NULL,
-    held_until INTEGER NOT NULL,
-    PRIMARY KEY (consumer, version, holder)
-);
 ";
 
 const V5: &str = "
@@ -174,6 +163,17 @@ CREATE TABLE IF NOT EXISTS {pending} (
     slice_from INTEGER NOT NULL,
     position INTEGER NOT NULL,
     PRIMARY KEY (consumer, version, slice_from)
+);
+
+-- Which versions of a consumer handle events of these slices first, outside any transaction.
+CREATE TABLE IF NOT EXISTS {marks} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    slice_from INTEGER NOT NULL,
+    slice_to INTEGER NOT NULL,
+    held_until INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, holder)
 );
 
 -- The tables of read models, and the views over the active version. Programs that do not know of it
