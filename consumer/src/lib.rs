@@ -123,6 +123,7 @@ pub use crate::worker::{
 /// Tests the examples of the README.
 #[cfg(all(
     doctest,
+    feature = "postgres",
     feature = "sqlite",
     feature = "worker",
     feature = "auto-register"

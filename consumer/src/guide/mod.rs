@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`tutorial`] | build a first program, step by step |
 //! | [`declaring`] | write a consumer |
+//! | [`read_models`] | maintain a table without SQL |
 //! | [`running`] | start, stop and watch a worker |
 //! | [`failing`] | decide what happens after an error |
 //! | [`rebuilding`] | change a read model |
@@ -26,6 +27,8 @@
 pub mod tutorial {}
 #[doc = include_str!("declaring.md")]
 pub mod declaring {}
+#[doc = include_str!("read_models.md")]
+pub mod read_models {}
 #[doc = include_str!("running.md")]
 pub mod running {}
 #[doc = include_str!("failing.md")]
