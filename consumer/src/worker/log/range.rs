@@ -94,7 +94,7 @@ impl LogRange {
         let before = before.map_or(self.after, |event| event.global_position);
         let next = self.events.get(index);
         let last = next.map_or(self.to, |event| event.global_position - 1);
-        (before < position).then_some(before + 1..=last)
+        (before < position).then(|| before + 1..=last)
     }
 
     /// The index of the first event after a position.
