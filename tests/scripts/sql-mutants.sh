@@ -72,7 +72,7 @@ a standby looks like a primary
 == consumer/src/backend/postgres/events.rs: faults_frontier rules silent_server
 a read goes beyond what is settled
 - {global_position} > $1 AND {global_position} <= $2
-+ {global_position} > $1 AND {global_position} <= $2 + 1
++ {global_position} > $1 AND {global_position} <= $2 + 2
 == consumer/src/backend/postgres/checkpoints.rs: processes worker_running
 a claim waits for the process that has the row
 - FOR UPDATE SKIP LOCKED)

@@ -224,6 +224,52 @@ async fn a_log_that_was_reset_is_refused() {
     assert_eq!(what, "the durable frontier");
 }
 
+/// A transaction that draws a position while the worker waits for the rows is among the evidence.
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_evidence_is_read_after_the_rows() {
+    let db = Database::<Postgres>::fresh().await;
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    db.append("User", ["a"]).await;
+    patiently("it runs", worker.caught_up()).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    until("it waits for the rows", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                        AND wait_event_type = 'Lock' AND query LIKE '%last_value%'";
+        db.number(waiting).await == 1
+    })
+    .await;
+    let mut late = db.pool.begin().await.unwrap();
+    let drawn: i64 = sqlx::query_scalar("SELECT nextval('events_global_position_seq')")
+        .fetch_one(&mut *late)
+        .await
+        .unwrap();
+    let last = db.append_in(&mut tx, "b").await;
+    tx.commit().await.unwrap();
+    until("it has seen the gap", async || {
+        worker.frontier_wait().is_some() || db.checkpoint("c").await == Some(last)
+    })
+    .await;
+    sqlx::query(
+        "INSERT INTO events (global_position, aggregate_type, aggregate_id, aggregate_version,
+                             event_id, event_type, payload)
+         VALUES ($1, 'User', 'late', 1, gen_random_uuid(), 'Changed', '')",
+    )
+    .bind(drawn)
+    .execute(&mut *late)
+    .await
+    .unwrap();
+    late.commit().await.unwrap();
+    patiently("it catches up", worker.caught_up_to(last))
+        .await
+        .unwrap();
+    worker.stop().await;
+    assert_eq!(db.applied("c").await, db.log().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_durable_frontier_never_goes_back() {
     let db = Database::<Postgres>::fresh().await;

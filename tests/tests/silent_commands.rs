@@ -7,7 +7,8 @@ use std::time::Duration;
 use consumer::admin::ForgetOptions;
 use consumer::{ConsumerState, OnError, Settings, aggregate_slice, merge_segments};
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, consumer, impatient, patiently, test_on, until,
+    Database, Model, Running, TestDatabase, consumer, impatient, patiently, read_model, run_once,
+    test_on, until,
 };
 use sqlx::{Connection as _, Sqlite};
 use tokio::sync::{Notify, Semaphore};
@@ -27,7 +28,8 @@ test_on!(
     [sqlite, postgres],
     the_idle_half_of_a_row_split_in_a_retry_advances,
     an_idle_worker_starts_over_with_a_new_row,
-    an_idle_worker_follows_a_checkpoint_lowered_by_hand
+    an_idle_worker_follows_a_checkpoint_lowered_by_hand,
+    an_idle_row_that_changed_is_not_advanced
 );
 
 /// On Postgres the retry waits for the batch, whose claim is held while the handler works.
@@ -182,5 +184,45 @@ async fn an_idle_worker_follows_a_checkpoint_lowered_by_hand<DB: TestDatabase>(d
         db.applied("users").await == appended[1..]
     })
     .await;
+    running.stop().await;
+}
+
+/// Between two snapshots, a row can change in any of these ways.
+async fn an_idle_row_that_changed_is_not_advanced<DB: TestDatabase>(db: Database<DB>) {
+    const CHANGES: [(&str, &str); 5] = [
+        ("epoch", "epoch = epoch + 1"),
+        ("lowered", "position = 0"),
+        ("paused", "state = 'paused'"),
+        ("resized", "slice_to = 512"),
+        ("retried", "attempts = 1, failed_position = 1000000"),
+    ];
+    let builder = || {
+        let worker = db.worker().snapshot_interval(Duration::from_hours(1));
+        let worker = worker.advance_interval(Duration::from_millis(10));
+        let names = CHANGES.iter().map(|(name, _)| *name);
+        names.chain(["unchanged"]).fold(worker, |worker, name| {
+            worker.scoped_consumer(read_model(name).scope(&["Order"]))
+        })
+    };
+    let first = db.append("User", ["a"]).await[0];
+    run_once(builder()).await;
+    let running = Running::start(builder());
+    patiently("it runs", running.caught_up_to(first))
+        .await
+        .unwrap();
+    for (name, change) in CHANGES {
+        let change = format!("UPDATE consumer_progress SET {change} WHERE consumer = '{name}'");
+        db.execute(&change).await;
+    }
+    let last = db.append("User", ["b"]).await[0];
+    // Its row comes last.
+    until("the others are advanced", async || {
+        db.checkpoint("unchanged").await == Some(last)
+    })
+    .await;
+    for (name, _) in CHANGES {
+        let expected = if name == "lowered" { 0 } else { first };
+        assert_eq!(db.checkpoint(name).await, Some(expected), "{name}");
+    }
     running.stop().await;
 }

@@ -104,7 +104,8 @@ test_on!(
     what_a_forgotten_consumer_handled_is_a_replay,
     another_scope_makes_its_earlier_events_new_and_no_others,
     activating_past_the_parked_effects_of_version_1_is_refused,
-    forgetting_a_version_with_parked_effects_is_refused
+    forgetting_a_version_with_parked_effects_is_refused,
+    compacting_the_ledger_keeps_what_no_other_range_covers
 );
 
 async fn a_merge_in_a_rebuild_repeats_and_drops_no_effect<DB: TestDatabase>(db: Database<DB>) {
@@ -326,4 +327,24 @@ async fn forgetting_a_version_with_parked_effects_is_refused<DB: TestDatabase>(d
         Err(AdminError::WouldDiscard { parked: 1, .. })
     ));
     assert_eq!(db.parked(NAME).await, [parked]);
+}
+
+async fn compacting_the_ledger_keeps_what_no_other_range_covers<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append("User", ["a", "b", "c"]).await;
+    let worker = || db.worker().consumer(mails(parking()));
+    run_once(worker()).await;
+    db.execute(
+        "INSERT INTO consumer_handled (consumer, scope, slice_from, slice_to, after, up_to)
+         VALUES ('mails', '', 0, 1024, 0, 2), ('mails', '', 0, 1024, 1, 30),
+                ('mails', '', 0, 1024, 5, 9), ('mails', '', 0, 512, 2, 40)",
+    )
+    .await;
+    let admin = worker().admin().unwrap();
+    let forgotten = admin.forget(NAME, ForgetOptions::new().force()).await;
+    forgotten.unwrap();
+    // What it had handled, from 1 to 3, covers the first.
+    let ranges = "SELECT after * 100 + up_to FROM consumer_handled ORDER BY 1";
+    assert_eq!(db.numbers(ranges).await, [3, 130, 240]);
 }

@@ -190,6 +190,32 @@ async fn a_full_disk_is_retried_and_not_blamed_on_the_handler() {
     assert_eq!(db.applied("c").await, positions);
 }
 
+/// Nothing wakes a lane when another process releases its row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_busy_is_claimed_whatever_the_poll_interval() {
+    let db = Database::<Postgres>::fresh().await;
+    let worker = db.worker().poll_interval(Duration::MAX);
+    let running = Running::start(worker.consumer(read_model("c")));
+    patiently("it runs", running.caught_up()).await.unwrap();
+    let mut other = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM consumer_progress FOR UPDATE")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let last = db.append("User", ["a"]).await[0];
+    until("it finds the row busy", async || {
+        let given_up = "SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database() AND query = 'ROLLBACK'";
+        db.number(given_up).await > 0
+    })
+    .await;
+    other.rollback().await.unwrap();
+    patiently("it handles the event", running.caught_up_to(last))
+        .await
+        .unwrap();
+    running.stop().await;
+}
+
 /// The connection that a worker opens to recover must fit into the smallest pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_smallest_pool_recovers_after_a_server_restart() {

@@ -198,7 +198,7 @@ impl<DB: Backend> Lane<DB> {
             Outcome::Busy => {
                 // The process that has the row works on it; its progress shows in the next
                 // snapshot.
-                let pause = self.shared.options.poll_interval;
+                let pause = self.busy_pause();
                 self.job = Some(job);
                 self.progress.expect_pause_until(Instant::now());
                 self.pause(fraction(pause, 0.75 + fastrand::f64() / 2.0))
@@ -374,6 +374,12 @@ impl<DB: Backend> Lane<DB> {
             _ = snapshot.wait_for(|snapshot| snapshot.number > seen) => {}
             () = self.shared.stopped() => {}
         }
+    }
+
+    /// How long to leave a row to the process that has it, whose release wakes no lane.
+    fn busy_pause(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(1);
+        self.shared.options.poll_interval.min(LONGEST)
     }
 
     /// Waits, unless the worker stops or the row changes: an operator who resumes or pauses a

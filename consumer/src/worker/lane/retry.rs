@@ -110,7 +110,7 @@ impl<DB: Backend> Lane<DB> {
             if !matches!(outcome, Outcome::Busy) || self.shared.is_stopping() {
                 return Ok(outcome);
             }
-            self.pause(self.shared.options.poll_interval).await;
+            self.pause(self.busy_pause()).await;
         }
     }
 
