@@ -284,8 +284,17 @@ const HALVES: [(&[&str], &[&str]); 2] = [
         &["events", "heads", "frontier", "log_state"],
     ),
     (
-        &["checkpoints.rs", "operate.rs", "ledger.rs"],
-        &["progress", "pending", "parked", "handled", "logs", "active"],
+        &["checkpoints.rs", "operate.rs", "ledger.rs", "views.rs"],
+        &[
+            "progress",
+            "pending",
+            "parked",
+            "handled",
+            "logs",
+            "marks",
+            "active",
+            "read models",
+        ],
     ),
 ];
 
