@@ -347,7 +347,10 @@ impl<'a> Chaos<'a> {
             restarts.lines().count()
         );
         // A standby does not show locks, and is not blamed for that.
-        assert!(!restarts.contains("cannot be seen on this server"), "{restarts}");
+        assert!(
+            !restarts.contains("cannot be seen on this server"),
+            "{restarts}"
+        );
         for consumer in everyone() {
             assert_eq!(self.db.checkpoint(consumer).await, Some(head), "{consumer}");
         }
