@@ -160,7 +160,7 @@ pub(crate) enum Rows {
     /// None: the handler neither takes nor returns a row.
     None,
     /// The one whose key is the aggregate id, which the attribute does not say.
-    OfAggregate(Attribute),
+    OfAggregate(Box<Attribute>),
     /// Those with the keys that the attribute names, over the parameter with this pattern.
     Named { pattern: Box<Pat>, key: RowKey },
 }

@@ -32,8 +32,12 @@ impl Binaries {
     /// Finds an installation: the one that `POSTGRES_PROGRAMS` names, or else any.
     pub(crate) fn find() -> Self {
         let directory = match std::env::var_os(CHOSEN) {
-            Some(chosen) => programs_in(Path::new(&chosen))
-                .unwrap_or_else(|| panic!("{CHOSEN} is {chosen:?}, where there is no `initdb`")),
+            Some(chosen) => programs_in(Path::new(&chosen)).unwrap_or_else(|| {
+                panic!(
+                    "{CHOSEN} is {}, where there is no `initdb`",
+                    chosen.display()
+                )
+            }),
             None => candidates()
                 .iter()
                 .find_map(|directory| programs_in(directory))

@@ -74,9 +74,12 @@ fn missing(error: StoreError) -> Vec<String> {
 /// A consumer that fails on the events of one aggregate.
 fn fails_on(name: &str, id: &'static str, on_error: OnError) -> TestConsumer<Postgres> {
     let settings = impatient().retries(0).on_error(on_error);
-    judging(name, move |_, event| match event.aggregate_id == id {
-        true => Err("as told".to_owned()),
-        false => Ok(()),
+    judging(name, move |_, event| {
+        if event.aggregate_id == id {
+            Err("as told".to_owned())
+        } else {
+            Ok(())
+        }
     })
     .settings(settings)
 }
@@ -579,7 +582,7 @@ async fn migrating_works_in_a_schema_that_an_administrator_made() {
     db.execute("CREATE SCHEMA sales").await;
     let error = store.migrate().await.unwrap_err();
     let grant = format!("GRANT USAGE, CREATE ON SCHEMA sales TO {name}");
-    assert_eq!(missing(error), [grant.clone()]);
+    assert_eq!(missing(error), std::slice::from_ref(&grant));
     db.execute(&grant).await;
     store.migrate().await.unwrap();
     store.check().await.unwrap();

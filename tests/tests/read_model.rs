@@ -717,6 +717,7 @@ struct Everything {
 
 #[derive(ReadModel, Clone, Debug, PartialEq)]
 #[read_model(table = "prices")]
+#[expect(clippy::struct_field_names, reason = "the price of a price")]
 struct Price {
     #[read_model(key)]
     id: String,
@@ -917,14 +918,14 @@ async fn segments_share_no_row<DB: TestDatabase>(db: Database<DB>) {
 #[test]
 fn a_fold_can_be_called_by_hand() {
     // What `fold_batch` calls is public, also for a consumer of the macro.
-    fn keys_of<F: Fold>(
-        _: &F,
-    ) -> fn(
+    type KeysOf<F> = fn(
         &F,
         &Context,
         &PersistedEvent,
-        &mut Keys<'_, <F::Row as ReadModel>::Key>,
-    ) -> Result<(), HandlerError> {
+        &mut Keys<'_, <<F as Fold>::Row as ReadModel>::Key>,
+    ) -> Result<(), HandlerError>;
+
+    fn keys_of<F: Fold>(_: &F) -> KeysOf<F> {
         F::keys
     }
     let _ = keys_of(&Users);

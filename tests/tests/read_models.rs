@@ -1,7 +1,7 @@
 //! Read models: their tables, their keys, and the limits of their batches.
 
 use chrono::NaiveDate;
-use consumer::admin::RebuildOptions;
+use consumer::admin::{Admin, ForgetOptions, RebuildOptions, ViewError};
 use consumer::read_model::{
     self, ColumnError, ColumnNormalizer, ColumnReader, ColumnWriter, Table, TableColumn, Value,
 };
@@ -396,7 +396,9 @@ async fn with_segments_an_aggregate_shares_no_row_with_another<DB: TestDatabase>
     let report = report.to_string();
     assert!(report.contains("`007`"), "{report}");
     let by_key = folding::<Counter>("by_key", |_, _, keys| keys.add(7), |_, _, _| Ok(()));
-    db.execute("DROP TABLE counters_v1").await;
+    let admin = Admin::new(db.store.clone());
+    let forget = admin.forget("counters", ForgetOptions::new().discard_parked());
+    forget.await.unwrap();
     let divided = by_key.settings(impatient().retries(0).segments(2));
     let report = run_once(db.worker().consumer(divided)).await;
     assert!(report.to_string().contains("remove `segments`"), "{report}");
@@ -541,7 +543,10 @@ async fn a_request_to_stop_ends_a_batch_early<DB: TestDatabase>(db: Database<DB>
 async fn two_consumers_with_one_table_are_refused<DB: TestDatabase>(db: Database<DB>) {
     let other = folding::<Counter>("other", |_, _, _| Ok(()), |_, _, _| Ok(()));
     let refused = db.worker().consumer(counters()).consumer(other).build();
-    let refused = refused.err().expect("refused").to_string();
+    let Err(refused) = refused else {
+        panic!("two consumers have one table");
+    };
+    let refused = refused.to_string();
     assert!(refused.contains("`counters` and `other`"), "{refused}");
 }
 
@@ -570,8 +575,6 @@ where
     let put = command(Action::Put, 5);
     db.append_events(&[put.event("a")]).await;
     run_once(db.worker().consumer(samples())).await;
-    db.execute("CREATE VIEW samples AS SELECT * FROM samples_v1")
-        .await;
     let mut connection = db.pool.acquire().await.unwrap();
     let found = Sample::find(&mut *connection, &"a".to_owned())
         .await
@@ -610,6 +613,12 @@ async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres
     let refused = refusal(&restricted, samples()).await;
     let TableError::MayNotCreate { sql, .. } = &refused else {
         panic!("{refused}");
+    };
+    db.execute(&format!("{sql} {grant}")).await;
+    let worker = restricted.worker().consumer(samples()).build().unwrap();
+    let WorkerError::View(ViewError::NotAllowed { sql, .. }) = worker.run_once().await.unwrap_err()
+    else {
+        panic!("the role owns nothing");
     };
     db.execute(&format!("{sql} {grant}")).await;
     run_once(restricted.worker().consumer(samples())).await;

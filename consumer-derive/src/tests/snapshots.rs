@@ -113,14 +113,14 @@ fn handlers_of_a_read_model_beside_sql() {
     consumer(
         "read_model_and_sql",
         r#"name = "users", read_model = User"#,
-        r#"impl Users {
+        r"impl Users {
             #[on]
             async fn renamed(&self, tx: &mut PgConnection, event: Renamed) -> Result<(), Error> { Ok(()) }
             #[on(other)]
             fn other(user: &mut Option<User>, _: &PersistedEvent) {}
             #[on(reset)]
             async fn empty(&self, tx: &mut PgConnection) -> Result<(), Error> { Ok(()) }
-        }"#,
+        }",
     );
 }
 

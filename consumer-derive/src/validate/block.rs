@@ -197,22 +197,22 @@ fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
             continue;
         };
         for name in names {
-            let named = Named {
+            let handled = Named {
                 event: name.value(),
                 method: function.signature.ident.to_string(),
                 cfgs: function.cfgs(),
                 has_key: on.key.is_some(),
             };
-            if let Some(before) = seen.iter().find(|before| before.collides_with(&named)) {
-                errors.at(name, named.again(before));
+            if let Some(before) = seen.iter().find(|before| before.collides_with(&handled)) {
+                errors.at(name, handled.again(before));
             }
-            if named.event.trim() != named.event || named.event.is_empty() {
+            if handled.event.trim() != handled.event || handled.event.is_empty() {
                 errors.at(
                     name,
                     "an event name must not be empty or have white space around it: write `#[on(\"UserRegistered\")]`",
                 );
             }
-            seen.push(named);
+            seen.push(handled);
         }
     }
 }

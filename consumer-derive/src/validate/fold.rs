@@ -38,7 +38,7 @@ pub(super) fn on(
             pattern: pattern?,
             key,
         },
-        (true, None) => Rows::OfAggregate(on.attribute.clone()),
+        (true, None) => Rows::OfAggregate(Box::new(on.attribute.clone())),
         (false, None) => Rows::None,
         (false, Some(_)) => {
             refuse_key_without_row(function, on, row, errors);

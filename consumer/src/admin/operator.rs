@@ -244,8 +244,10 @@ impl<DB: Backend> Admin<DB> {
         &self,
         connection: &mut DB::Connection,
         access: Access,
-    ) -> Result<(), StoreError> {
-        backend::check_use::<DB>(connection, self.store.settings(), Some(access)).await
+    ) -> Result<(), AdminError> {
+        let tables = self.tables().await?;
+        let settings = tables.store.settings();
+        Ok(backend::check_use::<DB>(connection, settings, Some(access)).await?)
     }
 
     pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {

@@ -121,7 +121,7 @@ impl<C, T> NoMaking for Making<C, T> {}
 
 /// The same for a consumer with a read model. `F` is its rows, in which the mistake may be too.
 #[derive(Debug)]
-pub struct MakingFold<C, T, F>(PhantomData<fn() -> (C, T, F)>);
+pub struct MakingFold<C, T, F>(Making<C, T>, PhantomData<fn() -> F>);
 
 impl<C: Transaction, T: Send + Sync, F: RowsOfFold> MakingFold<C, T, F> {
     /// Takes precedence over [`NoFold::WAY`], since it is inherent.

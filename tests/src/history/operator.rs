@@ -274,8 +274,11 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             options = options.discard_parked();
         }
         match admin.forget(target(id), options).await {
-            Err(AdminError::Active { .. } | AdminError::Unknown { .. }) => return Ok(false),
-            Err(AdminError::UnknownVersion { .. }) => return Ok(false),
+            Err(
+                AdminError::Active { .. }
+                | AdminError::Unknown { .. }
+                | AdminError::UnknownVersion { .. },
+            ) => return Ok(false),
             Err(AdminError::WouldDiscard { .. }) if parked > 0 && !discard => return Ok(false),
             Ok(()) if parked > 0 && !discard => {
                 return Err(format!(

@@ -296,7 +296,7 @@ pub struct UserRows;
 impl UserRows {
     /// Documentation stays here too.
     #[on]
-    fn registered(&self, row: &mut Option<UserRow>, event: Envelope<'_, UserRegistered>) {
+    fn registered(row: &mut Option<UserRow>, event: Envelope<'_, UserRegistered>) {
         if let Some(row) = row {
             row.email = Some(event.payload.email);
         }
@@ -318,7 +318,10 @@ pub struct UserRowsByEmail;
 #[consumer(name = "user_rows_by_email", read_model = UserRow)]
 impl UserRowsByEmail {
     #[on(key = event.email)]
-    fn registered(&self, row: &mut UserRow, event: UserRegistered) -> Result<(), HandlerError> {
+    fn registered(row: &mut UserRow, event: UserRegistered) -> Result<(), HandlerError> {
+        if event.email.is_empty() {
+            return Err("no e-mail address".into());
+        }
         row.email = Some(event.email);
         Ok(())
     }

@@ -38,7 +38,6 @@ pub struct Codec<T, X = ()> {
     extra: X,
 }
 
-#[expect(clippy::missing_errors_doc, reason = "those of the columns")]
 impl<T, X: Copy> Codec<T, X> {
     /// The column with its name.
     #[must_use]

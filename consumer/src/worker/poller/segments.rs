@@ -87,7 +87,8 @@ pub async fn merge_segments<DB: Backend>(
     segments: u32,
 ) -> Result<(), WorkerError> {
     let segments = i32::try_from(segment_count(segments)).unwrap_or(1);
-    let statements = DB::checkpoint_statements(store.located().await?.settings());
+    let store = store.located().await?;
+    let statements = DB::checkpoint_statements(store.settings());
     let mut connection = acquire(store.pool()).await?;
     // The caller may drop this future during a BEGIN, as in the reader of the log.
     connection.close_on_drop();
