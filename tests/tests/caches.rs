@@ -143,7 +143,9 @@ async fn a_rebuild_reaches_the_process_that_did_not_run_it<DB: TestDatabase>(db:
     for round in 0..5 {
         let new = format!("new {round}");
         rewrite(&db, &new).await;
-        payloads.iter().for_each(|one| one.lock().unwrap().clear());
+        for one in &payloads {
+            one.lock().unwrap().clear();
+        }
         let admin = Admin::new(db.store.clone());
         let options = RebuildOptions::new().wait(Duration::from_secs(30));
         admin

@@ -242,7 +242,10 @@ async fn a_slow_consumer_says_which_events_were_deleted_before_it<DB: TestDataba
     let slow = consumer::<DB, _>("slow", move |_, _, _| {
         let permits = Arc::clone(&permits);
         called.notify_one();
-        Box::pin(async move { Ok(permits.acquire().await?.forget()) })
+        Box::pin(async move {
+            permits.acquire().await?.forget();
+            Ok(())
+        })
     });
     // The worker keeps nothing in memory, so that what is deleted is gone.
     let worker = db.worker().cache_bytes(0).consumer(slow.without_tx());
