@@ -224,6 +224,27 @@ async fn a_log_that_was_reset_is_refused() {
     assert_eq!(what, "the durable frontier");
 }
 
+/// The rows beyond a gap are visible to the read that ends before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_read_ends_where_the_log_is_settled() {
+    let db = Database::<Postgres>::fresh().await;
+    let first = db.append("User", ["a"]).await[0];
+    let (late, _) = pending(&db, "late").await;
+    let last = db.append("User", ["b"]).await[0];
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    until("it waits for the gap", async || {
+        worker.frontier_wait().is_some() && db.checkpoint("c").await >= Some(first)
+    })
+    .await;
+    assert_eq!(db.applied("c").await, [first]);
+    late.commit().await.unwrap();
+    patiently("it catches up", worker.caught_up_to(last))
+        .await
+        .unwrap();
+    worker.stop().await;
+    assert_eq!(db.applied("c").await, db.log().await);
+}
+
 /// A transaction that draws a position while the worker waits for the rows is among the evidence.
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_evidence_is_read_after_the_rows() {
