@@ -9,9 +9,7 @@ use super::locks::LOCK_WAIT;
 use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
-use crate::backend::{
-    Backend, ConsumerId, Row, SLICES, ViewError, drop_table, recorded_tables, switch_view,
-};
+use crate::backend::{Backend, ConsumerId, Row, SLICES, ViewError, drop_table, switch_view};
 
 impl<DB: Backend> Admin<DB> {
     /// Returns the [active](Self::activate) version of a consumer, whose read model queries should read;
@@ -134,20 +132,6 @@ impl<DB: Backend> Admin<DB> {
         dropped.map_err(|error| view_error::<DB>(error, &consumer))?;
         DB::forget(&tables.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
-    }
-
-    /// The table of a version, unless the library does not maintain it.
-    pub(crate) async fn table_of(
-        &self,
-        consumer: &ConsumerId,
-    ) -> Result<Option<String>, AdminError> {
-        let mut tx = self.read().await?;
-        let versions =
-            recorded_tables::<DB>(&self.tables().await?.views, &mut tx, &consumer.name).await?;
-        let table = versions
-            .into_iter()
-            .find(|version| version.consumer == *consumer);
-        Ok(table.map(|version| version.table.to_string()))
     }
 
     /// Refuses to forget a consumer that is still in use.

@@ -75,11 +75,14 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
-pub(crate) use self::migrations::{check, check_use, migrate, script};
+#[cfg(feature = "worker")]
+pub(crate) use self::migrations::check_use;
+pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 #[cfg(feature = "worker")]
 pub(crate) use self::pace::Pace;
+#[cfg(feature = "worker")]
 pub(crate) use self::pool::acquire;
 pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;
@@ -103,10 +106,13 @@ pub(crate) use self::tables::{prepare_table, table_schema};
 
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
+#[cfg(feature = "cli")]
+pub(crate) use self::views::recorded_tables;
 #[cfg(feature = "worker")]
 pub(crate) use self::views::{
-    ReadModelTable, ViewStatements, drop_table, prepare_view, recorded_tables, switch_view,
+    ReadModelTable, ViewStatements, drop_table, prepare_view, switch_view,
 };
+
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
 ///
