@@ -99,10 +99,12 @@ async fn the_first_example_of_the_readme_runs_in_a_new_crate() {
     new.cargo(&["build"]);
     let database = TestPostgres::shared().await.database().await;
     for url in [None, Some(&*database.url)] {
-        for position in [1, 2] {
+        for _ in 0..2 {
             let printed = run(url);
-            let wanted = format!("users: caught up at {position}, 1 event");
-            assert!(printed.starts_with(&wanted), "{printed}");
+            let (position, handled) = printed.split_once(", ").unwrap();
+            // On Postgres, a worker draws a position when it starts.
+            assert!(position.starts_with("users: caught up at "), "{printed}");
+            assert!(handled.starts_with("1 event handled"), "{printed}");
             assert_eq!(printed.lines().count(), 1, "{printed}");
         }
     }
