@@ -20,6 +20,7 @@ use crate::suggest::{closest, listed};
 pub(crate) struct Args {
     pub(crate) name: Slot<LitStr>,
     pub(crate) aggregates: Slot<Aggregates>,
+    pub(crate) read_model: Slot<Path>,
     pub(crate) start_from: Slot<LitStr>,
     pub(crate) on_error: Slot<LitStr>,
     pub(crate) retries: Slot<LitInt>,
@@ -36,11 +37,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Marks a required key as given, so that a misspelt one is not reported as missing too.
+    /// Marks a key that others depend on as given, so that a misspelt one is not reported as missing too.
     fn note_as_written(&mut self, meant: &str, key: &Ident) {
         match meant {
             keys::NAME => _ = self.name.key.get_or_insert(key.clone()),
             keys::DATABASE => _ = self.database.key.get_or_insert(key.clone()),
+            keys::READ_MODEL => _ = self.read_model.key.get_or_insert(key.clone()),
             _ => {}
         }
     }
@@ -97,6 +99,7 @@ pub(crate) enum Database {
 const KEYS: &[(&str, &str)] = &[
     (keys::NAME, "\"user_read_model\""),
     (keys::AGGREGATES, "[\"User\"]"),
+    (keys::READ_MODEL, "User"),
     (keys::START_FROM, "\"beginning\""),
     (keys::ON_ERROR, "\"stop\""),
     (keys::RETRIES, "5"),
@@ -151,6 +154,7 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
     match key.to_string().as_str() {
         keys::NAME => fill(&mut args.name, key, input, errors),
         keys::AGGREGATES => fill(&mut args.aggregates, key, input, errors),
+        keys::READ_MODEL => fill(&mut args.read_model, key, input, errors),
         keys::START_FROM => fill(&mut args.start_from, key, input, errors),
         keys::ON_ERROR => fill(&mut args.on_error, key, input, errors),
         keys::RETRIES => fill(&mut args.retries, key, input, errors),

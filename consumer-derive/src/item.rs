@@ -8,13 +8,14 @@ use quote::{ToTokens, TokenStreamExt};
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Signature, Token, Type,
-    Visibility,
+    Attribute, Expr, FnArg, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Signature, Token,
+    Type, Visibility, parse_quote,
 };
 
 use crate::errors::Errors;
 use crate::keys;
 use crate::model::Cfgs;
+use crate::pairs::{expect_equals, report_second};
 use crate::suggest::closest;
 
 /// The item under the attribute.
@@ -64,6 +65,14 @@ pub(crate) struct On {
     pub(crate) attribute: Attribute,
     /// `None` when the argument was refused.
     pub(crate) events: Option<OnEvents>,
+    /// The rows of the read model that the event is about.
+    pub(crate) key: Option<OnKey>,
+}
+
+/// `key = event.payload.referrer`
+pub(crate) struct OnKey {
+    pub(crate) word: Ident,
+    pub(crate) rows: Expr,
 }
 
 /// The argument of `#[on…]`.
@@ -274,8 +283,11 @@ fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
         ))
     };
     match parser.parse2(head) {
-        Ok((attributes, visibility, signature)) => {
+        Ok((attributes, visibility, mut signature)) => {
             let (on, attributes) = take_helpers(attributes, errors);
+            for key in on.iter().filter_map(|on| on.key.as_ref()) {
+                mark_as_used(&mut signature, key);
+            }
             Member::Function(Box::new(Function {
                 attributes,
                 on,
@@ -288,14 +300,44 @@ fn parse_member(mut tokens: Vec<TokenTree>, errors: &mut Errors) -> Member {
     }
 }
 
+/// A parameter that only the key mentions is not unused.
+fn mark_as_used(signature: &mut Signature, key: &OnKey) {
+    let mentioned = words(key.rows.to_token_stream());
+    for input in &mut signature.inputs {
+        let FnArg::Typed(typed) = input else {
+            continue;
+        };
+        let names = words(typed.pat.to_token_stream());
+        if names.iter().any(|name| mentioned.contains(name)) {
+            typed.attrs.push(parse_quote!(#[allow(unused_variables)]));
+        }
+    }
+}
+
+/// The identifiers among the tokens.
+fn words(tokens: TokenStream) -> Vec<Ident> {
+    tokens
+        .into_iter()
+        .flat_map(|token| match token {
+            TokenTree::Ident(word) => vec![word],
+            TokenTree::Group(group) => words(group.stream()),
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
 /// Separates `#[on]` attributes, including malformed ones, from the others.
 fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Vec<Attribute>) {
     let mut on = Vec::new();
     let mut others = Vec::new();
     for attribute in attributes {
         if attribute.path().is_ident(keys::ON) {
-            let events = parse_on(&attribute, errors);
-            on.push(On { attribute, events });
+            let (events, key) = parse_on(&attribute, errors);
+            on.push(On {
+                attribute,
+                events,
+                key,
+            });
         } else if is_qualified_on(&attribute) {
             errors.at(
                 attribute.path(),
@@ -304,6 +346,7 @@ fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Ve
             on.push(On {
                 attribute,
                 events: None,
+                key: None,
             });
         } else if hides_on(&attribute) {
             errors.at(
@@ -313,6 +356,7 @@ fn take_helpers(attributes: Vec<Attribute>, errors: &mut Errors) -> (Vec<On>, Ve
             on.push(On {
                 attribute,
                 events: None,
+                key: None,
             });
         } else {
             others.push(attribute);
@@ -361,21 +405,92 @@ fn hides_on(attribute: &Attribute) -> bool {
 
 const ON_FORMS: &str = "write `#[on]` and take a decoded event, `#[on(\"UserRegistered\")]`, `#[on(other)]` or `#[on(reset)]`";
 
-fn parse_on(attribute: &Attribute, errors: &mut Errors) -> Option<OnEvents> {
-    match &attribute.meta {
-        Meta::Path(_) => Some(OnEvents::Typed),
+/// An example of `key`, which messages show.
+const KEY_FORM: &str = "#[on(key = event.payload.user_id)]";
+
+fn parse_on(attribute: &Attribute, errors: &mut Errors) -> (Option<OnEvents>, Option<OnKey>) {
+    let list = match &attribute.meta {
+        Meta::Path(_) => return (Some(OnEvents::Typed), None),
         Meta::NameValue(pair) => {
             errors.at(pair, format!("`#[on]` does not take `=`: {ON_FORMS}"));
-            None
+            return (None, None);
         }
-        Meta::List(list) if list.tokens.is_empty() => {
-            errors.at(
-                list,
-                format!("`#[on()]` does not name an event: {ON_FORMS}"),
+        Meta::List(list) => list,
+    };
+    if list.tokens.is_empty() {
+        errors.at(
+            list,
+            format!("`#[on()]` does not name an event: {ON_FORMS}"),
+        );
+        return (None, None);
+    }
+    let (events, key) = split_key(&list.tokens);
+    match key {
+        None => (parse_on_list(&events, errors), None),
+        Some((word, value)) => {
+            let (key, rest) = parse_key(word, value, errors);
+            let events: TokenStream = events.into_iter().chain(rest).collect();
+            if key.is_none() {
+                return (None, None);
+            }
+            if events.is_empty() {
+                return (Some(OnEvents::Typed), key);
+            }
+            (parse_on_list(&events, errors), key)
+        }
+    }
+}
+
+/// Separates `key = …` from what is before it.
+fn split_key(tokens: &TokenStream) -> (TokenStream, Option<(Ident, TokenStream)>) {
+    let mut before = TokenStream::new();
+    let mut rest = tokens.clone().into_iter();
+    let mut begins = true;
+    while let Some(token) = rest.next() {
+        if let TokenTree::Ident(word) = &token
+            && begins
+            && word == keys::KEY
+        {
+            return (before, Some((word.clone(), rest.collect())));
+        }
+        begins = matches!(&token, TokenTree::Punct(comma) if comma.as_char() == ',');
+        before.extend([token]);
+    }
+    (before, None)
+}
+
+/// The key, unless it is not an expression, and the tokens after it.
+fn parse_key(word: Ident, value: TokenStream, errors: &mut Errors) -> (Option<OnKey>, TokenStream) {
+    let parser = |input: ParseStream<'_>| {
+        expect_equals(&word, input, errors)?;
+        let rows: Expr = input.parse()?;
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+        Ok((rows, input.parse::<TokenStream>()?))
+    };
+    match parser.parse2(value.clone()) {
+        Ok((rows, rest)) => {
+            if let (_, Some((second, _))) = split_key(&rest) {
+                report_second(&second, errors);
+                return (None, rest);
+            }
+            (Some(OnKey { word, rows }), rest)
+        }
+        Err(_) => {
+            let message = format!(
+                "`key` takes an expression over the event, or `aggregate_id`: write `{KEY_FORM}`"
             );
-            None
+            let mut written = value.into_iter();
+            written.next();
+            let written: TokenStream = written.collect();
+            if written.is_empty() {
+                errors.at(word, message);
+            } else {
+                errors.at(written, message);
+            }
+            (None, TokenStream::new())
         }
-        Meta::List(list) => parse_on_list(&list.tokens, errors),
     }
 }
 
@@ -387,11 +502,17 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
     if let Ok(names) = names.parse2(tokens.clone()) {
         return Some(OnEvents::Named(names));
     }
-    let word = syn::parse2::<Ident>(tokens.clone()).map(|word| word.to_string());
+    let word = |input: ParseStream<'_>| {
+        let word: Ident = input.parse()?;
+        input.parse::<Option<Token![,]>>()?;
+        Ok(word.to_string())
+    };
+    let word = word.parse2(tokens.clone());
     let advice = match word.as_deref() {
         Ok(keys::OTHER) => return Some(OnEvents::Other),
         Ok(keys::RESET) => return Some(OnEvents::Reset),
-        Ok(word) => match closest(word, &[keys::OTHER, keys::RESET]) {
+        Ok(word) => match closest(word, &[keys::OTHER, keys::RESET, keys::KEY]) {
+            Some(keys::KEY) => format!("did you mean `{KEY_FORM}`?"),
             Some(meant) => format!("did you mean `#[on({meant})]`?"),
             None => {
                 format!("write `#[on(\"{word}\")]`, or `#[on]` and the parameter `event: {word}`")

@@ -4,15 +4,17 @@
 // Attributes.
 pub(crate) const CONSUMER: &str = "consumer";
 pub(crate) const EVENT: &str = "event";
+pub(crate) const READ_MODEL: &str = "read_model";
 pub(crate) const ON: &str = "on";
 pub(crate) const CFG: &str = "cfg";
 pub(crate) const CFG_ATTR: &str = "cfg_attr";
 pub(crate) const SERDE: &str = "serde";
 
-// Keys of `#[consumer(…)]` and of `#[event(…)]`.
+// Keys of several attributes.
 pub(crate) const NAME: &str = "name";
 pub(crate) const VERSION: &str = "version";
 pub(crate) const CRATE: &str = "crate";
+pub(crate) const KEY: &str = "key";
 
 // Keys of `#[consumer(…)]`.
 pub(crate) const AGGREGATES: &str = "aggregates";
@@ -32,10 +34,18 @@ pub(crate) const INIT: &str = "init";
 pub(crate) const AGGREGATE: &str = "aggregate";
 pub(crate) const UPCAST: &str = "upcast";
 
-// Words in the place of a value: `database = any`, `#[on(other)]`, `#[on(reset)]`.
+// Keys of `#[read_model(…)]`.
+pub(crate) const TABLE: &str = "table";
+pub(crate) const INDEX: &str = "index";
+pub(crate) const POSITION: &str = "position";
+pub(crate) const SQL_TYPE: &str = "sql_type";
+pub(crate) const RENAME: &str = "rename";
+
+// Words in the place of a value: `database = any`, `#[on(other)]`, `#[on(reset)]`, `key = aggregate_id`.
 pub(crate) const ANY: &str = "any";
 pub(crate) const OTHER: &str = "other";
 pub(crate) const RESET: &str = "reset";
+pub(crate) const AGGREGATE_ID: &str = "aggregate_id";
 
 // The method that handles every event.
 pub(crate) const HANDLE: &str = "handle";

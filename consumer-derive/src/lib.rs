@@ -6,10 +6,13 @@ mod errors;
 mod event;
 mod expand;
 mod fallback;
+mod helper;
 mod item;
 mod keys;
 mod model;
+mod names;
 mod pairs;
+mod read_model;
 mod span;
 mod suggest;
 #[cfg(test)]
@@ -44,4 +47,10 @@ fn expand_consumer(
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     event::derive(input.into()).into()
+}
+
+/// Implements `ReadModel` and sqlx's `FromRow`. The `consumer` crate documents it.
+#[proc_macro_derive(ReadModel, attributes(read_model))]
+pub fn derive_read_model(input: TokenStream) -> TokenStream {
+    read_model::derive(input.into()).into()
 }

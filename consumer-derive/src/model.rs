@@ -1,8 +1,8 @@
 //! A validated consumer: a macro can find no further mistake in it.
 
-use proc_macro2::{TokenStream, TokenTree};
-use quote::{ToTokens, quote};
-use syn::{Attribute, Ident, Meta, Path, Type};
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, TokenStreamExt, quote};
+use syn::{Attribute, Expr, Ident, Meta, Pat, Path, Type};
 
 use crate::args::Aggregate;
 
@@ -134,14 +134,51 @@ pub(crate) struct Handlers {
     pub(crate) events: Vec<Handler>,
     /// One, or several that `cfg` chooses among.
     pub(crate) resets: Vec<Method>,
+    /// The read model that handlers fold events into.
+    pub(crate) read_model: Option<Path>,
 }
 
 /// A handler of events.
 pub(crate) struct Handler {
     pub(crate) method: Method,
     pub(crate) events: Events,
-    /// Whether it takes a slice: the whole batch for [`Events::Every`], otherwise a run of events.
-    pub(crate) many: bool,
+    pub(crate) way: Way,
+}
+
+/// How a handler gets its events.
+pub(crate) enum Way {
+    /// One by one.
+    Single,
+    /// In a slice: the whole batch for [`Events::Every`], otherwise a run of events.
+    Slice,
+    /// One by one, together with the rows that each is about: the handler is not `async`.
+    Fold(Rows),
+}
+
+/// The rows that an event is about.
+pub(crate) enum Rows {
+    /// None: the handler neither takes nor returns a row.
+    None,
+    /// The one whose key is the aggregate id, which the attribute does not say.
+    OfAggregate(Box<Attribute>),
+    /// Those with the keys that the attribute names, over the parameter with this pattern.
+    Named { pattern: Box<Pat>, key: RowKey },
+}
+
+/// What names the keys of rows.
+pub(crate) enum RowKey {
+    /// `key = event.payload.referrer`, which yields one key, none, or several; `key = aggregate_id`.
+    One(KeyPart),
+    /// `key = (event.payload.account, aggregate_id)`: one key of several parts.
+    Tuple(Span, Vec<KeyPart>),
+}
+
+/// A key, or one part of it.
+pub(crate) enum KeyPart {
+    /// `aggregate_id`
+    AggregateId(Ident),
+    /// Anything else. It is borrowed if it names a place.
+    Expression(Box<Expr>),
 }
 
 /// The events that a handler takes.
@@ -164,6 +201,8 @@ pub(crate) struct Method {
     pub(crate) parameters: Vec<Parameter>,
     /// The return type, at which mistakes in it are reported.
     pub(crate) output: TokenStream,
+    /// Whether it takes `self`.
+    pub(crate) has_receiver: bool,
 }
 
 /// A parameter of a handler, told by the shape of its type. The type is the one behind the
@@ -171,12 +210,39 @@ pub(crate) struct Method {
 pub(crate) enum Parameter {
     /// `&mut T`: the connection.
     Transaction(Type),
+    /// `&mut T` of a handler that is not `async`: the row, or an `Option` of it.
+    Row(Type),
     /// `&T`: the event or the context, depending on the type.
     Shared(Type),
     /// `T`: a decoded event.
     Decoded(Type),
     /// `&[T]`: several events.
     Several(Type),
+}
+
+impl Rows {
+    /// Whether the aggregate id is the key.
+    pub(crate) fn are_of_aggregate(&self) -> bool {
+        match self {
+            Self::OfAggregate(_) => true,
+            Self::Named { key, .. } => matches!(key, RowKey::One(KeyPart::AggregateId(_))),
+            Self::None => false,
+        }
+    }
+}
+
+impl Handler {
+    pub(crate) fn takes_slice(&self) -> bool {
+        matches!(self.way, Way::Slice)
+    }
+
+    /// The rows of a handler that is not `async`.
+    pub(crate) fn rows(&self) -> Option<&Rows> {
+        match &self.way {
+            Way::Fold(rows) => Some(rows),
+            Way::Single | Way::Slice => None,
+        }
+    }
 }
 
 impl Method {
@@ -192,6 +258,16 @@ impl Method {
                 Parameter::Transaction(connection) => Some(connection),
                 _ => None,
             })
+    }
+}
+
+impl Model {
+    /// The rows that handlers fold events into.
+    pub(crate) fn read_model(&self) -> Option<&Path> {
+        match &self.body {
+            Body::ByHand => None,
+            Body::Handlers(handlers) => handlers.read_model.as_ref(),
+        }
     }
 }
 
@@ -217,6 +293,13 @@ impl Handlers {
             .filter(|handler| !matches!(handler.events, Events::Every))
     }
 
+    /// The handlers that are not `async`.
+    pub(crate) fn folds(&self) -> impl Iterator<Item = &Handler> {
+        self.events
+            .iter()
+            .filter(|handler| handler.rows().is_some())
+    }
+
     pub(crate) fn take_the_rest(&self) -> bool {
         self.events
             .iter()
@@ -228,6 +311,24 @@ impl ToTokens for Cfgs {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         for cfg in &self.0 {
             cfg.to_tokens(tokens);
+        }
+    }
+}
+
+impl ToTokens for RowKey {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::One(part) => part.to_tokens(tokens),
+            Self::Tuple(_, parts) => tokens.append_separated(parts, quote!(,)),
+        }
+    }
+}
+
+impl ToTokens for KeyPart {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::AggregateId(word) => word.to_tokens(tokens),
+            Self::Expression(expression) => expression.to_tokens(tokens),
         }
     }
 }

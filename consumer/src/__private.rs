@@ -10,6 +10,11 @@ pub use crate::contract::generated::{
     Borrowed, NotBorrowed, Shareable, Transaction, batch, context, one, outcome, run, send,
     several, shared, slice, transaction, whole,
 };
+pub use crate::contract::read_model::generated::{
+    ByAggregateId, ByKey, KeyCodec, KeysOf, NO_TABLE, NoAggregateId, NoKeyCodec, NoTable, RowType,
+    TableOf, aggregate_id, changed, codec, fold_one, fold_run, key_part, keys_of, keys_of_place,
+    only, optional_text_codec, position_codec, returned, row, text_codec,
+};
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
     expect_event, nothing, typed, unknown_type, unknown_version,
@@ -20,8 +25,10 @@ pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,
     default_instance, no_value,
 };
-pub use crate::registry::entry::{Entry, Factory, Making, NO_FACTORIES, NoMaking};
-pub use crate::registry::handled::{HandlerShape, check};
+pub use crate::registry::entry::{
+    Entry, Factory, Making, MakingFold, NO_FACTORIES, NoFold, NoMaking,
+};
+pub use crate::registry::handled::{HandlerRows, HandlerShape, check};
 pub use crate::registry::lock::{LockError, check_lock};
 
 use crate::contract::{Aggregate, Event};

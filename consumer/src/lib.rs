@@ -87,18 +87,21 @@ mod worker;
 
 #[doc = include_str!("contract/event_derive.md")]
 pub use consumer_derive::Event;
+#[doc = include_str!("contract/read_model_derive.md")]
+pub use consumer_derive::ReadModel;
 #[doc = include_str!("registry/attribute.md")]
 pub use consumer_derive::consumer;
 pub use sqlx;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::backend::{Backend, Column, ReadRange, Schema, StoreError};
+pub use crate::backend::{Access, Backend, Column, DriverError, ReadRange, Schema, StoreError};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
-pub use crate::backend::{Blocker, LogProblem, aggregate_slice};
+pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
+pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
     ErasedConsumer, Event, EventRecord, ExpectedVersion, Handler, HandlerError, Metadata, NewEvent,
-    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns,
+    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns, read_model,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
@@ -120,6 +123,7 @@ pub use crate::worker::{
 /// Tests the examples of the README.
 #[cfg(all(
     doctest,
+    feature = "postgres",
     feature = "sqlite",
     feature = "worker",
     feature = "auto-register"

@@ -20,10 +20,11 @@ pub use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
 pub use sqlx::SqliteConnection;
 
-pub use consumer_derive::{Event, consumer};
+pub use consumer_derive::{Event, ReadModel, consumer};
 
 #[doc(hidden)]
 pub use crate::contract::generated::EndsNoTransaction as _;
+pub use crate::contract::read_model::ReadModel;
 pub use crate::contract::{
     Aggregate, Consumer, Context, Envelope, Event, Handler, HandlerError, PersistedEvent,
     ScopedConsumer,

@@ -3,8 +3,10 @@
 mod binaries;
 mod blind;
 mod consumers;
+mod counting;
 mod database;
 mod delay;
+mod folding;
 pub mod history;
 mod imports;
 mod logged;
@@ -13,6 +15,7 @@ mod model;
 mod pgbouncer;
 mod postgres;
 mod process;
+pub mod samples;
 mod sqlite;
 mod standby;
 mod writers;
@@ -21,8 +24,10 @@ pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
     patiently, read_model, run_once, until,
 };
+pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
+pub use self::folding::{Folding, folding};
 pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    ConsumerReport, ConsumerState, EventStore, LogProblem, Report, Settings, Worker, WorkerError,
+    ConsumerReport, ConsumerState, EventStore, LogProblem, OnError, Report, Settings, Worker,
+    WorkerError,
 };
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;
 
-use crate::{Database, TestConsumer, TestDatabase, consumer};
+use crate::samples::Samples;
+use crate::{Database, TestConsumer, TestDatabase, consumer, impatient};
 
 const URL: &str = "TEST_WORKER_URL";
 const CONSUMERS: &str = "TEST_WORKER_CONSUMERS";
@@ -24,6 +26,8 @@ const BATCH_SIZE: &str = "TEST_WORKER_BATCH_SIZE";
 const SEGMENTS: &str = "TEST_WORKER_SEGMENTS";
 /// Printed once it handles signals.
 const READY: &str = "ready";
+/// The name of the consumer with a read model, [`Samples`].
+const SAMPLES: &str = "samples";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 
 /// A worker in a process of its own; killed when this value goes.
@@ -67,10 +71,16 @@ impl WorkerProcess {
     #[must_use]
     pub fn terminate(mut self) -> bool {
         self.signal("TERM");
-        self.ended().success()
+        self.wait().success()
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    /// Waits until it ends by itself, and returns whether it succeeded.
+    #[must_use]
+    pub fn ended(mut self) -> bool {
+        self.wait().success()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
         let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait for the process") {
@@ -240,7 +250,13 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB>
         builder = builder.claim_timeout(Duration::from_millis(millis));
     }
     for name in names {
-        builder = builder.consumer(gated(name));
+        builder = match name {
+            SAMPLES => builder.consumer(Samples {
+                many_rows: true,
+                settings: impatient().retries(0).on_error(OnError::Skip),
+            }),
+            name => builder.consumer(gated(name)),
+        };
     }
     let setting = |variable| number(variable).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
     let (batch_size, segments) = (setting(BATCH_SIZE), setting(SEGMENTS));

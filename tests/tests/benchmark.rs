@@ -18,7 +18,10 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
     let table = std::fs::read_to_string(out.path().join("bench.md")).unwrap();
     for case in [
         "Postgres, a statement an event",
+        "Postgres, batches of one event, during a dump",
         "SQLite, a statement a batch",
+        "Postgres, fold beside a no-op handler",
+        "SQLite, fold beside a statement a batch of 1,000",
         "50 no-op consumers beside one",
         "commit to handler, pairs, median",
         "8 segments beside 1",

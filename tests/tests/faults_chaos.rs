@@ -157,6 +157,12 @@ impl LaggingStandby {
         reached
     }
 
+    /// Leads no more connections to the standby, and lets those that are there see the rest of the log.
+    async fn end(&self) {
+        self.switch.take_all_back();
+        until("its replay continues", async || self.replay("resume").await).await;
+    }
+
     async fn replay(&self, how: &str) -> bool {
         let sql = format!("SELECT pg_wal_replay_{how}()");
         let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
@@ -328,6 +334,9 @@ impl<'a> Chaos<'a> {
 
     /// Waits for all consumers, ends the workers, and checks what they did.
     async fn finish(self) {
+        if let Besides::Standby(standby) = &self.besides {
+            standby.end().await;
+        }
         let head = self
             .db
             .number("SELECT max(global_position) FROM events")

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use consumer_tests::Imports;
+use consumer_tests::{Imports, rust_files};
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
 
 /// `a ← b` reads: `b` may use `a`, and everything that `a` may use. Lowest layers first; `worker` is
 /// the rest of the worker, which each of its parts may use too.
@@ -273,4 +275,149 @@ fn a_module_of_tests_may_import_anything() {
 fn the_library_keeps_the_rules() {
     let violations = violations(&Imports::of_crate(&source()));
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+/// The two halves of a backend: the files, and the tables as their templates name them.
+const HALVES: [(&[&str], &[&str]); 2] = [
+    (
+        &["events.rs", "frontier.rs"],
+        &["events", "heads", "frontier", "log_state"],
+    ),
+    (
+        &["checkpoints.rs", "operate.rs", "ledger.rs", "views.rs"],
+        &[
+            "progress",
+            "pending",
+            "parked",
+            "handled",
+            "logs",
+            "marks",
+            "active",
+            "read models",
+        ],
+    ),
+];
+
+/// Files in which the halves meet.
+const OF_BOTH_HALVES: [(&str, &str); 2] = [
+    ("migrations.rs", "creates and checks the tables of both"),
+    ("schema.rs", "explains the names"),
+];
+
+/// A statement that names tables of both halves.
+const EXCEPTION: (&str, &str) = (
+    "checkpoints.rs: LOCATION",
+    "asks the catalogue where the tables are, and reads none of them",
+);
+
+/// Collects the statements of a file: the text of each constant and of each macro as a whole, and each text
+/// in a function.
+#[derive(Default)]
+struct Statements(Vec<(String, String)>);
+
+/// All texts of an expression, one after the other.
+#[derive(Default)]
+struct Texts(String);
+
+impl<'a> Visit<'a> for Texts {
+    fn visit_macro(&mut self, item: &'a syn::Macro) {
+        self.0 += &text_of(item.tokens.clone());
+    }
+
+    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
+        self.0 += &text.value();
+    }
+}
+
+impl Statements {
+    fn add(&mut self, name: &syn::Ident, expression: &syn::Expr) {
+        let mut texts = Texts::default();
+        texts.visit_expr(expression);
+        self.0.push((name.to_string(), texts.0));
+    }
+}
+
+/// All texts in some code, one after the other.
+fn text_of(tokens: TokenStream) -> String {
+    let text = |token| match token {
+        TokenTree::Group(group) => text_of(group.stream()),
+        TokenTree::Literal(literal) => literal.to_string(),
+        _ => String::new(),
+    };
+    tokens.into_iter().map(text).collect()
+}
+
+impl<'a> Visit<'a> for Statements {
+    fn visit_item_const(&mut self, item: &'a syn::ItemConst) {
+        self.add(&item.ident, &item.expr);
+    }
+
+    fn visit_impl_item_const(&mut self, item: &'a syn::ImplItemConst) {
+        self.add(&item.ident, &item.expr);
+    }
+
+    fn visit_item_macro(&mut self, item: &'a syn::ItemMacro) {
+        let name = item.ident.as_ref().map(ToString::to_string);
+        let text = text_of(item.mac.tokens.clone());
+        self.0.push((name.unwrap_or_default(), text));
+    }
+
+    fn visit_macro(&mut self, item: &'a syn::Macro) {
+        let text = text_of(item.tokens.clone());
+        self.0.push((String::from("a macro"), text));
+    }
+
+    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
+        self.0.push((String::from("a text"), text.value()));
+    }
+
+    fn visit_item_mod(&mut self, item: &'a syn::ItemMod) {
+        if item.ident != "tests" {
+            visit::visit_item_mod(self, item);
+        }
+    }
+}
+
+/// The statements of a file that name tables of a half to which the file does not belong.
+fn strangers(file: &str, text: &str) -> Vec<String> {
+    let mut statements = Statements::default();
+    statements.visit_file(&syn::parse_file(text).unwrap());
+    let names = |sql: &str, table: &str| sql.contains(&format!("{{{table}}}"));
+    let is_strange = |sql: &str| {
+        let foreign = HALVES.iter().filter(|(files, _)| !files.contains(&file));
+        let mut tables = foreign.flat_map(|(_, tables)| tables.iter());
+        tables.any(|table| names(sql, table))
+    };
+    let statements = statements.0.into_iter();
+    statements
+        .filter(|(_, sql)| is_strange(sql))
+        .map(|(name, _)| format!("{file}: {name}"))
+        .collect()
+}
+
+#[test]
+fn a_statement_on_tables_of_the_other_half_is_found() {
+    let file = r#"
+        const GOOD: &str = "SELECT 1 FROM {events} JOIN {heads}";
+        const BOTH: &str = concat!("SELECT 1 FROM {events}", " JOIN {progress}");
+        impl A for B { const OTHER: &'static str = "DELETE FROM {parked}"; }
+        fn run() { query("SELECT * FROM {logs}"); query("SELECT * FROM {log_state}"); }
+        macro_rules! parts { () => { "{heads}" "{active}" } }"#;
+    let found = strangers("frontier.rs", file);
+    let names = ["BOTH", "OTHER", "a text", "parts"];
+    assert_eq!(found, names.map(|name| format!("frontier.rs: {name}")));
+    assert_eq!(strangers("rows.rs", file).len(), 6, "it belongs to no half");
+}
+
+#[test]
+fn the_halves_of_a_backend_share_no_statement() {
+    let mut found = BTreeSet::new();
+    for path in rust_files(&source().join("backend")) {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        if !OF_BOTH_HALVES.iter().any(|(both, _)| *both == file) {
+            found.extend(strangers(file, &std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found.remove(EXCEPTION.0);
+    assert_eq!(found, BTreeSet::new());
 }

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use consumer_tests::TestPostgres;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
@@ -54,16 +56,23 @@ impl NewCrate {
         std::fs::write(self.path("src").join(file), code).unwrap();
     }
 
+    /// Where cargo puts what it builds.
+    fn target() -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("newcomer")
+    }
+
+    /// The program that cargo has built.
+    fn program() -> PathBuf {
+        Self::target().join("debug/newcomer")
+    }
+
     /// Runs cargo, which must neither fail nor warn.
     fn cargo(&self, arguments: &[&str]) -> Output {
         let output = Command::new(env!("CARGO"))
             .args(arguments)
             .arg("--quiet")
             .current_dir(self.0.path())
-            .env(
-                "CARGO_TARGET_DIR",
-                Path::new(env!("CARGO_TARGET_TMPDIR")).join("newcomer"),
-            )
+            .env("CARGO_TARGET_DIR", Self::target())
             .env_remove("RUSTFLAGS")
             .output()
             .unwrap();
@@ -74,16 +83,30 @@ impl NewCrate {
     }
 }
 
-#[test]
-fn the_first_example_of_the_readme_runs_in_a_new_crate() {
+#[tokio::test]
+async fn the_first_example_of_the_readme_runs_in_a_new_crate() {
     let readme = read("README.md");
     let new = NewCrate::with_the_dependencies_of(&readme);
     new.write("main.rs", &block(&readme, "rust,no_run"));
-    for position in [1, 2] {
-        let printed = String::from_utf8(new.cargo(&["run"]).stdout).unwrap();
-        let wanted = format!("user_read_model: caught up at {position}, 1 event");
-        assert!(printed.starts_with(&wanted), "{printed}");
-        assert_eq!(printed.lines().count(), 1, "{printed}");
+    let run = |url: Option<&str>| {
+        let mut program = Command::new(NewCrate::program());
+        program.current_dir(new.0.path()).env_remove("DATABASE_URL");
+        program.envs(url.map(|url| ("DATABASE_URL", url)));
+        let output = program.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    new.cargo(&["build"]);
+    let database = TestPostgres::shared().await.database().await;
+    for url in [None, Some(&*database.url)] {
+        for _ in 0..2 {
+            let printed = run(url);
+            let (position, handled) = printed.split_once(", ").unwrap();
+            // On Postgres, a worker draws a position when it starts.
+            assert!(position.starts_with("users: caught up at "), "{printed}");
+            assert!(handled.starts_with("1 event handled"), "{printed}");
+            assert_eq!(printed.lines().count(), 1, "{printed}");
+        }
     }
 }
 

@@ -36,6 +36,29 @@ impl Audit {
     }
 }
 
+#[derive(ReadModel)]
+#[read_model(table = "shop.balances")]
+struct Balance {
+    #[read_model(key)]
+    account: String,
+    #[read_model(sql_type = "numeric(20, 2)")]
+    amount: Option<i64>,
+    #[read_model(index)]
+    owner: String,
+    #[read_model(position)]
+    as_of: i64,
+}
+
+struct Balances;
+
+#[consumer(name = "balances", aggregates = ["Account"], read_model = Balance)]
+impl Balances {
+    #[on("Closed")]
+    fn closed(balance: &mut Balance, _event: &PersistedEvent) {
+        balance.amount = None;
+    }
+}
+
 #[test]
 fn consumers_match_the_lock_file() {
     assert_locked!("tests/registry_lock.lock");
@@ -69,6 +92,17 @@ fn a_changed_version_is_reported() {
         error.to_string().contains("+ audit\n+     version: 2\n"),
         "{error}"
     );
+}
+
+#[test]
+fn a_changed_column_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let frozen = include_str!("registry_lock.lock").replace("owner text indexed", "owner text");
+    std::fs::write(folder.path().join("consumers.lock"), frozen).unwrap();
+    let error = check_lock(folder.path().to_str().unwrap(), "consumers.lock", None).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("-     columns: account text key, amount numeric(20, 2) null, owner text, as_of i64 position\n"), "{text}");
+    assert!(text.contains("+     columns: account text key, amount numeric(20, 2) null, owner text indexed, as_of i64 position\n"), "{text}");
 }
 
 #[test]

@@ -22,6 +22,56 @@ impl Two {
     }
 }
 
+#[derive(ReadModel)]
+#[read_model(table = "users")]
+struct User {
+    #[read_model(key)]
+    id: String,
+    name: String,
+}
+
+#[derive(ReadModel)]
+#[read_model(table = "users")]
+struct Customer {
+    #[read_model(key)]
+    id: String,
+    since: i64,
+}
+
+struct Users;
+
+#[consumer(name = "users", group = "fine", read_model = User)]
+impl Users {
+    #[on("Registered")]
+    fn registered(event: &PersistedEvent) -> User {
+        User {
+            id: event.aggregate_id.clone(),
+            name: String::new(),
+        }
+    }
+}
+
+/// The next version has its own table, `users_v2`.
+struct UsersAgain;
+
+#[consumer(name = "users", group = "fine", read_model = User, version = 2)]
+impl UsersAgain {
+    #[on("Registered")]
+    fn registered(user: &mut User, _event: &PersistedEvent) {
+        user.name.clear();
+    }
+}
+
+struct Customers;
+
+#[consumer(name = "customers", read_model = Customer)]
+impl Customers {
+    #[on("Registered")]
+    fn registered(customer: &mut Customer, event: &PersistedEvent) {
+        customer.since = event.global_position;
+    }
+}
+
 #[derive(Debug)]
 struct Broker;
 #[derive(Debug)]
@@ -72,11 +122,11 @@ fn broken(_: &Dependencies) -> anyhow::Result<Broken> {
 #[test]
 fn all_problems_are_reported_at_once() {
     let error = Registry::<Sqlite>::discover().unwrap_err();
-    assert_eq!(error.problems().len(), 4);
+    assert_eq!(error.problems().len(), 5);
     let text = error.to_string();
     println!("{text}");
     for part in [
-        "4 problems with the consumers:",
+        "5 problems with the consumers:",
         "`same` is declared 2 times",
         "registry_problems.rs:9:1 (registry_problems) and ",
         "registry_problems.rs:18:1 (registry_problems)",
@@ -85,6 +135,8 @@ fn all_problems_are_reported_at_once() {
         "no `registry_problems::Mailer` was provided",
         "the `init` of `broken`, declared at ",
         "failed: no route to host",
+        "the table `users` belongs to one consumer, but it is the read model of `customers`, declared at ",
+        "and of `users`, declared at ",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -102,11 +154,25 @@ fn two_sites_with_one_name_are_both_named() {
 }
 
 #[test]
+fn a_table_belongs_to_one_consumer_in_all_its_versions() {
+    let error = Registry::<Sqlite>::discover().unwrap_err();
+    let owners = error.problems().iter().find_map(|problem| match problem {
+        Problem::SameTable { table, consumers } if *table == "users" => Some(consumers),
+        _ => None,
+    });
+    let names: Vec<_> = owners.unwrap().iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["customers", "users"]);
+    let versions_of_one = Selection::all().in_group("fine");
+    let dependencies = Dependencies::new().with(Broker).with(Mailer);
+    assert!(Registry::<Sqlite>::select(&versions_of_one, &dependencies).is_ok());
+}
+
+#[test]
 fn a_consumer_is_built_from_its_dependencies() {
     let selection = Selection::all().in_group("fine");
     let dependencies = Dependencies::new().with(Broker).with(Mailer);
     let registry = Registry::<Sqlite>::select(&selection, &dependencies).unwrap();
-    assert_eq!(registry.registered().len(), 2);
+    assert_eq!(registry.registered().len(), 4);
     let half = Dependencies::new().with(Broker);
     let error = Registry::<Sqlite>::select(&selection, &half).unwrap_err();
     assert_eq!(error.problems().len(), 1);

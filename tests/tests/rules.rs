@@ -170,26 +170,31 @@ async fn r2_an_error_stops_its_consumer_before_the_event_and_no_other<DB: TestDa
 
 async fn r3_writes_and_checkpoint_commit_or_roll_back_together<DB: TestDatabase>(db: Database<DB>) {
     let positions = db.append("User", ["u-1", "u-2"]).await;
-    // The handler's connection sees the claim that is not committed yet: the transaction is one.
     let c = consumer("shared", |_, tx: &mut DB::Connection, event| {
         Box::pin(async move {
-            let claims = "SELECT claims FROM consumer_progress WHERE consumer = 'shared'";
-            let claims = DB::numbers(tx, claims).await?;
             DB::apply(tx, "shared", event).await?;
-            if claims == [1] {
-                return Err(HandlerError::from("not at the first claim"));
-            }
-            Ok(())
+            Err(HandlerError::from("not today"))
         })
     });
     let report = db.run_once(c.settings(impatient().retries(0))).await;
-    assert_eq!(stopped_with(&report, "shared"), "not at the first claim");
+    assert_eq!(stopped_with(&report, "shared"), "not today");
     assert_eq!(db.applied("shared").await, [] as [i64; 0]);
     assert_eq!(db.checkpoint("shared").await, Some(0));
 
     db.run_once(read_model("shared")).await;
     assert_eq!(db.applied("shared").await, positions);
     assert_eq!(db.checkpoint("shared").await, Some(positions[1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_one_transaction_writes_the_rows_and_the_checkpoint() {
+    let db = Database::<sqlx::Postgres>::fresh().await;
+    db.append("User", ["u-1"]).await;
+    db.run_once(read_model("shared")).await;
+    let writers =
+        "SELECT a.xmin = p.xmin FROM applied AS a JOIN consumer_progress AS p USING (consumer)";
+    let one = format!("SELECT count(*) FROM ({writers}) AS w (one) WHERE one");
+    assert_eq!(db.number(&one).await, 1);
 }
 
 async fn r4_a_raw_commit_is_refused_and_saves_nothing<DB: TestDatabase>(db: Database<DB>) {
@@ -572,6 +577,18 @@ async fn r4_on_sqlite_nothing_gets_through_after_a_swallowed_commit() {
         refused_the_commit(&db, &report, sql).await;
         assert_eq!(db.applied("raw").await, [] as [i64; 0], "{sql}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_on_postgres_a_handler_cannot_prepare_its_transaction() {
+    let db = Database::<sqlx::Postgres>::fresh().await;
+    db.execute(USERS).await;
+    db.append("User", ["u-1", "u-2"]).await;
+    let report = with_raw_sql(&db, "PREPARE TRANSACTION 'stolen'", false).await;
+    refused_the_commit(&db, &report, "PREPARE TRANSACTION").await;
+    assert_eq!(db.applied("raw").await, [] as [i64; 0]);
+    let prepared = "SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'stolen'";
+    assert_eq!(db.number(prepared).await, 0);
 }
 
 /// There a `BEGIN` inside a transaction is only a warning.

@@ -1,6 +1,7 @@
 //! Several logs in one database: each has its own consumers.
 
-use consumer::{EventStore, Schema, Worker, WorkerError};
+use consumer::admin::{ActivateOptions, Admin, ForgetOptions, RebuildOptions};
+use consumer::{ConsumerState, EventStore, Schema, Worker, WorkerError, merge_segments};
 use consumer_tests::{Database, TestDatabase, patiently, read_model, run_once, test_on};
 
 test_on!(
@@ -8,7 +9,9 @@ test_on!(
     a_log_is_not_refused_for_the_checkpoints_of_another,
     a_consumer_of_another_log_is_refused,
     a_forgotten_consumer_may_read_another_log,
-    the_checkpoints_of_another_log_are_not_detached
+    the_checkpoints_of_another_log_are_not_detached,
+    commands_show_the_consumers_of_their_log_only,
+    a_command_names_the_log_that_a_consumer_reads
 );
 
 /// Two logs in one database, of five events and of two.
@@ -63,4 +66,62 @@ async fn the_checkpoints_of_another_log_are_not_detached<DB: TestDatabase>(db: D
     run_once(Worker::builder(long).consumer(read_model("of_long"))).await;
     let report = run_once(Worker::builder(short).consumer(read_model("of_short"))).await;
     assert!(report.detached.is_empty(), "{report}");
+}
+
+async fn commands_show_the_consumers_of_their_log_only<DB: TestDatabase>(db: Database<DB>) {
+    let [long, short] = two_logs(&db).await;
+    run_once(Worker::builder(long.clone()).consumer(read_model("of_long"))).await;
+    run_once(Worker::builder(short.clone()).consumer(read_model("of_short"))).await;
+    for (store, own, other) in [
+        (long, "of_long", "of_short"),
+        (short, "of_short", "of_long"),
+    ] {
+        // The program has both, as if it ran them on one log.
+        let worker = Worker::builder(store.clone()).consumer(read_model(own));
+        let admin = worker.consumer(read_model(other)).admin().unwrap();
+        admin.activate(own, ActivateOptions::new()).await.unwrap();
+        let status = admin.status().await.unwrap();
+        let state = |name| status.consumer(name).unwrap().state.clone();
+        assert_eq!(state(own), ConsumerState::Running);
+        assert!(
+            matches!(state(other), ConsumerState::OtherLog { .. }),
+            "{}",
+            state(other)
+        );
+        assert_eq!(admin.active_version(other).await.unwrap(), None);
+        let status = Admin::new(store).status().await.unwrap();
+        let names: Vec<&str> = status.consumers.iter().map(|one| &*one.name).collect();
+        assert_eq!(names, [own]);
+    }
+}
+
+async fn a_command_names_the_log_that_a_consumer_reads<DB: TestDatabase>(db: Database<DB>) {
+    let [long, short] = two_logs(&db).await;
+    run_once(Worker::builder(long.clone()).consumer(read_model("users"))).await;
+    let admin = Admin::new(short.clone());
+    let refused = [
+        admin.pause("users").await.unwrap_err(),
+        admin.resume("users").await.unwrap_err(),
+        admin.skip("users", 1).await.unwrap_err(),
+        admin.parked("users").await.unwrap_err(),
+        admin.retry_parked("users", None).await.unwrap_err(),
+        admin
+            .rebuild("users", RebuildOptions::new())
+            .await
+            .unwrap_err(),
+        admin
+            .forget("users", ForgetOptions::new())
+            .await
+            .unwrap_err(),
+        admin.merge_segments("users", 1).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert!(
+            error.to_string().contains("reads the log `long`"),
+            "{error}"
+        );
+    }
+    let refused = merge_segments(&short, "users", 1, 1).await.unwrap_err();
+    assert!(matches!(refused, WorkerError::OtherLog { .. }), "{refused}");
+    Admin::new(long).pause("users").await.unwrap();
 }

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::time::Duration;
 
+use consumer::admin::{Admin, AdminError};
 use consumer::{
     ConsumerState, ExpectedVersion, HealthProblem, NewEvent, OnError, PgEventStore, Report,
     Settings, WorkerError,
 };
 use consumer_tests::{
-    Database, Running, Standby, Switch, TestDatabase, TestPostgres, impatient, keep_log, logged,
-    patiently, read_model, run_once, test_on, until,
+    Database, Model, Running, Standby, Switch, TestDatabase, TestPostgres, impatient, keep_log,
+    logged, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::{Connection as _, Database as _, PgConnection, PgPool, Postgres};
 
@@ -451,6 +452,9 @@ test_on!(
     an_unreadable_row_concerns_no_consumer_outside_its_scope,
     an_unreadable_row_stops_a_consumer_until_it_is_corrected,
     an_unreadable_row_is_skipped_or_parked_as_the_policy_says,
+    a_retry_leaves_unreadable_events_parked_and_handles_others,
+    commands_know_a_parked_event_that_is_unreadable,
+    an_operator_parks_an_unreadable_event,
     a_row_that_is_corrected_between_attempts_is_handled
 );
 
@@ -541,6 +545,80 @@ async fn an_unreadable_row_is_skipped_or_parked_as_the_policy_says<DB: TestDatab
     assert_eq!(
         db.parked("parks").await,
         [broken, same],
+        "with its aggregate"
+    );
+}
+
+/// Parks two events of `broken`, of which the second is unreadable, and one of `other`.
+async fn parked_with_an_unreadable<DB: TestDatabase>(db: &Database<DB>) -> (Admin<DB>, Vec<i64>) {
+    let model =
+        Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
+    model.fail_on("broken", true);
+    model.fail_on("other", true);
+    let positions = db.append("User", ["broken", "broken", "other", "c"]).await;
+    let worker = || db.worker().scoped_consumer(model.clone());
+    run_once(worker()).await;
+    model.fail_on("broken", false);
+    model.fail_on("other", false);
+    damage(db, positions[1]).await;
+    assert_eq!(db.parked("users").await, positions[..3]);
+    (worker().admin().unwrap(), positions)
+}
+
+async fn a_retry_leaves_unreadable_events_parked_and_handles_others<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let (admin, positions) = parked_with_an_unreadable(&db).await;
+    let retried = admin.retry_parked("users", None).await.unwrap();
+    assert_eq!(retried.handled, 1, "{retried:?}");
+    let [AdminError::Retry { position, source }] = &retried.failed[..] else {
+        panic!("{retried:?}");
+    };
+    assert_eq!(*position, positions[1]);
+    assert!(source.to_string().contains("cannot be decoded"), "{source}");
+    assert_eq!(db.parked("users").await, positions[..2]);
+    let parked = admin.parked("users").await.unwrap();
+    let reason = parked[1].error.clone().unwrap();
+    assert!(
+        parked[1].has_failed && reason.contains("cannot be decoded"),
+        "{reason}"
+    );
+    // With its row corrected, the aggregate is handled in order.
+    correct(&db, positions[1]).await;
+    let retried = admin.retry_parked("users", None).await.unwrap();
+    assert_eq!(
+        (retried.handled, retried.failed.len()),
+        (2, 0),
+        "{retried:?}"
+    );
+    assert_eq!(db.applied("users").await[2..], positions[..2]);
+}
+
+async fn commands_know_a_parked_event_that_is_unreadable<DB: TestDatabase>(db: Database<DB>) {
+    let (admin, positions) = parked_with_an_unreadable(&db).await;
+    let (parked, event) = admin.parked_event("users", positions[1]).await.unwrap();
+    assert_eq!(
+        (parked.position, &*parked.aggregate_id),
+        (positions[1], "broken")
+    );
+    assert_eq!(event, None);
+    admin.skip_parked("users", positions[1]).await.unwrap();
+    assert_eq!(db.parked("users").await, [positions[0], positions[2]]);
+}
+
+async fn an_operator_parks_an_unreadable_event<DB: TestDatabase>(db: Database<DB>) {
+    let positions = db.append("User", ["a", "broken", "broken", "c"]).await;
+    damage(&db, positions[1]).await;
+    // A second segment, which has events of its own before the one that is parked.
+    let users = || Model::new("users").settings(with_policy(OnError::Stop).segments(2));
+    run_once(db.worker().scoped_consumer(users())).await;
+    let admin = Admin::new(db.store.clone());
+    admin.park("users", positions[1]).await.unwrap();
+    let report = run_once(db.worker().scoped_consumer(users())).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(
+        db.parked("users").await,
+        positions[1..3],
         "with its aggregate"
     );
 }

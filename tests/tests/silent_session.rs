@@ -1,14 +1,17 @@
 //! What a handler does to its session reaches no other batch, and not the worker's own statements.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use consumer::{ConsumerState, EventStore, Worker};
+use consumer::admin::{ActivateOptions, ForgetOptions, RebuildOptions};
+use consumer::{ConsumerState, EventStore, OnError, Settings, Worker};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
     test_on,
 };
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _, Sqlite};
 
 test_on!(
     [postgres],
@@ -16,7 +19,20 @@ test_on!(
     what_a_handler_sets_reaches_no_other_consumer,
     a_role_that_a_handler_sets_reaches_no_other_consumer,
     what_a_new_connection_sets_lasts,
-    a_search_path_before_the_catalogue_is_refused
+    a_search_path_before_the_catalogue_is_refused,
+    every_command_finds_its_tables_under_a_hostile_search_path,
+    a_worker_finds_its_tables_under_a_hostile_search_path
+);
+
+test_on!(
+    [sqlite],
+    what_a_handler_changes_reaches_no_other_batch,
+    a_connection_that_a_handler_made_read_only_fails_its_event
+);
+
+test_on!(
+    [sqlite, postgres],
+    what_a_handler_without_tx_changes_stays_out_of_the_pool
 );
 
 /// Remembers what a query says in each call of a handler, which may then change the session.
@@ -174,4 +190,303 @@ async fn a_search_path_before_the_catalogue_is_refused(db: Database<Postgres>) {
     let refused = refused.expect_err("it must not run").to_string();
     assert!(refused.contains("search_path"), "{refused}");
     assert!(answers.lock().unwrap().is_empty());
+}
+
+/// Makes tables of the same names, which statements must not find, in a schema before their own.
+async fn decoys(db: &Database<Postgres>) {
+    let tables = "SELECT string_agg(format('CREATE TABLE decoy.%I (LIKE public.%I INCLUDING ALL)',
+                                           tablename, tablename), '; ')
+                    FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'applied'";
+    let tables = db.texts(tables).await;
+    db.execute(&format!("CREATE SCHEMA decoy; {}", tables[0]))
+        .await;
+}
+
+/// A store whose new connections look into the decoys first, from a moment on.
+fn with_decoys(db: &Database<Postgres>, is_hostile: &Arc<AtomicBool>) -> EventStore<Postgres> {
+    let is_hostile = Arc::clone(is_hostile);
+    let options = PgPoolOptions::new()
+        // No connection is used twice.
+        .after_release(|_, _| Box::pin(async { Ok(false) }))
+        .after_connect(move |connection: &mut PgConnection, _| {
+            let path = if is_hostile.load(Ordering::SeqCst) {
+                "SET search_path = decoy, public"
+            } else {
+                "SET search_path = public"
+            };
+            Box::pin(Postgres::execute_sql(connection, path))
+        });
+    EventStore::new(options.connect_lazy(&db.url).unwrap())
+}
+
+/// Fails on the event of `bad` until it is repaired, and leaves a search path with the decoys.
+fn straying(is_repaired: &Arc<AtomicBool>) -> TestConsumer<Postgres> {
+    let is_repaired = Arc::clone(is_repaired);
+    let settings = Settings::default().retries(0).on_error(OnError::Park);
+    let straying = consumer("users", move |_, tx, event| {
+        let fails = event.aggregate_id == "bad" && !is_repaired.load(Ordering::SeqCst);
+        Box::pin(async move {
+            Postgres::execute_sql(tx, "SET LOCAL search_path = decoy, public").await?;
+            if fails {
+                return Err("not repaired".into());
+            }
+            Ok(Postgres::apply(tx, "users", event).await?)
+        })
+    });
+    straying.settings(settings)
+}
+
+/// The tables of the decoys that have a row.
+async fn used_decoys(db: &Database<Postgres>) -> Vec<String> {
+    let tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'decoy' ORDER BY 1";
+    let mut used = Vec::new();
+    for table in db.texts(tables).await {
+        if db
+            .number(&format!("SELECT count(*) FROM decoy.{table}"))
+            .await
+            > 0
+        {
+            used.push(table);
+        }
+    }
+    used
+}
+
+async fn stop_at(db: &Database<Postgres>, position: i64) {
+    let stop = "UPDATE consumer_progress SET state = 'stopped', failed_position =";
+    db.execute(&format!("{stop} {position}")).await;
+}
+
+async fn every_command_finds_its_tables_under_a_hostile_search_path(db: Database<Postgres>) {
+    let positions = db.append("User", ["a", "bad", "bad", "c"]).await;
+    let is_repaired = Arc::new(AtomicBool::new(false));
+    run_once(db.worker().consumer(straying(&is_repaired))).await;
+    decoys(&db).await;
+    is_repaired.store(true, Ordering::SeqCst);
+    let is_hostile = Arc::new(AtomicBool::new(false));
+    let builder = Worker::builder(with_decoys(&db, &is_hostile));
+    let admin = builder.consumer(straying(&is_repaired)).admin().unwrap();
+    assert!(admin.active_version("users").await.unwrap().is_some());
+    is_hostile.store(true, Ordering::SeqCst);
+    let status = admin.frontier().await.unwrap();
+    assert_eq!(status.head, positions[3]);
+    admin.pause("users").await.unwrap();
+    admin.resume("users").await.unwrap();
+    assert_eq!(admin.parked("users").await.unwrap().len(), 2);
+    let (_, event) = admin.parked_event("users", positions[1]).await.unwrap();
+    assert!(event.is_some(), "it reads the log");
+    let retried = admin.retry_parked("users", None).await.unwrap();
+    assert_eq!(
+        (retried.handled, retried.failed.len()),
+        (2, 0),
+        "{retried:?}"
+    );
+    assert_eq!(db.parked("users").await, [0; 0]);
+    let status = admin.status().await.unwrap();
+    assert_eq!(status.consumers[0].position, Some(positions[3]));
+    admin
+        .activate("users", ActivateOptions::new())
+        .await
+        .unwrap();
+    admin.accept_scope("users").await.unwrap();
+    let rebuild = RebuildOptions::new().without_reset();
+    let rebuilt = admin.rebuild("users", rebuild).await.unwrap();
+    assert_eq!(rebuilt.replay_to, positions[3]);
+    assert!(
+        !admin
+            .watch_rebuild("users")
+            .await
+            .unwrap()
+            .look()
+            .await
+            .unwrap()
+            .is_done
+    );
+    assert_eq!(db.checkpoint("users").await, Some(0));
+    stop_at(&db, positions[0]).await;
+    admin.park("users", positions[0]).await.unwrap();
+    admin.skip_parked("users", positions[0]).await.unwrap();
+    stop_at(&db, positions[1]).await;
+    admin.skip("users", positions[1]).await.unwrap();
+    assert_eq!(admin.merge_segments("users", 1).await.unwrap(), 1);
+    admin
+        .forget("users", ForgetOptions::new().force())
+        .await
+        .unwrap();
+    assert_eq!(db.checkpoint("users").await, None);
+    assert_eq!(used_decoys(&db).await, [""; 0]);
+}
+
+async fn a_worker_finds_its_tables_under_a_hostile_search_path(db: Database<Postgres>) {
+    let mut positions = db.append("User", ["a", "b", "c"]).await;
+    decoys(&db).await;
+    let is_hostile = Arc::new(AtomicBool::new(false));
+    let worker = Worker::builder(with_decoys(&db, &is_hostile));
+    let running = Running::start(worker.consumer(straying(&Arc::new(AtomicBool::new(true)))));
+    patiently("it handles them", running.caught_up())
+        .await
+        .unwrap();
+    is_hostile.store(true, Ordering::SeqCst);
+    db.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await;
+    positions.extend(db.append("User", ["d", "e"]).await);
+    patiently("it handles the others", running.caught_up())
+        .await
+        .unwrap();
+    assert_eq!(db.applied("users").await, positions);
+    running.stop().await;
+    assert_eq!(db.checkpoint("users").await, positions.last().copied());
+    assert_eq!(used_decoys(&db).await, [""; 0]);
+}
+
+/// What a handler can do to its connection that outlasts a transaction, and a query that tells.
+trait Changes: TestDatabase {
+    /// In the transaction of a worker.
+    const WITHIN: &'static [(&'static str, &'static str)];
+    /// Only outside of one.
+    const OUTSIDE: &'static [(&'static str, &'static str)];
+}
+
+impl Changes for Sqlite {
+    const WITHIN: &'static [(&'static str, &'static str)] = &[
+        (
+            "PRAGMA recursive_triggers = ON",
+            "SELECT CAST(recursive_triggers AS TEXT) FROM pragma_recursive_triggers",
+        ),
+        (
+            "PRAGMA ignore_check_constraints = ON",
+            "SELECT CAST(ignore_check_constraints AS TEXT) FROM pragma_ignore_check_constraints",
+        ),
+        (
+            "PRAGMA reverse_unordered_selects = ON",
+            "SELECT CAST(reverse_unordered_selects AS TEXT) FROM pragma_reverse_unordered_selects",
+        ),
+        (
+            "PRAGMA busy_timeout = 1",
+            "SELECT CAST(timeout AS TEXT) FROM pragma_busy_timeout",
+        ),
+        (
+            "PRAGMA case_sensitive_like = ON",
+            "SELECT CAST('a' LIKE 'A' AS TEXT)",
+        ),
+        (
+            "CREATE TEMP TABLE applied (id INTEGER)",
+            "SELECT CAST(count(*) AS TEXT) FROM temp.sqlite_schema",
+        ),
+        (
+            "ATTACH ':memory:' AS other",
+            "SELECT CAST(count(*) AS TEXT) FROM pragma_database_list WHERE name = 'other'",
+        ),
+    ];
+    const OUTSIDE: &'static [(&'static str, &'static str)] = &[
+        (
+            "PRAGMA foreign_keys = OFF",
+            "SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys",
+        ),
+        (
+            "PRAGMA synchronous = OFF",
+            "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous",
+        ),
+    ];
+}
+
+impl Changes for Postgres {
+    const WITHIN: &'static [(&'static str, &'static str)] = &[
+        (
+            "SET statement_timeout = '7s'",
+            "SELECT current_setting('statement_timeout')",
+        ),
+        (
+            "SET search_path = pg_temp",
+            "SELECT current_setting('search_path')",
+        ),
+    ];
+    const OUTSIDE: &'static [(&'static str, &'static str)] = &[(
+        "BEGIN; SELECT 1",
+        "SELECT (now() = statement_timestamp())::text",
+    )];
+}
+
+/// Lets a handler of that kind handle two events in two batches of one worker, and checks that neither
+/// sees a change.
+async fn check_change<DB: TestDatabase>(
+    db: &Database<DB>,
+    (change, query): (&'static str, &'static str),
+    make: impl FnOnce(TestConsumer<DB>) -> TestConsumer<DB>,
+) {
+    let before = db.texts(query).await;
+    let answers: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+    let seen = Arc::clone(&answers);
+    let changing = consumer::<DB, _>("changing", move |_, tx, _| {
+        let seen = Arc::clone(&seen);
+        Box::pin(async move {
+            let answer = DB::texts(&mut *tx, query).await?;
+            seen.lock().unwrap().push(answer);
+            DB::execute_sql(&mut *tx, change).await?;
+            // The control: it would be seen here.
+            let after = DB::texts(tx, query).await?;
+            seen.lock().unwrap().push(after);
+            Ok(())
+        })
+    });
+    // Within a batch, events see what earlier ones changed.
+    let changing = make(changing.settings(impatient().batch_size(1)));
+    let running = Running::start(db.worker().consumer(changing));
+    for _ in 0..2 {
+        db.append("User", ["a"]).await;
+        patiently("it is handled", running.caught_up())
+            .await
+            .unwrap();
+    }
+    let report = running.stop().await;
+    assert!(!report.has_failures(), "{change}: {report}");
+    db.execute("DELETE FROM consumer_progress").await;
+    let answers = std::mem::take(&mut *answers.lock().unwrap());
+    assert!(answers.len() >= 4, "{change}: {answers:?}");
+    for called in answers.chunks(2) {
+        assert_eq!(called[0], before, "{change}");
+        assert_ne!(called[1], before, "{change}");
+    }
+}
+
+async fn what_a_handler_changes_reaches_no_other_batch<DB: Changes>(db: Database<DB>) {
+    for change in DB::WITHIN {
+        check_change(&db, *change, |changing| changing).await;
+    }
+}
+
+async fn what_a_handler_without_tx_changes_stays_out_of_the_pool<DB: Changes>(db: Database<DB>) {
+    for change in DB::WITHIN.iter().chain(DB::OUTSIDE) {
+        let before = db.texts(change.1).await;
+        check_change(&db, *change, TestConsumer::without_tx).await;
+        for mut connection in idle(&db).await {
+            let after = DB::texts(&mut connection, change.1).await.unwrap();
+            assert_eq!(after, before, "{change:?}");
+        }
+    }
+}
+
+/// All connections that are idle in the pool.
+async fn idle<DB: TestDatabase>(db: &Database<DB>) -> Vec<PoolConnection<DB>> {
+    let mut connections = vec![db.pool.acquire().await.unwrap()];
+    while let Some(connection) = db.pool.try_acquire() {
+        connections.push(connection);
+    }
+    connections
+}
+
+async fn a_connection_that_a_handler_made_read_only_fails_its_event(db: Database<Sqlite>) {
+    db.append("User", ["a"]).await;
+    let c = consumer("c", |_, tx, _| {
+        Box::pin(async move { Ok(Sqlite::execute_sql(tx, "PRAGMA query_only = ON").await?) })
+    });
+    let report = db.run_once(c.settings(impatient().retries(1))).await;
+    let ConsumerState::Stopped { position, error } = &report.consumer("c").unwrap().state else {
+        panic!("{report}");
+    };
+    assert_eq!(*position, Some(1));
+    assert!(error.contains("`PRAGMA query_only`"), "{error}");
 }

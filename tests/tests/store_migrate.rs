@@ -12,7 +12,6 @@ fn event() -> NewEvent {
 test_on!(
     [sqlite, postgres],
     migrating_again_changes_nothing,
-    tables_of_a_later_release_are_refused,
     a_mapping_that_was_never_migrated_is_named
 );
 
@@ -99,7 +98,7 @@ async fn migrations_of_the_user_run_beside_ours_before_and_after<DB: TestDatabas
 
     let theirs = db.number("SELECT count(*) FROM _sqlx_migrations").await;
     let ours = db.number("SELECT count(*) FROM consumer_schema").await;
-    assert_eq!((theirs, ours), (2, 3), "theirs and ours are counted apart");
+    assert_eq!((theirs, ours), (2, 5), "theirs and ours are counted apart");
 }
 
 async fn without_tables_every_call_says_how_to_create_them<DB: TestDatabase>(db: Database<DB>) {
@@ -128,19 +127,6 @@ async fn without_tables_every_call_says_how_to_create_them<DB: TestDatabase>(db:
                 "call `migrate()` on the store once, or run the SQL that `migration_sql()` returns"
             ),
             "{text}"
-        );
-    }
-}
-
-async fn tables_of_a_later_release_are_refused<DB: TestDatabase>(db: Database<DB>) {
-    db.execute("INSERT INTO consumer_schema (version) VALUES (1000)")
-        .await;
-    for result in [db.store.check().await, db.store.migrate().await] {
-        let error = result.unwrap_err();
-        assert!(matches!(error, StoreError::NewerSchema { found: 1000, .. }));
-        assert!(
-            error.to_string().contains("update the `consumer` crate"),
-            "{error}"
         );
     }
 }

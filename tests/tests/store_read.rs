@@ -425,7 +425,7 @@ async fn a_rare_scope_is_read_through_its_index() {
     let log = server.log();
     let plans: Vec<&str> = log
         .split("Query Text:")
-        .filter(|plan| plan.contains("LATERAL"))
+        .filter(|plan| plan.contains("CROSS JOIN LATERAL"))
         .collect();
     assert_eq!(plans.len(), 10, "{log}");
     for plan in plans {

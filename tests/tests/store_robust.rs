@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use consumer::admin::Target;
+use consumer::admin::{AdminError, Target};
 use consumer::{
-    ExpectedVersion, LogProblem, NewEvent, OnError, PgEventStore, ReadRange, Settings, StoreError,
-    WorkerError,
+    ExpectedVersion, LogProblem, NewEvent, OnError, PgEventStore, ReadRange, Registered, Settings,
+    StoreError, WorkerError,
 };
-use consumer_tests::{Database, TestDatabase, TestPostgres, consumer, read_model, test_on, until};
+use consumer_tests::{
+    Database, TestDatabase, TestPostgres, consumer, read_model, run_once, test_on, until,
+};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgConnection, Postgres, Row as _, Sqlite};
 
@@ -59,15 +61,27 @@ async fn an_event_at_a_position_below_one_is_refused<DB: TestDatabase>(db: Datab
 }
 
 async fn a_version_that_no_row_can_have_is_not_found<DB: TestDatabase>(db: Database<DB>) {
+    let highest = i32::MAX.unsigned_abs();
+    let last = || Registered::<DB>::new(read_model("users")).version(highest);
     db.append("User", ["ada"]).await;
-    db.run_once(read_model("users")).await;
-    let admin = db.worker().consumer(read_model("users")).admin().unwrap();
+    run_once(db.worker().registered(last())).await;
+    let admin = db.worker().registered(last()).admin().unwrap();
+    for version in [highest + 1, u32::MAX] {
+        let target = Target::new("users").version(version);
+        let refused = admin.pause(target).await.unwrap_err();
+        assert!(
+            matches!(refused, AdminError::UnknownVersion { .. }),
+            "{refused:?}"
+        );
+    }
+    let states = "SELECT state FROM consumer_progress";
+    assert_eq!(db.texts(states).await, ["running"]);
+    // The control: the highest version that a row can have.
     admin
-        .pause(Target::new("users").version(u32::MAX))
+        .pause(Target::new("users").version(highest))
         .await
-        .unwrap_err();
-    let states = db.texts("SELECT state FROM consumer_progress").await;
-    assert_eq!(states, ["running"]);
+        .unwrap();
+    assert_eq!(db.texts(states).await, ["paused"]);
 }
 
 async fn a_conflict_can_be_retried_and_a_duplicate_cannot<DB: TestDatabase>(db: Database<DB>) {

@@ -28,6 +28,7 @@ enum Careless {
     No,
     IgnoresErrors,
     Commits,
+    LeavesSavepoint,
 }
 
 impl<DB: TestDatabase> Consumer<DB> for Careless {
@@ -52,6 +53,9 @@ impl<DB: TestDatabase> Consumer<DB> for Careless {
         if *self == Self::Commits {
             DB::execute_sql(tx, "COMMIT").await?;
         }
+        if *self == Self::LeavesSavepoint {
+            std::mem::forget(tx.begin().await?);
+        }
         Ok(())
     }
 }
@@ -68,6 +72,8 @@ test_on!(
     the_nth_write_fails_until_there_are_no_more,
     a_consumer_that_ignores_a_failed_write_is_detected,
     r4_a_consumer_that_commits_is_detected,
+    r4_a_consumer_that_leaves_a_savepoint_open_is_detected,
+    savepoints_that_end_are_no_mistake,
     a_reset_makes_all_handled_events_replays
 );
 
@@ -205,6 +211,41 @@ async fn r4_a_consumer_that_commits_is_detected<DB: TestDatabase>(db: Database<D
         matches!(found, Err(TestError::EndedTransaction { .. })),
         "{found:?}"
     );
+}
+
+async fn r4_a_consumer_that_leaves_a_savepoint_open_is_detected<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let mut test = kit(&db, Registered::<DB>::new(Careless::LeavesSavepoint)).await;
+    test.given(happened("a"));
+    for _ in 0..2 {
+        let found = test.when().await;
+        assert!(matches!(found, Err(TestError::OpenSavepoint)), "{found:?}");
+        // Nothing of the batch is saved, as with a worker.
+        assert_eq!(written(&mut test).await, [0_i64; 0]);
+        assert_eq!(test.checkpoint(), 0);
+    }
+}
+
+async fn savepoints_that_end_are_no_mistake<DB: TestDatabase>(db: Database<DB>) {
+    let tried = consumer_tests::consumer("c", |_, tx: &mut DB::Connection, event| {
+        Box::pin(async move {
+            let mut dropped = tx.begin().await?;
+            DB::apply(&mut dropped, "c", event).await?;
+            drop(dropped);
+            let mut undone = tx.begin().await?;
+            DB::apply(&mut undone, "c", event).await?;
+            undone.rollback().await?;
+            Ok(DB::apply(tx, "c", event).await?)
+        })
+    });
+    let mut test = kit(&db, Registered::<DB>::new(tried)).await;
+    for id in ["a", "b"] {
+        test.given(happened(id));
+        test.crash_before_commit().await.unwrap();
+        test.when().await.unwrap();
+    }
+    assert_eq!(written(&mut test).await, [1, 2]);
 }
 
 async fn a_reset_makes_all_handled_events_replays<DB: TestDatabase>(db: Database<DB>) {

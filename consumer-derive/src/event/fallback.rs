@@ -18,7 +18,7 @@ pub(super) fn fallback(
     if !input.generics.params.is_empty() {
         return messages;
     }
-    let krate = crate_path::or_default(attributes.krate.as_ref());
+    let krate = crate_path::or_default(attributes.values.krate.as_ref());
     let ident = &input.ident;
     let aggregate = match &input.data {
         Data::Enum(_) => quote_spanned! {Span::mixed_site()=>

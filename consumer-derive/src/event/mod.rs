@@ -17,7 +17,7 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let mut errors = Errors::default();
-    let attributes = attributes::Attributes::of_item(&input, &mut errors);
+    let attributes = attributes::of_item(&input, &mut errors);
     match validate::validate(&input, &attributes, errors) {
         Ok(model) => expand::expand(&model),
         Err(errors) => fallback::fallback(&input, &attributes, errors),

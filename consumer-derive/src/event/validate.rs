@@ -7,7 +7,7 @@ use syn::{
     Type,
 };
 
-use super::attributes::{Attributes, Upcast};
+use super::attributes::{self, Attributes, Upcast};
 use super::model::{Content, Format, Model, Shape, Variant};
 use crate::crate_path;
 use crate::errors::Errors;
@@ -22,13 +22,13 @@ pub(super) fn validate(
 ) -> Result<Model, Errors> {
     let aggregate = aggregate(input, attributes, &mut errors);
     refuse_generics(input, &mut errors);
-    if let Some(krate) = &attributes.krate {
+    if let Some(krate) = &attributes.values.krate {
         crate_path::refuse_relative(krate, &mut errors);
     }
     let shape = shape(input, attributes, &mut errors);
     match shape {
         Some(shape) if errors.is_empty() => Ok(Model {
-            krate: crate_path::or_default(attributes.krate.as_ref()),
+            krate: crate_path::or_default(attributes.values.krate.as_ref()),
             ident: input.ident.clone(),
             aggregate,
             shape,
@@ -38,7 +38,7 @@ pub(super) fn validate(
 }
 
 fn aggregate(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> String {
-    match &attributes.aggregate {
+    match &attributes.values.aggregate {
         Some(aggregate) => checked_name(aggregate, keys::AGGREGATE, errors),
         None => {
             if !attributes.seems_given(keys::AGGREGATE) {
@@ -174,7 +174,7 @@ fn own_name(variant: &Variant) -> Option<&String> {
 }
 
 fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Variant> {
-    let attributes = Attributes::of_variant(written, errors);
+    let attributes = attributes::of_variant(written, errors);
     let format = format(&written.ident, &attributes, errors);
     let content = match &written.fields {
         Fields::Unit => {
@@ -191,7 +191,7 @@ fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Va
                 refuse_unused(&field.attrs, &written.ident, errors);
             }
             only.zip(format).map(|(ty, format)| {
-                if attributes.keys.is_empty() {
+                if attributes.is_empty() {
                     Content::Type(ty, format)
                 } else {
                     Content::Described(ty, format)
@@ -320,7 +320,7 @@ fn leading_words(tokens: TokenStream) -> Vec<Ident> {
 }
 
 fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option<Format> {
-    let name = match &attributes.name {
+    let name = match &attributes.values.name {
         Some(name) => checked_name(name, keys::NAME, errors),
         None => syn::ext::IdentExt::unraw(ident).to_string(),
     };
@@ -335,7 +335,7 @@ fn format(ident: &Ident, attributes: &Attributes, errors: &mut Errors) -> Option
 }
 
 fn version(attributes: &Attributes, errors: &mut Errors) -> Option<i32> {
-    let Some(written) = &attributes.version else {
+    let Some(written) = &attributes.values.version else {
         return Some(1);
     };
     let version = written
@@ -354,7 +354,7 @@ fn earlier(
     current: Option<i32>,
     errors: &mut Errors,
 ) -> Option<Vec<(i32, Type)>> {
-    let Some(upcasts) = &attributes.upcast else {
+    let Some(upcasts) = &attributes.values.upcast else {
         return Some(Vec::new());
     };
     let mut earlier: Vec<(i32, Type)> = Vec::new();
@@ -374,7 +374,7 @@ fn earlier(
     if next == current {
         return Some(earlier);
     }
-    let message = if attributes.version.is_none() {
+    let message = if attributes.values.version.is_none() {
         format!(
             "`upcast` reads versions up to {last}, so the current one is {next}: add `version = {next}`"
         )

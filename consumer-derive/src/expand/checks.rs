@@ -6,7 +6,7 @@ use syn::{LitStr, Path};
 
 use super::handlers::typed;
 use crate::args::Aggregate;
-use crate::model::{Body, Events, Handler, Handlers, Model};
+use crate::model::{Body, Events, Handler, Handlers, Model, Rows};
 use crate::span::{at, own, quote_at};
 
 /// The list of handlers, and its checks.
@@ -22,6 +22,7 @@ pub(super) fn checks(model: &Model) -> TokenStream {
             .collect(),
     };
     checks.extend(no_aggregate_twice(model));
+    checks.extend(table_fits(model));
     let handlers = handler_list(model);
     quote_spanned! {Span::mixed_site()=>
         const __HANDLERS: &[#krate::__private::HandlerShape] = &[#handlers];
@@ -38,6 +39,7 @@ fn handler_list(model: &Model) -> TokenStream {
                 file: ::core::file!(),
                 line: ::core::line!(),
                 handled: #krate::__private::Handled::Every,
+                rows: #krate::__private::HandlerRows::None,
             }
         },
         Body::Handlers(handlers) => handlers
@@ -55,6 +57,11 @@ fn handler_list(model: &Model) -> TokenStream {
 fn shape(krate: &Path, handler: &Handler) -> TokenStream {
     let method = handler.method.name.to_string();
     let taken = taken(krate, &handler.events);
+    let rows = match handler.rows() {
+        None | Some(Rows::None) => quote_spanned! {Span::mixed_site()=> None },
+        Some(Rows::OfAggregate(_)) => quote_spanned! {Span::mixed_site()=> OfAggregate },
+        Some(Rows::Named { .. }) => quote_spanned! {Span::mixed_site()=> Named },
+    };
     let line = line_of(handler);
     quote_spanned! {Span::mixed_site()=>
         #krate::__private::HandlerShape {
@@ -62,6 +69,7 @@ fn shape(krate: &Path, handler: &Handler) -> TokenStream {
             file: ::core::file!(),
             line: #line,
             handled: #taken,
+            rows: #krate::__private::HandlerRows::#rows,
         }
     }
 }
@@ -219,6 +227,18 @@ fn no_aggregate_twice(model: &Model) -> TokenStream {
             }
         })
         .collect()
+}
+
+/// The name of a later version's table is longer than that of the first, which the derive checks.
+fn table_fits(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let Some(row) = model.read_model() else {
+        return TokenStream::new();
+    };
+    let version = model.version;
+    quote_at! {krate, own(row) =>
+        const _: () = #krate::__private::check::table_fits(__TABLE, #version);
+    }
 }
 
 fn path_of(aggregate: &Aggregate) -> Option<&Path> {

@@ -17,6 +17,10 @@ pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) ->
     if handlers.by_event().next().is_some() {
         methods.extend(by_event(krate, handlers));
     }
+    if handlers.read_model.is_some() {
+        methods.extend(read_model(krate, &handlers.resets));
+        return methods;
+    }
     if matches!(database, Database::Any) {
         methods.extend(quote_spanned! {Span::mixed_site()=>
             fn uses_transaction(&self) -> ::core::primitive::bool {
@@ -37,7 +41,7 @@ fn connection(krate: &Path) -> TokenStream {
 fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
     let cfgs = &handler.method.cfgs;
     let parameters = EventParameters::of(&handler.method);
-    if !handler.many {
+    if !handler.takes_slice() {
         let call = call(krate, &handler.method, Given::Event);
         return handle(krate, &parameters, &cfgs.to_token_stream(), &call);
     }
@@ -98,10 +102,64 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
         tx: quote_spanned! {Span::mixed_site()=> __tx },
     };
     let mut methods = handle(krate, &all, &attributes, &dispatch);
-    if handlers.by_event().any(|handler| handler.many) {
+    if handlers.folds().count() == handlers.events.len() {
+        methods.extend(fold_all(krate));
+    } else if handlers.read_model.is_some() || handlers.by_event().any(Handler::takes_slice) {
         methods.extend(runs(krate, handlers));
     }
     methods
+}
+
+/// Folds one event into its rows.
+fn fold_one(krate: &Path) -> TokenStream {
+    quote_spanned! {Span::mixed_site()=>
+        #krate::__private::fold_one::<__Database, Self>(self, __cx, __tx, __event).await
+    }
+}
+
+/// `handle_batch` of a block that only folds.
+fn fold_all(krate: &Path) -> TokenStream {
+    let connection = connection(krate);
+    quote_spanned! {Span::mixed_site()=>
+        async fn handle_batch(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+            __events: &[#krate::PersistedEvent],
+        ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
+            #krate::read_model::fold_batch::<__Database, Self>(self, __cx, __tx, __events).await
+        }
+    }
+}
+
+/// What the library needs to know of a read model, whose rows it deletes when a rebuild begins.
+fn read_model(krate: &Path, resets: &[Method]) -> TokenStream {
+    let connection = connection(krate);
+    let calls = resets.iter().map(|method| {
+        let cfgs = &method.cfgs;
+        let call = call(krate, method, Given::Nothing);
+        quote_spanned! {Span::mixed_site()=> #cfgs { #call?; } }
+    });
+    quote_spanned! {Span::mixed_site()=>
+        fn read_model(
+            &self,
+        ) -> ::core::option::Option<&'static #krate::read_model::Table> {
+            __TABLE
+        }
+        fn can_reset(&self) -> ::core::primitive::bool {
+            true
+        }
+        async fn reset(
+            &self,
+            __cx: &#krate::Context,
+            __tx: &mut #connection,
+        ) -> ::core::result::Result<(), #krate::HandlerError> {
+            #krate::read_model::clear::<__Database, __Row>(__cx, __tx)
+                .await?;
+            #(#calls)*
+            ::core::result::Result::Ok(())
+        }
+    }
 }
 
 /// The attributes of a method that dispatches by event: it gives way to a `handle` that `cfg` leaves.
@@ -122,7 +180,7 @@ fn in_order(handlers: &Handlers, arms: impl Iterator<Item = TokenStream>) -> Vec
 }
 
 /// `"UserRegistered" | "UserImported"`, or a guard for a typed handler.
-fn pattern(krate: &Path, events: &Events) -> TokenStream {
+pub(super) fn pattern(krate: &Path, events: &Events) -> TokenStream {
     match events {
         Events::Named(names) => quote_spanned! {Span::mixed_site()=> #(#names)|* },
         Events::Typed(ty) => {
@@ -141,7 +199,10 @@ pub(super) fn typed(krate: &Path, ty: &syn::Type) -> TokenStream {
 
 /// Calls a handler with one event, which may be a run of one.
 fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
-    match (&handler.events, handler.many) {
+    if handler.rows().is_some() {
+        return fold_one(krate);
+    }
+    match (&handler.events, handler.takes_slice()) {
         (Events::Typed(ty), false) => {
             let typed = typed(krate, ty);
             let call = call(krate, &handler.method, Given::Decoded);
@@ -171,7 +232,7 @@ fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
 }
 
 /// `handle_batch` of a block with handlers of runs: consecutive events of the same handler are passed
-/// to it at once.
+/// to it at once, and so are consecutive events that are folded.
 fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
     let connection = connection(krate);
     let attributes = attributes(handlers);
@@ -181,18 +242,32 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
         numbered().map(|(handler, number)| {
             let cfgs = &handler.method.cfgs;
             let pattern = pattern(krate, &handler.events);
-            let number = Literal::usize_suffixed(number);
+            let number = match handler.rows() {
+                // An event without a handler does not end a run.
+                Some(_) => quote_spanned! {Span::mixed_site()=> ::core::primitive::usize::MAX },
+                None => Literal::usize_suffixed(number).into_token_stream(),
+            };
             quote_spanned! {Span::mixed_site()=> #cfgs #pattern => #number, }
         }),
     );
     let arms = numbered()
-        .filter(|(handler, _)| handler.many)
+        .filter(|(handler, _)| handler.takes_slice())
         .map(|(handler, number)| {
             let cfgs = &handler.method.cfgs;
             let number = Literal::usize_suffixed(number);
             let run = run(krate, handler);
             quote_spanned! {Span::mixed_site()=> #cfgs #number => { #run } }
         });
+    let fold_run = handlers.read_model.as_ref().map(|_| {
+        quote_spanned! {Span::mixed_site()=>
+            ::core::primitive::usize::MAX => {
+                let __run = #krate::__private::run(__events, __handled, __handler_of);
+                __handled += #krate::__private::fold_run::<__Database, Self>(
+                    self, __cx, __tx, __run, __handled,
+                ).await?;
+            }
+        }
+    });
     quote_spanned! {Span::mixed_site()=>
         #attributes
         async fn handle_batch(
@@ -215,6 +290,7 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
                 }
                 match __handler_of(__event) {
                     #(#arms)*
+                    #fold_run
                     _ => {
                         __cx.enter(__event.global_position);
                         #krate::__private::one(
@@ -333,7 +409,7 @@ fn handle(
 
 /// The events that a method takes.
 #[derive(Clone, Copy, PartialEq)]
-enum Given {
+pub(super) enum Given {
     /// `event`, undecoded.
     Event,
     /// `decoded`, one decoded event.
@@ -399,11 +475,13 @@ fn outcome(krate: &Path, method: &Method) -> TokenStream {
 }
 
 /// One argument, with the span of its parameter's type.
-fn argument(krate: &Path, parameter: &Parameter, given: Given) -> TokenStream {
+pub(super) fn argument(krate: &Path, parameter: &Parameter, given: Given) -> TokenStream {
     match parameter {
         Parameter::Transaction(ty) => quote_at! {krate, at(ty) =>
             #krate::__private::transaction::<__Database, #ty>(__tx)
         },
+        // `fold` passes rows.
+        Parameter::Row(_) => TokenStream::new(),
         Parameter::Shared(ty) if given == Given::Event => quote_at! {krate, at(ty) =>
             #krate::__private::shared::<#ty>(__cx, __event)
         },

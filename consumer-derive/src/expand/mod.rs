@@ -5,8 +5,10 @@
 //! that the compiler reports mistakes in them there.
 
 mod checks;
+mod fold;
 mod guards;
 mod handlers;
+mod rows;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -14,7 +16,7 @@ use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
-use crate::model::{Body, Choice, Database, Making, Model, OnError, Settings};
+use crate::model::{Body, Choice, Database, Making, Model, OnError};
 use crate::span::{at, own, quote_at};
 use crate::types::last_name;
 
@@ -38,6 +40,10 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let krate = &model.krate;
     let database = &choice.database;
     let alias = database_alias(krate, database);
+    let fold = match (&model.body, model.read_model()) {
+        (Body::Handlers(handlers), Some(row)) => fold::fold_impl(model, handlers, row),
+        _ => TokenStream::new(),
+    };
     let consumer = consumer_impl(model, database);
     let scoped = scoped_impl(model, database);
     let construct = construct_impl(model);
@@ -49,6 +55,7 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
         const _: () = {
             #alias
             #construct
+            #fold
             #consumer
             #scoped
             #checks
@@ -100,7 +107,11 @@ fn assumptions(model: &Model, database: &Database) -> TokenStream {
         }
         _ => TokenStream::new(),
     };
-    quote_spanned! {Span::mixed_site()=> #is_shareable #is_connection }
+    let are_rows = model.read_model().map(|_| {
+        let are_rows = rows::assumptions(krate);
+        quote_spanned! {Span::mixed_site()=> , #are_rows }
+    });
+    quote_spanned! {Span::mixed_site()=> #is_shareable #is_connection #are_rows }
 }
 
 /// Whether the type has the name of one of sqlx's connections. They need no assumption, and without
@@ -116,10 +127,14 @@ fn is_of_sqlx(connection: &Type) -> bool {
 }
 
 /// `<__Database: …>` for the implementations of a consumer of every database.
-fn database_parameter(krate: &Path, database: &Database, name: &TokenStream) -> TokenStream {
-    match database {
-        Database::Any => {
+fn database_parameter(model: &Model, database: &Database, name: &TokenStream) -> TokenStream {
+    let krate = &model.krate;
+    match (database, model.read_model()) {
+        (Database::Any, None) => {
             quote_spanned! {Span::mixed_site()=> <#name: #krate::sqlx::Database> }
+        }
+        (Database::Any, Some(_)) => {
+            quote_spanned! {Span::mixed_site()=> <#name: #krate::read_model::ReadModelDatabase> }
         }
         _ => TokenStream::new(),
     }
@@ -130,7 +145,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let self_type = &model.self_type;
     let name = &model.name;
     let database_name = database_name(model, database);
-    let parameter = database_parameter(krate, database, &database_name);
+    let parameter = database_parameter(model, database, &database_name);
     let scope = scope_method(model);
     let settings = settings_method(model);
     let assumptions = assumptions(model, database);
@@ -214,7 +229,7 @@ fn scoped_impl(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;
     let name = database_name(model, database);
-    let parameter = database_parameter(krate, database, &name);
+    let parameter = database_parameter(model, database, &name);
     let assumptions = assumptions(model, database);
     let aggregate_types = scope
         .iter()
@@ -254,7 +269,7 @@ fn scope_method(model: &Model) -> TokenStream {
 
 fn settings_method(model: &Model) -> TokenStream {
     let krate = &model.krate;
-    let settings = settings(krate, &model.settings);
+    let settings = settings(model);
     if settings.is_empty() {
         return TokenStream::new();
     }
@@ -266,7 +281,10 @@ fn settings_method(model: &Model) -> TokenStream {
 }
 
 /// `.batch_size(100)` and so on, for settings that differ from the defaults.
-fn settings(krate: &Path, settings: &Settings) -> TokenStream {
+fn settings(model: &Model) -> TokenStream {
+    let Model {
+        krate, settings, ..
+    } = model;
     let span = Span::mixed_site();
     let time = |milliseconds: u64| {
         quote_spanned! {span=> ::core::time::Duration::from_millis(#milliseconds) }
@@ -378,7 +396,11 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
         Some(_) => quote_spanned! {Span::mixed_site()=> __SCOPE },
         None => quote_spanned! {Span::mixed_site()=> &[] },
     };
-    let settings = settings(krate, &model.settings);
+    let settings = settings(model);
+    let read_model = match model.read_model() {
+        Some(_) => quote_spanned! {Span::mixed_site()=> __TABLE },
+        None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
+    };
     let factories = factories(model, database);
     quote_spanned! {Span::mixed_site()=>
         #krate::__submit! {
@@ -390,6 +412,7 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
                 scope: #scope,
                 handlers: __HANDLERS,
                 settings: #krate::Settings::DEFAULT #settings,
+                read_model: #read_model,
                 site: #krate::Site {
                     package: ::core::env!("CARGO_PKG_NAME"),
                     module: ::core::module_path!(),
@@ -408,17 +431,20 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
 fn factories(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;
+    let row = model
+        .read_model()
+        .map(|_| quote_spanned! {at(self_type)=> , __Fold });
     let connection = match database {
         Database::Any => {
             return quote_at! {krate, at(self_type) =>
-                #krate::__sqlite_factory!(#self_type),
-                #krate::__postgres_factory!(#self_type)
+                #krate::__sqlite_factory!(#self_type #row),
+                #krate::__postgres_factory!(#self_type #row)
             };
         }
         Database::Named(_) => connection(krate, &quote_spanned! {at(self_type)=> __Database }),
         Database::OfConnection(connection) => connection.to_token_stream(),
     };
     quote_at! {krate, at(self_type) =>
-        #krate::__factory!(#connection, #self_type)
+        #krate::__factory!(#connection, #self_type #row)
     }
 }

@@ -61,6 +61,26 @@ const SEEDS: &[(&str, &str)] = &[
         r#"#[event(aggregate = "User")] #[serde(tag = "t")]
         enum UserEvent { A(X), #[event(name = "B", version = 2, upcast(1 = Y))] B { b: u8 }, C, D(u8, u8) = 5 }"#,
     ),
+    (
+        r#"name = "users", read_model = crate::User, segments = 4"#,
+        r#"impl Users {
+            #[on] fn a(&self, event: Envelope<'_, A>) -> Result<Option<User>, E> { Ok(None) }
+            #[on(key = event.a.b)] fn b(user: &mut User, event: B, cx: &Context) {}
+            #[on("C", "D", key = (aggregate_id, e.f()),)] fn c(e: &PersistedEvent, r: &mut Option<User>) {}
+            #[on(other, key = aggregate_id)] async fn d(&self, tx: &mut T, e: &PersistedEvent) -> Result<(), E> {}
+            #[on(key = , key)] fn e(user: User, event: &[E]) {}
+        }"#,
+    ),
+    (
+        "",
+        r#"#[derive(ReadModel)] #[read_model(table = "shop.users", crate = ::c)]
+        struct User<'a> {
+            #[read_model(key)] id: String, #[read_model(key, index)] r#type: i32,
+            #[read_model(index, rename = "mail")] email: Option<Option<String>>,
+            #[read_model(sql_type = "numeric(20, 2)")] total: Option<Decimal>,
+            #[read_model(position)] as_of: i64, tags: Vec<[u8; 3]>,
+        }"#,
+    ),
 ];
 
 /// Words that mean something to the macros, or to the parser.
@@ -102,6 +122,12 @@ const WORDS: &[&str] = &[
     "_x",
     "version",
     "upcast",
+    "read_model",
+    "table",
+    "key",
+    "position",
+    "aggregate_id",
+    "Option",
 ];
 
 const PUNCTUATION: &[char] = &[
@@ -266,7 +292,8 @@ fn random(pieces: &[(u8, u8)]) -> TokenStream {
 
 fn run(args: TokenStream, item: TokenStream) {
     crate::expand_consumer(args, item.clone());
-    crate::event::derive(item);
+    crate::event::derive(item.clone());
+    crate::read_model::derive(item);
 }
 
 fn setting<T: FromStr>(name: &str, otherwise: T) -> T {

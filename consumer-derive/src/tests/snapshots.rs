@@ -39,6 +39,10 @@ fn event(name: &str, item: &str) {
     compare(name, &crate::event::derive(item.parse().unwrap()));
 }
 
+fn row(name: &str, item: &str) {
+    compare(name, &crate::read_model::derive(item.parse().unwrap()));
+}
+
 #[test]
 fn a_handler_of_every_event() {
     consumer(
@@ -84,6 +88,71 @@ fn handlers_by_event() {
             async fn empty(&self, tx: &mut PgConnection) -> Result<(), Error> { Ok(()) }
             fn helper(&self) {}
         }"#,
+    );
+}
+
+#[test]
+fn handlers_of_a_read_model() {
+    consumer(
+        "read_model",
+        r#"name = "users", aggregates = [UserEvent], read_model = User"#,
+        r#"impl Users {
+            #[on]
+            fn registered(&self, event: Envelope<'_, Registered>) -> User { User::new(event) }
+            #[cfg(feature = "referrals")]
+            #[on(key = event.referrer)]
+            fn referred(user: &mut User, event: Registered) { user.referrals += 1; }
+            #[on("Deleted", key = (aggregate_id, event.global_position.to_string()))]
+            fn deleted(user: &mut Option<User>, event: &PersistedEvent, cx: &Context) -> Result<(), Error> { Ok(()) }
+        }"#,
+    );
+}
+
+#[test]
+fn handlers_of_a_read_model_beside_sql() {
+    consumer(
+        "read_model_and_sql",
+        r#"name = "users", read_model = User"#,
+        r"impl Users {
+            #[on]
+            async fn renamed(&self, tx: &mut PgConnection, event: Renamed) -> Result<(), Error> { Ok(()) }
+            #[on(other)]
+            fn other(user: &mut Option<User>, _: &PersistedEvent) {}
+            #[on(reset)]
+            async fn empty(&self, tx: &mut PgConnection) -> Result<(), Error> { Ok(()) }
+        }",
+    );
+}
+
+#[test]
+fn a_row() {
+    row(
+        "row",
+        r#"#[read_model(table = "shop.users")]
+        struct User {
+            #[read_model(key)] id: String,
+            #[read_model(index, rename = "mail")] email: Option<String>,
+            #[read_model(sql_type = "numeric(20, 2)")] balance: Option<Decimal>,
+            #[read_model(position)] as_of: i64,
+        }"#,
+    );
+}
+
+#[test]
+fn a_row_with_a_key_of_several_parts() {
+    row(
+        "row_with_two_keys",
+        r#"#[read_model(table = "users", crate = ::c)]
+        struct User { #[read_model(key)] tenant: Uuid, #[read_model(key)] id: i64, note: String }"#,
+    );
+}
+
+#[test]
+fn a_row_with_a_mistake_leaves_a_stub() {
+    row(
+        "row_with_a_mistake",
+        r#"#[read_model(table = "users")]
+        struct User { #[read_model(key)] id: Uuid, tags: Vec<String> }"#,
     );
 }
 

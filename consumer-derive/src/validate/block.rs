@@ -5,11 +5,12 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::Type;
 
-use super::method;
+use super::{fold, method};
+use crate::args::Args;
 use crate::errors::{Errors, HANDLE_BESIDE_ON};
 use crate::item::{Function, ImplBlock, On, OnEvents};
 use crate::keys;
-use crate::model::{Cfgs, Choice, Database, Handler, Handlers};
+use crate::model::{Cfgs, Choice, Database, Handler, Handlers, KeyPart, Method, RowKey, Rows};
 use crate::suggest::closest;
 
 /// Names that are mistaken for `handle`.
@@ -25,7 +26,7 @@ const NEAR_MISSES: &[&str] = &[
 ];
 
 /// The handlers of the block, `None` if there are none or one of them is wrong.
-pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handlers> {
+pub(super) fn handlers(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<Handlers> {
     let marked: Vec<(&Function, &On)> = block
         .functions()
         .filter_map(|function| Some((function, only_mark(function, errors)?)))
@@ -40,9 +41,10 @@ pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handler
     refuse_repeated_names(&marked, errors);
     refuse_two_of_a_kind(&marked, errors);
     if handle.is_empty() && !block.functions().any(handles_events) {
-        report_no_handler(block, errors);
+        report_no_handler(args, block, errors);
         return None;
     }
+    refuse_handle_of_read_model(args, &handle, errors);
 
     let mut events: Vec<Option<Handler>> = handle
         .iter()
@@ -51,15 +53,89 @@ pub(super) fn handlers(block: &ImplBlock, errors: &mut Errors) -> Option<Handler
     let mut resets = Vec::new();
     for (function, on) in marked {
         match &on.events {
-            Some(OnEvents::Reset) => resets.push(method::reset(function, block, errors)),
-            Some(taken) => events.push(method::on(function, taken, block, errors)),
+            Some(OnEvents::Reset) => resets.push(reset(function, on, block, errors)),
+            Some(taken) => events.push(by_event(args, function, on, taken, block, errors)),
             None => {}
         }
     }
+    let events: Vec<Handler> = events.into_iter().collect::<Option<_>>()?;
+    refuse_segments_of_other_keys(args, &events, errors);
     Some(Handlers {
-        events: events.into_iter().collect::<Option<_>>()?,
+        events,
         resets: resets.into_iter().collect::<Option<_>>()?,
+        read_model: args.read_model.value().cloned(),
     })
+}
+
+/// A method marked `#[on]`. Those of a read model are not `async`, unless they write SQL.
+fn by_event(
+    args: &Args,
+    function: &Function,
+    on: &On,
+    taken: &OnEvents,
+    block: &ImplBlock,
+    errors: &mut Errors,
+) -> Option<Handler> {
+    let Some(row) = args.read_model.value() else {
+        // A key that was refused was meant as the read model.
+        let is_meant = args.read_model.key().is_some();
+        let fits = is_meant || fold::refuse_key(on, KEY_WITHOUT_READ_MODEL, errors);
+        if is_meant && function.signature.asyncness.is_none() {
+            return None;
+        }
+        return method::on(function, taken, block, errors).filter(|_| fits);
+    };
+    if function.signature.asyncness.is_none() {
+        return fold::on(function, on, taken, block, row, errors);
+    }
+    let fits = fold::refuse_async_without_tx(function, row, errors)
+        && fold::refuse_key(on, KEY_OF_SQL, errors);
+    fits.then(|| method::on(function, taken, block, errors))?
+}
+
+const KEY_WITHOUT_READ_MODEL: &str = "`key` names a row of a read model: add `read_model = User` to `#[consumer(…)]`, with a type that derives `ReadModel`, or remove `key`";
+const KEY_OF_SQL: &str = "`key` names the row of a handler that is not `async`: remove `key`, or remove `async` and `tx`";
+const KEY_OF_RESET: &str = "a method marked `#[on(reset)]` handles no event: remove `key`";
+
+fn reset(function: &Function, on: &On, block: &ImplBlock, errors: &mut Errors) -> Option<Method> {
+    let fits = fold::refuse_key(on, KEY_OF_RESET, errors);
+    method::reset(function, block, errors).filter(|_| fits)
+}
+
+/// `handle` sees no event type, by which rows are found.
+fn refuse_handle_of_read_model(args: &Args, handle: &[&Function], errors: &mut Errors) {
+    if args.read_model.key().is_none() {
+        return;
+    }
+    for function in handle {
+        errors.at(
+            &function.signature.ident,
+            "a consumer with a `read_model` has a method for each event: mark them with `#[on]` instead of writing `handle`, or remove `read_model`",
+        );
+    }
+}
+
+/// Segments divide aggregates among them, so that two segments could write the row of another key.
+fn refuse_segments_of_other_keys(args: &Args, events: &[Handler], errors: &mut Errors) {
+    let Some(segments) = args.segments.value() else {
+        return;
+    };
+    if segments.base10_digits() == "1" {
+        return;
+    }
+    for handler in events {
+        let Some(Rows::Named { key, .. }) = handler.rows() else {
+            continue;
+        };
+        if !matches!(key, RowKey::One(KeyPart::AggregateId(_))) {
+            errors.at(
+                key,
+                format!(
+                    "with `segments`, a row belongs to one aggregate: write `key = aggregate_id`, or remove `segments = {segments}`"
+                ),
+            );
+        }
+    }
 }
 
 fn handles_events(function: &Function) -> bool {
@@ -115,36 +191,57 @@ fn refuse_mixture(handle: &[&Function], marked: &[(&Function, &On)], errors: &mu
 
 /// The same event name in two `#[on("…")]`.
 fn refuse_repeated_names(marked: &[(&Function, &On)], errors: &mut Errors) {
-    let mut seen: Vec<(String, String, Cfgs)> = Vec::new();
+    let mut seen: Vec<Named> = Vec::new();
     for (function, on) in marked {
         let Some(OnEvents::Named(names)) = &on.events else {
             continue;
         };
-        let method = function.signature.ident.to_string();
-        let cfgs = function.cfgs();
         for name in names {
-            let text = name.value();
-            let before = seen.iter().find(|(seen, _, other)| {
-                *seen == text && (*other == cfgs || other.0.is_empty() || cfgs.0.is_empty())
-            });
-            if let Some((_, other, _)) = before {
-                let message = if *other == method {
-                    format!("`{text}` is named twice: remove one of the two")
-                } else {
-                    format!(
-                        "`{text}` is already handled by `{other}`: remove the name from one of the two"
-                    )
-                };
-                errors.at(name, message);
+            let handled = Named {
+                event: name.value(),
+                method: function.signature.ident.to_string(),
+                cfgs: function.cfgs(),
+                has_key: on.key.is_some(),
+            };
+            if let Some(before) = seen.iter().find(|before| before.collides_with(&handled)) {
+                errors.at(name, handled.again(before));
             }
-            if text.trim() != text || text.is_empty() {
+            if handled.event.trim() != handled.event || handled.event.is_empty() {
                 errors.at(
                     name,
                     "an event name must not be empty or have white space around it: write `#[on(\"UserRegistered\")]`",
                 );
             }
-            seen.push((text, method.clone(), cfgs.clone()));
+            seen.push(handled);
         }
+    }
+}
+
+/// An event name in `#[on("…")]`.
+struct Named {
+    event: String,
+    method: String,
+    cfgs: Cfgs,
+    has_key: bool,
+}
+
+impl Named {
+    /// Whether both would handle the same event. Handlers that each name a row may.
+    fn collides_with(&self, other: &Self) -> bool {
+        let are_together =
+            self.cfgs == other.cfgs || self.cfgs.0.is_empty() || other.cfgs.0.is_empty();
+        let are_for_rows = self.has_key && other.has_key && self.method != other.method;
+        self.event == other.event && are_together && !are_for_rows
+    }
+
+    /// The message about an event that is named again.
+    fn again(&self, before: &Self) -> String {
+        let Self { event, method, .. } = self;
+        if before.method == *method {
+            return format!("`{event}` is named twice: remove one of the two");
+        }
+        let before = &before.method;
+        format!("`{event}` is already handled by `{before}`: remove the name from one of the two")
     }
 }
 
@@ -177,7 +274,17 @@ fn is_kind(on: &On, kind: &str) -> bool {
     }
 }
 
-fn report_no_handler(block: &ImplBlock, errors: &mut Errors) {
+fn report_no_handler(args: &Args, block: &ImplBlock, errors: &mut Errors) {
+    if let Some(row) = args.read_model.value() {
+        let row = row.to_token_stream().to_string().replace(' ', "");
+        errors.at(
+            block.self_type.to_token_stream(),
+            format!(
+                "this consumer has no handler: mark methods with `#[on]`, as in `#[on] fn registered(&self, event: Envelope<'_, UserRegistered>) -> {row}`"
+            ),
+        );
+        return;
+    }
     let near = block.functions().find(|function| {
         let name = function.signature.ident.to_string();
         closest(&name, &[keys::HANDLE]).is_some() || NEAR_MISSES.contains(&name.as_str())

@@ -1,4 +1,4 @@
-//! The rules of one handler's signature.
+//! The rules of one handler's signature. Those of handlers that are not `async` are in `fold`.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -7,7 +7,7 @@ use syn::{FnArg, Ident, PatType, ReceiverKind, ReturnType, Safety, Signature, Ty
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, OnEvents};
 use crate::keys;
-use crate::model::{Events, Handler, Method, Parameter};
+use crate::model::{Events, Handler, Method, Parameter, Way};
 use crate::types::{last_name, type_arguments, unwrapped};
 
 /// The signature that messages show.
@@ -19,53 +19,67 @@ pub(super) fn every(
     block: &ImplBlock,
     errors: &mut Errors,
 ) -> Option<Handler> {
-    let given = Given::read(function, errors);
+    let given = Given::read(function, Kind::Async, errors);
     let fits = refuse_decoded_in_handle(function, &given, errors)
         && one_event(function, &given, Wanted::Persisted, errors);
-    let method = method(function, given, block, errors)?;
+    let method = async_method(function, given, block, errors)?;
     fits.then(|| Handler {
-        many: takes_several(&method),
+        way: way(&method),
         method,
         events: Events::Every,
     })
 }
 
-/// A method marked `#[on]`, except for `#[on(reset)]`.
+/// An `async` method marked `#[on]`, except for `#[on(reset)]`.
 pub(super) fn on(
     function: &Function,
     taken: &OnEvents,
     block: &ImplBlock,
     errors: &mut Errors,
 ) -> Option<Handler> {
-    let given = Given::read(function, errors);
-    let fits = match taken {
-        OnEvents::Typed => {
-            refuse_undecoded(&given, errors) && one_event(function, &given, Wanted::Decoded, errors)
-        }
-        OnEvents::Named(_) | OnEvents::Other | OnEvents::Reset => {
-            refuse_decoded_by_name(&given, errors)
-                && one_event(function, &given, Wanted::Persisted, errors)
-        }
-    };
-    let method = method(function, given, block, errors)?;
+    let given = Given::read(function, Kind::Async, errors);
+    let fits = event_of(function, taken, &given, errors);
+    let method = async_method(function, given, block, errors)?;
     if !fits {
         return None;
     }
-    let events = match taken {
-        OnEvents::Typed => Events::Typed(Box::new(decoded_type(&method)?)),
+    Some(Handler {
+        way: way(&method),
+        events: events(taken, &method)?,
+        method,
+    })
+}
+
+/// Checks the parameter for the event. True if it is as the attribute requires.
+pub(super) fn event_of(
+    function: &Function,
+    taken: &OnEvents,
+    given: &Given<'_>,
+    errors: &mut Errors,
+) -> bool {
+    match taken {
+        OnEvents::Typed => {
+            refuse_undecoded(given, errors) && one_event(function, given, Wanted::Decoded, errors)
+        }
+        OnEvents::Named(_) | OnEvents::Other | OnEvents::Reset => {
+            refuse_decoded_by_name(given, errors)
+                && one_event(function, given, Wanted::Persisted, errors)
+        }
+    }
+}
+
+/// The events that a marked method takes.
+pub(super) fn events(taken: &OnEvents, method: &Method) -> Option<Events> {
+    Some(match taken {
+        OnEvents::Typed => Events::Typed(Box::new(decoded_type(method)?)),
         OnEvents::Named(names) => Events::Named(names.clone()),
         OnEvents::Other | OnEvents::Reset => Events::Rest,
-    };
-    Some(Handler {
-        many: takes_several(&method),
-        method,
-        events,
     })
 }
 
 /// The method marked `#[on(reset)]`.
 pub(super) fn reset(function: &Function, block: &ImplBlock, errors: &mut Errors) -> Option<Method> {
-    let given = Given::read(function, errors);
+    let given = Given::read(function, Kind::Async, errors);
     let mut fits = true;
     for (typed, parameter) in given.right() {
         let takes_event = match parameter {
@@ -81,12 +95,33 @@ pub(super) fn reset(function: &Function, block: &ImplBlock, errors: &mut Errors)
             );
         }
     }
-    let method = method(function, given, block, errors)?;
+    let method = async_method(function, given, block, errors)?;
     fits.then_some(method)
 }
 
+/// The rules that all `async` handlers share.
+fn async_method(
+    function: &Function,
+    given: Given<'_>,
+    block: &ImplBlock,
+    errors: &mut Errors,
+) -> Option<Method> {
+    let signature = &function.signature;
+    if signature.asyncness.is_none() && seems_to_fold(signature) {
+        errors.at(
+            signature.fn_token,
+            "a handler must be `async`, unless it changes the rows of a read model: add the type of the rows, as in `#[consumer(…, read_model = User)]`, or write `async fn`",
+        );
+        return None;
+    }
+    let fits = refuse_no_async(signature, errors)
+        & refuse_no_receiver(signature, errors)
+        & refuse_no_output(signature, errors);
+    method(function, given, block, errors).filter(|_| fits)
+}
+
 /// The rules that all handlers share.
-fn method(
+pub(super) fn method(
     function: &Function,
     given: Given<'_>,
     block: &ImplBlock,
@@ -95,11 +130,11 @@ fn method(
     let signature = &function.signature;
     let fits = refuse_qualifiers(signature, errors)
         & refuse_receiver(signature, errors)
-        & refuse_no_output(signature, errors)
         & refuse_cfg_on_parameters(signature, errors)
-        & refuse_two_transactions(&given, errors);
+        & refuse_two_of_a_kind(&given, errors);
     let parameters = given.into_parameters(&block.self_type)?;
     fits.then(|| Method {
+        has_receiver: signature.receiver().is_some(),
         name: signature.ident.clone(),
         cfgs: function.cfgs(),
         parameters,
@@ -112,35 +147,46 @@ fn method(
 
 /// The parameters after `&self`, each on its own: its meaning, or, after a mistake that has been
 /// reported, its probable meaning.
-struct Given<'a>(Vec<(&'a PatType, Result<Parameter, Role>)>);
+pub(super) struct Given<'a>(Vec<(&'a PatType, Result<Parameter, Role>)>);
+
+/// What `&mut` means in a handler: the connection, or a row.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Async,
+    Fold,
+}
 
 #[derive(Clone, Copy, PartialEq)]
-enum Role {
-    Transaction,
+pub(super) enum Role {
+    /// The connection, or a row.
+    Mutable,
     Context,
     Event,
     Unknown,
 }
 
 impl<'a> Given<'a> {
-    fn read(function: &'a Function, errors: &mut Errors) -> Self {
+    pub(super) fn read(function: &'a Function, kind: Kind, errors: &mut Errors) -> Self {
         let is_typed = function
             .on
             .iter()
             .any(|on| matches!(on.events, Some(OnEvents::Typed)));
-        let read = |typed: &'a PatType| (typed, checked_parameter(typed, is_typed, errors));
+        let read = |typed: &'a PatType| {
+            let read = checked_parameter(typed, kind, is_typed, errors);
+            (typed, read)
+        };
         Self(typed_parameters(&function.signature).map(read).collect())
     }
 
     /// Those without a mistake of their own.
-    fn right(&self) -> impl Iterator<Item = (&'a PatType, &Parameter)> {
+    pub(super) fn right(&self) -> impl Iterator<Item = (&'a PatType, &Parameter)> {
         self.0.iter().filter_map(|(typed, read)| match read {
             Ok(parameter) => Some((*typed, parameter)),
             Err(_) => None,
         })
     }
 
-    fn has_wrong(&self, wanted: Role) -> bool {
+    pub(super) fn has_wrong(&self, wanted: Role) -> bool {
         self.0
             .iter()
             .any(|(_, read)| matches!(read, Err(role) if *role == wanted))
@@ -155,10 +201,9 @@ impl<'a> Given<'a> {
     }
 }
 
-fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) -> bool {
-    let mut fits = true;
-    if signature.asyncness.is_none() {
-        fits = false;
+fn refuse_no_async(signature: &Signature, errors: &mut Errors) -> bool {
+    let is_async = signature.asyncness.is_some();
+    if !is_async {
         errors.at(
             signature.fn_token,
             format!(
@@ -167,6 +212,27 @@ fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) -> bool {
             ),
         );
     }
+    is_async
+}
+
+/// Whether it takes or returns something that may be a row.
+fn seems_to_fold(signature: &Signature) -> bool {
+    let takes_a_row = typed_parameters(signature).any(|typed| match unwrapped(&typed.ty) {
+        Type::Reference(reference) => {
+            reference.mutability.is_some()
+                && last_name(&reference.elem).is_some_and(|name| !name.ends_with("Connection"))
+        }
+        _ => false,
+    });
+    takes_a_row
+        || match &signature.output {
+            ReturnType::Type(_, ty) => last_name(ty).is_some_and(|name| name != "Result"),
+            ReturnType::Default => false,
+        }
+}
+
+fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) -> bool {
+    let mut fits = true;
     if !signature.generics.params.is_empty() {
         fits = false;
         errors.at(
@@ -178,20 +244,27 @@ fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) -> bool {
         fits = false;
         errors.at(
             &signature.ident,
-            "a handler must be an ordinary `async fn`: remove `unsafe` and `extern`",
+            "a handler must be an ordinary function: remove `unsafe` and `extern`",
         );
     }
     fits
 }
 
-fn refuse_receiver(signature: &Signature, errors: &mut Errors) -> bool {
-    let name = &signature.ident;
-    let Some(receiver) = signature.receiver() else {
+fn refuse_no_receiver(signature: &Signature, errors: &mut Errors) -> bool {
+    let has_receiver = signature.receiver().is_some();
+    if !has_receiver {
+        let name = &signature.ident;
         errors.at(
             name,
             format!("a handler must take `&self`: write `async fn {name}(&self, …)`"),
         );
-        return false;
+    }
+    has_receiver
+}
+
+fn refuse_receiver(signature: &Signature, errors: &mut Errors) -> bool {
+    let Some(receiver) = signature.receiver() else {
+        return true;
     };
     match &receiver.kind {
         ReceiverKind::Reference(_, _, None) => true,
@@ -256,70 +329,129 @@ fn refuse_cfg_on_parameters(signature: &Signature, errors: &mut Errors) -> bool 
 
 fn checked_parameter(
     typed: &PatType,
+    kind: Kind,
     is_typed: bool,
     errors: &mut Errors,
 ) -> Result<Parameter, Role> {
-    if let Some((role, message)) = mistake_in_type(&typed.ty, is_typed) {
+    let mistake = match kind {
+        Kind::Async => mistake_in_type(&typed.ty, is_typed),
+        Kind::Fold => mistake_in_fold(&typed.ty),
+    };
+    if let Some((role, message)) = mistake {
         errors.at(&typed.ty, message);
         return Err(role);
     }
-    match parameter(&typed.ty) {
-        Some(parameter) => Ok(parameter),
-        None => {
-            errors.at(
-                &typed.ty,
-                format!(
-                    "a handler cannot take this parameter: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context` and the event, as in `{SIGNATURE}`"
-                ),
-            );
-            Err(Role::Unknown)
+    if let Some(parameter) = parameter(&typed.ty, kind) {
+        return Ok(parameter);
+    }
+    let message = match kind {
+        Kind::Async => format!(
+            "a handler cannot take this parameter: it takes `tx: &mut SqliteConnection` or `&mut PgConnection`, `cx: &Context` and the event, as in `{SIGNATURE}`"
+        ),
+        Kind::Fold => "a handler cannot take this parameter: it takes its row as `user: &mut User` or `user: &mut Option<User>`, `cx: &Context` and the event".to_owned(),
+    };
+    errors.at(&typed.ty, message);
+    Err(Role::Unknown)
+}
+
+/// A type behind a reference, and the kind of the reference.
+struct Behind<'a> {
+    ty: &'a Type,
+    is_borrowed: bool,
+    is_mutable: bool,
+}
+
+impl<'a> Behind<'a> {
+    fn of(ty: &'a Type) -> Self {
+        match unwrapped(ty) {
+            Type::Reference(reference) => Self {
+                ty: unwrapped(&reference.elem),
+                is_borrowed: true,
+                is_mutable: reference.mutability.is_some(),
+            },
+            ty => Self {
+                ty,
+                is_borrowed: false,
+                is_mutable: false,
+            },
         }
     }
 }
 
 /// Mistakes in the types that a handler takes in another form, recognised by their names.
 fn mistake_in_type(ty: &Type, is_typed: bool) -> Option<(Role, String)> {
-    let (is_borrowed, is_mutable, behind) = match unwrapped(ty) {
-        Type::Reference(reference) => (
-            true,
-            reference.mutability.is_some(),
-            unwrapped(&reference.elem),
-        ),
-        other => (false, false, other),
-    };
-    if let Type::Slice(slice) = behind {
-        let is_events = is_mutable && names(&slice.elem, "PersistedEvent");
+    let behind = Behind::of(ty);
+    if let Some(mistake) = mistake_in_event(&behind) {
+        return Some(mistake);
+    }
+    let name = last_name(behind.ty)?;
+    // An event of the user's may be called `…Transaction`.
+    let may_be_an_event = is_typed
+        && !behind.is_borrowed
+        && !names_a_driver(&name)
+        && type_arguments(behind.ty).is_empty();
+    let message = mistake_in_connection(behind.ty, behind.is_mutable)?;
+    (!may_be_an_event).then_some((Role::Mutable, message))
+}
+
+/// The same for a handler that is not `async`.
+fn mistake_in_fold(ty: &Type) -> Option<(Role, String)> {
+    let behind = Behind::of(ty);
+    if let Some(mistake) = mistake_in_event(&behind) {
+        return Some(mistake);
+    }
+    if let Type::Slice(_) = behind.ty {
+        let message = "a handler that is not `async` takes one event at a time: write `event: Envelope<'_, E>`";
+        return Some((Role::Event, message.to_owned()));
+    }
+    let name = last_name(behind.ty)?;
+    if behind.is_borrowed && names_a_connection(&name) {
+        let message = "a handler that takes a connection is `async`: write `async fn`, or remove this parameter";
+        return Some((Role::Mutable, message.to_owned()));
+    }
+    if !behind.is_borrowed && name == "Option" {
+        let inner = type_arguments(behind.ty).into_iter().next().map(|inner| {
+            let inner = Behind::of(inner).ty;
+            inner.to_token_stream().to_string().replace(' ', "")
+        });
+        let row = inner.unwrap_or_else(|| "User".into());
+        let message =
+            format!("a handler takes its row by mutable reference: write `&mut Option<{row}>`");
+        return Some((Role::Mutable, message));
+    }
+    None
+}
+
+/// Mistakes in the event and the context, which every handler takes.
+fn mistake_in_event(behind: &Behind<'_>) -> Option<(Role, String)> {
+    if let Type::Slice(slice) = behind.ty {
+        let is_events = behind.is_mutable && names(&slice.elem, "PersistedEvent");
         let message = "events are immutable: write `events: &[PersistedEvent]`";
         return is_events.then(|| (Role::Event, message.to_owned()));
     }
-    match last_name(behind)?.as_str() {
-        "Context" if !is_borrowed || is_mutable => Some((
+    match last_name(behind.ty)?.as_str() {
+        "Context" if !behind.is_borrowed || behind.is_mutable => Some((
             Role::Context,
             "the context is passed by shared reference: write `cx: &Context`".into(),
         )),
-        "PersistedEvent" if is_mutable => Some((
+        "PersistedEvent" if behind.is_mutable => Some((
             Role::Event,
             "an event is immutable: write `event: &PersistedEvent`".into(),
         )),
-        name => {
-            // An event of the user's may be called `…Transaction`.
-            let may_be_an_event = is_typed
-                && !is_borrowed
-                && !names_a_driver(name)
-                && type_arguments(behind).is_empty();
-            let message = mistake_in_connection(behind, is_mutable)?;
-            (!may_be_an_event).then_some((Role::Transaction, message))
-        }
+        _ => None,
     }
 }
 
 /// The meaning of a parameter by the shape of its type, which is all that a macro sees.
-fn parameter(ty: &Type) -> Option<Parameter> {
+fn parameter(ty: &Type, kind: Kind) -> Option<Parameter> {
     match unwrapped(ty) {
         Type::Reference(reference) => {
             let behind = unwrapped(&reference.elem);
             match (reference.mutability.is_some(), behind) {
-                (true, Type::Path(_)) => Some(Parameter::Transaction(behind.clone())),
+                (true, Type::Path(_)) => Some(match kind {
+                    Kind::Async => Parameter::Transaction(behind.clone()),
+                    Kind::Fold => Parameter::Row(behind.clone()),
+                }),
                 (false, Type::Slice(slice)) => Some(Parameter::Several((*slice.elem).clone())),
                 (false, Type::Path(_)) => Some(Parameter::Shared(behind.clone())),
                 _ => None,
@@ -333,18 +465,7 @@ fn parameter(ty: &Type) -> Option<Parameter> {
 /// Types that are mistaken for the connection, and the connection without `&mut`.
 fn mistake_in_connection(connection: &Type, is_mutable: bool) -> Option<String> {
     let name = last_name(connection)?;
-    let kind = [
-        "Transaction",
-        "Pool",
-        "PoolOptions",
-        "PoolConnection",
-        "Connection",
-    ]
-    .into_iter()
-    .find(|kind| {
-        name.strip_suffix(kind)
-            .is_some_and(|driver| driver.is_empty() || names_a_driver(&name))
-    })?;
+    let kind = connection_kind(&name)?;
     if kind == "Connection" && is_mutable {
         return None;
     }
@@ -371,6 +492,26 @@ fn mistake_in_connection(connection: &Type, is_mutable: bool) -> Option<String> 
     Some(format!("{reason}: write `tx: &mut {plain}`"))
 }
 
+/// The end of the name of one of sqlx's types for connections, pools and transactions.
+fn connection_kind(name: &str) -> Option<&'static str> {
+    [
+        "Transaction",
+        "Pool",
+        "PoolOptions",
+        "PoolConnection",
+        "Connection",
+    ]
+    .into_iter()
+    .find(|kind| {
+        name.strip_suffix(kind)
+            .is_some_and(|driver| driver.is_empty() || names_a_driver(name))
+    })
+}
+
+pub(super) fn names_a_connection(name: &str) -> bool {
+    connection_kind(name).is_some()
+}
+
 /// Whether the name begins like those of sqlx's types for one driver.
 fn names_a_driver(name: &str) -> bool {
     ["Sqlite", "Pg", "Postgres", "MySql", "Any"]
@@ -378,18 +519,25 @@ fn names_a_driver(name: &str) -> bool {
         .any(|driver| name.starts_with(driver))
 }
 
-fn refuse_two_transactions(given: &Given<'_>, errors: &mut Errors) -> bool {
+/// Refuses a second connection, or a second row.
+fn refuse_two_of_a_kind(given: &Given<'_>, errors: &mut Errors) -> bool {
     let mut fits = true;
-    let transactions = given
-        .right()
-        .filter(|(_, parameter)| matches!(parameter, Parameter::Transaction(_)));
-    let allowed = usize::from(!given.has_wrong(Role::Transaction));
-    for (second, _) in transactions.skip(allowed) {
+    let mutable = given.right().filter_map(|(written, parameter)| {
+        let message = match parameter {
+            Parameter::Transaction(_) => {
+                "a handler takes one connection: remove one of the two `&mut` parameters"
+            }
+            Parameter::Row(_) => {
+                "a handler takes one row: remove one of the two `&mut` parameters, or mark two methods with `#[on(key = …)]`, one for each row"
+            }
+            _ => return None,
+        };
+        Some((written, message))
+    });
+    let allowed = usize::from(!given.has_wrong(Role::Mutable));
+    for (second, message) in mutable.skip(allowed) {
         fits = false;
-        errors.at(
-            second,
-            "a handler takes one connection: remove one of the two `&mut` parameters",
-        );
+        errors.at(second, message);
     }
     fits
 }
@@ -410,7 +558,7 @@ fn one_event(function: &Function, given: &Given<'_>, wanted: Wanted, errors: &mu
     let mut fits = true;
     for (written, parameter) in given.right() {
         let count = match parameter {
-            Parameter::Transaction(_) => continue,
+            Parameter::Transaction(_) | Parameter::Row(_) => continue,
             Parameter::Shared(ty) if wanted == Wanted::Decoded || is_context(ty) => &mut contexts,
             _ => &mut events,
         };
@@ -419,9 +567,15 @@ fn one_event(function: &Function, given: &Given<'_>, wanted: Wanted, errors: &mu
             fits = false;
             errors.at(
                 written,
-                format!(
-                    "`{name}` takes `tx`, `cx: &Context` and one event, each once: remove this parameter"
-                ),
+                if function.signature.asyncness.is_some() {
+                    format!(
+                        "`{name}` takes `tx`, `cx: &Context` and one event, each once: remove this parameter"
+                    )
+                } else {
+                    format!(
+                        "`{name}` takes its row, `cx: &Context` and one event, each once: remove this parameter, or take the row by `&mut`"
+                    )
+                },
             );
         }
     }
@@ -498,7 +652,7 @@ fn refuse_undecoded(given: &Given<'_>, errors: &mut Errors) -> bool {
         |parameter| match parameter {
             Parameter::Shared(ty) => !is_context(ty) && !could_be_context(given, ty),
             Parameter::Decoded(ty) | Parameter::Several(ty) => names(ty, "PersistedEvent"),
-            Parameter::Transaction(_) => false,
+            Parameter::Transaction(_) | Parameter::Row(_) => false,
         },
         |ty| {
             if names_persisted_event(ty) {
@@ -541,11 +695,13 @@ fn could_be_context(given: &Given<'_>, ty: &Type) -> bool {
         })
 }
 
-fn takes_several(method: &Method) -> bool {
-    method
-        .parameters
-        .iter()
-        .any(|parameter| matches!(parameter, Parameter::Several(_)))
+fn way(method: &Method) -> Way {
+    let mut parameters = method.parameters.iter();
+    if parameters.any(|parameter| matches!(parameter, Parameter::Several(_))) {
+        Way::Slice
+    } else {
+        Way::Single
+    }
 }
 
 fn decoded_type(method: &Method) -> Option<Type> {
@@ -558,7 +714,7 @@ fn decoded_type(method: &Method) -> Option<Type> {
         })
 }
 
-fn is_context(ty: &Type) -> bool {
+pub(super) fn is_context(ty: &Type) -> bool {
     names(ty, "Context")
 }
 
@@ -588,13 +744,14 @@ fn named_outside(parameter: Parameter, self_type: &Type) -> Parameter {
     };
     match parameter {
         Parameter::Transaction(ty) => Parameter::Transaction(rename(ty)),
+        Parameter::Row(ty) => Parameter::Row(rename(ty)),
         Parameter::Shared(ty) => Parameter::Shared(rename(ty)),
         Parameter::Decoded(ty) => Parameter::Decoded(rename(ty)),
         Parameter::Several(ty) => Parameter::Several(rename(ty)),
     }
 }
 
-fn without_self(tokens: TokenStream, self_type: &Type) -> TokenStream {
+pub(super) fn without_self(tokens: TokenStream, self_type: &Type) -> TokenStream {
     tokens
         .into_iter()
         .map(|token| match token {

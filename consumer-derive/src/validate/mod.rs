@@ -1,6 +1,7 @@
 //! The rules: they turn the parsed input into a [`Model`], or report every mistake in it.
 
 mod block;
+mod fold;
 mod keys;
 mod method;
 
@@ -12,6 +13,7 @@ use crate::args::{self, Args};
 use crate::errors::Errors;
 use crate::item::{ImplBlock, Item, is_consumer};
 use crate::model::{Body, Choice, Database, Making, Model};
+use crate::names::snake_case;
 use crate::types::{last_name, unwrapped};
 
 /// Checks all rules, also after the first mistake.
@@ -70,7 +72,7 @@ fn impl_subject(args: &Args, block: &ImplBlock, errors: &mut Errors) -> Option<S
     }
     refuse_trait(block, errors)?;
     refuse_generics(block, errors);
-    let handlers = block::handlers(block, errors)?;
+    let handlers = block::handlers(args, block, errors)?;
     Some(Subject {
         self_type: block.self_type.clone(),
         databases: block::databases(&handlers),
@@ -84,6 +86,12 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
         errors.at(
             &item.generics,
             "a generic consumer cannot be registered: implement `Consumer` by hand and pass instances to `Worker::builder(…).consumer(…)`",
+        );
+    }
+    if let Some(key) = args.read_model.key() {
+        errors.at(
+            key,
+            "`read_model` is a key for `impl` blocks: put `#[consumer(…)]` on an `impl` block with `#[on]` methods, or implement `Fold` and call `fold_batch` by hand",
         );
     }
     let database = match args.database.value() {
@@ -200,23 +208,6 @@ fn suggested_name(item: &Item) -> Option<String> {
     };
     let name = snake_case(ident.trim_start_matches("r#"));
     keys::mistake_in_name(&name).is_none().then_some(name)
-}
-
-/// `HTTPLog` as `http_log`.
-fn snake_case(ident: &str) -> String {
-    let mut name = String::new();
-    let mut before = '_';
-    let mut characters = ident.chars().peekable();
-    while let Some(character) = characters.next() {
-        let is_last_capital = characters.peek().is_some_and(|next| next.is_lowercase());
-        let begins_a_word = before != '_' && (!before.is_uppercase() || is_last_capital);
-        if character.is_uppercase() && begins_a_word {
-            name.push('_');
-        }
-        name.extend(character.to_lowercase());
-        before = character;
-    }
-    name
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         let scope = scope_text(&self.code_of(&consumer)?.declaration.scope);
         let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
-        DB::set_scope(&self.sql, &mut tx, &consumer, &scope).await?;
+        DB::set_scope(&self.tables().await?.sql, &mut tx, &consumer, &scope).await?;
         Ok(tx.commit().await?)
     }
 
@@ -120,13 +120,14 @@ impl<DB: Backend> Admin<DB> {
         segments: u32,
     ) -> Result<usize, AdminError> {
         let consumer = self.find(consumer.into()).await?;
-        merge_segments(&self.store, &consumer.name, consumer.version, segments).await?;
+        let store = &self.tables().await?.store;
+        merge_segments(store, &consumer.name, consumer.version, segments).await?;
         Ok(self.rows_of(&consumer).await?.len())
     }
 
     async fn set_state(&self, consumer: &ConsumerId, state: State) -> Result<(), AdminError> {
         let mut tx = self.locked(consumer, LOCK_WAIT).await?;
-        DB::set_state(&self.sql, &mut tx, consumer, state).await?;
+        DB::set_state(&self.tables().await?.sql, &mut tx, consumer, state).await?;
         Ok(tx.commit().await?)
     }
 }

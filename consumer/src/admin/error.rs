@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::text;
-use crate::backend::{ConsumerId, FrontierError, StoreError};
+use crate::backend::{ConsumerId, FrontierError, StoreError, ViewError};
 use crate::contract::HandlerError;
 use crate::worker::WorkerError;
 
@@ -41,6 +41,16 @@ pub enum AdminError {
         consumer: String,
         /// The names that exist.
         known: String,
+    },
+    /// The consumer reads another log of the same database.
+    #[error(
+        "consumer `{consumer}` reads the log `{log}` of this database; give the command that log (`Schema::events`)"
+    )]
+    OtherLog {
+        /// The name.
+        consumer: String,
+        /// The other log's table of events.
+        log: String,
     },
     /// There is no checkpoint of that version.
     #[error("consumer `{consumer}` has no version {version}; existing versions: {known}")]
@@ -216,6 +226,9 @@ pub enum AdminError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The view over a read model cannot be switched, or its table cannot be dropped.
+    #[error(transparent)]
+    View(#[from] ViewError),
 }
 
 impl From<sqlx::Error> for AdminError {

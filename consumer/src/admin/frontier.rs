@@ -4,11 +4,12 @@ use crate::contract::chain;
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
-use super::operator::Admin;
-use super::transactions::Borrowed;
-use crate::backend::{Backend, Blocker, FrontierWatch as _};
+use super::operator::{Admin, Tables};
+use crate::backend::{Access, Backend, Blocker, FrontierWatch as _};
 use crate::worker::WorkerError;
+use crate::worker::poller::reset::refuse_checkpoints_above;
 
 /// How far the log is settled, and which transactions hold it up; see [`Admin::frontier`].
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,11 +43,13 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// If the database fails, or the log is not one whose frontier can be known.
     pub async fn frontier(&self) -> Result<FrontierStatus, AdminError> {
+        let tables = self.tables().await?;
         let mut watch = self.watch.lock().await;
         let mut connection = Borrowed::from(self.store.pool()).await?;
+        self.check_use(&mut connection, Access::Observe).await?;
         let mut current = match watch.take() {
             Some(current) => current,
-            None => DB::Watch::look(self.store.settings(), &mut connection).await?,
+            None => start_watch(&tables, &mut connection).await?,
         };
         let seen = loop {
             let seen = current.observe(&mut connection).await?;
@@ -83,8 +86,19 @@ impl<DB: Backend> Admin<DB> {
 
     pub(super) async fn head(&self) -> Result<i64, AdminError> {
         let mut tx = self.read().await?;
-        Ok(self.store.latest_global_position(&mut tx).await?)
+        let store = &self.tables().await?.store;
+        Ok(store.latest_global_position(&mut tx).await?)
     }
+}
+
+async fn start_watch<DB: Backend>(
+    tables: &Tables<DB>,
+    connection: &mut DB::Connection,
+) -> Result<DB::Watch, AdminError> {
+    let watch = DB::Watch::start(tables.store.settings(), connection).await?;
+    let (_, rows) = watch.snapshot(&tables.checkpoints, connection).await?;
+    refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
+    Ok(watch)
 }
 
 fn texts<S: Serializer>(blockers: &[Blocker], to: S) -> Result<S::Ok, S::Error> {

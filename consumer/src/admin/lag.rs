@@ -43,7 +43,7 @@ impl<DB: Backend> Admin<DB> {
             return Ok(Lag::default());
         }
         let mut tx = self.read().await?;
-        let age = DB::age(&self.sql, &mut tx, part).await?;
+        let age = DB::age(&self.tables().await?.lag, &mut tx, part).await?;
         Ok(Lag {
             events: u64::try_from(events.min(MOST_COUNTED)).unwrap_or(0),
             is_more: events > MOST_COUNTED,
@@ -57,7 +57,7 @@ impl<DB: Backend> Admin<DB> {
             return Ok(0);
         }
         let mut tx = self.read().await?;
-        Ok(DB::count(&self.sql, &mut tx, part, limit).await?)
+        Ok(DB::count(&self.tables().await?.lag, &mut tx, part, limit).await?)
     }
 }
 

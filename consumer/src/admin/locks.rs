@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Transaction};
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
-use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, Lock, Taken, TransactionGuard as _};
+use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, begin};
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
@@ -70,12 +70,24 @@ impl<DB: Backend> Admin<DB> {
         wait: Duration,
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let until = Instant::now() + wait;
+        self.repeatedly(wait, || self.try_locked(consumer, left(until)))
+            .await
+    }
+
+    /// Repeats what others hold up, for at most `wait`.
+    pub(super) async fn repeatedly<T, F>(
+        &self,
+        wait: Duration,
+        work: impl Fn() -> F,
+    ) -> Result<T, AdminError>
+    where
+        F: Future<Output = Result<T, AdminError>>,
+    {
+        let until = Instant::now() + wait;
         loop {
-            match self.try_locked(consumer, left(until)).await {
-                Err(AdminError::Held { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                done => return done,
+            let done = work().await;
+            if !is_held(&done) || !pause(until).await {
+                return done;
             }
         }
     }
@@ -95,8 +107,11 @@ impl<DB: Backend> Admin<DB> {
         &self,
         consumer: &ConsumerId,
     ) -> Result<Transaction<'static, DB>, AdminError> {
+        self.tables().await?;
         let begun = begin(self.store.pool(), DB::BEGIN_APPEND).await;
-        begun.map_err(|error| held_or::<DB>(error, consumer))
+        let mut tx = begun.map_err(|error| held_or::<DB>(error, consumer))?;
+        self.check_use(&mut tx, Access::Operate).await?;
+        Ok(tx)
     }
 
     /// Locks the rows for the rest of a transaction, and says which transaction that is.
@@ -106,8 +121,12 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
         wait: Duration,
     ) -> Result<Taken, AdminError> {
-        match DB::lock(&self.sql, tx, consumer, wait).await {
-            Ok(Lock::Taken(taken)) => Ok(taken),
+        match DB::lock(&self.tables().await?.sql, tx, consumer, wait).await {
+            Ok(Lock::Taken(taken)) => {
+                // Now that no migration can change the tables any more.
+                self.check_use(tx, Access::Operate).await?;
+                Ok(taken)
+            }
             Ok(Lock::Missing) => Err(unknown(consumer.into(), &[])),
             Err(error) => Err(held_or::<DB>(error, consumer)),
         }
@@ -123,11 +142,9 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<W::Output, AdminError> {
         let until = Instant::now() + wait;
         loop {
-            match self.try_under_lock(consumer, left(until), &work).await {
-                Err(AdminError::Held { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                done => return done,
+            let done = self.try_under_lock(consumer, left(until), &work).await;
+            if !is_held(&done) || !pause(until).await {
+                return done;
             }
         }
     }
@@ -171,11 +188,10 @@ impl<DB: Backend> Admin<DB> {
                 return Err(error);
             }
         };
-        DB::arm(&self.sql, &mut tx, consumer).await?;
         match guarded(work, &mut tx, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
-                *ended_well = true;
+                *ended_well = DB::RESTORES_SESSION;
                 if connection.is_in_transaction() {
                     // That was a savepoint which the consumer left open.
                     return Err(AdminError::EndedTransaction {
@@ -188,7 +204,7 @@ impl<DB: Backend> Admin<DB> {
                 consumer: consumer.clone(),
             }),
             Err(Failed::InOrder(error)) => {
-                *ended_well = tx.rollback().await.is_ok();
+                *ended_well = tx.rollback().await.is_ok() && DB::RESTORES_SESSION;
                 Err(error)
             }
             Err(Failed::GivenUp(error)) => {
@@ -218,6 +234,20 @@ async fn guarded<DB: Backend, W: Work<DB>>(
         return Err(Failed::Ended);
     }
     output
+}
+
+/// Whether others have what a command needs.
+pub(super) fn is_held<T>(done: &Result<T, AdminError>) -> bool {
+    matches!(done, Err(AdminError::Held { .. }))
+}
+
+/// Gives others some time to finish, and says whether there was any left.
+pub(super) async fn pause(until: Instant) -> bool {
+    let is_left = Instant::now() < until;
+    if is_left {
+        tokio::time::sleep(PAUSE).await;
+    }
+    is_left
 }
 
 fn left(until: Instant) -> Duration {

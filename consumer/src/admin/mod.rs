@@ -3,11 +3,13 @@
 //! Each command is a method of [`Admin`]. The feature `cli` offers the same commands on the command
 //! line.
 
+mod borrowed;
 mod commands;
 mod error;
 mod frontier;
 mod lag;
 mod locks;
+mod missing;
 mod operator;
 mod options;
 mod pace;
@@ -19,7 +21,6 @@ mod retry;
 mod status;
 mod stopped;
 pub(crate) mod text;
-mod transactions;
 mod versions;
 
 pub use self::error::AdminError;
@@ -32,4 +33,5 @@ pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::retry::Retried;
 pub use self::status::{ConsumerStatus, Failing, Status};
 pub use crate::backend::ConsumerId;
+pub use crate::backend::ViewError;
 pub use crate::worker::ConsumerState;

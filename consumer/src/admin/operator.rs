@@ -6,10 +6,13 @@ use std::sync::Arc;
 use sqlx::Transaction;
 use tokio::sync::{Mutex, watch};
 
+use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
-use super::transactions::{Borrowed, begin};
-use crate::backend::{Backend, ConsumerId, OperateStatements, Row};
+use crate::backend::{
+    self, Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
+    StoreError, ViewStatements, begin,
+};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
@@ -32,7 +35,8 @@ use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 /// ```
 pub struct Admin<DB: Backend> {
     pub(super) store: EventStore<DB>,
-    pub(super) sql: OperateStatements,
+    /// What the statements work on; `None` until the first one.
+    tables: Mutex<Option<Arc<Tables<DB>>>>,
     pub(super) connections: Arc<Connections<DB>>,
     pub(super) code: Vec<Registered<DB>>,
     /// Whether `code` is everything the program has, so that other consumers are detached.
@@ -42,6 +46,29 @@ pub struct Admin<DB: Backend> {
     /// Never asks a handler to stop.
     pub(super) stop: watch::Sender<bool>,
     pub(super) watch: Mutex<Option<DB::Watch>>,
+}
+
+/// The tables by the schemas in which they were found, and the statements on them.
+pub(super) struct Tables<DB: Backend> {
+    pub(super) store: EventStore<DB>,
+    pub(super) sql: OperateStatements,
+    pub(super) lag: LagStatements,
+    pub(super) checkpoints: CheckpointStatements,
+    pub(super) views: ViewStatements,
+}
+
+impl<DB: Backend> Tables<DB> {
+    async fn of(store: &EventStore<DB>) -> Result<Self, AdminError> {
+        let store = store.located().await?;
+        let settings = store.settings();
+        Ok(Self {
+            sql: DB::operate_statements(settings),
+            lag: DB::lag_statements(settings),
+            checkpoints: DB::checkpoint_statements(settings),
+            views: DB::view_statements(settings),
+            store,
+        })
+    }
 }
 
 impl<DB: Backend> fmt::Debug for Admin<DB> {
@@ -80,7 +107,7 @@ impl<DB: Backend> Admin<DB> {
     #[must_use]
     pub fn new(store: EventStore<DB>) -> Self {
         Self {
-            sql: DB::operate_statements(store.settings()),
+            tables: Mutex::new(None),
             connections: Arc::new(Connections::new(store.clone(), Shares::ONE)),
             store,
             code: Vec::new(),
@@ -106,6 +133,25 @@ impl<DB: Backend> Admin<DB> {
         &self.store
     }
 
+    /// The tables, which are looked up once: a consumer's code, or the next connection of the pool, may
+    /// have another search path.
+    pub(super) async fn tables(&self) -> Result<Arc<Tables<DB>>, AdminError> {
+        let mut tables = self.tables.lock().await;
+        if let Some(known) = &*tables {
+            return Ok(Arc::clone(known));
+        }
+        let found = match Tables::of(&self.store).await {
+            Err(missing @ AdminError::Store(StoreError::NotMigrated { .. })) => {
+                // It may know more, such as that the mapping is another one.
+                self.store.check().await?;
+                return Err(missing);
+            }
+            found => Arc::new(found?),
+        };
+        *tables = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
     /// Finds the consumer that a command names.
     pub(crate) async fn find(&self, target: Target) -> Result<ConsumerId, AdminError> {
         let rows = self.rows().await?;
@@ -113,7 +159,7 @@ impl<DB: Backend> Admin<DB> {
         known.dedup();
         let matching: Vec<&ConsumerId> = known.iter().filter(|id| target.means(id)).collect();
         match matching.as_slice() {
-            [] => Err(self.never_ran(target, &known)),
+            [] => Err(self.never_ran(target, &known).await?),
             [only] => Ok((*only).clone()),
             several => Err(AdminError::SeveralVersions {
                 versions: list(several.iter().map(|id| id.version.to_string())),
@@ -122,13 +168,28 @@ impl<DB: Backend> Admin<DB> {
         }
     }
 
-    /// Why there are no rows of that name.
-    fn never_ran(&self, target: Target, known: &[ConsumerId]) -> AdminError {
+    /// Why this log has no rows of that name.
+    async fn never_ran(
+        &self,
+        target: Target,
+        known: &[ConsumerId],
+    ) -> Result<AdminError, AdminError> {
+        if let Some(log) = self.other_log(&target.name).await? {
+            let consumer = target.name;
+            return Ok(AdminError::OtherLog { consumer, log });
+        }
         let mut declared = self.code.iter().map(|one| declared_id(&one.declaration));
-        match declared.find(|consumer| target.means(consumer)) {
+        Ok(match declared.find(|consumer| target.means(consumer)) {
             Some(consumer) => AdminError::NeverRan { consumer },
             None => unknown(target, known),
-        }
+        })
+    }
+
+    /// The other log that a consumer reads, if it does.
+    pub(super) async fn other_log(&self, consumer: &str) -> Result<Option<String>, AdminError> {
+        let mut tx = self.read().await?;
+        let statements = &self.tables().await?.checkpoints;
+        Ok(DB::other_log(statements, &mut tx, consumer).await?)
     }
 
     /// Finds the consumer that a command names, and creates its rows if no worker has run it.
@@ -140,17 +201,19 @@ impl<DB: Backend> Admin<DB> {
         let code = WorkerConsumer::new(self.code_of(&consumer)?.clone());
         let settled = self.frontier().await?.settled;
         let mut connection = Borrowed::from(self.store.pool()).await?;
-        let statements = DB::checkpoint_statements(self.store.settings());
-        let enrolled = DB::enroll(&statements, &mut connection, &[code.enrolment], settled).await;
+        let statements = &self.tables().await?.checkpoints;
+        let enrolled = DB::enroll(statements, &mut connection, &[code.enrolment], settled).await;
         let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
         enrolled.map_err(WorkerError::from)?;
         connection.give_back();
         Ok(consumer)
     }
 
+    /// Reads all rows; each command begins with it.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, AdminError> {
         let mut tx = self.read().await?;
-        Ok(DB::rows(&self.sql, &mut tx).await?)
+        self.check_use(&mut tx, Access::Observe).await?;
+        Ok(DB::rows(&self.tables().await?.sql, &mut tx).await?)
     }
 
     /// The rows of one consumer, one for each of its segments.
@@ -171,7 +234,20 @@ impl<DB: Backend> Admin<DB> {
 
     /// Begins a transaction to read in: behind a pooler, one statement may take two exchanges.
     pub(super) async fn read(&self) -> Result<Transaction<'static, DB>, AdminError> {
+        // Looked up before, since a pool may have only one connection.
+        self.tables().await?;
         Ok(begin(self.store.pool(), DB::BEGIN_READ).await?)
+    }
+
+    /// Checks that this library may work with the tables, and this role too.
+    pub(super) async fn check_use(
+        &self,
+        connection: &mut DB::Connection,
+        access: Access,
+    ) -> Result<(), AdminError> {
+        let tables = self.tables().await?;
+        let settings = tables.store.settings();
+        Ok(backend::check_use::<DB>(connection, settings, Some(access)).await?)
     }
 
     pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {

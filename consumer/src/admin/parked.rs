@@ -10,7 +10,7 @@ use super::lag::millis;
 use super::locks::LOCK_WAIT;
 use super::operator::Admin;
 use super::options::Target;
-use crate::backend::{Backend, ConsumerId, ParkedRow, ReadRange};
+use crate::backend::{Backend, ConsumerId, LogRow, ParkedRow, ReadRange};
 use crate::contract::PersistedEvent;
 
 /// An event that a consumer has set aside (a "dead letter"); see [`Admin::parked`].
@@ -83,11 +83,12 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<Vec<ParkedEvent>, AdminError> {
         let consumer = self.find(consumer.into()).await?;
         let mut tx = self.read().await?;
-        let rows = DB::parked(&self.sql, &mut tx, &consumer).await?;
+        let rows = DB::parked(&self.tables().await?.sql, &mut tx, &consumer).await?;
         Ok(rows.into_iter().map(parked_event).collect())
     }
 
-    /// Returns one [parked](Self::parked) event, with the event itself if the log still has it.
+    /// Returns one [parked](Self::parked) event, with the event itself if the log still has it and it can
+    /// be decoded.
     ///
     /// # Errors
     /// If there is no such checkpoint, or it has not parked that event.
@@ -98,11 +99,11 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<(ParkedEvent, Option<PersistedEvent>), AdminError> {
         let consumer = self.find(consumer.into()).await?;
         let mut tx = self.read().await?;
-        let rows = DB::parked(&self.sql, &mut tx, &consumer).await?;
+        let rows = DB::parked(&self.tables().await?.sql, &mut tx, &consumer).await?;
         let row = rows.into_iter().find(|row| row.position == position);
         let row = row.ok_or_else(|| not_parked(&consumer, position))?;
         let event = self.event(&mut tx, position).await?;
-        Ok((parked_event(row), event))
+        Ok((parked_event(row), event.and_then(Result::ok)))
     }
 
     /// Removes a [parked](Self::parked) event without handling it, and returns how many later
@@ -119,12 +120,12 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<u64, AdminError> {
         let consumer = self.find(consumer.into()).await?;
         let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
-        let rows = DB::parked(&self.sql, &mut tx, &consumer).await?;
+        let rows = DB::parked(&self.tables().await?.sql, &mut tx, &consumer).await?;
         let parked = rows.iter().find(|row| row.position == position);
         let parked = parked.ok_or_else(|| not_parked(&consumer, position))?;
         let others = rows.iter().filter(|row| is_same_aggregate(row, parked));
         let behind = others.count().saturating_sub(1);
-        DB::unpark(&self.sql, &mut tx, &consumer, position).await?;
+        DB::unpark(&self.tables().await?.sql, &mut tx, &consumer, position).await?;
         tx.commit().await?;
         tracing::warn!(%consumer, position, "an operator skipped a parked event");
         Ok(behind as u64)
@@ -135,7 +136,7 @@ impl<DB: Backend> Admin<DB> {
         &self,
         connection: &mut DB::Connection,
         position: i64,
-    ) -> Result<Option<PersistedEvent>, AdminError> {
+    ) -> Result<Option<LogRow>, AdminError> {
         let range = ReadRange {
             after: position - 1,
             up_to: position,
@@ -143,8 +144,9 @@ impl<DB: Backend> Admin<DB> {
             max_bytes: u64::MAX,
             scope: None,
         };
-        let events = self.store.read_range(connection, range).await?;
-        Ok(events.into_iter().next())
+        let store = &self.tables().await?.store;
+        let rows = store.read_rows(connection, range).await?;
+        Ok(rows.into_iter().next())
     }
 }
 

@@ -6,7 +6,7 @@ use super::operator::{Admin, consumer_of};
 use super::options::{ForgetOptions, RebuildOptions, Target};
 use super::status::{changed_scope, sum};
 use super::versions::has_others;
-use crate::backend::{Backend, ConsumerId, Part};
+use crate::backend::{Backend, ConsumerId, Part, recorded_tables};
 use crate::worker::ConsumerState;
 
 impl<DB: Backend> Admin<DB> {
@@ -76,6 +76,20 @@ impl<DB: Backend> Admin<DB> {
             scope: &scope.unwrap_or_default(),
         };
         Ok(self.count(part, 1).await? == 0)
+    }
+
+    /// The table of a version, unless the library does not maintain it.
+    pub(crate) async fn table_of(
+        &self,
+        consumer: &ConsumerId,
+    ) -> Result<Option<String>, AdminError> {
+        let mut tx = self.read().await?;
+        let versions =
+            recorded_tables::<DB>(&self.tables().await?.views, &mut tx, &consumer.name).await?;
+        let table = versions
+            .into_iter()
+            .find(|version| version.consumer == *consumer);
+        Ok(table.map(|version| version.table.to_string()))
     }
 
     /// The consumers that have parked events.

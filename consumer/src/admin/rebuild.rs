@@ -1,5 +1,6 @@
 //! Rebuilding a read model in place, and watching the progress.
 
+use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::locks::{Effects, Failed, Work};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
 use super::pace::{Pace, time_for};
-use crate::backend::{Backend, ConsumerId, Part};
+use crate::backend::{Backend, ConsumerId, Part, table_schema};
 use crate::contract::Context;
 use crate::registry::Registered;
 use crate::worker::lane::handler::describe;
@@ -27,6 +28,8 @@ pub struct Rebuilt {
     pub consumer: ConsumerId,
     /// The checkpoint that was rewound: events up to here are a replay.
     pub replay_to: i64,
+    /// The first events of the log, if they were deleted, as far as it is known: it does not get them.
+    pub missing: Option<RangeInclusive<i64>>,
 }
 
 /// The progress of a rebuild; see [`RebuildWatch::look`].
@@ -119,6 +122,7 @@ impl<DB: Backend> Admin<DB> {
         Ok(Rebuilt {
             consumer,
             replay_to,
+            missing: self.missing_at_the_beginning().await?,
         })
     }
 
@@ -180,7 +184,8 @@ impl<DB: Backend> Work<DB> for Rewind<'_, DB> {
     type Output = ();
 
     async fn run(&self, tx: &mut Transaction<'_, DB>, effects: &mut Effects) -> Result<(), Failed> {
-        let sql = &self.admin.sql;
+        let tables = self.admin.tables().await?;
+        let sql = &tables.sql;
         let parked = DB::parked(sql, tx, self.consumer).await?.len() as u64;
         if parked > 0 && !self.discard_parked {
             let consumer = self.consumer.clone();
@@ -200,8 +205,10 @@ impl<DB: Backend> Rewind<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         effects: &mut Effects,
     ) -> Result<(), AdminError> {
+        let schema = table_schema::<DB>(tx, code.consumer.read_model()).await?;
         let cx = Context::new(Arc::clone(&self.consumer.name))
             .with_version(self.consumer.version)
+            .with_table_schema(schema)
             .with_replay(true);
         let cx = Arc::new(cx);
         // A reset that was written by hand may panic before it returns its future.

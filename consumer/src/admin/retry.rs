@@ -1,6 +1,5 @@
 //! Retrying parked events: one aggregate at a time, in order, under the lock of the rows.
 
-use crate::contract::chain;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,19 +7,21 @@ use std::time::Duration;
 use sqlx::Transaction;
 use tokio::time::Instant;
 
+use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
-use super::locks::{Effects, Failed, LOCK_WAIT, Work};
-use super::operator::Admin;
+use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, pause};
+use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
-use super::transactions::Borrowed;
 use crate::backend::{
-    Backend, CheckpointStatements, ConsumerId, Ledger, ParkedRow, SLICES, StoreError,
+    Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, aggregate_slice,
+    table_schema,
 };
-use crate::contract::{BatchError, Context, HandlerError, PersistedEvent};
+use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
 use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::{self, ErrorKind};
 
 /// How long a claim may be silent while a consumer without `tx` works.
@@ -44,8 +45,8 @@ impl<DB: Backend> Admin<DB> {
     ///
     /// The events of an aggregate are handled in order and removed in one transaction, under the
     /// lock of the checkpoint, and [effects](Context::after_commit) run after the commit. If one of
-    /// them fails again, only the new error is saved for its aggregate, and the next aggregate
-    /// follows. A failing database is tried again and never counts as an attempt.
+    /// them fails again, or cannot be decoded, only the new error is saved for its aggregate, and the next
+    /// aggregate follows. A failing database is tried again and never counts as an attempt.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -81,7 +82,7 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         let code = self.code_of(&consumer)?;
         let mut tx = self.read().await?;
-        let rows = DB::parked(&self.sql, &mut tx, &consumer).await?;
+        let rows = DB::parked(&self.tables().await?.sql, &mut tx, &consumer).await?;
         drop(tx);
         let mut retried = Retried::default();
         for aggregate in aggregates(&rows, &consumer, position)? {
@@ -90,7 +91,7 @@ impl<DB: Backend> Admin<DB> {
                 consumer: &consumer,
                 code,
                 aggregate,
-                statements: DB::checkpoint_statements(self.store.settings()),
+                tables: self.tables().await?,
             };
             match retry.run().await {
                 Ok(handled) => retried.handled += handled,
@@ -112,7 +113,14 @@ impl<DB: Backend> Admin<DB> {
             AdminError::Retry { position, source } => {
                 let text = chain(source.as_ref()).to_string();
                 let mut tx = self.locked(consumer, LOCK_WAIT).await?;
-                DB::blame(&self.sql, &mut tx, consumer, position, &text).await?;
+                DB::blame(
+                    &self.tables().await?.sql,
+                    &mut tx,
+                    consumer,
+                    position,
+                    &text,
+                )
+                .await?;
                 tx.commit().await?;
                 Ok(AdminError::Retry { position, source })
             }
@@ -131,19 +139,29 @@ struct Retry<'a, DB: Backend> {
     code: &'a Registered<DB>,
     /// An event of the aggregate.
     aggregate: &'a ParkedRow,
-    statements: CheckpointStatements,
+    tables: Arc<Tables<DB>>,
 }
 
 /// The parked events of an aggregate.
 struct Waiting {
     events: Vec<PersistedEvent>,
-    /// How often the first of them has failed.
-    attempts: u32,
+    /// How often each of them has failed.
+    attempts: Vec<u32>,
     /// What any version of the consumer has handled.
     ledger: Ledger,
 }
 
 impl Waiting {
+    /// How often the event at an index has failed, and how many events from there on can be handed over
+    /// together: those that wait behind others. One that has failed is tried alone, as by a worker.
+    fn same_attempt(&self, index: usize) -> (u32, usize) {
+        let rest = self.attempts.get(index..).unwrap_or_default();
+        match rest.first() {
+            Some(&failed) if failed > 0 => (failed, 1),
+            _ => (0, rest.iter().take_while(|failed| **failed == 0).count()),
+        }
+    }
+
     /// What an error of our own statements after the handler means: if an earlier statement failed,
     /// the handler did not return that error.
     fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
@@ -191,21 +209,79 @@ impl<DB: Backend> Retry<'_, DB> {
     async fn outside(&self) -> Result<u64, AdminError> {
         let mut handled = 0;
         loop {
-            let mut effects = Effects::default();
-            let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-            let waiting = self.waiting(&mut spare).await?;
+            let waiting = self.held().await?;
+            let ended = self.handle_held(&waiting).await;
+            match ended {
+                Ok(unparked) => handled += unparked,
+                Err(error) => {
+                    self.release().await?;
+                    return Err(error);
+                }
+            }
             if waiting.events.is_empty() {
-                spare.give_back();
                 return Ok(handled);
             }
-            match self.handle(&mut spare, &waiting, &mut effects).await {
-                Ok(()) => spare.give_back(),
-                Err(failed) => return Err(self.refused(failed)),
+        }
+    }
+
+    /// The parked events, which no other version handles until they are unparked or released.
+    async fn held(&self) -> Result<Waiting, AdminError> {
+        let until = std::time::Instant::now() + LOCK_WAIT;
+        loop {
+            let held = self.try_held().await;
+            if !is_held(&held) || !pause(until).await {
+                return held;
             }
-            let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
-            handled += self.unpark(&mut tx, &waiting.events).await?;
-            tx.commit().await?;
-            effects.run().await;
+        }
+    }
+
+    async fn try_held(&self) -> Result<Waiting, AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        let waiting = self.waiting(&mut tx).await?;
+        self.mark().take(&mut tx).await?;
+        tx.commit().await?;
+        Ok(waiting)
+    }
+
+    /// Hands the events to the consumer and unparks them.
+    async fn handle_held(&self, waiting: &Waiting) -> Result<u64, AdminError> {
+        let mut effects = Effects::default();
+        let mut spare = Borrowed::from(self.admin.store.pool()).await?;
+        let handling = self.handle(&mut spare, waiting, &mut effects);
+        let handled = self.mark().during(handling).await;
+        handled.map_err(|failed| self.refused(failed))?;
+        // Its session may not be what it was, so it does not go back to the pool.
+        drop(spare);
+        let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
+        let unparked = self.unpark(&mut tx, &waiting.events).await?;
+        self.mark().release(&mut tx).await?;
+        tx.commit().await?;
+        effects.run().await;
+        Ok(unparked)
+    }
+
+    async fn release(&self) -> Result<(), AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        self.mark().release(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The mark of the consumer, as this retry holds it.
+    fn mark(&self) -> HeldMark<'_, DB> {
+        HeldMark {
+            pool: self.admin.store.pool(),
+            statements: &self.tables.checkpoints,
+            holder: self.mark_holder(),
+            timeout: CLAIM_TIMEOUT,
+        }
+    }
+
+    fn mark_holder(&self) -> MarkHolder {
+        let slice = i32::from(aggregate_slice(&self.aggregate.aggregate_id));
+        MarkHolder {
+            consumer: self.consumer.clone(),
+            name: format!("retry of slice {slice}"),
+            slices: slice..slice + 1,
         }
     }
 
@@ -219,23 +295,24 @@ impl<DB: Backend> Retry<'_, DB> {
     }
 
     async fn waiting(&self, connection: &mut DB::Connection) -> Result<Waiting, AdminError> {
-        let mut rows = DB::parked(&self.admin.sql, connection, self.consumer).await?;
+        let mut rows = DB::parked(&self.tables.sql, connection, self.consumer).await?;
         rows.retain(|row| is_same_aggregate(row, self.aggregate));
         let first = rows.first().map_or(0, |row| row.position);
         let mut waiting = Waiting {
             events: Vec::new(),
-            attempts: 0,
+            attempts: Vec::new(),
             ledger: self.ledger(connection, first - 1).await?,
         };
         for row in &rows {
             let position = row.position;
             let event = self.admin.event(connection, position).await?;
-            if waiting.events.is_empty() {
-                waiting.attempts = u32::try_from(row.attempts).unwrap_or(0);
-            }
-            waiting
-                .events
-                .push(event.ok_or(AdminError::NotInLog { position })?);
+            let attempts = u32::try_from(row.attempts).unwrap_or(0);
+            waiting.attempts.push(attempts);
+            let event = event.ok_or(AdminError::NotInLog { position })?;
+            waiting.events.push(event.map_err(|unreadable| {
+                let source = Box::new(StoreError::from(unreadable));
+                AdminError::Retry { position, source }
+            })?);
         }
         Ok(waiting)
     }
@@ -247,8 +324,8 @@ impl<DB: Backend> Retry<'_, DB> {
         connection: &mut DB::Connection,
         after: i64,
     ) -> Result<Ledger, AdminError> {
-        let (statements, consumer) = (&self.statements, self.consumer);
-        if !DB::lock_mark(statements, connection, consumer).await? {
+        let (statements, consumer) = (&self.tables.checkpoints, self.consumer);
+        if !DB::lock_mark(statements, connection, &self.mark_holder()).await? {
             return Err(AdminError::Held {
                 consumer: consumer.clone(),
             });
@@ -271,7 +348,7 @@ impl<DB: Backend> Retry<'_, DB> {
         let mut handled = 0;
         for event in events {
             let position = event.global_position;
-            let removed = DB::unpark(&self.admin.sql, connection, self.consumer, position);
+            let removed = DB::unpark(&self.tables.sql, connection, self.consumer, position);
             handled += u64::from(removed.await?);
         }
         Ok(handled)
@@ -284,21 +361,28 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
-        let mut rest = waiting.events.as_slice();
-        let mut attempt = waiting.attempts.saturating_add(1);
-        while let Some(last) = rest.last() {
-            let run = waiting.ledger.run(rest);
+        let table = self.code.consumer.read_model();
+        let schema = table_schema::<DB>(connection, table)
+            .await
+            .map_err(AdminError::from)?;
+        let is_divided = self.code.declaration.settings.segments > 1;
+        let mut done = 0;
+        while let Some(rest) = waiting.events.get(done..)
+            && let Some(last) = rest.last()
+        {
+            let (attempts, take) = waiting.same_attempt(done);
+            let run = waiting.ledger.run(rest.get(..take).unwrap_or(rest));
             let batch = rest.get(..run.take).unwrap_or(rest).to_vec();
             let cx = Context::new(Arc::clone(&self.consumer.name))
                 .with_version(self.consumer.version)
-                .with_attempt(attempt)
+                .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)
+                .with_segments(is_divided)
+                .with_table_schema(schema.clone())
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
-            let handled = self.handle_batch(connection, &cx, batch).await?;
-            rest = rest.get(handled..).unwrap_or_default();
+            done += self.handle_batch(connection, &cx, batch).await?;
             effects.add(&cx);
-            attempt = 1;
         }
         Ok(())
     }
@@ -374,7 +458,6 @@ impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
             // Only the other connection is in an unknown state if the handler was abandoned.
             let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
             result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
-            spare.give_back();
         }
         let unparked = self.unpark(tx, &waiting.events).await;
         Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)

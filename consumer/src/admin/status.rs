@@ -1,6 +1,7 @@
 //! The state of every consumer, as an operator sees it.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::error::AdminError;
 use super::frontier::FrontierStatus;
 use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
 use super::operator::{Admin, consumer_of, declared_id};
-use crate::backend::{Backend, Checkpoint, ConsumerId, Part, Row, State};
+use crate::backend::{Access, Backend, Checkpoint, ConsumerId, Part, Row, State};
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
 use crate::worker::poller::assignment::scope_text;
@@ -98,6 +99,9 @@ pub struct ConsumerStatus {
     pub lag: Lag,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
+    /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
+    /// if that is its policy, when it gets there.
+    pub missing: Option<RangeInclusive<i64>>,
     /// The number of parked events.
     pub parked: u64,
     /// The number of aggregates that the parked events belong to.
@@ -143,7 +147,11 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// If the database fails or the tables are missing.
     pub async fn status(&self) -> Result<Status, AdminError> {
-        self.store.check().await?;
+        self.tables()
+            .await?
+            .store
+            .check_access(Access::Observe)
+            .await?;
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;
@@ -228,6 +236,7 @@ impl<DB: Backend> Admin<DB> {
             replay_to: worst.replay_to,
             lag,
             failing: failing(worst),
+            missing: self.missing_before(rows).await?,
             parked: sum(rows, |row| row.parked),
             parked_aggregates: sum(rows, |row| row.parked_aggregates),
             scope,
@@ -286,15 +295,17 @@ impl<DB: Backend> Admin<DB> {
                 continue;
             }
             let scope = scope_of(&scope_text(&declaration.scope));
+            let other_log = self.other_log(&consumer.name).await?;
             new.push(ConsumerStatus {
                 name: consumer.name,
                 version: consumer.version,
                 is_active: false,
-                state: ConsumerState::New,
+                state: other_log.map_or(ConsumerState::New, |log| ConsumerState::OtherLog { log }),
                 position: None,
                 replay_to: 0,
                 lag: self.lag(0, head, &scope).await?,
                 failing: None,
+                missing: None,
                 parked: 0,
                 parked_aggregates: 0,
                 scope,

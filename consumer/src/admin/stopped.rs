@@ -11,6 +11,7 @@ use super::operator::{Admin, consumer_of};
 use super::options::Target;
 use crate::backend::{
     Backend, Checkpoint, ConsumerId, Parking, Part, ReadRange, SLICES, State, aggregate_slice,
+    position as log_position, readable_event,
 };
 
 /// How many events are read at a time to see whether they belong to a segment.
@@ -76,7 +77,7 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
         position: i64,
     ) -> Result<Vec<Checkpoint>, AdminError> {
-        let rows = DB::rows(&self.sql, tx).await?;
+        let rows = DB::rows(&self.tables().await?.sql, tx).await?;
         let own = rows.into_iter().filter(|row| consumer_of(row) == consumer);
         let (stopped, others): (Vec<Checkpoint>, Vec<Checkpoint>) = own
             .map(|row| row.checkpoint)
@@ -93,7 +94,14 @@ impl<DB: Backend> Admin<DB> {
             });
         }
         // A restored log may end before the event, and its next events must not be passed.
-        if position > self.store.latest_global_position(tx).await? {
+        if position
+            > self
+                .tables()
+                .await?
+                .store
+                .latest_global_position(tx)
+                .await?
+        {
             return Err(AdminError::NotInLog { position });
         }
         for row in &stopped {
@@ -117,7 +125,7 @@ impl<DB: Backend> Admin<DB> {
             up_to: position - 1,
             scope: &scope_of(&row.scope),
         };
-        let is_clear = DB::count(&self.sql, tx, part, 1).await? == 0
+        let is_clear = DB::count(&self.tables().await?.lag, tx, part, 1).await? == 0
             || (is_segment(row) && !self.segment_has_events(tx, row, part).await?);
         if is_clear {
             return Ok(());
@@ -146,15 +154,14 @@ impl<DB: Backend> Admin<DB> {
                 max_bytes: 1 << 24,
                 scope: Some(&scope),
             };
-            let events = self.store.read_range(tx, range).await?;
-            if events
-                .iter()
-                .any(|event| has_slice(row, &event.aggregate_id))
-            {
+            let store = &self.tables().await?.store;
+            let rows = store.read_rows(tx, range).await?;
+            let mut events = rows.iter().map(readable_event);
+            if events.any(|event| has_slice(row, &event.aggregate_id)) {
                 return Ok(true);
             }
-            match events.last() {
-                Some(last) => after = last.global_position,
+            match rows.last() {
+                Some(last) => after = log_position(last),
                 None => return Ok(false),
             }
         }
@@ -168,20 +175,22 @@ impl<DB: Backend> Admin<DB> {
         position: i64,
     ) -> Result<(), AdminError> {
         let event = self.event(tx, position).await?;
-        let event = &event.ok_or(AdminError::NotInLog { position })?;
-        let statements = DB::checkpoint_statements(self.store.settings());
+        let event = event.ok_or(AdminError::NotInLog { position })?;
+        let event = readable_event(&event);
+        let tables = self.tables().await?;
+        let statements = &tables.checkpoints;
         for row in stopped {
             if has_slice(row, &event.aggregate_id) {
                 let error = row.error.as_deref().unwrap_or_default();
                 let failure = Some((row.attempts, error));
                 let slices = row.key.slice_from..row.slice_to;
-                let ledger = DB::ledger(&statements, tx, &row.key.consumer, row.position, slices);
+                let ledger = DB::ledger(statements, tx, &row.key.consumer, row.position, slices);
                 let parking = Parking {
                     event,
                     failure,
                     is_replay: ledger.await?.has(event),
                 };
-                DB::park(&statements, tx, &row.key, &[parking]).await?;
+                DB::park(statements, tx, &row.key, &[parking]).await?;
             }
         }
         Ok(())
@@ -195,7 +204,7 @@ impl<DB: Backend> Admin<DB> {
         position: i64,
     ) -> Result<(), AdminError> {
         for row in stopped {
-            DB::pass(&self.sql, &mut tx, &row.key, position).await?;
+            DB::pass(&self.tables().await?.sql, &mut tx, &row.key, position).await?;
         }
         Ok(tx.commit().await?)
     }

@@ -9,7 +9,7 @@ use super::locks::LOCK_WAIT;
 use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
-use crate::backend::{Backend, ConsumerId, Row, SLICES};
+use crate::backend::{Backend, ConsumerId, Row, SLICES, ViewError, drop_table, switch_view};
 
 impl<DB: Backend> Admin<DB> {
     /// Returns the [active](Self::activate) version of a consumer, whose read model queries should read;
@@ -30,6 +30,11 @@ impl<DB: Backend> Admin<DB> {
     /// A consumer with `version = 2` catches up under its own checkpoint, into tables that it names
     /// after [`Context::version`](crate::Context::version). Both versions keep running, so the
     /// switch can be undone until the old one is [forgotten](Self::forget).
+    ///
+    /// The view of a [`ReadModel`](crate::ReadModel) is switched in the same transaction. Queries that
+    /// name columns which both versions have, with the same types, do not fail meanwhile. Grants, comments
+    /// and options of the view stay; on Postgres it is dropped and created again if columns disappear or
+    /// change their type, which other views that depend on it prevent.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -67,13 +72,25 @@ impl<DB: Backend> Admin<DB> {
             self.refuse_behind(&consumer).await?;
             self.refuse_left_behind(&consumer).await?;
         }
-        let mut tx = self.write(&consumer).await?;
-        DB::activate(&self.sql, &mut tx, &consumer).await?;
+        self.repeatedly(LOCK_WAIT, || self.try_activate(&consumer))
+            .await
+    }
+
+    /// The view is locked before anything else, as a worker does at its start.
+    async fn try_activate(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
+        let tables = self.tables().await?;
+        let mut tx = self.write(consumer).await?;
+        let switched = switch_view::<DB>(&tables.views, &mut tx, consumer).await;
+        switched.map_err(|error| view_error::<DB>(error, consumer))?;
+        DB::activate(&tables.sql, &mut tx, consumer).await?;
         Ok(tx.commit().await?)
     }
 
     /// Removes the checkpoint of a detached consumer, or of a version that has been
-    /// [replaced](Self::activate). Its read model stays.
+    /// [replaced](Self::activate).
+    ///
+    /// The table of a [`ReadModel`](crate::ReadModel) is dropped, and the view with the last version.
+    /// Tables that handlers write with SQL stay.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -104,11 +121,16 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         self.refuse_in_use(&consumer, options).await?;
         let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
-        let parked = DB::parked(&self.sql, &mut tx, &consumer).await?.len() as u64;
+        let parked = DB::parked(&self.tables().await?.sql, &mut tx, &consumer)
+            .await?
+            .len() as u64;
         if parked > 0 && !options.discard_parked {
             return Err(AdminError::WouldDiscard { consumer, parked });
         }
-        DB::forget(&self.sql, &mut tx, &consumer).await?;
+        let tables = self.tables().await?;
+        let dropped = drop_table::<DB>(&tables.views, &mut tx, &consumer).await;
+        dropped.map_err(|error| view_error::<DB>(error, &consumer))?;
+        DB::forget(&tables.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
     }
 
@@ -169,11 +191,18 @@ impl<DB: Backend> Admin<DB> {
         if others.is_empty() {
             return Ok(());
         }
-        let statements = DB::checkpoint_statements(self.store.settings());
+        let tables = self.tables().await?;
         let mut tx = self.read().await?;
-        let ledger = DB::ledger(&statements, &mut tx, consumer, 0, 0..i32::from(SLICES)).await?;
+        let ledger = DB::ledger(
+            &tables.checkpoints,
+            &mut tx,
+            consumer,
+            0,
+            0..i32::from(SLICES),
+        )
+        .await?;
         for other in others {
-            let mut parked = DB::parked(&self.sql, &mut tx, other).await?;
+            let mut parked = DB::parked(&self.tables().await?.sql, &mut tx, other).await?;
             parked.retain(|row| {
                 !ledger.contains(&row.aggregate_type, &row.aggregate_id, row.position)
             });
@@ -193,7 +222,7 @@ impl<DB: Backend> Admin<DB> {
         rows: &[Row],
     ) -> Result<HashMap<Arc<str>, u32>, AdminError> {
         let mut tx = self.read().await?;
-        let activated = DB::active(&self.sql, &mut tx).await?;
+        let activated = DB::active(&self.tables().await?.sql, &mut tx).await?;
         let mut active: HashMap<Arc<str>, u32> = HashMap::new();
         // Rows are ordered by version: the oldest is active unless another one was activated.
         for row in rows {
@@ -202,6 +231,16 @@ impl<DB: Backend> Admin<DB> {
         }
         active.extend(activated.into_iter().map(|id| (id.name, id.version)));
         Ok(active)
+    }
+}
+
+/// What an error of a change to a view means.
+fn view_error<DB: Backend>(error: ViewError, consumer: &ConsumerId) -> AdminError {
+    match error {
+        ViewError::Database(error) if DB::is_held(&error) => AdminError::Held {
+            consumer: consumer.clone(),
+        },
+        error => AdminError::View(error),
     }
 }
 

@@ -81,7 +81,7 @@ impl<'a> Append<'a> {
         StoreError::Contention {
             aggregate_type: self.aggregate_type().to_owned(),
             aggregate_id: self.aggregate_id().to_owned(),
-            source,
+            source: source.into(),
         }
     }
 

@@ -12,8 +12,8 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
-    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, NewCheckpoint, Parking,
-    SegmentId, millis, on_consumer, on_row,
+    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, MarkHolder,
+    NewCheckpoint, Parking, SegmentId, SnapshotRow, millis, on_consumer, on_row,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
@@ -30,7 +30,9 @@ const LEAVE_LOG: &str = "
 const JOIN_LOG: &str = "
     INSERT INTO {logs} (consumer, log) VALUES ($1, '{log}') ON CONFLICT (consumer) DO NOTHING";
 
-const OTHER_LOG: &str = "SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'";
+const OTHER_LOG: &str = "
+    SELECT log FROM {logs} WHERE consumer = $1 AND log <> '{log}'
+       AND EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1)";
 
 /// Creates the rows of a consumer that has none, of `$3` slices each.
 const ENROLL: &str = "
@@ -51,7 +53,7 @@ const ENROLL: &str = "
      WHERE NOT EXISTS (SELECT 1 FROM {progress} WHERE consumer = $1 AND version = $2)";
 
 const TRY_AGAIN: &str = "
-    UPDATE {progress} SET state = 'running', attempts = 0, retry_at = NULL
+    UPDATE {progress} SET state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL
      WHERE consumer = $1 AND version = $2 AND state = 'stopped'";
 
 const LOCK_ROWS: &str = "
@@ -82,7 +84,7 @@ const HOLD: &str = "
 /// An event that one of the two rows is to retry may come after one that the other has not handled.
 const MERGED: &str = "
     UPDATE {progress}
-       SET slice_to = $4, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
+       SET slice_to = $4, epoch = $5, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
            error = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
@@ -93,9 +95,30 @@ const SNAPSHOT: &str = "
     SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
-           attempts, failed_position, error
+           attempts, failed_position, error,
+           (SELECT k.position FROM {pending} AS k
+             WHERE k.consumer = p.consumer AND k.version = p.version
+               AND k.slice_from = p.slice_from) AS pending
       FROM {progress} AS p
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
+
+/// Only of a row that has yet to handle it, and only if the server still is the one where it was seen.
+const NOTE_PENDING: &str = "
+    INSERT INTO {pending} (consumer, version, slice_from, position)
+    SELECT $1, $2, $3, $4
+     WHERE {same incarnation}
+       AND EXISTS (SELECT 1 FROM {progress}
+                    WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
+                      AND epoch = $7)
+    ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position";
+
+/// What a row has passed, or has left behind when it was merged, says nothing more.
+const DROP_PASSED: &str = "
+    DELETE FROM {pending} AS k
+     WHERE NOT EXISTS (
+           SELECT 1 FROM {progress} AS p
+            WHERE p.consumer = k.consumer AND p.version = k.version AND p.slice_from = k.slice_from
+              AND p.position < k.position)";
 
 /// Finds one parked event of each aggregate, at the cost of the aggregates rather than of the events: each
 /// step looks up the next aggregate in the index.
@@ -136,7 +159,9 @@ statements! {
     /// The worker's statements, with the names of the mapping.
     pub CheckpointStatements for DB: Checkpoints {
         claim: DB::CLAIM,
+        claim_at: DB::CLAIM_AT,
         save: DB::SAVE,
+        save_at: DB::SAVE_AT,
         leave_log: LEAVE_LOG,
         join_log: JOIN_LOG,
         other_log: OTHER_LOG,
@@ -153,8 +178,12 @@ statements! {
         parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
         count_parked: &format!("{FOUND}{COUNT_PARKED}"),
         parked_counts: PARKED_COUNTS,
+        drop_passed: DROP_PASSED,
+        note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
+        hold_mark: DB::HOLD_MARK,
+        release_mark: DB::RELEASE_MARK,
         fold: FOLD,
         folded: FOLDED,
         compact: COMPACT,
@@ -196,8 +225,9 @@ pub trait Checkpoints: Driver {
     /// The highest number of batches in one transaction while other lanes wait for connections.
     const MOST_BATCHES: usize;
 
-    /// Begins a transaction that only reads.
-    const BEGIN_READ: &'static str;
+    /// Whether a batch begins with the session as it was when its connection was opened. Otherwise its
+    /// claim shows what the session is.
+    const RESTORES_SESSION: bool;
 
     /// Begins a transaction that changes checkpoint rows outside a batch.
     const BEGIN_WRITE: &'static str;
@@ -213,16 +243,33 @@ pub trait Checkpoints: Driver {
     /// with a server takes the timeout as `$4`.
     const CLAIM: &'static str;
 
-    /// Saves a checkpoint and returns a row if it did; its first eleven parameters are those of
-    /// [`bind_save`].
+    /// Claims like [`CLAIM`](Self::CLAIM), and only at the address `$5`.
+    const CLAIM_AT: &'static str;
+
+    /// Saves a checkpoint and returns the row's new address if it did; its first eleven parameters are those
+    /// of [`bind_save`].
     const SAVE: &'static str;
 
-    /// Locks the high-water mark of all versions of the consumer `$1` for the rest of the transaction,
-    /// unless another transaction has it; says whether it did as `locked`.
+    /// Saves like [`SAVE`](Self::SAVE), and only at the address `$13`.
+    const SAVE_AT: &'static str;
+
+    /// Locks the high-water mark of the consumer `$1` for its version `$2`, and the slices from `$3` to
+    /// before `$4`, for the rest of the transaction, unless another version has it; says whether it did
+    /// as `locked`.
     const LOCK_MARK: &'static str;
+
+    /// Locks the mark beyond the transaction, for the holder `$5` and for `$6` milliseconds; says whether
+    /// it did as `locked`.
+    const HOLD_MARK: &'static str;
+
+    /// Ends the lock of the holder `$3`.
+    const RELEASE_MARK: &'static str;
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
+
+    /// Whether the server is in the incarnation `$5`, `$6`.
+    const SAME_INCARNATION: &'static str;
 
     /// Parks events.
     const PARK: &'static str;
@@ -232,7 +279,7 @@ pub trait Checkpoints: Driver {
         CheckpointStatements::new::<Self>(settings)
     }
 
-    /// Finds the schema of the tables, so that a handler which changes where names are looked up does not
+    /// Finds the schemas of the tables, so that a handler which changes where names are looked up does not
     /// change what the statements mean.
     fn locate(
         connection: &mut Self::Connection,
@@ -281,6 +328,19 @@ pub trait Checkpoints: Driver {
                 try_again.execute(&mut tx).await?;
             }
             tx.commit().await.map(Ok)
+        }
+    }
+
+    /// The other log that a consumer reads, if it does.
+    fn other_log(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &str,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send {
+        let other = statements.other_log.on::<Self>().bind(consumer);
+        async move {
+            let row = other.fetch_optional(connection).await?;
+            row.map(|row| Self::read(&row, "log")).transpose()
         }
     }
 
@@ -345,7 +405,7 @@ pub trait Checkpoints: Driver {
                 .begin_with(Self::BEGIN_WRITE.into_sql_str())
                 .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            let Some(slice_to) = Checkpoint::merged(&rows) else {
+            let Some((slice_to, epoch)) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;
                 return Ok(false);
             };
@@ -358,6 +418,7 @@ pub trait Checkpoints: Driver {
             let remove = on_row::<Self>(&statements.remove, right);
             remove.execute(&mut tx).await?;
             let merged = on_row::<Self>(&statements.merged, left).bind(slice_to);
+            let merged = merged.bind(epoch);
             merged.execute(&mut tx).await?;
             tx.commit().await?;
             Ok(true)
@@ -369,32 +430,70 @@ pub trait Checkpoints: Driver {
     fn snapshot(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<Vec<Checkpoint>, sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<Vec<SnapshotRow>, sqlx::Error>> + Send {
         async move {
             let rows = statements
                 .snapshot
                 .fetch_as_script::<Self>(connection)
                 .await?;
-            rows.iter().map(Checkpoint::decode::<Self>).collect()
+            rows.iter().map(SnapshotRow::decode::<Self>).collect()
         }
     }
 
-    /// Takes the row lock of a checkpoint; `None` when another process has it.
+    /// Records the first event that a row has yet to handle: it shows whether events were deleted too
+    /// early.
+    fn note_pending(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        row: &Checkpoint,
+        position: i64,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let note = on_row::<Self>(&statements.note_pending, &row.key)
+            .bind(position)
+            .bind(incarnation.started)
+            .bind(incarnation.recovered)
+            .bind(row.epoch);
+        in_transaction::<Self>(note, connection)
+    }
+
+    /// Forgets the recorded events that their rows have passed.
+    fn drop_passed(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        in_transaction::<Self>(statements.drop_passed.on::<Self>(), connection)
+    }
+
+    /// Makes the session of a connection that a handler used outside of the worker's transaction what
+    /// it was; fails, or returns false, if the connection has to be replaced.
+    fn restore(
+        connection: &mut PoolConnection<Self>,
+        guard: &Self::Guard,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Takes the row lock of a checkpoint; `None` when another process has it, or when the row is no longer at
+    /// the address `at`. Without one, the row is searched for.
     fn claim(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
+        at: Option<&str>,
         timeout: Duration,
     ) -> impl Future<Output = Result<Option<Claim>, sqlx::Error>> + Send;
 
-    /// Saves the checkpoint of a claim, if claim and transaction are still the same.
+    /// Saves the checkpoint of a claim, if claim and transaction are still the same, and returns where the
+    /// row is once the transaction is committed.
     fn save(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Whether it costs less to look at an address than to search for the row.
+    fn is_worth_keeping(address: &str) -> bool;
 
     /// The aggregates of a row's slices that have parked events; only under the row's claim.
     fn parked_aggregates(
@@ -450,10 +549,34 @@ pub trait Checkpoints: Driver {
     fn lock_mark(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-        consumer: &ConsumerId,
+        holder: &MarkHolder,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        let query = statements.lock_mark.on::<Self>().bind(&*consumer.name);
-        query.fetch_value(connection, "locked")
+        on_mark::<Self>(&statements.lock_mark, holder).fetch_value(connection, "locked")
+    }
+
+    /// Locks the mark like [`lock_mark`](Self::lock_mark), but until it is released or the time is over:
+    /// for handlers that work while no claim is held.
+    fn hold_mark(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        holder: &MarkHolder,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        on_mark::<Self>(&statements.hold_mark, holder)
+            .bind(&*holder.name)
+            .bind(millis(timeout))
+            .fetch_value(connection, "locked")
+    }
+
+    /// Ends what [`hold_mark`](Self::hold_mark) began.
+    fn release_mark(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        holder: &MarkHolder,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let release = on_consumer::<Self>(&statements.release_mark, &holder.consumer);
+        let release = release.bind(&*holder.name);
+        async move { release.execute(connection).await.map(drop) }
     }
 
     /// The number of parked events of each consumer.
@@ -531,8 +654,20 @@ pub trait Checkpoints: Driver {
     /// Whether the error says that the transaction or its server only reads.
     fn is_read_only(error: &dyn DatabaseError) -> bool;
 
-    /// Whether the error says that the current role lacks a privilege.
+    /// Whether the error says that the current role, or the connection, may not write.
     fn is_forbidden(error: &dyn DatabaseError) -> bool;
+}
+
+/// Runs a statement in a transaction of its own.
+async fn in_transaction<DB: Checkpoints>(
+    statement: Statement<DB>,
+    connection: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    let mut tx = connection
+        .begin_with(DB::BEGIN_WRITE.into_sql_str())
+        .await?;
+    statement.execute(&mut tx).await?;
+    tx.commit().await
 }
 
 /// What is left of a claim's transaction after a handler failed.
@@ -561,6 +696,9 @@ pub trait TransactionGuard: Send + Sync + 'static {
 
     /// The statement that was refused or seen, if there was one.
     fn violation(&self) -> Option<&'static str>;
+
+    /// Whether a claim found the session as it was when the connection was opened.
+    fn is_same(&self, session: &str) -> bool;
 }
 
 /// A consumer that reads another log of the same database.
@@ -572,7 +710,7 @@ pub struct OtherLog {
 }
 
 /// Adds a consumer to the log, or returns the other log that it belongs to.
-async fn join_log<DB: Driver>(
+async fn join_log<DB: Checkpoints>(
     statements: &CheckpointStatements,
     connection: &mut DB::Connection,
     consumer: &str,
@@ -580,9 +718,14 @@ async fn join_log<DB: Driver>(
     for change in [&statements.leave_log, &statements.join_log] {
         change.on::<DB>().bind(consumer).execute(connection).await?;
     }
-    let other = statements.other_log.on::<DB>().bind(consumer);
-    let row = other.fetch_optional(connection).await?;
-    row.map(|row| DB::read(&row, "log")).transpose()
+    DB::other_log(statements, connection, consumer).await
+}
+
+/// Starts a statement on the mark of a consumer.
+fn on_mark<DB: Driver>(statement: &Sql, holder: &MarkHolder) -> Statement<DB> {
+    on_consumer(statement, &holder.consumer)
+        .bind(holder.slices.start)
+        .bind(holder.slices.end)
 }
 
 /// Starts a save.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::DriverError;
 use crate::contract::ExpectedVersion;
 
 /// The reason why the store could not do what it was asked.
@@ -40,12 +41,14 @@ pub enum StoreError {
     },
 
     /// The URL has the right scheme but cannot be parsed.
-    #[error("the {database} URL cannot be used")]
+    #[error("the {database} URL cannot be read; write it as in {example}")]
     InvalidUrl {
         /// The database that the store is for.
         database: &'static str,
+        /// An example of such a URL.
+        example: &'static str,
         /// The reason.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// The Postgres server cannot be reached, or refused the connection.
@@ -57,7 +60,7 @@ pub enum StoreError {
         /// Host, port and database.
         server: String,
         /// The reason.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// The SQLite file could not be opened.
@@ -69,7 +72,7 @@ pub enum StoreError {
         /// The file of the URL.
         file: String,
         /// The reason.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// A name given to [`Schema`](super::Schema) cannot be a name in the database.
@@ -83,10 +86,10 @@ pub enum StoreError {
         reason: &'static str,
     },
 
-    /// The tables, or some of them, do not exist.
+    /// The tables, or some of them, do not exist, or are those of an earlier release.
     #[error(
-        "the store's tables are missing ({missing}): call `migrate()` on the store once, \
-         or run the SQL that `migration_sql()` returns"
+        "the store's tables are missing, or of an earlier release ({missing}): call `migrate()` on the \
+         store once, or run the SQL that `migration_sql()` returns"
     )]
     NotMigrated {
         /// What is missing.
@@ -157,22 +160,62 @@ pub enum StoreError {
         columns: Vec<String>,
     },
 
-    /// The tables are those of a later release of this library.
+    /// The tables are those of a later release, with which this one cannot work.
+    ///
+    /// Most later tables are none of these: programs with an older release go on working with them.
     #[error(
-        "the database has version {found} of the store's tables, and this program knows {known}: \
+        "the store's tables are at version {found} and need a release of `consumer` that knows version \
+         {needs} or later, and this program knows version {known}: nothing was changed; \
          update the `consumer` crate of this program"
     )]
     NewerSchema {
         /// The version in the database.
         found: i64,
+        /// The oldest version that a program must know.
+        needs: i64,
         /// The newest version that the program knows.
         known: i64,
+    },
+
+    /// The role lacks privileges, all of which the message names. Postgres only.
+    #[error(
+        "role `{role}` lacks privileges to {to}; have the owner of the tables, or a superuser, run: {};",
+        .statements.join("; ")
+    )]
+    MissingPrivileges {
+        /// The role.
+        role: String,
+        /// What it is to do.
+        to: String,
+        /// The statements that give it what it lacks.
+        statements: Vec<String>,
+    },
+
+    /// The database refused a statement because the role lacks a privilege.
+    #[error(
+        "the role of this connection lacks a privilege; `check_access` of the store names all that are \
+         missing, and the statements that grant them"
+    )]
+    Forbidden(#[source] DriverError),
+
+    /// Other sessions held locks on the tables for as long as the migration could wait.
+    #[error(
+        "the tables were not migrated, and nothing has changed: {}, and it needs their locks for a \
+         moment; migrate again when they have ended, or pause the consumers whose batches take so long",
+        held_by(.holders)
+    )]
+    MigrationBlocked {
+        /// The sessions on Postgres, as far as they are known.
+        holders: Vec<String>,
+        /// The last error.
+        source: DriverError,
     },
 
     /// A table lacks a column, or has one with a type that the store cannot use.
     #[error(
         "the tables do not fit: {reason}; give the names of your own columns with \
-         `with_schema(Schema::default().column(…))`"
+         `with_schema(Schema::default().column(…))`; if it is one of the library's own, whose \
+         names begin with `consumer_`, restore it as `migration_sql()` defines it"
     )]
     SchemaMismatch {
         /// The database's message.
@@ -216,7 +259,7 @@ pub enum StoreError {
         /// The aggregate's id.
         aggregate_id: String,
         /// The database's error.
-        source: sqlx::Error,
+        source: DriverError,
     },
 
     /// An event with the same id is already stored.
@@ -289,12 +332,12 @@ pub enum StoreError {
         /// The event's aggregate type, unless that is what cannot be decoded.
         aggregate_type: Option<Arc<str>>,
         /// The reason.
-        source: Arc<sqlx::Error>,
+        source: Arc<DriverError>,
     },
 
     /// Any other error of the database or of the connection to it.
     #[error("the event store's database returned an error")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] DriverError),
 }
 
 impl StoreError {
@@ -375,6 +418,13 @@ fn found(actual: Option<i64>) -> impl fmt::Display {
     }
 }
 
+fn held_by(holders: &[String]) -> String {
+    match holders {
+        [] => "other sessions were using them all the time".to_owned(),
+        holders => format!("other sessions hold locks on them ({})", holders.join(", ")),
+    }
+}
+
 /// Sets the columns NOT NULL on Postgres; SQLite cannot change a column.
 fn not_null(columns: &[String]) -> String {
     let columns = columns.iter();
@@ -388,7 +438,7 @@ fn not_null(columns: &[String]) -> String {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
-            return Self::Database(error);
+            return Self::Database(error.into());
         };
         let message = database.message().to_owned();
         match database.code().as_deref() {
@@ -396,6 +446,8 @@ impl From<sqlx::Error> for StoreError {
             Some("42P01" | "3F000") => Self::NotMigrated { missing: message },
             // undefined_column, undefined_function (an operator between other types), datatype_mismatch
             Some("42703" | "42883" | "42804") => Self::SchemaMismatch { reason: message },
+            // insufficient_privilege
+            Some("42501") => Self::Forbidden(error.into()),
             // program_limit_exceeded
             Some("54000") if message.contains("index row") => Self::IdTooLong { reason: message },
             // SQLITE_ERROR, whose cause is only in its text.
@@ -405,7 +457,7 @@ impl From<sqlx::Error> for StoreError {
             Some("1") if message.contains("no such column") || message.contains("no column") => {
                 Self::SchemaMismatch { reason: message }
             }
-            _ => Self::Database(error),
+            _ => Self::Database(error.into()),
         }
     }
 }
@@ -416,13 +468,20 @@ impl From<sqlx::Error> for StoreError {
 pub enum FrontierError {
     /// The database returned an error.
     #[error("the frontier of the log could not be read")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] DriverError),
     /// The store is not ready.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The log is not one whose frontier can be known.
     #[error(transparent)]
     Log(#[from] LogProblem),
+}
+
+#[cfg(feature = "worker")]
+impl From<sqlx::Error> for FrontierError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 /// The reason why positions cannot be settled on this log. No event was skipped, and no consumer runs.

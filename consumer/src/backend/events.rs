@@ -10,7 +10,8 @@ use super::log_rows::{COLUMNS, LogRow, LogRows};
 use super::names::Names;
 use super::read::ReadRange;
 use super::sql::{Sql, Statement};
-use super::{Schema, StoreError, StoreSettings};
+use super::version::KNOWN;
+use super::{Access, Schema, StoreError, StoreSettings};
 
 /// The version of an aggregate, 0 when it has no events.
 ///
@@ -31,6 +32,10 @@ const READ_AGGREGATE: &str = "
      WHERE {aggregate_type} = $1 AND {aggregate_id} = $2 AND {aggregate_version} BETWEEN $3 AND $4
      ORDER BY {aggregate_version}";
 
+const NOTE_REWRITE: &str = "
+    INSERT INTO {log_state} AS s (log, rewrites) VALUES ('{log}', 1)
+    ON CONFLICT (log) DO UPDATE SET rewrites = s.rewrites + 1";
+
 const LATEST: &str = "SELECT COALESCE(max({global_position}), 0) AS position FROM {events}";
 
 /// The statements of one mapping.
@@ -40,6 +45,7 @@ pub struct EventStatements<DB: Events> {
     pub(super) read_events: Sql,
     pub(super) read_aggregate: Sql,
     latest: Sql,
+    note_rewrite: Sql,
     /// Those that only this database has.
     pub(super) own: DB::OwnStatements,
 }
@@ -52,6 +58,7 @@ impl<DB: Events> EventStatements<DB> {
             read_events: select(settings, READ_EVENTS),
             read_aggregate: select(settings, READ_AGGREGATE),
             latest: Sql::new(settings, LATEST),
+            note_rewrite: Sql::new(settings, NOTE_REWRITE),
             own: DB::own_statements(settings),
             settings: settings.clone(),
         }
@@ -73,6 +80,9 @@ pub trait Events: LogRows {
     /// Whether texts can contain NUL.
     const STORES_NUL: bool;
 
+    /// Begins a transaction that only reads.
+    const BEGIN_READ: &'static str;
+
     /// Begins a transaction that appends.
     const BEGIN_APPEND: &'static str;
 
@@ -82,8 +92,20 @@ pub trait Events: LogRows {
     /// Creates the table of versions.
     const VERSIONS: &'static str;
 
+    /// Creates the database schema of the mapping unless it exists.
+    const CREATE_SCHEMA: &'static str;
+
     /// All versions of the tables, oldest first. A released one is never changed.
-    const MIGRATIONS: [&'static str; 3];
+    ///
+    /// Programs with older libraries work with the tables of a later version, so what it adds must be
+    /// right for rows and statements that do not know of it. A version for which that cannot be
+    /// records itself, with the oldest version that a library must know: `INSERT INTO {versions}
+    /// (version, needs) VALUES (7, 7)`. It locks the checkpoint rows first, since no claim of an older
+    /// library follows.
+    const MIGRATIONS: [&'static str; KNOWN];
+
+    /// Whether the error of a `BEGIN` can mean that the connection was in a transaction already.
+    fn may_have_begun_before(error: &sqlx::Error) -> bool;
 
     /// Refuses a mapping that makes no sense on this database.
     fn accepts(schema: &Schema) -> Result<(), StoreError>;
@@ -102,11 +124,38 @@ pub trait Events: LogRows {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether the table of versions exists.
-    fn has_versions(
+    /// The columns of later versions, for the definition of a table whose script cannot add them
+    /// otherwise.
+    fn later_columns(table: &str) -> String;
+
+    /// Adds these columns to tables of an earlier version.
+    fn add_later_columns(
+        connection: &mut Self::Connection,
+        schema: &Schema,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Refuses a role that cannot create the tables, or change those that exist.
+    fn refuse_without_create(
         connection: &mut Self::Connection,
         settings: &StoreSettings,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Refuses a role that lacks privileges for a use of the tables; without one, those to look at
+    /// the log.
+    fn refuse_forbidden(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+        access: Option<Access>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether the error says that another connection holds a lock.
+    fn is_held(error: &sqlx::Error) -> bool;
+
+    /// The sessions that hold locks on the tables, each in words.
+    fn lock_holders(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
     /// Returns the columns of the table of events, by the names in the mapping, that can be NULL.
     fn nullable_columns(
@@ -181,6 +230,18 @@ pub trait Events: LogRows {
     ) -> impl Future<Output = Result<i64, StoreError>> + Send {
         let query = statements.latest.on::<Self>();
         async move { Ok(query.fetch_value(connection, "position").await?) }
+    }
+
+    /// Counts a change of events in the log, which workers notice.
+    fn note_rewrite(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let query = statements.note_rewrite.on::<Self>();
+        async move {
+            query.execute(tx).await?;
+            Ok(())
+        }
     }
 }
 

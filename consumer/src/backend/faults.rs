@@ -2,15 +2,55 @@
 
 use std::future::Future;
 
-use sqlx::Database;
+use sqlx::{AssertSqlSafe, Database};
 
-/// Makes changes fail, for tests.
+/// Makes changes fail and detects savepoints, for tests.
 pub trait Faults: Database {
     /// Runs statements of the test.
     fn run_script(
         connection: &mut Self::Connection,
-        sql: sqlx::AssertSqlSafe<String>,
+        sql: AssertSqlSafe<String>,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Sets the mark to which a batch can be undone, whatever savepoints are in it.
+    fn set_mark(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        Self::run_script(connection, script("SAVEPOINT consumer_batch"))
+    }
+
+    /// Removes the mark and keeps what was written since.
+    fn remove_mark(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        Self::run_script(connection, script("RELEASE SAVEPOINT consumer_batch"))
+    }
+
+    /// Undoes what was written since the mark, and removes it.
+    fn return_to_mark(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let undo = "ROLLBACK TO SAVEPOINT consumer_batch; RELEASE SAVEPOINT consumer_batch";
+        Self::run_script(connection, script(undo))
+    }
+
+    /// Whether there is a savepoint that sqlx gave this number.
+    fn has_savepoint(
+        connection: &mut Self::Connection,
+        number: u32,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        async move {
+            // On Postgres, an error takes the transaction back to the last savepoint.
+            Self::run_script(connection, script("SAVEPOINT consumer_probe")).await?;
+            let release = format!("RELEASE SAVEPOINT _sqlx_savepoint_{number}");
+            if Self::run_script(connection, script(&release)).await.is_ok() {
+                return Ok(true);
+            }
+            let undo = "ROLLBACK TO SAVEPOINT consumer_probe; RELEASE SAVEPOINT consumer_probe";
+            Self::run_script(connection, script(undo)).await?;
+            Ok(false)
+        }
+    }
 
     /// Makes the `write`-th change of a row fail, counted from now, until the transaction rolls back.
     fn arm_fault(
@@ -23,4 +63,8 @@ pub trait Faults: Database {
         connection: &mut Self::Connection,
         write: u32,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+}
+
+fn script(sql: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(sql.to_owned())
 }

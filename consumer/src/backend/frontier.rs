@@ -6,12 +6,57 @@ use std::time::Duration;
 
 use sqlx::{Database, Pool};
 
+use super::driver::Driver;
 use super::events::{EventStatements, Events};
 use super::log_rows::LogRow;
+use super::sql::{Sql, Statement, statements};
 use super::{
-    Checkpoint, CheckpointStatements, FrontierError, Incarnation, ReadRange, StoreError,
+    CheckpointStatements, FrontierError, Incarnation, ReadRange, SnapshotRow, StoreError,
     StoreSettings,
 };
+
+const COUNT: &str = "
+    SELECT count(*) AS events FROM (
+        SELECT 1 FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
+         LIMIT $3) AS w";
+
+const AGE: &str = "
+    SELECT {event age} AS age
+      FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
+     ORDER BY {global_position} LIMIT 1";
+
+statements! {
+    /// The statements that tell how far a consumer is behind, and what the log once had, with the names of
+    /// the mapping.
+    pub LagStatements for DB: Frontier {
+        count: COUNT,
+        count_scope: DB::COUNT_SCOPE,
+        log_state: LOG_STATE,
+        age: AGE,
+        age_scope: DB::AGE_SCOPE,
+    }
+}
+
+/// A part of the log, as one consumer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    pub(crate) after: i64,
+    pub(crate) up_to: i64,
+    /// Empty for every event (R7).
+    pub(crate) scope: &'a [String],
+}
+
+impl Part<'_> {
+    /// The scope as a parameter: both databases can read JSON.
+    fn scope_json(&self) -> String {
+        serde_json::to_string(self.scope).unwrap_or_default()
+    }
+
+    /// Starts a statement whose first two parameters are the bounds.
+    fn bind<DB: Driver>(&self, statement: &Sql) -> Statement<DB> {
+        statement.on().bind(self.after).bind(self.up_to)
+    }
+}
 
 /// How a worker learns that the log has new events, and how far it is settled.
 pub trait Frontier: Events {
@@ -20,6 +65,63 @@ pub trait Frontier: Events {
 
     /// The interval at which the log is read when nothing wakes the worker.
     const POLL_INTERVAL: Duration;
+
+    /// Counts the events of the types `$4` in `($1, $2]`, up to the limit `$3`, as `events`.
+    const COUNT_SCOPE: &'static str;
+
+    /// The age of the first event of the types `$3` in `($1, $2]`, in milliseconds, as `age`.
+    const AGE_SCOPE: &'static str;
+
+    /// Renders the statements about lag.
+    fn lag_statements(settings: &StoreSettings) -> LagStatements {
+        LagStatements::new::<Self>(settings)
+    }
+
+    /// Counts the events of a scope in a part of the log, up to a limit.
+    fn count(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+        part: Part<'_>,
+        limit: i64,
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
+        let query = if part.scope.is_empty() {
+            part.bind::<Self>(&sql.count).bind(limit)
+        } else {
+            let query = part.bind::<Self>(&sql.count_scope).bind(limit);
+            query.bind(&*part.scope_json())
+        };
+        query.fetch_value(connection, "events")
+    }
+
+    /// The age of the first event of a scope in a part of the log, in milliseconds.
+    fn age(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+        part: Part<'_>,
+    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send {
+        let query = if part.scope.is_empty() {
+            part.bind::<Self>(&sql.age)
+        } else {
+            let query = part.bind::<Self>(&sql.age_scope);
+            query.bind(&*part.scope_json())
+        };
+        async move {
+            let row = query.fetch_optional(connection).await?;
+            row.map(|row| Self::read(&row, "age")).transpose()
+        }
+    }
+
+    /// Reads what is known of the log.
+    fn log_state(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<LogState, sqlx::Error>> + Send {
+        let query = sql.log_state.on::<Self>();
+        async move {
+            let row = query.fetch_optional(connection).await?;
+            LogState::decode::<Self>(&row.ok_or(sqlx::Error::RowNotFound)?)
+        }
+    }
 
     /// Reads a settled part of the log like [`Events::read_range`]. An answer proves nothing unless it is
     /// that of the incarnation in which the part was settled: a standby may lack events that are
@@ -40,20 +142,26 @@ pub trait Frontier: Events {
 }
 
 /// Computes which positions are settled (R11).
-pub trait FrontierWatch<DB: Database>: Send + Sized + 'static {
+pub trait FrontierWatch<DB: Database>: Send + Sync + Sized + 'static {
     /// Checks the conditions under which the frontier can be known, and starts from the durable one.
     fn start(
         settings: &StoreSettings,
-        pool: &Pool<DB>,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Self, FrontierError>> + Send;
 
-    /// Starts like [`start`](Self::start), without drawing a position to test the server: for callers
-    /// that only show the frontier.
-    fn look(
-        settings: &StoreSettings,
+    /// Tests by drawing a position that the server shows who may fill a gap: for callers that hand out
+    /// events.
+    fn probe(
+        &self,
+        pool: &Pool<DB>,
         connection: &mut DB::Connection,
-    ) -> impl Future<Output = Result<Self, FrontierError>> + Send;
+    ) -> impl Future<Output = Result<(), FrontierError>> + Send;
+
+    /// The highest position that the log has given out so far.
+    fn given_out(
+        &self,
+        connection: &mut DB::Connection,
+    ) -> impl Future<Output = Result<i64, FrontierError>> + Send;
 
     /// Reads the log's head and settles what can be settled.
     fn observe(
@@ -61,19 +169,50 @@ pub trait FrontierWatch<DB: Database>: Send + Sized + 'static {
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Observation, FrontierError>> + Send;
 
-    /// Reads the checkpoint rows like [`Checkpoints::snapshot`](super::checkpoints::Checkpoints::snapshot).
-    /// The same message checks the conditions of [`start`](Self::start) again that can change meanwhile.
+    /// Reads the checkpoint rows like [`Checkpoints::snapshot`](super::checkpoints::Checkpoints::snapshot),
+    /// and the state of the log. The same message checks the conditions of [`start`](Self::start) again
+    /// that can change meanwhile.
     fn snapshot(
         &self,
         statements: &CheckpointStatements,
         connection: &mut DB::Connection,
-    ) -> impl Future<Output = Result<Vec<Checkpoint>, FrontierError>> + Send;
+    ) -> impl Future<Output = Result<(LogState, Vec<SnapshotRow>), FrontierError>> + Send;
+
+    /// Records the lowest position of the log, unless a lower one is known.
+    fn note_first(
+        &self,
+        connection: &mut DB::Connection,
+        position: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// The transactions that keep the frontier from advancing.
     fn blockers(
         &self,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Vec<Blocker>, sqlx::Error>> + Send;
+}
+
+/// Reads the state of the log, also when nothing is known of it.
+pub(super) const LOG_STATE: &str = "
+    SELECT min(first_position) AS first_position, coalesce(max(rewrites), 0) AS rewrites
+      FROM {log_state} WHERE log = '{log}'";
+
+/// What is known of a log besides its frontier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The lowest position that the log was seen to have.
+    pub(crate) first: Option<i64>,
+    /// How often events in it were changed.
+    pub(crate) rewrites: i64,
+}
+
+impl LogState {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            first: DB::read(row, "first_position")?,
+            rewrites: DB::read(row, "rewrites")?,
+        })
+    }
 }
 
 /// The result of one observation of the log.
@@ -98,7 +237,8 @@ pub struct Observation {
 /// ```
 /// use std::time::Duration;
 ///
-/// let blocker = consumer::Blocker { pid: Some(4711), name: "import".into(), open: Duration::from_secs(90) };
+/// let open = Some(Duration::from_secs(90));
+/// let blocker = consumer::Blocker { pid: Some(4711), name: "import".into(), open };
 /// assert_eq!(blocker.to_string(), "pid 4711 (app=import, open 90 s)");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,16 +247,20 @@ pub struct Blocker {
     pub pid: Option<i32>,
     /// The application's name, or the prepared transaction's gid.
     pub name: String,
-    /// How long the transaction has been open.
-    pub open: Duration,
+    /// How long the transaction has been open; `None` if the worker's role may not know, as of a session
+    /// of another role without the privileges of `pg_read_all_stats`.
+    pub open: Option<Duration>,
 }
 
 impl std::fmt::Display for Blocker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let seconds = self.open.as_secs();
         match self.pid {
-            Some(pid) => write!(f, "pid {pid} (app={}, open {seconds} s)", self.name),
-            None => write!(f, "prepared transaction `{}` (open {seconds} s)", self.name),
+            Some(pid) => write!(f, "pid {pid} (app={}, ", self.name)?,
+            None => write!(f, "prepared transaction `{}` (", self.name)?,
+        }
+        match self.open {
+            Some(open) => write!(f, "open {} s)", open.as_secs()),
+            None => f.write_str("open for an unknown time, which `GRANT pg_read_all_stats` shows)"),
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::DriverError;
 use super::StoreError;
 use super::append::Placed;
 use super::driver::Driver;
@@ -30,7 +31,7 @@ pub struct UnreadableEvent {
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,
     /// The reason.
-    pub(crate) error: Arc<sqlx::Error>,
+    pub(crate) error: Arc<DriverError>,
 }
 
 impl From<UnreadableEvent> for StoreError {
@@ -43,11 +44,16 @@ impl From<UnreadableEvent> for StoreError {
     }
 }
 
+/// The event of a row, or what can be decoded of it: its position and aggregate.
+#[cfg(feature = "worker")]
+pub(crate) fn readable_event(row: &LogRow) -> &PersistedEvent {
+    row.as_ref().unwrap_or_else(|unreadable| &unreadable.event)
+}
+
 /// The position of a row.
 #[cfg(feature = "worker")]
 pub(crate) fn position(row: &LogRow) -> i64 {
-    let event = row.as_ref().unwrap_or_else(|unreadable| &unreadable.event);
-    event.global_position
+    readable_event(row).global_position
 }
 
 /// How a database represents the columns of an event.
@@ -75,7 +81,7 @@ pub trait LogRows: Driver {
             UnreadableEvent {
                 event: Self::readable_part(row, position, aggregate_type.clone()),
                 aggregate_type,
-                error: Arc::new(error),
+                error: Arc::new(error.into()),
             }
         }))
     }

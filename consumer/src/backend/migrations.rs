@@ -1,11 +1,14 @@
 //! How the tables come into being: each database has the SQL of every version.
 
-use sqlx::SqlSafeStr as _;
-
+use super::dialect::fill_in;
 use super::events::Events;
-use super::{Column, Schema, Sql, StoreError, StoreSettings};
+use super::version::KNOWN;
+use super::{Access, Column, Schema, Sql, StoreError, StoreSettings};
 
 const VERSION: &str = "SELECT CAST(COALESCE(max(version), 0) AS BIGINT) AS version FROM {versions}";
+
+/// The oldest version that a library must know; since version 4.
+const NEEDS: &str = "SELECT CAST(max(needs) AS BIGINT) AS version FROM {versions}";
 
 /// Qualified, since SQLite takes a quoted name that is not a column for a string.
 const PROBE_EVENTS: &str = "
@@ -26,7 +29,7 @@ pub(crate) fn script<DB: Events>(settings: &StoreSettings) -> String {
         script.push_str(&record(version));
     }
     script.push_str("COMMIT;\n");
-    settings.render(&script)
+    settings.render(&with_later_columns::<DB>(&script))
 }
 
 /// Brings the tables up to date, in the caller's transaction.
@@ -35,47 +38,91 @@ pub(crate) async fn migrate<DB: Events>(
     settings: &StoreSettings,
 ) -> Result<(), StoreError> {
     DB::check_server(tx).await?;
-    // Asked first, since `CREATE … IF NOT EXISTS` needs the right to create even where it does nothing.
-    if !DB::has_versions(tx, settings).await? {
-        run::<DB>(tx, settings, &first::<DB>(settings)).await?;
-    }
-    let found = version::<DB>(tx, settings).await?;
-    refuse_newer::<DB>(found)?;
+    DB::refuse_without_create(tx, settings).await?;
+    run::<DB>(tx, settings, &first::<DB>(settings)).await?;
+    DB::add_later_columns(tx, &settings.schema).await?;
+    let found = version::<DB>(tx, settings, VERSION).await?;
     for (version, sql) in numbered::<DB>().skip_while(|(version, _)| *version <= found) {
         run::<DB>(tx, settings, &format!("{sql}{}", record(version))).await?;
     }
     // Before the commit: tables that do not fit are left without ours beside them.
-    probe::<DB>(tx, settings).await
+    check::<DB>(tx, settings, None).await
 }
 
-/// Checks that the tables are there, up to date, and have the columns of the mapping.
+/// Checks that the tables are there, up to date, have the columns of the mapping, and allow this
+/// connection's role to use them; without a use, to look at the log.
 pub(crate) async fn check<DB: Events>(
     connection: &mut DB::Connection,
     settings: &StoreSettings,
+    access: Option<Access>,
 ) -> Result<(), StoreError> {
     DB::check_server(connection).await?;
-    let found = version::<DB>(connection, settings).await?;
-    refuse_newer::<DB>(found)?;
-    let known = known::<DB>();
+    check_use::<DB>(connection, settings, access).await?;
+    probe::<DB>(connection, settings).await
+}
+
+/// Checks what can change while a program uses the tables: their version, and its privileges.
+pub(crate) async fn check_use<DB: Events>(
+    connection: &mut DB::Connection,
+    settings: &StoreSettings,
+    access: Option<Access>,
+) -> Result<(), StoreError> {
+    DB::refuse_forbidden(connection, settings, access).await?;
+    check_version::<DB>(connection, settings).await
+}
+
+/// Refuses tables that this library cannot work with: those that lack something, and those of a later
+/// version that says so.
+async fn check_version<DB: Events>(
+    connection: &mut DB::Connection,
+    settings: &StoreSettings,
+) -> Result<(), StoreError> {
+    let known = known();
+    let found = match version::<DB>(connection, settings, VERSION).await {
+        // Nothing of ours was found for which a privilege is missing.
+        Err(StoreError::Forbidden(error)) => {
+            let missing = error.to_string();
+            return Err(StoreError::NotMigrated { missing });
+        }
+        found => found?,
+    };
     if found < known {
         return Err(StoreError::NotMigrated {
             missing: format!("they are at version {found} of {known}"),
         });
     }
-    probe::<DB>(connection, settings).await
+    if found == known {
+        return Ok(());
+    }
+    let needs = version::<DB>(connection, settings, NEEDS).await?;
+    if needs <= known {
+        return Ok(());
+    }
+    Err(StoreError::NewerSchema {
+        found,
+        needs,
+        known,
+    })
 }
 
 /// Creates the database schema of the mapping, if it has one, and the table of versions.
 fn first<DB: Events>(settings: &StoreSettings) -> String {
     let schema = match settings.schema.database_schema_name() {
-        Some(name) => format!("CREATE SCHEMA IF NOT EXISTS \"{name}\";\n"),
-        None => String::new(),
+        Some(_) => DB::CREATE_SCHEMA,
+        None => "",
     };
-    schema + DB::VERSIONS
+    format!("{schema}{}", DB::VERSIONS)
 }
 
-fn known<DB: Events>() -> i64 {
-    i64::try_from(DB::MIGRATIONS.len()).unwrap_or(i64::MAX)
+/// Fills the columns that later versions have added into the definitions of tables.
+fn with_later_columns<DB: Events>(template: &str) -> String {
+    fill_in(template, |key| {
+        key.strip_prefix("later columns of ").map(DB::later_columns)
+    })
+}
+
+fn known() -> i64 {
+    i64::try_from(KNOWN).unwrap_or(i64::MAX)
 }
 
 fn numbered<DB: Events>() -> impl Iterator<Item = (i64, &'static str)> {
@@ -91,25 +138,20 @@ async fn run<DB: Events>(
     settings: &StoreSettings,
     template: &str,
 ) -> Result<(), StoreError> {
-    let sql = Sql::new(settings, template).safe().into_sql_str();
-    DB::fetch_script(tx, sql).await?;
+    let sql = Sql::new(settings, &with_later_columns::<DB>(template));
+    sql.fetch_as_script::<DB>(tx).await?;
     Ok(())
 }
 
 async fn version<DB: Events>(
     connection: &mut DB::Connection,
     settings: &StoreSettings,
+    template: &str,
 ) -> Result<i64, StoreError> {
-    let version = Sql::new(settings, VERSION).on::<DB>();
-    Ok(version.fetch_value(connection, "version").await?)
-}
-
-fn refuse_newer<DB: Events>(found: i64) -> Result<(), StoreError> {
-    let known = known::<DB>();
-    if found > known {
-        return Err(StoreError::NewerSchema { found, known });
-    }
-    Ok(())
+    let version = Sql::new(settings, template);
+    let rows = version.fetch_as_script::<DB>(connection).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    Ok(DB::read(row, "version")?)
 }
 
 /// Names every column, and asks for no row.
@@ -159,5 +201,52 @@ fn despite_migration(error: StoreError, schema: &Schema) -> StoreError {
             heads: schema.heads_name().to_owned(),
         },
         other => other,
+    }
+}
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod tests {
+    use sqlx::{Postgres, Sqlite};
+
+    use super::{Events, KNOWN};
+
+    /// Hashes what is not a comment with FNV-1a, which is the same in every release of Rust.
+    fn hash(sql: &str) -> u64 {
+        let is_comment = |line: &&str| line.trim_start().starts_with("--");
+        let lines = sql.lines().filter(|line| !is_comment(line));
+        lines
+            .flat_map(str::bytes)
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            })
+    }
+
+    fn hashes<DB: Events>() -> [u64; KNOWN] {
+        DB::MIGRATIONS.map(hash)
+    }
+
+    /// A database that has a version gets no other text of it: add a version instead.
+    #[test]
+    fn a_released_version_of_the_tables_never_changes() {
+        assert_eq!(
+            hashes::<Postgres>(),
+            [
+                0x181b_ac3c_6d16_c095,
+                0xcdcf_8e82_7169_3e59,
+                0xd286_8573_4fbf_6181,
+                0x2e28_4285_576a_6d05,
+                0xcfb3_1b29_77da_74bf,
+            ]
+        );
+        assert_eq!(
+            hashes::<Sqlite>(),
+            [
+                0xef7f_528f_b079_48ce,
+                0x7dbd_ac51_b1ed_8ca6,
+                0xcbf2_9ce4_8422_2325,
+                0x7227_58fb_125f_f937,
+                0x6a38_5ab6_38dd_ef5a,
+            ]
+        );
     }
 }

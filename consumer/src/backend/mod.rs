@@ -5,11 +5,13 @@
 //! transaction except through the worker: the log (`events`, `frontier`) and the consumers
 //! (`checkpoints`, `operate`).
 
+mod access;
 mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
 mod dialect;
 mod driver;
+mod driver_error;
 mod error;
 mod events;
 #[cfg(feature = "testing")]
@@ -26,9 +28,13 @@ mod migrations;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
+#[cfg(feature = "worker")]
+mod pace;
+mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod read;
+mod read_model;
 #[cfg(feature = "worker")]
 mod rows;
 mod schema;
@@ -37,12 +43,21 @@ mod slices;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "worker")]
+mod tables;
+mod version;
+#[cfg(feature = "worker")]
+mod views;
+
+pub use self::access::Access;
+use crate::contract::read_model::ReadModelDatabase;
 
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
+pub use self::driver_error::DriverError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]
@@ -52,24 +67,31 @@ pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{FrontierWatch, Observation};
+pub(crate) use self::frontier::{FrontierWatch, LagStatements, LogState, Observation, Part};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
-pub(crate) use self::log_rows::{UnreadableEvent, position};
+pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
+#[cfg(feature = "worker")]
+pub(crate) use self::migrations::check_use;
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
+#[cfg(feature = "worker")]
+pub(crate) use self::pace::Pace;
+#[cfg(feature = "worker")]
+pub(crate) use self::pool::acquire;
+pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;
 #[cfg(feature = "worker")]
 pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, NewCheckpoint, ParkedRow,
-    Parking, Part, Row, SegmentId, State, Taken,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
+    NewCheckpoint, ParkedRow, Parking, Row, SegmentId, SnapshotRow, State, Taken,
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]
@@ -77,6 +99,19 @@ pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
 pub(crate) use self::sql::{Sql, StoreSettings};
+#[cfg(feature = "worker")]
+pub use self::tables::TableError;
+#[cfg(feature = "worker")]
+pub(crate) use self::tables::{prepare_table, table_schema};
+
+#[cfg(feature = "worker")]
+pub use self::views::ViewError;
+#[cfg(feature = "cli")]
+pub(crate) use self::views::recorded_tables;
+#[cfg(feature = "worker")]
+pub(crate) use self::views::{
+    ReadModelTable, ViewStatements, drop_table, prepare_view, switch_view,
+};
 
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind
 /// the feature of its name.
@@ -103,19 +138,32 @@ pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(not(feature = "worker"))]
-pub trait Parts: events::Events {}
+pub trait Parts: events::Events + ReadModelDatabase {}
 
 /// The parts of a backend that the features of this build use.
 #[cfg(all(feature = "worker", not(feature = "testing")))]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + views::Views
+    + ReadModelDatabase
 {
 }
 
 /// The parts of a backend that the features of this build use.
 #[cfg(feature = "testing")]
 pub trait Parts:
-    events::Events + frontier::Frontier + checkpoints::Checkpoints + operate::Operate + faults::Faults
+    events::Events
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + views::Views
+    + faults::Faults
+    + ReadModelDatabase
 {
 }
 

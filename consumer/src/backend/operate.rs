@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::StoreSettings;
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
-use super::rows::{
-    ConsumerId, Lock, ParkedRow, Part, Row, SegmentId, State, Taken, on_consumer, on_row,
-};
-use super::sql::{Sql, Statement, statements};
+use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_consumer, on_row};
+use super::sql::{Statement, statements};
 
 const ROWS: &str = "
     SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
            p.began, p.hold_at, p.attempts, p.failed_position, p.error,
+           (SELECT k.position FROM {pending} AS k
+             WHERE k.consumer = p.consumer AND k.version = p.version
+               AND k.slice_from = p.slice_from AND k.position > p.position) AS pending,
            {ms until p.retry_at} AS retry_in, {ms since p.updated_at} AS saved_ago,
            {greatest}(
                (SELECT coalesce(max(h.up_to), 0) FROM {handled} AS h
@@ -29,26 +30,16 @@ const ROWS: &str = "
                 WHERE k.consumer = p.consumer AND k.version = p.version
                   AND k.slice >= p.slice_from AND k.slice < p.slice_to) AS k) AS parked_aggregates
       FROM {progress} AS p
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
      ORDER BY p.consumer, p.version, p.slice_from";
 
-const COUNT: &str = "
-    SELECT count(*) AS events FROM (
-        SELECT 1 FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
-         LIMIT $3) AS w";
-
-const AGE: &str = "
-    SELECT {event age} AS age
-      FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
-     ORDER BY {global_position} LIMIT 1";
-
-/// A changed `claims` is what makes the database refuse a commit that was not released (R4), where
-/// the hooks of the connection do not.
-const ARM: &str = "UPDATE {progress} SET claims = claims + 1 WHERE consumer = $1 AND version = $2";
-
-/// A consumer that runs again gets all its attempts, and the last error is gone.
+/// A consumer that runs again gets all its attempts, and the last error is gone. The epoch keeps out what
+/// was read before, which may have been changed to get it going.
 const SET_STATE: &str = "
     UPDATE {progress}
        SET state = $3,
+           epoch = CASE WHEN $3 = 'running' AND (state <> 'running' OR attempts > 0)
+                        THEN epoch + 1 ELSE epoch END,
            attempts = CASE $3 WHEN 'running' THEN 0 ELSE attempts END,
            retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
            failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
@@ -59,8 +50,8 @@ const SET_STATE: &str = "
 /// Moves a stopped row past the event at which it stopped.
 const PASS: &str = "
     UPDATE {progress}
-       SET position = $4, state = 'running', attempts = 0, retry_at = NULL, failed_position = NULL,
-           error = NULL, updated_at = {now}
+       SET position = $4, state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL,
+           failed_position = NULL, error = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3
        AND state = 'stopped' AND failed_position = $4";
 
@@ -93,11 +84,15 @@ const FORGET: &str = "DELETE FROM {progress} WHERE consumer = $1 AND version = $
 
 const FORGET_PARKED: &str = "DELETE FROM {parked} WHERE consumer = $1 AND version = $2";
 
+const FORGET_PENDING: &str = "DELETE FROM {pending} WHERE consumer = $1 AND version = $2";
+
 const FORGET_ACTIVE: &str = "DELETE FROM {active} WHERE consumer = $1 AND version = $2";
 
-const ACTIVE: &str = "SELECT consumer, version FROM {active}";
+const ACTIVE: &str = "
+    SELECT consumer, version FROM {active} AS a
+     WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = a.consumer AND l.log <> '{log}')";
 
-const ACTIVATE: &str = "
+pub(super) const ACTIVATE: &str = "
     INSERT INTO {active} (consumer, version, activated_at) VALUES ($1, $2, {now})
     ON CONFLICT (consumer) DO UPDATE
     SET version = excluded.version, activated_at = excluded.activated_at";
@@ -106,12 +101,7 @@ statements! {
     /// The operator's statements, with the names of the mapping.
     pub OperateStatements for DB: Operate {
         rows: ROWS,
-        count: COUNT,
-        count_scope: DB::COUNT_SCOPE,
-        age: AGE,
-        age_scope: DB::AGE_SCOPE,
         lock: DB::LOCK,
-        arm: ARM,
         set_state: SET_STATE,
         pass: PASS,
         rewind: REWIND,
@@ -125,6 +115,7 @@ statements! {
         blame: BLAME,
         forget: FORGET,
         forget_parked: FORGET_PARKED,
+        forget_pending: FORGET_PENDING,
         forget_active: FORGET_ACTIVE,
         active: ACTIVE,
         activate: ACTIVATE,
@@ -145,12 +136,6 @@ impl OperateStatements {
 ///
 /// What is the same in both dialects is written here; a database adds the rest.
 pub trait Operate: Driver {
-    /// Counts the events of the types `$4` in `($1, $2]`, up to the limit `$3`, as `events`.
-    const COUNT_SCOPE: &'static str;
-
-    /// The age of the first event of the types `$3` in `($1, $2]`, in milliseconds, as `age`.
-    const AGE_SCOPE: &'static str;
-
     /// Locks the rows of version `$2` of consumer `$1`.
     const LOCK: &'static str;
 
@@ -159,7 +144,7 @@ pub trait Operate: Driver {
         OperateStatements::new::<Self>(settings)
     }
 
-    /// Reads all checkpoint rows, with the counts of their parked events.
+    /// Reads the checkpoint rows of the log, with the counts of their parked events.
     fn rows(
         sql: &OperateStatements,
         connection: &mut Self::Connection,
@@ -167,40 +152,6 @@ pub trait Operate: Driver {
         async move {
             let rows = sql.rows.on::<Self>().fetch_all(connection).await?;
             rows.iter().map(Row::decode::<Self>).collect()
-        }
-    }
-
-    /// Counts the events of a scope in a part of the log, up to a limit.
-    fn count(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        part: Part<'_>,
-        limit: i64,
-    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
-        let query = if part.scope.is_empty() {
-            on_part::<Self>(&sql.count, part).bind(limit)
-        } else {
-            on_part::<Self>(&sql.count_scope, part)
-                .bind(limit)
-                .bind(&*part.scope_json())
-        };
-        query.fetch_value(connection, "events")
-    }
-
-    /// The age of the first event of a scope in a part of the log, in milliseconds.
-    fn age(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        part: Part<'_>,
-    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send {
-        let query = if part.scope.is_empty() {
-            on_part::<Self>(&sql.age, part)
-        } else {
-            on_part::<Self>(&sql.age_scope, part).bind(&*part.scope_json())
-        };
-        async move {
-            let row = query.fetch_optional(connection).await?;
-            row.map(|row| Self::read(&row, "age")).transpose()
         }
     }
 
@@ -212,16 +163,6 @@ pub trait Operate: Driver {
         of: &ConsumerId,
         wait: Duration,
     ) -> impl Future<Output = Result<Lock, sqlx::Error>> + Send;
-
-    /// Makes the end of the caller's transaction depend on [`release`](Self::release), before a
-    /// consumer's code is called in it (R4).
-    fn arm(
-        sql: &OperateStatements,
-        connection: &mut Self::Connection,
-        of: &ConsumerId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        run::<Self>(on_consumer::<Self>(&sql.arm, of), connection)
-    }
 
     /// Allows the transaction to commit; false when it is not the one that locked the rows.
     fn release(
@@ -268,9 +209,11 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let rewind = on_consumer::<Self>(&sql.rewind, of).bind(scope);
         let forget_parked = on_consumer::<Self>(&sql.forget_parked, of);
+        let forget_pending = on_consumer::<Self>(&sql.forget_pending, of);
         async move {
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
             run::<Self>(rewind, connection).await?;
+            run::<Self>(forget_pending, connection).await?;
             run::<Self>(forget_parked, connection).await
         }
     }
@@ -283,10 +226,13 @@ pub trait Operate: Driver {
         scope: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let set_scope = on_consumer::<Self>(&sql.set_scope, of).bind(scope);
+        // The event may not be in the new scope.
+        let forget_pending = on_consumer::<Self>(&sql.forget_pending, of);
         async move {
             // With the scope in which it was handled.
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
-            run::<Self>(set_scope, connection).await
+            run::<Self>(set_scope, connection).await?;
+            run::<Self>(forget_pending, connection).await
         }
     }
 
@@ -340,7 +286,13 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
             fold::<Self>(sql.folding(), connection, of, all_slices()).await?;
-            for statement in [&sql.forget_parked, &sql.forget_active, &sql.forget] {
+            let forget = [
+                &sql.forget_parked,
+                &sql.forget_pending,
+                &sql.forget_active,
+                &sql.forget,
+            ];
+            for statement in forget {
                 run::<Self>(on_consumer::<Self>(statement, of), connection).await?;
             }
             Ok(())
@@ -366,14 +318,6 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         run::<Self>(on_consumer::<Self>(&sql.activate, of), connection)
     }
-
-    /// Whether the error says that another connection holds a lock.
-    fn is_held(error: &sqlx::Error) -> bool;
-}
-
-/// Starts a statement whose first two parameters are the bounds of a part of the log.
-fn on_part<DB: Driver>(statement: &Sql, part: Part<'_>) -> Statement<DB> {
-    statement.on().bind(part.after).bind(part.up_to)
 }
 
 /// Runs a statement whose result does not matter.

@@ -1,5 +1,6 @@
 //! The rows of the library's own tables, and how they are decoded on both databases.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +126,8 @@ pub struct Checkpoint {
     pub slice_to: i32,
     /// The checkpoint: everything in scope up to here is handled.
     pub position: i64,
-    /// The number of rebuilds and changes of scope.
+    /// Changes with each rebuild, change of scope and resumption: what was read of the log before is not
+    /// handled after it.
     pub epoch: i64,
     /// The scope that the checkpoint was reached with.
     pub scope: String,
@@ -144,16 +146,22 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The end of the row that two neighbours can be merged into, if they agree.
-    pub(crate) fn merged(rows: &[Self]) -> Option<i32> {
+    /// The end and the epoch of the row that two neighbours can be merged into, if they agree.
+    pub(crate) fn merged(rows: &[Self]) -> Option<(i32, i64)> {
         let [left, right] = rows else {
             return None;
         };
         let agree = left.position == right.position
-            && left.epoch == right.epoch
+            && left.scope == right.scope
             && left.slice_to == right.key.slice_from
             && rows.iter().all(|row| row.state == State::Running);
-        agree.then_some(right.slice_to)
+        // Only one of them may have been resumed.
+        agree.then(|| (right.slice_to, left.epoch.max(right.epoch)))
+    }
+
+    /// Whether it was started again since it had an epoch and a position.
+    pub(crate) fn is_restarted(&self, epoch: i64, position: i64) -> bool {
+        self.epoch != epoch || self.position < position
     }
 
     /// What differs after another process has worked on the row.
@@ -185,6 +193,24 @@ impl Checkpoint {
     }
 }
 
+/// A checkpoint row of a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotRow {
+    /// The row.
+    pub checkpoint: Checkpoint,
+    /// The first event that it had yet to handle when a worker last looked.
+    pub pending: Option<i64>,
+}
+
+impl SnapshotRow {
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            checkpoint: Checkpoint::decode::<DB>(row)?,
+            pending: DB::read(row, "pending")?,
+        })
+    }
+}
+
 /// A checkpoint row under its row lock.
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -194,8 +220,8 @@ pub struct Claim {
     pub retry_in: Option<Duration>,
     /// Whether the consumer has parked events.
     pub parked: bool,
-    /// Whether the consumer has other versions.
-    pub has_versions: bool,
+    /// Whether other versions of the consumer may handle an event first meanwhile.
+    pub mark: Mark,
     /// Whether the ledger has ranges of the consumer after the checkpoint.
     pub is_replaying: bool,
     /// The incarnation of the server in which the row was claimed.
@@ -204,6 +230,44 @@ pub struct Claim {
     pub backend: i32,
     /// The transaction that holds the lock; empty without a server.
     pub transaction: String,
+    /// What handlers before may have changed of the connection; empty where it is restored.
+    pub session: String,
+    /// Where the row is in its table; empty without a server.
+    pub address: String,
+}
+
+/// What a claim says of the high-water mark of its consumer: the events after it no version has handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The claim holds it together with those of the consumer's other segments. There is no other
+    /// version, and one that is added cannot lock it meanwhile.
+    Held,
+    /// There are other versions, so it must be locked before an event is handled first.
+    Open,
+    /// A version that was added at this moment has locked it.
+    Taken,
+}
+
+impl Mark {
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let mark: String = DB::read(row, "mark")?;
+        Ok(match mark.as_str() {
+            "held" => Self::Held,
+            "taken" => Self::Taken,
+            _ => Self::Open,
+        })
+    }
+}
+
+/// Who locks the high-water mark of a consumer.
+#[derive(Clone, Debug)]
+pub struct MarkHolder {
+    /// The version. Its segments handle different events, so they do not exclude each other.
+    pub consumer: ConsumerId,
+    /// Tells the holders of one version apart.
+    pub name: String,
+    /// The slices of the events to handle.
+    pub slices: Range<i32>,
 }
 
 impl Claim {
@@ -212,11 +276,13 @@ impl Claim {
             checkpoint: Checkpoint::decode_at::<DB>(row, key)?,
             retry_in: retry_in::<DB>(row)?,
             parked: DB::read(row, "parked")?,
-            has_versions: DB::read(row, "has_versions")?,
+            mark: Mark::decode::<DB>(row)?,
             is_replaying: DB::read(row, "is_replaying")?,
             incarnation: Incarnation::decode::<DB>(row)?,
             backend: DB::read(row, "backend")?,
             transaction: DB::read(row, "transaction")?,
+            session: DB::read(row, "session")?,
+            address: DB::read(row, "address")?,
         })
     }
 }
@@ -338,22 +404,6 @@ pub struct Advance {
     pub to: i64,
 }
 
-/// A part of the log, as one consumer sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    pub(crate) after: i64,
-    pub(crate) up_to: i64,
-    /// Empty for every event (R7).
-    pub(crate) scope: &'a [String],
-}
-
-impl Part<'_> {
-    /// The scope as a parameter: both databases can read JSON.
-    pub(crate) fn scope_json(&self) -> String {
-        serde_json::to_string(self.scope).unwrap_or_default()
-    }
-}
-
 /// A checkpoint row with the counts of its parked events.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -366,6 +416,8 @@ pub struct Row {
     pub(crate) replay_to: i64,
     pub(crate) parked: i64,
     pub(crate) parked_aggregates: i64,
+    /// The first event after the checkpoint that it had yet to handle when a worker last looked.
+    pub(crate) pending: Option<i64>,
 }
 
 impl Row {
@@ -377,6 +429,7 @@ impl Row {
             replay_to: DB::read(row, "replay_to")?,
             parked: DB::read(row, "parked")?,
             parked_aggregates: DB::read(row, "parked_aggregates")?,
+            pending: DB::read(row, "pending")?,
         })
     }
 }

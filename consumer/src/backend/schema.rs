@@ -2,6 +2,7 @@
 
 use super::StoreError;
 use super::dialect::fill_in;
+use super::version::KNOWN;
 
 /// Maps the store to tables with other names.
 ///
@@ -26,10 +27,22 @@ use super::dialect::fill_in;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     namespace: Option<String>,
+    /// Where the tables were found; `None` until someone has looked.
+    location: Option<Location>,
     events: String,
     heads: String,
     sequence: Option<String>,
     columns: [String; Column::ALL.len()],
+}
+
+/// The database schemas in which the tables were found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(all(feature = "postgres", feature = "worker")), allow(dead_code))] // SQLite has no schemas
+struct Location {
+    /// That of this library's own tables.
+    own: String,
+    /// That of the table of events.
+    events: String,
 }
 
 /// A column of the events table that can have another name.
@@ -70,6 +83,12 @@ impl Column {
         Self::CreatedAt,
     ];
 
+    /// Every column.
+    #[cfg(feature = "postgres")]
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter()
+    }
+
     /// The columns in which every event has a value.
     pub(super) fn required() -> impl Iterator<Item = Self> {
         let optional = |column: &Self| {
@@ -107,6 +126,7 @@ impl Default for Schema {
     fn default() -> Self {
         Self {
             namespace: None,
+            location: None,
             events: "events".to_owned(),
             heads: "aggregate_heads".to_owned(),
             sequence: None,
@@ -184,6 +204,13 @@ impl Schema {
         self
     }
 
+    /// The same tables, by the database schemas in which they were found.
+    #[cfg(all(feature = "postgres", feature = "worker"))]
+    pub(super) fn located(mut self, own: String, events: String) -> Self {
+        self.location = Some(Location { own, events });
+        self
+    }
+
     /// The database schema, if one was given.
     pub(crate) fn database_schema_name(&self) -> Option<&str> {
         self.namespace.as_deref()
@@ -201,7 +228,14 @@ impl Schema {
 
     /// The sequence, if one was given: quoted, and in the database schema.
     pub(crate) fn sequence_name(&self) -> Option<String> {
-        self.sequence.as_deref().map(|name| self.qualified(name))
+        let name = self.sequence.as_deref()?;
+        Some(qualified(self.namespace.as_deref(), name))
+    }
+
+    /// The sequence, if one was given, unquoted.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn bare_sequence_name(&self) -> Option<&str> {
+        self.sequence.as_deref()
     }
 
     /// The name of a column, unquoted.
@@ -214,9 +248,12 @@ impl Schema {
     /// Checks every name, so that only names can become part of SQL.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let schema = self.namespace.as_deref();
+        let location = self.location.as_ref();
         let sequence = self.sequence.as_deref();
         let tables = [
             ("a database schema", schema),
+            ("a database schema", location.map(|found| &*found.own)),
+            ("a database schema", location.map(|found| &*found.events)),
             ("the table of events", Some(self.events.as_str())),
             ("the table of heads", Some(self.heads.as_str())),
             ("the sequence", sequence),
@@ -266,10 +303,12 @@ impl Schema {
         Ok(())
     }
 
-    /// Fills the names into SQL: `{events}`, `{heads}`, `{progress}`, `{frontier}`, `{parked}`,
-    /// `{handled}`, `{logs}`, `{active}`, `{versions}` and `{guard}` for tables, `{aggregate_type}` and so on for
-    /// columns, all quoted; `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the
-    /// name of the table of events.
+    /// Fills the names into SQL: `{events}`, `{heads}`, `{frontier}` and `{log_state}` for the tables of
+    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}` and `{active}` for those of the
+    /// consumers, `{versions}` and `{guard}`; `{aggregate_type}` and so on for columns, all quoted;
+    /// `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the name of the
+    /// table of events; `{schema}` is their database schema, if one was given, and `{known}` the version
+    /// of the tables that this library knows.
     pub(crate) fn render(&self, sql: &str) -> String {
         fill_in(sql, |key| Some(self.lookup(key)))
     }
@@ -277,14 +316,20 @@ impl Schema {
     fn lookup(&self, key: &str) -> String {
         let own = match key {
             "log" => return self.events.clone(),
-            "events" => &*self.events,
-            "heads" => &*self.heads,
+            "known" => return KNOWN.to_string(),
+            "schema" => return quote(self.namespace.as_deref().unwrap_or_default()),
+            "events" => return self.of_events(&self.events),
+            "heads" => return self.of_events(&self.heads),
             "progress" => "consumer_progress",
+            "pending" => "consumer_pending",
             "frontier" => "consumer_frontier",
+            "log_state" => "consumer_log_state",
             "parked" => "consumer_parked",
             "handled" => "consumer_handled",
             "logs" => "consumer_log",
+            "marks" => "consumer_mark",
             "active" => "consumer_active",
+            "read models" => "consumer_read_models",
             "versions" => "consumer_schema",
             "guard" => "consumer_guard",
             _ => {
@@ -294,7 +339,14 @@ impl Schema {
                 };
             }
         };
-        self.qualified(own)
+        let found = self.location.as_ref().map(|found| &found.own);
+        qualified(found.or(self.namespace.as_ref()).map(String::as_str), own)
+    }
+
+    /// The name of a table of events or heads, which may be elsewhere than this library's own.
+    fn of_events(&self, table: &str) -> String {
+        let found = self.location.as_ref().map(|found| &found.events);
+        qualified(found.or(self.namespace.as_ref()).map(String::as_str), table)
     }
 
     fn column_called<'a>(&'a self, name: &'a str) -> &'a str {
@@ -303,12 +355,12 @@ impl Schema {
             .find(|column| column.name() == name)
             .map_or(name, |column| self.column_name(column))
     }
+}
 
-    fn qualified(&self, name: &str) -> String {
-        match &self.namespace {
-            Some(schema) => format!("{}.{}", quote(schema), quote(name)),
-            None => quote(name),
-        }
+fn qualified(schema: Option<&str>, name: &str) -> String {
+    match schema {
+        Some(schema) => format!("{}.{}", quote(schema), quote(name)),
+        None => quote(name),
     }
 }
 

@@ -177,7 +177,12 @@ impl Forget {
             0 => String::new(),
             parked => format!(" and discards {}", text::count(parked, "parked event")),
         };
-        let question = format!("This removes the checkpoint of {consumer}{discards}. Continue?");
+        let drops = match admin.table_of(&consumer).await? {
+            None => String::new(),
+            Some(table) => format!(", drops the table `{table}`"),
+        };
+        let question =
+            format!("This removes the checkpoint of {consumer}{drops}{discards}. Continue?");
         console.confirm(self.confirmed.yes, &question)?;
         admin.forget(&consumer, options).await?;
         Ok(print(console, format!("{consumer} is forgotten")))

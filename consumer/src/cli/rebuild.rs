@@ -1,5 +1,6 @@
 //! The command `rebuild`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time;
@@ -82,6 +83,8 @@ impl Rebuild {
         let options = self.options();
         let parked = admin.may_rebuild(consumer, options).await?;
         let question = self.question(consumer, progress, has_other_scope, parked);
+        let missing = admin.missing_at_the_beginning().await?;
+        let question = missing.map_or_else(String::new, lacks) + &question;
         console.confirm(self.confirmed.yes, &question)?;
         admin.rebuild(consumer, options).await?;
         Ok(())
@@ -122,6 +125,12 @@ impl Rebuild {
         let up_to = number(progress.position.max(progress.replay_to));
         format!("{empties}{scope}{discards} and replays its events up to {up_to}. Continue?")
     }
+}
+
+/// What a rebuild lacks.
+fn lacks(missing: RangeInclusive<i64>) -> String {
+    let (from, to) = (number(*missing.start()), number(*missing.end()));
+    format!("Events {from} to {to} are no longer in the log, so it is rebuilt without them. ")
 }
 
 /// Continues a rebuild that is in progress.

@@ -82,11 +82,15 @@ fn verdict(status: &Status) -> Exit {
     let is_unwell = |state: &ConsumerState| {
         matches!(
             state,
-            ConsumerState::Stopped { .. } | ConsumerState::ScopeChanged { .. }
+            ConsumerState::Stopped { .. }
+                | ConsumerState::ScopeChanged { .. }
+                | ConsumerState::OtherLog { .. }
         )
     };
     let mut consumers = status.consumers.iter();
-    if status.frontier.problem.is_some() || consumers.any(|one| is_unwell(&one.state)) {
+    if status.frontier.problem.is_some()
+        || consumers.any(|one| one.missing.is_some() || is_unwell(&one.state))
+    {
         Exit::Unwell
     } else {
         Exit::Done

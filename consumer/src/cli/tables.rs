@@ -167,6 +167,17 @@ fn problem(one: &ConsumerStatus) -> Option<String> {
             "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
         ));
     }
+    if let ConsumerState::OtherLog { log } = &one.state {
+        return Some(format!(
+            "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
+        ));
+    }
+    if let (Some(missing), None) = (&one.missing, &one.failing) {
+        let (from, to) = (number(*missing.start()), number(*missing.end()));
+        return Some(format!(
+            "{consumer}: events {from} to {to} were deleted from the log before it had handled them; restore them before it gets there"
+        ));
+    }
     let failing = one.failing.as_ref()?;
     let event = failing.position.map_or_else(String::new, |position| {
         format!(" at event {}", number(position))
@@ -184,7 +195,9 @@ fn problem(one: &ConsumerStatus) -> Option<String> {
 fn colour(state: &ConsumerState) -> Color {
     match state {
         ConsumerState::Running => Color::Green,
-        ConsumerState::Stopped { .. } | ConsumerState::ScopeChanged { .. } => Color::Red,
+        ConsumerState::Stopped { .. }
+        | ConsumerState::ScopeChanged { .. }
+        | ConsumerState::OtherLog { .. } => Color::Red,
         ConsumerState::Retrying { .. } | ConsumerState::Paused | ConsumerState::Detached => {
             Color::Yellow
         }
@@ -260,7 +273,7 @@ pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>)
     let error = parked.error.iter();
     lines.extend(error.map(|error| format!("error       {error}")));
     match event {
-        None => lines.push("the event is no longer in the log".to_owned()),
+        None => lines.push("the event is no longer in the log, or cannot be decoded".to_owned()),
         Some(event) => lines.extend(event_lines(event)),
     }
     lines.join("\n")

@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use sqlx::Database;
 
+use super::read_model::Table;
 use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
 
 /// The default loop of `handle_batch`. It is a macro because a function that takes `handle` as an
@@ -157,6 +158,14 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     /// open while its handler runs.
     fn uses_transaction(&self) -> bool {
         true
+    }
+
+    /// Returns the table that the library keeps for the consumer, if it has one.
+    ///
+    /// The worker creates the table at start, and the consumer's handler is
+    /// [`fold_batch`](crate::read_model::fold_batch).
+    fn read_model(&self) -> Option<&'static Table> {
+        None
     }
 
     /// Returns whether the consumer implements [`reset`](Self::reset).
@@ -362,6 +371,9 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
     /// Returns [`Consumer::uses_transaction`].
     fn uses_transaction(&self) -> bool;
 
+    /// Returns [`Consumer::read_model`].
+    fn read_model(&self) -> Option<&'static Table>;
+
     /// Returns [`Consumer::can_reset`].
     fn can_reset(&self) -> bool;
 
@@ -390,6 +402,10 @@ impl<DB: Database, C: Consumer<DB>> ErasedConsumer<DB> for C {
 
     fn uses_transaction(&self) -> bool {
         Consumer::uses_transaction(self)
+    }
+
+    fn read_model(&self) -> Option<&'static Table> {
+        Consumer::read_model(self)
     }
 
     fn can_reset(&self) -> bool {

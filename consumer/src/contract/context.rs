@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::read_model::{Table, VersionTable};
+
 type Effect = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The consumer, the attempt, the replay status and the head of the log, for a handler.
@@ -31,6 +33,8 @@ pub struct Context {
     replay: bool,
     head: i64,
     deadline: Option<Instant>,
+    segmented: bool,
+    table_schema: Option<Arc<str>>,
     stop: AtomicBool,
     current: AtomicI64,
     calls: AtomicU64,
@@ -51,6 +55,8 @@ impl Context {
             replay: false,
             head: 0,
             deadline: None,
+            segmented: false,
+            table_schema: None,
             stop: AtomicBool::new(false),
             current: AtomicI64::new(NO_EVENT),
             calls: AtomicU64::new(0),
@@ -103,6 +109,31 @@ impl Context {
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
+    }
+
+    /// Sets whether the consumer has segments: a row of its read model then belongs to one aggregate.
+    #[must_use]
+    pub fn with_segments(mut self, segmented: bool) -> Self {
+        self.segmented = segmented;
+        self
+    }
+
+    /// Sets the schema of a read model's table whose name gives none; `None` for the first one in the
+    /// session's `search_path` that has the table.
+    #[must_use]
+    pub fn with_table_schema(mut self, schema: Option<Arc<str>>) -> Self {
+        self.table_schema = schema;
+        self
+    }
+
+    /// Returns whether a row may belong to one aggregate only.
+    pub(super) fn is_segmented(&self) -> bool {
+        self.segmented
+    }
+
+    /// Returns the table of the consumer's version.
+    pub(super) fn version_table(&self, table: &'static Table) -> VersionTable<'_> {
+        VersionTable::new(table, self.version, self.table_schema.as_deref())
     }
 
     /// Returns the consumer's unique name (R1).

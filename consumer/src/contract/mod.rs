@@ -1,4 +1,4 @@
-//! What consumers and events are.
+//! What consumers, events and read models are.
 //!
 //! Nothing here depends on a store, a worker or a driver: it compiles with
 //! `default-features = false` (R10).
@@ -11,6 +11,7 @@ mod event;
 mod expected_version;
 pub(crate) mod generated;
 mod new_event;
+pub mod read_model;
 mod settings;
 pub(crate) mod typed;
 pub(crate) mod variant;

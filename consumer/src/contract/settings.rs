@@ -19,7 +19,7 @@ pub enum StartFrom {
 /// A panic counts as a failed attempt only if it unwinds. With `panic = "abort"` in the Cargo profile
 /// it ends the process before the attempt is recorded, and the restarted process is handed the same
 /// event again: [`Park`](Self::Park) and [`Skip`](Self::Skip) then never apply to a handler that
-/// panics, only to one that returns an error.
+/// panics, only to one that returns an error. A worker warns of it when it starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnError {
@@ -167,6 +167,9 @@ impl Settings {
     /// eight batches while more consumers have work than the worker has connections, because commits
     /// limit the throughput of many consumers that catch up at once. A handler call never receives
     /// more than one batch.
+    ///
+    /// A consumer with a read model, whose rows are written once a batch, takes up to 50,000 events
+    /// instead, as long as the size is not set.
     #[must_use]
     pub const fn batch_size(mut self, events: u32) -> Self {
         self.may_grow = false;
@@ -219,6 +222,24 @@ impl Settings {
 
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 impl Settings {
+    /// The size of the batches of a read model, which are larger since a row is written once a batch.
+    const LARGE_BATCH_SIZE: u32 = 50_000;
+
+    /// Returns the settings for a consumer with a read model: unless the size of its batches has been
+    /// set, they are large, and do not grow further.
+    pub(crate) fn for_read_model(mut self) -> Self {
+        if self.may_grow {
+            self.may_grow = false;
+            self.batch_size = Self::LARGE_BATCH_SIZE;
+        }
+        self
+    }
+
+    /// Returns whether batches are larger than a consumer can set.
+    pub(crate) fn is_large_batch(&self) -> bool {
+        self.batch_size > Self::MAX_BATCH_SIZE
+    }
+
     /// Returns the size of a batch as a length.
     pub(crate) fn batch_len(&self) -> usize {
         usize::try_from(self.batch_size).unwrap_or(usize::MAX)

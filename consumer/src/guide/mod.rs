@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`tutorial`] | build a first program, step by step |
 //! | [`declaring`] | write a consumer |
+//! | [`read_models`] | maintain a table without SQL |
 //! | [`running`] | start, stop and watch a worker |
 //! | [`failing`] | decide what happens after an error |
 //! | [`rebuilding`] | change a read model |
 //! | [`scaling`] | run more processes, or handle more events a second |
+//! | [`deploying`] | deploy a new release, and grant roles what they need |
 #![cfg_attr(
     feature = "testing",
     doc = "| [`testing`] | test a consumer, or the whole program |"
@@ -25,6 +27,8 @@
 pub mod tutorial {}
 #[doc = include_str!("declaring.md")]
 pub mod declaring {}
+#[doc = include_str!("read_models.md")]
+pub mod read_models {}
 #[doc = include_str!("running.md")]
 pub mod running {}
 #[doc = include_str!("failing.md")]
@@ -33,6 +37,8 @@ pub mod failing {}
 pub mod rebuilding {}
 #[doc = include_str!("scaling.md")]
 pub mod scaling {}
+#[doc = include_str!("deploying.md")]
+pub mod deploying {}
 #[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}

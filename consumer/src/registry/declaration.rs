@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sqlx::Database;
 
+use crate::contract::read_model::Table;
 use crate::contract::{Consumer, ErasedConsumer, ScopedConsumer, Settings};
 
 /// The place in the source where a consumer is declared.
@@ -62,6 +63,8 @@ pub struct Declaration {
     pub scope: Vec<Arc<str>>,
     /// How to run it.
     pub settings: Settings,
+    /// The table that the library keeps for it, if it has a read model.
+    pub read_model: Option<&'static Table>,
     /// Where it is declared; `None` for a consumer that was added by hand.
     pub site: Option<Site>,
 }
@@ -76,6 +79,7 @@ impl Declaration {
             group: None,
             scope: Vec::new(),
             settings: Settings::DEFAULT,
+            read_model: None,
             site: None,
         }
     }
@@ -105,6 +109,7 @@ impl<DB: Database> Registered<DB> {
         let mut declaration = Declaration::new(consumer.name());
         declaration.scope = shared(consumer.scope());
         declaration.settings = consumer.settings();
+        declaration.read_model = consumer.read_model();
         Self {
             declaration,
             consumer: Arc::new(consumer),

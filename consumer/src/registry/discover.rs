@@ -1,5 +1,6 @@
 //! From linked entries to the consumers of one database.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use sqlx::Database;
@@ -89,7 +90,7 @@ impl<DB: Database> Registry<DB> {
     /// Finds and creates every consumer that is declared with `#[consumer]` and linked.
     ///
     /// # Errors
-    /// All problems at once: two consumers of one name, an `init` that failed or lacks a dependency, a
+    /// All problems at once: two consumers of one name or with one table, an `init` that failed or lacks a dependency, a
     /// program without the feature `auto-register`.
     pub fn discover() -> Result<Self, RegistryError> {
         Self::discover_with(&Dependencies::new())
@@ -148,6 +149,7 @@ impl<DB: Database> Registry<DB> {
 
         let (here, elsewhere) = split_by_database::<DB>(&entries);
         problems.extend(names_declared_twice(&here));
+        problems.extend(tables_of_several(&here));
         let mut registered = Vec::new();
         for (entry, factory) in here {
             match make(entry, factory, dependencies) {
@@ -234,6 +236,31 @@ fn names_declared_twice(here: &[Here]) -> Vec<Problem> {
                 name: first.name.into(),
                 sites: same.iter().map(|(entry, _)| entry.site).collect(),
             })
+        })
+        .collect()
+}
+
+/// Tables that consumers of different names would write. `here` is ordered by name.
+fn tables_of_several(here: &[Here]) -> Vec<Problem> {
+    let mut owners: BTreeMap<&'static str, Vec<&'static Entry>> = BTreeMap::new();
+    for (entry, _) in here {
+        let Some(table) = entry.read_model else {
+            continue;
+        };
+        let owners = owners.entry(table.name).or_default();
+        if owners.last().is_none_or(|last| last.name != entry.name) {
+            owners.push(entry);
+        }
+    }
+    owners
+        .into_iter()
+        .filter(|(_, owners)| owners.len() > 1)
+        .map(|(table, owners)| Problem::SameTable {
+            table,
+            consumers: owners
+                .into_iter()
+                .map(|entry| (entry.name.into(), entry.site))
+                .collect(),
         })
         .collect()
 }

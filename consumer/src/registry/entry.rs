@@ -10,6 +10,8 @@ use super::construct::OneConsumerBlockForEachType as Construct;
 use super::handled::HandlerShape;
 use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
+use crate::contract::read_model::Table;
+use crate::contract::read_model::generated::RowsOfFold;
 use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
 
 /// A declared consumer, before it is bound to a database.
@@ -29,6 +31,8 @@ pub struct Entry {
     pub handlers: &'static [HandlerShape],
     /// Its settings.
     pub settings: Settings,
+    /// The table of its read model.
+    pub read_model: Option<&'static Table>,
     /// The source location of its declaration.
     pub site: Site,
     /// How to make it for each database, one list per driver.
@@ -43,6 +47,7 @@ impl Entry {
             group: self.group,
             scope: self.scope.iter().map(|&kind| kind.into()).collect(),
             settings: self.settings.clone(),
+            read_model: self.read_model,
             site: Some(self.site),
         }
     }
@@ -113,6 +118,23 @@ pub trait NoMaking {
 }
 
 impl<C, T> NoMaking for Making<C, T> {}
+
+/// The same for a consumer with a read model. `F` is its rows, in which the mistake may be too.
+#[derive(Debug)]
+pub struct MakingFold<C, T, F>(Making<C, T>, PhantomData<fn() -> F>);
+
+impl<C: Transaction, T: Send + Sync, F: RowsOfFold> MakingFold<C, T, F> {
+    /// Takes precedence over [`NoFold::WAY`], since it is inherent.
+    pub const WAY: Way<C> = Way(PhantomData);
+}
+
+/// Applies after a mistake.
+pub trait NoFold {
+    /// No way.
+    const WAY: NoWay = NoWay;
+}
+
+impl<C, T, F> NoFold for MakingFold<C, T, F> {}
 
 /// The way of a consumer without mistakes.
 #[derive(Clone, Copy, Debug)]

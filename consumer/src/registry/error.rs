@@ -84,6 +84,13 @@ pub enum Problem {
         /// Where they are declared.
         sites: Vec<Site>,
     },
+    /// Consumers of different names have read models in one table, which belongs to one consumer.
+    SameTable {
+        /// The table.
+        table: &'static str,
+        /// The consumers, and where they are declared.
+        consumers: Vec<(String, Site)>,
+    },
     /// An `init` function asked for a dependency that was not provided.
     MissingDependency {
         /// The consumer's name.
@@ -130,6 +137,17 @@ impl fmt::Display for Problem {
                     sites.join(" and ")
                 )
             }
+            Self::SameTable { table, consumers } => {
+                let consumers: Vec<String> = consumers
+                    .iter()
+                    .map(|(name, site)| format!("`{name}`, declared at {site}"))
+                    .collect();
+                write!(
+                    f,
+                    "the table `{table}` belongs to one consumer, but it is the read model of {}: give each a row type with its own `#[read_model(table = \"…\")]`",
+                    consumers.join(", and of ")
+                )
+            }
             Self::MissingDependency { name, site, .. } => {
                 write!(f, "cannot create `{name}`, declared at {site}")
             }
@@ -162,6 +180,7 @@ impl Error for Problem {
             Self::MissingDependency { missing, .. } => Some(missing),
             Self::Init { error, .. } => Some(error.as_error()),
             Self::SameName { .. }
+            | Self::SameTable { .. }
             | Self::NothingFromCrate { .. }
             | Self::NothingInGroup { .. }
             | Self::NoAutoRegister => None,

@@ -2,6 +2,7 @@
 
 use super::const_text::{Text, same};
 use crate::contract::Handled;
+use crate::contract::read_model::Table;
 use crate::contract::typed::EventShape;
 
 /// One handler of a declared consumer.
@@ -15,6 +16,19 @@ pub struct HandlerShape {
     pub line: u32,
     /// The events that it takes.
     pub handled: Handled,
+    /// The rows that it changes.
+    pub rows: HandlerRows,
+}
+
+/// The rows of a read model that a handler changes.
+#[derive(Clone, Copy, Debug)]
+pub enum HandlerRows {
+    /// None.
+    None,
+    /// The one with the aggregate id as its key, by default.
+    OfAggregate,
+    /// Those that its `key` names. Several such handlers may take one event.
+    Named,
 }
 
 /// Checks that are evaluated as constants, so that a failure is a compile error.
@@ -24,7 +38,7 @@ pub struct HandlerShape {
     reason = "a panic in a constant is a compile error"
 )]
 pub mod check {
-    use super::{EventShape, Handled, HandlerShape, Text};
+    use super::{EventShape, Handled, HandlerRows, HandlerShape, Table, Text};
 
     /// Requires the aggregate of a typed handler's event to be in the consumer's scope.
     #[track_caller]
@@ -73,6 +87,15 @@ pub mod check {
             let Some(event) = super::common_event(&handler.handled, &other.handled) else {
                 continue;
             };
+            let advice = match (handler.rows, other.rows) {
+                (HandlerRows::Named, HandlerRows::Named) => continue,
+                (HandlerRows::None, _) | (_, HandlerRows::None) => {
+                    "`: remove one of the two, or give the event types different names"
+                }
+                _ => {
+                    "`: name the rows of each, as in `#[on(key = event.payload.user_id)]`, or remove one of the two"
+                }
+            };
             let text = Text::new()
                 .push("`")
                 .push(event)
@@ -84,7 +107,7 @@ pub mod check {
                 .push_number(other.line)
                 .push(") and `")
                 .push(handler.method)
-                .push("`: remove one of the two, or give the event types different names");
+                .push(advice);
             panic!("{}", text.as_str());
         }
     }
@@ -221,6 +244,26 @@ pub mod check {
         }
     }
 
+    /// Requires the name of the version's table to be as short as Postgres keeps it.
+    #[track_caller]
+    pub const fn table_fits(table: Option<&Table>, version: u32) {
+        let Some(table) = table else {
+            return;
+        };
+        let length = super::table_name_length(table.name, version);
+        if length > 63 {
+            let text = Text::new()
+                .push("the table of version ")
+                .push_number(version)
+                .push(" would have a name of ")
+                .push_number(length)
+                .push(" bytes, and Postgres cuts names after 63: shorten `")
+                .push(table.name)
+                .push("`");
+            panic!("{}", text.as_str());
+        }
+    }
+
     /// Requires an aggregate type to be listed once, as a string or by a type.
     #[track_caller]
     pub const fn is_listed_once(scope: &[&str], index: usize) {
@@ -237,6 +280,18 @@ pub mod check {
             panic!("{}", text.as_str());
         }
     }
+}
+
+/// The length of `users_v2`, without a schema.
+const fn table_name_length(name: &str, version: u32) -> u32 {
+    // `_v`
+    let mut length = 2;
+    let mut bytes = name.as_bytes();
+    while let [byte, rest @ ..] = bytes {
+        bytes = rest;
+        length = if *byte == b'.' { 2 } else { length + 1 };
+    }
+    length + version.ilog10() + 1
 }
 
 const fn handler_at<'a>(

@@ -1,4 +1,4 @@
-//! The file that records names, versions, scopes and handled events.
+//! The file that records names, versions, scopes, handled events and tables.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use thiserror::Error;
 use super::Crates;
 use super::entry::{Entry, linked_entries};
 use crate::contract::Handled;
+use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn};
 
 /// The environment variable that makes [`assert_locked!`](crate::assert_locked) write the file.
 const UPDATE: &str = "CONSUMERS_LOCK";
 
 const HEADER: &str = "\
-# The names, versions, scopes and handled events of all consumers, written by `assert_locked!`.
+# The names, versions, scopes, handled events and tables of all consumers, written by `assert_locked!`.
 # A renamed consumer starts again from the beginning of the log. To update this file, run
 # CONSUMERS_LOCK=update cargo test
 ";
@@ -89,11 +90,12 @@ fn render(entries: impl Iterator<Item = &'static Entry>) -> String {
         // Writing to a `String` cannot fail.
         let _ = write!(
             text,
-            "\n{}\n{}    scope: {}\n    events: {}\n",
+            "\n{}\n{}    scope: {}\n    events: {}\n{}",
             entry.name,
             version(entry),
             sorted(entry.scope.iter().copied(), "every aggregate"),
-            events(entry)
+            events(entry),
+            entry.read_model.map(table).unwrap_or_default()
         );
         text
     })
@@ -104,6 +106,47 @@ fn version(entry: &Entry) -> String {
     match entry.version {
         1 => String::new(),
         later => format!("    version: {later}\n"),
+    }
+}
+
+/// The lines of a read model. Other columns need another version, or a rebuild.
+fn table(table: &Table) -> String {
+    let columns: Vec<String> = table.columns.iter().map(column).collect();
+    format!(
+        "    table: {}\n    columns: {}\n",
+        table.name,
+        columns.join(", ")
+    )
+}
+
+/// `email text null indexed`
+fn column(column: &TableColumn) -> String {
+    let null = if column.nullable { " null" } else { "" };
+    let role = match column.role {
+        ColumnRole::Key => " key",
+        ColumnRole::Position => " position",
+        ColumnRole::Indexed => " indexed",
+        ColumnRole::Plain => "",
+    };
+    let column_type = column_type(column.column_type);
+    format!("{} {column_type}{null}{role}", column.name)
+}
+
+fn column_type(column_type: ColumnType) -> &'static str {
+    match column_type {
+        ColumnType::Text => "text",
+        ColumnType::Bool => "bool",
+        ColumnType::I16 => "i16",
+        ColumnType::I32 => "i32",
+        ColumnType::I64 => "i64",
+        ColumnType::F32 => "f32",
+        ColumnType::F64 => "f64",
+        ColumnType::Bytes => "bytes",
+        ColumnType::Uuid => "uuid",
+        ColumnType::Timestamp => "timestamp",
+        ColumnType::Date => "date",
+        ColumnType::Json => "json",
+        ColumnType::Other(sql_type) => sql_type,
     }
 }
 
@@ -157,8 +200,8 @@ fn consumers(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Checks that the linked consumers have the names, versions, scopes and handled events recorded in a
-/// file beside Cargo.toml.
+/// Checks that the linked consumers have the names, versions, scopes, handled events and tables
+/// recorded in a file beside Cargo.toml.
 ///
 /// A consumer's name keys its checkpoint: after a rename it silently starts again from the beginning
 /// of the log. With this line in a test the rename fails the build, and the change of the file is

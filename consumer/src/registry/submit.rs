@@ -32,6 +32,14 @@ macro_rules! __factory {
             $crate::__private::Making::<$connection, $consumer>::WAY.factories::<$consumer>()
         }
     };
+    ($connection:ty, $consumer:ty, $fold:ty) => {
+        &{
+            #[allow(unused_imports)]
+            use $crate::__private::NoFold as _;
+            $crate::__private::MakingFold::<$connection, $consumer, $fold>::WAY
+                .factories::<$consumer>()
+        }
+    };
 }
 
 /// No factory. It mentions the consumer, which is not dead code: another program may have the driver.
@@ -51,8 +59,8 @@ macro_rules! __no_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
-    ($consumer:ty) => {
-        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer)
+    ($consumer:ty $(, $fold:ty)?) => {
+        $crate::__factory!($crate::sqlx::SqliteConnection, $consumer $(, $fold)?)
     };
 }
 
@@ -61,7 +69,7 @@ macro_rules! __sqlite_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sqlite_factory {
-    ($consumer:ty) => {
+    ($consumer:ty $(, $fold:ty)?) => {
         $crate::__no_factory!($consumer)
     };
 }
@@ -71,8 +79,8 @@ macro_rules! __sqlite_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __postgres_factory {
-    ($consumer:ty) => {
-        $crate::__factory!($crate::sqlx::PgConnection, $consumer)
+    ($consumer:ty $(, $fold:ty)?) => {
+        $crate::__factory!($crate::sqlx::PgConnection, $consumer $(, $fold)?)
     };
 }
 
@@ -81,7 +89,7 @@ macro_rules! __postgres_factory {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __postgres_factory {
-    ($consumer:ty) => {
+    ($consumer:ty $(, $fold:ty)?) => {
         $crate::__no_factory!($consumer)
     };
 }

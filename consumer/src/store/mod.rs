@@ -1,20 +1,19 @@
 //! The event store: how events are appended and read.
 
 pub(crate) mod cause;
-mod lease;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sqlx::{Connection as _, Pool, SqlSafeStr as _, Transaction};
+use sqlx::{Pool, Transaction};
 use tokio::sync::watch;
 
-use self::lease::Lease;
 #[cfg(feature = "worker")]
 use crate::backend::Incarnation;
 use crate::backend::{
-    self, Append, Backend, EventStatements, LogRow, Opened, ReadRange, Schema, StoreError,
+    self, Access, Append, Backend, EventStatements, LogRow, Opened, ReadRange, Schema, StoreError,
     StoreSettings,
 };
 use crate::contract::{ExpectedVersion, NewEvent, PersistedEvent};
@@ -212,8 +211,17 @@ impl<DB: Backend> EventStore<DB> {
     /// Creates the tables, or brings them up to date.
     ///
     /// Call it at every start, in as many processes as you like, and beside migrations of your own: it
-    /// records its version in its own table, `consumer_schema`. It runs in one transaction, on Postgres
-    /// under an advisory lock; if the future is dropped, nothing has changed.
+    /// records its version in its own table, `consumer_schema`, and does nothing if that is current. It
+    /// runs in one transaction, on Postgres under an advisory lock; if the future is dropped, nothing
+    /// has changed.
+    ///
+    /// Workers and programs of an earlier release go on working with the new tables, so a deploy can
+    /// migrate first. A release for which that cannot be says so in its changelog; older programs then
+    /// refuse the tables with [`StoreError::NewerSchema`].
+    ///
+    /// Changing a table needs its lock for a moment. The migration waits for a second at most, so that
+    /// no other session queues behind it for longer, and tries again for up to a minute; see
+    /// [`migrate_within`](Self::migrate_within).
     ///
     /// Existing tables are not changed, except that the table of events gets an index on aggregate type
     /// and position: on Postgres if it has none (on a large log, create it before with `CREATE INDEX
@@ -233,19 +241,48 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::ServerTooOld`], [`StoreError::NewerSchema`], [`StoreError::OtherMapping`],
     /// [`StoreError::SchemaMismatch`] and [`StoreError::NullableColumns`] when existing tables do not
-    /// fit, [`StoreError::NoAutoincrement`], or [`StoreError::Database`].
+    /// fit, [`StoreError::NoAutoincrement`], [`StoreError::MissingPrivileges`],
+    /// [`StoreError::MigrationBlocked`], or [`StoreError::Database`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let mut lease = self.lease().await?;
-        let migrated = self.migrate_on(&mut lease.connection).await;
-        lease.release();
-        migrated
+        self.migrate_within(Duration::from_mins(1)).await
     }
 
-    // Here and below: with a `&'static str`, the compiler could not prove the future to be `Send`.
-    async fn migrate_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        let mut tx = connection
-            .begin_with(DB::BEGIN_MIGRATION.into_sql_str())
-            .await?;
+    /// Migrates like [`migrate`](Self::migrate), and tries to get the locks for at least this long.
+    ///
+    /// # Errors
+    /// Those of [`migrate`](Self::migrate).
+    pub async fn migrate_within(&self, patience: Duration) -> Result<(), StoreError> {
+        /// Longer than an attempt waits, so that others have more of the time than the migration.
+        const PAUSE: Duration = Duration::from_secs(2);
+        let until = Instant::now() + patience;
+        loop {
+            match self.try_migrate().await {
+                Err(StoreError::MigrationBlocked { .. }) if Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_migrate(&self) -> Result<(), StoreError> {
+        match self.check().await {
+            Err(StoreError::NotMigrated { .. }) => {}
+            checked => return checked,
+        }
+        match self.migrate_once().await {
+            Err(StoreError::Database(source)) if DB::is_held(&source) => {
+                let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
+                let holders = DB::lock_holders(&mut tx, &self.inner.settings).await?;
+                tx.commit().await?;
+                Err(StoreError::MigrationBlocked { holders, source })
+            }
+            migrated => migrated,
+        }
+    }
+
+    async fn migrate_once(&self) -> Result<(), StoreError> {
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_MIGRATION).await?;
         backend::migrate::<DB>(&mut tx, &self.inner.settings).await?;
         Ok(tx.commit().await?)
     }
@@ -270,27 +307,41 @@ impl<DB: Backend> EventStore<DB> {
         backend::script::<DB>(&self.inner.settings)
     }
 
-    /// Checks that the server is supported, and that the tables exist, are up to date and have every
-    /// column of the mapping.
+    /// Checks that the server is supported, and that the tables exist, are up to date, have every
+    /// column of the mapping, and can be read by this store's role.
     ///
     /// # Errors
     /// [`StoreError::NotMigrated`], or one of those of [`migrate`](Self::migrate).
     pub async fn check(&self) -> Result<(), StoreError> {
-        let mut lease = self.lease().await?;
-        let checked = self.check_on(&mut lease.connection).await;
-        lease.release();
-        checked
+        self.check_for(None).await
     }
 
-    /// In one transaction, so that a pooler cannot change the connection between two questions.
-    async fn check_on(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
-        let mut tx = connection.begin().await?;
-        backend::check::<DB>(&mut tx, &self.inner.settings).await?;
+    /// Checks what [`check`](Self::check) does, and that this store's role has every privilege for a use
+    /// of the tables. Workers and operators check theirs when they start.
+    ///
+    /// Run as a new role, it lists the statements that give the role what it needs, for the mapping of
+    /// this store. SQLite has no roles.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// use consumer::Access;
+    ///
+    /// // In a service that only appends:
+    /// store.check_access(Access::Append).await?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::MissingPrivileges`] with all that are missing, or those of [`check`](Self::check).
+    pub async fn check_access(&self, access: Access) -> Result<(), StoreError> {
+        self.check_for(Some(access)).await
+    }
+
+    async fn check_for(&self, access: Option<Access>) -> Result<(), StoreError> {
+        // In one transaction, so that a pooler cannot change the connection between two questions.
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
+        backend::check::<DB>(&mut tx, &self.inner.settings, access).await?;
         Ok(tx.commit().await?)
-    }
-
-    async fn lease(&self) -> Result<Lease<DB>, StoreError> {
-        Ok(Lease::new(self.inner.pool.acquire().await?))
     }
 
     /// Begins a transaction to [append in](Self::append_in).
@@ -302,12 +353,7 @@ impl<DB: Backend> EventStore<DB> {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Transaction<'static, DB>, StoreError> {
-        let statement = DB::BEGIN_APPEND.into_sql_str();
-        let pool = self.inner.pool.clone();
-        // In a task of its own: if this future is dropped before the database has answered, the
-        // transaction still ends before its connection goes back to the pool.
-        let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
-        Ok(begun.map_err(|_| sqlx::Error::WorkerCrashed)??)
+        Ok(backend::begin(self.pool(), DB::BEGIN_APPEND).await?)
     }
 
     /// Appends events of one aggregate in the caller's transaction, and returns them with their positions
@@ -383,28 +429,38 @@ impl<DB: Backend> EventStore<DB> {
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut lease = self.lease().await?;
-        let appended = self
-            .append_on(&mut lease.connection, expected, events)
-            .await;
-        lease.release();
-        let stored = appended?;
+        let mut tx = self.begin().await?;
+        let stored = self.append_in(&mut tx, expected, events).await?;
+        tx.commit().await?;
         self.wake();
         Ok(stored)
     }
 
-    async fn append_on(
-        &self,
-        connection: &mut DB::Connection,
-        expected: ExpectedVersion,
-        events: &[NewEvent],
-    ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let mut tx = connection
-            .begin_with(DB::BEGIN_APPEND.into_sql_str())
-            .await?;
-        let stored = self.append_in(&mut tx, expected, events).await?;
-        tx.commit().await?;
-        Ok(stored)
+    /// Makes every worker, in all processes, drop the events that it keeps in memory, once the caller's
+    /// transaction has committed.
+    ///
+    /// Call it in the transaction in which you change events in the table, such as to remove personal data
+    /// or to repair a payload. A worker notices it with its next look at the checkpoints
+    /// ([`snapshot_interval`](crate::WorkerBuilder::snapshot_interval), 1 s); batches that are being handled
+    /// at that moment still have the old events. Resuming or rebuilding a consumer makes its workers read
+    /// the log again too, with the next batch.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # consumer::__doc::register(&store, "ada").await?;
+    /// let mut tx = store.begin().await?;
+    /// consumer::sqlx::query("UPDATE events SET payload = '{}' WHERE global_position = 1")
+    ///     .execute(&mut *tx)
+    ///     .await?;
+    /// store.discard_caches_in(&mut tx).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`] or [`StoreError::Database`].
+    pub async fn discard_caches_in(&self, tx: &mut DB::Connection) -> Result<(), StoreError> {
+        DB::note_rewrite(tx, &self.inner.statements).await
     }
 
     /// Tells the workers of this process that there is something to read, or will be in a moment.
@@ -557,6 +613,14 @@ impl<DB: Backend> EventStore<DB> {
         incarnation: Incarnation,
     ) -> Result<Vec<LogRow>, StoreError> {
         DB::read_settled(connection, &self.inner.statements, range, incarnation).await
+    }
+
+    /// The same store, whose statements name the schemas in which the tables are found now: what is set on
+    /// a session later does not change what they mean.
+    pub(crate) async fn located(&self) -> Result<Self, StoreError> {
+        let mut connection = backend::acquire(self.pool()).await?;
+        let located = DB::locate(&mut connection, self.settings()).await?;
+        Ok(self.clone().with(located))
     }
 
     /// What the SQL of this store depends on.

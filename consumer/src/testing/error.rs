@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::backend::StoreError;
+use crate::backend::{DriverError, StoreError, TableError};
 use crate::contract::HandlerError;
 
 /// Why a test of a consumer failed.
@@ -44,12 +44,18 @@ pub enum TestError {
     /// The consumer ended the transaction that it was given (R4).
     EndedTransaction {
         /// The database's error when the transaction was used afterwards.
-        error: sqlx::Error,
+        error: DriverError,
     },
+    /// The consumer left a transaction open that it began with `tx.begin()` (R4).
+    OpenSavepoint,
     /// The consumer could not empty its read model.
     Reset(HandlerError),
+    /// The table of the read model could not be created, or differs from its struct.
+    Table(TableError),
+    /// The rows of the read model could not be read.
+    Row(HandlerError),
     /// The test's database returned an error.
-    Database(sqlx::Error),
+    Database(DriverError),
     /// The test's store could not be created.
     Store(StoreError),
 }
@@ -65,7 +71,12 @@ impl fmt::Display for TestError {
             Self::EndedTransaction { .. } => f.write_str(
                 "the consumer ended the transaction that it was given, which a worker refuses: remove the `COMMIT` or `ROLLBACK`; to undo, return an error",
             ),
+            Self::OpenSavepoint => f.write_str(
+                "the consumer left a transaction open that it began with `tx.begin()`, which a worker refuses: commit it, or drop it to roll it back, before the handler returns",
+            ),
             Self::Reset(_) => f.write_str("the consumer could not empty its read model"),
+            Self::Table(error) => error.fmt(f),
+            Self::Row(_) => f.write_str("the rows of the read model cannot be read"),
             Self::Database(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
         }
@@ -75,9 +86,12 @@ impl fmt::Display for TestError {
 impl Error for TestError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Handler { error, .. } | Self::Reset(error) => Some(error.as_error()),
+            Self::Handler { error, .. } | Self::Reset(error) | Self::Row(error) => {
+                Some(error.as_error())
+            }
+            Self::Table(error) => error.source(),
             Self::EndedTransaction { error } => Some(error),
-            Self::Swallowed { .. } => None,
+            Self::Swallowed { .. } | Self::OpenSavepoint => None,
             Self::Database(error) => error.source(),
             Self::Store(error) => error.source(),
         }
@@ -86,12 +100,18 @@ impl Error for TestError {
 
 impl From<sqlx::Error> for TestError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
+        Self::Database(error.into())
     }
 }
 
 impl From<StoreError> for TestError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<TableError> for TestError {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
     }
 }

@@ -52,7 +52,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
 pub use self::error::TestError;
-use crate::backend::Backend;
+use crate::backend::{Backend, prepare_table, table_schema};
+use crate::contract::read_model::{ReadModel, VersionTable};
 use crate::contract::{BatchError, Consumer, Context, EventRecord, NewEvent, PersistedEvent};
 use crate::registry::Registered;
 use crate::store::{EventStore, cause};
@@ -69,6 +70,10 @@ pub struct ConsumerTest<DB: Backend> {
     checkpoint: i64,
     replay_to: i64,
     attempt: u32,
+    /// The number that sqlx gives the next savepoint.
+    next_savepoint: u32,
+    /// The schema of the table of a read model, once the table has been created.
+    table_schema: Option<Arc<str>>,
     /// An in-memory database ends with its store.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
     store: Option<EventStore<DB>>,
@@ -170,6 +175,8 @@ impl<DB: Backend> ConsumerTest<DB> {
             checkpoint: 0,
             replay_to: 0,
             attempt: 1,
+            next_savepoint: 1,
+            table_schema: None,
             store: None,
         }
     }
@@ -275,6 +282,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// [`TestError::Handler`] if the consumer fails on an event. The events before it are handled,
     /// and the next call tries this event again.
     pub async fn when(&mut self) -> Result<(), TestError> {
+        self.prepare_table().await?;
         while let Some(batch) = self.next_batch() {
             let (cx, outcome) = self.attempt(&batch, End::Commit).await?;
             match outcome {
@@ -366,6 +374,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// # Errors
     /// [`TestError::Handler`] if the consumer fails on an event of the batch.
     pub async fn crash_before_commit(&mut self) -> Result<(), TestError> {
+        self.prepare_table().await?;
         let Some(batch) = self.next_batch() else {
             return Ok(());
         };
@@ -402,6 +411,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// [`TestError::Swallowed`] if the write failed and the consumer returned no error;
     /// [`TestError::Handler`] if the consumer failed for another reason.
     pub async fn fail_at_write(&mut self, write: u32) -> Result<bool, TestError> {
+        self.prepare_table().await?;
         let Some(batch) = self.next_batch() else {
             return Ok(false);
         };
@@ -452,6 +462,7 @@ impl<DB: Backend> ConsumerTest<DB> {
                 "it has no `reset`: add a method marked `#[on(reset)]`".into(),
             ));
         }
+        self.prepare_table().await?;
         let cx = self.context().with_replay(true);
         let emptied = consumer.reset(&cx, &mut self.tx).await;
         emptied.map_err(TestError::Reset)?;
@@ -465,10 +476,46 @@ impl<DB: Backend> ConsumerTest<DB> {
         self.checkpoint
     }
 
+    /// Returns the rows of the consumer's read model, ordered by key.
+    ///
+    /// The first call of [`when`](Self::when) creates the table.
+    ///
+    /// # Errors
+    /// [`TestError::Table`] if the table cannot be created, [`TestError::Row`] if a row cannot be read.
+    pub async fn rows<R: ReadModel>(&mut self) -> Result<Vec<R>, TestError> {
+        self.prepare_table().await?;
+        let version = self.registered.declaration.version;
+        let table = VersionTable::new(R::TABLE, version, self.table_schema.as_deref());
+        let values = DB::load_all(&mut self.tx, &table).await;
+        let values = values.map_err(TestError::Row)?;
+        let rows = values.into_iter().map(R::from_values);
+        let rows: Result<Vec<R>, _> = rows.collect();
+        let mut rows = rows.map_err(|error| TestError::Row(error.into()))?;
+        rows.sort_by_cached_key(R::key);
+        Ok(rows)
+    }
+
+    /// Creates the table of the consumer's read model, if it has one.
+    async fn prepare_table(&mut self) -> Result<(), TestError> {
+        let Some(table) = self.registered.consumer.read_model() else {
+            return Ok(());
+        };
+        if self.table_schema.is_none() {
+            let schema = table_schema::<DB>(&mut self.tx, Some(table)).await?;
+            let version = self.registered.declaration.version;
+            let table = VersionTable::new(table, version, schema.as_deref());
+            prepare_table::<DB>(&mut self.tx, &table).await?;
+            self.table_schema = schema;
+        }
+        Ok(())
+    }
+
     fn context(&self) -> Context {
         let declaration = &self.registered.declaration;
         Context::new(Arc::clone(&declaration.name))
             .with_version(declaration.version)
+            .with_segments(declaration.settings.segments > 1)
+            .with_table_schema(self.table_schema.clone())
             .with_head(self.next_position - 1)
     }
 
@@ -512,6 +559,7 @@ impl<DB: Backend> ConsumerTest<DB> {
         batch: &Batch,
         end: End,
     ) -> Result<(Arc<Context>, Outcome), TestError> {
+        DB::set_mark(&mut self.tx).await?;
         let mut savepoint = self.tx.begin().await?;
         let (cx, outcome) = hand_over(&self.registered, &mut savepoint, batch).await;
         let ended = match (&outcome, end) {
@@ -519,8 +567,34 @@ impl<DB: Backend> ConsumerTest<DB> {
             _ => savepoint.rollback().await,
         };
         // The savepoint is gone if the handler ended the transaction.
-        ended.map_err(|error| TestError::EndedTransaction { error })?;
+        ended.map_err(|error| TestError::EndedTransaction {
+            error: error.into(),
+        })?;
+        if self.has_open_savepoint().await? {
+            DB::return_to_mark(&mut self.tx).await?;
+            // sqlx still counts it, and the one that found it.
+            self.next_savepoint += 2;
+            return match outcome {
+                Ok(_) => Err(TestError::OpenSavepoint),
+                Err(_) => Ok((cx, outcome)),
+            };
+        }
+        DB::remove_mark(&mut self.tx).await?;
         Ok((cx, outcome))
+    }
+
+    /// Whether the handler has left a transaction open that it began in the savepoint of its batch: what
+    /// ended in the place of the savepoint was that, and the next one gets a higher number.
+    async fn has_open_savepoint(&mut self) -> Result<bool, sqlx::Error> {
+        let mut probe = self.tx.begin().await?;
+        let is_open = DB::has_savepoint(&mut probe, self.next_savepoint + 1).await?;
+        if is_open {
+            // Finding it has released the own one, so that there is nothing to end.
+            std::mem::forget(probe);
+            return Ok(true);
+        }
+        probe.rollback().await?;
+        Ok(false)
     }
 
     /// Hands over the events before the failing one again and keeps what they write, as a worker does.

@@ -1,5 +1,6 @@
 //! Builds a worker, and finds every problem before it runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -305,15 +306,16 @@ impl<DB: Backend> WorkerBuilder<DB> {
     }
 
     /// Sets how often the worker reads the checkpoint rows, to notice what operators and other
-    /// processes changed; at least 1 ms. The default is 1 s.
+    /// processes changed; at least 1 ms. The default is 1 s. On Postgres, a read that takes long is repeated
+    /// later: reads take at most a twentieth of the time.
     #[must_use]
     pub fn snapshot_interval(mut self, interval: Duration) -> Self {
         self.options.snapshot_interval = interval.max(MIN_INTERVAL);
         self
     }
 
-    /// Sets how often the worker advances the checkpoints of consumers whose scope has nothing new.
-    /// The default is 10 s.
+    /// Sets how often the worker advances the checkpoints of consumers whose scope has nothing new, and
+    /// checks that it may still work with the tables. The default is 10 s.
     #[must_use]
     pub fn advance_interval(mut self, interval: Duration) -> Self {
         self.options.advance_interval = interval;
@@ -357,6 +359,11 @@ impl<DB: Backend> WorkerBuilder<DB> {
 
     /// Sets how long a shutdown waits for the batches in progress. The default is 30 s. Batches that
     /// are not committed by then are rolled back and handled again by the next run.
+    ///
+    /// No program can end a thread from outside. So a handler that blocks its thread is left behind,
+    /// and an error in the log names its consumer and position; `run` returns at most 3 s after the
+    /// deadline. On a runtime with a single thread, `run` cannot return before such a handler does
+    /// unless the handler runs on a [core of its own](Self::lanes_on_one_core).
     #[must_use]
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
@@ -388,6 +395,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// hand, all these handlers then share that core: set `false` if they compute more than they
     /// write. A thread that such a handler starts inherits the core. The setting has no effect on a
     /// machine with a single core and on other systems than Linux.
+    ///
+    /// What such a handler spawns, and the connections that it opens, belong to a runtime that the
+    /// library starts once in a process, which uses all cores and lasts until the process ends.
     ///
     /// ```no_run
     /// # consumer::__doc::run(async |store| {
@@ -522,6 +532,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             .sort_by(|left, right| key(left).cmp(&key(right)));
         problems.extend(wrong_names(&self.registered));
         problems.extend(names_taken(&self.registered));
+        problems.extend(tables_taken(&self.registered));
         problems
     }
 
@@ -624,6 +635,8 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let guard = RunGuard::new(&progress);
         let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
+            located: Arc::default(),
+            table_schema: None,
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,
@@ -681,6 +694,27 @@ fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
         })
         .map(|taken| BuildError::NameTaken(Box::new(taken)))
         .collect()
+}
+
+/// Pairs of consumers that would write the same table.
+fn tables_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
+    let mut owners: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
+    let tables = registered.iter().filter_map(|one| {
+        let table = one.consumer.read_model()?;
+        Some((table.name, &one.declaration.name))
+    });
+    let mut problems = Vec::new();
+    for (table, name) in tables {
+        let owner = *owners.entry(table).or_insert(name);
+        if owner != name {
+            problems.push(BuildError::TableTaken {
+                table,
+                first: owner.to_string(),
+                second: name.to_string(),
+            });
+        }
+    }
+    problems
 }
 
 fn unknown_consumer<DB: Backend>(name: &str, registered: &[Registered<DB>]) -> BuildError {

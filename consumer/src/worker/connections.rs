@@ -3,15 +3,20 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time;
 
-use crate::backend::{Backend, TransactionGuard as _};
+use crate::backend::{Backend, TransactionGuard as _, acquire};
 use crate::store::EventStore;
 use crate::worker::threads::ThreadSetup;
+
+/// How long a connection that has been idle may take to answer before it is replaced.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections serve which purpose.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +109,8 @@ pub(crate) struct Connections<DB: Backend> {
     /// How many lanes have a connection for writing or wait for one.
     writing: AtomicUsize,
     idle: Mutex<Vec<Open<DB>>>,
+    /// Those that were passed to handlers which do not use them.
+    idle_unused: Mutex<Vec<Open<DB>>>,
     /// The backends that hold a claim, to be terminated when the worker cannot wait for them.
     claimed: Mutex<HashSet<i32>>,
     thread_setup: OnceLock<ThreadSetup>,
@@ -128,6 +135,7 @@ impl<DB: Backend> Connections<DB> {
             max_writers: shares.writers,
             writing: AtomicUsize::new(0),
             idle: Mutex::default(),
+            idle_unused: Mutex::default(),
             claimed: Mutex::new(HashSet::new()),
             thread_setup: OnceLock::new(),
         }
@@ -158,12 +166,32 @@ impl<DB: Backend> Connections<DB> {
     }
 
     /// A connection outside any transaction, for a handler that does not use it (R5).
-    pub(crate) async fn unused(&self) -> Result<UnusedConnection<DB>, sqlx::Error> {
-        let permit = acquire(&self.unused).await?;
+    ///
+    /// It never returns to the pool: a handler that does use it may change its session.
+    pub(crate) async fn unused(self: &Arc<Self>) -> Result<UnusedConnection<DB>, sqlx::Error> {
+        let permit = permit(&self.unused).await?;
+        let open = match self.restored().await {
+            Some(open) => open,
+            None => self.open(None).await?,
+        };
         Ok(UnusedConnection {
-            connection: self.store.pool().acquire().await?,
+            connections: Arc::clone(self),
+            open: Some(open),
+            is_idle: true,
             _permit: permit,
         })
+    }
+
+    /// An idle connection as it was when it was opened; closes those that cannot be.
+    async fn restored(&self) -> Option<Open<DB>> {
+        loop {
+            let mut open = self.idle_unused.lock().pop()?;
+            let restored = DB::restore(&mut open.connection, &open.guard);
+            let restored = time::timeout(RESTORE_TIMEOUT, restored).await;
+            if matches!(restored, Ok(Ok(true))) {
+                return Some(open);
+            }
+        }
     }
 
     /// Takes the permit to write without waiting, which keeps this process from writing until it
@@ -175,6 +203,7 @@ impl<DB: Backend> Connections<DB> {
     /// Closes the idle connections, which are probably dead.
     pub(crate) fn close_idle(&self) {
         self.idle.lock().clear();
+        self.idle_unused.lock().clear();
     }
 
     /// The backends that hold a claim now.
@@ -183,11 +212,11 @@ impl<DB: Backend> Connections<DB> {
     }
 
     async fn lease(self: &Arc<Self>, share: &Arc<Semaphore>) -> Result<Lease<DB>, sqlx::Error> {
-        let permit = acquire(share).await?;
+        let permit = permit(share).await?;
         let idle = self.idle.lock().pop();
         let open = match idle {
             Some(open) => open,
-            None => self.open().await?,
+            None => self.open(self.thread_setup.get()).await?,
         };
         Ok(Lease {
             connections: Arc::clone(self),
@@ -199,11 +228,11 @@ impl<DB: Backend> Connections<DB> {
         })
     }
 
-    async fn open(&self) -> Result<Open<DB>, sqlx::Error> {
-        let mut connection = self.store.pool().acquire().await?;
+    async fn open(&self, setup: Option<&ThreadSetup>) -> Result<Open<DB>, sqlx::Error> {
+        let mut connection = acquire(self.store.pool()).await?;
         // It never returns to the pool: its guard would forbid other users to commit.
         connection.close_on_drop();
-        let on_thread = self.thread_setup.get().and_then(ThreadSetup::on_thread);
+        let on_thread = setup.and_then(ThreadSetup::on_thread);
         let keeps_statements = self.store.keeps_statements();
         let guard = DB::guard(&mut connection, keeps_statements, on_thread).await?;
         Ok(Open {
@@ -214,7 +243,7 @@ impl<DB: Backend> Connections<DB> {
     }
 }
 
-async fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, sqlx::Error> {
+async fn permit(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, sqlx::Error> {
     // The semaphores are never closed.
     Arc::clone(semaphore)
         .acquire_owned()
@@ -317,15 +346,39 @@ impl<DB: Backend> Drop for WritingLane<DB> {
 
 /// A connection for a handler that does not use it.
 pub(crate) struct UnusedConnection<DB: Backend> {
-    pub(crate) connection: PoolConnection<DB>,
+    connections: Arc<Connections<DB>>,
+    open: Option<Open<DB>>,
+    is_idle: bool,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<DB: Backend> UnusedConnection<DB> {
+    /// The connection, which counts as being in an unknown state until it is [idle](Self::set_idle).
+    pub(crate) fn begin(&mut self) -> Result<&mut DB::Connection, sqlx::Error> {
+        self.is_idle = false;
+        let open = self.open.as_mut().ok_or(sqlx::Error::PoolClosed)?;
+        Ok(&mut open.connection)
+    }
+
+    /// Notes that the handler has returned.
+    pub(crate) fn set_idle(&mut self) {
+        self.is_idle = true;
+    }
 }
 
 impl<DB: Backend> Drop for UnusedConnection<DB> {
     fn drop(&mut self) {
-        // The handler used it all the same; the pool would hand it out in the middle of a transaction.
-        if self.connection.is_in_transaction() {
-            self.connection.close_on_drop();
+        let Some(open) = self.open.take() else {
+            return;
+        };
+        let pool = self.connections.store.pool();
+        let has_more = pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections();
+        // The handler may have used it all the same, and left it in a transaction. The last one that a
+        // pool can have is closed, for the rest of the program.
+        if self.is_idle && has_more && !open.connection.is_in_transaction() {
+            self.connections.idle_unused.lock().push(open);
+        } else {
+            open.guard.give_up();
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What all lanes of a worker share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation, StoreError};
-use crate::contract::chain;
+use crate::backend::{Backend, CheckpointStatements, Observation, StoreError, acquire};
+use crate::contract::{Settings, chain};
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
 use crate::worker::log::Log;
@@ -19,10 +19,17 @@ use crate::worker::timeouts::Timeouts;
 /// How many batches of the full size all lanes of a worker hold together, however many they are.
 const FULL_BATCHES: u64 = 16;
 
+/// How many batches of the full size a large batch is.
+const LARGE_BATCH: u64 = 4;
+
 /// What all lanes of a worker share.
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
     pub(crate) statements: CheckpointStatements,
+    /// The store with the schemas of its tables, once the worker runs; shared with its handles.
+    pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
+    /// The schema of the tables of read models whose names give none.
+    pub(crate) table_schema: Option<Arc<str>>,
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,
@@ -44,9 +51,11 @@ pub(crate) struct Shared<DB: Backend> {
 impl<DB: Backend> Shared<DB> {
     /// Fixes the schema in which the statements of all lanes find the worker's tables.
     pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
-        let mut connection = self.store.pool().acquire().await?;
-        let located = DB::locate(&mut connection, self.store.settings()).await?;
-        self.statements = DB::checkpoint_statements(&located);
+        self.store = self.store.located().await?;
+        self.statements = DB::checkpoint_statements(self.store.settings());
+        self.log.read_from(&self.store);
+        // A worker runs once, so this is set once.
+        let _ = self.located.set(self.store.clone());
         Ok(())
     }
 
@@ -57,7 +66,7 @@ impl<DB: Backend> Shared<DB> {
             return;
         }
         let terminate = async {
-            let mut connection = self.store.pool().acquire().await?;
+            let mut connection = acquire(self.store.pool()).await?;
             for backend in backends {
                 DB::terminate(&mut connection, *backend).await?;
             }
@@ -73,13 +82,18 @@ impl<DB: Backend> Shared<DB> {
         }
     }
 
-    /// How many bytes of events a batch may hold: the setting, or less if there are so many lanes
-    /// that all their batches would exceed [`FULL_BATCHES`]. Each lane may have one batch in progress
-    /// and one that it reads ahead.
-    pub(crate) fn batch_bytes(&self) -> u64 {
+    /// How many bytes of events a batch of a consumer may hold: the setting, four times as many for a
+    /// large batch, or less if there are so many lanes that all their batches would exceed
+    /// [`FULL_BATCHES`]. Each lane may have one batch in progress and one that it reads ahead.
+    pub(crate) fn batch_bytes(&self, settings: &Settings) -> u64 {
         let batches = 2 * self.progress.lane_count().max(1) as u64;
-        let all = self.options.batch_bytes.saturating_mul(FULL_BATCHES);
-        self.options.batch_bytes.min(all / batches)
+        let full = self.options.batch_bytes;
+        let most = if settings.is_large_batch() {
+            full.saturating_mul(LARGE_BATCH)
+        } else {
+            full
+        };
+        most.min(full.saturating_mul(FULL_BATCHES) / batches)
     }
 
     /// Makes the worker read the checkpoint rows at once.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::backend::{FrontierError, LogProblem, OtherLog, StoreError};
+use crate::backend::{
+    DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError, ViewError,
+};
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
 
@@ -31,10 +33,16 @@ pub enum WorkerError {
     #[error(
         "the worker cannot use its database; check that it runs, and the address, user and password of the pool"
     )]
-    Database(#[from] sqlx::Error),
+    Database(#[source] DriverError),
     /// The store is not ready for a worker.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The table of a read model cannot be used.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The view over the active version of a read model cannot be created.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// The frontier of this log cannot be determined.
     #[error(transparent)]
     Log(LogProblem),
@@ -60,12 +68,29 @@ pub enum WorkerError {
     },
 }
 
+impl WorkerError {
+    /// Whether a running worker waits until it has passed, rather than end.
+    pub(crate) fn can_pass(&self) -> bool {
+        match self {
+            Self::Log(problem) => problem.can_pass(),
+            Self::Store(StoreError::NewerSchema { .. }) => false,
+            _ => true,
+        }
+    }
+}
+
 impl From<OtherLog> for WorkerError {
     fn from(OtherLog { consumer, log }: OtherLog) -> Self {
         Self::OtherLog {
             consumer: consumer.to_string(),
             log,
         }
+    }
+}
+
+impl From<sqlx::Error> for WorkerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
     }
 }
 
@@ -100,6 +125,18 @@ pub enum BuildError {
     /// The name of a hand-written consumer cannot key a checkpoint.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// Two consumers would write the same table.
+    #[error(
+        "the consumers `{first}` and `{second}` have the same read model: the table `{table}` belongs to one consumer, so give one of them a row type of its own"
+    )]
+    TableTaken {
+        /// The table, without a version.
+        table: &'static str,
+        /// The first consumer.
+        first: String,
+        /// The second consumer.
+        second: String,
+    },
     /// Settings were given for a consumer that the worker does not have.
     #[error("there is no consumer `{name}` to configure; the worker has: {known}")]
     UnknownConsumer {
@@ -201,7 +238,7 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_own_message_and_the_chain_its_cause() {
-        let error = WorkerError::Database(sqlx::Error::PoolClosed);
+        let error = WorkerError::from(sqlx::Error::PoolClosed);
         let cause = sqlx::Error::PoolClosed.to_string();
         assert!(!error.to_string().contains(&cause));
         assert_eq!(chain(&error).to_string(), format!("{error}: {cause}"));

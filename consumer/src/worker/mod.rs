@@ -12,6 +12,7 @@ pub(crate) mod lane;
 mod log;
 mod metrics;
 mod options;
+mod panics;
 pub(crate) mod poller;
 mod progress;
 mod run;

@@ -8,13 +8,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{Backend, Observation, StoreError};
+use crate::backend::{
+    Access, Backend, Observation, ReadModelTable, StoreError, begin, prepare_table, prepare_view,
+    table_schema,
+};
 use crate::contract::Backoff;
+use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
 use crate::worker::lane::handler::panic_message;
 use crate::worker::lane::retry::delay;
+use crate::worker::panics;
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::poller::{Poller, idle, segments};
@@ -23,10 +28,14 @@ use crate::worker::progress::report::Report;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::run_guard::RunGuard;
 use crate::worker::threads::Threads;
+use crate::worker::timeouts::within;
 
-/// How long a worker that ends tries to advance idle checkpoints, which only saves the next run some
-/// reading.
+/// How long a worker that ends waits for the tasks beside its lanes, and tries to advance idle
+/// checkpoints, which only saves the next run some reading.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a lane that is dropped may take to end: a blocked thread drops nothing.
+const DROP_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long to wait before a lane that panicked is restarted.
 const RESTART_BACKOFF: Backoff = Backoff {
@@ -96,6 +105,7 @@ impl<DB: Backend> Worker<DB> {
     pub fn handle(&self) -> WorkerHandle<DB> {
         WorkerHandle {
             store: self.shared.store.clone(),
+            located: Arc::clone(&self.shared.located),
             progress: Arc::clone(&self.shared.progress),
             wake: Arc::clone(&self.shared.wake),
             stop: self.channels.stop.clone(),
@@ -158,8 +168,10 @@ impl<DB: Backend> Worker<DB> {
     ) -> Result<Report, WorkerError> {
         let mut shared = self.shared;
         check_store(&mut shared).await?;
+        prepare_tables(&mut shared, &self.assigner.consumers).await?;
         let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
+        panics::warn_of_aborts(consumers.iter().map(|one| one.policy()));
         let Channels {
             frontier,
             snapshot,
@@ -182,9 +194,17 @@ impl<DB: Backend> Worker<DB> {
         // The poller also ends when the handle shuts the worker down.
         guard.set_requested(ended.is_none() || shared.is_stopping());
         stop.send_replace(true);
-        helpers.shutdown().await;
-        lanes.finish().await;
-        poller.finish(ended).await?;
+        helpers.abort_all();
+        let given_up = lanes.finish().await;
+        let tidied = async {
+            shared.terminate(&given_up).await;
+            helpers.shutdown().await;
+        };
+        let (_, finished) = tokio::join!(
+            within(FINISH_TIMEOUT, tidied),
+            within(FINISH_TIMEOUT, poller.finish(ended)),
+        );
+        finished.unwrap_or(Ok(()))?;
         Ok(Report::new(shared.progress.consumers(), detached))
     }
 }
@@ -192,13 +212,36 @@ impl<DB: Backend> Worker<DB> {
 /// Checks the tables and fixes the schema that the statements find them in.
 async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerError> {
     let checked = async {
-        shared.store.check().await?;
+        shared.store.check_access(Access::Work).await?;
         shared.locate_tables().await
     };
     checked.await.map_err(|error| match error {
         StoreError::Database(error) => WorkerError::Database(error),
         other => WorkerError::Store(other),
     })
+}
+
+/// Creates the tables of read models and their views, or compares those that exist with their structs.
+async fn prepare_tables<DB: Backend>(
+    shared: &mut Shared<DB>,
+    consumers: &[Arc<WorkerConsumer<DB>>],
+) -> Result<(), WorkerError> {
+    let with_table = consumers.iter().filter_map(|consumer| {
+        let table = consumer.registered.consumer.read_model()?;
+        Some((table, consumer.id()))
+    });
+    let views = DB::view_statements(shared.store.settings());
+    for (table, consumer) in with_table {
+        let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
+        if shared.table_schema.is_none() {
+            shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
+        }
+        let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
+        prepare_table::<DB>(&mut tx, &table).await?;
+        prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(consumer, &table)).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// Starts the tasks beside the poller and the lanes.
@@ -328,25 +371,45 @@ impl<DB: Backend> Lanes<DB> {
         Some(running)
     }
 
-    /// Waits for the batches in progress, and drops what is not finished by the deadline.
-    async fn finish(&mut self) {
+    /// Waits for the batches in progress, and drops what is not finished by the deadline. Returns the
+    /// backends that hold the claims of what was dropped.
+    async fn finish(&mut self) -> Vec<i32> {
         let deadline = self.shared.options.shutdown_deadline;
-        let finished = async {
-            while let Some(ended) = self.tasks.join_next_with_id().await {
-                self.ended(ended);
-            }
-        };
-        if time::timeout(deadline, finished).await.is_ok() {
-            return;
+        if within(deadline, self.ended_all()).await.is_some() {
+            return Vec::new();
         }
         tracing::warn!(
             "batches are still in progress at the shutdown deadline; they are rolled back and handled again by the next run"
         );
         let claimed = self.shared.connections.claimed();
-        self.tasks.shutdown().await;
+        self.tasks.abort_all();
+        if within(DROP_TIMEOUT, self.ended_all()).await.is_none() {
+            self.running.values().for_each(warn_of_blocked_thread);
+        }
         self.shared.progress.shut_down();
-        self.shared.terminate(&claimed).await;
+        claimed
     }
+
+    /// Waits until all lanes have ended.
+    async fn ended_all(&mut self) {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+}
+
+/// Names the handler that the worker leaves behind, if the lane is in one.
+fn warn_of_blocked_thread<DB: Backend>(running: &RunningLane<DB>) {
+    let progress = &running.lane.progress;
+    let Some(handling) = progress.handling() else {
+        return;
+    };
+    tracing::error!(
+        consumer = &*progress.key.consumer.name,
+        checkpoint = progress.cursor().map(|cursor| cursor.checkpoint),
+        position = handling.current_position(),
+        "the handler blocks its thread beyond the shutdown deadline, so the worker ends without it; nothing of its batch is saved unless the handler returns before the program ends; move blocking calls into `tokio::task::spawn_blocking`"
+    );
 }
 
 /// The task of the poller, aborted when it is dropped.
@@ -362,13 +425,10 @@ impl<DB: Backend> PollerTask<DB> {
     ) -> Result<(), WorkerError> {
         let ended = match ended {
             Some(ended) => ended,
-            None => match time::timeout(FINISH_TIMEOUT, &mut self.0).await {
-                Ok(ended) => ended,
-                Err(_) => return Ok(()),
-            },
+            None => (&mut self.0).await,
         };
         // The task does not panic, and is aborted only when this is dropped.
-        let poller = ended.map_err(|_| WorkerError::Database(sqlx::Error::WorkerCrashed))??;
+        let poller = ended.map_err(|_| WorkerError::from(sqlx::Error::WorkerCrashed))??;
         let finished = time::timeout(FINISH_TIMEOUT, poller.finish()).await;
         if !matches!(finished, Ok(Ok(()))) {
             tracing::warn!("cannot advance the checkpoints of consumers without new events");

@@ -1,8 +1,11 @@
 //! Bounds how long the worker waits for a database that does not answer.
 
 use std::io;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio::time;
 
 /// The shortest bound on a statement that the database answers quickly.
@@ -19,6 +22,31 @@ pub(crate) fn after(duration: Duration) -> Instant {
 /// A part of a duration, which may be `Duration::MAX`.
 pub(crate) fn fraction(duration: Duration, factor: f64) -> Duration {
     duration.min(FOREVER).mul_f64(factor)
+}
+
+/// Waits for a future, but not for longer than that. Handlers that block all threads of a runtime stop
+/// its timers too, so the time is measured on another thread.
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = sleep_apart(limit) => None,
+    }
+}
+
+async fn sleep_apart(duration: Duration) {
+    let (tell, over) = oneshot::channel();
+    // Dropping this half ends the thread early.
+    let (_wanted, unwanted) = mpsc::channel::<()>();
+    let sleeper = thread::Builder::new().name("consumer-deadline".to_owned());
+    let started = sleeper.spawn(move || {
+        let _ = unwanted.recv_timeout(duration);
+        let _ = tell.send(());
+    });
+    match started {
+        Ok(_) => drop(over.await),
+        Err(_) => time::sleep(duration).await,
+    }
 }
 
 /// Bounds the wait for an answer: behind a cut network there is none, and no error either.
@@ -60,5 +88,14 @@ mod tests {
         assert!(after(Duration::MAX) > Instant::now());
         assert!(fraction(Duration::MAX, 1.25) > Duration::from_secs(1));
         assert!(Timeouts::of_reads(Duration::MAX).0 == Duration::MAX);
+    }
+
+    #[test]
+    fn a_wait_ends_on_a_runtime_whose_timers_stand_still() {
+        // It has none.
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let never = within(Duration::from_millis(1), std::future::pending::<()>());
+        let ended = runtime.map(|runtime| runtime.block_on(never));
+        assert!(matches!(ended, Ok(None)));
     }
 }

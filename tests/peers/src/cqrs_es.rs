@@ -1,4 +1,4 @@
-//! cqrs-es with its store for Postgres, as their documentation shows them.
+//! cqrs-es with postgres-es, set up as in their documentation.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Aggregate for Account {
     }
 }
 
-/// Its handler, which has no way to say that it failed.
+/// The handler, which cannot report an error.
 #[derive(Clone)]
 struct ReadModel {
     pool: PgPool,
@@ -87,7 +87,7 @@ impl Query<Account> for ReadModel {
     }
 }
 
-/// The table that its `db/init.sql` makes.
+/// The table of its `db/init.sql`.
 const TABLE: &str = "
 CREATE TABLE events
 (
@@ -117,10 +117,10 @@ impl Peer for CqrsEs {
     const PACKAGE: (&'static str, &'static str) = ("cqrs-es", "0.5.0");
 
     const NOTES: &'static [&'static str] = &[
-        "It has no reader of the log: whoever appends runs the handlers after the commit, so order of \
-         commit does not matter, and what fails or dies between the two is lost without a word.",
-        "What is timed is `QueryReplay::replay_all`, which keeps no checkpoint, always starts at the \
-         first event, and goes by the version within the aggregate instead of the order of the log.",
+        "It has no log reader: the appending process runs the handlers after the commit. Commit order \
+         does not matter, but a handler that fails, or a crash in between, loses the event silently.",
+        "Timed is `QueryReplay::replay_all`, which has no checkpoint: it always starts at the first \
+         event, and orders events by their version within the aggregate, not by log position.",
     ];
 
     const EVENTS: &'static str = "events";
@@ -171,13 +171,13 @@ impl Peer for CqrsEs {
 
     async fn follow(&self) -> Following {
         Following::until(|stopped| async {
-            // The writers run the handlers.
+            // The appending task runs the handlers.
             let _ = stopped.await;
         })
     }
 }
 
-/// The event as cqrs-es stores it.
+/// The stored form of an event.
 fn stored(deposit: &Deposit) -> SerializedEvent {
     let event = AccountEvent::from(deposit.clone());
     SerializedEvent::new(

@@ -1,14 +1,14 @@
-//! The events that everybody handles, and the read models made of them.
+//! The events and read models that all peers share.
 
 use sqlx::PgPool;
 
-/// Money that came into an account.
+/// A deposit into an account.
 #[derive(Clone, Debug)]
 pub(crate) struct Deposit {
-    /// Names it among all.
+    /// Unique among all deposits.
     pub(crate) number: i64,
     pub(crate) account: String,
-    /// Its place in the account's history, from 1.
+    /// The version within the account, from 1.
     pub(crate) version: u16,
     pub(crate) amount: i64,
     pub(crate) text: String,
@@ -27,27 +27,27 @@ impl Deposit {
     }
 }
 
-/// So many deposits, over 10,000 accounts or a tenth of their number.
+/// `count` deposits into at most 10,000 accounts, at least ten for each.
 pub(crate) fn deposits(count: usize) -> impl Iterator<Item = Deposit> {
     let accounts = (count / 10).clamp(1, 10_000);
     (0..count).map(move |n| Deposit::new(n, format!("account-{}", n % accounts), n / accounts + 1))
 }
 
-/// What a handler does with an event: one statement, given the account, the amount and the number.
+/// The statement that a handler runs for each event; its parameters are account, amount and number.
 pub(crate) type Statement = &'static str;
 
-/// The read model whose making is timed.
+/// Maintains the read model of the speed comparison.
 pub(crate) const BALANCE: Statement = "
 INSERT INTO balances (account, amount, deposits, number) VALUES ($1, $2, 1, $3)
 ON CONFLICT (account) DO UPDATE
    SET amount = balances.amount + excluded.amount, deposits = balances.deposits + 1,
        number = excluded.number";
 
-/// The read model that shows what was handled, and how often.
+/// Records each call of the handler.
 pub(crate) const HANDLED: Statement =
     "INSERT INTO handled (account, amount, number) VALUES ($1, $2, $3)";
 
-/// Makes the tables of both.
+/// Creates the tables of both.
 pub(crate) const TABLES: &str = "
 CREATE TABLE balances (
     account TEXT PRIMARY KEY, amount BIGINT NOT NULL, deposits BIGINT NOT NULL, number BIGINT NOT NULL);

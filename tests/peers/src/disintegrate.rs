@@ -1,4 +1,4 @@
-//! disintegrate, as its documentation shows it.
+//! disintegrate, set up as in its documentation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,8 +28,8 @@ enum AccountEvent {
     },
 }
 
-/// What its own set-up leaves out when it fails at the function: the function as it means it, with
-/// the mask in decimal, and the column of the account.
+/// The rest of its own setup, which fails at the function on Postgres before 16: the function with
+/// its mask in decimal, and the column of the account.
 const REST_OF_SET_UP: &str = "
 CREATE FUNCTION event_store_begin_epoch() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -43,7 +43,7 @@ END $$;
 ALTER TABLE event ADD COLUMN account TEXT;
 CREATE INDEX idx_event_account ON event (account) WHERE account IS NOT NULL";
 
-/// Makes its tables, also on a Postgres before 16, which does not know numbers like `0xFF`.
+/// Creates its tables, also on Postgres before 16, which lacks hexadecimal literals.
 async fn set_up(pool: PgPool) -> Store {
     let set_up = PgEventStore::try_new(pool.clone(), Json::default()).await;
     let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
@@ -60,7 +60,7 @@ async fn set_up(pool: PgPool) -> Store {
     PgEventStore::new_uninitialized(pool, Json::default())
 }
 
-/// Its handler.
+/// The handler.
 struct ReadModel {
     query: StreamQuery<PgEventId, AccountEvent>,
     pool: PgPool,
@@ -98,7 +98,7 @@ impl EventListener<PgEventId, AccountEvent> for ReadModel {
     }
 }
 
-/// How many events were handled, and who waits for a number of them: a listener never ends by itself.
+/// Counts handled events. A listener never returns, so this tells when it has caught up.
 #[derive(Default)]
 struct Count {
     so_far: AtomicUsize,
@@ -156,15 +156,15 @@ impl Peer for Disintegrate {
     const PACKAGE: (&'static str, &'static str) = ("disintegrate-postgres", "4.0.1");
 
     const NOTES: &'static [&'static str] = &[
-        "A listener that polls every 50 ms, as in its documentation; it reads all that is new in one \
-         query and saves its place once for it; the handler writes in a transaction of its own.",
-        "Its set-up needs Postgres 16; on an older one a function is made for it, with a constant \
-         spelled otherwise.",
-        "It waits for writers in flight, by advisory locks that they take before they draw a number. \
-         But its query takes its snapshot before it looks at the locks: a writer that commits in between \
-         is neither seen nor waited for.",
-        "It appends without validation here, like ours; its decisions append serializably, and most of \
-         them are refused when so many meet.",
+        "A listener polls every 50 ms, as in its documentation. It reads all new events in one query and \
+         saves its checkpoint once for them; the handler writes in a separate transaction.",
+        "Its setup needs Postgres 16; on older servers the benchmark creates one function itself, with a \
+         decimal constant.",
+        "It waits for open transactions by advisory locks that writers take before they draw a position. \
+         But its query takes its snapshot before it checks the locks: a transaction that commits in \
+         between is neither visible nor waited for.",
+        "It appends without validation here, as ours does; its decisions run as serializable \
+         transactions, most of which fail under this concurrency.",
     ];
 
     const EVENTS: &'static str = "event";

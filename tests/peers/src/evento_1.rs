@@ -1,9 +1,9 @@
-//! evento's stable version, as its README shows it.
+//! evento's stable version, set up as in its README.
 
 use anyhow::Context as _;
 use evento::migrator::{Migrate as _, Plan};
 use evento::{AggregatorName, Context, EventDetails, Executor};
-// Its macros name the crate.
+// Its macros refer to the crate as `evento`.
 use evento_1 as evento;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -32,7 +32,7 @@ impl Account {
     }
 }
 
-/// What the handler needs.
+/// The handler's data.
 #[derive(Clone)]
 struct ReadModel {
     pool: PgPool,
@@ -72,13 +72,12 @@ impl Peer for Evento {
     const PACKAGE: (&'static str, &'static str) = ("evento", "1.8.0");
 
     const NOTES: &'static [&'static str] = &[
-        "The stable version. A subscription reads 300 events every 300 ms, which bounds it to 1,000 a \
-         second unless `chunk_size` is raised, asks before each whether it still runs and saves its \
-         cursor after each; the handler writes in a transaction of its own.",
-        "A subscription that follows panics when an event of a later second comes between its two \
-         queries; it is started again here, and handles that event a second time.",
-        "Its order is the clock of the writer at the time of the append, and nothing waits for \
-         transactions in flight.",
+        "The stable version. A subscription reads 300 events every 300 ms, so at most 1,000 a second \
+         unless `chunk_size` is raised. It checks before each event whether it is still running and \
+         saves its cursor after each; the handler writes in a separate transaction.",
+        "A live subscription panics when an event with a later second arrives between its two queries. \
+         The benchmark restarts it, and it handles that event again.",
+        "Events are ordered by the writer's clock at the append, and nothing waits for open transactions.",
     ];
 
     const EVENTS: &'static str = "event";
@@ -133,7 +132,7 @@ impl Peer for Evento {
                 tokio::select! {
                     _ = &mut stopped => return this.model.pool.close().await,
                     ended = subscription.wait() => {
-                        println!("the subscription of evento ended, is started again: {ended:?}");
+                        println!("evento's subscription ended and is restarted: {ended:?}");
                     }
                 }
             }
@@ -141,7 +140,7 @@ impl Peer for Evento {
     }
 }
 
-/// The event as evento stores it, some time ago, a millisecond after the one before.
+/// The stored form of an event, dated in the past and one millisecond after the previous one.
 fn stored(deposit: &Deposit) -> evento::Event {
     let number = deposit.number.unsigned_abs();
     let milliseconds = 1_700_000_000_000 + number;

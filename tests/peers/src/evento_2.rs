@@ -1,4 +1,4 @@
-//! evento's next version, as its README shows it.
+//! evento's next version, set up as in its README.
 
 use evento::Executor as _;
 use evento::migrator::{Migrate as _, Plan};
@@ -19,7 +19,7 @@ enum Account {
     },
 }
 
-/// What the handler needs.
+/// The handler's data.
 #[derive(Clone)]
 struct ReadModel {
     pool: PgPool,
@@ -59,11 +59,11 @@ impl Peer for Evento {
     const PACKAGE: (&'static str, &'static str) = ("evento", "2.0.0-alpha.38");
 
     const NOTES: &'static [&'static str] = &[
-        "The next version, in alpha. A subscription reads 300 events and saves its cursor once for \
-         them; the handler writes in a transaction of its own.",
-        "Its order is the time of the database at the begin of the append's transaction, and it \
-         handles events that are older than a second: its documentation asks for a margin longer than \
-         any append takes, and every event is that much later.",
+        "The next version, an alpha. A subscription reads 300 events and saves its cursor once for them; \
+         the handler writes in a separate transaction.",
+        "Events are ordered by the time at which the append's transaction began, and are handled once \
+         they are a second old. Its documentation asks for a margin longer than any append takes, which \
+         delays every event by as much.",
     ];
 
     const EVENTS: &'static str = "event";
@@ -120,7 +120,7 @@ impl Peer for Evento {
     }
 }
 
-/// The event as evento stores it, some time ago, a millisecond after the one before.
+/// The stored form of an event, dated in the past and one millisecond after the previous one.
 fn stored(deposit: &Deposit) -> evento::Event {
     let number = deposit.number.unsigned_abs();
     let milliseconds = 1_700_000_000_000 + number;

@@ -1,4 +1,4 @@
-//! What each loses when writers commit out of order.
+//! Counts the events that each peer loses when transactions commit out of order.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -12,9 +12,9 @@ use crate::deposits::{Deposit, HANDLED, TABLES};
 use crate::peer::Peer;
 use crate::plan::{Plan, WRITERS};
 
-/// Makes every transaction that appends take its time at its commit, and roll every fifth back. None
-/// of the peers appends in a transaction of its caller's, so the time is taken in the database, alike
-/// for all: in a deferred trigger, where a check of a deferred constraint would take it too.
+/// Delays the commit of every append and rolls back one in five. None of the peers appends in the
+/// caller's transaction, so the delay is in the database, the same for all: in a deferred trigger,
+/// which runs where deferred constraints are checked.
 const SLOW_COMMITS: &str = "
 CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -27,12 +27,12 @@ END $$;
 CREATE CONSTRAINT TRIGGER take_time AFTER INSERT ON {events}
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION take_time()";
 
-/// How long commits take.
+/// How long the commits of appends take.
 #[derive(Clone, Copy)]
 pub(crate) enum Commits {
     /// Up to 50 ms each.
     Short,
-    /// The same, but 2 s for one in fifty, as behind a standby that stalls.
+    /// The same, but 2 s for one in fifty, as with a stalled synchronous standby.
     SomeLong,
 }
 
@@ -54,7 +54,7 @@ impl Commits {
     }
 }
 
-/// What became of the events.
+/// How many of the events were lost, repeated and rolled back.
 pub(crate) struct Lost {
     pub(crate) commits: Commits,
     pub(crate) committed: usize,
@@ -91,7 +91,7 @@ async fn once<P: Peer>(plan: &Plan, commits: Commits) -> Lost {
     assert_eq!(
         committed.len(),
         stored::<P>(pool).await,
-        "an append that failed was stored, or one that did not was not"
+        "a failed append was stored, or a successful one was not"
     );
     let handled = settled(pool, committed.len()).await;
     following.stop().await;
@@ -105,7 +105,7 @@ async fn once<P: Peer>(plan: &Plan, commits: Commits) -> Lost {
     }
 }
 
-/// Lets all writers append, and says which deposits they committed.
+/// Runs all writers and returns the deposits that they committed.
 async fn append<P: Peer>(peer: &P, appends: usize) -> HashSet<i64> {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
@@ -136,9 +136,9 @@ async fn stored<P: Peer>(pool: &PgPool) -> usize {
     stored as usize
 }
 
-/// What was handled in the end: when all of it is there, or nothing more has come for a while.
+/// Returns the handled deposits, once all were handled or no more have arrived for a while.
 async fn settled(pool: &PgPool, committed: usize) -> Vec<i64> {
-    // Longer than any of them waits before it looks again.
+    // Longer than the poll interval of any peer.
     const QUIET: Duration = Duration::from_secs(6);
     const QUIET_WHEN_ALL: Duration = Duration::from_secs(1);
     let mut handled: Vec<i64> = Vec::new();

@@ -1,11 +1,10 @@
-//! Measures ours beside the crates that a user would pick instead, on this machine, in one run:
-//! evento, cqrs-es and disintegrate, each with its own store on Postgres, the same events and the
-//! same read model.
+//! Compares this library with evento, cqrs-es and disintegrate in one run, each with its own store on
+//! Postgres, the same events and the same read model.
 //!
-//! `cargo run --release` in this directory makes its own server and its own data, and writes a table
-//! (`peers.md`) into `--out DIR`, or the current directory. `--quick` runs everything once on little
-//! data and says nothing about speed. `--only WORD` takes the peers whose name contains the word,
-//! and ours; `--rounds N` and `--events N` are for the first table, `--appends N` for the second.
+//! `cargo run --release` in this directory starts its own server, and writes the tables into
+//! `peers.md` in `--out DIR`, by default the current directory. `--quick` runs everything once on a
+//! small data set, which says nothing about speed. `--only WORD` selects the peers whose name contains
+//! the word. `--rounds N` and `--events N` apply to the first table, `--appends N` to the second.
 mod cqrs_es;
 mod deposits;
 mod disintegrate;

@@ -1,4 +1,4 @@
-//! Ours, with the settings that it comes with.
+//! This library, with its default settings.
 
 use consumer::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ impl Peer for Ours {
     const PACKAGE: (&'static str, &'static str) = ("consumer", "0.1.0");
 
     const NOTES: &'static [&'static str] = &[
-        "The handler writes in the transaction that saves the checkpoint, 500 events a transaction.",
+        "The handler writes in the transaction that saves the checkpoint, with up to 500 events each.",
     ];
 
     const EVENTS: &'static str = "events";

@@ -1,4 +1,4 @@
-//! What each of them is asked to do.
+//! The interface of the compared crates.
 
 use std::future::Future;
 
@@ -7,36 +7,36 @@ use tokio::task::JoinHandle;
 
 use crate::deposits::{Deposit, Statement};
 
-/// An event store with something that runs handlers over it.
+/// An event store that runs handlers.
 pub(crate) trait Peer: Clone + Send + Sync + 'static {
-    /// The crate and its version, as `Cargo.lock` has them.
+    /// The crate and its version in `Cargo.lock`.
     const PACKAGE: (&'static str, &'static str);
 
-    /// What a reader of the table needs to know, a sentence or two each.
+    /// Notes below the tables, one or two sentences each.
     const NOTES: &'static [&'static str];
 
-    /// Its table of events.
+    /// The name of the events table.
     const EVENTS: &'static str;
 
-    /// Makes it forget what it handled.
+    /// SQL that resets the handler's progress.
     const FORGET: &'static str;
 
-    /// Makes its tables in an empty database; its handler is to run that statement an event.
+    /// Creates the tables in an empty database. The handler will run the statement for each event.
     fn open(url: &str, statement: Statement) -> impl Future<Output = Self>;
 
-    /// Stores events as fast as it can.
+    /// Stores events in bulk.
     fn fill(&self, deposits: Vec<Deposit>) -> impl Future<Output = ()>;
 
-    /// Handles all the events there are, from the first on.
+    /// Handles all `count` events from the first on.
     fn catch_up(&self, count: usize) -> impl Future<Output = ()>;
 
-    /// Stores an event the way its documentation shows.
+    /// Appends an event as in the documentation of the crate.
     fn append(&self, deposit: Deposit) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// Handles events as they come, until told to stop.
+    /// Starts handling new events until [`Following::stop`].
     fn follow(&self) -> impl Future<Output = Following>;
 
-    /// The crate and its version, as one names them.
+    /// The crate and its version, for the tables.
     fn name() -> String {
         let (package, version) = Self::PACKAGE;
         assert!(
@@ -47,20 +47,20 @@ pub(crate) trait Peer: Clone + Send + Sync + 'static {
     }
 }
 
-/// Whether that version is the one that was built.
+/// Whether this version was built.
 fn is_locked(package: &str, version: &str) -> bool {
     include_str!("../Cargo.lock")
         .contains(&format!("name = \"{package}\"\nversion = \"{version}\"\n"))
 }
 
-/// Something that handles events in the background.
+/// A background task that handles events.
 pub(crate) struct Following {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Following {
-    /// Runs a future that ends when it is told to.
+    /// Spawns a future that ends when its receiver resolves.
     pub(crate) fn until<F>(work: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -71,8 +71,8 @@ impl Following {
     }
 
     pub(crate) async fn stop(self) {
-        // Whatever has ended by itself needs no telling.
+        // The task may have ended already.
         let _ = self.stop.send(());
-        self.task.await.expect("the handlers end in peace");
+        self.task.await.expect("the handlers do not panic");
     }
 }

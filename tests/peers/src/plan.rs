@@ -1,20 +1,20 @@
-//! What to run, and how much of it.
+//! The command-line arguments.
 
 use std::path::PathBuf;
 
 use consumer_tests::measuring::{Arguments, Only};
 
-/// How much to measure.
+/// What to run.
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) events: usize,
-    /// How many appends each writer tries.
+    /// The appends that each writer attempts.
     pub(crate) appends: usize,
     pub(crate) out: PathBuf,
     pub(crate) only: Only,
 }
 
-/// How many write at once, each to an aggregate of its own.
+/// Concurrent writers, each with its own aggregate.
 pub(crate) const WRITERS: usize = 8;
 
 impl Plan {

@@ -1,4 +1,4 @@
-//! How fast each makes the read model of a log that is there.
+//! Times how fast each peer catches up with a full log.
 
 use std::fmt::Display;
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub(crate) async fn run<P: Peer>(plan: &Plan) -> Speed {
 }
 
 impl Speed {
-    /// How many times as fast ours was, round by round.
+    /// The speed of ours divided by theirs, round by round.
     pub(crate) fn ratio(&self) -> Samples {
         self.ours.by(&self.theirs)
     }
@@ -50,7 +50,7 @@ impl Display for Speed {
     }
 }
 
-/// A log in a database of its own.
+/// A log in a separate database.
 struct Log<P> {
     database: PgDatabase,
     peer: P,
@@ -75,7 +75,7 @@ impl<P: Peer> Log<P> {
     async fn catch_up(&self) -> f64 {
         self.execute("TRUNCATE balances").await;
         self.execute(P::FORGET).await;
-        // What an earlier round wrote is not to be flushed in this one.
+        // So that this round does not flush what an earlier one wrote.
         self.execute("CHECKPOINT").await;
         let start = Instant::now();
         self.peer.catch_up(self.events).await;

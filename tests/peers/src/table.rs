@@ -1,4 +1,4 @@
-//! The result as tables in Markdown.
+//! Renders the result as Markdown tables.
 
 use std::fmt::Write as _;
 
@@ -8,11 +8,11 @@ use crate::lost::{Commits, Lost};
 use crate::plan::{Plan, WRITERS};
 use crate::speed::Speed;
 
-/// What is known of one of them.
+/// The results of one crate.
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) notes: &'static [&'static str],
-    /// Nothing for ours, which stands beside each of the others.
+    /// `None` for ours, which is measured beside each of the others.
     pub(crate) speed: Option<Speed>,
     pub(crate) lost: Vec<Lost>,
 }
@@ -25,10 +25,10 @@ pub(crate) fn write(plan: &Plan, lines: &[Line]) {
 
 fn speeds(plan: &Plan, lines: &[Line]) -> String {
     let mut text = format!(
-        "Catching up {} events of about 200 bytes into one table, one upsert an event, on Postgres: \
-         events a second, minimum … **median** … maximum of {} rounds in turns with ours; the ratio is \
+        "Catching up on {} events of about 200 bytes, one upsert for each event into one table on Postgres. \
+         Events per second, minimum … **median** … maximum of {} rounds, in turns with ours; ratios are \
          taken round by round.\n\n\
-         | peer | theirs | ours beside it | ours by theirs |\n|---|---|---|---|\n",
+         | peer | theirs | ours beside it | ours / theirs |\n|---|---|---|---|\n",
         figure(plan.events as f64),
         plan.rounds
     );
@@ -49,9 +49,9 @@ fn speeds(plan: &Plan, lines: &[Line]) -> String {
 
 fn losses(plan: &Plan, lines: &[Line]) -> String {
     let mut text = format!(
-        "{WRITERS} writers try {} appends each, every one in a transaction of its own that takes its \
-         time at its commit, and every fifth of which is rolled back; handlers run meanwhile. Lost are \
-         events that were committed and never handled, repeated those handled once too often.\n",
+        "{WRITERS} writers attempt {} appends each while the handlers run. Each append is its own \
+         transaction with a slow commit, and one in five is rolled back. Lost: committed but never \
+         handled. Repeated: handled more than once.\n",
         plan.appends
     );
     for commits in Commits::ALL {

@@ -5,7 +5,11 @@
 //! at the end everything is repaired and handled. A failure names the seed and the shortest history
 //! that still fails.
 
+mod appending;
+mod backend;
+mod command;
 mod model;
+mod operator;
 mod scripted;
 mod stage;
 mod step;
@@ -14,19 +18,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
-pub use self::stage::HistoryBackend;
+pub use self::backend::HistoryBackend;
+pub use self::command::Command;
 use self::stage::Stage;
 pub use self::step::{Append, Crash, Damage, End, Menu, Release, Script, Step};
 
-/// Names one seed to play alone.
+/// Names the first seed to play, and the only one unless `HISTORIES` is set too.
 const SEED: &str = "HISTORY_SEED";
 /// Names another number of histories than the test's.
 const HISTORIES: &str = "HISTORIES";
 /// Names kinds of steps and scripts to leave out, separated by commas.
 const WITHOUT: &str = "HISTORY_WITHOUT";
 
-/// After so many failures no further history is played.
-const ENOUGH: usize = 10;
+/// Names another number of failures after which no further history is played.
+const ENOUGH: &str = "HISTORY_FAILURES";
 
 /// No history takes as long as this unless something hangs.
 const LONGEST: Duration = Duration::from_mins(2);
@@ -35,22 +40,27 @@ const LONGEST: Duration = Duration::from_mins(2);
 ///
 /// # Panics
 /// When some fail, with their seeds and what is left of the first one after shrinking.
-pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_once: u64) {
+pub async fn play_histories<DB: HistoryBackend>(
+    ground: &DB::Ground,
+    mut menu: Menu,
+    count: u64,
+    at_once: u64,
+) {
     let without = std::env::var(WITHOUT).unwrap_or_default();
     menu.without.extend(without.split(',').map(str::to_owned));
-    let (first, count) = match (number(SEED), number(HISTORIES)) {
-        (Some(seed), _) => (seed, 1),
-        (None, histories) => (0, histories.unwrap_or(count)),
-    };
+    let seed = number(SEED);
+    let count = number(HISTORIES).unwrap_or(if seed.is_some() { 1 } else { count });
+    let first = seed.unwrap_or(0);
+    let enough = number(ENOUGH).unwrap_or(10);
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let player = async || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count || failures.lock().unwrap().len() >= ENOUGH {
+            if seed >= first + count || failures.lock().unwrap().len() as u64 >= enough {
                 return;
             }
-            if let Err(failure) = play::<DB>(&menu.steps(seed)).await {
+            if let Err(failure) = play::<DB>(ground, &menu.steps(seed)).await {
                 // At once, since shrinking takes its time.
                 eprintln!("{SEED}={seed}: {failure}");
                 failures.lock().unwrap().push((seed, failure));
@@ -62,7 +72,7 @@ pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_o
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     if let Some((seed, failure)) = failures.first() {
-        let (steps, shrunk) = shrink::<DB>(menu.steps(*seed), failure.clone()).await;
+        let (steps, shrunk) = shrink::<DB>(ground, menu.steps(*seed), failure.clone()).await;
         let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
         let all: Vec<String> = failures
             .iter()
@@ -80,10 +90,10 @@ pub async fn play_histories<DB: HistoryBackend>(mut menu: Menu, count: u64, at_o
 ///
 /// # Errors
 /// The first difference from the model.
-pub async fn play<DB: HistoryBackend>(steps: &[Step]) -> Result<(), String> {
+pub async fn play<DB: HistoryBackend>(ground: &DB::Ground, steps: &[Step]) -> Result<(), String> {
     keep_quiet();
     let playing = async {
-        let mut stage = Stage::<DB>::set().await;
+        let mut stage = Stage::<DB>::set(ground).await;
         for (index, step) in steps.iter().enumerate() {
             let taken = stage.take(step).await;
             taken.map_err(|wrong| format!("step {index}: {wrong}"))?;
@@ -98,26 +108,42 @@ pub async fn play<DB: HistoryBackend>(steps: &[Step]) -> Result<(), String> {
         .unwrap_or_else(|_| Err("stuck".to_owned()))
 }
 
-/// Leaves out steps, the later ones first, as long as the history fails without them.
+/// Leaves out steps and simplifies others, the later ones first, as long as the history still fails.
 async fn shrink<DB: HistoryBackend>(
+    ground: &DB::Ground,
     mut steps: Vec<Step>,
     mut failure: String,
 ) -> (Vec<Step>, String) {
     let mut length = steps.len();
-    while length > 0 {
+    loop {
+        let before = steps.clone();
         let mut end = steps.len();
         while end > 0 {
             let begin = end.saturating_sub(length);
-            let mut fewer = steps.clone();
-            fewer.drain(begin..end);
-            if let Err(still) = play::<DB>(&fewer).await {
-                (steps, failure) = (fewer, still);
+            for with in instead_of(&steps[begin..end]) {
+                let fewer = [&steps[..begin], &with, &steps[end..]].concat();
+                if let Err(still) = play::<DB>(ground, &fewer).await {
+                    (steps, failure) = (fewer, still);
+                    break;
+                }
             }
             end = begin;
         }
-        length /= 2;
+        if length <= 1 && steps == before {
+            return (steps, failure);
+        }
+        length = (length / 2).max(1);
     }
-    (steps, failure)
+}
+
+/// What to try instead of some steps: none, or simpler ones for one of them.
+fn instead_of(steps: &[Step]) -> Vec<Vec<Step>> {
+    let simpler = match steps {
+        [one] => one.simpler(),
+        _ => Vec::new(),
+    };
+    let simpler = simpler.into_iter().map(|step| vec![step]);
+    std::iter::once(Vec::new()).chain(simpler).collect()
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -28,6 +28,7 @@ pub(super) struct Row {
     pub(super) slices: std::ops::Range<u16>,
     pub(super) position: i64,
     pub(super) state: String,
+    pub(super) failed_position: Option<i64>,
     pub(super) scope: Vec<String>,
 }
 
@@ -50,9 +51,11 @@ impl Observed {
     }
 
     /// Where a version that starts now has started, as far as its work shows.
-    fn first_after(&self, id: Id) -> i64 {
-        let applied = self.applied.iter().filter(|row| row.0 == id);
-        let first = applied.map(|row| row.1 - 1).min();
+    fn first_after(&self, id: Id, calls: &[Call]) -> i64 {
+        let called = calls
+            .iter()
+            .filter(|call| (call.consumer, call.version) == id);
+        let first = called.map(|call| call.position - 1).min();
         let position = self.rows_of(id).map(|row| row.position).min();
         first.or(position).unwrap_or(0)
     }
@@ -82,16 +85,17 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn release(&self, id: Id) -> Option<&Release> {
-        let is_own = |(name, release): &&(&str, Release)| (*name, release.version) == id;
-        self.releases
-            .iter()
-            .find(is_own)
-            .map(|(_, release)| release)
+    /// The code of a version; several of it in a deploy that is under way.
+    fn releases(&self, id: Id) -> impl Iterator<Item = &Release> {
+        let own = move |one: &&(&str, Release)| (one.0, one.1.version) == id;
+        self.releases.iter().filter(own).map(|one| &one.1)
     }
 
-    fn versions(&self, name: &str) -> usize {
-        self.releases.iter().filter(|one| one.0 == name).count()
+    /// Whether several versions of a consumer took part.
+    fn has_versions(&self, name: &str) -> bool {
+        let own = self.releases.iter().filter(|one| one.0 == name);
+        let versions: BTreeSet<u32> = own.map(|one| one.1.version).collect();
+        versions.len() > 1
     }
 }
 
@@ -126,6 +130,8 @@ pub(super) struct Model {
     /// How often the effect of an event must at least and may at most have happened.
     effects: BTreeMap<(&'static str, i64), (usize, usize)>,
     happened: BTreeMap<(&'static str, i64), usize>,
+    /// The highest attempt at each event, by version.
+    attempts: BTreeMap<(&'static str, u32, i64), u32>,
     seen: Observed,
 }
 
@@ -167,18 +173,16 @@ impl Model {
         broken.map(|(position, _)| *position).collect()
     }
 
-    /// What an event tells its handlers to do.
-    pub(super) fn script(&self, position: i64) -> Option<Script> {
-        Some(self.all.get(&position)?.script)
-    }
-
     /// Notes that an event succeeds from now on.
     pub(super) fn repair(&mut self, position: i64) {
         self.repaired.insert(position);
     }
 
     fn is_broken(&self, position: i64, script: Script) -> bool {
-        let succeeds = matches!(script, Script::Succeed | Script::MoveSearchPath);
+        let succeeds = matches!(
+            script,
+            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession
+        );
         !succeeds && !self.repaired.contains(&position)
     }
 
@@ -206,17 +210,40 @@ impl Model {
         if self.progress.contains_key(&id) {
             return;
         }
-        let others = self.seen.rows.iter().filter(|row| row.id.0 == name);
-        let start = match release.start_from {
+        let mut start = 0;
+        if release.start_from == StartFrom::Now {
             // At the version before it, so that no event is left out.
-            StartFrom::Now => others.map(|row| row.position).min().unwrap_or(settled),
-            _ => 0,
-        };
+            start = self.slowest_before(id).unwrap_or(settled).min(settled);
+            let is_first = !self.progress.keys().any(|other| other.0 == name);
+            if is_first {
+                self.skip_up_to(start, name, release);
+            }
+        }
         let progress = Progress {
             start,
             ..Progress::default()
         };
         self.progress.insert(id, progress);
+    }
+
+    /// Where the version before another one is.
+    fn slowest_before(&self, id: Id) -> Option<i64> {
+        let before = self
+            .progress
+            .range((id.0, 0)..id)
+            .next_back()
+            .map(|(before, progress)| (*before, progress.start));
+        let (before, start) = before?;
+        let position = self.seen.rows_of(before).map(|row| row.position).min();
+        Some(position.unwrap_or(start))
+    }
+
+    /// Notes that the first version of a consumer to start now skips what is in the log.
+    fn skip_up_to(&mut self, start: i64, name: &'static str, release: &Release) {
+        let earlier = self.all.range(..=start);
+        let skipped = earlier.filter(|(_, event)| is_in_scope(&release.scope, &event.kind));
+        self.done
+            .extend(skipped.map(|(position, _)| (name, *position)));
     }
 
     /// Whether a version has a checkpoint.
@@ -236,11 +263,10 @@ impl Model {
         parked.map(|(position, _)| *position).collect()
     }
 
-    /// Whether a version has parked an event that still cannot be decoded.
-    pub(super) fn has_parked_unreadable(&self, id: Id) -> bool {
-        self.parked(id).into_iter().any(|position| {
-            self.script(position) == Some(Script::Unreadable) && !self.repaired.contains(&position)
-        })
+    /// Whether an event still cannot be decoded.
+    pub(super) fn is_unreadable(&self, position: i64) -> bool {
+        let script = self.all.get(&position).map(|event| event.script);
+        script == Some(Script::Unreadable) && !self.repaired.contains(&position)
     }
 
     /// Notes that a version starts again from the beginning.
@@ -261,22 +287,60 @@ impl Model {
         }
     }
 
+    /// Notes that an operator parked or skipped the event at which a version stopped.
+    pub(super) fn pass(&mut self, id: Id, position: i64, parks: bool) {
+        let scope = self.rows_stopped_at(id, position).next();
+        let scope = scope.map(|row| row.scope.clone()).unwrap_or_default();
+        let event = self.all.get(&position);
+        let is_due = event.is_some_and(|event| is_in_scope(&scope, &event.kind));
+        let fate = match (parks, is_due) {
+            (true, _) => Fate::Parked,
+            (false, true) => Fate::Skipped,
+            (false, false) => Fate::OutOfScope,
+        };
+        if fate == Fate::Skipped {
+            self.done.insert((id.0, position));
+        }
+        if let Some(progress) = self.progress.get_mut(&id) {
+            progress.fates.insert(position, fate);
+        }
+    }
+
+    /// Whether rows that are stopped at an event have not handled all events before it.
+    pub(super) fn has_unhandled_before(&self, id: Id, position: i64) -> bool {
+        let mut log = self.seen.log.range(..position);
+        log.any(|(before, event)| {
+            let slice = aggregate_slice(&event.aggregate);
+            self.rows_stopped_at(id, position).any(|row| {
+                row.position < *before
+                    && row.slices.contains(&slice)
+                    && is_in_scope(&row.scope, &event.kind)
+            })
+        })
+    }
+
+    fn rows_stopped_at(&self, id: Id, position: i64) -> impl Iterator<Item = &Row> {
+        let rows = self.seen.rows_of(id);
+        rows.filter(move |row| row.state == "stopped" && row.failed_position == Some(position))
+    }
+
     /// Takes in what the database shows after a worker ran.
     pub(super) fn ran(&mut self, work: &Work<'_>, seen: Observed) -> Verdict {
+        self.all.extend(seen.log.clone());
         for (name, release) in work.releases {
             let id = (*name, release.version);
             if seen.rows_of(id).next().is_some() {
                 let settled = if work.has_writers {
-                    seen.first_after(id)
+                    seen.first_after(id, &work.calls)
                 } else {
                     work.settled
                 };
                 self.enroll(name, release, settled);
             }
         }
-        self.all.extend(seen.log.clone());
         let done = self.done.clone();
         Self::check_replays(work, &done)?;
+        self.check_attempts(work)?;
         let ids: Vec<Id> = self.progress.keys().copied().collect();
         let mut new = Vec::new();
         for id in ids {
@@ -297,9 +361,16 @@ impl Model {
     }
 
     /// Takes in what the database shows after parked events were tried again.
-    pub(super) fn retried(&mut self, id: Id, work: &Work<'_>, seen: Observed) -> Verdict {
+    pub(super) fn retried(
+        &mut self,
+        id: Id,
+        work: &Work<'_>,
+        one: Option<i64>,
+        seen: Observed,
+    ) -> Verdict {
         let done = self.done.clone();
         Self::check_replays(work, &done)?;
+        self.check_attempts(work)?;
         let mut blocked: BTreeSet<(String, String)> = BTreeSet::new();
         let mut new = Vec::new();
         for position in self.parked(id) {
@@ -328,6 +399,9 @@ impl Model {
                 progress.fates.insert(*position, *fate);
             }
         }
+        let one = one.and_then(|position| self.all.get(&position));
+        let one = one.map(|event| (event.kind.clone(), event.aggregate.clone()));
+        blocked.retain(|aggregate| one.as_ref().is_none_or(|one| one == aggregate));
         self.check_retry_was_complete(id, &blocked)?;
         self.note_effects(work, &new);
         self.check_effects(work)?;
@@ -407,10 +481,14 @@ impl Model {
             (false, 0) => Fate::Skipped,
             (false, _) => Fate::Applied,
         };
-        let release = work.release(id).ok_or(format!(
-            "event {position} was passed by {id:?}, which did not run"
-        ))?;
-        let may = self.may_become(id, position, event, release);
+        let releases = || work.releases(id);
+        if releases().next().is_none() {
+            return Err(format!(
+                "event {position} was passed by {id:?}, which did not run"
+            ));
+        }
+        let may = releases().flat_map(|one| self.may_become(id, position, event, one));
+        let may: Vec<Fate> = may.collect();
         if may.contains(&fate) {
             return Ok(fate);
         }
@@ -421,7 +499,7 @@ impl Model {
         };
         Err(format!(
             "event {position} ({event:?}) {what} by {id:?}; it may have become {may:?} under {:?}",
-            release.on_error
+            releases().map(|one| one.on_error).collect::<Vec<_>>()
         ))
     }
 
@@ -469,11 +547,16 @@ impl Model {
 
     /// Checks that a consumer that ran got as far as it had to.
     fn reached(&self, id: Id, work: &Work<'_>, seen: &Observed) -> Verdict {
-        let (Some(target), Some(release)) = (work.target, work.release(id)) else {
+        let Some(target) = work.target else {
             return Ok(());
         };
+        let releases: Vec<&Release> = work.releases(id).collect();
         for row in seen.rows_of(id) {
-            self.row_reached(row, target, release, seen)?;
+            let fits = |release: &&&Release| sorted(&release.scope) == sorted(&row.scope);
+            let fitting: Vec<&Release> = releases.iter().filter(fits).copied().collect();
+            if row.state != "paused" && !fitting.is_empty() {
+                self.row_reached(row, target, &fitting, seen)?;
+            }
         }
         Ok(())
     }
@@ -490,11 +573,13 @@ impl Model {
         Ok(())
     }
 
-    fn row_reached(&self, row: &Row, target: i64, release: &Release, seen: &Observed) -> Verdict {
-        let differs = sorted(&release.scope) != sorted(&row.scope);
-        if row.state == "paused" || differs {
-            return Ok(());
-        }
+    fn row_reached(
+        &self,
+        row: &Row,
+        target: i64,
+        releases: &[&Release],
+        seen: &Observed,
+    ) -> Verdict {
         let start = self.progress.get(&row.id).map_or(0, |one| one.start);
         let due: Vec<(&i64, &Logged)> = seen
             .log
@@ -510,17 +595,9 @@ impl Model {
             return Ok(());
         };
         let was_stopped = self.seen.rows.contains(row);
-        let may_stop = due
+        let may_stop = releases
             .iter()
-            .take(release.batch_size as usize)
-            .any(|(position, event)| {
-                let may = self.may_become(row.id, **position, event, release);
-                let is_uncertain = self
-                    .progress
-                    .get(&row.id)
-                    .is_some_and(|one| one.uncertain.contains(position));
-                may.is_empty() || (is_uncertain && release.on_error == OnError::Stop)
-            });
+            .any(|release| self.may_stop(row.id, &due, release));
         if row.state == "stopped" && (may_stop || was_stopped) {
             return Ok(());
         }
@@ -528,6 +605,17 @@ impl Model {
             "event {next} was not reached: {:?} is {} at {}, and had to come to {target}",
             row.id, row.state, row.position
         ))
+    }
+
+    /// Whether a consumer may stop at one of the events that are due.
+    fn may_stop(&self, id: Id, due: &[(&i64, &Logged)], release: &Release) -> bool {
+        let mut next = due.iter().take(release.batch_size as usize);
+        next.any(|(position, event)| {
+            let progress = self.progress.get(&id);
+            let is_uncertain = progress.is_some_and(|one| one.uncertain.contains(position));
+            self.may_become(id, **position, event, release).is_empty()
+                || (is_uncertain && release.on_error == OnError::Stop)
+        })
     }
 
     /// Checks that the rows of a version cover every slice once.
@@ -598,7 +686,7 @@ impl Model {
         for call in &work.calls {
             let was_done = done.contains(&(call.consumer, call.position));
             // Two versions at the same event: one of the two comes first.
-            let is_open = !was_done && work.versions(call.consumer) > 1;
+            let is_open = !was_done && work.has_versions(call.consumer);
             if call.is_replay != was_done && !is_open {
                 let before = if was_done { "was" } else { "was never" };
                 return Err(format!(
@@ -606,6 +694,24 @@ impl Model {
                     call.is_replay, call.position, call.version, call.consumer
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that no attempt at an event is counted that was not made.
+    fn check_attempts(&mut self, work: &Work<'_>) -> Verdict {
+        for call in &work.calls {
+            let key = (call.consumer, call.version, call.position);
+            let script = self.all.get(&call.position).map(|event| event.script);
+            let made = self.attempts.entry(key).or_default();
+            // An event that could not be decoded failed without a call.
+            if call.attempt > *made + 1 && script != Some(Script::Unreadable) {
+                return Err(format!(
+                    "event {} was handled in attempt {} of version {} of `{}`, after {made} attempts at most",
+                    call.position, call.attempt, call.version, call.consumer
+                ));
+            }
+            *made = call.attempt.max(*made);
         }
         Ok(())
     }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{Consumer, Context, HandlerError, PersistedEvent, Registered, Settings};
+use consumer::{BatchError, Consumer, Context, HandlerError, PersistedEvent, Registered, Settings};
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
 use tokio::sync::Notify;
 
-use super::stage::HistoryBackend;
+use super::backend::{HistoryBackend, Span};
 use super::step::{Release, Script};
 
 /// A typed event with a script.
@@ -28,6 +28,7 @@ pub(super) struct Call {
     pub(super) version: u32,
     pub(super) position: i64,
     pub(super) is_replay: bool,
+    pub(super) attempt: u32,
 }
 
 /// What happened outside the database.
@@ -90,6 +91,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct ScriptedConsumer {
     name: &'static str,
     settings: Settings,
+    in_batches: bool,
     world: Arc<World>,
 }
 
@@ -111,6 +113,7 @@ impl ScriptedConsumer {
         let consumer = Self {
             name,
             settings,
+            in_batches: release.in_batches,
             world: Arc::clone(world),
         };
         let mut registered = Registered::new(consumer).version(release.version);
@@ -128,7 +131,8 @@ impl ScriptedConsumer {
         let script = serde_json::from_slice::<Scripted>(&event.payload)?.script;
         let writes = is_transactional(self.name);
         match script {
-            Script::MoveSearchPath if writes => DB::move_search_path(tx).await?,
+            Script::MoveSearchPath if writes => DB::change_session(tx, Span::Transaction).await?,
+            Script::ChangeSession if writes => DB::change_session(tx, Span::Session).await?,
             _ if self.world.is_repaired(position) => {}
             Script::FailFirst(attempts) if cx.attempt() <= attempts => {
                 return Err("fails at first".into());
@@ -145,7 +149,6 @@ impl ScriptedConsumer {
             }
             Script::Commit if writes => {
                 let _ = DB::execute_sql(tx, "COMMIT").await;
-                // On Postgres, a statement after it would commit by itself.
                 return Ok(());
             }
             _ => {}
@@ -163,6 +166,17 @@ impl ScriptedConsumer {
             self.world.outside.lock().unwrap().handled.push(handled);
         }
         Ok(())
+    }
+}
+
+impl ScriptedConsumer {
+    /// Whether the handler has committed the worker's transaction with an event. On Postgres, statements
+    /// after it, also those for later events of the batch, commit by themselves.
+    fn has_committed(&self, event: &PersistedEvent) -> bool {
+        let script = serde_json::from_slice::<Scripted>(&event.payload);
+        is_transactional(self.name)
+            && script.is_ok_and(|event| event.script == Script::Commit)
+            && !self.world.is_repaired(event.global_position)
     }
 }
 
@@ -198,6 +212,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
             version: cx.version(),
             position,
             is_replay: cx.is_replay(),
+            attempt: cx.attempt(),
         });
         if !cx.is_replay() {
             let (world, name) = (Arc::clone(&self.world), self.name);
@@ -207,6 +222,42 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
             });
         }
         self.play::<DB>(cx, tx, event).await
+    }
+
+    async fn handle_batch(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> Result<usize, BatchError> {
+        if is_transactional(self.name) {
+            let clean = DB::check_session(tx).await;
+            clean.map_err(|error| BatchError::within(0, events.len(), error))?;
+        }
+        if self.in_batches {
+            cx.enter_several();
+        }
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 && cx.should_stop(index) {
+                return Ok(index);
+            }
+            if !self.in_batches {
+                cx.enter(event.global_position);
+            }
+            let handled = Consumer::<DB>::handle(self, cx, tx, event).await;
+            handled.map_err(|error| {
+                if self.in_batches {
+                    // It does not know which of them failed.
+                    BatchError::within(0, events.len(), error)
+                } else {
+                    BatchError::at(index, error)
+                }
+            })?;
+            if self.has_committed(event) {
+                return Ok(index + 1);
+            }
+        }
+        Ok(events.len())
     }
 
     async fn reset(&self, cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {

@@ -1,210 +1,50 @@
 //! A database, and the workers, writers and operators of a history on it.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
-use consumer::{ConsumerState, EventStore, ExpectedVersion, NewEvent, Worker, WorkerBuilder};
-use sqlx::{Connection as _, Pool, Postgres, Row as _, Sqlite};
+use consumer::{ConsumerState, EventStore, StartFrom, Worker, WorkerBuilder};
 
+use super::appending::{UNSPOIL, Writer};
+use super::backend::HistoryBackend;
 use super::model::{Id, Logged, Model, Observed, Row, Verdict, Work, known};
 use super::scripted::{NAMES, Scripted, ScriptedConsumer, World, is_transactional};
-use super::step::{Append, CONSUMERS, Crash, Damage, End, Release, Script, Step};
-use crate::{Database, Running, TestDatabase};
+use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
+use crate::{Database, Running};
 
-/// A database that histories can be played on.
-pub trait HistoryBackend: TestDatabase {
-    /// How a handler names a table whatever its `search_path` is.
-    const HOME: &'static str;
-
-    /// Moves the `search_path` of a transaction, where there is such a thing.
-    fn move_search_path(
-        connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-
-    /// Reads a row of a table that steps alter, by a statement that stays prepared.
-    fn peek(
-        connection: &mut Self::Connection,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-
-    /// The URL of a database for the connections of that name.
-    fn named(url: &str, name: &str) -> String;
-
-    /// Ends the connections of that name.
-    fn end_connections(pool: &Pool<Self>, name: &str) -> impl Future<Output = ()> + Send;
-
-    /// Waits until the server has noticed that the connections of that name are gone.
-    fn gone(pool: &Pool<Self>, name: &str) -> impl Future<Output = ()> + Send;
-
-    /// Whether an idle connection of the pool is in a transaction.
-    fn is_left_open(pool: &Pool<Self>) -> impl Future<Output = bool> + Send;
+/// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
+pub(super) fn patience() -> Duration {
+    Duration::from_secs(super::number("HISTORY_PATIENCE").unwrap_or(30))
 }
 
-impl HistoryBackend for Sqlite {
-    const HOME: &'static str = "";
-
-    async fn move_search_path(_: &mut Self::Connection) -> Result<(), sqlx::Error> {
-        Ok(())
-    }
-
-    async fn peek(connection: &mut Self::Connection) -> Result<(), sqlx::Error> {
-        let peek = sqlx::query("SELECT * FROM history_parent");
-        peek.fetch_optional(connection).await.map(drop)
-    }
-
-    fn named(url: &str, _: &str) -> String {
-        url.to_owned()
-    }
-
-    async fn end_connections(_: &Pool<Self>, _: &str) {}
-
-    async fn gone(pool: &Pool<Self>, _: &str) {
-        // A commit that is under way holds the lock that this waits for.
-        let tx = pool.begin_with("BEGIN IMMEDIATE").await.expect("begin");
-        tx.commit().await.expect("commit");
-    }
-
-    async fn is_left_open(pool: &Pool<Self>) -> bool {
-        let mut idle = Vec::new();
-        while let Some(mut connection) = pool.try_acquire() {
-            // Within a transaction there cannot be another.
-            if Self::execute_sql(&mut connection, "BEGIN; ROLLBACK")
-                .await
-                .is_err()
-            {
-                return true;
-            }
-            idle.push(connection);
-        }
-        false
-    }
-}
-
-impl HistoryBackend for Postgres {
-    const HOME: &'static str = "public.";
-
-    async fn move_search_path(connection: &mut Self::Connection) -> Result<(), sqlx::Error> {
-        Self::execute_sql(connection, "SET LOCAL search_path = history_tenant").await
-    }
-
-    async fn peek(connection: &mut Self::Connection) -> Result<(), sqlx::Error> {
-        let peek = sqlx::query("SELECT * FROM public.history_parent");
-        peek.fetch_optional(connection).await.map(drop)
-    }
-
-    fn named(url: &str, name: &str) -> String {
-        format!("{url}?application_name={name}")
-    }
-
-    async fn end_connections(pool: &Pool<Self>, name: &str) {
-        let sql = format!(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-              WHERE application_name = '{name}'"
-        );
-        let mut connection = pool.acquire().await.expect("a connection");
-        let ended = Self::execute_sql(&mut connection, &sql).await;
-        ended.expect("end the connections");
-    }
-
-    async fn gone(pool: &Pool<Self>, name: &str) {
-        let sql =
-            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'");
-        let mut connection = pool.acquire().await.expect("a connection");
-        crate::patiently("a worker's connections are gone", async {
-            loop {
-                let left = Self::numbers(&mut connection, &sql).await;
-                if left.expect("count the connections") == [0] {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
-    }
-
-    async fn is_left_open(pool: &Pool<Self>) -> bool {
-        let mut idle = Vec::new();
-        let mut open = false;
-        while let Some(mut connection) = pool.try_acquire() {
-            // Equal in a transaction of this one message alone.
-            let sql = "SELECT now() = statement_timestamp()";
-            let row = sqlx::raw_sql(sql).fetch_one(&mut *connection).await;
-            let is_alone = row.is_ok_and(|row| row.get(0));
-            open |= !is_alone;
-            idle.push(connection);
-        }
-        open
-    }
-}
-
-/// Makes a row of SQLite's log one that cannot be decoded.
-const SPOIL: &str = "UPDATE events SET event_id = 'no id ' || event_id WHERE global_position = ";
-/// Restores such a row.
-const UNSPOIL: &str =
-    "UPDATE events SET event_id = replace(event_id, 'no id ', '') WHERE global_position = ";
-
-/// A transaction beside the worker.
-enum Writer<DB: HistoryBackend> {
-    Open(DB::Connection, Vec<i64>),
-    Prepared(String, Vec<i64>),
-}
-
-impl<DB: HistoryBackend> Writer<DB> {
-    fn positions(&self) -> &[i64] {
-        match self {
-            Self::Open(_, positions) | Self::Prepared(_, positions) => positions,
-        }
-    }
-}
-
-/// How long a worker may take for a step.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process that died keeps other versions of a consumer without `tx` waiting, on SQLite.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A database with the workers, writers and operators of one history.
-pub(super) struct Stage<DB: HistoryBackend> {
-    database: Database<DB>,
-    world: Arc<World>,
-    model: Model,
+pub(super) struct Stage<'a, DB: HistoryBackend> {
+    ground: &'a DB::Ground,
+    pub(super) database: Database<DB>,
+    pub(super) world: Arc<World>,
+    pub(super) model: Model,
     /// The releases of each consumer, the newest last.
-    releases: Vec<Vec<Release>>,
-    writers: Vec<Writer<DB>>,
+    pub(super) releases: Vec<Vec<Release>>,
+    pub(super) writers: Vec<Writer<DB>>,
     /// Positions that were committed, as the store said.
-    promised: BTreeSet<i64>,
+    pub(super) promised: BTreeSet<i64>,
     /// Positions that were rolled back.
-    void: BTreeSet<i64>,
-    count: usize,
+    pub(super) void: BTreeSet<i64>,
+    pub(super) count: usize,
+    /// Removed last.
+    _site: DB::Site,
 }
 
-impl<DB: HistoryBackend> Stage<DB> {
+impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     /// An empty database.
-    pub(super) async fn set() -> Self {
-        let database = Database::<DB>::fresh().await;
-        let key = if DB::HOME.is_empty() {
-            "INTEGER PRIMARY KEY AUTOINCREMENT"
-        } else {
-            "BIGSERIAL PRIMARY KEY"
-        };
-        database
-            .execute(&format!(
-                "CREATE TABLE history_applied (ordinal {key}, consumer TEXT NOT NULL,
-                                               version INTEGER NOT NULL, position BIGINT NOT NULL);
-                 CREATE TABLE history_parent (id INTEGER PRIMARY KEY);
-                 CREATE TABLE history_child (parent INTEGER NOT NULL REFERENCES history_parent (id)
-                                             DEFERRABLE INITIALLY DEFERRED);"
-            ))
-            .await;
-        if !DB::HOME.is_empty() {
-            // A tenant's schema may have tables of the same names.
-            let tenant = "CREATE SCHEMA history_tenant;
-                CREATE TABLE history_tenant.consumer_progress (LIKE public.consumer_progress);
-                CREATE TABLE history_tenant.consumer_parked (LIKE public.consumer_parked);";
-            database.execute(tenant).await;
-        }
+    pub(super) async fn set(ground: &'a DB::Ground) -> Self {
+        let (database, site) = DB::database(ground).await;
         Self {
+            ground,
             database,
             world: Arc::default(),
             model: Model::default(),
@@ -213,6 +53,7 @@ impl<DB: HistoryBackend> Stage<DB> {
             promised: BTreeSet::new(),
             void: BTreeSet::new(),
             count: 0,
+            _site: site,
         }
     }
 
@@ -221,40 +62,33 @@ impl<DB: HistoryBackend> Stage<DB> {
         self.count += 1;
         match step {
             Step::Run => return self.run().await,
+            Step::Together(consumer, release) => return self.together(*consumer, release).await,
             Step::CrashAfter(calls, crash) => return self.crash_after(*calls, *crash).await,
             Step::Beside(step) => return self.beside(step).await,
-            Step::Merge(consumer) => return self.merge(*consumer).await,
             step => self.act(step).await?,
         }
         let seen = self.look().await?;
         self.model.observe(seen)
     }
 
-    /// Takes a step that runs no worker.
+    /// Takes a step that runs no worker, except for a merge.
     async fn act(&mut self, step: &Step) -> Verdict {
         match step {
             Step::Append(how, aggregate, scripts) => self.append(*how, *aggregate, scripts).await?,
             Step::Open(scripts) => self.open(scripts).await,
             Step::End(end, which) => self.end(*end, *which).await,
             Step::Deploy(consumer, release, beside) => self.deploy(*consumer, release, *beside),
-            Step::Pause(consumer) => self.pause(*consumer).await?,
-            Step::Resume(consumer) => self.resume(self.newest(*consumer)).await?,
-            Step::Rebuild(consumer, discard) => {
-                self.rebuild(self.newest(*consumer), *discard).await?;
+            Step::Command(command, consumer, which) => {
+                self.command(*command, *consumer, *which).await?;
             }
-            Step::RetryParked(consumer) => self.retry_parked(self.newest(*consumer)).await?,
-            Step::SkipParked(consumer, which) => {
-                self.skip_parked(self.newest(*consumer), *which).await?;
-            }
-            Step::AcceptScope(consumer) => self.accept_scope(self.newest(*consumer)).await?,
-            Step::Activate(consumer) => self.activate(*consumer).await,
-            Step::Forget(consumer) => self.forget_oldest(*consumer).await?,
             Step::Restart(consumer) => self.restart(*consumer).await?,
+            Step::RestartServer => self.restart_server().await,
             Step::Repair(which) => self.repair(*which).await,
+            Step::Redact(which) => self.redact(*which).await,
             Step::Archive(keep) => self.archive(*keep).await,
             Step::Alter => self.alter().await,
             Step::Damage(damage) => self.damage(*damage).await,
-            Step::Run | Step::CrashAfter(..) | Step::Beside(_) | Step::Merge(_) => {}
+            Step::Run | Step::Together(..) | Step::CrashAfter(..) | Step::Beside(_) => {}
         }
         Ok(())
     }
@@ -320,177 +154,10 @@ impl<DB: HistoryBackend> Stage<DB> {
             self.resume(Some(id)).await?;
         }
         if !self.model.parked(id).is_empty() {
-            self.retry_parked(Some(id)).await?;
+            self.retry_parked(Some(id), 0).await?;
         }
         let seen = self.look().await?;
         self.model.observe(seen)
-    }
-
-    async fn append(&mut self, how: Append, aggregate: usize, scripts: &[Script]) -> Verdict {
-        let events: Vec<NewEvent> = scripts
-            .iter()
-            .map(|script| new_event(how == Append::Typed, aggregate, *script))
-            .collect();
-        let store = self.database.store.clone();
-        if scripts.contains(&Script::Unreadable) {
-            return self
-                .append_unreadable(&events, scripts)
-                .await
-                .map_err(|error| error.to_string());
-        }
-        match how {
-            Append::Plain | Append::Typed => {
-                let stored = store.append(ExpectedVersion::Any, &events).await;
-                let stored = stored.map_err(|error| format!("an append failed: {error}"))?;
-                self.promised
-                    .extend(stored.iter().map(|event| event.global_position));
-            }
-            Append::Committed | Append::RolledBack | Append::Savepoint => {
-                self.append_within(how, &events)
-                    .await
-                    .map_err(|error| error.to_string())?;
-            }
-            Append::Dropped(polls) => {
-                drop_after(polls, store.append(ExpectedVersion::Any, &events)).await;
-                return self.nothing_is_left_open().await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn append_unreadable(
-        &mut self,
-        events: &[NewEvent],
-        scripts: &[Script],
-    ) -> Result<(), consumer::StoreError> {
-        let store = self.database.store.clone();
-        let mut tx = store.begin().await?;
-        let stored = store
-            .append_in(&mut tx, ExpectedVersion::Any, events)
-            .await?;
-        let positions: Vec<i64> = stored.iter().map(|event| event.global_position).collect();
-        for (position, script) in positions.iter().zip(scripts) {
-            if *script == Script::Unreadable {
-                DB::execute_sql(&mut tx, &format!("{SPOIL}{position}")).await?;
-            }
-        }
-        tx.commit().await?;
-        self.promised.extend(positions);
-        Ok(())
-    }
-
-    async fn append_within(
-        &mut self,
-        how: Append,
-        events: &[NewEvent],
-    ) -> Result<(), consumer::StoreError> {
-        let store = self.database.store.clone();
-        let mut tx = store.begin().await?;
-        if how == Append::Savepoint {
-            let mut nested = tx.begin().await?;
-            let void = store
-                .append_in(&mut nested, ExpectedVersion::Any, events)
-                .await?;
-            nested.rollback().await?;
-            self.void
-                .extend(void.iter().map(|event| event.global_position));
-        }
-        let stored = store
-            .append_in(&mut tx, ExpectedVersion::Any, events)
-            .await?;
-        let positions = stored.iter().map(|event| event.global_position);
-        if how == Append::RolledBack {
-            self.void.extend(positions);
-            tx.rollback().await?;
-        } else {
-            // SQLite gives a position that was rolled back out again.
-            let positions: Vec<i64> = positions.collect();
-            tx.commit().await?;
-            self.promised.extend(positions);
-        }
-        Ok(())
-    }
-
-    /// Checks that a dropped future of the store left nothing behind in the pool.
-    async fn nothing_is_left_open(&self) -> Verdict {
-        let pool = &self.database.pool;
-        let began = Instant::now();
-        while pool.num_idle() < pool.size() as usize {
-            if began.elapsed() > PATIENCE {
-                return Err("a dropped append keeps a connection of the pool".to_owned());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        if DB::is_left_open(pool).await {
-            return Err("a dropped append left a transaction open in the pool".to_owned());
-        }
-        Ok(())
-    }
-
-    async fn open(&mut self, scripts: &[Script]) {
-        const MOST: usize = 3;
-        if self.writers.len() >= MOST {
-            return;
-        }
-        let mut connection = DB::Connection::connect(&self.database.url)
-            .await
-            .expect("connect");
-        DB::execute_sql(&mut connection, "BEGIN")
-            .await
-            .expect("begin");
-        // An aggregate of its own: others would wait for its lock.
-        let aggregate = 100 + self.count;
-        let events: Vec<NewEvent> = scripts
-            .iter()
-            .map(|script| new_event(false, aggregate, *script))
-            .collect();
-        let store = self.database.store.clone();
-        let stored = store.append_in(&mut connection, ExpectedVersion::Any, &events);
-        let stored = stored.await.expect("append");
-        let positions = stored.iter().map(|event| event.global_position).collect();
-        self.writers.push(Writer::Open(connection, positions));
-    }
-
-    async fn end(&mut self, end: End, which: usize) {
-        if self.writers.is_empty() {
-            return;
-        }
-        let writer = self.writers.remove(which % self.writers.len());
-        let positions = writer.positions().to_vec();
-        match (writer, end) {
-            (Writer::Open(mut connection, _), End::Prepare) => {
-                let name = format!("history-{}", self.database.url.len() + self.count);
-                let sql = format!("PREPARE TRANSACTION '{name}'");
-                DB::execute_sql(&mut connection, &sql)
-                    .await
-                    .expect("prepare");
-                self.writers.push(Writer::Prepared(name, positions));
-                return;
-            }
-            (Writer::Open(mut connection, _), _) => {
-                let sql = if end == End::RollBack {
-                    "ROLLBACK"
-                } else {
-                    "COMMIT"
-                };
-                DB::execute_sql(&mut connection, sql).await.expect("end");
-            }
-            (Writer::Prepared(name, _), _) => {
-                let what = if end == End::RollBack {
-                    "ROLLBACK"
-                } else {
-                    "COMMIT"
-                };
-                self.database
-                    .execute(&format!("{what} PREPARED '{name}'"))
-                    .await;
-            }
-        }
-        if end == End::RollBack {
-            self.void.extend(positions);
-        } else {
-            self.promised.extend(positions);
-        }
     }
 
     fn deploy(&mut self, consumer: usize, release: &Release, beside: bool) {
@@ -504,13 +171,13 @@ impl<DB: HistoryBackend> Stage<DB> {
     }
 
     /// The releases that a worker started now runs.
-    fn code(&self) -> Vec<(&'static str, Release)> {
+    pub(super) fn code(&self) -> Vec<(&'static str, Release)> {
         let all = NAMES.into_iter().zip(&self.releases);
         all.flat_map(|(name, releases)| releases.iter().map(move |one| (name, one.clone())))
             .collect()
     }
 
-    fn builder(
+    pub(super) fn builder(
         &self,
         store: EventStore<DB>,
         code: &[(&'static str, Release)],
@@ -521,6 +188,12 @@ impl<DB: HistoryBackend> Stage<DB> {
             .advance_interval(Duration::from_millis(20))
             // A thread for each run would be most of the time that a history takes.
             .lanes_on_one_core(false);
+        // A server would end the transactions of a busy machine after so short a time.
+        let builder = if DB::HOME.is_empty() {
+            builder.claim_timeout(CLAIM_TIMEOUT)
+        } else {
+            builder
+        };
         code.iter().fold(builder, |builder, (name, release)| {
             builder.registered(ScriptedConsumer::registered(name, release, &self.world))
         })
@@ -528,7 +201,7 @@ impl<DB: HistoryBackend> Stage<DB> {
 
     /// The end of what a worker can handle now. An open transaction may still fill any gap
     /// that is not settled, as far as the server tells.
-    fn settled(&self) -> i64 {
+    pub(super) fn settled(&self) -> i64 {
         self.settled_in(self.model.seen())
     }
 
@@ -542,7 +215,11 @@ impl<DB: HistoryBackend> Stage<DB> {
         gap.map_or(last, |gap| gap - 1)
     }
 
-    fn begin<'a>(&self, releases: &'a [(&'static str, Release)], target: Option<i64>) -> Work<'a> {
+    pub(super) fn begin<'w>(
+        &self,
+        releases: &'w [(&'static str, Release)],
+        target: Option<i64>,
+    ) -> Work<'w> {
         let mut outside = self.world.outside.lock().unwrap();
         outside.calls.clear();
         Work {
@@ -557,7 +234,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         }
     }
 
-    fn end_of(&self, work: &mut Work<'_>) {
+    pub(super) fn end_of(&self, work: &mut Work<'_>) {
         let mut outside = self.world.outside.lock().unwrap();
         work.calls = std::mem::take(&mut outside.calls);
         work.effects = std::mem::take(&mut outside.effects);
@@ -576,14 +253,9 @@ impl<DB: HistoryBackend> Stage<DB> {
                 .build()
                 .map_err(|error| error.to_string())?
                 .run_once();
-            let report = tokio::time::timeout(PATIENCE, run).await;
+            let report = tokio::time::timeout(patience(), run).await;
             report
-                .map_err(|_| {
-                    format!(
-                        "stuck: the worker did not end: {:?}",
-                        self.model.seen().rows
-                    )
-                })?
+                .map_err(|_| "stuck: the worker did not end".to_owned())?
                 .map_err(|error| format!("the worker ended: {error}"))?;
         } else {
             let worker = Running::start(builder);
@@ -595,8 +267,49 @@ impl<DB: HistoryBackend> Stage<DB> {
         self.model.ran(&work, seen)
     }
 
+    /// Runs two workers at once: as a deploy under way has it, the second one has other code for one
+    /// consumer.
+    async fn together(&mut self, consumer: usize, release: &Release) -> Verdict {
+        let code = self.code();
+        let is_new =
+            |(name, one): &(&'static str, Release)| !self.model.is_enrolled((*name, one.version));
+        let Some(name) = NAMES.get(consumer).copied() else {
+            return Ok(());
+        };
+        if code.is_empty() || code.iter().any(is_new) {
+            // Which of two that start now comes first is open.
+            return self.run().await;
+        }
+        let other = Release {
+            start_from: StartFrom::Beginning,
+            ..release.clone()
+        };
+        let mut others = code.clone();
+        others.retain(|one| one.0 != name);
+        others.push((name, other.clone()));
+        let mut all = code.clone();
+        all.push((name, other));
+        let mut work = self.begin(&all, Some(self.settled()));
+        let store = self.database.store.clone();
+        let first = Running::start(self.builder(store.clone(), &code));
+        let second = Running::start(self.builder(store, &others));
+        self.until_reached(&first, &work).await?;
+        self.until_reached(&second, &work).await?;
+        first.stop().await;
+        second.stop().await;
+        self.end_of(&mut work);
+        let seen = self.look().await?;
+        self.model.ran(&work, seen)
+    }
+
+    /// Crashes the server between two steps.
+    async fn restart_server(&mut self) {
+        DB::crash(self.ground);
+        self.lose_writers();
+    }
+
     /// Waits until a running worker has handled what is settled.
-    async fn until_reached(&self, worker: &Running<DB>, work: &Work<'_>) -> Verdict {
+    pub(super) async fn until_reached(&self, worker: &Running<DB>, work: &Work<'_>) -> Verdict {
         // Until it has begun, the rows are as the worker before it left them.
         let has_begun = async || {
             let consumers = worker.consumers();
@@ -609,7 +322,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         loop {
             let seen = self.look().await?;
             let reached = self.model.is_reached(work, &seen);
-            if reached.is_ok() || began.elapsed() > PATIENCE {
+            if reached.is_ok() || began.elapsed() > patience() {
                 return reached;
             }
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -621,7 +334,7 @@ impl<DB: HistoryBackend> Stage<DB> {
         if code.is_empty() {
             return Ok(());
         }
-        let is_terminated = crash == Crash::Terminate && !DB::HOME.is_empty();
+        let is_terminated = crash != Crash::Drop && !DB::HOME.is_empty();
         let mut work = self.begin(&code, is_terminated.then(|| self.settled()));
         work.may_lose_effects = true;
         let name = format!("history_{}", self.count);
@@ -636,7 +349,13 @@ impl<DB: HistoryBackend> Stage<DB> {
         }
         self.world.set_fuse(0);
         if is_terminated {
-            DB::end_connections(&self.database.pool, &name).await;
+            if crash == Crash::Server {
+                self.restart_server().await;
+                // What was open no longer is.
+                work.target = Some(self.settled());
+            } else {
+                DB::end_connections(&self.database.pool, &name).await;
+            }
             self.until_reached(&worker, &work).await?;
         }
         worker.abort().await;
@@ -663,195 +382,6 @@ impl<DB: HistoryBackend> Stage<DB> {
         self.until_reached(worker, &all).await
     }
 
-    async fn merge(&mut self, consumer: usize) -> Verdict {
-        let mut code = self.code();
-        let name = NAMES[consumer % CONSUMERS];
-        for (_, release) in code.iter_mut().filter(|one| one.0 == name) {
-            release.segments = 1;
-        }
-        let Some((_, release)) = code.iter().rfind(|one| one.0 == name) else {
-            return Ok(());
-        };
-        let id = (name, release.version);
-        let mut work = self.begin(&code, Some(self.settled()));
-        let store = self.database.store.clone();
-        let worker = Running::start(self.builder(store.clone(), &code));
-        self.until_reached(&worker, &work).await?;
-        let seen = self.look().await?;
-        // Only rows that run can be merged.
-        if seen.rows_of(id).all(|row| row.state == "running") {
-            let merge = consumer::merge_segments(&store, name, id.1, 1);
-            // While the frontier waits, idle rows may not reach one position.
-            let patience = if self.writers.is_empty() {
-                PATIENCE * 3
-            } else {
-                PATIENCE / 10
-            };
-            match tokio::time::timeout(patience, merge).await {
-                Ok(merged) => merged.map_err(|error| format!("merging {id:?}: {error}"))?,
-                Err(_) if !self.writers.is_empty() => {}
-                Err(_) => return Err(format!("stuck: merging {id:?}: {:?}", seen.rows)),
-            }
-        }
-        worker.stop().await;
-        self.end_of(&mut work);
-        let seen = self.look().await?;
-        self.model.ran(&work, seen)
-    }
-
-    /// The newest version of a consumer.
-    fn newest(&self, consumer: usize) -> Option<Id> {
-        let release = self.releases.get(consumer)?.last()?;
-        Some((*NAMES.get(consumer)?, release.version))
-    }
-
-    /// An operator with the code, if the version has a checkpoint.
-    fn operator(&self, id: Option<Id>) -> Option<(Admin<DB>, Id, Release)> {
-        let code = self.code();
-        let id = id.filter(|id| self.model.is_enrolled(*id))?;
-        let release = code
-            .iter()
-            .find(|(name, release)| (*name, release.version) == id)
-            .map(|(_, release)| release.clone())?;
-        let admin = self.builder(self.database.store.clone(), &code).admin();
-        Some((admin.expect("the consumers fit together"), id, release))
-    }
-
-    async fn pause(&mut self, consumer: usize) -> Verdict {
-        // One that never ran gets its checkpoint.
-        if let Some(release) = self.releases.get(consumer).and_then(|all| all.last()) {
-            self.model.enroll(NAMES[consumer], release, self.settled());
-        }
-        let Some((admin, id, _)) = self.operator(self.newest(consumer)) else {
-            return Ok(());
-        };
-        allowed("pause", id, admin.pause(target(id)).await)
-    }
-
-    async fn resume(&mut self, id: Option<Id>) -> Verdict {
-        let Some((admin, id, _)) = self.operator(id) else {
-            return Ok(());
-        };
-        allowed("resume", id, admin.resume(target(id)).await)
-    }
-
-    async fn accept_scope(&mut self, id: Option<Id>) -> Verdict {
-        let Some((admin, id, _)) = self.operator(id) else {
-            return Ok(());
-        };
-        allowed("accept_scope", id, admin.accept_scope(target(id)).await)
-    }
-
-    async fn rebuild(&mut self, id: Option<Id>, discard: bool) -> Verdict {
-        let Some((admin, id, _)) = self.operator(id) else {
-            return Ok(());
-        };
-        let parked = self.model.parked(id).len();
-        let mut options = RebuildOptions::new();
-        if discard {
-            options = options.discard_parked();
-        }
-        let rebuilt = admin.rebuild(target(id), options).await;
-        match rebuilt {
-            Err(AdminError::WouldDiscard { .. }) if parked > 0 && !discard => return Ok(()),
-            Ok(_) if parked > 0 && !discard => {
-                return Err(format!(
-                    "a rebuild of {id:?} discarded {parked} events unasked"
-                ));
-            }
-            rebuilt => allowed("rebuild", id, rebuilt)?,
-        }
-        self.model.rebuild(id);
-        Ok(())
-    }
-
-    async fn retry_parked(&mut self, id: Option<Id>) -> Verdict {
-        let Some((admin, id, release)) = self.operator(id) else {
-            return Ok(());
-        };
-        // A retry ends with an error at an event that cannot be decoded, until its row is corrected.
-        if self.model.has_parked_unreadable(id) {
-            return Ok(());
-        }
-        let code = [(id.0, release)];
-        let mut work = self.begin(&code, Some(0));
-        let retried = tokio::time::timeout(PATIENCE, admin.retry_parked(target(id), None)).await;
-        let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
-        allowed("retry_parked", id, retried)?;
-        self.end_of(&mut work);
-        let seen = self.look().await?;
-        self.model.retried(id, &work, seen)
-    }
-
-    async fn skip_parked(&mut self, id: Option<Id>, which: usize) -> Verdict {
-        let Some((admin, id, _)) = self.operator(id) else {
-            return Ok(());
-        };
-        let parked = self.model.parked(id);
-        let Some(position) = parked.get(which % parked.len().max(1)).copied() else {
-            return Ok(());
-        };
-        allowed(
-            "skip_parked",
-            id,
-            admin.skip_parked(target(id), position).await,
-        )?;
-        self.model.skip_parked(id, position);
-        Ok(())
-    }
-
-    async fn activate(&mut self, consumer: usize) {
-        if let Some((admin, id, _)) = self.operator(self.newest(consumer)) {
-            // It may be behind; what matters is that nothing is lost either way.
-            let _ = admin.activate(target(id), ActivateOptions::new()).await;
-        }
-    }
-
-    async fn forget_oldest(&mut self, consumer: usize) -> Verdict {
-        let rows = self.model.seen().rows.iter();
-        let own = rows.filter(|row| NAMES.get(consumer) == Some(&row.id.0));
-        match own.map(|row| row.id).min() {
-            Some(id) => self.forget(id).await.map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// Forgets a version, and says whether that was not refused.
-    async fn forget(&mut self, id: Id) -> Verdict<bool> {
-        let parked = self.model.parked(id).len();
-        let admin = Admin::new(self.database.store.clone());
-        let forgotten = admin.forget(target(id), ForgetOptions::new().force()).await;
-        if forgotten.is_err() {
-            return Ok(false);
-        }
-        if parked > 0 {
-            return Err(format!(
-                "forgetting {id:?} dropped {parked} parked events unasked"
-            ));
-        }
-        self.model.forget(id);
-        let (name, version) = id;
-        let sql = format!(
-            "DELETE FROM history_applied WHERE consumer = '{name}' AND version = {version}"
-        );
-        self.database.execute(&sql).await;
-        let mut outside = self.world.outside.lock().unwrap();
-        outside.handled.retain(|row| (row.0, row.1) != id);
-        Ok(true)
-    }
-
-    /// Forgets the newest version of a consumer, and makes its checkpoint anew.
-    async fn restart(&mut self, consumer: usize) -> Verdict {
-        let Some((_, id, _)) = self.operator(self.newest(consumer)) else {
-            return Ok(());
-        };
-        if self.forget(id).await? {
-            self.pause(consumer).await?;
-            self.resume(Some(id)).await?;
-        }
-        Ok(())
-    }
-
     async fn repair(&mut self, which: usize) {
         let broken = self.model.broken();
         if let Some(position) = broken.get(which % broken.len().max(1)) {
@@ -860,11 +390,32 @@ impl<DB: HistoryBackend> Stage<DB> {
     }
 
     async fn repair_at(&mut self, position: i64) {
-        if self.model.script(position) == Some(Script::Unreadable) {
+        if self.model.is_unreadable(position) {
             self.database.execute(&format!("{UNSPOIL}{position}")).await;
         }
         self.model.repair(position);
         self.world.outside.lock().unwrap().repaired.insert(position);
+    }
+
+    /// Gives a broken event a payload that succeeds, as someone does by hand.
+    async fn redact(&mut self, which: usize) {
+        let mut broken = self.model.broken();
+        broken.retain(|position| !self.model.is_unreadable(*position));
+        let Some(position) = broken.get(which % broken.len().max(1)).copied() else {
+            return;
+        };
+        let scripted = Scripted {
+            script: Script::Succeed,
+        };
+        let payload = serde_json::to_string(&scripted).expect("JSON");
+        let value = if DB::HOME.is_empty() {
+            format!("CAST('{payload}' AS BLOB)")
+        } else {
+            format!("convert_to('{payload}', 'UTF8')")
+        };
+        let update =
+            format!("UPDATE events SET payload = {value} WHERE global_position = {position}");
+        self.database.execute(&update).await;
     }
 
     async fn alter(&self) {
@@ -904,7 +455,7 @@ impl<DB: HistoryBackend> Stage<DB> {
     }
 
     /// What the database shows.
-    async fn look(&self) -> Verdict<Observed> {
+    pub(super) async fn look(&self) -> Verdict<Observed> {
         let database = &self.database;
         let payload = if DB::HOME.is_empty() {
             "CAST(payload AS TEXT)"
@@ -918,7 +469,8 @@ impl<DB: HistoryBackend> Stage<DB> {
         let log = database.texts(&log);
         let rows = database.texts(
             "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(slice_from AS TEXT) || '|'
-                 || CAST(slice_to AS TEXT) || '|' || CAST(position AS TEXT) || '|' || state || '|' || scope
+                 || CAST(slice_to AS TEXT) || '|' || CAST(position AS TEXT) || '|' || state || '|'
+                 || CAST(COALESCE(failed_position, 0) AS TEXT) || '|' || scope
                FROM consumer_progress ORDER BY consumer, version, slice_from",
         );
         let parked = database.texts(
@@ -964,43 +516,6 @@ impl<DB: HistoryBackend> Stage<DB> {
     }
 }
 
-/// A step that must not be refused.
-fn allowed<T>(what: &str, id: Id, done: Result<T, AdminError>) -> Verdict {
-    done.map(drop)
-        .map_err(|error| format!("`{what}` of {id:?} failed: {error}"))
-}
-
-fn target(id: Id) -> Target {
-    Target::new(id.0).version(id.1)
-}
-
-fn new_event(typed: bool, aggregate: usize, script: Script) -> NewEvent {
-    let scripted = Scripted { script };
-    let kind = if aggregate.is_multiple_of(2) {
-        "Account"
-    } else {
-        "Order"
-    };
-    let id = format!("a-{aggregate}");
-    if typed && kind == "Account" {
-        return NewEvent::typed(&scripted).expect("JSON").of(id);
-    }
-    let payload = serde_json::to_string(&scripted).expect("JSON");
-    NewEvent::new(kind, id, "Scripted", payload)
-}
-
-/// Polls a future a number of times, and drops it.
-async fn drop_after<T>(polls: u32, future: impl Future<Output = T>) {
-    let mut future = pin!(future);
-    for _ in 0..polls {
-        let polled = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready()));
-        if polled.await {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
 fn logged(line: &str) -> (i64, Logged) {
     let parts: Vec<&str> = line.splitn(4, '|').collect();
     let scripted: Scripted = serde_json::from_str(parts[3]).expect("a script");
@@ -1013,7 +528,7 @@ fn logged(line: &str) -> (i64, Logged) {
 }
 
 fn row(line: &str) -> Row {
-    let parts: Vec<&str> = line.splitn(7, '|').collect();
+    let parts: Vec<&str> = line.splitn(8, '|').collect();
     let number = |at: usize| -> i64 { parts[at].parse().expect("a number") };
     let slice = |at: usize| u16::try_from(number(at)).expect("a slice");
     Row {
@@ -1024,7 +539,8 @@ fn row(line: &str) -> Row {
         slices: slice(2)..slice(3),
         position: number(4),
         state: parts[5].to_owned(),
-        scope: parts[6]
+        failed_position: Some(number(6)).filter(|position| *position > 0),
+        scope: parts[7]
             .split('\n')
             .filter(|kind| !kind.is_empty())
             .map(str::to_owned)

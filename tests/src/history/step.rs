@@ -4,6 +4,7 @@ use consumer::{OnError, StartFrom};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::command::Command;
 use super::scripted::{NAMES, is_transactional};
 
 /// What an event tells its handlers to do. What is called broken here succeeds once the event has
@@ -28,6 +29,8 @@ pub enum Script {
     Commit,
     /// Handles the event after moving `search_path` for its transaction.
     MoveSearchPath,
+    /// Handles the event after changing settings of its session.
+    ChangeSession,
     /// Broken: its row cannot be decoded, so that it never comes to a handler.
     Unreadable,
 }
@@ -84,6 +87,8 @@ pub struct Release {
     pub retries: u32,
     /// How many events a batch holds.
     pub batch_size: u32,
+    /// Whether its handler takes whole batches, and does not know on which of their events it fails.
+    pub in_batches: bool,
     /// Where it starts.
     pub start_from: StartFrom,
 }
@@ -95,6 +100,8 @@ pub enum Crash {
     Drop,
     /// The server ends its connections, and then its future is dropped.
     Terminate,
+    /// The server crashes and starts again, and then the future is dropped.
+    Server,
 }
 
 /// One step of a history. Indices wrap around.
@@ -110,38 +117,95 @@ pub enum Step {
     Deploy(usize, Release, bool),
     /// Runs a worker with all releases until everything settled is handled.
     Run,
+    /// Runs two workers at once, one with all releases, and one with another release of a consumer.
+    Together(usize, Release),
     /// Runs a worker that ends in the middle, after so many calls of handlers.
     CrashAfter(usize, Crash),
     /// Does something while a worker runs that has handled everything settled.
     Beside(Box<Step>),
     /// Adds a column to a table that handlers read.
     Alter,
+    /// Gives a command for a consumer; the last number chooses among its events and options.
+    Command(Command, usize, usize),
     /// Forgets a consumer's newest version, and makes its checkpoint anew.
     Restart(usize),
-    /// Merges the segments of a consumer into one while a worker runs it.
-    Merge(usize),
-    /// Pauses a consumer.
-    Pause(usize),
-    /// Resumes a consumer.
-    Resume(usize),
-    /// Rebuilds a consumer, and discards its parked events if told.
-    Rebuild(usize, bool),
-    /// Tries a consumer's parked events again.
-    RetryParked(usize),
-    /// Skips one parked event of a consumer.
-    SkipParked(usize, usize),
-    /// Takes the scope of the code.
-    AcceptScope(usize),
-    /// Makes the newest version of a consumer the active one.
-    Activate(usize),
-    /// Forgets the oldest version of a consumer.
-    Forget(usize),
+    /// Crashes the server and starts it again.
+    RestartServer,
     /// Repairs one broken event.
     Repair(usize),
+    /// Gives one broken event a payload that succeeds.
+    Redact(usize),
     /// Deletes the events that every consumer has passed, but for so many.
     Archive(usize),
     /// For controls: damages the database.
     Damage(Damage),
+}
+
+impl Step {
+    /// Steps that do less, for a shorter report.
+    pub(super) fn simpler(&self) -> Vec<Self> {
+        match self {
+            Self::Beside(step) => vec![(**step).clone()],
+            Self::Append(how, aggregate, scripts) if *how != Append::Plain || scripts.len() > 1 => {
+                let plain = Self::Append(Append::Plain, *aggregate, scripts.clone());
+                let fewer = without_one(scripts);
+                let fewer = fewer.map(|scripts| Self::Append(*how, *aggregate, scripts));
+                std::iter::once(plain)
+                    .filter(|plain| plain != self)
+                    .chain(fewer)
+                    .collect()
+            }
+            Self::Open(scripts) if scripts.len() > 1 => {
+                without_one(scripts).map(Self::Open).collect()
+            }
+            Self::Deploy(consumer, release, beside) => release
+                .simpler()
+                .map(|release| Self::Deploy(*consumer, release, *beside))
+                .collect(),
+            Self::Together(consumer, release) => {
+                vec![Self::Deploy(*consumer, release.clone(), true)]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Release {
+    fn simpler(&self) -> impl Iterator<Item = Self> {
+        let simple = [
+            Self {
+                segments: 1,
+                ..self.clone()
+            },
+            Self {
+                in_batches: false,
+                ..self.clone()
+            },
+            Self {
+                batch_size: 100,
+                ..self.clone()
+            },
+            Self {
+                start_from: StartFrom::Beginning,
+                ..self.clone()
+            },
+            Self {
+                retries: 0,
+                ..self.clone()
+            },
+        ];
+        let own = self.clone();
+        simple.into_iter().filter(move |simple| *simple != own)
+    }
+}
+
+/// The scripts without one of them, for each of them.
+fn without_one(scripts: &[Script]) -> impl Iterator<Item = Vec<Script>> {
+    (0..scripts.len()).map(|left_out| {
+        let mut fewer = scripts.to_vec();
+        fewer.remove(left_out);
+        fewer
+    })
 }
 
 /// Damage that must be found.
@@ -163,6 +227,8 @@ pub(super) const CONSUMERS: usize = 3;
 pub struct Menu {
     /// Whether transactions may be open beside the worker.
     pub concurrent_writers: bool,
+    /// Whether the server is ours alone, so that it may crash.
+    pub own_server: bool,
     /// Whether scripts may wait for their timeout: one time in so many events, 0 for never.
     pub hangs: usize,
     /// How many steps a history has.
@@ -195,40 +261,36 @@ impl Menu {
             0..28 => Step::Append(how(rng), rng.usize(..6), self.scripts(rng)),
             28..34 => Step::Open(self.scripts(rng)),
             34..40 => Step::End(end(rng), rng.usize(..8)),
-            40..48 => {
+            40..47 => {
                 let version = rng.u32(1..=2);
                 Step::Deploy(consumer, self.release(rng, consumer, version), rng.bool())
             }
-            48..64 => Step::Run,
-            64..70 => Step::CrashAfter(rng.usize(1..12), crash(rng)),
-            70..72 => Step::Merge(consumer),
-            72..74 => Step::Pause(consumer),
-            74..77 => Step::Resume(consumer),
-            77..81 => Step::Rebuild(consumer, rng.bool()),
-            81..84 => Step::RetryParked(consumer),
-            84..86 => Step::SkipParked(consumer, rng.usize(..4)),
-            86..89 => Step::AcceptScope(consumer),
-            89..91 => Step::Activate(consumer),
-            91..93 => Step::Forget(consumer),
-            93..97 => Step::Repair(rng.usize(..16)),
+            47..60 => Step::Run,
+            60..64 => {
+                let version = rng.u32(1..=2);
+                Step::Together(consumer, self.release(rng, consumer, version))
+            }
+            64..69 => Step::CrashAfter(rng.usize(1..12), crash(rng)),
+            69..70 => Step::RestartServer,
+            70..92 => Step::Command(command(rng), consumer, rng.usize(..16)),
+            92..96 => Step::Repair(rng.usize(..16)),
+            96 => Step::Redact(rng.usize(..16)),
             97 => Step::Restart(consumer),
             _ => Step::Archive(rng.usize(..4)),
         };
-        // A dropped append is looked for in the pool, which a worker would use meanwhile.
-        let is_dropped = matches!(step, Step::Append(Append::Dropped(_), ..));
-        let may_be_beside = !is_dropped
-            && matches!(
-                step,
-                Step::Append(..)
-                    | Step::Pause(_)
-                    | Step::Resume(_)
-                    | Step::Rebuild(..)
-                    | Step::RetryParked(_)
-                    | Step::SkipParked(..)
-                    | Step::Repair(_)
-                    | Step::Restart(_)
-            );
-        let name = match &step {
+        let may_be_beside = may_be_beside(&step);
+        let step = if self.fits(&step) { step } else { Step::Run };
+        let alters = rng.u32(..4) == 0;
+        match rng.u32(..6) {
+            0 if may_be_beside && self.has("beside") => Step::Beside(Box::new(step)),
+            1 if alters && self.has("alter") => Step::Beside(Box::new(Step::Alter)),
+            _ => step,
+        }
+    }
+
+    /// Whether a step is possible here, and its kind is not left out.
+    fn fits(&self, step: &Step) -> bool {
+        let name = match step {
             Step::Append(Append::Dropped(_), ..) => "dropped",
             Step::Deploy(consumer, release, _) if release.version > 1 => {
                 if is_transactional(NAMES[*consumer]) {
@@ -238,26 +300,20 @@ impl Menu {
                 }
             }
             Step::Open(_) | Step::End(..) => "open",
+            Step::Together(..) => "together",
             Step::CrashAfter(..) => "crash",
-            Step::Merge(_) => "merge",
-            Step::Rebuild(..) => "rebuild",
-            Step::RetryParked(_) => "retry",
-            Step::Forget(_) | Step::Restart(_) => "forget",
+            Step::Command(command, ..) => command.name(),
+            Step::Restart(_) => "restart",
+            Step::Redact(_) => "redact",
             Step::Archive(_) => "archive",
             _ => "",
         };
-        let fits = self.concurrent_writers || name != "open";
-        let step = if fits && self.has(name) {
-            step
-        } else {
-            Step::Run
+        let is_possible = match step {
+            Step::Open(_) | Step::End(..) => self.concurrent_writers,
+            Step::RestartServer | Step::CrashAfter(_, Crash::Server) => self.own_server,
+            _ => true,
         };
-        let alters = rng.u32(..4) == 0;
-        match rng.u32(..6) {
-            0 if may_be_beside && self.has("beside") => Step::Beside(Box::new(step)),
-            1 if alters && self.has("alter") => Step::Beside(Box::new(Step::Alter)),
-            _ => step,
-        }
+        is_possible && self.has(name)
     }
 
     fn release(&self, rng: &mut Rng, consumer: usize, version: u32) -> Release {
@@ -275,6 +331,7 @@ impl Menu {
             on_error: [OnError::Stop, OnError::Park, OnError::Skip][rng.usize(..3)],
             retries: rng.u32(..3),
             batch_size: [1, 2, 3, 100][rng.usize(..4)],
+            in_batches: rng.u32(..4) == 0 && self.has("batches"),
             start_from: if now && self.has("now") {
                 StartFrom::Now
             } else {
@@ -298,6 +355,7 @@ impl Menu {
             92..94 => (Script::LeakSavepoint, "savepoint"),
             94..96 => (Script::Commit, "commit"),
             96..98 => (Script::Unreadable, "unreadable"),
+            98 => (Script::ChangeSession, "session"),
             _ => (Script::MoveSearchPath, "search_path"),
         };
         let hangs = self.hangs > 0 && rng.usize(..self.hangs.max(1)) == 0;
@@ -325,9 +383,24 @@ fn end(rng: &mut Rng) -> End {
 }
 
 fn crash(rng: &mut Rng) -> Crash {
-    if rng.bool() {
-        Crash::Drop
-    } else {
-        Crash::Terminate
+    [Crash::Drop, Crash::Terminate, Crash::Server][rng.usize(..3)]
+}
+
+fn command(rng: &mut Rng) -> Command {
+    let weighted = Command::ALL
+        .into_iter()
+        .flat_map(|command| std::iter::repeat_n(command, command.weight()));
+    let weighted: Vec<Command> = weighted.collect();
+    weighted[rng.usize(..weighted.len())]
+}
+
+/// Whether a step can be taken while a worker runs.
+fn may_be_beside(step: &Step) -> bool {
+    match step {
+        // A dropped append is looked for in the pool, which a worker would use meanwhile.
+        Step::Append(how, ..) => !matches!(how, Append::Dropped(_)),
+        Step::Command(command, ..) => command.may_be_beside(),
+        Step::Repair(_) | Step::Restart(_) => true,
+        _ => false,
     }
 }

@@ -187,6 +187,43 @@ impl OnOrHandle {
     }
 }
 
+#[derive(ReadModel)]
+#[read_model(table = "rows")]
+struct Row {
+    #[read_model(key)]
+    id: String,
+    #[read_model(key)]
+    part: i64,
+    #[cfg(any())]
+    absent: NoSuchType,
+    #[cfg(all())]
+    name: String,
+}
+
+struct Rows;
+
+// No aggregate id is the key, and the handler that would need it is not there.
+#[consumer(name = "rows", read_model = Row)]
+impl Rows {
+    #[cfg(any())]
+    #[on("Registered")]
+    fn registered(row: &mut Row, event: &PersistedEvent) {
+        row.no_such_field = event;
+    }
+
+    #[cfg(all())]
+    #[on("Registered", key = (event.aggregate_id, event.global_position))]
+    fn registered(row: &mut Row, event: &PersistedEvent) {
+        row.name.clone_from(&event.event_type.to_string());
+    }
+
+    #[cfg(any())]
+    #[on]
+    async fn absent(&self, _tx: &mut NoSuchConnection, _event: Absent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let event = |kind: &str| {
@@ -227,6 +264,6 @@ async fn main() {
             .unwrap()
             .registered()
             .len(),
-        7
+        8
     );
 }

@@ -54,7 +54,42 @@ struct Typed;
 
 on!(Typed, UserRegistered => registered, UserDeleted => deleted);
 
+macro_rules! row {
+    ($type:ident, $table:literal, $key:ident: $key_type:ty, $($field:ident: $field_type:ty),+) => {
+        #[derive(ReadModel)]
+        #[read_model(table = $table)]
+        struct $type {
+            #[read_model(key)]
+            $key: $key_type,
+            $($field: $field_type),+
+        }
+    };
+}
+
+row!(User, "users", id: String, email: Option<String>, tags: Vec<u8>);
+
+macro_rules! fold {
+    ($type:ident, $row:path, $event:ident, $key:expr, $name:ident => $body:block) => {
+        struct $type;
+
+        #[consumer(name = "folded", read_model = $row)]
+        impl $type {
+            #[on(key = $key)]
+            fn registered($name: &mut $row, _event: $event) $body
+
+            #[on("Deleted")]
+            fn deleted(_event: &PersistedEvent) -> Option<$row> {
+                None
+            }
+        }
+    };
+}
+
+fold!(Folded, User, UserRegistered, "ada", user => {
+    user.email = None;
+});
+
 fn main() {
     let registry = consumer::Registry::<Sqlite>::discover().unwrap();
-    assert_eq!(registry.registered().len(), 3);
+    assert_eq!(registry.registered().len(), 4);
 }

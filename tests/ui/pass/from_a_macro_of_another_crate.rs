@@ -21,11 +21,29 @@ impl Renamed {
 #[event(aggregate = "User", crate = ::consumer_tests::reexport)]
 struct UserRegistered {}
 
+#[derive(reexport::ReadModel)]
+#[read_model(table = "users", crate = ::consumer_tests::reexport)]
+struct User {
+    #[read_model(key)]
+    id: String,
+    name: String,
+}
+
+struct Users;
+
+#[reexport::consumer(name = "users", read_model = User, crate = ::consumer_tests::reexport)]
+impl Users {
+    #[on(key = event.aggregate_id)]
+    fn registered(user: &mut User, event: Envelope<'_, UserRegistered>) {
+        user.name.clone_from(&event.aggregate_id);
+    }
+}
+
 consumer_tests::declare_a_consumer!(Foreign, "foreign");
 
 fn main() {
     let registry = reexport::Registry::<reexport::sqlx::Sqlite>::discover().unwrap();
-    assert_eq!(registry.registered().len(), 2);
+    assert_eq!(registry.registered().len(), 3);
     assert_eq!(
         <UserRegistered as reexport::Event>::EVENT_TYPES,
         ["UserRegistered"]

@@ -24,6 +24,17 @@ struct Context;
 struct Event;
 struct Handled;
 struct Settings;
+struct Fold;
+struct ReadModel;
+struct Table;
+struct Value;
+struct Keys;
+const row: u8 = 0;
+const rows: u8 = 0;
+const keys: u8 = 0;
+const key: u8 = 0;
+const columns: u8 = 0;
+const values: u8 = 0;
 const cx: u8 = 0;
 const tx: u8 = 0;
 const event: u8 = 0;
@@ -140,6 +151,49 @@ impl ::consumer::Handler<::consumer::sqlx::Sqlite> for ByHand {
     async fn handle(
         &self,
         _: &::consumer::Context,
+        _: &mut ::consumer::sqlx::SqliteConnection,
+        _: &::consumer::PersistedEvent,
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+}
+
+#[derive(::consumer::ReadModel)]
+#[read_model(table = "rows")]
+struct Row {
+    #[read_model(key)]
+    id: ::std::string::String,
+    #[read_model(key)]
+    part: ::core::primitive::i64,
+    #[read_model(index)]
+    values: ::core::option::Option<::std::vec::Vec<::core::primitive::u8>>,
+    #[read_model(sql_type = "text")]
+    columns: ::core::primitive::u64,
+    #[read_model(position)]
+    position: ::core::primitive::i64,
+}
+
+struct Rows;
+
+#[::consumer::consumer(name = "rows", aggregates = ["User"], read_model = Row)]
+impl Rows {
+    #[on(key = (aggregate_id, placed.record.global_position))]
+    fn registered(
+        changed: &mut Row,
+        placed: ::consumer::Envelope<'_, Registered>,
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        changed.columns = placed.record.payload.len() as ::core::primitive::u64;
+        ::core::result::Result::Ok(())
+    }
+
+    #[on(other, key = [(::std::string::String::new(), it.global_position)])]
+    fn other(changed: &mut ::core::option::Option<Row>, it: &::consumer::PersistedEvent) {
+        *changed = ::core::option::Option::None;
+    }
+
+    #[on("C")]
+    async fn sql(
+        &self,
         _: &mut ::consumer::sqlx::SqliteConnection,
         _: &::consumer::PersistedEvent,
     ) -> ::core::result::Result<(), ::consumer::HandlerError> {

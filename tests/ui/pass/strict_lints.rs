@@ -266,6 +266,104 @@ impl Deprecated {
     }
 }
 
+/// The row of a user.
+#[derive(ReadModel, Debug, Clone, PartialEq)]
+#[read_model(table = "user_rows")]
+pub struct UserRow {
+    /// Who.
+    #[read_model(key)]
+    pub id: String,
+    /// Where to write to.
+    #[read_model(index)]
+    pub email: Option<String>,
+    /// How much.
+    #[read_model(sql_type = "numeric(20)")]
+    pub amount: u64,
+    /// Not used any more.
+    #[deprecated]
+    #[read_model(rename = "note")]
+    pub comment: String,
+    /// When.
+    #[read_model(position)]
+    pub as_of: i64,
+}
+
+/// Keeps rows.
+#[derive(Debug)]
+pub struct UserRows;
+
+#[consumer(name = "user_rows", aggregates = [UserEvent], read_model = UserRow, segments = 2)]
+impl UserRows {
+    /// Documentation stays here too.
+    #[on]
+    fn registered(row: &mut Option<UserRow>, event: Envelope<'_, UserRegistered>) {
+        if let Some(row) = row {
+            row.email = Some(event.payload.email);
+        }
+    }
+
+    #[on("Renamed")]
+    fn renamed(_event: &PersistedEvent, _cx: &Context) -> Option<UserRow> {
+        None
+    }
+
+    #[on(other)]
+    fn other(_event: &PersistedEvent) {}
+}
+
+/// Keeps rows with other keys, and a handler with SQL.
+#[derive(Debug)]
+pub struct UserRowsByEmail;
+
+#[consumer(name = "user_rows_by_email", read_model = UserRow)]
+impl UserRowsByEmail {
+    #[on(key = event.email)]
+    fn registered(row: &mut UserRow, event: UserRegistered) -> Result<(), HandlerError> {
+        if event.email.is_empty() {
+            return Err("no e-mail address".into());
+        }
+        row.email = Some(event.email);
+        Ok(())
+    }
+
+    #[on("Renamed", key = [event.global_position.to_string(), event.aggregate_id.clone()])]
+    fn renamed(row: &mut UserRow, event: &PersistedEvent) {
+        row.amount = event.payload.len() as u64;
+    }
+
+    #[on]
+    async fn order(
+        &self,
+        tx: &mut SqliteConnection,
+        _event: OrderPlaced,
+    ) -> Result<(), HandlerError> {
+        let _ = tx;
+        Ok(())
+    }
+}
+
+/// A row that nobody outside sees.
+#[derive(ReadModel)]
+#[read_model(table = "private_rows")]
+struct PrivateRow {
+    #[read_model(key)]
+    id: i64,
+    name: String,
+}
+
+struct PrivateRows;
+
+#[consumer(name = "private_rows", read_model = PrivateRow)]
+impl PrivateRows {
+    #[on("A")]
+    fn a(event: &PersistedEvent) -> PrivateRow {
+        PrivateRow {
+            id: event.global_position,
+            name: String::new(),
+        }
+    }
+}
+
 fn main() {
     assert_eq!(Users.helper(), 7);
 }

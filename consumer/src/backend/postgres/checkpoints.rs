@@ -10,7 +10,7 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
-use super::connect::{BEGIN_READ, BEGIN_WRITE, begin_write, server_incarnation, with_numbers};
+use super::connect::{BEGIN_WRITE, begin, begin_write, server_incarnation, with_numbers};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
@@ -20,8 +20,8 @@ use crate::backend::sql::without_nul;
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
 
-/// Restores the session at the begin of each transaction. That it ends is up to the deferred trigger of
-/// the tables, which refuses a handler's commit.
+/// Restores the session at the begin of each transaction, and guards that the transaction ends only after a
+/// save.
 #[derive(Debug)]
 pub struct SessionGuard {
     begin: Arc<str>,
@@ -42,16 +42,35 @@ impl SessionGuard {
             "; DEALLOCATE ALL"
         };
         Ok(Self {
-            begin: format!("{BEGIN_BATCH}; {restore}{forget}").into(),
+            begin: format!("{BEGIN_BATCH}; {restore}{forget}; {GUARD}").into(),
         })
     }
 }
 
 /// Like [`BEGIN_WRITE`], without its timeout: a claim sets its own.
-const BEGIN_BATCH: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+const BEGIN_BATCH: &str = concat!(begin!(), " READ WRITE");
+
+/// The setting that does not exist, and what the error about it says.
+macro_rules! refusal {
+    () => {
+        "consumer.a handler may not commit the transaction of its worker"
+    };
+}
+
+/// Refuses a commit before the checkpoint is saved (R4): a COMMIT runs the queries of cursors that outlive it, and
+/// this one fails unless a save has left its mark. Unlike a deferred trigger, it needs no version of the
+/// checkpoint row. After a save, the cursor stays until the next batch.
+const GUARD: &str = concat!(
+    "CLOSE ALL; DECLARE consumer_guard NO SCROLL CURSOR WITH HOLD FOR \
+     SELECT CASE WHEN pg_catalog.current_setting('consumer.saved', true) \
+                      = pg_catalog.pg_current_xact_id()::pg_catalog.text \
+            THEN '' ELSE pg_catalog.current_setting('",
+    refusal!(),
+    "') END"
+);
 
 /// The statements that restore the session. They run in the message of the next BEGIN, since in that of
-/// the COMMIT they would take the mark from the deferred trigger. A setting may take the rights of the
+/// the COMMIT they would take the mark from the guard. A setting may take the rights of the
 /// role that logged in, and the role is none of the settings that are reset.
 const SESSION: &str = "
     SELECT concat(
@@ -62,12 +81,16 @@ const SESSION: &str = "
              WHERE source = 'session' AND name NOT LIKE 'transaction%'),
            'SET ROLE ', quote_literal(current_setting('role'))) AS restore";
 
-/// Where the tables are. The catalogue comes first in a search path that does not name it, except for
-/// temporary tables, which have no functions.
+/// Where the tables are: ours were created together, and that of events may be older. The catalogue
+/// comes first in a search path that does not name it, except for temporary tables, which have no
+/// functions.
 const LOCATION: &str = "
     SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS schema,
+             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS own,
+           (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('{events}')) AS events,
            pg_catalog.current_setting('search_path') AS search_path,
            (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
                                WITH ORDINALITY AS s (name, place)
@@ -87,6 +110,86 @@ impl TransactionGuard for SessionGuard {
     fn violation(&self) -> Option<&'static str> {
         None
     }
+
+    fn is_same(&self, _session: &str) -> bool {
+        true
+    }
+}
+
+/// The block from which on a row is looked for at its address. In a table that has fewer, a search reads few, and
+/// the planner would choose to read the whole table even where the address is given. A prepared
+/// statement keeps such a plan while the table grows.
+const FIRST_BLOCK: u32 = 16;
+
+/// The block of an address such as `(16,3)`.
+fn block(address: &str) -> Option<u32> {
+    let (block, _) = address.strip_prefix('(')?.split_once(',')?;
+    block.parse().ok()
+}
+
+/// Claims a row that fulfils a condition besides its key.
+macro_rules! claim {
+    ($condition:literal) => {
+        concat!(
+            "
+        WITH p AS (
+            SELECT *, ctid::text AS address FROM {progress}
+             WHERE consumer = $1 AND version = $2 AND slice_from = $3
+               -- No claim on tables that this library cannot work with, which ends the worker soon.
+               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known}) ",
+            $condition,
+            "
+               FOR UPDATE SKIP LOCKED)
+        SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
+               CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
+               {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.address,
+               EXISTS (SELECT FROM {parked} AS k
+                        WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
+               -- Two ranges of the index, between which the own rows are not looked at.
+               CASE WHEN EXISTS (SELECT FROM {progress} AS o
+                                  WHERE o.consumer = p.consumer AND o.version < p.version)
+                      OR EXISTS (SELECT FROM {progress} AS o
+                                  WHERE o.consumer = p.consumer AND o.version > p.version)
+                    THEN 'open'
+                    -- A version that this statement does not see yet has to wait for the claim.
+                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, 7166182912370463011))
+                    THEN 'held' ELSE 'taken' END AS mark,
+               EXISTS (SELECT FROM {handled} AS h
+                        WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
+               pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction, '' AS session,
+               -- In this transaction only, these end the claim of a process that froze, or that is
+               -- behind a cut network: one that sends no statement, one that acknowledges no answer,
+               -- and one that is gone while its statement runs.
+               set_config('idle_in_transaction_session_timeout', $4, true),
+               set_config('tcp_user_timeout', $4, true),
+               CASE WHEN current_setting('server_version_num')::int >= 140000
+                    THEN set_config('client_connection_check_interval', $4, true) END, ",
+            server_incarnation!(),
+            " FROM p"
+        )
+    };
+}
+
+/// Saves the checkpoint of a claimed row that fulfils a condition besides its key.
+macro_rules! save {
+    ($condition:literal) => {
+        concat!(
+            "
+        WITH saved AS (
+            UPDATE {progress}
+               SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
+                   failed_position = $8, error = {message $9}, updated_at = {now}
+             WHERE consumer = $1 AND version = $2 AND slice_from = $3
+               AND position = $10 AND epoch = $11
+               -- Another transaction means that a handler ended the claim's and began one of its own.
+               AND pg_current_xact_id()::text = $12 ",
+            $condition,
+            "
+         RETURNING ctid::text AS address)
+        -- The mark that the guard looks for; it ends with the transaction.
+        SELECT address, set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved"
+        )
+    };
 }
 
 impl Checkpoints for Postgres {
@@ -96,61 +199,27 @@ impl Checkpoints for Postgres {
     const WRITERS: Option<usize> = None;
     const LANES_ON_ONE_CORE: bool = false;
     const MOST_BATCHES: usize = 8;
-    const BEGIN_READ: &'static str = BEGIN_READ;
+    const RESTORES_SESSION: bool = true;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     /// The number is arbitrary.
     const BEGIN_ENROLL: &'static str =
         begin_write!("SELECT pg_advisory_xact_lock(7166182912370463010)");
     const BEGIN_SPLIT: &'static str = begin_write!("SET LOCAL lock_timeout = '2s'");
 
-    const CLAIM: &'static str = concat!(
-        "
-        -- The update, rather than a bare lock, arms the deferred trigger that refuses a commit before
-        -- the checkpoint is saved (R4).
-        UPDATE {progress} AS p SET claims = p.claims + 1
-         WHERE (p.consumer, p.version, p.slice_from) = (
-               SELECT consumer, version, slice_from FROM {progress}
-                WHERE consumer = $1 AND version = $2 AND slice_from = $3
-                  FOR UPDATE SKIP LOCKED)
-     RETURNING p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
-               CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
-               {ms until p.retry_at} AS retry_in, p.failed_position, p.error,
-               EXISTS (SELECT FROM {parked} AS k
-                        WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
-               -- Two ranges of the index, between which the own rows are not looked at.
-               EXISTS (SELECT FROM {progress} AS o
-                        WHERE o.consumer = p.consumer AND o.version < p.version)
-               OR EXISTS (SELECT FROM {progress} AS o
-                           WHERE o.consumer = p.consumer AND o.version > p.version) AS has_versions,
-               EXISTS (SELECT FROM {handled} AS h
-                        WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
-               pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction,
-               -- In this transaction only, these end the claim of a process that froze, or that is
-               -- behind a cut network: one that sends no statement, one that acknowledges no answer,
-               -- and one that is gone while its statement runs.
-               set_config('idle_in_transaction_session_timeout', $4, true),
-               set_config('tcp_user_timeout', $4, true),
-               CASE WHEN current_setting('server_version_num')::int >= 140000
-                    THEN set_config('client_connection_check_interval', $4, true) END, ",
-        server_incarnation!()
-    );
+    const CLAIM: &'static str = claim!("");
+    const CLAIM_AT: &'static str = claim!("AND ctid = $5::text::tid");
+    const SAVE: &'static str = save!("");
+    const SAVE_AT: &'static str = save!("AND ctid = $13::text::tid");
 
-    const SAVE: &'static str = "
-        WITH saved AS (
-            UPDATE {progress}
-               SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-                   failed_position = $8, error = {message $9}, updated_at = {now}
-             WHERE consumer = $1 AND version = $2 AND slice_from = $3
-               AND position = $10 AND epoch = $11
-               -- Another transaction means that a handler ended the claim's and began one of its own.
-               AND pg_current_xact_id()::text = $12
-         RETURNING 1)
-        -- The mark that the deferred trigger looks for; it ends with the transaction.
-        SELECT set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved";
+    const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
-    /// The number is arbitrary.
+    /// The number is arbitrary, and that of a claim.
     const LOCK_MARK: &'static str = "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
+
+    /// A claim is held while a handler works elsewhere.
+    const HOLD_MARK: &'static str = Self::LOCK_MARK;
+    const RELEASE_MARK: &'static str = "SELECT $1";
 
     const ADVANCE: &'static str = concat!(
         "
@@ -166,6 +235,7 @@ impl Checkpoints for Postgres {
                -- An event that failed may have come into the other half of a row that was split.
                AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
+               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known})
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
                AND ",
@@ -202,12 +272,19 @@ impl Checkpoints for Postgres {
             let found = located.try_get("search_path")?;
             return Err(StoreError::SearchPath { found });
         }
-        let mut settings = settings.clone();
-        if let Some(schema) = located.try_get::<Option<String>, _>("schema")? {
-            settings.schema = settings.schema.database_schema(schema);
-            settings.schema.check()?;
-        }
-        Ok(settings)
+        let found = |column| located.try_get::<Option<String>, _>(column);
+        let missing = |table: &str| StoreError::NotMigrated {
+            missing: format!("there is no table `{table}`"),
+        };
+        let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
+        let events = settings.schema.events_name();
+        let events = found("events")?.ok_or_else(|| missing(events))?;
+        let schema = settings.schema.clone().located(own, events);
+        schema.check()?;
+        Ok(StoreSettings {
+            schema,
+            ..settings.clone()
+        })
     }
 
     async fn guard(
@@ -225,14 +302,30 @@ impl Checkpoints for Postgres {
         Ok(())
     }
 
+    async fn restore(
+        connection: &mut PoolConnection<Self>,
+        guard: &SessionGuard,
+    ) -> Result<bool, sqlx::Error> {
+        // Made of literals that the server has quoted.
+        let restore = AssertSqlSafe(format!("{}; COMMIT", guard.begin));
+        raw_sql(restore).execute(&mut **connection).await?;
+        Ok(true)
+    }
+
     async fn claim(
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
+        at: Option<&str>,
         timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
         let timeout = timeout.as_millis().to_string();
-        let claim = on_row::<Self>(&statements.claim, key).bind(&*timeout);
+        let claim = match at {
+            Some(at) => on_row::<Self>(&statements.claim_at, key)
+                .bind(&*timeout)
+                .bind(at),
+            None => on_row::<Self>(&statements.claim, key).bind(&*timeout),
+        };
         let row = claim.fetch_optional(connection).await?;
         row.map(|row| Claim::decode::<Self>(&row, key.clone()))
             .transpose()
@@ -244,9 +337,22 @@ impl Checkpoints for Postgres {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> Result<bool, sqlx::Error> {
-        let save = bind_save::<Self>(&statements.save, key, claim, new).bind(&*claim.transaction);
-        Ok(save.fetch_optional(connection).await?.is_some())
+    ) -> Result<Option<String>, sqlx::Error> {
+        let bind =
+            |statement| bind_save::<Self>(statement, key, claim, new).bind(&*claim.transaction);
+        if Self::is_worth_keeping(&claim.address) {
+            let save = bind(&statements.save_at).bind(&*claim.address);
+            if let Some(row) = save.fetch_optional(&mut *connection).await? {
+                return row.try_get("address").map(Some);
+            }
+        }
+        // The handler may have updated the row, which moves it.
+        let row = bind(&statements.save).fetch_optional(connection).await?;
+        row.map(|row| row.try_get("address")).transpose()
+    }
+
+    fn is_worth_keeping(address: &str) -> bool {
+        block(address).is_some_and(|block| block >= FIRST_BLOCK)
     }
 
     async fn park(
@@ -346,7 +452,17 @@ impl Checkpoints for Postgres {
     }
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "ZC004")
+        let routine = || {
+            let error = error.try_downcast_ref::<PgDatabaseError>();
+            error.and_then(PgDatabaseError::routine)
+        };
+        match error.code().as_deref() {
+            // undefined_object
+            Some("42704") => error.message().contains(refusal!()),
+            // feature_not_supported: to prepare a transaction with such a cursor.
+            Some("0A000") => routine() == Some("PreCommit_Portals"),
+            _ => false,
+        }
     }
 
     /// The code alone says that a feature is not supported, and the message is translated.
@@ -371,5 +487,23 @@ impl Checkpoints for Postgres {
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| code == "42501")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_worth_keeping_from_its_block_on() {
+        for (address, expected) in [
+            ("(16,1)", true),
+            ("(4294967294,65535)", true),
+            ("(15,200)", false),
+            ("", false),
+            ("16", false),
+        ] {
+            assert_eq!(Postgres::is_worth_keeping(address), expected, "{address}");
+        }
     }
 }

@@ -34,17 +34,40 @@ macro_rules! server_incarnation {
 #[cfg(feature = "worker")]
 pub(super) use server_incarnation;
 
+/// Begins a transaction, and runs another statement in the same message.
+///
+/// The isolation is named because a role can have a stricter default, with which statements would fail
+/// that here wait for a row. `NOT DEFERRABLE`, the default, may only be said before the first query: the
+/// server would otherwise accept a `BEGIN` in a transaction that the program has left open.
+macro_rules! begin {
+    () => {
+        "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE"
+    };
+    ($statement:literal) => {
+        concat!(begin!(), "; ", $statement)
+    };
+}
+pub(super) use begin;
+
+/// Begins a transaction.
+pub(super) const BEGIN: &str = begin!();
+
+/// Begins a transaction for several messages outside a batch: a pooler in transaction mode keeps it on
+/// one connection. Each statement must see what was committed before it.
+pub(super) const BEGIN_READ: &str = concat!(begin!(), " READ ONLY");
+
 /// Begins a transaction that writes, and runs another statement in the same message.
 ///
-/// The modes are named because a role can have other defaults: a claim must see what the previous one
-/// committed, and a role whose transactions are read-only by default would not be able to save after
-/// a handler's own `ROLLBACK`. The timeout, in this transaction only, ends a process that froze
-/// between two statements and would keep its locks; a claim sets its own.
+/// A role whose transactions are read-only by default would not be able to save after a handler's own
+/// `ROLLBACK`. The timeout, in this transaction only, ends a process that froze between two statements
+/// and would keep its locks; a claim sets its own.
 #[cfg(feature = "worker")]
 macro_rules! begin_write {
     () => {
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-         SET LOCAL idle_in_transaction_session_timeout = '10s'"
+        concat!(
+            begin!(),
+            " READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+        )
     };
     ($statement:literal) => {
         concat!(begin_write!(), "; ", $statement)
@@ -56,11 +79,6 @@ pub(super) use begin_write;
 /// Begins a transaction that writes.
 #[cfg(feature = "worker")]
 pub(super) const BEGIN_WRITE: &str = begin_write!();
-
-/// Begins a transaction for several messages outside a batch: a pooler in transaction mode keeps it on
-/// one connection. Each statement must see what was committed before it.
-#[cfg(feature = "worker")]
-pub(super) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 
 /// A statement with numbers in the place of `$1` and so on, for the simple protocol: outside a
 /// transaction a pooler in transaction mode can change the connection between any two messages, and
@@ -93,7 +111,8 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     }
     PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
         database: "Postgres",
-        source,
+        example: EXAMPLE,
+        source: source.into(),
     })
 }
 
@@ -104,9 +123,9 @@ async fn probe(options: &PgConnectOptions) -> Result<(), StoreError> {
     let connected = tokio::time::timeout(TIMEOUT, attempt)
         .await
         .unwrap_or_else(|_| Err(no_answer(TIMEOUT)));
-    let unreachable = |source| StoreError::Unreachable {
+    let unreachable = |source: sqlx::Error| StoreError::Unreachable {
         server: server(options),
-        source,
+        source: source.into(),
     };
     let connection = connected.map_err(unreachable)?;
     connection.close().await.map_err(unreachable)

@@ -8,15 +8,17 @@ use sqlx::{ConnectOptions as _, PgPool};
 
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
+use super::connect::{BEGIN, BEGIN_READ, begin};
 #[cfg(feature = "worker")]
 use super::marker::{Marker, server_marker};
-use super::{connect, migrations};
+use super::{connect, migrations, privileges};
 use crate::backend::append::{Append, Placed};
 use crate::backend::events::{EventStatements, Events, Opened, select};
 use crate::backend::json_text::JsonText;
 use crate::backend::log_rows::{LogRow, LogRows as _};
 use crate::backend::names::Names;
-use crate::backend::{Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::backend::version::KNOWN;
+use crate::backend::{Access, Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
 use crate::contract::NewEvent;
 use crate::contract::columns::column;
 
@@ -160,15 +162,31 @@ impl Events for Postgres {
     type OwnStatements = PgEventStatements;
 
     const STORES_NUL: bool = false;
-    // A role can have a stricter default, with which appends would fail where they can wait for the
-    // head row.
-    const BEGIN_APPEND: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+    const BEGIN_READ: &'static str = BEGIN_READ;
+    const BEGIN_APPEND: &'static str = BEGIN;
     /// The number is arbitrary. Under READ COMMITTED the version that is read after the lock is that of
     /// its last holder.
-    const BEGIN_MIGRATION: &'static str =
-        "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7166182912370463009)";
+    ///
+    /// Others queue behind a lock on a table that waits for a long batch, so it waits briefly and is
+    /// tried again. The last timeout ends a process that froze with the locks.
+    const BEGIN_MIGRATION: &'static str = begin!(
+        "SELECT pg_advisory_xact_lock(7166182912370463009);
+         SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0;
+         SET LOCAL idle_in_transaction_session_timeout = '1min'"
+    );
     const VERSIONS: &'static str = migrations::VERSIONS;
-    const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
+    const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
+    const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
+
+    fn may_have_begun_before(error: &sqlx::Error) -> bool {
+        let code = match error {
+            sqlx::Error::InvalidSavePointStatement => return true,
+            sqlx::Error::Database(error) => error.code(),
+            _ => None,
+        };
+        // active_sql_transaction, in_failed_sql_transaction
+        code.is_some_and(|code| code == "25001" || code == "25P02")
+    }
 
     fn accepts(_schema: &Schema) -> Result<(), StoreError> {
         Ok(())
@@ -199,11 +217,43 @@ impl Events for Postgres {
         connect::refuse_old_server(connection).await
     }
 
-    async fn has_versions(
+    fn later_columns(_table: &str) -> String {
+        // `ADD COLUMN IF NOT EXISTS` is part of the versions.
+        String::new()
+    }
+
+    async fn add_later_columns(
+        _connection: &mut PgConnection,
+        _schema: &Schema,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn refuse_without_create(
         connection: &mut PgConnection,
         settings: &StoreSettings,
-    ) -> Result<bool, StoreError> {
-        migrations::has_versions(connection, settings).await
+    ) -> Result<(), StoreError> {
+        privileges::refuse_without_create(connection, settings).await
+    }
+
+    async fn refuse_forbidden(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+        access: Option<Access>,
+    ) -> Result<(), StoreError> {
+        privileges::refuse_forbidden(connection, settings, access).await
+    }
+
+    fn is_held(error: &sqlx::Error) -> bool {
+        // lock_not_available, deadlock_detected
+        postgres_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
+    }
+
+    async fn lock_holders(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<Vec<String>, StoreError> {
+        migrations::lock_holders(connection, settings).await
     }
 
     async fn nullable_columns(

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
@@ -12,15 +12,18 @@ use super::connect::{
     BEGIN_READ, BEGIN_WRITE, refuse_old_server, server_incarnation, with_numbers,
 };
 use super::events::read_marked;
-use super::marker::{Marker, no_proof, refuse_foreign, server_marker};
+use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
 use crate::backend::checkpoints::CheckpointStatements;
 use crate::backend::events::EventStatements;
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::frontier::{
+    Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
+};
 use crate::backend::log_rows::{LogRow, position};
+use crate::backend::pool::acquire;
 use crate::backend::sql::statements;
 use crate::backend::{
-    Checkpoint, Column, FrontierError, Incarnation, LogProblem, ReadRange, Schema, Sql, StoreError,
-    StoreSettings,
+    Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, SnapshotRow, Sql,
+    StoreError, StoreSettings,
 };
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
@@ -133,15 +136,21 @@ const SAVE_FRONTIER: &str = concat!(
      WHERE f.settled < excluded.settled"
 );
 
-const HIGHEST_CHECKPOINT: &str = "SELECT coalesce(max(position), 0) AS position, coalesce((array_agg(consumer ORDER BY position DESC))[1], '') AS consumer FROM {progress} AS p WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')";
+const NOTE_FIRST: &str = concat!(
+    "INSERT INTO {log_state} AS s (log, first_position) SELECT '{log}', $1 WHERE ",
+    server_incarnation!(is "$2", "$3"),
+    " ON CONFLICT (log) DO UPDATE SET first_position = excluded.first_position
+       WHERE s.first_position IS NULL OR s.first_position > excluded.first_position"
+);
 
 statements! {
     /// The frontier's statements, with the names of the schema.
     FrontierStatements {
         blockers: BLOCKERS,
+        log_state: LOG_STATE,
+        note_first: NOTE_FIRST,
         durable: DURABLE,
         save_frontier: SAVE_FRONTIER,
-        highest_checkpoint: HIGHEST_CHECKPOINT,
     }
 }
 
@@ -149,6 +158,29 @@ impl Frontier for Postgres {
     type Watch = PgWatch;
 
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+    const COUNT_SCOPE: &'static str = "
+        SELECT count(*) AS events FROM (
+            SELECT 1 FROM json_array_elements_text($4::text::json) AS t (kind)
+             CROSS JOIN LATERAL (
+                -- The bounds of both columns make it one index scan a type.
+                SELECT 1 FROM {events}
+                 WHERE {aggregate_type} = t.kind
+                   AND ({aggregate_type}, {global_position}) > (t.kind, $1)
+                   AND {global_position} <= $2
+                 LIMIT $3) AS e
+             LIMIT $3) AS w";
+
+    const AGE_SCOPE: &'static str = "
+        SELECT e.age
+          FROM json_array_elements_text($3::text::json) AS t (kind)
+         CROSS JOIN LATERAL (
+            SELECT {global_position} AS position, {event age} AS age FROM {events}
+             WHERE {aggregate_type} = t.kind
+               AND ({aggregate_type}, {global_position}) > (t.kind, $1)
+               AND {global_position} <= $2
+             ORDER BY {aggregate_type}, {global_position} LIMIT 1) AS e
+         ORDER BY e.position LIMIT 1";
 
     async fn read_settled(
         connection: &mut PgConnection,
@@ -199,6 +231,7 @@ impl Frontier for Postgres {
 pub struct PgWatch {
     settled: i64,
     durable: i64,
+    saves: Pace,
     head: i64,
     incarnation: Incarnation,
     sequence: Sequence,
@@ -218,23 +251,25 @@ struct Generation {
 const MAX_GENERATIONS: usize = 64;
 
 impl FrontierWatch<Postgres> for PgWatch {
-    async fn start(
-        settings: &StoreSettings,
+    async fn probe(
+        &self,
         pool: &PgPool,
         connection: &mut PgConnection,
-    ) -> Result<Self, FrontierError> {
+    ) -> Result<(), FrontierError> {
         let mut tx = connection.begin_with(BEGIN_READ).await?;
-        let sequence = sequence(settings, &mut tx).await?;
-        tx.commit().await?;
-        // Before the probe, whose own position would hide that the log was reset.
-        let watch = Self::watch(settings, connection, sequence).await?;
-        let mut tx = connection.begin_with(BEGIN_READ).await?;
-        probe(pool, &mut tx, &watch.sequence, watch.incarnation).await?;
-        tx.commit().await?;
-        Ok(watch)
+        probe(pool, &mut tx, &self.sequence, self.incarnation).await?;
+        Ok(tx.commit().await?)
     }
 
-    async fn look(
+    async fn given_out(&self, connection: &mut PgConnection) -> Result<i64, FrontierError> {
+        let window = self.read_window(connection).await?;
+        if window.incarnation != self.incarnation {
+            return Err(no_proof(RESTARTED).into());
+        }
+        Ok(window.last_value)
+    }
+
+    async fn start(
         settings: &StoreSettings,
         connection: &mut PgConnection,
     ) -> Result<Self, FrontierError> {
@@ -284,16 +319,40 @@ impl FrontierWatch<Postgres> for PgWatch {
         &self,
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
-    ) -> Result<Vec<Checkpoint>, FrontierError> {
-        let (conditions, snapshot) = (self.sequence.conditions().0, statements.snapshot.as_ref());
-        let script = AssertSqlSafe(format!("{conditions}; {snapshot}"));
+    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
+        let (log, snapshot) = (&self.statements.log_state, &statements.snapshot);
+        let script = [
+            &*self.sequence.conditions().0,
+            log.as_ref(),
+            snapshot.as_ref(),
+        ];
+        let script = AssertSqlSafe(script.join(";\n"));
         let rows = sqlx::raw_sql(script).fetch_all(connection).await?;
-        let (conditions, rows) = rows.split_first().ok_or(sqlx::Error::RowNotFound)?;
+        let [conditions, log, rows @ ..] = rows.as_slice() else {
+            return Err(sqlx::Error::RowNotFound.into());
+        };
         let marker = self.sequence.check(conditions)?;
         refuse_foreign(Some(marker), self.incarnation)?;
-        let rows: Result<Vec<Checkpoint>, _> =
-            rows.iter().map(Checkpoint::decode::<Postgres>).collect();
-        Ok(rows?)
+        let rows: Result<Vec<SnapshotRow>, _> =
+            rows.iter().map(SnapshotRow::decode::<Postgres>).collect();
+        Ok((LogState::decode::<Postgres>(log)?, rows?))
+    }
+
+    async fn note_first(
+        &self,
+        connection: &mut PgConnection,
+        position: i64,
+    ) -> Result<(), sqlx::Error> {
+        let mut tx = connection.begin_with(BEGIN_WRITE).await?;
+        self.statements
+            .note_first
+            .query()
+            .bind(position)
+            .bind(self.incarnation.started)
+            .bind(self.incarnation.recovered)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
     }
 
     async fn blockers(&self, connection: &mut PgConnection) -> Result<Vec<Blocker>, sqlx::Error> {
@@ -317,9 +376,8 @@ impl FrontierWatch<Postgres> for PgWatch {
                 Ok(Blocker {
                     pid: row.try_get("pid")?,
                     name: row.try_get("name")?,
-                    open: Duration::from_millis(
-                        open.and_then(|ms| ms.try_into().ok()).unwrap_or(0),
-                    ),
+                    // The clock may have been set back.
+                    open: open.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
                 })
             })
             .collect()
@@ -348,6 +406,7 @@ impl PgWatch {
         let mut watch = Self {
             settled: 0,
             durable: 0,
+            saves: Pace::default(),
             head: 0,
             incarnation: Incarnation::default(),
             sequence,
@@ -377,24 +436,12 @@ impl PgWatch {
             .unwrap_or(0);
         self.durable = self.settled;
         self.head = self.settled;
-        let row = self
-            .statements
-            .highest_checkpoint
-            .query()
-            .fetch_one(&mut *connection)
-            .await?;
-        // Last: what other processes settle and handle meanwhile was given out before.
+        // Last: what other processes settle meanwhile was given out before.
         let window = self.read_window(&mut connection).await?;
         connection.commit().await?;
         self.incarnation = window.incarnation;
         self.refuse(&window)?;
-        refuse_reset("the durable frontier", self.settled, window.last_value)?;
-        let consumer: String = row.try_get("consumer")?;
-        refuse_reset(
-            &format!("the checkpoint of `{consumer}`"),
-            row.try_get("position")?,
-            window.last_value,
-        )
+        refuse_reset("the durable frontier", self.settled, window.last_value)
     }
 
     /// Refuses events whose positions the sequence did not give out.
@@ -509,9 +556,12 @@ impl PgWatch {
         // The next worker finds contiguous positions again at no cost; saved now and then, the frontier
         // spares it old gaps.
         const WORTH_SAVING: i64 = 1_000;
-        if self.settled - self.durable < WORTH_SAVING {
+        /// The shortest pause between two saves, each of which leaves a dead version of the row.
+        const PAUSE: Duration = Duration::from_secs(1);
+        if self.settled - self.durable < WORTH_SAVING || !self.saves.is_due() {
             return Ok(());
         }
+        let began = Instant::now();
         let mut tx = connection.begin_with(BEGIN_WRITE).await?;
         self.statements
             .save_frontier
@@ -524,6 +574,7 @@ impl PgWatch {
             .await?;
         tx.commit().await?;
         self.durable = self.settled;
+        self.saves.pause(began.elapsed(), PAUSE);
         Ok(())
     }
 }
@@ -630,7 +681,10 @@ async fn probe(
     sequence: &Sequence,
     incarnation: Incarnation,
 ) -> Result<(), FrontierError> {
-    let mut writer = pool.begin_with(BEGIN_WRITE).await?;
+    let mut writer = acquire(pool).await?;
+    // One that reached a standby would come from the pool again and again.
+    writer.close_on_drop();
+    let mut writer = writer.begin_with(BEGIN_WRITE).await?;
     let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
     let drawn = sqlx::raw_sql(with_numbers(draw, &[sequence.relation]))
         .fetch_one(&mut *writer)

@@ -53,6 +53,10 @@ impl Marker {
 
 const NO_MARKER: &str = "the answer does not tell which server it is from";
 
+/// The reason why an answer of another incarnation of the server is discarded.
+pub(super) const RESTARTED: &str =
+    "the answer is from another server than the frontier, or the server restarted in between";
+
 /// Refuses an answer that is not from the incarnation of the server on which the frontier was found.
 pub(super) fn refuse_foreign(
     marker: Option<Marker>,
@@ -63,9 +67,7 @@ pub(super) fn refuse_foreign(
         Some(marker) if marker.is_standby => Err(no_proof(
             "the answer is that of a standby, which may lack events; connect the worker to the primary",
         )),
-        Some(marker) if marker.incarnation != incarnation => Err(no_proof(
-            "the answer is from another server than the frontier, or the server restarted in between",
-        )),
+        Some(marker) if marker.incarnation != incarnation => Err(no_proof(RESTARTED)),
         Some(_) => Ok(()),
     }
 }

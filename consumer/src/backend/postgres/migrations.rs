@@ -1,11 +1,12 @@
 //! The tables on Postgres, version by version, and checks of tables that exist already.
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 
+use crate::backend::version::KNOWN;
 use crate::backend::{Schema, StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -13,6 +14,15 @@ CREATE TABLE IF NOT EXISTS {versions} (
     version INT PRIMARY KEY,
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
+";
+
+/// Not `CREATE SCHEMA IF NOT EXISTS`, which needs the right to create one even where it does nothing.
+pub(super) const CREATE_SCHEMA: &str = "
+DO $consumer$ BEGIN
+    IF to_regnamespace('{schema}') IS NULL THEN
+        CREATE SCHEMA {schema};
+    END IF;
+END $consumer$;
 ";
 
 const V1: &str = "
@@ -129,6 +139,18 @@ CREATE TABLE IF NOT EXISTS {active} (
 ";
 
 const V3: &str = "
+-- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
+-- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
+CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
+    ON {parked} (consumer, version, aggregate_type, aggregate_id)
+    WHERE octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500;
+CREATE INDEX IF NOT EXISTS consumer_parked_long_aggregate
+    ON {parked} (consumer, version)
+    WHERE NOT (octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500);
+";
+
+/// An older library would keep no ledger of what it handles, so it cannot work with these tables.
+const V4: &str = "
 -- What consumers have handled before their rows went back, changed their scope or disappeared: all
 -- events of the scope in these slices, after a position and up to another. It has no versions.
 CREATE TABLE IF NOT EXISTS {handled} (
@@ -157,27 +179,68 @@ CREATE TABLE IF NOT EXISTS {logs} (
     log TEXT NOT NULL
 );
 
--- The aggregates with parked events, which are read with each batch. A row of an index has at most 2,704
--- bytes; an aggregate with a longer name can be parked all the same, and is found without this index.
-CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
-    ON {parked} (consumer, version, aggregate_type, aggregate_id)
-    WHERE octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500;
-CREATE INDEX IF NOT EXISTS consumer_parked_long_aggregate
-    ON {parked} (consumer, version)
-    WHERE NOT (octet_length(consumer) + octet_length(aggregate_type) + octet_length(aggregate_id) < 2500);
+-- The oldest version that a library must know to work with the tables: this one, until a later
+-- version says otherwise.
+ALTER TABLE {versions} ADD COLUMN IF NOT EXISTS needs INT NOT NULL DEFAULT 4;
 ";
 
-/// Asks the catalogue, since `CREATE … IF NOT EXISTS` needs the right to create even where it does
-/// nothing.
-pub(super) async fn has_versions(
+const V5: &str = "
+-- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
+-- often events in it were changed.
+CREATE TABLE IF NOT EXISTS {log_state} (
+    log TEXT PRIMARY KEY,
+    first_position BIGINT,
+    rewrites BIGINT NOT NULL DEFAULT 0
+);
+
+-- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
+-- deleted too early.
+CREATE TABLE IF NOT EXISTS {pending} (
+    consumer TEXT NOT NULL,
+    version INT NOT NULL,
+    slice_from INT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+);
+
+-- The tables of read models, and the views over the active version. Programs that do not know of it
+-- have none.
+CREATE TABLE IF NOT EXISTS {read models} (
+    consumer text NOT NULL,
+    version integer NOT NULL,
+    schema_name text NOT NULL,
+    view_name text NOT NULL,
+    table_name text NOT NULL,
+    PRIMARY KEY (consumer, version)
+);
+";
+
+/// The sessions with locks on our tables or on migrations. Those of other roles show no times without the
+/// rights of `pg_read_all_stats`.
+const LOCK_HOLDERS: &str = "
+    SELECT DISTINCT coalesce(format('pid %s (app=%s%s)', l.pid, nullif(a.application_name, ''),
+               ', open ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s'),
+               'a prepared transaction') AS holder
+      FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (l.relation IN (to_regclass('{events}'), to_regclass('{progress}'),
+                           to_regclass('{frontier}'), to_regclass('{parked}'),
+                           to_regclass('{handled}'), to_regclass('{logs}'),
+                           to_regclass('{active}'), to_regclass('{versions}'))
+            OR l.locktype = 'advisory' AND l.objsubid = 1
+               AND (l.classid::bigint << 32) + l.objid::bigint = 7166182912370463009)
+     ORDER BY holder LIMIT 10";
+
+/// The sessions that a migration may be waiting for, each in words.
+pub(super) async fn lock_holders(
     connection: &mut PgConnection,
     settings: &StoreSettings,
-) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(settings.render("{versions}"))
-        .persistent(settings.keep_statements)
-        .fetch_one(connection)
-        .await?)
+) -> Result<Vec<String>, StoreError> {
+    let holders = raw_sql(AssertSqlSafe(settings.render(LOCK_HOLDERS)));
+    let rows = holders.fetch_all(connection).await?;
+    let holders: Result<_, _> = rows.iter().map(|row| row.try_get("holder")).collect();
+    Ok(holders?)
 }
 
 /// The columns of a view are always nullable to the catalogue.

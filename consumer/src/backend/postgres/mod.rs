@@ -19,7 +19,13 @@ mod marker;
 mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
+mod privileges;
+mod read_model;
 mod rows;
+#[cfg(feature = "worker")]
+mod tables;
+#[cfg(feature = "worker")]
+mod views;
 
 /// Times in our tables are `timestamptz`.
 const DIALECT: Dialect = Dialect {

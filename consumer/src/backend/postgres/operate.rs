@@ -1,8 +1,7 @@
-//! The operator's statements on Postgres: locks, and reads of one aggregate type after the other.
+//! The operator's locks on Postgres.
 
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Executor as _, Row as _};
 
@@ -12,29 +11,6 @@ use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken, millis};
 
 impl Operate for Postgres {
-    const COUNT_SCOPE: &'static str = "
-        SELECT count(*) AS events FROM (
-            SELECT 1 FROM json_array_elements_text($4::text::json) AS t (kind)
-             CROSS JOIN LATERAL (
-                -- The bounds of both columns make it one index scan a type.
-                SELECT 1 FROM {events}
-                 WHERE {aggregate_type} = t.kind
-                   AND ({aggregate_type}, {global_position}) > (t.kind, $1)
-                   AND {global_position} <= $2
-                 LIMIT $3) AS e
-             LIMIT $3) AS w";
-
-    const AGE_SCOPE: &'static str = "
-        SELECT e.age
-          FROM json_array_elements_text($3::text::json) AS t (kind)
-         CROSS JOIN LATERAL (
-            SELECT {global_position} AS position, {event age} AS age FROM {events}
-             WHERE {aggregate_type} = t.kind
-               AND ({aggregate_type}, {global_position}) > (t.kind, $1)
-               AND {global_position} <= $2
-             ORDER BY {aggregate_type}, {global_position} LIMIT 1) AS e
-         ORDER BY e.position LIMIT 1";
-
     const LOCK: &'static str = "
         SELECT pg_current_xact_id()::text AS transaction, pg_backend_pid() AS backend,
                -- An operator whose process froze does not keep the rows.
@@ -84,11 +60,5 @@ impl Operate for Postgres {
         let backend = i64::from(taken.backend);
         let terminate = with_numbers("SELECT pg_terminate_backend($1)", &[backend]);
         connection.execute(sqlx::raw_sql(terminate)).await.map(drop)
-    }
-
-    fn is_held(error: &sqlx::Error) -> bool {
-        // lock_not_available
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        code.is_some_and(|code| code == "55P03")
     }
 }

@@ -8,9 +8,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
 use super::connect::{BEGIN_WRITE, primary_code};
-use super::hooks::{self, HookGuard};
+use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, Remains, bind_save,
+    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
 };
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
@@ -24,26 +24,37 @@ impl Checkpoints for Sqlite {
     const LANES_ON_ONE_CORE: bool = true;
     // Other writers of the file wait for each transaction, and a commit costs little.
     const MOST_BATCHES: usize = 1;
-    const BEGIN_READ: &'static str = "BEGIN";
+    const RESTORES_SESSION: bool = false;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
     const BEGIN_ENROLL: &'static str = BEGIN_WRITE;
     const BEGIN_SPLIT: &'static str = BEGIN_WRITE;
 
-    const CLAIM: &'static str = "
+    const CLAIM: &'static str = concat!(
+        "
         -- The transaction, begun IMMEDIATE, is the lock.
         UPDATE {progress} SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
+           -- No claim on tables that this library cannot work with, which ends the worker soon.
+           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
      RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
-               EXISTS (SELECT 1 FROM {progress} AS o
-                        WHERE o.consumer = $1 AND o.version <> $2) AS has_versions,
+               -- No other version can be added while the transaction is open.
+               CASE WHEN EXISTS (SELECT 1 FROM {progress} AS o
+                                  WHERE o.consumer = $1 AND o.version <> $2)
+                    THEN 'open' ELSE 'held' END AS mark,
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
-               0 AS backend, '' AS \"transaction\", 0 AS started, 0 AS recovered";
+                0 AS backend, '' AS \"transaction\", '' AS address, 0 AS started, 0 AS recovered, ",
+        session!(),
+        " AS session"
+    );
+
+    /// The file has no dead rows.
+    const CLAIM_AT: &'static str = Self::CLAIM;
 
     const SAVE: &'static str = "
         UPDATE {progress}
@@ -52,8 +63,32 @@ impl Checkpoints for Sqlite {
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
 
-    /// The transaction, begun IMMEDIATE, is the lock.
-    const LOCK_MARK: &'static str = "SELECT $1 = $1 AS locked";
+    const SAVE_AT: &'static str = Self::SAVE;
+
+    /// There is no server.
+    const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
+
+    /// The transaction, begun IMMEDIATE, is the lock; what other versions handle outside is recorded.
+    const LOCK_MARK: &'static str = "
+        SELECT NOT EXISTS (
+               SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
+                  AND slice_to > $3 AND held_until > {now}) AS locked";
+
+    const HOLD_MARK: &'static str = "
+        INSERT INTO {marks} (consumer, version, holder, slice_from, slice_to, held_until)
+        VALUES ($1, $2, $5, $3, $4,
+                CASE WHEN EXISTS (
+                     SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
+                        AND slice_to > $3 AND held_until > {now})
+                THEN 0 ELSE {in $6 ms} END)
+        ON CONFLICT (consumer, version, holder) DO UPDATE
+        SET slice_from = $3, slice_to = $4, held_until = excluded.held_until
+        RETURNING held_until > 0 AS locked";
+
+    /// Also those of processes that died.
+    const RELEASE_MARK: &'static str = "
+        DELETE FROM {marks}
+         WHERE consumer = $1 AND ((version = $2 AND holder = $3) OR held_until <= {now})";
 
     const ADVANCE: &'static str = "
         UPDATE {progress}
@@ -64,7 +99,8 @@ impl Checkpoints for Sqlite {
            AND state = 'running' AND position >= $5
            -- An event that failed may have come into the other half of a row that was split.
            AND (attempts = 0 OR failed_position <= $6)
-           AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)";
+           AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)
+           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
@@ -95,10 +131,19 @@ impl Checkpoints for Sqlite {
         hooks::call_once(connection, on_thread).await
     }
 
+    async fn restore(
+        connection: &mut PoolConnection<Self>,
+        guard: &HookGuard,
+    ) -> Result<bool, sqlx::Error> {
+        let session = hooks::read_session(connection).await?;
+        Ok(guard.is_same(&session))
+    }
+
     async fn claim(
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
+        _at: Option<&str>,
         _timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
         let claim = on_row::<Self>(&statements.claim, key);
@@ -113,9 +158,14 @@ impl Checkpoints for Sqlite {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<Option<String>, sqlx::Error> {
         let save = bind_save::<Self>(&statements.save, key, claim, new);
-        Ok(save.execute(connection).await? == 1)
+        let is_saved = save.execute(connection).await? == 1;
+        Ok(is_saved.then(String::new))
+    }
+
+    fn is_worth_keeping(_address: &str) -> bool {
+        false
     }
 
     async fn park(
@@ -215,8 +265,9 @@ impl Checkpoints for Sqlite {
         false
     }
 
-    fn is_forbidden(_error: &dyn DatabaseError) -> bool {
-        false
+    fn is_forbidden(error: &dyn DatabaseError) -> bool {
+        const READONLY: i64 = 8;
+        primary_code(error) == Some(READONLY)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-#[cfg(feature = "worker")]
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
@@ -27,9 +26,9 @@ pub(super) async fn open(url: &str) -> Result<Opened<Sqlite>, StoreError> {
     }
     let options = file_options(url)?;
     let probe = SqliteConnection::connect_with(&options).await;
-    let cannot_open = |source| StoreError::CannotOpen {
+    let cannot_open = |source: sqlx::Error| StoreError::CannotOpen {
         file: options.get_filename().display().to_string(),
-        source,
+        source: source.into(),
     };
     let mut connection = probe.map_err(cannot_open)?;
     // The first read shows whether the file is a database.
@@ -68,7 +67,8 @@ fn is_in_memory(path: &str) -> bool {
 fn file_options(url: &str) -> Result<SqliteConnectOptions, StoreError> {
     let options = SqliteConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl {
         database: "SQLite",
-        source,
+        example: EXAMPLE,
+        source: source.into(),
     })?;
     // The mode in a URL decides whether the file is created.
     let create = !url.contains("mode=");
@@ -98,7 +98,7 @@ async fn open_in_memory() -> Result<Opened<Sqlite>, StoreError> {
         .await
         .map_err(|source| StoreError::CannotOpen {
             file: ":memory:".to_owned(),
-            source,
+            source: source.into(),
         })?;
     let pool = pool_options()
         .idle_timeout(None)
@@ -109,7 +109,6 @@ async fn open_in_memory() -> Result<Opened<Sqlite>, StoreError> {
 }
 
 /// The first byte of an extended result code.
-#[cfg(feature = "worker")]
 pub(super) fn primary_code(error: &dyn DatabaseError) -> Option<i64> {
     error.code()?.parse::<i64>().ok().map(|code| code & 0xff)
 }

@@ -13,7 +13,8 @@ use crate::backend::events::{EventStatements, Events, Opened, fetch_events, on_a
 use crate::backend::json_text::JsonText;
 use crate::backend::log_rows::{LogRow, LogRows as _};
 use crate::backend::sql::Statement;
-use crate::backend::{Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::backend::version::KNOWN;
+use crate::backend::{Access, Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
 use crate::contract::NewEvent;
 
 /// Changes nothing, and takes the write lock even where there is no such row: a transaction that has
@@ -115,10 +116,25 @@ impl Events for Sqlite {
     type OwnStatements = SqliteEventStatements;
 
     const STORES_NUL: bool = true;
+    const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_APPEND: &'static str = connect::BEGIN_WRITE;
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
-    const MIGRATIONS: [&'static str; 3] = migrations::MIGRATIONS;
+    const CREATE_SCHEMA: &'static str = "";
+    const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
+
+    fn may_have_begun_before(error: &sqlx::Error) -> bool {
+        const ERROR: i64 = 1;
+        // A transaction that has only read fails so if there is another writer.
+        const BUSY: i64 = 5;
+        match error {
+            sqlx::Error::InvalidSavePointStatement => true,
+            sqlx::Error::Database(error) => {
+                matches!(connect::primary_code(error.as_ref()), Some(ERROR | BUSY))
+            }
+            _ => false,
+        }
+    }
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
         match schema.database_schema_name() {
@@ -148,12 +164,45 @@ impl Events for Sqlite {
         Ok(())
     }
 
-    async fn has_versions(
+    fn later_columns(table: &str) -> String {
+        migrations::later_columns(table)
+    }
+
+    async fn add_later_columns(
+        connection: &mut SqliteConnection,
+        schema: &Schema,
+    ) -> Result<(), StoreError> {
+        migrations::add_later_columns(connection, schema).await
+    }
+
+    async fn refuse_without_create(
         _connection: &mut SqliteConnection,
         _settings: &StoreSettings,
-    ) -> Result<bool, StoreError> {
-        // There are no rights to create that could be missing.
-        Ok(false)
+    ) -> Result<(), StoreError> {
+        // There are no roles.
+        Ok(())
+    }
+
+    async fn refuse_forbidden(
+        _connection: &mut SqliteConnection,
+        _settings: &StoreSettings,
+        _access: Option<Access>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn is_held(error: &sqlx::Error) -> bool {
+        const BUSY: i64 = 5;
+        let code = error.as_database_error().and_then(connect::primary_code);
+        code == Some(BUSY)
+    }
+
+    async fn lock_holders(
+        _connection: &mut SqliteConnection,
+        _settings: &StoreSettings,
+    ) -> Result<Vec<String>, StoreError> {
+        // A lock on the file does not tell whose it is.
+        Ok(Vec::new())
     }
 
     async fn nullable_columns(
@@ -265,7 +314,7 @@ fn version_after(base: i64, count: usize) -> Result<i64, StoreError> {
         .and_then(|count| base.checked_add(count));
     version.ok_or_else(|| {
         let text = format!("no version is left after {base}");
-        StoreError::Database(sqlx::Error::InvalidArgument(text))
+        StoreError::Database(sqlx::Error::InvalidArgument(text).into())
     })
 }
 

@@ -9,10 +9,12 @@ use tokio::sync::Notify;
 
 use crate::backend::checkpoints::{CheckpointStatements, Checkpoints as _};
 use crate::backend::events::{EventStatements, Events as _};
-use crate::backend::frontier::{Blocker, Frontier, FrontierWatch, Observation};
+use crate::backend::frontier::{
+    Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
+};
 use crate::backend::log_rows::LogRow;
 use crate::backend::{
-    Checkpoint, FrontierError, Incarnation, LogProblem, ReadRange, Sql, StoreError, StoreSettings,
+    FrontierError, Incarnation, LogProblem, ReadRange, SnapshotRow, Sql, StoreError, StoreSettings,
 };
 
 const HEAD: &str = "
@@ -24,15 +26,31 @@ const HEAD: &str = "
 const GIVEN_OUT: &str =
     "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = $1 COLLATE NOCASE";
 
-const HIGHEST_CHECKPOINT: &str =
-    "SELECT consumer, position FROM {progress} AS p
-      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
-      ORDER BY position DESC LIMIT 1";
+const NOTE_FIRST: &str = "
+    INSERT INTO {log_state} AS s (log, first_position) VALUES ('{log}', $1)
+    ON CONFLICT (log) DO UPDATE SET first_position = excluded.first_position
+     WHERE s.first_position IS NULL OR s.first_position > excluded.first_position";
 
 impl Frontier for Sqlite {
     type Watch = SqliteWatch;
 
     const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+    const COUNT_SCOPE: &'static str = "
+        SELECT count(*) AS events FROM (
+            SELECT 1 FROM {events}
+             WHERE {aggregate_type} IN (SELECT value FROM json_each($4))
+               AND {global_position} > $1 AND {global_position} <= $2
+             LIMIT $3) AS w";
+
+    const AGE_SCOPE: &'static str = "
+        SELECT {event age} AS age
+          FROM {events} WHERE {global_position} = (
+            -- The lowest position of each type is one look into the index.
+            SELECT min((SELECT min({global_position}) FROM {events}
+                         WHERE {aggregate_type} = t.value
+                           AND {global_position} > $1 AND {global_position} <= $2))
+              FROM json_each($3) AS t)";
 
     async fn read_settled(
         connection: &mut SqliteConnection,
@@ -53,6 +71,8 @@ impl Frontier for Sqlite {
 /// given out again.
 pub struct SqliteWatch {
     head_statement: Sql,
+    log_state: Sql,
+    note_first: Sql,
     events: Arc<str>,
     head: i64,
     data_version: Option<i64>,
@@ -93,39 +113,29 @@ impl SqliteWatch {
 impl FrontierWatch<Sqlite> for SqliteWatch {
     async fn start(
         settings: &StoreSettings,
-        _pool: &SqlitePool,
-        connection: &mut SqliteConnection,
+        _connection: &mut SqliteConnection,
     ) -> Result<Self, FrontierError> {
-        Self::look(settings, connection).await
-    }
-
-    async fn look(
-        settings: &StoreSettings,
-        connection: &mut SqliteConnection,
-    ) -> Result<Self, FrontierError> {
-        let highest = Sql::new(settings, HIGHEST_CHECKPOINT)
-            .query::<Sqlite>()
-            .fetch_optional(&mut *connection)
-            .await?;
-        // Last: what other processes handle meanwhile was given out before.
-        let last_value = given_out(settings.schema.events_name(), connection).await?;
-        if let Some(row) = highest {
-            let consumer: String = row.try_get("consumer")?;
-            let position: i64 = row.try_get("position")?;
-            if position > last_value {
-                return Err(FrontierError::Log(LogProblem::Reset {
-                    what: format!("the checkpoint of `{consumer}`"),
-                    position,
-                    last_value,
-                }));
-            }
-        }
         Ok(Self {
             head_statement: Sql::new(settings, HEAD),
+            log_state: Sql::new(settings, LOG_STATE),
+            note_first: Sql::new(settings, NOTE_FIRST),
             events: settings.schema.events_name().into(),
             head: 0,
             data_version: None,
         })
+    }
+
+    async fn probe(
+        &self,
+        _pool: &SqlitePool,
+        _connection: &mut SqliteConnection,
+    ) -> Result<(), FrontierError> {
+        // No one else can fill a gap.
+        Ok(())
+    }
+
+    async fn given_out(&self, connection: &mut SqliteConnection) -> Result<i64, FrontierError> {
+        Ok(given_out(&self.events, connection).await?)
     }
 
     async fn observe(
@@ -158,8 +168,20 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         &self,
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
-    ) -> Result<Vec<Checkpoint>, FrontierError> {
-        Ok(Sqlite::snapshot(statements, connection).await?)
+    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
+        let log = self.log_state.on::<Sqlite>();
+        let log = log.fetch_optional(connection).await?;
+        let log = LogState::decode::<Sqlite>(&log.ok_or(sqlx::Error::RowNotFound)?)?;
+        Ok((log, Sqlite::snapshot(statements, connection).await?))
+    }
+
+    async fn note_first(
+        &self,
+        connection: &mut SqliteConnection,
+        position: i64,
+    ) -> Result<(), sqlx::Error> {
+        let note = self.note_first.on::<Sqlite>().bind(position);
+        note.execute(connection).await.map(drop)
     }
 
     async fn blockers(

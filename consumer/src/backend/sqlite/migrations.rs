@@ -1,17 +1,26 @@
 //! The tables on SQLite, version by version, and checks of tables that exist already.
 
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use crate::backend::version::KNOWN;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
+
+/// Columns of later versions: their tables, their names and their types. A script cannot add a column
+/// only where it is missing, so new tables have them from the start.
+const LATER_COLUMNS: [(&str, &str, &str); 3] = [
+    ("progress", "began", "INTEGER NOT NULL DEFAULT 0"),
+    ("parked", "replay", "INTEGER NOT NULL DEFAULT 0"),
+    ("versions", "needs", "INTEGER NOT NULL DEFAULT 4"),
+];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
 CREATE TABLE IF NOT EXISTS {versions} (
     version INTEGER PRIMARY KEY,
-    applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+    applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')){later columns of versions}
 );
 ";
 
@@ -46,8 +55,7 @@ CREATE TABLE IF NOT EXISTS {heads} (
 CREATE INDEX IF NOT EXISTS consumer_events_scope ON {events} ({aggregate_type}, {global_position});
 
 -- A row for each slice of each version of a consumer; its position is the checkpoint. Times are
--- milliseconds since 1970. It has handled what is after `began` and up to its position. (Columns of
--- later versions are here, since a script cannot add one a second time.)
+-- milliseconds since 1970. It has handled what is after `began` and up to its position.
 CREATE TABLE IF NOT EXISTS {progress} (
     consumer TEXT NOT NULL,
     version INTEGER NOT NULL,
@@ -65,8 +73,7 @@ CREATE TABLE IF NOT EXISTS {progress} (
     retry_at INTEGER,
     failed_position INTEGER,
     error TEXT,
-    updated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
-    began INTEGER NOT NULL DEFAULT 0,
+    updated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)){later columns of progress},
     PRIMARY KEY (consumer, version, slice_from),
     CHECK (0 <= slice_from AND slice_from < slice_to AND slice_to <= 1024)
 );
@@ -88,8 +95,7 @@ CREATE TABLE IF NOT EXISTS {parked} (
     reason TEXT NOT NULL CHECK (reason IN ('failed', 'behind')),
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT,
-    parked_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
-    replay INTEGER NOT NULL DEFAULT 0,
+    parked_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)){later columns of parked},
     PRIMARY KEY (consumer, version, position)
 );
 
@@ -107,7 +113,14 @@ CREATE TABLE IF NOT EXISTS {active} (
 );
 ";
 
-const V3: &str = "
+/// Only Postgres lacked the index that this version adds there.
+const V3: &str = "";
+
+/// An older library would keep no ledger of what it handles, so it cannot work with these tables.
+const V4: &str = "
+-- Fails where a script finds tables without the columns, which only `migrate()` adds.
+SELECT p.began, k.replay, v.needs FROM {progress} AS p, {parked} AS k, {versions} AS v LIMIT 0;
+
 -- What consumers have handled before their rows went back, changed their scope or disappeared: all
 -- events of the scope in these slices, after a position and up to another. It has no versions.
 CREATE TABLE IF NOT EXISTS {handled} (
@@ -132,6 +145,78 @@ CREATE TABLE IF NOT EXISTS {logs} (
     log TEXT NOT NULL COLLATE NOCASE
 );
 ";
+
+const V5: &str = "
+-- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
+-- often events in it were changed.
+CREATE TABLE IF NOT EXISTS {log_state} (
+    log TEXT NOT NULL PRIMARY KEY COLLATE NOCASE,
+    first_position INTEGER,
+    rewrites INTEGER NOT NULL DEFAULT 0
+);
+
+-- The first event that a row had yet to handle when a worker last looked: if it is gone, events were
+-- deleted too early.
+CREATE TABLE IF NOT EXISTS {pending} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    slice_from INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, slice_from)
+);
+
+-- Which versions of a consumer handle events of these slices first, outside any transaction.
+CREATE TABLE IF NOT EXISTS {marks} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    slice_from INTEGER NOT NULL,
+    slice_to INTEGER NOT NULL,
+    held_until INTEGER NOT NULL,
+    PRIMARY KEY (consumer, version, holder)
+);
+
+-- The tables of read models, and the views over the active version. Programs that do not know of it
+-- have none.
+CREATE TABLE IF NOT EXISTS {read models} (
+    consumer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    schema_name TEXT NOT NULL,
+    view_name TEXT NOT NULL,
+    table_name TEXT NOT NULL,
+    PRIMARY KEY (consumer, version)
+);
+";
+
+/// The columns of later versions, for the definition of a table.
+pub(super) fn later_columns(table: &str) -> String {
+    let of_table = LATER_COLUMNS.iter().filter(|(of, ..)| *of == table);
+    let columns = of_table.map(|(_, name, column_type)| format!(",\n    {name} {column_type}"));
+    columns.collect::<Vec<String>>().concat()
+}
+
+/// Whether a table exists without a column.
+const LACKS: &str = "SELECT count(*) > 0 AND sum(name = $2) = 0 FROM pragma_table_info($1)";
+
+/// Adds the columns of later versions to the tables of an earlier one.
+pub(super) async fn add_later_columns(
+    connection: &mut SqliteConnection,
+    schema: &Schema,
+) -> Result<(), StoreError> {
+    for (table, name, column_type) in LATER_COLUMNS {
+        let table = schema.render(&format!("{{{table}}}"));
+        let lacks = sqlx::query_scalar(LACKS)
+            .bind(table.trim_matches('"'))
+            .bind(name);
+        if lacks.fetch_one(&mut *connection).await? {
+            let add = format!("ALTER TABLE {table} ADD COLUMN {name} {column_type}");
+            sqlx::raw_sql(AssertSqlSafe(add))
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    Ok(())
+}
 
 /// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
 const NULLABLE: &str = r#"

@@ -19,7 +19,12 @@ mod hooks;
 mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
+mod read_model;
 mod rows;
+#[cfg(feature = "worker")]
+mod tables;
+#[cfg(feature = "worker")]
+mod views;
 
 /// Times in our tables are Unix milliseconds.
 const DIALECT: Dialect = Dialect {

@@ -1,31 +1,14 @@
-//! The operator's statements on SQLite: locks, and reads of one aggregate type after the other.
+//! The operator's locks on SQLite.
 
 use std::time::Duration;
 
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
-use super::connect::primary_code;
 use crate::backend::operate::{Operate, OperateStatements};
 use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken};
 
 impl Operate for Sqlite {
-    const COUNT_SCOPE: &'static str = "
-        SELECT count(*) AS events FROM (
-            SELECT 1 FROM {events}
-             WHERE {aggregate_type} IN (SELECT value FROM json_each($4))
-               AND {global_position} > $1 AND {global_position} <= $2
-             LIMIT $3) AS w";
-
-    const AGE_SCOPE: &'static str = "
-        SELECT {event age} AS age
-          FROM {events} WHERE {global_position} = (
-            -- The lowest position of each type is one look into the index.
-            SELECT min((SELECT min({global_position}) FROM {events}
-                         WHERE {aggregate_type} = t.value
-                           AND {global_position} > $1 AND {global_position} <= $2))
-              FROM json_each($3) AS t)";
-
     /// The transaction, begun IMMEDIATE, is the lock, and the wait for it is over.
     const LOCK: &'static str =
         "SELECT slice_from FROM {progress} WHERE consumer = $1 AND version = $2";
@@ -59,11 +42,5 @@ impl Operate for Sqlite {
     ) -> Result<(), sqlx::Error> {
         // There is no server: the guard of the connection ends the statement.
         Ok(())
-    }
-
-    fn is_held(error: &sqlx::Error) -> bool {
-        const BUSY: i64 = 5;
-        let code = error.as_database_error().and_then(primary_code);
-        code == Some(BUSY)
     }
 }

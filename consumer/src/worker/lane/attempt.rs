@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Remains, Run, State, StoreError,
+    Access, Backend, Claim, Failure, Ledger, Mark, NewCheckpoint, Parking, Remains, Run, State,
     TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
@@ -17,21 +17,21 @@ use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
 use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
 use crate::worker::lane::job::Job;
+use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::{
     AttemptError, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
     is_claim_timeout, is_of_session, is_refusal_of_commit, refused_commit, unusable_session,
 };
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
+use crate::worker::log::batch::Defect;
 use crate::worker::metrics;
+use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::tally::Tally;
 use crate::worker::timeouts::{Timeouts, after};
 
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
-
-/// The error of a handler that had the worker's own constraint checked.
-const CHECKED_CONSTRAINTS: &str = "the handler had all deferred constraints checked, and the worker's own one is only met once the checkpoint is saved; name yours instead of `ALL` in `SET CONSTRAINTS`";
 
 /// What to do where other clients share the server's connection.
 const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
@@ -40,6 +40,7 @@ const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared stat
 pub(crate) struct Attempt<'a, DB: Backend> {
     pub(crate) shared: &'a Shared<DB>,
     pub(crate) segment: &'a Segment<DB>,
+    pub(crate) progress: &'a LaneProgress,
     pub(crate) job: &'a Job,
 }
 
@@ -85,7 +86,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         let begin = connection.begin_with(guard.begin());
         let mut tx = self.shared.answer(begin).await?;
         let ready = match self.shared.answer(self.open(&mut tx)).await? {
-            Opening::Ready(ready) => ready,
+            Opening::Ready(ready) if is_new || guard.is_same(&ready.claim.session) => ready,
+            Opening::Ready(_) => return Err(AttemptError::StaleConnection),
             Opening::Commit(outcome) => {
                 return self.shared.answer(commit(tx, ended_well, outcome)).await;
             }
@@ -99,17 +101,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             .await?;
         let outcome = match handled {
             Handled::UpTo(index) => self.save_and_commit(tx, &ready, index, ended_well).await?,
-            Handled::Failed(outcome) => {
-                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
-            }
             // On a new connection, the handler itself has changed the tables.
-            Handled::OnStalePlan(outcome) if is_new => {
-                return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
-            }
-            Handled::OnStalePlan(_) => {
+            Handled::OnStalePlan(_) if !is_new => {
                 // The others have such plans too.
                 self.shared.connections.close_idle();
-                return Err(AttemptError::StalePlan);
+                return Err(AttemptError::StaleConnection);
+            }
+            Handled::Failed(outcome) | Handled::OnStalePlan(outcome) => {
+                let rolled_back = undo(tx, ended_well, outcome);
+                return self.shared.answer(rolled_back).await;
             }
             Handled::Abandoned(outcome) => {
                 // Dropping a handler's future does not end its statement, which would keep the row
@@ -124,7 +124,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
         drop(lease);
         if matches!(outcome, Outcome::Saved { .. }) {
-            run_effects(&ready.cx).await;
+            self.run_effects(&ready.cx).await;
         }
         Ok(outcome)
     }
@@ -141,33 +141,45 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 
     /// Runs a handler that does not use the transaction where a long claim would keep all other
-    /// writers out: the row is claimed before it, and again to save the checkpoint.
+    /// writers out: the row is claimed before it, and again to save the checkpoint. In between, only
+    /// the mark is held.
     async fn run_between_claims(&self) -> Result<Outcome, AttemptError> {
         let ready = match self.open_and_release().await? {
             Opening::Ready(ready) => ready,
             Opening::Commit(outcome) | Opening::RollBack(outcome) => return Ok(outcome),
         };
+        let ended = self.handle_and_save(&ready).await;
+        if matches!(ended, Ok(Outcome::Saved { .. })) {
+            self.run_effects(&ready.cx).await;
+        } else if !ready.run.is_replay {
+            // It ends by itself otherwise.
+            let _ = self.release_mark().await;
+        }
+        ended
+    }
+
+    async fn handle_and_save(&self, ready: &Ready) -> Result<Outcome, AttemptError> {
         let mut unused = self.shared.connections.unused().await?;
-        let handled = self.handle(&ready, &mut unused.connection).await;
+        let working = self.handle_unused(ready, &mut unused);
+        let handled = if ready.run.is_replay {
+            working.await
+        } else {
+            self.mark().during(working).await
+        };
         drop(unused);
         let handled = handled.map_err(|failure| {
             let verdict = Verdict::on::<DB>(&failure.error.error);
             (verdict.given(Remains::Open), failure)
         });
-        let index = match self.judge(&ready, handled, None)? {
-            Handled::UpTo(index) => index,
+        match self.judge(ready, handled, None)? {
+            Handled::UpTo(index) => self.save_later(ready, index).await,
             Handled::Failed(outcome)
             | Handled::OnStalePlan(outcome)
-            | Handled::Abandoned(outcome) => return Ok(outcome),
-        };
-        let outcome = self.save_later(&ready, index).await?;
-        if matches!(outcome, Outcome::Saved { .. }) {
-            run_effects(&ready.cx).await;
+            | Handled::Abandoned(outcome) => Ok(outcome),
         }
-        Ok(outcome)
     }
 
-    /// Opens a transaction like [`open`](Self::open) and ends it at once.
+    /// Opens a transaction like [`open`](Self::open) and ends it at once, except for the mark.
     async fn open_and_release(&self) -> Result<Opening, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
@@ -177,27 +189,59 @@ impl<DB: Backend> Attempt<'_, DB> {
             ..
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
-        let opening = self.open(&mut tx).await?;
+        let mut opening = self.open(&mut tx).await?;
+        if let Opening::Ready(ready) = &opening
+            && !ready.run.is_replay
+        {
+            // The row of another version may be gone while its handler still works.
+            if !self.mark().take(&mut tx).await? {
+                opening = Opening::RollBack(Outcome::Busy);
+            }
+        }
         match opening {
-            Opening::Commit(_) => tx.commit().await?,
-            Opening::Ready(_) | Opening::RollBack(_) => tx.rollback().await?,
+            Opening::Commit(_) | Opening::Ready(_) => tx.commit().await?,
+            Opening::RollBack(_) => tx.rollback().await?,
         }
         *ended_well = true;
         Ok(opening)
+    }
+
+    /// The mark of the consumer, as this lane holds it.
+    fn mark(&self) -> HeldMark<'_, DB> {
+        HeldMark {
+            pool: self.shared.store.pool(),
+            statements: &self.shared.statements,
+            holder: self.segment.mark_holder(),
+            timeout: self.shared.options.claim_timeout,
+        }
+    }
+
+    async fn release_mark(&self) -> Result<(), AttemptError> {
+        let mut lease = self.shared.connections.writer().await?;
+        let Parts {
+            connection,
+            ended_well,
+            ..
+        } = lease.begin()?;
+        self.mark().release(connection).await?;
+        *ended_well = true;
+        Ok(())
     }
 
     /// Claims the row, applies the policy to an event whose attempts are used up, and determines
     /// what is left for the handler.
     async fn open(&self, tx: &mut Transaction<'_, DB>) -> Result<Opening, sqlx::Error> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
-        let timeout = self.shared.options.claim_timeout;
-        let Some(claim) = DB::claim(statements, tx, key, timeout).await? else {
+        let Some(claim) = self.segment.claim(self.shared, tx).await? else {
             return Ok(Opening::RollBack(Outcome::Busy));
         };
         let claim = match self.admit(Box::new(claim)) {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
+        if claim.mark == Mark::Taken {
+            return Ok(Opening::RollBack(Outcome::Busy));
+        }
         let Some(run) = self.first_run(tx, &claim).await? else {
             return Ok(Opening::RollBack(Outcome::Busy));
         };
@@ -226,15 +270,16 @@ impl<DB: Backend> Attempt<'_, DB> {
     ) -> Result<Option<Run>, sqlx::Error> {
         let take = self.take(claim);
         let events = self.job.events.get(..take).unwrap_or_default();
-        if events.is_empty() || !(claim.has_versions || claim.is_replaying) {
+        if events.is_empty() || !(claim.mark == Mark::Open || claim.is_replaying) {
             let is_replay = false;
             return Ok(Some(Run { take, is_replay }));
         }
         let run = self.ledger(tx, claim).await?.run(events);
-        if run.is_replay || !claim.has_versions {
+        if run.is_replay || claim.mark == Mark::Held {
             return Ok(Some(run));
         }
-        if !DB::lock_mark(&self.shared.statements, tx, &self.segment.key.consumer).await? {
+        let holder = self.segment.mark_holder();
+        if !DB::lock_mark(&self.shared.statements, tx, &holder).await? {
             return Ok(None);
         }
         // Another version may have handled the events before the mark was locked.
@@ -279,12 +324,22 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::Moved(claim));
         }
         // A longer wait than any that is saved means that the clock was set back: it is over.
-        let longest = self.segment.consumer.settings.backoff.max;
-        match claim.retry_in.filter(|wait| *wait <= longest) {
-            // Only the failed event has to wait.
-            Some(wait) if self.retried(&claim).is_some() => Err(Outcome::NotDue(wait)),
-            _ => Ok(claim),
+        let settings = &self.segment.consumer.settings;
+        let wait = claim.retry_in.filter(|wait| *wait <= settings.backoff.max);
+        let Some(event) = self.retried(&claim) else {
+            return Ok(claim);
+        };
+        let (position, attempts) = (event.global_position, row.attempts);
+        // Only the failed event has to wait.
+        if let Some(wait) = wait {
+            return Err(Outcome::NotDue { attempts, wait });
         }
+        // The policy needs no payload, and an event that cannot be handled is read each time.
+        let is_handled = attempts <= settings.retries && self.job.defect.is_none();
+        if is_handled && self.job.read_after != Some((position, attempts)) {
+            return Err(Outcome::Outdated { position, attempts });
+        }
+        Ok(claim)
     }
 
     /// The event that has failed according to the row, if it is the first of the job and the row
@@ -328,6 +383,8 @@ impl<DB: Backend> Attempt<'_, DB> {
                 .with_attempt(failed.saturating_add(1))
                 .with_replay(is_replay)
                 .with_head(self.job.head)
+                .with_segments(self.segment.is_divided())
+                .with_table_schema(self.shared.table_schema.clone())
                 .with_deadline(after(consumer.settings.batch_time)),
         )
     }
@@ -345,8 +402,17 @@ impl<DB: Backend> Attempt<'_, DB> {
         let (key, policy) = (&self.segment.key, self.segment.consumer.settings.on_error);
         let error = claim.checkpoint.error.clone().unwrap_or_default();
         let position = event.global_position;
-        let parks = policy == OnError::Park && self.may_park(tx).await?;
+        // Of an event that is gone, the aggregate is unknown: later events of it would not wait.
+        let is_missing = matches!(self.job.defect, Some(Defect::Missing(_)));
+        let parks = policy == OnError::Park && !is_missing && self.may_park(tx).await?;
         if !parks && policy != OnError::Skip {
+            let error = if policy == OnError::Park && !is_missing {
+                format!(
+                    "{MAX_PARKED} aggregates are parked already, so the next one stops the consumer: {error}"
+                )
+            } else {
+                error
+            };
             return self.stop(tx, claim, position, error).await;
         }
         let attempts = claim.checkpoint.attempts;
@@ -365,7 +431,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             state: State::Running,
             failure: None,
         };
-        DB::save(&self.shared.statements, tx, key, claim, &new).await?;
+        self.segment.save(self.shared, tx, claim, &new).await?;
         Ok(Outcome::Saved {
             position: new.position,
             tally: Tally::of_policy(parks),
@@ -382,13 +448,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         claim: &Claim,
         position: i64,
-        mut error: String,
+        error: String,
     ) -> Result<Outcome, sqlx::Error> {
-        if self.segment.consumer.settings.on_error == OnError::Park {
-            error = format!(
-                "{MAX_PARKED} aggregates are parked already, so the next one stops the consumer: {error}"
-            );
-        }
         let new = NewCheckpoint {
             position: claim.checkpoint.position,
             state: State::Stopped,
@@ -399,8 +460,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 error: error.clone(),
             }),
         };
-        let (statements, key) = (&self.shared.statements, &self.segment.key);
-        DB::save(statements, tx, key, claim, &new).await?;
+        self.segment.save(self.shared, tx, claim, &new).await?;
         Ok(Outcome::Stopped { error })
     }
 }
@@ -431,7 +491,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let handled = match unused {
             None => self.handle(ready, tx).await,
             Some(unused) => {
-                let handler = self.handle(ready, &mut unused.connection);
+                let handler = self.handle_unused(ready, unused);
                 keep_alive::<DB, _>(tx, self.shared.options.claim_timeout, handler).await?
             }
         };
@@ -458,6 +518,24 @@ impl<DB: Backend> Attempt<'_, DB> {
         self.judge(ready, handled, ended_by)
     }
 
+    /// Calls a handler with a connection that it does not use.
+    async fn handle_unused(
+        &self,
+        ready: &Ready,
+        unused: &mut UnusedConnection<DB>,
+    ) -> Result<usize, HandlerFailure> {
+        let handled = self.handle(ready, unused.begin()?).await;
+        if !matches!(&handled, Err(failure) if failure.timed_out) {
+            unused.set_idle();
+        }
+        handled
+    }
+
+    async fn run_effects(&self, cx: &Arc<Context>) {
+        let _handling = self.progress.enter_handler(cx);
+        run_effects(cx).await;
+    }
+
     async fn handle(
         &self,
         ready: &Ready,
@@ -467,8 +545,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         if take == 0 {
             return Ok(0);
         }
-        if let Some(unreadable) = self.job.unreadable.clone() {
-            return Err(BatchError::at(0, StoreError::from(unreadable)).into());
+        if let Some(defect) = self.job.defect.clone() {
+            return Err(BatchError::at(0, defect).into());
         }
         if self.retried(&ready.claim).is_some() {
             metrics::retry(&self.segment.key);
@@ -482,6 +560,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         };
         let consumer = &*self.segment.consumer.registered.consumer;
         let events = &ready.division.to_handle;
+        let _handling = self.progress.enter_handler(&ready.cx);
         supervise(consumer, &ready.cx, connection, events, take, limits).await
     }
 
@@ -517,17 +596,13 @@ impl<DB: Backend> Attempt<'_, DB> {
                 "{text}; {SHARED_STATEMENT}"
             ))),
             (ErrorKind::Transient | ErrorKind::ReadOnly, None) => Err(AttemptError::Database(text)),
-            // The refusal of a commit would have ended the transaction, but it is still there.
-            (ErrorKind::EndedTransaction, None) => {
-                let outcome = self.failed(ready, &failure, CHECKED_CONSTRAINTS.to_owned());
-                Ok(Handled::Failed(outcome))
-            }
             (ErrorKind::ClaimTimeout, None) => {
                 let text = format!("{}: {text}", self.claim_timeout_error());
                 let outcome = self.failed(ready, &failure, text);
                 Ok(Handled::Abandoned(outcome))
             }
-            (ErrorKind::Handler | ErrorKind::Protocol, None) => {
+            // The refusal of a commit ends the transaction, so this one came from another.
+            (ErrorKind::Handler | ErrorKind::Protocol | ErrorKind::EndedTransaction, None) => {
                 let outcome = self.failed(ready, &failure, text);
                 Ok(if failure.timed_out {
                     Handled::Abandoned(outcome)
@@ -584,7 +659,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 Err(error) if is_refusal_of_commit::<DB>(&error) => {
                     // Dropping the transaction has rolled it back, or queued that, where the refusal
                     // did not.
-                    *ended_well = true;
+                    *ended_well = DB::RESTORES_SESSION;
                     Ok(failed_somewhere(ready, refused_commit(&error)))
                 }
                 Err(error) => Err(error.into()),
@@ -595,7 +670,10 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
             Err(error) if is_of_session::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, unusable_session(&error));
-                shared.answer(roll_back(tx, ended_well, outcome)).await
+                let outcome = shared.answer(undo(tx, ended_well, outcome)).await?;
+                // Unless the worker's own role has lost a privilege meanwhile.
+                shared.store.check_access(Access::Work).await?;
+                Ok(outcome)
             }
             Err(error) if is_aborted_transaction::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, SWALLOWED.to_owned());
@@ -627,7 +705,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             state: State::Running,
             failure: next_failure.filter(|_| index == self.job.take),
         };
-        DB::save(statements, tx, key, &ready.claim, &new).await
+        self.segment.save(self.shared, tx, &ready.claim, &new).await
     }
 
     fn saved(&self, ready: &Ready, index: usize) -> Outcome {
@@ -649,9 +727,15 @@ impl<DB: Backend> Attempt<'_, DB> {
             ..
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
-        let claim = claim_again(self.shared, self.segment, &ready.claim, &mut tx).await?;
-        if let Err(outcome) = claim {
-            return roll_back(tx, ended_well, outcome).await;
+        let claim = match claim_again(self.shared, self.segment, &ready.claim, &mut tx).await? {
+            Ok(claim) => claim,
+            Err(outcome) => return roll_back(tx, ended_well, outcome).await,
+        };
+        if !ready.run.is_replay {
+            if self.is_handled_meanwhile(&mut tx, &claim, index).await? {
+                return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
+            }
+            self.mark().release(&mut tx).await?;
         }
         // Nothing kept an operator from retrying parked events meanwhile.
         let (statements, segment) = (&self.shared.statements, self.segment);
@@ -664,6 +748,24 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(sqlx::Error::RowNotFound.into());
         }
         commit(tx, ended_well, self.saved(ready, index)).await
+    }
+}
+
+impl<DB: Backend> Attempt<'_, DB> {
+    /// Whether another version has handled some of the first events of the job, as new ones, since this
+    /// one began: the mark was lost because the process was frozen. They are replays now.
+    async fn is_handled_meanwhile(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        claim: &Claim,
+        index: usize,
+    ) -> Result<bool, sqlx::Error> {
+        if claim.mark == Mark::Held {
+            return Ok(false);
+        }
+        let ledger = self.ledger(tx, claim).await?;
+        let events = self.job.events.get(..index).unwrap_or_default();
+        Ok(events.iter().any(|event| ledger.has(event)))
     }
 }
 
@@ -696,7 +798,7 @@ pub(crate) async fn record<DB: Backend>(
         Ok(claim) => claim,
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
     };
-    if !DB::save(&shared.statements, &mut tx, &segment.key, &claim, new).await? {
+    if !segment.save(shared, &mut tx, &claim, new).await? {
         return Err(sqlx::Error::RowNotFound.into());
     }
     let saved = Outcome::Saved {
@@ -713,8 +815,7 @@ async fn claim_again<DB: Backend>(
     earlier: &Claim,
     tx: &mut Transaction<'_, DB>,
 ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
-    let timeout = shared.options.claim_timeout;
-    let Some(claim) = DB::claim(&shared.statements, tx, &segment.key, timeout).await? else {
+    let Some(claim) = segment.claim(shared, tx).await? else {
         return Ok(Err(Outcome::Busy));
     };
     let claim = Box::new(claim);
@@ -806,6 +907,18 @@ async fn commit<DB: Backend>(
 ) -> Result<Outcome, AttemptError> {
     tx.commit().await?;
     *ended_well = true;
+    Ok(outcome)
+}
+
+/// Rolls back what a handler has done. Where only a claim shows what else it did to the connection, that
+/// is closed: the failure is recorded over another one.
+async fn undo<DB: Backend>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: Outcome,
+) -> Result<Outcome, AttemptError> {
+    tx.rollback().await?;
+    *ended_well = DB::RESTORES_SESSION;
     Ok(outcome)
 }
 

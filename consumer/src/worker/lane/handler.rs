@@ -24,6 +24,12 @@ pub(crate) struct HandlerFailure {
     pub(crate) timed_out: bool,
 }
 
+impl From<sqlx::Error> for HandlerFailure {
+    fn from(error: sqlx::Error) -> Self {
+        BatchError::at(0, error).into()
+    }
+}
+
 impl From<BatchError> for HandlerFailure {
     fn from(error: BatchError) -> Self {
         Self {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Failure, Incarnation, UnreadableEvent};
+use crate::backend::{Failure, Incarnation};
 use crate::contract::PersistedEvent;
-use crate::worker::log::batch::Batch;
+use crate::worker::log::batch::{Batch, Defect};
 use crate::worker::progress::lane::Cursor;
 
 /// A batch of events, of which the first `take` are handled in one transaction.
@@ -23,8 +23,12 @@ pub(crate) struct Job {
     pub(crate) incarnation: Incarnation,
     /// The frontier when the events were read.
     pub(crate) head: i64,
-    /// Why its only event cannot be decoded.
-    pub(crate) unreadable: Option<UnreadableEvent>,
+    /// How often the log's cache had been discarded when the events were read.
+    pub(crate) discards: u64,
+    /// The event and its number of failed attempts after which the events were read again.
+    pub(crate) read_after: Option<(i64, u32)>,
+    /// Why its only event cannot be handled.
+    pub(crate) defect: Option<Defect>,
     /// The failure to save of the event after those taken, if it has just failed.
     pub(crate) next_failure: Option<Failure>,
 }
@@ -40,7 +44,9 @@ impl Job {
             epoch: cursor.epoch,
             incarnation: batch.incarnation,
             head: batch.head,
-            unreadable: batch.unreadable,
+            discards: batch.discards,
+            read_after: None,
+            defect: batch.defect,
             next_failure: None,
         }
     }

@@ -3,17 +3,19 @@
 pub(crate) mod attempt;
 pub(crate) mod handler;
 mod job;
+pub(crate) mod mark;
+mod missing;
 pub(crate) mod outcome;
 mod parking;
 mod read_ahead;
 pub(crate) mod retry;
+mod row_address;
 mod segment;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tokio::time;
 use tracing::Instrument as _;
 
@@ -24,6 +26,7 @@ use crate::worker::lane::attempt::Attempt;
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::read_ahead::ReadAhead;
+use crate::worker::lane::row_address::RowAddress;
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Batch;
 use crate::worker::metrics;
@@ -31,6 +34,7 @@ use crate::worker::poller::assignment::NewLane;
 use crate::worker::progress::lane::{Cursor, FirstPending, LaneProgress};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
+use crate::worker::threads::Reader;
 use crate::worker::timeouts::{after, fraction};
 
 /// One segment of a consumer at work.
@@ -44,6 +48,8 @@ pub(crate) struct Lane<DB: Backend> {
     /// The events that are left of a batch that was read.
     job: Option<Job>,
     suspects: Option<Suspects>,
+    /// The last event that was read again before another attempt, and how often it had failed.
+    read_after: Option<(i64, u32)>,
     /// The first snapshot that contains the row; an earlier one does not show that it is gone.
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
@@ -73,10 +79,10 @@ const MAX_MOVES: u32 = 8;
 const CONTINUE: Turn = ControlFlow::Continue(());
 
 impl<DB: Backend> Lane<DB> {
-    /// A lane that reads on `runtime` and ends at the position `until`, if there is one.
+    /// A lane that ends at the position `until`, if there is one.
     pub(crate) fn new(
         shared: Arc<Shared<DB>>,
-        runtime: Handle,
+        reader: Reader,
         new: NewLane<DB>,
         until: Option<i64>,
     ) -> Self {
@@ -91,12 +97,14 @@ impl<DB: Backend> Lane<DB> {
                 consumer,
                 key: progress.key.clone(),
                 slice_to: 0,
+                row: RowAddress::default(),
             },
             progress,
             until,
-            reader: ReadAhead::new(runtime),
+            reader: ReadAhead::new(reader),
             job: None,
             suspects: None,
+            read_after: None,
             first_snapshot: snapshot,
             seen_snapshot: 0,
             checkpoint_at: Instant::now(),
@@ -131,8 +139,10 @@ impl<DB: Backend> Lane<DB> {
             self.wait_for_snapshot().await;
             return CONTINUE;
         };
-        // The row of an event that could not be decoded may have been corrected.
-        self.job.take_if(|job| job.unreadable.is_some());
+        // The row of an event that could not be handled may have been corrected.
+        let discards = self.shared.log.discards();
+        self.job
+            .take_if(|job| job.defect.is_some() || job.discards != discards);
         if self.job.is_none() {
             match self.next_batch(&cursor).await {
                 Ok(Some(batch)) if batch.events.is_empty() => return self.pass_over(&batch).await,
@@ -152,7 +162,7 @@ impl<DB: Backend> Lane<DB> {
             Err(AttemptError::EndedTransaction { claim, error }) => {
                 self.stop_at_once(job, &claim, error).await
             }
-            Err(AttemptError::StalePlan) => {
+            Err(AttemptError::StaleConnection) => {
                 self.job = Some(job);
                 CONTINUE
             }
@@ -194,13 +204,24 @@ impl<DB: Backend> Lane<DB> {
                 self.pause(fraction(pause, 0.75 + fastrand::f64() / 2.0))
                     .await;
             }
-            Outcome::NotDue(wait) => {
-                self.job = Some(job);
+            Outcome::NotDue { attempts, wait } => {
                 self.progress.expect_pause_until(after(wait));
                 self.pause(wait).await;
+                if let Some(position) = job.position_of(0) {
+                    self.read_again(position, attempts).await;
+                }
             }
+            Outcome::Outdated { position, attempts } => self.read_again(position, attempts).await,
         }
         CONTINUE
+    }
+
+    /// Makes an event that has failed be read again before the next attempt.
+    async fn read_again(&mut self, position: i64, attempts: u32) {
+        self.job = None;
+        self.reader.discard();
+        self.shared.log.discard_at(position).await;
+        self.read_after = Some((position, attempts));
     }
 
     fn advance(&mut self, job: Job, position: i64, tally: Tally) {
@@ -285,6 +306,11 @@ impl<DB: Backend> Lane<DB> {
 
     fn move_to_claim(&mut self, claim: &Claim) {
         let row = &claim.checkpoint;
+        let cursor = self.progress.cursor();
+        if cursor.is_none_or(|cursor| row.is_restarted(cursor.epoch, cursor.checkpoint)) {
+            // The next snapshot would do it too late.
+            self.shared.log.discard();
+        }
         self.move_to(claim.incarnation, row.epoch, row.position);
     }
 
@@ -292,6 +318,7 @@ impl<DB: Backend> Lane<DB> {
         self.job = None;
         self.reader.discard();
         self.suspects = None;
+        self.read_after = None;
         self.checkpoint_at = Instant::now();
         self.progress.set_cursor(Some(Cursor {
             incarnation,
@@ -385,7 +412,12 @@ impl<DB: Backend> Lane<DB> {
             self.progress.set_cursor(None);
             return Ok(None);
         }
-        Ok(batch)
+        // What was read ahead may be outdated by now.
+        let discards = self.shared.log.discards();
+        match batch.filter(|batch| batch.discards == discards) {
+            Some(batch) => self.with_pending(batch).await,
+            None => Ok(None),
+        }
     }
 
     /// How many events the batch after a position may have. While lanes wait for connections a batch
@@ -402,6 +434,7 @@ impl<DB: Backend> Lane<DB> {
 
     /// Passes over a batch without events in scope. The row is not written: the poller advances it.
     async fn pass_over(&mut self, batch: &Batch) -> Turn {
+        self.report_missing(batch);
         if let Some(cursor) = self.progress.cursor() {
             self.progress.set_cursor(Some(Cursor {
                 after: cursor.after.max(batch.up_to),
@@ -465,7 +498,11 @@ impl<DB: Backend> Lane<DB> {
     }
 
     fn start_job(&self, cursor: &Cursor, batch: Batch) -> Job {
-        let job = Job::new(cursor, batch);
+        self.report_missing(&batch);
+        let job = Job {
+            read_after: self.read_after,
+            ..Job::new(cursor, batch)
+        };
         self.set_first_pending(&job);
         job
     }
@@ -492,6 +529,7 @@ impl<DB: Backend> Lane<DB> {
         let attempt = Attempt {
             shared: &self.shared,
             segment: &self.segment,
+            progress: &self.progress,
             job,
         };
         let span = self.span(job);
@@ -534,7 +572,7 @@ impl<DB: Backend> Lane<DB> {
             Ok(Outcome::Failed { .. }) => metrics::error(key, "handler"),
             Ok(_) => {}
             Err(AttemptError::EndedTransaction { .. }) => metrics::error(key, "commit"),
-            Err(AttemptError::Database(_) | AttemptError::StalePlan) => {
+            Err(AttemptError::Database(_) | AttemptError::StaleConnection) => {
                 metrics::error(key, "database");
             }
         }

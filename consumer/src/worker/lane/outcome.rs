@@ -1,12 +1,13 @@
 //! What an attempt at a batch can lead to, and what an error means for it.
 
 use std::error::Error;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::{Backend, Claim, Remains};
+use crate::backend::{Backend, Claim, DriverError, Remains, StoreError};
 use crate::contract::HandlerError;
 use crate::contract::chain;
 use crate::worker::lane::handler::panic_message;
@@ -27,8 +28,10 @@ pub(crate) enum Outcome {
     Moved(Box<Claim>),
     /// The row may not run.
     Blocked(Box<Claim>),
-    /// The next attempt at the first event is not due yet.
-    NotDue(Duration),
+    /// The next attempt at the first event, after so many that failed, is not due yet.
+    NotDue { attempts: u32, wait: Duration },
+    /// The first event was read before it failed for the last time, and may have been repaired since.
+    Outdated { position: i64, attempts: u32 },
     /// The row was split or merged; the next snapshot shows how.
     Resized,
     /// The row waits for its neighbour.
@@ -51,15 +54,22 @@ pub(crate) struct FailedEvents {
 pub(crate) enum AttemptError {
     /// The database failed; the attempt is repeated and does not count.
     Database(String),
-    /// A table has changed since the connection prepared a statement of the handler; the attempt is
-    /// repeated on another connection and does not count.
-    StalePlan,
+    /// The connection is not what it was when it was opened: a table has changed since it prepared a
+    /// statement, or a handler has changed its settings. The attempt is repeated at once on another
+    /// connection and does not count.
+    StaleConnection,
     /// The handler ended the transaction or left a savepoint in it (R4); the attempt is not repeated.
     EndedTransaction { claim: Box<Claim>, error: String },
 }
 
 impl From<sqlx::Error> for AttemptError {
     fn from(error: sqlx::Error) -> Self {
+        Self::Database(chain(&error).to_string())
+    }
+}
+
+impl From<StoreError> for AttemptError {
+    fn from(error: StoreError) -> Self {
         Self::Database(chain(&error).to_string())
     }
 }
@@ -150,7 +160,8 @@ impl ErrorKind {
     }
 
     fn of_cause<DB: Backend>(error: &(dyn Error + 'static)) -> Self {
-        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+        let driver = || error.downcast_ref::<DriverError>().map(Deref::deref);
+        if let Some(error) = error.downcast_ref::<sqlx::Error>().or_else(driver) {
             return match error {
                 sqlx::Error::Database(error) => Self::of_database::<DB>(error.as_ref()),
                 sqlx::Error::Protocol(_) => Self::Protocol,
@@ -202,7 +213,7 @@ pub(crate) fn is_of_session<DB: Backend>(error: &sqlx::Error) -> bool {
 pub(crate) fn unusable_session(error: &sqlx::Error) -> String {
     let error = chain(error);
     format!(
-        "the handler left its transaction read-only or with another role, so the checkpoint cannot be saved; undo `SET TRANSACTION READ ONLY` or `SET ROLE` before it returns: {error}"
+        "the handler left its transaction read-only or with another role, so the checkpoint cannot be saved; undo `SET TRANSACTION READ ONLY`, `SET ROLE` or `PRAGMA query_only` before it returns: {error}"
     )
 }
 

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::backend::{Backend, StoreError};
 use crate::worker::context::Shared;
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::{Batch, BatchReader};
+use crate::worker::threads::Reader;
 
 /// Reads the batches of a lane, one ahead.
 pub(super) struct ReadAhead {
-    /// Where to read.
-    runtime: Handle,
+    threads: Reader,
     /// `None` while a task has it, and after the segment was resized.
     reader: Option<BatchReader>,
     reading: Option<Reading>,
@@ -30,9 +29,9 @@ struct Reading {
 }
 
 impl ReadAhead {
-    pub(super) fn new(runtime: Handle) -> Self {
+    pub(super) fn new(threads: Reader) -> Self {
         Self {
-            runtime,
+            threads,
             reader: None,
             reading: None,
         }
@@ -61,11 +60,12 @@ impl ReadAhead {
             return;
         }
         let shared = Arc::clone(shared);
+        let settings = segment.consumer.settings.clone();
         let reader = self.reader.take();
         let mut reader = reader.unwrap_or_else(|| BatchReader::new(segment.filter()));
-        let task = self.runtime.spawn(async move {
+        let task = self.threads.spawn(async move {
             let frontier = shared.frontier.borrow().clone();
-            let max_bytes = shared.batch_bytes();
+            let max_bytes = shared.batch_bytes(&settings);
             let batch = reader
                 .collect(&shared.log, &frontier, after, limit, max_bytes)
                 .await;

@@ -77,7 +77,6 @@ impl<DB: Backend> Lane<DB> {
             Ok(Outcome::Moved(claim)) => self.move_to_claim(&claim),
             Ok(Outcome::Blocked(claim)) => self.block(&claim),
             Ok(_) => {
-                self.job = Some(job);
                 self.progress.set_state(ConsumerState::Retrying {
                     position,
                     attempts: failure.attempts,
@@ -85,6 +84,13 @@ impl<DB: Backend> Lane<DB> {
                 });
                 self.progress.expect_pause_until(after(failure.retry_in));
                 self.pause(failure.retry_in).await;
+                let settings = &self.segment.consumer.settings;
+                if failure.attempts <= settings.retries {
+                    self.read_again(position, failure.attempts).await;
+                } else {
+                    // The policy applies, which needs no payload.
+                    self.job = Some(job);
+                }
             }
             Err(error) => return self.retry_later(job, error).await,
         }
@@ -169,7 +175,7 @@ impl<DB: Backend> Lane<DB> {
             AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. } => {
                 self.wait_for_database(error).await
             }
-            AttemptError::StalePlan => CONTINUE,
+            AttemptError::StaleConnection => CONTINUE,
         }
     }
 

@@ -1,8 +1,13 @@
 //! What a lane works on.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::backend::{Backend, SLICES, SegmentId};
+use sqlx::Transaction;
+
+use crate::backend::{Backend, Claim, MarkHolder, NewCheckpoint, SLICES, SegmentId};
+use crate::worker::context::Shared;
+use crate::worker::lane::row_address::RowAddress;
 use crate::worker::log::batch::Filter;
 use crate::worker::poller::assignment::WorkerConsumer;
 
@@ -12,6 +17,8 @@ pub(crate) struct Segment<DB: Backend> {
     pub(crate) key: SegmentId,
     /// The slice after the row's last one, as in the newest snapshot.
     pub(crate) slice_to: i32,
+    /// Where the row was last seen.
+    pub(crate) row: RowAddress,
 }
 
 impl<DB: Backend> Segment<DB> {
@@ -25,6 +32,21 @@ impl<DB: Backend> Segment<DB> {
         &self.consumer.enrolment.scope
     }
 
+    /// As which it locks the mark of the consumer.
+    pub(crate) fn mark_holder(&self) -> MarkHolder {
+        MarkHolder {
+            consumer: self.key.consumer.clone(),
+            name: self.key.slice_from.to_string(),
+            slices: self.key.slice_from..self.slice_to,
+        }
+    }
+
+    /// Whether the consumer has other segments beside this one, or may have.
+    pub(crate) fn is_divided(&self) -> bool {
+        let slices = i32::from(SLICES);
+        self.consumer.settings.segments > 1 || (self.key.slice_from, self.slice_to) != (0, slices)
+    }
+
     /// Which events it contains.
     pub(crate) fn filter(&self) -> Filter {
         let slice = |slice: i32| u16::try_from(slice).unwrap_or(SLICES);
@@ -32,5 +54,49 @@ impl<DB: Backend> Segment<DB> {
             scope: Arc::clone(&self.consumer.scope),
             slices: slice(self.key.slice_from)..slice(self.slice_to),
         }
+    }
+}
+
+/// How its row is claimed and saved.
+impl<DB: Backend> Segment<DB> {
+    /// Takes the row lock; `None` when another process has it.
+    ///
+    /// A row that is not free at its address has been claimed, or was moved by another process or an operator.
+    /// Only a search tells, and each search may have to pass many dead versions.
+    pub(crate) async fn claim(
+        &self,
+        shared: &Shared<DB>,
+        tx: &mut Transaction<'_, DB>,
+    ) -> Result<Option<Claim>, sqlx::Error> {
+        let (statements, timeout) = (&shared.statements, shared.options.claim_timeout);
+        if let Some(address) = self.row.get() {
+            let claim = DB::claim(statements, tx, &self.key, Some(&address), timeout).await?;
+            if claim.is_some() || !self.row.may_search() {
+                return Ok(claim);
+            }
+        }
+        let began = Instant::now();
+        let claim = DB::claim(statements, tx, &self.key, None, timeout).await?;
+        self.row.searched(began.elapsed());
+        if let Some(claim) = &claim {
+            self.row.set::<DB>(claim.address.clone());
+        }
+        Ok(claim)
+    }
+
+    /// Saves the checkpoint of a claim; returns whether claim and transaction were still the same.
+    pub(crate) async fn save(
+        &self,
+        shared: &Shared<DB>,
+        tx: &mut Transaction<'_, DB>,
+        claim: &Claim,
+        new: &NewCheckpoint,
+    ) -> Result<bool, sqlx::Error> {
+        let address = DB::save(&shared.statements, tx, &self.key, claim, new).await?;
+        let is_saved = address.is_some();
+        if let Some(address) = address {
+            self.row.set::<DB>(address);
+        }
+        Ok(is_saved)
     }
 }

@@ -1,12 +1,14 @@
 //! Collects the next batch of a lane: the settled events of its scope, in order.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::backend::{
-    Backend, Incarnation, Observation, ReadRange, SLICES, StoreError, UnreadableEvent,
+    Backend, Checkpoint, Incarnation, Observation, ReadRange, SLICES, StoreError, UnreadableEvent,
+    aggregate_slice,
 };
-use crate::contract::PersistedEvent;
+use crate::contract::{EventRecord, HandlerError, PersistedEvent};
 use crate::worker::log::Log;
 use crate::worker::log::range::{LogRange, event_bytes, in_scope};
 
@@ -18,10 +20,61 @@ pub(crate) struct Batch {
     pub(crate) incarnation: Incarnation,
     /// The frontier when the batch was read.
     pub(crate) head: i64,
+    /// How often the log's cache had been discarded when the reading began.
+    pub(crate) discards: u64,
     pub(crate) events: Vec<PersistedEvent>,
-    /// Why its only event cannot be decoded; such an event is a batch of its own.
-    pub(crate) unreadable: Option<UnreadableEvent>,
+    /// Why its only event cannot be handled; such an event is a batch of its own.
+    pub(crate) defect: Option<Defect>,
+    /// Positions in it whose events were deleted, as far as it is known.
+    pub(crate) missing: Option<RangeInclusive<i64>>,
 }
+
+impl Batch {
+    /// The batch before an event that is missing, or that event if nothing is left before it.
+    pub(crate) fn before_missing(mut self, missing: MissingEvents) -> Self {
+        let first = missing.0.start();
+        self.missing = None;
+        self.events.retain(|event| event.global_position < *first);
+        if !self.events.is_empty() {
+            self.up_to = first - 1;
+            return self;
+        }
+        self.up_to = *first;
+        self.events.push(PersistedEvent::new(EventRecord {
+            global_position: *first,
+            created_at: SystemTime::now().into(),
+            ..EventRecord::default()
+        }));
+        self.defect = Some(Defect::Missing(missing));
+        self
+    }
+}
+
+/// Why an event cannot be given to a handler.
+#[derive(Clone, Debug)]
+pub(crate) enum Defect {
+    /// It cannot be decoded.
+    Unreadable(UnreadableEvent),
+    /// It is no longer in the log.
+    Missing(MissingEvents),
+}
+
+impl From<Defect> for HandlerError {
+    fn from(defect: Defect) -> Self {
+        match defect {
+            Defect::Unreadable(unreadable) => StoreError::from(unreadable).into(),
+            Defect::Missing(missing) => missing.into(),
+        }
+    }
+}
+
+/// Positions that the log no longer has, the first of which a consumer had yet to handle.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "events {} to {} were deleted from the log before the consumer had handled event {}; restore them, or pass over them with the command `skip`",
+    .0.start(), .0.end(), .0.start()
+)]
+pub(crate) struct MissingEvents(pub(crate) RangeInclusive<i64>);
 
 /// Which events a lane handles.
 #[derive(Clone, Debug)]
@@ -31,6 +84,21 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// The events of a checkpoint row.
+    pub(crate) fn of_row(row: &Checkpoint) -> Self {
+        let slice = |slice: i32| u16::try_from(slice).unwrap_or(SLICES);
+        Self {
+            scope: row.scope.lines().map(Arc::from).collect(),
+            slices: slice(row.key.slice_from)..slice(row.slice_to),
+        }
+    }
+
+    /// Whether it contains an event.
+    pub(crate) fn contains(&self, event: &PersistedEvent) -> bool {
+        in_scope(&self.scope, &event.aggregate_type)
+            && self.slices.contains(&aggregate_slice(&event.aggregate_id))
+    }
+
     fn in_slices(&self, range: &LogRange, index: usize) -> bool {
         self.slices.len() == usize::from(SLICES) || self.slices.contains(&range.slice(index))
     }
@@ -77,6 +145,7 @@ impl BatchReader {
     ) -> Result<Batch, StoreError> {
         let settled = frontier.settled;
         let mut builder = BatchBuilder::new(after, frontier, limit, max_bytes);
+        builder.batch.discards = log.discards();
         let mut scanned = 0;
         while scanned < MAX_SCANNED {
             let after = builder.batch.up_to;
@@ -148,8 +217,10 @@ impl BatchBuilder {
                 up_to: after,
                 incarnation: frontier.incarnation,
                 head: frontier.settled,
+                discards: 0,
                 events: Vec::new(),
-                unreadable: None,
+                defect: None,
+                missing: None,
             },
             bytes: 0,
             limit,
@@ -167,9 +238,27 @@ impl BatchBuilder {
 
     /// Adds the events of a range that follow the batch and pass the filter.
     fn add(&mut self, filter: &Filter, range: &LogRange) -> Scan {
-        if let Some(unreadable) = &range.unreadable {
-            return self.add_unreadable(filter, range, unreadable);
+        let before = self.batch.up_to;
+        let scan = match &range.unreadable {
+            Some(unreadable) => self.add_unreadable(filter, range, unreadable),
+            None => self.add_events(filter, range),
+        };
+        self.add_missing(before, range);
+        scan
+    }
+
+    /// Notes the deleted events of a range that lie in the part which was added.
+    fn add_missing(&mut self, before: i64, range: &LogRange) {
+        let Some(gap) = &range.missing else {
+            return;
+        };
+        if before < *gap.start() && *gap.start() <= self.batch.up_to {
+            let first = self.batch.missing.as_ref().unwrap_or(gap).start();
+            self.batch.missing = Some(*first..=*gap.end());
         }
+    }
+
+    fn add_events(&mut self, filter: &Filter, range: &LogRange) -> Scan {
         let first = range.first_after(self.batch.up_to);
         let mut scan = Scan {
             scanned: range.events.len() - first,
@@ -206,7 +295,7 @@ impl BatchBuilder {
         } else if self.batch.events.is_empty() {
             self.batch.up_to = range.to;
             self.batch.events.push(unreadable.event.clone());
-            self.batch.unreadable = Some(unreadable.clone());
+            self.batch.defect = Some(Defect::Unreadable(unreadable.clone()));
         }
         self.is_full |= is_wanted;
         Scan {
@@ -232,7 +321,6 @@ impl BatchBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::EventRecord;
 
     /// A range of which every `every`-th event is of type `User`, the others of `Order`.
     fn range(events: i64, every: i64) -> LogRange {

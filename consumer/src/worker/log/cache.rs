@@ -15,6 +15,8 @@ pub(crate) struct Cache {
     by_use: BTreeMap<u64, i64>,
     uses: u64,
     bytes: u64,
+    /// How often everything was discarded: what was read before the last time is not added any more.
+    discards: u64,
 }
 
 struct CachedRange {
@@ -45,9 +47,42 @@ impl Cache {
             .map(|(&start, _)| start)
     }
 
-    /// Adds a range, and evicts others until all of them fit into the budget.
-    pub(crate) fn insert(&mut self, range: &Arc<LogRange>, incarnation: Incarnation, budget: u64) {
+    /// Discards all ranges, and those that are being read now.
+    pub(crate) fn discard(&mut self) {
+        *self = Self {
+            incarnation: self.incarnation,
+            discards: self.discards + 1,
+            ..Self::default()
+        };
+    }
+
+    /// Discards the range with a position.
+    pub(crate) fn discard_at(&mut self, position: i64) {
+        let covering = self.ranges.range(..position).next_back();
+        let start = covering.map(|(&start, _)| start);
+        if let Some(cached) = start.and_then(|start| self.ranges.remove(&start)) {
+            self.by_use.remove(&cached.last_use);
+            self.bytes -= cached.range.bytes();
+        }
+    }
+
+    pub(crate) fn discards(&self) -> u64 {
+        self.discards
+    }
+
+    /// Adds a range that was read after so many discards, and evicts others until all of them fit into the
+    /// budget.
+    pub(crate) fn insert(
+        &mut self,
+        range: &Arc<LogRange>,
+        incarnation: Incarnation,
+        discards: u64,
+        budget: u64,
+    ) {
         self.discard_other_incarnations(incarnation);
+        if self.discards != discards {
+            return;
+        }
         self.uses += 1;
         self.bytes += range.bytes();
         self.by_use.insert(self.uses, range.after);
@@ -71,8 +106,64 @@ impl Cache {
         if self.incarnation != incarnation {
             *self = Self {
                 incarnation,
+                discards: self.discards,
                 ..Self::default()
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: Incarnation = Incarnation {
+        started: 1,
+        recovered: 1,
+    };
+
+    fn add(cache: &mut Cache, after: i64, to: i64, discards: u64) {
+        let range = Arc::new(LogRange::new(after, to, Vec::new()));
+        cache.insert(&range, SERVER, discards, u64::MAX);
+    }
+
+    fn has(cache: &mut Cache, position: i64) -> bool {
+        cache.find(position - 1, SERVER).is_some()
+    }
+
+    #[test]
+    fn what_was_read_before_a_discard_is_not_added_after_it() {
+        let mut cache = Cache::default();
+        let discards = cache.discards();
+        add(&mut cache, 0, 10, discards);
+        cache.discard();
+        assert!(!has(&mut cache, 5));
+        add(&mut cache, 10, 20, discards);
+        assert!(!has(&mut cache, 15), "it was being read");
+        let discards = cache.discards();
+        add(&mut cache, 10, 20, discards);
+        assert!(has(&mut cache, 15));
+    }
+
+    #[test]
+    fn another_incarnation_does_not_undo_a_discard() {
+        let mut cache = Cache::default();
+        let before = cache.discards();
+        cache.discard();
+        cache.find(0, SERVER);
+        assert_ne!(cache.discards(), before);
+    }
+
+    #[test]
+    fn only_the_range_with_the_position_is_discarded() {
+        let mut cache = Cache::default();
+        for after in [0, 10, 20] {
+            add(&mut cache, after, after + 10, 0);
+        }
+        let bytes = cache.bytes;
+        cache.discard_at(20);
+        let kept = [5, 15, 25].map(|position| has(&mut cache, position));
+        assert_eq!(kept, [true, false, true]);
+        assert_eq!((cache.bytes, cache.by_use.len()), (bytes / 3 * 2, 2));
     }
 }

@@ -122,6 +122,22 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_raises_no_alarm_unless_it_is_taken_for_the_same_server() {
+        let unnoticed = Incarnation::default();
+        let noticed = Incarnation {
+            started: 1,
+            ..unnoticed
+        };
+        for (incarnation, alarms) in [(noticed, 0), (unnoticed, 1)] {
+            let continuity = Continuity::default();
+            assert!(check(&continuity, 0, &[event(1, "a", 1), event(2, "b", 1)]).is_empty());
+            // Position 2 was lost with the crash and given out again, to version 2 of `a`.
+            let skipped = continuity.check(2, 3, incarnation, &[event(3, "a", 3)]);
+            assert_eq!(skipped.len(), alarms, "{incarnation:?}");
+        }
+    }
+
+    #[test]
     fn an_interrupted_reading_raises_no_alarm() {
         let continuity = Continuity::default();
         assert!(check(&continuity, 0, &[event(1, "a", 1)]).is_empty());

@@ -4,6 +4,7 @@ pub(crate) mod batch;
 mod cache;
 mod continuity;
 pub(crate) mod range;
+mod seen;
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,11 +12,13 @@ use parking_lot::Mutex;
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 
-use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, position};
+use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, acquire, position};
+use crate::contract::Settings;
 use crate::store::EventStore;
 use crate::worker::log::cache::Cache;
 use crate::worker::log::continuity::{Continuity, SkippedVersion};
 use crate::worker::log::range::LogRange;
+use crate::worker::log::seen::SeenPositions;
 use crate::worker::metrics;
 use crate::worker::threads::ThreadSetup;
 use crate::worker::timeouts::Timeouts;
@@ -35,6 +38,7 @@ pub(crate) struct Log<DB: Backend> {
     cache: Mutex<Cache>,
     cache_bytes: u64,
     continuity: Continuity,
+    seen: Mutex<SeenPositions>,
     /// Whether a read takes one exchange with the server even outside a transaction.
     keeps_statements: bool,
     timeouts: Timeouts,
@@ -50,9 +54,15 @@ impl<DB: Backend> Log<DB> {
             cache: Mutex::new(Cache::default()),
             cache_bytes,
             continuity: Continuity::default(),
+            seen: Mutex::default(),
             timeouts,
             thread_setup: OnceLock::new(),
         }
+    }
+
+    /// Reads from the same tables under other names.
+    pub(crate) fn read_from(&mut self, store: &EventStore<DB>) {
+        self.store = store.clone();
     }
 
     /// Opens the connection of the reader, whose thread is set up first.
@@ -86,25 +96,29 @@ impl<DB: Backend> Log<DB> {
         if let Some(range) = cached {
             return Ok(range);
         }
-        let next_start = self.cache.lock().next_start(after);
+        let (next_start, discards) = {
+            let cache = self.cache.lock();
+            (cache.next_start(after), cache.discards())
+        };
         let up_to = next_start.map_or(settled, |start| start.min(settled));
         let batch_len = u32::try_from(batch_len).unwrap_or(u32::MAX);
         let wanted = ReadRange {
             after,
             up_to,
-            limit: batch_len.max(RANGE_EVENTS),
+            limit: batch_len.clamp(RANGE_EVENTS, Settings::MAX_BATCH_SIZE),
             max_bytes: (self.cache_bytes / 8).max(MIN_READ_BYTES),
             scope: None,
         };
         let rows = self.fetch(&mut reader, wanted, incarnation).await?;
         let mut first = None;
-        for range in divide(wanted, rows) {
+        for mut range in divide(wanted, rows) {
+            range.missing = self.seen.lock().missing_in(&range);
             let range = Arc::new(range);
             // The row of an event that cannot be decoded may be corrected, so it is read each time.
             if range.unreadable.is_none() {
                 self.check_continuity(&range, incarnation);
                 let mut cache = self.cache.lock();
-                cache.insert(&range, incarnation, self.cache_bytes);
+                cache.insert(&range, incarnation, discards, self.cache_bytes);
             }
             first.get_or_insert(range);
         }
@@ -121,6 +135,52 @@ impl<DB: Backend> Log<DB> {
         let rows = self.fetch(&mut reader, wanted, incarnation).await?;
         let first = divide(wanted, rows).into_iter().next();
         Ok(first.unwrap_or_else(|| LogRange::new(wanted.after, wanted.up_to, Vec::new())))
+    }
+
+    /// Reads the first event at a position or after it, past the cache.
+    pub(crate) async fn first_from(
+        &self,
+        position: i64,
+        settled: i64,
+        incarnation: Incarnation,
+    ) -> Result<Option<LogRow>, StoreError> {
+        let wanted = ReadRange {
+            after: position - 1,
+            up_to: settled,
+            limit: 1,
+            max_bytes: MIN_READ_BYTES,
+            scope: None,
+        };
+        let mut reader = self.reader.lock().await;
+        let rows = self.fetch(&mut reader, wanted, incarnation).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Remembers positions at which the log has or had an event.
+    pub(crate) fn note_positions(
+        &self,
+        positions: impl Iterator<Item = i64>,
+        incarnation: Incarnation,
+    ) {
+        self.seen.lock().add(positions, incarnation);
+    }
+
+    /// Drops all events that are kept in memory, and those that are being read now, since the rows of
+    /// events may have been changed. What was read before counts as [outdated](Self::discards).
+    pub(crate) fn discard(&self) {
+        self.cache.lock().discard();
+    }
+
+    /// How often everything was discarded; what was read before the last time must not be handled.
+    pub(crate) fn discards(&self) -> u64 {
+        self.cache.lock().discards()
+    }
+
+    /// Makes the next read of an event come from the database.
+    pub(crate) async fn discard_at(&self, position: i64) {
+        // A read that has begun before would add the event again.
+        let _reader = self.reader.lock().await;
+        self.cache.lock().discard_at(position);
     }
 
     /// Closes the reader's connection, which is probably dead, unless it is reading.
@@ -174,7 +234,7 @@ impl<DB: Backend> Log<DB> {
     }
 
     async fn connect(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
-        let mut connection = self.store.pool().acquire().await?;
+        let mut connection = acquire(self.store.pool()).await?;
         // A read that is dropped during its BEGIN leaves a transaction open that sqlx does not know
         // of, so the connection must not return to the pool.
         connection.close_on_drop();

@@ -1,6 +1,7 @@
 //! A settled part of the log, shared by all lanes that read it (R6).
 
 use std::mem;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
 use crate::backend::{LogRow, UnreadableEvent, aggregate_slice};
@@ -20,6 +21,8 @@ pub(crate) struct LogRange {
     pub(crate) events: Vec<PersistedEvent>,
     /// Why its only event cannot be decoded; `None` for a range of events that can.
     pub(crate) unreadable: Option<UnreadableEvent>,
+    /// Positions whose events were deleted, as far as it is known.
+    pub(crate) missing: Option<RangeInclusive<i64>>,
     aggregate_types: Vec<Arc<str>>,
     /// The slice of each event's aggregate, computed for the first lane that has only some slices.
     slices: OnceLock<Vec<u16>>,
@@ -77,10 +80,21 @@ impl LogRange {
             to,
             events,
             unreadable: None,
+            missing: None,
             aggregate_types,
             slices: OnceLock::new(),
             bytes,
         }
+    }
+
+    /// The positions without an event around one; `None` if it has an event.
+    pub(crate) fn gap_at(&self, position: i64) -> Option<RangeInclusive<i64>> {
+        let index = self.first_after(position);
+        let before = index.checked_sub(1).and_then(|last| self.events.get(last));
+        let before = before.map_or(self.after, |event| event.global_position);
+        let next = self.events.get(index);
+        let last = next.map_or(self.to, |event| event.global_position - 1);
+        (before < position).then(|| before + 1..=last)
     }
 
     /// The index of the first event after a position.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backend::{Backend, Checkpoint, ConsumerId, Enrolment, SLICES, SegmentId};
-use crate::contract::Settings;
+use crate::contract::{OnError, Settings};
 use crate::registry::Registered;
 use crate::worker::metrics;
 use crate::worker::poller::snapshot::Snapshot;
@@ -33,7 +33,10 @@ pub(crate) struct WorkerConsumer<DB: Backend> {
 impl<DB: Backend> WorkerConsumer<DB> {
     pub(crate) fn new(registered: Registered<DB>) -> Self {
         let declaration = &registered.declaration;
-        let settings = declaration.settings.clone();
+        let settings = match registered.consumer.read_model() {
+            Some(_) => declaration.settings.clone().for_read_model(),
+            None => declaration.settings.clone(),
+        };
         let segments = segment_count(settings.segments);
         let width = u32::from(SLICES) / segments;
         Self {
@@ -55,6 +58,11 @@ impl<DB: Backend> WorkerConsumer<DB> {
 
     pub(crate) fn id(&self) -> &ConsumerId {
         &self.enrolment.consumer
+    }
+
+    /// Its name, and what happens when its handler fails.
+    pub(crate) fn policy(&self) -> (&str, OnError) {
+        (&self.id().name, self.settings.on_error)
     }
 
     /// Whether its handler writes through the transaction (R3).

@@ -3,26 +3,32 @@
 pub(crate) mod assignment;
 pub(crate) mod idle;
 mod measure;
+mod pending;
+pub(crate) mod reset;
+mod searched;
 pub(crate) mod segments;
 pub(crate) mod snapshot;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{self, Instant};
 
 use crate::backend::{
-    Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation, Observation,
+    self, Access, Advance, Backend, Checkpoint, Enrolment, FrontierWatch as _, Incarnation,
+    LogState, Observation, Pace, SegmentId, SnapshotRow, acquire,
 };
 use crate::contract::chain;
-use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::LaneAssigner;
+use crate::worker::poller::reset::refuse_checkpoints_above;
+use crate::worker::poller::searched::Searched;
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::state::ConsumerState;
@@ -50,6 +56,7 @@ pub(crate) struct Poller<DB: Backend> {
     frontier: watch::Sender<Observation>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     snapshot_at: Option<Instant>,
+    snapshot_pace: Pace,
     advanced_at: Instant,
     /// Since when the frontier has been waiting at a gap.
     waiting_since: Option<Instant>,
@@ -59,6 +66,8 @@ pub(crate) struct Poller<DB: Backend> {
     has_holds: bool,
     /// Whether idle checkpoints were advanced since the last snapshot.
     has_advanced: bool,
+    /// Where the log has no event for a row.
+    searched: HashMap<SegmentId, Searched>,
 }
 
 impl<DB: Backend> Poller<DB> {
@@ -71,7 +80,7 @@ impl<DB: Backend> Poller<DB> {
     ) -> Result<Self, WorkerError> {
         metrics::describe();
         let mut connection = PollerConnection(None);
-        let watch = connection.start_watch(&shared.store).await?;
+        let watch = connection.start_watch(&shared).await?;
         let mut poller = Self {
             appended: shared.store.appended(),
             shared,
@@ -81,11 +90,13 @@ impl<DB: Backend> Poller<DB> {
             frontier,
             snapshot,
             snapshot_at: None,
+            snapshot_pace: Pace::default(),
             advanced_at: Instant::now(),
             waiting_since: None,
             warned_at: None,
             has_holds: false,
             has_advanced: false,
+            searched: HashMap::new(),
         };
         poller.observe_all().await?;
         Ok(poller)
@@ -108,7 +119,8 @@ impl<DB: Backend> Poller<DB> {
         Ok(Arc::clone(&self.snapshot.borrow()))
     }
 
-    /// Polls until the worker stops; only a problem of the log ends it earlier.
+    /// Polls until the worker stops; only an error that [cannot pass](WorkerError::can_pass) ends it
+    /// earlier.
     pub(crate) async fn run(mut self) -> Result<Self, WorkerError> {
         let mut quiet_rounds = 0_u32;
         loop {
@@ -143,12 +155,20 @@ impl<DB: Backend> Poller<DB> {
         self.observe_all().await?;
         let snapshot_is_due = self.snapshot_is_due();
         let advance_is_due = self.advance_is_due();
+        if advance_is_due {
+            let settings = self.shared.store.settings();
+            backend::check_use::<DB>(self.connection.get()?, settings, Some(Access::Work)).await?;
+        }
         if snapshot_is_due || self.snapshot.borrow().incarnation != self.observed().incarnation {
             self.take_snapshot().await?;
         }
         if advance_is_due || (self.has_holds && !self.has_advanced) {
             self.advance_idle().await?;
             self.advanced_at = Instant::now();
+        }
+        if snapshot_is_due || advance_is_due {
+            self.note_first().await?;
+            self.note_pending(advance_is_due).await?;
         }
         self.report_blockers().await;
         let observed = self.observed();
@@ -165,6 +185,10 @@ impl<DB: Backend> Poller<DB> {
     }
 
     fn snapshot_is_due(&self) -> bool {
+        // First, so that a request is not lost.
+        if !self.snapshot_pace.is_due() {
+            return false;
+        }
         let interval = self.shared.options.snapshot_interval;
         let requested = self.shared.snapshot_requested.swap(false, Ordering::AcqRel);
         requested
@@ -185,6 +209,11 @@ impl<DB: Backend> Poller<DB> {
     async fn observe(&mut self) -> Result<Observation, WorkerError> {
         let observed = self.watch.observe(self.connection.get()?).await?;
         let has_moved = self.observed().settled != observed.settled;
+        if has_moved {
+            // What is settled ends with an event.
+            let seen = [observed.settled].into_iter();
+            self.shared.log.note_positions(seen, observed.incarnation);
+        }
         if !observed.waiting || has_moved || self.waiting_since.is_none() {
             self.waiting_since = observed.waiting.then(Instant::now);
             self.warned_at = None;
@@ -202,20 +231,51 @@ impl<DB: Backend> Poller<DB> {
     async fn take_snapshot(&mut self) -> Result<(), WorkerError> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
-        let rows = self.watch.snapshot(statements, self.connection.get()?);
-        let rows = rows.await?;
-        self.has_holds = rows.iter().any(|row| row.hold_at.is_some());
-        let snapshot = Arc::new(Snapshot {
-            number: self.snapshot.borrow().number + 1,
+        let connection = self.connection.get()?;
+        let (log, rows) = self.watch.snapshot(statements, connection).await?;
+        let head = self.frontier.borrow().head;
+        if rows.iter().any(|row| row.checkpoint.position > head) {
+            refuse_checkpoints_above::<DB>(&self.watch, connection, &rows).await?;
+        }
+        self.publish(began_at, log, rows);
+        Ok(())
+    }
+
+    /// Tells all lanes what was read of their rows and of the log.
+    fn publish(&mut self, began_at: std::time::Instant, log: LogState, rows: Vec<SnapshotRow>) {
+        let before = Arc::clone(&self.snapshot.borrow());
+        let mut snapshot = Snapshot {
+            number: before.number + 1,
             began_at: Some(began_at),
             incarnation: self.observed().incarnation,
-            rows: rows.into_iter().map(|row| (row.key.clone(), row)).collect(),
-        });
+            log,
+            ..Snapshot::default()
+        };
+        for SnapshotRow {
+            checkpoint,
+            pending,
+        } in rows
+        {
+            let pending = pending.map(|pending| (checkpoint.key.clone(), pending));
+            snapshot.pending.extend(pending);
+            snapshot.rows.insert(checkpoint.key.clone(), checkpoint);
+        }
+        if snapshot.incarnation != before.incarnation {
+            self.searched.clear();
+        }
+        let first = snapshot.log.first.into_iter();
+        self.shared.log.note_positions(first, snapshot.incarnation);
+        if snapshot.outdates_cache_of(&before) {
+            // Before a lane sees it, and reads.
+            self.shared.log.discard();
+        }
+        let mut rows = snapshot.rows.values();
+        self.has_holds = rows.any(|row| row.hold_at.is_some());
         self.assigner.update(&snapshot);
-        self.snapshot.send_replace(snapshot);
+        self.snapshot.send_replace(Arc::new(snapshot));
         self.has_advanced = false;
         self.snapshot_at = Some(Instant::now());
-        Ok(())
+        self.snapshot_pace.pause(began_at.elapsed(), Duration::ZERO);
     }
 
     /// Saves how far idle lanes are, in one statement.
@@ -230,16 +290,23 @@ impl<DB: Backend> Poller<DB> {
         if advances.is_empty() {
             return Ok(());
         }
-        // With a single writer, waiting for it would delay the log for all lanes; the next poll can
-        // advance as well.
-        let pause = DB::WRITERS.and_then(|_| self.shared.connections.try_pause_writers());
-        if DB::WRITERS.is_some() && pause.is_none() {
+        let Some(_permit) = self.permit_to_write() else {
             return Ok(());
-        }
+        };
         let statements = &self.shared.statements;
         DB::advance(statements, self.connection.get()?, incarnation, &advances).await?;
         self.has_advanced = true;
         Ok(())
+    }
+
+    /// Keeps the lanes of a database with a single writer from writing; `None` while one of them does.
+    /// Waiting for it would delay the log for all lanes, and the next poll can write as well.
+    fn permit_to_write(&self) -> Option<PermitToWrite> {
+        let permit = match DB::WRITERS {
+            Some(_) => Some(self.shared.connections.try_pause_writers()?),
+            None => None,
+        };
+        Some(PermitToWrite { _permit: permit })
     }
 
     /// How long to wait for the next poll: shortly after something was settled, since more is likely
@@ -304,14 +371,11 @@ impl<DB: Backend> Poller<DB> {
     }
 
     /// Connects again after an error and starts over from what is durable, since a crash can take
-    /// back what was observed before. A problem of the log ends the worker, unless it
-    /// [can pass](crate::LogProblem::can_pass).
+    /// back what was observed before. An error that [cannot pass](WorkerError::can_pass) ends the worker.
     async fn reconnect(&mut self, mut error: WorkerError) -> Result<(), WorkerError> {
         let (mut pause, longest) = RECONNECT;
         while !self.shared.is_stopping() {
-            if let WorkerError::Log(problem) = &error
-                && !problem.can_pass()
-            {
+            if !error.can_pass() {
                 return Err(error);
             }
             self.disconnect(&error, pause);
@@ -333,7 +397,7 @@ impl<DB: Backend> Poller<DB> {
         let error = chain(error).to_string();
         tracing::warn!(
             error,
-            "the worker lost its database; connecting again in {pause:?}"
+            "the worker cannot use its database; trying again in {pause:?}"
         );
         let settled = self.observed().settled;
         self.shared.progress.record_poll(settled, Some(error));
@@ -344,10 +408,16 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn try_reconnect(&mut self) -> Result<(), WorkerError> {
-        self.watch = self.connection.start_watch(&self.shared.store).await?;
+        self.watch = self.connection.start_watch(&self.shared).await?;
         self.snapshot_at = None;
+        self.snapshot_pace = Pace::default();
         self.poll().await
     }
+}
+
+/// What the poller has while it writes, on a database with a single writer.
+struct PermitToWrite {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How to advance the row of an idle lane; `None` if the lane is not idle, or if the last snapshot
@@ -381,12 +451,21 @@ fn advance_of(
 struct PollerConnection<DB: Backend>(Option<PoolConnection<DB>>);
 
 impl<DB: Backend> PollerConnection<DB> {
-    async fn start_watch(&mut self, store: &EventStore<DB>) -> Result<DB::Watch, WorkerError> {
+    async fn start_watch(&mut self, shared: &Shared<DB>) -> Result<DB::Watch, WorkerError> {
         self.close();
-        let connection = self.0.insert(store.pool().acquire().await?);
+        let store = &shared.store;
+        let connection = self.0.insert(acquire(store.pool()).await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        Ok(DB::Watch::start(store.settings(), store.pool(), connection).await?)
+        let settings = store.settings();
+        // What the server refuses below for a missing privilege, it would not explain.
+        backend::check_use::<DB>(connection, settings, Some(Access::Work)).await?;
+        let watch = DB::Watch::start(settings, connection).await?;
+        // Before the probe, whose own position would hide that the log was reset.
+        let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
+        refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
+        watch.probe(store.pool(), connection).await?;
+        Ok(watch)
     }
 
     fn close(&mut self) {

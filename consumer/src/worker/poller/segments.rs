@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use crate::backend::{Backend, Checkpoint, SLICES};
+use crate::backend::{self, Backend, Checkpoint, SLICES, acquire};
 use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -45,7 +45,7 @@ async fn split_wide_rows<DB: Backend>(
     if wide.is_empty() {
         return Ok(0);
     }
-    let mut connection = shared.store.pool().acquire().await?;
+    let mut connection = acquire(shared.store.pool()).await?;
     // This task may be dropped during a BEGIN, as in the reader of the log.
     connection.close_on_drop();
     for (row, at) in &wide {
@@ -77,6 +77,7 @@ async fn split_wide_rows<DB: Backend>(
 /// ```
 ///
 /// # Errors
+/// - [`WorkerError::OtherLog`] if the consumer reads another log of the database.
 /// - [`WorkerError::UnknownCheckpoint`] if there is no checkpoint of that consumer and version.
 /// - [`WorkerError::Database`] if a statement fails.
 pub async fn merge_segments<DB: Backend>(
@@ -86,19 +87,26 @@ pub async fn merge_segments<DB: Backend>(
     segments: u32,
 ) -> Result<(), WorkerError> {
     let segments = i32::try_from(segment_count(segments)).unwrap_or(1);
+    let store = store.located().await?;
     let statements = DB::checkpoint_statements(store.settings());
-    let mut connection = store.pool().acquire().await?;
+    let mut connection = acquire(store.pool()).await?;
     // The caller may drop this future during a BEGIN, as in the reader of the log.
     connection.close_on_drop();
     let mut is_known = false;
     loop {
-        let mut rows: Vec<Checkpoint> = DB::snapshot(&statements, &mut connection).await?;
+        backend::check_use::<DB>(&mut connection, store.settings(), None).await?;
+        let rows = DB::snapshot(&statements, &mut connection).await?;
+        let mut rows: Vec<Checkpoint> = rows.into_iter().map(|row| row.checkpoint).collect();
         rows.retain(|row| {
             *row.key.consumer.name == *consumer && row.key.consumer.version == version
         });
         rows.sort_by_key(|row| row.key.slice_from);
         is_known |= !rows.is_empty();
         if !is_known {
+            if let Some(log) = DB::other_log(&statements, &mut connection, consumer).await? {
+                let consumer = consumer.to_owned();
+                return Err(WorkerError::OtherLog { consumer, log });
+            }
             return Err(WorkerError::UnknownCheckpoint {
                 consumer: consumer.to_owned(),
                 version,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::backend::{Checkpoint, Incarnation, SegmentId};
+use crate::backend::{Checkpoint, Incarnation, LogState, SegmentId};
 
 /// The checkpoint rows at one moment.
 #[derive(Debug, Default)]
@@ -15,4 +15,21 @@ pub(crate) struct Snapshot {
     /// The incarnation of the server that they were read in.
     pub(crate) incarnation: Incarnation,
     pub(crate) rows: HashMap<SegmentId, Checkpoint>,
+    /// The first event that each row had yet to handle when a worker last looked, as far as it is known.
+    pub(crate) pending: HashMap<SegmentId, i64>,
+    /// What is known of the log.
+    pub(crate) log: LogState,
+}
+
+impl Snapshot {
+    /// Whether what was read of the log before an earlier snapshot may have been changed on purpose: events
+    /// were, or a row was resumed, went back or was created anew.
+    pub(crate) fn outdates_cache_of(&self, before: &Self) -> bool {
+        let has_changed = |row: &Checkpoint| {
+            let earlier = before.rows.get(&row.key);
+            earlier.is_none_or(|earlier| row.is_restarted(earlier.epoch, earlier.position))
+        };
+        before.number > 0
+            && (self.log.rewrites != before.log.rewrites || self.rows.values().any(has_changed))
+    }
 }

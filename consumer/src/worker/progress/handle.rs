@@ -1,11 +1,11 @@
 //! What the rest of a program can ask of a running worker.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, StoreError};
+use crate::backend::{Backend, StoreError, begin};
 use crate::store::EventStore;
 use crate::worker::progress::health::{Health, HealthProblem};
 use crate::worker::progress::lane::LaneProgress;
@@ -17,6 +17,8 @@ use crate::worker::progress::worker::{FrontierWait, RunEnd, WorkerProgress};
 /// [`Worker::handle`](crate::Worker::handle), and cheap to clone.
 pub struct WorkerHandle<DB: Backend> {
     pub(in crate::worker) store: EventStore<DB>,
+    /// The store with the schemas of its tables, once the worker runs.
+    pub(in crate::worker) located: Arc<OnceLock<EventStore<DB>>>,
     pub(in crate::worker) progress: Arc<WorkerProgress>,
     pub(in crate::worker) wake: Arc<Notify>,
     pub(in crate::worker) stop: watch::Sender<bool>,
@@ -27,6 +29,7 @@ impl<DB: Backend> Clone for WorkerHandle<DB> {
     fn clone(&self) -> Self {
         Self {
             store: self.store.clone(),
+            located: Arc::clone(&self.located),
             progress: Arc::clone(&self.progress),
             wake: Arc::clone(&self.wake),
             stop: self.stop.clone(),
@@ -150,19 +153,15 @@ impl<DB: Backend> WorkerHandle<DB> {
     /// Those of [`caught_up_to`](Self::caught_up_to), and [`WaitError::Store`] if the log cannot be
     /// read.
     pub async fn caught_up(&self) -> Result<(), WaitError> {
-        let store = self.store.clone();
-        // In a task of its own: if this future is dropped during the BEGIN, the connection would
-        // return to the pool with a transaction open that sqlx does not know of.
-        let head = tokio::spawn(async move {
-            let mut tx = store.pool().begin_with(DB::BEGIN_READ).await?;
-            let head = store.latest_global_position(&mut tx).await?;
-            tx.commit().await?;
-            Ok::<_, StoreError>(head)
-        });
-        let head = head
-            .await
-            .map_err(|_| StoreError::from(sqlx::Error::WorkerCrashed))??;
-        self.caught_up_to(head).await
+        self.caught_up_to(self.head().await?).await
+    }
+
+    async fn head(&self) -> Result<i64, StoreError> {
+        let store = self.located.get().unwrap_or(&self.store);
+        let mut tx = begin(store.pool(), DB::BEGIN_READ).await?;
+        let head = store.latest_global_position(&mut tx).await?;
+        tx.commit().await?;
+        Ok(head)
     }
 
     /// Returns whether the worker is live and ready, for probes.

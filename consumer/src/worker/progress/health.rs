@@ -12,7 +12,7 @@ use crate::worker::progress::worker::FrontierWait;
 /// | problem | live | ready |
 /// |---|---|---|
 /// | it has stalled, or ended without being asked to: a restart may help | no | no |
-/// | it starts, ends, or cannot reach its database: a restart would not help | yes | no |
+/// | it starts, ends, or cannot use its database: a restart would not help | yes | no |
 /// | a consumer stopped, was paused or is refused: its operator has to act | yes | yes |
 /// | an open transaction blocks the frontier: its owner has to end it | yes | yes |
 ///
@@ -71,7 +71,7 @@ pub enum HealthProblem {
         /// The time since the last poll.
         since: Duration,
     },
-    /// It cannot reach its database, and keeps trying.
+    /// It cannot reach its database, or lacks a privilege there, and keeps trying.
     Disconnected {
         /// The error of the database.
         error: String,
@@ -166,7 +166,7 @@ impl fmt::Display for HealthProblem {
                 write!(f, "the worker has not polled the log for {since:.0?}")
             }
             Self::Disconnected { error } => {
-                write!(f, "the worker cannot reach its database: {error}")
+                write!(f, "the worker cannot use its database: {error}")
             }
             Self::Stalled { consumer, since } => {
                 write!(
@@ -183,7 +183,12 @@ impl fmt::Display for HealthProblem {
                 for blocker in blockers {
                     write!(f, "; it is blocked by {blocker}")?;
                 }
-                Ok(())
+                if blockers.is_empty() {
+                    return Ok(());
+                }
+                f.write_str(
+                    "; it goes on when these transactions have ended, by `pg_terminate_backend` or `ROLLBACK PREPARED` if need be",
+                )
             }
             Self::Waiting { consumer } => {
                 write!(f, "consumer `{consumer}` is waiting for the database")

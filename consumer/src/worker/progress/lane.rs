@@ -1,5 +1,6 @@
 //! How far one lane is and what it is doing.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::backend::{Checkpoint, Incarnation, SegmentId};
+use crate::contract::Context;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
 
@@ -66,6 +68,10 @@ struct Current {
     /// When the lane last did something; in the future while it has a reason to wait.
     active_at: Instant,
     first_pending: Option<FirstPending>,
+    /// The deleted events that the lane has passed.
+    missing: Option<RangeInclusive<i64>>,
+    /// What its handler was called with, while it is running.
+    handling: Option<Arc<Context>>,
 }
 
 impl Current {
@@ -91,6 +97,8 @@ impl LaneProgress {
                 tally: Tally::default(),
                 active_at: Instant::now(),
                 first_pending: None,
+                missing: None,
+                handling: None,
             }),
             changed,
         }
@@ -156,6 +164,32 @@ impl LaneProgress {
         })
     }
 
+    /// Adds deleted events that the lane passes; false if they are known.
+    pub(crate) fn add_missing(&self, missing: &RangeInclusive<i64>) -> bool {
+        let mut current = self.current.lock();
+        let known = current.missing.clone();
+        let known = known.unwrap_or_else(|| missing.clone());
+        let all = *known.start().min(missing.start())..=*known.end().max(missing.end());
+        let is_new = current.missing.as_ref() != Some(&all);
+        current.missing = Some(all);
+        is_new
+    }
+
+    pub(super) fn missing(&self) -> Option<RangeInclusive<i64>> {
+        self.current.lock().missing.clone()
+    }
+
+    /// Records that a handler is running, until the guard is dropped.
+    pub(crate) fn enter_handler(&self, cx: &Arc<Context>) -> Handling<'_> {
+        self.current.lock().handling = Some(Arc::clone(cx));
+        Handling(self)
+    }
+
+    /// What the handler of the lane was called with, if it is running.
+    pub(crate) fn handling(&self) -> Option<Arc<Context>> {
+        self.current.lock().handling.clone()
+    }
+
     pub(crate) fn add(&self, tally: Tally) {
         self.current.lock().tally += tally;
     }
@@ -176,5 +210,14 @@ impl LaneProgress {
             drop(current);
             self.changed.send_replace(());
         }
+    }
+}
+
+/// A handler that is running.
+pub(crate) struct Handling<'a>(&'a LaneProgress);
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        self.0.current.lock().handling = None;
     }
 }

@@ -1,6 +1,7 @@
 //! How a run of a worker ended.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::worker::progress::state::ConsumerState;
@@ -50,6 +51,9 @@ pub struct ConsumerReport {
     pub parked: u64,
     /// How many events it skipped in this run, as its policy says.
     pub skipped: u64,
+    /// Positions that it passed in this run although their events were deleted from the log, as far as it
+    /// is known; the span of all of them. Some may not have been in its scope.
+    pub missing: Option<RangeInclusive<i64>>,
     /// What it was doing when it ended.
     pub state: ConsumerState,
 }
@@ -115,6 +119,10 @@ impl fmt::Display for ConsumerReport {
         }
         if self.skipped > 0 {
             write!(f, ", {} skipped", self.skipped)?;
+        }
+        if let Some(missing) = &self.missing {
+            let (from, to) = (missing.start(), missing.end());
+            write!(f, ", events {from} to {to} were no longer in the log")?;
         }
         Ok(())
     }

@@ -30,6 +30,11 @@ use crate::backend::{Checkpoint, State};
 pub enum ConsumerState {
     /// It has no checkpoint yet, because no worker ever ran it.
     New,
+    /// A consumer of its name reads another log of the database, so that no worker of this one runs it.
+    OtherLog {
+        /// The other log's table of events.
+        log: String,
+    },
     /// It has not seen its checkpoint yet.
     Starting,
     /// It handles events, or waits for new ones.
@@ -129,6 +134,7 @@ impl ConsumerState {
     pub fn name(&self) -> &'static str {
         match self {
             Self::New => "new",
+            Self::OtherLog { .. } => "other_log",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Rebuilding => "rebuilding",
@@ -170,7 +176,11 @@ impl ConsumerState {
     pub(crate) fn severity(&self) -> u8 {
         match self {
             Self::ShutDown => 0,
-            Self::New | Self::Detached | Self::OtherVersion | Self::CaughtUp => 1,
+            Self::New
+            | Self::OtherLog { .. }
+            | Self::Detached
+            | Self::OtherVersion
+            | Self::CaughtUp => 1,
             Self::Running | Self::Rebuilding => 2,
             Self::Starting => 3,
             Self::Retrying { .. } => 4,
@@ -194,6 +204,9 @@ impl fmt::Display for ConsumerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New => f.write_str("new"),
+            Self::OtherLog { log } => {
+                write!(f, "refused: a consumer of its name reads the log `{log}`")
+            }
             Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),
             Self::Rebuilding => f.write_str("rebuilding"),

@@ -238,6 +238,7 @@ fn report(consumer: &ConsumerId, lanes: &[&LaneProgress]) -> ConsumerReport {
         .iter()
         .fold(Tally::default(), |sum, lane| sum + lane.tally());
     let states = lanes.iter().map(|lane| lane.state());
+    let missing = lanes.iter().filter_map(|lane| lane.missing());
     ConsumerReport {
         name: Arc::clone(&consumer.name),
         version: consumer.version,
@@ -246,6 +247,8 @@ fn report(consumer: &ConsumerId, lanes: &[&LaneProgress]) -> ConsumerReport {
         batches: tally.batches,
         parked: tally.parked,
         skipped: tally.skipped,
+        missing: missing
+            .reduce(|all, one| *all.start().min(one.start())..=*all.end().max(one.end())),
         state: states
             .max_by_key(ConsumerState::severity)
             .unwrap_or(ConsumerState::Starting),

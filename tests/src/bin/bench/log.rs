@@ -106,7 +106,8 @@ impl<DB: Measured> Log<DB> {
         rate(self.events, time.await)
     }
 
-    async fn by_hand(&self, by_hand: ByHand) -> f64 {
+    /// Lets the loop written by hand catch up.
+    pub(crate) async fn by_hand(&self, by_hand: ByHand) -> f64 {
         self.reset().await;
         let running = DB::by_hand(self.db.pool.clone(), by_hand);
         let time = if by_hand.in_a_task {

@@ -9,6 +9,8 @@ mod append;
 mod case;
 mod consumers;
 mod dispatch;
+mod folds;
+mod held;
 mod latency;
 mod log;
 mod memory;
@@ -40,7 +42,9 @@ fn main() {
 async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(postgres::run(plan).await);
+    cases.extend(held::run(plan).await);
     cases.extend(sqlite::run(plan).await);
+    cases.extend(folds::run(plan).await);
     cases.extend(scale::run(plan).await);
     cases.extend(segments::run(plan).await);
     cases.extend(dispatch::run(plan).await);

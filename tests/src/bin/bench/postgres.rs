@@ -60,7 +60,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
 
 type Builder = consumer::WorkerBuilder<Postgres>;
 
-fn by_hand(handler: Handler) -> ByHand {
+pub(crate) fn by_hand(handler: Handler) -> ByHand {
     ByHand {
         batch: 500,
         read: ALL_COLUMNS,

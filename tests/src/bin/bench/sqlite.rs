@@ -50,7 +50,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
 
 type Builder = consumer::WorkerBuilder<Sqlite>;
 
-fn by_hand(batch: i64, handler: Handler) -> ByHand {
+pub(crate) fn by_hand(batch: i64, handler: Handler) -> ByHand {
     ByHand {
         batch,
         read: ALL_COLUMNS,

@@ -1,24 +1,11 @@
-//! Connections and transactions that a dropped future leaves in order.
+//! Connections that a dropped future leaves in order.
 
 use std::ops::{Deref, DerefMut};
 
+use sqlx::Pool;
 use sqlx::pool::PoolConnection;
-use sqlx::{Pool, SqlSafeStr as _, Transaction};
 
-use crate::backend::Backend;
-
-/// Begins a transaction that is closed even if the caller goes away in the middle of `BEGIN`.
-///
-/// Until the answer to `BEGIN` has arrived, sqlx does not know that a connection is in a
-/// transaction, and would put it back into the pool like that. The task outlives its caller.
-pub(super) async fn begin<DB: Backend>(
-    pool: &Pool<DB>,
-    statement: &'static str,
-) -> Result<Transaction<'static, DB>, sqlx::Error> {
-    let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin_with(statement.into_sql_str()).await });
-    begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
-}
+use crate::backend::{Backend, acquire};
 
 /// A pooled connection that is closed unless it is given back: a future that was dropped, or a
 /// handler, may have left it in a transaction.
@@ -30,7 +17,7 @@ pub(super) struct Borrowed<DB: Backend> {
 impl<DB: Backend> Borrowed<DB> {
     pub(super) async fn from(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            connection: pool.acquire().await?,
+            connection: acquire(pool).await?,
             is_clean: false,
         })
     }

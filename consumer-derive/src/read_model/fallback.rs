@@ -1,0 +1,100 @@
+//! What the derive leaves after a mistake: the messages, and stubs that keep the rest of the crate
+//! free of follow-on errors.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::{Data, DeriveInput, Fields, Type};
+
+use super::attributes::{self, Attributes};
+use crate::crate_path;
+use crate::errors::Errors;
+use crate::keys;
+use crate::types::last_name;
+
+pub(super) fn fallback(
+    input: &DeriveInput,
+    attributes: &Attributes,
+    errors: Errors,
+) -> TokenStream {
+    let messages = errors.into_compile_errors();
+    if !input.generics.params.is_empty() {
+        return messages;
+    }
+    let krate = attributes.values.krate.as_ref();
+    let krate = crate_path::or_default(krate.filter(|path| crate_path::is_absolute(path)));
+    let ident = &input.ident;
+    let key = probable_key(input);
+    quote_spanned! {Span::mixed_site()=>
+        #messages
+        const _: () = {
+            #[automatically_derived]
+            impl #krate::ReadModel for #ident {
+                type Key = #key;
+                const TABLE: &'static #krate::read_model::Table = #krate::__private::NO_TABLE;
+                fn key(&self) -> Self::Key {
+                    ::core::unimplemented!()
+                }
+                fn to_values(
+                    &self,
+                    _: &mut ::std::vec::Vec<#krate::read_model::Value>,
+                ) -> ::core::result::Result<(), #krate::read_model::ColumnError> {
+                    ::core::unimplemented!()
+                }
+                fn from_values(
+                    _: ::std::vec::Vec<#krate::read_model::Value>,
+                ) -> ::core::result::Result<Self, #krate::read_model::ColumnError> {
+                    ::core::unimplemented!()
+                }
+                fn normalize(
+                    &mut self,
+                ) -> ::core::result::Result<(), #krate::read_model::ColumnError> {
+                    ::core::unimplemented!()
+                }
+            }
+            #[automatically_derived]
+            impl<'__row, __Row: #krate::sqlx::Row> #krate::sqlx::FromRow<'__row, __Row>
+                for #ident
+            {
+                fn from_row(
+                    _: &'__row __Row,
+                ) -> ::core::result::Result<Self, #krate::sqlx::Error> {
+                    ::core::unimplemented!()
+                }
+            }
+        };
+    }
+}
+
+/// The types of the fields that are marked as the key, if each is surely one.
+fn probable_key(input: &DeriveInput) -> TokenStream {
+    const TYPES: &[&str] = &["String", "Uuid", "i16", "i32", "i64", "NaiveDate"];
+    let is_key_type = |ty: &&Type| last_name(ty).is_some_and(|name| TYPES.contains(&name.as_str()));
+    let marked = marked_types(input);
+    match marked.as_slice() {
+        [only] if is_key_type(only) => only.to_token_stream(),
+        several if (2..=8).contains(&several.len()) && several.iter().all(is_key_type) => {
+            quote_spanned! {Span::mixed_site()=> (#(#several,)*) }
+        }
+        _ => quote_spanned! {Span::mixed_site()=> ::std::string::String },
+    }
+}
+
+fn marked_types(input: &DeriveInput) -> Vec<&Type> {
+    let Data::Struct(data) = &input.data else {
+        return Vec::new();
+    };
+    let Fields::Named(fields) = &data.fields else {
+        return Vec::new();
+    };
+    let is_marked = |field: &&syn::Field| {
+        // The mistakes in it have been reported.
+        let attributes = attributes::of_field(field, &mut Errors::default());
+        attributes.key(keys::KEY).is_some()
+    };
+    fields
+        .named
+        .iter()
+        .filter(is_marked)
+        .map(|field| &field.ty)
+        .collect()
+}

@@ -1,0 +1,214 @@
+//! The rules of handlers of a read model: those that are not `async`, and how the others differ.
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::{Expr, Pat, Path, ReturnType, Type};
+
+use super::method::{
+    Given, Kind, Role, event_of, events, is_context, method, names_a_connection, without_self,
+};
+use crate::errors::Errors;
+use crate::item::{Function, ImplBlock, On, OnEvents, OnKey};
+use crate::keys;
+use crate::model::{Handler, KeyPart, Method, Parameter, RowKey, Rows, Way};
+use crate::names::snake_case;
+use crate::types::{last_name, type_arguments, unwrapped};
+
+/// A method that folds an event into rows.
+pub(super) fn on(
+    function: &Function,
+    on: &On,
+    taken: &OnEvents,
+    block: &ImplBlock,
+    row: &Path,
+    errors: &mut Errors,
+) -> Option<Handler> {
+    let given = Given::read(function, Kind::Fold, errors);
+    let fits =
+        refuse_rows_by_value(&given, row, errors) && event_of(function, taken, &given, errors);
+    let pattern = event_pattern(&given);
+    let method = method(function, given, block, errors);
+    let key = match &on.key {
+        Some(key) => Some(row_key(key, &block.self_type, errors)?),
+        None => None,
+    };
+    let method = method.filter(|_| fits)?;
+    let rows = match (has_row(&method, function), key) {
+        (true, Some(key)) => Rows::Named {
+            pattern: pattern?,
+            key,
+        },
+        (true, None) => Rows::OfAggregate(Box::new(on.attribute.clone())),
+        (false, None) => Rows::None,
+        (false, Some(_)) => {
+            refuse_key_without_row(function, on, row, errors);
+            return None;
+        }
+    };
+    Some(Handler {
+        events: events(taken, &method)?,
+        way: Way::Fold(rows),
+        method,
+    })
+}
+
+/// A row that looks like a second event.
+fn refuse_rows_by_value(given: &Given<'_>, row: &Path, errors: &mut Errors) -> bool {
+    let mut fits = true;
+    for (written, parameter) in given.right() {
+        let (Parameter::Decoded(ty) | Parameter::Shared(ty)) = parameter else {
+            continue;
+        };
+        if is_named_as(ty, row) {
+            fits = false;
+            let ty = ty.to_token_stream();
+            errors.at(
+                &written.ty,
+                format!("a handler takes its row by mutable reference: write `&mut {ty}`"),
+            );
+        }
+    }
+    fits
+}
+
+fn is_named_as(ty: &Type, row: &Path) -> bool {
+    let row = row.segments.last().map(|last| last.ident.to_string());
+    row.is_some() && last_name(ty) == row
+}
+
+/// The pattern of the parameter for the event.
+fn event_pattern(given: &Given<'_>) -> Option<Box<Pat>> {
+    let mut events = given.right().filter(|(_, parameter)| match parameter {
+        Parameter::Decoded(_) => true,
+        Parameter::Shared(ty) => !is_context(ty),
+        _ => false,
+    });
+    let (event, _) = events.next()?;
+    let mut pattern = event.pat.clone();
+    if let Pat::Ident(name) = &mut *pattern {
+        name.mutability = None;
+    }
+    Some(pattern)
+}
+
+/// Whether it takes or returns a row.
+fn has_row(method: &Method, function: &Function) -> bool {
+    let mut parameters = method.parameters.iter();
+    parameters.any(|parameter| matches!(parameter, Parameter::Row(_)))
+        || returns_something(&function.signature.output)
+}
+
+/// Whether it may return a row: anything but `()` and a `Result` of it.
+fn returns_something(output: &ReturnType) -> bool {
+    let ReturnType::Type(_, ty) = output else {
+        return false;
+    };
+    let is_unit = |ty: &Type| matches!(unwrapped(ty), Type::Tuple(tuple) if tuple.elems.is_empty());
+    let is_result = last_name(ty).is_some_and(|name| name.ends_with("Result"));
+    let is_result_of_unit = is_result
+        && type_arguments(ty)
+            .first()
+            .is_some_and(|value| is_unit(value));
+    !is_unit(ty) && !is_result_of_unit
+}
+
+fn refuse_key_without_row(function: &Function, on: &On, row: &Path, errors: &mut Errors) {
+    let Some(key) = &on.key else {
+        return;
+    };
+    let name = &function.signature.ident;
+    let row = row.to_token_stream().to_string().replace(' ', "");
+    let parameter = parameter_name(&row);
+    errors.at(
+        &key.word,
+        format!(
+            "`{name}` has no row for this key: take `{parameter}: &mut {row}`, return a `{row}`, or remove `key`"
+        ),
+    );
+}
+
+/// The name of a parameter for a row of this type.
+fn parameter_name(row: &str) -> String {
+    snake_case(row.rsplit("::").next().unwrap_or("row"))
+}
+
+fn row_key(key: &OnKey, self_type: &Type, errors: &mut Errors) -> Option<RowKey> {
+    if mentions_self(key.rows.to_token_stream()) {
+        errors.at(
+            &key.rows,
+            "a key depends on the event alone: remove `self`, and put the key into the event",
+        );
+        return None;
+    }
+    let part = |expression: &Expr| key_part(expression, self_type);
+    Some(match without_parentheses(&key.rows) {
+        Expr::Tuple(tuple) if !tuple.elems.is_empty() => {
+            let span = tuple.paren_token.span.join();
+            RowKey::Tuple(span, tuple.elems.iter().map(part).collect())
+        }
+        one => RowKey::One(part(one)),
+    })
+}
+
+fn mentions_self(tokens: TokenStream) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(word) => word == "self",
+        TokenTree::Group(group) => mentions_self(group.stream()),
+        _ => false,
+    })
+}
+
+fn without_parentheses(expression: &Expr) -> &Expr {
+    match expression {
+        Expr::Paren(inner) => without_parentheses(&inner.expr),
+        Expr::Group(inner) => without_parentheses(&inner.expr),
+        other => other,
+    }
+}
+
+fn key_part(expression: &Expr, self_type: &Type) -> KeyPart {
+    if let Expr::Path(path) = without_parentheses(expression)
+        && let Some(word) = path.path.get_ident()
+        && word == keys::AGGREGATE_ID
+    {
+        return KeyPart::AggregateId(word.clone());
+    }
+    let outside = syn::parse2(without_self(expression.to_token_stream(), self_type));
+    KeyPart::Expression(Box::new(outside.unwrap_or_else(|_| expression.clone())))
+}
+
+/// An `async` handler of a read model writes SQL: otherwise it would have no effect on the rows.
+pub(super) fn refuse_async_without_tx(
+    function: &Function,
+    row: &Path,
+    errors: &mut Errors,
+) -> bool {
+    let given = Given::read(function, Kind::Async, &mut Errors::default());
+    let takes_connection = given.has_wrong(Role::Mutable)
+        || given.right().any(
+            |(_, parameter)| matches!(parameter, Parameter::Transaction(ty) if !is_row(ty, row)),
+        );
+    if takes_connection {
+        return true;
+    }
+    errors.at(
+        function.signature.asyncness.to_token_stream(),
+        "a handler of a read model is not `async`, unless it writes SQL: remove `async`, or take `tx: &mut SqliteConnection` or `tx: &mut PgConnection`",
+    );
+    false
+}
+
+/// `&mut User` or `&mut Option<User>`, by the names.
+fn is_row(ty: &Type, row: &Path) -> bool {
+    let is_connection = last_name(ty).is_some_and(|name| names_a_connection(&name));
+    let is_option = last_name(ty).is_some_and(|name| name == "Option");
+    !is_connection && (is_option || is_named_as(ty, row))
+}
+
+/// Refuses `key` on a handler that has no row.
+pub(super) fn refuse_key(on: &On, message: &str, errors: &mut Errors) -> bool {
+    if let Some(key) = &on.key {
+        errors.at(&key.word, message);
+    }
+    on.key.is_none()
+}

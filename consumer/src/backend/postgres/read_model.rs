@@ -1,0 +1,352 @@
+//! The rows of read models on Postgres: a statement takes and returns them as arrays, one a column.
+
+use std::mem::replace;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Row as _};
+use uuid::Uuid;
+
+use crate::backend::read_model::{
+    Budget, content, list, names, on_conflict, other_type, qualified, quoted, select, table_name,
+};
+use crate::contract::read_model::{
+    ColumnError, ColumnRole, ColumnType, FieldError, Loaded, ReadModelDatabase, RowError, Table,
+    TableColumn, Value, VersionTable,
+};
+use crate::contract::{BatchFuture, HandlerError};
+
+type Statement = Query<'static, Postgres, PgArguments>;
+
+impl ReadModelDatabase for Postgres {
+    fn load<'a>(
+        tx: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+        keys: &'a [Vec<Value>],
+        max_bytes: usize,
+    ) -> BatchFuture<'a, Result<Loaded, HandlerError>> {
+        Box::pin(async move {
+            let columns = table.table();
+            let query = statement(load_text(table));
+            let query = bind_columns(query, columns.key(), &mut keys.to_vec())?;
+            let mut budget = Budget::of(max_bytes);
+            let rows = query.try_map(|row| budget.spend(values(columns, &row)?));
+            let rows = rows.fetch_all(tx).await;
+            budget.loaded(rows)
+        })
+    }
+
+    fn load_all<'a>(
+        connection: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+        Box::pin(async move {
+            let columns = table.table();
+            let query = statement(select(columns, &table_name(table, None)));
+            // Only tests read all rows: no connection needs to keep the statement.
+            let rows = query.persistent(false).fetch_all(connection).await?;
+            let rows = rows.iter().map(|row| values(columns, row));
+            Ok(rows.collect::<Result<_, sqlx::Error>>()?)
+        })
+    }
+
+    fn upsert<'a>(
+        tx: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+        mut rows: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(async move {
+            let columns = table.table();
+            let upsert = statement(upsert_text(table));
+            let upsert = bind_columns(upsert, columns.columns, &mut rows)?;
+            match upsert.fetch_optional(tx).await? {
+                Some(changed) => Err(changed_by_database(columns, &changed)?),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn delete<'a>(
+        tx: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+        mut keys: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(async move {
+            let query = statement(delete_text(table));
+            let query = bind_columns(query, table.table().key(), &mut keys)?;
+            query.execute(tx).await?;
+            Ok(())
+        })
+    }
+
+    fn clear<'a>(
+        tx: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(async move {
+            let clear = format!("DELETE FROM {}", table_name(table, None));
+            statement(clear).execute(tx).await?;
+            Ok(())
+        })
+    }
+
+    fn find(view: &VersionTable<'_>, key: Vec<Value>) -> Result<Statement, HandlerError> {
+        let table = view.table();
+        let from = qualified(view.schema(), view.view_name());
+        let find = format!("{} {}", select(table, &from), matching(table));
+        // Behind a pooler, another session could have a statement of the same name.
+        let find = statement(find).persistent(false);
+        bind_columns(find, table.key(), &mut [key])
+    }
+
+    fn values(table: &Table, row: &PgRow) -> Result<Vec<Value>, sqlx::Error> {
+        values(table, row)
+    }
+}
+
+/// The texts consist of names, which are quoted, and of types, which are constants of the program.
+fn statement(text: String) -> Statement {
+    sqlx::query(AssertSqlSafe(text))
+}
+
+fn load_text(table: &VersionTable<'_>) -> String {
+    let columns = table.table();
+    let select = select(columns, &table_name(table, None));
+    format!("{select} {}", matching(columns))
+}
+
+fn delete_text(table: &VersionTable<'_>) -> String {
+    let name = table_name(table, None);
+    format!("DELETE FROM {name} {}", matching(table.table()))
+}
+
+/// The condition on rows that have one of the keys.
+fn matching(table: &Table) -> String {
+    let arrays = arrays(table.key());
+    let key = names(table.key());
+    if table.key().nth(1).is_none() {
+        return format!("WHERE {key} = ANY ({arrays})");
+    }
+    format!("WHERE ({key}) IN (SELECT * FROM unnest({arrays}))")
+}
+
+/// The parameters of columns, as arrays.
+fn arrays<'t>(columns: impl IntoIterator<Item = &'t TableColumn>) -> String {
+    let parameters = (1..).zip(columns);
+    let arrays: Vec<String> = parameters
+        .map(|(number, column)| format!("${number}::{}[]", parameter_type(column.column_type)))
+        .collect();
+    arrays.join(", ")
+}
+
+/// Inserts or updates rows. If the database may store another text than it is given, it returns a row
+/// for which it did: the texts of its key, then those given and stored, column by column.
+fn upsert_text(table: &VersionTable<'_>) -> String {
+    let columns = table.table();
+    let inputs: Vec<String> = (0..columns.columns.len())
+        .map(|index| format!("c{index}"))
+        .collect();
+    let inputs = inputs.join(", ");
+    let insert = format!(
+        "INSERT INTO {} ({}) SELECT {} FROM input{}",
+        table_name(table, None),
+        names(columns.columns),
+        stored_values(columns),
+        on_conflict(columns),
+    );
+    let input = format!(
+        "WITH input ({inputs}) AS (SELECT * FROM unnest({}))",
+        arrays(columns.columns)
+    );
+    let texts: Vec<usize> = text_columns(columns).collect();
+    if texts.is_empty() {
+        return format!("{input} {insert}");
+    }
+    let stored = list(columns.columns, |column| match column.column_type {
+        ColumnType::Other(_) => format!("{}::text", quoted(column.name)),
+        _ => quoted(column.name),
+    });
+    let differs: Vec<String> = texts
+        .iter()
+        .map(|index| format!("input.c{index} IS DISTINCT FROM written.c{index}"))
+        .collect();
+    format!(
+        "{input}, written ({inputs}) AS ({insert} RETURNING {stored})
+         SELECT {} FROM input JOIN written ON {} WHERE {} LIMIT 1",
+        changed_columns(columns, &texts),
+        same_key(columns),
+        differs.join(" OR "),
+    )
+}
+
+/// The input as the columns of the table store it.
+fn stored_values(table: &Table) -> String {
+    let values = table.columns.iter().enumerate();
+    let values: Vec<String> = values
+        .map(|(index, column)| match column.column_type {
+            ColumnType::Json => format!("c{index}::jsonb"),
+            ColumnType::Other(sql_type) => format!("c{index}::{sql_type}"),
+            _ => format!("c{index}"),
+        })
+        .collect();
+    values.join(", ")
+}
+
+fn changed_columns(table: &Table, texts: &[usize]) -> String {
+    let keys = key_columns(table).map(|index| format!("input.c{index}::text"));
+    let texts = texts
+        .iter()
+        .flat_map(|index| [format!("input.c{index}"), format!("written.c{index}")]);
+    keys.chain(texts).collect::<Vec<_>>().join(", ")
+}
+
+fn same_key(table: &Table) -> String {
+    let same = key_columns(table).map(|index| format!("input.c{index} = written.c{index}"));
+    same.collect::<Vec<_>>().join(" AND ")
+}
+
+fn key_columns(table: &Table) -> impl Iterator<Item = usize> {
+    indices(table, |column| matches!(column.role, ColumnRole::Key))
+}
+
+/// The columns whose type is not one of the library's.
+fn text_columns(table: &Table) -> impl Iterator<Item = usize> {
+    indices(table, |column| {
+        matches!(column.column_type, ColumnType::Other(_))
+    })
+}
+
+fn indices(table: &Table, wanted: impl Fn(&TableColumn) -> bool) -> impl Iterator<Item = usize> {
+    let columns = table.columns.iter().enumerate();
+    columns
+        .filter(move |(_, column)| wanted(column))
+        .map(|(index, _)| index)
+}
+
+/// The error for a row that the database stored differently.
+fn changed_by_database(table: &'static Table, row: &PgRow) -> Result<HandlerError, sqlx::Error> {
+    let keys = key_columns(table).count();
+    let text = |index| row.try_get::<Option<String>, _>(index);
+    let key: Vec<String> = (0..keys)
+        .map(|index| Ok(text(index)?.unwrap_or_default()))
+        .collect::<Result<_, sqlx::Error>>()?;
+    for (nth, index) in text_columns(table).enumerate() {
+        let (written, read) = (text(keys + 2 * nth)?, text(keys + 2 * nth + 1)?);
+        if written == read {
+            continue;
+        }
+        let column = table.columns.get(index);
+        let error = ColumnError {
+            table: table.name,
+            column: column.map_or("?", |column| column.name),
+            error: FieldError::Changed {
+                written: written.unwrap_or_default(),
+                read: read.unwrap_or_default(),
+            },
+        };
+        let key = key.join(", ");
+        return Ok(RowError::Column { key, error }.into());
+    }
+    Ok("the database stored another text than it was given".into())
+}
+
+/// The type of a parameter for a column.
+fn parameter_type(column: ColumnType) -> &'static str {
+    match column {
+        ColumnType::Json | ColumnType::Other(_) => "text",
+        column => type_name(column),
+    }
+}
+
+/// The name of a type, as `format_type` has it.
+pub(super) fn type_name(column: ColumnType) -> &'static str {
+    match column {
+        ColumnType::Text => "text",
+        ColumnType::Bool => "boolean",
+        ColumnType::I16 => "smallint",
+        ColumnType::I32 => "integer",
+        ColumnType::I64 => "bigint",
+        ColumnType::F32 => "real",
+        ColumnType::F64 => "double precision",
+        ColumnType::Bytes => "bytea",
+        ColumnType::Uuid => "uuid",
+        ColumnType::Timestamp => "timestamp with time zone",
+        ColumnType::Date => "date",
+        ColumnType::Json => "jsonb",
+        ColumnType::Other(sql_type) => sql_type,
+    }
+}
+
+/// Binds an array for each column, and leaves the rows without values.
+fn bind_columns<'t>(
+    mut query: Statement,
+    columns: impl IntoIterator<Item = &'t TableColumn>,
+    rows: &mut [Vec<Value>],
+) -> Result<Statement, HandlerError> {
+    for (index, column) in columns.into_iter().enumerate() {
+        let values = rows.iter_mut().map(|row| {
+            row.get_mut(index)
+                .map_or(Value::Null, |value| replace(value, Value::Null))
+        });
+        query = bind_column(query, column.column_type, values)?;
+    }
+    Ok(query)
+}
+
+fn bind_column(
+    query: Statement,
+    column: ColumnType,
+    values: impl Iterator<Item = Value>,
+) -> Result<Statement, HandlerError> {
+    macro_rules! bind {
+        ($type:ty, $($variant:ident)|+) => {{
+            let array: Result<Vec<Option<$type>>, HandlerError> =
+                values.map(|value| content!(value, column, $($variant)|+)).collect();
+            query.bind(array?)
+        }};
+    }
+    Ok(match column {
+        ColumnType::Text | ColumnType::Json | ColumnType::Other(_) => bind!(String, Text | Json),
+        ColumnType::Bool => bind!(bool, Bool),
+        ColumnType::I16 => bind!(i16, I16),
+        ColumnType::I32 => bind!(i32, I32),
+        ColumnType::I64 => bind!(i64, I64),
+        ColumnType::F32 => bind!(f32, F32),
+        ColumnType::F64 => bind!(f64, F64),
+        ColumnType::Bytes => bind!(Vec<u8>, Bytes),
+        ColumnType::Uuid => bind!(Uuid, Uuid),
+        ColumnType::Timestamp => bind!(DateTime<Utc>, Timestamp),
+        ColumnType::Date => bind!(NaiveDate, Date),
+    })
+}
+
+/// The values of a row that [`select`] returned.
+fn values(table: &Table, row: &PgRow) -> Result<Vec<Value>, sqlx::Error> {
+    let columns = table.columns.iter().enumerate();
+    let values = columns.map(|(index, column)| read(row, index, column.column_type));
+    values.collect()
+}
+
+fn read(row: &PgRow, index: usize, column: ColumnType) -> Result<Value, sqlx::Error> {
+    macro_rules! read {
+        ($variant:ident) => {
+            row.try_get::<Option<_>, _>(index)?
+                .map_or(Value::Null, Value::$variant)
+        };
+    }
+    Ok(match column {
+        ColumnType::Text | ColumnType::Other(_) => read!(Text),
+        ColumnType::Json => read!(Json),
+        ColumnType::Bool => read!(Bool),
+        ColumnType::I16 => read!(I16),
+        ColumnType::I32 => read!(I32),
+        ColumnType::I64 => read!(I64),
+        ColumnType::F32 => read!(F32),
+        ColumnType::F64 => read!(F64),
+        ColumnType::Bytes => read!(Bytes),
+        ColumnType::Uuid => read!(Uuid),
+        ColumnType::Timestamp => read!(Timestamp),
+        ColumnType::Date => read!(Date),
+    })
+}

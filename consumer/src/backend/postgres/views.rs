@@ -1,0 +1,198 @@
+//! The view over the active version of a read model, on Postgres.
+
+use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+
+use crate::backend::views::{ColumnShape, Name, Relation, Switch, ViewError, Views, select};
+
+const RELATION: &str = "
+    SELECT c.relkind = 'v' AS is_view,
+           -- NULL unless the view reads exactly one table.
+           (SELECT CASE count(DISTINCT t.oid) WHEN 1 THEN min(t.relname::text) END
+              FROM pg_catalog.pg_rewrite AS r
+              JOIN pg_catalog.pg_depend AS d
+                ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+              JOIN pg_catalog.pg_class AS t ON t.oid = d.refobjid AND t.oid <> c.oid
+             WHERE r.ev_class = c.oid AND t.relnamespace = c.relnamespace) AS reads
+      FROM pg_catalog.pg_class AS c
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2";
+
+const COLUMNS: &str = "
+    SELECT a.attname::text AS name,
+           pg_catalog.format_type(a.atttypid, a.atttypmod) AS sql_type
+      FROM pg_catalog.pg_attribute AS a
+      JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY a.attnum";
+
+/// The options of a view, such as `security_invoker`, which `CREATE OR REPLACE` resets.
+const OPTIONS: &str = "
+    SELECT ' WITH (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')' AS options
+      FROM pg_catalog.pg_class AS c
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2";
+
+/// The statements that give a new view what the old one has, as far as its columns remain.
+const PROPERTIES: &str = "
+    WITH view AS (
+        SELECT c.oid, c.relowner, c.relacl, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+          FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2),
+    kept AS (
+        SELECT a.* FROM pg_catalog.pg_attribute AS a JOIN view ON view.oid = a.attrelid
+         WHERE a.attnum > 0 AND a.attname = ANY ($3))
+    SELECT statement FROM (
+        SELECT 1 AS step, pg_catalog.format('COMMENT ON VIEW %s IS %L', name,
+                   pg_catalog.obj_description(oid, 'pg_class')) AS statement
+          FROM view WHERE pg_catalog.obj_description(oid, 'pg_class') IS NOT NULL
+        UNION ALL
+        SELECT 2, pg_catalog.format('COMMENT ON COLUMN %s.%I IS %L', name, attname,
+                   pg_catalog.col_description(attrelid, attnum))
+          FROM view, kept WHERE pg_catalog.col_description(attrelid, attnum) IS NOT NULL
+        UNION ALL
+        SELECT 3, pg_catalog.format('GRANT %s ON %s TO %s%s', g.privilege_type, name,
+                   CASE g.grantee WHEN 0 THEN 'PUBLIC'
+                        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END,
+                   CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+          FROM view, pg_catalog.aclexplode(relacl) AS g WHERE g.grantee <> relowner
+        UNION ALL
+        SELECT 4, pg_catalog.format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, attname, name,
+                   CASE g.grantee WHEN 0 THEN 'PUBLIC'
+                        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END,
+                   CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+          FROM view, kept, pg_catalog.aclexplode(attacl) AS g
+        UNION ALL
+        -- Last, since the owner alone may do the rest.
+        SELECT 5, pg_catalog.format('ALTER VIEW %s OWNER TO %I', name,
+                   pg_catalog.pg_get_userbyid(relowner))
+          FROM view WHERE relowner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+        ) AS s ORDER BY step, statement";
+
+impl Views for Postgres {
+    async fn relation(connection: &mut PgConnection, name: &Name) -> Result<Relation, sqlx::Error> {
+        let relation = about(RELATION, name).fetch_optional(connection).await?;
+        let Some(row) = relation else {
+            return Ok(Relation::Missing);
+        };
+        Ok(if row.try_get("is_view")? {
+            Relation::View {
+                reads: row.try_get("reads")?,
+            }
+        } else {
+            Relation::Other
+        })
+    }
+
+    async fn columns(
+        connection: &mut PgConnection,
+        name: &Name,
+    ) -> Result<Vec<ColumnShape>, sqlx::Error> {
+        let rows = about(COLUMNS, name).fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ColumnShape {
+                    name: row.try_get("name")?,
+                    sql_type: row.try_get("sql_type")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn switch(
+        connection: &mut PgConnection,
+        view: &Name,
+        table: &Name,
+        switch: &Switch,
+    ) -> Result<(), ViewError> {
+        let options = about(OPTIONS, view)
+            .fetch_optional(&mut *connection)
+            .await?;
+        let options: Option<String> = match options {
+            Some(row) => row.try_get("options")?,
+            None => None,
+        };
+        let mut script = statements(view, table, switch, options.as_deref().unwrap_or_default());
+        if let Switch::Recreate(columns) = switch {
+            let properties = about(PROPERTIES, view).bind(columns);
+            for row in properties.fetch_all(&mut *connection).await? {
+                script.push_str(row.try_get("statement")?);
+                script.push_str(";\n");
+            }
+        }
+        Self::change(connection, view, script).await
+    }
+
+    /// A reader that holds the view, and everyone behind it, waits for at most a second; the caller
+    /// tries again.
+    async fn change(
+        connection: &mut PgConnection,
+        view: &Name,
+        script: String,
+    ) -> Result<(), ViewError> {
+        connection.execute("SET LOCAL lock_timeout = '1s'").await?;
+        let run = connection
+            .execute(sqlx::raw_sql(AssertSqlSafe(script.clone())))
+            .await;
+        run.map_err(|error| refused(error, view, script))?;
+        connection
+            .execute("SET LOCAL lock_timeout TO DEFAULT")
+            .await?;
+        Ok(())
+    }
+
+    fn switch_sql(view: &Name, table: &Name, switch: &Switch) -> String {
+        statements(view, table, switch, "")
+    }
+}
+
+/// Starts a query about the relation of a name. Rare, so it is not kept prepared.
+fn about<'q>(
+    sql: &'static str,
+    name: &'q Name,
+) -> sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments> {
+    let schema = name.schema.as_deref().unwrap_or("public");
+    sqlx::query(sql)
+        .bind(schema)
+        .bind(&name.name)
+        .persistent(false)
+}
+
+fn statements(view: &Name, table: &Name, switch: &Switch, options: &str) -> String {
+    let view = view.quoted();
+    match switch {
+        Switch::Replace(columns) => {
+            let select = select(columns, table);
+            format!("CREATE OR REPLACE VIEW {view}{options} AS {select};\n")
+        }
+        Switch::Recreate(columns) => {
+            let select = select(columns, table);
+            format!("DROP VIEW {view};\nCREATE VIEW {view}{options} AS {select};\n")
+        }
+    }
+}
+
+fn refused(error: sqlx::Error, view: &Name, sql: String) -> ViewError {
+    let database = error.as_database_error().map(|error| {
+        let detail = error
+            .try_downcast_ref::<PgDatabaseError>()
+            .and_then(PgDatabaseError::detail);
+        (error.code(), detail.unwrap_or_default().replace('\n', ", "))
+    });
+    match database {
+        // dependent_objects_still_exist
+        Some((Some(code), dependents)) if code == "2BP01" => ViewError::Dependents {
+            view: view.to_string(),
+            dependents,
+        },
+        // insufficient_privilege
+        Some((Some(code), _)) if code == "42501" => ViewError::NotAllowed {
+            view: view.to_string(),
+            sql,
+        },
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,66 @@
+//! How SQLite describes and creates the tables of read models.
+
+use sqlx::sqlite::{Sqlite, SqliteConnection};
+
+use super::connect::{BEGIN_WRITE, primary_code};
+use crate::backend::read_model::{qualified, quoted};
+use crate::backend::tables::{Tables, literal};
+use crate::contract::read_model::{ColumnType, TableColumn, VersionTable};
+
+impl Tables for Sqlite {
+    /// The transaction is the lock.
+    const BEGIN_TABLES: &'static str = BEGIN_WRITE;
+
+    fn describe(schema: &str, table: &str) -> String {
+        let (master, schema) = (quoted(schema), literal(schema));
+        format!(
+            "SELECT p.name AS name, p.type AS type, p.\"notnull\" = 0 AS nullable,
+                    nullif(p.pk, 0) AS key_place,
+                    EXISTS (SELECT 1 FROM pragma_index_list(m.name, {schema}) AS i
+                              JOIN pragma_index_info(i.name, {schema}) AS c
+                             WHERE c.seqno = 0 AND c.name = p.name AND i.partial = 0) AS is_indexed,
+                    CASE m.type WHEN 'table' THEN NULL ELSE 'a ' || m.type END AS obstacle
+               FROM {master}.sqlite_master AS m
+               LEFT JOIN pragma_table_info(m.name, {schema}) AS p
+              WHERE m.type IN ('table', 'view') AND m.name = {} COLLATE NOCASE
+              ORDER BY p.cid",
+            literal(table)
+        )
+    }
+
+    /// As sqlx names what it stores. The values of other types are texts that must stay as they are,
+    /// which they would not in a column of a numeric type.
+    fn declared_type(column: ColumnType) -> &'static str {
+        match column {
+            ColumnType::Bool => "BOOLEAN",
+            ColumnType::I16 | ColumnType::I32 | ColumnType::I64 => "INTEGER",
+            ColumnType::F32 | ColumnType::F64 => "REAL",
+            ColumnType::Bytes | ColumnType::Uuid => "BLOB",
+            ColumnType::Timestamp => "DATETIME",
+            ColumnType::Date => "DATE",
+            ColumnType::Text | ColumnType::Json | ColumnType::Other(_) => "TEXT",
+        }
+    }
+
+    fn type_query(_column: ColumnType) -> Option<String> {
+        None
+    }
+
+    fn create_index(table: &VersionTable<'_>, name: &str, column: &TableColumn) -> String {
+        let index = qualified(Some(table.schema().unwrap_or("main")), name);
+        let (table, column) = (quoted(&table.name()), quoted(column.name));
+        format!("CREATE INDEX {index} ON {table} ({column})")
+    }
+
+    async fn current_schema(
+        _connection: &mut SqliteConnection,
+    ) -> Result<Option<String>, sqlx::Error> {
+        Ok(Some("main".to_owned()))
+    }
+
+    fn may_not_create(error: &sqlx::Error) -> bool {
+        const READONLY: i64 = 8;
+        let code = error.as_database_error().and_then(primary_code);
+        code == Some(READONLY)
+    }
+}

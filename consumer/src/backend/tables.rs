@@ -1,0 +1,434 @@
+//! The tables of read models: created at start, and compared with their structs.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use thiserror::Error;
+
+use super::driver::Driver;
+use super::driver_error::DriverError;
+use super::read_model::{names, qualified, quoted};
+use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn, VersionTable};
+
+/// Why a worker cannot use the table of a read model.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// The table differs from the struct.
+    #[error(
+        "the table `{table}` differs from the read model's struct: {}; give the consumer `version = {}`, which fills a table beside this one, or drop this one and rebuild the consumer",
+        .differences.join("; "),
+        .version.saturating_add(1)
+    )]
+    Differs {
+        /// The table, with its version.
+        table: String,
+        /// All differences.
+        differences: Vec<String>,
+        /// The version.
+        version: u32,
+    },
+    /// The table does not exist, and the worker's role may not create it.
+    #[error(
+        "the table `{table}` does not exist, and the worker's role may not create it; let a role that may run:\n{sql}"
+    )]
+    MayNotCreate {
+        /// The table, with its version.
+        table: String,
+        /// The statements that create it.
+        sql: String,
+        /// The refusal.
+        #[source]
+        source: DriverError,
+    },
+    /// What has the table's name is something else, or hides rows.
+    #[error(
+        "`{table}` is {obstacle}, and a read model needs a table of its own: rename or drop it, or give the read model another `table`"
+    )]
+    Obstacle {
+        /// The table, with its version.
+        table: String,
+        /// What it is.
+        obstacle: String,
+    },
+    /// The name with the version is too long for the database.
+    #[error("the name `{table}` is longer than 63 bytes: choose a shorter `table`")]
+    NameTooLong {
+        /// The table, with its version.
+        table: String,
+    },
+    /// No schema is current.
+    #[error(
+        "there is no schema to create the table `{table}` in, since the connection's `search_path` has none that exists: write `table = \"schema.{name}\"`"
+    )]
+    NoSchema {
+        /// The table, with its version.
+        table: String,
+        /// The name without the version.
+        name: &'static str,
+    },
+    /// The database failed.
+    #[error("cannot look at the table `{table}`")]
+    Database {
+        /// The table, with its version.
+        table: String,
+        /// The failure.
+        #[source]
+        source: DriverError,
+    },
+}
+
+/// The longest name that Postgres keeps.
+const LONGEST_NAME: usize = 63;
+
+/// How a database describes and creates tables.
+pub trait Tables: Driver {
+    /// Begins a transaction in which no other process creates tables of read models.
+    const BEGIN_TABLES: &'static str;
+
+    /// Returns the query for the columns of a table, which are texts: its result has the columns
+    /// `name`, `type`, `nullable`, `key_place`, `is_indexed` and `obstacle`.
+    fn describe(schema: &str, table: &str) -> String;
+
+    /// Returns the type of a column as `describe` has it.
+    fn declared_type(column: ColumnType) -> &'static str;
+
+    /// Returns the query for the name, without arguments, that the database gives to the type of a
+    /// column; `None` if it is the declared one.
+    fn type_query(column: ColumnType) -> Option<String>;
+
+    /// Returns the statement that creates an index.
+    fn create_index(table: &VersionTable<'_>, name: &str, column: &TableColumn) -> String;
+
+    /// Returns the schema in which tables are created that name none.
+    fn current_schema(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Whether the error says that the role lacks the right to create.
+    fn may_not_create(error: &sqlx::Error) -> bool;
+}
+
+/// Returns the schema in which the table of a read model is, unless its name gives another; `None`
+/// without a read model.
+pub(crate) async fn table_schema<DB: Tables>(
+    connection: &mut DB::Connection,
+    table: Option<&Table>,
+) -> Result<Option<Arc<str>>, sqlx::Error> {
+    match table {
+        Some(_) => Ok(DB::current_schema(connection).await?.map(Arc::from)),
+        None => Ok(None),
+    }
+}
+
+/// Creates a table, or compares the one that exists with its struct, in the caller's transaction.
+pub(crate) async fn prepare_table<DB: Tables>(
+    tx: &mut DB::Connection,
+    table: &VersionTable<'_>,
+) -> Result<(), TableError> {
+    match look_at::<DB>(tx, table).await? {
+        Some(found) => compare::<DB>(tx, table, &found).await,
+        None => create::<DB>(tx, table).await,
+    }
+}
+
+/// The statements that create a table and its indexes.
+pub(crate) fn create_table<DB: Tables>(table: &VersionTable<'_>) -> String {
+    let columns = table.table().columns.iter();
+    let mut lines: Vec<String> = columns
+        .clone()
+        .map(|column| {
+            let sql_type = DB::declared_type(column.column_type);
+            let null = if column.nullable { "" } else { " NOT NULL" };
+            format!("    {} {sql_type}{null}", quoted(column.name))
+        })
+        .collect();
+    lines.push(format!("    PRIMARY KEY ({})", names(table.table().key())));
+    let name = qualified(table.schema(), &table.name());
+    let mut script = format!("CREATE TABLE {name} (\n{}\n);\n", lines.join(",\n"));
+    for column in columns.filter(|column| matches!(column.role, ColumnRole::Indexed)) {
+        let index = format!("{}_{}", table.name(), column.name);
+        script.push_str(&DB::create_index(table, &index, column));
+        script.push_str(";\n");
+    }
+    script
+}
+
+async fn create<DB: Tables>(
+    tx: &mut DB::Connection,
+    table: &VersionTable<'_>,
+) -> Result<(), TableError> {
+    let sql = create_table::<DB>(table);
+    let script = AssertSqlSafe(sql.clone()).into_sql_str();
+    match DB::fetch_script(tx, script).await {
+        Ok(_) => Ok(()),
+        Err(source) if DB::may_not_create(&source) => Err(TableError::MayNotCreate {
+            table: table.name(),
+            sql,
+            source: source.into(),
+        }),
+        Err(source) => Err(database(table, source)),
+    }
+}
+
+/// A table as the database describes it.
+#[derive(Debug, Default)]
+struct FoundTable {
+    columns: Vec<FoundColumn>,
+    key: Vec<String>,
+    obstacle: Option<String>,
+}
+
+#[derive(Debug)]
+struct FoundColumn {
+    name: String,
+    type_name: String,
+    nullable: bool,
+    is_indexed: bool,
+}
+
+async fn look_at<DB: Tables>(
+    connection: &mut DB::Connection,
+    table: &VersionTable<'_>,
+) -> Result<Option<FoundTable>, TableError> {
+    let name = table.name();
+    if name.len() > LONGEST_NAME {
+        return Err(TableError::NameTooLong { table: name });
+    }
+    let Some(schema) = table.schema() else {
+        return Err(TableError::NoSchema {
+            table: name,
+            name: table.view_name(),
+        });
+    };
+    let describe = AssertSqlSafe(DB::describe(schema, &name)).into_sql_str();
+    let rows = DB::fetch_script(connection, describe).await;
+    let rows = rows.map_err(|error| database(table, error))?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let found = found_table::<DB>(&rows).map_err(|error| database(table, error))?;
+    match found.obstacle {
+        Some(obstacle) => Err(TableError::Obstacle {
+            table: name,
+            obstacle,
+        }),
+        None => Ok(Some(found)),
+    }
+}
+
+fn found_table<DB: Tables>(rows: &[DB::Row]) -> Result<FoundTable, sqlx::Error> {
+    let mut found = FoundTable::default();
+    let mut key: Vec<(i64, String)> = Vec::new();
+    for row in rows {
+        found.obstacle = DB::read(row, "obstacle")?;
+        // A table may have no columns.
+        let Some(name): Option<String> = DB::read(row, "name")? else {
+            continue;
+        };
+        if let Some(place) = DB::read(row, "key_place")? {
+            key.push((place, name.clone()));
+        }
+        found.columns.push(FoundColumn {
+            name,
+            type_name: DB::read(row, "type")?,
+            nullable: DB::read(row, "nullable")?,
+            is_indexed: DB::read(row, "is_indexed")?,
+        });
+    }
+    key.sort_unstable();
+    found.key = key.into_iter().map(|(_, name)| name).collect();
+    Ok(found)
+}
+
+async fn compare<DB: Tables>(
+    connection: &mut DB::Connection,
+    table: &VersionTable<'_>,
+    found: &FoundTable,
+) -> Result<(), TableError> {
+    let mut types = Vec::new();
+    for column in table.table().columns {
+        let type_name = type_name::<DB>(connection, column.column_type).await;
+        types.push(type_name.map_err(|error| database(table, error))?);
+    }
+    let differences = differences(table.table(), &types, found);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(TableError::Differs {
+        table: table.name(),
+        differences,
+        version: table.version(),
+    })
+}
+
+/// The name of a column's type, in the form in which the database shows it.
+async fn type_name<DB: Tables>(
+    connection: &mut DB::Connection,
+    column: ColumnType,
+) -> Result<String, sqlx::Error> {
+    let (ColumnType::Other(sql_type), Some(query)) = (column, DB::type_query(column)) else {
+        return Ok(DB::declared_type(column).to_owned());
+    };
+    let rows = DB::fetch_script(connection, AssertSqlSafe(query).into_sql_str()).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let base: String = DB::read(row, "type")?;
+    // The database names the type without its arguments.
+    let (_, arguments) = without_arguments(sql_type);
+    Ok(base + &arguments)
+}
+
+/// Everything in which a table differs from its struct.
+fn differences(table: &Table, types: &[String], found: &FoundTable) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (column, type_name) in table.columns.iter().zip(types) {
+        let found = found.columns.iter().find(|one| one.name == column.name);
+        match found {
+            Some(found) => compare_column(column, type_name, found, &mut differences),
+            None => differences.push(format!("the column `{}` is missing", column.name)),
+        }
+    }
+    for found in &found.columns {
+        if !table.columns.iter().any(|column| column.name == found.name) {
+            differences.push(format!("the column `{}` has no field", found.name));
+        }
+    }
+    let key: Vec<&str> = table.key().map(|column| column.name).collect();
+    if found.key != key {
+        let (found, key) = (found.key.join(", "), key.join(", "));
+        differences.push(format!("the primary key is ({found}) and not ({key})"));
+    }
+    differences
+}
+
+fn compare_column(
+    column: &TableColumn,
+    type_name: &str,
+    found: &FoundColumn,
+    differences: &mut Vec<String>,
+) {
+    let name = column.name;
+    if !is_same_type(type_name, &found.type_name) {
+        let found = &found.type_name;
+        differences.push(format!(
+            "the column `{name}` has the type {found} and not {type_name}"
+        ));
+    }
+    if column.nullable != found.nullable {
+        let is = if found.nullable { "may" } else { "may not" };
+        differences.push(format!("the column `{name}` {is} be NULL"));
+    }
+    if matches!(column.role, ColumnRole::Indexed) && !found.is_indexed {
+        differences.push(format!("the column `{name}` has no index"));
+    }
+}
+
+/// Whether two names mean the same type: `numeric(20)` is shown as `numeric(20,0)`, and `bit` as
+/// `bit(1)`.
+fn is_same_type(one: &str, other: &str) -> bool {
+    let (one, one_arguments) = without_arguments(one);
+    let (other, other_arguments) = without_arguments(other);
+    let complete = |arguments: String| match (one.as_str(), arguments.as_str()) {
+        ("numeric", with) if !with.is_empty() && !with.contains(',') => {
+            arguments.replace(')', ",0)")
+        }
+        ("bit" | "character", "") => "(1)".to_owned(),
+        _ => arguments,
+    };
+    one.eq_ignore_ascii_case(&other) && complete(one_arguments) == complete(other_arguments)
+}
+
+/// Divides the name of a type into what stands outside the parentheses, and what stands inside, without
+/// spaces.
+fn without_arguments(type_name: &str) -> (String, String) {
+    let Some((before, rest)) = type_name.split_once('(') else {
+        return (type_name.trim().to_owned(), String::new());
+    };
+    let (arguments, after) = rest.split_once(')').unwrap_or((rest, ""));
+    let arguments: String = arguments.split_whitespace().collect();
+    let name = format!("{}{after}", before.trim_end());
+    (name, format!("({arguments})"))
+}
+
+fn database(table: &VersionTable<'_>, source: sqlx::Error) -> TableError {
+    TableError::Database {
+        table: table.name(),
+        source: source.into(),
+    }
+}
+
+/// A text as a literal of SQL.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FoundColumn, FoundTable, differences, is_same_type};
+    use crate::contract::read_model::{Table, TableColumn};
+
+    #[test]
+    fn types_are_compared_with_their_arguments() {
+        for (one, other, is_same) in [
+            ("numeric(20, 2)", "numeric(20,2)", true),
+            ("numeric(20)", "numeric(20,0)", true),
+            ("numeric", "numeric(20,2)", false),
+            ("character", "character(1)", true),
+            (
+                "timestamp(3) with time zone",
+                "timestamp(3) with time zone",
+                true,
+            ),
+            (
+                "timestamp(3) with time zone",
+                "timestamp with time zone",
+                false,
+            ),
+            ("TEXT", "text", true),
+            ("text", "bytea", false),
+        ] {
+            assert_eq!(is_same_type(one, other), is_same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        const USERS: &Table = &Table::new(
+            "users",
+            &[
+                TableColumn::key::<String>("id"),
+                TableColumn::of::<String>("email").indexed(),
+                TableColumn::of::<i64>("age"),
+            ],
+        );
+        let column = |name: &str, type_name: &str| FoundColumn {
+            name: name.into(),
+            type_name: type_name.into(),
+            nullable: true,
+            is_indexed: false,
+        };
+        let found = FoundTable {
+            columns: vec![
+                column("email", "bytea"),
+                column("id", "text"),
+                column("x", "text"),
+            ],
+            key: vec!["email".into()],
+            obstacle: None,
+        };
+        let types = ["text", "text", "bigint"].map(String::from);
+        assert_eq!(
+            differences(USERS, &types, &found),
+            [
+                "the column `id` may be NULL",
+                "the column `email` has the type bytea and not text",
+                "the column `email` may be NULL",
+                "the column `email` has no index",
+                "the column `age` is missing",
+                "the column `x` has no field",
+                "the primary key is (email) and not (id)",
+            ]
+        );
+    }
+}

@@ -1,0 +1,82 @@
+//! What a database does for read models.
+
+use sqlx::Database;
+use sqlx::query::Query;
+
+use super::table::{Table, VersionTable};
+use super::value::Value;
+use crate::contract::{BatchFuture, HandlerError};
+
+/// What [`ReadModelDatabase::load`] has read.
+#[derive(Debug)]
+pub enum Loaded {
+    /// All rows.
+    Rows(Vec<Vec<Value>>),
+    /// So many rows needed too much memory; there may be more.
+    TooLarge(usize),
+}
+
+/// A database in which the library keeps read models: Postgres or SQLite, each behind the feature of
+/// its name.
+///
+/// The rows of a call have the values of all columns, in the order of the table; keys have those of
+/// the key's columns.
+#[diagnostic::on_unimplemented(
+    message = "the library keeps no read models in `{Self}`",
+    label = "neither `Postgres` nor `Sqlite`",
+    note = "use one of the two, and turn on the feature `postgres` or `sqlite` of `consumer`"
+)]
+pub trait ReadModelDatabase: Database {
+    /// Reads the rows that have one of the keys, in any order, unless they need more than `max_bytes`
+    /// of memory.
+    fn load<'a>(
+        tx: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+        keys: &'a [Vec<Value>],
+        max_bytes: usize,
+    ) -> BatchFuture<'a, Result<Loaded, HandlerError>>;
+
+    /// Reads all rows, in any order.
+    fn load_all<'a>(
+        connection: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
+
+    /// Inserts rows with different keys, or updates those that exist.
+    ///
+    /// It fails if the database stores another text than it was given in a column of the type
+    /// [`Other`](super::ColumnType::Other).
+    fn upsert<'a>(
+        tx: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+        rows: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+
+    /// Deletes the rows that have one of the keys.
+    fn delete<'a>(
+        tx: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+        keys: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+
+    /// Returns the statement that reads the row with a key from the view over the active version.
+    ///
+    /// # Errors
+    /// If a value of the key is not of its column's type.
+    fn find(
+        view: &VersionTable<'_>,
+        key: Vec<Value>,
+    ) -> Result<Query<'static, Self, Self::Arguments>, HandlerError>;
+
+    /// Returns the values of a row that [`find`](Self::find) has read.
+    ///
+    /// # Errors
+    /// If a column holds a value of another type.
+    fn values(table: &Table, row: &Self::Row) -> Result<Vec<Value>, sqlx::Error>;
+
+    /// Deletes all rows.
+    fn clear<'a>(
+        tx: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+}

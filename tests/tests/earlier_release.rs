@@ -1,0 +1,161 @@
+//! A program that was built with an earlier release, beside the library as it is now.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use consumer_tests::{Database, Running, TestDatabase, WorkerProcess, read_model, test_on, until};
+use tokio::sync::OnceCell;
+
+/// The first commit whose programs accept tables of a later version.
+const EARLIER: &str = "9757989824684579e9722e5be8e803e54edfda17";
+
+test_on!(
+    [empty_sqlite, empty_postgres],
+    a_deploy_that_migrates_first_runs_old_and_new_side_by_side,
+    an_old_program_refuses_tables_that_need_a_later_release
+);
+
+fn run(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    output
+}
+
+/// Whether the history is here, as it is not in a shallow clone or an archive.
+fn has_history(root: &Path) -> bool {
+    let commit = format!("{EARLIER}^{{commit}}");
+    let found = Command::new("git")
+        .args(["cat-file", "-e", &commit])
+        .current_dir(root)
+        .output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+/// Builds the program in `fixtures/earlier` with the library of that commit.
+fn build() -> Option<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = tests.parent().unwrap();
+    if !has_history(root) {
+        let missing = format!("commit {EARLIER} is missing; run `git fetch --unshallow`");
+        eprintln!("not tested: {missing}");
+        return None;
+    }
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("earlier");
+    let (library, program) = (place.join("library"), place.join("program"));
+    for directory in [library.join("consumer"), program.join("src")] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    let archive = place.join("library.tar");
+    run(Command::new("git")
+        .args(["archive", "--output"])
+        .arg(&archive)
+        .arg(EARLIER)
+        .current_dir(root));
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&library));
+    let fixture = tests.join("fixtures/earlier");
+    for file in ["Cargo.toml", "src/main.rs"] {
+        std::fs::copy(fixture.join(file), program.join(file)).unwrap();
+    }
+    // The versions of that release, as far as the program needs them.
+    std::fs::copy(library.join("Cargo.lock"), program.join("Cargo.lock")).unwrap();
+    let target = place.join("target");
+    run(Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--target-dir"])
+        .arg(&target)
+        .current_dir(&program));
+    Some(target.join("debug/earlier"))
+}
+
+/// The program, built once.
+async fn program() -> Option<String> {
+    static PROGRAM: OnceCell<Option<String>> = OnceCell::const_new();
+    let built = PROGRAM.get_or_init(async || {
+        let built = tokio::task::spawn_blocking(build).await.unwrap();
+        built.map(|path| path.to_str().unwrap().to_owned())
+    });
+    built.await.clone()
+}
+
+async fn applied<DB: TestDatabase>(db: &Database<DB>) {
+    until("every event is applied", async || {
+        db.applied("users").await.len() == db.log().await.len()
+    })
+    .await;
+    assert_eq!(db.applied("users").await, db.log().await);
+}
+
+async fn a_deploy_that_migrates_first_runs_old_and_new_side_by_side<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let Some(program) = program().await else {
+        return;
+    };
+    run(Command::new(&program)
+        .arg("migrate")
+        .env("TEST_WORKER_URL", &db.url));
+    db.execute(DB::CREATE_READ_MODEL).await;
+    let old = WorkerProcess::of(&program, &db).start();
+    db.append_many(5).await;
+    applied(&db).await;
+
+    // The deploy migrates, and is interrupted: the old process handles all.
+    db.store.migrate().await.unwrap();
+    db.execute("ALTER TABLE consumer_progress ADD COLUMN later INT NOT NULL DEFAULT 0; INSERT INTO consumer_schema (version) VALUES (1000)")
+        .await;
+    db.append_many(5).await;
+    applied(&db).await;
+    old.kill();
+    let restarted = WorkerProcess::of(&program, &db).start();
+    db.append_many(5).await;
+    applied(&db).await;
+
+    // It goes on, and old and new share the consumer.
+    let new = Running::start(db.worker().consumer(read_model("users")));
+    for _ in 0..20 {
+        db.append_many(5).await;
+    }
+    applied(&db).await;
+    assert!(restarted.terminate());
+    db.append_many(5).await;
+    applied(&db).await;
+    new.stop().await;
+    // And back.
+    let again = WorkerProcess::of(&program, &db).start();
+    db.append_many(5).await;
+    applied(&db).await;
+    assert!(again.terminate());
+}
+
+async fn an_old_program_refuses_tables_that_need_a_later_release<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let Some(program) = program().await else {
+        return;
+    };
+    db.store.migrate().await.unwrap();
+    db.execute(DB::CREATE_READ_MODEL).await;
+    let old = WorkerProcess::of(&program, &db).start();
+    db.append_many(1).await;
+    applied(&db).await;
+    db.execute("INSERT INTO consumer_schema (version, needs) VALUES (1001, 1001)")
+        .await;
+    assert!(!old.ended(), "the running process ends with an error");
+    let restarted = Command::new(&program)
+        .env("TEST_WORKER_URL", &db.url)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&restarted.stderr);
+    assert!(!restarted.status.success());
+    assert!(errors.contains("knows version 1001 or later"), "{errors}");
+    assert!(
+        errors.contains("update the `consumer` crate of this program"),
+        "{errors}"
+    );
+}

@@ -1,0 +1,326 @@
+//! Events that are deleted before a consumer has handled them do not go unnoticed; gaps that were never
+//! filled do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consumer::admin::{Admin, RebuildOptions};
+use consumer::{ConsumerState, OnError, Report, Settings};
+use consumer_tests::{
+    Database, Model, Running, TestDatabase, consumer, impatient, keep_log, logged, patiently,
+    read_model, run_once, test_on, until,
+};
+use tokio::sync::{Notify, Semaphore};
+
+test_on!(
+    [sqlite, postgres],
+    a_paused_consumer_stops_before_events_that_were_deleted,
+    a_stopped_consumer_stops_before_events_that_were_deleted,
+    a_deleted_event_that_was_restored_is_handled,
+    a_policy_that_skips_passes_over_events_that_were_deleted,
+    a_policy_that_parks_stops_before_events_that_were_deleted,
+    a_deleted_event_out_of_scope_stops_no_one,
+    a_rebuild_says_which_events_are_no_longer_in_the_log,
+    a_new_version_says_which_events_are_no_longer_in_the_log,
+    a_slow_consumer_says_which_events_were_deleted_before_it,
+    archiving_what_all_have_handled_raises_no_alarm
+);
+
+test_on!([postgres], positions_that_were_rolled_back_raise_no_alarm);
+
+fn impatiently() -> Settings {
+    impatient().retries(1)
+}
+
+async fn delete<DB: TestDatabase>(db: &Database<DB>, from: i64, to: i64) {
+    let delete = "DELETE FROM events WHERE global_position BETWEEN";
+    db.execute(&format!("{delete} {from} AND {to}")).await;
+}
+
+/// Waits until a worker has noted that a consumer is yet to handle an event.
+async fn noted<DB: TestDatabase>(db: &Database<DB>, consumer: &str, position: i64) {
+    let noted = format!("SELECT position FROM consumer_pending WHERE consumer = '{consumer}'");
+    until("it is noted", async || {
+        db.numbers(&noted).await == [position]
+    })
+    .await;
+}
+
+/// Lets `users` handle ten events, and pauses it before ten more; returns the positions of all.
+async fn paused_half_way<DB: TestDatabase>(db: &Database<DB>, users: &Model) -> Vec<i64> {
+    db.append_many(10).await;
+    let running = Running::start(db.worker().scoped_consumer(users.clone()));
+    patiently("it handles ten", running.caught_up())
+        .await
+        .unwrap();
+    let admin = Admin::new(db.store.clone());
+    admin.pause("users").await.unwrap();
+    let pending = db.append_many(10).await;
+    noted(db, "users", pending[0]).await;
+    running.stop().await;
+    db.log().await
+}
+
+/// Resumes `users` and runs it to the end.
+async fn resumed<DB: TestDatabase>(db: &Database<DB>, users: &Model) -> Report {
+    Admin::new(db.store.clone()).resume("users").await.unwrap();
+    run_once(db.worker().scoped_consumer(users.clone())).await
+}
+
+fn has_stopped_at(report: &Report, position: i64, words: &str) -> bool {
+    let state = &report.consumer("users").unwrap().state;
+    matches!(state, ConsumerState::Stopped { position: Some(at), error }
+        if *at == position && error.contains(words))
+}
+
+async fn a_paused_consumer_stops_before_events_that_were_deleted<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users").settings(impatiently());
+    let log = paused_half_way(&db, &users).await;
+    let (first, last) = (log[10], log[14]);
+    delete(&db, log[2], last).await;
+    let status = Admin::new(db.store.clone()).status().await.unwrap();
+    assert_eq!(
+        status.consumers[0].missing,
+        Some(first..=last),
+        "before it gets there"
+    );
+    let report = resumed(&db, &users).await;
+    let words = format!("events {first} to {last} were deleted from the log");
+    assert!(has_stopped_at(&report, first, &words), "{report}");
+    assert!(report.has_failures());
+    // Each start says so again, until an operator decides.
+    let again = run_once(db.worker().scoped_consumer(users.clone())).await;
+    assert!(has_stopped_at(&again, first, &words), "{again}");
+    let admin = Admin::new(db.store.clone());
+    let status = admin.status().await.unwrap();
+    let failing = status.consumers[0].failing.clone().unwrap();
+    assert!(failing.error.contains(&words), "{failing:?}");
+    admin.skip("users", first).await.unwrap();
+    let report = run_once(db.worker().scoped_consumer(users)).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(db.applied("users").await[10..], log[15..]);
+}
+
+async fn a_stopped_consumer_stops_before_events_that_were_deleted<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users").settings(impatient().retries(0));
+    users.fail_on("bad", true);
+    db.append("User", ["a", "b", "bad", "c", "d"]).await;
+    let running = Running::start(db.worker().scoped_consumer(users.clone()));
+    noted(&db, "users", 3).await;
+    let waits = running.caught_up().await.unwrap_err().to_string();
+    assert!(waits.contains("stopped"), "{waits}");
+    running.stop().await;
+    delete(&db, 1, 4).await;
+    let report = run_once(db.worker().scoped_consumer(users)).await;
+    assert!(
+        has_stopped_at(&report, 3, "events 3 to 4 were deleted"),
+        "{report}"
+    );
+}
+
+async fn a_deleted_event_that_was_restored_is_handled<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(impatient().retries(10_000));
+    let log = paused_half_way(&db, &users).await;
+    db.execute("CREATE TABLE archive AS SELECT * FROM events")
+        .await;
+    delete(&db, log[2], log[14]).await;
+    let running = Running::start(db.worker().scoped_consumer(users));
+    Admin::new(db.store.clone()).resume("users").await.unwrap();
+    until("it misses an event", async || {
+        let state = &running.consumers()[0].state;
+        matches!(state, ConsumerState::Retrying { position, .. } if *position == log[10])
+    })
+    .await;
+    let missing =
+        "SELECT * FROM archive WHERE global_position NOT IN (SELECT global_position FROM events)";
+    db.execute(&format!("INSERT INTO events {missing}")).await;
+    patiently("it handles the rest", running.caught_up())
+        .await
+        .unwrap();
+    assert_eq!(db.applied("users").await, log);
+    running.stop().await;
+}
+
+async fn a_policy_that_skips_passes_over_events_that_were_deleted<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users").settings(impatiently().on_error(OnError::Skip));
+    let log = paused_half_way(&db, &users).await;
+    delete(&db, log[0], log[14]).await;
+    let report = resumed(&db, &users).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(report.consumer("users").unwrap().skipped, 1, "{report}");
+    assert_eq!(db.applied("users").await[10..], log[15..]);
+}
+
+async fn a_policy_that_parks_stops_before_events_that_were_deleted<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users").settings(impatiently().on_error(OnError::Park));
+    let log = paused_half_way(&db, &users).await;
+    delete(&db, log[0], log[14]).await;
+    let report = resumed(&db, &users).await;
+    let words = format!("events {} to {} were deleted", log[10], log[14]);
+    assert!(has_stopped_at(&report, log[10], &words), "{report}");
+    assert_eq!(db.parked("users").await, [0; 0]);
+}
+
+async fn a_deleted_event_out_of_scope_stops_no_one<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").scope(&["User"]).settings(impatiently());
+    paused_half_way(&db, &users).await;
+    let orders = db.append("Order", ["a", "b"]).await;
+    db.append_many(1).await;
+    delete(&db, orders[0], orders[1]).await;
+    let report = resumed(&db, &users).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(db.applied("users").await, db.log().await);
+}
+
+async fn a_rebuild_says_which_events_are_no_longer_in_the_log<DB: TestDatabase>(db: Database<DB>) {
+    keep_log();
+    db.append_many(10).await;
+    let users = Model::new("rebuilt");
+    let running = Running::start(db.worker().scoped_consumer(users.clone()));
+    patiently("it handles the log", running.caught_up())
+        .await
+        .unwrap();
+    let first = "SELECT first_position FROM consumer_log_state";
+    until("it knows the beginning", async || {
+        db.numbers(first).await == [1]
+    })
+    .await;
+    running.stop().await;
+    delete(&db, 1, 4).await;
+    let admin = db.worker().scoped_consumer(users.clone()).admin().unwrap();
+    let rebuilt = admin.rebuild("rebuilt", RebuildOptions::new()).await;
+    assert_eq!(rebuilt.unwrap().missing, Some(1..=4));
+    let report = run_once(db.worker().scoped_consumer(users)).await;
+    let rebuilt = report.consumer("rebuilt").unwrap();
+    assert_eq!(rebuilt.missing, Some(1..=4), "{report}");
+    assert_eq!(rebuilt.state, ConsumerState::CaughtUp);
+    let said = logged(&["WARN", "rebuilt", "events 1 to 4 are no longer in the log"]);
+    assert!(!said.is_empty());
+}
+
+async fn a_new_version_says_which_events_are_no_longer_in_the_log<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append_many(10).await;
+    let running = Running::start(db.worker().consumer(read_model("old")));
+    let first = "SELECT first_position FROM consumer_log_state";
+    until("it knows the beginning", async || {
+        db.numbers(first).await == [1]
+    })
+    .await;
+    patiently("it handles the log", running.caught_up())
+        .await
+        .unwrap();
+    running.stop().await;
+    delete(&db, 1, 4).await;
+    let report = run_once(db.worker().consumer(read_model("new"))).await;
+    assert_eq!(
+        report.consumer("new").unwrap().missing,
+        Some(1..=4),
+        "{report}"
+    );
+    // The control: nothing is missing where the reading begins after it.
+    let report = run_once(db.worker().consumer(read_model("old"))).await;
+    assert_eq!(report.consumer("old").unwrap().missing, None, "{report}");
+}
+
+async fn a_slow_consumer_says_which_events_were_deleted_before_it<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append_many(2).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (entered, permits) = (Arc::new(Notify::new()), Arc::clone(&gate));
+    let called = Arc::clone(&entered);
+    let slow = consumer::<DB, _>("slow", move |_, _, _| {
+        let permits = Arc::clone(&permits);
+        called.notify_one();
+        Box::pin(async move {
+            permits.acquire().await?.forget();
+            Ok(())
+        })
+    });
+    // The worker keeps nothing in memory, so that what is deleted is gone.
+    let worker = db.worker().cache_bytes(0).consumer(slow.without_tx());
+    let running = Running::start(worker.consumer(read_model("others")));
+    entered.notified().await;
+    let deleted = db.append_many(8).await;
+    let others = running.consumer_caught_up_to("others", deleted[7]);
+    patiently("the events are seen", others).await.unwrap();
+    delete(&db, deleted[0], deleted[7]).await;
+    db.append_many(5).await;
+    gate.add_permits(100);
+    patiently("it handles the rest", running.caught_up())
+        .await
+        .unwrap();
+    let report = running.stop().await;
+    let slow = report.consumer("slow").unwrap();
+    let missing = slow.missing.clone().expect("it says so");
+    assert_eq!((slow.events, *missing.end()), (7, deleted[7]), "{report}");
+    assert_eq!(report.consumer("others").unwrap().missing, None, "{report}");
+}
+
+async fn archiving_what_all_have_handled_raises_no_alarm<DB: TestDatabase>(db: Database<DB>) {
+    keep_log();
+    let model = Model::new("archived");
+    let worker = db.worker().advance_interval(Duration::from_millis(10));
+    let running = Running::start(worker.scoped_consumer(model.clone()));
+    for _ in 1..=5 {
+        let appended = db.append_many(10).await;
+        patiently("it handles them", running.caught_up())
+            .await
+            .unwrap();
+        until("its checkpoint is saved", async || {
+            db.checkpoint("archived").await == Some(appended[9])
+        })
+        .await;
+        delete(&db, 1, appended[5]).await;
+    }
+    let report = running.stop().await;
+    let archived = report.consumer("archived").unwrap();
+    assert_eq!(archived.missing, None, "{report}");
+    let report = run_once(db.worker().scoped_consumer(model)).await;
+    assert!(!report.has_failures(), "{report}");
+    let words = ["archived", "no longer in the log"];
+    assert_eq!(logged(&words), [""; 0]);
+}
+
+async fn positions_that_were_rolled_back_raise_no_alarm(db: Database<sqlx::Postgres>) {
+    let draw = "SELECT nextval(pg_get_serial_sequence('events', 'global_position'))";
+    db.numbers(draw).await;
+    let users = Model::new("users").settings(impatiently());
+    paused_at(&db, &users, draw).await;
+    let report = resumed(&db, &users).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(report.consumer("users").unwrap().missing, None);
+    let report = run_once(db.worker().consumer(read_model("new"))).await;
+    assert_eq!(report.consumer("new").unwrap().missing, None);
+    assert_eq!(db.applied("users").await, db.log().await);
+}
+
+/// Like [`paused_at_ten`], with a position that is never used before each event.
+async fn paused_at(db: &Database<sqlx::Postgres>, users: &Model, draw: &str) {
+    let append = async || {
+        for _ in 0..5 {
+            db.numbers(draw).await;
+            db.append_many(1).await;
+        }
+    };
+    append().await;
+    let running = Running::start(db.worker().scoped_consumer(users.clone()));
+    patiently("it handles them", running.caught_up())
+        .await
+        .unwrap();
+    Admin::new(db.store.clone()).pause("users").await.unwrap();
+    let before = db.log().await.len();
+    append().await;
+    noted(db, "users", db.log().await[before]).await;
+    running.stop().await;
+}

@@ -1,0 +1,33 @@
+use consumer::prelude::*;
+
+#[derive(ReadModel)]
+#[read_model(table = "users")]
+struct User {
+    #[read_model(key)]
+    id: String,
+    email: String,
+}
+
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(aggregate = "User")]
+struct Registered {
+    email: String,
+    number: i64,
+}
+
+struct Users;
+
+#[consumer(name = "users", read_model = Account)]
+impl Users {
+    #[on]
+    fn registered(&self, event: Registered) {}
+
+    #[on(key = event.aggregate_id)]
+    fn deleted(account: &mut User, event: Envelope<'_, Deleted>) {}
+}
+
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(aggregate = "User")]
+struct Deleted {}
+
+fn main() {}

@@ -1,0 +1,36 @@
+use consumer::prelude::*;
+
+#[derive(ReadModel)]
+#[read_model(table = "users")]
+struct User {
+    #[read_model(key)]
+    id: String,
+    email: String,
+}
+
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(aggregate = "User")]
+struct Registered {
+    email: String,
+    number: i64,
+}
+
+struct Users;
+
+#[consumer(name = "users", read_model = User)]
+impl Users {
+    #[on]
+    fn registered(&self, _user: &mut User, event: Registered) -> User {
+        User {
+            id: "1".into(),
+            email: event.email,
+        }
+    }
+
+    #[on("Deleted")]
+    fn deleted(&self, _user: &mut Option<User>, _event: &PersistedEvent) -> Result<Option<User>, HandlerError> {
+        Ok(None)
+    }
+}
+
+fn main() {}

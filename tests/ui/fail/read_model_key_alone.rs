@@ -1,0 +1,10 @@
+use consumer::prelude::*;
+
+#[derive(ReadModel)]
+#[read_model(table = "users")]
+struct User {
+    #[read_model(key)]
+    id: String,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use consumer::prelude::*;
+
+#[derive(ReadModel)]
+#[read_model(table = "users")]
+struct User {
+    #[read_model(key)]
+    score: f64,
+    email: String,
+}
+
+fn main() {}
