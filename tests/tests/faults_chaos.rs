@@ -159,7 +159,7 @@ impl LaggingStandby {
 
     /// Leads no more connections to the standby, and lets those that are there see the rest of the log.
     async fn end(&self) {
-        self.switch.take_all_back();
+        let _ = self.switch.take_all_back();
         until("its replay continues", async || self.replay("resume").await).await;
     }
 

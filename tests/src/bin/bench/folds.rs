@@ -89,7 +89,8 @@ async fn beside<DB: Measured + ReadModelDatabase>(
 
 /// Catches up from an empty table, and checks the rows.
 async fn fold<DB: Measured + ReadModelDatabase>(log: &Log<DB>, batch: Option<u32>) -> f64 {
-    log.db.execute("DROP TABLE IF EXISTS totals_v1").await;
+    let drop = "DROP VIEW IF EXISTS totals; DROP TABLE IF EXISTS totals_v1";
+    log.db.execute(drop).await;
     let configured = move |settings: Settings| match batch {
         Some(events) => settings.batch_size(events),
         None => settings,
@@ -219,6 +220,15 @@ impl<DB: ReadModelDatabase> Consumer<DB> for Totals {
     }
 }
 
+/// Gives a consumer the batches of a read model; it is never written.
+const UNUSED: &Table = &Table::new(
+    "unused",
+    &[
+        TableColumn::key::<String>("id"),
+        TableColumn::position("position"),
+    ],
+);
+
 /// Does nothing with batches of the same size.
 struct NoFold;
 
@@ -238,6 +248,6 @@ impl<DB: ReadModelDatabase> Consumer<DB> for NoFold {
     }
 
     fn read_model(&self) -> Option<&'static Table> {
-        Some(Total::TABLE)
+        Some(UNUSED)
     }
 }
