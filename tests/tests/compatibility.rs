@@ -64,7 +64,7 @@ async fn running_and_restarted_programs_work_with_later_tables<DB: TestDatabase>
     db.execute(LATER).await;
 
     let then = db.append_many(3).await;
-    patiently("it goes on", running.caught_up_to(then[2]))
+    patiently("it continues", running.caught_up_to(then[2]))
         .await
         .unwrap();
     running.stop().await;
@@ -160,7 +160,7 @@ async fn nothing_is_claimed_on_tables_that_need_a_later_release<DB: TestDatabase
     assert_eq!(db.applied("users").await, first);
     db.execute("DELETE FROM consumer_schema WHERE version = 1001")
         .await;
-    patiently("it goes on", running.caught_up_to(settled))
+    patiently("it continues", running.caught_up_to(settled))
         .await
         .unwrap();
     running.stop().await;
@@ -338,7 +338,7 @@ async fn a_migration_lets_others_pass_while_it_waits_for_a_batch() {
         db.number(waits).await > 0
     })
     .await;
-    // A batch of another consumer queues behind the migration, which gives way although it cannot go on.
+    // A batch of another consumer queues behind the migration, which gives way although it cannot continue.
     let fast = claim("fast");
     patiently("the other batch has its turn", db.execute(&fast)).await;
     assert!(!migration.is_finished());

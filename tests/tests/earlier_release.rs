@@ -116,7 +116,7 @@ async fn a_deploy_that_migrates_first_runs_old_and_new_side_by_side<DB: TestData
     db.append_many(5).await;
     applied(&db).await;
 
-    // It goes on, and old and new share the consumer.
+    // It keeps running, and old and new share the consumer.
     let new = Running::start(db.worker().consumer(read_model("users")));
     for _ in 0..20 {
         db.append_many(5).await;

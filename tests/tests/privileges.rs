@@ -210,7 +210,7 @@ async fn a_worker_runs_with_exactly_the_privileges_of_the_guide() {
     role.store.migrate().await.unwrap();
     work(&role).await;
     assert!(db.number("SELECT settled FROM consumer_frontier").await >= 1000);
-    // Claims, splits and merges go on beside one that runs.
+    // Claims, splits and merges do not wait for one that runs.
     let settings = Settings::default().segments(2);
     let segments = read_model("segments").settings(settings).scope(&["User"]);
     let running = Running::start(role.worker().scoped_consumer(segments));
@@ -465,7 +465,7 @@ async fn a_worker_waits_for_a_revoked_privilege() {
         .await;
         let next = db.append_many(1).await[0];
         db.execute(&grant).await;
-        patiently("it goes on", running.caught_up_to(next))
+        patiently("it continues", running.caught_up_to(next))
             .await
             .unwrap();
     }
@@ -506,7 +506,7 @@ async fn a_save_without_the_privilege_is_no_failure_of_the_handler() {
     .await;
     db.execute(&format!("GRANT {privilege} TO {}", role.name))
         .await;
-    patiently("it goes on", running.caught_up_to(behind))
+    patiently("it continues", running.caught_up_to(behind))
         .await
         .unwrap();
     running.stop().await;
@@ -548,7 +548,7 @@ async fn a_blocker_of_another_role_is_open_for_an_unknown_time() {
     let seen = Admin::new(role.db.store.clone()).frontier().await.unwrap();
     assert!(seen.blockers[0].open.is_some(), "{seen:?}");
     open.commit().await.unwrap();
-    patiently("it goes on", running.caught_up_to(last))
+    patiently("it continues", running.caught_up_to(last))
         .await
         .unwrap();
     running.stop().await;
@@ -613,7 +613,7 @@ async fn migrating_the_tables_of_another_role_names_their_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrating_without_create_on_the_public_schema_names_the_grant() {
+async fn migrating_without_create_on_schema_public_names_the_grant() {
     let db = Database::<Postgres>::empty().await;
     db.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         .await;

@@ -310,7 +310,7 @@ async fn r11_a_sequence_that_cycles_ends_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r11_a_column_that_draws_from_another_sequence_ends_the_worker() {
+async fn r11_a_column_that_draws_from_a_second_sequence_is_refused() {
     let change = "CREATE SEQUENCE another START 100;
          ALTER TABLE events ALTER global_position SET DEFAULT nextval('another')";
     assert_ends_a_worker(change).await;

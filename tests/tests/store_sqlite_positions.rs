@@ -102,7 +102,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn r11_rolled_back_positions_are_given_out_again_and_leave_no_gap(
+    fn r11_rolled_back_positions_are_reused_and_leave_no_gap(
         history in prop::collection::vec(work(), 1..12)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -76,7 +76,7 @@ async fn a_client_made_in_a_handler_outlives_its_worker<DB: TestDatabase>(db: Da
 }
 
 #[test]
-fn a_client_made_in_a_handler_outlives_the_runtime_of_its_worker() {
+fn a_client_made_in_a_handler_outlives_the_workers_runtime() {
     let client = Arc::default();
     let db = one_thread().block_on(Database::<Sqlite>::fresh());
     for id in ["a", "b"] {

@@ -257,7 +257,7 @@ fn a_function_that_is_being_typed_is_given_back() {
 }
 
 #[test]
-fn a_struct_that_is_being_typed_is_given_back_without_a_message_beside_that_of_the_compiler() {
+fn a_half_typed_struct_gets_the_message_of_the_compiler_alone() {
     consumer(
         "typing_a_struct",
         r#"name = "users", database = Sqlite"#,

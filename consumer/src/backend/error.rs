@@ -162,7 +162,7 @@ pub enum StoreError {
 
     /// The tables are those of a later release, with which this one cannot work.
     ///
-    /// Most later tables are none of these: programs with an older release go on working with them.
+    /// Most later tables do not cause it: programs with an older release keep working with them.
     #[error(
         "the store's tables are at version {found} and need a release of `consumer` that knows version \
          {needs} or later, and this program knows version {known}: nothing was changed; \

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_appended_by_a_handler_names_the_handled_event_as_its_cause() {
+    async fn an_event_appended_by_a_handler_has_the_handled_one_as_cause() {
         let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         store.migrate().await.unwrap();
         let first = append(&store, event("1")).await;

@@ -215,9 +215,9 @@ impl<DB: Backend> EventStore<DB> {
     /// runs in one transaction, on Postgres under an advisory lock; if the future is dropped, nothing
     /// has changed.
     ///
-    /// Workers and programs of an earlier release go on working with the new tables, so a deploy can
-    /// migrate first. A release for which that cannot be says so in its changelog; older programs then
-    /// refuse the tables with [`StoreError::NewerSchema`].
+    /// Workers and programs of an earlier release keep working with the new tables, so a deploy can
+    /// migrate first. A release that breaks this says so in its changelog; older programs then refuse
+    /// the tables with [`StoreError::NewerSchema`].
     ///
     /// Changing a table needs its lock for a moment. The migration waits for a second at most, so that
     /// no other session queues behind it for longer, and tries again for up to a minute; see

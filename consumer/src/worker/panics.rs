@@ -16,8 +16,8 @@ pub(super) fn warn_of_aborts<'a>(consumers: impl Iterator<Item = (&'a str, OnErr
     }
 }
 
-/// The consumers that a panic would not lead to the policy of, with its name. Nobody expects that of
-/// a consumer that stops.
+/// The consumers whose policy a panic cannot reach, with the name of the policy. `stop` is left out:
+/// the process stops as well.
 fn ignored<'a>(
     aborts: bool,
     consumers: impl Iterator<Item = (&'a str, OnError)>,

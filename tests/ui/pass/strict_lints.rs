@@ -342,7 +342,7 @@ impl UserRowsByEmail {
     }
 }
 
-/// A row that nobody outside sees.
+/// A row of a private type.
 #[derive(ReadModel)]
 #[read_model(table = "private_rows")]
 struct PrivateRow {

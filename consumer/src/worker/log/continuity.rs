@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_raises_no_alarm_unless_it_is_taken_for_the_same_server() {
+    fn a_restart_raises_no_alarm_unless_the_server_is_the_same() {
         let unnoticed = Incarnation::default();
         let noticed = Incarnation {
             started: 1,

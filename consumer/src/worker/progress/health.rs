@@ -187,7 +187,7 @@ impl fmt::Display for HealthProblem {
                     return Ok(());
                 }
                 f.write_str(
-                    "; it goes on when these transactions have ended, by `pg_terminate_backend` or `ROLLBACK PREPARED` if need be",
+                    "; it moves again once these transactions have ended, by `pg_terminate_backend` or `ROLLBACK PREPARED` if need be",
                 )
             }
             Self::Waiting { consumer } => {
