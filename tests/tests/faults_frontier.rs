@@ -336,6 +336,28 @@ async fn the_durable_frontier_never_goes_back() {
     assert_eq!(settled(&db).await, 1_500);
 }
 
+/// Otherwise it waits for transactions that began after the gap was settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_was_settled_does_not_delay_the_next_worker() {
+    let db = Database::<Postgres>::fresh().await;
+    db.append("User", ["a"]).await;
+    db.execute("SELECT nextval('events_global_position_seq')")
+        .await;
+    let last = db.append("User", ["b"]).await[0];
+    let worker = Running::start(db.worker().consumer(read_model("c")));
+    until("the frontier is saved", async || settled(&db).await == last).await;
+    worker.stop().await;
+
+    let (open, _) = pending(&db, "open").await;
+    let worker = Running::start(db.worker().consumer(read_model("d")));
+    patiently("it passes the gap", worker.caught_up_to(last))
+        .await
+        .unwrap();
+    worker.stop().await;
+    open.rollback().await.unwrap();
+    assert_eq!(db.applied("d").await, db.log().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontier_is_saved_only_on_the_server_where_it_was_found() {
     let db = Database::<Postgres>::fresh().await;

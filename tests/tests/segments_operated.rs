@@ -1,5 +1,6 @@
 //! Operations on a consumer that has several checkpoint rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::admin::RebuildOptions;
@@ -8,6 +9,8 @@ use consumer::{
     aggregate_slice, merge_segments,
 };
 use consumer_tests::{Database, Model, Running, TestDatabase, patiently, run_once, test_on, until};
+use sqlx::Postgres;
+use tokio::sync::Semaphore;
 
 const NAME: &str = "model";
 
@@ -54,6 +57,7 @@ test_on!(
     [sqlite, postgres],
     parked_events_survive_dividing_and_merging_rows,
     a_rebuild_restarts_the_rows_of_all_segments,
+    a_merge_of_a_row_that_does_not_run_is_refused,
     a_changed_scope_keeps_every_row_until_it_is_accepted_for_all
 );
 
@@ -164,4 +168,68 @@ async fn a_changed_scope_keeps_every_row_until_it_is_accepted_for_all<DB: TestDa
         "{report}"
     );
     assert_eq!(applied(&db).await.len(), 5);
+}
+
+async fn a_merge_of_a_row_that_does_not_run_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let model = Model::new(NAME);
+    let ids = ids(1);
+    model.fail_on(&ids[3], true);
+    db.append("User", &ids).await;
+    run_once(builder(&db, &model, 2)).await;
+    let admin = builder(&db, &model, 2).admin().unwrap();
+    let merge = async || {
+        let merge = merge_segments(&db.store, NAME, 1, 1);
+        let merged = patiently("it does not wait", merge).await;
+        merged.unwrap_err().to_string()
+    };
+    assert_eq!(
+        merge().await,
+        "the segments of `model`, version 1, cannot be merged while one of them is stopped; resume it first"
+    );
+    admin.pause(NAME).await.unwrap();
+    let error = merge().await;
+    assert!(error.contains("is paused; resume it"), "{error}");
+
+    model.fail_on(&ids[3], false);
+    admin.resume(NAME).await.unwrap();
+    run_once(builder(&db, &model, 1)).await;
+    patiently("they are merged", merge_segments(&db.store, NAME, 1, 1))
+        .await
+        .unwrap();
+    assert_eq!(rows(&db).await, 1);
+}
+
+/// The statement that locks the rows of a consumer waits for one that is being split, and does not see its
+/// new half.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_locks_the_half_of_a_row_split_meanwhile() {
+    const SPLIT: &str = "
+        INSERT INTO consumer_progress
+        SELECT (jsonb_populate_record(p, '{\"slice_from\": 512}')).* FROM consumer_progress AS p;
+        UPDATE consumer_progress SET slice_to = 512 WHERE slice_from = 0";
+    let db = Database::<Postgres>::fresh().await;
+    let parks = Settings::default().retries(0).on_error(OnError::Park);
+    let broken = Model::new(NAME).settings(parks);
+    broken.fail_on("ada", true);
+    db.append("User", ["ada"]).await;
+    run_once(builder(&db, &broken, 1)).await;
+
+    let mut split = db.pool.begin().await.unwrap();
+    Postgres::execute_sql(&mut split, SPLIT).await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let repaired = Model::new(NAME).gate(&gate);
+    let admin = builder(&db, &repaired, 1).admin().unwrap();
+    let retry = tokio::spawn(async move { admin.retry_parked(NAME, None).await });
+    until("the operator waits for the row", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        db.number(waiting).await == 1
+    })
+    .await;
+    split.commit().await.unwrap();
+    patiently("the handler works", repaired.entered.notified()).await;
+    let free = "SELECT slice_from::bigint FROM consumer_progress FOR UPDATE SKIP LOCKED";
+    assert_eq!(db.numbers(free).await, [0; 0]);
+    gate.add_permits(1);
+    assert_eq!(retry.await.unwrap().unwrap().handled, 1);
 }

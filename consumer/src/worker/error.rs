@@ -66,6 +66,18 @@ pub enum WorkerError {
         /// Its version.
         version: u32,
     },
+    /// A segment that is to be merged does not run, so it never comes to the position of its neighbour.
+    #[error(
+        "the segments of `{consumer}`, version {version}, cannot be merged while one of them is {state}; resume it first"
+    )]
+    NotRunning {
+        /// The consumer.
+        consumer: String,
+        /// Its version.
+        version: u32,
+        /// The state of the segment: `paused` or `stopped`.
+        state: &'static str,
+    },
 }
 
 impl WorkerError {

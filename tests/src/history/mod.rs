@@ -7,6 +7,7 @@
 
 mod appending;
 mod backend;
+mod chain;
 mod command;
 mod model;
 mod operator;

@@ -76,6 +76,8 @@ pub(super) struct Work<'a> {
     pub(super) settled: i64,
     /// Whether transactions were open beside it, so that what was settled is not known exactly.
     pub(super) has_writers: bool,
+    /// The version whose parked events an operator tried again meanwhile.
+    pub(super) retried: Option<Id>,
     pub(super) calls: Vec<Call>,
     pub(super) effects: Vec<(&'static str, i64)>,
     /// Whether effects may have been lost with a process or an answer.
@@ -342,7 +344,11 @@ impl Model {
         Self::check_replays(work, &done)?;
         self.check_attempts(work)?;
         let ids: Vec<Id> = self.progress.keys().copied().collect();
-        let mut new = Vec::new();
+        let mut new = match work.retried {
+            Some(id) => self.handled_again(id, &seen)?,
+            None => Vec::new(),
+        };
+        let freed = new.clone();
         for id in ids {
             Self::check_rows(id, &seen)?;
             for position in self.new_positions(id, &seen) {
@@ -354,6 +360,7 @@ impl Model {
             }
             self.reached(id, work, &seen)?;
         }
+        self.check_freed(&freed)?;
         self.note_uncertain(work);
         self.note_effects(work, &new);
         self.check_effects(work)?;
@@ -371,12 +378,24 @@ impl Model {
         let done = self.done.clone();
         Self::check_replays(work, &done)?;
         self.check_attempts(work)?;
-        let mut blocked: BTreeSet<(String, String)> = BTreeSet::new();
+        let new = self.handled_again(id, &seen)?;
+        let still = self.parked(id).into_iter();
+        let mut blocked: BTreeSet<_> = still.filter_map(|at| self.aggregate(at)).collect();
+        let one = one.and_then(|position| self.aggregate(position));
+        blocked.retain(|aggregate| one.as_ref().is_none_or(|one| one == aggregate));
+        self.check_retry_was_complete(id, &blocked)?;
+        self.note_effects(work, &new);
+        self.check_effects(work)?;
+        self.observe(seen)
+    }
+
+    /// The parked events of a version that were handled when they were tried again.
+    fn handled_again(&mut self, id: Id, seen: &Observed) -> Verdict<Vec<(Id, i64, Fate)>> {
+        let mut blocked = BTreeSet::new();
         let mut new = Vec::new();
         for position in self.parked(id) {
-            let event = self.event(position)?;
-            let aggregate = (event.kind.clone(), event.aggregate.clone());
-            let script = event.script;
+            let script = self.event(position)?.script;
+            let aggregate = self.aggregate(position);
             if seen.parked.contains(&(id, position)) {
                 blocked.insert(aggregate);
                 continue;
@@ -399,13 +418,45 @@ impl Model {
                 progress.fates.insert(*position, *fate);
             }
         }
-        let one = one.and_then(|position| self.all.get(&position));
-        let one = one.map(|event| (event.kind.clone(), event.aggregate.clone()));
-        blocked.retain(|aggregate| one.as_ref().is_none_or(|one| one == aggregate));
-        self.check_retry_was_complete(id, &blocked)?;
-        self.note_effects(work, &new);
-        self.check_effects(work)?;
-        self.observe(seen)
+        Ok(new)
+    }
+
+    /// Checks that no event waits behind a parked one that was handled meanwhile.
+    fn check_freed(&self, freed: &[(Id, i64, Fate)]) -> Verdict {
+        for (id, position, _) in freed {
+            let aggregate = self.aggregate(*position);
+            let mut waiting = self.parked(*id);
+            waiting.retain(|position| self.aggregate(*position) == aggregate);
+            let mut failing = waiting.iter().filter(|position| {
+                let event = self.all.get(position);
+                let is_broken = event.is_some_and(|one| self.is_broken(**position, one.script));
+                let progress = self.progress.get(id);
+                is_broken || progress.is_some_and(|one| one.uncertain.contains(position))
+            });
+            if !waiting.is_empty() && failing.next().is_none() {
+                return Err(format!(
+                    "{id:?} has {waiting:?} parked behind {position}, which is handled"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The type and the id of an event's aggregate.
+    fn aggregate(&self, position: i64) -> Option<(String, String)> {
+        let event = self.all.get(&position)?;
+        Some((event.kind.clone(), event.aggregate.clone()))
+    }
+
+    /// Whether the parked events of a version can be tried again while a handler waits for that.
+    pub(super) fn may_retry(&self, id: Id) -> bool {
+        let parked = self.parked(id);
+        let mut scripts = parked.iter().filter_map(|position| {
+            let event = self.all.get(position)?;
+            Some((*position, event.script))
+        });
+        let hangs = |(position, script)| script == Script::Hang && self.is_broken(position, script);
+        !parked.is_empty() && !scripts.any(hangs)
     }
 
     /// An aggregate stays parked only for an event that may fail.
@@ -488,7 +539,12 @@ impl Model {
             ));
         }
         let may = releases().flat_map(|one| self.may_become(id, position, event, one));
-        let may: Vec<Fate> = may.collect();
+        let mut may: Vec<Fate> = may.collect();
+        if work.retried == Some(id) {
+            let after_retry = releases()
+                .flat_map(|one| self.may_become_after_retry(id, position, event, one));
+            may.extend(after_retry);
+        }
         if may.contains(&fate) {
             return Ok(fate);
         }
@@ -508,6 +564,35 @@ impl Model {
         if self.is_behind_parked(id, position, event) {
             return vec![Fate::Parked];
         }
+        self.may_become_alone(id, position, event, release)
+    }
+
+    /// What may become of an event that an operator tried again as well, or what it waited for.
+    fn may_become_after_retry(
+        &self,
+        id: Id,
+        position: i64,
+        event: &Logged,
+        release: &Release,
+    ) -> Vec<Fate> {
+        let mut may = self.may_become_alone(id, position, event, release);
+        if self.is_broken(position, event.script) {
+            may.push(Fate::Parked);
+        }
+        if matches!(event.script, Script::FailFirst(_)) {
+            may.push(Fate::Applied);
+        }
+        may
+    }
+
+    /// What may become of an event that waits for no other; nothing where a checkpoint must stay before it.
+    fn may_become_alone(
+        &self,
+        id: Id,
+        position: i64,
+        event: &Logged,
+        release: &Release,
+    ) -> Vec<Fate> {
         let policy = match release.on_error {
             OnError::Park => Some(Fate::Parked),
             OnError::Skip => Some(Fate::Skipped),
@@ -555,7 +640,7 @@ impl Model {
             let fits = |release: &&&Release| sorted(&release.scope) == sorted(&row.scope);
             let fitting: Vec<&Release> = releases.iter().filter(fits).copied().collect();
             if row.state != "paused" && !fitting.is_empty() {
-                self.row_reached(row, target, &fitting, seen)?;
+                self.row_reached(row, target, &fitting, (work, seen))?;
             }
         }
         Ok(())
@@ -578,7 +663,7 @@ impl Model {
         row: &Row,
         target: i64,
         releases: &[&Release],
-        seen: &Observed,
+        (work, seen): (&Work<'_>, &Observed),
     ) -> Verdict {
         let start = self.progress.get(&row.id).map_or(0, |one| one.start);
         let due: Vec<(&i64, &Logged)> = seen
@@ -597,7 +682,7 @@ impl Model {
         let was_stopped = self.seen.rows.contains(row);
         let may_stop = releases
             .iter()
-            .any(|release| self.may_stop(row.id, &due, release));
+            .any(|release| self.may_stop(row.id, &due, release, work));
         if row.state == "stopped" && (may_stop || was_stopped) {
             return Ok(());
         }
@@ -608,13 +693,23 @@ impl Model {
     }
 
     /// Whether a consumer may stop at one of the events that are due.
-    fn may_stop(&self, id: Id, due: &[(&i64, &Logged)], release: &Release) -> bool {
+    fn may_stop(
+        &self,
+        id: Id,
+        due: &[(&i64, &Logged)],
+        release: &Release,
+        work: &Work<'_>,
+    ) -> bool {
         let mut next = due.iter().take(release.batch_size as usize);
         next.any(|(position, event)| {
             let progress = self.progress.get(&id);
             let is_uncertain = progress.is_some_and(|one| one.uncertain.contains(position));
-            self.may_become(id, **position, event, release).is_empty()
-                || (is_uncertain && release.on_error == OnError::Stop)
+            let may = if work.retried == Some(id) {
+                self.may_become_alone(id, **position, event, release)
+            } else {
+                self.may_become(id, **position, event, release)
+            };
+            may.is_empty() || (is_uncertain && release.on_error == OnError::Stop)
         })
     }
 

@@ -1,14 +1,14 @@
 //! An operator, who gives commands and compares what they say with the model.
 
-use consumer::ConsumerState;
+use consumer::{ConsumerState, WorkerError};
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
 
 use super::backend::HistoryBackend;
 use super::command::Command;
-use super::model::{Id, Row, Verdict};
-use super::scripted::{NAMES, is_transactional};
+use super::model::{Id, Observed, Row, Verdict};
+use super::scripted::{Fuse, NAMES, is_transactional};
 use super::stage::{Stage, patience};
-use super::step::{CONSUMERS, Release};
+use super::step::{CONSUMERS, End, Release};
 use crate::Running;
 
 /// An operator with the code of a release.
@@ -117,11 +117,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let worker = Running::start(self.builder(store.clone(), &code));
         self.until_reached(&worker, &work).await?;
         let seen = self.look().await?;
-        // Rows that do not run may never come to one position.
+        // Rows whose scope is another one never come to one position.
         let scope = sorted(release.scope.iter().copied());
-        let may_run = |row: &Row| row.state == "running" && sorted(row.scope.iter()) == scope;
-        if seen.rows_of(id).all(may_run) {
-            self.merge_rows(id, &worker).await?;
+        let fits = |row: &Row| sorted(row.scope.iter()) == scope;
+        if seen.rows_of(id).all(fits) {
+            self.merge_rows(id, &worker, &seen).await?;
+            work.target = Some(self.settled());
+            self.until_reached(&worker, &work).await?;
         }
         worker.stop().await;
         self.end_of(&mut work);
@@ -129,30 +131,67 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         self.model.ran(&work, seen)
     }
 
-    async fn merge_rows(&self, id: Id, worker: &Running<DB>) -> Verdict {
+    /// Merges the rows of a version. A row that is ahead of what this worker knows to be settled waits for the
+    /// transactions that may still fill gaps before it.
+    async fn merge_rows(&mut self, id: Id, worker: &Running<DB>, seen: &Observed) -> Verdict {
         let admin = Admin::new(self.database.store.clone());
         let merge = admin.merge_segments(target(id), 1);
-        let Ok(merged) = tokio::time::timeout(patience(), merge).await else {
-            let seen = self.look().await?;
-            let rows: Vec<&Row> = seen.rows_of(id).collect();
-            let (settled, health) = (seen.frontier, worker.health());
-            return Err(format!(
-                "stuck: merging {id:?}, settled up to {settled}: {rows:?}, {health:?}, log {:?}, writers {:?}",
-                seen.log
-                    .iter()
-                    .map(|(at, event)| (at, &event.aggregate, event.script))
-                    .collect::<Vec<_>>(),
-                self.writers
-                    .iter()
-                    .map(super::appending::Writer::positions)
-                    .collect::<Vec<_>>(),
-            ));
+        let ahead = seen.rows_of(id).map(|row| row.position).max();
+        let waits = ahead.is_some_and(|ahead| ahead > self.settled_in(seen));
+        let end_writers = async {
+            while waits && !self.writers.is_empty() {
+                self.end(End::Commit, 0).await;
+            }
         };
+        let merge = tokio::time::timeout(patience(), merge);
+        let (merged, ()) = tokio::join!(merge, end_writers);
+        let seen = self.look().await?;
+        let rows: Vec<&Row> = seen.rows_of(id).collect();
         match merged {
-            Ok(1) => Ok(()),
-            Ok(left) => Err(format!("{left} segments are left of {id:?}")),
-            Err(error) => Err(format!("merging {id:?}: {error}")),
+            Ok(Ok(1)) => Ok(()),
+            Ok(Ok(left)) => Err(format!("{left} segments are left of {id:?}")),
+            Ok(Err(AdminError::Worker(WorkerError::NotRunning { .. })))
+                if rows.iter().any(|row| row.state != "running") =>
+            {
+                Ok(())
+            }
+            Ok(Err(error)) => Err(format!("merging {id:?}: {error}")),
+            Err(_) => Err(format!(
+                "stuck: merging {id:?}, settled up to {}: {rows:?}, {:?}",
+                seen.frontier,
+                worker.health()
+            )),
         }
+    }
+
+    /// Tries all parked events of a consumer again while a worker is in the middle of a batch, at the call of
+    /// that number. A handler that works while nothing is locked waits for that.
+    pub(super) async fn retry_amid(&mut self, consumer: usize, calls: usize) -> Verdict {
+        let operator = self.operator(self.newest(consumer));
+        let Some((admin, id, _)) = operator.filter(|(_, id, _)| self.model.may_retry(*id)) else {
+            return self.run().await;
+        };
+        let code = self.code();
+        let mut work = self.begin(&code, Some(self.settled()));
+        work.retried = Some(id);
+        let holds = DB::HOME.is_empty() && !is_transactional(id.0);
+        let fuse = Fuse::new(calls, Some(id.0), holds);
+        let fuse = self.world.set_fuse(fuse);
+        let worker = Running::start(self.builder(self.database.store.clone(), &code));
+        tokio::select! {
+            () = fuse.ended() => {}
+            reached = self.until_enough(&worker, &work) => reached?,
+        }
+        let retry = admin.retry_parked(target(id), None);
+        let retried = tokio::time::timeout(patience(), retry).await;
+        self.world.remove_fuse();
+        let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
+        allowed("retry_parked", id, retried)?;
+        self.until_reached(&worker, &work).await?;
+        worker.stop().await;
+        self.end_of(&mut work);
+        let seen = self.look().await?;
+        self.model.ran(&work, seen)
     }
 
     async fn rebuild(&mut self, id: Option<Id>, which: usize) -> Verdict {

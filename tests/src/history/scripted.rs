@@ -8,7 +8,7 @@ use std::time::Duration;
 use consumer::{BatchError, Consumer, Context, HandlerError, PersistedEvent, Registered, Settings};
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 use super::backend::{HistoryBackend, Span};
 use super::step::{Release, Script};
@@ -48,26 +48,70 @@ pub(super) struct Outside {
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) outside: Mutex<Outside>,
-    /// How many calls are left until the worker crashes.
-    fuse: AtomicUsize,
-    /// Notified when the worker has to crash.
-    pub(super) crash: Notify,
+    fuse: Mutex<Option<Arc<Fuse>>>,
+}
+
+/// Ends with one of the next calls of handlers.
+#[derive(Debug)]
+pub(super) struct Fuse {
+    /// How many calls are left.
+    calls: AtomicUsize,
+    /// The consumer whose calls count; `None` for all.
+    of: Option<&'static str>,
+    /// Whether the handler waits then until the fuse is removed.
+    holds: bool,
+    ended: Semaphore,
+    removed: Semaphore,
+}
+
+impl Fuse {
+    pub(super) fn new(calls: usize, of: Option<&'static str>, holds: bool) -> Self {
+        Self {
+            calls: AtomicUsize::new(calls),
+            of,
+            holds,
+            ended: Semaphore::new(0),
+            removed: Semaphore::new(0),
+        }
+    }
+
+    /// Waits until the last of the calls has begun.
+    pub(super) async fn ended(&self) {
+        // Which is when it is closed.
+        let _ = self.ended.acquire().await;
+    }
+
+    async fn count(&self, consumer: &str) {
+        let counts = self.of.is_none_or(|of| of == consumer);
+        if !counts || self.calls.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        self.ended.close();
+        if self.holds {
+            let _ = self.removed.acquire().await;
+        }
+    }
 }
 
 impl World {
-    /// Makes the worker crash with the call of that number, 0 for never.
-    pub(super) fn set_fuse(&self, calls: usize) {
-        self.fuse.store(calls, Ordering::SeqCst);
+    pub(super) fn set_fuse(&self, fuse: Fuse) -> Arc<Fuse> {
+        let fuse = Arc::new(fuse);
+        *self.fuse.lock().unwrap() = Some(Arc::clone(&fuse));
+        fuse
     }
 
-    fn call(&self, call: Call) {
+    pub(super) fn remove_fuse(&self) {
+        if let Some(fuse) = self.fuse.lock().unwrap().take() {
+            fuse.removed.close();
+        }
+    }
+
+    async fn call(&self, call: Call) {
+        let consumer = call.consumer;
         self.outside.lock().unwrap().calls.push(call);
-        let left = self.fuse.load(Ordering::SeqCst);
-        if left > 0 {
-            self.fuse.store(left - 1, Ordering::SeqCst);
-            if left == 1 {
-                self.crash.notify_one();
-            }
+        let fuse = self.fuse.lock().unwrap().clone();
+        if let Some(fuse) = fuse {
+            fuse.count(consumer).await;
         }
     }
 
@@ -207,13 +251,14 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
         let position = event.global_position;
-        self.world.call(Call {
+        let call = Call {
             consumer: self.name,
             version: cx.version(),
             position,
             is_replay: cx.is_replay(),
             attempt: cx.attempt(),
-        });
+        };
+        self.world.call(call).await;
         if !cx.is_replay() {
             let (world, name) = (Arc::clone(&self.world), self.name);
             cx.after_commit(async move {

@@ -9,7 +9,7 @@ use consumer::{ConsumerState, EventStore, StartFrom, Worker, WorkerBuilder};
 use super::appending::{UNSPOIL, Writer};
 use super::backend::HistoryBackend;
 use super::model::{Id, Logged, Model, Observed, Row, Verdict, Work, known};
-use super::scripted::{NAMES, Scripted, ScriptedConsumer, World, is_transactional};
+use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World, is_transactional};
 use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
 use crate::{Database, Running};
 
@@ -64,6 +64,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             Step::Run => return self.run().await,
             Step::Together(consumer, release) => return self.together(*consumer, release).await,
             Step::CrashAfter(calls, crash) => return self.crash_after(*calls, *crash).await,
+            Step::RetryAmid(consumer, calls) => return self.retry_amid(*consumer, *calls).await,
             Step::Beside(step) => return self.beside(step).await,
             step => self.act(step).await?,
         }
@@ -88,7 +89,11 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             Step::Archive(keep) => self.archive(*keep).await,
             Step::Alter => self.alter().await,
             Step::Damage(damage) => self.damage(*damage).await,
-            Step::Run | Step::Together(..) | Step::CrashAfter(..) | Step::Beside(_) => {}
+            Step::Run
+            | Step::Together(..)
+            | Step::CrashAfter(..)
+            | Step::RetryAmid(..)
+            | Step::Beside(_) => {}
         }
         Ok(())
     }
@@ -205,7 +210,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         self.settled_in(self.model.seen())
     }
 
-    fn settled_in(&self, seen: &Observed) -> i64 {
+    pub(super) fn settled_in(&self, seen: &Observed) -> i64 {
         let last = seen.log.keys().next_back().copied().unwrap_or(0);
         if self.writers.is_empty() {
             return last;
@@ -227,6 +232,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             target,
             settled: self.settled(),
             has_writers: !self.writers.is_empty(),
+            retried: None,
             calls: Vec::new(),
             effects: Vec::new(),
             may_lose_effects: false,
@@ -240,7 +246,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         work.effects = std::mem::take(&mut outside.effects);
     }
 
-    async fn run(&mut self) -> Verdict {
+    pub(super) async fn run(&mut self) -> Verdict {
         let code = self.code();
         if code.is_empty() {
             return Ok(());
@@ -341,13 +347,13 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let url = DB::named(&self.database.url, &name);
         let store = EventStore::<DB>::connect(&url).await.expect("connect");
         let pool = store.pool().clone();
-        self.world.set_fuse(calls);
+        let fuse = self.world.set_fuse(Fuse::new(calls, None, false));
         let worker = Running::start(self.builder(store, &code));
         tokio::select! {
-            () = self.world.crash.notified() => {}
+            () = fuse.ended() => {}
             reached = self.until_enough(&worker, &work) => reached?,
         }
-        self.world.set_fuse(0);
+        self.world.remove_fuse();
         if is_terminated {
             if crash == Crash::Server {
                 self.restart_server().await;
@@ -371,7 +377,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     }
 
     /// Waits until there is nothing left to crash in.
-    async fn until_enough(&self, worker: &Running<DB>, work: &Work<'_>) -> Verdict {
+    pub(super) async fn until_enough(&self, worker: &Running<DB>, work: &Work<'_>) -> Verdict {
         let all = Work {
             releases: work.releases,
             target: Some(work.settled),

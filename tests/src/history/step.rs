@@ -4,6 +4,7 @@ use consumer::{OnError, StartFrom};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::chain::chain;
 use super::command::Command;
 use super::scripted::{NAMES, is_transactional};
 
@@ -121,6 +122,8 @@ pub enum Step {
     Together(usize, Release),
     /// Runs a worker that ends in the middle, after so many calls of handlers.
     CrashAfter(usize, Crash),
+    /// Tries a consumer's parked events again after so many calls of its handler by a worker.
+    RetryAmid(usize, usize),
     /// Does something while a worker runs that has handled everything settled.
     Beside(Box<Step>),
     /// Adds a column to a table that handlers read.
@@ -219,6 +222,9 @@ pub enum Damage {
     DropParked,
 }
 
+/// One step in so many is a chain of them.
+const CHAINS: u32 = 60;
+
 /// How many consumers there are.
 pub(super) const CONSUMERS: usize = 3;
 
@@ -251,8 +257,21 @@ impl Menu {
             .map(|consumer| Step::Deploy(consumer, self.release(&mut rng, consumer, 1), false))
             .collect();
         // What a seed means must not depend on what is left out.
-        steps.extend((0..count).map(|_| self.step(&mut rng)));
+        for _ in 0..count {
+            if rng.u32(..CHAINS) == 0 {
+                let consumer = rng.usize(..CONSUMERS);
+                let chain = chain(&mut rng, consumer).into_iter();
+                steps.extend(chain.map(|step| self.or_run(step)));
+            } else {
+                steps.push(self.step(&mut rng));
+            }
+        }
         steps
+    }
+
+    /// A step, or a run if it is not possible here or left out.
+    fn or_run(&self, step: Step) -> Step {
+        if self.fits(&step) { step } else { Step::Run }
     }
 
     fn step(&self, rng: &mut Rng) -> Step {
@@ -266,10 +285,11 @@ impl Menu {
                 Step::Deploy(consumer, self.release(rng, consumer, version), rng.bool())
             }
             47..60 => Step::Run,
-            60..64 => {
+            60..63 => {
                 let version = rng.u32(1..=2);
                 Step::Together(consumer, self.release(rng, consumer, version))
             }
+            63 => Step::RetryAmid(consumer, rng.usize(1..6)),
             64..69 => Step::CrashAfter(rng.usize(1..12), crash(rng)),
             69..70 => Step::RestartServer,
             70..92 => Step::Command(command(rng), consumer, rng.usize(..16)),
@@ -279,7 +299,7 @@ impl Menu {
             _ => Step::Archive(rng.usize(..4)),
         };
         let may_be_beside = may_be_beside(&step);
-        let step = if self.fits(&step) { step } else { Step::Run };
+        let step = self.or_run(step);
         let alters = rng.u32(..4) == 0;
         match rng.u32(..6) {
             0 if may_be_beside && self.has("beside") => Step::Beside(Box::new(step)),
@@ -302,6 +322,7 @@ impl Menu {
             Step::Open(_) | Step::End(..) => "open",
             Step::Together(..) => "together",
             Step::CrashAfter(..) => "crash",
+            Step::RetryAmid(..) => "retry_amid",
             Step::Command(command, ..) => command.name(),
             Step::Restart(_) => "restart",
             Step::Redact(_) => "redact",

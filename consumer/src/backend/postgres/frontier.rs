@@ -231,6 +231,8 @@ impl Frontier for Postgres {
 pub struct PgWatch {
     settled: i64,
     durable: i64,
+    /// Whether a gap was passed that is not below the durable frontier.
+    has_passed_gap: bool,
     saves: Pace,
     head: i64,
     incarnation: Incarnation,
@@ -299,11 +301,13 @@ impl FrontierWatch<Postgres> for PgWatch {
         let highest = window.head.max(before);
         self.head = self.head.max(highest);
         self.settle(window.contiguous);
+        let contiguous = self.settled;
         if self.settled < highest || !self.generations.is_empty() {
             self.weigh_evidence(connection, highest).await?;
         }
+        self.has_passed_gap |= self.settled > contiguous;
         let more = window.contiguous - before == WINDOW_ROWS && self.settled < highest;
-        if !more {
+        if !more && self.is_worth_saving(before) {
             self.save(connection).await?;
         }
         Ok(Observation {
@@ -406,6 +410,7 @@ impl PgWatch {
         let mut watch = Self {
             settled: 0,
             durable: 0,
+            has_passed_gap: false,
             saves: Pace::default(),
             head: 0,
             incarnation: Incarnation::default(),
@@ -435,6 +440,7 @@ impl PgWatch {
             .await?
             .unwrap_or(0);
         self.durable = self.settled;
+        self.has_passed_gap = false;
         self.head = self.settled;
         // Last: what other processes settle meanwhile was given out before.
         let window = self.read_window(&mut connection).await?;
@@ -552,15 +558,19 @@ impl PgWatch {
             .retain(|generation| generation.highest > settled);
     }
 
-    async fn save(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        // The next worker finds contiguous positions again at no cost; saved now and then, the frontier
-        // spares it old gaps.
+    /// Whether the next worker should not have to find the frontier again: it finds contiguous positions at
+    /// no cost, but would wait at a gap for each transaction that is open then.
+    fn is_worth_saving(&self, before: i64) -> bool {
         const WORTH_SAVING: i64 = 1_000;
+        // Not before consumers are told what has just been settled.
+        let is_quiet = self.settled == before;
+        let has_gap = self.has_passed_gap && is_quiet;
+        (has_gap || self.settled - self.durable >= WORTH_SAVING) && self.saves.is_due()
+    }
+
+    async fn save(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         /// The shortest pause between two saves, each of which leaves a dead version of the row.
         const PAUSE: Duration = Duration::from_secs(1);
-        if self.settled - self.durable < WORTH_SAVING || !self.saves.is_due() {
-            return Ok(());
-        }
         let began = Instant::now();
         let mut tx = connection.begin_with(BEGIN_WRITE).await?;
         self.statements
@@ -574,6 +584,7 @@ impl PgWatch {
             .await?;
         tx.commit().await?;
         self.durable = self.settled;
+        self.has_passed_gap = false;
         self.saves.pause(began.elapsed(), PAUSE);
         Ok(())
     }

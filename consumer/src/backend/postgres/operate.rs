@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, Postgres};
+use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Executor as _, Row as _};
 
 use super::connect::with_numbers;
@@ -29,9 +29,7 @@ impl Operate for Postgres {
         // A timeout of 0 would be none.
         let wait = with_numbers("SET LOCAL lock_timeout = $1", &[millis(wait).max(1)]);
         connection.execute(sqlx::raw_sql(wait)).await?;
-        let rows = on_consumer::<Self>(&sql.lock, of)
-            .fetch_all(connection)
-            .await?;
+        let rows = lock_all(sql, connection, of).await?;
         // Next may come the consumer's own code, with its own waits.
         connection
             .execute("SET LOCAL lock_timeout TO DEFAULT")
@@ -60,5 +58,25 @@ impl Operate for Postgres {
         let backend = i64::from(taken.backend);
         let terminate = with_numbers("SELECT pg_terminate_backend($1)", &[backend]);
         connection.execute(sqlx::raw_sql(terminate)).await.map(drop)
+    }
+}
+
+/// Locks the rows until there are no others.
+///
+/// A row that was split while the statement waited for it has a half that the statement did not see, and that
+/// a worker could claim. Rows that are locked cannot be split.
+async fn lock_all(
+    sql: &OperateStatements,
+    connection: &mut PgConnection,
+    of: &ConsumerId,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut locked = Vec::new();
+    loop {
+        let lock = on_consumer::<Postgres>(&sql.lock, of);
+        let rows = lock.fetch_all(connection).await?;
+        if rows.len() == locked.len() {
+            return Ok(rows);
+        }
+        locked = rows;
     }
 }

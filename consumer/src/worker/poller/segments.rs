@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use crate::backend::{self, Backend, Checkpoint, SLICES, acquire};
+use crate::backend::{self, Backend, Checkpoint, SLICES, State, acquire};
 use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -61,8 +61,9 @@ async fn split_wide_rows<DB: Backend>(
 /// rows at different positions cannot become one without losing or repeating events. This function
 /// makes the row that is ahead wait for its neighbour and merges the two at the same position.
 /// Meanwhile a worker with the consumer must run, in any process, with a setting of at most as many
-/// segments; otherwise the function waits indefinitely. Its future can be dropped at any time: rows
-/// stop waiting for each other 10 s later.
+/// segments; otherwise the function waits indefinitely. It also waits for open transactions that keep the
+/// log from being settled up to the row that is ahead. Its future can be dropped at any time: rows stop
+/// waiting for each other 10 s later.
 ///
 /// ```no_run
 /// # consumer::__doc::run(async |store| {
@@ -79,6 +80,7 @@ async fn split_wide_rows<DB: Backend>(
 /// # Errors
 /// - [`WorkerError::OtherLog`] if the consumer reads another log of the database.
 /// - [`WorkerError::UnknownCheckpoint`] if there is no checkpoint of that consumer and version.
+/// - [`WorkerError::NotRunning`] if a row that is to be merged is paused or stopped.
 /// - [`WorkerError::Database`] if a statement fails.
 pub async fn merge_segments<DB: Backend>(
     store: &EventStore<DB>,
@@ -115,12 +117,25 @@ pub async fn merge_segments<DB: Backend>(
         let Some((left, right)) = narrowest_pair(&rows, segments) else {
             return Ok(());
         };
+        refuse_idle([left, right])?;
         // Again each time: a hold expires when no process merges any more, and one of the two may have
         // advanced since, with a batch that was in progress.
         DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
         if !DB::merge(&statements, &mut connection, &left.key, &right.key).await? {
             time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// Refuses rows that are paused or stopped: a worker does not move them.
+fn refuse_idle(rows: [&Checkpoint; 2]) -> Result<(), WorkerError> {
+    match rows.iter().find(|row| row.state != State::Running) {
+        None => Ok(()),
+        Some(row) => Err(WorkerError::NotRunning {
+            consumer: row.key.consumer.name.to_string(),
+            version: row.key.consumer.version,
+            state: row.state.as_str(),
+        }),
     }
 }
 

@@ -1,0 +1,118 @@
+//! Steps that lead to each other: single steps, chosen one by one, seldom come to where these do.
+
+use consumer::{OnError, StartFrom};
+use fastrand::Rng;
+
+use super::command::Command;
+use super::step::{Append, Crash, Release, Script, Step};
+
+/// The consumer whose scope changes.
+const SCOPED: usize = 1;
+/// The consumer that ignores its transaction.
+const OUTSIDE: usize = 2;
+
+/// Chooses one of the chains for a consumer.
+pub(super) fn chain(rng: &mut Rng, consumer: usize) -> Vec<Step> {
+    match rng.u32(..3) {
+        0 => merge_of_different_ranges(rng),
+        1 => merge_after_a_retry(rng, consumer),
+        _ => retry_amid_a_batch(rng),
+    }
+}
+
+/// A scope is accepted while rows are at different positions, so that what they have handled since begins
+/// at different positions too. Then they are merged, and everything is handled again.
+fn merge_of_different_ranges(rng: &mut Rng) -> Vec<Step> {
+    let before = Release {
+        scope: vec!["Account"],
+        segments: 2 << rng.u32(..3),
+        on_error: OnError::Stop,
+        ..release(rng)
+    };
+    let after = Release {
+        scope: vec!["Account", "Order"],
+        ..before.clone()
+    };
+    vec![
+        Step::Deploy(SCOPED, before, false),
+        append_anywhere(rng),
+        append(rng.usize(..3) * 2, Script::Fail),
+        append_anywhere(rng),
+        append_anywhere(rng),
+        Step::Run,
+        Step::Deploy(SCOPED, after, false),
+        Step::Command(Command::AcceptScope, SCOPED, 0),
+        Step::Repair(rng.usize(..16)),
+        Step::Repair(rng.usize(..16)),
+        Step::Command(Command::Resume, SCOPED, 0),
+        Step::Run,
+        Step::Command(Command::MergeSegments, SCOPED, 0),
+        Step::Command(Command::Rebuild, SCOPED, 1),
+        Step::Run,
+    ]
+}
+
+/// A row is split while one of its events is to be tried again, and its parts are merged.
+fn merge_after_a_retry(rng: &mut Rng, consumer: usize) -> Vec<Step> {
+    let one = Release {
+        retries: 2,
+        segments: 1,
+        ..release(rng)
+    };
+    let several = Release {
+        segments: 2 << rng.u32(..3),
+        ..one.clone()
+    };
+    let scripts = vec![Script::Succeed, Script::FailFirst(rng.u32(1..4))];
+    vec![
+        Step::Deploy(consumer, one, false),
+        Step::Command(Command::MergeSegments, consumer, 0),
+        Step::Append(Append::Plain, rng.usize(..6), scripts),
+        Step::CrashAfter(rng.usize(1..6), Crash::Drop),
+        Step::Deploy(consumer, several, false),
+        Step::Beside(Box::new(append_anywhere(rng))),
+        Step::Command(Command::MergeSegments, consumer, 0),
+    ]
+}
+
+/// Parked events are tried again while a batch is in progress that has events to park behind them.
+fn retry_amid_a_batch(rng: &mut Rng) -> Vec<Step> {
+    let aggregate = rng.usize(..6);
+    let parks = Release {
+        on_error: OnError::Park,
+        retries: rng.u32(..2),
+        batch_size: 100,
+        ..release(rng)
+    };
+    vec![
+        Step::Deploy(OUTSIDE, parks, false),
+        append(aggregate, Script::Fail),
+        Step::Run,
+        Step::Repair(rng.usize(..16)),
+        append((aggregate + 1 + rng.usize(..5)) % 6, Script::Succeed),
+        append(aggregate, Script::Succeed),
+        Step::RetryAmid(OUTSIDE, rng.usize(1..3)),
+    ]
+}
+
+/// A release without limits of its own.
+fn release(rng: &mut Rng) -> Release {
+    Release {
+        version: rng.u32(1..=2),
+        scope: vec![],
+        segments: 1 << rng.u32(..4),
+        on_error: [OnError::Stop, OnError::Park, OnError::Skip][rng.usize(..3)],
+        retries: 0,
+        batch_size: [1, 3, 100][rng.usize(..3)],
+        in_batches: false,
+        start_from: StartFrom::Beginning,
+    }
+}
+
+fn append(aggregate: usize, script: Script) -> Step {
+    Step::Append(Append::Plain, aggregate, vec![script])
+}
+
+fn append_anywhere(rng: &mut Rng) -> Step {
+    append(rng.usize(..6), Script::Succeed)
+}
