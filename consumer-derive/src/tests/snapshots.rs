@@ -36,11 +36,11 @@ fn consumer(name: &str, args: &str, item: &str) {
 }
 
 fn event(name: &str, item: &str) {
-    compare(name, &crate::event::derive(item.parse().unwrap()));
+    compare(name, &crate::event::derive_event(item.parse().unwrap()));
 }
 
 fn row(name: &str, item: &str) {
-    compare(name, &crate::read_model::derive(item.parse().unwrap()));
+    compare(name, &crate::read_model::derive_read_model(item.parse().unwrap()));
 }
 
 #[test]
