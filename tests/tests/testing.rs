@@ -1,6 +1,5 @@
 //! The test kit: the events it passes to a consumer, and the mistakes it detects.
 
-use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 
@@ -340,6 +339,7 @@ async fn a_replay_needs_no_reset<DB: TestDatabase>(db: Database<DB>) {
         .map(|seen| (seen.position, seen.is_replay))
         .collect();
     assert_eq!(replays, [(1, true), (1, true), (2, false)]);
+    drop(test);
     // A consumer without a reset says what to do instead.
     let mut test = kit(&db, Registered::<DB>::new(publisher)).await;
     let error = HandlerError::from(test.reset().await.unwrap_err()).to_string();
@@ -441,11 +441,6 @@ enum SensorEvent {
     Adjusted {
         celsius: Option<f64>,
     },
-    Counted {
-        total: i128,
-        #[serde(flatten)]
-        rest: BTreeMap<String, String>,
-    },
     Forgotten {
         #[serde(skip)]
         note: String,
@@ -453,13 +448,21 @@ enum SensorEvent {
     Removed,
 }
 
-fn measured(celsius: f64) -> SensorEvent {
-    SensorEvent::Measured { celsius }
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Sensor")]
+struct Counted {
+    sensor: u8,
+    #[serde(flatten)]
+    total: Total,
 }
 
-fn counted_up(total: i128) -> SensorEvent {
-    let rest = BTreeMap::new();
-    SensorEvent::Counted { total, rest }
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+struct Total {
+    count: i128,
+}
+
+fn measured(celsius: f64) -> SensorEvent {
+    SensorEvent::Measured { celsius }
 }
 
 fn forgotten(note: &str) -> SensorEvent {
@@ -471,7 +474,6 @@ fn events_that_are_read_back_make_a_round_trip() {
     assert_round_trips!([
         measured(36.6),
         SensorEvent::Adjusted { celsius: None },
-        counted_up(7),
         forgotten(""),
         SensorEvent::Removed,
     ]);
@@ -485,16 +487,19 @@ fn what_serde_loses_makes_no_round_trip() {
             SensorEvent::Adjusted { celsius: Some(f64::NAN) },
             "which is decoded as `Adjusted { celsius: None }`",
         ),
-        (counted_up(i128::MAX), "`Counted { total: 170141183460469231731687303715884105727"),
         (forgotten("lost"), "which is decoded as `Forgotten { note: \"\" }`"),
     ] {
         let error = HandlerError::from(check_round_trips([event]).unwrap_err()).to_string();
         assert!(error.contains(words), "{error}");
     }
+    let total = Total { count: 7 };
+    let counted = check_round_trips([Counted { sensor: 1, total }]);
+    let error = HandlerError::from(counted.unwrap_err()).to_string();
+    assert!(error.ends_with("i128 is not supported at line 1 column 22"), "{error}");
 }
 
 #[test]
-#[should_panic(expected = "there is no example of `Adjusted`, `Counted`, `Forgotten`, `Removed`")]
+#[should_panic(expected = "there is no example of `Adjusted`, `Forgotten`, `Removed`")]
 fn a_round_trip_needs_an_example_of_each_variant() {
     assert_round_trips!([measured(1.0)]);
 }

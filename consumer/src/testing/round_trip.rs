@@ -104,7 +104,7 @@ fn check<E: Event + PartialEq + fmt::Debug>(example: &E) -> Result<(), RoundTrip
 /// Checks in a test that events are the same after they have been encoded and decoded.
 ///
 /// It takes an example of each event, at least one for each variant of an enum, and finds what `serde`
-/// loses: a NaN, which JSON does not have, an `i128` beside `#[serde(flatten)]`, a field with
+/// loses: a NaN, which JSON does not have, an `i128` inside `#[serde(flatten)]`, a field with
 /// `#[serde(skip)]`.
 ///
 /// ```
