@@ -75,11 +75,7 @@ impl<H: Helper> Written<H> {
     }
 
     /// Reads those of the attributes that are this helper, with the keys that are known here.
-    fn read(
-        attributes: &[Attribute],
-        known: &[&'static str],
-        errors: &mut Errors,
-    ) -> Self {
+    fn read(attributes: &[Attribute], known: &[&'static str], errors: &mut Errors) -> Self {
         let mut read = Self::default();
         for attribute in attributes {
             if !attribute.path().is_ident(H::ATTRIBUTE) {
@@ -183,9 +179,15 @@ fn advice<H: Helper>(key: &str, known: &[&str]) -> String {
     let keys = listed(known);
     let (item, part) = (H::ITEM, H::PART);
     if item.keys.contains(&key) {
-        format!("write it on {}; the keys of {} are {keys}", item.called, part.called)
+        format!(
+            "write it on {}; the keys of {} are {keys}",
+            item.called, part.called
+        )
     } else if part.keys.contains(&key) {
-        format!("write it on {}; the keys of {} are {keys}", part.called, item.called)
+        format!(
+            "write it on {}; the keys of {} are {keys}",
+            part.called, item.called
+        )
     } else {
         format!("the keys are {keys}")
     }

@@ -9,7 +9,10 @@ static PRINTED: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--package", "paused"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"))
-        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures"))
+        .env(
+            "CARGO_TARGET_DIR",
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures"),
+        )
         .env_remove("RUSTFLAGS")
         .output()
         .unwrap();

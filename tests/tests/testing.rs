@@ -298,7 +298,9 @@ async fn with_log_a_handler_finds_its_events_in_the_log<DB: TestDatabase>(db: Da
     // The database of a developer has events of its own.
     db.append("User", ["ada", "ada"]).await;
     let mut test = kit(&db, counting()).await.with_log();
-    test.execute("CREATE TABLE counted (n BIGINT)").await.unwrap();
+    test.execute("CREATE TABLE counted (n BIGINT)")
+        .await
+        .unwrap();
     test.given(happened("ada"));
     test.given(happened("bob"));
     test.crash_before_commit().await.unwrap();
@@ -316,7 +318,9 @@ async fn with_log_a_handler_finds_its_events_in_the_log<DB: TestDatabase>(db: Da
 
 async fn without_log_the_log_stays_as_it_is<DB: TestDatabase>(db: Database<DB>) {
     let mut test = kit(&db, counting()).await;
-    test.execute("CREATE TABLE counted (n BIGINT)").await.unwrap();
+    test.execute("CREATE TABLE counted (n BIGINT)")
+        .await
+        .unwrap();
     test.given(happened("ada"));
     test.when().await.unwrap();
     assert_eq!(counted(&mut test).await, [0]);
@@ -482,12 +486,20 @@ fn events_that_are_read_back_make_a_round_trip() {
 #[test]
 fn what_serde_loses_makes_no_round_trip() {
     for (event, words) in [
-        (measured(f64::NAN), "`Measured { celsius: NaN }` is encoded as `{\"celsius\":null}`"),
         (
-            SensorEvent::Adjusted { celsius: Some(f64::NAN) },
+            measured(f64::NAN),
+            "`Measured { celsius: NaN }` is encoded as `{\"celsius\":null}`",
+        ),
+        (
+            SensorEvent::Adjusted {
+                celsius: Some(f64::NAN),
+            },
             "which is decoded as `Adjusted { celsius: None }`",
         ),
-        (forgotten("lost"), "which is decoded as `Forgotten { note: \"\" }`"),
+        (
+            forgotten("lost"),
+            "which is decoded as `Forgotten { note: \"\" }`",
+        ),
     ] {
         let error = HandlerError::from(check_round_trips([event]).unwrap_err()).to_string();
         assert!(error.contains(words), "{error}");
@@ -495,7 +507,10 @@ fn what_serde_loses_makes_no_round_trip() {
     let total = Total { count: 7 };
     let counted = check_round_trips([Counted { sensor: 1, total }]);
     let error = HandlerError::from(counted.unwrap_err()).to_string();
-    assert!(error.ends_with("i128 is not supported at line 1 column 22"), "{error}");
+    assert!(
+        error.ends_with("i128 is not supported at line 1 column 22"),
+        "{error}"
+    );
 }
 
 #[test]

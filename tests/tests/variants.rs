@@ -194,10 +194,7 @@ impl Boxes {
     }
 
     #[on(OrderEvent::Renamed)]
-    async fn renamed(
-        &self,
-        events: &[Envelope<'_, Box<OrderEvent>>],
-    ) -> Result<(), HandlerError> {
+    async fn renamed(&self, events: &[Envelope<'_, Box<OrderEvent>>]) -> Result<(), HandlerError> {
         self.0.note(format!("{:?}", events[0].payload));
         Ok(())
     }
@@ -444,7 +441,8 @@ async fn a_failing_variant_in_a_run_with_gaps_is_found_and_parked<DB: TestDataba
     .iter()
     .enumerate()
     {
-        db.append_events(&[new(&format!("o-{number}"), event)]).await;
+        db.append_events(&[new(&format!("o-{number}"), event)])
+            .await;
     }
     let consumer = InRuns::default();
     let settings = Settings::default().on_error(OnError::Park).retries(0);
@@ -462,5 +460,8 @@ async fn a_failing_variant_in_a_run_with_gaps_is_found_and_parked<DB: TestDataba
         };
         seen.iter().filter(is_in).count()
     };
-    assert!([1, 2, 3].iter().all(|cents| handled(*cents) >= 1), "{seen:?}");
+    assert!(
+        [1, 2, 3].iter().all(|cents| handled(*cents) >= 1),
+        "{seen:?}"
+    );
 }

@@ -21,14 +21,21 @@ async fn a_start_logs_each_consumer_its_version_and_its_position<DB: TestDatabas
 ) {
     keep_log();
     let name = unique::<DB>("started");
-    let consumer = || consumer(&name, |_, _: &mut DB::Connection, _| Box::pin(async { Ok(()) }));
+    let consumer = || {
+        consumer(&name, |_, _: &mut DB::Connection, _| {
+            Box::pin(async { Ok(()) })
+        })
+    };
     let starts = || {
         let consumer = format!("consumer=\"{name}\"");
         logged(&["INFO the worker runs this consumer", &consumer, "version=1"])
     };
     db.run_once(consumer()).await;
     let first = starts();
-    assert!(matches!(&*first, [line] if line.contains(" position=0")), "{first:?}");
+    assert!(
+        matches!(&*first, [line] if line.contains(" position=0")),
+        "{first:?}"
+    );
     let last = *db.append("User", ["ada", "bob"]).await.last().unwrap();
     db.run_once(consumer()).await;
     db.run_once(consumer()).await;

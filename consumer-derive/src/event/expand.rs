@@ -41,7 +41,7 @@ fn expand_struct(model: &Model, format: &Format) -> TokenStream {
         krate,
         format,
         &this,
-        &quote_at! {krate, at(&model.ident) => #krate::__private::decode_json::<Self>(event) },
+        &quote_at! {krate, at(&model.ident) => #krate::__private::decode_json::<Self>(__event) },
     );
     implementation(
         model,
@@ -89,10 +89,12 @@ fn implementation(
                     #encode
                 }
 
+                // rustdoc shows the name, which may be that of a constant.
                 fn decode(
-                    event: &#krate::PersistedEvent,
+                    #[cfg(doc)] event: &#krate::PersistedEvent,
+                    #[cfg(not(doc))] __event: &#krate::PersistedEvent,
                 ) -> ::core::result::Result<Self, #krate::DecodeError> {
-                    #krate::__private::expect_event::<Self>(event)?;
+                    #krate::__private::expect_event::<Self>(__event)?;
                     #decode
                 }
             }
@@ -130,15 +132,15 @@ fn decode_versions(
         });
         let pattern = pattern(*number);
         quote_at! {krate, at(first) =>
-            #pattern => #krate::__private::decode_json::<#older>(event) #(#steps)*,
+            #pattern => #krate::__private::decode_json::<#older>(__event) #(#steps)*,
         }
     });
     quote_spanned! {Span::mixed_site()=>
-        match event.event_version {
+        match __event.event_version {
             #newest_pattern => #current,
             #(#earlier)*
             _ => ::core::result::Result::Err(
-                #krate::__private::unknown_version(event, #version)
+                #krate::__private::unknown_version(__event, #version)
             ),
         }
     }
@@ -167,7 +169,7 @@ fn step(krate: &Path, from: &Earlier, newer: &TokenStream) -> TokenStream {
             let newer = moved(newer, at(function));
             quote_at! {krate, at(function) =>
                 .and_then(|__older| {
-                    #krate::__private::upcast_with::<#newer, _>(event, #function(__older))
+                    #krate::__private::upcast_with::<#newer, _>(__event, #function(__older))
                 })
             }
         }
@@ -187,11 +189,11 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
     let event_version = quote_spanned! {span=> match self { #(#patterns => #versions,)* } };
     let encode = quote_spanned! {span=> match self { #(#patterns => #encodings,)* } };
     let decode = quote_spanned! {span=>
-        let __kind: &::core::primitive::str = &event.event_type;
+        let __kind: &::core::primitive::str = &__event.event_type;
         match __kind {
             #(_ if __kind == #names => #decodings,)*
             _ => ::core::result::Result::Err(#krate::__private::unknown_type(
-                event,
+                __event,
                 <Self as #krate::Event>::EVENT_TYPES,
             )),
         }
@@ -310,14 +312,14 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
         },
         Content::Fields(format) => {
             let current = quote_at! {krate, at(ident) =>
-                #krate::__private::decode_variant::<Self>(event, #index)
+                #krate::__private::decode_variant::<Self>(__event, #index)
             };
             decode_versions(krate, format, &this, &current)
         }
         Content::Described(ty, format) => {
             let (content, boxed) = unboxed(ty);
             let current = quote_at! {krate, at(ty) =>
-                #krate::__private::decode_json::<#content>(event)
+                #krate::__private::decode_json::<#content>(__event)
             };
             let decoded = decode_versions(krate, format, &content.to_token_stream(), &current);
             quote_spanned! {Span::mixed_site()=> (#decoded) #boxed .map(Self::#ident) }
@@ -328,7 +330,7 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
                 {
                     #[allow(unused_imports)]
                     use #krate::__private::PlainContent as _;
-                    #inner::decode(event).map(Self::#ident)
+                    #inner::decode(__event).map(Self::#ident)
                 }
             }
         }

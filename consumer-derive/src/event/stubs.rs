@@ -29,9 +29,9 @@ pub(super) fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
                 ::core::result::Result::Ok(#krate::__private::nothing())
             }
             fn decode(
-                event: &#krate::PersistedEvent,
+                __event: &#krate::PersistedEvent,
             ) -> ::core::result::Result<Self, #krate::DecodeError> {
-                ::core::result::Result::Err(#krate::__private::unknown_type(event, &[]))
+                ::core::result::Result::Err(#krate::__private::unknown_type(__event, &[]))
             }
         }
         #aggregate

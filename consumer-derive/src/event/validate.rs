@@ -404,7 +404,9 @@ fn read_from(written: &Type) -> Earlier {
             && !PRIMITIVES.contains(&name)
     };
     match unwrapped(written) {
-        Type::Path(path) if path.qself.is_none() && last_name(written).is_some_and(names_a_function) => {
+        Type::Path(path)
+            if path.qself.is_none() && last_name(written).is_some_and(names_a_function) =>
+        {
             Earlier::Function(path.path.clone())
         }
         _ => Earlier::Type(written.clone()),

@@ -40,7 +40,10 @@ fn event(name: &str, item: &str) {
 }
 
 fn row(name: &str, item: &str) {
-    compare(name, &crate::read_model::derive_read_model(item.parse().unwrap()));
+    compare(
+        name,
+        &crate::read_model::derive_read_model(item.parse().unwrap()),
+    );
 }
 
 #[test]
