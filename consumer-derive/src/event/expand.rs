@@ -208,11 +208,11 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
         &decode,
     );
     let checks = checks(model, variants);
-    let named: Vec<_> = variants
+    let contents: Vec<_> = variants
         .iter()
         .map(|one| (&one.ident, one.content.ty()))
         .collect();
-    let variants = variants::implementations(krate, ident, &named);
+    let variants = variants::implementations(krate, ident, &contents);
     quote_spanned! {span=>
         #event
         #[automatically_derived]

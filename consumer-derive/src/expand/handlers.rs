@@ -185,8 +185,8 @@ pub(super) fn pattern(krate: &Path, handler: &Handler) -> TokenStream {
     match &handler.events {
         Events::Named(names) => quote_spanned! {Span::mixed_site()=> #(#names)|* },
         Events::Typed(_) | Events::Variant(..) => {
-            let handled = handled(krate, handler);
-            quote_spanned! {Span::mixed_site()=> _ if #handled.takes(__event) }
+            let taken = handled(krate, handler);
+            quote_spanned! {Span::mixed_site()=> _ if #taken.takes(__event) }
         }
         Events::Every | Events::Rest => quote_spanned! {Span::mixed_site()=> _ },
     }
@@ -202,7 +202,7 @@ pub(super) fn handled(krate: &Path, handler: &Handler) -> TokenStream {
         Events::Named(names) => quote_spanned! {Span::mixed_site()=>
             #krate::__private::Handled::Named(&[#(#names),*])
         },
-        Events::Variant(..) => variants::handled_name(handler).into_token_stream(),
+        Events::Variant(..) => variants::events_name(handler).into_token_stream(),
         Events::Typed(ty) => {
             let typed = typed(krate, ty);
             quote_spanned! {Span::mixed_site()=> #typed.handled }

@@ -21,7 +21,7 @@ pub(super) fn constants(krate: &Path, handlers: &Handlers) -> TokenStream {
 
 fn constants_of(krate: &Path, handler: &Handler, path: &Path) -> TokenStream {
     let cfgs = &handler.method.cfgs;
-    let (index, handled) = (index_name(handler), handled_name(handler));
+    let (index, taken) = (index_name(handler), events_name(handler));
     let enumeration = enumeration(path);
     let name = last_word(path).map(|word| syn::ext::IdentExt::unraw(word).to_string());
     let find = quote_at! {krate, at(&enumeration) =>
@@ -44,7 +44,7 @@ fn constants_of(krate: &Path, handler: &Handler, path: &Path) -> TokenStream {
         };
         #cfgs
         #[allow(non_upper_case_globals)]
-        const #handled: #krate::__private::Handled = {
+        const #taken: #krate::__private::Handled = {
             #[allow(unused_imports)]
             use #krate::__private::NoVariants as _;
             #krate::__private::variant_events(#events, #index)
@@ -76,7 +76,7 @@ pub(super) fn index_name(handler: &Handler) -> Ident {
 }
 
 /// The constant with the events of the handler's variant.
-pub(super) fn handled_name(handler: &Handler) -> Ident {
+pub(super) fn events_name(handler: &Handler) -> Ident {
     quote::format_ident!(
         "__EVENTS_OF_{}",
         handler.method.name,

@@ -284,7 +284,7 @@ pub fn run(
     for (before, event) in rest.iter().enumerate() {
         match handler_of(event) {
             None => {}
-            handler if handler == own => length = before + 1,
+            taker if taker == own => length = before + 1,
             Some(_) => break,
         }
     }

@@ -134,7 +134,7 @@ impl<E: Event> Event for Box<E> {
 pub trait Aggregate: Event {}
 
 #[diagnostic::do_not_recommend]
-impl<A: Aggregate> Aggregate for Box<A> {}
+impl<E: Aggregate> Aggregate for Box<E> {}
 
 /// A decoded event together with its record.
 ///

@@ -36,7 +36,7 @@ pub enum RoundTripError {
         /// Its payload.
         payload: String,
         /// Why.
-        source: DecodeError,
+        source: Box<DecodeError>,
     },
     /// An event is decoded as another.
     #[error("`{event}` is encoded as `{payload}`, which is decoded as `{decoded}`")]
@@ -96,7 +96,7 @@ fn check<E: Event + PartialEq + fmt::Debug>(example: &E) -> Result<(), RoundTrip
         Err(source) => Err(RoundTripError::Decode {
             event: event(),
             payload: text,
-            source,
+            source: source.into(),
         }),
     }
 }
