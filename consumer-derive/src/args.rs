@@ -14,6 +14,7 @@ use crate::pairs::{
     skip_to_comma,
 };
 use crate::suggest::{closest, listed};
+use crate::unevaluated::unevaluated;
 
 /// The keys as they were written.
 #[derive(Default)]
@@ -217,7 +218,12 @@ fn parse_value<T: Value>(key: &Ident, input: ParseStream<'_>, errors: &mut Error
     let written = skip_to_comma(input);
     if parsed.is_none() {
         let what = T::WHAT;
-        let message = format!("`{key}` takes {what}: write `{key} = {example}`");
+        let message = match unevaluated(&written).filter(|_| T::IS_LITERAL) {
+            Some(later) => format!(
+                "`{key}` takes {what}, and this macro runs before {later}: write the value itself, as in `{key} = {example}`"
+            ),
+            None => format!("`{key}` takes {what}: write `{key} = {example}`"),
+        };
         if written.is_empty() {
             errors.at(key, message);
         } else {
@@ -238,12 +244,16 @@ trait Value: Sized {
     /// What the message calls it.
     const WHAT: &'static str;
 
+    /// Whether it is a literal.
+    const IS_LITERAL: bool = false;
+
     /// Reads the value; `None` if it is something else.
     fn read(input: ParseStream<'_>, errors: &mut Errors) -> Option<Self>;
 }
 
 impl Value for LitStr {
     const WHAT: &'static str = "a string";
+    const IS_LITERAL: bool = true;
 
     fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
         input.parse().ok()
@@ -252,6 +262,7 @@ impl Value for LitStr {
 
 impl Value for LitInt {
     const WHAT: &'static str = "a number";
+    const IS_LITERAL: bool = true;
 
     fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
         input.parse().ok()

@@ -3,13 +3,18 @@
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, Ident, Meta};
+use syn::{Attribute, Ident, Meta, Path};
 
 use crate::errors::Errors;
 use crate::pairs::{
     begins_a_key, is_at_the_end, report_missing_comma, report_second, skip_comma, skip_to_comma,
 };
-use crate::suggest::closest;
+use crate::suggest::{closest, listed};
+use crate::unevaluated::unevaluated;
+
+/// What keys of strings and of numbers take.
+pub(crate) const A_STRING: &str = "takes a string";
+pub(crate) const A_NUMBER: &str = "takes a number";
 
 /// What one helper attribute takes, and the values that were written.
 pub(crate) trait Helper: Default {
@@ -18,6 +23,12 @@ pub(crate) trait Helper: Default {
 
     /// One of its pairs, which messages show.
     const EXAMPLE: &'static str;
+
+    /// The item.
+    const ITEM: Place;
+
+    /// A part of the item, which takes the attribute too.
+    const PART: Place;
 
     /// Reads what follows a key. An error means that it is something else.
     fn read_value(
@@ -30,8 +41,16 @@ pub(crate) trait Helper: Default {
     /// What the key takes, and an example.
     fn value_of(key: &str) -> (&'static str, &'static str);
 
-    /// What to write instead of a key that is not among the known ones.
-    fn advice(key: &str, known: &[&str]) -> String;
+    /// The value of the key `crate`.
+    fn crate_path(&self) -> Option<&Path>;
+}
+
+/// Where a helper attribute may stand.
+pub(crate) struct Place {
+    /// What messages call it.
+    pub(crate) called: &'static str,
+    /// The keys that are known there.
+    pub(crate) keys: &'static [&'static str],
 }
 
 /// A helper attribute as it was written.
@@ -45,12 +64,18 @@ pub(crate) struct Written<H> {
 }
 
 impl<H: Helper> Written<H> {
+    /// Reads the attribute of the item.
+    pub(crate) fn of_item(attributes: &[Attribute], errors: &mut Errors) -> Self {
+        Self::read(attributes, H::ITEM.keys, errors)
+    }
+
+    /// Reads the attribute of a part of the item.
+    pub(crate) fn of_part(attributes: &[Attribute], errors: &mut Errors) -> Self {
+        Self::read(attributes, H::PART.keys, errors)
+    }
+
     /// Reads those of the attributes that are this helper, with the keys that are known here.
-    pub(crate) fn read(
-        attributes: &[Attribute],
-        known: &[&'static str],
-        errors: &mut Errors,
-    ) -> Self {
+    fn read(attributes: &[Attribute], known: &[&'static str], errors: &mut Errors) -> Self {
         let mut read = Self::default();
         for attribute in attributes {
             if !attribute.path().is_ident(H::ATTRIBUTE) {
@@ -123,7 +148,7 @@ impl<H: Helper> Written<H> {
                 format!(
                     "`#[{}]` has no key `{name}` here: {}",
                     H::ATTRIBUTE,
-                    H::advice(&name, known)
+                    advice::<H>(&name, known)
                 ),
             );
             self.meant.extend(closest(&name, known));
@@ -146,6 +171,28 @@ impl<H: Helper> Written<H> {
     }
 }
 
+/// What to write instead of a key that is not among the known ones.
+fn advice<H: Helper>(key: &str, known: &[&str]) -> String {
+    if let Some(meant) = closest(key, known) {
+        return format!("did you mean `{meant}`?");
+    }
+    let keys = listed(known);
+    let (item, part) = (H::ITEM, H::PART);
+    if item.keys.contains(&key) {
+        format!(
+            "write it on {}; the keys of {} are {keys}",
+            item.called, part.called
+        )
+    } else if part.keys.contains(&key) {
+        format!(
+            "write it on {}; the keys of {} are {keys}",
+            part.called, item.called
+        )
+    } else {
+        format!("the keys are {keys}")
+    }
+}
+
 /// Reports what the key takes, at the tokens that it was given instead.
 fn report_unreadable<H: Helper>(key: &Ident, written: TokenStream, errors: &mut Errors) {
     let name = key.to_string();
@@ -155,8 +202,14 @@ fn report_unreadable<H: Helper>(key: &Ident, written: TokenStream, errors: &mut 
         None => errors.at(key, format!("`{name}` needs a value: write `{example}`")),
         Some(TokenTree::Punct(equals)) if ['=', ':'].contains(&equals.as_char()) => {
             let value: TokenStream = tokens.collect();
-            let place = if value.is_empty() { written } else { value };
-            errors.at(place, format!("`{name}` {what}: write `{example}`"));
+            let is_literal = what == A_STRING || what == A_NUMBER;
+            let message = match unevaluated(&value).filter(|_| is_literal) {
+                Some(later) => format!(
+                    "`{name}` {what}, and this macro runs before {later}: write the value itself, as in `{example}`"
+                ),
+                None => format!("`{name}` {what}: write `{example}`"),
+            };
+            errors.at(if value.is_empty() { written } else { value }, message);
         }
         Some(_) => errors.at(written, format!("`{name}` {what}: write `{example}`")),
     }

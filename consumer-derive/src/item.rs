@@ -8,8 +8,8 @@ use quote::{ToTokens, TokenStreamExt};
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Expr, FnArg, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Signature, Token,
-    Type, Visibility, parse_quote,
+    Attribute, Expr, FnArg, Generics, Ident, ImplItem, ItemStruct, LitStr, Meta, Path, Signature,
+    Token, Type, Visibility, parse_quote,
 };
 
 use crate::errors::Errors;
@@ -79,6 +79,8 @@ pub(crate) struct OnKey {
 pub(crate) enum OnEvents {
     /// `#[on]`: the type of the parameter names the event.
     Typed,
+    /// `#[on(UserEvent::Registered)]`
+    Variant(Path),
     /// `#[on("UserRegistered", "UserImported")]`
     Named(Vec<LitStr>),
     /// `#[on(other)]`
@@ -403,7 +405,7 @@ fn hides_on(attribute: &Attribute) -> bool {
     false
 }
 
-const ON_FORMS: &str = "write `#[on]` and take a decoded event, `#[on(\"UserRegistered\")]`, `#[on(other)]` or `#[on(reset)]`";
+const ON_FORMS: &str = "write `#[on]` and take a decoded event, `#[on(UserEvent::Registered)]`, `#[on(\"UserRegistered\")]`, `#[on(other)]` or `#[on(reset)]`";
 
 /// An example of `key`, which messages show.
 const KEY_FORM: &str = "#[on(key = event.payload.user_id)]";
@@ -502,6 +504,9 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
     if let Ok(names) = names.parse2(tokens.clone()) {
         return Some(OnEvents::Named(names));
     }
+    if let Some((path, rest)) = parse_variant(tokens) {
+        return only_variant(path, rest, errors);
+    }
     let word = |input: ParseStream<'_>| {
         let word: Ident = input.parse()?;
         input.parse::<Option<Token![,]>>()?;
@@ -515,12 +520,44 @@ fn parse_on_list(tokens: &TokenStream, errors: &mut Errors) -> Option<OnEvents> 
             Some(keys::KEY) => format!("did you mean `{KEY_FORM}`?"),
             Some(meant) => format!("did you mean `#[on({meant})]`?"),
             None => {
-                format!("write `#[on(\"{word}\")]`, or `#[on]` and the parameter `event: {word}`")
+                format!(
+                    "write `#[on(\"{word}\")]`, `#[on]` and the parameter `event: {word}`, or, for a variant, its path with the enum, as in `#[on(UserEvent::{word})]`"
+                )
             }
         },
         Err(_) => ON_FORMS.to_owned(),
     };
     errors.at(tokens, format!("`#[on(…)]` does not take this: {advice}"));
+    None
+}
+
+/// A path of several words, which is that of a variant, and the tokens after it.
+fn parse_variant(tokens: &TokenStream) -> Option<(Path, TokenStream)> {
+    let parser = |input: ParseStream<'_>| {
+        let path = input.call(Path::parse_mod_style)?;
+        input.parse::<Option<Token![,]>>()?;
+        Ok((path, input.parse::<TokenStream>()?))
+    };
+    let parsed = parser.parse2(tokens.clone()).ok();
+    parsed.filter(|(path, _)| path.segments.len() > 1)
+}
+
+/// The variant, unless something follows it.
+fn only_variant(path: Path, rest: TokenStream, errors: &mut Errors) -> Option<OnEvents> {
+    let Some(next) = rest.clone().into_iter().next() else {
+        return Some(OnEvents::Variant(path));
+    };
+    let written = path.to_token_stream().to_string().replace(' ', "");
+    let message = if matches!(next, TokenTree::Group(_)) {
+        format!(
+            "`#[on(…)]` takes the path of a variant alone: write `#[on({written})]`, and take its content as a parameter"
+        )
+    } else {
+        format!(
+            "`#[on(…)]` takes one variant: write `#[on({written})]` here, and another method for what follows"
+        )
+    };
+    errors.at(rest, message);
     None
 }
 

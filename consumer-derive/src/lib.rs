@@ -2,6 +2,7 @@
 
 mod args;
 mod crate_path;
+mod derive;
 mod errors;
 mod event;
 mod expand;
@@ -18,6 +19,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unevaluated;
 mod validate;
 
 use errors::Errors;
@@ -46,11 +48,11 @@ fn expand_consumer(
 /// Implements `Event`, and `Aggregate` for an enum. The `consumer` crate documents it.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
-    event::derive(input.into()).into()
+    event::derive_event(input.into()).into()
 }
 
 /// Implements `ReadModel` and sqlx's `FromRow`. The `consumer` crate documents it.
 #[proc_macro_derive(ReadModel, attributes(read_model))]
 pub fn derive_read_model(input: TokenStream) -> TokenStream {
-    read_model::derive(input.into()).into()
+    read_model::derive_read_model(input.into()).into()
 }

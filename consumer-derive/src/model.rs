@@ -187,6 +187,9 @@ pub(crate) enum Events {
     Every,
     /// `#[on]`: those of the type of its parameter.
     Typed(Box<Type>),
+    /// `#[on(UserEvent::Registered)]`: those of this variant. The type is that of the parameter for the
+    /// event, if there is one.
+    Variant(Path, Option<Box<Type>>),
     /// `#[on("…")]`: those of these event types.
     Named(Vec<syn::LitStr>),
     /// `#[on(other)]`: those without another handler.
@@ -218,6 +221,16 @@ pub(crate) enum Parameter {
     Decoded(Type),
     /// `&[T]`: several events.
     Several(Type),
+}
+
+impl Events {
+    /// The type of the parameter for the event, if it is decoded.
+    pub(crate) fn decoded(&self) -> Option<&Type> {
+        match self {
+            Self::Typed(ty) | Self::Variant(_, Some(ty)) => Some(ty),
+            Self::Variant(_, None) | Self::Every | Self::Named(_) | Self::Rest => None,
+        }
+    }
 }
 
 impl Rows {

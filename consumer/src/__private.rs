@@ -4,11 +4,11 @@
 pub use inventory;
 
 pub use bytes::Bytes;
-pub use serde_json::Error as JsonError;
+pub use serde_json;
 
 pub use crate::contract::generated::{
     Borrowed, NotBorrowed, Shareable, Transaction, batch, context, one, outcome, run, send,
-    several, shared, slice, transaction, whole,
+    several, shared, slice, taken, transaction, whole,
 };
 pub use crate::contract::read_model::generated::{
     ByAggregateId, ByKey, KeyCodec, KeysOf, NO_TABLE, NoAggregateId, NoKeyCodec, NoTable, RowType,
@@ -17,9 +17,12 @@ pub use crate::contract::read_model::generated::{
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
-    expect_event, nothing, typed, unknown_type, unknown_version,
+    expect_event, nothing, typed, unknown_type, unknown_version, upcast_with,
 };
 pub use crate::contract::variant::{decode_variant, encode_variant};
+pub use crate::contract::variant_handler::{
+    EventEnum, NoVariants, Variant, VariantsOf, variant, variant_events, variant_index,
+};
 pub use crate::contract::{Handled, chain};
 pub use crate::registry::construct::{
     DefaultInstance, InitWith, Instance, NoInit, NoValue, OneConsumerBlockForEachType,

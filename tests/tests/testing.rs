@@ -3,9 +3,13 @@
 use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 
-use consumer::testing::{ConsumerTest, TestError};
-use consumer::{Consumer, Context, HandlerError, NewEvent, PersistedEvent, Registered};
+use consumer::testing::{ConsumerTest, TestError, check_round_trips};
+use consumer::{
+    Consumer, Context, Event, HandlerError, NewEvent, PersistedEvent, Registered,
+    assert_round_trips,
+};
 use consumer_tests::{Database, Model, TestDatabase, test_on};
+use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, Postgres, Sqlite};
 
 async fn kit<DB: TestDatabase>(db: &Database<DB>, model: Registered<DB>) -> ConsumerTest<DB> {
@@ -74,7 +78,10 @@ test_on!(
     r4_a_consumer_that_commits_is_detected,
     r4_a_consumer_that_leaves_a_savepoint_open_is_detected,
     savepoints_that_end_are_no_mistake,
-    a_reset_makes_all_handled_events_replays
+    a_reset_makes_all_handled_events_replays,
+    with_log_a_handler_finds_its_events_in_the_log,
+    without_log_the_log_stays_as_it_is,
+    a_replay_needs_no_reset
 );
 
 async fn events_of_the_scope_are_handled_once_and_in_order<DB: TestDatabase>(db: Database<DB>) {
@@ -265,6 +272,101 @@ async fn a_reset_makes_all_handled_events_replays<DB: TestDatabase>(db: Database
     assert_eq!(replays, [(1, false), (1, true), (2, false)]);
 }
 
+/// Writes how many events of its aggregate the log has, up to the event.
+fn counting<DB: TestDatabase>() -> Registered<DB> {
+    let consumer = consumer_tests::consumer("c", |_, tx: &mut DB::Connection, event| {
+        Box::pin(async move {
+            let sql = format!(
+                "SELECT count(*) FROM events WHERE aggregate_id = '{}' AND aggregate_version <= {} AND global_position <= {}",
+                event.aggregate_id, event.aggregate_version, event.global_position
+            );
+            let before = DB::numbers(&mut *tx, &sql).await?;
+            let insert = format!("INSERT INTO counted (n) VALUES ({})", before[0]);
+            Ok(DB::execute_sql(tx, &insert).await?)
+        })
+    });
+    Registered::new(consumer)
+}
+
+async fn counted<DB: TestDatabase>(test: &mut ConsumerTest<DB>) -> Vec<i64> {
+    DB::numbers(test.connection(), "SELECT n FROM counted ORDER BY n")
+        .await
+        .unwrap()
+}
+
+async fn with_log_a_handler_finds_its_events_in_the_log<DB: TestDatabase>(db: Database<DB>) {
+    // The database of a developer has events of its own.
+    db.append("User", ["ada", "ada"]).await;
+    let mut test = kit(&db, counting()).await.with_log();
+    test.execute("CREATE TABLE counted (n BIGINT)")
+        .await
+        .unwrap();
+    test.given(happened("ada"));
+    test.given(happened("bob"));
+    test.crash_before_commit().await.unwrap();
+    test.when().await.unwrap();
+    test.given(happened("bob"));
+    test.when().await.unwrap();
+    assert_eq!(counted(&mut test).await, [1, 2, 3]);
+    assert_eq!(test.checkpoint(), 5);
+    // Given again, they are not appended again.
+    test.redeliver().await.unwrap();
+    assert_eq!(counted(&mut test).await, [1, 1, 2, 2, 3, 3]);
+    drop(test);
+    assert_eq!(db.log().await, [1, 2]);
+}
+
+async fn without_log_the_log_stays_as_it_is<DB: TestDatabase>(db: Database<DB>) {
+    let mut test = kit(&db, counting()).await;
+    test.execute("CREATE TABLE counted (n BIGINT)")
+        .await
+        .unwrap();
+    test.given(happened("ada"));
+    test.when().await.unwrap();
+    assert_eq!(counted(&mut test).await, [0]);
+}
+
+async fn a_replay_needs_no_reset<DB: TestDatabase>(db: Database<DB>) {
+    let publisher = Publisher::default();
+    let model = Model::new("users");
+    let mut test = kit(&db, Registered::<DB>::new(model.clone())).await;
+    test.given(happened("a"));
+    test.set_replay(true);
+    test.when().await.unwrap();
+    test.redeliver().await.unwrap();
+    test.set_replay(false);
+    test.given(happened("b"));
+    test.when().await.unwrap();
+    let replays: Vec<_> = model
+        .seen()
+        .iter()
+        .map(|seen| (seen.position, seen.is_replay))
+        .collect();
+    assert_eq!(replays, [(1, true), (1, true), (2, false)]);
+    drop(test);
+    // A consumer without a reset says what to do instead.
+    let mut test = kit(&db, Registered::<DB>::new(publisher)).await;
+    let error = HandlerError::from(test.reset().await.unwrap_err()).to_string();
+    assert!(error.contains("`set_replay(true)`"), "{error}");
+}
+
+#[tokio::test]
+async fn errors_of_an_init_work_with_a_question_mark() {
+    fn init() -> Result<Model, HandlerError> {
+        Err("no such tariff".into())
+    }
+    async fn test() -> Result<(), Box<dyn std::error::Error>> {
+        ConsumerTest::<Sqlite>::sqlite(init()?).await?;
+        Ok(())
+    }
+    async fn threaded() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        ConsumerTest::<Sqlite>::sqlite(init().map_err(HandlerError::into_error)?).await?;
+        Ok(())
+    }
+    assert_eq!(test().await.unwrap_err().to_string(), "no such tariff");
+    assert_eq!(threaded().await.unwrap_err().to_string(), "no such tariff");
+}
+
 #[tokio::test]
 async fn on_sqlite_a_test_needs_no_setup() {
     let mut test = ConsumerTest::sqlite(Model::new("users")).await.unwrap();
@@ -331,4 +433,88 @@ async fn r5_effects_outside_the_database_survive_a_crash() {
     test.crash_before_commit().await.unwrap();
     test.when().await.unwrap();
     assert_eq!(*publisher.0.lock().unwrap(), ["a", "a", "after a"]);
+}
+
+/// Events that serde does not always write as it reads them.
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Sensor")]
+enum SensorEvent {
+    Measured {
+        celsius: f64,
+    },
+    Adjusted {
+        celsius: Option<f64>,
+    },
+    Forgotten {
+        #[serde(skip)]
+        note: String,
+    },
+    Removed,
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Sensor")]
+struct Counted {
+    sensor: u8,
+    #[serde(flatten)]
+    total: Total,
+}
+
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+struct Total {
+    count: i128,
+}
+
+fn measured(celsius: f64) -> SensorEvent {
+    SensorEvent::Measured { celsius }
+}
+
+fn forgotten(note: &str) -> SensorEvent {
+    SensorEvent::Forgotten { note: note.into() }
+}
+
+#[test]
+fn events_that_are_read_back_make_a_round_trip() {
+    assert_round_trips!([
+        measured(36.6),
+        SensorEvent::Adjusted { celsius: None },
+        forgotten(""),
+        SensorEvent::Removed,
+    ]);
+}
+
+#[test]
+fn what_serde_loses_makes_no_round_trip() {
+    for (event, words) in [
+        (
+            measured(f64::NAN),
+            "`Measured { celsius: NaN }` is encoded as `{\"celsius\":null}`",
+        ),
+        (
+            SensorEvent::Adjusted {
+                celsius: Some(f64::NAN),
+            },
+            "which is decoded as `Adjusted { celsius: None }`",
+        ),
+        (
+            forgotten("lost"),
+            "which is decoded as `Forgotten { note: \"\" }`",
+        ),
+    ] {
+        let error = HandlerError::from(check_round_trips([event]).unwrap_err()).to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let total = Total { count: 7 };
+    let counted = check_round_trips([Counted { sensor: 1, total }]);
+    let error = HandlerError::from(counted.unwrap_err()).to_string();
+    assert!(
+        error.ends_with("i128 is not supported at line 1 column 22"),
+        "{error}"
+    );
+}
+
+#[test]
+#[should_panic(expected = "there is no example of `Adjusted`, `Forgotten`, `Removed`")]
+fn a_round_trip_needs_an_example_of_each_variant() {
+    assert_round_trips!([measured(1.0)]);
 }

@@ -2,6 +2,7 @@
 
 use consumer::{Aggregate, Event, EventRecord, HandlerError, NewEvent, PersistedEvent};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
 #[event(aggregate = "User", version = 3, upcast(1 = UserRegisteredV1, 2 = UserRegisteredV2))]
@@ -496,4 +497,129 @@ fn a_struct_and_a_variant_have_the_same_payload() {
     assert_eq!(text(&score), "5");
     assert_eq!(Score::decode(&score).unwrap(), Score(5));
     assert_eq!(Scored::decode(&score).unwrap(), Scored::Score(5));
+}
+
+mod upcasts {
+    use serde_json::Value;
+
+    use super::{Boxes, Price, Shipped};
+
+    pub(super) fn in_cents(old: Value) -> Result<Value, String> {
+        let euros = old["euros"].as_i64().ok_or("no euros")?;
+        Ok(serde_json::json!({ "cents": euros * 100 }))
+    }
+
+    pub(super) fn with_currency(old: Value) -> Price {
+        let cents = old["cents"].as_i64().unwrap_or_default();
+        let currency = "EUR".into();
+        Price { cents, currency }
+    }
+
+    pub(super) fn shipped(old: Value) -> Result<Shipped, serde_json::Error> {
+        let Value::String(carrier) = old else {
+            return serde_json::from_value(old);
+        };
+        Ok(Shipped::Sent { carrier })
+    }
+
+    pub(super) fn boxes(old: Value) -> Boxes {
+        let count = old.as_u64().unwrap_or_default();
+        Boxes { count }
+    }
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Order", version = 3, upcast(1 = upcasts::in_cents, 2 = upcasts::with_currency))]
+struct Price {
+    cents: i64,
+    currency: String,
+}
+
+#[derive(Deserialize)]
+struct BoxesV1 {
+    boxes: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+struct Boxes {
+    count: u64,
+}
+
+impl From<BoxesV1> for Value {
+    fn from(old: BoxesV1) -> Self {
+        old.boxes.len().into()
+    }
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Order")]
+enum Shipped {
+    #[event(version = 2, upcast(1 = upcasts::shipped))]
+    Sent { carrier: String },
+    #[event(version = 3, upcast(1 = BoxesV1, 2 = upcasts::boxes))]
+    Packed(Box<Boxes>),
+}
+
+fn of_order(event_type: &str, version: i32, payload: &str) -> PersistedEvent {
+    PersistedEvent::new(EventRecord {
+        aggregate_type: "Order".into(),
+        event_type: event_type.into(),
+        event_version: version,
+        payload: payload.to_owned().into(),
+        ..EventRecord::default()
+    })
+}
+
+#[test]
+fn old_versions_are_read_by_functions_through_all_later_ones() {
+    for (version, payload) in [
+        // Writers without versions leave 0.
+        (0, r#"{"euros":5}"#),
+        (1, r#"{"euros":5}"#),
+        (2, r#"{"cents":500}"#),
+        (3, r#"{"cents":500,"currency":"EUR"}"#),
+    ] {
+        let price = Price::decode(&of_order("Price", version, payload)).unwrap();
+        assert_eq!((price.cents, &*price.currency), (500, "EUR"));
+    }
+}
+
+#[test]
+fn functions_and_types_read_the_versions_of_a_variant() {
+    let sent = Shipped::decode(&of_order("Sent", 1, "\"DHL\"")).unwrap();
+    let carrier = "DHL".into();
+    assert_eq!(sent, Shipped::Sent { carrier });
+    for (version, payload) in [
+        (1, r#"{"boxes":["a","b"]}"#),
+        (2, "2"),
+        (3, r#"{"count":2}"#),
+    ] {
+        let packed = Shipped::decode(&of_order("Packed", version, payload)).unwrap();
+        assert_eq!(packed, Shipped::Packed(Box::new(Boxes { count: 2 })));
+    }
+}
+
+#[test]
+fn the_error_of_a_function_is_that_of_the_event() {
+    let error = Price::decode(&of_order("Price", 1, "{}")).unwrap_err();
+    assert_eq!(error.path(), None);
+    assert_eq!(
+        HandlerError::from(error).to_string(),
+        "cannot decode the event `Price`, version 1, at position 1: \
+         the function in `upcast(…)` failed: no euros"
+    );
+    let error = Price::decode(&of_order("Price", 1, "x")).unwrap_err();
+    assert!(error.to_string().ends_with("in the payload"), "{error}");
+}
+
+#[test]
+fn a_box_of_an_event_is_an_event_everywhere() {
+    fn is_an_aggregate<A: Aggregate>() {}
+    is_an_aggregate::<Box<Shipped>>();
+    let boxed = Box::new(Shipped::Sent {
+        carrier: "DHL".into(),
+    });
+    let stored = appended(&boxed);
+    assert_eq!(&*stored.event_type, "Sent");
+    assert_eq!(Box::<Shipped>::decode(&stored).unwrap(), boxed);
 }

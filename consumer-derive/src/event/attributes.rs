@@ -2,13 +2,12 @@
 
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{DeriveInput, Ident, LitInt, LitStr, Path, Token, Type, Variant, parenthesized};
+use syn::{Ident, LitInt, LitStr, Path, Token, Type, parenthesized};
 
 use crate::errors::Errors;
-use crate::helper::{Helper, Written};
+use crate::helper::{A_NUMBER, A_STRING, Helper, Place, Written};
 use crate::keys;
 use crate::pairs::expect_equals;
-use crate::suggest::{closest, listed};
 
 /// The attribute as it was written, on the item or on a variant.
 pub(super) type Attributes = Written<Values>;
@@ -23,10 +22,11 @@ pub(super) struct Values {
     pub(super) krate: Option<Path>,
 }
 
-/// `1 = UserRegisteredV1`
+/// `1 = UserRegisteredV1`, or `1 = upcasts::registered`
 pub(super) struct Upcast {
     pub(super) version: LitInt,
-    pub(super) ty: Type,
+    /// A type, or the path of a function, which looks like one.
+    pub(super) from: Type,
 }
 
 const ITEM_KEYS: &[&str] = &[
@@ -38,17 +38,17 @@ const ITEM_KEYS: &[&str] = &[
 ];
 const VARIANT_KEYS: &[&str] = &[keys::NAME, keys::VERSION, keys::UPCAST];
 
-pub(super) fn of_item(input: &DeriveInput, errors: &mut Errors) -> Attributes {
-    Written::read(&input.attrs, ITEM_KEYS, errors)
-}
-
-pub(super) fn of_variant(variant: &Variant, errors: &mut Errors) -> Attributes {
-    Written::read(&variant.attrs, VARIANT_KEYS, errors)
-}
-
 impl Helper for Values {
     const ATTRIBUTE: &'static str = keys::EVENT;
     const EXAMPLE: &'static str = "aggregate = \"User\"";
+    const ITEM: Place = Place {
+        called: "the enum",
+        keys: ITEM_KEYS,
+    };
+    const PART: Place = Place {
+        called: "a variant",
+        keys: VARIANT_KEYS,
+    };
 
     fn read_value(
         &mut self,
@@ -72,28 +72,19 @@ impl Helper for Values {
 
     fn value_of(key: &str) -> (&'static str, &'static str) {
         match key {
-            keys::AGGREGATE => ("takes a string", "aggregate = \"User\""),
-            keys::NAME => ("takes a string", "name = \"UserRegistered\""),
-            keys::VERSION => ("takes a number", "version = 2"),
+            keys::AGGREGATE => (A_STRING, "aggregate = \"User\""),
+            keys::NAME => (A_STRING, "name = \"UserRegistered\""),
+            keys::VERSION => (A_NUMBER, "version = 2"),
             keys::UPCAST => (
-                "takes a list of versions and their types",
+                "takes a list of versions, each with its type or a function",
                 "upcast(1 = UserRegisteredV1)",
             ),
             _ => ("takes a path", "crate = ::consumer"),
         }
     }
 
-    fn advice(key: &str, known: &[&str]) -> String {
-        match closest(key, known) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None if ITEM_KEYS.contains(&key) => {
-                format!(
-                    "write it on the enum; the keys of a variant are {}",
-                    listed(known)
-                )
-            }
-            None => format!("the keys are {}", listed(known)),
-        }
+    fn crate_path(&self) -> Option<&Path> {
+        self.krate.as_ref()
     }
 }
 
@@ -103,8 +94,8 @@ fn read_upcasts(input: ParseStream<'_>) -> syn::Result<Vec<Upcast>> {
     let upcasts = Punctuated::<Upcast, Token![,]>::parse_terminated_with(&content, |input| {
         let version = input.parse()?;
         input.parse::<Token![=]>()?;
-        let ty = input.parse()?;
-        Ok(Upcast { version, ty })
+        let from = input.parse()?;
+        Ok(Upcast { version, from })
     })?;
     Ok(upcasts.into_iter().collect())
 }

@@ -4,8 +4,10 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Path, Type};
 
-use super::model::{Content, Format, Model, Shape, Variant};
+use super::model::{Content, Earlier, Format, Model, Shape, Variant};
+use super::variants;
 use crate::span::{at, moved, own, quote_at};
+use crate::types::{last_name, type_arguments};
 
 pub(super) fn expand(model: &Model) -> TokenStream {
     match &model.shape {
@@ -83,12 +85,14 @@ fn implementation(
 
                 fn encode(
                     &self,
-                ) -> ::core::result::Result<#krate::__private::Bytes, #krate::__private::JsonError> {
+                ) -> ::core::result::Result<#krate::__private::Bytes, #krate::__private::serde_json::Error> {
                     #encode
                 }
 
+                // rustdoc shows the name, which may be that of a constant.
                 fn decode(
-                    __event: &#krate::PersistedEvent,
+                    #[cfg(doc)] event: &#krate::PersistedEvent,
+                    #[cfg(not(doc))] __event: &#krate::PersistedEvent,
                 ) -> ::core::result::Result<Self, #krate::DecodeError> {
                     #krate::__private::expect_event::<Self>(__event)?;
                     #decode
@@ -116,22 +120,19 @@ fn decode_versions(
         _ => number.to_token_stream(),
     };
     let newest_pattern = pattern(version);
-    let earlier = format.earlier.iter().zip(1..).map(|((number, ty), next)| {
-        let later = format.earlier.get(next..).unwrap_or_default();
-        let older = [ty].into_iter().chain(later.iter().map(|(_, ty)| ty));
-        let newer = later
-            .iter()
-            .map(|(_, ty)| ty.to_token_stream())
-            .chain([newest.clone()]);
-        let steps = older.zip(newer).map(|(older, newer)| {
-            let newer = moved(newer, own(older));
-            quote_at! {krate, own(older) =>
-                .map(|__older| <#newer as #krate::__private::Upcast<#older>>::upcast(__older))
-            }
+    let earlier = (0..).zip(&format.earlier).map(|(index, (number, first))| {
+        let path = format.earlier.get(index..).unwrap_or_default();
+        let older = read_as(krate, first);
+        let steps = path.iter().zip(1..).map(|((_, from), next)| {
+            let newer = match path.get(next) {
+                Some((_, later)) => read_as(krate, later),
+                None => newest.clone(),
+            };
+            step(krate, from, &newer)
         });
         let pattern = pattern(*number);
-        quote_at! {krate, at(ty) =>
-            #pattern => #krate::__private::decode_json::<#ty>(__event) #(#steps)*,
+        quote_at! {krate, at(first) =>
+            #pattern => #krate::__private::decode_json::<#older>(__event) #(#steps)*,
         }
     });
     quote_spanned! {Span::mixed_site()=>
@@ -141,6 +142,36 @@ fn decode_versions(
             _ => ::core::result::Result::Err(
                 #krate::__private::unknown_version(__event, #version)
             ),
+        }
+    }
+}
+
+/// The type that the payload of an earlier version is read as.
+fn read_as(krate: &Path, earlier: &Earlier) -> TokenStream {
+    match earlier {
+        Earlier::Type(ty) => ty.to_token_stream(),
+        Earlier::Function(function) => {
+            quote_at! {krate, at(function) => #krate::__private::serde_json::Value }
+        }
+    }
+}
+
+/// Converts an earlier version into the next.
+fn step(krate: &Path, from: &Earlier, newer: &TokenStream) -> TokenStream {
+    match from {
+        Earlier::Type(older) => {
+            let newer = moved(newer, own(older));
+            quote_at! {krate, own(older) =>
+                .map(|__older| <#newer as #krate::__private::Upcast<#older>>::upcast(__older))
+            }
+        }
+        Earlier::Function(function) => {
+            let newer = moved(newer, at(function));
+            quote_at! {krate, at(function) =>
+                .and_then(|__older| {
+                    #krate::__private::upcast_with::<#newer, _>(__event, #function(__older))
+                })
+            }
         }
     }
 }
@@ -177,11 +208,17 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
         &decode,
     );
     let checks = checks(model, variants);
+    let contents: Vec<_> = variants
+        .iter()
+        .map(|one| (&one.ident, one.content.ty()))
+        .collect();
+    let variants = variants::implementations(krate, ident, &contents);
     quote_spanned! {span=>
         #event
         #[automatically_derived]
         #[allow(deprecated)]
         impl #krate::Aggregate for #ident {}
+        #variants
         #checks
     }
 }
@@ -280,11 +317,12 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
             decode_versions(krate, format, &this, &current)
         }
         Content::Described(ty, format) => {
+            let (content, boxed) = unboxed(ty);
             let current = quote_at! {krate, at(ty) =>
-                #krate::__private::decode_json::<#ty>(__event)
+                #krate::__private::decode_json::<#content>(__event)
             };
-            let decoded = decode_versions(krate, format, &ty.to_token_stream(), &current);
-            quote_spanned! {Span::mixed_site()=> (#decoded).map(Self::#ident) }
+            let decoded = decode_versions(krate, format, &content.to_token_stream(), &current);
+            quote_spanned! {Span::mixed_site()=> (#decoded) #boxed .map(Self::#ident) }
         }
         Content::Type(ty, _) => {
             let inner = inner(krate, ty);
@@ -296,6 +334,18 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
                 }
             }
         }
+    }
+}
+
+/// The content of a box, which earlier versions are converted into, and how it is boxed again.
+fn unboxed(ty: &Type) -> (&Type, Option<TokenStream>) {
+    let inner = type_arguments(ty).into_iter().next();
+    match inner.filter(|_| last_name(ty).as_deref() == Some("Box")) {
+        Some(inner) => (
+            inner,
+            Some(quote_spanned! {at(ty)=> .map(::std::boxed::Box::new) }),
+        ),
+        None => (ty, None),
     }
 }
 

@@ -1,25 +1,43 @@
-//! `#[derive(Event)]`: `attributes` → `validate` → `model` → `expand`, or `fallback`.
+//! `#[derive(Event)]`.
 
 mod attributes;
 mod expand;
-mod fallback;
 mod model;
+mod stubs;
 mod validate;
+mod variants;
 
 use proc_macro2::TokenStream;
-use syn::DeriveInput;
+use syn::{DeriveInput, Path};
 
+use self::attributes::{Attributes, Values};
+use self::model::Model;
+use crate::derive::{Derive, derive};
 use crate::errors::Errors;
 
-pub(crate) fn derive(input: TokenStream) -> TokenStream {
-    let input: DeriveInput = match syn::parse2(input) {
-        Ok(input) => input,
-        Err(error) => return error.to_compile_error(),
-    };
-    let mut errors = Errors::default();
-    let attributes = attributes::of_item(&input, &mut errors);
-    match validate::validate(&input, &attributes, errors) {
-        Ok(model) => expand::expand(&model),
-        Err(errors) => fallback::fallback(&input, &attributes, errors),
+struct Event;
+
+impl Derive for Event {
+    type Values = Values;
+    type Model = Model;
+
+    fn validate(
+        input: &DeriveInput,
+        attributes: &Attributes,
+        errors: Errors,
+    ) -> Result<Model, Errors> {
+        validate::validate(input, attributes, errors)
     }
+
+    fn expand(model: &Model) -> TokenStream {
+        expand::expand(model)
+    }
+
+    fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
+        stubs::stubs(input, krate)
+    }
+}
+
+pub(crate) fn derive_event(input: TokenStream) -> TokenStream {
+    derive::<Event>(input)
 }

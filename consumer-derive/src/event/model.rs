@@ -1,5 +1,7 @@
 //! A validated event.
 
+use proc_macro2::TokenStream;
+use quote::ToTokens;
 use syn::{Ident, Path, Type};
 
 /// A Rust type that represents events.
@@ -24,7 +26,16 @@ pub(super) struct Format {
     pub(super) name: String,
     pub(super) version: i32,
     /// The earlier versions, without a gap, up to the one before `version`.
-    pub(super) earlier: Vec<(i32, Type)>,
+    pub(super) earlier: Vec<(i32, Earlier)>,
+}
+
+/// How an earlier version of a payload is read.
+#[derive(Clone)]
+pub(super) enum Earlier {
+    /// As this type, which the next version is made of.
+    Type(Type),
+    /// As JSON, which this function makes the next version of.
+    Function(Path),
 }
 
 pub(super) struct Variant {
@@ -44,4 +55,23 @@ pub(super) enum Content {
     Type(Type, Format),
     /// `Registered(Data)` with an attribute: content of that type, in this format.
     Described(Type, Format),
+}
+
+impl Content {
+    /// The type in the variant.
+    pub(super) fn ty(&self) -> Option<&Type> {
+        match self {
+            Self::Type(ty, _) | Self::Described(ty, _) => Some(ty),
+            Self::Nothing(_) | Self::Fields(_) => None,
+        }
+    }
+}
+
+impl ToTokens for Earlier {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::Type(ty) => ty.to_tokens(tokens),
+            Self::Function(function) => function.to_tokens(tokens),
+        }
+    }
 }

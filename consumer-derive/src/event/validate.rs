@@ -7,11 +7,12 @@ use syn::{
     Type,
 };
 
-use super::attributes::{self, Attributes, Upcast};
-use super::model::{Content, Format, Model, Shape, Variant};
+use super::attributes::{Attributes, Upcast};
+use super::model::{Content, Earlier, Format, Model, Shape, Variant};
 use crate::crate_path;
 use crate::errors::Errors;
 use crate::keys;
+use crate::types::{last_name, unwrapped};
 
 const NO_VERSION: &str = "`version` takes a whole number from 1 to 2147483647: write `version = 2`";
 
@@ -174,7 +175,7 @@ fn own_name(variant: &Variant) -> Option<&String> {
 }
 
 fn variant(index: u32, written: &syn::Variant, errors: &mut Errors) -> Option<Variant> {
-    let attributes = attributes::of_variant(written, errors);
+    let attributes = Attributes::of_part(&written.attrs, errors);
     let format = format(&written.ident, &attributes, errors);
     let content = match &written.fields {
         Fields::Unit => {
@@ -353,14 +354,14 @@ fn earlier(
     attributes: &Attributes,
     current: Option<i32>,
     errors: &mut Errors,
-) -> Option<Vec<(i32, Type)>> {
+) -> Option<Vec<(i32, Earlier)>> {
     let Some(upcasts) = &attributes.values.upcast else {
         return Some(Vec::new());
     };
-    let mut earlier: Vec<(i32, Type)> = Vec::new();
-    for Upcast { version, ty } in upcasts {
+    let mut earlier: Vec<(i32, Earlier)> = Vec::new();
+    for Upcast { version, from } in upcasts {
         let expected = earlier.last().map(|(before, _)| i64::from(*before) + 1);
-        earlier.push((next_version(version, expected, errors)?, ty.clone()));
+        earlier.push((next_version(version, expected, errors)?, read_from(from)));
     }
     let (Some((last, _)), Some(written)) = (earlier.last(), upcasts.last()) else {
         errors.at(
@@ -389,6 +390,27 @@ fn earlier(
     };
     errors.at(&written.version, message);
     None
+}
+
+/// A path that ends in a word in lower case is that of a function, unless it is a primitive type.
+fn read_from(written: &Type) -> Earlier {
+    const PRIMITIVES: &[&str] = &[
+        "bool", "char", "str", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32",
+        "u64", "u128", "usize", "f32", "f64",
+    ];
+    let names_a_function = |name: String| {
+        let name = name.trim_start_matches("r#");
+        name.starts_with(|first: char| first.is_lowercase() || first == '_')
+            && !PRIMITIVES.contains(&name)
+    };
+    match unwrapped(written) {
+        Type::Path(path)
+            if path.qself.is_none() && last_name(written).is_some_and(names_a_function) =>
+        {
+            Earlier::Function(path.path.clone())
+        }
+        _ => Earlier::Type(written.clone()),
+    }
 }
 
 fn next_version(version: &LitInt, expected: Option<i64>, errors: &mut Errors) -> Option<i32> {

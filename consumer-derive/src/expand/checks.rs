@@ -4,7 +4,8 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{LitStr, Path};
 
-use super::handlers::typed;
+use super::handlers::handled;
+use super::variants;
 use crate::args::Aggregate;
 use crate::model::{Body, Events, Handler, Handlers, Model, Rows};
 use crate::span::{at, own, quote_at};
@@ -56,7 +57,7 @@ fn handler_list(model: &Model) -> TokenStream {
 
 fn shape(krate: &Path, handler: &Handler) -> TokenStream {
     let method = handler.method.name.to_string();
-    let taken = taken(krate, &handler.events);
+    let taken = handled(krate, handler);
     let rows = match handler.rows() {
         None | Some(Rows::None) => quote_spanned! {Span::mixed_site()=> None },
         Some(Rows::OfAggregate(_)) => quote_spanned! {Span::mixed_site()=> OfAggregate },
@@ -86,28 +87,18 @@ fn line_of(handler: &Handler) -> TokenStream {
     quote_spanned! {span=> ::core::line!() }
 }
 
-fn taken(krate: &Path, events: &Events) -> TokenStream {
-    match events {
-        Events::Every => quote_spanned! {Span::mixed_site()=>
-            #krate::__private::Handled::Every
-        },
-        Events::Rest => quote_spanned! {Span::mixed_site()=> #krate::__private::Handled::Rest },
-        Events::Named(names) => quote_spanned! {Span::mixed_site()=>
-            #krate::__private::Handled::Named(&[#(#names),*])
-        },
-        Events::Typed(ty) => {
-            let typed = typed(krate, ty);
-            quote_spanned! {Span::mixed_site()=> #typed.handled }
-        }
-    }
-}
-
 fn handler_checks(model: &Model, handlers: &Handlers, handler: &Handler) -> TokenStream {
     match &handler.events {
         Events::Every | Events::Rest => TokenStream::new(),
         Events::Typed(ty) => {
             let mut checks = is_in_scope(model, handler, ty);
             checks.extend(is_the_only_one(model, handlers, handler, ty));
+            checks
+        }
+        Events::Variant(path, _) => {
+            let variant = variants::last_word(path);
+            let mut checks = is_in_scope(model, handler, variant);
+            checks.extend(is_the_only_one(model, handlers, handler, variant));
             checks
         }
         Events::Named(names) => {
@@ -122,14 +113,14 @@ fn handler_checks(model: &Model, handlers: &Handlers, handler: &Handler) -> Toke
     }
 }
 
-fn is_in_scope(model: &Model, handler: &Handler, ty: &syn::Type) -> TokenStream {
+fn is_in_scope(model: &Model, handler: &Handler, written: impl ToTokens) -> TokenStream {
     if model.scope.is_none() {
         return TokenStream::new();
     }
     let krate = &model.krate;
     let cfgs = &handler.method.cfgs;
     let (method, line) = key_of(handler);
-    quote_at! {krate, own(ty) =>
+    quote_at! {krate, own(written) =>
         #cfgs
         const _: () = #krate::__private::check::is_in_scope(__HANDLERS, #method, #line, __SCOPE);
     }

@@ -4,7 +4,7 @@ use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, Path};
 
-use super::handlers::{Given, argument, pattern, typed};
+use super::handlers::{Given, argument, decoder, pattern};
 use super::rows;
 use crate::model::{Events, Handler, Handlers, KeyPart, Method, Model, Parameter, RowKey, Rows};
 use crate::span::{at, own, quote_at};
@@ -102,8 +102,8 @@ fn step(krate: &Path, fold: &Fold<'_>, reaction: &TokenStream) -> TokenStream {
     let cfgs = &fold.handler.method.cfgs;
     let takes = match &fold.handler.events {
         Events::Rest => quote_spanned! {Span::mixed_site()=> !__is_taken },
-        events => {
-            let pattern = pattern(krate, events);
+        _ => {
+            let pattern = pattern(krate, fold.handler);
             quote_spanned! {Span::mixed_site()=>
                 match __kind { #pattern => true, _ => false }
             }
@@ -181,42 +181,34 @@ fn folds_rows(krate: &Path, fold: &Fold<'_>) -> TokenStream {
 }
 
 /// `let __decoded = …;` for a handler of a decoded event.
-fn decoded(krate: &Path, handler: &Handler) -> TokenStream {
-    match &handler.events {
-        Events::Typed(ty) => {
-            let typed = typed(krate, ty);
-            quote_spanned! {Span::mixed_site()=>
-                let __decoded = #typed.decode(__cx, __event)?;
-            }
-        }
-        Events::Every | Events::Named(_) | Events::Rest => TokenStream::new(),
-    }
+fn decoded(krate: &Path, handler: &Handler) -> Option<TokenStream> {
+    let decoder = decoder(krate, handler)?;
+    Some(quote_spanned! {Span::mixed_site()=>
+        let __decoded = #decoder.decode(__cx, __event)?;
+    })
 }
 
 /// The event for the key, by reference.
 fn borrowed(handler: &Handler) -> TokenStream {
-    match &handler.events {
-        Events::Typed(_) => quote_spanned! {Span::mixed_site()=> &__decoded },
-        Events::Every | Events::Named(_) | Events::Rest => {
-            quote_spanned! {Span::mixed_site()=> __event }
-        }
+    match handler.events.decoded() {
+        Some(_) => quote_spanned! {Span::mixed_site()=> &__decoded },
+        None => quote_spanned! {Span::mixed_site()=> __event },
     }
 }
 
 /// A handler takes a decoded event by value, so that a second row needs it decoded again. Returns what
 /// stands before the loop over the rows, and what stands in it.
 fn again(krate: &Path, handler: &Handler) -> (TokenStream, TokenStream) {
-    let Events::Typed(ty) = &handler.events else {
+    let Some(decoder) = decoder(krate, handler) else {
         return (TokenStream::new(), TokenStream::new());
     };
-    let typed = typed(krate, ty);
     let before = quote_spanned! {Span::mixed_site()=>
         let mut __first = ::core::option::Option::Some(__decoded);
     };
     let inside = quote_spanned! {Span::mixed_site()=>
         let __decoded = match __first.take() {
             ::core::option::Option::Some(__decoded) => __decoded,
-            ::core::option::Option::None => #typed.decode(__cx, __event)?,
+            ::core::option::Option::None => #decoder.decode(__cx, __event)?,
         };
     };
     (before, inside)
@@ -256,11 +248,9 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
     };
     let name = key_function_name(fold);
     let cfgs = &fold.handler.method.cfgs;
-    let event = match &fold.handler.events {
-        Events::Typed(ty) => ty.to_token_stream(),
-        Events::Every | Events::Named(_) | Events::Rest => {
-            quote_spanned! {Span::mixed_site()=> #krate::PersistedEvent }
-        }
+    let event = match fold.handler.events.decoded() {
+        Some(ty) => ty.to_token_stream(),
+        None => quote_spanned! {Span::mixed_site()=> #krate::PersistedEvent },
     };
     let key_type = rows::key_type(krate, row);
     // At the row, where the compiler reports that its key is unknown.
@@ -352,9 +342,9 @@ fn takes_row(method: &Method) -> bool {
 fn call(krate: &Path, handler: &Handler) -> TokenStream {
     let method = &handler.method;
     let name = &method.name;
-    let given = match &handler.events {
-        Events::Typed(_) => Given::Decoded,
-        Events::Every | Events::Named(_) | Events::Rest => Given::Event,
+    let given = match handler.events.decoded() {
+        Some(_) => Given::Decoded,
+        None => Given::Event,
     };
     let receiver = method
         .has_receiver

@@ -5,6 +5,7 @@ use quote::{ToTokens, quote_spanned};
 use syn::Path;
 
 use super::guards::any;
+use super::variants;
 use crate::model::{Database, Events, Handler, Handlers, Method, Parameter};
 use crate::span::{at, own, quote_at};
 use crate::types::last_name;
@@ -84,7 +85,7 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
     let attributes = attributes(handlers);
     let arms = handlers.by_event().map(|handler| {
         let cfgs = &handler.method.cfgs;
-        let pattern = pattern(krate, &handler.events);
+        let pattern = pattern(krate, handler);
         let reaction = one_event(krate, handler);
         quote_spanned! {Span::mixed_site()=> #cfgs #pattern => { #reaction } }
     });
@@ -179,21 +180,54 @@ fn in_order(handlers: &Handlers, arms: impl Iterator<Item = TokenStream>) -> Vec
     pairs.into_iter().map(|(_, arm)| arm).collect()
 }
 
-/// `"UserRegistered" | "UserImported"`, or a guard for a typed handler.
-pub(super) fn pattern(krate: &Path, events: &Events) -> TokenStream {
-    match events {
+/// `"UserRegistered" | "UserImported"`, or a guard for a handler of a type or a variant.
+pub(super) fn pattern(krate: &Path, handler: &Handler) -> TokenStream {
+    match &handler.events {
         Events::Named(names) => quote_spanned! {Span::mixed_site()=> #(#names)|* },
-        Events::Typed(ty) => {
-            let typed = typed(krate, ty);
-            quote_spanned! {Span::mixed_site()=> _ if #typed.takes(__event) }
+        Events::Typed(_) | Events::Variant(..) => {
+            let taken = handled(krate, handler);
+            quote_spanned! {Span::mixed_site()=> _ if #taken.takes(__event) }
         }
         Events::Every | Events::Rest => quote_spanned! {Span::mixed_site()=> _ },
     }
 }
 
+/// The events that a handler takes.
+pub(super) fn handled(krate: &Path, handler: &Handler) -> TokenStream {
+    match &handler.events {
+        Events::Every => quote_spanned! {Span::mixed_site()=>
+            #krate::__private::Handled::Every
+        },
+        Events::Rest => quote_spanned! {Span::mixed_site()=> #krate::__private::Handled::Rest },
+        Events::Named(names) => quote_spanned! {Span::mixed_site()=>
+            #krate::__private::Handled::Named(&[#(#names),*])
+        },
+        Events::Variant(..) => variants::events_name(handler).into_token_stream(),
+        Events::Typed(ty) => {
+            let typed = typed(krate, ty);
+            quote_spanned! {Span::mixed_site()=> #typed.handled }
+        }
+    }
+}
+
+/// How to decode the events of a handler that takes them decoded.
+pub(super) fn decoder(krate: &Path, handler: &Handler) -> Option<TokenStream> {
+    match &handler.events {
+        Events::Typed(ty) => Some(typed(krate, ty)),
+        Events::Variant(path, Some(ty)) => {
+            let enumeration = variants::enumeration(path);
+            let index = variants::index_name(handler);
+            Some(quote_at! {krate, at(ty) =>
+                #krate::__private::variant::<#enumeration, #index, _, #ty>()
+            })
+        }
+        Events::Variant(_, None) | Events::Every | Events::Named(_) | Events::Rest => None,
+    }
+}
+
 /// Every mention of an event's type is this one expression, so that a mistake in the type is reported
 /// once.
-pub(super) fn typed(krate: &Path, ty: &syn::Type) -> TokenStream {
+fn typed(krate: &Path, ty: &syn::Type) -> TokenStream {
     quote_at! {krate, at(ty) => #krate::__private::typed::<#ty>() }
 }
 
@@ -202,26 +236,24 @@ fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
     if handler.rows().is_some() {
         return fold_one(krate);
     }
-    match (&handler.events, handler.takes_slice()) {
-        (Events::Typed(ty), false) => {
-            let typed = typed(krate, ty);
+    match (decoder(krate, handler), handler.takes_slice()) {
+        (Some(decoder), false) => {
             let call = call(krate, &handler.method, Given::Decoded);
             quote_spanned! {Span::mixed_site()=>
-                let __decoded = #typed.decode(__cx, __event)?;
+                let __decoded = #decoder.decode(__cx, __event)?;
                 #call
             }
         }
-        (Events::Typed(ty), true) => {
-            let typed = typed(krate, ty);
+        (Some(decoder), true) => {
             let call = call(krate, &handler.method, Given::Run);
             quote_spanned! {Span::mixed_site()=>
-                let __decoded = [#typed.decode(__cx, __event)?];
+                let __decoded = [#decoder.decode(__cx, __event)?];
                 let __given = &__decoded[..];
                 #call
             }
         }
-        (_, false) => call(krate, &handler.method, Given::Event),
-        (_, true) => {
+        (None, false) => call(krate, &handler.method, Given::Event),
+        (None, true) => {
             let call = call(krate, &handler.method, Given::Slice);
             quote_spanned! {Span::mixed_site()=>
                 let __given = ::core::slice::from_ref(__event);
@@ -232,35 +264,25 @@ fn one_event(krate: &Path, handler: &Handler) -> TokenStream {
 }
 
 /// `handle_batch` of a block with handlers of runs: consecutive events of the same handler are passed
-/// to it at once, and so are consecutive events that are folded.
+/// to it at once, and so are consecutive events that are folded. Events that no handler takes may stand
+/// between them.
 fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
     let connection = connection(krate);
     let attributes = attributes(handlers);
-    let numbered = || handlers.by_event().zip(0_usize..);
-    let numbers = in_order(
-        handlers,
-        numbered().map(|(handler, number)| {
-            let cfgs = &handler.method.cfgs;
-            let pattern = pattern(krate, &handler.events);
-            let number = match handler.rows() {
-                // An event without a handler does not end a run.
-                Some(_) => quote_spanned! {Span::mixed_site()=> ::core::primitive::usize::MAX },
-                None => Literal::usize_suffixed(number).into_token_stream(),
-            };
-            quote_spanned! {Span::mixed_site()=> #cfgs #pattern => #number, }
-        }),
-    );
-    let arms = numbered()
-        .filter(|(handler, _)| handler.takes_slice())
-        .map(|(handler, number)| {
+    let handler_of = handler_of(krate, handlers);
+    let arms = numbered(handlers)
+        .filter(|(_, handler)| handler.takes_slice())
+        .map(|(number, handler)| {
             let cfgs = &handler.method.cfgs;
             let number = Literal::usize_suffixed(number);
             let run = run(krate, handler);
-            quote_spanned! {Span::mixed_site()=> #cfgs #number => { #run } }
+            quote_spanned! {Span::mixed_site()=>
+                #cfgs ::core::option::Option::Some(#number) => { #run }
+            }
         });
     let fold_run = handlers.read_model.as_ref().map(|_| {
         quote_spanned! {Span::mixed_site()=>
-            ::core::primitive::usize::MAX => {
+            ::core::option::Option::Some(::core::primitive::usize::MAX) => {
                 let __run = #krate::__private::run(__events, __handled, __handler_of);
                 __handled += #krate::__private::fold_run::<__Database, Self>(
                     self, __cx, __tx, __run, __handled,
@@ -276,13 +298,7 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
             __tx: &mut #connection,
             __events: &[#krate::PersistedEvent],
         ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
-            fn __handler_of(__event: &#krate::PersistedEvent) -> ::core::primitive::usize {
-                let __kind: &::core::primitive::str = &__event.event_type;
-                match __kind {
-                    #(#numbers)*
-                    _ => ::core::primitive::usize::MAX,
-                }
-            }
+            #handler_of
             let mut __handled: ::core::primitive::usize = 0;
             while let ::core::option::Option::Some(__event) = __events.get(__handled) {
                 if __handled > 0 && __cx.should_stop(__handled) {
@@ -306,28 +322,60 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
     }
 }
 
-/// Passes one run to its handler.
-fn run(krate: &Path, handler: &Handler) -> TokenStream {
-    let given = match &handler.events {
-        Events::Typed(_) => Given::Run,
-        _ => Given::Slice,
-    };
-    let call = call(krate, &handler.method, given);
-    let given = match &handler.events {
-        Events::Typed(ty) => {
-            let typed = typed(krate, ty);
-            quote_spanned! {Span::mixed_site()=>
-                let __decoded = #krate::__private::one(__handled, #typed.decode_run(__cx, __run))?;
-                let __given = &__decoded[..];
+fn numbered(handlers: &Handlers) -> impl Iterator<Item = (usize, &Handler)> {
+    (0..).zip(handlers.by_event())
+}
+
+/// The function that tells which handler takes an event. Those that fold count as one.
+fn handler_of(krate: &Path, handlers: &Handlers) -> TokenStream {
+    let arms = numbered(handlers).map(|(number, handler)| {
+        let cfgs = &handler.method.cfgs;
+        let pattern = pattern(krate, handler);
+        let number = match handler.rows() {
+            Some(_) => quote_spanned! {Span::mixed_site()=> ::core::primitive::usize::MAX },
+            None => Literal::usize_suffixed(number).into_token_stream(),
+        };
+        quote_spanned! {Span::mixed_site()=>
+            #cfgs #pattern => ::core::option::Option::Some(#number),
+        }
+    });
+    let arms = in_order(handlers, arms);
+    quote_spanned! {Span::mixed_site()=>
+        fn __handler_of(
+            __event: &#krate::PersistedEvent,
+        ) -> ::core::option::Option<::core::primitive::usize> {
+            let __kind: &::core::primitive::str = &__event.event_type;
+            match __kind {
+                #(#arms)*
+                _ => ::core::option::Option::None,
             }
         }
-        _ => quote_spanned! {Span::mixed_site()=> let __given = __run; },
+    }
+}
+
+/// Passes one run to its handler.
+fn run(krate: &Path, handler: &Handler) -> TokenStream {
+    let (given, call) = match decoder(krate, handler) {
+        Some(decoder) => (
+            quote_spanned! {Span::mixed_site()=>
+                let (__decoded, __length) =
+                    #krate::__private::one(__handled, #decoder.decode_run(__cx, __run))?;
+                let __given = &__decoded[..];
+            },
+            call(krate, &handler.method, Given::Run),
+        ),
+        None => (
+            quote_spanned! {Span::mixed_site()=>
+                let __taken = #krate::__private::taken(__run, __handler_of);
+                let (__given, __length) = (&__taken[..], __run.len());
+            },
+            call(krate, &handler.method, Given::Slice),
+        ),
     };
     quote_spanned! {Span::mixed_site()=>
         let __run = #krate::__private::run(__events, __handled, __handler_of);
         #given
         __cx.enter_several();
-        let __length = __given.len();
         #krate::__private::several(__handled, __length, #call)?;
         __handled += __length;
     }

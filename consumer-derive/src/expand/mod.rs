@@ -5,10 +5,12 @@
 //! that the compiler reports mistakes in them there.
 
 mod checks;
+mod documentation;
 mod fold;
 mod guards;
 mod handlers;
 mod rows;
+mod variants;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -49,11 +51,21 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let construct = construct_impl(model);
     let entry = entry(model, database);
     let checks = checks::checks(model);
+    let variants = match &model.body {
+        Body::Handlers(handlers) => variants::constants(krate, handlers),
+        Body::ByHand => TokenStream::new(),
+    };
+    let documentation = documentation::documentation(model, database);
     quote_spanned! {Span::mixed_site()=>
         #condition
+        #[cfg(doc)]
+        const _: () = { #documentation };
+        #condition
+        #[cfg(not(doc))]
         #[allow(deprecated, unused_qualifications)]
         const _: () = {
             #alias
+            #variants
             #construct
             #fold
             #consumer

@@ -1,13 +1,12 @@
 //! The arguments of `#[read_model(…)]`, on the struct and on its fields.
 
 use syn::parse::ParseStream;
-use syn::{DeriveInput, Field, Ident, LitStr, Path};
+use syn::{Ident, LitStr, Path};
 
 use crate::errors::Errors;
-use crate::helper::{Helper, Written};
+use crate::helper::{A_STRING, Helper, Place, Written};
 use crate::keys;
 use crate::pairs::expect_equals;
-use crate::suggest::{closest, listed};
 
 /// The attribute as it was written, on the struct or on a field.
 pub(super) type Attributes = Written<Values>;
@@ -30,17 +29,17 @@ const FIELD_KEYS: &[&str] = &[
     keys::RENAME,
 ];
 
-pub(super) fn of_item(input: &DeriveInput, errors: &mut Errors) -> Attributes {
-    Written::read(&input.attrs, ITEM_KEYS, errors)
-}
-
-pub(super) fn of_field(field: &Field, errors: &mut Errors) -> Attributes {
-    Written::read(&field.attrs, FIELD_KEYS, errors)
-}
-
 impl Helper for Values {
     const ATTRIBUTE: &'static str = keys::READ_MODEL;
     const EXAMPLE: &'static str = "table = \"users\"";
+    const ITEM: Place = Place {
+        called: "the struct",
+        keys: ITEM_KEYS,
+    };
+    const PART: Place = Place {
+        called: "a field",
+        keys: FIELD_KEYS,
+    };
 
     fn read_value(
         &mut self,
@@ -64,28 +63,18 @@ impl Helper for Values {
 
     fn value_of(key: &str) -> (&'static str, &'static str) {
         match key {
-            keys::TABLE => ("takes a string", "table = \"users\""),
+            keys::TABLE => (A_STRING, "table = \"users\""),
             keys::KEY => ("takes no value", "key"),
             keys::INDEX => ("takes no value", "index"),
             keys::POSITION => ("takes no value", "position"),
-            keys::SQL_TYPE => ("takes a string", "sql_type = \"numeric(20, 2)\""),
-            keys::RENAME => ("takes a string", "rename = \"email\""),
+            keys::SQL_TYPE => (A_STRING, "sql_type = \"numeric(20, 2)\""),
+            keys::RENAME => (A_STRING, "rename = \"email\""),
             _ => ("takes a path", "crate = ::consumer"),
         }
     }
 
-    fn advice(key: &str, known: &[&str]) -> String {
-        if let Some(meant) = closest(key, known) {
-            return format!("did you mean `{meant}`?");
-        }
-        let keys = listed(known);
-        if ITEM_KEYS.contains(&key) {
-            return format!("write it on the struct; the keys of a field are {keys}");
-        }
-        if FIELD_KEYS.contains(&key) {
-            return format!("write it on a field; the keys of the struct are {keys}");
-        }
-        format!("the keys are {keys}")
+    fn crate_path(&self) -> Option<&Path> {
+        self.krate.as_ref()
     }
 }
 

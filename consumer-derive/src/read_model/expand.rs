@@ -11,7 +11,11 @@ pub(super) fn expand(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let read_model = read_model(model);
     let from_row = from_row(model);
+    let documentation = documentation(model);
     quote_spanned! {Span::mixed_site()=>
+        #[cfg(doc)]
+        const _: () = { #documentation };
+        #[cfg(not(doc))]
         #[allow(deprecated, unused_qualifications)]
         const _: () = {
             // For a key of another type, which is reported at the type.
@@ -87,6 +91,48 @@ fn read_model(model: &Model) -> TokenStream {
             }
 
             #set_position
+        }
+    }
+}
+
+/// What rustdoc shows: the implementations without the bounds that exist for the compiler's messages. It
+/// compiles no bodies.
+fn documentation(model: &Model) -> TokenStream {
+    let Model { krate, ident, .. } = model;
+    let key_type = key_type(model);
+    // A row may be called `R` itself.
+    let row = match ident.to_string().as_str() {
+        "R" => quote_spanned! {Span::mixed_site()=> Row },
+        _ => quote_spanned! {Span::mixed_site()=> R },
+    };
+    quote_spanned! {Span::mixed_site()=>
+        impl #krate::ReadModel for #ident {
+            type Key = #key_type;
+            const TABLE: &'static #krate::read_model::Table = ::core::unimplemented!();
+            fn key(&self) -> Self::Key {
+                ::core::unimplemented!()
+            }
+            fn to_values(
+                &self,
+                values: &mut ::std::vec::Vec<#krate::read_model::Value>,
+            ) -> ::core::result::Result<(), #krate::read_model::ColumnError> {
+                ::core::unimplemented!()
+            }
+            fn from_values(
+                values: ::std::vec::Vec<#krate::read_model::Value>,
+            ) -> ::core::result::Result<Self, #krate::read_model::ColumnError> {
+                ::core::unimplemented!()
+            }
+            fn normalize(
+                &mut self,
+            ) -> ::core::result::Result<(), #krate::read_model::ColumnError> {
+                ::core::unimplemented!()
+            }
+        }
+        impl<'r, #row: #krate::sqlx::Row> #krate::sqlx::FromRow<'r, #row> for #ident {
+            fn from_row(row: &'r #row) -> ::core::result::Result<Self, #krate::sqlx::Error> {
+                ::core::unimplemented!()
+            }
         }
     }
 }

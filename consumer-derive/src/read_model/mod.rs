@@ -1,26 +1,43 @@
-//! `#[derive(ReadModel)]`: `attributes` → `validate` → `model` → `expand`, or `fallback`.
+//! `#[derive(ReadModel)]`.
 
 mod attributes;
 mod expand;
-mod fallback;
 mod model;
 mod names;
+mod stubs;
 mod validate;
 
 use proc_macro2::TokenStream;
-use syn::DeriveInput;
+use syn::{DeriveInput, Path};
 
+use self::attributes::{Attributes, Values};
+use self::model::Model;
+use crate::derive::{Derive, derive};
 use crate::errors::Errors;
 
-pub(crate) fn derive(input: TokenStream) -> TokenStream {
-    let input: DeriveInput = match syn::parse2(input) {
-        Ok(input) => input,
-        Err(error) => return error.to_compile_error(),
-    };
-    let mut errors = Errors::default();
-    let attributes = attributes::of_item(&input, &mut errors);
-    match validate::validate(&input, &attributes, errors) {
-        Ok(model) => expand::expand(&model),
-        Err(errors) => fallback::fallback(&input, &attributes, errors),
+struct ReadModel;
+
+impl Derive for ReadModel {
+    type Values = Values;
+    type Model = Model;
+
+    fn validate(
+        input: &DeriveInput,
+        attributes: &Attributes,
+        errors: Errors,
+    ) -> Result<Model, Errors> {
+        validate::validate(input, attributes, errors)
     }
+
+    fn expand(model: &Model) -> TokenStream {
+        expand::expand(model)
+    }
+
+    fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
+        stubs::stubs(input, krate)
+    }
+}
+
+pub(crate) fn derive_read_model(input: TokenStream) -> TokenStream {
+    derive::<ReadModel>(input)
 }

@@ -4,7 +4,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Field, Fields, FieldsNamed, Ident, Type};
 
-use super::attributes::{self, Attributes};
+use super::attributes::Attributes;
 use super::model::{Column, Content, Model, Role};
 use super::names::{mistake_in_column, mistake_in_table, mistake_in_type, suggested_table};
 use crate::crate_path;
@@ -98,7 +98,7 @@ fn columns(ident: &Ident, fields: &FieldsNamed, errors: &mut Errors) -> Option<V
     let mut is_whole = true;
     let mut is_keyed = false;
     for field in &fields.named {
-        let attributes = attributes::of_field(field, errors);
+        let attributes = Attributes::of_part(&field.attrs, errors);
         is_keyed |= attributes.seems_given(keys::KEY);
         match column(field, &attributes, &columns, errors) {
             Some(column) => columns.push(column),

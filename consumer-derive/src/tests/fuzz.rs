@@ -34,6 +34,16 @@ const SEEDS: &[(&str, &str)] = &[
         }"#,
     ),
     (
+        r#"name = env!("NAME"), aggregates = [UserEvent], read_model = User, group = crate::GROUP"#,
+        r#"impl Users {
+            #[on(UserEvent::Registered)] fn a(&self, user: &mut User, event: Envelope<'_, Registered>) {}
+            #[on(UserEvent::Referred, key = event.by)] fn b(user: &mut User, event: Referred) {}
+            #[on(UserEvent::Deleted)] fn c(user: &mut Option<User>) {}
+            #[on(UserEvent::Moved)] async fn d(&self, tx: &mut PgConnection, events: &[Envelope<'_, Moved>]) -> Result<(), E> {}
+            #[on(UserEvent::A, UserEvent::B)] fn e() {} #[on(UserEvent::A(a))] fn f() {}
+        }"#,
+    ),
+    (
         r#"name = "users", segments = 8, version = 2, batch_size = 5 retries = 3"#,
         r#"impl Users {
             #![allow(dead_code)]
@@ -53,7 +63,7 @@ const SEEDS: &[(&str, &str)] = &[
     ),
     (
         "",
-        r#"#[derive(Event)] #[event(aggregate = "User", version = 3, upcast(1 = A, 2 = B), crate = ::c)]
+        r#"#[derive(Event)] #[event(aggregate = "User", version = 3, upcast(1 = A, 2 = b::c), crate = ::c)]
         struct UserRegistered { #[serde(default)] email: String }"#,
     ),
     (
@@ -292,8 +302,8 @@ fn random(pieces: &[(u8, u8)]) -> TokenStream {
 
 fn run(args: TokenStream, item: TokenStream) {
     crate::expand_consumer(args, item.clone());
-    crate::event::derive(item.clone());
-    crate::read_model::derive(item);
+    crate::event::derive_event(item.clone());
+    crate::read_model::derive_read_model(item);
 }
 
 fn setting<T: FromStr>(name: &str, otherwise: T) -> T {

@@ -36,11 +36,14 @@ fn consumer(name: &str, args: &str, item: &str) {
 }
 
 fn event(name: &str, item: &str) {
-    compare(name, &crate::event::derive(item.parse().unwrap()));
+    compare(name, &crate::event::derive_event(item.parse().unwrap()));
 }
 
 fn row(name: &str, item: &str) {
-    compare(name, &crate::read_model::derive(item.parse().unwrap()));
+    compare(
+        name,
+        &crate::read_model::derive_read_model(item.parse().unwrap()),
+    );
 }
 
 #[test]
@@ -88,6 +91,37 @@ fn handlers_by_event() {
             async fn empty(&self, tx: &mut PgConnection) -> Result<(), Error> { Ok(()) }
             fn helper(&self) {}
         }"#,
+    );
+}
+
+#[test]
+fn handlers_of_variants() {
+    consumer(
+        "by_variant",
+        r#"name = "orders", aggregates = [OrderEvent]"#,
+        r#"impl Orders {
+            #[on(OrderEvent::Paid)]
+            async fn paid(&self, tx: &mut PgConnection, events: &[Envelope<'_, Paid>]) -> Result<(), Error> { Ok(()) }
+            #[cfg(feature = "names")]
+            #[on(crate::OrderEvent::Renamed)]
+            async fn renamed(&self, event: OrderEvent) -> Result<(), Error> { Ok(()) }
+            #[on(OrderEvent::Cancelled)]
+            async fn cancelled(&self) -> Result<(), Error> { Ok(()) }
+        }"#,
+    );
+}
+
+#[test]
+fn handlers_of_variants_of_a_read_model() {
+    consumer(
+        "read_model_by_variant",
+        r#"name = "orders", read_model = Order"#,
+        r"impl Orders {
+            #[on(OrderEvent::Paid, key = event.order)]
+            fn paid(order: &mut Order, event: Paid) {}
+            #[on(OrderEvent::Cancelled)]
+            fn cancelled(order: &mut Option<Order>) { *order = None; }
+        }",
     );
 }
 
@@ -171,6 +205,18 @@ fn an_event_struct() {
         "event_struct",
         r#"#[event(aggregate = "User", version = 3, upcast(1 = V1, 2 = V2))]
         struct UserRegistered { email: String }"#,
+    );
+}
+
+#[test]
+fn an_event_whose_versions_are_read_by_functions() {
+    event(
+        "event_by_functions",
+        r#"#[event(aggregate = "User")]
+        enum UserEvent {
+            #[event(version = 3, upcast(1 = V1, 2 = upcasts::registered))]
+            Registered(Box<Content>),
+        }"#,
     );
 }
 

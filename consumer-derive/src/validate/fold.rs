@@ -4,9 +4,10 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Expr, Pat, Path, ReturnType, Type};
 
-use super::method::{
-    Given, Kind, Role, event_of, events, is_context, method, names_a_connection, without_self,
-};
+use super::connection::names_a_connection;
+use super::event::event_of;
+use super::method::{events, method};
+use super::parameter::{Given, Kind, Role, is_context, without_self};
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, On, OnEvents, OnKey};
 use crate::keys;
@@ -26,7 +27,7 @@ pub(super) fn on(
     let given = Given::read(function, Kind::Fold, errors);
     let fits =
         refuse_rows_by_value(&given, row, errors) && event_of(function, taken, &given, errors);
-    let pattern = event_pattern(&given);
+    let pattern = event_pattern(&given, taken);
     let method = method(function, given, block, errors);
     let key = match &on.key {
         Some(key) => Some(row_key(key, &block.self_type, errors)?),
@@ -76,14 +77,17 @@ fn is_named_as(ty: &Type, row: &Path) -> bool {
     row.is_some() && last_name(ty) == row
 }
 
-/// The pattern of the parameter for the event.
-fn event_pattern(given: &Given<'_>) -> Option<Box<Pat>> {
+/// The pattern of the parameter for the event, `_` if there is none.
+fn event_pattern(given: &Given<'_>, taken: &OnEvents) -> Option<Box<Pat>> {
     let mut events = given.right().filter(|(_, parameter)| match parameter {
         Parameter::Decoded(_) => true,
         Parameter::Shared(ty) => !is_context(ty),
         _ => false,
     });
-    let (event, _) = events.next()?;
+    let Some((event, _)) = events.next() else {
+        let may_be_missing = matches!(taken, OnEvents::Variant(_));
+        return may_be_missing.then(|| Box::new(syn::parse_quote!(_)));
+    };
     let mut pattern = event.pat.clone();
     if let Pat::Ident(name) = &mut *pattern {
         name.mutability = None;

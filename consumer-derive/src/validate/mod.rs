@@ -1,9 +1,13 @@
 //! The rules: they turn the parsed input into a [`Model`], or report every mistake in it.
 
 mod block;
+mod connection;
+mod event;
 mod fold;
 mod keys;
 mod method;
+mod parameter;
+mod signature;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
 
+use super::clock;
+
 /// An error of sqlx whose cause is printed once.
 ///
 /// sqlx writes the cause of an error into its message, and returns it from `source()` as well, so a
@@ -24,32 +26,43 @@ use std::ops::Deref;
 /// # });
 /// ```
 #[derive(Debug)]
-pub struct DriverError(sqlx::Error);
+pub struct DriverError {
+    error: sqlx::Error,
+    /// Whether a pool gave up because a clock stands still that its timeout is measured with.
+    clock_is_paused: bool,
+}
 
 impl Deref for DriverError {
     type Target = sqlx::Error;
 
     fn deref(&self) -> &sqlx::Error {
-        &self.0
+        &self.error
     }
 }
 
 impl From<sqlx::Error> for DriverError {
     fn from(error: sqlx::Error) -> Self {
-        Self(error)
+        Self {
+            clock_is_paused: matches!(error, sqlx::Error::PoolTimedOut) && clock::is_paused(),
+            error,
+        }
     }
 }
 
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)?;
+        if self.clock_is_paused {
+            f.write_str("; tokio's clock is paused, which ends every timeout at once: remove `start_paused = true`, or call `tokio::time::resume()` before the database is used")?;
+        }
+        Ok(())
     }
 }
 
 impl Error for DriverError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        let message = self.0.to_string();
-        let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
+        let message = self.error.to_string();
+        let mut causes = std::iter::successors(self.error.source(), |&cause| cause.source());
         causes.find(|cause| !message.ends_with(&cause.to_string()))
     }
 }

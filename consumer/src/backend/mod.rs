@@ -9,6 +9,7 @@ mod access;
 mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
+mod clock;
 mod dialect;
 mod driver;
 mod driver_error;
@@ -57,6 +58,8 @@ pub(crate) use self::append::Append;
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
+#[cfg(feature = "worker")]
+pub(crate) use self::clock::is_paused as clock_is_paused;
 pub use self::driver_error::DriverError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;

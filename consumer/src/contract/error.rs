@@ -36,6 +36,13 @@ impl HandlerError {
         self.0.as_ref()
     }
 
+    /// Returns the outermost error by value, for functions that return another boxed error:
+    /// `.map_err(HandlerError::into_error)?`.
+    #[must_use]
+    pub fn into_error(self) -> Box<dyn Error + Send + Sync> {
+        self.0
+    }
+
     /// Iterates over the error and its causes, outermost first.
     pub fn chain(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
         causes(self.as_error())
@@ -45,6 +52,13 @@ impl HandlerError {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         Self(error.into())
+    }
+}
+
+/// Lets `?` return it from a test or a `main` that returns `Box<dyn Error>`.
+impl From<HandlerError> for Box<dyn Error> {
+    fn from(error: HandlerError) -> Self {
+        error.0
     }
 }
 

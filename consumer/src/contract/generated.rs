@@ -1,6 +1,7 @@
 //! The functions that generated methods call: one for each mistake that the compiler may have to
 //! explain.
 
+use std::borrow::Cow;
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
 
@@ -270,14 +271,34 @@ pub fn several(
     result.map_err(|error| BatchError::within(handled, length, error))
 }
 
-/// The consecutive events from index `handled` on that have the same handler.
+/// The events from index `handled` on up to the last that has the same handler as the first, with those
+/// between them that no handler takes.
 pub fn run(
     events: &[PersistedEvent],
     handled: usize,
-    handler_of: impl Fn(&PersistedEvent) -> usize,
+    handler_of: impl Fn(&PersistedEvent) -> Option<usize>,
 ) -> &[PersistedEvent] {
     let rest = events.get(handled..).unwrap_or_default();
-    rest.chunk_by(|one, next| handler_of(one) == handler_of(next))
-        .next()
-        .unwrap_or_default()
+    let own = rest.first().and_then(&handler_of);
+    let mut length = 0;
+    for (before, event) in rest.iter().enumerate() {
+        match handler_of(event) {
+            None => {}
+            taker if taker == own => length = before + 1,
+            Some(_) => break,
+        }
+    }
+    rest.get(..length).unwrap_or_default()
+}
+
+/// The events of a run that have a handler. Usually these are all of them, and nothing is copied.
+pub fn taken(
+    run: &[PersistedEvent],
+    handler_of: impl Fn(&PersistedEvent) -> Option<usize>,
+) -> Cow<'_, [PersistedEvent]> {
+    let is_taken = |event: &&PersistedEvent| handler_of(event).is_some();
+    if run.iter().all(|event| is_taken(&event)) {
+        return Cow::Borrowed(run);
+    }
+    run.iter().filter(is_taken).cloned().collect()
 }

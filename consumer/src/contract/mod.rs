@@ -4,6 +4,7 @@
 //! `default-features = false` (R10).
 
 pub mod columns;
+pub(crate) mod const_text;
 mod consumer;
 mod context;
 mod error;
@@ -15,6 +16,7 @@ pub mod read_model;
 mod settings;
 pub(crate) mod typed;
 pub(crate) mod variant;
+pub(crate) mod variant_handler;
 
 pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;

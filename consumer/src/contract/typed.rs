@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -70,6 +71,11 @@ pub trait Event: Sized {
 
     /// Reads an event of one of the [`EVENT_TYPES`](Self::EVENT_TYPES), in this or an earlier version.
     ///
+    /// Return the error with `?`. In a handler that takes events undecoded,
+    /// `match OrderEvent::decode(event) { Ok(OrderEvent::Paid(paid)) => …, _ => return Ok(()) }` would
+    /// pass over payments that do not decode, with no trace of them. To take one variant, mark the
+    /// handler `#[on(OrderEvent::Paid)]`.
+    ///
     /// # Errors
     /// If the event has another type, an unknown version, or a payload that does not fit.
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError>;
@@ -126,6 +132,9 @@ impl<E: Event> Event for Box<E> {
     note = "write the aggregate type in quotes, or the path of an enum with `#[derive(Event)]` that has all events of the aggregate"
 )]
 pub trait Aggregate: Event {}
+
+#[diagnostic::do_not_recommend]
+impl<E: Aggregate> Aggregate for Box<E> {}
 
 /// A decoded event together with its record.
 ///
@@ -215,6 +224,7 @@ enum Reason {
         found: String,
         expected: &'static str,
     },
+    Upcast(Box<dyn Error + Send + Sync>),
 }
 
 impl DecodeError {
@@ -264,7 +274,7 @@ impl DecodeError {
     pub fn path(&self) -> Option<String> {
         match &self.reason {
             Reason::Json(error) => Some(error.path().to_string()),
-            Reason::Version { .. } | Reason::Type { .. } | Reason::Aggregate { .. } => None,
+            _ => None,
         }
     }
 }
@@ -305,14 +315,16 @@ impl fmt::Display for DecodeError {
                 f,
                 "it belongs to the aggregate `{found}`, and this is an event of `{expected}`"
             ),
+            Reason::Upcast(_) => f.write_str("the function in `upcast(…)` failed"),
         }
     }
 }
 
-impl std::error::Error for DecodeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for DecodeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.reason {
             Reason::Json(error) => Some(error.inner()),
+            Reason::Upcast(error) => Some(&**error),
             Reason::Version { .. } | Reason::Type { .. } | Reason::Aggregate { .. } => None,
         }
     }
@@ -357,7 +369,7 @@ impl<'e, E: Event> EventArgument<'e> for Envelope<'e, E> {
 #[doc(hidden)]
 pub struct Typed<'e, T> {
     pub handled: Handled,
-    decode: fn(&'e PersistedEvent) -> Result<T, DecodeError>,
+    pub(super) decode: fn(&'e PersistedEvent) -> Result<T, DecodeError>,
 }
 
 /// The events that a handler takes.
@@ -375,6 +387,21 @@ pub enum Handled {
     Named(&'static [&'static str]),
     /// The events without another handler.
     Rest,
+}
+
+impl Handled {
+    /// Whether events of these types include this one.
+    #[inline]
+    #[must_use]
+    pub fn takes(&self, event: &PersistedEvent) -> bool {
+        match self {
+            Self::Typed { aggregate, events } => {
+                events.contains(&&*event.event_type) && *event.aggregate_type == **aggregate
+            }
+            Self::Named(events) => events.contains(&&*event.event_type),
+            Self::Every | Self::Rest => true,
+        }
+    }
 }
 
 /// Examines the type of a parameter.
@@ -395,18 +422,6 @@ fn decode_and_wrap<'e, T: EventArgument<'e>>(event: &'e PersistedEvent) -> Resul
 }
 
 impl<'e, T> Typed<'e, T> {
-    /// Whether the handler takes this event.
-    #[inline]
-    #[must_use]
-    pub fn takes(&self, event: &PersistedEvent) -> bool {
-        match self.handled {
-            Handled::Typed { aggregate, events } => {
-                events.contains(&&*event.event_type) && *event.aggregate_type == *aggregate
-            }
-            _ => false,
-        }
-    }
-
     /// Decodes one event.
     ///
     /// # Errors
@@ -415,24 +430,28 @@ impl<'e, T> Typed<'e, T> {
         (self.decode)(event).map_err(|error| error.for_consumer(cx.consumer()))
     }
 
-    /// Decodes events up to the first that does not decode, which begins the next run.
+    /// Decodes the handler's events of a run, and passes over those between them. The first that does not
+    /// decode begins the next run: returns how many events of the run are before it.
     ///
     /// # Errors
     /// If the first one does not decode.
     pub fn decode_run(
         &self,
         cx: &Context,
-        events: &'e [PersistedEvent],
-    ) -> Result<Vec<T>, DecodeError> {
-        let mut decoded = Vec::with_capacity(events.len());
-        for event in events {
+        run: &'e [PersistedEvent],
+    ) -> Result<(Vec<T>, usize), DecodeError> {
+        let mut decoded = Vec::with_capacity(run.len());
+        for (index, event) in run.iter().enumerate() {
+            if !self.handled.takes(event) {
+                continue;
+            }
             match self.decode(cx, event) {
                 Ok(one) => decoded.push(one),
                 Err(error) if decoded.is_empty() => return Err(error),
-                Err(_) => break,
+                Err(_) => return Ok((decoded, index)),
             }
         }
-        Ok(decoded)
+        Ok((decoded, run.len()))
     }
 }
 
@@ -451,6 +470,48 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
     fn upcast(old: Old) -> T {
         T::from(old)
     }
+}
+
+/// What a function in `upcast(…)` returns.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a function in `upcast(…)` returns the next version, `{New}`, but this one returns `{Self}`",
+    label = "neither `{New}` nor a `Result` with it",
+    note = "write `fn name(old: serde_json::Value) -> {New}`, or return a `Result` with it and an error that implements `std::error::Error`"
+)]
+pub trait Upcasted<New> {
+    /// The next version.
+    ///
+    /// # Errors
+    /// The function's error.
+    fn into_result(self) -> Result<New, Box<dyn Error + Send + Sync>>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<New> Upcasted<New> for New {
+    fn into_result(self) -> Result<New, Box<dyn Error + Send + Sync>> {
+        Ok(self)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<New, E: Into<Box<dyn Error + Send + Sync>>> Upcasted<New> for Result<New, E> {
+    fn into_result(self) -> Result<New, Box<dyn Error + Send + Sync>> {
+        self.map_err(Into::into)
+    }
+}
+
+/// Converts what a function in `upcast(…)` returned.
+///
+/// # Errors
+/// The function's error.
+#[doc(hidden)]
+pub fn upcast_with<New, R: Upcasted<New>>(
+    event: &PersistedEvent,
+    returned: R,
+) -> Result<New, DecodeError> {
+    let result = returned.into_result();
+    result.map_err(|error| DecodeError::new(event, Reason::Upcast(error)))
 }
 
 /// Can be read from a payload. It exists for its error message.

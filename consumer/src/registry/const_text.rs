@@ -85,25 +85,9 @@ impl Text {
     }
 }
 
-/// Whether two texts are equal. The names of an aggregate's events often begin alike, so the bytes are
-/// compared from the end: the compiler limits how long a check may take.
-pub(super) const fn same(one: &str, other: &str) -> bool {
-    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
-    if one.len() != other.len() {
-        return false;
-    }
-    while let ([more @ .., a], [others @ .., b]) = (one, other) {
-        if *a != *b {
-            return false;
-        }
-        (one, other) = (more, others);
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{CAPACITY, Text, same};
+    use super::{CAPACITY, Text};
 
     #[test]
     fn text_is_built() {
@@ -119,12 +103,5 @@ mod tests {
     fn long_text_is_cut_between_characters() {
         let text = Text::new().push("a").push(&"ü".repeat(CAPACITY));
         assert_eq!(text.as_str().len(), CAPACITY - 1);
-    }
-
-    #[test]
-    fn texts_are_compared() {
-        assert!(same("User", "User"));
-        assert!(!same("User", "Users"));
-        assert!(!same("User", "user"));
     }
 }

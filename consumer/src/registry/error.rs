@@ -156,7 +156,7 @@ impl fmt::Display for Problem {
             }
             Self::NothingFromCrate { name } => write!(
                 f,
-                "`consumers![…]` names the crate `{name}`, which declares no consumer: remove it from the list, or check that its `#[consumer]` items are compiled (features, `cfg`, the feature `auto-register`); if Cargo.toml renames the crate, add its own name, as in `{name} = \"its_name\"`"
+                "`consumers![…]` names the crate `{name}`, which declares no consumer: remove it from the list, or check that its `#[consumer]` items are compiled (features, `cfg`, the feature `auto-register`) and that it depends on the same version of `consumer` as this program (`cargo tree -i consumer`); if Cargo.toml renames the crate, add its own name, as in `{name} = \"its_name\"`"
             ),
             Self::NothingInGroup { name, groups } if groups.is_empty() => write!(
                 f,

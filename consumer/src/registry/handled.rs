@@ -1,7 +1,8 @@
 //! The events that handlers take, and the checks of them at compile time.
 
-use super::const_text::{Text, same};
+use super::const_text::Text;
 use crate::contract::Handled;
+use crate::contract::const_text::same;
 use crate::contract::read_model::Table;
 use crate::contract::typed::EventShape;
 

@@ -36,25 +36,33 @@
 //!
 //! Further methods simulate what a consumer has to survive: [`ConsumerTest::redeliver`],
 //! [`ConsumerTest::gap`], [`ConsumerTest::fail_at_write`],
-//! [`ConsumerTest::crash_before_commit`], [`ConsumerTest::reset`].
+//! [`ConsumerTest::crash_before_commit`], [`ConsumerTest::reset`], [`ConsumerTest::set_replay`].
+//! [`assert_round_trips!`](crate::assert_round_trips) checks that events survive being stored.
 //!
 //! To test a whole program with the real worker, use
 //! [`Worker::run_once`](crate::Worker::run_once), which handles everything in the log, or
 //! [`WorkerHandle::caught_up`](crate::WorkerHandle::caught_up) beside a running worker.
 
 mod error;
+mod round_trip;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 
 pub use self::error::TestError;
-use crate::backend::{Backend, prepare_table, table_schema};
+pub use self::round_trip::{RoundTripError, check_round_trips};
+use crate::backend::{
+    Append, Backend, EventStatements, Schema, StoreSettings, prepare_table, table_schema,
+};
 use crate::contract::read_model::{ReadModel, VersionTable};
-use crate::contract::{BatchError, Consumer, Context, EventRecord, NewEvent, PersistedEvent};
+use crate::contract::{
+    BatchError, Consumer, Context, EventRecord, ExpectedVersion, NewEvent, PersistedEvent,
+};
 use crate::registry::Registered;
 use crate::store::{EventStore, cause};
 
@@ -69,11 +77,17 @@ pub struct ConsumerTest<DB: Backend> {
     next_position: i64,
     checkpoint: i64,
     replay_to: i64,
+    /// Whether all events count as handled before.
+    is_replay: bool,
     attempt: u32,
     /// The number that sqlx gives the next savepoint.
     next_savepoint: u32,
     /// The schema of the table of a read model, once the table has been created.
     table_schema: Option<Arc<str>>,
+    /// The store's log, if the events go there too.
+    log: Option<EventStatements<DB>>,
+    /// How many of the events are there.
+    logged: usize,
     /// An in-memory database ends with its store.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
     store: Option<EventStore<DB>>,
@@ -96,6 +110,7 @@ impl ConsumerTest<sqlx::Sqlite> {
     /// # Errors
     /// [`TestError::Store`] or [`TestError::Database`] if SQLite cannot create the database.
     pub async fn sqlite(consumer: impl Consumer<sqlx::Sqlite>) -> Result<Self, TestError> {
+        let _running = RunningClock::hold();
         let store = EventStore::connect("sqlite::memory:").await?;
         store.migrate().await?;
         let mut test = Self::within(store.begin().await?, Registered::new(consumer));
@@ -145,6 +160,7 @@ impl ConsumerTest<sqlx::Postgres> {
         pool: &sqlx::PgPool,
         consumer: impl Consumer<sqlx::Postgres>,
     ) -> Result<Self, TestError> {
+        let _running = RunningClock::hold();
         Ok(Self::within(pool.begin().await?, Registered::new(consumer)))
     }
 }
@@ -174,11 +190,90 @@ impl<DB: Backend> ConsumerTest<DB> {
             next_position: 1,
             checkpoint: 0,
             replay_to: 0,
+            is_replay: false,
             attempt: 1,
             next_savepoint: 1,
             table_schema: None,
+            log: None,
+            logged: 0,
             store: None,
         }
+    }
+
+    /// Puts the events into the store's table of events too, for a consumer that reads the log in its
+    /// transaction.
+    ///
+    /// Each event is appended before it is handed over, and has the position, the version and the time
+    /// that the store gives it. In an empty SQLite database, position and version are those that
+    /// [`given`](Self::given) returned. [`gap`](Self::gap) leaves no gap in the store.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |_| { use consumer::__doc::Users;
+    /// use consumer::{NewEvent, sqlx};
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// let mut test = ConsumerTest::sqlite(Users).await?.with_log();
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// test.when().await?;
+    ///
+    /// let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(test.connection()).await?;
+    /// assert_eq!(stored, 1);
+    /// # Ok(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn with_log(mut self) -> Self {
+        self.log = Some(EventStatements::new(&StoreSettings {
+            schema: Schema::default(),
+            dialect: DB::DIALECT,
+            notify: false,
+            keep_statements: true,
+        }));
+        self
+    }
+
+    /// Puts the events into the tables that this store is mapped to, like [`with_log`](Self::with_log).
+    #[must_use]
+    pub fn with_log_of(mut self, store: &EventStore<DB>) -> Self {
+        self.log = Some(EventStatements::new(store.settings()));
+        self
+    }
+
+    /// Sets whether the events that are handed over from now on were handled before:
+    /// [`Context::is_replay`] returns it.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |_| {
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// use consumer::prelude::*;
+    /// use consumer::testing::ConsumerTest;
+    ///
+    /// /// Counts the mails that it sends.
+    /// #[derive(Clone, Default)]
+    /// struct Welcome(Arc<AtomicU32>);
+    ///
+    /// #[consumer(name = "welcome", aggregates = ["User"])]
+    /// impl Welcome {
+    ///     async fn handle(&self, cx: &Context, _event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         if !cx.is_replay() {
+    ///             self.0.fetch_add(1, Ordering::Relaxed);
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let welcome = Welcome::default();
+    /// let mut test = ConsumerTest::sqlite(welcome.clone()).await?;
+    /// test.given(NewEvent::new("User", "ada", "UserRegistered", "{}"));
+    /// test.when().await?;
+    /// test.set_replay(true);
+    /// test.redeliver().await?;
+    /// assert_eq!(welcome.0.load(Ordering::Relaxed), 1);
+    /// # Ok(()) }).unwrap();
+    /// ```
+    pub fn set_replay(&mut self, replay: bool) {
+        self.is_replay = replay;
     }
 
     /// Returns the connection that the consumer writes to, to set up its tables and read them.
@@ -282,7 +377,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// [`TestError::Handler`] if the consumer fails on an event. The events before it are handled,
     /// and the next call tries this event again.
     pub async fn when(&mut self) -> Result<(), TestError> {
-        self.prepare_table().await?;
+        self.prepare().await?;
         while let Some(batch) = self.next_batch() {
             let (cx, outcome) = self.attempt(&batch, End::Commit).await?;
             match outcome {
@@ -374,7 +469,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// # Errors
     /// [`TestError::Handler`] if the consumer fails on an event of the batch.
     pub async fn crash_before_commit(&mut self) -> Result<(), TestError> {
-        self.prepare_table().await?;
+        self.prepare().await?;
         let Some(batch) = self.next_batch() else {
             return Ok(());
         };
@@ -411,7 +506,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// [`TestError::Swallowed`] if the write failed and the consumer returned no error;
     /// [`TestError::Handler`] if the consumer failed for another reason.
     pub async fn fail_at_write(&mut self, write: u32) -> Result<bool, TestError> {
-        self.prepare_table().await?;
+        self.prepare().await?;
         let Some(batch) = self.next_batch() else {
             return Ok(false);
         };
@@ -459,7 +554,7 @@ impl<DB: Backend> ConsumerTest<DB> {
         let consumer = Arc::clone(&self.registered.consumer);
         if !consumer.can_reset() {
             return Err(TestError::Reset(
-                "it has no `reset`: add a method marked `#[on(reset)]`".into(),
+                "it has no `reset`: add a method marked `#[on(reset)]`, or call `set_replay(true)` and `redeliver()` to hand the events over as a replay".into(),
             ));
         }
         self.prepare_table().await?;
@@ -493,6 +588,30 @@ impl<DB: Backend> ConsumerTest<DB> {
         let mut rows = rows.map_err(|error| TestError::Row(error.into()))?;
         rows.sort_by_cached_key(R::key);
         Ok(rows)
+    }
+
+    /// Makes the database what a worker's consumer finds.
+    async fn prepare(&mut self) -> Result<(), TestError> {
+        self.write_log().await?;
+        self.prepare_table().await
+    }
+
+    /// Appends the events that are not in the store's log yet.
+    async fn write_log(&mut self) -> Result<(), TestError> {
+        let Some(statements) = &self.log else {
+            return Ok(());
+        };
+        for event in self.events.iter_mut().skip(self.logged) {
+            let new = [new_event(event)];
+            let append = Append::new(ExpectedVersion::Any, &new, Cow::Borrowed)?;
+            let placed = DB::append(&mut self.tx, statements, &append).await?;
+            for stored in append.persisted(placed) {
+                self.next_position = stored.global_position + 1;
+                *event = stored;
+            }
+            self.logged += 1;
+        }
+        Ok(())
     }
 
     /// Creates the table of the consumer's read model, if it has one.
@@ -539,14 +658,14 @@ impl<DB: Backend> ConsumerTest<DB> {
             self.checkpoint = self.next_position - 1;
             return None;
         };
-        let is_replay = first.global_position <= self.replay_to;
-        if is_replay {
+        let is_reset = first.global_position <= self.replay_to;
+        if is_reset {
             let end = self.replay_to;
             events.retain(|event| event.global_position <= end);
         }
         let cx = self
             .context()
-            .with_replay(is_replay)
+            .with_replay(is_reset || self.is_replay)
             .with_attempt(self.attempt);
         Some(Batch {
             cx: Arc::new(cx),
@@ -634,6 +753,37 @@ impl<DB: Backend> ConsumerTest<DB> {
             position: event.map_or(0, |event| event.global_position),
             error: failed.error,
         }
+    }
+}
+
+/// Keeps a clock that is paused from jumping to the next timeout: in a test with `start_paused = true`, a
+/// pool would otherwise give up at once. tokio's clock stands still while a blocking task runs.
+struct RunningClock {
+    /// Dropping it ends the task.
+    _until: mpsc::Sender<()>,
+}
+
+impl RunningClock {
+    fn hold() -> Self {
+        let (until, dropped) = mpsc::channel();
+        tokio::task::spawn_blocking(move || dropped.recv());
+        Self { _until: until }
+    }
+}
+
+/// The event as it is appended.
+fn new_event(event: &PersistedEvent) -> NewEvent {
+    NewEvent {
+        aggregate_type: Arc::clone(&event.aggregate_type),
+        aggregate_id: event.aggregate_id.as_str().into(),
+        event_id: event.event_id,
+        event_type: Arc::clone(&event.event_type),
+        event_version: event.event_version,
+        payload: event.payload.clone(),
+        metadata: event.metadata.clone(),
+        trace_id: event.trace_id.clone(),
+        correlation_id: event.correlation_id.clone(),
+        causation_id: event.causation_id.clone(),
     }
 }
 

@@ -56,6 +56,11 @@ pub enum WorkerError {
         /// The other log's table of events.
         log: String,
     },
+    /// The clock of tokio is paused, as in a test with `start_paused = true`.
+    #[error(
+        "tokio's clock is paused, so that every timeout of the worker would end at once; remove `start_paused = true`, or call `tokio::time::resume()` before the worker runs"
+    )]
+    PausedClock,
     /// The consumer has no checkpoint.
     #[error(
         "there is no checkpoint of `{consumer}`, version {version}; has a worker with that consumer ever run on this database?"

@@ -9,8 +9,8 @@ use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
 use crate::backend::{
-    Access, Backend, Observation, ReadModelTable, StoreError, begin, prepare_table, prepare_view,
-    table_schema,
+    Access, Backend, Observation, ReadModelTable, StoreError, begin, clock_is_paused,
+    prepare_table, prepare_view, table_schema,
 };
 use crate::contract::Backoff;
 use crate::contract::read_model::VersionTable;
@@ -166,6 +166,9 @@ impl<DB: Backend> Worker<DB> {
         once: bool,
         guard: &mut RunGuard,
     ) -> Result<Report, WorkerError> {
+        if clock_is_paused() {
+            return Err(WorkerError::PausedClock);
+        }
         let mut shared = self.shared;
         check_store(&mut shared).await?;
         prepare_tables(&mut shared, &self.assigner.consumers).await?;
@@ -181,6 +184,7 @@ impl<DB: Backend> Worker<DB> {
             Poller::start(Arc::clone(&shared), self.assigner, frontier, snapshot).await?;
         let until = once.then(|| poller.observed().head);
         let rows = poller.enroll().await?;
+        log_start(&rows, &consumers);
         let detached = detached_names(&rows, &consumers, &self.elsewhere);
         let mut lanes = Lanes::prepare(&shared, self.new_lanes, until).await?;
         let mut helpers = spawn_helpers(&shared, consumers);
@@ -440,6 +444,23 @@ impl<DB: Backend> PollerTask<DB> {
 impl<DB: Backend> Drop for PollerTask<DB> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Logs which consumers the worker runs, and from where.
+fn log_start<DB: Backend>(snapshot: &Snapshot, consumers: &[Arc<WorkerConsumer<DB>>]) {
+    for consumer in consumers {
+        let id = consumer.id();
+        let rows = snapshot.rows.values();
+        let positions = rows
+            .filter(|row| row.key.consumer == *id)
+            .map(|row| row.position);
+        tracing::info!(
+            consumer = &*id.name,
+            version = id.version,
+            position = positions.min(),
+            "the worker runs this consumer"
+        );
     }
 }
 

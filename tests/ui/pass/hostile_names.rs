@@ -29,6 +29,10 @@ struct ReadModel;
 struct Table;
 struct Value;
 struct Keys;
+struct Variant;
+struct EventEnum;
+struct VariantsOf;
+const variant: u8 = 0;
 const row: u8 = 0;
 const rows: u8 = 0;
 const keys: u8 = 0;
@@ -64,8 +68,26 @@ impl ::core::convert::From<Old> for Registered {
 #[event(aggregate = "User")]
 enum UserEvent {
     A(Registered),
-    B { name: ::std::string::String },
+    #[event(version = 2, upcast(1 = old_b))]
+    B {
+        name: ::std::string::String,
+    },
     C,
+    #[event(version = 2, upcast(1 = Old))]
+    D(::std::boxed::Box<Plain>),
+}
+
+#[derive(::serde::Serialize, ::serde::Deserialize)]
+struct Plain {}
+
+impl ::core::convert::From<Old> for Plain {
+    fn from(_: Old) -> Self {
+        Self {}
+    }
+}
+
+fn old_b(_: ::serde_json::Value) -> ::core::result::Result<UserEvent, ::serde_json::Error> {
+    ::core::result::Result::Ok(UserEvent::C)
 }
 
 #[derive(::core::default::Default)]
@@ -131,6 +153,44 @@ impl ByEvent {
     }
 }
 
+struct ByVariant;
+
+#[::consumer::consumer(name = "by_variant", aggregates = [UserEvent])]
+impl ByVariant {
+    #[on(UserEvent::A)]
+    async fn a(
+        &self,
+        _: &[::consumer::Envelope<'_, Registered>],
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[on(crate::UserEvent::B)]
+    async fn b(&self, _: UserEvent) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[on(UserEvent::C)]
+    async fn r#match(&self) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[cfg(all())]
+    #[on(UserEvent::D)]
+    async fn d(
+        &self,
+        _: ::consumer::Envelope<'_, Plain>,
+    ) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+
+    #[cfg(any())]
+    #[on(UserEvent::D)]
+    async fn d(&self) -> ::core::result::Result<(), ::consumer::HandlerError> {
+        ::core::result::Result::Ok(())
+    }
+}
+
 struct Batch;
 
 #[::consumer::consumer(name = "batch")]
@@ -189,6 +249,11 @@ impl Rows {
     #[on(other, key = [(::std::string::String::new(), it.global_position)])]
     fn other(changed: &mut ::core::option::Option<Row>, it: &::consumer::PersistedEvent) {
         *changed = ::core::option::Option::None;
+    }
+
+    #[on(UserEvent::B, key = [(::std::string::String::new(), 1)])]
+    fn variant(changed: &mut Row, _: UserEvent) {
+        changed.columns = 1;
     }
 
     #[on("C")]

@@ -94,6 +94,56 @@ impl Users {
     }
 }
 
+/// Sees variants.
+#[derive(Debug)]
+pub struct Variants;
+
+#[consumer(name = "variants", aggregates = [UserEvent])]
+impl Variants {
+    #[on(UserEvent::Registered)]
+    async fn registered(
+        &self,
+        events: &[Envelope<'_, UserRegistered>],
+    ) -> Result<(), HandlerError> {
+        assert!(!events.is_empty());
+        Ok(())
+    }
+
+    #[on(UserEvent::Renamed)]
+    async fn renamed(&self, event: UserEvent) -> Result<(), HandlerError> {
+        drop(event);
+        Ok(())
+    }
+
+    #[on(UserEvent::Deleted)]
+    async fn deleted(&self) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+/// The only event of an order.
+#[derive(Event, Serialize, Deserialize, Debug)]
+#[event(aggregate = "Order")]
+pub enum OrderEvent {
+    /// Placed.
+    #[event(version = 2, upcast(1 = placed))]
+    Placed(Box<OrderContent>),
+}
+
+/// An order's content.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct OrderContent {
+    /// Where to write to.
+    pub email: String,
+}
+
+/// The content of an order as it was once.
+#[must_use]
+pub fn placed(old: serde_json::Value) -> OrderContent {
+    let email = old.to_string();
+    OrderContent { email }
+}
+
 /// Sees everything.
 #[consumer(name = "everything", database = any)]
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
-use crate::contract::Backoff;
+use crate::contract::{Backoff, PersistedEvent};
 use crate::worker::lane::attempt::record;
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{AttemptError, FailedEvents, Outcome};
@@ -38,11 +38,11 @@ impl<DB: Backend> Lane<DB> {
 
     /// The events before the failing one are handled again and saved together with its failure.
     fn save_events_before(&mut self, mut job: Job, failed: FailedEvents) {
-        let position = job.position_of(failed.index);
-        job.take = failed.index;
-        job.next_failure = position
+        let event = job.events.get(failed.index);
+        job.next_failure = event
             .filter(|_| failed.suspects == 1)
-            .map(|position| self.failure(position, 1, failed.error));
+            .map(|event| self.failure(event, 1, failed.error));
+        job.take = failed.index;
         self.job = Some(job);
     }
 
@@ -60,14 +60,15 @@ impl<DB: Backend> Lane<DB> {
 
     /// Counts an attempt at the first event, and waits for the next one.
     async fn count_attempt(&mut self, job: Job, failed: FailedEvents) -> Turn {
-        let Some(position) = job.position_of(0) else {
+        let Some(event) = job.events.first() else {
             return CONTINUE;
         };
+        let position = event.global_position;
         let claim = failed.claim;
         let row = &claim.checkpoint;
         let is_same = row.failed_position == Some(position);
         let before = if is_same { row.attempts } else { 0 };
-        let failure = self.failure(position, before.saturating_add(1), failed.error);
+        let failure = self.failure(event, before.saturating_add(1), failed.error);
         let new = NewCheckpoint {
             position: row.position,
             state: State::Running,
@@ -114,9 +115,14 @@ impl<DB: Backend> Lane<DB> {
         }
     }
 
-    fn failure(&self, position: i64, attempts: u32, error: String) -> Failure {
+    fn failure(&self, event: &PersistedEvent, attempts: u32, error: String) -> Failure {
+        let position = event.global_position;
         tracing::warn!(
             consumer = self.segment.name(), position, attempts, %error,
+            aggregate_type = &*event.aggregate_type,
+            aggregate_id = event.aggregate_id,
+            event_type = &*event.event_type,
+            event_id = %event.event_id,
             "the handler failed"
         );
         let settings = &self.segment.consumer.settings;

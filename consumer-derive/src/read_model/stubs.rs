@@ -1,31 +1,18 @@
-//! What the derive leaves after a mistake: the messages, and stubs that keep the rest of the crate
-//! free of follow-on errors.
+//! What the derive implements after a mistake.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::{Data, DeriveInput, Fields, Type};
+use syn::{Data, DeriveInput, Fields, Path, Type};
 
-use super::attributes::{self, Attributes};
-use crate::crate_path;
+use super::attributes::Attributes;
 use crate::errors::Errors;
 use crate::keys;
 use crate::types::last_name;
 
-pub(super) fn fallback(
-    input: &DeriveInput,
-    attributes: &Attributes,
-    errors: Errors,
-) -> TokenStream {
-    let messages = errors.into_compile_errors();
-    if !input.generics.params.is_empty() {
-        return messages;
-    }
-    let krate = attributes.values.krate.as_ref();
-    let krate = crate_path::or_default(krate.filter(|path| crate_path::is_absolute(path)));
+pub(super) fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
     let ident = &input.ident;
     let key = probable_key(input);
     quote_spanned! {Span::mixed_site()=>
-        #messages
         const _: () = {
             #[automatically_derived]
             impl #krate::ReadModel for #ident {
@@ -88,7 +75,7 @@ fn marked_types(input: &DeriveInput) -> Vec<&Type> {
     };
     let is_marked = |field: &&syn::Field| {
         // The mistakes in it have been reported.
-        let attributes = attributes::of_field(field, &mut Errors::default());
+        let attributes = Attributes::of_part(&field.attrs, &mut Errors::default());
         attributes.key(keys::KEY).is_some()
     };
     fields
