@@ -313,6 +313,18 @@ async fn find_reads_a_view_with_more_columns_than_the_struct<DB: TestDatabase>(d
     assert_eq!((found.id.as_str(), found.age), ("ada", 2));
 }
 
+#[tokio::test]
+async fn find_keeps_an_error_that_is_not_about_versions() {
+    let db = Database::<Postgres>::fresh().await;
+    all_versions(&db).await;
+    // It has more columns than the struct.
+    activate(&db, 2).await.expect("activate");
+    db.execute("DROP VIEW users; CREATE VIEW users AS SELECT * FROM users_v2 WHERE 1 / (length(id) - 3) = 0")
+        .await;
+    let error = first::User::find(&db.pool, &"ada".to_owned()).await;
+    assert!(matches!(error, Err(FindError::Database(_))), "{error:?}");
+}
+
 /// Reads named columns through a statement that sqlx keeps prepared, until told to stop.
 macro_rules! reader {
     ($database:ident, $name:ident) => {

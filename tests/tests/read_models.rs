@@ -589,13 +589,15 @@ where
 test_on!(
     [postgres],
     a_role_that_may_not_create_is_told_the_statements,
+    the_printed_script_is_all_that_such_a_role_needs,
     a_row_that_no_event_changes_is_not_written,
     a_value_that_the_database_rounds_fails_its_event,
     the_search_path_of_a_session_moves_no_table,
     a_table_with_row_level_security_is_refused
 );
 
-async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres>) {
+/// The database as a role that may not create tables, and the statements that give the role all others.
+async fn restricted(db: &Database<Postgres>) -> (Database<Postgres>, String) {
     let role = format!("app_{}", fastrand::u64(..));
     let grant = format!(
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
@@ -606,7 +608,24 @@ async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres
     ))
     .await;
     let url = db.url.replace("postgres@", &format!("{role}@"));
-    let restricted = Database::of(EventStore::<Postgres>::connect(&url).await.unwrap(), &url);
+    let store = EventStore::<Postgres>::connect(&url).await.unwrap();
+    (Database::of(store, &url), grant)
+}
+
+async fn the_printed_script_is_all_that_such_a_role_needs(db: Database<Postgres>) {
+    let (restricted, grant) = restricted(&db).await;
+    let worker = || restricted.worker().consumer(samples().folding());
+    let script = worker().admin().unwrap().migration_sql();
+    db.execute(&format!("{script} {grant}")).await;
+    db.append_events(&[command(Action::Put, 5).event("a")])
+        .await;
+    run_once(worker()).await;
+    let found = Sample::find(&restricted.pool, &"a".to_owned()).await;
+    assert!(found.unwrap().is_some());
+}
+
+async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres>) {
+    let (restricted, grant) = restricted(&db).await;
     db.append_events(&[command(Action::Put, 5).event("a")])
         .await;
     let refused = refusal(&restricted, samples().folding()).await;

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
-use super::tables::{Tables, differences_from_struct};
+use super::tables::{Comparison, Tables, compare_with_struct};
 use super::views::{Name, Relation, Views};
 use crate::contract::read_model::{FindError, Table, VersionTable};
 
@@ -18,8 +18,7 @@ pub(crate) async fn view_of<DB: Tables>(
     Ok(schema.map(|schema| Name::new(Some(&schema), table.bare_name())))
 }
 
-/// The error for a view that shows a version with other columns than those of the struct; `None` if it
-/// does not.
+/// The error for a view that shows a version without the columns of the struct; `None` if it has them.
 ///
 /// It explains an error, so errors of its own do not matter.
 pub(super) async fn other_version<DB: Tables + Views>(
@@ -31,14 +30,14 @@ pub(super) async fn other_version<DB: Tables + Views>(
         return None;
     };
     let shown = version_of(&view, &reads)?;
-    let differences = differences::<DB>(connection, table, &view, shown).await?;
-    if differences.is_empty() {
+    let compared = compare::<DB>(connection, table, &view, shown).await?;
+    if compared.has_columns {
         return None;
     }
     Some(FindError::OtherVersion {
         shown,
         wanted: with_columns_of::<DB>(connection, table, &view).await,
-        differences,
+        differences: compared.differences,
         view: view.name,
     })
 }
@@ -61,22 +60,22 @@ async fn with_columns_of<DB: Tables>(
         .collect();
     versions.sort_unstable();
     while let Some(version) = versions.pop() {
-        let differences = differences::<DB>(connection, table, view, version).await;
-        if differences.is_some_and(|differences| differences.is_empty()) {
+        let compared = compare::<DB>(connection, table, view, version).await;
+        if compared.is_some_and(|compared| compared.differences.is_empty()) {
             return Some(version);
         }
     }
     None
 }
 
-async fn differences<DB: Tables>(
+async fn compare<DB: Tables>(
     connection: &mut DB::Connection,
     table: &'static Table,
     view: &Name,
     version: u32,
-) -> Option<Vec<String>> {
+) -> Option<Comparison> {
     let table = VersionTable::new(table, version, view.schema.as_deref());
-    differences_from_struct::<DB>(connection, &table).await.ok()
+    compare_with_struct::<DB>(connection, &table).await.ok()?
 }
 
 /// The version of the table of a view.

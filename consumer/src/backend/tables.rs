@@ -154,7 +154,7 @@ pub(crate) async fn prepare_table<DB: Tables>(
     let Some(found) = look_at::<DB>(tx, table).await? else {
         return create::<DB>(tx, table).await;
     };
-    let differences = compare::<DB>(tx, table, &found).await?;
+    let Comparison { differences, .. } = compare::<DB>(tx, table, &found).await?;
     if differences.is_empty() {
         return Ok(());
     }
@@ -280,27 +280,38 @@ fn found_table<DB: Tables>(rows: &[DB::Row]) -> Result<FoundTable, sqlx::Error> 
     Ok(found)
 }
 
+/// A table compared with its struct.
+pub(super) struct Comparison {
+    /// Everything in which they differ.
+    pub(super) differences: Vec<String>,
+    /// Whether the table has the columns of the struct, perhaps among others.
+    pub(super) has_columns: bool,
+}
+
 async fn compare<DB: Tables>(
     connection: &mut DB::Connection,
     table: &VersionTable<'_>,
     found: &FoundTable,
-) -> Result<Vec<String>, TableError> {
+) -> Result<Comparison, TableError> {
     let mut types = Vec::new();
     for column in table.table().columns {
         let type_name = type_name::<DB>(connection, column.column_type).await;
         types.push(type_name.map_err(|error| database(table, error))?);
     }
-    Ok(differences(table.table(), &types, found))
+    Ok(Comparison {
+        differences: differences(table.table(), &types, found),
+        has_columns: has_columns(table.table(), &types, found),
+    })
 }
 
-/// Everything in which the table of a version differs from its struct.
-pub(super) async fn differences_from_struct<DB: Tables>(
+/// Compares the table of a version with a struct; `None` if there is no such table.
+pub(super) async fn compare_with_struct<DB: Tables>(
     connection: &mut DB::Connection,
     table: &VersionTable<'_>,
-) -> Result<Vec<String>, TableError> {
+) -> Result<Option<Comparison>, TableError> {
     match look_at::<DB>(connection, table).await? {
-        Some(found) => compare::<DB>(connection, table, &found).await,
-        None => Ok(vec!["it does not exist".to_owned()]),
+        Some(found) => Ok(Some(compare::<DB>(connection, table, &found).await?)),
+        None => Ok(None),
     }
 }
 
@@ -341,6 +352,17 @@ fn differences(table: &Table, types: &[String], found: &FoundTable) -> Vec<Strin
         differences.push(format!("the primary key is ({found}) and not ({key})"));
     }
     differences
+}
+
+/// Whether a table has all columns of a struct, each with its type.
+fn has_columns(table: &Table, types: &[String], found: &FoundTable) -> bool {
+    table.columns.iter().zip(types).all(|(column, type_name)| {
+        found.columns.iter().any(|found| {
+            found.name == column.name
+                && is_same_type(type_name, &found.type_name)
+                && (column.nullable || !found.nullable)
+        })
+    })
 }
 
 fn compare_column(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use consumer::admin::{ActivateOptions, Admin, ForgetOptions, Target};
 use consumer::prelude::*;
-use consumer::{Backend, EventStore};
+use consumer::{Backend, EventStore, Registered};
 use serde::{Deserialize, Serialize};
 
 use crate::{first, second};
@@ -70,13 +70,18 @@ async fn run_first_release<DB: Backend>(store: &EventStore<DB>, ada: &str) -> an
     Ok(())
 }
 
+/// In a program that contains one release, `discover()` takes the version from the attribute.
+fn second_release<DB: Backend>() -> Registered<DB> {
+    Registered::new(second::Users).version(2)
+}
+
 /// Version 2 fills a table of its own, while queries read version 1.
 async fn rebuild_beside<DB: Backend>(
     store: &EventStore<DB>,
     admin: &Admin<DB>,
     ada: &str,
 ) -> anyhow::Result<()> {
-    let worker = Worker::builder(store.clone()).consumer(second::Users);
+    let worker = Worker::builder(store.clone()).registered(second_release());
     print!("{}", worker.build()?.run_once().await?);
     // The view still shows version 1, and a struct of version 2 does not fit.
     ensure!(
@@ -98,7 +103,7 @@ async fn rebuild_beside<DB: Backend>(
 
 /// Reads its own write: a change that a worker applies while this waits.
 async fn run_second_release<DB: Backend>(store: &EventStore<DB>, ada: &str) -> anyhow::Result<()> {
-    let worker = Worker::builder(store.clone()).consumer(second::Users);
+    let worker = Worker::builder(store.clone()).registered(second_release());
     let worker = worker.build()?;
     let handle = worker.handle();
     let running = tokio::spawn(worker.run(std::future::pending()));
