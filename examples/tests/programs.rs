@@ -130,6 +130,43 @@ async fn the_quickstart_on_postgres_continues_where_it_stopped() {
     }
 }
 
+/// Checks what the example of a read model prints in its first run, and in its second.
+fn assert_rebuilt(program: &str, url: &str) {
+    let first = run(program, url);
+    for (part, is_there) in [
+        ("version 1: ada-0 ada@example.org", true),
+        (
+            "the view `users` shows version 1, and the struct is of version 2",
+            true,
+        ),
+        ("version 2 is active, and version 1 is forgotten", true),
+        ("ada@example.net after 2 changes", true),
+        ("bob", false),
+    ] {
+        assert_eq!(first.contains(part), is_there, "{part}: {first}");
+    }
+    let second = run(program, url);
+    for (part, is_there) in [
+        ("version 1", false),
+        ("ada@example.net after 2 changes", true),
+    ] {
+        assert_eq!(second.contains(part), is_there, "{part}: {second}");
+    }
+}
+
+#[test]
+fn a_read_model_is_rebuilt_beside_the_live_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("app.db").display());
+    assert_rebuilt(env!("CARGO_BIN_EXE_read_model"), &url);
+}
+
+#[tokio::test]
+async fn a_read_model_on_postgres_is_rebuilt_beside_the_live_version() {
+    let database = TestPostgres::shared().await.database().await;
+    assert_rebuilt(env!("CARGO_BIN_EXE_read_model_postgres"), &database.url);
+}
+
 #[test]
 fn both_forms_of_the_set_based_read_model_have_the_same_rows() {
     let text = run(env!("CARGO_BIN_EXE_set_based"), "");

@@ -26,9 +26,11 @@ impl Arguments {
     pub fn value<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
         let at = self.0.iter().position(|argument| argument == name)?;
         self.0.remove(at);
-        assert!(at < self.0.len(), "`{name}` needs a value");
+        if at >= self.0.len() {
+            refuse(&format!("`{name}` needs a value"));
+        }
         let value = self.0.remove(at).parse();
-        Some(value.unwrap_or_else(|error| panic!("`{name}`: {error}")))
+        Some(value.unwrap_or_else(|error| refuse(&format!("`{name}`: {error}"))))
     }
 
     pub fn only(&mut self) -> Only {
@@ -39,16 +41,26 @@ impl Arguments {
     pub fn out(&mut self) -> PathBuf {
         let out: PathBuf = self.value("--out").unwrap_or_else(|| ".".into());
         let created = std::fs::create_dir_all(&out);
-        created.unwrap_or_else(|error| panic!("cannot create `{}`: {error}", out.display()));
+        if let Err(error) = created {
+            refuse(&format!("cannot create `{}`: {error}", out.display()));
+        }
         out
     }
 
     /// Refuses what is left, and names what there is.
     pub fn end(self, known: &str) {
         if let Some(other) = self.0.first() {
-            panic!("unknown or repeated argument `{other}`; there are {known}");
+            refuse(&format!(
+                "unknown or repeated argument `{other}`; there are {known}"
+            ));
         }
     }
+}
+
+/// Ends the program because of its arguments.
+fn refuse(why: &str) -> ! {
+    eprintln!("{why}");
+    std::process::exit(2);
 }
 
 /// Words of which a name must contain one; every name passes when there are none.

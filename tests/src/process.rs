@@ -251,10 +251,17 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB>
     }
     for name in names {
         builder = match name {
-            SAMPLES => builder.consumer(Samples {
-                many_rows: true,
-                settings: impatient().retries(0).on_error(OnError::Skip),
-            }),
+            SAMPLES => {
+                let settings = impatient().retries(0).on_error(OnError::Skip);
+                let many_rows = true;
+                builder.consumer(
+                    Samples {
+                        many_rows,
+                        settings,
+                    }
+                    .folding(),
+                )
+            }
             name => builder.consumer(gated(name)),
         };
     }

@@ -5,24 +5,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use consumer::read_model::{
-    self, ColumnError, ColumnNormalizer, ColumnReader, ColumnWriter, Keys, ReadModelDatabase, Rows,
-    Table, TableColumn, Value, VersionTable,
-};
-use consumer::{
-    BatchError, Consumer, Context, Fold, HandlerError, NewEvent, PersistedEvent, ReadModel,
-    Settings,
-};
+use consumer::read_model::VersionTable;
+use consumer::{HandlerError, NewEvent, PersistedEvent, ReadModel, Settings};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::{Database, TestDatabase};
+use crate::{Database, Folding, TestDatabase, folding};
 
 /// A row.
-#[derive(Clone, Debug, Default)]
+#[derive(ReadModel, Clone, Debug, Default)]
+#[read_model(table = "samples")]
 pub struct Sample {
+    #[read_model(key)]
     id: String,
+    #[read_model(index)]
     text: Option<String>,
     flag: bool,
     small: i16,
@@ -36,7 +33,9 @@ pub struct Sample {
     day: NaiveDate,
     json: serde_json::Value,
     nested: Json<Nested>,
+    #[read_model(sql_type = "numeric(20, 2)")]
     amount: Cents,
+    #[read_model(position)]
     as_of: i64,
 }
 
@@ -63,106 +62,6 @@ impl FromStr for Cents {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.replace('.', "").parse().map(Self)
-    }
-}
-
-impl ReadModel for Sample {
-    type Key = String;
-
-    const TABLE: &'static Table = &Table::new(
-        "samples",
-        &[
-            TableColumn::key::<String>("id"),
-            TableColumn::of::<Option<String>>("text").indexed(),
-            TableColumn::of::<bool>("flag"),
-            TableColumn::of::<i16>("small"),
-            TableColumn::of::<i32>("medium"),
-            TableColumn::of::<i64>("count"),
-            TableColumn::of::<f32>("single"),
-            TableColumn::of::<Option<f64>>("double"),
-            TableColumn::of::<Vec<u8>>("bytes"),
-            TableColumn::of::<Uuid>("uuid"),
-            TableColumn::of::<Option<DateTime<Utc>>>("at"),
-            TableColumn::of::<NaiveDate>("day"),
-            TableColumn::of::<serde_json::Value>("json"),
-            TableColumn::of::<Json<Nested>>("nested"),
-            TableColumn::other("amount", "numeric(20, 2)", false),
-            TableColumn::position("as_of"),
-        ],
-    );
-
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn to_values(&self, values: &mut Vec<Value>) -> Result<(), ColumnError> {
-        let mut columns = ColumnWriter::new(Self::TABLE, values);
-        columns
-            .field(&self.id)?
-            .field(&self.text)?
-            .field(&self.flag)?
-            .field(&self.small)?
-            .field(&self.medium)?
-            .field(&self.count)?
-            .field(&self.single)?
-            .field(&self.double)?
-            .field(&self.bytes)?
-            .field(&self.uuid)?
-            .field(&self.at)?
-            .field(&self.day)?
-            .field(&self.json)?
-            .field(&self.nested)?
-            .text(Some(&self.amount))
-            .field(&self.as_of)?;
-        Ok(())
-    }
-
-    fn from_values(values: Vec<Value>) -> Result<Self, ColumnError> {
-        let mut columns = ColumnReader::new(Self::TABLE, values);
-        Ok(Self {
-            id: columns.field()?,
-            text: columns.field()?,
-            flag: columns.field()?,
-            small: columns.field()?,
-            medium: columns.field()?,
-            count: columns.field()?,
-            single: columns.field()?,
-            double: columns.field()?,
-            bytes: columns.field()?,
-            uuid: columns.field()?,
-            at: columns.field()?,
-            day: columns.field()?,
-            json: columns.field()?,
-            nested: columns.field()?,
-            amount: columns.text()?,
-            as_of: columns.field()?,
-        })
-    }
-
-    fn normalize(&mut self) -> Result<(), ColumnError> {
-        let mut columns = ColumnNormalizer::new(Self::TABLE);
-        columns
-            .field(&mut self.id)?
-            .field(&mut self.text)?
-            .field(&mut self.flag)?
-            .field(&mut self.small)?
-            .field(&mut self.medium)?
-            .field(&mut self.count)?
-            .field(&mut self.single)?
-            .field(&mut self.double)?
-            .field(&mut self.bytes)?
-            .field(&mut self.uuid)?
-            .field(&mut self.at)?
-            .field(&mut self.day)?
-            .field(&mut self.json)?
-            .field(&mut self.nested)?
-            .text(Some(&mut self.amount))?
-            .field(&mut self.as_of)?;
-        Ok(())
-    }
-
-    fn set_position(&mut self, position: i64) {
-        self.as_of = position;
     }
 }
 
@@ -313,6 +212,42 @@ impl Samples {
         }
     }
 
+    /// The consumer.
+    #[must_use]
+    pub fn folding(&self) -> Folding<Sample> {
+        self.folding_as()
+    }
+
+    /// The consumer, over another type of rows with the same columns.
+    #[must_use]
+    pub fn folding_as<R>(&self) -> Folding<R>
+    where
+        R: ReadModel<Key = String> + From<Sample> + Into<Sample>,
+    {
+        let (of_keys, of_rows) = (self.clone(), self.clone());
+        let folding = folding(
+            "samples",
+            move |_, event, keys| {
+                if !of_keys.many_rows {
+                    return keys.add_aggregate(event);
+                }
+                let command: Command = serde_json::from_slice(&event.payload)?;
+                command.keys.into_iter().try_for_each(|key| keys.add(key))
+            },
+            move |_, event, rows| {
+                let command: Command = serde_json::from_slice(&event.payload)?;
+                for key in of_rows.keys_of(event, &command) {
+                    let row: &mut Option<R> = rows.row(&key)?;
+                    let mut sample = row.take().map(Into::into);
+                    command.apply(&key, &mut sample)?;
+                    *row = sample.map(R::from);
+                }
+                Ok(())
+            },
+        );
+        folding.settings(self.settings.clone())
+    }
+
     /// The rows after some events, folded in memory one by one, as far as they do not fail. Parking
     /// leaves out all events of an aggregate after one that fails.
     #[must_use]
@@ -368,78 +303,6 @@ impl Samples {
             rows.insert(key, row);
         }
         Ok(rows)
-    }
-}
-
-impl Fold for Samples {
-    type Row = Sample;
-
-    fn keys(
-        &self,
-        _cx: &Context,
-        event: &PersistedEvent,
-        keys: &mut Keys<'_, String>,
-    ) -> Result<(), HandlerError> {
-        if !self.many_rows {
-            return keys.add_aggregate(event);
-        }
-        let command: Command = serde_json::from_slice(&event.payload)?;
-        command.keys.into_iter().try_for_each(|key| keys.add(key))
-    }
-
-    fn fold(
-        &self,
-        _cx: &Context,
-        event: &PersistedEvent,
-        rows: &mut Rows<'_, Sample>,
-    ) -> Result<(), HandlerError> {
-        let command: Command = serde_json::from_slice(&event.payload)?;
-        for key in self.keys_of(event, &command) {
-            command.apply(&key, rows.row(&key)?)?;
-        }
-        Ok(())
-    }
-}
-
-impl<DB: ReadModelDatabase> Consumer<DB> for Samples {
-    fn name(&self) -> &str {
-        "samples"
-    }
-
-    async fn handle(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        event: &PersistedEvent,
-    ) -> Result<(), HandlerError> {
-        let batch = std::slice::from_ref(event);
-        let handled = read_model::fold_batch::<DB, _>(self, cx, tx, batch).await;
-        handled.map(drop).map_err(|failed| failed.error)
-    }
-
-    async fn handle_batch(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        events: &[PersistedEvent],
-    ) -> Result<usize, BatchError> {
-        read_model::fold_batch::<DB, _>(self, cx, tx, events).await
-    }
-
-    fn settings(&self) -> Settings {
-        self.settings.clone()
-    }
-
-    fn read_model(&self) -> Option<&'static Table> {
-        Some(Sample::TABLE)
-    }
-
-    fn can_reset(&self) -> bool {
-        true
-    }
-
-    async fn reset(&self, cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {
-        read_model::clear::<DB, Sample>(cx, tx).await
     }
 }
 

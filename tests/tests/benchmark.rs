@@ -5,23 +5,28 @@ use std::process::Command;
 
 #[test]
 fn the_benchmark_runs_every_case_and_writes_its_results() {
-    let out = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    // It does not exist yet.
+    let out = directory.path().join("results/today");
     let ended = Command::new(env!("CARGO_BIN_EXE_bench"))
         .arg("--quick")
         .arg("--out")
-        .arg(out.path())
+        .arg(&out)
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success(), "{errors}");
 
-    let table = std::fs::read_to_string(out.path().join("bench.md")).unwrap();
+    let table = std::fs::read_to_string(out.join("bench.md")).unwrap();
     for case in [
         "Postgres, a statement an event",
         "Postgres, batches of one event, during a dump",
         "SQLite, a statement a batch",
-        "Postgres, fold beside a no-op handler",
-        "SQLite, fold beside a statement a batch of 1,000",
+        "Postgres, fold over 10,000 narrow rows, beside a no-op handler",
+        "Postgres, fold over 100,000 wide rows, loop in a task",
+        "SQLite, fold over 100 narrow rows, beside SQL, batches of 1,000",
+        "append to committed row, a fold beside a statement an event",
+        "peak memory, a fold, 1,000,000 events of as many keys in one batch",
         "50 no-op consumers beside one",
         "commit to handler, pairs, median",
         "8 segments beside 1",
@@ -31,6 +36,26 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
     ] {
         assert!(table.contains(case), "no `{case}` in:\n{table}");
     }
-    let plot = std::fs::read_to_string(out.path().join("bench.svg")).unwrap();
+    let plot = std::fs::read_to_string(out.join("bench.svg")).unwrap();
     assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));
+}
+
+#[test]
+fn arguments_that_the_benchmark_does_not_know_are_refused() {
+    for (arguments, part) in [
+        (&["--help"][..], "there are --quick, --rounds N,"),
+        (&["--quikc"], "`--quikc`"),
+        (&["--rounds", "many"], "`--rounds`: "),
+        (&["--only"], "`--only` needs a value"),
+        (&["--out", "/dev/null/results"], "cannot create"),
+    ] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_bench"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains(part), "{arguments:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{arguments:?}: {errors}");
+    }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Parser as _;
 use consumer::cli::{Cli, Console, Exit};
 use consumer::{EventStore, OnError, Registered, Settings, Worker, WorkerBuilder};
-use consumer_tests::{Database, Model, Running, TestDatabase, test_on};
+use consumer_tests::samples::{Sample, Samples};
+use consumer_tests::{Database, Folding, Model, Running, TestDatabase, run_once, test_on};
 use sqlx::Pool;
 
 /// Runs a command, answering no to its questions, and returns its exit status and its output.
@@ -63,6 +64,7 @@ test_on!(
     forget_asks_and_refuses_what_is_in_use,
     activate_switches_versions_once_the_new_one_has_caught_up,
     migrate_prints_the_sql_or_runs_it,
+    migrate_prints_the_tables_and_views_of_read_models,
     a_consumer_can_be_paused_before_it_ever_runs,
     a_resumed_consumer_shows_no_earlier_error,
     rebuild_takes_the_scope_of_the_code_and_says_so,
@@ -501,6 +503,44 @@ async fn migrate_prints_the_sql_or_runs_it<DB: TestDatabase>(db: Database<DB>) {
         (exit, text.as_str()),
         (Exit::Done, "the tables are up to date\n")
     );
+}
+
+/// A consumer with a read model, as [`Samples`] without settings of its own.
+fn samples() -> Folding<Sample> {
+    let (many_rows, settings) = (false, Settings::default());
+    Samples {
+        many_rows,
+        settings,
+    }
+    .folding()
+}
+
+async fn migrate_prints_the_tables_and_views_of_read_models<DB: TestDatabase>(db: Database<DB>) {
+    let worker = || Worker::builder(db.store.clone()).consumer(samples());
+    let (exit, printed) = command(worker(), "migrate --print", "n").await;
+    assert_eq!(exit, Exit::Done);
+    assert_eq!(
+        printed.trim_end(),
+        worker().admin().unwrap().migration_sql().trim_end()
+    );
+    // It can be run again.
+    db.execute(&printed).await;
+    db.execute(&printed).await;
+    assert_eq!(db.numbers("SELECT count FROM samples").await, [0; 0]);
+    let indexes = match DB::NAME {
+        "PostgreSQL" => "SELECT count(*) FROM pg_index WHERE indrelid = 'samples_v1'::regclass",
+        _ => "SELECT count(*) FROM pragma_index_list('samples_v1')",
+    };
+    assert_eq!(db.number(indexes).await, 2, "the key and one column");
+    // The worker finds what it would have created, and another version changes no view.
+    run_once(worker()).await;
+    let second = Registered::new(samples()).version(2);
+    let second = Worker::builder(db.store.clone()).registered(second);
+    let (_, printed) = command(second, "migrate --print", "n").await;
+    db.execute(&printed).await;
+    assert_eq!(db.numbers("SELECT count FROM samples_v2").await, [0; 0]);
+    let admin = worker().admin().unwrap();
+    assert_eq!(admin.active_version("samples").await.unwrap(), Some(1));
 }
 
 async fn without_tables_status_says_to_migrate<DB: TestDatabase>(db: Database<DB>) {

@@ -284,7 +284,13 @@ const HALVES: [(&[&str], &[&str]); 2] = [
         &["events", "heads", "frontier", "log_state"],
     ),
     (
-        &["checkpoints.rs", "operate.rs", "ledger.rs", "views.rs"],
+        &[
+            "checkpoints.rs",
+            "operate.rs",
+            "ledger.rs",
+            "tables.rs",
+            "views.rs",
+        ],
         &[
             "progress",
             "pending",

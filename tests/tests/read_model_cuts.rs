@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use consumer::{OnError, Registered};
-use consumer_tests::samples::{Action, Command, Sample, Samples, assert_same_rows};
+use consumer::read_model::{ColumnError, Table, Value};
+use consumer::{OnError, ReadModel, Registered};
+use consumer_tests::samples::{Action, Command, Sample, Samples, assert_same_rows, dump};
 use consumer_tests::{Database, TestDatabase, WorkerProcess, impatient, run_once, test_on, until};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -107,7 +108,7 @@ fn cut() -> impl Strategy<Value = Cut> {
 }
 
 impl Cut {
-    fn consumer(&self) -> Samples {
+    fn samples(&self) -> Samples {
         let settings = impatient().retries(0).segments(self.segments);
         let settings = settings.on_error(if self.parks {
             OnError::Park
@@ -135,12 +136,12 @@ async fn the_rows_are_those_of_one_event_at_a_time<DB: TestDatabase>(
     }
     let mut worker = db.worker();
     for (version, cut) in (1..).zip(&cuts) {
-        worker = worker.registered(Registered::new(cut.consumer()).version(version));
+        worker = worker.registered(Registered::new(cut.samples().folding()).version(version));
     }
     run_once(worker).await;
     let events = db.events().await;
     for (version, cut) in (1..).zip(&cuts) {
-        let expected = cut.consumer().in_memory(&events, cut.parks);
+        let expected = cut.samples().in_memory(&events, cut.parks);
         assert_same_rows(&expected, &db.rows::<Sample>(version).await);
     }
 }
@@ -176,8 +177,95 @@ fn rows_do_not_depend_on_the_batches_postgres() {
 
 test_on!(
     [sqlite, postgres],
-    r3_a_worker_killed_at_20_random_moments_yields_the_same_rows
+    without_their_stored_form_rows_depend_on_the_batches,
+    r3_a_worker_killed_at_20_random_moments_yields_the_same_rows,
+    processes_that_start_at_once_create_one_table
 );
+
+/// A row that never takes its stored form.
+#[derive(Debug)]
+struct AsGiven(Sample);
+
+impl From<Sample> for AsGiven {
+    fn from(row: Sample) -> Self {
+        Self(row)
+    }
+}
+
+impl From<AsGiven> for Sample {
+    fn from(row: AsGiven) -> Self {
+        row.0
+    }
+}
+
+impl ReadModel for AsGiven {
+    type Key = String;
+
+    const TABLE: &'static Table = Sample::TABLE;
+
+    fn key(&self) -> String {
+        self.0.key()
+    }
+
+    fn to_values(&self, values: &mut Vec<Value>) -> Result<(), ColumnError> {
+        self.0.to_values(values)
+    }
+
+    fn from_values(values: Vec<Value>) -> Result<Self, ColumnError> {
+        Sample::from_values(values).map(Self)
+    }
+
+    fn normalize(&mut self) -> Result<(), ColumnError> {
+        Ok(())
+    }
+
+    fn set_position(&mut self, position: i64) {
+        self.0.set_position(position);
+    }
+}
+
+/// The control: what the property above rests on is that each row takes its stored form.
+async fn without_their_stored_form_rows_depend_on_the_batches<DB: TestDatabase>(db: Database<DB>) {
+    for action in [Action::Put, Action::Change, Action::Change] {
+        let command = Command {
+            action,
+            keys: Vec::new(),
+            text: Some("text".into()),
+            bits: 0.1_f64.to_bits(),
+            seconds: 1,
+            days: 1,
+            number: 5,
+        };
+        db.append_events(&[command.event("a")]).await;
+    }
+    let one_by_one = Cut {
+        many_rows: false,
+        parks: false,
+        segments: 1,
+        batch_size: 1,
+    };
+    let at_once = Cut {
+        batch_size: 20,
+        ..one_by_one.clone()
+    };
+    // One after the other: where a version meets another one, it cuts its batches.
+    let as_given = |cut: &Cut| Registered::new(cut.samples().folding_as::<AsGiven>());
+    let stored = |cut: &Cut| Registered::new(cut.samples().folding());
+    for (version, registered) in (1..).zip([
+        as_given(&at_once),
+        as_given(&one_by_one),
+        stored(&at_once),
+        stored(&one_by_one),
+    ]) {
+        run_once(db.worker().registered(registered.version(version))).await;
+    }
+    let mut rows = Vec::new();
+    for version in 1..=4 {
+        rows.push(dump(&db.rows::<Sample>(version).await["a"]));
+    }
+    assert_ne!(rows[0], rows[1]);
+    assert_eq!(rows[2], rows[3]);
+}
 
 async fn r3_a_worker_killed_at_20_random_moments_yields_the_same_rows<DB: TestDatabase>(
     db: Database<DB>,
@@ -217,4 +305,30 @@ async fn r3_a_worker_killed_at_20_random_moments_yields_the_same_rows<DB: TestDa
     };
     let expected = samples.in_memory(&db.events().await, false);
     assert_same_rows(&expected, &db.rows::<Sample>(1).await);
+}
+
+async fn processes_that_start_at_once_create_one_table<DB: TestDatabase>(db: Database<DB>) {
+    let put = Command {
+        action: Action::Put,
+        keys: vec!["a".into(), "b".into()],
+        text: None,
+        bits: 0,
+        seconds: 0,
+        days: 0,
+        number: 0,
+    };
+    let head = db.append_events(&[put.event("a")]).await[0].global_position;
+    let workers = [(); 4].map(|()| {
+        WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), &db)
+            .consumers(&["samples"])
+            .start()
+    });
+    until("the event is handled", async || {
+        db.checkpoint("samples").await == Some(head)
+    })
+    .await;
+    for worker in workers {
+        assert!(worker.terminate());
+    }
+    assert_eq!(db.number("SELECT count(*) FROM samples").await, 2);
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, Target, ViewError};
 use consumer::prelude::*;
+use consumer::read_model::FindError;
 use consumer::{Registered, WorkerError};
 use consumer_tests::{Database, TestDatabase, test_on};
 use sqlx::{Connection as _, Postgres, Row as _, Sqlite};
@@ -57,6 +58,10 @@ test_on!(
     a_name_that_another_consumer_has_is_refused,
     a_view_switched_by_hand_is_recorded,
     a_version_written_by_hand_keeps_queries_until_a_switch,
+    find_over_a_view_of_another_version_names_both,
+    find_names_the_version_of_the_struct_in_a_transaction,
+    find_without_a_version_of_the_struct_says_what_to_do,
+    find_reads_a_view_with_more_columns_than_the_struct,
 );
 
 /// Runs a version until it has handled everything.
@@ -241,6 +246,83 @@ async fn a_version_written_by_hand_keeps_queries_until_a_switch<DB: TestDatabase
     assert_eq!(relations(&db).await, ["users_v2"]);
     activate(&db, 2).await.expect("activate");
     assert_eq!(relations(&db).await, ["users", "users_v2"]);
+}
+
+/// What `find` of a version says of the view.
+macro_rules! refused {
+    ($row:ty, $from:expr) => {
+        match <$row>::find($from, &"ada".to_owned()).await {
+            Err(error @ FindError::OtherVersion { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+}
+
+async fn find_over_a_view_of_another_version_names_both<DB: TestDatabase>(db: Database<DB>) {
+    all_versions(&db).await;
+    // A column is missing.
+    let error = refused!(added::User, &db.pool);
+    for part in [
+        "the view `users` shows version 1",
+        "the struct is of version 2",
+        "the column `name` is missing",
+        "activate version 2",
+    ] {
+        assert!(error.contains(part), "no {part} in {error}");
+    }
+    // A column has another type.
+    activate(&db, 4).await.expect("activate");
+    let error = refused!(first::User, &db.pool);
+    for part in [
+        "shows version 4",
+        "the struct is of version 1",
+        "the column `age` has the type",
+    ] {
+        assert!(error.contains(part), "no {part} in {error}");
+    }
+    let found = retyped::User::find(&db.pool, &"ada".to_owned()).await;
+    assert_eq!(found.expect("find").expect("a row").age, "old");
+}
+
+async fn find_names_the_version_of_the_struct_in_a_transaction<DB: TestDatabase>(db: Database<DB>)
+where
+    for<'c> &'c mut DB::Connection: sqlx::Acquire<'c, Database = DB>,
+{
+    all_versions(&db).await;
+    let mut tx = db.pool.begin().await.expect("begin");
+    let error = refused!(added::User, &mut *tx);
+    assert!(error.contains("of version 2"), "{error}");
+    // The transaction can go on.
+    let found = first::User::find(&mut *tx, &"ada".to_owned()).await;
+    assert_eq!(found.expect("find").expect("a row").age, 1);
+}
+
+async fn find_without_a_version_of_the_struct_says_what_to_do<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    run(&db, first::Users, 1).await.expect("run");
+    let error = refused!(added::User, &db.pool);
+    assert!(error.contains("let a worker run the version"), "{error}");
+}
+
+/// An old release goes on reading while a version is activated that only adds columns.
+async fn find_reads_a_view_with_more_columns_than_the_struct<DB: TestDatabase>(db: Database<DB>) {
+    all_versions(&db).await;
+    activate(&db, 2).await.expect("activate");
+    let found = first::User::find(&db.pool, &"ada".to_owned()).await;
+    let found = found.expect("find").expect("a row");
+    assert_eq!((found.id.as_str(), found.age), ("ada", 2));
+}
+
+#[tokio::test]
+async fn find_keeps_an_error_that_is_not_about_versions() {
+    let db = Database::<Postgres>::fresh().await;
+    all_versions(&db).await;
+    // It has more columns than the struct.
+    activate(&db, 2).await.expect("activate");
+    db.execute("DROP VIEW users; CREATE VIEW users AS SELECT * FROM users_v2 WHERE 1 / (length(id) - 3) = 0")
+        .await;
+    let error = first::User::find(&db.pool, &"ada".to_owned()).await;
+    assert!(matches!(error, Err(FindError::Database(_))), "{error:?}");
 }
 
 /// Reads named columns through a statement that sqlx keeps prepared, until told to stop.

@@ -282,7 +282,7 @@ async fn a_table_that_differs_is_refused_with_every_difference<DB: TestDatabase>
         "CREATE TABLE samples_v1 (id BIGINT, text TEXT NOT NULL PRIMARY KEY, flag BOOLEAN, x TEXT)",
     )
     .await;
-    let refused = refusal(&db, samples()).await;
+    let refused = refusal(&db, samples().folding()).await;
     let TableError::Differs { differences, .. } = &refused else {
         panic!("{refused}");
     };
@@ -569,12 +569,11 @@ async fn the_test_kit_creates_the_table_and_reads_its_rows<DB: TestDatabase>(db:
 
 async fn a_row_is_found_by_its_key<DB: TestDatabase>(db: Database<DB>)
 where
-    DB::Arguments: sqlx::IntoArguments<DB>,
-    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+    for<'c> &'c mut DB::Connection: sqlx::Acquire<'c, Database = DB>,
 {
     let put = command(Action::Put, 5);
     db.append_events(&[put.event("a")]).await;
-    run_once(db.worker().consumer(samples())).await;
+    run_once(db.worker().consumer(samples().folding())).await;
     let mut connection = db.pool.acquire().await.unwrap();
     let found = Sample::find(&mut *connection, &"a".to_owned())
         .await
@@ -590,13 +589,15 @@ where
 test_on!(
     [postgres],
     a_role_that_may_not_create_is_told_the_statements,
+    the_printed_script_is_all_that_such_a_role_needs,
     a_row_that_no_event_changes_is_not_written,
     a_value_that_the_database_rounds_fails_its_event,
     the_search_path_of_a_session_moves_no_table,
     a_table_with_row_level_security_is_refused
 );
 
-async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres>) {
+/// The database as a role that may not create tables, and the statements that give the role all others.
+async fn restricted(db: &Database<Postgres>) -> (Database<Postgres>, String) {
     let role = format!("app_{}", fastrand::u64(..));
     let grant = format!(
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
@@ -607,21 +608,42 @@ async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres
     ))
     .await;
     let url = db.url.replace("postgres@", &format!("{role}@"));
-    let restricted = Database::of(EventStore::<Postgres>::connect(&url).await.unwrap(), &url);
+    let store = EventStore::<Postgres>::connect(&url).await.unwrap();
+    (Database::of(store, &url), grant)
+}
+
+async fn the_printed_script_is_all_that_such_a_role_needs(db: Database<Postgres>) {
+    let (restricted, grant) = restricted(&db).await;
+    let worker = || restricted.worker().consumer(samples().folding());
+    let script = worker().admin().unwrap().migration_sql();
+    db.execute(&format!("{script} {grant}")).await;
     db.append_events(&[command(Action::Put, 5).event("a")])
         .await;
-    let refused = refusal(&restricted, samples()).await;
+    run_once(worker()).await;
+    let found = Sample::find(&restricted.pool, &"a".to_owned()).await;
+    assert!(found.unwrap().is_some());
+}
+
+async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres>) {
+    let (restricted, grant) = restricted(&db).await;
+    db.append_events(&[command(Action::Put, 5).event("a")])
+        .await;
+    let refused = refusal(&restricted, samples().folding()).await;
     let TableError::MayNotCreate { sql, .. } = &refused else {
         panic!("{refused}");
     };
     db.execute(&format!("{sql} {grant}")).await;
-    let worker = restricted.worker().consumer(samples()).build().unwrap();
+    let worker = restricted
+        .worker()
+        .consumer(samples().folding())
+        .build()
+        .unwrap();
     let WorkerError::View(ViewError::NotAllowed { sql, .. }) = worker.run_once().await.unwrap_err()
     else {
         panic!("the role owns nothing");
     };
     db.execute(&format!("{sql} {grant}")).await;
-    run_once(restricted.worker().consumer(samples())).await;
+    run_once(restricted.worker().consumer(samples().folding())).await;
     assert_eq!(db.rows::<Sample>(1).await.len(), 1);
 }
 
@@ -629,16 +651,16 @@ async fn a_row_that_no_event_changes_is_not_written(db: Database<Postgres>) {
     let writer = "SELECT xmin::text::bigint FROM samples_v1";
     db.append_events(&[command(Action::Put, 5).event("a")])
         .await;
-    run_once(db.worker().consumer(samples())).await;
+    run_once(db.worker().consumer(samples().folding())).await;
     let before = db.number(writer).await;
     // Its handler changes the row, and changes it back.
     db.append_events(&[command(Action::ChangeBack, 5).event("a")])
         .await;
-    run_once(db.worker().consumer(samples())).await;
+    run_once(db.worker().consumer(samples().folding())).await;
     assert_eq!(db.number(writer).await, before);
     db.append_events(&[command(Action::Change, 5).event("a")])
         .await;
-    run_once(db.worker().consumer(samples())).await;
+    run_once(db.worker().consumer(samples().folding())).await;
     assert_ne!(db.number(writer).await, before);
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod frontier;
 mod lag;
 mod locks;
+mod migration;
 mod missing;
 mod operator;
 mod options;

@@ -6,11 +6,13 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::database::HasStatementCache;
 use sqlx::query::Query;
 use sqlx::{
     ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Row as _, SqlStr, Type,
 };
+use uuid::Uuid;
 
 use super::dialect::Dialect;
 
@@ -31,8 +33,17 @@ pub trait Driver:
     + Reads<i32>
     + Reads<i64>
     + Reads<String>
+    + Reads<Option<bool>>
+    + Reads<Option<i16>>
+    + Reads<Option<i32>>
     + Reads<Option<i64>>
+    + Reads<Option<f32>>
+    + Reads<Option<f64>>
     + Reads<Option<String>>
+    + Reads<Option<Vec<u8>>>
+    + Reads<Option<Uuid>>
+    + Reads<Option<DateTime<Utc>>>
+    + Reads<Option<NaiveDate>>
 {
     /// The words of the database.
     const DIALECT: Dialect;

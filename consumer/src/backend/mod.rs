@@ -17,6 +17,7 @@ mod error;
 mod events;
 #[cfg(feature = "testing")]
 mod faults;
+mod find;
 #[cfg(feature = "worker")]
 mod frontier;
 #[cfg(feature = "worker")]
@@ -39,6 +40,8 @@ mod read_model;
 #[cfg(feature = "worker")]
 mod rows;
 mod schema;
+#[cfg(feature = "worker")]
+mod shown_version;
 #[cfg(feature = "worker")]
 mod slices;
 mod sql;
@@ -98,6 +101,8 @@ pub(crate) use self::rows::{
 };
 pub use self::schema::{Column, Schema};
 #[cfg(feature = "worker")]
+pub(crate) use self::shown_version::view_of;
+#[cfg(feature = "worker")]
 pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
@@ -113,7 +118,7 @@ pub use self::views::ViewError;
 pub(crate) use self::views::recorded_tables;
 #[cfg(feature = "worker")]
 pub(crate) use self::views::{
-    ReadModelTable, ViewStatements, drop_table, prepare_view, switch_view,
+    Name, ReadModelTable, ViewStatements, drop_table, prepare_view, progress_of, switch_view,
 };
 
 /// A database that can hold an event store and run its consumers: Postgres or SQLite, each behind

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::driver::{Driver, Reads};
 use crate::contract::HandlerError;
 use crate::contract::read_model::{
     ColumnRole, ColumnType, Loaded, Table, TableColumn, Value, VersionTable,
@@ -36,11 +37,50 @@ pub(super) fn names<'t>(columns: impl IntoIterator<Item = &'t TableColumn>) -> S
 
 /// `SELECT` of all columns of a table or view; the values of some types are read as text.
 pub(super) fn select(table: &Table, from: &str) -> String {
+    // SQLite takes a quoted name that is no column for a text, unless it is qualified.
     let columns = list(table.columns, |column| match column.column_type {
-        ColumnType::Json | ColumnType::Other(_) => format!("CAST({} AS text)", quoted(column.name)),
-        _ => quoted(column.name),
+        ColumnType::Json | ColumnType::Other(_) => {
+            format!("CAST(r.{} AS text)", quoted(column.name))
+        }
+        _ => format!("r.{}", quoted(column.name)),
     });
-    format!("SELECT {columns} FROM {from}")
+    format!("SELECT {columns} FROM {from} AS r")
+}
+
+/// The values of a row that [`select`] returned.
+pub(super) fn values<DB: Driver>(table: &Table, row: &DB::Row) -> Result<Vec<Value>, sqlx::Error> {
+    let columns = table.columns.iter().enumerate();
+    let values = columns.map(|(index, column)| value::<DB>(row, index, column.column_type));
+    values.collect()
+}
+
+fn value<DB: Driver>(
+    row: &DB::Row,
+    index: usize,
+    column: ColumnType,
+) -> Result<Value, sqlx::Error> {
+    match column {
+        ColumnType::Text | ColumnType::Other(_) => content_as::<DB, _>(row, index, Value::Text),
+        ColumnType::Json => content_as::<DB, _>(row, index, Value::Json),
+        ColumnType::Bool => content_as::<DB, _>(row, index, Value::Bool),
+        ColumnType::I16 => content_as::<DB, _>(row, index, Value::I16),
+        ColumnType::I32 => content_as::<DB, _>(row, index, Value::I32),
+        ColumnType::I64 => content_as::<DB, _>(row, index, Value::I64),
+        ColumnType::F32 => content_as::<DB, _>(row, index, Value::F32),
+        ColumnType::F64 => content_as::<DB, _>(row, index, Value::F64),
+        ColumnType::Bytes => content_as::<DB, _>(row, index, Value::Bytes),
+        ColumnType::Uuid => content_as::<DB, _>(row, index, Value::Uuid),
+        ColumnType::Timestamp => content_as::<DB, _>(row, index, Value::Timestamp),
+        ColumnType::Date => content_as::<DB, _>(row, index, Value::Date),
+    }
+}
+
+fn content_as<DB: Reads<Option<T>>, T>(
+    row: &DB::Row,
+    index: usize,
+    variant: impl FnOnce(T) -> Value,
+) -> Result<Value, sqlx::Error> {
+    Ok(DB::read_at(row, index)?.map_or(Value::Null, variant))
 }
 
 /// What an upsert does with a row whose key exists.
@@ -112,9 +152,10 @@ impl Budget {
     }
 }
 
-/// Takes the content of a value that was written for a column of another type.
-pub(super) fn other_type(column_type: ColumnType, value: &Value) -> HandlerError {
-    format!("a column of the type {column_type:?} cannot hold {value:?}").into()
+/// The error for a value that does not belong into a column.
+pub(super) fn other_type(column_type: ColumnType, value: &Value) -> sqlx::Error {
+    let error = format!("a column of the type {column_type:?} cannot hold {value:?}");
+    sqlx::Error::Encode(error.into())
 }
 
 /// Takes the content out of a value; `None` if it is NULL.
@@ -123,8 +164,30 @@ macro_rules! content {
         match $value {
             Value::Null => Ok(None),
             $(Value::$variant(content) => Ok(Some(content)),)+
-            other => Err(other_type($column, &other)),
+            other => Err(crate::backend::read_model::other_type($column, &other)),
         }
     };
 }
 pub(super) use content;
+
+/// Calls a macro with the type that a column's values are bound as, and with their variants.
+macro_rules! with_type {
+    ($column:expr, $bind:ident) => {
+        match $column {
+            ColumnType::Text | ColumnType::Json | ColumnType::Other(_) => {
+                $bind!(String, Text | Json)
+            }
+            ColumnType::Bool => $bind!(bool, Bool),
+            ColumnType::I16 => $bind!(i16, I16),
+            ColumnType::I32 => $bind!(i32, I32),
+            ColumnType::I64 => $bind!(i64, I64),
+            ColumnType::F32 => $bind!(f32, F32),
+            ColumnType::F64 => $bind!(f64, F64),
+            ColumnType::Bytes => $bind!(Vec<u8>, Bytes),
+            ColumnType::Uuid => $bind!(uuid::Uuid, Uuid),
+            ColumnType::Timestamp => $bind!(chrono::DateTime<chrono::Utc>, Timestamp),
+            ColumnType::Date => $bind!(chrono::NaiveDate, Date),
+        }
+    };
+}
+pub(super) use with_type;

@@ -9,6 +9,8 @@ use thiserror::Error;
 use super::driver::Driver;
 use super::driver_error::DriverError;
 use super::read_model::{names, qualified, quoted};
+use super::rows::ConsumerId;
+use super::sql::StoreSettings;
 use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn, VersionTable};
 
 /// Why a worker cannot use the table of a read model.
@@ -98,13 +100,35 @@ pub trait Tables: Driver {
     /// column; `None` if it is the declared one.
     fn type_query(column: ColumnType) -> Option<String>;
 
-    /// Returns the statement that creates an index.
-    fn create_index(table: &VersionTable<'_>, name: &str, column: &TableColumn) -> String;
+    /// Returns the statement that creates an index, on a condition if the database takes one here.
+    fn create_index(
+        table: &VersionTable<'_>,
+        name: &str,
+        column: &TableColumn,
+        condition: &str,
+    ) -> String;
 
     /// Returns the schema in which tables are created that name none.
     fn current_schema(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Returns the schema in which a session finds a table or view; `None` if there is none.
+    fn schema_of(
+        connection: &mut Self::Connection,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Returns the query for the tables of a schema whose names begin with a text, as `name`.
+    fn tables_like(schema: &str, beginning: &str) -> String;
+
+    /// Returns the statements that create the table of a version, and its view if no other version has
+    /// one, unless they exist. They can be run any number of times.
+    fn create_if_missing(
+        settings: &StoreSettings,
+        consumer: &ConsumerId,
+        table: &VersionTable<'_>,
+    ) -> String;
 
     /// Whether the error says that the role lacks the right to create.
     fn may_not_create(error: &sqlx::Error) -> bool;
@@ -127,14 +151,25 @@ pub(crate) async fn prepare_table<DB: Tables>(
     tx: &mut DB::Connection,
     table: &VersionTable<'_>,
 ) -> Result<(), TableError> {
-    match look_at::<DB>(tx, table).await? {
-        Some(found) => compare::<DB>(tx, table, &found).await,
-        None => create::<DB>(tx, table).await,
+    let Some(found) = look_at::<DB>(tx, table).await? else {
+        return create::<DB>(tx, table).await;
+    };
+    let Comparison { differences, .. } = compare::<DB>(tx, table, &found).await?;
+    if differences.is_empty() {
+        return Ok(());
     }
+    Err(TableError::Differs {
+        table: table.name(),
+        differences,
+        version: table.version(),
+    })
 }
 
-/// The statements that create a table and its indexes.
-pub(crate) fn create_table<DB: Tables>(table: &VersionTable<'_>) -> String {
+/// The condition of statements that may be run again.
+pub(super) const IF_MISSING: &str = "IF NOT EXISTS ";
+
+/// The statements that create a table and its indexes, possibly on a condition.
+pub(super) fn create_table<DB: Tables>(table: &VersionTable<'_>, condition: &str) -> String {
     let columns = table.table().columns.iter();
     let mut lines: Vec<String> = columns
         .clone()
@@ -146,10 +181,13 @@ pub(crate) fn create_table<DB: Tables>(table: &VersionTable<'_>) -> String {
         .collect();
     lines.push(format!("    PRIMARY KEY ({})", names(table.table().key())));
     let name = qualified(table.schema(), &table.name());
-    let mut script = format!("CREATE TABLE {name} (\n{}\n);\n", lines.join(",\n"));
+    let mut script = format!(
+        "CREATE TABLE {condition}{name} (\n{}\n);\n",
+        lines.join(",\n")
+    );
     for column in columns.filter(|column| matches!(column.role, ColumnRole::Indexed)) {
         let index = format!("{}_{}", table.name(), column.name);
-        script.push_str(&DB::create_index(table, &index, column));
+        script.push_str(&DB::create_index(table, &index, column, condition));
         script.push_str(";\n");
     }
     script
@@ -159,7 +197,7 @@ async fn create<DB: Tables>(
     tx: &mut DB::Connection,
     table: &VersionTable<'_>,
 ) -> Result<(), TableError> {
-    let sql = create_table::<DB>(table);
+    let sql = create_table::<DB>(table, "");
     let script = AssertSqlSafe(sql.clone()).into_sql_str();
     match DB::fetch_script(tx, script).await {
         Ok(_) => Ok(()),
@@ -242,25 +280,39 @@ fn found_table<DB: Tables>(rows: &[DB::Row]) -> Result<FoundTable, sqlx::Error> 
     Ok(found)
 }
 
+/// A table compared with its struct.
+pub(super) struct Comparison {
+    /// Everything in which they differ.
+    pub(super) differences: Vec<String>,
+    /// Whether the table has the columns of the struct, perhaps among others.
+    pub(super) has_columns: bool,
+}
+
 async fn compare<DB: Tables>(
     connection: &mut DB::Connection,
     table: &VersionTable<'_>,
     found: &FoundTable,
-) -> Result<(), TableError> {
+) -> Result<Comparison, TableError> {
     let mut types = Vec::new();
     for column in table.table().columns {
         let type_name = type_name::<DB>(connection, column.column_type).await;
         types.push(type_name.map_err(|error| database(table, error))?);
     }
-    let differences = differences(table.table(), &types, found);
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(TableError::Differs {
-        table: table.name(),
-        differences,
-        version: table.version(),
+    Ok(Comparison {
+        differences: differences(table.table(), &types, found),
+        has_columns: has_columns(table.table(), &types, found),
     })
+}
+
+/// Compares the table of a version with a struct; `None` if there is no such table.
+pub(super) async fn compare_with_struct<DB: Tables>(
+    connection: &mut DB::Connection,
+    table: &VersionTable<'_>,
+) -> Result<Option<Comparison>, TableError> {
+    match look_at::<DB>(connection, table).await? {
+        Some(found) => Ok(Some(compare::<DB>(connection, table, &found).await?)),
+        None => Ok(None),
+    }
 }
 
 /// The name of a column's type, in the form in which the database shows it.
@@ -300,6 +352,17 @@ fn differences(table: &Table, types: &[String], found: &FoundTable) -> Vec<Strin
         differences.push(format!("the primary key is ({found}) and not ({key})"));
     }
     differences
+}
+
+/// Whether a table has all columns of a struct, each with its type.
+fn has_columns(table: &Table, types: &[String], found: &FoundTable) -> bool {
+    table.columns.iter().zip(types).all(|(column, type_name)| {
+        found.columns.iter().any(|found| {
+            found.name == column.name
+                && is_same_type(type_name, &found.type_name)
+                && (column.nullable || !found.nullable)
+        })
+    })
 }
 
 fn compare_column(

@@ -11,7 +11,7 @@ use super::driver::Driver;
 use super::driver_error::DriverError;
 use super::operate::ACTIVATE;
 use super::read_model::{qualified, quoted};
-use super::rows::{ConsumerId, on_consumer};
+use super::rows::{Checkpoint, ConsumerId, on_consumer};
 use super::sql::statements;
 use crate::contract::read_model::VersionTable;
 
@@ -68,6 +68,16 @@ pub struct ColumnShape {
     pub(crate) sql_type: String,
 }
 
+impl ColumnShape {
+    /// Decodes a row of the queries behind [`Views::columns`].
+    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            name: DB::read(row, "name")?,
+            sql_type: DB::read(row, "sql_type")?,
+        })
+    }
+}
+
 /// How a view is made to show another table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch {
@@ -103,6 +113,15 @@ pub(crate) fn select(columns: &[String], table: &Name) -> String {
     format!("SELECT {} FROM {}", columns.join(", "), table.quoted())
 }
 
+/// The statement that creates the view over a version, possibly on a condition.
+pub(super) fn create_view(table: &VersionTable<'_>, condition: &str) -> String {
+    let columns = table.table().columns.iter();
+    let columns: Vec<String> = columns.map(|column| column.name.to_owned()).collect();
+    let view = Name::new(table.schema(), table.view_name());
+    let select = select(&columns, &view.beside(table.name()));
+    format!("CREATE VIEW {condition}{} AS {select};\n", view.quoted())
+}
+
 const RECORD: &str = "
     INSERT INTO {read models} (consumer, version, schema_name, view_name, table_name)
     VALUES ($1, $2, $3, $4, $5)
@@ -130,6 +149,18 @@ const ACTIVE_OF: &str = "
                     (SELECT min(p.version) FROM {progress} AS p WHERE p.consumer = $1),
                     $2) AS version";
 
+/// The checkpoint rows of the active version of the consumer that maintains a view.
+const PROGRESS_OF: &str = "
+    SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
+           p.began, p.hold_at, p.attempts, p.failed_position, p.error
+      FROM {read models} AS m
+      JOIN {progress} AS p ON p.consumer = m.consumer AND p.version = m.version
+     WHERE m.schema_name = $1 AND m.view_name = $2
+       AND m.version = coalesce(
+           (SELECT a.version FROM {active} AS a WHERE a.consumer = m.consumer),
+           (SELECT min(o.version) FROM {progress} AS o WHERE o.consumer = m.consumer))
+     ORDER BY p.slice_from";
+
 statements! {
     /// The statements about the tables of read models.
     pub ViewStatements {
@@ -139,6 +170,7 @@ statements! {
         unrecord: UNRECORD,
         active_of: ACTIVE_OF,
         activate: ACTIVATE,
+        progress_of: PROGRESS_OF,
     }
 }
 
@@ -347,6 +379,19 @@ pub(crate) async fn recorded_tables<DB: Views>(
     let recorded = sql.recorded.on::<DB>().bind(consumer);
     let rows = recorded.fetch_all(connection).await?;
     rows.iter().map(ReadModelTable::decode::<DB>).collect()
+}
+
+/// The checkpoint rows of the active version of the consumer that maintains a view; none if no worker
+/// has run one.
+pub(crate) async fn progress_of<DB: Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    view: &Name,
+) -> Result<Vec<Checkpoint>, sqlx::Error> {
+    let schema = view.schema.as_deref().unwrap_or_default();
+    let progress = sql.progress_of.on::<DB>().bind(schema).bind(&*view.name);
+    let rows = progress.fetch_all(connection).await?;
+    rows.iter().map(Checkpoint::decode::<DB>).collect()
 }
 
 /// Makes the view show the table of a version, unless it does so already; nothing for a version

@@ -192,7 +192,7 @@ impl Forget {
 impl Migrate {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         if self.print {
-            return Ok(print(console, admin.store().migration_sql().trim_end()));
+            return Ok(print(console, admin.migration_sql().trim_end()));
         }
         admin.store().migrate().await?;
         Ok(print(console, "the tables are up to date"))

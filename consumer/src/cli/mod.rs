@@ -32,7 +32,7 @@
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
 //! | `forget NAME` | removes the checkpoint of a detached consumer or an old version |
-//! | `migrate [--print]` | creates or updates the tables |
+//! | `migrate [--print]` | creates or updates the tables, or prints the SQL for it, with the tables and views of read models |
 //! | `completions SHELL` | prints a shell completion script |
 //!
 //! Destructive commands ask for confirmation, which `--yes` gives in advance. Exit codes are those

@@ -1,6 +1,8 @@
 //! The event store: how events are appended and read.
 
 pub(crate) mod cause;
+#[cfg(feature = "worker")]
+mod find_as_of;
 
 use std::fmt;
 use std::sync::Arc;

@@ -234,18 +234,19 @@ async fn prepare_tables<DB: Backend>(
         let table = consumer.registered.consumer.read_model()?;
         Some((table, consumer.id()))
     });
+    let with_table: Vec<_> = with_table.collect();
+    let Some((first, _)) = with_table.first() else {
+        return Ok(());
+    };
     let views = DB::view_statements(shared.store.settings());
+    let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
+    shared.table_schema = table_schema::<DB>(&mut tx, Some(first)).await?;
     for (table, consumer) in with_table {
-        let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
-        if shared.table_schema.is_none() {
-            shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
-        }
         let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
         prepare_table::<DB>(&mut tx, &table).await?;
         prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(consumer, &table)).await?;
-        tx.commit().await?;
     }
-    Ok(())
+    Ok(tx.commit().await?)
 }
 
 /// Starts the tasks beside the poller and the lanes.

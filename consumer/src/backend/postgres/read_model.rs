@@ -2,18 +2,18 @@
 
 use std::mem::replace;
 
-use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Row as _};
-use uuid::Uuid;
 
+use crate::backend::find::find_row;
 use crate::backend::read_model::{
-    Budget, content, list, names, on_conflict, other_type, qualified, quoted, select, table_name,
+    Budget, content, list, names, on_conflict, qualified, quoted, select, table_name, values,
+    with_type,
 };
 use crate::contract::read_model::{
-    ColumnError, ColumnRole, ColumnType, FieldError, Loaded, ReadModelDatabase, RowError, Table,
-    TableColumn, Value, VersionTable,
+    ColumnError, ColumnRole, ColumnType, FieldError, FindError, Loaded, ReadModelDatabase,
+    RowError, Table, TableColumn, Value, VersionTable,
 };
 use crate::contract::{BatchFuture, HandlerError};
 
@@ -31,7 +31,7 @@ impl ReadModelDatabase for Postgres {
             let query = statement(load_text(table));
             let query = bind_columns(query, columns.key(), &mut keys.to_vec())?;
             let mut budget = Budget::of(max_bytes);
-            let rows = query.try_map(|row| budget.spend(values(columns, &row)?));
+            let rows = query.try_map(|row| budget.spend(values::<Postgres>(columns, &row)?));
             let rows = rows.fetch_all(tx).await;
             budget.loaded(rows)
         })
@@ -46,7 +46,7 @@ impl ReadModelDatabase for Postgres {
             let query = statement(select(columns, &table_name(table, None)));
             // Only tests read all rows: no connection needs to keep the statement.
             let rows = query.persistent(false).fetch_all(connection).await?;
-            let rows = rows.iter().map(|row| values(columns, row));
+            let rows = rows.iter().map(|row| values::<Postgres>(columns, row));
             Ok(rows.collect::<Result<_, sqlx::Error>>()?)
         })
     }
@@ -91,17 +91,19 @@ impl ReadModelDatabase for Postgres {
         })
     }
 
-    fn find(view: &VersionTable<'_>, key: Vec<Value>) -> Result<Statement, HandlerError> {
-        let table = view.table();
-        let from = qualified(view.schema(), view.view_name());
-        let find = format!("{} {}", select(table, &from), matching(table));
-        // Behind a pooler, another session could have a statement of the same name.
-        let find = statement(find).persistent(false);
-        bind_columns(find, table.key(), &mut [key])
-    }
-
-    fn values(table: &Table, row: &PgRow) -> Result<Vec<Value>, sqlx::Error> {
-        values(table, row)
+    fn find<'a>(
+        connection: &'a mut PgConnection,
+        table: &'static Table,
+        key: Vec<Value>,
+    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
+        Box::pin(async move {
+            let from = qualified(table.schema(), table.bare_name());
+            let find = format!("{} {}", select(table, &from), matching(table));
+            // Behind a pooler, another session could have a statement of the same name.
+            let find = statement(find).persistent(false);
+            let find = bind_columns(find, table.key(), &mut [key])?;
+            find_row::<Postgres>(connection, table, find).await
+        })
     }
 }
 
@@ -283,7 +285,7 @@ fn bind_columns<'t>(
     mut query: Statement,
     columns: impl IntoIterator<Item = &'t TableColumn>,
     rows: &mut [Vec<Value>],
-) -> Result<Statement, HandlerError> {
+) -> Result<Statement, sqlx::Error> {
     for (index, column) in columns.into_iter().enumerate() {
         let values = rows.iter_mut().map(|row| {
             row.get_mut(index)
@@ -298,55 +300,13 @@ fn bind_column(
     query: Statement,
     column: ColumnType,
     values: impl Iterator<Item = Value>,
-) -> Result<Statement, HandlerError> {
+) -> Result<Statement, sqlx::Error> {
     macro_rules! bind {
         ($type:ty, $($variant:ident)|+) => {{
-            let array: Result<Vec<Option<$type>>, HandlerError> =
+            let array: Result<Vec<Option<$type>>, sqlx::Error> =
                 values.map(|value| content!(value, column, $($variant)|+)).collect();
             query.bind(array?)
         }};
     }
-    Ok(match column {
-        ColumnType::Text | ColumnType::Json | ColumnType::Other(_) => bind!(String, Text | Json),
-        ColumnType::Bool => bind!(bool, Bool),
-        ColumnType::I16 => bind!(i16, I16),
-        ColumnType::I32 => bind!(i32, I32),
-        ColumnType::I64 => bind!(i64, I64),
-        ColumnType::F32 => bind!(f32, F32),
-        ColumnType::F64 => bind!(f64, F64),
-        ColumnType::Bytes => bind!(Vec<u8>, Bytes),
-        ColumnType::Uuid => bind!(Uuid, Uuid),
-        ColumnType::Timestamp => bind!(DateTime<Utc>, Timestamp),
-        ColumnType::Date => bind!(NaiveDate, Date),
-    })
-}
-
-/// The values of a row that [`select`] returned.
-fn values(table: &Table, row: &PgRow) -> Result<Vec<Value>, sqlx::Error> {
-    let columns = table.columns.iter().enumerate();
-    let values = columns.map(|(index, column)| read(row, index, column.column_type));
-    values.collect()
-}
-
-fn read(row: &PgRow, index: usize, column: ColumnType) -> Result<Value, sqlx::Error> {
-    macro_rules! read {
-        ($variant:ident) => {
-            row.try_get::<Option<_>, _>(index)?
-                .map_or(Value::Null, Value::$variant)
-        };
-    }
-    Ok(match column {
-        ColumnType::Text | ColumnType::Other(_) => read!(Text),
-        ColumnType::Json => read!(Json),
-        ColumnType::Bool => read!(Bool),
-        ColumnType::I16 => read!(I16),
-        ColumnType::I32 => read!(I32),
-        ColumnType::I64 => read!(I64),
-        ColumnType::F32 => read!(F32),
-        ColumnType::F64 => read!(F64),
-        ColumnType::Bytes => read!(Bytes),
-        ColumnType::Uuid => read!(Uuid),
-        ColumnType::Timestamp => read!(Timestamp),
-        ColumnType::Date => read!(Date),
-    })
+    Ok(with_type!(column, bind))
 }

@@ -6,8 +6,11 @@ use sqlx::{Row as _, raw_sql};
 
 use super::connect::{begin, begin_write};
 use super::read_model::type_name;
+use crate::backend::StoreSettings;
 use crate::backend::read_model::{qualified, quoted};
-use crate::backend::tables::{Tables, literal};
+use crate::backend::rows::ConsumerId;
+use crate::backend::tables::{Tables, create_table, literal};
+use crate::backend::views::create_view;
 use crate::contract::read_model::{ColumnType, TableColumn, VersionTable};
 
 impl Tables for Postgres {
@@ -50,7 +53,12 @@ impl Tables for Postgres {
         }
     }
 
-    fn create_index(table: &VersionTable<'_>, _name: &str, column: &TableColumn) -> String {
+    fn create_index(
+        table: &VersionTable<'_>,
+        _name: &str,
+        column: &TableColumn,
+        _condition: &str,
+    ) -> String {
         // Postgres finds a name that is free and not too long.
         let table = qualified(table.schema(), &table.name());
         format!("CREATE INDEX ON {table} ({})", quoted(column.name))
@@ -61,6 +69,58 @@ impl Tables for Postgres {
             .fetch_one(connection)
             .await?;
         row.try_get("name")
+    }
+
+    async fn schema_of(
+        connection: &mut PgConnection,
+        name: &str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let schema_of = "SELECT n.nspname::text AS name FROM pg_catalog.pg_class AS c
+                           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                          WHERE c.oid = pg_catalog.to_regclass($1)";
+        let schema_of = sqlx::query(schema_of).bind(quoted(name)).persistent(false);
+        let row = schema_of.fetch_optional(connection).await?;
+        row.map(|row| row.try_get("name")).transpose()
+    }
+
+    fn tables_like(schema: &str, beginning: &str) -> String {
+        format!(
+            "SELECT c.relname::text AS name FROM pg_catalog.pg_class AS c
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+              WHERE n.nspname = {} AND c.relkind IN ('r', 'p') AND starts_with(c.relname::text, {})",
+            literal(schema),
+            literal(beginning)
+        )
+    }
+
+    fn create_if_missing(
+        settings: &StoreSettings,
+        consumer: &ConsumerId,
+        table: &VersionTable<'_>,
+    ) -> String {
+        let schema = table.schema().map(literal);
+        let schema = schema.as_deref().unwrap_or("current_schema()");
+        let is_missing = |name: &str| {
+            let name = literal(name);
+            format!("to_regclass(format('%I.%I', {schema}, {name})) IS NULL")
+        };
+        format!(
+            "DO $read_model$ BEGIN
+    IF {} THEN
+{}    END IF;
+    -- The view shows the active version, which may be another one.
+    IF {} AND NOT EXISTS (SELECT 1 FROM {} WHERE consumer = {} AND version <> {}) THEN
+{}    END IF;
+END $read_model$;
+",
+            is_missing(&table.name()),
+            create_table::<Self>(table, ""),
+            is_missing(table.view_name()),
+            settings.render("{progress}"),
+            literal(&consumer.name),
+            consumer.version,
+            create_view(table, ""),
+        )
     }
 
     fn may_not_create(error: &sqlx::Error) -> bool {

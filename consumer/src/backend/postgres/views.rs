@@ -92,14 +92,7 @@ impl Views for Postgres {
         name: &Name,
     ) -> Result<Vec<ColumnShape>, sqlx::Error> {
         let rows = about(COLUMNS, name).fetch_all(connection).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ColumnShape {
-                    name: row.try_get("name")?,
-                    sql_type: row.try_get("sql_type")?,
-                })
-            })
-            .collect()
+        rows.iter().map(ColumnShape::decode::<Self>).collect()
     }
 
     async fn switch(

@@ -2,17 +2,16 @@
 
 use std::mem::replace;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::AssertSqlSafe;
 use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _};
-use uuid::Uuid;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 
+use crate::backend::find::find_row;
 use crate::backend::read_model::{
-    Budget, content, names, on_conflict, other_type, qualified, select, table_name,
+    Budget, content, names, on_conflict, qualified, select, table_name, values, with_type,
 };
 use crate::contract::read_model::{
-    ColumnType, Loaded, ReadModelDatabase, Table, TableColumn, Value, VersionTable,
+    ColumnType, FindError, Loaded, ReadModelDatabase, Table, TableColumn, Value, VersionTable,
 };
 use crate::contract::{BatchFuture, HandlerError};
 
@@ -42,7 +41,7 @@ impl ReadModelDatabase for Sqlite {
             for keys in statements(keys.to_vec(), columns.key().count()) {
                 let text = format!("{select} WHERE {}", matching(columns, keys.len()));
                 let query = bind_rows(statement(text), columns.key(), keys)?;
-                let rows = query.try_map(|row| budget.spend(values(columns, &row)?));
+                let rows = query.try_map(|row| budget.spend(values::<Sqlite>(columns, &row)?));
                 match rows.fetch_all(&mut *tx).await {
                     Ok(rows) => loaded.extend(rows),
                     failed => return budget.loaded(failed),
@@ -60,7 +59,7 @@ impl ReadModelDatabase for Sqlite {
             let columns = table.table();
             let query = statement(select(columns, &table_name(table, MAIN)));
             let rows = query.fetch_all(connection).await?;
-            let rows = rows.iter().map(|row| values(columns, row));
+            let rows = rows.iter().map(|row| values::<Sqlite>(columns, row));
             Ok(rows.collect::<Result<_, sqlx::Error>>()?)
         })
     }
@@ -78,14 +77,11 @@ impl ReadModelDatabase for Sqlite {
                 names(columns)
             );
             let on_conflict = on_conflict(table.table());
-            for rows in statements(rows, columns.len()) {
-                let values = tuples(rows.len(), columns.len());
-                let text = format!("{insert} VALUES {values}{on_conflict}");
-                bind_rows(statement(text), columns, rows)?
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            Ok(())
+            let write = |rows| {
+                let values = tuples(rows, columns.len());
+                format!("{insert} VALUES {values}{on_conflict}")
+            };
+            execute_all(tx, columns, rows, write).await
         })
     }
 
@@ -97,13 +93,8 @@ impl ReadModelDatabase for Sqlite {
         Box::pin(async move {
             let columns = table.table();
             let delete = format!("DELETE FROM {}", table_name(table, MAIN));
-            for keys in statements(keys, columns.key().count()) {
-                let text = format!("{delete} WHERE {}", matching(columns, keys.len()));
-                bind_rows(statement(text), columns.key(), keys)?
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            Ok(())
+            let write = |keys| format!("{delete} WHERE {}", matching(columns, keys));
+            execute_all(tx, columns.key(), keys, write).await
         })
     }
 
@@ -118,15 +109,17 @@ impl ReadModelDatabase for Sqlite {
         })
     }
 
-    fn find(view: &VersionTable<'_>, key: Vec<Value>) -> Result<Statement, HandlerError> {
-        let table = view.table();
-        let from = qualified(view.schema(), view.view_name());
-        let text = format!("{} WHERE {}", select(table, &from), matching(table, 1));
-        bind_rows(statement(text), table.key(), vec![key])
-    }
-
-    fn values(table: &Table, row: &SqliteRow) -> Result<Vec<Value>, sqlx::Error> {
-        values(table, row)
+    fn find<'a>(
+        connection: &'a mut SqliteConnection,
+        table: &'static Table,
+        key: Vec<Value>,
+    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
+        Box::pin(async move {
+            let from = qualified(table.schema(), table.bare_name());
+            let text = format!("{} WHERE {}", select(table, &from), matching(table, 1));
+            let find = bind_rows(statement(text), table.key(), vec![key])?;
+            find_row::<Sqlite>(connection, table, find).await
+        })
     }
 }
 
@@ -147,6 +140,22 @@ fn statements(
         let rest = rows.split_off(count);
         Some(replace(&mut rows, rest))
     })
+}
+
+/// Executes a statement over rows of some columns, as often as it takes; `text` is the statement for a
+/// number of rows.
+async fn execute_all<'t>(
+    tx: &mut SqliteConnection,
+    columns: impl IntoIterator<Item = &'t TableColumn, IntoIter: Clone + Send>,
+    rows: Vec<Vec<Value>>,
+    text: impl Fn(usize) -> String + Send,
+) -> Result<(), HandlerError> {
+    let columns = columns.into_iter();
+    for rows in statements(rows, columns.clone().count()) {
+        let query = bind_rows(statement(text(rows.len())), columns.clone(), rows)?;
+        query.execute(&mut *tx).await?;
+    }
+    Ok(())
 }
 
 /// The condition on rows that have one of the keys.
@@ -172,7 +181,7 @@ fn bind_rows<'t>(
     mut query: Statement,
     columns: impl IntoIterator<Item = &'t TableColumn>,
     rows: Vec<Vec<Value>>,
-) -> Result<Statement, HandlerError> {
+) -> Result<Statement, sqlx::Error> {
     let types: Vec<ColumnType> = columns
         .into_iter()
         .map(|column| column.column_type)
@@ -185,56 +194,13 @@ fn bind_rows<'t>(
     Ok(query)
 }
 
-fn bind(query: Statement, column: ColumnType, value: Value) -> Result<Statement, HandlerError> {
+fn bind(query: Statement, column: ColumnType, value: Value) -> Result<Statement, sqlx::Error> {
     macro_rules! bind {
         ($type:ty, $($variant:ident)|+) => {{
-            let content: Result<Option<$type>, HandlerError> =
+            let content: Result<Option<$type>, sqlx::Error> =
                 content!(value, column, $($variant)|+);
             query.bind(content?)
         }};
     }
-    Ok(match column {
-        ColumnType::Text | ColumnType::Json | ColumnType::Other(_) => bind!(String, Text | Json),
-        ColumnType::Bool => bind!(bool, Bool),
-        ColumnType::I16 => bind!(i16, I16),
-        ColumnType::I32 => bind!(i32, I32),
-        ColumnType::I64 => bind!(i64, I64),
-        ColumnType::F32 => bind!(f32, F32),
-        ColumnType::F64 => bind!(f64, F64),
-        ColumnType::Bytes => bind!(Vec<u8>, Bytes),
-        ColumnType::Uuid => bind!(Uuid, Uuid),
-        ColumnType::Timestamp => bind!(DateTime<Utc>, Timestamp),
-        ColumnType::Date => bind!(NaiveDate, Date),
-    })
-}
-
-/// The values of a row that [`select`] returned.
-fn values(table: &Table, row: &SqliteRow) -> Result<Vec<Value>, sqlx::Error> {
-    let columns = table.columns.iter().enumerate();
-    let values = columns.map(|(index, column)| read(row, index, column.column_type));
-    values.collect()
-}
-
-/// The types were written as they are read, so what the column was declared as does not matter.
-fn read(row: &SqliteRow, index: usize, column: ColumnType) -> Result<Value, sqlx::Error> {
-    macro_rules! read {
-        ($variant:ident) => {
-            row.try_get_unchecked::<Option<_>, _>(index)?
-                .map_or(Value::Null, Value::$variant)
-        };
-    }
-    Ok(match column {
-        ColumnType::Text | ColumnType::Other(_) => read!(Text),
-        ColumnType::Json => read!(Json),
-        ColumnType::Bool => read!(Bool),
-        ColumnType::I16 => read!(I16),
-        ColumnType::I32 => read!(I32),
-        ColumnType::I64 => read!(I64),
-        ColumnType::F32 => read!(F32),
-        ColumnType::F64 => read!(F64),
-        ColumnType::Bytes => read!(Bytes),
-        ColumnType::Uuid => read!(Uuid),
-        ColumnType::Timestamp => read!(Timestamp),
-        ColumnType::Date => read!(Date),
-    })
+    Ok(with_type!(column, bind))
 }

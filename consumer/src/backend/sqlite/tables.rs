@@ -1,10 +1,14 @@
 //! How SQLite describes and creates the tables of read models.
 
+use sqlx::Row as _;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
 use super::connect::{BEGIN_WRITE, primary_code};
+use crate::backend::StoreSettings;
 use crate::backend::read_model::{qualified, quoted};
-use crate::backend::tables::{Tables, literal};
+use crate::backend::rows::ConsumerId;
+use crate::backend::tables::{IF_MISSING, Tables, create_table, literal};
+use crate::backend::views::create_view;
 use crate::contract::read_model::{ColumnType, TableColumn, VersionTable};
 
 impl Tables for Sqlite {
@@ -46,16 +50,53 @@ impl Tables for Sqlite {
         None
     }
 
-    fn create_index(table: &VersionTable<'_>, name: &str, column: &TableColumn) -> String {
+    fn create_index(
+        table: &VersionTable<'_>,
+        name: &str,
+        column: &TableColumn,
+        condition: &str,
+    ) -> String {
         let index = qualified(Some(table.schema().unwrap_or("main")), name);
         let (table, column) = (quoted(&table.name()), quoted(column.name));
-        format!("CREATE INDEX {index} ON {table} ({column})")
+        format!("CREATE INDEX {condition}{index} ON {table} ({column})")
     }
 
     async fn current_schema(
         _connection: &mut SqliteConnection,
     ) -> Result<Option<String>, sqlx::Error> {
         Ok(Some("main".to_owned()))
+    }
+
+    async fn schema_of(
+        connection: &mut SqliteConnection,
+        name: &str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let schema_of = "SELECT 'main' AS name FROM main.sqlite_master
+                          WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE";
+        let row = sqlx::query(schema_of).bind(name).fetch_optional(connection);
+        row.await?.map(|row| row.try_get("name")).transpose()
+    }
+
+    fn tables_like(schema: &str, beginning: &str) -> String {
+        let (master, beginning) = (quoted(schema), literal(beginning));
+        format!(
+            "SELECT name FROM {master}.sqlite_master
+              WHERE type = 'table' AND substr(name, 1, length({beginning})) = {beginning}"
+        )
+    }
+
+    /// The view of a later version cannot depend on a condition here. It is left to the worker, which may
+    /// always create it.
+    fn create_if_missing(
+        _settings: &StoreSettings,
+        consumer: &ConsumerId,
+        table: &VersionTable<'_>,
+    ) -> String {
+        let mut script = create_table::<Self>(table, IF_MISSING);
+        if consumer.version == 1 {
+            script.push_str(&create_view(table, IF_MISSING));
+        }
+        script
     }
 
     fn may_not_create(error: &sqlx::Error) -> bool {

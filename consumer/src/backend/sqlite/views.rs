@@ -39,16 +39,10 @@ impl Views for Sqlite {
     ) -> Result<Vec<ColumnShape>, sqlx::Error> {
         let rows = sqlx::query(COLUMNS)
             .bind(&name.name)
+            .bind(schema(name))
             .fetch_all(connection)
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ColumnShape {
-                    name: row.try_get("name")?,
-                    sql_type: row.try_get("sql_type")?,
-                })
-            })
-            .collect()
+        rows.iter().map(ColumnShape::decode::<Self>).collect()
     }
 
     async fn switch(

@@ -1,8 +1,8 @@
 //! What a database does for read models.
 
 use sqlx::Database;
-use sqlx::query::Query;
 
+use super::error::FindError;
 use super::table::{Table, VersionTable};
 use super::value::Value;
 use crate::contract::{BatchFuture, HandlerError};
@@ -59,20 +59,12 @@ pub trait ReadModelDatabase: Database {
         keys: Vec<Vec<Value>>,
     ) -> BatchFuture<'a, Result<(), HandlerError>>;
 
-    /// Returns the statement that reads the row with a key from the view over the active version.
-    ///
-    /// # Errors
-    /// If a value of the key is not of its column's type.
-    fn find(
-        view: &VersionTable<'_>,
+    /// Reads the row that has a key through the view over the active version.
+    fn find<'a>(
+        connection: &'a mut Self::Connection,
+        table: &'static Table,
         key: Vec<Value>,
-    ) -> Result<Query<'static, Self, Self::Arguments>, HandlerError>;
-
-    /// Returns the values of a row that [`find`](Self::find) has read.
-    ///
-    /// # Errors
-    /// If a column holds a value of another type.
-    fn values(table: &Table, row: &Self::Row) -> Result<Vec<Value>, sqlx::Error>;
+    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>>;
 
     /// Deletes all rows.
     fn clear<'a>(

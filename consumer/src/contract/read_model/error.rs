@@ -1,6 +1,8 @@
 //! Why a row cannot be stored, or not be read.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -154,4 +156,96 @@ pub enum RowError {
         /// The key.
         key: String,
     },
+}
+
+/// Why a row cannot be read from a read model.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// The view shows a version whose columns are not those of the struct.
+    ///
+    /// It is only recognised with the feature `worker`; without it, the database's own error is returned.
+    #[error(
+        "the view `{view}` shows version {shown}, and the struct {}: {}; {}",
+        whose(*.wanted),
+        .differences.join("; "),
+        what_to_do(*.shown, *.wanted)
+    )]
+    OtherVersion {
+        /// The view.
+        view: String,
+        /// The version that it shows.
+        shown: u32,
+        /// The version whose table has the columns of the struct, if there is one.
+        wanted: Option<u32>,
+        /// How the table of the shown version differs from the struct.
+        differences: Vec<String>,
+    },
+    /// No worker has run a consumer with this read model, or its checkpoint was removed.
+    #[error("no consumer maintains `{table}` in this database: let a worker run it first")]
+    NoConsumer {
+        /// The name of the table, without the version.
+        table: &'static str,
+    },
+    /// The consumer is paused before the position.
+    #[error("`{consumer}` is paused at {reached} and does not get to {position}: resume it")]
+    Paused {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its checkpoint.
+        reached: i64,
+        /// The position that was waited for.
+        position: i64,
+    },
+    /// The consumer has stopped before the position.
+    #[error("`{consumer}` has stopped at {reached} and does not get to {position}: {error}")]
+    Stopped {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its checkpoint.
+        reached: i64,
+        /// The position that was waited for.
+        position: i64,
+        /// Why it has stopped.
+        error: String,
+    },
+    /// The consumer did not get to the position in time.
+    #[error(
+        "`{consumer}` is at {reached} after {timeout:?}, and not yet at {position}: is a worker running it?"
+    )]
+    TimedOut {
+        /// The consumer.
+        consumer: Arc<str>,
+        /// Its checkpoint.
+        reached: i64,
+        /// The position that was waited for.
+        position: i64,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The key cannot be stored, so no row has it.
+    #[error("this cannot be a key")]
+    Key(#[from] FieldError),
+    /// A column holds another type or value than its field can.
+    #[error(transparent)]
+    Column(#[from] ColumnError),
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+fn whose(wanted: Option<u32>) -> String {
+    match wanted {
+        Some(version) => format!("is of version {version}"),
+        None => "is of none that a worker has run".to_owned(),
+    }
+}
+
+fn what_to_do(shown: u32, wanted: Option<u32>) -> String {
+    match wanted {
+        Some(version) => format!(
+            "activate version {version}, or read with a release whose struct is of version {shown}"
+        ),
+        None => "let a worker run the version of the struct, and activate it".to_owned(),
+    }
 }

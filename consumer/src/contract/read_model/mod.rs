@@ -25,12 +25,14 @@ pub use self::batch::{clear, fold_batch};
 pub use self::column_type::ColumnType;
 pub use self::columns::{ColumnNormalizer, ColumnReader, ColumnWriter};
 pub use self::database::{Loaded, ReadModelDatabase};
-pub use self::error::{ColumnError, FieldError, KeyError, RowError};
+pub use self::error::{ColumnError, FieldError, FindError, KeyError, RowError};
 pub use self::field::Field;
 pub use self::fold::Fold;
 pub use self::key::{AggregateKey, Key, KeyField};
 pub use self::keys::Keys;
 pub use self::model::ReadModel;
+#[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
+pub(crate) use self::model::key_values;
 pub use self::rows::Rows;
 pub use self::table::{ColumnRole, Table, TableColumn, VersionTable};
 pub use self::value::Value;

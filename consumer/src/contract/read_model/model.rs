@@ -1,12 +1,11 @@
 //! Rows.
 
-use sqlx::query::Query;
-use sqlx::{Executor, IntoArguments};
+use sqlx::Acquire;
 
 use super::database::ReadModelDatabase;
-use super::error::ColumnError;
+use super::error::{ColumnError, FieldError, FindError};
 use super::key::Key;
-use super::table::{Table, VersionTable};
+use super::table::Table;
 use super::value::Value;
 
 /// A row of a table that the library owns: what a read model consists of.
@@ -101,38 +100,33 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
 
     /// Reads the row with a key from the active version of the read model; `None` if there is none.
     ///
-    /// The executor is a connection, a transaction or a pool. Behind a pooler in transaction mode, call it
-    /// inside a transaction.
+    /// It takes a pool, a connection or a transaction. Behind a pooler in transaction mode, call it inside
+    /// a transaction. [`EventStore::find_as_of`](crate::EventStore::find_as_of) waits until the row
+    /// shows an event that was just appended.
     ///
     /// # Errors
-    /// If the database refuses, as for a view over a version with other columns.
-    fn find<'e, DB, E>(
-        executor: E,
+    /// [`FindError::OtherVersion`] if the view shows a version whose columns are not those of this
+    /// struct, or if the database refuses.
+    fn find<'c, DB, A>(
+        from: A,
         key: &Self::Key,
-    ) -> impl Future<Output = Result<Option<Self>, sqlx::Error>> + Send
+    ) -> impl Future<Output = Result<Option<Self>, FindError>> + Send
     where
         DB: ReadModelDatabase,
-        DB::Arguments: IntoArguments<DB>,
-        E: Executor<'e, Database = DB> + 'e,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let query = find_query::<DB, Self>(key);
+        let key = key_values::<Self>(key);
         async move {
-            let row = executor.fetch_optional(query?).await?;
-            row.map(|row| {
-                let values = DB::values(Self::TABLE, &row)?;
-                Self::from_values(values).map_err(|error| sqlx::Error::Decode(error.into()))
-            })
-            .transpose()
+            let mut connection = from.acquire().await?;
+            let values = DB::find(&mut connection, Self::TABLE, key?).await?;
+            Ok(values.map(Self::from_values).transpose()?)
         }
     }
 }
 
-fn find_query<DB: ReadModelDatabase, R: ReadModel>(
-    key: &R::Key,
-) -> Result<Query<'static, DB, DB::Arguments>, sqlx::Error> {
+/// The values of a key's columns.
+pub(crate) fn key_values<R: ReadModel>(key: &R::Key) -> Result<Vec<Value>, FieldError> {
     let mut values = Vec::new();
-    key.to_values(&mut values)
-        .map_err(|error| sqlx::Error::Encode(error.into()))?;
-    DB::find(&VersionTable::new(R::TABLE, 1, None), values)
-        .map_err(|error| sqlx::Error::Encode(error.to_string().into()))
+    key.to_values(&mut values)?;
+    Ok(values)
 }

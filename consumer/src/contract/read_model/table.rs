@@ -100,9 +100,20 @@ impl Table {
     }
 
     /// Returns the columns of the primary key, in order.
-    pub fn key(&self) -> impl Iterator<Item = &'static TableColumn> {
+    pub fn key(&self) -> impl Iterator<Item = &'static TableColumn> + Clone {
         let columns = self.columns.iter();
         columns.filter(|column| matches!(column.role, ColumnRole::Key))
+    }
+
+    /// The schema that the name gives, if any.
+    pub(crate) fn schema(&self) -> Option<&'static str> {
+        self.name.split_once('.').map(|(schema, _)| schema)
+    }
+
+    /// The name without the schema.
+    pub(crate) fn bare_name(&self) -> &'static str {
+        let named = self.name.split_once('.');
+        named.map_or(self.name, |(_, name)| name)
     }
 
     /// Returns the index of the `position` column, if there is one.
@@ -207,15 +218,13 @@ impl<'a> VersionTable<'a> {
     /// Returns the schema that the name gives or that was resolved at start, if any.
     #[must_use]
     pub fn schema(&self) -> Option<&'a str> {
-        let named = self.table.name.split_once('.');
-        named.map(|(schema, _)| schema).or(self.schema)
+        self.table.schema().or(self.schema)
     }
 
     /// Returns the name of the view over the active version, without the schema.
     #[must_use]
     pub fn view_name(&self) -> &'static str {
-        let named = self.table.name.split_once('.');
-        named.map_or(self.table.name, |(_, name)| name)
+        self.table.bare_name()
     }
 
     /// Returns the name of the table, without the schema.

@@ -5,67 +5,49 @@ use consumer::sqlx;
 
 use crate::events::AccountEvent;
 
-/// The table that the consumer writes.
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS balances (
-    account TEXT PRIMARY KEY,
-    owner   TEXT NOT NULL,
-    cents   INTEGER NOT NULL
-)";
+/// What is in an account: a row of the table `balances`.
+#[derive(Debug, ReadModel)]
+#[read_model(table = "balances")]
+pub(crate) struct Balance {
+    #[read_model(key)]
+    account: String,
+    owner: String,
+    cents: i64,
+}
 
-/// What is in each account.
+/// Maintains the balances.
 pub(crate) struct Balances;
 
-#[consumer(name = "balances", aggregates = [AccountEvent])]
+#[consumer(name = "balances", aggregates = [AccountEvent], read_model = Balance)]
 impl Balances {
     #[on]
-    async fn changed(
-        &self,
-        tx: &mut SqliteConnection,
-        event: Envelope<'_, AccountEvent>,
-    ) -> sqlx::Result<()> {
-        match &event.payload {
-            AccountEvent::Opened { owner } => {
-                sqlx::query("INSERT INTO balances (account, owner, cents) VALUES (?1, ?2, 0)")
-                    .bind(&event.aggregate_id)
-                    .bind(owner)
-                    .execute(tx)
-                    .await?;
-                Ok(())
+    fn changed(&self, balance: &mut Option<Balance>, event: Envelope<'_, AccountEvent>) {
+        let account = event.aggregate_id.clone();
+        match (event.payload, balance) {
+            (AccountEvent::Opened { owner }, balance) => {
+                let cents = 0;
+                *balance = Some(Balance {
+                    account,
+                    owner,
+                    cents,
+                });
             }
-            AccountEvent::Deposited { cents } => add(tx, &event.aggregate_id, *cents).await,
-            AccountEvent::Withdrawn { cents } => add(tx, &event.aggregate_id, -cents).await,
+            (AccountEvent::Deposited { cents }, Some(balance)) => balance.cents += cents,
+            (AccountEvent::Withdrawn { cents }, Some(balance)) => balance.cents -= cents,
+            // There is no account.
+            (_, None) => {}
         }
     }
-
-    #[on(reset)]
-    async fn reset(&self, tx: &mut SqliteConnection) -> sqlx::Result<()> {
-        sqlx::query("DELETE FROM balances").execute(tx).await?;
-        Ok(())
-    }
-}
-
-async fn add(tx: &mut SqliteConnection, account: &str, cents: i64) -> sqlx::Result<()> {
-    sqlx::query("UPDATE balances SET cents = cents + ?2 WHERE account = ?1")
-        .bind(account)
-        .bind(cents)
-        .execute(tx)
-        .await?;
-    Ok(())
-}
-
-pub(crate) async fn create_table(store: &SqliteEventStore) -> sqlx::Result<()> {
-    sqlx::raw_sql(TABLE).execute(store.pool()).await?;
-    Ok(())
 }
 
 /// Prints the read model, a line for each account.
 pub(crate) async fn print(store: &SqliteEventStore) -> sqlx::Result<()> {
-    let balances: Vec<(String, String, i64)> =
+    let balances: Vec<Balance> =
         sqlx::query_as("SELECT account, owner, cents FROM balances ORDER BY account")
             .fetch_all(store.pool())
             .await?;
-    for (account, owner, cents) in balances {
-        println!("{account} {owner} {cents}");
+    for balance in balances {
+        println!("{} {} {}", balance.account, balance.owner, balance.cents);
     }
     Ok(())
 }
@@ -76,20 +58,18 @@ mod tests {
     use consumer::sqlx;
     use consumer::testing::ConsumerTest;
 
-    use super::{Balances, TABLE};
+    use super::{Balance, Balances};
     use crate::events::AccountEvent;
 
     type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-    async fn balance(test: &mut ConsumerTest<sqlx::Sqlite>) -> sqlx::Result<i64> {
-        sqlx::query_scalar("SELECT cents FROM balances WHERE account = 'acc-1'")
-            .fetch_one(test.connection())
-            .await
+    async fn cents(test: &mut ConsumerTest<sqlx::Sqlite>) -> Result<Vec<i64>> {
+        let rows = test.rows::<Balance>().await?;
+        Ok(rows.iter().map(|balance| balance.cents).collect())
     }
 
     async fn with_an_account_of_700_cents() -> Result<ConsumerTest<sqlx::Sqlite>> {
         let mut test = ConsumerTest::sqlite(Balances).await?;
-        test.execute(TABLE).await?;
         let owner = "Ada".to_owned();
         test.given(NewEvent::typed(&AccountEvent::Opened { owner })?.of("acc-1"));
         test.given(NewEvent::typed(&AccountEvent::Deposited { cents: 1000 })?.of("acc-1"));
@@ -101,7 +81,7 @@ mod tests {
     async fn a_balance_is_deposits_minus_withdrawals() -> Result {
         let mut test = with_an_account_of_700_cents().await?;
         test.when().await?;
-        assert_eq!(balance(&mut test).await?, 700);
+        assert_eq!(cents(&mut test).await?, [700]);
         Ok(())
     }
 
@@ -114,7 +94,7 @@ mod tests {
             write += 1;
         }
         test.when().await?;
-        assert_eq!(balance(&mut test).await?, 700);
+        assert_eq!(cents(&mut test).await?, [700]);
         Ok(())
     }
 
@@ -124,7 +104,7 @@ mod tests {
         test.when().await?;
         test.reset().await?;
         test.when().await?;
-        assert_eq!(balance(&mut test).await?, 700);
+        assert_eq!(cents(&mut test).await?, [700]);
         Ok(())
     }
 }

@@ -29,7 +29,6 @@ impl Program {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let store = SqliteEventStore::connect("sqlite:bank.db").await?;
         store.migrate().await?;
-        balances::create_table(&store).await?;
         match self {
             Self::Open { account, owner } => {
                 let opened = NewEvent::typed(&AccountEvent::Opened { owner })?.of(account);

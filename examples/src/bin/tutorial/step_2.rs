@@ -12,7 +12,6 @@ use events::AccountEvent;
 async fn main() -> anyhow::Result<()> {
     let store = SqliteEventStore::connect("sqlite:bank.db").await?;
     store.migrate().await?;
-    balances::create_table(&store).await?;
 
     let withdrawn = NewEvent::typed(&AccountEvent::Withdrawn { cents: 1500 })?.of("acc-1");
     store.append(ExpectedVersion::Any, &[withdrawn]).await?;

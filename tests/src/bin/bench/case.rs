@@ -5,7 +5,7 @@ use consumer_tests::measuring::{Samples, figure};
 /// One line of the result.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// The unit of `ours`.
     pub(crate) unit: &'static str,
     pub(crate) ours: Samples,
@@ -25,13 +25,13 @@ pub(crate) enum Target {
 impl Case {
     /// A value alone.
     pub(crate) fn of(
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         ours: Samples,
         target: Target,
     ) -> Self {
         let case = Self {
-            name,
+            name: name.into(),
             unit,
             ours,
             other: None,
@@ -43,14 +43,14 @@ impl Case {
 
     /// A value, and what it is compared with.
     pub(crate) fn compared(
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         (ours, other): (Samples, Samples),
         beside: &str,
         target: Target,
     ) -> Self {
         let case = Self {
-            name,
+            name: name.into(),
             unit,
             ours,
             other: Some((beside.to_owned(), other)),

@@ -1,233 +1,172 @@
 //! A declared read model, beside handlers with SQL of their own and beside one that does nothing.
 
-use consumer::read_model::{
-    self, ColumnError, ColumnNormalizer, ColumnReader, ColumnWriter, Keys, ReadModelDatabase, Rows,
-    Table, TableColumn, Value,
-};
+use consumer::read_model::{ReadModelDatabase, Table, TableColumn};
 use consumer::{
-    BatchError, Consumer, Context, Fold, HandlerError, PersistedEvent, ReadModel, Registered,
-    Settings, WorkerBuilder,
+    Consumer, Context, HandlerError, PersistedEvent, Registered, Settings, WorkerBuilder,
 };
-use consumer_tests::measuring::in_turns;
+use consumer_tests::measuring::{figure, in_turns};
 use sqlx::{Postgres, Sqlite};
 
+use crate::by_hand::ByHandFold;
 use crate::case::{Case, Target};
-use crate::consumers::{SetsPostgres, SetsSqlite};
 use crate::log::{ByHand, Handler, Log, Measured};
 use crate::plan::Plan;
+use crate::rows::{Narrow, Row, Wide};
 use crate::{postgres, sqlite};
 
-const NOTHING: &str = "Postgres, fold beside a no-op handler";
-const LOOP: &str = "Postgres, fold beside a statement an event, loop in a task";
-const SETS: &str = "Postgres, fold beside a statement a batch of 1,000";
-const SQLITE_NOTHING: &str = "SQLite, fold beside a no-op handler";
-const SQLITE_LOOP: &str = "SQLite, fold beside a statement an event, loop in a task";
-const SQLITE_SETS: &str = "SQLite, fold beside a statement a batch of 1,000";
+/// The numbers of rows that the events are about.
+const ROWS: [usize; 3] = [100, 10_000, 100_000];
+
+/// A set of cases: over so many rows, of one width.
+struct Over {
+    database: &'static str,
+    rows: usize,
+}
+
+/// What a fold is compared with.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Loop,
+    Sets,
+}
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
-    if plan.wants_any(&[NOTHING, LOOP, SETS]) {
-        let log = Log::<Postgres>::new(plan.scaled(100_000, 3_000)).await;
+    for rows in ROWS {
+        let database = "Postgres";
+        let over = Over { database, rows };
         let by_hand = postgres::by_hand(Handler::Rows);
-        let names = [(NOTHING, 0.5), (LOOP, 8.0), (SETS, 0.9)];
-        let sets = || Registered::new(SetsPostgres);
-        cases.extend(on(plan, &log, names, by_hand, sets).await);
+        cases.extend(over.run::<Postgres>(plan, by_hand).await);
     }
-    if plan.wants_any(&[SQLITE_NOTHING, SQLITE_LOOP, SQLITE_SETS]) {
-        let log = Log::<Sqlite>::new(plan.scaled(100_000, 3_000)).await;
+    for rows in ROWS {
+        let database = "SQLite";
+        let over = Over { database, rows };
         let by_hand = sqlite::by_hand(500, Handler::Rows);
-        let names = [
-            (SQLITE_NOTHING, 0.5),
-            (SQLITE_LOOP, 3.0),
-            (SQLITE_SETS, 0.9),
-        ];
-        let sets = || Registered::new(SetsSqlite);
-        cases.extend(on(plan, &log, names, by_hand, sets).await);
+        cases.extend(over.run::<Sqlite>(plan, by_hand).await);
     }
     cases
 }
 
-async fn on<DB: Measured + ReadModelDatabase>(
-    plan: &Plan,
-    log: &Log<DB>,
-    [nothing, by_loop, by_sets]: [(&'static str, f64); 3],
-    by_hand: ByHand,
-    sets: impl Fn() -> Registered<DB>,
-) -> Vec<Case> {
-    let by_hand = ByHand {
-        in_a_task: true,
-        ..by_hand
-    };
-    let mut cases = Vec::new();
-    if plan.only.wants(nothing.0) {
-        let other = async || log.worker(|worker| worker.consumer(NoFold)).await;
-        cases.push(beside(plan, log, nothing, "no-op", None, other).await);
+impl Over {
+    async fn run<DB: Measured + ReadModelDatabase>(&self, plan: &Plan, by_hand: ByHand) -> Vec<Case>
+    where
+        ByHandFold<Narrow>: Consumer<DB>,
+        ByHandFold<Wide>: Consumer<DB>,
+    {
+        let all = [Beside::Nothing, Beside::Loop, Beside::Sets];
+        let mut wanted = all
+            .iter()
+            .flat_map(|beside| [self.name::<Narrow>(*beside), self.name::<Wide>(*beside)]);
+        if !wanted.any(|name| plan.only.wants(&name)) {
+            return Vec::new();
+        }
+        let events = plan.scaled(100_000, 1_000);
+        let log = Log::<DB>::over(events, self.rows.min(events)).await;
+        let mut cases = Vec::new();
+        for beside in all {
+            cases.extend(self.case::<DB, Narrow>(plan, &log, by_hand, beside).await);
+            cases.extend(self.case::<DB, Wide>(plan, &log, by_hand, beside).await);
+        }
+        cases
     }
-    if plan.only.wants(by_loop.0) {
-        let other = async || log.by_hand(by_hand).await;
-        cases.push(beside(plan, log, by_loop, "by hand", None, other).await);
+
+    async fn case<DB: Measured + ReadModelDatabase, R: Row>(
+        &self,
+        plan: &Plan,
+        log: &Log<DB>,
+        by_hand: ByHand,
+        beside: Beside,
+    ) -> Option<Case>
+    where
+        ByHandFold<R>: Consumer<DB>,
+    {
+        let name = self.name::<R>(beside);
+        if !plan.only.wants(&name) {
+            return None;
+        }
+        let target = self.target::<R>(beside);
+        let by_hand = ByHand {
+            in_a_task: true,
+            upsert: R::upsert(),
+            ..by_hand
+        };
+        let (label, batch) = match beside {
+            Beside::Nothing => ("no-op", None),
+            Beside::Loop => ("by hand", None),
+            Beside::Sets => ("SQL", Some(1_000)),
+        };
+        let other = async || match beside {
+            Beside::Nothing => log.worker(|worker| worker.consumer(NoFold)).await,
+            Beside::Loop => {
+                log.db.execute(&R::empty_by_hand()).await;
+                let rate = log.by_hand(by_hand).await;
+                log.check_in(R::BY_HAND).await;
+                rate
+            }
+            Beside::Sets => {
+                log.db.execute(&R::empty_by_hand()).await;
+                let sets = || Registered::new(ByHandFold::<R>::default());
+                let rate = log.worker(|worker| batches(worker.registered(sets()), batch));
+                let rate = rate.await;
+                log.check_in(R::BY_HAND).await;
+                rate
+            }
+        };
+        let samples = in_turns(plan.rounds, async || fold::<DB, R>(log, batch).await, other);
+        Some(Case::compared(
+            name,
+            "events/s",
+            samples.await,
+            label,
+            target,
+        ))
     }
-    if plan.only.wants(by_sets.0) {
-        let other = async || log.worker(|worker| worker.registered(sets())).await;
-        cases.push(beside(plan, log, by_sets, "SQL", Some(1_000), other).await);
+
+    fn name<R: Row>(&self, beside: Beside) -> String {
+        let beside = match beside {
+            Beside::Nothing => "beside a no-op handler",
+            Beside::Loop => "loop in a task",
+            Beside::Sets => "beside SQL, batches of 1,000",
+        };
+        let (database, rows) = (self.database, figure(self.rows as f64));
+        format!("{database}, fold over {rows} {} rows, {beside}", R::WIDTH)
     }
-    cases
+
+    /// The targets are about narrow rows.
+    fn target<R: Row>(&self, beside: Beside) -> Target {
+        let is_postgres = self.database == "Postgres";
+        match (beside, self.rows, is_postgres) {
+            _ if R::WIDTH != Narrow::WIDTH => Target::None,
+            (Beside::Nothing, 10_000, true) => Target::AtLeast(0.5),
+            (Beside::Loop, 10_000, true) => Target::AtLeast(8.0),
+            (Beside::Loop, 10_000, false) | (Beside::Loop, 100_000, true) => Target::AtLeast(3.0),
+            (Beside::Sets, 10_000, true) => Target::AtLeast(0.9),
+            _ => Target::None,
+        }
+    }
 }
 
-async fn beside<DB: Measured + ReadModelDatabase>(
-    plan: &Plan,
-    log: &Log<DB>,
-    (name, target): (&'static str, f64),
-    beside: &str,
-    batch: Option<u32>,
-    other: impl AsyncFnMut() -> f64,
-) -> Case {
-    let samples = in_turns(plan.rounds, async || fold(log, batch).await, other);
-    let target = Target::AtLeast(target);
-    Case::compared(name, "events/s", samples.await, beside, target)
+fn batches<DB: Measured>(worker: WorkerBuilder<DB>, batch: Option<u32>) -> WorkerBuilder<DB> {
+    worker.configure_all(move |settings: Settings| match batch {
+        Some(events) => settings.batch_size(events),
+        None => settings,
+    })
 }
 
 /// Catches up from an empty table, and checks the rows.
-async fn fold<DB: Measured + ReadModelDatabase>(log: &Log<DB>, batch: Option<u32>) -> f64 {
-    let drop = "DROP VIEW IF EXISTS totals; DROP TABLE IF EXISTS totals_v1";
-    log.db.execute(drop).await;
-    let configured = move |settings: Settings| match batch {
-        Some(events) => settings.batch_size(events),
-        None => settings,
-    };
-    let with = |worker: WorkerBuilder<DB>| worker.consumer(Totals).configure_all(configured);
+async fn fold<DB: Measured + ReadModelDatabase, R: Row>(log: &Log<DB>, batch: Option<u32>) -> f64 {
+    let table = R::TABLE.name;
+    let drop = format!("DROP VIEW IF EXISTS {table}; DROP TABLE IF EXISTS {table}_v1");
+    log.db.execute(&drop).await;
+    let with = |worker: WorkerBuilder<DB>| batches(worker.consumer(R::counting()), batch);
     let rate = log.worker(with).await;
-    let counted = "SELECT CAST(coalesce(sum(deposits), 0) AS BIGINT) FROM totals_v1";
-    let counted = log.db.number(counted).await;
-    assert_eq!(counted, log.events as i64, "events were lost or repeated");
+    log.check_in(&format!("{table}_v1")).await;
     rate
 }
 
-/// A row.
-struct Total {
-    id: String,
-    deposits: i64,
-    position: i64,
-}
-
-impl ReadModel for Total {
-    type Key = String;
-
-    const TABLE: &'static Table = &Table::new(
-        "totals",
-        &[
-            TableColumn::key::<String>("id"),
-            TableColumn::of::<i64>("deposits"),
-            TableColumn::position("position"),
-        ],
-    );
-
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn to_values(&self, values: &mut Vec<Value>) -> Result<(), ColumnError> {
-        let mut columns = ColumnWriter::new(Self::TABLE, values);
-        columns
-            .field(&self.id)?
-            .field(&self.deposits)?
-            .field(&self.position)?;
-        Ok(())
-    }
-
-    fn from_values(values: Vec<Value>) -> Result<Self, ColumnError> {
-        let mut columns = ColumnReader::new(Self::TABLE, values);
-        Ok(Self {
-            id: columns.field()?,
-            deposits: columns.field()?,
-            position: columns.field()?,
-        })
-    }
-
-    fn normalize(&mut self) -> Result<(), ColumnError> {
-        let mut columns = ColumnNormalizer::new(Self::TABLE);
-        columns
-            .field(&mut self.id)?
-            .field(&mut self.deposits)?
-            .field(&mut self.position)?;
-        Ok(())
-    }
-
-    fn set_position(&mut self, position: i64) {
-        self.position = position;
-    }
-}
-
-/// Counts the events of each aggregate.
-struct Totals;
-
-impl Fold for Totals {
-    type Row = Total;
-
-    fn keys(
-        &self,
-        _: &Context,
-        event: &PersistedEvent,
-        keys: &mut Keys<'_, String>,
-    ) -> Result<(), HandlerError> {
-        keys.add_aggregate(event)
-    }
-
-    fn fold(
-        &self,
-        _: &Context,
-        event: &PersistedEvent,
-        rows: &mut Rows<'_, Total>,
-    ) -> Result<(), HandlerError> {
-        let id = &event.aggregate_id;
-        let row = rows.row(id)?.get_or_insert_with(|| Total {
-            id: id.clone(),
-            deposits: 0,
-            position: 0,
-        });
-        row.deposits += 1;
-        Ok(())
-    }
-}
-
-impl<DB: ReadModelDatabase> Consumer<DB> for Totals {
-    fn name(&self) -> &str {
-        "bench.totals"
-    }
-
-    async fn handle(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        event: &PersistedEvent,
-    ) -> Result<(), HandlerError> {
-        let batch = std::slice::from_ref(event);
-        let handled = read_model::fold_batch::<DB, _>(self, cx, tx, batch).await;
-        handled.map(drop).map_err(|failed| failed.error)
-    }
-
-    async fn handle_batch(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        events: &[PersistedEvent],
-    ) -> Result<usize, BatchError> {
-        read_model::fold_batch::<DB, _>(self, cx, tx, events).await
-    }
-
-    fn read_model(&self) -> Option<&'static Table> {
-        Some(Total::TABLE)
-    }
-}
-
 /// Gives a consumer the batches of a read model; it is never written.
-const UNUSED: &Table = &Table::new(
-    "unused",
-    &[
-        TableColumn::key::<String>("id"),
-        TableColumn::position("position"),
-    ],
-);
+const UNUSED: &Table = &Table::new("unused", &[TableColumn::key::<String>("id")]);
 
 /// Does nothing with batches of the same size.
 struct NoFold;

@@ -4,19 +4,73 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use consumer::prelude::*;
-use consumer::{Context, Worker};
-use consumer_tests::measuring::{Samples, server};
+use consumer::{Context, WorkerBuilder};
+use consumer_tests::measuring::{Samples, in_turns, server};
 use sqlx::Postgres;
 
 use crate::case::{Case, Target};
+use crate::consumers::RowsPostgres;
+use crate::log::Log;
 use crate::plan::Plan;
+use crate::rows::{Narrow, Row as _};
 
 const BURSTS: &str = "commit to handler, bursts, median";
 const BURSTS_LATE: &str = "commit to handler, bursts, 99th of 100";
 const PAIRS: &str = "commit to handler, pairs, median";
 const PAIRS_LATE: &str = "commit to handler, pairs, 99th of 100";
+const FOLD: &str = "append to committed row, a fold beside a statement an event";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
+    let mut cases = Vec::new();
+    if plan.only.wants(FOLD) {
+        cases.push(fold_beside_a_statement(plan).await);
+    }
+    cases.extend(to_handler(plan).await);
+    cases
+}
+
+/// The time from the call of `append` until the worker has committed what it did with the event.
+async fn fold_beside_a_statement(plan: &Plan) -> Case {
+    let log = Log::<Postgres>::new(plan.scaled(1_000, 100)).await;
+    let times = plan.scaled(200, 5);
+    let samples = in_turns(
+        plan.rounds,
+        async || at_the_head(&log, times, |worker| worker.consumer(Narrow::counting())).await,
+        async || at_the_head(&log, times, |worker| worker.consumer(RowsPostgres)).await,
+    );
+    // No worse, as far as the differences between rounds can tell.
+    Case::compared(FOLD, "ms", samples.await, "SQL", Target::AtMost(1.1))
+}
+
+/// Appends one event after the other, and returns the median of the times in milliseconds.
+async fn at_the_head(
+    log: &Log<Postgres>,
+    times: usize,
+    with: impl Fn(WorkerBuilder<Postgres>) -> WorkerBuilder<Postgres>,
+) -> f64 {
+    let store = &log.db.store;
+    let worker = with(Worker::builder(store.clone())).build().unwrap();
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run(std::future::pending()));
+    handle.caught_up().await.unwrap();
+    let mut took = Vec::new();
+    for number in 0..times {
+        let id = format!("account-{}", number % 50);
+        let event = NewEvent::new("Account", id, "Deposited", "{}");
+        let start = Instant::now();
+        let appended = store.append(ExpectedVersion::Any, &[event]).await.unwrap();
+        handle
+            .caught_up_to(appended[0].global_position)
+            .await
+            .unwrap();
+        took.push(start.elapsed().as_secs_f64() * 1_000.0);
+    }
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+    Samples::of(took).median()
+}
+
+async fn to_handler(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[BURSTS, BURSTS_LATE, PAIRS, PAIRS_LATE]) {
         return Vec::new();
     }

@@ -24,8 +24,8 @@ pub(crate) trait Measured: TestDatabase {
     /// A new database with the store's tables.
     fn database() -> impl Future<Output = Database<Self>>;
 
-    /// The statement that appends `events` events of 200 bytes.
-    fn fill(events: usize) -> String;
+    /// The statement that appends `events` events of 200 bytes, of `accounts` accounts.
+    fn fill(events: usize, accounts: usize) -> String;
 
     /// The loop: begin, lock the checkpoint, read, handle, save, commit. It loses events of writers
     /// that commit out of order, and retries nothing.
@@ -39,6 +39,8 @@ pub(crate) struct ByHand {
     /// The statement that reads.
     pub(crate) read: &'static str,
     pub(crate) handler: Handler,
+    /// The statement of [`Handler::Rows`], which takes the id and the position.
+    pub(crate) upsert: &'static str,
     /// Whether it runs in a task of its own: in `main` itself each answer wakes another thread.
     pub(crate) in_a_task: bool,
 }
@@ -49,6 +51,9 @@ pub(crate) enum Handler {
     Sets,
     Nothing,
 }
+
+/// The number of accounts of most logs.
+const ACCOUNTS: usize = 10_000;
 
 /// The read model, and the checkpoint of the loop written by hand.
 const TABLES: &str = "
@@ -65,9 +70,13 @@ pub(crate) struct Log<DB: Measured> {
 
 impl<DB: Measured> Log<DB> {
     pub(crate) async fn new(events: usize) -> Self {
+        Self::over(events, ACCOUNTS).await
+    }
+
+    pub(crate) async fn over(events: usize, accounts: usize) -> Self {
         let db = DB::database().await;
         db.execute(TABLES).await;
-        db.execute(&DB::fill(events)).await;
+        db.execute(&DB::fill(events, accounts)).await;
         db.execute(DB::ANALYZE).await;
         db.execute(DB::CHECKPOINT).await;
         Self { db, events }
@@ -81,8 +90,13 @@ impl<DB: Measured> Log<DB> {
 
     /// Fails unless every event has been counted once.
     pub(crate) async fn check(&self) {
-        let counted = "SELECT CAST(coalesce(sum(deposits), 0) AS BIGINT) FROM balances";
-        let counted = self.db.number(counted).await;
+        self.check_in("balances").await;
+    }
+
+    /// Fails unless every event has been counted once in that table.
+    pub(crate) async fn check_in(&self, table: &str) {
+        let counted = "SELECT CAST(coalesce(sum(deposits), 0) AS BIGINT) FROM";
+        let counted = self.db.number(&format!("{counted} {table}")).await;
         assert_eq!(counted, self.events as i64, "events were lost or repeated");
     }
 

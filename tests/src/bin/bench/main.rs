@@ -6,6 +6,7 @@
 //! and says nothing about speed. `--only WORD` runs the cases whose name contains the word.
 
 mod append;
+mod by_hand;
 mod case;
 mod consumers;
 mod dispatch;
@@ -18,6 +19,7 @@ mod plan;
 mod plot;
 mod postgres;
 mod round_trips;
+mod rows;
 mod scale;
 mod segments;
 mod sqlite;
@@ -31,6 +33,7 @@ fn main() {
     match &plan.child {
         Some(Child::CatchUp(url)) => return memory::catch_up(url, plan.cache),
         Some(Child::Append(url)) => return scale::append(url, &plan),
+        Some(Child::Fold(url)) => return memory::fold(url),
         None => {}
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -11,10 +11,12 @@ use crate::case::{Case, Target};
 use crate::consumers::Nothing;
 use crate::log::Log;
 use crate::plan::Plan;
+use crate::rows::{Narrow, Row as _};
 
 const SMALL: &str = "peak memory, 20 consumers, 1,000,000 events of 200 bytes";
 const LARGE: &str = "peak memory, 20 consumers, 20,000 events of 20 kB";
 const UNBOUNDED: &str = "the same with a cache without a bound";
+const KEYS: &str = "peak memory, a fold, 1,000,000 events of as many keys in one batch";
 const CONSUMERS: usize = 20;
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -22,18 +24,36 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// itself takes.
 const BUDGET: f64 = 64.0 + 16.0 * 16.0 + 8.0 + 32.0;
 
+/// The cache, two large batches, a read, rows, and what the program itself takes.
+const BUDGET_OF_A_FOLD: f64 = 64.0 + 2.0 * 64.0 + 8.0 + 2.0 * 16.0 + 32.0;
+
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
-    if !plan.wants_any(&[SMALL, LARGE, UNBOUNDED]) {
-        return Vec::new();
+    let mut cases = Vec::new();
+    if plan.only.wants(KEYS) {
+        let events = plan.scaled(1_000_000, 3_000);
+        let log = Log::<Postgres>::over(events, events).await;
+        let budget = Target::AtMost(BUDGET_OF_A_FOLD);
+        cases.push(case(KEYS, &log.db, &["--fold", &log.db.url], budget).await);
+        log.check_in("totals").await;
     }
+    if plan.wants_any(&[SMALL, LARGE, UNBOUNDED]) {
+        cases.extend(of_many_consumers(plan).await);
+    }
+    cases
+}
+
+async fn of_many_consumers(plan: &Plan) -> [Case; 3] {
     let small = Log::<Postgres>::new(plan.scaled(1_000_000, 3_000)).await.db;
     let large = Database::on(server()).await;
     large.execute(&fill_large(plan.scaled(20_000, 300))).await;
     let budget = Target::AtMost(BUDGET);
-    vec![
-        case(SMALL, &small, None, budget).await,
-        case(LARGE, &large, None, budget).await,
-        case(UNBOUNDED, &large, Some(u64::MAX), Target::None).await,
+    let catch_up = ["--catch-up", &*large.url];
+    let most = u64::MAX.to_string();
+    let unbounded = [&catch_up[..], &["--cache", &most]].concat();
+    [
+        case(SMALL, &small, &["--catch-up", &small.url], budget).await,
+        case(LARGE, &large, &catch_up, budget).await,
+        case(UNBOUNDED, &large, &unbounded, Target::None).await,
     ]
 }
 
@@ -50,16 +70,13 @@ fn fill_large(events: usize) -> String {
 async fn case(
     name: &'static str,
     db: &Database<Postgres>,
-    cache: Option<u64>,
+    arguments: &[&str],
     target: Target,
 ) -> Case {
     // The case before it may have left its checkpoints.
     db.execute("DELETE FROM consumer_progress").await;
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--catch-up", &db.url]);
-    if let Some(cache) = cache {
-        child.args(["--cache", &cache.to_string()]);
-    }
+    child.args(arguments);
     let output = tokio::task::spawn_blocking(move || child.output().unwrap());
     let output = output.await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -82,6 +99,20 @@ pub(crate) fn catch_up(url: &str, cache: Option<u64>) {
             builder = builder.consumer(Nothing::named(format!("nothing.{number}")));
         }
         let report = builder.build().unwrap().run_once().await.unwrap();
+        assert!(!report.has_failures(), "{report}");
+    });
+    println!("{}", peak());
+}
+
+/// The child: folds all events of the database in batches as large as they may be, and prints its peak.
+pub(crate) fn fold(url: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = PgEventStore::connect(url).await.unwrap();
+        let worker = Worker::builder(store)
+            .consumer(Narrow::counting())
+            .configure_all(|settings| settings.batch_size(1_000_000));
+        let report = worker.build().unwrap().run_once().await.unwrap();
         assert!(!report.has_failures(), "{report}");
     });
     println!("{}", peak());

@@ -20,6 +20,7 @@ pub(crate) struct Plan {
 pub(crate) enum Child {
     CatchUp(String),
     Append(String),
+    Fold(String),
 }
 
 impl Plan {
@@ -29,12 +30,13 @@ impl Plan {
         let rounds = if quick { 1 } else { 7 };
         let catch_up = arguments.value("--catch-up").map(Child::CatchUp);
         let append = arguments.value("--append").map(Child::Append);
+        let fold = arguments.value("--fold").map(Child::Fold);
         let plan = Self {
             quick,
             rounds: arguments.value("--rounds").unwrap_or(rounds),
             out: arguments.out(),
             only: arguments.only(),
-            child: catch_up.or(append),
+            child: catch_up.or(append).or(fold),
             cache: arguments.value("--cache"),
         };
         arguments.end("--quick, --rounds N, --only WORD and --out DIR");

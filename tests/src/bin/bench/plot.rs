@@ -7,8 +7,8 @@ use consumer_tests::measuring::figure;
 use crate::case::Case;
 use crate::plan::Plan;
 
-const WIDTH: f64 = 900.0;
-const LEFT: f64 = 330.0;
+const WIDTH: f64 = 960.0;
+const LEFT: f64 = 390.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 54.0;
 const ROW: f64 = 30.0;
@@ -78,7 +78,7 @@ fn bar(svg: &mut String, scale: &Scale, case: &Case, top: f64) {
          <line x1=\"{low:.1}\" x2=\"{high:.1}\" y1=\"{middle:.1}\" y2=\"{middle:.1}\" stroke=\"#f58518\" stroke-width=\"2\"/>\n\
          <text x=\"{:.1}\" y=\"{:.1}\">× {} ({}/s)</text>",
         middle + 4.0,
-        escaped(case.name),
+        escaped(&case.name),
         top + 5.0,
         (median - start).max(1.0),
         ROW - 10.0,

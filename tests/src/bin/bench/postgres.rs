@@ -65,6 +65,7 @@ pub(crate) fn by_hand(handler: Handler) -> ByHand {
         batch: 500,
         read: ALL_COLUMNS,
         handler,
+        upsert: UPSERT,
         in_a_task: false,
     }
 }
@@ -82,11 +83,11 @@ impl Measured for Postgres {
     }
 
     /// One event in a thousand is of the type `Rare`; the others are of `Account`.
-    fn fill(events: usize) -> String {
+    fn fill(events: usize, accounts: usize) -> String {
         format!(
             r#"INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
-               SELECT CASE WHEN n % 1000 = 500 THEN 'Rare' ELSE 'Account' END, 'account-' || n % 10000,
-                      n / 10000 + 1, gen_random_uuid(), 'Deposited',
+               SELECT CASE WHEN n % 1000 = 500 THEN 'Rare' ELSE 'Account' END, 'account-' || n % {accounts},
+                      n / {accounts} + 1, gen_random_uuid(), 'Deposited',
                       convert_to('{{"amount":' || n % 100 || ',"text":"' || repeat('x', 170) || '"}}', 'UTF8')
                  FROM generate_series(0, {events} - 1) AS n"#
         )
@@ -110,7 +111,7 @@ impl Measured for Postgres {
             let Some(last) = rows.last() else {
                 return tx.commit().await.unwrap();
             };
-            handle(&mut tx, &rows, by_hand.handler).await;
+            handle(&mut tx, &rows, &by_hand).await;
             sqlx::query("UPDATE hand_made SET position = $2 WHERE name = $1")
                 .bind("loop")
                 .bind(last.global_position)
@@ -159,11 +160,11 @@ const FOUR_COLUMNS: &str = "
 SELECT global_position, aggregate_id, event_type, payload
   FROM events WHERE global_position > $1 ORDER BY global_position LIMIT $2";
 
-async fn handle(tx: &mut PgConnection, rows: &[Row], handler: Handler) {
-    match handler {
+async fn handle(tx: &mut PgConnection, rows: &[Row], by_hand: &ByHand) {
+    match by_hand.handler {
         Handler::Rows => {
             for row in rows {
-                sqlx::query(UPSERT)
+                sqlx::query(by_hand.upsert)
                     .bind(&row.aggregate_id)
                     .bind(row.global_position)
                     .execute(&mut *tx)

@@ -55,6 +55,7 @@ pub(crate) fn by_hand(batch: i64, handler: Handler) -> ByHand {
         batch,
         read: ALL_COLUMNS,
         handler,
+        upsert: UPSERT,
         in_a_task: false,
     }
 }
@@ -71,12 +72,12 @@ impl Measured for Sqlite {
         Database::fresh().await
     }
 
-    fn fill(events: usize) -> String {
+    fn fill(events: usize, accounts: usize) -> String {
         format!(
             r#"WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < {events} - 1)
                INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
                SELECT CASE WHEN n % 1000 = 500 THEN 'Rare' ELSE 'Account' END,
-                      'account-' || (n % 10000), n / 10000 + 1, printf('%08x-0000-4000-8000-%012x', n, n), 'Deposited',
+                      'account-' || (n % {accounts}), n / {accounts} + 1, printf('%08x-0000-4000-8000-%012x', n, n), 'Deposited',
                       CAST('{{"amount":' || n % 100 || ',"text":"' || printf('%.170c', 'x') || '"}}' AS BLOB)
                  FROM s"#
         )
@@ -100,7 +101,7 @@ impl Measured for Sqlite {
             let Some(last) = rows.last() else {
                 return tx.commit().await.unwrap();
             };
-            handle(&mut tx, &rows, by_hand.handler).await;
+            handle(&mut tx, &rows, &by_hand).await;
             sqlx::query("UPDATE hand_made SET position = ?2 WHERE name = ?1")
                 .bind("loop")
                 .bind(last.global_position)
@@ -136,11 +137,11 @@ SELECT global_position, aggregate_type, aggregate_id, aggregate_version, event_i
        event_version, payload, trace_id, correlation_id, causation_id, metadata, created_at
   FROM events WHERE global_position > ?1 ORDER BY global_position LIMIT ?2";
 
-async fn handle(tx: &mut SqliteConnection, rows: &[Row], handler: Handler) {
-    match handler {
+async fn handle(tx: &mut SqliteConnection, rows: &[Row], by_hand: &ByHand) {
+    match by_hand.handler {
         Handler::Rows => {
             for row in rows {
-                sqlx::query(UPSERT)
+                sqlx::query(by_hand.upsert)
                     .bind(&row.aggregate_id)
                     .bind(row.global_position)
                     .execute(&mut *tx)
