@@ -9,6 +9,8 @@ mod access;
 mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
+mod column;
+mod column_sql;
 mod dialect;
 mod driver;
 mod driver_error;
@@ -16,6 +18,7 @@ mod error;
 mod events;
 #[cfg(feature = "testing")]
 mod faults;
+mod fit;
 #[cfg(feature = "worker")]
 mod frontier;
 #[cfg(feature = "worker")]
@@ -25,6 +28,7 @@ mod json_text;
 mod ledger;
 mod log_rows;
 mod migrations;
+mod mismatch;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
@@ -33,6 +37,7 @@ mod pace;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod presets;
 mod read;
 mod read_model;
 #[cfg(feature = "worker")]
@@ -57,6 +62,7 @@ pub(crate) use self::append::Append;
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
+pub use self::column::{Column, Constant, SqlType};
 pub use self::driver_error::DriverError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
@@ -78,6 +84,7 @@ pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::check_use;
 pub(crate) use self::migrations::{check, migrate, script};
+pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 #[cfg(feature = "worker")]
@@ -93,7 +100,7 @@ pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
     NewCheckpoint, ParkedRow, Parking, Row, SegmentId, SnapshotRow, State, Taken,
 };
-pub use self::schema::{Column, Schema};
+pub use self::schema::Schema;
 #[cfg(feature = "worker")]
 pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]

@@ -636,6 +636,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
             located: Arc::default(),
+            log_name: self.store.schema().log_name().into(),
             table_schema: None,
             log: Log::new(
                 self.store.clone(),

@@ -234,6 +234,9 @@ async fn prepare_tables<DB: Backend>(
     for (table, consumer) in with_table {
         let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
         if shared.table_schema.is_none() {
+            shared.table_schema = shared.store.schema().handlers_schema().map(Arc::from);
+        }
+        if shared.table_schema.is_none() {
             shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
         }
         let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
