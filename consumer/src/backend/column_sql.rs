@@ -8,8 +8,9 @@ use super::Schema;
 use super::column::{Column, Source, SqlType};
 use super::dialect::Dialect;
 
-/// The columns that an append fills in, unless the table lacks them.
-const APPENDED: [Column; 11] = [
+/// The columns that an append fills in, unless the table lacks them. The time too: a table that exists need
+/// not have a default, or one without a time zone may have a time of the session's zone.
+const APPENDED: [Column; 12] = [
     Column::AggregateType,
     Column::AggregateId,
     Column::AggregateVersion,
@@ -21,6 +22,7 @@ const APPENDED: [Column; 11] = [
     Column::CorrelationId,
     Column::CausationId,
     Column::Metadata,
+    Column::CreatedAt,
 ];
 
 /// Fills in what a statement says of the columns of the log:
@@ -71,12 +73,7 @@ fn one(columns: Columns<'_>, key: &str) -> Option<String> {
 
 /// The columns that an append fills in, in the order of its values.
 pub(super) fn appended(schema: &Schema) -> impl Iterator<Item = Column> {
-    // The default of a column without a time zone is often a time of the session's zone.
-    let created_at = schema.type_of(Column::CreatedAt) == SqlType::Timestamp;
-    APPENDED
-        .into_iter()
-        .chain(created_at.then_some(Column::CreatedAt))
-        .filter(|column| schema.has(*column))
+    APPENDED.into_iter().filter(|column| schema.has(*column))
 }
 
 fn list(columns: impl IntoIterator<Item = Column>, item: impl Fn(Column) -> String) -> String {

@@ -120,11 +120,11 @@ impl<DB: Backend> EventStore<DB> {
     /// makes it again in a new one, up to `attempts` times in all.
     ///
     /// The decision loads what it depends on, appends with the version that it has loaded, and may write
-    /// other tables through the same transaction. If it returns an error, nothing of it is stored. It
-    /// is made again if an append in it failed with a [retryable](StoreError::is_retryable) error (in
-    /// this task, not in one that it spawns), or if the commit failed because of a concurrent
-    /// transaction, so effects that a rollback does not undo belong after it. Any other error is
-    /// returned at once, and so is that of the last attempt.
+    /// other tables through the same transaction, which it returns with its result to have it committed.
+    /// If it returns an error, nothing of it is stored. It is made again if an append in it failed with
+    /// a [retryable](StoreError::is_retryable) error (in this task, not in one that it spawns), or if the
+    /// commit failed because of a concurrent transaction, so effects that a rollback does not undo belong
+    /// after it. Any other error is returned at once, and so is that of the last attempt.
     ///
     /// Accounts with unique names, which an extra table ensures:
     ///
@@ -153,20 +153,21 @@ impl<DB: Backend> EventStore<DB> {
     /// let create = "CREATE TABLE names (name TEXT PRIMARY KEY, account TEXT NOT NULL)";
     /// sqlx::query(create).execute(store.pool()).await?;
     ///
+    /// let store = &store;
     /// let open = async |id: &str, name: &str| {
-    ///     store.retry_conflicts(5, async |tx| {
-    ///         let history = store.load::<AccountEvent>(tx, id).await?;
+    ///     store.retry_conflicts(5, |mut tx| async move {
+    ///         let history = store.load::<AccountEvent>(&mut tx, id).await?;
     ///         if !history.events.is_empty() {
     ///             return Err(OpenError::IsOpen);
     ///         }
     ///         let reserve = "INSERT INTO names VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    ///         let reserved = sqlx::query(reserve).bind(name).bind(id).execute(&mut **tx).await?;
+    ///         let reserved = sqlx::query(reserve).bind(name).bind(id).execute(&mut *tx).await?;
     ///         if reserved.rows_affected() == 0 {
     ///             return Err(OpenError::NameTaken);
     ///         }
     ///         let opened = [AccountEvent::Opened { name: name.to_owned() }];
-    ///         store.append_typed(tx, id, history.version, &opened).await?;
-    ///         Ok(())
+    ///         store.append_typed(&mut tx, id, history.version, &opened).await?;
+    ///         Ok((tx, ()))
     ///     }).await
     /// };
     /// open("a-1", "ada").await?;
@@ -177,32 +178,37 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// That of the decision, or a [`StoreError`] of the transaction.
-    pub async fn retry_conflicts<T, E: From<StoreError>>(
+    pub async fn retry_conflicts<T, E, F>(
         &self,
         attempts: u32,
-        mut decide: impl AsyncFnMut(&mut Transaction<'static, DB>) -> Result<T, E>,
-    ) -> Result<T, E> {
+        mut decide: impl FnMut(Transaction<'static, DB>) -> F,
+    ) -> Result<T, E>
+    where
+        E: From<StoreError>,
+        F: Future<Output = Result<(Transaction<'static, DB>, T), E>>,
+    {
         let mut attempt = 1;
         loop {
-            let mut tx = self.begin().await?;
-            let (decided, conflict) = conflicts::noticing(decide(&mut tx)).await;
+            let tx = self.begin().await?;
+            let (decided, conflict) = conflicts::noticing(decide(tx)).await;
             let is_last = attempt >= attempts;
-            attempt += 1;
-            let error = match decided {
-                Ok(value) => match tx.commit().await {
-                    Ok(()) => {
-                        self.wake();
-                        return Ok(value);
-                    }
-                    Err(error) if DB::is_concurrent(&error) && !is_last => continue,
-                    Err(error) => return Err(StoreError::from(error).into()),
-                },
-                Err(error) => error,
+            let (tx, value) = match decided {
+                Ok(decided) => decided,
+                Err(error) if is_last || !conflict => return Err(error),
+                Err(_) => {
+                    attempt += 1;
+                    continue;
+                }
             };
-            // A connection on which that fails is not used again.
-            let _ = tx.rollback().await;
-            if !conflict || is_last {
-                return Err(error);
+            match tx.commit().await {
+                Ok(()) => {
+                    self.wake();
+                    return Ok(value);
+                }
+                Err(error) if is_last || !DB::is_concurrent(&error) => {
+                    return Err(StoreError::from(error).into());
+                }
+                Err(_) => attempt += 1,
             }
         }
     }

@@ -6,6 +6,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, raw_sql};
 
 use crate::backend::column::Source;
+use crate::backend::column_sql::appended;
 use crate::backend::{Column, Mismatch, Schema, SqlType, StoreError, StoreSettings};
 
 /// The table of events, and the columns that it has.
@@ -246,12 +247,7 @@ fn candidates(schema: &Schema, columns: &Columns, column: Column) -> Vec<String>
 /// one of them under another name.
 fn not_filled(schema: &Schema, columns: &Columns, others: &[Mismatch]) -> Vec<Mismatch> {
     let is_filled = |name: &str| {
-        // The default of the position and of the time is the database's.
-        schema
-            .own_columns()
-            .filter(|column| !matches!(column, Column::GlobalPosition | Column::CreatedAt))
-            .chain(created_at(schema))
-            .any(|column| schema.column_name(column) == name)
+        appended(schema).any(|column| schema.column_name(column) == name)
             || others.iter().any(|mismatch| mismatch.may_be(name))
     };
     columns
@@ -262,11 +258,6 @@ fn not_filled(schema: &Schema, columns: &Columns, others: &[Mismatch]) -> Vec<Mi
             table: schema.events_name().to_owned(),
         })
         .collect()
-}
-
-/// The time, if an append fills it in.
-fn created_at(schema: &Schema) -> Option<Column> {
-    (schema.type_of(Column::CreatedAt) == SqlType::Timestamp).then_some(Column::CreatedAt)
 }
 
 /// Compares the types of all expressions.

@@ -4,6 +4,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::backend::column::Source;
+use crate::backend::column_sql::appended;
 use crate::backend::{Column, Mismatch, Schema, SqlType, StoreError, StoreSettings};
 
 /// The columns of a table or a view. The primary key is an alias of the row id, which is never NULL,
@@ -131,10 +132,7 @@ fn candidates(schema: &Schema, columns: &[Found]) -> Vec<String> {
 /// one of them under another name.
 fn not_filled(schema: &Schema, columns: &[Found], others: &[Mismatch]) -> Vec<Mismatch> {
     let is_filled = |found: &Found| {
-        schema
-            .own_columns()
-            .filter(|column| *column != Column::CreatedAt)
-            .any(|column| found.is_called(schema.column_name(column)))
+        appended(schema).any(|column| found.is_called(schema.column_name(column)))
             || others.iter().any(|mismatch| mismatch.may_be(&found.name))
     };
     columns

@@ -21,6 +21,9 @@ use crate::backend::{
 };
 use crate::contract::NewEvent;
 
+/// The time as the default of our own table has it.
+const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
+
 /// Changes nothing, and takes the write lock even where there is no such row: a transaction that has
 /// read and then wants to write fails when another one wrote in between, instead of waiting.
 const TAKE_TURN: &str = "
@@ -118,6 +121,7 @@ impl SqliteEventStatements {
             {
                 let _ = match column {
                     Column::AggregateVersion => write!(sql, "{before}{version}"),
+                    Column::CreatedAt => write!(sql, "{before}{NOW}"),
                     _ => write!(sql, "{before}?"),
                 };
             }
@@ -379,7 +383,7 @@ async fn insert_rows(
                 Column::CorrelationId => query.bind(event.correlation_id.clone()),
                 Column::CausationId => query.bind(event.causation_id.clone()),
                 Column::Metadata => query.bind(metadata.map(|text| text.as_str().to_owned())),
-                // The version is part of the statement; the others are the database's.
+                // The version and the time are part of the statement; the position is the database's.
                 Column::AggregateVersion | Column::GlobalPosition | Column::CreatedAt => query,
             };
         }

@@ -550,7 +550,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(BatchError::at(0, defect).into());
         }
         if self.retried(&ready.claim).is_some() {
-            metrics::retry(&self.segment.key);
+            metrics::retry(&self.shared.log_name, &self.segment.key);
         }
         let settings = &self.segment.consumer.settings;
         let limits = Limits {
