@@ -110,7 +110,9 @@ fn column_mismatch(
             candidates,
         });
     };
-    (is_table && !found.not_null && !column.is_optional()).then_some(Mismatch::Nullable {
+    // What the position has to be is checked by itself.
+    let has_value = column.is_optional() || column == Column::GlobalPosition;
+    (is_table && !found.not_null && !has_value).then_some(Mismatch::Nullable {
         column,
         name,
         table: None,

@@ -1,7 +1,7 @@
 //! What workers cost that have nothing to do, one for each of several schemas: connections, and statements
 //! per second.
 //!
-//! `cargo run --release -p consumer-tests --bin tenants`.
+//! `cargo run --release -p consumer-tests --bin tenants_cost`.
 
 use std::time::{Duration, Instant};
 
