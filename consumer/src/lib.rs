@@ -94,7 +94,10 @@ pub use consumer_derive::consumer;
 pub use sqlx;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::backend::{Access, Backend, Column, DriverError, ReadRange, Schema, StoreError};
+pub use crate::backend::{
+    Access, Backend, Column, Constant, DriverError, Mismatch, ReadRange, Schema, SqlType,
+    StoreError,
+};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
 pub use crate::contract::read_model::{Fold, ReadModel};
@@ -113,6 +116,8 @@ pub use crate::store::EventStore;
 pub use crate::store::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::store::SqliteEventStore;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use crate::store::decision::History;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::worker::{
     BuildError, ConsumerReport, ConsumerState, FrontierWait, Health, HealthProblem, NameTaken,

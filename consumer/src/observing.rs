@@ -7,23 +7,26 @@
 //!
 //! | name | kind | labels | meaning |
 //! |---|---|---|---|
-//! | `consumer_events_total` | counter | `consumer`, `version` | events handled and committed, without parked and skipped ones |
-//! | `consumer_batches_total` | counter | `consumer`, `version` | committed transactions that handled events |
-//! | `consumer_batch_seconds` | histogram | `consumer`, `version` | time from claim to commit |
-//! | `consumer_errors_total` | counter | `consumer`, `version`, `kind` | failed attempts: an error of the `handler`, of the `database`, or a handler that tried to end the transaction (`commit`) |
-//! | `consumer_retries_total` | counter | `consumer`, `version` | attempts at an event after the first |
-//! | `consumer_parked_total` | counter | `consumer`, `version` | events parked, including those behind a failed one |
-//! | `consumer_skipped_total` | counter | `consumer`, `version` | events skipped |
-//! | `consumer_parked_events` | gauge | `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
-//! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
-//! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
-//! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
+//! | `consumer_events_total` | counter | `log`, `consumer`, `version` | events handled and committed, without parked and skipped ones |
+//! | `consumer_batches_total` | counter | `log`, `consumer`, `version` | committed transactions that handled events |
+//! | `consumer_batch_seconds` | histogram | `log`, `consumer`, `version` | time from claim to commit |
+//! | `consumer_errors_total` | counter | `log`, `consumer`, `version`, `kind` | failed attempts: an error of the `handler`, of the `database`, or a handler that tried to end the transaction (`commit`) |
+//! | `consumer_retries_total` | counter | `log`, `consumer`, `version` | attempts at an event after the first |
+//! | `consumer_parked_total` | counter | `log`, `consumer`, `version` | events parked, including those behind a failed one |
+//! | `consumer_skipped_total` | counter | `log`, `consumer`, `version` | events skipped |
+//! | `consumer_parked_events` | gauge | `log`, `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
+//! | `consumer_state` | gauge | `log`, `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
+//! | `consumer_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
+//! | `consumer_lag_seconds` | gauge | `log`, `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
 //! | `consumer_frontier_position` | gauge | | the position up to which the log is settled |
 //! | `consumer_head_position` | gauge | | the highest visible position |
 //! | `consumer_frontier_wait_seconds` | gauge | | how long the frontier has been waiting at a gap |
 //! | `consumer_frontier_blockers` | gauge | | transactions that block the frontier, once it has waited for a second; the log names them |
 //! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier depends on](crate::guide::frontier) |
-//! | `consumer_log_reads_total` | counter | `cache` | reads of a range of the log, by whether it was cached (`hit`, `miss`) |
+//! | `consumer_log_reads_total` | counter | `log`, `cache` | reads of a range of the log, by whether it was cached (`hit`, `miss`) |
+//!
+//! `log` is the name of the log: `events`, or that of the mapped table, after the database schema if the
+//! [`Schema`](crate::Schema) names one. It tells the workers of several logs in one process apart.
 //!
 //! Alert on `consumer_state{state=~"stopped|scope_changed"} == 1` and on
 //! `consumer_parked_events > 0` for consumers that need an operator, and on

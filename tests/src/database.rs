@@ -166,6 +166,13 @@ impl<DB: TestDatabase> Database<DB> {
         }
     }
 
+    /// The same database through another store in it, such as one of another mapping.
+    #[must_use]
+    pub fn with_store(mut self, store: EventStore<DB>) -> Self {
+        self.store = store;
+        self
+    }
+
     /// The same database with the tables of the store and those of read models.
     #[must_use]
     pub async fn prepared(self) -> Self {

@@ -11,6 +11,7 @@ pub mod history;
 mod imports;
 mod logged;
 pub mod measuring;
+mod message_db;
 mod model;
 mod pgbouncer;
 mod postgres;

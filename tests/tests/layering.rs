@@ -280,7 +280,7 @@ fn the_library_keeps_the_rules() {
 /// The two halves of a backend: the files, and the tables as their templates name them.
 const HALVES: [(&[&str], &[&str]); 2] = [
     (
-        &["events.rs", "frontier.rs"],
+        &["events.rs", "frontier.rs", "catalogue.rs"],
         &["events", "heads", "frontier", "log_state"],
     ),
     (

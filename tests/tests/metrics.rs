@@ -205,12 +205,12 @@ async fn events_batches_and_lag_are_counted_by_consumer_and_version<DB: TestData
         .run_once()
         .await
         .unwrap();
-    let labels = format!("{{consumer={name},version=1}}");
+    let labels = format!("{{consumer={name},log=events,version=1}}");
     assert_eq!(value(&format!("consumer_events_total{labels}")), 3.0);
     assert_eq!(value(&format!("consumer_batches_total{labels}")), 1.0);
     assert_eq!(value(&format!("consumer_batch_seconds{labels}")), 1.0);
-    assert!(value("consumer_frontier_position{}") >= 0.0);
-    assert!(value("consumer_log_reads_total{cache=miss}") >= 1.0);
+    assert!(value("consumer_frontier_position{log=events}") >= 0.0);
+    assert!(value("consumer_log_reads_total{cache=miss,log=events}") >= 1.0);
 }
 
 async fn a_parked_event_is_not_counted_as_handled<DB: TestDatabase>(db: Database<DB>) {
@@ -226,11 +226,11 @@ async fn a_parked_event_is_not_counted_as_handled<DB: TestDatabase>(db: Database
         .await
         .unwrap();
     assert_eq!(report.consumer(name).unwrap().events, 1);
-    let labels = format!("consumer={name},version=1}}");
+    let labels = format!("consumer={name},log=events,version=1}}");
     assert_eq!(
         value(&format!(
             "consumer_errors_total{{{}",
-            labels.replace(",version", ",kind=handler,version")
+            labels.replace(",log", ",kind=handler,log")
         )),
         2.0
     );
@@ -254,7 +254,7 @@ async fn a_skipped_event_is_only_counted_as_skipped<DB: TestDatabase>(db: Databa
         .run_once()
         .await
         .unwrap();
-    let labels = format!("{{consumer={name},version=1}}");
+    let labels = format!("{{consumer={name},log=events,version=1}}");
     assert_eq!(value(&format!("consumer_skipped_total{labels}")), 1.0);
     assert_eq!(value(&format!("consumer_events_total{labels}")), 1.0);
     assert_eq!(value(&format!("consumer_retries_total{labels}")), -1.0);
@@ -282,7 +282,8 @@ async fn errors_are_counted_by_their_cause<DB: TestDatabase>(db: Database<DB>) {
         .await
         .unwrap();
     for kind in ["database", "commit"] {
-        let errors = format!("consumer_errors_total{{consumer={name},kind={kind},version=1}}");
+        let errors =
+            format!("consumer_errors_total{{consumer={name},kind={kind},log=events,version=1}}");
         assert_eq!(value(&errors), 1.0, "{kind}");
     }
 }
@@ -298,7 +299,7 @@ async fn the_log_is_read_once_for_consumers_at_one_position<DB: TestDatabase>(db
         .run_once()
         .await
         .unwrap();
-    assert!(value("consumer_log_reads_total{cache=hit}") >= 1.0);
+    assert!(value("consumer_log_reads_total{cache=hit,log=events}") >= 1.0);
 }
 
 async fn lag_in_seconds_is_the_age_of_the_first_unhandled_event<DB: TestDatabase>(
@@ -319,13 +320,13 @@ async fn lag_in_seconds_is_the_age_of_the_first_unhandled_event<DB: TestDatabase
     // A worker that has just started has handled nothing, whose age it could tell.
     let running = Running::start(builder());
     for name in [stopped, paused] {
-        let labels = format!("{{consumer={name},slice=0,version=1}}");
+        let labels = format!("{{consumer={name},log=events,slice=0,version=1}}");
         until(|| value(&format!("consumer_lag_positions{labels}")) == 1.0).await;
         until(|| (3600.0..3900.0).contains(&value(&format!("consumer_lag_seconds{labels}")))).await;
     }
     let state = |name, state| {
         value(&format!(
-            "consumer_state{{consumer={name},state={state},version=1}}"
+            "consumer_state{{consumer={name},log=events,state={state},version=1}}"
         ))
     };
     until(|| state(stopped, "stopped") == 1.0 && state(stopped, "running") == 0.0).await;
@@ -345,7 +346,7 @@ async fn a_new_event_after_an_idle_hour_is_not_an_hour_late<DB: TestDatabase>(db
             .snapshot_interval(Duration::from_millis(2)),
     );
     running.caught_up().await.unwrap();
-    let labels = format!("{{consumer={name},slice=0,version=1}}");
+    let labels = format!("{{consumer={name},log=events,slice=0,version=1}}");
     until(|| value(&format!("consumer_lag_seconds{labels}")) == 0.0).await;
     db.append("User", ["b"]).await;
     until(|| value(&format!("consumer_lag_positions{labels}")) >= 1.0).await;
@@ -354,7 +355,7 @@ async fn a_new_event_after_an_idle_hour_is_not_an_hour_late<DB: TestDatabase>(db
     gate.add_permits(1);
     running.caught_up().await.unwrap();
     until(|| value(&format!("consumer_lag_seconds{labels}")) == 0.0).await;
-    assert!(value("consumer_head_position{}") >= 1.0);
+    assert!(value("consumer_head_position{log=events}") >= 1.0);
     running.stop().await;
 }
 
@@ -378,7 +379,7 @@ async fn the_gauges_of_a_merged_slice_go_to_zero<DB: TestDatabase>(db: Database<
     db.execute("UPDATE consumer_progress SET position = 0")
         .await;
     let running = Running::start(builder(&["User"]));
-    let lag = format!("consumer_lag_positions{{consumer={name},slice=512,version=1}}");
+    let lag = format!("consumer_lag_positions{{consumer={name},log=events,slice=512,version=1}}");
     until(|| value(&lag) == 1.0).await;
     merge_segments(&db.store, name, 1, 1).await.unwrap();
     until(|| value(&lag) == 0.0).await;
@@ -422,15 +423,16 @@ async fn gauges_show_how_long_and_by_whom_the_frontier_is_blocked() {
     db.append_in(&mut slow, "slow").await;
     db.append("User", ["fast"]).await;
     // Other workers of this process write to the same gauges.
-    until(|| value("consumer_frontier_wait_seconds{}") > 1.0).await;
-    until(|| value("consumer_frontier_blockers{}") == 1.0).await;
+    until(|| value("consumer_frontier_wait_seconds{log=events}") > 1.0).await;
+    until(|| value("consumer_frontier_blockers{log=events}") == 1.0).await;
     // Its consumers are behind the head, though not behind the frontier.
-    until(|| value("consumer_lag_positions{consumer=gap,slice=0,version=1}") >= 2.0).await;
-    until(|| value("consumer_lag_seconds{consumer=gap,slice=0,version=1}") > 0.0).await;
+    until(|| value("consumer_lag_positions{consumer=gap,log=events,slice=0,version=1}") >= 2.0)
+        .await;
+    until(|| value("consumer_lag_seconds{consumer=gap,log=events,slice=0,version=1}") > 0.0).await;
     slow.commit().await.unwrap();
     running.caught_up().await.unwrap();
-    until(|| value("consumer_frontier_blockers{}") == 0.0).await;
-    until(|| value("consumer_frontier_wait_seconds{}") == 0.0).await;
+    until(|| value("consumer_frontier_blockers{log=events}") == 0.0).await;
+    until(|| value("consumer_frontier_wait_seconds{log=events}") == 0.0).await;
     running.stop().await;
 }
 

@@ -187,10 +187,7 @@ async fn a_mapping_to_a_column_that_is_not_there_is_refused<DB: TestDatabase>(db
     let store = db.store.clone().with_schema(schema).unwrap();
     for result in [store.check().await, store.migrate().await] {
         let error = result.unwrap_err();
-        assert!(
-            matches!(error, StoreError::SchemaMismatch { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, StoreError::Mismatches { .. }), "{error:?}");
         assert!(error.to_string().contains("data"), "{error}");
     }
 }

@@ -9,8 +9,8 @@ use std::task::Poll;
 
 use consumer::admin::{AdminError, Target};
 use consumer::{
-    ExpectedVersion, LogProblem, NewEvent, OnError, PgEventStore, ReadRange, Registered, Settings,
-    StoreError, WorkerError,
+    Column, ExpectedVersion, LogProblem, Mismatch, NewEvent, OnError, PgEventStore, ReadRange,
+    Registered, Settings, StoreError, WorkerError,
 };
 use consumer_tests::{
     Database, TestDatabase, TestPostgres, consumer, read_model, run_once, test_on, until,
@@ -191,13 +191,18 @@ async fn nullable_columns_on_postgres_are_refused_all_at_once() {
     db.execute("ALTER TABLE events ALTER payload DROP NOT NULL, ALTER event_type DROP NOT NULL")
         .await;
     let error = db.store.check().await.unwrap_err();
-    assert!(matches!(
-        &error,
-        StoreError::NullableColumns { columns, .. } if columns == &["event_type", "payload"]
-    ));
-    let text = error.to_string();
-    let statement = text.split('`').nth(3).unwrap();
-    db.execute(statement).await;
+    let StoreError::Mismatches { mismatches, .. } = error else {
+        panic!("{error:?}")
+    };
+    let remedies: Vec<String> = mismatches.iter().map(Mismatch::remedy).collect();
+    assert_eq!(
+        remedies,
+        [
+            "ALTER TABLE events ALTER event_type SET NOT NULL",
+            "ALTER TABLE events ALTER payload SET NOT NULL",
+        ]
+    );
+    db.execute(&remedies.join("; ")).await;
     db.store.check().await.unwrap();
 }
 
@@ -215,10 +220,19 @@ async fn nullable_columns_on_sqlite_are_refused() {
     )
     .await;
     let error = db.store.migrate().await.unwrap_err();
-    assert!(matches!(
-        &error,
-        StoreError::NullableColumns { columns, .. } if columns == &["payload"]
-    ));
+    let StoreError::Mismatches { mismatches, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        matches!(
+            mismatches.as_slice(),
+            [Mismatch::Nullable {
+                column: Column::Payload,
+                ..
+            }]
+        ),
+        "{mismatches:?}"
+    );
 }
 
 /// A database that lacks most characters.

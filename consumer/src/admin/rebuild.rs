@@ -207,6 +207,7 @@ impl<DB: Backend> Rewind<'_, DB> {
     ) -> Result<(), AdminError> {
         let schema = table_schema::<DB>(tx, code.consumer.read_model()).await?;
         let cx = Context::new(Arc::clone(&self.consumer.name))
+            .with_log_name(self.admin.store.schema().log_name())
             .with_version(self.consumer.version)
             .with_table_schema(schema)
             .with_replay(true);

@@ -365,6 +365,7 @@ impl<DB: Backend> Retry<'_, DB> {
         let schema = table_schema::<DB>(connection, table)
             .await
             .map_err(AdminError::from)?;
+        let log: Arc<str> = self.admin.store.schema().log_name().into();
         let is_divided = self.code.declaration.settings.segments > 1;
         let mut done = 0;
         while let Some(rest) = waiting.events.get(done..)
@@ -374,6 +375,7 @@ impl<DB: Backend> Retry<'_, DB> {
             let run = waiting.ledger.run(rest.get(..take).unwrap_or(rest));
             let batch = rest.get(..run.take).unwrap_or(rest).to_vec();
             let cx = Context::new(Arc::clone(&self.consumer.name))
+                .with_log_name(Arc::clone(&log))
                 .with_version(self.consumer.version)
                 .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)

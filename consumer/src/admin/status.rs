@@ -47,6 +47,9 @@ use crate::worker::poller::assignment::scope_text;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Status {
+    /// The name of the log: its table of events, after the database schema if the store's
+    /// [`Schema`](crate::Schema) names one.
+    pub log: String,
     /// One entry per consumer and version, ordered by name and version.
     pub consumers: Vec<ConsumerStatus>,
     /// How far the log is settled.
@@ -162,6 +165,7 @@ impl<DB: Backend> Admin<DB> {
         consumers.extend(self.new_consumers(&rows, frontier.head).await?);
         consumers.sort_by_key(ConsumerStatus::id);
         Ok(Status {
+            log: self.store.schema().log_name(),
             consumers,
             frontier,
             looked_at: Instant::now(),

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 
-use super::StoreError;
+use super::fit::{refuse_lost_values, refuse_unfit, without_missing};
 use super::json_text::JsonText;
+use super::{Schema, StoreError};
 use crate::contract::{EventRecord, ExpectedVersion, Metadata, NewEvent, PersistedEvent};
 
 /// Events of one aggregate, at least one, ready to be stored.
@@ -30,22 +31,33 @@ pub struct Placed {
 }
 
 impl<'a> Append<'a> {
-    /// Checks what every database needs; `complete` then fills in what the events leave open.
+    /// Checks what every database and the table need; `complete` then fills in what the events leave
+    /// open.
     pub(crate) fn new(
+        schema: &Schema,
         expected: ExpectedVersion,
         events: &'a [NewEvent],
         complete: impl FnOnce(&'a [NewEvent]) -> Cow<'a, [NewEvent]>,
     ) -> Result<Self, StoreError> {
+        if schema.is_read_only() {
+            let table = schema.events_name().to_owned();
+            return Err(StoreError::ReadOnlyLog { table });
+        }
         let first = events.first().ok_or(StoreError::NothingToAppend)?;
         let first = (&*first.aggregate_type, &*first.aggregate_id);
         for event in events {
             check_aggregate(first, event)?;
+            refuse_lost_values(schema, event)?;
         }
+        let completed = without_missing(schema, complete(events));
+        completed
+            .iter()
+            .try_for_each(|event| refuse_unfit(schema, event))?;
         Ok(Self {
             expected,
             aggregate: first,
             metadata: events.iter().map(metadata).collect::<Result<_, _>>()?,
-            events: complete(events),
+            events: completed,
         })
     }
 

@@ -290,7 +290,7 @@ pub trait Checkpoints: Driver {
     /// `on_thread` once.
     fn guard(
         connection: &mut PoolConnection<Self>,
-        keeps_statements: bool,
+        settings: &StoreSettings,
         on_thread: Option<OnThread>,
     ) -> impl Future<Output = Result<Self::Guard, sqlx::Error>> + Send;
 

@@ -1,5 +1,7 @@
 //! The words of a dialect, and how they are filled into templates.
 
+use super::column::{Column, SqlType};
+
 /// The words in which SQL that both databases share differs; `$` is what they apply to.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
@@ -21,6 +23,12 @@ pub struct Dialect {
     pub(crate) indexed: &'static str,
     /// `{message $}`: a parameter that `Driver::bind_message` has bound.
     pub(crate) message: &'static str,
+    /// A value of the log, `$`, as [`LogRows`](super::log_rows::LogRows) decodes it.
+    pub(crate) value: fn(Column, SqlType) -> &'static str,
+    /// An aggregate id, the parameter `$`, as it is compared with the column.
+    pub(crate) id: fn(SqlType) -> &'static str,
+    /// A value of an append, `$`, as the column takes it.
+    pub(crate) inserted: fn(Column, SqlType) -> &'static str,
 }
 
 impl Dialect {

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::DriverError;
-use crate::contract::ExpectedVersion;
+use super::column::Column;
+use super::mismatch::Mismatch;
+use crate::contract::{DecodeError, ExpectedVersion};
 
 /// The reason why the store could not do what it was asked.
 ///
@@ -146,18 +148,57 @@ pub enum StoreError {
         column: String,
     },
 
-    /// Columns in which every event has a value can be NULL.
+    /// A part of the mapping contradicts another, or cannot be had by any table.
+    #[error("the mapping of `Column::{column:?}` cannot be used: {reason}")]
+    InvalidMapping {
+        /// The column.
+        column: Column,
+        /// The reason, and what to write instead.
+        reason: String,
+    },
+
+    /// The mapping describes a table of events that exists, and there is none.
     #[error(
-        "these columns of `{table}` can be NULL, and a row without a value cannot be an event: {}; \
-         declare them NOT NULL (on Postgres: `ALTER TABLE {table} {}`)",
-        .columns.join(", "),
-        not_null(.columns)
+        "there is no table `{table}`, and the mapping describes one that exists (it has types, missing \
+         columns, constants, expressions, or is read-only), so it is not created: correct its name and \
+         its schema in the mapping, or create it as your program does"
     )]
-    NullableColumns {
+    NoEventsTable {
+        /// The table of events, as in the statements.
+        table: String,
+    },
+
+    /// The table of events differs from its mapping; all differences are listed.
+    #[error("{}", list(.table, .mismatches))]
+    Mismatches {
         /// The table of events.
         table: String,
-        /// The columns.
-        columns: Vec<String>,
+        /// All differences, at least one.
+        mismatches: Vec<Mismatch>,
+    },
+
+    /// The mapping says that another program appends to the log.
+    #[error(
+        "the log `{table}` is mapped as read-only: append with the program that owns it, or leave \
+         `.read_only()` out of the mapping"
+    )]
+    ReadOnlyLog {
+        /// The table of events.
+        table: String,
+    },
+
+    /// The table, as it is mapped, cannot hold an event.
+    #[error(
+        "an event for {} cannot be stored in a table of this mapping: {reason}",
+        aggregate(.aggregate_type, .aggregate_id)
+    )]
+    UnfitEvent {
+        /// The aggregate's type.
+        aggregate_type: String,
+        /// The aggregate's id.
+        aggregate_id: String,
+        /// The reason, and what to do.
+        reason: String,
     },
 
     /// The tables are those of a later release, with which this one cannot work.
@@ -335,6 +376,19 @@ pub enum StoreError {
         source: Arc<DriverError>,
     },
 
+    /// An event of a history cannot be read as the type that was asked for.
+    #[error(transparent)]
+    Decode(#[from] Box<DecodeError>),
+
+    /// An event cannot be written as JSON.
+    #[error("the event `{event_type}` cannot be written as JSON; correct its `Serialize`")]
+    Encode {
+        /// The event type.
+        event_type: &'static str,
+        /// The reason.
+        source: serde_json::Error,
+    },
+
     /// Any other error of the database or of the connection to it.
     #[error("the event store's database returned an error")]
     Database(#[source] DriverError),
@@ -425,13 +479,13 @@ fn held_by(holders: &[String]) -> String {
     }
 }
 
-/// Sets the columns NOT NULL on Postgres; SQLite cannot change a column.
-fn not_null(columns: &[String]) -> String {
-    let columns = columns.iter();
-    let actions: Vec<String> = columns
-        .map(|column| format!("ALTER {column} SET NOT NULL"))
-        .collect();
-    actions.join(", ")
+/// A line for each difference.
+fn list(table: &str, mismatches: &[Mismatch]) -> String {
+    let lines: Vec<String> = mismatches.iter().map(Mismatch::to_string).collect();
+    format!(
+        "the table `{table}` does not fit its mapping:\n- {}",
+        lines.join("\n- ")
+    )
 }
 
 /// Tells the codes of both databases that have an error of their own.
@@ -507,6 +561,20 @@ pub enum LogProblem {
         /// The last position that was given out.
         last_value: i64,
     },
+    /// The log is lower than it was, and the role may not read the sequence, which would tell why.
+    #[error(
+        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, which the sequence would tell; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
+    )]
+    Shrunk {
+        /// The frontier that is above the log.
+        what: String,
+        /// Its position.
+        position: i64,
+        /// The highest position of an event.
+        highest: i64,
+        /// The sequence.
+        sequence: String,
+    },
     /// Events have positions that the sequence has not given out, as after an import.
     #[error(
         "the log has events up to position {highest}, but sequence {name} is at {last_value} and would give their positions out again; an import does not move the sequence: run `SELECT setval('{}', {highest})`",
@@ -559,6 +627,14 @@ pub enum LogProblem {
         name: String,
         /// The sequence of the column.
         other: String,
+    },
+    /// A view reads rows that appear at another time than that at which their positions are drawn.
+    #[error(
+        "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so it cannot be known which positions are still to come; run the worker on the tables that the events are appended to"
+    )]
+    DerivedRows {
+        /// What the view reads.
+        table: String,
     },
     /// Row-level security restricts which events the worker sees.
     #[error(

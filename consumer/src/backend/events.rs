@@ -6,37 +6,38 @@ use sqlx::{Database, Pool};
 
 use super::append::{Append, Placed};
 use super::driver::Driver;
-use super::log_rows::{COLUMNS, LogRow, LogRows};
+use super::fit::is_id;
+use super::log_rows::{LogRow, LogRows};
 use super::names::Names;
 use super::read::ReadRange;
 use super::sql::{Sql, Statement};
 use super::version::KNOWN;
-use super::{Access, Schema, StoreError, StoreSettings};
+use super::{Access, Mismatch, Schema, StoreError, StoreSettings};
 
 /// The version of an aggregate, 0 when it has no events.
 ///
 /// Events without a head row were written by a program that keeps no heads; a head above the events is
 /// that of an aggregate whose history was archived.
 const CURRENT_VERSION: &str = "
-    SELECT {greatest}(
-        COALESCE((SELECT max({aggregate_version}) FROM {events}
-                   WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0),
-        COALESCE((SELECT {aggregate_version} FROM {heads}
-                   WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0)) AS version";
+    SELECT CAST({greatest}(
+        COALESCE((SELECT max({aggregate_version}) FROM {events} WHERE {aggregate}), 0),
+        COALESCE((SELECT {head aggregate_version} FROM {heads} WHERE {head aggregate}), 0)
+    ) AS BIGINT) AS version";
 
 const READ_EVENTS: &str = "
     SELECT {columns} FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT $2";
 
 const READ_AGGREGATE: &str = "
     SELECT {columns} FROM {events}
-     WHERE {aggregate_type} = $1 AND {aggregate_id} = $2 AND {aggregate_version} BETWEEN $3 AND $4
+     WHERE {aggregate} AND {aggregate_version} BETWEEN $3 AND $4
      ORDER BY {aggregate_version}";
 
 const NOTE_REWRITE: &str = "
     INSERT INTO {log_state} AS s (log, rewrites) VALUES ('{log}', 1)
     ON CONFLICT (log) DO UPDATE SET rewrites = s.rewrites + 1";
 
-const LATEST: &str = "SELECT COALESCE(max({global_position}), 0) AS position FROM {events}";
+const LATEST: &str = "
+    SELECT CAST(COALESCE(max({global_position}), 0) AS BIGINT) AS position FROM {events}";
 
 /// The statements of one mapping.
 pub struct EventStatements<DB: Events> {
@@ -55,19 +56,20 @@ impl<DB: Events> EventStatements<DB> {
     pub(crate) fn new(settings: &StoreSettings) -> Self {
         Self {
             current_version: Sql::new(settings, CURRENT_VERSION),
-            read_events: select(settings, READ_EVENTS),
-            read_aggregate: select(settings, READ_AGGREGATE),
+            read_events: Sql::new(settings, READ_EVENTS),
+            read_aggregate: Sql::new(settings, READ_AGGREGATE),
             latest: Sql::new(settings, LATEST),
             note_rewrite: Sql::new(settings, NOTE_REWRITE),
             own: DB::own_statements(settings),
             settings: settings.clone(),
         }
     }
-}
 
-/// Renders a statement that reads events.
-pub(super) fn select(settings: &StoreSettings, template: &str) -> Sql {
-    Sql::new(settings, &template.replace("{columns}", COLUMNS))
+    /// The names and types that the statements were rendered with.
+    #[cfg(feature = "testing")]
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.settings.schema
+    }
 }
 
 /// The log of a database: its tables, and how events are appended and read.
@@ -94,6 +96,15 @@ pub trait Events: LogRows {
 
     /// Creates the database schema of the mapping unless it exists.
     const CREATE_SCHEMA: &'static str;
+
+    /// Creates the table of events: the beginning of the first version of the tables.
+    const EVENTS: &'static str;
+
+    /// Creates the table of heads, which follows in the first version.
+    const HEADS: &'static str;
+
+    /// Creates the index on types, which follows in the first version.
+    const SCOPE_INDEX: &'static str;
 
     /// All versions of the tables, oldest first. A released one is never changed.
     ///
@@ -151,17 +162,26 @@ pub trait Events: LogRows {
     /// Whether the error says that another connection holds a lock.
     fn is_held(error: &sqlx::Error) -> bool;
 
+    /// Whether the error says that a concurrent transaction made this one fail.
+    fn is_concurrent(error: &sqlx::Error) -> bool;
+
     /// The sessions that hold locks on the tables, each in words.
     fn lock_holders(
         connection: &mut Self::Connection,
         settings: &StoreSettings,
     ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
-    /// Returns the columns of the table of events, by the names in the mapping, that can be NULL.
-    fn nullable_columns(
+    /// Compares the table of events with the mapping; `None` if there is no such table.
+    fn mismatches(
         connection: &mut Self::Connection,
-        schema: &Schema,
-    ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<Option<Vec<Mismatch>>, StoreError>> + Send;
+
+    /// Compares the types of the table of heads with those of the mapping.
+    fn head_mismatches(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<Vec<Mismatch>, StoreError>> + Send;
 
     /// Refuses a table of events that gives positions out twice.
     fn check_positions(
@@ -176,13 +196,13 @@ pub trait Events: LogRows {
         append: &Append<'_>,
     ) -> impl Future<Output = Result<Vec<Placed>, StoreError>> + Send;
 
-    /// The version of an append's aggregate, 0 when it has no events.
+    /// The version of an aggregate, 0 when it has no events.
     fn current_version(
         tx: &mut Self::Connection,
         statements: &EventStatements<Self>,
-        append: &Append<'_>,
+        aggregate: (&str, &str),
     ) -> impl Future<Output = Result<i64, StoreError>> + Send {
-        let query = on_aggregate::<Self>(&statements.current_version, append.aggregate());
+        let query = on_aggregate::<Self>(&statements.current_version, aggregate);
         async move { Ok(query.fetch_value(tx, "version").await?) }
     }
 
@@ -215,8 +235,9 @@ pub trait Events: LogRows {
     ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send {
         let query = on_aggregate::<Self>(&statements.read_aggregate, aggregate);
         async move {
+            let has_nul = aggregate.0.contains('\0') || aggregate.1.contains('\0');
             // The database would refuse to look for it.
-            if !Self::STORES_NUL && (aggregate.0.contains('\0') || aggregate.1.contains('\0')) {
+            if !is_id(&statements.settings.schema, aggregate.1) || has_nul && !Self::STORES_NUL {
                 return Ok(Vec::new());
             }
             fetch_events(connection, query.bind(from).bind(to)).await

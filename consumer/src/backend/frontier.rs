@@ -157,11 +157,13 @@ pub trait FrontierWatch<DB: Database>: Send + Sync + Sized + 'static {
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<(), FrontierError>> + Send;
 
-    /// The highest position that the log has given out so far.
-    fn given_out(
+    /// Refuses a position of `what` above the highest that the log has given out so far.
+    fn refuse_above(
         &self,
         connection: &mut DB::Connection,
-    ) -> impl Future<Output = Result<i64, FrontierError>> + Send;
+        what: String,
+        position: i64,
+    ) -> impl Future<Output = Result<(), FrontierError>> + Send;
 
     /// Reads the log's head and settles what can be settled.
     fn observe(

@@ -33,7 +33,6 @@ impl<'a> JsonText<'a> {
     }
 
     /// Whether a string or a key in it has the character `\u0000`, which Postgres cannot store.
-    #[cfg(feature = "postgres")]
     pub(crate) fn has_nul(self) -> bool {
         self.has_nul
     }

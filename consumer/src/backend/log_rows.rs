@@ -15,11 +15,6 @@ use super::driver::Driver;
 use super::names::Names;
 use crate::contract::{EventRecord, Metadata, PersistedEvent};
 
-/// The columns of an event, in the order in which [`LogRows::event`] decodes them.
-pub(super) const COLUMNS: &str = "{global_position}, {aggregate_type}, {aggregate_id}, \
-    {aggregate_version}, {event_id}, {event_type}, {event_version}, {payload}, {trace_id}, \
-    {correlation_id}, {causation_id}, {metadata}, {created_at}";
-
 /// A row of the log: an event, or the reason why it cannot be decoded.
 pub(crate) type LogRow = Result<PersistedEvent, UnreadableEvent>;
 
@@ -64,6 +59,9 @@ pub trait LogRows: Driver {
     /// Decodes a payload.
     fn payload(row: &Self::Row, index: usize) -> Result<Bytes, sqlx::Error>;
 
+    /// Decodes a version, whatever the type of its column.
+    fn integer(row: &Self::Row, index: usize) -> Result<i64, sqlx::Error>;
+
     /// Decodes an event id.
     fn event_id(row: &Self::Row, index: usize) -> Result<Uuid, sqlx::Error>;
 
@@ -73,7 +71,7 @@ pub trait LogRows: Driver {
     /// Decodes a time.
     fn time(row: &Self::Row, index: usize) -> Result<DateTime<Utc>, sqlx::Error>;
 
-    /// Decodes a row of [`COLUMNS`]. Only a row without a position is an error of the whole read.
+    /// Decodes a row of `{columns}`, which are those of [`Column`](super::Column) in their order. Only a row without a position is an error of the whole read.
     fn log_row(row: &Self::Row, names: &mut Names) -> Result<LogRow, sqlx::Error> {
         let position = Self::read_at(row, 0)?;
         Ok(Self::event(row, position, names).map_err(|error| {
@@ -96,7 +94,7 @@ pub trait LogRows: Driver {
             global_position,
             aggregate_type: aggregate_type.unwrap_or_default(),
             aggregate_id: Self::read_at(row, 2).unwrap_or_default(),
-            aggregate_version: Self::read_at(row, 3).unwrap_or_default(),
+            aggregate_version: Self::integer(row, 3).unwrap_or_default(),
             // Any time long ago would be reported as lag.
             created_at: Self::time(row, 12).unwrap_or_else(|_| SystemTime::now().into()),
             ..EventRecord::default()
@@ -113,10 +111,10 @@ pub trait LogRows: Driver {
             global_position,
             aggregate_type: names.intern(Self::text(row, 1)?),
             aggregate_id: Self::read_at(row, 2)?,
-            aggregate_version: Self::read_at(row, 3)?,
+            aggregate_version: Self::integer(row, 3)?,
             event_id: Self::event_id(row, 4)?,
             event_type: names.intern(Self::text(row, 5)?),
-            event_version: Self::read_at(row, 6)?,
+            event_version: event_version::<Self>(row, 6)?,
             payload: Self::payload(row, 7)?,
             trace_id: Self::read_at(row, 8)?,
             correlation_id: Self::read_at(row, 9)?,
@@ -130,10 +128,15 @@ pub trait LogRows: Driver {
     fn placed(row: &Self::Row) -> Result<Placed, sqlx::Error> {
         Ok(Placed {
             global_position: Self::read_at(row, 0)?,
-            aggregate_version: Self::read_at(row, 1)?,
+            aggregate_version: Self::integer(row, 1)?,
             created_at: Self::time(row, 2)?,
         })
     }
+}
+
+fn event_version<DB: LogRows>(row: &DB::Row, index: usize) -> Result<i32, sqlx::Error> {
+    let version = DB::integer(row, index)?;
+    i32::try_from(version).map_err(|error| unreadable(index, error))
 }
 
 /// The error of a value that cannot be decoded.

@@ -1,9 +1,12 @@
 //! How the tables come into being: each database has the SQL of every version.
 
+use std::borrow::Cow;
+
+use super::column::Column;
 use super::dialect::fill_in;
 use super::events::Events;
 use super::version::KNOWN;
-use super::{Access, Column, Schema, Sql, StoreError, StoreSettings};
+use super::{Access, Mismatch, Schema, Sql, StoreError, StoreSettings};
 
 const VERSION: &str = "SELECT CAST(COALESCE(max(version), 0) AS BIGINT) AS version FROM {versions}";
 
@@ -11,21 +14,15 @@ const VERSION: &str = "SELECT CAST(COALESCE(max(version), 0) AS BIGINT) AS versi
 const NEEDS: &str = "SELECT CAST(max(needs) AS BIGINT) AS version FROM {versions}";
 
 /// Qualified, since SQLite takes a quoted name that is not a column for a string.
-const PROBE_EVENTS: &str = "
-    SELECT t.{global_position}, t.{aggregate_type}, t.{aggregate_id}, t.{aggregate_version},
-           t.{event_id}, t.{event_type}, t.{event_version}, t.{payload}, t.{trace_id},
-           t.{correlation_id}, t.{causation_id}, t.{metadata}, t.{created_at}
-      FROM {events} AS t LIMIT 0";
-
 const PROBE_HEADS: &str = "
-    SELECT t.{aggregate_type}, t.{aggregate_id}, t.{aggregate_version}, t.updated_at
+    SELECT t.{head aggregate_type}, t.{head aggregate_id}, t.{head aggregate_version}, t.updated_at
       FROM {heads} AS t LIMIT 0";
 
 /// The whole migration as a script that can be run any number of times.
 pub(crate) fn script<DB: Events>(settings: &StoreSettings) -> String {
     let mut script = format!("{};\n{}", DB::BEGIN_MIGRATION, first::<DB>(settings));
-    for (version, sql) in numbered::<DB>() {
-        script.push_str(sql);
+    for (version, sql) in numbered::<DB>(&settings.schema) {
+        script.push_str(&sql);
         script.push_str(&record(version));
     }
     script.push_str("COMMIT;\n");
@@ -39,10 +36,16 @@ pub(crate) async fn migrate<DB: Events>(
 ) -> Result<(), StoreError> {
     DB::check_server(tx).await?;
     DB::refuse_without_create(tx, settings).await?;
+    // First, so that all differences are reported, and not the one at which a statement fails.
+    let is_there = refuse_mismatches::<DB>(tx, settings).await?;
+    if !is_there && settings.schema.is_of_existing_table() {
+        return Err(no_events_table(settings));
+    }
     run::<DB>(tx, settings, &first::<DB>(settings)).await?;
     DB::add_later_columns(tx, &settings.schema).await?;
     let found = version::<DB>(tx, settings, VERSION).await?;
-    for (version, sql) in numbered::<DB>().skip_while(|(version, _)| *version <= found) {
+    let versions = numbered::<DB>(&settings.schema).into_iter();
+    for (version, sql) in versions.skip_while(|(version, _)| *version <= found) {
         run::<DB>(tx, settings, &format!("{sql}{}", record(version))).await?;
     }
     // Before the commit: tables that do not fit are left without ours beside them.
@@ -125,8 +128,41 @@ fn known() -> i64 {
     i64::try_from(KNOWN).unwrap_or(i64::MAX)
 }
 
-fn numbered<DB: Events>() -> impl Iterator<Item = (i64, &'static str)> {
-    (1..).zip(DB::MIGRATIONS)
+/// The versions of the tables, the first with the tables of the log as the mapping needs them.
+fn numbered<DB: Events>(schema: &Schema) -> Vec<(i64, Cow<'static, str>)> {
+    let versions = DB::MIGRATIONS.into_iter().map(Cow::Borrowed);
+    let mut versions: Vec<_> = (1..).zip(versions).collect();
+    if let Some((_, first)) = versions.first_mut()
+        && schema.is_of_existing_table()
+    {
+        let of_the_log = [DB::EVENTS, DB::HEADS, DB::SCOPE_INDEX].concat();
+        let own = first.strip_prefix(&of_the_log).unwrap_or(first);
+        *first = Cow::Owned(format!("{}{own}", heads_beside::<DB>(schema)));
+    }
+    versions
+}
+
+/// Creates the table of heads beside a table of events that exists, with the same type of ids.
+fn heads_beside<DB: Events>(schema: &Schema) -> String {
+    if schema.is_read_only() {
+        return String::new();
+    }
+    let columns = [
+        Column::AggregateType,
+        Column::AggregateId,
+        Column::AggregateVersion,
+    ];
+    let heads = columns
+        .into_iter()
+        .fold(DB::HEADS.to_owned(), |heads, column| {
+            let name = column.name();
+            heads.replace(&format!("{{{name}}}"), &format!("{{head {name}}}"))
+        });
+    let id = schema.type_of(Column::AggregateId).sql_name();
+    heads.replace(
+        "{head aggregate_id} TEXT",
+        &format!("{{head aggregate_id}} {id}"),
+    )
 }
 
 fn record(version: i64) -> String {
@@ -154,42 +190,55 @@ async fn version<DB: Events>(
     Ok(DB::read(row, "version")?)
 }
 
-/// Names every column, and asks for no row.
+/// Compares the tables of the log with the mapping.
 async fn probe<DB: Events>(
     connection: &mut DB::Connection,
     settings: &StoreSettings,
 ) -> Result<(), StoreError> {
-    for template in [PROBE_EVENTS, PROBE_HEADS] {
-        let probe = Sql::new(settings, template).on::<DB>();
-        let probed = probe.fetch_all(connection).await.map(drop);
-        probed.map_err(|error| despite_migration(error.into(), &settings.schema))?;
+    let schema = &settings.schema;
+    if !refuse_mismatches::<DB>(connection, settings).await? {
+        return Err(no_events_table(settings));
     }
-    DB::check_positions(connection, &settings.schema).await?;
-    refuse_nullable::<DB>(connection, &settings.schema).await
+    if !schema.is_read_only() {
+        let probe = Sql::new(settings, PROBE_HEADS).on::<DB>();
+        let probed = probe.fetch_all(connection).await.map(drop);
+        probed.map_err(|error| despite_migration(error.into(), schema))?;
+        let mismatches = DB::head_mismatches(connection, settings).await?;
+        refuse(schema, mismatches)?;
+    }
+    DB::check_positions(connection, schema).await
 }
 
-/// A row with NULL where an event has a value could only be reported once a consumer has met it.
-async fn refuse_nullable<DB: Events>(
+/// Refuses a table of events that differs from the mapping, and tells whether there is one.
+async fn refuse_mismatches<DB: Events>(
     connection: &mut DB::Connection,
-    schema: &Schema,
-) -> Result<(), StoreError> {
-    let nullable = DB::nullable_columns(connection, schema).await?;
-    let columns: Vec<String> = Column::required()
-        .map(|column| schema.column_name(column))
-        .filter(|name| {
-            nullable
-                .iter()
-                .any(|other| name.eq_ignore_ascii_case(other))
-        })
-        .map(str::to_owned)
-        .collect();
-    if columns.is_empty() {
+    settings: &StoreSettings,
+) -> Result<bool, StoreError> {
+    match DB::mismatches(connection, settings).await? {
+        Some(mismatches) => refuse(&settings.schema, mismatches).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+fn refuse(schema: &Schema, mismatches: Vec<Mismatch>) -> Result<(), StoreError> {
+    if mismatches.is_empty() {
         return Ok(());
     }
-    Err(StoreError::NullableColumns {
+    Err(StoreError::Mismatches {
         table: schema.events_name().to_owned(),
-        columns,
+        mismatches,
     })
+}
+
+/// The error for a table of events that is not there, in a database that is migrated.
+fn no_events_table(settings: &StoreSettings) -> StoreError {
+    let schema = &settings.schema;
+    let table = schema.render("{events}");
+    if schema.is_of_existing_table() {
+        return StoreError::NoEventsTable { table };
+    }
+    let missing = format!("there is no table {table}");
+    despite_migration(StoreError::NotMigrated { missing }, schema)
 }
 
 /// The error for tables that exist under other names than those of the mapping.

@@ -10,6 +10,8 @@ mod append;
 #[cfg(feature = "worker")]
 mod checkpoints;
 mod clock;
+mod column;
+mod column_sql;
 mod dialect;
 mod driver;
 mod driver_error;
@@ -18,6 +20,7 @@ mod events;
 #[cfg(feature = "testing")]
 mod faults;
 mod find;
+mod fit;
 #[cfg(feature = "worker")]
 mod frontier;
 #[cfg(feature = "worker")]
@@ -27,6 +30,7 @@ mod json_text;
 mod ledger;
 mod log_rows;
 mod migrations;
+mod mismatch;
 mod names;
 #[cfg(feature = "worker")]
 mod operate;
@@ -35,6 +39,7 @@ mod pace;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod presets;
 mod read;
 mod read_model;
 #[cfg(feature = "worker")]
@@ -63,6 +68,7 @@ pub(crate) use self::checkpoints::OnThread;
 pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
 #[cfg(feature = "worker")]
 pub(crate) use self::clock::is_paused as clock_is_paused;
+pub use self::column::{Column, Constant, SqlType};
 pub use self::driver_error::DriverError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::FrontierError;
@@ -84,6 +90,7 @@ pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::check_use;
 pub(crate) use self::migrations::{check, migrate, script};
+pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
 #[cfg(feature = "worker")]
@@ -99,7 +106,7 @@ pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
     NewCheckpoint, ParkedRow, Parking, Row, SegmentId, SnapshotRow, State, Taken,
 };
-pub use self::schema::{Column, Schema};
+pub use self::schema::Schema;
 #[cfg(feature = "worker")]
 pub(crate) use self::shown_version::view_of;
 #[cfg(feature = "worker")]

@@ -1,10 +1,11 @@
-//! The names of tables and columns.
+//! The mapping: the names of tables and columns, and their types.
 
 use super::StoreError;
+use super::column::{Column, Constant, Source, SqlType};
 use super::dialect::fill_in;
 use super::version::KNOWN;
 
-/// Maps the store to tables with other names.
+/// Maps the store to tables with other names, and to tables of another shape.
 ///
 /// The default tables are `events` and `aggregate_heads`, found through the database's search path.
 /// Names are quoted, so they are case-sensitive on Postgres; they can have at most 63 bytes, and no
@@ -24,15 +25,64 @@ use super::version::KNOWN;
 ///     .aggregate_heads("stream_heads")
 ///     .column(Column::CreatedAt, "recorded_at");
 /// ```
+///
+/// A table that exists can also have other types, lack columns, or be read-only. The guide
+#[cfg_attr(
+    feature = "worker",
+    doc = "[`existing_tables`](crate::guide::existing_tables) maps one step by step."
+)]
+#[cfg_attr(
+    not(feature = "worker"),
+    doc = "`existing_tables` maps one step by step."
+)]
+/// [`check`](crate::EventStore::check) compares the mapping with the table and reports all
+/// [mismatches](crate::Mismatch) at once, each with the line to write. A worker does so when it starts.
+///
+/// ```
+/// use consumer::{Column, Schema, SqlType};
+///
+/// let schema = Schema::default()
+///     .events("order_events")
+///     .constant(Column::AggregateType, "Order")
+///     .column(Column::AggregateId, "order_id")
+///     .sql_type(Column::AggregateId, SqlType::Uuid)
+///     .sql_type(Column::Payload, SqlType::Jsonb)
+///     .constant(Column::EventVersion, 1)
+///     .without(Column::TraceId);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     namespace: Option<String>,
+    /// Where the table of events is, if not in `namespace`.
+    events_namespace: Option<String>,
     /// Where the tables were found; `None` until someone has looked.
     location: Option<Location>,
     events: String,
     heads: String,
     sequence: Option<String>,
-    columns: [String; Column::ALL.len()],
+    in_search_path: bool,
+    columns: [MappedColumn; Column::ALL.len()],
+    is_read_only: bool,
+    /// The condition on the aggregate of type `$1` and id `$2`, if not that of both columns.
+    aggregate: Option<&'static str>,
+    /// Whether an index on an expression for the aggregate type and the position is known to exist.
+    has_scope_index: bool,
+}
+
+/// A column of the mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct MappedColumn {
+    source: Source,
+    sql_type: SqlType,
+}
+
+impl MappedColumn {
+    fn new(column: Column) -> Self {
+        Self {
+            source: Source::Column(column.name().to_owned()),
+            sql_type: column.default_type(),
+        }
+    }
 }
 
 /// The database schemas in which the tables were found.
@@ -43,126 +93,60 @@ struct Location {
     own: String,
     /// That of the table of events.
     events: String,
-}
-
-/// A column of the events table that can have another name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-#[allow(missing_docs)] // each is the column of its name
-pub enum Column {
-    GlobalPosition,
-    /// Like the next two, also the name in the table of heads.
-    AggregateType,
-    AggregateId,
-    AggregateVersion,
-    EventId,
-    EventType,
-    EventVersion,
-    Payload,
-    TraceId,
-    CorrelationId,
-    CausationId,
-    Metadata,
-    CreatedAt,
-}
-
-impl Column {
-    const ALL: [Self; 13] = [
-        Self::GlobalPosition,
-        Self::AggregateType,
-        Self::AggregateId,
-        Self::AggregateVersion,
-        Self::EventId,
-        Self::EventType,
-        Self::EventVersion,
-        Self::Payload,
-        Self::TraceId,
-        Self::CorrelationId,
-        Self::CausationId,
-        Self::Metadata,
-        Self::CreatedAt,
-    ];
-
-    /// Every column.
-    #[cfg(feature = "postgres")]
-    pub(super) fn all() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter()
-    }
-
-    /// The columns in which every event has a value.
-    pub(super) fn required() -> impl Iterator<Item = Self> {
-        let optional = |column: &Self| {
-            matches!(
-                column,
-                Self::TraceId | Self::CorrelationId | Self::CausationId | Self::Metadata
-            )
-        };
-        Self::ALL
-            .into_iter()
-            .filter(move |column| !optional(column))
-    }
-
-    /// The default name.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::GlobalPosition => "global_position",
-            Self::AggregateType => "aggregate_type",
-            Self::AggregateId => "aggregate_id",
-            Self::AggregateVersion => "aggregate_version",
-            Self::EventId => "event_id",
-            Self::EventType => "event_type",
-            Self::EventVersion => "event_version",
-            Self::Payload => "payload",
-            Self::TraceId => "trace_id",
-            Self::CorrelationId => "correlation_id",
-            Self::CausationId => "causation_id",
-            Self::Metadata => "metadata",
-            Self::CreatedAt => "created_at",
-        }
-    }
+    /// Whether that has an index on aggregate type and position.
+    has_scope_index: bool,
 }
 
 impl Default for Schema {
     fn default() -> Self {
         Self {
             namespace: None,
+            events_namespace: None,
             location: None,
             events: "events".to_owned(),
             heads: "aggregate_heads".to_owned(),
             sequence: None,
-            columns: Column::ALL.map(|column| column.name().to_owned()),
+            in_search_path: false,
+            columns: Column::ALL.map(MappedColumn::new),
+            is_read_only: false,
+            aggregate: None,
+            has_scope_index: false,
         }
     }
 }
 
 impl Schema {
-    /// Maps to the tables of the Go library eventsalsa/store from 0.1 on, which calls aggregates streams:
-    /// columns `stream_type`, `stream_id` and `stream_version`, table `stream_heads`.
-    ///
-    /// ```
-    /// use consumer::{Column, Schema};
-    ///
-    /// let by_hand = Schema::default()
-    ///     .aggregate_heads("stream_heads")
-    ///     .column(Column::AggregateType, "stream_type")
-    ///     .column(Column::AggregateId, "stream_id")
-    ///     .column(Column::AggregateVersion, "stream_version");
-    /// assert_eq!(Schema::streams(), by_hand);
-    /// ```
-    #[must_use]
-    pub fn streams() -> Self {
-        Self::default()
-            .aggregate_heads("stream_heads")
-            .column(Column::AggregateType, "stream_type")
-            .column(Column::AggregateId, "stream_id")
-            .column(Column::AggregateVersion, "stream_version")
-    }
-
     /// Puts all tables, including this library's own, into a schema other than the first of the search
     /// path. Postgres only.
     #[must_use]
     pub fn database_schema(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
+        self
+    }
+
+    /// Puts the [`database_schema`](Self::database_schema) first in the `search_path` of handlers, so that
+    /// one consumer writes the tables of whichever schema its worker runs on. Postgres only.
+    ///
+    /// It is set for each transaction of a handler and ends with it. The schemas of the connection's own
+    /// `search_path` follow, as for tables that tenants share: a table that a tenant's schema lacks is
+    /// found there. Tables of read models whose names give no schema are created in it too. Handlers that
+    /// ignore the transaction (R5) get nothing of it.
+    ///
+    /// The guide
+    #[cfg_attr(feature = "worker", doc = "[`tenants`](crate::guide::tenants) shows")]
+    #[cfg_attr(not(feature = "worker"), doc = "`tenants` shows")]
+    /// one schema for each tenant.
+    #[must_use]
+    pub fn in_search_path(mut self) -> Self {
+        self.in_search_path = true;
+        self
+    }
+
+    /// Names the database schema of the table of events, where it is not that of this library's own
+    /// tables. Postgres only.
+    #[must_use]
+    pub fn events_schema(mut self, name: impl Into<String>) -> Self {
+        self.events_namespace = Some(name.into());
         self
     }
 
@@ -182,10 +166,107 @@ impl Schema {
 
     /// Names a column.
     #[must_use]
-    pub fn column(mut self, column: Column, name: impl Into<String>) -> Self {
-        if let Some(slot) = self.columns.get_mut(column as usize) {
-            *slot = name.into();
+    pub fn column(self, column: Column, name: impl Into<String>) -> Self {
+        self.with_source(column, Source::Column(name.into()))
+    }
+
+    /// Sets the type of a column, or that of its [`expression`](Self::expression), where it is not the
+    /// default.
+    ///
+    /// | column | types, the default first |
+    /// |---|---|
+    /// | `GlobalPosition` | `BigInt`, `Integer` |
+    /// | `AggregateType`, `EventType` | `Text` |
+    /// | `AggregateId` | `Text`, `Uuid`, `Integer`, `BigInt` |
+    /// | `AggregateVersion` | `BigInt`, `Integer`, `Numeric` |
+    /// | `EventId` | `Uuid`, `Text` |
+    /// | `EventVersion` | `Integer`, `BigInt`, `Numeric` |
+    /// | `Payload` | `Bytea`, `Jsonb`, `Json`, `Text`; a NULL of the JSON types is read as `{}` |
+    /// | `TraceId`, `CorrelationId`, `CausationId` | `Text`, `Uuid` |
+    /// | `Metadata` | `Jsonb`, `Json`, `Text` |
+    /// | `CreatedAt` | `Timestamptz`, `Timestamp` in UTC |
+    ///
+    /// Aggregate ids are texts in a program, whatever their type in the table: `7` or
+    /// `0b0c2d6e-…`, exactly as Postgres writes them. No aggregate has an id in another form, such as
+    /// `007`, and an append with one is refused.
+    ///
+    /// SQLite has no types of columns. There, `Integer` and `BigInt` are for ids that are stored as
+    /// integers, and `Text` is for payloads that other programs read as text.
+    #[must_use]
+    pub fn sql_type(mut self, column: Column, sql_type: SqlType) -> Self {
+        if let Some(mapped) = self.columns.get_mut(column as usize) {
+            mapped.sql_type = sql_type;
         }
+        self
+    }
+
+    /// Says that the table lacks a column: the trace, correlation or causation id, or the metadata.
+    ///
+    /// An append of an event that has a value for it is refused, since it would be lost. The causation
+    /// and correlation id that handlers' events get by themselves are left out.
+    #[must_use]
+    pub fn without(self, column: Column) -> Self {
+        self.with_source(column, Source::Missing)
+    }
+
+    /// Gives all events the same value in a column that the table lacks: the aggregate type, the event
+    /// type, or the version of the event's format.
+    ///
+    /// An append of an event with another value is refused.
+    #[must_use]
+    pub fn constant(self, column: Column, value: impl Into<Constant>) -> Self {
+        self.with_source(column, Source::Constant(value.into()))
+    }
+
+    /// Computes a column from others, in a log that is [`read_only`](Self::read_only).
+    ///
+    /// The expression becomes part of the statements as it is, so it must be text of the program's
+    /// author, never of its users. It must not fail on any row, since that fails the whole read: leave
+    /// casts that can fail to [`sql_type`](Self::sql_type). For the aggregate type, an index on the
+    /// expression and the position is not used. The position has to be a column.
+    ///
+    /// ```
+    /// use consumer::{Column, Schema, SqlType};
+    ///
+    /// let schema = Schema::default()
+    ///     .read_only()
+    ///     .expression(Column::EventType, "kind::text") // of an enum type
+    ///     .expression(Column::Payload, "body -> 'data'")
+    ///     .sql_type(Column::Payload, SqlType::Jsonb);
+    /// ```
+    #[must_use]
+    pub fn expression(self, column: Column, expression: impl Into<String>) -> Self {
+        self.with_source(column, Source::Expression(expression.into()))
+    }
+
+    /// Says that another program appends to the log: appends are refused, there is no table of heads,
+    /// and the table of events gets no index.
+    ///
+    /// A worker then needs no more of the log than SELECT on the table of events, and reads no
+    /// statement of the sequence if its role may not. It then notices only while the log's highest
+    /// position is below what was settled that a log was reset.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.is_read_only = true;
+        self
+    }
+
+    fn with_source(mut self, column: Column, source: Source) -> Self {
+        if let Some(mapped) = self.columns.get_mut(column as usize) {
+            mapped.source = source;
+        }
+        self
+    }
+
+    /// Sets a condition on the aggregate that an index serves.
+    pub(super) fn aggregate_condition(mut self, condition: &'static str) -> Self {
+        self.aggregate = Some(condition);
+        self
+    }
+
+    /// Says that there is an index on the expression for the aggregate type and the position.
+    pub(super) fn indexed_by_type(mut self) -> Self {
+        self.has_scope_index = true;
         self
     }
 
@@ -206,14 +287,38 @@ impl Schema {
 
     /// The same tables, by the database schemas in which they were found.
     #[cfg(all(feature = "postgres", feature = "worker"))]
-    pub(super) fn located(mut self, own: String, events: String) -> Self {
-        self.location = Some(Location { own, events });
+    pub(super) fn located(mut self, own: String, events: String, has_scope_index: bool) -> Self {
+        self.location = Some(Location {
+            own,
+            events,
+            has_scope_index,
+        });
         self
     }
 
     /// The database schema, if one was given.
     pub(crate) fn database_schema_name(&self) -> Option<&str> {
         self.namespace.as_deref()
+    }
+
+    /// The database schema that handlers find their tables in.
+    pub(crate) fn handlers_schema(&self) -> Option<&str> {
+        self.database_schema_name().filter(|_| self.in_search_path)
+    }
+
+    /// The name of the log: its table of events, with the database schema if one was given.
+    pub(crate) fn log_name(&self) -> String {
+        match self.events_schema_name() {
+            Some(schema) => format!("{schema}.{}", self.events),
+            None => self.events.clone(),
+        }
+    }
+
+    /// The database schema of the table of events, if one was given.
+    pub(crate) fn events_schema_name(&self) -> Option<&str> {
+        self.events_namespace
+            .as_deref()
+            .or(self.namespace.as_deref())
     }
 
     /// The table of events, unquoted.
@@ -229,7 +334,7 @@ impl Schema {
     /// The sequence, if one was given: quoted, and in the database schema.
     pub(crate) fn sequence_name(&self) -> Option<String> {
         let name = self.sequence.as_deref()?;
-        Some(qualified(self.namespace.as_deref(), name))
+        Some(qualified(self.events_schema_name(), name))
     }
 
     /// The sequence, if one was given, unquoted.
@@ -238,11 +343,82 @@ impl Schema {
         self.sequence.as_deref()
     }
 
-    /// The name of a column, unquoted.
+    /// The name of a column, unquoted; the default name if the table has none.
     pub(crate) fn column_name(&self, column: Column) -> &str {
+        match self.source(column) {
+            Some(Source::Column(name)) => name,
+            _ => column.name(),
+        }
+    }
+
+    /// Where the value of a column comes from.
+    pub(super) fn source(&self, column: Column) -> Option<&Source> {
         self.columns
             .get(column as usize)
-            .map_or(column.name(), String::as_str)
+            .map(|mapped| &mapped.source)
+    }
+
+    /// The type of a column.
+    pub(super) fn type_of(&self, column: Column) -> SqlType {
+        self.columns
+            .get(column as usize)
+            .map_or(column.default_type(), |mapped| mapped.sql_type)
+    }
+
+    /// Whether the table has the column.
+    pub(super) fn has(&self, column: Column) -> bool {
+        matches!(self.source(column), Some(Source::Column(_)))
+    }
+
+    /// The columns that the table has.
+    pub(super) fn own_columns(&self) -> impl Iterator<Item = Column> {
+        Column::ALL.into_iter().filter(|column| self.has(*column))
+    }
+
+    /// Whether values are computed from any columns of the table.
+    #[cfg(feature = "postgres")]
+    pub(super) fn has_expressions(&self) -> bool {
+        let is_expression = |mapped: &MappedColumn| matches!(mapped.source, Source::Expression(_));
+        self.aggregate.is_some() || self.columns.iter().any(is_expression)
+    }
+
+    /// Whether another program appends to the log.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// Whether the mapping is one of a table that exists, rather than of one that a migration creates.
+    pub(super) fn is_of_existing_table(&self) -> bool {
+        let differs =
+            |column: Column| !self.has(column) || self.type_of(column) != column.default_type();
+        self.is_read_only || self.events_namespace.is_some() || Column::ALL.into_iter().any(differs)
+    }
+
+    /// Whether events of one type are found by an index on type and position.
+    #[cfg(feature = "postgres")]
+    pub(super) fn has_scope_index(&self) -> bool {
+        !self.is_of_existing_table()
+            || self.has_scope_index
+            || self
+                .location
+                .as_ref()
+                .is_some_and(|found| found.has_scope_index)
+    }
+
+    /// The condition on the aggregate of type `$1` and id `$2`, if not that of both columns.
+    pub(super) fn aggregate_override(&self) -> Option<&'static str> {
+        self.aggregate
+    }
+
+    /// A column as it is in the table, in SQL.
+    pub(super) fn in_table(&self, column: Column) -> String {
+        match self.source(column) {
+            Some(Source::Column(name)) => quote(name),
+            Some(Source::Constant(Constant::Text(text))) => format!("'{text}'"),
+            Some(Source::Constant(Constant::Number(number))) => number.to_string(),
+            Some(Source::Expression(expression)) => format!("({expression})"),
+            Some(Source::Missing) | None => "CAST(NULL AS TEXT)".to_owned(),
+        }
     }
 
     /// Checks every name, so that only names can become part of SQL.
@@ -252,6 +428,7 @@ impl Schema {
         let sequence = self.sequence.as_deref();
         let tables = [
             ("a database schema", schema),
+            ("a database schema", self.events_namespace.as_deref()),
             ("a database schema", location.map(|found| &*found.own)),
             ("a database schema", location.map(|found| &*found.events)),
             ("the table of events", Some(self.events.as_str())),
@@ -261,12 +438,51 @@ impl Schema {
         let tables = tables
             .into_iter()
             .filter_map(|(what, name)| Some((what, name?)));
-        let columns = self.columns.iter().map(|name| ("a column", name.as_str()));
+        let columns = self
+            .own_columns()
+            .map(|column| ("a column", self.column_name(column)));
         tables
             .chain(columns)
             .try_for_each(|(what, name)| check_identifier(what, name))?;
         self.check_columns_differ()?;
-        self.check_heads()
+        self.check_heads()?;
+        Column::ALL
+            .into_iter()
+            .try_for_each(|column| self.check_column(column))
+    }
+
+    /// Refuses what no table can have.
+    fn check_column(&self, column: Column) -> Result<(), StoreError> {
+        let sql_type = self.type_of(column);
+        let refused = |reason: String| Err(StoreError::InvalidMapping { column, reason });
+        if !column.types().contains(&sql_type) {
+            let types = column.types().iter();
+            let types: Vec<String> = types.map(|one| format!("SqlType::{one:?}")).collect();
+            let reason = format!(
+                "`SqlType::{sql_type:?}` is none of `{}`",
+                types.join("`, `")
+            );
+            return refused(reason);
+        }
+        match self.source(column) {
+            Some(Source::Missing) if !column.is_optional() => refused(
+                "every event has a value in it; name its column with `.column(…)`, or give all events \
+                 the same value with `.constant(…)`"
+                    .to_owned(),
+            ),
+            Some(Source::Constant(value)) if !column.allows(value) => refused(format!(
+                "`{value:?}` cannot be its value in all events; name its column with `.column(…)`"
+            )),
+            Some(Source::Constant(Constant::Text(text))) => check_literal(column, text),
+            Some(Source::Expression(_)) if column == Column::GlobalPosition => {
+                refused("the log is read by an index on it; name its column with `.column(…)`".to_owned())
+            }
+            Some(Source::Expression(_)) if !self.is_read_only => refused(
+                "an expression cannot be written to; add `.read_only()` if another program appends"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses the name of the column that only the table of heads has.
@@ -291,11 +507,15 @@ impl Schema {
     }
 
     fn check_columns_differ(&self) -> Result<(), StoreError> {
-        for (index, name) in self.columns.iter().enumerate() {
-            if self.columns.iter().take(index).any(|other| other == name) {
+        let names: Vec<&str> = self
+            .own_columns()
+            .map(|column| self.column_name(column))
+            .collect();
+        for (index, name) in names.iter().enumerate() {
+            if names.iter().take(index).any(|other| other == name) {
                 return Err(StoreError::InvalidIdentifier {
                     what: "a column",
-                    name: name.clone(),
+                    name: (*name).to_owned(),
                     reason: "another column has that name",
                 });
             }
@@ -313,7 +533,7 @@ impl Schema {
         fill_in(sql, |key| Some(self.lookup(key)))
     }
 
-    fn lookup(&self, key: &str) -> String {
+    pub(super) fn lookup(&self, key: &str) -> String {
         let own = match key {
             "log" => return self.events.clone(),
             "known" => return KNOWN.to_string(),
@@ -335,7 +555,8 @@ impl Schema {
             _ => {
                 return match key.strip_prefix('=') {
                     Some(bare) => self.column_called(bare).to_owned(),
-                    None => quote(self.column_called(key)),
+                    None => Column::called(key)
+                        .map_or_else(|| quote(key), |column| self.in_table(column)),
                 };
             }
         };
@@ -345,15 +566,12 @@ impl Schema {
 
     /// The name of a table of events or heads, which may be elsewhere than this library's own.
     fn of_events(&self, table: &str) -> String {
-        let found = self.location.as_ref().map(|found| &found.events);
-        qualified(found.or(self.namespace.as_ref()).map(String::as_str), table)
+        let found = self.location.as_ref().map(|found| &*found.events);
+        qualified(found.or(self.events_schema_name()), table)
     }
 
     fn column_called<'a>(&'a self, name: &'a str) -> &'a str {
-        Column::ALL
-            .into_iter()
-            .find(|column| column.name() == name)
-            .map_or(name, |column| self.column_name(column))
+        Column::called(name).map_or(name, |column| self.column_name(column))
     }
 }
 
@@ -384,6 +602,21 @@ fn check_identifier(what: &'static str, name: &str) -> Result<(), StoreError> {
         name: name.to_owned(),
         reason,
     })
+}
+
+/// Refuses a text that could end the literal of a constant.
+fn check_literal(column: Column, text: &str) -> Result<(), StoreError> {
+    if text
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '\'' | '\\' | '$'))
+    {
+        let reason = format!(
+            "`{text}` contains a quote, a backslash, a dollar sign or a control character, which a \
+             constant cannot have"
+        );
+        return Err(StoreError::InvalidMapping { column, reason });
+    }
+    Ok(())
 }
 
 /// Quotes an identifier, which has been checked to contain no quote.

@@ -7,7 +7,8 @@ use sqlx::query::{Query, QueryScalar};
 use sqlx::{AssertSqlSafe, Database, FromRow, SqlSafeStr as _};
 
 use super::Schema;
-use super::dialect::Dialect;
+use super::column_sql::column_word;
+use super::dialect::{Dialect, fill_in};
 use super::driver::{Binds, Driver, Reads};
 
 /// What the SQL of a store depends on.
@@ -22,9 +23,13 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// Fills the dialect's words into a template, and then the names of the mapping.
+    /// Fills the dialect's words into a template, and then the names and columns of the mapping.
     pub(crate) fn render(&self, template: &str) -> String {
-        self.schema.render(&self.dialect.render(template))
+        // Together, since expressions of the mapping can have braces.
+        fill_in(&self.dialect.render(template), |key| {
+            let word = column_word(&self.schema, &self.dialect, key);
+            Some(word.unwrap_or_else(|| self.schema.lookup(key)))
+        })
     }
 }
 

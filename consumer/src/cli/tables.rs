@@ -11,6 +11,7 @@ use super::console::Console;
 use super::text::{duration, rate};
 use crate::admin::text::{count, number};
 use crate::admin::{ConsumerState, ConsumerStatus, FrontierStatus, Lag, ParkedEvent, Status};
+use crate::backend::Schema;
 use crate::contract::{OnError, PersistedEvent};
 use crate::registry::{Declaration, Registered};
 
@@ -109,6 +110,10 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     } else {
         text(&status_table(console, status))
     };
+    // One of several, so people have to know which.
+    if status.log != Schema::default().log_name() {
+        text.insert_str(0, &format!("log {}\n\n", status.log));
+    }
     for line in status.consumers.iter().filter_map(problem) {
         text.push_str("\n\n");
         text.push_str(&line);

@@ -28,6 +28,7 @@ type Effect = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// ```
 pub struct Context {
     consumer: Arc<str>,
+    log: Arc<str>,
     version: u32,
     attempt: u32,
     replay: bool,
@@ -50,6 +51,7 @@ impl Context {
     pub fn new(consumer: impl Into<Arc<str>>) -> Self {
         Self {
             consumer: consumer.into(),
+            log: Arc::from("events"),
             version: 1,
             attempt: 1,
             replay: false,
@@ -62,6 +64,13 @@ impl Context {
             calls: AtomicU64::new(0),
             effects: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Sets the name of the log.
+    #[must_use]
+    pub fn with_log_name(mut self, log: impl Into<Arc<str>>) -> Self {
+        self.log = log.into();
+        self
     }
 
     /// Sets the consumer's version.
@@ -140,6 +149,26 @@ impl Context {
     #[must_use]
     pub fn consumer(&self) -> &str {
         &self.consumer
+    }
+
+    /// Returns the name of the log: its table of events, after the database schema if the store's
+    /// [`Schema`](crate::Schema) names one.
+    ///
+    /// With a log for each tenant, it tells them apart:
+    ///
+    /// ```
+    /// use consumer::Context;
+    ///
+    /// /// The schema is the tenant's name.
+    /// fn tenant(cx: &Context) -> Option<&str> {
+    ///     cx.log().strip_suffix(".events")
+    /// }
+    /// assert_eq!(tenant(&Context::new("users").with_log_name("acme.events")), Some("acme"));
+    /// assert_eq!(tenant(&Context::new("users")), None);
+    /// ```
+    #[must_use]
+    pub fn log(&self) -> &str {
+        &self.log
     }
 
     /// Returns the consumer's version, which is 1 by default.
@@ -341,6 +370,7 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("consumer", &self.consumer)
+            .field("log", &self.log)
             .field("version", &self.version)
             .field("attempt", &self.attempt)
             .field("replay", &self.replay)

@@ -15,6 +15,8 @@
     doc = "| [`testing`] | test a consumer, or the whole program |"
 )]
 //! | [`from_polling`] | replace a polling loop and its checkpoint table |
+//! | [`existing_tables`] | run on a table of events that exists, or on another program's log |
+//! | [`tenants`] | run one worker for each schema of Postgres |
 #![cfg_attr(
     feature = "postgres",
     doc = "| [`from_eventsalsa`] | move from the Go worker to this one, on the same tables |"
@@ -44,6 +46,10 @@ pub mod deploying {}
 pub mod testing {}
 #[doc = include_str!("from_polling.md")]
 pub mod from_polling {}
+#[doc = include_str!("existing_tables.md")]
+pub mod existing_tables {}
+#[doc = include_str!("tenants.md")]
+pub mod tenants {}
 #[cfg(feature = "postgres")]
 #[doc = include_str!("from_eventsalsa.md")]
 pub mod from_eventsalsa {}

@@ -1,6 +1,8 @@
 //! The event store: how events are appended and read.
 
 pub(crate) mod cause;
+mod conflicts;
+pub(crate) mod decision;
 #[cfg(feature = "worker")]
 mod find_as_of;
 
@@ -160,7 +162,8 @@ impl<DB: Backend> EventStore<DB> {
     /// ```
     ///
     /// # Errors
-    /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have.
+    /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have, and
+    /// [`StoreError::InvalidMapping`] for what no table can be.
     pub fn with_schema(self, schema: Schema) -> Result<Self, StoreError> {
         schema.check()?;
         DB::accepts(&schema)?;
@@ -227,7 +230,10 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// Existing tables are not changed, except that the table of events gets an index on aggregate type
     /// and position: on Postgres if it has none (on a large log, create it before with `CREATE INDEX
-    /// CONCURRENTLY`), on SQLite always, under the name `consumer_events_scope`.
+    /// CONCURRENTLY`), on SQLite always, under the name `consumer_events_scope`. A table that the
+    /// [`Schema`] gives other types, or that lacks columns, gets none: scopes are read by position there,
+    /// or by such an index if you create it. Neither does a log that is
+    /// [`read_only`](Schema::read_only).
     ///
     /// ```
     /// # consumer::__doc::run(async |_| {
@@ -242,8 +248,8 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// [`StoreError::ServerTooOld`], [`StoreError::NewerSchema`], [`StoreError::OtherMapping`],
-    /// [`StoreError::SchemaMismatch`] and [`StoreError::NullableColumns`] when existing tables do not
-    /// fit, [`StoreError::NoAutoincrement`], [`StoreError::MissingPrivileges`],
+    /// [`StoreError::NoEventsTable`], [`StoreError::Mismatches`] with everything in which existing
+    /// tables do not fit, [`StoreError::NoAutoincrement`], [`StoreError::MissingPrivileges`],
     /// [`StoreError::MigrationBlocked`], or [`StoreError::Database`].
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.migrate_within(Duration::from_mins(1)).await
@@ -387,7 +393,8 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// - [`StoreError::NothingToAppend`], [`StoreError::SeveralAggregates`],
-    ///   [`StoreError::InvalidMetadata`], [`StoreError::NulInText`]: found before the database is asked.
+    ///   [`StoreError::InvalidMetadata`], [`StoreError::NulInText`], [`StoreError::UnfitEvent`],
+    ///   [`StoreError::ReadOnlyLog`]: found before the database is asked.
     /// - [`StoreError::Conflict`]: the aggregate is not at the expected version. Roll back, load it
     ///   again and retry in a **new** transaction. If the unique constraint found it (`actual` is
     ///   `None`), Postgres has aborted this transaction, and every further statement in it fails.
@@ -400,8 +407,9 @@ impl<DB: Backend> EventStore<DB> {
         expected: ExpectedVersion,
         events: &[NewEvent],
     ) -> Result<Vec<PersistedEvent>, StoreError> {
-        let append = Append::new(expected, events, cause::with_cause)?;
-        let placed = DB::append(tx, &self.inner.statements, &append).await?;
+        let append = Append::new(self.schema(), expected, events, cause::with_cause)?;
+        let placed = DB::append(tx, &self.inner.statements, &append).await;
+        let placed = placed.inspect_err(conflicts::note)?;
         self.wake();
         Ok(append.persisted(placed))
     }

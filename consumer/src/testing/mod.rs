@@ -603,7 +603,12 @@ impl<DB: Backend> ConsumerTest<DB> {
         };
         for event in self.events.iter_mut().skip(self.logged) {
             let new = [new_event(event)];
-            let append = Append::new(ExpectedVersion::Any, &new, Cow::Borrowed)?;
+            let append = Append::new(
+                statements.schema(),
+                ExpectedVersion::Any,
+                &new,
+                Cow::Borrowed,
+            )?;
             let placed = DB::append(&mut self.tx, statements, &append).await?;
             for stored in append.persisted(placed) {
                 self.next_position = stored.global_position + 1;

@@ -627,7 +627,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let (stop_sender, stop) = watch::channel(false);
         let (new_lane_sender, new_lanes) = mpsc::unbounded_channel();
+        let log_name: Arc<str> = self.store.schema().log_name().into();
         let assigner = LaneAssigner {
+            log_name: Arc::clone(&log_name),
             consumers,
             progress: Arc::clone(&progress),
             new_lanes: new_lane_sender,
@@ -636,6 +638,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
             located: Arc::default(),
+            log_name,
             table_schema: None,
             log: Log::new(
                 self.store.clone(),

@@ -233,8 +233,7 @@ impl<DB: Backend> Connections<DB> {
         // It never returns to the pool: its guard would forbid other users to commit.
         connection.close_on_drop();
         let on_thread = setup.and_then(ThreadSetup::on_thread);
-        let keeps_statements = self.store.keeps_statements();
-        let guard = DB::guard(&mut connection, keeps_statements, on_thread).await?;
+        let guard = DB::guard(&mut connection, self.store.settings(), on_thread).await?;
         Ok(Open {
             connection,
             guard,

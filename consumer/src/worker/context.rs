@@ -25,6 +25,8 @@ const LARGE_BATCH: u64 = 4;
 /// What all lanes of a worker share.
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
+    /// The name of the log.
+    pub(crate) log_name: Arc<str>,
     pub(crate) statements: CheckpointStatements,
     /// The store with the schemas of its tables, once the worker runs; shared with its handles.
     pub(crate) located: Arc<OnceLock<EventStore<DB>>>,

@@ -90,7 +90,11 @@ impl WorkerError {
     pub(crate) fn can_pass(&self) -> bool {
         match self {
             Self::Log(problem) => problem.can_pass(),
-            Self::Store(StoreError::NewerSchema { .. }) => false,
+            Self::Store(
+                StoreError::NewerSchema { .. }
+                | StoreError::Mismatches { .. }
+                | StoreError::NoEventsTable { .. },
+            ) => false,
             _ => true,
         }
     }

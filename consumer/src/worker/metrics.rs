@@ -13,8 +13,9 @@ use crate::backend::{ConsumerId, Observation, SegmentId};
 pub(crate) const IS_ON: bool = cfg!(feature = "metrics");
 
 #[cfg(feature = "metrics")]
-fn labels(consumer: &ConsumerId) -> [(&'static str, String); 2] {
+fn labels(log: &str, consumer: &ConsumerId) -> [(&'static str, String); 3] {
     [
+        ("log", log.to_owned()),
         ("consumer", consumer.name.to_string()),
         ("version", consumer.version.to_string()),
     ]
@@ -121,13 +122,13 @@ pub(crate) fn describe() {
 
 /// Counts a committed batch, unless it handled no event.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn batch(key: &SegmentId, events: u64, took: Duration) {
+pub(crate) fn batch(log: &str, key: &SegmentId, events: u64, took: Duration) {
     #[cfg(feature = "metrics")]
     {
         if events == 0 {
             return;
         }
-        let labels = labels(&key.consumer);
+        let labels = labels(log, &key.consumer);
         ::metrics::counter!("consumer_events_total", &labels).increment(events);
         ::metrics::counter!("consumer_batches_total", &labels).increment(1);
         ::metrics::histogram!("consumer_batch_seconds", &labels).record(took.as_secs_f64());
@@ -137,25 +138,25 @@ pub(crate) fn batch(key: &SegmentId, events: u64, took: Duration) {
 /// Counts a failed attempt: of the `handler`, of the `database`, or of a handler that ended the
 /// transaction (`commit`).
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn error(key: &SegmentId, kind: &'static str) {
+pub(crate) fn error(log: &str, key: &SegmentId, kind: &'static str) {
     #[cfg(feature = "metrics")]
     {
-        let [consumer, version] = labels(&key.consumer);
-        let labels = [consumer, version, ("kind", kind.to_owned())];
+        let [log, consumer, version] = labels(log, &key.consumer);
+        let labels = [log, consumer, version, ("kind", kind.to_owned())];
         ::metrics::counter!("consumer_errors_total", &labels).increment(1);
     }
 }
 
 /// Counts another attempt at an event.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn retry(key: &SegmentId) {
+pub(crate) fn retry(log: &str, key: &SegmentId) {
     #[cfg(feature = "metrics")]
-    ::metrics::counter!("consumer_retries_total", &labels(&key.consumer)).increment(1);
+    ::metrics::counter!("consumer_retries_total", &labels(log, &key.consumer)).increment(1);
 }
 
 /// Counts events that were parked or skipped.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn parked_or_skipped(key: &SegmentId, parked: u64, skipped: u64) {
+pub(crate) fn parked_or_skipped(log: &str, key: &SegmentId, parked: u64, skipped: u64) {
     #[cfg(feature = "metrics")]
     {
         let kinds = [
@@ -164,7 +165,7 @@ pub(crate) fn parked_or_skipped(key: &SegmentId, parked: u64, skipped: u64) {
         ];
         for (name, events) in kinds {
             if events > 0 {
-                ::metrics::counter!(name, &labels(&key.consumer)).increment(events);
+                ::metrics::counter!(name, &labels(log, &key.consumer)).increment(events);
             }
         }
     }
@@ -172,11 +173,16 @@ pub(crate) fn parked_or_skipped(key: &SegmentId, parked: u64, skipped: u64) {
 
 /// Sets how far a lane is behind the head, in positions and in time.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn lag(key: &SegmentId, positions: i64, time: Duration) {
+pub(crate) fn lag(log: &str, key: &SegmentId, positions: i64, time: Duration) {
     #[cfg(feature = "metrics")]
     {
-        let [consumer, version] = labels(&key.consumer);
-        let labels = [consumer, version, ("slice", key.slice_from.to_string())];
+        let [log, consumer, version] = labels(log, &key.consumer);
+        let labels = [
+            log,
+            consumer,
+            version,
+            ("slice", key.slice_from.to_string()),
+        ];
         ::metrics::gauge!("consumer_lag_positions", &labels).set(float(positions));
         ::metrics::gauge!("consumer_lag_seconds", &labels).set(time.as_secs_f64());
     }
@@ -184,12 +190,12 @@ pub(crate) fn lag(key: &SegmentId, positions: i64, time: Duration) {
 
 /// Sets the gauge of a consumer's state to 1 and those of all other states to 0.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn state(consumer: &ConsumerId, states: &[&'static str], current: &str) {
+pub(crate) fn state(log: &str, consumer: &ConsumerId, states: &[&'static str], current: &str) {
     #[cfg(feature = "metrics")]
     {
         for &label in states {
-            let [name, version] = labels(consumer);
-            let labels = [name, version, ("state", label.to_owned())];
+            let [log, name, version] = labels(log, consumer);
+            let labels = [log, name, version, ("state", label.to_owned())];
             let is_current = f64::from(u8::from(label == current));
             ::metrics::gauge!("consumer_state", &labels).set(is_current);
         }
@@ -198,45 +204,49 @@ pub(crate) fn state(consumer: &ConsumerId, states: &[&'static str], current: &st
 
 /// Sets how many events of a consumer are parked.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn parked(consumer: &ConsumerId, events: i64) {
+pub(crate) fn parked(log: &str, consumer: &ConsumerId, events: i64) {
     #[cfg(feature = "metrics")]
     {
-        let labels = labels(consumer);
+        let labels = labels(log, consumer);
         ::metrics::gauge!("consumer_parked_events", &labels).set(float(events));
     }
 }
 
 /// Sets the frontier, the head, and how long the frontier has been waiting at a gap.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn frontier(observed: &Observation, waited: Duration) {
+pub(crate) fn frontier(log: &str, observed: &Observation, waited: Duration) {
     #[cfg(feature = "metrics")]
     {
-        ::metrics::gauge!("consumer_frontier_position").set(float(observed.settled));
-        ::metrics::gauge!("consumer_head_position").set(float(observed.head));
-        ::metrics::gauge!("consumer_frontier_wait_seconds").set(waited.as_secs_f64());
+        let labels = [("log", log.to_owned())];
+        ::metrics::gauge!("consumer_frontier_position", &labels).set(float(observed.settled));
+        ::metrics::gauge!("consumer_head_position", &labels).set(float(observed.head));
+        ::metrics::gauge!("consumer_frontier_wait_seconds", &labels).set(waited.as_secs_f64());
     }
 }
 
 /// Sets how many transactions block the frontier.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn blockers(count: usize) {
+pub(crate) fn blockers(log: &str, count: usize) {
     #[cfg(feature = "metrics")]
-    ::metrics::gauge!("consumer_frontier_blockers").set(float(i64::try_from(count).unwrap_or(0)));
+    ::metrics::gauge!("consumer_frontier_blockers", "log" => log.to_owned())
+        .set(float(i64::try_from(count).unwrap_or(0)));
 }
 
 /// Counts an event whose aggregate skips a version.
-pub(crate) fn continuity_break() {
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn continuity_break(log: &str) {
     #[cfg(feature = "metrics")]
-    ::metrics::counter!("consumer_continuity_breaks_total").increment(1);
+    ::metrics::counter!("consumer_continuity_breaks_total", "log" => log.to_owned()).increment(1);
 }
 
 /// Counts a request for a range of the log.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn cache(is_hit: bool) {
+pub(crate) fn cache(log: &str, is_hit: bool) {
     #[cfg(feature = "metrics")]
     {
         let result = if is_hit { "hit" } else { "miss" };
-        ::metrics::counter!("consumer_log_reads_total", "cache" => result).increment(1);
+        let labels = [("log", log.to_owned()), ("cache", result.to_owned())];
+        ::metrics::counter!("consumer_log_reads_total", &labels).increment(1);
     }
 }
 

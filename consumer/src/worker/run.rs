@@ -240,7 +240,10 @@ async fn prepare_tables<DB: Backend>(
     };
     let views = DB::view_statements(shared.store.settings());
     let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
-    shared.table_schema = table_schema::<DB>(&mut tx, Some(first)).await?;
+    shared.table_schema = match shared.store.schema().handlers_schema() {
+        Some(schema) => Some(Arc::from(schema)),
+        None => table_schema::<DB>(&mut tx, Some(first)).await?,
+    };
     for (table, consumer) in with_table {
         let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
         prepare_table::<DB>(&mut tx, &table).await?;

@@ -32,17 +32,26 @@ impl SessionGuard {
     /// of the same names on the server's connection.
     async fn record(
         connection: &mut PgConnection,
-        keeps_statements: bool,
+        settings: &StoreSettings,
     ) -> Result<Self, sqlx::Error> {
-        let session = raw_sql(SESSION).fetch_one(connection).await?;
+        // A name that has been checked to contain no quote.
+        let schema = settings.schema.handlers_schema();
+        let session = SESSION.replace("$schema", schema.unwrap_or_default());
+        let session = raw_sql(AssertSqlSafe(session))
+            .fetch_one(connection)
+            .await?;
         let restore: String = session.try_get("restore")?;
-        let forget = if keeps_statements {
+        let forget = if settings.keep_statements {
             ""
         } else {
             "; DEALLOCATE ALL"
         };
+        let set_path: String = match schema {
+            Some(_) => session.try_get("set_path")?,
+            None => String::new(),
+        };
         Ok(Self {
-            begin: format!("{BEGIN_BATCH}; {restore}{forget}; {GUARD}").into(),
+            begin: format!("{BEGIN_BATCH}; {restore}{forget}; {set_path}{GUARD}").into(),
         })
     }
 }
@@ -69,7 +78,8 @@ const GUARD: &str = concat!(
     "') END"
 );
 
-/// The statements that restore the session. They run in the message of the next BEGIN, since in that of
+/// The statements that restore the session, and the one that puts the schema of handlers first in the
+/// search path of the transaction. They run in the message of the next BEGIN, since in that of
 /// the COMMIT they would take the mark from the guard. A setting may take the rights of the
 /// role that logged in, and the role is none of the settings that are reset.
 const SESSION: &str = "
@@ -79,7 +89,13 @@ const SESSION: &str = "
                    format('pg_catalog.set_config(%L, %L, false)', name, setting), ', ') || '; '
               FROM pg_catalog.pg_settings
              WHERE source = 'session' AND name NOT LIKE 'transaction%'),
-           'SET ROLE ', quote_literal(current_setting('role'))) AS restore";
+           'SET ROLE ', quote_literal(current_setting('role'))) AS restore,
+           -- Without the catalogue, which comes first then.
+           format('SELECT pg_catalog.set_config(''search_path'', %L, true); ',
+                  (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)
+                     FROM unnest('$schema'::text || current_schemas(false)::text[])
+                          WITH ORDINALITY AS s (name, place)
+                    WHERE name <> 'pg_catalog')) AS set_path";
 
 /// Where the tables are: ours were created together, and that of events may be older. The catalogue
 /// comes first in a search path that does not name it, except for temporary tables, which have no
@@ -91,6 +107,15 @@ const LOCATION: &str = "
            (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
              WHERE c.oid = pg_catalog.to_regclass('{events}')) AS events,
+           EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                     JOIN pg_catalog.pg_attribute AS first
+                       ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
+                     JOIN pg_catalog.pg_attribute AS second
+                       ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
+                    WHERE i.indrelid = pg_catalog.to_regclass('{events}')
+                      AND i.indpred IS NULL AND i.indisvalid
+                      AND first.attname = '{=aggregate_type}'
+                      AND second.attname = '{=global_position}') AS has_scope_index,
            pg_catalog.current_setting('search_path') AS search_path,
            (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
                                WITH ORDINALITY AS s (name, place)
@@ -279,7 +304,9 @@ impl Checkpoints for Postgres {
         let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
         let events = settings.schema.events_name();
         let events = found("events")?.ok_or_else(|| missing(events))?;
-        let schema = settings.schema.clone().located(own, events);
+        let has_scope_index = located.try_get("has_scope_index")?;
+        let schema = settings.schema.clone();
+        let schema = schema.located(own, events, has_scope_index);
         schema.check()?;
         Ok(StoreSettings {
             schema,
@@ -289,10 +316,10 @@ impl Checkpoints for Postgres {
 
     async fn guard(
         connection: &mut PoolConnection<Self>,
-        keeps_statements: bool,
+        settings: &StoreSettings,
         _on_thread: Option<OnThread>,
     ) -> Result<SessionGuard, sqlx::Error> {
-        SessionGuard::record(connection, keeps_statements).await
+        SessionGuard::record(connection, settings).await
     }
 
     async fn on_thread(

@@ -11,14 +11,14 @@ use super::connect::server_incarnation;
 use super::connect::{BEGIN, BEGIN_READ, begin};
 #[cfg(feature = "worker")]
 use super::marker::{Marker, server_marker};
-use super::{connect, migrations, privileges};
+use super::{catalogue, connect, migrations, privileges};
 use crate::backend::append::{Append, Placed};
-use crate::backend::events::{EventStatements, Events, Opened, select};
+use crate::backend::events::{EventStatements, Events, Opened};
 use crate::backend::json_text::JsonText;
 use crate::backend::log_rows::{LogRow, LogRows as _};
 use crate::backend::names::Names;
 use crate::backend::version::KNOWN;
-use crate::backend::{Access, Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::backend::{Access, Column, Mismatch, ReadRange, Schema, Sql, StoreError, StoreSettings};
 use crate::contract::NewEvent;
 use crate::contract::columns::column;
 
@@ -31,63 +31,54 @@ WITH seen AS (
     -- Events without a head row were written by a program that keeps no heads; a head above the events
     -- is that of an aggregate whose history was archived.
     SELECT GREATEST(
-        COALESCE((SELECT max({aggregate_version}) FROM {events}
-                  WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0),
-        COALESCE((SELECT {aggregate_version} FROM {heads}
-                  WHERE {aggregate_type} = $1 AND {aggregate_id} = $2), 0)
-    ) AS version
+        COALESCE((SELECT max({aggregate_version}) FROM {events} WHERE {aggregate}), 0),
+        COALESCE((SELECT {head aggregate_version} FROM {heads} WHERE {head aggregate}), 0)
+    )::bigint AS version
 ), head AS (
     -- Locks the aggregate before a position is drawn: an append that waits here holds no lock that
     -- others could wait for. After the wait the row may be newer than what `seen` saw.
-    INSERT INTO {heads} AS head ({aggregate_type}, {aggregate_id}, {aggregate_version}, updated_at)
-    SELECT $1, $2, seen.version + $3, now() FROM seen
+    INSERT INTO {heads} AS head ({head aggregate_type}, {head aggregate_id}, {head aggregate_version},
+                                 updated_at)
+    SELECT $1, {id}, seen.version + $3, now() FROM seen
     WHERE $4::bigint IS NULL OR seen.version = $4
-    ON CONFLICT ({aggregate_type}, {aggregate_id}) DO UPDATE
-    SET {aggregate_version} =
-            GREATEST(head.{aggregate_version}, EXCLUDED.{aggregate_version} - $3) + $3,
+    ON CONFLICT ({head aggregate_type}, {head aggregate_id}) DO UPDATE
+    SET {head aggregate_version} =
+            GREATEST(head.{head aggregate_version}, EXCLUDED.{head aggregate_version} - $3) + $3,
         updated_at = now()
     WHERE $4::bigint IS NULL
-       OR GREATEST(head.{aggregate_version}, EXCLUDED.{aggregate_version} - $3) = $4
-    RETURNING head.{aggregate_version} - $3 AS base
+       OR GREATEST(head.{head aggregate_version}, EXCLUDED.{head aggregate_version} - $3) = $4
+    RETURNING (head.{head aggregate_version} - $3)::bigint AS base
 )
-INSERT INTO {events} ({aggregate_type}, {aggregate_id}, {aggregate_version}, {event_id},
-    {event_type}, {event_version}, {payload}, {trace_id}, {correlation_id}, {causation_id},
-    {metadata})
-SELECT $1, $2, head.base + new.ordinal, new.event_id, new.event_type, new.event_version,
-    new.payload, new.trace_id, new.correlation_id, new.causation_id, new.metadata::jsonb
+INSERT INTO {events} ({inserted columns})
+SELECT {inserted values}
 FROM head CROSS JOIN UNNEST($5::uuid[], $6::text[], $7::int[], $8::bytea[], $9::text[],
     $10::text[], $11::text[], $12::text[]) WITH ORDINALITY
     AS new(event_id, event_type, event_version, payload, trace_id, correlation_id, causation_id,
            metadata, ordinal)
 -- Positions are drawn in this order, so that they ascend with the versions.
 ORDER BY new.ordinal
-RETURNING {global_position}, {aggregate_version}, {created_at}";
+RETURNING {value of global_position}, {value of aggregate_version}, {value of created_at}";
 
 /// Sent when the transaction commits, once for all its appends.
 const NOTIFY: &str = ", (SELECT pg_notify('consumer_events', '') IS NULL)";
 
 /// Cuts off the events of `found` where their content exceeds `$4` bytes, but never the first.
 ///
-/// `octet_length` of `bytea` and text needs no read of values stored out of line, and the window has only
-/// pointers to them: nothing beyond the cut is read. Of metadata only the stored size is known this way
-/// (its text would double the cost of the statement), so the reader counts again. The cut costs half a
-/// microsecond an event. No mapped column can have the names with a `$`.
+/// The window has only pointers to values stored out of line, which are read and decoded in the query
+/// around it: nothing beyond the cut is read. Where only the stored size is known (the text of metadata
+/// would double the cost of the statement), the reader counts again. The cut costs half a microsecond
+/// an event.
 const WITHIN_BUDGET: &str = r#"
-SELECT {columns} FROM (
-    SELECT found.*, row_number() OVER log AS "$number", sum(
-        octet_length({payload}) + coalesce(pg_column_size({metadata}), 0)
-        + octet_length({aggregate_type}) + octet_length({aggregate_id}) + octet_length({event_type})
-        + coalesce(octet_length({trace_id}), 0) + coalesce(octet_length({correlation_id}), 0)
-        + coalesce(octet_length({causation_id}), 0)
-    ) OVER log AS "$bytes"
+SELECT {decoded columns} FROM (
+    SELECT found.*, row_number() OVER log AS "$number", sum({size}) OVER log AS "$bytes"
     FROM ({found}) AS found
-    WINDOW log AS (ORDER BY {global_position} ROWS UNBOUNDED PRECEDING)
+    WINDOW log AS (ORDER BY "$global_position" ROWS UNBOUNDED PRECEDING)
 ) AS measured
 WHERE "$bytes" <= $4 OR "$number" = 1
-ORDER BY {global_position}"#;
+ORDER BY measured."$global_position""#;
 
 const IN_RANGE: &str = "
-SELECT {columns} FROM {events}
+SELECT {found columns} FROM {events}
 WHERE {global_position} > $1 AND {global_position} <= $2
 ORDER BY {global_position} LIMIT $3";
 
@@ -96,13 +87,19 @@ ORDER BY {global_position} LIMIT $3";
 /// There is no `aggregate_type = name` on purpose, though the bounds imply it: with it the planner
 /// takes the order by both columns for an order by position, and may walk the primary key past all
 /// the other types' events.
-const IN_SCOPED_RANGE: &str = "
+const IN_SCOPED_RANGE: &str = r#"
 SELECT event.* FROM UNNEST($5::text[]) AS scope(name) CROSS JOIN LATERAL (
-    SELECT {columns} FROM {events}
+    SELECT {found columns} FROM {events}
     WHERE ({aggregate_type}, {global_position}) > (scope.name, $1)
       AND ({aggregate_type}, {global_position}) <= (scope.name, $2)
     ORDER BY {aggregate_type}, {global_position} LIMIT $3
 ) AS event
+ORDER BY "$global_position" LIMIT $3"#;
+
+/// The same without an index on types: a scan by position, which passes over other types' events.
+const IN_FILTERED_RANGE: &str = "
+SELECT {found columns} FROM {events}
+WHERE {global_position} > $1 AND {global_position} <= $2 AND {aggregate_type} = ANY($5::text[])
 ORDER BY {global_position} LIMIT $3";
 
 /// Adds a row that tells which server answers, also when it has no events, in one statement: a balancer
@@ -135,11 +132,16 @@ impl RangeStatements {
     fn new(settings: &StoreSettings, template: &str) -> Self {
         let within_budget = |found| {
             let range = WITHIN_BUDGET.replace("{found}", found);
-            select(settings, &template.replace("{range}", &range))
+            Sql::new(settings, &template.replace("{range}", &range))
+        };
+        let scoped = if settings.schema.has_scope_index() {
+            IN_SCOPED_RANGE
+        } else {
+            IN_FILTERED_RANGE
         };
         Self {
             all: within_budget(IN_RANGE),
-            scoped: within_budget(IN_SCOPED_RANGE),
+            scoped: within_budget(scoped),
         }
     }
 
@@ -176,6 +178,9 @@ impl Events for Postgres {
     );
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
+    const EVENTS: &'static str = migrations::EVENTS;
+    const HEADS: &'static str = migrations::HEADS;
+    const SCOPE_INDEX: &'static str = migrations::SCOPE_INDEX;
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
 
     fn may_have_begun_before(error: &sqlx::Error) -> bool {
@@ -249,6 +254,10 @@ impl Events for Postgres {
         postgres_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
     }
 
+    fn is_concurrent(error: &sqlx::Error) -> bool {
+        postgres_error(error).is_some_and(|error| is_concurrent(error.code()))
+    }
+
     async fn lock_holders(
         connection: &mut PgConnection,
         settings: &StoreSettings,
@@ -256,11 +265,18 @@ impl Events for Postgres {
         migrations::lock_holders(connection, settings).await
     }
 
-    async fn nullable_columns(
+    async fn mismatches(
         connection: &mut PgConnection,
-        schema: &Schema,
-    ) -> Result<Vec<String>, StoreError> {
-        migrations::nullable_columns(connection, schema).await
+        settings: &StoreSettings,
+    ) -> Result<Option<Vec<Mismatch>>, StoreError> {
+        catalogue::mismatches(connection, settings).await
+    }
+
+    async fn head_mismatches(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<Vec<Mismatch>, StoreError> {
+        catalogue::head_mismatches(connection, settings).await
     }
 
     async fn check_positions(
@@ -284,7 +300,7 @@ impl Events for Postgres {
             Err(error) => return Err(append_error(error, &statements.settings.schema, append)),
         };
         if placed.is_empty() {
-            let actual = Self::current_version(tx, statements, append).await?;
+            let actual = Self::current_version(tx, statements, append.aggregate()).await?;
             return Err(append.conflict(Some(actual)));
         }
         Ok(placed)
@@ -404,10 +420,14 @@ fn append_error(error: sqlx::Error, schema: &Schema, append: &Append<'_>) -> Sto
             Violation::Version => append.conflict(None),
             Violation::Other => error.into(),
         },
-        // serialization_failure, deadlock_detected
-        "40001" | "40P01" => append.contention(error),
+        code if is_concurrent(code) => append.contention(error),
         _ => error.into(),
     }
+}
+
+fn is_concurrent(code: &str) -> bool {
+    // serialization_failure, deadlock_detected
+    matches!(code, "40001" | "40P01")
 }
 
 fn postgres_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
 use tokio::sync::Notify;
 
+use super::catalogue::base_tables;
 use super::connect::{
     BEGIN_READ, BEGIN_WRITE, refuse_old_server, server_incarnation, with_numbers,
 };
@@ -16,7 +17,7 @@ use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
 use crate::backend::checkpoints::CheckpointStatements;
 use crate::backend::events::EventStatements;
 use crate::backend::frontier::{
-    Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
+    Blocker, Frontier, FrontierWatch, LOG_STATE, LagStatements, LogState, Observation,
 };
 use crate::backend::log_rows::{LogRow, position};
 use crate::backend::pool::acquire;
@@ -33,12 +34,11 @@ use crate::backend::{
 /// windows its old gaps are scattered over.
 const WINDOW: &str = concat!(
     "
-    SELECT coalesce((SELECT max({global_position}) FROM {events}), 0) AS head,
-           coalesce(max(p) FILTER (WHERE p - $1 = n), $1) AS contiguous,
+    SELECT coalesce((SELECT max({global_position}) FROM {events}), 0)::bigint AS head,
+           coalesce(max(p) FILTER (WHERE p - $1 = n), $1)::bigint AS contiguous,
            -- Not `min`, which would walk over the dead index entries of archived events.
-           (SELECT {global_position} FROM {events} WHERE {global_position} < 1 LIMIT 1) AS below_one,
-           (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
-              FROM {sequence of the log}) AS last_value,
+           (SELECT {global_position} FROM {events} WHERE {global_position} < 1 LIMIT 1)::bigint AS below_one,
+           {last value of the sequence} AS last_value,
            -- In the snapshot of the rows, so that a row drawn after a change of the sequence shows it.
            (SELECT seqcache = 1 AND seqincrement = 1 AND NOT seqcycle
               FROM pg_sequence WHERE seqrelid = $2::oid) AS counts_one_by_one, ",
@@ -78,9 +78,15 @@ const BLOCKERS: &str = "
      WHERE l.locktype = 'relation' AND l.relation = $1::oid AND l.granted
        AND l.mode = 'RowExclusiveLock' AND l.virtualtransaction = ANY ($2)";
 
+/// The last value that a sequence gave out, in [`WINDOW`]; NULL if the role may not read it.
+const LAST_VALUE: &str =
+    "(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM $)";
+
 const SEQUENCE: &str = "
     SELECT s.seqrelid::bigint AS relation, format('%I.%I', n.nspname, c.relname) AS name,
-           t.attrelid::bigint AS events, t.attnum::bigint AS column
+           t.attrelid::bigint AS events, t.attnum::bigint AS column,
+           has_sequence_privilege(s.seqrelid, 'SELECT') AS is_readable,
+           (SELECT relkind = 'v' FROM pg_class WHERE oid = t.attrelid) AS is_view
       FROM pg_sequence AS s
       JOIN pg_class AS c ON c.oid = s.seqrelid
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -121,7 +127,44 @@ const CONDITIONS: &str = concat!(
               JOIN pg_namespace AS n ON n.oid = c.relnamespace
              WHERE c.relkind = 'S' AND c.oid <> $1::oid LIMIT 1) AS other,
            row_security_active($2::oid) AS hidden,
-           current_setting('session_replication_role') = 'replica' AS replica, ",
+           current_setting('session_replication_role') = 'replica' AS replica,
+           NULL AS derived, ",
+    server_marker!(),
+    " AS marker
+      FROM (SELECT 1) AS always LEFT JOIN pg_sequence AS s ON s.seqrelid = $1::oid"
+);
+
+/// The same for a view `$2`. What is true of the table of events has to be true of each table that it
+/// reads: those that draw positions draw from the sequence `$1`, and their rows appear when they commit.
+const CONDITIONS_OF_VIEW: &str = concat!(
+    "
+    WITH RECURSIVE ",
+    base_tables!("$2"),
+    "
+    SELECT s.seqcache AS cache, s.seqincrement AS increment, s.seqcycle AS cycle,
+           EXISTS (SELECT FROM pg_subscription_rel AS r JOIN base AS b
+                       ON r.srrelid = b.oid OR r.srrelid IN (SELECT relid FROM pg_partition_tree(b.oid)))
+               AS subscribed,
+           (SELECT format('%I.%I', n.nspname, c.relname)
+              FROM drawn AS d
+              JOIN pg_class AS c ON c.oid = d.sequence
+              JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE NOT EXISTS (SELECT FROM drawn AS own
+                                WHERE own.relation = d.relation AND own.sequence = $1::oid)
+             ORDER BY c.oid LIMIT 1) AS other,
+           -- A view reads with the rights of its owner, unless it was created otherwise.
+           EXISTS (SELECT FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
+                    CROSS JOIN (SELECT o.oid, o.rolsuper OR o.rolbypassrls AS bypasses,
+                                       v.reloptions::text LIKE '%security_invoker%' AS invokes
+                                  FROM base JOIN pg_class AS v ON v.oid = base.oid AND v.relkind = 'v'
+                                  JOIN pg_roles AS o ON o.oid = v.relowner) AS owner
+                    WHERE owner.invokes AND row_security_active(b.oid)
+                       OR c.relrowsecurity AND NOT owner.bypasses
+                          AND (c.relforcerowsecurity OR NOT pg_has_role(owner.oid, c.relowner, 'USAGE')))
+               AS hidden,
+           current_setting('session_replication_role') = 'replica' AS replica,
+           (SELECT c.oid::regclass::text FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
+             WHERE c.relkind IN ('m', 'f') LIMIT 1) AS derived, ",
     server_marker!(),
     " AS marker
       FROM (SELECT 1) AS always LEFT JOIN pg_sequence AS s ON s.seqrelid = $1::oid"
@@ -154,6 +197,21 @@ statements! {
     }
 }
 
+/// Like `COUNT_SCOPE`, without an index on types.
+const COUNT_FILTERED: &str = "
+    SELECT count(*) AS events FROM (
+        SELECT 1 FROM {events}
+         WHERE {global_position} > $1 AND {global_position} <= $2
+           AND {aggregate_type} = ANY(ARRAY(SELECT json_array_elements_text($4::text::json)))
+         LIMIT $3) AS w";
+
+/// Like `AGE_SCOPE`, without an index on types.
+const AGE_FILTERED: &str = "
+    SELECT {event age} AS age FROM {events}
+     WHERE {global_position} > $1 AND {global_position} <= $2
+       AND {aggregate_type} = ANY(ARRAY(SELECT json_array_elements_text($3::text::json)))
+     ORDER BY {global_position} LIMIT 1";
+
 impl Frontier for Postgres {
     type Watch = PgWatch;
 
@@ -181,6 +239,18 @@ impl Frontier for Postgres {
                AND {global_position} <= $2
              ORDER BY {aggregate_type}, {global_position} LIMIT 1) AS e
          ORDER BY e.position LIMIT 1";
+
+    fn lag_statements(settings: &StoreSettings) -> LagStatements {
+        let statements = LagStatements::new::<Self>(settings);
+        if settings.schema.has_scope_index() {
+            return statements;
+        }
+        LagStatements {
+            count_scope: Sql::new(settings, COUNT_FILTERED),
+            age_scope: Sql::new(settings, AGE_FILTERED),
+            ..statements
+        }
+    }
 
     async fn read_settled(
         connection: &mut PgConnection,
@@ -263,12 +333,17 @@ impl FrontierWatch<Postgres> for PgWatch {
         Ok(tx.commit().await?)
     }
 
-    async fn given_out(&self, connection: &mut PgConnection) -> Result<i64, FrontierError> {
+    async fn refuse_above(
+        &self,
+        connection: &mut PgConnection,
+        what: String,
+        position: i64,
+    ) -> Result<(), FrontierError> {
         let window = self.read_window(connection).await?;
         if window.incarnation != self.incarnation {
             return Err(no_proof(RESTARTED).into());
         }
-        Ok(window.last_value)
+        self.refuse_reset(what, position, &window)
     }
 
     async fn start(
@@ -296,7 +371,7 @@ impl FrontierWatch<Postgres> for PgWatch {
         }
         self.refuse(&window)?;
         self.refuse_another_order(&window, connection).await?;
-        refuse_reset("the settled frontier", self.settled, window.last_value)?;
+        self.refuse_reset("the settled frontier".into(), self.settled, &window)?;
         let before = self.settled;
         let highest = window.head.max(before);
         self.head = self.head.max(highest);
@@ -392,7 +467,8 @@ struct Window {
     head: i64,
     contiguous: i64,
     below_one: Option<i64>,
-    last_value: i64,
+    /// `None` if the role may not read the sequence.
+    last_value: Option<i64>,
     counts_one_by_one: Option<bool>,
     incarnation: Incarnation,
 }
@@ -404,9 +480,14 @@ impl PgWatch {
         sequence: Sequence,
     ) -> Result<Self, FrontierError> {
         // The name is from the catalogue, which quotes it where necessary.
+        let last_value = if sequence.is_readable {
+            LAST_VALUE.replace('$', &sequence.name)
+        } else {
+            "NULL::bigint".to_owned()
+        };
         let window = settings
             .render(WINDOW)
-            .replace("\"sequence of the log\"", &sequence.name);
+            .replace("\"last value of the sequence\"", &last_value);
         let mut watch = Self {
             settled: 0,
             durable: 0,
@@ -447,7 +528,32 @@ impl PgWatch {
         connection.commit().await?;
         self.incarnation = window.incarnation;
         self.refuse(&window)?;
-        refuse_reset("the durable frontier", self.settled, window.last_value)
+        self.refuse_reset("the durable frontier".into(), self.settled, &window)
+    }
+
+    /// Refuses a position above the log. Without the sequence only a log that is lower now tells that it
+    /// was reset.
+    fn refuse_reset(
+        &self,
+        what: String,
+        position: i64,
+        window: &Window,
+    ) -> Result<(), FrontierError> {
+        let problem = match window.last_value {
+            Some(last_value) if position > last_value => LogProblem::Reset {
+                what,
+                position,
+                last_value,
+            },
+            None if position > window.head => LogProblem::Shrunk {
+                what,
+                position,
+                highest: window.head,
+                sequence: self.sequence.name.clone(),
+            },
+            _ => return Ok(()),
+        };
+        Err(FrontierError::Log(problem))
     }
 
     /// Refuses events whose positions the sequence did not give out.
@@ -457,14 +563,14 @@ impl PgWatch {
         }
         // No commit comes in between: the sequence is read as it is now, and the rows as they were when
         // the statement began.
-        if window.head > window.last_value {
-            return Err(LogProblem::SequenceBehind {
+        match window.last_value {
+            Some(last_value) if window.head > last_value => Err(LogProblem::SequenceBehind {
                 name: self.sequence.name.clone(),
                 highest: window.head,
-                last_value: window.last_value,
-            });
+                last_value,
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Refuses rows whose positions may have been drawn in another order than one by one, and says why.
@@ -590,17 +696,6 @@ impl PgWatch {
     }
 }
 
-fn refuse_reset(what: &str, position: i64, last_value: i64) -> Result<(), FrontierError> {
-    if position <= last_value {
-        return Ok(());
-    }
-    Err(FrontierError::Log(LogProblem::Reset {
-        what: what.to_owned(),
-        position,
-        last_value,
-    }))
-}
-
 #[derive(Debug)]
 struct Sequence {
     relation: i64,
@@ -609,12 +704,23 @@ struct Sequence {
     events: i64,
     /// The column of positions in it.
     column: i64,
+    /// Whether the table of events is a view.
+    is_view: bool,
+    /// Whether the role may read the last value.
+    is_readable: bool,
+    /// Whether another program draws the positions.
+    is_read_only: bool,
 }
 
 impl Sequence {
     /// The statement that reads the [`CONDITIONS`].
     fn conditions(&self) -> AssertSqlSafe<String> {
-        with_numbers(CONDITIONS, &[self.relation, self.events, self.column])
+        let conditions = if self.is_view {
+            CONDITIONS_OF_VIEW
+        } else {
+            CONDITIONS
+        };
+        with_numbers(conditions, &[self.relation, self.events, self.column])
     }
 
     /// Refuses conditions under which events could be lost, and returns which server they are those of.
@@ -624,6 +730,7 @@ impl Sequence {
         let increment: Option<i64> = conditions.try_get("increment")?;
         let cycle: Option<bool> = conditions.try_get("cycle")?;
         let other: Option<String> = conditions.try_get("other")?;
+        let derived: Option<String> = conditions.try_get("derived")?;
         let name = self.name.clone();
         let problem = if marker.is_standby {
             LogProblem::Standby
@@ -631,6 +738,8 @@ impl Sequence {
             LogProblem::ReplicationTarget
         } else if let Some(other) = other {
             LogProblem::OtherSequence { name, other }
+        } else if let Some(table) = derived {
+            LogProblem::DerivedRows { table }
         } else if cache.is_none() {
             LogProblem::NoSequence
         } else if cache != Some(1) {
@@ -668,7 +777,17 @@ async fn sequence(
         name: row.try_get("name")?,
         events: row.try_get("events")?,
         column: row.try_get("column")?,
+        is_view: row.try_get("is_view")?,
+        is_readable: row.try_get("is_readable")?,
+        is_read_only: schema.is_read_only(),
     };
+    if !sequence.is_readable {
+        tracing::warn!(
+            sequence = sequence.name,
+            "the role has no SELECT on the sequence of the log, so a log that was reset is only noticed while it is lower than before; `GRANT SELECT ON SEQUENCE {} TO CURRENT_USER` makes it noticed always",
+            sequence.name
+        );
+    }
     let conditions = sqlx::raw_sql(sequence.conditions());
     sequence.check(&conditions.fetch_one(connection).await?)?;
     Ok(sequence)
@@ -684,7 +803,7 @@ const DRAWN: &str = concat!(
     " AS marker"
 );
 
-/// Draws a position in an open transaction and looks for its lock from another connection: on a server
+/// Draws from a sequence in an open transaction and looks for its lock from another connection: on a server
 /// that does not show it, events would be lost. A standby does not show the locks of its primary either.
 async fn probe(
     pool: &PgPool,
@@ -696,7 +815,14 @@ async fn probe(
     // One that reached a standby would come from the pool again and again.
     writer.close_on_drop();
     let mut writer = writer.begin_with(BEGIN_WRITE).await?;
-    let draw = "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass)";
+    // Positions of another program's log are not ours to draw. The sequence ends with the transaction.
+    let draw = if sequence.is_read_only {
+        "CREATE TEMPORARY SEQUENCE consumer_probe;
+         SELECT pg_backend_pid()::bigint, nextval('pg_temp.consumer_probe'),
+                'pg_temp.consumer_probe'::regclass::oid::bigint"
+    } else {
+        "SELECT pg_backend_pid()::bigint, nextval($1::oid::regclass), $1::bigint"
+    };
     let drawn = sqlx::raw_sql(with_numbers(draw, &[sequence.relation]))
         .fetch_one(&mut *writer)
         .await;
@@ -708,7 +834,7 @@ async fn probe(
         }
         Err(error) => return Err(error.into()),
     };
-    let look = with_numbers(DRAWN, &[sequence.relation, drawn.try_get(0)?]);
+    let look = with_numbers(DRAWN, &[drawn.try_get(2)?, drawn.try_get(0)?]);
     let looked = sqlx::raw_sql(look).fetch_one(&mut *connection).await?;
     refuse_foreign(Marker::decode(&looked)?, incarnation)?;
     let seen: bool = looked.try_get("seen")?;

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 
 use crate::backend::version::KNOWN;
-use crate::backend::{Schema, StoreError, StoreSettings};
+use crate::backend::{StoreError, StoreSettings};
 
 /// All versions, oldest first.
 pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
@@ -25,7 +25,9 @@ DO $consumer$ BEGIN
 END $consumer$;
 ";
 
-const V1: &str = "
+macro_rules! events {
+    () => {
+        "
 CREATE TABLE IF NOT EXISTS {events} (
     {global_position} BIGSERIAL PRIMARY KEY,
     {aggregate_type} TEXT NOT NULL,
@@ -43,7 +45,13 @@ CREATE TABLE IF NOT EXISTS {events} (
     UNIQUE ({aggregate_type}, {aggregate_id}, {aggregate_version})
 );
 
-CREATE TABLE IF NOT EXISTS {heads} (
+"
+    };
+}
+
+macro_rules! heads {
+    () => {
+        "CREATE TABLE IF NOT EXISTS {heads} (
     {aggregate_type} TEXT NOT NULL,
     {aggregate_id} TEXT NOT NULL,
     {aggregate_version} BIGINT NOT NULL,
@@ -51,7 +59,13 @@ CREATE TABLE IF NOT EXISTS {heads} (
     PRIMARY KEY ({aggregate_type}, {aggregate_id})
 );
 
--- What reads of one aggregate type rest on; a table that exists already may have it under any name.
+"
+    };
+}
+
+macro_rules! scope_index {
+    () => {
+        "-- What reads of one aggregate type rest on; a table that exists already may have it under any name.
 DO $consumer$ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_index AS i
@@ -64,7 +78,20 @@ DO $consumer$ BEGIN
     END IF;
 END $consumer$;
 
--- A row for each slice of each version of a consumer; its position is the checkpoint, its lock is
+"
+    };
+}
+
+/// The beginning of the first version: the tables of the log.
+pub(super) const EVENTS: &str = events!();
+pub(super) const HEADS: &str = heads!();
+pub(super) const SCOPE_INDEX: &str = scope_index!();
+
+const V1: &str = concat!(
+    events!(),
+    heads!(),
+    scope_index!(),
+    "-- A row for each slice of each version of a consumer; its position is the checkpoint, its lock is
 -- ownership. Room in each page keeps its updates off the index.
 CREATE TABLE IF NOT EXISTS {progress} (
     consumer TEXT NOT NULL,
@@ -127,7 +154,8 @@ DROP TRIGGER IF EXISTS consumer_guard ON {progress};
 CREATE CONSTRAINT TRIGGER consumer_guard AFTER UPDATE ON {progress}
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
     WHEN (NEW.claims IS DISTINCT FROM OLD.claims) EXECUTE FUNCTION {guard}();
-";
+"
+);
 
 const V2: &str = "
 -- Which version of a consumer serves, where it was chosen.
@@ -241,23 +269,4 @@ pub(super) async fn lock_holders(
     let rows = holders.fetch_all(connection).await?;
     let holders: Result<_, _> = rows.iter().map(|row| row.try_get("holder")).collect();
     Ok(holders?)
-}
-
-/// The columns of a view are always nullable to the catalogue.
-const NULLABLE: &str = "
-    SELECT a.attname::text FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
-     WHERE c.oid = $1::regclass AND c.relkind IN ('r', 'p') AND a.attnum > 0
-       AND NOT a.attisdropped AND NOT a.attnotnull
-     ORDER BY a.attnum";
-
-/// The columns of the table of events that can be NULL.
-pub(super) async fn nullable_columns(
-    connection: &mut PgConnection,
-    schema: &Schema,
-) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar(NULLABLE)
-        .bind(schema.render("{events}"))
-        .persistent(false)
-        .fetch_all(connection)
-        .await?)
 }

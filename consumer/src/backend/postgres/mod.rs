@@ -6,8 +6,10 @@ use sqlx::postgres::PgQueryResult;
 use super::dialect::Dialect;
 use super::driver::{Driver, PlainQuery};
 
+mod catalogue;
 #[cfg(feature = "worker")]
 mod checkpoints;
+mod columns;
 mod connect;
 mod events;
 #[cfg(feature = "testing")]
@@ -33,7 +35,7 @@ const DIALECT: Dialect = Dialect {
     ms_since: "(extract(epoch FROM clock_timestamp() - $) * 1000)::bigint",
     ms_until: "(extract(epoch FROM $ - clock_timestamp()) * 1000)::bigint",
     in_ms: "clock_timestamp() + $ * interval '1 millisecond'",
-    event_age: "(extract(epoch FROM clock_timestamp() - {created_at}) * 1000)::bigint",
+    event_age: "(extract(epoch FROM clock_timestamp() - {value of created_at}) * 1000)::bigint",
     greatest: "greatest",
     for_update: "FOR UPDATE",
     // As in the predicate of the index.
@@ -44,6 +46,9 @@ const DIALECT: Dialect = Dialect {
     // beyond ASCII in octal. Backslashes stay, so that a text that is read and stored again is the same.
     message: "CASE getdatabaseencoding() WHEN 'UTF8' THEN convert_from($, 'UTF8')
                    ELSE replace(encode($, 'escape'), chr(92) || chr(92), chr(92)) END",
+    value: columns::value,
+    id: columns::id,
+    inserted: columns::inserted,
 };
 
 impl Driver for Postgres {

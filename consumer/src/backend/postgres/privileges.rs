@@ -12,6 +12,8 @@ struct Needed<'a> {
     privileges: &'static [&'static str],
     /// The columns to which SELECT may be limited.
     columns: Vec<&'a str>,
+    /// Whether it belongs to the log, which can be in another database schema than our own tables.
+    of_the_log: bool,
 }
 
 const SELECT: &[&str] = &["SELECT"];
@@ -57,9 +59,11 @@ fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str
     }
 }
 
-/// All that a use needs; the first three are enough to look at the log.
+/// All that a use needs; the first three are enough to look at the log. One that another program appends
+/// to has no heads, and its sequence is not drawn from.
 fn needed(schema: &Schema, access: Option<Access>) -> Vec<Needed<'_>> {
     let (events, heads, sequence): (&[_], &[_], &[_]) = match access {
+        _ if schema.is_read_only() => (SELECT, &[], &[]),
         Some(Access::Append) => (
             &["SELECT", "INSERT"],
             &["SELECT", "INSERT", "UPDATE"],
@@ -70,27 +74,36 @@ fn needed(schema: &Schema, access: Option<Access>) -> Vec<Needed<'_>> {
         None => (SELECT, SELECT, &[]),
     };
     let own = access.map(own_tables).unwrap_or_default();
-    let table = |name, privileges, columns| Needed {
-        name: Some(name),
+    let of_the_log = |name, privileges, columns| Needed {
+        name,
         privileges,
         columns,
+        of_the_log: true,
     };
-    let columns = Column::all().map(|column| schema.column_name(column));
+    let table = |name, privileges| Needed {
+        name: Some(name),
+        privileges,
+        columns: Vec::new(),
+        of_the_log: false,
+    };
+    let columns = event_columns(schema);
     let mut needed = vec![
-        table("consumer_schema", SELECT, Vec::new()),
-        table(schema.events_name(), events, columns.collect()),
-        table(schema.heads_name(), heads, head_columns(schema)),
-        Needed {
-            name: schema.bare_sequence_name(),
-            privileges: sequence,
-            columns: Vec::new(),
-        },
+        table("consumer_schema", SELECT),
+        of_the_log(Some(schema.events_name()), events, columns),
+        of_the_log(Some(schema.heads_name()), heads, head_columns(schema)),
+        of_the_log(schema.bare_sequence_name(), sequence, Vec::new()),
     ];
-    needed.extend(
-        own.iter()
-            .map(|(name, privileges)| table(name, privileges, Vec::new())),
-    );
+    needed.extend(own.iter().map(|(name, privileges)| table(name, privileges)));
     needed
+}
+
+/// The columns to which SELECT may be limited; none where expressions can read any.
+fn event_columns(schema: &Schema) -> Vec<&str> {
+    if schema.has_expressions() {
+        return Vec::new();
+    }
+    let columns = schema.own_columns();
+    columns.map(|column| schema.column_name(column)).collect()
 }
 
 fn head_columns(schema: &Schema) -> Vec<&str> {
@@ -109,6 +122,10 @@ const PATH: &str = "
     path (namespace, name, place) AS (
         SELECT n.oid, n.nspname, s.place
           FROM unnest($schemas) WITH ORDINALITY AS s (name, place)
+          JOIN pg_namespace AS n ON n.nspname = s.name),
+    log_path (namespace, name, place) AS (
+        SELECT n.oid, n.nspname, s.place
+          FROM unnest($log_schemas) WITH ORDINALITY AS s (name, place)
           JOIN pg_namespace AS n ON n.nspname = s.name)";
 
 const SEARCH_PATH: &str = r#"(
@@ -120,11 +137,11 @@ const SEARCH_PATH: &str = r#"(
 /// A statement for each object on which the role lacks something.
 const MISSING: &str = "
     WITH $path,
-    needed (name, privilege, place, columns) AS (VALUES $needed),
+    needed (name, privilege, place, columns, of_the_log) AS (VALUES $needed),
     sequence (oid) AS (
         SELECT d.objid
           FROM pg_class AS t
-          JOIN path ON path.namespace = t.relnamespace
+          JOIN log_path AS path ON path.namespace = t.relnamespace
           JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attname = '{=global_position}'
           JOIN LATERAL (
                SELECT objid FROM pg_depend
@@ -141,8 +158,10 @@ const MISSING: &str = "
          ORDER BY path.place LIMIT 1),
     found (name, oid) AS (
         (SELECT DISTINCT ON (c.relname) c.relname::text, c.oid
-           FROM pg_class AS c JOIN path ON path.namespace = c.relnamespace
-          WHERE c.relname IN (SELECT name FROM needed)
+           FROM pg_class AS c
+           JOIN (SELECT *, false AS of_the_log FROM path UNION ALL
+                 SELECT *, true FROM log_path) AS path ON path.namespace = c.relnamespace
+          WHERE (c.relname, path.of_the_log) IN (SELECT name, of_the_log FROM needed)
           ORDER BY c.relname, path.place)
         UNION ALL
         SELECT '', oid FROM sequence),
@@ -158,7 +177,8 @@ const MISSING: &str = "
                ELSE false END)
     SELECT 0 AS place, current_user::text AS role,
            format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, current_user) AS statement
-      FROM (SELECT DISTINCT c.relnamespace FROM found AS f JOIN pg_class AS c ON c.oid = f.oid) AS used
+      FROM (SELECT DISTINCT c.relnamespace
+              FROM found AS f JOIN needed AS n ON n.name = f.name JOIN pg_class AS c ON c.oid = f.oid) AS used
       JOIN pg_namespace AS n ON n.oid = used.relnamespace
      WHERE NOT has_schema_privilege(n.oid, 'USAGE')
     UNION ALL
@@ -166,6 +186,10 @@ const MISSING: &str = "
            format('GRANT %s ON %s %s TO %I', string_agg(l.privilege, ', ' ORDER BY l.place),
                   CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass, current_user)
       FROM lacking AS l JOIN pg_class AS c ON c.oid = l.oid GROUP BY c.oid, c.relkind
+    UNION ALL
+    SELECT 999, current_user::text,
+           format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user)
+     WHERE $temporary AND NOT has_database_privilege(current_database(), 'TEMPORARY')
     UNION ALL
     -- It would hide rows of our own tables; that of the events is up to the worker.
     SELECT 1000, current_user::text, format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', f.oid::regclass)
@@ -204,7 +228,11 @@ pub(super) async fn refuse_forbidden(
     };
     let schema = &settings.schema;
     let needed = rows_of(&needed(schema, access));
-    let missing = in_path(schema, MISSING).replace("$needed", &needed);
+    // A worker tests the server with a temporary sequence then.
+    let temporary = schema.is_read_only() && access == Some(Access::Work);
+    let missing = in_path(schema, MISSING)
+        .replace("$needed", &needed)
+        .replace("$temporary", &temporary.to_string());
     refuse(connection, missing, to).await
 }
 
@@ -245,29 +273,37 @@ async fn refuse(
 }
 
 fn in_path(schema: &Schema, template: &str) -> String {
-    let schemas = match schema.database_schema_name() {
+    let schemas = |name: Option<&str>| match name {
         Some(name) => format!("ARRAY[{}]", literal(name)),
         None => SEARCH_PATH.to_owned(),
     };
     // The names of the schema last, since they can have braces.
     let statement = schema.render(&template.replace("$path", PATH));
-    statement.replace("$schemas", &schemas)
+    statement
+        .replace("$schemas", &schemas(schema.database_schema_name()))
+        .replace("$log_schemas", &schemas(schema.events_schema_name()))
 }
 
 /// Rows for `VALUES`.
 fn rows_of(needed: &[Needed<'_>]) -> String {
     let rows = needed.iter().flat_map(|one| {
+        let of_the_log = one.of_the_log;
         let columns: Vec<String> = one.columns.iter().copied().map(literal).collect();
         let columns = columns.join(", ");
         let name = literal(one.name.unwrap_or_default());
-        one.privileges
-            .iter()
-            .map(move |privilege| (name.clone(), literal(privilege), columns.clone()))
+        one.privileges.iter().map(move |privilege| {
+            (
+                name.clone(),
+                literal(privilege),
+                columns.clone(),
+                of_the_log,
+            )
+        })
     });
     let rows: Vec<String> = (1..)
         .zip(rows)
-        .map(|(place, (name, privilege, columns))| {
-            format!("({name}, {privilege}, {place}, ARRAY[{columns}]::text[])")
+        .map(|(place, (name, privilege, columns, of_the_log))| {
+            format!("({name}, {privilege}, {place}, ARRAY[{columns}]::text[], {of_the_log})")
         })
         .collect();
     rows.join(", ")

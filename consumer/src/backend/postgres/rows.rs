@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,8 +22,20 @@ impl LogRows for Postgres {
         row.try_get(index).map(Bytes::copy_from_slice)
     }
 
+    fn integer(row: &PgRow, index: usize) -> Result<i64, sqlx::Error> {
+        match row.try_get_raw(index)?.type_info().name() {
+            "INT8" => row.try_get(index),
+            "INT4" => row.try_get::<i32, _>(index).map(i64::from),
+            "INT2" => row.try_get::<i16, _>(index).map(i64::from),
+            _ => parse(row, index),
+        }
+    }
+
     fn event_id(row: &PgRow, index: usize) -> Result<Uuid, sqlx::Error> {
-        row.try_get(index)
+        match row.try_get_raw(index)?.type_info().name() {
+            "UUID" => row.try_get(index),
+            _ => parse(row, index),
+        }
     }
 
     fn metadata(row: &PgRow, index: usize) -> Result<Option<Metadata>, sqlx::Error> {
@@ -50,6 +63,15 @@ impl LogRows for Postgres {
         let micros = i64::from_be_bytes(bytes);
         since_2000(micros).ok_or_else(|| unreadable(index, OutOfRange(micros)))
     }
+}
+
+/// Reads the text of a value whose type has no other form that every row can be cast to.
+fn parse<T>(row: &PgRow, index: usize) -> Result<T, sqlx::Error>
+where
+    T: FromStr<Err: Error + Send + Sync + 'static>,
+{
+    let text: &str = row.try_get(index)?;
+    text.parse().map_err(|error| unreadable(index, error))
 }
 
 /// A `timestamptz` that no program can represent.

@@ -118,7 +118,7 @@ impl Checkpoints for Sqlite {
 
     async fn guard(
         connection: &mut PoolConnection<Self>,
-        _keeps_statements: bool,
+        _settings: &StoreSettings,
         on_thread: Option<OnThread>,
     ) -> Result<HookGuard, sqlx::Error> {
         HookGuard::install(connection, on_thread).await

@@ -1,40 +1,46 @@
 //! Events on SQLite.
 
 use std::fmt::Write as _;
+use std::iter;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::{connect, migrations};
+use super::{catalogue, connect, migrations};
 use crate::backend::append::{Append, Placed};
-use crate::backend::events::{EventStatements, Events, Opened, fetch_events, on_aggregate, select};
+use crate::backend::column_sql::appended;
+use crate::backend::events::{EventStatements, Events, Opened, fetch_events, on_aggregate};
 use crate::backend::json_text::JsonText;
 use crate::backend::log_rows::{LogRow, LogRows as _};
 use crate::backend::sql::Statement;
 use crate::backend::version::KNOWN;
-use crate::backend::{Access, Column, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::backend::{
+    Access, Column, Mismatch, ReadRange, Schema, Sql, SqlType, StoreError, StoreSettings,
+};
 use crate::contract::NewEvent;
+
+/// The time as the default of our own table has it.
+const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 
 /// Changes nothing, and takes the write lock even where there is no such row: a transaction that has
 /// read and then wants to write fails when another one wrote in between, instead of waiting.
 const TAKE_TURN: &str = "
-    UPDATE {heads} SET {aggregate_version} = {aggregate_version}
-     WHERE {aggregate_type} = $1 AND {aggregate_id} = $2";
+    UPDATE {heads} SET {head aggregate_version} = {head aggregate_version} WHERE {head aggregate}";
 
 const INSERT: &str = "
-    INSERT INTO {events} ({aggregate_type}, {aggregate_id}, {aggregate_version}, {event_id},
-        {event_type}, {event_version}, {payload}, {trace_id}, {correlation_id}, {causation_id},
-        {metadata}) VALUES";
+    INSERT INTO {events} ({inserted columns}) VALUES";
 
 const RETURNING: &str = "
     RETURNING {global_position}, {aggregate_version}, {created_at}";
 
 const MOVE_HEAD: &str = "
-    INSERT INTO {heads} ({aggregate_type}, {aggregate_id}, {aggregate_version}) VALUES ($1, $2, $3)
-    ON CONFLICT ({aggregate_type}, {aggregate_id}) DO UPDATE
-    SET {aggregate_version} = excluded.{aggregate_version}, updated_at = excluded.updated_at";
+    INSERT INTO {heads} ({head aggregate_type}, {head aggregate_id}, {head aggregate_version})
+    VALUES ($1, $2, $3)
+    ON CONFLICT ({head aggregate_type}, {head aggregate_id}) DO UPDATE
+    SET {head aggregate_version} = excluded.{head aggregate_version},
+        updated_at = excluded.updated_at";
 
 /// `octet_length` reads the size from the record's header, never the content.
 const SIZE: &str = "octet_length({payload}) + coalesce(octet_length({metadata}), 0)
@@ -81,11 +87,13 @@ pub struct SqliteEventStatements {
     read_range: Sql,
     scoped_sizes: Sql,
     read_positions: Sql,
+    /// The columns that an append fills in.
+    inserted: Vec<Column>,
 }
 
 impl SqliteEventStatements {
     fn new(settings: &StoreSettings) -> Self {
-        let sized = |template: &str| select(settings, &template.replace("{size}", SIZE));
+        let sized = |template: &str| Sql::new(settings, &template.replace("{size}", SIZE));
         Self {
             take_turn: Sql::new(settings, TAKE_TURN),
             insert: Sql::new(settings, INSERT),
@@ -93,18 +101,31 @@ impl SqliteEventStatements {
             move_head: Sql::new(settings, MOVE_HEAD),
             read_range: sized(READ_RANGE),
             scoped_sizes: sized(SCOPED_SIZES),
-            read_positions: select(settings, READ_POSITIONS),
+            read_positions: Sql::new(settings, READ_POSITIONS),
+            inserted: appended(&settings.schema).collect(),
         }
     }
 
-    /// Inserts an event for each of the versions, 10 values each.
+    /// Inserts an event for each of the versions, 10 values each at most.
     ///
     /// The parameters have no numbers: SQLite finds a numbered one by searching all of them.
     fn insert_rows(&self, versions: RangeInclusive<i64>) -> String {
         let mut sql = self.insert.as_ref().to_owned();
         let mut separator = ' ';
         for version in versions {
-            let _ = write!(sql, "{separator}(?, ?, {version}, ?, ?, ?, ?, ?, ?, ?, ?)");
+            sql.push(separator);
+            for (column, before) in self
+                .inserted
+                .iter()
+                .zip(iter::once('(').chain(iter::repeat(',')))
+            {
+                let _ = match column {
+                    Column::AggregateVersion => write!(sql, "{before}{version}"),
+                    Column::CreatedAt => write!(sql, "{before}{NOW}"),
+                    _ => write!(sql, "{before}?"),
+                };
+            }
+            sql.push(')');
             separator = ',';
         }
         sql.push_str(self.returning.as_ref());
@@ -121,6 +142,9 @@ impl Events for Sqlite {
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = "";
+    const EVENTS: &'static str = migrations::EVENTS;
+    const HEADS: &'static str = migrations::HEADS;
+    const SCOPE_INDEX: &'static str = migrations::SCOPE_INDEX;
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
 
     fn may_have_begun_before(error: &sqlx::Error) -> bool {
@@ -137,8 +161,8 @@ impl Events for Sqlite {
     }
 
     fn accepts(schema: &Schema) -> Result<(), StoreError> {
-        match schema.database_schema_name() {
-            None => Ok(()),
+        match schema.events_schema_name() {
+            None => catalogue::refuse_types(schema),
             Some(name) => Err(StoreError::InvalidIdentifier {
                 what: "a database schema",
                 name: name.to_owned(),
@@ -197,6 +221,10 @@ impl Events for Sqlite {
         code == Some(BUSY)
     }
 
+    fn is_concurrent(error: &sqlx::Error) -> bool {
+        Self::is_held(error)
+    }
+
     async fn lock_holders(
         _connection: &mut SqliteConnection,
         _settings: &StoreSettings,
@@ -205,11 +233,19 @@ impl Events for Sqlite {
         Ok(Vec::new())
     }
 
-    async fn nullable_columns(
+    async fn mismatches(
         connection: &mut SqliteConnection,
-        schema: &Schema,
-    ) -> Result<Vec<String>, StoreError> {
-        migrations::nullable_columns(connection, schema).await
+        settings: &StoreSettings,
+    ) -> Result<Option<Vec<Mismatch>>, StoreError> {
+        catalogue::mismatches(connection, settings).await
+    }
+
+    async fn head_mismatches(
+        _connection: &mut SqliteConnection,
+        _settings: &StoreSettings,
+    ) -> Result<Vec<Mismatch>, StoreError> {
+        // Columns have no types.
+        Ok(Vec::new())
     }
 
     async fn check_positions(
@@ -226,7 +262,7 @@ impl Events for Sqlite {
     ) -> Result<Vec<Placed>, StoreError> {
         let take_turn = on_aggregate::<Self>(&statements.own.take_turn, append.aggregate());
         take_turn.execute(tx).await?;
-        let base = Self::current_version(tx, statements, append).await?;
+        let base = Self::current_version(tx, statements, append.aggregate()).await?;
         if !append.expected.admits(base) {
             return Err(append.conflict(Some(base)));
         }
@@ -330,18 +366,27 @@ async fn insert_rows(
     let mut query = sqlx::query(AssertSqlSafe(sql))
         // The text depends on the number of events: not worth a place in the cache.
         .persistent(false);
+    let is_text = statements.settings.schema.type_of(Column::Payload) == SqlType::Text;
     for (event, metadata) in events.iter().zip(metadata) {
-        query = query
-            .bind(event.aggregate_type.as_ref().to_owned())
-            .bind(event.aggregate_id.as_ref().to_owned())
-            .bind(event.event_id.hyphenated().to_string())
-            .bind(event.event_type.as_ref().to_owned())
-            .bind(event.event_version)
-            .bind(event.payload.to_vec())
-            .bind(event.trace_id.clone())
-            .bind(event.correlation_id.clone())
-            .bind(event.causation_id.clone())
-            .bind(metadata.map(|text| text.as_str().to_owned()));
+        for column in &statements.own.inserted {
+            query = match column {
+                Column::AggregateType => query.bind(event.aggregate_type.as_ref().to_owned()),
+                Column::AggregateId => query.bind(event.aggregate_id.as_ref().to_owned()),
+                Column::EventId => query.bind(event.event_id.hyphenated().to_string()),
+                Column::EventType => query.bind(event.event_type.as_ref().to_owned()),
+                Column::EventVersion => query.bind(event.event_version),
+                Column::Payload if is_text => {
+                    query.bind(String::from_utf8_lossy(&event.payload).into_owned())
+                }
+                Column::Payload => query.bind(event.payload.to_vec()),
+                Column::TraceId => query.bind(event.trace_id.clone()),
+                Column::CorrelationId => query.bind(event.correlation_id.clone()),
+                Column::CausationId => query.bind(event.causation_id.clone()),
+                Column::Metadata => query.bind(metadata.map(|text| text.as_str().to_owned())),
+                // The version and the time are part of the statement; the position is the database's.
+                Column::AggregateVersion | Column::GlobalPosition | Column::CreatedAt => query,
+            };
+        }
     }
     query
         .try_map(|row| Sqlite::placed(&row))

@@ -98,15 +98,8 @@ impl SqliteWatch {
     }
 
     async fn refuse_reset(&self, connection: &mut SqliteConnection) -> Result<(), FrontierError> {
-        let last_value = given_out(&self.events, connection).await?;
-        if last_value >= self.head {
-            return Ok(());
-        }
-        Err(FrontierError::Log(LogProblem::Reset {
-            what: "the settled frontier".into(),
-            position: self.head,
-            last_value,
-        }))
+        self.refuse_above(connection, "the settled frontier".into(), self.head)
+            .await
     }
 }
 
@@ -134,8 +127,21 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         Ok(())
     }
 
-    async fn given_out(&self, connection: &mut SqliteConnection) -> Result<i64, FrontierError> {
-        Ok(given_out(&self.events, connection).await?)
+    async fn refuse_above(
+        &self,
+        connection: &mut SqliteConnection,
+        what: String,
+        position: i64,
+    ) -> Result<(), FrontierError> {
+        let last_value = given_out(&self.events, connection).await?;
+        if position <= last_value {
+            return Ok(());
+        }
+        Err(FrontierError::Log(LogProblem::Reset {
+            what,
+            position,
+            last_value,
+        }))
     }
 
     async fn observe(

@@ -24,7 +24,9 @@ CREATE TABLE IF NOT EXISTS {versions} (
 );
 ";
 
-const V1: &str = "
+macro_rules! events {
+    () => {
+        "
 -- AUTOINCREMENT: a position is never given out twice, also not after the last event was deleted.
 CREATE TABLE IF NOT EXISTS {events} (
     {global_position} INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,7 +45,13 @@ CREATE TABLE IF NOT EXISTS {events} (
     UNIQUE ({aggregate_type}, {aggregate_id}, {aggregate_version})
 );
 
-CREATE TABLE IF NOT EXISTS {heads} (
+"
+    };
+}
+
+macro_rules! heads {
+    () => {
+        "CREATE TABLE IF NOT EXISTS {heads} (
     {aggregate_type} TEXT NOT NULL,
     {aggregate_id} TEXT NOT NULL,
     {aggregate_version} INTEGER NOT NULL,
@@ -51,10 +59,29 @@ CREATE TABLE IF NOT EXISTS {heads} (
     PRIMARY KEY ({aggregate_type}, {aggregate_id})
 );
 
--- What reads of one aggregate type rest on.
+"
+    };
+}
+
+macro_rules! scope_index {
+    () => {
+        "-- What reads of one aggregate type rest on.
 CREATE INDEX IF NOT EXISTS consumer_events_scope ON {events} ({aggregate_type}, {global_position});
 
--- A row for each slice of each version of a consumer; its position is the checkpoint. Times are
+"
+    };
+}
+
+/// The beginning of the first version: the tables of the log.
+pub(super) const EVENTS: &str = events!();
+pub(super) const HEADS: &str = heads!();
+pub(super) const SCOPE_INDEX: &str = scope_index!();
+
+const V1: &str = concat!(
+    events!(),
+    heads!(),
+    scope_index!(),
+    "-- A row for each slice of each version of a consumer; its position is the checkpoint. Times are
 -- milliseconds since 1970. It has handled what is after `began` and up to its position.
 CREATE TABLE IF NOT EXISTS {progress} (
     consumer TEXT NOT NULL,
@@ -102,7 +129,8 @@ CREATE TABLE IF NOT EXISTS {parked} (
 -- Keys of an index have no maximum length here, as they have on Postgres.
 CREATE INDEX IF NOT EXISTS consumer_parked_aggregate
     ON {parked} (consumer, version, aggregate_type, aggregate_id);
-";
+"
+);
 
 const V2: &str = "
 -- Which version of a consumer serves, where it was chosen.
@@ -216,23 +244,6 @@ pub(super) async fn add_later_columns(
         }
     }
     Ok(())
-}
-
-/// Not the primary key: an alias of the row id is never NULL, although the catalogue calls it nullable.
-const NULLABLE: &str = r#"
-    SELECT c.name FROM sqlite_schema AS s JOIN pragma_table_info(s.name) AS c
-     WHERE s.type = 'table' AND s.name = $1 COLLATE NOCASE AND c."notnull" = 0 AND c.pk = 0
-     ORDER BY c.cid"#;
-
-/// The columns of the table of events that can be NULL.
-pub(super) async fn nullable_columns(
-    connection: &mut SqliteConnection,
-    schema: &Schema,
-) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar(NULLABLE)
-        .bind(schema.events_name())
-        .fetch_all(connection)
-        .await?)
 }
 
 /// Only `AUTOINCREMENT` keeps SQLite from giving the position of a deleted event to a new one. It is

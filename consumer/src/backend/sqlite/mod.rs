@@ -3,9 +3,11 @@
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteQueryResult;
 
+use super::column::{Column, SqlType};
 use super::dialect::Dialect;
 use super::driver::{Driver, PlainQuery};
 
+mod catalogue;
 #[cfg(feature = "worker")]
 mod checkpoints;
 mod connect;
@@ -38,7 +40,19 @@ const DIALECT: Dialect = Dialect {
     for_update: "",
     indexed: "TRUE",
     message: "$",
+    value,
+    id: |_| "$",
+    inserted: |_, _| "$",
 };
+
+/// A value of the log, `$`, as it is decoded. The column of an id that is an integer converts the texts
+/// that it is compared with.
+fn value(column: Column, sql_type: SqlType) -> &'static str {
+    match (column, sql_type) {
+        (Column::AggregateId, SqlType::Integer | SqlType::BigInt) => "CAST($ AS TEXT)",
+        _ => "$",
+    }
+}
 
 impl Driver for Sqlite {
     const DIALECT: Dialect = DIALECT;

@@ -20,6 +20,10 @@ impl LogRows for Sqlite {
         Ok(Bytes::copy_from_slice(payload))
     }
 
+    fn integer(row: &SqliteRow, index: usize) -> Result<i64, sqlx::Error> {
+        row.try_get(index)
+    }
+
     /// Our own ids are text, which people can read; another program's table may have 16 bytes.
     fn event_id(row: &SqliteRow, index: usize) -> Result<Uuid, sqlx::Error> {
         let value = bytes(row, index)?.unwrap_or_default();

@@ -379,6 +379,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let failed = self.retried(claim).map_or(0, |_| claim.checkpoint.attempts);
         Arc::new(
             Context::new(Arc::clone(&self.segment.key.consumer.name))
+                .with_log_name(Arc::clone(&self.shared.log_name))
                 .with_version(self.segment.key.consumer.version)
                 .with_attempt(failed.saturating_add(1))
                 .with_replay(is_replay)
@@ -549,7 +550,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(BatchError::at(0, defect).into());
         }
         if self.retried(&ready.claim).is_some() {
-            metrics::retry(&self.segment.key);
+            metrics::retry(&self.shared.log_name, &self.segment.key);
         }
         let settings = &self.segment.consumer.settings;
         let limits = Limits {

@@ -562,18 +562,18 @@ impl<DB: Backend> Lane<DB> {
         took: Duration,
         span: &tracing::Span,
     ) {
-        let key = &self.segment.key;
+        let (log, key) = (&*self.shared.log_name, &self.segment.key);
         match result {
             Ok(Outcome::Saved { position, tally }) => {
                 span.record("to", position);
-                metrics::batch(key, tally.events, took);
-                metrics::parked_or_skipped(key, tally.parked, tally.skipped);
+                metrics::batch(log, key, tally.events, took);
+                metrics::parked_or_skipped(log, key, tally.parked, tally.skipped);
             }
-            Ok(Outcome::Failed { .. }) => metrics::error(key, "handler"),
+            Ok(Outcome::Failed { .. }) => metrics::error(log, key, "handler"),
             Ok(_) => {}
-            Err(AttemptError::EndedTransaction { .. }) => metrics::error(key, "commit"),
+            Err(AttemptError::EndedTransaction { .. }) => metrics::error(log, key, "commit"),
             Err(AttemptError::Database(_) | AttemptError::StaleConnection) => {
-                metrics::error(key, "database");
+                metrics::error(log, key, "database");
             }
         }
         span.record("duration_ms", took.as_secs_f64() * 1000.0);

@@ -39,6 +39,8 @@ pub(crate) struct Log<DB: Backend> {
     cache_bytes: u64,
     continuity: Continuity,
     seen: Mutex<SeenPositions>,
+    /// The name of the log, for metrics.
+    name: String,
     /// Whether a read takes one exchange with the server even outside a transaction.
     keeps_statements: bool,
     timeouts: Timeouts,
@@ -49,6 +51,7 @@ impl<DB: Backend> Log<DB> {
     pub(crate) fn new(store: EventStore<DB>, cache_bytes: u64, timeouts: Timeouts) -> Self {
         Self {
             keeps_statements: store.keeps_statements(),
+            name: store.schema().log_name(),
             store,
             reader: tokio::sync::Mutex::new(None),
             cache: Mutex::new(Cache::default()),
@@ -86,13 +89,13 @@ impl<DB: Backend> Log<DB> {
         batch_len: usize,
     ) -> Result<Arc<LogRange>, StoreError> {
         if let Some(range) = self.cached(after, incarnation) {
-            metrics::cache(true);
+            metrics::cache(&self.name, true);
             return Ok(range);
         }
         let mut reader = self.reader.lock().await;
         // Another lane may have read it while this one waited for the reader.
         let cached = self.cached(after, incarnation);
-        metrics::cache(cached.is_some());
+        metrics::cache(&self.name, cached.is_some());
         if let Some(range) = cached {
             return Ok(range);
         }
@@ -256,7 +259,7 @@ impl<DB: Backend> Log<DB> {
                 version,
                 last,
             } = skipped;
-            metrics::continuity_break();
+            metrics::continuity_break(&self.name);
             tracing::error!(
                 position,
                 aggregate_type,

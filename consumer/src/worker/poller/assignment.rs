@@ -119,6 +119,8 @@ impl<DB: Backend> Clone for NewLane<DB> {
 
 /// Starts a lane for each row.
 pub(crate) struct LaneAssigner<DB: Backend> {
+    /// The name of the log, for metrics.
+    pub(crate) log_name: Arc<str>,
     pub(crate) consumers: Vec<Arc<WorkerConsumer<DB>>>,
     pub(crate) progress: Arc<WorkerProgress>,
     pub(crate) new_lanes: mpsc::UnboundedSender<NewLane<DB>>,
@@ -142,7 +144,7 @@ impl<DB: Backend> LaneAssigner<DB> {
         let LaneChanges { added, removed } = self.progress.update_lanes(&own);
         for lane in removed {
             // Otherwise the gauge would show its last value until the process ends.
-            metrics::lag(&lane.key, 0, Duration::ZERO);
+            metrics::lag(&self.log_name, &lane.key, 0, Duration::ZERO);
         }
         for progress in added {
             let Some(consumer) = consumers.get(&progress.key.consumer) else {

@@ -20,7 +20,12 @@ impl<DB: Backend> Poller<DB> {
                 version: report.version,
             };
             let label = report.state.metric_label();
-            metrics::state(&consumer, &ConsumerState::METRIC_LABELS, label);
+            metrics::state(
+                &self.shared.log_name,
+                &consumer,
+                &ConsumerState::METRIC_LABELS,
+                label,
+            );
         }
     }
 
@@ -39,7 +44,7 @@ impl<DB: Backend> Poller<DB> {
             let after = row.map_or(head, |row| after.unwrap_or(row.position));
             let after = after.min(head);
             let age = self.age_after(&lane, after, head).await;
-            metrics::lag(&lane.key, head - after, age);
+            metrics::lag(&self.shared.log_name, &lane.key, head - after, age);
         }
     }
 
@@ -105,7 +110,8 @@ impl<DB: Backend> Poller<DB> {
         let Ok(counts) = counts else { return };
         for consumer in &self.assigner.consumers {
             let own = counts.iter().find(|(other, _)| other == consumer.id());
-            metrics::parked(consumer.id(), own.map_or(0, |(_, events)| *events));
+            let parked = own.map_or(0, |(_, events)| *events);
+            metrics::parked(&self.shared.log_name, consumer.id(), parked);
         }
     }
 }

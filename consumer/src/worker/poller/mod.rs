@@ -174,7 +174,7 @@ impl<DB: Backend> Poller<DB> {
         let observed = self.observed();
         self.shared.progress.record_poll(observed.settled, None);
         let waited = self.waiting_since.map(|since| since.elapsed());
-        metrics::frontier(&observed, waited.unwrap_or_default());
+        metrics::frontier(&self.shared.log_name, &observed, waited.unwrap_or_default());
         if snapshot_is_due {
             self.measure_lanes().await;
         }
@@ -218,7 +218,7 @@ impl<DB: Backend> Poller<DB> {
             self.waiting_since = observed.waiting.then(Instant::now);
             self.warned_at = None;
             self.shared.progress.set_frontier_wait(None);
-            metrics::blockers(0);
+            metrics::blockers(&self.shared.log_name, 0);
         }
         self.frontier.send_if_modified(|last| {
             let is_new = *last != observed;
@@ -337,7 +337,7 @@ impl<DB: Backend> Poller<DB> {
             Ok(connection) => self.watch.blockers(connection).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         };
-        metrics::blockers(blockers.len());
+        metrics::blockers(&self.shared.log_name, blockers.len());
         let position = self.observed().settled;
         for blocker in &blockers {
             tracing::warn!("frontier waits at {position} for {blocker}");

@@ -1,6 +1,6 @@
 //! Detects checkpoints of a log that was reset.
 
-use crate::backend::{Backend, FrontierError, FrontierWatch as _, LogProblem, SnapshotRow};
+use crate::backend::{Backend, FrontierError, FrontierWatch as _, SnapshotRow};
 
 /// Refuses a checkpoint above the highest position that the log has given out: the events that get the
 /// positions below it would be left out.
@@ -13,14 +13,7 @@ pub(crate) async fn refuse_checkpoints_above<DB: Backend>(
     let Some(highest) = rows.max_by_key(|row| row.position) else {
         return Ok(());
     };
+    let what = format!("the checkpoint of `{}`", highest.key.consumer.name);
     // After the rows: what other processes handle meanwhile was given out before.
-    let last_value = watch.given_out(connection).await?;
-    if highest.position <= last_value {
-        return Ok(());
-    }
-    Err(FrontierError::Log(LogProblem::Reset {
-        what: format!("the checkpoint of `{}`", highest.key.consumer.name),
-        position: highest.position,
-        last_value,
-    }))
+    watch.refuse_above(connection, what, highest.position).await
 }

@@ -1,0 +1,50 @@
+//! The types of columns on Postgres: how their values are sent and returned.
+
+use crate::backend::{Column, SqlType};
+
+/// A value of the log, `$`, as it is decoded.
+///
+/// `convert_to`, since a cast of text to `bytea` would read backslashes as escapes.
+pub(super) fn value(column: Column, sql_type: SqlType) -> &'static str {
+    match (column, sql_type) {
+        (Column::GlobalPosition, SqlType::Integer) => "$::bigint",
+        (Column::AggregateVersion | Column::EventVersion, SqlType::Numeric) => {
+            "trim_scale($)::text"
+        }
+        (Column::AggregateId, SqlType::Uuid | SqlType::Integer | SqlType::BigInt)
+        | (Column::TraceId | Column::CorrelationId | Column::CausationId, SqlType::Uuid) => {
+            "$::text"
+        }
+        (Column::Payload, SqlType::Json | SqlType::Jsonb) => {
+            "convert_to(coalesce($::text, '{}'), 'UTF8')"
+        }
+        (Column::Payload, SqlType::Text) => "convert_to($, 'UTF8')",
+        (Column::CreatedAt, SqlType::Timestamp) => "($ AT TIME ZONE 'UTC')",
+        _ => "$",
+    }
+}
+
+/// An aggregate id, the parameter `$`, as it is compared with the column.
+pub(super) fn id(sql_type: SqlType) -> &'static str {
+    match sql_type {
+        SqlType::Uuid => "$::uuid",
+        SqlType::Integer => "$::integer",
+        SqlType::BigInt => "$::bigint",
+        _ => "$",
+    }
+}
+
+/// A value of an append, `$`, as the column takes it.
+pub(super) fn inserted(column: Column, sql_type: SqlType) -> &'static str {
+    match (column, sql_type) {
+        (Column::Payload, SqlType::Text) => "convert_from($, 'UTF8')",
+        (Column::Payload, SqlType::Json) => "convert_from($, 'UTF8')::json",
+        (Column::Payload, SqlType::Jsonb) => "convert_from($, 'UTF8')::jsonb",
+        (Column::Metadata, SqlType::Jsonb) => "$::jsonb",
+        (Column::Metadata, SqlType::Json) => "$::json",
+        (Column::EventId, SqlType::Text) => "$::text",
+        (Column::TraceId | Column::CorrelationId | Column::CausationId, SqlType::Uuid) => "$::uuid",
+        (Column::CreatedAt, SqlType::Timestamp) => "$ AT TIME ZONE 'UTC'",
+        _ => "$",
+    }
+}

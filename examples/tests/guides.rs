@@ -1,0 +1,76 @@
+//! Runs the programs of the guides to existing tables and to tenants, whose code the guides show.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::process::Command;
+
+use consumer_tests::TestPostgres;
+
+/// The blocks of a language in a guide.
+fn blocks(guide: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}");
+    let mut lines = guide.lines();
+    let mut blocks = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.starts_with("```") {
+            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if line == fence {
+                blocks.push(text.join("\n"));
+            }
+        }
+    }
+    blocks
+}
+
+fn assert_shown(guide: &str, program: &str) {
+    let code = blocks(guide, "rs");
+    assert!(code.len() >= 3, "only {} blocks of code", code.len());
+    for block in code {
+        assert!(
+            format!("\n{program}").contains(&format!("\n{block}\n")),
+            "the program does not contain\n{block}"
+        );
+    }
+}
+
+async fn run(program: &str, arguments: &[&str]) -> String {
+    let database = TestPostgres::shared().await.database().await;
+    let output = Command::new(program)
+        .args(arguments)
+        .env("DATABASE_URL", &database.url)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_guide_to_existing_tables_shows_what_its_program_does() {
+    let guide = include_str!("../../consumer/src/guide/existing_tables.md");
+    assert_shown(guide, include_str!("../src/bin/existing_table.rs"));
+    let printed = run(env!("CARGO_BIN_EXE_existing_table"), &[]).await;
+    let lines = &blocks(guide, "text")[0];
+    assert_eq!(printed, format!("{lines}\nrevenue: 42\n"));
+}
+
+#[tokio::test]
+async fn the_guide_to_tenants_shows_what_its_program_does() {
+    let guide = include_str!("../../consumer/src/guide/tenants.md");
+    assert_shown(guide, include_str!("../src/bin/tenants.rs"));
+    let printed = run(env!("CARGO_BIN_EXE_tenants"), &["acme", "umbrella"]).await;
+    let mut lines: Vec<&str> = printed.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "acme.events: acme's user",
+            "umbrella.events: umbrella's user"
+        ]
+    );
+}

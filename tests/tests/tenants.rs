@@ -1,0 +1,258 @@
+//! One schema of Postgres for each tenant, and one worker for each schema in one process.
+
+use std::sync::{Arc, Mutex};
+
+use consumer::admin::Admin;
+use consumer::prelude::*;
+use consumer::{OnError, PgEventStore, ReadModel, Schema, Settings, Worker};
+use consumer_tests::{
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
+    test_on,
+};
+use sqlx::{Postgres, Row as _};
+
+test_on!(
+    [postgres, through_a_pooler],
+    each_tenants_handlers_write_their_own_tables,
+    what_a_handler_sets_does_not_change_the_next_ones_schema,
+    a_schema_in_the_search_path_reaches_no_other_consumer
+);
+
+/// The names of schemas are quoted wherever they appear.
+const TENANTS: [&str; 2] = ["acme", "Söhne & Co"];
+
+/// A store for each tenant, over the same pool.
+async fn tenants(db: &Database<Postgres>) -> Vec<PgEventStore> {
+    db.execute("CREATE TABLE shared (tenant_table TEXT NOT NULL)")
+        .await;
+    let mut stores = Vec::new();
+    for tenant in TENANTS {
+        let schema = Schema::default().database_schema(tenant).in_search_path();
+        let store = db.store.clone().with_schema(schema).unwrap();
+        store.migrate().await.unwrap();
+        db.execute(&format!(
+            "CREATE TABLE \"{tenant}\".users (id TEXT NOT NULL, log TEXT NOT NULL)"
+        ))
+        .await;
+        stores.push(store);
+    }
+    stores
+}
+
+async fn append(store: &PgEventStore, id: &str) {
+    let event = [NewEvent::new("User", id, "Registered", "{}")];
+    store.append(ExpectedVersion::Any, &event).await.unwrap();
+}
+
+/// Writes each user into the table that an unqualified name finds.
+fn users(name: &str) -> TestConsumer<Postgres> {
+    consumer(name, |cx, tx, event| {
+        let (id, log) = (event.aggregate_id.clone(), cx.log().to_owned());
+        Box::pin(async move {
+            let insert = "INSERT INTO users VALUES ($1, $2)";
+            sqlx::query(insert)
+                .bind(id)
+                .bind(log)
+                .persistent(false)
+                .execute(&mut *tx)
+                .await?;
+            let shared = "INSERT INTO shared VALUES ('users')";
+            sqlx::query(shared).persistent(false).execute(tx).await?;
+            Ok(())
+        })
+    })
+}
+
+/// The users in a tenant's table, with the log that their handler was told.
+async fn written(db: &Database<Postgres>, tenant: &str) -> Vec<String> {
+    db.texts(&format!(
+        "SELECT id || ' of ' || log FROM \"{tenant}\".users ORDER BY id"
+    ))
+    .await
+}
+
+async fn each_tenants_handlers_write_their_own_tables(db: Database<Postgres>) {
+    let stores = tenants(&db).await;
+    let workers: Vec<Running<Postgres>> = stores
+        .iter()
+        .map(|store| Running::start(Worker::builder(store.clone()).consumer(users("users"))))
+        .collect();
+    for (store, tenant) in stores.iter().zip(TENANTS) {
+        for n in 0..5 {
+            append(store, &format!("{tenant}-{n}")).await;
+        }
+    }
+    for worker in &workers {
+        patiently("it catches up", worker.caught_up())
+            .await
+            .unwrap();
+    }
+    for worker in workers {
+        let report = worker.stop().await;
+        assert!(!report.has_failures(), "{report}");
+    }
+    for tenant in TENANTS {
+        let expected: Vec<String> = (0..5)
+            .map(|n| format!("{tenant}-{n} of {tenant}.events"))
+            .collect();
+        assert_eq!(written(&db, tenant).await, expected);
+    }
+    // What a tenant's schema lacks is found in the schemas of the connection.
+    assert_eq!(db.number("SELECT count(*) FROM shared").await, 10);
+}
+
+async fn what_a_handler_sets_does_not_change_the_next_ones_schema(db: Database<Postgres>) {
+    let stores = tenants(&db).await;
+    let paths: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&paths);
+    let setting = consumer("setting", move |_, tx: &mut sqlx::PgConnection, _| {
+        let seen = Arc::clone(&seen);
+        Box::pin(async move {
+            let path = sqlx::raw_sql("SHOW search_path")
+                .fetch_one(&mut *tx)
+                .await?
+                .try_get(0)?;
+            seen.lock().unwrap().push(path);
+            Ok(Postgres::execute_sql(tx, "SET search_path = pg_temp").await?)
+        })
+    });
+    for n in 0..3 {
+        append(&stores[1], &format!("u-{n}")).await;
+    }
+    let setting = setting.settings(Settings::default().batch_size(1));
+    let report = run_once(Worker::builder(stores[1].clone()).consumer(setting)).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(*paths.lock().unwrap(), ["\"Söhne & Co\", public"; 3]);
+}
+
+async fn a_schema_in_the_search_path_reaches_no_other_consumer(db: Database<Postgres>) {
+    let stores = tenants(&db).await;
+    append(&stores[0], "u-1").await;
+    run_once(Worker::builder(stores[0].clone()).consumer(users("users"))).await;
+    // Neither a worker on the same pool that did not ask for it, nor the pool's other users.
+    let path: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&path);
+    let asking = consumer("asking", move |_, tx: &mut sqlx::PgConnection, _| {
+        let seen = Arc::clone(&seen);
+        Box::pin(async move {
+            let path = sqlx::raw_sql("SHOW search_path")
+                .fetch_one(tx)
+                .await?
+                .try_get(0)?;
+            seen.lock().unwrap().push(path);
+            Ok(())
+        })
+    });
+    let schema = Schema::default().database_schema(TENANTS[0]);
+    let store = db.store.clone().with_schema(schema).unwrap();
+    run_once(Worker::builder(store).consumer(asking)).await;
+    assert_eq!(*path.lock().unwrap(), ["\"$user\", public"]);
+    for _ in 0..20 {
+        assert_eq!(db.texts("SHOW search_path").await, ["\"$user\", public"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_that_is_named_last_still_comes_first() {
+    let db = Database::<Postgres>::fresh().await;
+    let stores = tenants(&db).await;
+    db.execute("CREATE FUNCTION acme.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT NULL::timestamptz $$")
+        .await;
+    let pool =
+        sqlx::postgres::PgPoolOptions::new().after_connect(|conn: &mut sqlx::PgConnection, _| {
+            Box::pin(Postgres::execute_sql(
+                conn,
+                "SET search_path = pg_catalog, public",
+            ))
+        });
+    let store = PgEventStore::new(pool.connect(&db.url).await.unwrap());
+    let store = store.with_schema(stores[0].schema().clone()).unwrap();
+    append(&store, "u-1").await;
+    let now = consumer("now", |_, tx: &mut sqlx::PgConnection, _| {
+        Box::pin(async move {
+            let is_null: bool = sqlx::raw_sql("SELECT now() IS NULL")
+                .fetch_one(tx)
+                .await?
+                .try_get(0)?;
+            if is_null {
+                Err("another function".into())
+            } else {
+                Ok(())
+            }
+        })
+    });
+    let report = run_once(Worker::builder(store).consumer(now)).await;
+    assert!(!report.has_failures(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_call_handlers_do_so_in_the_tenants_schema() {
+    let db = Database::<Postgres>::fresh().await;
+    let store = tenants(&db).await.remove(1);
+    append(&store, "u-1").await;
+    let failing = consumer("users", |_, _: &mut sqlx::PgConnection, _| {
+        Box::pin(async { Err("as told".into()) })
+    });
+    let settings = impatient().retries(0).on_error(OnError::Park);
+    run_once(Worker::builder(store.clone()).consumer(failing.settings(settings))).await;
+    let admin: Admin<Postgres> = Worker::builder(store.clone())
+        .consumer(users("users"))
+        .admin()
+        .unwrap();
+    assert_eq!(admin.status().await.unwrap().log, "Söhne & Co.events");
+    let retried = admin.retry_parked("users", None).await.unwrap();
+    assert_eq!(
+        written(&db, TENANTS[1]).await,
+        ["u-1 of Söhne & Co.events"],
+        "{retried:?}"
+    );
+}
+
+#[derive(Debug, ReadModel)]
+#[read_model(table = "accounts")]
+struct Account {
+    #[read_model(key)]
+    id: String,
+    log: String,
+}
+
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(aggregate = "User")]
+struct Registered {}
+
+#[derive(Default)]
+struct Accounts;
+
+#[consumer(name = "accounts", aggregates = ["User"], read_model = Account)]
+impl Accounts {
+    #[on]
+    fn registered(&self, cx: &Context, event: Envelope<'_, Registered>) -> Account {
+        Account {
+            id: event.aggregate_id.clone(),
+            log: cx.log().to_owned(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_has_the_tables_of_read_models_in_its_schema() {
+    let db = Database::<Postgres>::fresh().await;
+    for store in tenants(&db).await {
+        append(&store, "u-1").await;
+        let report = run_once(Worker::builder(store).consumer(Accounts)).await;
+        assert!(!report.has_failures(), "{report}");
+    }
+    for tenant in TENANTS {
+        let rows = db
+            .texts(&format!(
+                "SELECT id || ' of ' || log FROM \"{tenant}\".accounts"
+            ))
+            .await;
+        assert_eq!(rows, [format!("u-1 of {tenant}.events")]);
+    }
+    assert_eq!(
+        db.number("SELECT count(*) FROM pg_class WHERE relname = 'accounts_v1'")
+            .await,
+        2
+    );
+}
