@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
 
+use crate::contract::driver_text;
+
 /// An error of sqlx whose cause is printed once.
 ///
 /// sqlx writes the cause of an error into its message, and returns it from `source()` as well, so a
@@ -42,12 +44,15 @@ impl From<sqlx::Error> for DriverError {
 
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&driver_text(&self.0))
     }
 }
 
 impl Error for DriverError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
+        if matches!(self.0, sqlx::Error::Database(_)) {
+            return None;
+        }
         let message = self.0.to_string();
         let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
         causes.find(|cause| !message.ends_with(&cause.to_string()))

@@ -7,6 +7,8 @@ use super::dialect::Dialect;
 use super::driver::{Driver, PlainQuery};
 
 #[cfg(feature = "worker")]
+mod browse;
+#[cfg(feature = "worker")]
 mod checkpoints;
 mod connect;
 mod events;
