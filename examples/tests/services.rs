@@ -88,7 +88,10 @@ async fn a_user_of_the_web_application_reads_their_own_write() {
     }
     let overview = client.get(format!("{url}/ops")).send().await.unwrap();
     let overview = overview.text().await.unwrap();
-    assert!(overview.contains("href=\"/ops/consumers/web.users/1\""), "{overview}");
+    assert!(
+        overview.contains("href=\"/ops/consumers/web.users/1\""),
+        "{overview}"
+    );
     let metrics = client.get(format!("{url}/metrics")).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     assert!(

@@ -35,7 +35,9 @@ pub struct Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // The driver ends its browser with it.
-        let _ = Command::new("kill").args(["-TERM", &self.driver.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-TERM", &self.driver.id().to_string()])
+            .status();
         let _ = self.driver.wait();
     }
 }
@@ -112,7 +114,8 @@ impl Browser {
         let metrics = json!({
             "width": screen.width, "height": 900, "deviceScaleFactor": 1, "mobile": false,
         });
-        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics)
+            .await;
         let scheme = if screen.is_dark { "dark" } else { "light" };
         let features = json!({
             "features": [{ "name": "prefers-color-scheme", "value": scheme }],
@@ -124,7 +127,10 @@ impl Browser {
     pub async fn picture(&self, most: u32) -> Vec<u8> {
         let size = self.devtools("Page.getLayoutMetrics", json!({})).await;
         let size = &size["cssContentSize"];
-        let height = size["height"].as_f64().unwrap_or(900.0).min(f64::from(most));
+        let height = size["height"]
+            .as_f64()
+            .unwrap_or(900.0)
+            .min(f64::from(most));
         let clip = json!({
             "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1,
         });
@@ -135,12 +141,14 @@ impl Browser {
 
     /// Runs a function of the page and returns its result.
     pub async fn run(&self, script: &str) -> Value {
-        self.tell("/execute/sync", &json!({ "script": script, "args": [] })).await
+        self.tell("/execute/sync", &json!({ "script": script, "args": [] }))
+            .await
     }
 
     /// Runs a function of the page that calls its last argument with the result.
     pub async fn run_async(&self, script: &str) -> Value {
-        self.tell("/execute/async", &json!({ "script": script, "args": [] })).await
+        self.tell("/execute/async", &json!({ "script": script, "args": [] }))
+            .await
     }
 
     /// Finds the elements of a selector.
@@ -157,17 +165,23 @@ impl Browser {
         for element in self.found("xpath", &path).await {
             let shown = self.get(&format!("/element/{}/displayed", element.0)).await;
             if shown == json!(true) {
-                self.tell(&format!("/element/{}/click", element.0), &json!({})).await;
+                self.tell(&format!("/element/{}/click", element.0), &json!({}))
+                    .await;
                 return;
             }
             seen.push_str(" (hidden)");
         }
-        panic!("no `{text}`{seen} on {}:\n{}", self.url().await, self.text().await);
+        panic!(
+            "no `{text}`{seen} on {}:\n{}",
+            self.url().await,
+            self.text().await
+        );
     }
 
     /// Clicks on an element.
     pub async fn click_on(&self, element: &Element) {
-        self.tell(&format!("/element/{}/click", element.0), &json!({})).await;
+        self.tell(&format!("/element/{}/click", element.0), &json!({}))
+            .await;
     }
 
     /// What a reader sees of the page.
@@ -200,11 +214,14 @@ impl Browser {
     pub async fn press(&self, keys: &str) {
         let active = self.get("/element/active").await;
         let id = active[ELEMENT].as_str().expect("an element");
-        self.tell(&format!("/element/{id}/value"), &json!({ "text": keys })).await;
+        self.tell(&format!("/element/{id}/value"), &json!({ "text": keys }))
+            .await;
     }
 
     async fn found(&self, using: &str, value: &str) -> Vec<Element> {
-        let found = self.tell("/elements", &json!({ "using": using, "value": value })).await;
+        let found = self
+            .tell("/elements", &json!({ "using": using, "value": value }))
+            .await;
         let elements = found.as_array().cloned().unwrap_or_default();
         let id = |element: &Value| element[ELEMENT].as_str().map(str::to_owned);
         elements.iter().filter_map(id).map(Element).collect()
@@ -231,7 +248,10 @@ impl Browser {
             Value::Null => request,
             body => request.body(body.to_string()),
         };
-        let answer = request.header("content-type", "application/json").send().await;
+        let answer = request
+            .header("content-type", "application/json")
+            .send()
+            .await;
         let text = answer.text();
         // A page that is just being replaced has other elements than before.
         if text.contains("stale element reference") {
@@ -282,7 +302,9 @@ fn decoded(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter_map(digit).collect();
     let mut bytes = Vec::with_capacity(digits.len() / 4 * 3);
     for four in digits.chunks(4) {
-        let word = four.iter().fold(0_u32, |word, digit| word << 6 | u32::from(*digit));
+        let word = four
+            .iter()
+            .fold(0_u32, |word, digit| word << 6 | u32::from(*digit));
         let word = word << (6 * (4 - four.len()));
         bytes.extend(word.to_be_bytes()[1..].iter().take(four.len() - 1));
     }

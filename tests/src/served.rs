@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use axum::Router;
-use consumer::dashboard::{DashboardOptions, router};
 use consumer::WorkerBuilder;
+use consumer::dashboard::{DashboardOptions, router};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 

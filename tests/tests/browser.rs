@@ -70,9 +70,8 @@ async fn a_version_is_rebuilt_beside_the_other_and_activated<DB: TestDatabase>(d
     run_once(first.worker(&db)).await;
     let gate = Arc::new(Semaphore::new(25));
     let second = Registered::scoped(first.clone().gate(&gate)).version(2);
-    let builder = || -> WorkerBuilder<DB> {
-        Worker::builder(db.store.clone()).registered(second.clone())
-    };
+    let builder =
+        || -> WorkerBuilder<DB> { Worker::builder(db.store.clone()).registered(second.clone()) };
     let worker = Running::start(builder());
     let served = Served::operable(builder()).await;
     let browser = Browser::start().await;
@@ -86,10 +85,15 @@ async fn a_version_is_rebuilt_beside_the_other_and_activated<DB: TestDatabase>(d
     browser.shows("rebuilding: 50 of 100, 50 %").await;
     gate.add_permits(1_000);
     browser.hides("rebuilding").await;
-    assert_eq!(browser.run("return window.isTheSamePage").await, json!(true));
+    assert_eq!(
+        browser.run("return window.isTheSamePage").await,
+        json!(true)
+    );
 
     browser.click("Activate this version").await;
-    browser.shows("Queries of the read model will be answered by this version").await;
+    browser
+        .shows("Queries of the read model will be answered by this version")
+        .await;
     let buttons = browser.all("details[open] button").await;
     browser.click_on(&buttons[0]).await;
     browser.shows("v2 active").await;
@@ -108,7 +112,10 @@ async fn a_blocked_frontier_is_named_and_gone_when_it_ends() {
     db.append("User", ["ada"]).await;
     run_once(users.worker(&db)).await;
     let mut open = db.store.begin().await.unwrap();
-    sqlx::query("SET application_name = 'nightly import'").execute(&mut *open).await.unwrap();
+    sqlx::query("SET application_name = 'nightly import'")
+        .execute(&mut *open)
+        .await
+        .unwrap();
     db.append_in(&mut open, "slow").await;
     db.append("User", ["bob"]).await;
     let served = Served::read_only(users.worker(&db)).await;
@@ -136,7 +143,9 @@ async fn everything_works_without_scripts() {
     browser.click("users").await;
     browser.shows("cannot handle bad").await;
     browser.click("Skip event 1").await;
-    browser.shows("The consumer will never handle this event").await;
+    browser
+        .shows("The consumer will never handle this event")
+        .await;
     let buttons = browser.all("details[open] button").await;
     assert_eq!(buttons.len(), 1);
     browser.click_on(&buttons[0]).await;
@@ -201,7 +210,10 @@ async fn a_page_of_another_site_changes_nothing() {
     browser.open(&url(&other, "/")).await;
     browser.click("Win a prize").await;
     browser.shows("not sent from this dashboard").await;
-    assert_eq!(db.texts("SELECT state FROM consumer_progress").await, ["running"]);
+    assert_eq!(
+        db.texts("SELECT state FROM consumer_progress").await,
+        ["running"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,7 +221,8 @@ async fn what_events_contain_is_not_run() {
     if !Browser::is_installed() {
         return;
     }
-    const SCRIPT: &str = "</pre><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>";
+    const SCRIPT: &str =
+        "</pre><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>";
     let db = Database::<Sqlite>::fresh().await;
     let users = Model::new("users");
     users.fail_on(SCRIPT, true);
@@ -221,8 +234,15 @@ async fn what_events_contain_is_not_run() {
     for path in ["/", "/consumers/users/1", "/events", "/events/1"] {
         browser.open(&url(&served, path)).await;
         browser.shows("window.hacked").await;
-        assert_eq!(browser.run("return window.hacked").await, Value::Null, "{path}");
-        assert!(browser.all("main img, main script").await.is_empty(), "{path}");
+        assert_eq!(
+            browser.run("return window.hacked").await,
+            Value::Null,
+            "{path}"
+        );
+        assert!(
+            browser.all("main img, main script").await.is_empty(),
+            "{path}"
+        );
     }
 }
 
@@ -244,10 +264,26 @@ async fn the_keyboard_reaches_everything() {
     let mut reached = Vec::new();
     for _ in 0..12 {
         browser.press("\u{e004}").await;
-        reached.push(browser.run(focused).await.as_str().unwrap_or_default().to_owned());
+        reached.push(
+            browser
+                .run(focused)
+                .await
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        );
     }
-    for text in ["Skip to content", "Consumers", "Events", "Resume", "Park event 1"] {
-        assert!(reached.iter().any(|one| one == text), "no `{text}` in {reached:?}");
+    for text in [
+        "Skip to content",
+        "Consumers",
+        "Events",
+        "Resume",
+        "Park event 1",
+    ] {
+        assert!(
+            reached.iter().any(|one| one == text),
+            "no `{text}` in {reached:?}"
+        );
     }
     // Pressing the last one reached before it, by its key.
     browser.open(&url(&served, "/consumers/users/1")).await;
@@ -268,10 +304,20 @@ fn axe() -> Option<String> {
     if !file.exists() {
         std::fs::create_dir_all(&directory).unwrap();
         let mut npm = Command::new("npm");
-        npm.args(["install", "--silent", "--no-save", "--no-audit", "--no-fund", "axe-core@4"]);
+        npm.args([
+            "install",
+            "--silent",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "axe-core@4",
+        ]);
         let fetched = npm.current_dir(&directory).status();
         if !fetched.is_ok_and(|status| status.success()) {
-            assert!(std::env::var_os("CI").is_none(), "`npm` cannot fetch axe-core");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "`npm` cannot fetch axe-core"
+            );
             println!("skipped: `npm` cannot fetch axe-core");
             return None;
         }
@@ -281,7 +327,8 @@ fn axe() -> Option<String> {
 
 /// A database with something of everything: trouble, versions, segments, long names, many parked events.
 async fn overfull() -> (Database<Sqlite>, impl Fn() -> WorkerBuilder<Sqlite>) {
-    const LONG: &str = "system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column";
+    const LONG: &str =
+        "system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column";
     let db = Database::<Sqlite>::fresh().await;
     let store = db.store.clone();
     let long_id = "an-aggregate-with-an-id-that-is-longer-than-a-uuid-and-has-no-place-to-break-it";
@@ -299,7 +346,8 @@ async fn overfull() -> (Database<Sqlite>, impl Fn() -> WorkerBuilder<Sqlite>) {
     db.append_many(1_000).await;
     for index in 0..40 {
         let id = format!("user-{index}");
-        db.append_events(&[event(&id).correlation_id("signup-7")]).await;
+        db.append_events(&[event(&id).correlation_id("signup-7")])
+            .await;
     }
     db.append_events(&[event("bad")]).await;
     run_once(first.worker(&db)).await;
@@ -321,7 +369,10 @@ async fn overfull() -> (Database<Sqlite>, impl Fn() -> WorkerBuilder<Sqlite>) {
 const PAGES: [(&str, &str); 7] = [
     ("overview", "/"),
     ("stopped", "/consumers/invoices/1"),
-    ("segments", "/consumers/system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column/1"),
+    (
+        "segments",
+        "/consumers/system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column/1",
+    ),
     ("parked", "/consumers/notifications/1/parked"),
     ("events", "/events"),
     ("event", "/events/1042?consumer=invoices"),
@@ -347,7 +398,9 @@ async fn axe_finds_no_violation_on_any_page() {
             browser.show_on(Screen { width, is_dark }).await;
             for (name, path) in PAGES {
                 browser.open(&url(&full, path)).await;
-                browser.run("document.querySelectorAll('details').forEach((one) => (one.open = true))").await;
+                browser
+                    .run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+                    .await;
                 found.extend(violations(&browser, &axe, name, width).await);
             }
             for path in ["/", "/events", "/processes", "/nothing"] {
@@ -367,7 +420,10 @@ async fn violations(browser: &Browser, axe: &str, page: &str, width: u32) -> Vec
           .catch((error) => done(['axe failed: ' + error]))";
     let found = browser.run_async(run).await;
     let found = found.as_array().expect("a list of violations");
-    found.iter().map(|one| format!("{page} at {width}: {one}")).collect()
+    found
+        .iter()
+        .map(|one| format!("{page} at {width}: {one}"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,11 +435,21 @@ async fn no_page_is_wider_than_its_window() {
     let served = Served::operable(builder()).await;
     let browser = Browser::start().await;
     for width in [360, 1280, 1920] {
-        browser.show_on(Screen { width, is_dark: false }).await;
+        browser
+            .show_on(Screen {
+                width,
+                is_dark: false,
+            })
+            .await;
         for (name, path) in PAGES {
             browser.open(&url(&served, path)).await;
-            let widest = browser.run("return document.documentElement.scrollWidth").await;
-            assert!(widest.as_u64().unwrap() <= width.into(), "{name} at {width}: {widest}");
+            let widest = browser
+                .run("return document.documentElement.scrollWidth")
+                .await;
+            assert!(
+                widest.as_u64().unwrap() <= width.into(),
+                "{name} at {width}: {widest}"
+            );
         }
     }
     // For a look at them: `PICTURES=directory`.
@@ -395,7 +461,13 @@ async fn no_page_is_wider_than_its_window() {
 /// Writes a picture of each page in each width and colour.
 async fn pictures(browser: &Browser, served: &Served, directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
-    for (width, is_dark) in [(360, false), (360, true), (1280, false), (1280, true), (1920, false)] {
+    for (width, is_dark) in [
+        (360, false),
+        (360, true),
+        (1280, false),
+        (1280, true),
+        (1920, false),
+    ] {
         browser.show_on(Screen { width, is_dark }).await;
         for (name, path) in PAGES {
             browser.open(&url(served, path)).await;
@@ -422,5 +494,8 @@ async fn the_same_form_on_the_own_site_works() {
     browser.open(&url(&served, "/consumers/users/1")).await;
     browser.click("Pause").await;
     browser.shows("paused").await;
-    assert_eq!(db.texts("SELECT state FROM consumer_progress").await, ["paused"]);
+    assert_eq!(
+        db.texts("SELECT state FROM consumer_progress").await,
+        ["paused"]
+    );
 }

@@ -1,9 +1,7 @@
 //! The pages of a large log ask the database little, and only what an index answers.
 
 use consumer::Worker;
-use consumer_tests::{
-    Counting, Database, Model, Served, TestDatabase, keep_log, logged, run_once,
-};
+use consumer_tests::{Counting, Database, Model, Served, TestDatabase, keep_log, logged, run_once};
 use sqlx::{Postgres, Sqlite};
 
 /// Every kind of look through the log.
@@ -48,7 +46,8 @@ async fn no_look_scans_the_log_on_postgres() {
     .await;
     let before = scans("seq_scan").await;
     // The control: a search without an index.
-    db.number("SELECT count(*) FROM events WHERE event_type = 'none'").await;
+    db.number("SELECT count(*) FROM events WHERE event_type = 'none'")
+        .await;
     consumer_tests::until("a scan is counted", async || {
         scans("seq_scan").await > before
     })
@@ -69,9 +68,15 @@ async fn no_look_scans_the_log_on_sqlite() {
         served.get(path).await;
     }
     let mut plans = 0;
-    for statement in statements("payload_bytes").iter().chain(&statements("unhex")) {
+    for statement in statements("payload_bytes")
+        .iter()
+        .chain(&statements("unhex"))
+    {
         let plan = plan(&db, statement).await;
-        assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{statement}\n{plan}");
+        assert!(
+            !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+            "{statement}\n{plan}"
+        );
         plans += 1;
     }
     assert_eq!(plans, 7, "six directions, and by id");

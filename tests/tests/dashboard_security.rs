@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::Parser as _;
 use consumer::admin::{ActivateOptions, ConsumerState, Target};
@@ -10,7 +11,7 @@ use consumer::cli::{Cli, Console, Exit};
 use consumer::dashboard::{ActionKind, DashboardOptions, router};
 use consumer::{OnError, Registered, Settings, Worker};
 use consumer_tests::http::HttpRequest;
-use consumer_tests::{Database, Model, Served, TestDatabase, run_once, test_on};
+use consumer_tests::{Database, Model, Served, TestDatabase, patiently, run_once, test_on};
 use sqlx::Sqlite;
 
 test_on!(
@@ -73,12 +74,19 @@ async fn without_authorisation_every_action_is_refused<DB: TestDatabase>(db: Dat
     let users = stopped(&db).await;
     let before = rows(&db).await;
     let served = Served::read_only(users.worker(&db)).await;
-    for path in ["/", "/consumers/users/1", "/consumers/users/1/parked", "/events/2"] {
+    for path in [
+        "/",
+        "/consumers/users/1",
+        "/consumers/users/1/parked",
+        "/events/2",
+    ] {
         let page = served.page(path).await;
         assert!(!page.contains("method=\"post\""), "{path}: {page}");
     }
     for (action, form) in ACTIONS {
-        let answer = served.post(&format!("/consumers/users/1/{action}"), form).await;
+        let answer = served
+            .post(&format!("/consumers/users/1/{action}"), form)
+            .await;
         assert_eq!(answer.status, 403, "{action}: {}", answer.text());
         assert!(answer.text().contains("read-only"), "{}", answer.text());
     }
@@ -140,7 +148,13 @@ async fn a_form_without_its_token_is_refused<DB: TestDatabase>(db: Database<DB>)
 async fn a_form_that_is_sent_again_is_refused<DB: TestDatabase>(db: Database<DB>) {
     let (users, served, form) = form(&db).await;
     assert_eq!(served.post(PAUSE, &form).await.status, 303);
-    users.worker(&db).admin().unwrap().resume("users").await.unwrap();
+    users
+        .worker(&db)
+        .admin()
+        .unwrap()
+        .resume("users")
+        .await
+        .unwrap();
     let again = served.post(PAUSE, &form).await;
     assert_eq!(again.status, 403);
     assert!(again.text().contains("was sent before"), "{}", again.text());
@@ -152,7 +166,8 @@ async fn an_action_that_is_not_allowed_is_neither_shown_nor_done<DB: TestDatabas
 ) {
     let users = stopped(&db).await;
     let before = rows(&db).await;
-    let resume_only = DashboardOptions::new().authorize(|_, action| action.kind == ActionKind::Resume);
+    let resume_only =
+        DashboardOptions::new().authorize(|_, action| action.kind == ActionKind::Resume);
     let served = Served::with(users.worker(&db), resume_only).await;
     let page = served.page("/consumers/users/1").await;
     assert_eq!(page.matches("method=\"post\"").count(), 1, "{page}");
@@ -164,7 +179,11 @@ async fn an_action_that_is_not_allowed_is_neither_shown_nor_done<DB: TestDatabas
         let path = format!("/consumers/users/1/{action}");
         let answer = served.post(&path, &format!("token={token}&{form}")).await;
         assert_eq!(answer.status, 403, "{action}: {}", answer.text());
-        assert!(answer.text().contains("you may not do this"), "{}", answer.text());
+        assert!(
+            answer.text().contains("you may not do this"),
+            "{}",
+            answer.text()
+        );
     }
     assert_eq!(rows(&db).await, before);
 }
@@ -174,7 +193,10 @@ async fn the_program_is_told_who_asks_for_what<DB: TestDatabase>(db: Database<DB
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let record = Arc::clone(&asked);
     let options = DashboardOptions::new().authorize(move |request, action| {
-        let user = request.headers.get("x-user").and_then(|user| user.to_str().ok());
+        let user = request
+            .headers
+            .get("x-user")
+            .and_then(|user| user.to_str().ok());
         let is_allowed = user == Some("ada");
         if request.method == "POST" {
             let line = format!("{user:?} {} {:?}", action.consumer, action.kind);
@@ -194,7 +216,8 @@ async fn the_program_is_told_who_asks_for_what<DB: TestDatabase>(db: Database<DB
     };
     assert_eq!(as_user("eve", "/consumers/users/1/park").await, 403);
     assert_eq!(as_user("ada", "/consumers/users/1/park").await, 303);
-    let expected = ["eve", "ada"].map(|user| format!("Some({user:?}) users Park {{ position: 2 }}"));
+    let expected =
+        ["eve", "ada"].map(|user| format!("Some({user:?}) users Park {{ position: 2 }}"));
     assert_eq!(*asked.lock().unwrap(), expected);
 }
 
@@ -214,17 +237,26 @@ async fn a_stopped_consumer_is_parked_retried_and_running<DB: TestDatabase>(db: 
     let served = Served::operable(users.worker(&db)).await;
     assert_eq!(act(&served, USERS, "park", "position=2").await.0, 303);
     let page = served.page(USERS).await;
-    assert!(page.contains("running") && page.contains("1 event"), "{page}");
+    assert!(
+        page.contains("running") && page.contains("1 event"),
+        "{page}"
+    );
 
     let parked = "/consumers/users/1/parked";
     let (status, text) = act(&served, parked, "retry-parked", "position=2").await;
     assert_eq!(status, 200);
-    assert!(text.contains("0 events handled") && text.contains("failed again"), "{text}");
+    assert!(
+        text.contains("0 events handled") && text.contains("failed again"),
+        "{text}"
+    );
 
     users.fail_on("bad", false);
     let (status, text) = act(&served, parked, "retry-parked", "position=2").await;
     assert_eq!(status, 200);
-    assert!(text.contains("1 event handled") && !text.contains("failed"), "{text}");
+    assert!(
+        text.contains("1 event handled") && !text.contains("failed"),
+        "{text}"
+    );
     assert_eq!(db.applied("users").await, [1, 2]);
     assert_eq!(db.parked("users").await, [0; 0]);
 }
@@ -241,12 +273,19 @@ async fn a_stopped_consumer_is_resumed_or_skips_its_event<DB: TestDatabase>(db: 
 }
 
 async fn a_parked_event_is_skipped<DB: TestDatabase>(db: Database<DB>) {
-    let users = Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
+    let users =
+        Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
     users.fail_on("bad", true);
     db.append("User", ["bad"]).await;
     run_once(users.worker(&db)).await;
     let served = Served::operable(users.worker(&db)).await;
-    let done = act(&served, "/consumers/users/1/parked", "skip-parked", "position=1").await;
+    let done = act(
+        &served,
+        "/consumers/users/1/parked",
+        "skip-parked",
+        "position=1",
+    )
+    .await;
     assert_eq!(done.0, 303, "{}", done.1);
     assert_eq!(db.parked("users").await, [0; 0]);
 }
@@ -337,7 +376,11 @@ async fn every_answer_has_the_headers_that_browsers_obey() {
     }
     let policy = served.get("/").await;
     let policy = policy.header("content-security-policy").unwrap();
-    for part in ["frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'"] {
+    for part in [
+        "frame-ancestors 'none'",
+        "form-action 'self'",
+        "base-uri 'none'",
+    ] {
         assert!(policy.contains(part), "{policy}");
     }
 }
@@ -347,7 +390,15 @@ async fn no_page_names_another_origin() {
     let db = Database::<Sqlite>::fresh().await;
     let users = stopped(&db).await;
     let served = Served::operable(users.worker(&db)).await;
-    for path in ["/", USERS, "/events", "/events/1", "/processes", "/style.css", "/live.js"] {
+    for path in [
+        "/",
+        USERS,
+        "/events",
+        "/events/1",
+        "/processes",
+        "/style.css",
+        "/live.js",
+    ] {
         let page = served.page(path).await;
         for word in ["://", "src=\"//", "href=\"//", "@import", "url("] {
             assert!(!page.contains(word), "{path} has {word}");
@@ -386,11 +437,17 @@ async fn the_command_listens_beyond_loopback_only_with_a_password() {
     let directory = tempfile::tempdir().unwrap();
     let short = directory.path().join("short");
     std::fs::write(&short, "secret\n").unwrap();
-    let line = format!("dashboard --listen 0.0.0.0:0 --password-file {}", short.display());
+    let line = format!(
+        "dashboard --listen 0.0.0.0:0 --password-file {}",
+        short.display()
+    );
     let (exit, text) = command(&db, &line).await;
     assert_eq!(exit, Exit::Refused, "{text}");
     assert!(text.contains("shorter than 16 bytes"), "{text}");
-    let line = format!("dashboard --password-file {}/none", directory.path().display());
+    let line = format!(
+        "dashboard --password-file {}/none",
+        directory.path().display()
+    );
     let (exit, text) = command(&db, &line).await;
     assert_eq!(exit, Exit::Failed, "{text}");
 }
@@ -422,7 +479,12 @@ impl Process {
         let mut line = String::new();
         let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("http://").unwrap().parse().unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("http://")
+            .unwrap()
+            .parse()
+            .unwrap();
         Self { child, address }
     }
 
@@ -480,23 +542,24 @@ async fn the_command_is_read_only_unless_it_is_told_otherwise() {
 async fn the_command_ends_when_it_is_asked_to() {
     let db = Database::<Sqlite>::fresh().await;
     let mut process = Process::start(&db, &[]);
-    // A window that waits for news.
+    // A window that waits for news, and may or may not get them.
+    let first = HttpRequest::get(process.address, "/live").send().await;
+    assert_eq!(first.status, 200);
     let live = HttpRequest::get(process.address, "/live").header("last-event-id", "1");
-    let (_, ended) = tokio::join!(live.send(), async {
-        let pid = process.child.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(killed.success());
-        tokio::task::spawn_blocking({
-            let mut child = std::mem::replace(
-                &mut process.child,
-                Command::new("true").spawn().unwrap(),
-            );
-            move || child.wait().unwrap()
-        })
-        .await
-        .unwrap()
+    let window = tokio::spawn(live.send());
+    let pid = process.child.id().to_string();
+    let asked = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(asked.success());
+    let ended = patiently("it ends", async {
+        loop {
+            if let Some(ended) = process.child.try_wait().unwrap() {
+                return ended;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     });
-    assert_eq!(ended.code(), Some(0));
+    assert_eq!(ended.await.code(), Some(0));
+    drop(window.await);
 }
 
 /// The router is the same whatever the program's own layers add.

@@ -487,10 +487,15 @@ fn the_alert_rules_name_only_metrics_that_there_are() {
         let name = metric.trim_end_matches("_sum").trim_end_matches("_count");
         assert!(documented().contains(&name), "{metric} is not documented");
     }
-    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let alerts = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
     let alerts: Vec<&str> = alerts.collect();
     assert_eq!(alerts.len(), rules.matches("summary:").count());
     for alert in alerts {
-        assert!(guide.contains(&format!("`{alert}`")), "the guide does not answer {alert}");
+        assert!(
+            guide.contains(&format!("`{alert}`")),
+            "the guide does not answer {alert}"
+        );
     }
 }

@@ -11,9 +11,7 @@ use super::operator::{Admin, declared_id};
 use super::options::Target;
 use super::parked::ParkedEvent;
 use super::text::count;
-use crate::backend::{
-    Backend, Checkpoint, ConsumerId, State, aggregate_slice, readable_event,
-};
+use crate::backend::{Backend, Checkpoint, ConsumerId, State, aggregate_slice, readable_event};
 use crate::contract::PersistedEvent;
 use crate::registry::entry::declared;
 use crate::registry::handled::{HandlerShape, takers};
@@ -155,7 +153,11 @@ impl fmt::Display for Outcome {
                     "the consumer retries it"
                 };
                 let times = count((*attempts).into(), "time");
-                write!(f, "{state} (failed {times}): {}", or_unknown(error.as_ref()))
+                write!(
+                    f,
+                    "{state} (failed {times}): {}",
+                    or_unknown(error.as_ref())
+                )
             }
             Self::Pending {
                 is_settled: false, ..
@@ -298,7 +300,11 @@ impl Situation<'_> {
                 error: parked.error,
             };
         }
-        if !scope.is_empty() && !scope.iter().any(|kind| **kind == *self.event.aggregate_type) {
+        if !scope.is_empty()
+            && !scope
+                .iter()
+                .any(|kind| **kind == *self.event.aggregate_type)
+        {
             return Outcome::OutOfScope;
         }
         let position = self.event.global_position;

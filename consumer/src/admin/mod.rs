@@ -11,8 +11,8 @@ pub(crate) mod events;
 mod explain;
 mod frontier;
 mod lag;
-mod log_reader;
 mod locks;
+mod log_reader;
 mod missing;
 mod operator;
 mod options;
@@ -28,7 +28,7 @@ pub(crate) mod text;
 mod versions;
 
 pub use self::error::AdminError;
-pub use self::explain::{Explanation, ExplainedEvent, HandlerSite, Outcome};
+pub use self::explain::{ExplainedEvent, Explanation, HandlerSite, Outcome};
 pub use self::frontier::FrontierStatus;
 pub use self::lag::Lag;
 pub use self::operator::Admin;

@@ -10,8 +10,8 @@ use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
 use crate::backend::{
-    self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
-    StoreError, ViewStatements, begin,
+    self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, LagStatements,
+    OperateStatements, Row, StoreError, ViewStatements, begin,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;

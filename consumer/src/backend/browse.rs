@@ -15,8 +15,8 @@ macro_rules! headers {
     ($rest:literal) => {
         concat!(
             "
-    SELECT {global_position}, {aggregate_type}, {aggregate_id}, {aggregate_version}, {event_id},
-           {event_type}, {event_version}, {correlation_id}, {causation_id}, {created_at},
+    SELECT {global_position}, {aggregate_type}, {aggregate_id}, {aggregate_version}, {event_type},
+           {event_version}, {correlation_id}, {causation_id}, {created_at},
            -- Of a value that is stored out of line, this needs only the pointer.
            CAST(octet_length({payload}) AS BIGINT) AS payload_bytes
       FROM {events}
@@ -26,8 +26,7 @@ macro_rules! headers {
     };
 }
 
-const BEFORE: &str =
-    headers!("{global_position} < $1 ORDER BY {global_position} DESC LIMIT $2");
+const BEFORE: &str = headers!("{global_position} < $1 ORDER BY {global_position} DESC LIMIT $2");
 
 const AFTER: &str = headers!("{global_position} > $1 ORDER BY {global_position} LIMIT $2");
 
@@ -94,7 +93,6 @@ pub struct EventHeader {
     pub(crate) aggregate_type: String,
     pub(crate) aggregate_id: String,
     pub(crate) aggregate_version: i64,
-    pub(crate) event_id: Option<Uuid>,
     pub(crate) event_type: String,
     pub(crate) event_version: i32,
     pub(crate) correlation_id: Option<String>,
@@ -110,13 +108,12 @@ impl EventHeader {
             aggregate_type: DB::read_at(row, 1).unwrap_or_default(),
             aggregate_id: DB::read_at(row, 2).unwrap_or_default(),
             aggregate_version: DB::read_at(row, 3).unwrap_or_default(),
-            event_id: DB::event_id(row, 4).ok(),
-            event_type: DB::read_at(row, 5).unwrap_or_default(),
-            event_version: DB::read_at(row, 6).unwrap_or_default(),
-            correlation_id: DB::read_at(row, 7).unwrap_or_default(),
-            causation_id: DB::read_at(row, 8).unwrap_or_default(),
-            created_at: DB::time(row, 9).ok(),
-            payload_bytes: DB::read_at(row, 10).unwrap_or_default(),
+            event_type: DB::read_at(row, 4).unwrap_or_default(),
+            event_version: DB::read_at(row, 5).unwrap_or_default(),
+            correlation_id: DB::read_at(row, 6).unwrap_or_default(),
+            causation_id: DB::read_at(row, 7).unwrap_or_default(),
+            created_at: DB::time(row, 8).ok(),
+            payload_bytes: DB::read_at(row, 9).unwrap_or_default(),
         })
     }
 }
@@ -152,9 +149,10 @@ pub trait Browse: Events {
         let (query, is_possible) = match among {
             Among::All => (query, true),
             Among::Type(kind) => (query.bind(kind), can_be_stored::<Self>(&[kind])),
-            Among::Aggregate(kind, id) => {
-                (query.bind(kind).bind(id), can_be_stored::<Self>(&[kind, id]))
-            }
+            Among::Aggregate(kind, id) => (
+                query.bind(kind).bind(id),
+                can_be_stored::<Self>(&[kind, id]),
+            ),
         };
         async move {
             if !is_possible {

@@ -19,7 +19,9 @@ impl Dashboard {
         if self.allow_actions {
             options = options.authorize(|_, _| true);
         }
-        server.serve(router(admin, options), shutdown_signal()).await?;
+        server
+            .serve(router(admin, options), shutdown_signal())
+            .await?;
         Ok(Exit::Done)
     }
 }

@@ -12,7 +12,8 @@ use sqlx::Database;
 use super::console::Console;
 use crate::admin::text::{count, duration, events_were, number, rate};
 use crate::admin::{
-    ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent, Status,
+    ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent,
+    Status,
 };
 use crate::contract::{OnError, PersistedEvent};
 use crate::registry::{Declaration, Registered};

@@ -12,16 +12,13 @@ use maud::{Markup, html};
 use super::app::Shared;
 use super::forms::Sent;
 use super::options::{Action, ActionKind};
-use super::pages::consumer::consumer_of;
 use super::pages::failure::failure;
 use super::pages::layout::{Section, page};
 use super::security::is_same_origin;
-use super::urls::Base;
+use super::urls::{ActionPath, Base};
 use crate::admin::text::count;
-use crate::admin::{
-    ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Retried,
-};
-use crate::backend::Backend;
+use crate::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Retried};
+use crate::backend::{Backend, ConsumerId};
 use crate::contract::chain;
 
 /// How long a rebuild waits for the current batch.
@@ -61,13 +58,16 @@ impl Refused {
 pub(super) async fn act<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
-    Path((name, version, action)): Path<(String, u32, String)>,
+    Path(path): Path<ActionPath>,
     request: Parts,
     Form(sent): Form<Sent>,
 ) -> Response {
-    let consumer = consumer_of((name, version));
+    let consumer = ConsumerId {
+        name: path.consumer.into(),
+        version: path.version,
+    };
     let back = base.consumer(&consumer);
-    let action = match permitted(&app, &request, &sent, &action) {
+    let action = match permitted(&app, &request, &sent, &path.action) {
         Ok(kind) => Action { consumer, kind },
         Err(refused) => return refuse(&base, refused, &back),
     };

@@ -132,9 +132,9 @@ fn warning(kind: ActionKind) -> Option<&'static str> {
         ActionKind::AcceptScope => Some(
             "Earlier events of types that are new in the scope will not be handled; a rebuild handles them.",
         ),
-        ActionKind::Forget { .. } => Some(
-            "This removes the checkpoint, and the table if the library maintains it.",
-        ),
+        ActionKind::Forget { .. } => {
+            Some("This removes the checkpoint, and the table if the library maintains it.")
+        }
         _ => None,
     }
 }

@@ -72,7 +72,7 @@ const MOST_SENT: usize = 16 * 1024;
 pub fn router<DB: Backend>(admin: Admin<DB>, options: DashboardOptions) -> Router {
     use self::pages::{consumer, event, events, failure, overview, parked, processes};
 
-    let one = "/consumers/{name}/{version}";
+    let one = "/consumers/{consumer}/{version}";
     let below = |path: &str| format!("{one}{path}");
     Router::new()
         .route("/", get(overview::overview::<DB>))
@@ -82,7 +82,7 @@ pub fn router<DB: Backend>(admin: Admin<DB>, options: DashboardOptions) -> Route
         .route("/events", get(events::events::<DB>))
         .route("/events/{position}", get(event::event::<DB>))
         .route("/events/{position}/payload", get(event::payload::<DB>))
-        .route("/events/by-id/{id}", get(event::by_id::<DB>))
+        .route("/events/by-id/{event_id}", get(event::by_id::<DB>))
         .route("/processes", get(processes::processes::<DB>))
         .route("/live", get(live::<DB>))
         .route("/live.js", get(script))
@@ -97,10 +97,7 @@ pub fn router<DB: Backend>(admin: Admin<DB>, options: DashboardOptions) -> Route
 ///
 /// The stream ends after each message and the browser opens the next: open streams would keep a server from
 /// shutting down, and use up the six connections that a browser has for all windows.
-async fn live<DB: Backend>(
-    State(app): State<Shared<DB>>,
-    headers: HeaderMap,
-) -> impl IntoResponse {
+async fn live<DB: Backend>(State(app): State<Shared<DB>>, headers: HeaderMap) -> impl IntoResponse {
     let last = headers.get("last-event-id");
     let last = last.and_then(|id| id.to_str().ok()?.parse().ok());
     let snapshot = app.snapshots.next(&app.admin, last.unwrap_or(0)).await;
@@ -114,5 +111,8 @@ async fn script() -> impl IntoResponse {
 }
 
 async fn style() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("style.css"))
+    (
+        [(CONTENT_TYPE, "text/css; charset=utf-8")],
+        include_str!("style.css"),
+    )
 }

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn json_is_indented_and_every_value_stays() {
-        let shown = show(br#" {"b":1.50,"a":[1,{"x" : "a,b:{\"}"}], "e":{ },"n":12345678901234567890123}"#);
+        let shown =
+            show(br#" {"b":1.50,"a":[1,{"x" : "a,b:{\"}"}], "e":{ },"n":12345678901234567890123}"#);
         assert_eq!(shown.kind, Kind::Json);
         let expected = "{\n  \"b\": 1.50,\n  \"a\": [\n    1,\n    {\n      \"x\": \"a,b:{\\\"}\"\n    }\n  ],\n  \"e\": {},\n  \"n\": 12345678901234567890123\n}";
         assert_eq!(shown.text, expected);
@@ -168,7 +169,11 @@ mod tests {
     fn bytes_that_are_no_text_are_dumped() {
         let shown = show(b"ab\xff\x00");
         assert_eq!(shown.kind, Kind::Bytes);
-        assert!(shown.text.starts_with("000000  61 62 ff 00 "), "{}", shown.text);
+        assert!(
+            shown.text.starts_with("000000  61 62 ff 00 "),
+            "{}",
+            shown.text
+        );
         assert!(shown.text.ends_with("  ab..\n"), "{}", shown.text);
     }
 

@@ -53,7 +53,12 @@ pub(super) async fn add_headers(mut response: Response) -> Response {
 /// Browsers say so themselves where they trust the connection. Elsewhere, the origin must be that of the
 /// address; a request that names none is refused.
 pub(super) fn is_same_origin(parts: &Parts) -> bool {
-    let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let header = |name: HeaderName| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
     if let Some(site) = header(HeaderName::from_static("sec-fetch-site")) {
         return site == "same-origin";
     }

@@ -127,7 +127,10 @@ async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) 
     if let Some(expected) = &access.authorization {
         let given = request.headers().get(AUTHORIZATION);
         if !given.is_some_and(|given| is_equal(given.as_bytes(), expected.as_bytes())) {
-            let ask = [(WWW_AUTHENTICATE, "Basic realm=\"consumers\", charset=\"UTF-8\"")];
+            let ask = [(
+                WWW_AUTHENTICATE,
+                "Basic realm=\"consumers\", charset=\"UTF-8\"",
+            )];
             let message = format!("sign in as `{USER}` with the password");
             return (StatusCode::UNAUTHORIZED, ask, message).into_response();
         }
@@ -157,7 +160,10 @@ fn is_this_machine(headers: &HeaderMap) -> bool {
 
 /// Compares in the same time, whatever the first difference.
 fn is_equal(one: &[u8], other: &[u8]) -> bool {
-    let difference = one.iter().zip(other).fold(0, |all, (one, other)| all | (one ^ other));
+    let difference = one
+        .iter()
+        .zip(other)
+        .fold(0, |all, (one, other)| all | (one ^ other));
     one.len() == other.len() && difference == 0
 }
 
@@ -191,7 +197,13 @@ mod tests {
 
     #[test]
     fn base64_is_padded() {
-        for (text, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
             assert_eq!(base64(text.as_bytes()), encoded);
         }
     }
@@ -209,10 +221,21 @@ mod tests {
             headers.insert(HOST, host.parse().unwrap());
             is_this_machine(&headers)
         };
-        for own in ["localhost:80", "127.0.0.1:4000", "[::1]:4000", "LOCALHOST", "127.0.0.9"] {
+        for own in [
+            "localhost:80",
+            "127.0.0.1:4000",
+            "[::1]:4000",
+            "LOCALHOST",
+            "127.0.0.9",
+        ] {
             assert!(is_admitted(own), "{own}");
         }
-        for other in ["evil.example", "localhost.evil.example:80", "10.0.0.1", "127.0.0.1.evil.example"] {
+        for other in [
+            "evil.example",
+            "localhost.evil.example:80",
+            "10.0.0.1",
+            "127.0.0.1.evil.example",
+        ] {
             assert!(!is_admitted(other), "{other}");
         }
         assert!(!is_this_machine(&HeaderMap::new()));

@@ -132,7 +132,9 @@ async fn take<DB: Backend>(admin: &Admin<DB>, before: Option<&Snapshot>) -> Snap
     };
     let rates = match (&status, &error) {
         (Some(status), None) => rates(status, before),
-        _ => before.map(|before| before.rates.clone()).unwrap_or_default(),
+        _ => before
+            .map(|before| before.rates.clone())
+            .unwrap_or_default(),
     };
     Snapshot {
         serial: before.map_or(0, |before| before.serial) + 1,

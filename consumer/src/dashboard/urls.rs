@@ -1,10 +1,12 @@
 //! The addresses of the pages, below the path that the router is mounted at.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use axum::extract::{FromRequestParts, OriginalUri};
 use axum::http::request::Parts;
-use std::convert::Infallible;
+use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::backend::{ConsumerId, Cursor};
 
@@ -69,6 +71,42 @@ impl Base {
     pub(super) fn events(&self, query: &[(&str, &str)]) -> String {
         with_query(&self.named("events"), query)
     }
+}
+
+/// The consumer that a path names. The path that the router is mounted at may have parts of its own.
+#[derive(Debug, Deserialize)]
+pub(super) struct ConsumerPath {
+    consumer: String,
+    version: u32,
+}
+
+impl From<ConsumerPath> for ConsumerId {
+    fn from(path: ConsumerPath) -> Self {
+        Self {
+            name: path.consumer.into(),
+            version: path.version,
+        }
+    }
+}
+
+/// The action on a consumer that a path names.
+#[derive(Debug, Deserialize)]
+pub(super) struct ActionPath {
+    pub(super) consumer: String,
+    pub(super) version: u32,
+    pub(super) action: String,
+}
+
+/// The event that a path names.
+#[derive(Debug, Deserialize)]
+pub(super) struct EventPath {
+    pub(super) position: i64,
+}
+
+/// The event whose id a path names.
+#[derive(Debug, Deserialize)]
+pub(super) struct IdPath {
+    pub(super) event_id: Uuid,
 }
 
 /// The name and the value of a cursor in a query.

@@ -84,7 +84,9 @@ pub(super) fn bytes(bytes: u64) -> String {
 pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
     let error = one.failing.as_ref().map(|failing| {
         let first = failing.error.lines().next().unwrap_or_default();
-        let position = failing.position.map(|position| format!("event {position}: "));
+        let position = failing
+            .position
+            .map(|position| format!("event {position}: "));
         format!("{}{first}", position.unwrap_or_default())
     });
     match (&one.state, error, &one.missing) {

@@ -151,10 +151,7 @@ fn column_type(column_type: ColumnType) -> &'static str {
 }
 
 fn events(entry: &Entry) -> String {
-    let events = entry
-        .handlers
-        .iter()
-        .flat_map(HandlerShape::events);
+    let events = entry.handlers.iter().flat_map(HandlerShape::events);
     sorted(events, "none")
 }
 

@@ -17,26 +17,18 @@ use crate::dashboard::forms::forms;
 use crate::dashboard::options::ActionKind;
 use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
-use crate::dashboard::urls::Base;
+use crate::dashboard::urls::{Base, ConsumerPath};
 use crate::dashboard::words::{ago, date, events, or_dash, state, tone};
 use crate::registry::Declaration;
 use crate::registry::entry::declared;
 
-/// The consumer that a path names.
-pub(in crate::dashboard) fn consumer_of((name, version): (String, u32)) -> ConsumerId {
-    ConsumerId {
-        name: name.into(),
-        version,
-    }
-}
-
-pub(in crate::dashboard) async fn consumer<DB: Backend>(
+pub(crate) async fn consumer<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
-    Path(path): Path<(String, u32)>,
+    Path(path): Path<ConsumerPath>,
     request: Parts,
 ) -> Response {
-    let id = consumer_of(path);
+    let id = ConsumerId::from(path);
     let snapshot = app.snapshots.current(&app.admin).await;
     let Some(one) = snapshot.consumer(&id) else {
         return failure::unknown_consumer(&base, &id, &snapshot);

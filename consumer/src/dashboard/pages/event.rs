@@ -18,7 +18,7 @@ use crate::contract::{PersistedEvent, chain};
 use crate::dashboard::app::Shared;
 use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
-use crate::dashboard::urls::{Base, with_query};
+use crate::dashboard::urls::{Base, EventPath, IdPath, with_query};
 use crate::dashboard::words::date;
 
 /// How far around an event the others of its correlation are looked for.
@@ -27,15 +27,15 @@ const AROUND: i64 = 2_500;
 /// The consumer about which to explain.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::dashboard) struct Asked {
+pub(crate) struct Asked {
     consumer: String,
     version: Option<u32>,
 }
 
-pub(in crate::dashboard) async fn event<DB: Backend>(
+pub(crate) async fn event<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
-    Path(position): Path<i64>,
+    Path(EventPath { position }): Path<EventPath>,
     Query(asked): Query<Asked>,
 ) -> Response {
     let row = match app.admin.event_at(position).await {
@@ -170,10 +170,10 @@ fn explained(explanation: &Explanation) -> Markup {
 }
 
 /// The payload as a file, which no browser shows or runs.
-pub(in crate::dashboard) async fn payload<DB: Backend>(
+pub(crate) async fn payload<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
-    Path(position): Path<i64>,
+    Path(EventPath { position }): Path<EventPath>,
 ) -> Response {
     match app.admin.event_at(position).await {
         Ok(Some(Ok(event))) => {
@@ -181,7 +181,10 @@ pub(in crate::dashboard) async fn payload<DB: Backend>(
             let headers = [
                 (CONTENT_TYPE, "application/octet-stream".to_owned()),
                 (CONTENT_DISPOSITION, name),
-                (CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox".to_owned()),
+                (
+                    CONTENT_SECURITY_POLICY,
+                    "default-src 'none'; sandbox".to_owned(),
+                ),
             ];
             (headers, Body::from(event.payload.clone())).into_response()
         }
@@ -191,12 +194,12 @@ pub(in crate::dashboard) async fn payload<DB: Backend>(
 }
 
 /// Finds an event by its id.
-pub(in crate::dashboard) async fn by_id<DB: Backend>(
+pub(crate) async fn by_id<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
-    Path(id): Path<Uuid>,
+    Path(IdPath { event_id }): Path<IdPath>,
 ) -> Response {
-    match app.admin.position_of_event(id).await {
+    match app.admin.position_of_event(event_id).await {
         Ok(Some(position)) => Redirect::to(&base.event(position)).into_response(),
         Ok(None) => failure::not_found(base).await,
         Err(error) => failure::failed(&base, &error),

@@ -20,7 +20,7 @@ const SHOWN: usize = 50;
 /// Which events to show, as a form sends it: what is not given is empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::dashboard) struct Asked {
+pub(crate) struct Asked {
     position: String,
     r#type: String,
     id: String,
@@ -64,7 +64,7 @@ impl Asked {
     }
 }
 
-pub(in crate::dashboard) async fn events<DB: Backend>(
+pub(crate) async fn events<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
     Query(asked): Query<Asked>,
@@ -72,7 +72,8 @@ pub(in crate::dashboard) async fn events<DB: Backend>(
     if let Ok(position) = asked.position.trim().replace(',', "").parse() {
         return Redirect::to(&base.event(position)).into_response();
     }
-    let found = app.admin.events(&asked.filter(), asked.cursor(), SHOWN);
+    let filter = asked.filter();
+    let found = app.admin.events(&filter, asked.cursor(), SHOWN);
     let found = match found.await {
         Ok(found) => found,
         Err(error) => return failure::failed(&base, &error),

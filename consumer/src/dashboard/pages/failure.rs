@@ -12,7 +12,7 @@ use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
 
 /// A page with a message and a way on.
-pub(in crate::dashboard) fn failure(
+pub(crate) fn failure(
     base: &Base,
     status: StatusCode,
     title: &str,
@@ -28,14 +28,14 @@ pub(in crate::dashboard) fn failure(
 }
 
 /// The database, or the tables, cannot be used.
-pub(in crate::dashboard) fn failed(base: &Base, error: &AdminError) -> Response {
+pub(crate) fn failed(base: &Base, error: &AdminError) -> Response {
     let message = html! { (chain(error)) };
     let status = StatusCode::SERVICE_UNAVAILABLE;
     failure(base, status, "Not available", &message, &base.overview())
 }
 
 /// No consumer has that name and version, or none is known.
-pub(in crate::dashboard) fn unknown_consumer(
+pub(crate) fn unknown_consumer(
     base: &Base,
     consumer: &ConsumerId,
     snapshot: &Snapshot,
@@ -50,7 +50,13 @@ pub(in crate::dashboard) fn unknown_consumer(
 }
 
 /// There is nothing at an address.
-pub(in crate::dashboard) async fn not_found(base: Base) -> Response {
+pub(crate) async fn not_found(base: Base) -> Response {
     let message = html! { "There is no such page." };
-    failure(&base, StatusCode::NOT_FOUND, "Not found", &message, &base.overview())
+    failure(
+        &base,
+        StatusCode::NOT_FOUND,
+        "Not found",
+        &message,
+        &base.overview(),
+    )
 }

@@ -11,19 +11,14 @@ use crate::dashboard::words::{bytes, clock};
 
 /// The entry of the navigation that a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::dashboard) enum Section {
+pub(crate) enum Section {
     Overview,
     Events,
     Processes,
 }
 
 /// A whole page.
-pub(in crate::dashboard) fn page(
-    base: &Base,
-    section: Section,
-    title: &str,
-    content: &Markup,
-) -> Html<String> {
+pub(crate) fn page(base: &Base, section: Section, title: &str, content: &Markup) -> Html<String> {
     let link = |to: Section, address: String, text: &str| {
         html! {
             a href=(address) aria-current=[(to == section).then_some("page")] { (text) }
@@ -57,7 +52,7 @@ pub(in crate::dashboard) fn page(
 }
 
 /// When a page was made, and why it may be out of date.
-pub(in crate::dashboard) fn freshness(snapshot: &Snapshot) -> Markup {
+pub(crate) fn freshness(snapshot: &Snapshot) -> Markup {
     html! {
         div #freshness data-live {
             @match &snapshot.error {
@@ -72,7 +67,7 @@ pub(in crate::dashboard) fn freshness(snapshot: &Snapshot) -> Markup {
 }
 
 /// The name of a consumer, with its version unless that is the first.
-pub(in crate::dashboard) fn name(consumer: &ConsumerId) -> Markup {
+pub(crate) fn name(consumer: &ConsumerId) -> Markup {
     html! {
         bdi { (consumer.name) }
         @if consumer.version > 1 { " " span.version { "v" (consumer.version) } }
@@ -80,12 +75,7 @@ pub(in crate::dashboard) fn name(consumer: &ConsumerId) -> Markup {
 }
 
 /// The content of an event, or of its metadata.
-pub(in crate::dashboard) fn content(
-    label: &str,
-    shown: &Shown,
-    size: usize,
-    download: Option<String>,
-) -> Markup {
+pub(crate) fn content(label: &str, shown: &Shown, size: usize, download: Option<String>) -> Markup {
     html! {
         figure.content {
             figcaption {

@@ -17,7 +17,7 @@ use crate::dashboard::words::{ago, events, or_dash, state, tone, trouble};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
-pub(in crate::dashboard) struct Filter {
+pub(crate) struct Filter {
     /// A part of the name, or of the group.
     #[serde(default)]
     q: String,
@@ -27,11 +27,13 @@ impl Filter {
     fn admits(&self, one: &ConsumerStatus) -> bool {
         let wanted = self.q.trim().to_lowercase();
         one.name.to_lowercase().contains(&wanted)
-            || one.group.is_some_and(|group| group.to_lowercase() == wanted)
+            || one
+                .group
+                .is_some_and(|group| group.to_lowercase() == wanted)
     }
 }
 
-pub(in crate::dashboard) async fn overview<DB: Backend>(
+pub(crate) async fn overview<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
     Query(filter): Query<Filter>,
@@ -53,7 +55,7 @@ pub(in crate::dashboard) async fn overview<DB: Backend>(
 }
 
 /// How far the log is settled.
-pub(in crate::dashboard) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
+pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
     let waiting = frontier.head - frontier.settled;
     html! {
         section.panel #frontier data-live aria-labelledby="frontier-title" {
@@ -127,7 +129,10 @@ fn search(filter: &Filter) -> Markup {
 }
 
 fn table(shown: &[&ConsumerStatus], is_empty: bool, snapshot: &Snapshot, base: &Base) -> Markup {
-    let head = snapshot.status.as_ref().map_or(0, |status| status.frontier.head);
+    let head = snapshot
+        .status
+        .as_ref()
+        .map_or(0, |status| status.frontier.head);
     html! {
         div #consumers data-live {
             @if shown.is_empty() {

@@ -6,7 +6,6 @@ use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::consumer::consumer_of;
 use super::failure;
 use super::layout::{Section, name, page};
 use crate::admin::ParkedEvent;
@@ -15,28 +14,28 @@ use crate::backend::{Backend, ConsumerId};
 use crate::dashboard::app::{App, Shared};
 use crate::dashboard::forms::form;
 use crate::dashboard::options::ActionKind;
-use crate::dashboard::urls::{Base, with_query};
+use crate::dashboard::urls::{Base, ConsumerPath, with_query};
 
 /// The events of one page.
 const SHOWN: usize = 200;
 
 /// Where the page begins.
 #[derive(Debug, Default, Deserialize)]
-pub(in crate::dashboard) struct From {
+pub(crate) struct Start {
     #[serde(default)]
     after: i64,
 }
 
-pub(in crate::dashboard) async fn parked<DB: Backend>(
+pub(crate) async fn parked<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
-    Path(path): Path<(String, u32)>,
-    Query(from): Query<From>,
+    Path(path): Path<ConsumerPath>,
+    Query(start): Query<Start>,
     request: Parts,
 ) -> Response {
-    let id = consumer_of(path);
+    let id = ConsumerId::from(path);
     let limit = i64::try_from(SHOWN + 1).unwrap_or(i64::MAX);
-    let events = match app.admin.parked_after(&id, from.after, limit).await {
+    let events = match app.admin.parked_after(&id, start.after, limit).await {
         Ok(events) => events,
         Err(error) => return failure::failed(&base, &error),
     };

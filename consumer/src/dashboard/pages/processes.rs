@@ -14,7 +14,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::urls::Base;
 use crate::dashboard::words::{ago, state, tone};
 
-pub(in crate::dashboard) async fn processes<DB: Backend>(
+pub(crate) async fn processes<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
 ) -> Html<String> {

@@ -78,7 +78,8 @@ async fn serve(store: SqliteEventStore, address: &str) -> anyhow::Result<()> {
         worker: handle.clone(),
         metrics,
     };
-    let serving = axum::serve(listener, router(app, admin)).with_graceful_shutdown(shutdown_signal());
+    let serving =
+        axum::serve(listener, router(app, admin)).with_graceful_shutdown(shutdown_signal());
     tokio::select! {
         served = serving => served?,
         // Better restarted than served with read models that no longer change.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use consumer::{Worker, WorkerBuilder};
+use consumer_tests::Served;
 use consumer_tests::http::HttpRequest;
 use consumer_tests::measuring::{Samples, in_turns};
-use consumer_tests::Served;
 use sqlx::Postgres;
 
 use crate::case::{Case, Target};
