@@ -43,6 +43,7 @@
 //! | `worker` | yes | the worker, and commands for operators in [`admin`] |
 //! | `auto-register` | yes | consumers register by being linked |
 //! | `cli` | no | the commands as a command line in your own binary |
+//! | `dashboard` | no | the state of the consumers in a browser, in your own web server or from the command line |
 //! | `metrics` | no | the worker's metrics, for any recorder of the `metrics` crate (see [`observing`]) |
 //! | `testing` | no | tests of single consumers, without a worker |
 //! | `tls-rustls-ring`, `tls-rustls-ring-native-roots`, `tls-rustls-aws-lc-rs`, `tls-native-tls` | no | TLS to Postgres, through sqlx |
@@ -67,6 +68,8 @@ mod backend;
 #[cfg(all(feature = "cli", any(feature = "sqlite", feature = "postgres")))]
 pub mod cli;
 mod contract;
+#[cfg(all(feature = "dashboard", any(feature = "sqlite", feature = "postgres")))]
+pub mod dashboard;
 #[cfg(all(feature = "sqlite", feature = "worker"))]
 pub mod guide;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]

@@ -3,7 +3,7 @@
 //! # Metrics
 //!
 //! With the feature `metrics`, a worker reports to the recorder of the [`metrics`] crate that the
-//! program has installed. `examples/grafana/consumers.json` is a dashboard for these metrics:
+//! program has installed. `examples/grafana` has a dashboard and alert rules for these metrics:
 //!
 //! | name | kind | labels | meaning |
 //! |---|---|---|---|
@@ -17,6 +17,7 @@
 //! | `consumer_parked_events` | gauge | `log`, `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
 //! | `consumer_state` | gauge | `log`, `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
 //! | `consumer_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
+//! | `consumer_settled_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the frontier: less than `consumer_lag_positions` while a transaction blocks the frontier |
 //! | `consumer_lag_seconds` | gauge | `log`, `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
 //! | `consumer_frontier_position` | gauge | | the position up to which the log is settled |
 //! | `consumer_head_position` | gauge | | the highest visible position |

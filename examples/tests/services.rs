@@ -86,6 +86,12 @@ async fn a_user_of_the_web_application_reads_their_own_write() {
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.text().await.unwrap(), "all is well");
     }
+    let overview = client.get(format!("{url}/ops")).send().await.unwrap();
+    let overview = overview.text().await.unwrap();
+    assert!(
+        overview.contains("href=\"/ops/consumers/web.users/1\""),
+        "{overview}"
+    );
     let metrics = client.get(format!("{url}/metrics")).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     assert!(

@@ -2,12 +2,14 @@
 
 mod binaries;
 mod blind;
+mod browser;
 mod consumers;
 mod counting;
 mod database;
 mod delay;
 mod folding;
 pub mod history;
+pub mod http;
 mod imports;
 mod logged;
 pub mod measuring;
@@ -17,10 +19,12 @@ mod pgbouncer;
 mod postgres;
 mod process;
 pub mod samples;
+mod served;
 mod sqlite;
 mod standby;
 mod writers;
 
+pub use self::browser::{Browser, Element, Screen};
 pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
     patiently, read_model, run_once, until,
@@ -35,6 +39,7 @@ pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
 pub use self::process::{WorkerProcess, worker_main};
+pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};

@@ -160,3 +160,227 @@ async fn missing_tables_name_the_command_that_makes_them<DB: TestDatabase>(db: D
     let (exit, text) = cli(users.worker(&db), "migrate").await;
     assert_eq!(exit, Exit::Done, "{text}");
 }
+
+/// A consumer that parks the event of an aggregate with a long id.
+fn parks_long(id: &str) -> Model {
+    let model = Model::new("a_consumer_with_a_long_name_that_is_copied")
+        .settings(Settings::default().retries(0).on_error(OnError::Park));
+    model.fail_on(id, true);
+    model
+}
+
+const LONG_ID: &str = "0198b2c4-5d1e-7c3a-9f00-a1b2c3d4e5f6/line-0198b2c4-5d1e-7c3a-9f00";
+
+test_on!(
+    [sqlite, postgres],
+    a_table_in_a_pipe_has_a_line_for_each_row,
+    an_id_in_a_narrow_table_is_not_broken,
+    status_as_json_has_the_segments_and_both_lags,
+    explain_says_what_became_of_each_event,
+    explain_as_json_has_every_field,
+    a_single_event_is_singular,
+);
+
+async fn a_table_in_a_pipe_has_a_line_for_each_row<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", [LONG_ID]).await;
+    let parking = parks_long(LONG_ID);
+    run_once(parking.worker(&db)).await;
+    let piped = async |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_test_operator"));
+        command.arg("consumers").args(line.split(' '));
+        let command = command
+            .env("TEST_OPERATOR_URL", &db.url)
+            .stdin(Stdio::null());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let list = piped("parked list a_consumer_with_a_long_name_that_is_copied").await;
+    assert_eq!(list.lines().count(), 2, "{list}");
+    let row = list.lines().nth(1).unwrap();
+    assert!(
+        row.contains(LONG_ID) && row.contains(&format!("cannot handle {LONG_ID}")),
+        "{list}"
+    );
+    let status = piped("status").await;
+    let row = status.lines().nth(1).unwrap();
+    assert!(
+        row.starts_with("a_consumer_with_a_long_name_that_is_copied "),
+        "{status}"
+    );
+}
+
+async fn an_id_in_a_narrow_table_is_not_broken<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", [LONG_ID]).await;
+    let parking = parks_long(LONG_ID);
+    run_once(parking.worker(&db)).await;
+    let (_, text) = cli(parking.worker(&db), "parked list").await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[2].contains(&format!("User {LONG_ID}")), "{text}");
+    assert_eq!(
+        lines[3].trim(),
+        format!("cannot handle {LONG_ID}"),
+        "{text}"
+    );
+    let (_, text) = cli(parking.worker(&db), "status").await;
+    assert!(
+        text.contains("\na_consumer_with_a_long_name_that_is_copied  running"),
+        "{text}"
+    );
+}
+
+async fn status_as_json_has_the_segments_and_both_lags<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(Settings::default().segments(4));
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    db.append("User", ["bob"]).await;
+    let (_, text) = cli(users.worker(&db), "status --json").await;
+    let status: Value = serde_json::from_str(&text).unwrap();
+    let one = &status["consumers"][0];
+    assert_eq!(
+        (&one["lag"]["events"], &one["settled_lag"]["events"]),
+        (&json!(1), &json!(1))
+    );
+    let segments = one["segments"].as_array().unwrap();
+    assert_eq!(segments.len(), 4);
+    assert_eq!(segments[1]["slices"], json!({ "start": 256, "end": 512 }));
+    assert_eq!(segments[1]["state"], "running");
+}
+
+async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users")
+        .scope(&["User"])
+        .settings(Settings::default().retries(0).on_error(OnError::Park));
+    users.fail_on("bad", true);
+    db.append("User", ["good", "bad", "bad"]).await;
+    db.append("Order", ["o"]).await;
+    let explain = async |model: &Model, position: i64| {
+        let (exit, text) = cli(model.worker(&db), &format!("explain users {position}")).await;
+        assert_eq!(exit, Exit::Done, "{text}");
+        text
+    };
+    assert!(
+        explain(&users, 1)
+            .await
+            .contains("outcome     not handled yet\n")
+    );
+    run_once(users.worker(&db)).await;
+    let handled = explain(&users, 1).await;
+    assert!(
+        handled.contains("handled, or skipped") && handled.contains("a replay"),
+        "{handled}"
+    );
+    let failed = explain(&users, 2).await;
+    assert!(
+        failed.contains("parked (failed 1 time): cannot handle bad"),
+        "{failed}"
+    );
+    assert!(failed.contains("not a replay"), "{failed}");
+    assert!(
+        explain(&users, 3)
+            .await
+            .contains("parked behind an earlier event")
+    );
+    assert!(explain(&users, 4).await.contains("not in the scope"));
+    assert!(explain(&users, 9).await.contains("no event yet"));
+
+    let stops = Model::new("users").scope(&["User"]);
+    stops.fail_on("worse", true);
+    db.append("User", ["worse", "after"]).await;
+    run_once(stops.worker(&db)).await;
+    let failing = explain(&stops, 5).await;
+    assert!(
+        failing.contains("the consumer stopped at it (failed 1 time): cannot handle worse"),
+        "{failing}"
+    );
+    assert!(
+        explain(&stops, 6)
+            .await
+            .contains("paused, or stopped before it")
+    );
+
+    // A consumer that began later was never given what is before it.
+    let from_now =
+        Model::new("late").settings(Settings::default().start_from(consumer::StartFrom::Now));
+    run_once(from_now.worker(&db)).await;
+    let (_, text) = cli(from_now.worker(&db), "explain late 1").await;
+    assert!(text.contains("began after it"), "{text}");
+    let (exit, text) = cli(users.worker(&db), "explain user 1").await;
+    assert_eq!(exit, Exit::Usage, "{text}");
+}
+
+async fn explain_as_json_has_every_field<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let (_, text) = cli(users.worker(&db), "explain users 1 --json").await;
+    let explanation: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({
+        "consumer": "users", "version": 1, "position": 1, "checkpoint": 1, "is_replay": true,
+        "event": {
+            "aggregate_type": "User", "aggregate_id": "ada", "event_type": "Changed", "event_version": 1,
+        },
+        "outcome": { "kind": "handled" }, "handlers": [],
+    });
+    assert_eq!(explanation, expected);
+}
+
+async fn a_single_event_is_singular<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let (_, text) = cli(users.worker(&db), "rebuild users --yes").await;
+    assert!(!text.contains("1 events"), "{text}");
+    let state = consumer::ConsumerState::Retrying {
+        position: 7,
+        attempts: 1,
+        error: "no".into(),
+    };
+    assert_eq!(state.to_string(), "retrying event 7 (failed 1 time: no)");
+}
+
+#[test]
+fn completions_offer_the_names_of_the_consumers() {
+    for shell in ["bash", "zsh", "fish"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_test_operator"));
+        let output = command
+            .args(["consumers", "completions", shell])
+            .output()
+            .unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("tally"), "{shell}: {script}");
+    }
+}
+
+/// The number that sqlx adds to a message of Postgres is a line of the server's source.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_of_the_servers_source_is_shown_as_one_of_the_statement() {
+    let db = Database::<sqlx::Postgres>::fresh().await;
+    db.append("User", ["ada"]).await;
+    let wrong = || {
+        consumer_tests::consumer("wrong", |_, tx: &mut sqlx::PgConnection, _| {
+            Box::pin(async move {
+                let query = sqlx::query("SELECT *\nFROM nothing\nWHERE id = 1");
+                query.execute(tx).await?;
+                Ok(())
+            })
+        })
+        .settings(Settings::default().retries(0))
+    };
+    run_once(db.worker().consumer(wrong())).await;
+    let (_, text) = cli(db.worker().consumer(wrong()), "status").await;
+    assert!(
+        text.contains("relation \"nothing\" does not exist"),
+        "{text}"
+    );
+    assert!(!text.contains("at line"), "{text}");
+    let error = sqlx::query("SELECT 1 / 0")
+        .execute(&db.pool)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains(" at line "),
+        "the control: {error}"
+    );
+    let error = consumer::StoreError::from(error);
+    assert!(!error.to_string().contains(" at line "), "{error}");
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{Backend, ConsumerState, HealthProblem, Settings, WaitError, Worker, WorkerHandle};
-use consumer_tests::{Database, Model, TestDatabase, TestPostgres, patiently, test_on};
+use consumer_tests::{Database, Model, Running, TestDatabase, TestPostgres, patiently, test_on};
 use tokio::sync::Semaphore;
 
 /// Waits for a state of health.
@@ -244,4 +244,39 @@ async fn without_its_database_a_worker_is_live_but_not_ready() {
     until(&handle, consumer::Health::is_ready).await;
     handle.shut_down();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontier_that_stays_blocked_is_a_problem_that_names_its_blocker() {
+    let db = Database::<sqlx::Postgres>::fresh().await;
+    let worker = db
+        .worker()
+        .consumer(Model::new("users"))
+        .stall_after(Duration::from_secs(2));
+    let worker = Running::start(worker);
+    let mut open = db.store.begin().await.unwrap();
+    db.append_in(&mut open, "slow").await;
+    db.append("User", ["ada"]).await;
+    let is_blocked = |health: &consumer::Health| {
+        let is_wait =
+            |problem: &HealthProblem| matches!(problem, HealthProblem::FrontierBlocked(_));
+        health.problems.iter().any(is_wait)
+    };
+    patiently("it waits", async {
+        while worker.frontier_wait().is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!is_blocked(&worker.health()), "not before the bound");
+    until(&worker, is_blocked).await;
+    let health = worker.health();
+    assert!(health.is_live() && health.is_ready(), "{health}");
+    assert!(
+        health.to_string().contains("it is blocked by pid"),
+        "{health}"
+    );
+    open.commit().await.unwrap();
+    until(&worker, |health| !is_blocked(health)).await;
+    worker.stop().await;
 }

@@ -428,6 +428,10 @@ async fn gauges_show_how_long_and_by_whom_the_frontier_is_blocked() {
     // Its consumers are behind the head, though not behind the frontier.
     until(|| value("consumer_lag_positions{consumer=gap,log=events,slice=0,version=1}") >= 2.0)
         .await;
+    until(|| {
+        value("consumer_settled_lag_positions{consumer=gap,log=events,slice=0,version=1}") == 0.0
+    })
+    .await;
     until(|| value("consumer_lag_seconds{consumer=gap,log=events,slice=0,version=1}") > 0.0).await;
     slow.commit().await.unwrap();
     running.caught_up().await.unwrap();
@@ -460,7 +464,7 @@ fn documented() -> Vec<&'static str> {
 fn the_dashboard_shows_every_documented_metric() {
     let dashboard = include_str!("../../examples/grafana/consumers.json");
     let documented = documented();
-    assert_eq!(documented.len(), 17);
+    assert_eq!(documented.len(), 18);
     let source = include_str!("../../consumer/src/worker/metrics.rs");
     for name in documented {
         assert!(
@@ -471,6 +475,32 @@ fn the_dashboard_shows_every_documented_metric() {
         assert!(
             dashboard.contains(name) || name == "consumer_batches_total",
             "{name} is not shown"
+        );
+    }
+}
+
+#[test]
+fn the_alert_rules_name_only_metrics_that_there_are() {
+    let rules = include_str!("../../examples/grafana/alerts.yml");
+    let guide = include_str!("../../consumer/src/guide/on_call.md");
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let expressions = rules.lines().filter(|line| line.contains("expr:"));
+    let words = expressions.flat_map(|line| line.split(|letter| !is_part(letter)));
+    let metrics: Vec<&str> = words.filter(|word| word.starts_with("consumer_")).collect();
+    assert!(metrics.len() >= 8, "{metrics:?}");
+    for metric in metrics {
+        let name = metric.trim_end_matches("_sum").trim_end_matches("_count");
+        assert!(documented().contains(&name), "{metric} is not documented");
+    }
+    let alerts = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let alerts: Vec<&str> = alerts.collect();
+    assert_eq!(alerts.len(), rules.matches("summary:").count());
+    for alert in alerts {
+        assert!(
+            guide.contains(&format!("`{alert}`")),
+            "the guide does not answer {alert}"
         );
     }
 }

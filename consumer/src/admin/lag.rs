@@ -38,26 +38,12 @@ impl<DB: Backend> Admin<DB> {
             up_to: head,
             scope,
         };
-        let events = self.count(part, MOST_COUNTED + 1).await?;
-        if events == 0 {
-            return Ok(Lag::default());
-        }
-        let mut tx = self.read().await?;
-        let age = DB::age(&self.tables().await?.lag, &mut tx, part).await?;
-        Ok(Lag {
-            events: u64::try_from(events.min(MOST_COUNTED)).unwrap_or(0),
-            is_more: events > MOST_COUNTED,
-            time: age.map(millis),
-        })
+        self.log_reader(MOST_COUNTED).await?.lag(part).await
     }
 
     /// Counts the events in a part of the log, up to a limit.
     pub(super) async fn count(&self, part: Part<'_>, limit: i64) -> Result<i64, AdminError> {
-        if part.after >= part.up_to {
-            return Ok(0);
-        }
-        let mut tx = self.read().await?;
-        Ok(DB::count(&self.tables().await?.lag, &mut tx, part, limit).await?)
+        self.log_reader(limit).await?.count(part, limit).await
     }
 }
 

@@ -6,9 +6,13 @@
 mod borrowed;
 mod commands;
 mod error;
+#[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
+pub(crate) mod events;
+mod explain;
 mod frontier;
 mod lag;
 mod locks;
+mod log_reader;
 mod migration;
 mod missing;
 mod operator;
@@ -25,6 +29,7 @@ pub(crate) mod text;
 mod versions;
 
 pub use self::error::AdminError;
+pub use self::explain::{ExplainedEvent, Explanation, HandlerSite, Outcome};
 pub use self::frontier::FrontierStatus;
 pub use self::lag::Lag;
 pub use self::operator::Admin;
@@ -32,7 +37,7 @@ pub use self::options::{ActivateOptions, ForgetOptions, RebuildOptions, Target};
 pub use self::parked::ParkedEvent;
 pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::retry::Retried;
-pub use self::status::{ConsumerStatus, Failing, Status};
+pub use self::status::{ConsumerStatus, Failing, SegmentStatus, Status};
 pub use crate::backend::ConsumerId;
 pub use crate::backend::ViewError;
 pub use crate::worker::ConsumerState;

@@ -10,8 +10,8 @@ use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
 use crate::backend::{
-    self, Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
-    StoreError, ViewStatements, begin,
+    self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, LagStatements,
+    OperateStatements, Row, StoreError, ViewStatements, begin,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
@@ -55,6 +55,7 @@ pub(super) struct Tables<DB: Backend> {
     pub(super) lag: LagStatements,
     pub(super) checkpoints: CheckpointStatements,
     pub(super) views: ViewStatements,
+    pub(super) browse: BrowseStatements,
 }
 
 impl<DB: Backend> Tables<DB> {
@@ -66,6 +67,7 @@ impl<DB: Backend> Tables<DB> {
             lag: DB::lag_statements(settings),
             checkpoints: DB::checkpoint_statements(settings),
             views: DB::view_statements(settings),
+            browse: DB::browse_statements(settings),
             store,
         })
     }
@@ -248,6 +250,19 @@ impl<DB: Backend> Admin<DB> {
         let tables = self.tables().await?;
         let settings = tables.store.settings();
         Ok(backend::check_use::<DB>(connection, settings, Some(access)).await?)
+    }
+
+    /// The declaration of a consumer of this program.
+    #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
+    pub(crate) fn declaration(&self, consumer: &ConsumerId) -> Option<&Declaration> {
+        self.code_of(consumer).ok().map(|code| &code.declaration)
+    }
+
+    /// Whether a consumer of this program can empty its read model.
+    #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
+    pub(crate) fn can_reset(&self, consumer: &ConsumerId) -> bool {
+        let code = self.code_of(consumer);
+        code.is_ok_and(|code| code.consumer.can_reset())
     }
 
     pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {

@@ -84,7 +84,20 @@ impl<DB: Backend> Admin<DB> {
         let consumer = self.find(consumer.into()).await?;
         let mut tx = self.read().await?;
         let rows = DB::parked(&self.tables().await?.sql, &mut tx, &consumer).await?;
-        Ok(rows.into_iter().map(parked_event).collect())
+        Ok(rows.into_iter().map(ParkedEvent::from).collect())
+    }
+
+    /// Returns up to `limit` of a consumer's parked events after a position.
+    pub(crate) async fn parked_after(
+        &self,
+        consumer: &ConsumerId,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<ParkedEvent>, AdminError> {
+        let mut tx = self.read().await?;
+        let sql = &self.tables().await?.sql;
+        let rows = DB::parked_after(sql, &mut tx, consumer, after, limit).await?;
+        Ok(rows.into_iter().map(ParkedEvent::from).collect())
     }
 
     /// Returns one [parked](Self::parked) event, with the event itself if the log still has it and it can
@@ -103,7 +116,7 @@ impl<DB: Backend> Admin<DB> {
         let row = rows.into_iter().find(|row| row.position == position);
         let row = row.ok_or_else(|| not_parked(&consumer, position))?;
         let event = self.event(&mut tx, position).await?;
-        Ok((parked_event(row), event.and_then(Result::ok)))
+        Ok((row.into(), event.and_then(Result::ok)))
     }
 
     /// Removes a [parked](Self::parked) event without handling it, and returns how many later
@@ -162,15 +175,17 @@ pub(super) fn is_same_aggregate(row: &ParkedRow, other: &ParkedRow) -> bool {
     row.aggregate_type == other.aggregate_type && row.aggregate_id == other.aggregate_id
 }
 
-fn parked_event(row: ParkedRow) -> ParkedEvent {
-    ParkedEvent {
-        position: row.position,
-        has_failed: row.reason == "failed",
-        aggregate_type: row.aggregate_type,
-        aggregate_id: row.aggregate_id,
-        attempts: u32::try_from(row.attempts).unwrap_or(0),
-        error: row.error,
-        parked_for: millis(row.parked_ago),
+impl From<ParkedRow> for ParkedEvent {
+    fn from(row: ParkedRow) -> Self {
+        Self {
+            position: row.position,
+            has_failed: row.reason == "failed",
+            aggregate_type: row.aggregate_type,
+            aggregate_id: row.aggregate_id,
+            attempts: u32::try_from(row.attempts).unwrap_or(0),
+            error: row.error,
+            parked_for: millis(row.parked_ago),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state of every consumer, as an operator sees it.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use serde::ser::Serializer;
 use super::error::AdminError;
 use super::frontier::FrontierStatus;
 use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
+use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
 use crate::backend::{Access, Backend, Checkpoint, ConsumerId, Part, Row, State};
 use crate::registry::Registered;
@@ -98,8 +99,11 @@ pub struct ConsumerStatus {
     pub position: Option<i64>,
     /// Up to where events are a replay.
     pub replay_to: i64,
-    /// How far it is behind.
+    /// How far it is behind the head of the log.
     pub lag: Lag,
+    /// How far it is behind the frontier: the part of `lag` that it may handle now. It is less than `lag`
+    /// while an open transaction blocks the frontier.
+    pub settled_lag: Lag,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
     /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
@@ -118,6 +122,37 @@ pub struct ConsumerStatus {
     /// How long ago its checkpoint was last written.
     #[serde(serialize_with = "seconds")]
     pub saved_ago: Option<Duration>,
+    /// Its segments, ordered by slice; empty if no worker has run it.
+    pub segments: Vec<SegmentStatus>,
+}
+
+/// The status of one segment of a consumer; see [`ConsumerStatus::segments`].
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SegmentStatus {
+    /// The slices of the aggregates that it handles; see [`aggregate_slice`](crate::aggregate_slice).
+    pub slices: Range<i32>,
+    /// What it is doing, as far as its checkpoint tells.
+    pub state: ConsumerState,
+    /// Its checkpoint.
+    pub position: i64,
+    /// The number of its parked events.
+    pub parked: u64,
+    /// How long ago its checkpoint was last written.
+    #[serde(serialize_with = "seconds")]
+    pub saved_ago: Option<Duration>,
+}
+
+impl SegmentStatus {
+    fn of(row: &Row) -> Self {
+        Self {
+            slices: row.checkpoint.key.slice_from..row.checkpoint.slice_to,
+            state: state(&row.checkpoint, std::slice::from_ref(row)),
+            position: row.checkpoint.position,
+            parked: u64::try_from(row.parked).unwrap_or(0),
+            saved_ago: Some(millis(row.saved_ago)),
+        }
+    }
 }
 
 impl ConsumerStatus {
@@ -150,6 +185,11 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// If the database fails or the tables are missing.
     pub async fn status(&self) -> Result<Status, AdminError> {
+        self.status_counting(MOST_COUNTED).await
+    }
+
+    /// Reports the [`Status`] of every consumer, where no lag is counted beyond a number of events.
+    pub(crate) async fn status_counting(&self, most_counted: i64) -> Result<Status, AdminError> {
         self.tables()
             .await?
             .store
@@ -158,11 +198,13 @@ impl<DB: Backend> Admin<DB> {
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
         let active = self.active_versions(&rows).await?;
+        let mut reader = self.log_reader(most_counted).await?;
         let mut consumers = Vec::new();
         for own in rows.chunk_by(|one, next| consumer_of(one) == consumer_of(next)) {
-            consumers.extend(self.consumer_status(own, &active, frontier.head).await?);
+            let status = self.consumer_status(own, &active, &frontier, &mut reader);
+            consumers.extend(status.await?);
         }
-        consumers.extend(self.new_consumers(&rows, frontier.head).await?);
+        consumers.extend(self.new_consumers(&rows, &frontier, &mut reader).await?);
         consumers.sort_by_key(ConsumerStatus::id);
         Ok(Status {
             log: self.store.schema().log_name(),
@@ -191,7 +233,18 @@ impl<DB: Backend> Admin<DB> {
     /// Those of [`status`](Self::status).
     pub async fn status_since(&self, before: &Status) -> Result<Status, AdminError> {
         let mut status = self.status().await?;
+        self.add_rates(&mut status, before).await?;
+        Ok(status)
+    }
+
+    /// Adds the rate of each consumer since an earlier status.
+    pub(crate) async fn add_rates(
+        &self,
+        status: &mut Status,
+        before: &Status,
+    ) -> Result<(), AdminError> {
         let seconds = (status.looked_at - before.looked_at).as_secs_f64();
+        let mut reader = self.log_reader(MOST_COUNTED).await?;
         for one in &mut status.consumers {
             let mut earlier = before.consumers.iter();
             let earlier =
@@ -206,10 +259,10 @@ impl<DB: Backend> Admin<DB> {
                 scope: &one.scope,
             };
             #[allow(clippy::cast_precision_loss)] // a rate for people
-            let handled = self.count(part, MOST_COUNTED).await? as f64;
+            let handled = reader.count(part, MOST_COUNTED).await? as f64;
             one.rate = (seconds > 0.0).then(|| handled / seconds);
         }
-        Ok(status)
+        Ok(())
     }
 
     /// The rows of one consumer, as one entry.
@@ -217,7 +270,8 @@ impl<DB: Backend> Admin<DB> {
         &self,
         rows: &[Row],
         active: &HashMap<Arc<str>, u32>,
-        head: i64,
+        frontier: &FrontierStatus,
+        reader: &mut LogReader<DB>,
     ) -> Result<Option<ConsumerStatus>, AdminError> {
         let Some(worst) = worst(rows) else {
             return Ok(None);
@@ -225,7 +279,8 @@ impl<DB: Backend> Admin<DB> {
         let consumer = consumer_of(worst);
         let position = rows.iter().map(|row| row.checkpoint.position).min();
         let scope = scope_of(&worst.checkpoint.scope);
-        let lag = self.lag(position.unwrap_or_default(), head, &scope).await?;
+        let after = position.unwrap_or_default();
+        let (lag, settled_lag) = lags(after, frontier, &scope, reader).await?;
         let state = match self.state_of(rows) {
             // A checkpoint with nothing of its scope after it advances lazily.
             ConsumerState::Rebuilding if lag.events == 0 => ConsumerState::Running,
@@ -239,8 +294,9 @@ impl<DB: Backend> Admin<DB> {
             position,
             replay_to: worst.replay_to,
             lag,
+            settled_lag,
             failing: failing(worst),
-            missing: self.missing_before(rows).await?,
+            missing: reader.missing_before(rows).await?,
             parked: sum(rows, |row| row.parked),
             parked_aggregates: sum(rows, |row| row.parked_aggregates),
             scope,
@@ -250,6 +306,7 @@ impl<DB: Backend> Admin<DB> {
                 .and_then(|code| code.declaration.group),
             rate: None,
             saved_ago: rows.iter().map(|row| millis(row.saved_ago)).min(),
+            segments: rows.iter().map(SegmentStatus::of).collect(),
         }))
     }
 
@@ -289,7 +346,8 @@ impl<DB: Backend> Admin<DB> {
     async fn new_consumers(
         &self,
         rows: &[Row],
-        head: i64,
+        frontier: &FrontierStatus,
+        reader: &mut LogReader<DB>,
     ) -> Result<Vec<ConsumerStatus>, AdminError> {
         let mut new = Vec::new();
         for one in &self.code {
@@ -299,7 +357,8 @@ impl<DB: Backend> Admin<DB> {
                 continue;
             }
             let scope = scope_of(&scope_text(&declaration.scope));
-            let other_log = self.other_log(&consumer.name).await?;
+            let other_log = reader.other_log(&consumer.name).await?;
+            let (lag, settled_lag) = lags(0, frontier, &scope, reader).await?;
             new.push(ConsumerStatus {
                 name: consumer.name,
                 version: consumer.version,
@@ -307,7 +366,8 @@ impl<DB: Backend> Admin<DB> {
                 state: other_log.map_or(ConsumerState::New, |log| ConsumerState::OtherLog { log }),
                 position: None,
                 replay_to: 0,
-                lag: self.lag(0, head, &scope).await?,
+                lag,
+                settled_lag,
                 failing: None,
                 missing: None,
                 parked: 0,
@@ -316,10 +376,28 @@ impl<DB: Backend> Admin<DB> {
                 group: declaration.group,
                 rate: None,
                 saved_ago: None,
+                segments: Vec::new(),
             });
         }
         Ok(new)
     }
+}
+
+/// How far a checkpoint is behind the head, and behind the frontier.
+async fn lags<DB: Backend>(
+    after: i64,
+    frontier: &FrontierStatus,
+    scope: &[String],
+    reader: &mut LogReader<DB>,
+) -> Result<(Lag, Lag), AdminError> {
+    let part = |up_to| Part {
+        after,
+        up_to,
+        scope,
+    };
+    let lag = reader.lag(part(frontier.head)).await?;
+    let settled_lag = reader.lag(part(frontier.settled)).await?;
+    Ok((lag, settled_lag))
 }
 
 /// The row that represents a consumer: one in trouble, otherwise the slowest.

@@ -1,4 +1,7 @@
-//! Numbers in messages.
+//! Numbers, rates and durations as people read them.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// A number with its thousands separated.
 pub(crate) fn number(number: impl TryInto<i128>) -> String {
@@ -25,9 +28,41 @@ pub(crate) fn count(count: u64, singular: &str) -> String {
     }
 }
 
+/// The events that were at some positions: `event 5 was`, `events 5 to 7 were`.
+pub(crate) fn events_were(positions: &RangeInclusive<i64>) -> String {
+    let (from, to) = (number(*positions.start()), number(*positions.end()));
+    if from == to {
+        format!("event {from} was")
+    } else {
+        format!("events {from} to {to} were")
+    }
+}
+
+/// A rate as a whole number per second.
+pub(crate) fn rate(rate: f64) -> String {
+    #[allow(clippy::cast_possible_truncation)] // the cast saturates
+    let whole = rate.round() as i64;
+    format!("{}/s", number(whole))
+}
+
+/// A duration in its two largest units.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) if seconds == 0 => format!("{} ms", time.as_millis()),
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{count, number};
+    use std::time::Duration;
+
+    use super::{count, duration, events_were, number};
 
     #[test]
     fn thousands_are_separated() {
@@ -42,9 +77,28 @@ mod tests {
     }
 
     #[test]
+    fn one_event_was_and_several_were() {
+        assert_eq!(events_were(&(5..=5)), "event 5 was");
+        assert_eq!(events_were(&(5..=1_007)), "events 5 to 1,007 were");
+    }
+
+    #[test]
     fn only_one_is_singular() {
         for (given, expected) in [(0, "0 events"), (1, "1 event"), (1_000, "1,000 events")] {
             assert_eq!(count(given, "event"), expected);
+        }
+    }
+
+    #[test]
+    fn durations_have_their_two_largest_units() {
+        for (millis, expected) in [
+            (20, "20 ms"),
+            (59_900, "59 s"),
+            (61_000, "1 min 1 s"),
+            (3_661_000, "1 h 1 min"),
+            (90_061_000, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), expected);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::clock;
+use crate::contract::driver_text;
 
 /// An error of sqlx whose cause is printed once.
 ///
@@ -51,7 +52,7 @@ impl From<sqlx::Error> for DriverError {
 
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)?;
+        f.write_str(&driver_text(&self.error))?;
         if self.clock_is_paused {
             f.write_str("; tokio's clock is paused, which ends every timeout at once: remove `start_paused = true`, or call `tokio::time::resume()` before the database is used")?;
         }
@@ -61,6 +62,9 @@ impl fmt::Display for DriverError {
 
 impl Error for DriverError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
+        if matches!(self.error, sqlx::Error::Database(_)) {
+            return None;
+        }
         let message = self.error.to_string();
         let mut causes = std::iter::successors(self.error.source(), |&cause| cause.source());
         causes.find(|cause| !message.ends_with(&cause.to_string()))

@@ -8,6 +8,8 @@
 mod access;
 mod append;
 #[cfg(feature = "worker")]
+mod browse;
+#[cfg(feature = "worker")]
 mod checkpoints;
 mod clock;
 mod column;
@@ -62,6 +64,8 @@ pub use self::access::Access;
 use crate::contract::read_model::ReadModelDatabase;
 
 pub(crate) use self::append::Append;
+#[cfg(feature = "worker")]
+pub(crate) use self::browse::{Among, BrowseStatements, Cursor, EventHeader};
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
@@ -159,6 +163,7 @@ pub trait Parts: events::Events + ReadModelDatabase {}
 #[cfg(all(feature = "worker", not(feature = "testing")))]
 pub trait Parts:
     events::Events
+    + browse::Browse
     + frontier::Frontier
     + checkpoints::Checkpoints
     + operate::Operate
@@ -172,6 +177,7 @@ pub trait Parts:
 #[cfg(feature = "testing")]
 pub trait Parts:
     events::Events
+    + browse::Browse
     + frontier::Frontier
     + checkpoints::Checkpoints
     + operate::Operate

@@ -72,7 +72,8 @@ const SET_SCOPE: &str = "
 const PARKED: &str = "
     SELECT position, aggregate_type, aggregate_id, reason, attempts, error,
            {ms since parked_at} AS parked_ago
-      FROM {parked} WHERE consumer = $1 AND version = $2 ORDER BY position";
+      FROM {parked} WHERE consumer = $1 AND version = $2 AND position > $3
+     ORDER BY position LIMIT $4";
 
 const UNPARK: &str = "DELETE FROM {parked} WHERE consumer = $1 AND version = $2 AND position = $3";
 
@@ -242,7 +243,18 @@ pub trait Operate: Driver {
         connection: &mut Self::Connection,
         of: &ConsumerId,
     ) -> impl Future<Output = Result<Vec<ParkedRow>, sqlx::Error>> + Send {
-        let query = on_consumer::<Self>(&sql.parked, of);
+        Self::parked_after(sql, connection, of, i64::MIN, i64::MAX)
+    }
+
+    /// Reads up to `limit` parked events after a position, in the order of the log.
+    fn parked_after(
+        sql: &OperateStatements,
+        connection: &mut Self::Connection,
+        of: &ConsumerId,
+        after: i64,
+        limit: i64,
+    ) -> impl Future<Output = Result<Vec<ParkedRow>, sqlx::Error>> + Send {
+        let query = on_consumer::<Self>(&sql.parked, of).bind(after).bind(limit);
         async move {
             let rows = query.fetch_all(connection).await?;
             rows.iter().map(ParkedRow::decode::<Self>).collect()

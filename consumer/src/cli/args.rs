@@ -77,8 +77,13 @@ pub(super) enum Command {
     Parked(Parked),
     /// Shows how far the log is settled, and what holds it up
     Frontier(Format),
+    /// Explains what became of one event in a consumer
+    Explain(Explain),
     /// Removes the checkpoint of a detached consumer or an old version
     Forget(Forget),
+    /// Serves the state of the consumers to a browser
+    #[cfg(feature = "dashboard")]
+    Dashboard(Dashboard),
     /// Creates or updates the tables
     Migrate(Migrate),
     /// Prints a shell completion script
@@ -241,6 +246,28 @@ pub(super) enum Parked {
     },
     /// Removes a parked event without handling it
     Skip(SkipEvent),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    pub(super) event: EventOf,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[cfg(feature = "dashboard")]
+#[derive(Debug, Args)]
+pub(super) struct Dashboard {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(super) listen: std::net::SocketAddr,
+    /// Asks for the password in this file, and for the user `operator`
+    #[arg(long, value_name = "FILE")]
+    pub(super) password_file: Option<std::path::PathBuf>,
+    /// Allows every action, such as pausing a consumer, to those who may see the pages
+    #[arg(long)]
+    pub(super) allow_actions: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::args::{
-    Activate, Command, Consumer, EventOf, Forget, Format, Merge, Migrate, SkipEvent,
+    Activate, Command, Consumer, EventOf, Explain, Forget, Format, Merge, Migrate, SkipEvent,
 };
 use super::console::Console;
 use super::error::Outcome;
@@ -20,7 +20,11 @@ impl Command {
         console: &Console,
     ) -> Outcome {
         if let Self::Completions(completions) = &self {
-            return Ok(print(console, completions.own_script()));
+            // Consumers that do not fit together are no reason to complete nothing.
+            let _ = builder.resolve();
+            let consumers = builder.consumers().iter();
+            let names: Vec<&str> = consumers.map(|one| &*one.declaration.name).collect();
+            return Ok(print(console, completions.own_script(&names)));
         }
         builder.resolve()?;
         let admin = Admin::with_code(&builder);
@@ -38,6 +42,8 @@ impl Command {
                 admin.store().check().await?;
                 match command {
                     Self::Rebuild(rebuild) => rebuild.run(builder, &admin, console).await,
+                    #[cfg(feature = "dashboard")]
+                    Self::Dashboard(dashboard) => dashboard.run(admin, console).await,
                     command => command.operate(&admin, console).await,
                 }
             }
@@ -57,7 +63,10 @@ impl Command {
             Self::Merge(merge) => merge.run(admin, console).await,
             Self::Parked(parked) => parked.run(admin, console).await,
             Self::Frontier(format) => frontier(&format, admin, console).await,
+            Self::Explain(explain) => explain.run(admin, console).await,
             Self::Forget(forget) => forget.run(admin, console).await,
+            #[cfg(feature = "dashboard")]
+            Self::Dashboard(_) => Ok(Exit::Done),
             // `run` has handled these.
             Self::Run(_)
             | Self::List(_)
@@ -160,6 +169,16 @@ impl Merge {
 async fn frontier<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Outcome {
     let frontier = admin.frontier().await?;
     show(console, format, &frontier, || tables::frontier(&frontier))
+}
+
+impl Explain {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let EventOf { consumer, position } = &self.event;
+        let explanation = admin.explain(consumer.target(), *position).await?;
+        show(console, &self.format, &explanation, || {
+            tables::explanation(&explanation)
+        })
+    }
 }
 
 impl Forget {

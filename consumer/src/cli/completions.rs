@@ -3,23 +3,55 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{Command, CommandFactory as _};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, Command, CommandFactory as _};
 
 use super::args::{Cli, Completions};
+use crate::registry::entry::linked_entries;
 
 impl Completions {
-    /// The completion script of a whole program.
-    pub(super) fn script(&self, command: &mut Command) -> String {
+    /// The completion script of a whole program, with the names of the consumers in it and these.
+    pub(super) fn script(&self, command: &mut Command, consumers: &[&str]) -> String {
         let name = command.get_name().to_owned();
+        let mut names: Vec<&str> = linked_entries().iter().map(|entry| entry.name).collect();
+        names.extend(consumers);
+        names.sort_unstable();
+        names.dedup();
+        let mut command = offering(command.clone(), &names);
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, command, name, &mut script);
+        clap_complete::generate(self.shell, &mut command, name, &mut script);
         String::from_utf8_lossy(&script).trim_end().to_owned()
     }
 
     /// The completion script of these commands, mounted where this process was called with them.
-    pub(super) fn own_script(&self) -> String {
-        self.script(&mut mounted(std::env::args_os()))
+    pub(super) fn own_script(&self, consumers: &[&str]) -> String {
+        self.script(&mut mounted(std::env::args_os()), consumers)
     }
+}
+
+/// Offers the names of consumers wherever these commands take one.
+fn offering(command: Command, names: &[&str]) -> Command {
+    /// A command that no one else has.
+    const OWN: &str = "accept-scope";
+    if names.is_empty() {
+        return command;
+    }
+    if command.find_subcommand(OWN).is_none() {
+        return command.mut_subcommands(|below| offering(below, names));
+    }
+    command.mut_subcommands(|below| offering_in(below, names))
+}
+
+fn offering_in(command: Command, names: &[&str]) -> Command {
+    let offer = |argument: Arg| match argument.get_id().as_str() {
+        "name" | "only" => {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            argument.value_parser(PossibleValuesParser::new(names))
+        }
+        _ => argument,
+    };
+    let command = command.mut_args(offer);
+    command.mut_subcommands(|below| offering_in(below, names))
 }
 
 /// Mounts the commands below the words that they were called with: `web consumers completions

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::error::CommandError;
 
-/// The width of a table without a terminal.
+/// The width of captured tables.
 const WIDTH: u16 = 80;
 
 /// Where the commands write and ask: the process's own streams, or a buffer in a test.
@@ -38,7 +38,8 @@ pub struct Console {
     failure: Arc<OnceLock<io::Error>>,
     pub(super) is_terminal: bool,
     pub(super) has_colour: bool,
-    pub(super) width: u16,
+    /// How wide tables may be; `None` for other programs, which take a row from each line.
+    pub(super) width: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,7 +68,7 @@ impl Console {
             failure: Arc::default(),
             is_terminal,
             has_colour: is_terminal && !is_dumb && !is_set("NO_COLOR"),
-            width: Table::new().width().unwrap_or(WIDTH),
+            width: Table::new().width(),
         }
     }
 
@@ -83,7 +84,7 @@ impl Console {
             failure: Arc::default(),
             is_terminal: false,
             has_colour: false,
-            width: WIDTH,
+            width: Some(WIDTH),
         }
     }
 

@@ -22,6 +22,9 @@ pub(super) enum CommandError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    #[cfg(feature = "dashboard")]
+    #[error(transparent)]
+    Serve(#[from] crate::dashboard::serve::ServeError),
     #[error("{0}")]
     Usage(String),
     #[error(
@@ -63,6 +66,8 @@ impl CommandError {
         match self {
             Self::Declined | Self::NothingToRebuild(_) => Exit::Refused,
             Self::Usage(_) => Exit::Usage,
+            #[cfg(feature = "dashboard")]
+            Self::Serve(error) if error.is_refused() => Exit::Refused,
             Self::Admin(error) => exit_of(error),
             _ => Exit::Failed,
         }

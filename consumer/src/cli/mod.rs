@@ -30,8 +30,10 @@
 //! | `activate NAME VERSION` | makes a version the active one |
 //! | `merge NAME --segments NUMBER` | merges a consumer's segments while workers run it |
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
+//! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked, skipped or yet to handle an event, and which handler takes it |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
 //! | `forget NAME` | removes the checkpoint of a detached consumer or an old version |
+//! | `dashboard [--listen 127.0.0.1:0]` | with the feature `dashboard`: serves the state of the consumers to a browser; read-only without `--allow-actions`, and beyond this machine only with `--password-file` |
 //! | `migrate [--print]` | creates or updates the tables, or prints the SQL for it, with the tables and views of read models |
 //! | `completions SHELL` | prints a shell completion script |
 //!
@@ -42,6 +44,8 @@ mod args;
 mod commands;
 mod completions;
 mod console;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod error;
 mod exit;
 mod parked;
@@ -50,7 +54,6 @@ mod rebuild;
 mod run;
 mod status;
 mod tables;
-mod text;
 
 use std::process::ExitCode;
 
@@ -86,7 +89,7 @@ impl Cli {
     }
 
     /// Prints shell completions of your whole program if the command line asks for them, and
-    /// returns whether it did.
+    /// returns whether it did. They offer the names of the consumers that are linked into the program.
     ///
     /// Call it before you open a database. [`run`](Self::run) prints completions too, but only of
     /// these commands.
@@ -111,7 +114,7 @@ impl Cli {
         let Command::Completions(completions) = &self.command else {
             return false;
         };
-        Console::process().line(completions.script(command));
+        Console::process().line(completions.script(command, &[]));
         true
     }
 }

@@ -6,8 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::console::Console;
-use super::text::{duration, rate};
-use crate::admin::text::number;
+use crate::admin::text::{count, duration, number, rate};
 use crate::admin::{ConsumerId, RebuildProgress};
 
 /// How often a terminal is redrawn.
@@ -68,10 +67,10 @@ impl<'a> Screen<'a> {
     pub(super) fn done(&self, progress: RebuildProgress) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
-            let handled = number(progress.handled);
+            let handled = count(progress.handled, "event");
             let consumer = self.consumer;
             self.console
-                .line(format!("{consumer}: {handled} events handled again"));
+                .line(format!("{consumer}: {handled} handled again"));
         }
     }
 

@@ -141,9 +141,9 @@ async fn resume<DB: Backend>(
     console: &Console,
 ) -> Result<(), CommandError> {
     let handled = number(progress.handled);
-    let total = number(progress.total);
+    let total = count(progress.total, "event");
     console.note(format!(
-        "continuing the rebuild in progress, {handled} of {total} events handled"
+        "continuing the rebuild in progress, {handled} of {total} handled"
     ));
     let state = admin.state_of_one(consumer).await?;
     if matches!(state, ConsumerState::Stopped { .. }) {

@@ -1,5 +1,7 @@
 //! What the commands show, as text for people.
 
+use std::sync::Arc;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
@@ -8,18 +10,25 @@ use serde_json::json;
 use sqlx::Database;
 
 use super::console::Console;
-use super::text::{duration, rate};
-use crate::admin::text::{count, number};
-use crate::admin::{ConsumerState, ConsumerStatus, FrontierStatus, Lag, ParkedEvent, Status};
+use crate::admin::text::{count, duration, events_were, number, rate};
+use crate::admin::{
+    ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent,
+    Status,
+};
 use crate::backend::Schema;
 use crate::contract::{OnError, PersistedEvent};
 use crate::registry::{Declaration, Registered};
 
-/// A table without borders, as wide as the console.
-fn table(console: &Console, header: &[&str], right: &[usize]) -> Table {
+/// A table without borders. Some columns are aligned to the right; only some are wrapped where the console
+/// is narrow, since names, ids and numbers are copied from the others.
+fn table(console: &Console, header: &[&str], right: &[usize], wrapped: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_width(console.width);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = console.width {
+        table.set_width(width);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     if console.has_colour {
         table.enforce_styling();
     } else {
@@ -31,6 +40,9 @@ fn table(console: &Console, header: &[&str], right: &[usize]) -> Table {
         column.set_padding((0, 2));
         if right.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
+        }
+        if !wrapped.contains(&index) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
     table
@@ -48,11 +60,7 @@ fn text(table: &Table) -> String {
 /// The consumers of the program, as declared.
 pub(super) fn list<DB: Database>(console: &Console, consumers: &[Registered<DB>]) -> String {
     let header = ["CONSUMER", "V", "GROUP", "SCOPE", "ON ERROR", "DECLARED AT"];
-    let mut table = table(console, &header, &[1]);
-    // Names are copied from here, so they are wrapped last.
-    if let Some(names) = table.column_mut(0) {
-        names.set_constraint(ColumnConstraint::ContentWidth);
-    }
+    let mut table = table(console, &header, &[1], &[3, 5]);
     for Registered { declaration, .. } in consumers {
         table.add_row([
             declaration.name.to_string(),
@@ -127,7 +135,7 @@ fn status_table(console: &Console, status: &Status) -> Table {
     let has_rates = status.consumers.iter().any(|one| one.rate.is_some());
     let mut header = vec!["CONSUMER", "STATE", "POSITION", "LAG", "BEHIND", "PARKED"];
     header.extend(has_rates.then_some("RATE"));
-    let mut table = table(console, &header, &[2, 3, 4, 5, 6]);
+    let mut table = table(console, &header, &[2, 3, 4, 5, 6], &[]);
     for one in &status.consumers {
         let parked = Some(one.parked).filter(|&parked| parked > 0);
         let mut row = vec![
@@ -178,9 +186,9 @@ fn problem(one: &ConsumerStatus) -> Option<String> {
         ));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
-        let (from, to) = (number(*missing.start()), number(*missing.end()));
+        let events = events_were(missing);
         return Some(format!(
-            "{consumer}: events {from} to {to} were deleted from the log before it had handled them; restore them before it gets there"
+            "{consumer}: {events} deleted from the log before it had handled them; restore them before it gets there"
         ));
     }
     let failing = one.failing.as_ref()?;
@@ -232,32 +240,103 @@ pub(super) fn frontier(frontier: &FrontierStatus) -> String {
     lines.join("\n")
 }
 
+/// What became of an event in a consumer.
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    let consumer = ConsumerId {
+        name: Arc::clone(&explanation.consumer),
+        version: explanation.version,
+    };
+    let mut lines = vec![format!("consumer    {consumer}")];
+    let Some(event) = &explanation.event else {
+        lines.push(format!("event       {}", explanation.outcome));
+        return lines.join("\n");
+    };
+    lines.extend([
+        format!(
+            "event       {} version {}",
+            event.event_type, event.event_version
+        ),
+        format!(
+            "aggregate   {} {}",
+            event.aggregate_type, event.aggregate_id
+        ),
+        format!("outcome     {}", explanation.outcome),
+    ]);
+    let checkpoint = explanation.checkpoint.map(number);
+    lines.extend(checkpoint.map(|checkpoint| format!("checkpoint  {checkpoint}")));
+    lines.push(if explanation.is_replay {
+        "next time   a replay".to_owned()
+    } else {
+        "next time   not a replay".to_owned()
+    });
+    lines.extend(explanation.handlers.iter().map(|handler| {
+        format!(
+            "handler     {} at {}:{}",
+            handler.method, handler.file, handler.line
+        )
+    }));
+    lines.join("\n")
+}
+
 /// The parked events of a consumer.
 pub(super) fn parked(console: &Console, events: &[ParkedEvent]) -> String {
     if events.is_empty() {
         return "no event is parked".to_owned();
     }
     let header = ["POSITION", "AGGREGATE", "FAILED", "PARKED", "WHY"];
-    let mut table = table(console, &header, &[0, 2, 3]);
-    for one in events {
-        let why = match &one.error {
-            Some(error) if one.has_failed => error.clone(),
-            _ => "waits behind an earlier event".to_owned(),
-        };
-        let failed = if one.has_failed {
-            number(one.attempts)
-        } else {
-            "-".to_owned()
-        };
-        table.add_row([
-            one.position.to_string(),
-            format!("{} {}", one.aggregate_type, one.aggregate_id),
-            failed,
-            duration(one.parked_for),
-            why,
-        ]);
+    let (facts, _) = header.split_at(header.len() - 1);
+    let mut narrow = table(console, facts, &[0, 2, 3], &[]);
+    narrow.add_rows(events.iter().map(parked_facts));
+    if has_room_beside(console, &narrow) {
+        let mut wide = table(console, &header, &[0, 2, 3], &[4]);
+        wide.add_rows(events.iter().map(|one| {
+            let [position, aggregate, failed, parked] = parked_facts(one);
+            [position, aggregate, failed, parked, why(one)]
+        }));
+        return text(&wide);
     }
-    text(&table)
+    // Each reason on a line of its own.
+    let lines = text(&narrow);
+    let mut lines = lines.lines().map(str::to_owned);
+    let mut all: Vec<String> = lines.next().into_iter().collect();
+    for (line, one) in lines.zip(events) {
+        all.extend([line, format!("          {}", why(one))]);
+    }
+    all.join("\n")
+}
+
+/// Whether a text fits beside a table.
+fn has_room_beside(console: &Console, table: &Table) -> bool {
+    /// A narrower text has too many lines.
+    const NARROWEST: usize = 28;
+    let Some(width) = console.width else {
+        return true;
+    };
+    // The header may be styled.
+    let widest = table.lines().skip(1).map(|line| line.chars().count()).max();
+    widest.unwrap_or(0) + NARROWEST <= usize::from(width)
+}
+
+/// A row without its reason.
+fn parked_facts(one: &ParkedEvent) -> [String; 4] {
+    let failed = if one.has_failed {
+        number(one.attempts)
+    } else {
+        "-".to_owned()
+    };
+    [
+        one.position.to_string(),
+        format!("{} {}", one.aggregate_type, one.aggregate_id),
+        failed,
+        duration(one.parked_for),
+    ]
+}
+
+fn why(one: &ParkedEvent) -> String {
+    match &one.error {
+        Some(error) if one.has_failed => error.clone(),
+        _ => "waits behind an earlier event".to_owned(),
+    }
 }
 
 /// A parked event with its payload.

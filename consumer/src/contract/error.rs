@@ -153,15 +153,43 @@ pub struct Chain<'a>(&'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = self.0.to_string();
-        for cause in causes(self.0).skip(1) {
-            let text = cause.to_string();
-            if !line.ends_with(&text) {
+        let mut line = text_of(self.0);
+        let pairs = causes(self.0).zip(causes(self.0).skip(1));
+        for (outer, cause) in pairs {
+            let text = text_of(cause);
+            // The message of a database's error is part of the text of sqlx's.
+            if !is_from_database(outer) && !line.ends_with(&text) {
                 line.push_str(": ");
                 line.push_str(&text);
             }
         }
         f.write_str(&line)
+    }
+}
+
+/// What an error says itself.
+fn text_of(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref() {
+        Some(error) => driver_text(error),
+        None => error.to_string(),
+    }
+}
+
+fn is_from_database(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(sqlx::Error::Database(_)))
+}
+
+/// The text of an error of sqlx, without the line that it adds to those of Postgres: that is a line in the
+/// source of the server, and reads like one of the statement.
+pub(crate) fn driver_text(error: &sqlx::Error) -> String {
+    let text = error.to_string();
+    let sqlx::Error::Database(database) = error else {
+        return text;
+    };
+    let message = database.message();
+    match text.rsplit_once(message) {
+        Some((before, line)) if line.starts_with(" at line ") => format!("{before}{message}"),
+        _ => text,
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) mod variant_handler;
 
 pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use self::error::driver_text;
 pub use self::error::{BatchError, HandlerError, chain};
 pub use self::event::{EventRecord, Metadata, PersistedEvent};
 pub use self::expected_version::ExpectedVersion;

@@ -10,6 +10,7 @@
 //! | [`rebuilding`] | change a read model |
 //! | [`scaling`] | run more processes, or handle more events a second |
 //! | [`deploying`] | deploy a new release, and grant roles what they need |
+//! | [`on_call`] | answer an alert, from a stuck consumer to a restored backup |
 #![cfg_attr(
     feature = "testing",
     doc = "| [`testing`] | test a consumer, or the whole program |"
@@ -41,6 +42,8 @@ pub mod rebuilding {}
 pub mod scaling {}
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
+#[doc = include_str!("on_call.md")]
+pub mod on_call {}
 #[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}

@@ -187,7 +187,7 @@ inventory::collect!(Entry);
 /// All entries of the program. Each is listed once, although a crate that is linked twice, as in a
 /// cycle of development dependencies, registers its consumers twice.
 #[cfg(feature = "auto-register")]
-pub(super) fn linked_entries() -> Vec<&'static Entry> {
+pub(crate) fn linked_entries() -> Vec<&'static Entry> {
     let mut entries: Vec<&'static Entry> = inventory::iter::<Entry>().collect();
     entries.sort_by_key(|entry| (entry.name, entry.site, entry.type_name));
     entries.dedup_by_key(|entry| (entry.name, entry.site, entry.type_name));
@@ -196,6 +196,13 @@ pub(super) fn linked_entries() -> Vec<&'static Entry> {
 
 /// Without the feature `auto-register` there are no entries.
 #[cfg(not(feature = "auto-register"))]
-pub(super) fn linked_entries() -> Vec<&'static Entry> {
+pub(crate) fn linked_entries() -> Vec<&'static Entry> {
     Vec::new()
+}
+
+/// The entry of a version of a consumer, if it was declared with `#[consumer]`.
+#[cfg_attr(not(feature = "worker"), allow(dead_code))]
+pub(crate) fn declared(name: &str, version: u32) -> Option<&'static Entry> {
+    let mut entries = linked_entries().into_iter();
+    entries.find(|entry| entry.name == name && entry.version == version)
 }

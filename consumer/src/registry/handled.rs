@@ -21,6 +21,49 @@ pub struct HandlerShape {
     pub rows: HandlerRows,
 }
 
+impl HandlerShape {
+    /// The events that it takes, in words.
+    #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
+    pub(crate) fn events(&self) -> Vec<&'static str> {
+        match self.handled {
+            Handled::Every => vec!["every event"],
+            Handled::Rest => vec!["every other"],
+            Handled::Named(events) | Handled::Typed { events, .. } => events.to_vec(),
+        }
+    }
+
+    /// Whether it takes an event, unless it takes those that no other handler does.
+    fn takes(&self, aggregate_type: &str, event_type: &str) -> bool {
+        match self.handled {
+            Handled::Every => true,
+            Handled::Typed { aggregate, events } => {
+                aggregate == aggregate_type && events.contains(&event_type)
+            }
+            Handled::Named(events) => events.contains(&event_type),
+            Handled::Rest => false,
+        }
+    }
+}
+
+/// The handlers that take an event in scope.
+#[cfg_attr(not(feature = "worker"), allow(dead_code))]
+pub(crate) fn takers<'a>(
+    handlers: &'a [HandlerShape],
+    aggregate_type: &str,
+    event_type: &str,
+) -> Vec<&'a HandlerShape> {
+    let all = || handlers.iter();
+    let takers: Vec<_> = all()
+        .filter(|handler| handler.takes(aggregate_type, event_type))
+        .collect();
+    if takers.is_empty() {
+        return all()
+            .filter(|handler| handler.handled == Handled::Rest)
+            .collect();
+    }
+    takers
+}
+
 /// The rows of a read model that a handler changes.
 #[derive(Clone, Copy, Debug)]
 pub enum HandlerRows {

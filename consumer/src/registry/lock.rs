@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::Crates;
 use super::entry::{Entry, linked_entries};
-use crate::contract::Handled;
+use super::handled::HandlerShape;
 use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn};
 
 /// The environment variable that makes [`assert_locked!`](crate::assert_locked) write the file.
@@ -151,14 +151,7 @@ fn column_type(column_type: ColumnType) -> &'static str {
 }
 
 fn events(entry: &Entry) -> String {
-    let events = entry
-        .handlers
-        .iter()
-        .flat_map(|handler| match handler.handled {
-            Handled::Every => vec!["every event"],
-            Handled::Rest => vec!["every other"],
-            Handled::Named(events) | Handled::Typed { events, .. } => events.to_vec(),
-        });
+    let events = entry.handlers.iter().flat_map(HandlerShape::events);
     sorted(events, "none")
 }
 

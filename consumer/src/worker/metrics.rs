@@ -62,7 +62,7 @@ const COUNTERS: [(&str, Unit, &str); 8] = [
 ];
 
 #[cfg(feature = "metrics")]
-const GAUGES: [(&str, Unit, &str); 8] = [
+const GAUGES: [(&str, Unit, &str); 9] = [
     (
         "consumer_parked_events",
         Unit::Count,
@@ -77,6 +77,11 @@ const GAUGES: [(&str, Unit, &str); 8] = [
         "consumer_lag_positions",
         Unit::Count,
         "positions between the checkpoint and the head, an upper bound on the events",
+    ),
+    (
+        "consumer_settled_lag_positions",
+        Unit::Count,
+        "positions between the checkpoint and the frontier, which may be handled now",
     ),
     (
         "consumer_lag_seconds",
@@ -171,9 +176,10 @@ pub(crate) fn parked_or_skipped(log: &str, key: &SegmentId, parked: u64, skipped
     }
 }
 
-/// Sets how far a lane is behind the head, in positions and in time.
+/// Sets how far a lane is behind the head, in positions and in time, and how many of the positions are
+/// settled.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn lag(log: &str, key: &SegmentId, positions: i64, time: Duration) {
+pub(crate) fn lag(log: &str, key: &SegmentId, positions: i64, settled: i64, time: Duration) {
     #[cfg(feature = "metrics")]
     {
         let [log, consumer, version] = labels(log, &key.consumer);
@@ -184,6 +190,7 @@ pub(crate) fn lag(log: &str, key: &SegmentId, positions: i64, time: Duration) {
             ("slice", key.slice_from.to_string()),
         ];
         ::metrics::gauge!("consumer_lag_positions", &labels).set(float(positions));
+        ::metrics::gauge!("consumer_settled_lag_positions", &labels).set(float(settled));
         ::metrics::gauge!("consumer_lag_seconds", &labels).set(time.as_secs_f64());
     }
 }

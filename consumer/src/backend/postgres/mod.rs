@@ -6,6 +6,8 @@ use sqlx::postgres::PgQueryResult;
 use super::dialect::Dialect;
 use super::driver::{Driver, PlainQuery};
 
+#[cfg(feature = "worker")]
+mod browse;
 mod catalogue;
 #[cfg(feature = "worker")]
 mod checkpoints;

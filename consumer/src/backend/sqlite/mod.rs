@@ -7,6 +7,8 @@ use super::column::{Column, SqlType};
 use super::dialect::Dialect;
 use super::driver::{Driver, PlainQuery};
 
+#[cfg(feature = "worker")]
+mod browse;
 mod catalogue;
 #[cfg(feature = "worker")]
 mod checkpoints;

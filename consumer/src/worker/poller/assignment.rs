@@ -144,7 +144,7 @@ impl<DB: Backend> LaneAssigner<DB> {
         let LaneChanges { added, removed } = self.progress.update_lanes(&own);
         for lane in removed {
             // Otherwise the gauge would show its last value until the process ends.
-            metrics::lag(&self.log_name, &lane.key, 0, Duration::ZERO);
+            metrics::lag(&self.log_name, &lane.key, 0, 0, Duration::ZERO);
         }
         for progress in added {
             let Some(consumer) = consumers.get(&progress.key.consumer) else {

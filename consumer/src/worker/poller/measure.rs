@@ -36,7 +36,8 @@ impl<DB: Backend> Poller<DB> {
         }
         self.measure_states();
         // To the head: to the frontier, no consumer is behind while the frontier is blocked.
-        let (head, snapshot) = (self.observed().head, Arc::clone(&self.snapshot.borrow()));
+        let (head, settled) = (self.observed().head, self.observed().settled);
+        let snapshot = Arc::clone(&self.snapshot.borrow());
         for lane in self.shared.progress.lanes() {
             // A lane that may not run has no cursor, and its row is behind all the same.
             let after = lane.cursor().map(|cursor| cursor.after);
@@ -44,7 +45,8 @@ impl<DB: Backend> Poller<DB> {
             let after = row.map_or(head, |row| after.unwrap_or(row.position));
             let after = after.min(head);
             let age = self.age_after(&lane, after, head).await;
-            metrics::lag(&self.shared.log_name, &lane.key, head - after, age);
+            let settled = (settled - after).max(0);
+            metrics::lag(&self.shared.log_name, &lane.key, head - after, settled, age);
         }
     }
 

@@ -215,9 +215,10 @@ impl fmt::Display for ConsumerState {
                 attempts,
                 error,
             } => {
+                let s = if *attempts == 1 { "" } else { "s" };
                 write!(
                     f,
-                    "retrying event {position} (failed {attempts} times: {error})"
+                    "retrying event {position} (failed {attempts} time{s}: {error})"
                 )
             }
             Self::Waiting { error } => write!(f, "waiting for the database ({error})"),

@@ -8,6 +8,8 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use consumer::admin::Admin;
+use consumer::dashboard::{self, DashboardOptions};
 use consumer::prelude::*;
 use consumer::{StoreError, WorkerHandle, sqlx};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -68,8 +70,9 @@ pub(crate) async fn prepare(store: &SqliteEventStore) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The routes of the application.
-pub(crate) fn router(app: App) -> Router {
+/// The routes of the application. `/ops` shows the state of the consumers; a real program puts its own
+/// authentication before it, and says with `DashboardOptions::authorize` who may change something.
+pub(crate) fn router(app: App, admin: Admin<sqlx::Sqlite>) -> Router {
     Router::new()
         .route("/users", post(register))
         .route("/users/{id}", get(user))
@@ -77,6 +80,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
         .with_state(app)
+        .nest("/ops", dashboard::router(admin, DashboardOptions::new()))
 }
 
 /// The command. A client that has received the response can read its own write.

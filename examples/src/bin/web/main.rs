@@ -3,8 +3,8 @@
 //!
 //! `cargo run -p consumer-examples --features services --bin web -- serve`, then
 //! `curl -d '{"id":"ada","email":"ada@example.com"}' -H 'content-type: application/json' localhost:3000/users`
-//! and `curl localhost:3000/users/ada`. The probes are `/livez` and `/readyz`, and Prometheus scrapes
-//! `/metrics`. In another terminal, `-- consumers status --watch` shows the state of the consumers, and
+//! and `curl localhost:3000/users/ada`. The probes are `/livez` and `/readyz`, Prometheus scrapes
+//! `/metrics`, and `http://localhost:3000/ops` shows the consumers in a browser. In another terminal, `-- consumers status --watch` shows the state of the consumers, and
 //! `-- consumers --help` lists the other commands.
 
 mod app;
@@ -66,6 +66,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 async fn serve(store: SqliteEventStore, address: &str) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
     tokio::spawn(keep_up(metrics.clone()));
+    let admin = Worker::builder(store.clone()).discover().admin()?;
     let worker = Worker::builder(store.clone()).discover().build()?;
     let handle = worker.handle();
     let mut running = tokio::spawn(worker.run(std::future::pending()));
@@ -77,7 +78,8 @@ async fn serve(store: SqliteEventStore, address: &str) -> anyhow::Result<()> {
         worker: handle.clone(),
         metrics,
     };
-    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown_signal());
+    let serving =
+        axum::serve(listener, router(app, admin)).with_graceful_shutdown(shutdown_signal());
     tokio::select! {
         served = serving => served?,
         // Better restarted than served with read models that no longer change.

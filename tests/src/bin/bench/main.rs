@@ -24,6 +24,7 @@ mod scale;
 mod segments;
 mod sqlite;
 mod table;
+mod viewers;
 
 use self::case::Case;
 use self::plan::{Child, Plan};
@@ -55,5 +56,6 @@ async fn run(plan: &Plan) -> Vec<Case> {
     cases.extend(latency::run(plan).await);
     cases.extend(round_trips::run(plan).await);
     cases.extend(memory::run(plan).await);
+    cases.extend(viewers::run(plan).await);
     cases
 }

@@ -1,0 +1,394 @@
+//! One version of a consumer: what it does, why it does not, and what can be done about it.
+
+use axum::extract::{Path, State};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse as _, Response};
+use maud::{Markup, html};
+
+use super::failure;
+use super::layout::{Section, content, freshness, name, page};
+use crate::admin::text::{count, events_were, number, rate};
+use crate::admin::{ConsumerState, ConsumerStatus, Failing, SegmentStatus};
+use crate::backend::{Backend, ConsumerId, LogRow, readable_event};
+use crate::contract::{OnError, Settings, StartFrom, chain};
+use crate::dashboard::app::{App, Shared};
+use crate::dashboard::figures::{progress, slices, sparkline};
+use crate::dashboard::forms::forms;
+use crate::dashboard::options::ActionKind;
+use crate::dashboard::payload::show;
+use crate::dashboard::snapshots::Snapshot;
+use crate::dashboard::urls::{Base, ConsumerPath};
+use crate::dashboard::words::{ago, date, events, or_dash, state, tone};
+use crate::registry::Declaration;
+use crate::registry::entry::declared;
+
+pub(crate) async fn consumer<DB: Backend>(
+    State(app): State<Shared<DB>>,
+    base: Base,
+    Path(path): Path<ConsumerPath>,
+    request: Parts,
+) -> Response {
+    let id = ConsumerId::from(path);
+    let snapshot = app.snapshots.current(&app.admin).await;
+    let Some(one) = snapshot.consumer(&id) else {
+        return failure::unknown_consumer(&base, &id, &snapshot);
+    };
+    let view = View {
+        one,
+        id: &id,
+        declaration: app.admin.declaration(&id),
+        snapshot: &snapshot,
+        base: &base,
+    };
+    let event = match one.failing.as_ref().and_then(|failing| failing.position) {
+        Some(position) => app.admin.event_at(position).await.map_err(Box::new),
+        None => Ok(None),
+    };
+    let event = event.map_err(|error| chain(error.as_ref()).to_string());
+    let content = html! {
+        (view.heading())
+        (actions(&app, &request, &view))
+        (view.facts())
+        @if let Some(failing) = &one.failing { (view.failing(failing, &event)) }
+        (view.segments())
+        (view.handlers())
+        (view.settings())
+    };
+    page(&base, Section::Overview, &id.to_string(), &content).into_response()
+}
+
+/// What the request may do.
+fn actions<DB: Backend>(app: &App<DB>, request: &Parts, view: &View<'_>) -> Markup {
+    let possible = view.possible(app.admin.can_reset(view.id));
+    let allowed = app.allowed(request, view.id, possible);
+    html! {
+        section #actions data-live aria-label="Actions" {
+            @if app.is_read_only() {
+                p.muted { "Read-only: use the commands, such as " code { "status" } ", " code { "park" } " and " code { "resume" } "." }
+            } @else if !allowed.is_empty() {
+                (forms(view.base, view.id, &app.tokens.issue(), &allowed))
+            }
+        }
+    }
+}
+
+/// What the page is made of.
+struct View<'a> {
+    one: &'a ConsumerStatus,
+    id: &'a ConsumerId,
+    declaration: Option<&'a Declaration>,
+    snapshot: &'a Snapshot,
+    base: &'a Base,
+}
+
+impl View<'_> {
+    /// All versions of the consumer.
+    fn versions(&self) -> impl Iterator<Item = &ConsumerStatus> {
+        let consumers = self.snapshot.consumers().iter();
+        consumers.filter(|other| other.name == self.one.name)
+    }
+
+    fn head(&self) -> i64 {
+        let status = self.snapshot.status.as_ref();
+        status.map_or(0, |status| status.frontier.head)
+    }
+
+    /// The actions that make sense in the state.
+    fn possible(&self, can_reset: bool) -> Vec<ActionKind> {
+        let mut kinds = Vec::new();
+        match &self.one.state {
+            ConsumerState::Stopped { position, .. } => {
+                kinds.push(ActionKind::Resume);
+                if let &Some(position) = position {
+                    kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
+                }
+            }
+            ConsumerState::Paused => kinds.push(ActionKind::Resume),
+            ConsumerState::OtherLog { .. } => return kinds,
+            ConsumerState::ScopeChanged { .. } => kinds.push(ActionKind::AcceptScope),
+            _ => kinds.push(ActionKind::Pause),
+        }
+        if self.one.parked > 0 && self.declaration.is_some() {
+            kinds.push(ActionKind::RetryParked { position: None });
+        }
+        if self.one.position.is_none() {
+            return kinds;
+        }
+        if can_reset {
+            kinds.push(ActionKind::Rebuild {
+                discard_parked: false,
+            });
+        }
+        let has_others = self.versions().count() > 1;
+        if has_others && !self.one.is_active {
+            kinds.push(ActionKind::Activate { force: false });
+        }
+        let is_gone = self.declaration.is_none();
+        if is_gone && (!has_others || !self.one.is_active) {
+            kinds.push(ActionKind::Forget {
+                discard_parked: false,
+            });
+        }
+        kinds
+    }
+
+    fn heading(&self) -> Markup {
+        html! {
+            div.heading {
+                h1 {
+                    (name(self.id))
+                    " " span #state data-live class={ "state " (tone(&self.one.state)) } { (state(&self.one.state)) }
+                }
+                (freshness(self.snapshot))
+            }
+            @if self.versions().count() > 1 {
+                nav.versions #versions data-live aria-label="Versions" {
+                    @for version in self.versions() {
+                        @let id = version.id();
+                        a href=(self.base.consumer(&id)) aria-current=[(id == *self.id).then_some("page")] {
+                            "v" (id.version)
+                            @if version.is_active { " active" }
+                            " · " (state(&version.state))
+                            @if version.lag.events > 0 { " · " (events(version.lag, version.position, self.head())) " behind" }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn facts(&self) -> Markup {
+        let one = self.one;
+        html! {
+            section.panel #facts data-live aria-label="Progress" {
+                dl.facts {
+                    div { dt { "Checkpoint" } dd {
+                        @match one.position { Some(position) => (number(position)), None => "none: no worker has run it" }
+                    } }
+                    div { dt { "Lag to the head" } dd { (events(one.lag, one.position, self.head())) } }
+                    @if one.lag != one.settled_lag {
+                        div { dt { "Lag to the frontier" } dd { (self.settled_lag()) } }
+                    }
+                    div { dt { "Behind" } dd { (or_dash(one.lag.time)) } }
+                    div { dt { "Rate" } dd.rate {
+                        (sparkline(&self.snapshot.rates(self.id)))
+                        span { @match one.rate { Some(now) => (rate(now)), None => "–" } }
+                    } }
+                    div { dt { "Parked" } dd {
+                        @if one.parked > 0 {
+                            a href=(self.base.of_consumer(self.id, "parked")) { (count(one.parked, "event")) }
+                            " of " (count(one.parked_aggregates, "aggregate"))
+                        } @else { "none" }
+                    } }
+                    div { dt { "Last save" } dd { (ago(one.saved_ago)) } }
+                }
+                (self.rebuild())
+                @if let Some(missing) = &one.missing {
+                    p.banner.warn { "Of the log, " (events_were(missing))
+                        " deleted before it had handled them. Restore them before it gets there." }
+                }
+                @if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
+                    p.banner.bad { "Its checkpoint was reached with the scope [" bdi { (checkpoint) } "], but the code has [" bdi { (code) } "]." }
+                }
+            }
+        }
+    }
+
+    fn settled_lag(&self) -> String {
+        let status = self.snapshot.status.as_ref();
+        let settled = status.map_or(0, |status| status.frontier.settled);
+        events(self.one.settled_lag, self.one.position, settled)
+    }
+
+    /// How far a rebuild is.
+    fn rebuild(&self) -> Markup {
+        let one = self.one;
+        let position = one.position.unwrap_or(0);
+        if one.state != ConsumerState::Rebuilding {
+            return html! {};
+        }
+        let (done, total) = (position.unsigned_abs(), one.replay_to.unsigned_abs());
+        let percent = done.saturating_mul(100) / total.max(1);
+        html! {
+            div.rebuild {
+                (progress(done, total))
+                span { "rebuilding: " (number(done)) " of " (number(total)) ", " (percent) " %"
+                    @if let Some(left) = self.time_left() { ", about " (left) " left" } }
+            }
+        }
+    }
+
+    fn time_left(&self) -> Option<String> {
+        let rate = self.one.rate.filter(|rate| *rate > 0.0)?;
+        if self.one.lag.is_more {
+            return None;
+        }
+        #[allow(clippy::cast_precision_loss)] // an estimate
+        let seconds = self.one.lag.events as f64 / rate;
+        let left = std::time::Duration::try_from_secs_f64(seconds).ok()?;
+        Some(crate::admin::text::duration(left))
+    }
+
+    /// The event that failed last, with its content and the error.
+    fn failing(&self, failing: &Failing, event: &Result<Option<LogRow>, String>) -> Markup {
+        html! {
+            section.panel.trouble #failing data-live aria-labelledby="failing-title" {
+                h2 #failing-title {
+                    @match failing.position {
+                        Some(position) => { "Fails at event " a href=(self.base.event(position)) { (number(position)) } },
+                        None => "Fails",
+                    }
+                }
+                p { "Failed " (count(failing.attempts.into(), "time"))
+                    @if let Some(wait) = failing.retry_in { ", next attempt in " (crate::admin::text::duration(wait)) } }
+                pre.error tabindex="0" role="region" aria-label="Error" { bdi { (failing.error) } }
+                @match event {
+                    Ok(Some(row)) => (self.failing_event(row)),
+                    Ok(None) => @if failing.position.is_some() { p.muted { "The log no longer has the event." } },
+                    Err(error) => p.banner.bad { "The event could not be read: " (error) },
+                }
+            }
+        }
+    }
+
+    fn failing_event(&self, row: &LogRow) -> Markup {
+        let event = readable_event(row);
+        let (kind, id) = (&*event.aggregate_type, event.aggregate_id.as_str());
+        let shown = show(&event.payload);
+        let download = self.base.payload(event.global_position);
+        html! {
+            p {
+                strong { bdi { (event.event_type) } } " v" (event.event_version) " of "
+                a href=(self.base.events(&[("type", kind), ("id", id)])) { bdi { (kind) } " " bdi { (id) } }
+                span.muted { " · " (date(event.created_at)) }
+            }
+            @match row {
+                Ok(_) => (content("Payload", &shown, event.payload.len(), Some(download))),
+                Err(unreadable) => p.banner.bad { "The event cannot be decoded: " (unreadable.error) },
+            }
+        }
+    }
+
+    fn segments(&self) -> Markup {
+        let one = self.one;
+        if one.segments.is_empty() {
+            return html! {};
+        }
+        html! {
+            section.panel #segments data-live aria-labelledby="segments-title" {
+                h2 #segments-title { (count(one.segments.len() as u64, "segment")) }
+                div.wide { (slices(&one.segments, self.head())) }
+                @if one.segments.len() > 1 {
+                    table {
+                        thead { tr {
+                            th scope="col" { "Slices" } th scope="col" { "State" } th.number scope="col" { "Checkpoint" }
+                            th.number scope="col" { "Parked" } th scope="col" { "Last save" }
+                        } }
+                        tbody { @for segment in &one.segments { (segment_row(segment)) } }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The source of the consumer, if it is in this program.
+    fn handlers(&self) -> Markup {
+        let entry = declared(&self.id.name, self.id.version);
+        let Some(declaration) = self.declaration else {
+            return html! { section.panel { p.muted { "This program does not contain the code of this version." } } };
+        };
+        html! {
+            section.panel aria-labelledby="code-title" {
+                h2 #code-title { "Code" }
+                dl.facts {
+                    div { dt { "Declared at" } dd {
+                        @match declaration.site { Some(site) => code { (site.file) ":" (site.line) }, None => "by hand" }
+                    } }
+                    @if let Some(group) = declaration.group { div { dt { "Group" } dd { bdi { (group) } } } }
+                    div { dt { "Scope" } dd { (scope(&declaration.scope)) } }
+                    @if let Some(table) = declaration.read_model { div { dt { "Read model" } dd { code { (table.name) } } } }
+                }
+                @if let Some(entry) = entry {
+                    table {
+                        thead { tr { th scope="col" { "Handler" } th scope="col" { "Events" } th scope="col" { "Source" } } }
+                        tbody {
+                            @for handler in entry.handlers {
+                                tr {
+                                    th scope="row" { code { (handler.method) } }
+                                    td data-label="Events" { (handler.events().join(", ")) }
+                                    td data-label="Source" { code { (handler.file) ":" (handler.line) } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn settings(&self) -> Markup {
+        let Some(declaration) = self.declaration else {
+            return html! {};
+        };
+        html! {
+            section.panel aria-labelledby="settings-title" {
+                h2 #settings-title { "Settings" }
+                dl.facts {
+                    @for (name, value) in settings(&declaration.settings) {
+                        div { dt { (name) } dd { (value) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn segment_row(segment: &SegmentStatus) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (segment.slices.start) "–" (segment.slices.end - 1) }
+            td data-label="State" { span class={ "state " (tone(&segment.state)) } { (state(&segment.state)) } }
+            td.number data-label="Checkpoint" { (number(segment.position)) }
+            td.number data-label="Parked" { @if segment.parked > 0 { (number(segment.parked)) } @else { "–" } }
+            td data-label="Last save" { (ago(segment.saved_ago)) }
+        }
+    }
+}
+
+fn scope(kinds: &[std::sync::Arc<str>]) -> String {
+    if kinds.is_empty() {
+        return "every event".to_owned();
+    }
+    kinds.join(", ")
+}
+
+fn settings(settings: &Settings) -> [(&'static str, String); 8] {
+    let time = crate::admin::text::duration;
+    let on_error = match settings.on_error {
+        OnError::Stop => "stop",
+        OnError::Park => "park",
+        OnError::Skip => "skip",
+    };
+    let start_from = match settings.start_from {
+        StartFrom::Beginning => "the beginning",
+        StartFrom::Now => "now",
+    };
+    let backoff = settings.backoff;
+    let limit = settings.handler_timeout;
+    [
+        ("On error", on_error.to_owned()),
+        ("Retries", settings.retries.to_string()),
+        (
+            "Backoff",
+            format!("{} to {}", time(backoff.min), time(backoff.max)),
+        ),
+        ("Starts from", start_from.to_owned()),
+        ("Batch size", number(settings.batch_size)),
+        ("Batch time", time(settings.batch_time)),
+        (
+            "Handler timeout",
+            limit.map_or_else(|| "none".to_owned(), time),
+        ),
+        ("Segments", settings.segments.to_string()),
+    ]
+}

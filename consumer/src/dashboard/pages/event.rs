@@ -1,0 +1,207 @@
+//! One event: its content, what caused it, and what a consumer made of it.
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use maud::{Markup, html};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::failure;
+use super::layout::{Section, content, name, page};
+use crate::admin::text::number;
+use crate::admin::{AdminError, Explanation, Target};
+use crate::backend::{Backend, LogRow, readable_event};
+use crate::contract::{PersistedEvent, chain};
+use crate::dashboard::app::Shared;
+use crate::dashboard::payload::show;
+use crate::dashboard::snapshots::Snapshot;
+use crate::dashboard::urls::{Base, EventPath, IdPath, with_query};
+use crate::dashboard::words::date;
+
+/// How far around an event the others of its correlation are looked for.
+const AROUND: i64 = 2_500;
+
+/// The consumer about which to explain.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    consumer: String,
+    version: Option<u32>,
+}
+
+pub(crate) async fn event<DB: Backend>(
+    State(app): State<Shared<DB>>,
+    base: Base,
+    Path(EventPath { position }): Path<EventPath>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let row = match app.admin.event_at(position).await {
+        Ok(row) => row,
+        Err(error) => return failure::failed(&base, &error),
+    };
+    let snapshot = app.snapshots.current(&app.admin).await;
+    let explanation = match &*asked.consumer {
+        "" => None,
+        consumer => {
+            let target = Target::new(consumer);
+            let target = match asked.version {
+                Some(version) => target.version(version),
+                None => target,
+            };
+            Some(app.admin.explain(target, position).await)
+        }
+    };
+    let content = html! {
+        div.heading {
+            h1 { "Event " (number(position)) }
+            nav.pager aria-label="Neighbours" {
+                a rel="prev" href=(base.events(&[("after", &position.to_string())])) { "Later events" }
+                a rel="next" href=(base.events(&[("before", &position.to_string())])) { "Earlier events" }
+            }
+        }
+        @match &row {
+            Some(row) => (facts(row, &base)),
+            None => p.empty { "The log has no event at this position." },
+        }
+        (consumers(position, &snapshot, explanation.as_ref(), &base))
+    };
+    let status = if row.is_some() {
+        StatusCode::OK
+    } else {
+        StatusCode::NOT_FOUND
+    };
+    let title = format!("Event {position}");
+    (status, page(&base, Section::Events, &title, &content)).into_response()
+}
+
+fn facts(row: &LogRow, base: &Base) -> Markup {
+    let event = readable_event(row);
+    let (kind, id) = (&*event.aggregate_type, event.aggregate_id.as_str());
+    html! {
+        section.panel aria-label="Event" {
+            dl.facts {
+                div { dt { "Type" } dd { a href=(base.events(&[("event", &event.event_type)])) { bdi { (event.event_type) } } " v" (event.event_version) } }
+                div { dt { "Aggregate" } dd {
+                    a href=(base.events(&[("type", kind)])) { bdi { (kind) } } " "
+                    a href=(base.events(&[("type", kind), ("id", id)])) { bdi { (id) } }
+                } }
+                div { dt { "Version" } dd { (number(event.aggregate_version)) } }
+                div { dt { "Time" } dd { (date(event.created_at)) } }
+                div { dt { "Event id" } dd { code { (event.event_id) } } }
+                (relations(event, base))
+            }
+            @match row {
+                Ok(event) => {
+                    (content("Payload", &show(&event.payload), event.payload.len(), Some(base.payload(event.global_position))))
+                    @if let Some(metadata) = &event.metadata {
+                        (content("Metadata", &show(metadata.as_bytes()), metadata.as_bytes().len(), None))
+                    }
+                },
+                Err(unreadable) => p.banner.bad { "The event cannot be decoded: " (unreadable.error) },
+            }
+        }
+    }
+}
+
+/// What caused an event, what it caused, and what belongs together.
+fn relations(event: &PersistedEvent, base: &Base) -> Markup {
+    let position = event.global_position;
+    let around = (position - AROUND).max(0).to_string();
+    let own_id = event.event_id.to_string();
+    html! {
+        @if let Some(cause) = &event.causation_id {
+            div { dt { "Caused by" } dd {
+                @if Uuid::try_parse(cause).is_ok() { a href=(base.event_by_id(cause)) { code { bdi { (cause) } } } }
+                @else { code { bdi { (cause) } } }
+            } }
+        }
+        div { dt { "Caused" } dd { a href=(base.events(&[("causation", &own_id), ("after", &position.to_string())])) { "find its effects" } } }
+        @if let Some(correlation) = &event.correlation_id {
+            div { dt { "Correlation" } dd { a href=(base.events(&[("correlation", correlation), ("after", &around)])) { code { bdi { (correlation) } } } } }
+        }
+        @if let Some(trace) = &event.trace_id { div { dt { "Trace" } dd { code { bdi { (trace) } } } } }
+    }
+}
+
+/// What became of the event in each consumer.
+fn consumers(
+    position: i64,
+    snapshot: &Snapshot,
+    explanation: Option<&Result<Explanation, AdminError>>,
+    base: &Base,
+) -> Markup {
+    html! {
+        section.panel #explain aria-labelledby="explain-title" {
+            h2 #explain-title { "In the consumers" }
+            @match explanation {
+                None => p.muted { "Choose a consumer to see whether it has handled the event, and which handler takes it." },
+                Some(Ok(explanation)) => (explained(explanation)),
+                Some(Err(error)) => p.banner.bad role="alert" { (chain(error)) },
+            }
+            ul.choices {
+                @for one in snapshot.consumers() {
+                    @let id = one.id();
+                    @let version = id.version.to_string();
+                    @let query = [("consumer", &*id.name), ("version", version.as_str())];
+                    @let is_chosen = explanation.is_some_and(|found| found.as_ref().is_ok_and(|found| {
+                        found.consumer == id.name && found.version == id.version
+                    }));
+                    li { a href=(with_query(&base.event(position), &query)) aria-current=[is_chosen.then_some("true")] { (name(&id)) } }
+                }
+            }
+        }
+    }
+}
+
+fn explained(explanation: &Explanation) -> Markup {
+    html! {
+        p.outcome { (explanation.outcome) }
+        dl.facts {
+            @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
+            div { dt { "Next time" } dd { @if explanation.is_replay { "a replay" } @else { "not a replay" } } }
+            @for handler in &explanation.handlers {
+                div { dt { "Handler" } dd { code { (handler.method) } " at " code { (handler.file) ":" (handler.line) } } }
+            }
+        }
+    }
+}
+
+/// The payload as a file, which no browser shows or runs.
+pub(crate) async fn payload<DB: Backend>(
+    State(app): State<Shared<DB>>,
+    base: Base,
+    Path(EventPath { position }): Path<EventPath>,
+) -> Response {
+    match app.admin.event_at(position).await {
+        Ok(Some(Ok(event))) => {
+            let name = format!("attachment; filename=\"event-{position}.payload\"");
+            let headers = [
+                (CONTENT_TYPE, "application/octet-stream".to_owned()),
+                (CONTENT_DISPOSITION, name),
+                (
+                    CONTENT_SECURITY_POLICY,
+                    "default-src 'none'; sandbox".to_owned(),
+                ),
+            ];
+            (headers, Body::from(event.payload.clone())).into_response()
+        }
+        Ok(_) => failure::not_found(base).await,
+        Err(error) => failure::failed(&base, &error),
+    }
+}
+
+/// Finds an event by its id.
+pub(crate) async fn by_id<DB: Backend>(
+    State(app): State<Shared<DB>>,
+    base: Base,
+    Path(IdPath { event_id }): Path<IdPath>,
+) -> Response {
+    match app.admin.position_of_event(event_id).await {
+        Ok(Some(position)) => Redirect::to(&base.event(position)).into_response(),
+        Ok(None) => failure::not_found(base).await,
+        Err(error) => failure::failed(&base, &error),
+    }
+}

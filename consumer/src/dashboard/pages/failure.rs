@@ -1,0 +1,62 @@
+//! Pages that say why there is no other.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use maud::{Markup, html};
+
+use super::layout::{Section, freshness, page};
+use crate::admin::AdminError;
+use crate::backend::ConsumerId;
+use crate::contract::chain;
+use crate::dashboard::snapshots::Snapshot;
+use crate::dashboard::urls::Base;
+
+/// A page with a message and a way on.
+pub(crate) fn failure(
+    base: &Base,
+    status: StatusCode,
+    title: &str,
+    message: &Markup,
+    back: &str,
+) -> Response {
+    let content = html! {
+        h1 { (title) }
+        p.banner.bad role="alert" { (message) }
+        p { a href=(back) { "Back" } }
+    };
+    (status, page(base, Section::Overview, title, &content)).into_response()
+}
+
+/// The database, or the tables, cannot be used.
+pub(crate) fn failed(base: &Base, error: &AdminError) -> Response {
+    let message = html! { (chain(error)) };
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    failure(base, status, "Not available", &message, &base.overview())
+}
+
+/// No consumer has that name and version, or none is known.
+pub(crate) fn unknown_consumer(
+    base: &Base,
+    consumer: &ConsumerId,
+    snapshot: &Snapshot,
+) -> Response {
+    let content = html! {
+        div.heading { h1 { "Unknown consumer" } (freshness(snapshot)) }
+        p { "There is no consumer " bdi { (consumer) } " on this log." }
+        p { a href=(base.overview()) { "All consumers" } }
+    };
+    let page = page(base, Section::Overview, "Unknown consumer", &content);
+    (StatusCode::NOT_FOUND, page).into_response()
+}
+
+/// There is nothing at an address.
+pub(crate) async fn not_found(base: Base) -> Response {
+    let message = html! { "There is no such page." };
+    failure(
+        &base,
+        StatusCode::NOT_FOUND,
+        "Not found",
+        &message,
+        &base.overview(),
+    )
+}

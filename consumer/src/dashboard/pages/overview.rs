@@ -1,0 +1,199 @@
+//! The overview: the frontier, what needs attention, and every consumer.
+
+use axum::extract::{Query, State};
+use axum::response::Html;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::layout::{Section, freshness, page};
+use crate::admin::text::{count, number, rate};
+use crate::admin::{ConsumerStatus, FrontierStatus};
+use crate::backend::Backend;
+use crate::dashboard::app::Shared;
+use crate::dashboard::figures::{slices, sparkline, strip};
+use crate::dashboard::snapshots::Snapshot;
+use crate::dashboard::urls::Base;
+use crate::dashboard::words::{ago, events, or_dash, state, tone, trouble};
+
+/// Which consumers to show.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Filter {
+    /// A part of the name, or of the group.
+    #[serde(default)]
+    q: String,
+}
+
+impl Filter {
+    fn admits(&self, one: &ConsumerStatus) -> bool {
+        let wanted = self.q.trim().to_lowercase();
+        one.name.to_lowercase().contains(&wanted)
+            || one
+                .group
+                .is_some_and(|group| group.to_lowercase() == wanted)
+    }
+}
+
+pub(crate) async fn overview<DB: Backend>(
+    State(app): State<Shared<DB>>,
+    base: Base,
+    Query(filter): Query<Filter>,
+) -> Html<String> {
+    let snapshot = app.snapshots.current(&app.admin).await;
+    let consumers = snapshot.consumers();
+    let shown: Vec<&ConsumerStatus> = consumers.iter().filter(|one| filter.admits(one)).collect();
+    let content = html! {
+        div.heading {
+            h1 { "Consumers" }
+            (freshness(&snapshot))
+        }
+        @if let Some(status) = &snapshot.status { (frontier(&status.frontier, &base)) }
+        (attention(consumers, &base))
+        @if consumers.len() > 10 || !filter.q.is_empty() { (search(&filter)) }
+        (table(&shown, consumers.is_empty(), &snapshot, &base))
+    };
+    page(&base, Section::Overview, "Consumers", &content)
+}
+
+/// How far the log is settled.
+pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
+    let waiting = frontier.head - frontier.settled;
+    html! {
+        section.panel #frontier data-live aria-labelledby="frontier-title" {
+            h2 #frontier-title { "Log" }
+            @if let Some(problem) = &frontier.problem {
+                p.banner.bad role="alert" { "The frontier is unknown: " (problem) }
+            } @else {
+                (strip(frontier))
+                dl.facts {
+                    div { dt { "Settled" } dd { a href=(base.event(frontier.settled)) { (number(frontier.settled)) } } }
+                    @if waiting > 0 {
+                        div { dt { "Waiting" } dd.warn-text { (count(waiting.unsigned_abs(), "position")) } }
+                    }
+                    div { dt { "Head" } dd { a href=(base.event(frontier.head)) { (number(frontier.head)) } } }
+                }
+                @for blocker in &frontier.blockers {
+                    p.banner.warn { "Blocked by " bdi { (blocker) } ": no consumer is given an event after position " (number(frontier.settled)) " until this transaction ends." }
+                }
+            }
+        }
+    }
+}
+
+/// The consumers for which someone has to act.
+fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
+    let troubled: Vec<(&ConsumerStatus, String)> = consumers
+        .iter()
+        .filter_map(|one| Some((one, trouble(one)?)))
+        .collect();
+    let parked: u64 = consumers.iter().map(|one| one.parked).sum();
+    const SHOWN: usize = 12;
+    html! {
+        section #attention data-live aria-label="Needs attention" {
+            p.summary role="status" {
+                @if consumers.is_empty() {
+                    "No consumer has run on this log, and this program contains none."
+                } @else if troubled.is_empty() {
+                    (count(consumers.len() as u64, "consumer")) ", none in trouble"
+                } @else {
+                    strong { (count(troubled.len() as u64, "consumer")) }
+                    @if troubled.len() == 1 { " needs attention" } @else { " need attention" }
+                }
+                @if parked > 0 { " · " (count(parked, "parked event")) }
+            }
+            @if !troubled.is_empty() {
+                ul.attention {
+                    @for (one, why) in troubled.iter().take(SHOWN) {
+                        li {
+                            span class={ "state " (tone(&one.state)) } { (state(&one.state)) }
+                            " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
+                            " " span.why { bdi { (why) } }
+                        }
+                    }
+                    @if troubled.len() > SHOWN {
+                        li.muted { "and " (number(troubled.len() - SHOWN)) " more in the table" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn search(filter: &Filter) -> Markup {
+    html! {
+        form.search method="get" role="search" {
+            label for="q" { "Name or group" }
+            input #q type="search" name="q" value=(filter.q) autocomplete="off" spellcheck="false";
+            button { "Filter" }
+        }
+    }
+}
+
+fn table(shown: &[&ConsumerStatus], is_empty: bool, snapshot: &Snapshot, base: &Base) -> Markup {
+    let head = snapshot
+        .status
+        .as_ref()
+        .map_or(0, |status| status.frontier.head);
+    html! {
+        div #consumers data-live {
+            @if shown.is_empty() {
+                @if !is_empty { p.empty { "No consumer has such a name or group." } }
+            } @else {
+                table.consumers {
+                    caption.hidden { "All consumers" }
+                    thead { tr {
+                        th scope="col" { "Consumer" }
+                        th scope="col" { "State" }
+                        th.number scope="col" { "Lag" }
+                        th.number scope="col" { "Behind" }
+                        th scope="col" { "Rate" }
+                        th scope="col" { "Slices" }
+                        th.number scope="col" { "Parked" }
+                        th scope="col" { "Last save" }
+                    } }
+                    tbody {
+                        @for (index, one) in shown.iter().enumerate() {
+                            @let is_next_version = index.checked_sub(1).and_then(|before| shown.get(before))
+                                .is_some_and(|before| before.name == one.name);
+                            (row(one, is_next_version, head, snapshot, base))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn row(
+    one: &ConsumerStatus,
+    is_next_version: bool,
+    head: i64,
+    snapshot: &Snapshot,
+    base: &Base,
+) -> Markup {
+    let id = one.id();
+    let rates = snapshot.rates(&id);
+    html! {
+        tr.beside[is_next_version] {
+            th scope="row" {
+                a href=(base.consumer(&id)) { (super::layout::name(&id)) }
+                @if one.is_active && (id.version > 1 || is_next_version) { " " span.badge { "active" } }
+                @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
+            }
+            td data-label="State" { span class={ "state " (tone(&one.state)) } { (state(&one.state)) } }
+            td.number data-label="Lag" { (events(one.lag, one.position, head)) }
+            td.number data-label="Behind" { (or_dash(one.lag.time)) }
+            td.rate data-label="Rate" {
+                (sparkline(&rates))
+                span { @match one.rate { Some(now) => (rate(now)), None => "–" } }
+            }
+            td.slices-cell data-label="Slices" {
+                (slices(&one.segments, head))
+                span { (number(one.segments.len())) }
+            }
+            td.number data-label="Parked" {
+                @if one.parked > 0 { a href=(base.of_consumer(&id, "parked")) { (number(one.parked)) } } @else { "–" }
+            }
+            td data-label="Last save" { (ago(one.saved_ago)) }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! States, lags and times in words.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::admin::text::{duration, events_were, number};
+use crate::admin::{ConsumerState, ConsumerStatus, Lag};
+
+/// The class of a state, which decides its colour.
+pub(super) fn tone(state: &ConsumerState) -> &'static str {
+    match state {
+        ConsumerState::Running | ConsumerState::CaughtUp => "ok",
+        ConsumerState::Stopped { .. }
+        | ConsumerState::ScopeChanged { .. }
+        | ConsumerState::OtherLog { .. }
+        | ConsumerState::Panicked { .. } => "bad",
+        ConsumerState::Retrying { .. }
+        | ConsumerState::Paused
+        | ConsumerState::Detached
+        | ConsumerState::Waiting { .. } => "warn",
+        _ => "info",
+    }
+}
+
+/// A state in words.
+pub(super) fn state(state: &ConsumerState) -> String {
+    state.name().replace('_', " ")
+}
+
+/// A number of events, or what is known of it.
+pub(super) fn events(lag: Lag, position: Option<i64>, up_to: i64) -> String {
+    if lag.is_more {
+        // No more events than positions.
+        return format!("≤ {}", number(up_to - position.unwrap_or(0)));
+    }
+    number(lag.events)
+}
+
+/// A duration, or a dash.
+pub(super) fn or_dash(time: Option<Duration>) -> String {
+    time.map_or_else(|| "–".to_owned(), duration)
+}
+
+/// How long ago something was.
+pub(super) fn ago(time: Option<Duration>) -> String {
+    match time {
+        None => "never".to_owned(),
+        Some(time) if time < Duration::from_secs(1) => "just now".to_owned(),
+        Some(time) => format!("{} ago", duration(time)),
+    }
+}
+
+/// A time of the clock.
+pub(super) fn clock(time: DateTime<Utc>) -> String {
+    time.format("%H:%M:%S UTC").to_string()
+}
+
+/// A date and time.
+pub(super) fn date(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string()
+}
+
+/// A size.
+pub(super) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1_000 {
+        return format!("{bytes} B");
+    }
+    #[allow(clippy::cast_precision_loss)] // a size for people
+    let mut size = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if size < 1_000.0 {
+            break;
+        }
+        size /= 1_000.0;
+        unit = next;
+    }
+    format!("{size:.1} {unit}")
+}
+
+/// What is wrong with a consumer and since when, in one line; `None` if no one has to act.
+pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
+    let error = one.failing.as_ref().map(|failing| {
+        let first = failing.error.lines().next().unwrap_or_default();
+        let position = failing
+            .position
+            .map(|position| format!("event {position}: "));
+        format!("{}{first}", position.unwrap_or_default())
+    });
+    match (&one.state, error, &one.missing) {
+        (ConsumerState::Stopped { .. }, error, _) => Some(error.unwrap_or_default()),
+        (ConsumerState::Retrying { .. }, Some(error), _) => Some(error),
+        (ConsumerState::Paused, ..) => Some("an operator paused it".to_owned()),
+        (ConsumerState::ScopeChanged { .. }, ..) => {
+            Some("the code has another scope than the checkpoint".to_owned())
+        }
+        (ConsumerState::OtherLog { log }, ..) => {
+            Some(format!("a consumer of its name reads the log `{log}`"))
+        }
+        (ConsumerState::Detached, ..) => Some("the program does not contain it".to_owned()),
+        (_, _, Some(missing)) => Some(format!(
+            "{} deleted before it had handled them",
+            events_were(missing)
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_have_a_unit_that_fits() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(10_485_760), "10.5 MB");
+        assert_eq!(bytes(1_000), "1.0 kB");
+    }
+}

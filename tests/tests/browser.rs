@@ -1,0 +1,501 @@
+//! The dashboard in a real browser: what an operator does, and what everyone can read.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use consumer::dashboard::{DashboardOptions, router};
+use consumer::{NewEvent, OnError, Registered, Settings, Worker, WorkerBuilder};
+use consumer_tests::{
+    Browser, Database, Model, Running, Screen, Served, TestDatabase, run_once, test_on,
+};
+use serde_json::{Value, json};
+use sqlx::{Postgres, Sqlite};
+use tokio::sync::Semaphore;
+
+test_on!(
+    [sqlite, postgres],
+    a_failure_is_seen_parked_repaired_and_retried,
+    a_version_is_rebuilt_beside_the_other_and_activated,
+);
+
+fn url(served: &Served, path: &str) -> String {
+    format!("http://{}{path}", served.address)
+}
+
+async fn a_failure_is_seen_parked_repaired_and_retried<DB: TestDatabase>(db: Database<DB>) {
+    if !Browser::is_installed() {
+        return;
+    }
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada","tags":["x"]}"#);
+    db.append_events(&[event]).await;
+    let worker = Running::start(users.worker(&db));
+    let served = Served::operable(users.worker(&db)).await;
+    let browser = Browser::start().await;
+
+    browser.open(&url(&served, "/")).await;
+    browser.shows("stopped").await;
+    browser.shows("1 consumer needs attention").await;
+    browser.click("users").await;
+    browser.shows("cannot handle bad").await;
+    browser.shows("\"name\": \"Ada\"").await;
+    browser.shows("Failed 1 time").await;
+
+    browser.click("Park event 1").await;
+    browser.shows("1 event of 1 aggregate").await;
+    browser.hides("cannot handle bad").await;
+    browser.click("1 event").await;
+    browser.shows("User bad").await;
+    browser.shows("cannot handle bad").await;
+
+    // The repair, without loading anything again but by the form.
+    users.fail_on("bad", false);
+    browser.click("Retry this aggregate").await;
+    browser.shows("1 event handled").await;
+    browser.click("Back").await;
+    browser.shows("No event is parked").await;
+    assert_eq!(db.applied("users").await, [1]);
+    assert_eq!(db.parked("users").await, [0; 0]);
+    worker.stop().await;
+}
+
+async fn a_version_is_rebuilt_beside_the_other_and_activated<DB: TestDatabase>(db: Database<DB>) {
+    if !Browser::is_installed() {
+        return;
+    }
+    let first = Model::new("users").settings(Settings::default().batch_size(10));
+    db.append_many(100).await;
+    run_once(first.worker(&db)).await;
+    let gate = Arc::new(Semaphore::new(25));
+    let second = Registered::scoped(first.clone().gate(&gate)).version(2);
+    let builder =
+        || -> WorkerBuilder<DB> { Worker::builder(db.store.clone()).registered(second.clone()) };
+    let worker = Running::start(builder());
+    let served = Served::operable(builder()).await;
+    let browser = Browser::start().await;
+
+    browser.open(&url(&served, "/consumers/users/2")).await;
+    browser.shows("rebuilding: 20 of 100, 20 %").await;
+    browser.shows("v1 active").await;
+    // The page follows, without being loaded again.
+    browser.run("window.isTheSamePage = true").await;
+    gate.add_permits(30);
+    browser.shows("rebuilding: 50 of 100, 50 %").await;
+    gate.add_permits(1_000);
+    browser.hides("rebuilding").await;
+    assert_eq!(
+        browser.run("return window.isTheSamePage").await,
+        json!(true)
+    );
+
+    browser.click("Activate this version").await;
+    browser
+        .shows("Queries of the read model will be answered by this version")
+        .await;
+    let buttons = browser.all("details[open] button").await;
+    browser.click_on(&buttons[0]).await;
+    browser.shows("v2 active").await;
+    let admin = builder().admin().unwrap();
+    assert_eq!(admin.active_version("users").await.unwrap(), Some(2));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_frontier_is_named_and_gone_when_it_ends() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let db = Database::<Postgres>::fresh().await;
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let mut open = db.store.begin().await.unwrap();
+    sqlx::query("SET application_name = 'nightly import'")
+        .execute(&mut *open)
+        .await
+        .unwrap();
+    db.append_in(&mut open, "slow").await;
+    db.append("User", ["bob"]).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let browser = Browser::start().await;
+    browser.open(&url(&served, "/")).await;
+    browser.shows("Blocked by pid").await;
+    browser.shows("app=nightly import").await;
+    open.commit().await.unwrap();
+    browser.hides("Blocked by").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_without_scripts() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let db = Database::<Sqlite>::fresh().await;
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    db.append("User", ["bad"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::operable(users.worker(&db)).await;
+    let browser = Browser::without_scripts().await;
+    browser.open(&url(&served, "/")).await;
+    browser.click("users").await;
+    browser.shows("cannot handle bad").await;
+    browser.click("Skip event 1").await;
+    browser
+        .shows("The consumer will never handle this event")
+        .await;
+    let buttons = browser.all("details[open] button").await;
+    assert_eq!(buttons.len(), 1);
+    browser.click_on(&buttons[0]).await;
+    browser.shows("running").await;
+    assert_eq!(db.checkpoint("users").await, Some(1));
+
+    browser.click("Events").await;
+    browser.shows("Aggregate type").await;
+    browser.click("1").await;
+    browser.shows("In the consumers").await;
+    browser.click("users").await;
+    browser.shows("handled, or skipped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_dashboard_has_nothing_to_press() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let db = Database::<Sqlite>::fresh().await;
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    db.append("User", ["bad"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let browser = Browser::start().await;
+    for path in ["/", "/consumers/users/1", "/consumers/users/1/parked"] {
+        browser.open(&url(&served, path)).await;
+        assert!(browser.all("form[method=post]").await.is_empty(), "{path}");
+    }
+    // A form that someone makes on the page itself is refused.
+    browser.open(&url(&served, "/consumers/users/1")).await;
+    let send = "const done = arguments[0];
+        fetch('/consumers/users/1/resume', { method: 'POST', body: new URLSearchParams({ token: 'x' }) })
+            .then((answer) => done(answer.status))";
+    assert_eq!(browser.run_async(send).await, json!(403));
+    browser.shows("stopped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_site_changes_nothing() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let db = Database::<Sqlite>::fresh().await;
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::operable(users.worker(&db)).await;
+    let token = served.token("/consumers/users/1").await;
+    // The other site has even stolen a token, and is not stopped by the browser before it sends.
+    let attack = format!(
+        "<form method=post action='{}'><input name=token value={token}><button>Win a prize</button></form>",
+        url(&served, "/consumers/users/1/pause").replace("127.0.0.1", "localhost")
+    );
+    let other = axum::Router::new().route(
+        "/",
+        axum::routing::get(|| async { axum::response::Html(attack) }),
+    );
+    let other = Served::router(other).await;
+    let browser = Browser::start().await;
+    browser.open(&url(&other, "/")).await;
+    browser.click("Win a prize").await;
+    browser.shows("not sent from this dashboard").await;
+    assert_eq!(
+        db.texts("SELECT state FROM consumer_progress").await,
+        ["running"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_events_contain_is_not_run() {
+    if !Browser::is_installed() {
+        return;
+    }
+    const SCRIPT: &str =
+        "</pre><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>";
+    let db = Database::<Sqlite>::fresh().await;
+    let users = Model::new("users");
+    users.fail_on(SCRIPT, true);
+    let event = NewEvent::new(SCRIPT, SCRIPT, SCRIPT, SCRIPT).correlation_id(SCRIPT);
+    db.append_events(&[event]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::operable(users.worker(&db)).await;
+    let browser = Browser::start().await;
+    for path in ["/", "/consumers/users/1", "/events", "/events/1"] {
+        browser.open(&url(&served, path)).await;
+        browser.shows("window.hacked").await;
+        assert_eq!(
+            browser.run("return window.hacked").await,
+            Value::Null,
+            "{path}"
+        );
+        assert!(
+            browser.all("main img, main script").await.is_empty(),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_reaches_everything() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let db = Database::<Sqlite>::fresh().await;
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    db.append("User", ["bad"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::operable(users.worker(&db)).await;
+    let browser = Browser::start().await;
+    browser.open(&url(&served, "/consumers/users/1")).await;
+    browser.shows("stopped").await;
+    let focused = "return document.activeElement.textContent.trim()";
+    let mut reached = Vec::new();
+    for _ in 0..12 {
+        browser.press("\u{e004}").await;
+        reached.push(
+            browser
+                .run(focused)
+                .await
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        );
+    }
+    for text in [
+        "Skip to content",
+        "Consumers",
+        "Events",
+        "Resume",
+        "Park event 1",
+    ] {
+        assert!(
+            reached.iter().any(|one| one == text),
+            "no `{text}` in {reached:?}"
+        );
+    }
+    // Pressing the last one reached before it, by its key.
+    browser.open(&url(&served, "/consumers/users/1")).await;
+    for _ in 0..12 {
+        browser.press("\u{e004}").await;
+        if browser.run(focused).await == json!("Resume") {
+            break;
+        }
+    }
+    browser.press("\u{e007}").await;
+    browser.shows("running").await;
+}
+
+/// axe-core, which `npm` fetches once into the target directory.
+fn axe() -> Option<String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("axe");
+    let file = directory.join("node_modules/axe-core/axe.min.js");
+    if !file.exists() {
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut npm = Command::new("npm");
+        npm.args([
+            "install",
+            "--silent",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "axe-core@4",
+        ]);
+        let fetched = npm.current_dir(&directory).status();
+        if !fetched.is_ok_and(|status| status.success()) {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "`npm` cannot fetch axe-core"
+            );
+            println!("skipped: `npm` cannot fetch axe-core");
+            return None;
+        }
+    }
+    Some(std::fs::read_to_string(file).unwrap())
+}
+
+/// A database with something of everything: trouble, versions, segments, long names, many parked events.
+async fn overfull() -> (Database<Sqlite>, impl Fn() -> WorkerBuilder<Sqlite>) {
+    const LONG: &str =
+        "system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column";
+    let db = Database::<Sqlite>::fresh().await;
+    let store = db.store.clone();
+    let long_id = "an-aggregate-with-an-id-that-is-longer-than-a-uuid-and-has-no-place-to-break-it";
+    let stops = Model::new("invoices");
+    stops.fail_on("bad", true);
+    let parks = Model::new("notifications")
+        .settings(Settings::default().retries(0).on_error(OnError::Park));
+    parks.fail_on("u-1", true);
+    parks.fail_on(long_id, true);
+    let wide = Model::new(LONG).settings(Settings::default().segments(64));
+    let first = Model::new("users");
+    let payload = r#"{"name":"Ada Lovelace","address":{"city":"London","lines":["12 St James's Square"]},"amount":1250.00}"#;
+    let event = |id: &str| NewEvent::new("User", id, "UserRegistered", payload);
+    db.append_events(&[event(long_id)]).await;
+    db.append_many(1_000).await;
+    for index in 0..40 {
+        let id = format!("user-{index}");
+        db.append_events(&[event(&id).correlation_id("signup-7")])
+            .await;
+    }
+    db.append_events(&[event("bad")]).await;
+    run_once(first.worker(&db)).await;
+    let builder = move || {
+        Worker::builder(store.clone())
+            .scoped_consumer(stops.clone())
+            .scoped_consumer(parks.clone())
+            .scoped_consumer(wide.clone())
+            .registered(Registered::scoped(first.clone()).version(2))
+    };
+    run_once(builder()).await;
+    for index in 0..30 {
+        db.append("Order", [format!("order-{index}")]).await;
+    }
+    (db, builder)
+}
+
+/// Every kind of page, with a name for its picture.
+const PAGES: [(&str, &str); 7] = [
+    ("overview", "/"),
+    ("stopped", "/consumers/invoices/1"),
+    (
+        "segments",
+        "/consumers/system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column/1",
+    ),
+    ("parked", "/consumers/notifications/1/parked"),
+    ("events", "/events"),
+    ("event", "/events/1042?consumer=invoices"),
+    ("processes", "/processes"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn axe_finds_no_violation_on_any_page() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let Some(axe) = axe() else {
+        return;
+    };
+    let (_db, builder) = overfull().await;
+    let full = Served::operable(builder()).await;
+    let empty = Database::<Sqlite>::fresh().await;
+    let empty = Served::of(&empty).await;
+    let browser = Browser::start().await;
+    let mut found = Vec::new();
+    for is_dark in [false, true] {
+        for width in [360, 1280] {
+            browser.show_on(Screen { width, is_dark }).await;
+            for (name, path) in PAGES {
+                browser.open(&url(&full, path)).await;
+                browser
+                    .run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+                    .await;
+                found.extend(violations(&browser, &axe, name, width).await);
+            }
+            for path in ["/", "/events", "/processes", "/nothing"] {
+                browser.open(&url(&empty, path)).await;
+                found.extend(violations(&browser, &axe, path, width).await);
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+async fn violations(browser: &Browser, axe: &str, page: &str, width: u32) -> Vec<String> {
+    browser.run(axe).await;
+    let run = "const done = arguments[0];
+        axe.run().then((result) => done(result.violations.map((one) =>
+            one.id + ': ' + one.nodes.slice(0, 2).map((node) => node.html + ' ' + node.failureSummary).join(' | '))))
+          .catch((error) => done(['axe failed: ' + error]))";
+    let found = browser.run_async(run).await;
+    let found = found.as_array().expect("a list of violations");
+    found
+        .iter()
+        .map(|one| format!("{page} at {width}: {one}"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_is_wider_than_its_window() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let (_db, builder) = overfull().await;
+    let served = Served::operable(builder()).await;
+    let browser = Browser::start().await;
+    for width in [360, 1280, 1920] {
+        browser
+            .show_on(Screen {
+                width,
+                is_dark: false,
+            })
+            .await;
+        for (name, path) in PAGES {
+            browser.open(&url(&served, path)).await;
+            let widest = browser
+                .run("return document.documentElement.scrollWidth")
+                .await;
+            assert!(
+                widest.as_u64().unwrap() <= width.into(),
+                "{name} at {width}: {widest}"
+            );
+        }
+    }
+    // For a look at them: `PICTURES=directory`.
+    if let Some(directory) = std::env::var_os("PICTURES") {
+        pictures(&browser, &served, &PathBuf::from(directory)).await;
+    }
+}
+
+/// Writes a picture of each page in each width and colour.
+async fn pictures(browser: &Browser, served: &Served, directory: &Path) {
+    std::fs::create_dir_all(directory).unwrap();
+    for (width, is_dark) in [
+        (360, false),
+        (360, true),
+        (1280, false),
+        (1280, true),
+        (1920, false),
+    ] {
+        browser.show_on(Screen { width, is_dark }).await;
+        for (name, path) in PAGES {
+            browser.open(&url(served, path)).await;
+            let colour = if is_dark { "dark" } else { "light" };
+            let file = directory.join(format!("{name}-{width}-{colour}.png"));
+            std::fs::write(file, browser.picture(1_600).await).unwrap();
+        }
+    }
+}
+
+/// The dashboard of the control: without the token check, the stolen form would do.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_form_on_the_own_site_works() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let db = Database::<Sqlite>::fresh().await;
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let options = DashboardOptions::new().authorize(|_, _| true);
+    let served = Served::router(router(users.worker(&db).admin().unwrap(), options)).await;
+    let browser = Browser::start().await;
+    browser.open(&url(&served, "/consumers/users/1")).await;
+    browser.click("Pause").await;
+    browser.shows("paused").await;
+    assert_eq!(
+        db.texts("SELECT state FROM consumer_progress").await,
+        ["paused"]
+    );
+}

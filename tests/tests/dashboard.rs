@@ -1,0 +1,667 @@
+//! The pages of the dashboard: what they show, of any content.
+
+use axum::Router;
+use consumer::dashboard::{DashboardOptions, router};
+use consumer::{ExpectedVersion, NewEvent, OnError, Settings};
+use consumer_tests::{
+    Counting, Database, Model, Served, TestDatabase, consumer, run_once, test_on,
+};
+use sqlx::Postgres;
+
+test_on!(
+    [sqlite, postgres],
+    every_page_shows_what_there_is,
+    a_consumer_that_fails_shows_its_event_payload_and_error,
+    nothing_that_a_program_wrote_is_markup,
+    a_payload_of_10_mb_is_cut_and_can_be_downloaded,
+    a_payload_that_is_no_text_is_dumped,
+    events_are_paged_by_keys_in_both_directions,
+    events_of_a_type_or_an_aggregate_are_found,
+    what_no_index_finds_is_searched_for_step_by_step,
+    an_event_leads_to_its_cause_effects_and_relatives,
+    an_event_tells_what_a_consumer_made_of_it,
+    parked_events_are_shown_by_aggregate_and_in_order,
+    a_thousand_parked_events_are_paged,
+    versions_are_shown_side_by_side,
+    a_dashboard_under_a_path_links_below_it,
+    what_is_not_there_is_said_to_be_missing,
+    pages_need_no_code_of_the_consumers,
+);
+
+test_on!(
+    [empty_sqlite, empty_postgres],
+    without_tables_the_pages_say_so
+);
+
+/// Appends one event with a payload.
+async fn append<DB: TestDatabase>(db: &Database<DB>, id: &str, payload: impl Into<Vec<u8>>) -> i64 {
+    let event = NewEvent::new("User", id, "Renamed", payload.into());
+    db.append_events(&[event]).await[0].global_position
+}
+
+async fn every_page_shows_what_there_is<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").scope(&["User"]);
+    db.append("User", ["ada", "bob"]).await;
+    run_once(users.worker(&db)).await;
+    let head = db.append("User", ["eve"]).await[0];
+    let served = Served::read_only(users.worker(&db)).await;
+
+    let overview = served.page("/").await;
+    let latest = format!("/events/{head}\">");
+    for text in ["users", "running", "1 consumer", "none in trouble", &latest] {
+        assert!(overview.contains(text), "no `{text}` in {overview}");
+    }
+    let consumer = served.page("/consumers/users/1").await;
+    for text in [
+        "Checkpoint",
+        ">2<",
+        "Handler timeout",
+        "Read-only",
+        "by hand",
+        "User",
+    ] {
+        assert!(consumer.contains(text), "no `{text}` in {consumer}");
+    }
+    let events = served.page("/events").await;
+    let order: Vec<_> = ["eve", "bob", "ada"]
+        .map(|id| events.find(id).unwrap())
+        .into();
+    assert!(order.is_sorted(), "latest first: {events}");
+    let event = served.page("/events/2").await;
+    assert!(
+        event.contains("bob") && event.contains("Changed"),
+        "{event}"
+    );
+    let processes = served.page("/processes").await;
+    assert!(
+        processes.contains("users") && processes.contains("0–1023"),
+        "{processes}"
+    );
+    let parked = served.page("/consumers/users/1/parked").await;
+    assert!(parked.contains("No event is parked"), "{parked}");
+}
+
+async fn a_consumer_that_fails_shows_its_event_payload_and_error<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    let position = append(&db, "bad", r#"{"name":"Ada","tags":[]}"#).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+
+    let overview = served.page("/").await;
+    for text in [
+        "1 consumer",
+        "needs attention",
+        "stopped",
+        "cannot handle bad",
+    ] {
+        assert!(overview.contains(text), "no `{text}` in {overview}");
+    }
+    let page = served.page("/consumers/users/1").await;
+    for text in [
+        "stopped",
+        "cannot handle bad",
+        "Failed 1 time",
+        "&quot;name&quot;: &quot;Ada&quot;",
+        "&quot;tags&quot;: []",
+        "Renamed",
+        &format!("href=\"/events/{position}\""),
+        &format!("href=\"/events/{position}/payload\""),
+    ] {
+        assert!(page.contains(text), "no `{text}` in {page}");
+    }
+}
+
+const SCRIPT: &str = "</script></pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'";
+
+async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<DB>) {
+    let users =
+        Model::new("users").settings(Settings::default().retries(0).on_error(OnError::Park));
+    users.fail_on(SCRIPT, true);
+    let event = NewEvent::new(SCRIPT, SCRIPT, SCRIPT, SCRIPT)
+        .correlation_id(SCRIPT)
+        .causation_id(SCRIPT)
+        .trace_id(SCRIPT);
+    db.append_events(&[event]).await;
+    run_once(users.worker(&db)).await;
+    let stops = Model::new("stops");
+    stops.fail_on(SCRIPT, true);
+    run_once(stops.worker(&db)).await;
+    let both = || users.worker(&db).scoped_consumer(stops.clone());
+    let served = Served::operable(both()).await;
+
+    let encoded: String = SCRIPT.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    for path in [
+        "/".to_owned(),
+        format!("/?q={encoded}"),
+        "/consumers/stops/1".to_owned(),
+        "/consumers/users/1/parked".to_owned(),
+        format!("/consumers/{encoded}/1"),
+        "/events".to_owned(),
+        format!("/events?type={encoded}&id={encoded}&event={encoded}"),
+        format!("/events?correlation={encoded}&causation={encoded}"),
+        "/events/1".to_owned(),
+        "/events/1?consumer=stops".to_owned(),
+        format!("/events/1?consumer={encoded}"),
+        "/processes".to_owned(),
+    ] {
+        let answer = served.get(&path).await;
+        let page = answer.text();
+        assert!(page.contains("<!DOCTYPE html>"), "{path}: {page}");
+        assert!(
+            !page.contains("<script>") && !page.contains("<img"),
+            "{path}: {page}"
+        );
+        assert!(!page.contains("alert(1)\""), "{path}: {page}");
+    }
+    let stopped = served.page("/consumers/stops/1").await;
+    assert!(
+        stopped.contains("&lt;script&gt;alert(1)&lt;/script&gt;"),
+        "{stopped}"
+    );
+}
+
+async fn a_payload_of_10_mb_is_cut_and_can_be_downloaded<DB: TestDatabase>(db: Database<DB>) {
+    let large = "é".repeat(5 << 20);
+    let position = append(&db, "large", large.clone()).await;
+    let served = Served::of(&db).await;
+
+    let page = served.page(&format!("/events/{position}")).await;
+    assert!(page.len() < 200_000, "{} bytes", page.len());
+    assert!(page.contains("10.5 MB") && page.contains(", cut"));
+    let list = served.page("/events").await;
+    assert!(list.contains("10.5 MB") && list.len() < 50_000, "{list}");
+
+    let file = served.get(&format!("/events/{position}/payload")).await;
+    assert_eq!(file.status, 200);
+    assert!(file.body == large.as_bytes());
+    assert_eq!(
+        file.header("content-type"),
+        Some("application/octet-stream")
+    );
+    let disposition = file.header("content-disposition").unwrap();
+    assert!(disposition.starts_with("attachment"), "{disposition}");
+    let policy = file.header("content-security-policy").unwrap();
+    assert!(policy.contains("sandbox"), "{policy}");
+}
+
+async fn a_payload_that_is_no_text_is_dumped<DB: TestDatabase>(db: Database<DB>) {
+    let position = append(&db, "bytes", b"<b>\xff\xfe\x00".to_vec()).await;
+    let page = Served::of(&db)
+        .await
+        .page(&format!("/events/{position}"))
+        .await;
+    assert!(page.contains("3c 62 3e ff fe 00"), "{page}");
+    assert!(
+        page.contains("&lt;b&gt;...") && page.contains("bytes that are not text"),
+        "{page}"
+    );
+}
+
+/// The positions that a page of events lists, in its order.
+fn listed(page: &str) -> Vec<i64> {
+    let rows = page.split("<th class=\"number\" scope=\"row\">").skip(1);
+    let position = |row: &str| {
+        let (_, after) = row.split_once("/events/")?;
+        after.split('"').next()?.parse().ok()
+    };
+    rows.filter_map(position).collect()
+}
+
+/// Where a link of a page leads.
+fn link(page: &str, text: &str) -> Option<String> {
+    let (before, _) = page.split_once(&format!("\">{text}</a>"))?;
+    let (_, address) = before.rsplit_once("href=\"")?;
+    Some(address.replace("&amp;", "&"))
+}
+
+async fn events_are_paged_by_keys_in_both_directions<DB: TestDatabase>(db: Database<DB>) {
+    let mut expected = db.append_many(120).await;
+    expected.reverse();
+    let served = Served::of(&db).await;
+    for filter in ["", "?type=User", "?type=User&id=u-1"] {
+        let mut seen = Vec::new();
+        let mut pages = vec![served.page(&format!("/events{filter}")).await];
+        while let Some(earlier) = link(pages.last().unwrap(), "Earlier") {
+            pages.push(served.page(&earlier).await);
+        }
+        for page in &pages {
+            seen.extend(listed(page));
+        }
+        assert_eq!((seen, pages.len()), (expected.clone(), 3), "{filter}");
+
+        let mut back = pages.pop().unwrap();
+        while let Some(later) = link(&back, "Later") {
+            back = served.page(&later).await;
+        }
+        assert_eq!(listed(&back)[0], expected[0], "{filter}");
+    }
+}
+
+async fn events_of_a_type_or_an_aggregate_are_found<DB: TestDatabase>(db: Database<DB>) {
+    let first = db.append("Order", ["a/b?c", "o"]).await;
+    let users = db.append("User", ["a/b?c"]).await;
+    let again = db.append("Order", ["a/b?c"]).await;
+    let served = Served::of(&db).await;
+    let listed_at = async |path: &str| listed(&served.page(path).await);
+    assert_eq!(listed_at("/events?type=User").await, users);
+    assert_eq!(
+        listed_at("/events?type=Order&id=a%2Fb%3Fc").await,
+        [again[0], first[0]]
+    );
+    assert_eq!(listed_at("/events?type=Nothing").await, [0; 0]);
+    assert_eq!(listed_at("/events?type=a%00b").await, [0; 0]);
+    let alone = served.page("/events?id=o").await;
+    assert!(alone.contains("enter the type too"), "{alone}");
+    let to_position = served.get("/events?position=2").await;
+    assert_eq!(
+        (to_position.status, to_position.header("location")),
+        (303, Some("/events/2"))
+    );
+}
+
+async fn what_no_index_finds_is_searched_for_step_by_step<DB: TestDatabase>(db: Database<DB>) {
+    let rare = append(&db, "u", "{}").await;
+    db.append_many(6_000).await;
+    let served = Served::of(&db).await;
+    let first = served.page("/events?event=Renamed").await;
+    assert!(first.contains("Searched 5,000 events"), "{first}");
+    assert_eq!(listed(&first), [0; 0]);
+    let second = served.page(&link(&first, "Earlier").unwrap()).await;
+    assert_eq!(listed(&second), [rare]);
+    assert_eq!(link(&second, "Earlier"), None);
+}
+
+async fn an_event_leads_to_its_cause_effects_and_relatives<DB: TestDatabase>(db: Database<DB>) {
+    let cause = db
+        .append_events(&[NewEvent::new("Order", "o", "Placed", "{}").correlation_id("c-1")])
+        .await;
+    let cause = &cause[0];
+    let id = cause.event_id.to_string();
+    db.append("Order", ["other"]).await;
+    let effect = NewEvent::new("Mail", "m", "Sent", "{}")
+        .causation_id(id.as_str())
+        .correlation_id("c-1");
+    let effect = db.append_events(&[effect]).await[0].global_position;
+    let served = Served::of(&db).await;
+
+    let page = served.page(&format!("/events/{effect}")).await;
+    assert!(
+        page.contains(&format!("href=\"/events/by-id/{id}\"")),
+        "{page}"
+    );
+    let found = served.get(&format!("/events/by-id/{id}")).await;
+    let expected = format!("/events/{}", cause.global_position);
+    assert_eq!(
+        (found.status, found.header("location")),
+        (303, Some(expected.as_str()))
+    );
+    let unknown = served
+        .get("/events/by-id/00000000-0000-4000-8000-000000000000")
+        .await;
+    assert_eq!(unknown.status, 404);
+
+    let page = served.page(&expected).await;
+    let effects = served.page(&link(&page, "find its effects").unwrap()).await;
+    assert_eq!(listed(&effects), [effect]);
+    let (_, after) = page.split_once("/events?correlation=").unwrap();
+    let relatives = format!("/events?correlation={}", after.split('"').next().unwrap());
+    let relatives = served.page(&relatives.replace("&amp;", "&")).await;
+    assert_eq!(listed(&relatives), [effect, cause.global_position]);
+}
+
+async fn an_event_tells_what_a_consumer_made_of_it<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").scope(&["User"]);
+    db.append("User", ["ada"]).await;
+    db.append("Order", ["o"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let handled = served.page("/events/1?consumer=users&version=1").await;
+    assert!(
+        handled.contains("handled, or skipped") && handled.contains("a replay"),
+        "{handled}"
+    );
+    let other = served.page("/events/2?consumer=users").await;
+    assert!(
+        other.contains("its aggregate type is not in the scope"),
+        "{other}"
+    );
+    let unknown = served.page("/events/2?consumer=user").await;
+    assert!(unknown.contains("there is no consumer `user`"), "{unknown}");
+}
+
+/// A consumer that parks the events of some aggregates.
+fn parking(name: &'static str, failing: &[&str]) -> Model {
+    let model = Model::new(name).settings(Settings::default().retries(0).on_error(OnError::Park));
+    for id in failing {
+        model.fail_on(id, true);
+    }
+    model
+}
+
+async fn parked_events_are_shown_by_aggregate_and_in_order<DB: TestDatabase>(db: Database<DB>) {
+    let users = parking("users", &["a", "b"]);
+    db.append("User", ["a", "b", "a", "c"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let page = served.page("/consumers/users/1/parked").await;
+    let places: Vec<_> = ["/events/1\"", "/events/3\"", "/events/2\""]
+        .map(|at| page.find(at))
+        .into();
+    assert!(
+        places.iter().all(Option::is_some) && places.is_sorted(),
+        "{page}"
+    );
+    assert!(
+        page.contains("cannot handle a") && page.contains("waits behind"),
+        "{page}"
+    );
+    assert!(!page.contains("/events/4\""), "{page}");
+    let overview = served.page("/").await;
+    assert!(overview.contains("3 parked events"), "{overview}");
+}
+
+async fn a_thousand_parked_events_are_paged<DB: TestDatabase>(db: Database<DB>) {
+    let users = parking("users", &["u-1"]);
+    db.append_many(1_000).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let mut page = served.page("/consumers/users/1/parked").await;
+    let mut seen = 0;
+    loop {
+        seen += page.matches("<li>").count();
+        match link(&page, "Later parked events") {
+            Some(later) => page = served.page(&later).await,
+            None => break,
+        }
+    }
+    assert_eq!(seen, 1_000);
+}
+
+async fn versions_are_shown_side_by_side<DB: TestDatabase>(db: Database<DB>) {
+    db.append_many(3).await;
+    let users = Model::new("users");
+    run_once(users.worker(&db)).await;
+    let second = consumer::Registered::scoped(users.clone()).version(2);
+    let builder = || consumer::Worker::builder(db.store.clone()).registered(second.clone());
+    let served = Served::read_only(builder()).await;
+    let overview = served.page("/").await;
+    assert!(
+        overview.contains("/consumers/users/1\"") && overview.contains("/consumers/users/2\""),
+        "{overview}"
+    );
+    run_once(builder()).await;
+    let served = Served::operable(builder()).await;
+    let page = served.page("/consumers/users/2").await;
+    assert!(
+        page.contains("v1 active") && page.contains("Activate this version"),
+        "{page}"
+    );
+    let active = served.page("/consumers/users/1").await;
+    assert!(!active.contains("Activate this version"), "{active}");
+}
+
+async fn a_dashboard_under_a_path_links_below_it<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    db.append("User", ["bad"]).await;
+    run_once(users.worker(&db)).await;
+    let options = DashboardOptions::new().authorize(|_, _| true);
+    let own = router(users.worker(&db).admin().unwrap(), options);
+    let served = Served::router(Router::new().nest("/tenants/{tenant}/ops", own)).await;
+    let base = "/tenants/a%20b/ops";
+    let mut open = vec![base.to_owned()];
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(path) = open.pop() {
+        if !seen.insert(path.clone()) || seen.len() > 60 {
+            continue;
+        }
+        let answer = served.get(&path).await;
+        assert!(
+            [200, 303].contains(&answer.status),
+            "{path}: {}",
+            answer.text()
+        );
+        let page = answer.text();
+        for attribute in ["href=\"", "src=\"", "action=\""] {
+            for address in page
+                .split(attribute)
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+            {
+                let is_below = address.starts_with(base) || address == "#main";
+                assert!(is_below, "{path} leads to {address}");
+                if attribute != "action=\"" && address != "#main" {
+                    open.push(address.replace("&amp;", "&"));
+                }
+            }
+        }
+    }
+    assert!(seen.len() > 8, "{seen:?}");
+}
+
+async fn what_is_not_there_is_said_to_be_missing<DB: TestDatabase>(db: Database<DB>) {
+    let served = Served::of(&db).await;
+    for path in [
+        "/consumers/none/1",
+        "/events/7",
+        "/nothing",
+        "/events/7/payload",
+    ] {
+        let answer = served.get(path).await;
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(answer.text().contains("<main"), "{path}: {}", answer.text());
+    }
+    let overview = served.page("/").await;
+    assert!(
+        overview.contains("No consumer has run on this log"),
+        "{overview}"
+    );
+    assert!(served.page("/events").await.contains("No event matches"));
+}
+
+async fn pages_need_no_code_of_the_consumers<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::of(&db).await;
+    let page = served.page("/consumers/users/1").await;
+    assert!(page.contains("does not contain the code"), "{page}");
+}
+
+async fn without_tables_the_pages_say_so<DB: TestDatabase>(db: Database<DB>) {
+    let served = Served::of(&db).await;
+    let page = served.page("/").await;
+    assert!(
+        page.contains("could not be read") && page.contains("migrate"),
+        "{page}"
+    );
+    let events = served.get("/events").await;
+    assert_eq!(events.status, 503);
+    assert!(events.text().contains("migrate"), "{}", events.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_without_segments_shows_no_segments_table() {
+    let db = Database::<sqlx::Sqlite>::fresh().await;
+    let model = Model::new("users").settings(Settings::default().segments(64));
+    db.append("User", ["ada"]).await;
+    run_once(model.worker(&db)).await;
+    let served = Served::read_only(model.worker(&db)).await;
+    let page = served.page("/consumers/users/1").await;
+    assert!(page.contains("64 segments"), "{page}");
+    assert_eq!(page.matches("data-label=\"Checkpoint\"").count(), 64);
+    let overview = served.page("/").await;
+    assert_eq!(
+        overview.matches("class=\"rest\"").count(),
+        65,
+        "64 segments and the log"
+    );
+}
+
+/// A blocked frontier shows who blocks it, and how far consumers are behind it and the head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_frontier_names_its_blocker() {
+    let db = Database::<Postgres>::fresh().await;
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let mut open = db.store.begin().await.unwrap();
+    sqlx::query("SET application_name = 'import <b>'")
+        .execute(&mut *open)
+        .await
+        .unwrap();
+    db.append_in(&mut open, "slow").await;
+    db.append("User", ["bob", "eve"]).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let overview = served.page("/").await;
+    assert!(
+        overview.contains("Blocked by") && overview.contains("app=import &lt;b&gt;"),
+        "{overview}"
+    );
+    assert!(overview.contains("positions</dd>"), "{overview}");
+    let page = served.page("/consumers/users/1").await;
+    assert!(page.contains("Lag to the frontier"), "{page}");
+    let status = users.worker(&db).admin().unwrap().status().await.unwrap();
+    let one = status.consumer("users").unwrap();
+    assert_eq!((one.lag.events, one.settled_lag.events), (2, 0));
+    open.commit().await.unwrap();
+}
+
+/// Ten viewers with several windows cost what one costs.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_viewers_share_one_look_at_the_state() {
+    let counting = Counting::start().await;
+    let db = Database::on(&counting.server).await;
+    let users = Model::new("users");
+    db.append_many(50).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    served.page("/").await;
+    counting.forget().await;
+    let looks = async |viewers: usize| {
+        counting.forget().await;
+        let live = (0..viewers).map(|_| async {
+            for serial in 0..2 {
+                let request = consumer_tests::http::HttpRequest::get(served.address, "/live");
+                let stream = request
+                    .header("last-event-id", &serial.to_string())
+                    .send()
+                    .await;
+                assert_eq!(stream.status, 200);
+                assert_eq!(stream.header("content-type"), Some("text/event-stream"));
+                served.page("/").await;
+            }
+        });
+        let began = std::time::Instant::now();
+        futures_util::future::join_all(live).await;
+        let calls = counting.calls(&db, "parked_aggregates").await;
+        (calls, began.elapsed())
+    };
+    let (calls, took) = looks(10).await;
+    // One look in two seconds, however many ask.
+    let most = 2 + i64::try_from(took.as_secs() / 2).unwrap();
+    assert!(calls <= most, "{calls} looks by ten viewers in {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_tells_of_each_new_look() {
+    let db = Database::<sqlx::Sqlite>::fresh().await;
+    let served = Served::of(&db).await;
+    let next = async |last: &str| {
+        let request = consumer_tests::http::HttpRequest::get(served.address, "/live");
+        let text = request.header("last-event-id", last).send().await.text();
+        let (_, serial) = text.split_once("data: ").unwrap();
+        serial.trim().to_owned()
+    };
+    let first = next("0").await;
+    let second = next(&first).await;
+    assert_ne!(first, second);
+}
+
+/// A handler that is declared, with its source.
+mod declared {
+    use consumer::prelude::*;
+
+    #[derive(Default)]
+    pub(super) struct Renames;
+
+    #[consumer(name = "dashboard.renames", aggregates = ["User"])]
+    impl Renames {
+        #[on("Renamed")]
+        async fn renamed(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+            Ok(())
+        }
+
+        #[on(other)]
+        async fn rest(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+            Ok(())
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_consumer_shows_its_handlers_and_their_source() {
+    let db = Database::<sqlx::Sqlite>::fresh().await;
+    db.store
+        .append(
+            ExpectedVersion::Any,
+            &[NewEvent::new("User", "u", "Renamed", "{}")],
+        )
+        .await
+        .unwrap();
+    let served = Served::read_only(db.worker().consumer(declared::Renames)).await;
+    let page = served.page("/consumers/dashboard.renames/1").await;
+    for text in [
+        "renamed",
+        "rest",
+        "every other",
+        "Renamed",
+        "tests/dashboard.rs:",
+    ] {
+        assert!(page.contains(text), "no `{text}` in {page}");
+    }
+    let event = served.page("/events/1?consumer=dashboard.renames").await;
+    assert!(
+        event.contains("not handled yet") && event.contains("<code>renamed</code>"),
+        "{event}"
+    );
+    assert!(!event.contains("<code>rest</code>"), "{event}");
+}
+
+/// The closure's error, for a chain of causes.
+#[derive(Debug)]
+struct Outer(std::io::Error);
+
+impl std::fmt::Display for Outer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot send the mail")
+    }
+}
+
+impl std::error::Error for Outer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chain_of_an_error_is_shown_whole() {
+    let db = Database::<sqlx::Sqlite>::fresh().await;
+    db.append("User", ["ada"]).await;
+    let mails = || {
+        consumer("mails", |_, _, _| {
+            Box::pin(async { Err(Outer(std::io::Error::other("the server is gone")).into()) })
+        })
+        .settings(Settings::default().retries(0))
+    };
+    run_once(db.worker().consumer(mails())).await;
+    let served = Served::read_only(db.worker().consumer(mails())).await;
+    let page = served.page("/consumers/mails/1").await;
+    assert!(
+        page.contains("cannot send the mail: the server is gone"),
+        "{page}"
+    );
+}
