@@ -38,18 +38,27 @@ fn page(name: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Words of generated code.
+const HIDDEN: &[&str] = &[
+    "__private",
+    "__Database",
+    "__Row",
+    "__row",
+    "__cx",
+    "__event",
+    "__values",
+    "Shareable",
+    "OneConsumerBlock",
+    "EventEnum",
+    "impl Variant",
+];
+
 fn shows(name: &str, implementations: &[&str]) {
     let page = page(name);
     for implementation in implementations {
         assert!(page.contains(implementation), "{implementation}\n{page}");
     }
-    for hidden in [
-        "__",
-        "Shareable",
-        "OneConsumerBlock",
-        "EventEnum",
-        "Variant<",
-    ] {
+    for hidden in HIDDEN {
         assert!(!page.contains(hidden), "{hidden}\n{page}");
     }
 }

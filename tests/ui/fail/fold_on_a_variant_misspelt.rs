@@ -1,0 +1,34 @@
+use consumer::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+struct OrderPaid {
+    cents: i64,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+enum OrderEvent {
+    Placed { city: String },
+    Paid(OrderPaid),
+    Cancelled,
+}
+
+#[derive(ReadModel)]
+#[read_model(table = "orders")]
+struct Order {
+    #[read_model(key)]
+    id: String,
+    cents: i64,
+}
+
+struct Orders;
+
+#[consumer(name = "orders", read_model = Order)]
+impl Orders {
+    #[on(OrderEvent::Canceled)]
+    fn cancelled(&self, _order: &mut Option<Order>) {}
+}
+
+fn main() {}

@@ -1,0 +1,37 @@
+use consumer::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+struct OrderPaid {
+    cents: i64,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+enum OrderEvent {
+    Placed { city: String },
+    Paid(OrderPaid),
+    Cancelled,
+}
+
+#[derive(ReadModel)]
+#[read_model(table = "orders")]
+struct Order {
+    #[read_model(key)]
+    id: String,
+    cents: i64,
+}
+
+struct Orders;
+
+#[consumer(name = "orders", read_model = Order)]
+impl Orders {
+    #[on(OrderEvent::Paid)]
+    fn paid(&self, _order: &mut Order, _event: OrderEvent) {}
+
+    #[on(OrderEvent::Placed)]
+    fn placed(&self, _order: &mut Option<Order>, _event: Envelope<'_, String>) {}
+}
+
+fn main() {}

@@ -1,0 +1,38 @@
+use consumer::prelude::*;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+struct OrderPaid {
+    cents: i64,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+enum OrderEvent {
+    Placed { city: String },
+    Paid(OrderPaid),
+    Cancelled,
+}
+
+struct Orders;
+
+#[consumer(name = "orders")]
+impl Orders {
+    #[on(OrderEvent::Paid)]
+    async fn paid(&self, _event: OrderEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on(OrderEvent::Placed)]
+    async fn placed(&self, _event: Envelope<'_, String>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[on(OrderEvent::Cancelled)]
+    async fn cancelled(&self, _events: &[Envelope<'_, OrderPaid>]) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn main() {}
