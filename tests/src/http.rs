@@ -92,9 +92,26 @@ impl HttpRequest {
         );
         stream.write_all(text.as_bytes()).await.expect("send");
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("an answer");
+        // A server that says how long the body is may keep the connection.
+        while !is_whole(&answer) {
+            let read = stream.read_buf(&mut answer).await.expect("an answer");
+            if read == 0 {
+                break;
+            }
+        }
         HttpAnswer::parse(&answer)
     }
+}
+
+/// Whether an answer has a body of the length that its head names.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let mut lines = head.lines();
+    let length = lines.find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    length.is_some_and(|length: usize| answer.len() >= end + 4 + length)
 }
 
 impl HttpAnswer {

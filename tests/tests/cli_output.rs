@@ -285,25 +285,33 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
 
     let stops = Model::new("users").scope(&["User"]);
     stops.fail_on("worse", true);
-    db.append("User", ["worse", "after"]).await;
+    let later = db.append("User", ["worse", "after"]).await;
     run_once(stops.worker(&db)).await;
-    let failing = explain(&stops, 5).await;
+    let failing = explain(&stops, later[0]).await;
     assert!(
         failing.contains("the consumer stopped at it (failed 1 time): cannot handle worse"),
         "{failing}"
     );
     assert!(
-        explain(&stops, 6)
+        explain(&stops, later[1])
             .await
             .contains("paused, or stopped before it")
     );
 
-    // A consumer that began later was never given what is before it.
-    let from_now =
-        Model::new("late").settings(Settings::default().start_from(consumer::StartFrom::Now));
-    run_once(from_now.worker(&db)).await;
-    let (_, text) = cli(from_now.worker(&db), "explain late 1").await;
-    assert!(text.contains("began after it"), "{text}");
+    // A type that came into the scope after the checkpoint had passed its events.
+    let wider = Model::new("users").scope(&["User", "Order"]);
+    wider
+        .worker(&db)
+        .admin()
+        .unwrap()
+        .accept_scope("users")
+        .await
+        .unwrap();
+    assert!(
+        explain(&wider, 4)
+            .await
+            .contains("came into the scope after")
+    );
     let (exit, text) = cli(users.worker(&db), "explain user 1").await;
     assert_eq!(exit, Exit::Usage, "{text}");
 }

@@ -87,10 +87,11 @@ pub enum Outcome {
     },
     /// Its aggregate type is not in the consumer's scope.
     OutOfScope,
-    /// It has been handled, or skipped by the error policy or an operator.
+    /// It has been handled, or skipped: by the error policy, by an operator, or since the consumer starts from
+    /// now.
     Handled,
-    /// The checkpoint has passed it, but no handler was given it: it is older than the consumer, or than
-    /// the consumer's scope.
+    /// The checkpoint passed it before its aggregate type came into the scope, so that no handler was given
+    /// it.
     PassedOver,
     /// It is parked.
     Parked {
@@ -129,9 +130,11 @@ impl fmt::Display for Outcome {
                 f.write_str("no event yet: an open transaction may still append one here")
             }
             Self::OutOfScope => f.write_str("not handled: its aggregate type is not in the scope"),
-            Self::Handled => f.write_str("handled, or skipped by the error policy or an operator"),
+            Self::Handled => f.write_str(
+                "handled, or skipped by the error policy, an operator or `start_from = \"now\"`",
+            ),
             Self::PassedOver => f.write_str(
-                "not handled: the consumer, or its scope, began after it; `rebuild` handles it",
+                "not handled: its aggregate type came into the scope after the checkpoint had passed it; `rebuild` handles it",
             ),
             Self::Parked {
                 has_failed: false, ..

@@ -106,10 +106,11 @@ fn label(kind: ActionKind) -> String {
         ActionKind::Pause => "Pause".to_owned(),
         ActionKind::Resume => "Resume".to_owned(),
         ActionKind::Park { position } => format!("Park event {position}"),
-        ActionKind::Skip { position } => format!("Skip event {position}"),
+        ActionKind::Skip { position } | ActionKind::SkipParked { position } => {
+            format!("Skip event {position}")
+        }
         ActionKind::RetryParked { position: None } => "Retry all parked events".to_owned(),
         ActionKind::RetryParked { position: Some(_) } => "Retry this aggregate".to_owned(),
-        ActionKind::SkipParked { position } => format!("Skip event {position}"),
         ActionKind::Rebuild { .. } => "Rebuild".to_owned(),
         ActionKind::Activate { .. } => "Activate this version".to_owned(),
         ActionKind::AcceptScope => "Accept the scope of the code".to_owned(),

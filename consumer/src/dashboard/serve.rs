@@ -173,10 +173,12 @@ fn base64(bytes: &[u8]) -> String {
     for chunk in bytes.chunks(3) {
         let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
         let word = at(0) << 16 | at(1) << 8 | at(2);
-        for digit in 0..4 {
-            let index = (word >> (18 - 6 * digit)) & 63;
-            let character = ALPHABET.get(index as usize).copied().unwrap_or(b'=');
-            text.push(if digit as usize > chunk.len() {
+        // Of three bytes each six bits are a character; of fewer, the others are filled up.
+        for (digit, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let index = usize::try_from((word >> shift) & 63).unwrap_or(0);
+            let character = ALPHABET.get(index).copied().unwrap_or(b'=');
+            let is_filled_up = digit > chunk.len();
+            text.push(if is_filled_up {
                 '='
             } else {
                 char::from(character)

@@ -24,7 +24,7 @@ const MOST_COUNTED: i64 = 10_000;
 const RATES: usize = 60;
 
 /// After this long without a viewer, earlier rates are not shown beside later ones.
-const GAP: Duration = Duration::from_secs(60);
+const GAP: Duration = Duration::from_mins(1);
 
 /// The state of all consumers at one moment.
 #[derive(Clone, Debug)]

@@ -81,12 +81,12 @@ pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
 
 /// The consumers for which someone has to act.
 fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
+    const SHOWN: usize = 12;
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
         .iter()
         .filter_map(|one| Some((one, trouble(one)?)))
         .collect();
     let parked: u64 = consumers.iter().map(|one| one.parked).sum();
-    const SHOWN: usize = 12;
     html! {
         section #attention data-live aria-label="Needs attention" {
             p.summary role="status" {
