@@ -541,8 +541,8 @@ impl Model {
         let may = releases().flat_map(|one| self.may_become(id, position, event, one));
         let mut may: Vec<Fate> = may.collect();
         if work.retried == Some(id) {
-            let after_retry = releases()
-                .flat_map(|one| self.may_become_after_retry(id, position, event, one));
+            let after_retry =
+                releases().flat_map(|one| self.may_become_after_retry(id, position, event, one));
             may.extend(after_retry);
         }
         if may.contains(&fate) {

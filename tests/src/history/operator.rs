@@ -1,7 +1,7 @@
 //! An operator, who gives commands and compares what they say with the model.
 
-use consumer::{ConsumerState, WorkerError};
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
+use consumer::{ConsumerState, WorkerError};
 
 use super::backend::HistoryBackend;
 use super::command::Command;
