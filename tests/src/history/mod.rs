@@ -15,7 +15,7 @@ mod scripted;
 mod stage;
 mod step;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
@@ -93,20 +93,25 @@ pub async fn play_histories<DB: HistoryBackend>(
 /// The first difference from the model.
 pub async fn play<DB: HistoryBackend>(ground: &DB::Ground, steps: &[Step]) -> Result<(), String> {
     keep_quiet();
+    let taken = AtomicUsize::new(0);
     let playing = async {
         let mut stage = Stage::<DB>::set(ground).await;
         for (index, step) in steps.iter().enumerate() {
-            let taken = stage.take(step).await;
-            taken.map_err(|wrong| format!("step {index}: {wrong}"))?;
+            taken.store(index, Ordering::Relaxed);
+            let done = stage.take(step).await;
+            done.map_err(|wrong| format!("step {index}: {wrong}"))?;
         }
+        taken.store(steps.len(), Ordering::Relaxed);
         stage
             .drain()
             .await
             .map_err(|wrong| format!("at the end: {wrong}"))
     };
-    tokio::time::timeout(LONGEST, playing)
-        .await
-        .unwrap_or_else(|_| Err("stuck".to_owned()))
+    let played = tokio::time::timeout(LONGEST, playing).await;
+    played.unwrap_or_else(|_| {
+        let index = taken.load(Ordering::Relaxed);
+        Err(format!("stuck in step {index}: {:?}", steps.get(index)))
+    })
 }
 
 /// Leaves out steps and simplifies others, the later ones first, as long as the history still fails.

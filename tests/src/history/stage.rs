@@ -316,15 +316,15 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
 
     /// Waits until a running worker has handled what is settled.
     pub(super) async fn until_reached(&self, worker: &Running<DB>, work: &Work<'_>) -> Verdict {
-        // Until it has begun, the rows are as the worker before it left them.
-        let has_begun = async || {
-            let consumers = worker.consumers();
-            consumers
-                .iter()
-                .all(|one| one.state != ConsumerState::Starting)
-        };
-        crate::until("the worker begins", has_begun).await;
         let began = Instant::now();
+        // Until it has begun, the rows are as the worker before it left them.
+        while has_to_begin(worker) {
+            if began.elapsed() > patience() {
+                let health = worker.health();
+                return Err(format!("stuck: the worker did not begin: {health}"));
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
         loop {
             let seen = self.look().await?;
             let reached = self.model.is_reached(work, &seen);
@@ -520,6 +520,14 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a worker has not seen all its checkpoints yet.
+fn has_to_begin<DB: HistoryBackend>(worker: &Running<DB>) -> bool {
+    let consumers = worker.consumers();
+    consumers
+        .iter()
+        .any(|one| one.state == ConsumerState::Starting)
 }
 
 fn logged(line: &str) -> (i64, Logged) {
