@@ -15,6 +15,7 @@ mod model;
 mod pgbouncer;
 mod postgres;
 mod process;
+pub mod releases;
 pub mod samples;
 mod sqlite;
 mod standby;
@@ -22,7 +23,7 @@ mod writers;
 
 pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
-    patiently, read_model, run_once, until,
+    next_release, patiently, read_model, run_once, until,
 };
 pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};
@@ -33,7 +34,7 @@ pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
-pub use self::process::{WorkerProcess, worker_main};
+pub use self::process::{WorkerProcess, release_main, worker_main};
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};

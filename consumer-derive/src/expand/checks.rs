@@ -23,10 +23,34 @@ pub(super) fn checks(model: &Model) -> TokenStream {
     };
     checks.extend(no_aggregate_twice(model));
     checks.extend(table_fits(model));
+    checks.extend(ignored_events_have_no_handler(model));
     let handlers = handler_list(model);
+    let knowledge = knowledge(model);
     quote_spanned! {Span::mixed_site()=>
         const __HANDLERS: &[#krate::__private::HandlerShape] = &[#handlers];
+        #knowledge
         #checks
+    }
+}
+
+/// What the code knows of events, by which a worker recognises those that it does not know.
+fn knowledge(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let ignored = model.ignored();
+    let aggregates = model
+        .scope
+        .iter()
+        .flatten()
+        .filter_map(path_of)
+        .map(|path| {
+            quote_at! {krate, at(path) => #krate::__private::known_aggregate::<#path>() }
+        });
+    quote_spanned! {Span::mixed_site()=>
+        const __KNOWLEDGE: #krate::__private::Knowledge = #krate::__private::Knowledge {
+            aggregates: &[#(#aggregates),*],
+            handlers: __HANDLERS,
+            ignored: &[#(#ignored),*],
+        };
     }
 }
 
@@ -39,6 +63,7 @@ fn handler_list(model: &Model) -> TokenStream {
                 file: ::core::file!(),
                 line: ::core::line!(),
                 handled: #krate::__private::Handled::Every,
+                reads: ::core::option::Option::None,
                 rows: #krate::__private::HandlerRows::None,
             }
         },
@@ -63,12 +88,14 @@ fn shape(krate: &Path, handler: &Handler) -> TokenStream {
         Some(Rows::Named { .. }) => quote_spanned! {Span::mixed_site()=> Named },
     };
     let line = line_of(handler);
+    let reads = reads(krate, &handler.events);
     quote_spanned! {Span::mixed_site()=>
         #krate::__private::HandlerShape {
             method: #method,
             file: ::core::file!(),
             line: #line,
             handled: #taken,
+            reads: #reads,
             rows: #krate::__private::HandlerRows::#rows,
         }
     }
@@ -100,6 +127,31 @@ fn taken(krate: &Path, events: &Events) -> TokenStream {
             quote_spanned! {Span::mixed_site()=> #typed.handled }
         }
     }
+}
+
+/// Which versions of its events a typed handler reads.
+fn reads(krate: &Path, events: &Events) -> TokenStream {
+    match events {
+        Events::Typed(ty) => {
+            let typed = typed(krate, ty);
+            quote_spanned! {Span::mixed_site()=> ::core::option::Option::Some(#typed.reads) }
+        }
+        Events::Every | Events::Rest | Events::Named(_) => {
+            quote_spanned! {Span::mixed_site()=> ::core::option::Option::None }
+        }
+    }
+}
+
+fn ignored_events_have_no_handler(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let names = model.ignored().iter();
+    names
+        .map(|name| {
+            quote_at! {krate, own(name) =>
+                const _: () = #krate::__private::check::is_ignored(#name, __HANDLERS);
+            }
+        })
+        .collect()
 }
 
 fn handler_checks(model: &Model, handlers: &Handlers, handler: &Handler) -> TokenStream {

@@ -89,10 +89,15 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
         quote_spanned! {Span::mixed_site()=> #cfgs #pattern => { #reaction } }
     });
     let arms = in_order(handlers, arms);
+    let ignored = ignored_arm(
+        handlers,
+        &quote_spanned! {Span::mixed_site()=> ::core::result::Result::Ok(()) },
+    );
     let dispatch = quote_spanned! {Span::mixed_site()=>
         let _ = (&__cx, &__tx);
         let __kind: &::core::primitive::str = &__event.event_type;
         match __kind {
+            #ignored
             #(#arms)*
             _ => ::core::result::Result::Ok(()),
         }
@@ -108,6 +113,15 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
         methods.extend(runs(krate, handlers));
     }
     methods
+}
+
+/// The arm of the events that are passed over, which `#[on(other)]` would take.
+pub(super) fn ignored_arm(handlers: &Handlers, reaction: &TokenStream) -> TokenStream {
+    let names = &handlers.ignored;
+    if names.is_empty() || !handlers.take_the_rest() {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=> #(#names)|* => #reaction, }
 }
 
 /// Folds one event into its rows.
@@ -250,6 +264,10 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
             quote_spanned! {Span::mixed_site()=> #cfgs #pattern => #number, }
         }),
     );
+    let ignored = ignored_arm(
+        handlers,
+        &quote_spanned! {Span::mixed_site()=> ::core::primitive::usize::MAX },
+    );
     let arms = numbered()
         .filter(|(handler, _)| handler.takes_slice())
         .map(|(handler, number)| {
@@ -279,6 +297,7 @@ fn runs(krate: &Path, handlers: &Handlers) -> TokenStream {
             fn __handler_of(__event: &#krate::PersistedEvent) -> ::core::primitive::usize {
                 let __kind: &::core::primitive::str = &__event.event_type;
                 match __kind {
+                    #ignored
                     #(#numbers)*
                     _ => ::core::primitive::usize::MAX,
                 }

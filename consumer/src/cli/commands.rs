@@ -57,6 +57,7 @@ impl Command {
             Self::Merge(merge) => merge.run(admin, console).await,
             Self::Parked(parked) => parked.run(admin, console).await,
             Self::Frontier(format) => frontier(&format, admin, console).await,
+            Self::Unknown(format) => unknown(&format, admin, console).await,
             Self::Forget(forget) => forget.run(admin, console).await,
             // `run` has handled these.
             Self::Run(_)
@@ -160,6 +161,18 @@ impl Merge {
 async fn frontier<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Outcome {
     let frontier = admin.frontier().await?;
     show(console, format, &frontier, || tables::frontier(&frontier))
+}
+
+async fn unknown<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Outcome {
+    let events = admin.unknown_events().await?;
+    let shown = show(console, format, &events, || {
+        tables::unknown(console, &events)
+    })?;
+    Ok(if events.is_empty() {
+        shown
+    } else {
+        Exit::Unwell
+    })
 }
 
 impl Forget {

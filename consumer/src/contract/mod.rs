@@ -19,7 +19,7 @@ pub(crate) mod variant;
 pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;
 pub use self::error::{BatchError, HandlerError, chain};
-pub use self::event::{EventRecord, Metadata, PersistedEvent};
+pub use self::event::{EventFormat, EventRecord, Metadata, PersistedEvent};
 pub use self::expected_version::ExpectedVersion;
 pub use self::new_event::{NewEvent, TypedEvent};
 pub use self::settings::{Backoff, OnError, Settings, StartFrom};

@@ -90,11 +90,12 @@ fn render(entries: impl Iterator<Item = &'static Entry>) -> String {
         // Writing to a `String` cannot fail.
         let _ = write!(
             text,
-            "\n{}\n{}    scope: {}\n    events: {}\n{}",
+            "\n{}\n{}    scope: {}\n    events: {}\n{}{}",
             entry.name,
             version(entry),
             sorted(entry.scope.iter().copied(), "every aggregate"),
             events(entry),
+            passed_over(entry),
             entry.read_model.map(table).unwrap_or_default()
         );
         text
@@ -152,6 +153,7 @@ fn column_type(column_type: ColumnType) -> &'static str {
 
 fn events(entry: &Entry) -> String {
     let events = entry
+        .knowledge
         .handlers
         .iter()
         .flat_map(|handler| match handler.handled {
@@ -160,6 +162,19 @@ fn events(entry: &Entry) -> String {
             Handled::Named(events) | Handled::Typed { events, .. } => events.to_vec(),
         });
     sorted(events, "none")
+}
+
+/// The line of the events that are passed over: by name, or because no handler takes them. Others make the
+/// consumer wait.
+fn passed_over(entry: &Entry) -> String {
+    let ignored = entry.knowledge.ignored.iter().copied();
+    let passes_over_others = entry.knowledge.passes_over_others(entry.scope);
+    let others = passes_over_others.then_some("every other");
+    let words: Vec<&str> = ignored.chain(others).collect();
+    if words.is_empty() {
+        return String::new();
+    }
+    format!("    passed over: {}\n", sorted(words, "none"))
 }
 
 fn sorted<'a>(words: impl IntoIterator<Item = &'a str>, none: &str) -> String {

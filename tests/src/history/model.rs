@@ -29,7 +29,20 @@ pub(super) struct Row {
     pub(super) position: i64,
     pub(super) state: String,
     pub(super) failed_position: Option<i64>,
+    /// The event before which it waits for a release that knows it.
+    pub(super) unknown_position: Option<i64>,
     pub(super) scope: Vec<String>,
+}
+
+impl Row {
+    /// The event at which it is stopped, or before which it waits for another release.
+    pub(super) fn halted_at(&self) -> Option<i64> {
+        match self.state.as_str() {
+            "stopped" => self.failed_position,
+            "running" => self.unknown_position,
+            _ => None,
+        }
+    }
 }
 
 /// What the database shows between two steps.
@@ -58,6 +71,18 @@ impl Observed {
         let first = called.map(|call| call.position - 1).min();
         let position = self.rows_of(id).map(|row| row.position).min();
         first.or(position).unwrap_or(0)
+    }
+
+    /// Whether an earlier event of an event's aggregate is parked.
+    fn is_behind_parked(&self, id: Id, position: i64, event: &Logged) -> bool {
+        let mut parked = self.parked.iter().filter(|one| one.0 == id);
+        parked.any(|(_, parked)| {
+            let other = self.log.get(parked);
+            *parked < position
+                && other.is_some_and(|other| {
+                    (&other.kind, &other.aggregate) == (&event.kind, &event.aggregate)
+                })
+        })
     }
 
     fn times_applied(&self, id: Id, position: i64) -> usize {
@@ -181,7 +206,7 @@ impl Model {
     fn is_broken(&self, position: i64, script: Script) -> bool {
         let succeeds = matches!(
             script,
-            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession
+            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession | Script::New
         );
         !succeeds && !self.repaired.contains(&position)
     }
@@ -263,6 +288,14 @@ impl Model {
         parked.map(|(position, _)| *position).collect()
     }
 
+    /// Whether the log has an event in the scope of a release that it does not know.
+    pub(super) fn has_unknown(&self, release: &Release) -> bool {
+        self.seen
+            .log
+            .values()
+            .any(|event| is_in_scope(&release.scope, &event.kind) && !knows(release, event.script))
+    }
+
     /// Whether an event still cannot be decoded.
     pub(super) fn is_unreadable(&self, position: i64) -> bool {
         let script = self.all.get(&position).map(|event| event.script);
@@ -321,7 +354,7 @@ impl Model {
 
     fn rows_stopped_at(&self, id: Id, position: i64) -> impl Iterator<Item = &Row> {
         let rows = self.seen.rows_of(id);
-        rows.filter(move |row| row.state == "stopped" && row.failed_position == Some(position))
+        rows.filter(move |row| row.halted_at() == Some(position))
     }
 
     /// Takes in what the database shows after a worker ran.
@@ -386,6 +419,11 @@ impl Model {
                     "{id:?} handled the parked event {position} before an earlier one of its aggregate"
                 ));
             }
+            if !knows(&work.releases[0].1, script) {
+                return Err(format!(
+                    "the parked event {position} of {id:?} is unknown to the release that handled it"
+                ));
+            }
             let may_succeed = matches!(script, Script::FailFirst(_)) || !is_transactional(id.0);
             if self.is_broken(position, script) && !may_succeed {
                 return Err(format!(
@@ -402,21 +440,28 @@ impl Model {
         let one = one.and_then(|position| self.all.get(&position));
         let one = one.map(|event| (event.kind.clone(), event.aggregate.clone()));
         blocked.retain(|aggregate| one.as_ref().is_none_or(|one| one == aggregate));
-        self.check_retry_was_complete(id, &blocked)?;
+        self.check_retry_was_complete(id, &work.releases[0].1, &blocked)?;
         self.note_effects(work, &new);
         self.check_effects(work)?;
         self.observe(seen)
     }
 
     /// An aggregate stays parked only for an event that may fail.
-    fn check_retry_was_complete(&self, id: Id, blocked: &BTreeSet<(String, String)>) -> Verdict {
+    fn check_retry_was_complete(
+        &self,
+        id: Id,
+        release: &Release,
+        blocked: &BTreeSet<(String, String)>,
+    ) -> Verdict {
         for (kind, aggregate) in blocked {
             let mut own = self.parked(id).into_iter().filter_map(|position| {
                 let event = self.all.get(&position)?;
                 let is_own = (&event.kind, &event.aggregate) == (kind, aggregate);
                 is_own.then_some((position, event.script))
             });
-            if !own.any(|(position, script)| self.is_broken(position, script)) {
+            let may_stay =
+                |(position, script)| self.is_broken(position, script) || !knows(release, script);
+            if !own.any(may_stay) {
                 return Err(format!(
                     "{id:?} still has events of {kind} {aggregate} parked, and none of them fails"
                 ));
@@ -508,6 +553,9 @@ impl Model {
         if self.is_behind_parked(id, position, event) {
             return vec![Fate::Parked];
         }
+        if !knows(release, event.script) {
+            return vec![];
+        }
         let policy = match release.on_error {
             OnError::Park => Some(Fate::Parked),
             OnError::Skip => Some(Fate::Skipped),
@@ -591,9 +639,14 @@ impl Model {
                     && is_in_scope(&row.scope, &event.kind)
             })
             .collect();
-        let Some((next, _)) = due.first() else {
+        let Some((next, event)) = due.first() else {
             return Ok(());
         };
+        let is_parked = seen.is_behind_parked(row.id, **next, event);
+        let is_unknown = !releases.iter().any(|release| knows(release, event.script));
+        if row.state == "running" && is_unknown && !is_parked {
+            return Ok(());
+        }
         let was_stopped = self.seen.rows.contains(row);
         let may_stop = releases
             .iter()
@@ -613,7 +666,8 @@ impl Model {
         next.any(|(position, event)| {
             let progress = self.progress.get(&id);
             let is_uncertain = progress.is_some_and(|one| one.uncertain.contains(position));
-            self.may_become(id, **position, event, release).is_empty()
+            let may_not_pass = self.may_become(id, **position, event, release).is_empty();
+            (may_not_pass && knows(release, event.script))
                 || (is_uncertain && release.on_error == OnError::Stop)
         })
     }
@@ -766,6 +820,11 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Whether a release knows the type of an event.
+fn knows(release: &Release, script: Script) -> bool {
+    release.knows_new || script != Script::New
 }
 
 /// The name of a consumer as a constant.

@@ -182,6 +182,9 @@ impl Frontier for Postgres {
              ORDER BY {aggregate_type}, {global_position} LIMIT 1) AS e
          ORDER BY e.position LIMIT 1";
 
+    const OF_SCOPE: &'static str = "
+        WHERE {aggregate_type} = ANY (ARRAY(SELECT json_array_elements_text($1::text::json)))";
+
     async fn read_settled(
         connection: &mut PgConnection,
         statements: &EventStatements<Self>,

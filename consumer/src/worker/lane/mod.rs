@@ -11,6 +11,7 @@ mod read_ahead;
 pub(crate) mod retry;
 mod row_address;
 mod segment;
+mod step_aside;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::read_ahead::ReadAhead;
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::lane::segment::Segment;
+use crate::worker::lane::step_aside::left_to_others;
 use crate::worker::log::batch::Batch;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::NewLane;
@@ -157,6 +159,11 @@ impl<DB: Backend> Lane<DB> {
         let Some(job) = self.job.take() else {
             return CONTINUE;
         };
+        match self.may_attempt(&job).await {
+            Ok(None) => {}
+            Ok(Some(state)) => return self.step_aside(&job, state).await,
+            Err(error) => return self.retry_later(job, error).await,
+        }
         match self.attempt(&job).await {
             Ok(outcome) => self.conclude(job, outcome).await,
             Err(AttemptError::EndedTransaction { claim, error }) => {
@@ -191,6 +198,11 @@ impl<DB: Backend> Lane<DB> {
             }
             Outcome::Blocked(claim) => self.block(&claim),
             Outcome::Held => self.wait_for_snapshot().await,
+            Outcome::Unknown => {}
+            Outcome::LeftToOthers(claim) => {
+                let state = left_to_others(&claim.checkpoint);
+                return self.step_aside(&job, state).await;
+            }
             Outcome::Resized => {
                 self.shared.request_snapshot();
                 self.wait_for_snapshot().await;
@@ -415,7 +427,10 @@ impl<DB: Backend> Lane<DB> {
         // What was read ahead may be outdated by now.
         let discards = self.shared.log.discards();
         match batch.filter(|batch| batch.discards == discards) {
-            Some(batch) => self.with_pending(batch).await,
+            Some(batch) => {
+                let batch = self.with_pending(batch).await?;
+                Ok(batch.map(|batch| batch.before_unknown(|event| self.knows(event))))
+            }
             None => Ok(None),
         }
     }

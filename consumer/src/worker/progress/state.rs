@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::backend::{Checkpoint, State};
+use crate::backend::{Checkpoint, State, UnknownEvent};
 
 /// What a consumer, or a lane of it, is doing.
 ///
@@ -67,6 +67,13 @@ pub enum ConsumerState {
         /// Why it stopped.
         error: String,
     },
+    /// It waits for a release that knows the next event of its scope.
+    ///
+    /// The guide [`deploying`](crate::guide::deploying) says what makes an event unknown, and what to do.
+    WaitingForRelease {
+        /// The event.
+        event: UnknownEvent,
+    },
     /// An operator paused it.
     Paused,
     /// Its checkpoint was reached with another scope.
@@ -90,10 +97,11 @@ pub enum ConsumerState {
 
 impl ConsumerState {
     /// The labels under which a running worker reports states as metrics.
-    pub(crate) const METRIC_LABELS: [&'static str; 7] = [
+    pub(crate) const METRIC_LABELS: [&'static str; 8] = [
         "running",
         "retrying",
         "waiting",
+        "waiting_for_release",
         "stopped",
         "paused",
         "scope_changed",
@@ -142,6 +150,7 @@ impl ConsumerState {
             Self::Waiting { .. } => "waiting",
             Self::Panicked { .. } => "panicked",
             Self::Stopped { .. } => "stopped",
+            Self::WaitingForRelease { .. } => "waiting_for_release",
             Self::Paused => "paused",
             Self::ScopeChanged { .. } => "scope_changed",
             Self::OtherVersion => "other_version",
@@ -168,7 +177,11 @@ impl ConsumerState {
     pub(crate) fn is_blocked(&self) -> bool {
         matches!(
             self,
-            Self::Stopped { .. } | Self::Paused | Self::ScopeChanged { .. } | Self::Forgotten
+            Self::Stopped { .. }
+                | Self::WaitingForRelease { .. }
+                | Self::Paused
+                | Self::ScopeChanged { .. }
+                | Self::Forgotten
         )
     }
 
@@ -187,9 +200,10 @@ impl ConsumerState {
             Self::Waiting { .. } => 5,
             Self::Panicked { .. } => 6,
             Self::Paused => 7,
-            Self::Forgotten => 8,
-            Self::ScopeChanged { .. } => 9,
-            Self::Stopped { .. } => 10,
+            Self::WaitingForRelease { .. } => 8,
+            Self::Forgotten => 9,
+            Self::ScopeChanged { .. } => 10,
+            Self::Stopped { .. } => 11,
         }
     }
 }
@@ -232,6 +246,9 @@ impl fmt::Display for ConsumerState {
                 position: None,
                 error,
             } => write!(f, "stopped ({error})"),
+            Self::WaitingForRelease { event } => {
+                write!(f, "waiting for a release that knows {event}")
+            }
             Self::Paused => f.write_str("paused"),
             Self::ScopeChanged { checkpoint, code } => write!(
                 f,
