@@ -33,6 +33,7 @@ use crate::worker::lane::step_aside::left_to_others;
 use crate::worker::log::batch::Batch;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::NewLane;
+use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::{Cursor, FirstPending, LaneProgress};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
@@ -55,7 +56,7 @@ pub(crate) struct Lane<DB: Backend> {
     /// The first snapshot that contains the row; an earlier one does not show that it is gone.
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
-    seen_snapshot: u64,
+    seen: Arc<Snapshot>,
     /// When the lane last saw or saved its checkpoint.
     checkpoint_at: Instant,
     /// The last snapshot when the row turned out to be blocked.
@@ -108,7 +109,7 @@ impl<DB: Backend> Lane<DB> {
             suspects: None,
             read_after: None,
             first_snapshot: snapshot,
-            seen_snapshot: 0,
+            seen: Arc::default(),
             checkpoint_at: Instant::now(),
             blocked_in: None,
             moves: 0,
@@ -274,7 +275,7 @@ impl<DB: Backend> Lane<DB> {
     fn check_row(&mut self) -> Option<ConsumerState> {
         let snapshot = Arc::clone(&self.shared.snapshot.borrow());
         let incarnation = self.shared.frontier.borrow().incarnation;
-        self.seen_snapshot = snapshot.number;
+        self.seen = Arc::clone(&snapshot);
         if snapshot.number < self.first_snapshot || snapshot.incarnation != incarnation {
             return None;
         }
@@ -381,7 +382,7 @@ impl<DB: Backend> Lane<DB> {
     /// Waits for a snapshot that the lane has not seen, or until the worker stops.
     async fn wait_for_snapshot(&mut self) {
         let mut snapshot = self.shared.snapshot.clone();
-        let seen = self.seen_snapshot;
+        let seen = self.seen.number;
         tokio::select! {
             _ = snapshot.wait_for(|snapshot| snapshot.number > seen) => {}
             () = self.shared.stopped() => {}
@@ -495,7 +496,7 @@ impl<DB: Backend> Lane<DB> {
             let snapshot = snapshot.borrow();
             (snapshot.number, snapshot.rows.get(key).cloned())
         };
-        if number != self.seen_snapshot {
+        if number != self.seen.number {
             return;
         }
         // The snapshot may be older than the last save; only the next one tells.

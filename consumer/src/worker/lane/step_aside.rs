@@ -113,13 +113,7 @@ impl<DB: Backend> Lane<DB> {
             (row, snapshot.log.rewrites, snapshot.incarnation)
         };
         let mut snapshot = self.shared.snapshot.clone();
-        let (number, before) = {
-            let snapshot = snapshot.borrow();
-            (snapshot.number, look(&snapshot))
-        };
-        if number != self.seen_snapshot {
-            return;
-        }
+        let before = look(&self.seen);
         tokio::select! {
             _ = snapshot.wait_for(|snapshot| look(snapshot) != before) => {}
             () = self.shared.stopped() => {}
