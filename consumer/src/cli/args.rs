@@ -60,9 +60,9 @@ pub(super) enum Command {
     Pause(Consumer),
     /// Resumes a paused or stopped consumer
     Resume(Consumer),
-    /// Parks the event at which a consumer has stopped, or which it does not know
+    /// Parks the event at which a consumer has stopped or waits
     Park(EventOf),
-    /// Skips the event at which a consumer has stopped, or which it does not know
+    /// Skips the event at which a consumer has stopped or waits
     Skip(SkipEvent),
     /// Empties a read model and handles all events again
     Rebuild(Rebuild),

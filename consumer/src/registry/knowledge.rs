@@ -74,16 +74,16 @@ impl Knowledge {
         handlers.any(|handler| matches!(handler.handled, Handled::Rest))
     }
 
-    /// Whether events of the scope may come that have no handler, and are passed over.
-    pub(super) fn passes_over_others(&self, scope: &[&str]) -> bool {
-        let takes_all =
-            |handler: &HandlerShape| matches!(handler.handled, Handled::Every | Handled::Rest);
-        let is_known = |aggregate_type: &&str| {
-            let mut aggregates = self.aggregates.iter();
-            aggregates.any(|known| known.aggregate_type == *aggregate_type)
-        };
-        let knows_all = !scope.is_empty() && scope.iter().all(is_known);
-        !knows_all && !self.handlers.iter().any(takes_all)
+    /// Whether a handler takes every event that no other one takes.
+    pub(super) fn takes_all(&self) -> bool {
+        let mut handlers = self.handlers.iter();
+        handlers.any(|handler| matches!(handler.handled, Handled::Every | Handled::Rest))
+    }
+
+    /// Whether all events of an aggregate are those of one type of the code.
+    pub(super) fn has_type_of(&self, aggregate_type: &str) -> bool {
+        let mut aggregates = self.aggregates.iter();
+        aggregates.any(|known| known.aggregate_type == aggregate_type)
     }
 }
 
@@ -170,7 +170,5 @@ mod tests {
         };
         assert!(has(&knowledge, "Order", "Refunded", 1));
         assert!(!has(&knowledge, "Order", "Placed", 3));
-        assert!(knowledge.passes_over_others(&["Order"]));
-        assert!(knowledge.passes_over_others(&[]));
     }
 }

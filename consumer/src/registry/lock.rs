@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::Crates;
 use super::entry::{Entry, linked_entries};
+use super::knowledge::Knowledge;
 use crate::contract::Handled;
 use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn};
 
@@ -167,14 +168,24 @@ fn events(entry: &Entry) -> String {
 /// The line of the events that are passed over: by name, or because no handler takes them. Others make the
 /// consumer wait.
 fn passed_over(entry: &Entry) -> String {
-    let ignored = entry.knowledge.ignored.iter().copied();
-    let passes_over_others = entry.knowledge.passes_over_others(entry.scope);
-    let others = passes_over_others.then_some("every other");
-    let words: Vec<&str> = ignored.chain(others).collect();
+    let knowledge = entry.knowledge;
+    let ignored = knowledge.ignored.iter().map(ToString::to_string);
+    let others = match entry.scope {
+        _ if knowledge.takes_all() => Vec::new(),
+        [] => vec!["every other".to_owned()],
+        scope => by_name(scope, &knowledge),
+    };
+    let words: Vec<String> = ignored.chain(others).collect();
     if words.is_empty() {
         return String::new();
     }
-    format!("    passed over: {}\n", sorted(words, "none"))
+    format!("    passed over: {}\n", words.join(", "))
+}
+
+/// The other events of the aggregates that are in the scope by name.
+fn by_name(scope: &[&str], knowledge: &Knowledge) -> Vec<String> {
+    let by_name = scope.iter().filter(|one| !knowledge.has_type_of(one));
+    by_name.map(|one| format!("every other of {one}")).collect()
 }
 
 fn sorted<'a>(words: impl IntoIterator<Item = &'a str>, none: &str) -> String {

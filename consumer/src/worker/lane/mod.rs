@@ -29,7 +29,6 @@ use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::read_ahead::ReadAhead;
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::lane::segment::Segment;
-use crate::worker::lane::step_aside::left_to_others;
 use crate::worker::log::batch::Batch;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::NewLane;
@@ -201,7 +200,7 @@ impl<DB: Backend> Lane<DB> {
             Outcome::Held => self.wait_for_snapshot().await,
             Outcome::Unknown => {}
             Outcome::LeftToOthers(claim) => {
-                let state = left_to_others(&claim.checkpoint);
+                let state = ConsumerState::stopped(&claim.checkpoint);
                 return self.step_aside(&job, state).await;
             }
             Outcome::Resized => {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use sqlx::Connection as _;
 
-use crate::backend::{Backend, Checkpoint, TransactionGuard as _};
+use crate::backend::{Backend, TransactionGuard as _};
 use crate::contract::PersistedEvent;
 use crate::worker::connections::Parts;
 use crate::worker::lane::job::Job;
@@ -14,14 +14,6 @@ use crate::worker::lane::{CONTINUE, Lane, Turn};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::Cursor;
 use crate::worker::progress::state::ConsumerState;
-
-/// The state of a lane whose release has failed on the next event, which others try.
-pub(super) fn left_to_others(row: &Checkpoint) -> ConsumerState {
-    ConsumerState::Stopped {
-        position: row.failed_position,
-        error: row.error.clone().unwrap_or_default(),
-    }
-}
 
 impl<DB: Backend> Lane<DB> {
     /// Whether the code knows an event.
@@ -49,7 +41,7 @@ impl<DB: Backend> Lane<DB> {
         };
         let (release, next) = (&self.shared.process.release, job.position_of(0));
         let is_left = next.is_some_and(|next| row.has_failed(release, next));
-        Ok(is_left.then(|| left_to_others(row)))
+        Ok(is_left.then(|| ConsumerState::stopped(row)))
     }
 
     /// Whether the aggregate of the job's only event has parked events.

@@ -121,15 +121,21 @@ impl ConsumerState {
         let list = |scope: &str| scope.replace('\n', ", ");
         match row.state {
             State::Paused => Some(Self::Paused),
-            State::Stopped => Some(Self::Stopped {
-                position: row.failed_position,
-                error: row.error.clone().unwrap_or_default(),
-            }),
+            State::Stopped => Some(Self::stopped(row)),
             State::Running if row.scope != scope => Some(Self::ScopeChanged {
                 checkpoint: list(&row.scope),
                 code: list(scope),
             }),
             State::Running => None,
+        }
+    }
+
+    /// The state of a row that is stopped at an event, in all processes or for the releases that failed on
+    /// it.
+    pub(crate) fn stopped(row: &Checkpoint) -> Self {
+        Self::Stopped {
+            position: row.failed_position,
+            error: row.error.clone().unwrap_or_default(),
         }
     }
 
