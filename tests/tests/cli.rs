@@ -81,7 +81,8 @@ test_on!(
     completions_name_every_command,
     a_consumer_that_waits_for_a_release_is_explained,
     unknown_events_are_listed_and_unwell,
-    status_lists_the_processes_on_request
+    status_lists_the_processes_on_request,
+    a_rebuild_ends_before_an_unknown_event
 );
 
 test_on!(
@@ -134,6 +135,20 @@ async fn a_consumer_that_waits_for_a_release_is_explained<DB: TestDatabase>(db: 
         ),
         "{text}"
     );
+}
+
+async fn a_rebuild_ends_before_an_unknown_event<DB: TestDatabase>(db: Database<DB>) {
+    append_orders(&db).await;
+    let knowing = || Worker::builder(db.store.clone()).consumer(read_model("orders"));
+    command(knowing(), "run --once", "n").await;
+    let rebuild = "rebuild orders --yes --without-reset";
+    let (exit, text) = command(waiting(&db), rebuild, "n").await;
+    assert_eq!(exit, Exit::Unwell, "{text}");
+    let reason =
+        "the consumer waits for a release that knows Refunded (Order, position 2); continue";
+    assert!(text.contains(reason), "{text}");
+    let (exit, text) = command(knowing(), rebuild, "n").await;
+    assert_eq!(exit, Exit::Done, "{text}");
 }
 
 async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>) {

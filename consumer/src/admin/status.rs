@@ -142,7 +142,7 @@ pub struct WorkerStatus {
     /// The build of its program; see [`WorkerBuilder::release`](crate::WorkerBuilder::release).
     pub release: String,
     /// How long ago it saved its last batch.
-    #[serde(serialize_with = "whole_seconds")]
+    #[serde(serialize_with = "as_seconds")]
     pub seen_ago: Duration,
 }
 
@@ -511,7 +511,7 @@ pub(super) fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, one: impl Fn(&Row
         .sum()
 }
 
-fn whole_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(time.as_secs_f64())
 }
 
