@@ -106,7 +106,7 @@ fn clean(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::{BLOCK, Process, clean, hash};
 
