@@ -34,6 +34,7 @@ pub(crate) struct Args {
     pub(crate) group: Slot<LitStr>,
     pub(crate) database: Slot<Database>,
     pub(crate) init: Slot<Path>,
+    pub(crate) ignore: Slot<EventTypes>,
     pub(crate) krate: Slot<Path>,
 }
 
@@ -88,6 +89,9 @@ pub(crate) enum Aggregate {
     Type(Path),
 }
 
+/// `["Legacy"]`
+pub(crate) struct EventTypes(pub(crate) Vec<LitStr>);
+
 /// The value of `database`.
 pub(crate) enum Database {
     /// `any`
@@ -113,6 +117,7 @@ const KEYS: &[(&str, &str)] = &[
     (keys::GROUP, "\"projections\""),
     (keys::DATABASE, "Sqlite"),
     (keys::INIT, "UserReadModel::connect"),
+    (keys::IGNORE, "[\"Legacy\"]"),
     (keys::CRATE, "::consumer"),
 ];
 
@@ -168,6 +173,7 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
         keys::GROUP => fill(&mut args.group, key, input, errors),
         keys::DATABASE => fill(&mut args.database, key, input, errors),
         keys::INIT => fill(&mut args.init, key, input, errors),
+        keys::IGNORE => fill(&mut args.ignore, key, input, errors),
         keys::CRATE => fill(&mut args.krate, key, input, errors),
         _ => unknown(args, &key, input, errors),
     }
@@ -302,6 +308,31 @@ impl Value for Aggregates {
             .collect();
         Some(Self(known))
     }
+}
+
+impl Value for EventTypes {
+    const WHAT: &'static str = "a list of event types";
+
+    fn read(input: ParseStream<'_>, errors: &mut Errors) -> Option<Self> {
+        let members = bracketed_members(input).ok()?;
+        let members = split_members.parse2(members).ok()?;
+        let known = members
+            .into_iter()
+            .filter_map(|member| read_event_type(member, errors))
+            .collect();
+        Some(Self(known))
+    }
+}
+
+fn read_event_type(member: TokenStream, errors: &mut Errors) -> Option<LitStr> {
+    let name = syn::parse2(member.clone()).ok();
+    if name.is_none() && !member.is_empty() {
+        errors.at(
+            member,
+            "expected an event type in quotes: write `ignore = [\"Legacy\"]`",
+        );
+    }
+    name
 }
 
 fn bracketed_members(input: ParseStream<'_>) -> syn::Result<TokenStream> {

@@ -29,6 +29,7 @@ pub(crate) const SEGMENTS: &str = "segments";
 pub(crate) const GROUP: &str = "group";
 pub(crate) const DATABASE: &str = "database";
 pub(crate) const INIT: &str = "init";
+pub(crate) const IGNORE: &str = "ignore";
 
 // Keys of `#[event(…)]`.
 pub(crate) const AGGREGATE: &str = "aggregate";

@@ -136,6 +136,8 @@ pub(crate) struct Handlers {
     pub(crate) resets: Vec<Method>,
     /// The read model that handlers fold events into.
     pub(crate) read_model: Option<Path>,
+    /// The event types that are passed over.
+    pub(crate) ignored: Vec<syn::LitStr>,
 }
 
 /// A handler of events.
@@ -280,6 +282,16 @@ impl Model {
         match &self.body {
             Body::ByHand => None,
             Body::Handlers(handlers) => handlers.read_model.as_ref(),
+        }
+    }
+}
+
+impl Model {
+    /// The event types that are passed over.
+    pub(crate) fn ignored(&self) -> &[syn::LitStr] {
+        match &self.body {
+            Body::ByHand => &[],
+            Body::Handlers(handlers) => &handlers.ignored,
         }
     }
 }

@@ -17,7 +17,7 @@ pub use crate::contract::read_model::generated::{
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,
-    expect_event, nothing, typed, unknown_type, unknown_version, upcast_with,
+    expect_event, is_version_in, nothing, typed, unknown_type, unknown_version, upcast_with,
 };
 pub use crate::contract::variant::{decode_variant, encode_variant};
 pub use crate::contract::variant_handler::{
@@ -32,6 +32,7 @@ pub use crate::registry::entry::{
     Entry, Factory, Making, MakingFold, NO_FACTORIES, NoFold, NoMaking,
 };
 pub use crate::registry::handled::{HandlerRows, HandlerShape, check};
+pub use crate::registry::knowledge::{Knowledge, KnownAggregate, known_aggregate};
 pub use crate::registry::lock::{LockError, check_lock};
 
 use crate::contract::{Aggregate, Event};

@@ -106,8 +106,9 @@ pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
 pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
-    ErasedConsumer, Event, EventRecord, ExpectedVersion, Handler, HandlerError, Metadata, NewEvent,
-    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns, read_model,
+    ErasedConsumer, Event, EventFormat, EventRecord, ExpectedVersion, Handler, HandlerError,
+    Metadata, NewEvent, OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent,
+    columns, read_model,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,

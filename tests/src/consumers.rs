@@ -4,11 +4,12 @@ use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use consumer::{
-    Backend, BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer,
-    Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
+    Backend, BatchError, Consumer, Context, EventFormat, HandlerError, PersistedEvent, Report,
+    ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
@@ -33,6 +34,8 @@ type AllAtOnce<DB> = dyn for<'a> Fn(
     + Send
     + Sync;
 
+type Knows = dyn Fn(EventFormat<'_>) -> bool + Send + Sync;
+
 enum Handler<DB: TestDatabase> {
     OneByOne(Box<OneByOne<DB>>),
     AllAtOnce(Box<AllAtOnce<DB>>),
@@ -44,6 +47,7 @@ pub struct TestConsumer<DB: TestDatabase> {
     scope: Vec<&'static str>,
     settings: Settings,
     uses_transaction: bool,
+    knows: Box<Knows>,
     handler: Handler<DB>,
 }
 
@@ -125,6 +129,7 @@ impl<DB: TestDatabase> TestConsumer<DB> {
             scope: Vec::new(),
             settings: Settings::default(),
             uses_transaction: true,
+            knows: Box::new(|_| true),
             handler,
         }
     }
@@ -140,6 +145,16 @@ impl<DB: TestDatabase> TestConsumer<DB> {
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sets which events its code knows.
+    #[must_use]
+    pub fn knows(
+        mut self,
+        knows: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.knows = Box::new(knows);
         self
     }
 
@@ -198,6 +213,10 @@ impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
         self.settings.clone()
     }
 
+    fn knows(&self, format: EventFormat<'_>) -> bool {
+        (self.knows)(format)
+    }
+
     fn uses_transaction(&self) -> bool {
         self.uses_transaction
     }
@@ -207,6 +226,14 @@ impl<DB: TestDatabase> ScopedConsumer<DB> for TestConsumer<DB> {
     fn aggregate_types(&self) -> &[&str] {
         &self.scope
     }
+}
+
+/// The name of another release than all before, which tries what they have stopped at.
+#[must_use]
+pub fn next_release() -> String {
+    static RELEASES: AtomicU64 = AtomicU64::new(1);
+    let number = RELEASES.fetch_add(1, Ordering::Relaxed);
+    format!("release {number}")
 }
 
 /// Settings with retries that are due at once.
@@ -281,10 +308,11 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut
 }
 
 impl<DB: TestDatabase> Database<DB> {
-    /// A worker on this database that polls fast.
+    /// A worker on this database that polls fast, of a release of its own.
     #[must_use]
     pub fn worker(&self) -> WorkerBuilder<DB> {
         Worker::builder(self.store.clone())
+            .release(next_release())
             .poll_interval(Duration::from_millis(10))
             .snapshot_interval(Duration::from_millis(20))
     }

@@ -18,6 +18,7 @@ mod model;
 mod pgbouncer;
 mod postgres;
 mod process;
+pub mod releases;
 pub mod samples;
 mod served;
 mod sqlite;
@@ -27,7 +28,7 @@ mod writers;
 pub use self::browser::{Browser, Element, Screen};
 pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
-    patiently, read_model, run_once, until,
+    next_release, patiently, read_model, run_once, until,
 };
 pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};
@@ -38,7 +39,7 @@ pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
-pub use self::process::{WorkerProcess, worker_main};
+pub use self::process::{WorkerProcess, release_main, worker_main};
 pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};

@@ -10,7 +10,7 @@ use consumer::{
 use sqlx::Connection as _;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::{Database, TestDatabase};
+use crate::{Database, TestDatabase, next_release};
 
 /// A call of a handler with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,9 +108,11 @@ impl Model {
         self.seen.lock().unwrap().clone()
     }
 
-    /// A worker that runs it on this database.
+    /// A worker of a release of its own that runs it on this database.
     pub fn worker<DB: TestDatabase>(&self, db: &Database<DB>) -> WorkerBuilder<DB> {
-        Worker::builder(db.store.clone()).scoped_consumer(self.clone())
+        Worker::builder(db.store.clone())
+            .release(next_release())
+            .scoped_consumer(self.clone())
     }
 
     async fn admit(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {

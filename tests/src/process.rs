@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    ConsumerReport, ConsumerState, EventStore, LogProblem, OnError, Report, Settings, Worker,
-    WorkerError,
+    ConsumerReport, ConsumerState, Event, EventFormat, EventStore, HandlerError, LogProblem,
+    OnError, PersistedEvent, Report, Settings, Worker, WorkerError,
 };
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
@@ -158,21 +158,60 @@ impl WorkerCommand {
     }
 }
 
+/// The code of a program: which events it knows, and how it reads one.
+#[derive(Clone, Copy)]
+struct Code {
+    knows: fn(EventFormat<'_>) -> bool,
+    read: fn(&PersistedEvent) -> Result<(), HandlerError>,
+    /// Spares the program the reading of its executable.
+    release: Option<&'static str>,
+}
+
+impl Code {
+    /// Code that looks at no event.
+    const UNTYPED: Self = Self {
+        knows: |_| true,
+        read: |_| Ok(()),
+        release: Some("test worker"),
+    };
+
+    /// Code that decodes each event as an `E`.
+    fn of<E: Event>() -> Self {
+        Self {
+            knows: |format| {
+                E::EVENT_TYPES.contains(&format.event_type)
+                    && E::reads(format.event_type, format.event_version)
+            },
+            read: |event| Ok(E::decode(event).map(drop)?),
+            release: None,
+        }
+    }
+}
+
 /// What the program of a [`WorkerProcess`] does: it runs the named consumers, and those that it is
 /// started with, until it is asked to end.
 pub fn worker_main(names: &[&str]) {
+    process_main(names, Code::UNTYPED);
+}
+
+/// Like [`worker_main`], with consumers that know only the events of `E`.
+pub fn release_main<E: Event>(names: &[&str]) {
+    process_main(names, Code::of::<E>());
+}
+
+fn process_main(names: &[&str], code: Code) {
     let url = std::env::var(URL).expect("the URL of the database");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if url.starts_with("postgres") {
-        runtime.block_on(run::<Postgres>(&url, names));
+        runtime.block_on(run::<Postgres>(&url, names, code));
     } else {
-        runtime.block_on(run::<Sqlite>(&url, names));
+        runtime.block_on(run::<Sqlite>(&url, names, code));
     }
 }
 
 /// Restarts as a service manager would when the database is not available at the start, if the test
 /// allows that. A worker that has started must recover on its own.
-async fn run<DB: TestDatabase>(url: &str, names: &[&str]) {
+async fn run<DB: TestDatabase>(url: &str, names: &[&str], code: Code) {
     let (asked, stop) = watch::channel(false);
     let mut signal = Box::pin(consumer::shutdown_signal());
     // The first poll installs the handler.
@@ -183,7 +222,7 @@ async fn run<DB: TestDatabase>(url: &str, names: &[&str]) {
         asked.send_replace(true);
     });
     let report = loop {
-        match start::<DB>(url, names, stop.clone()).await {
+        match start::<DB>(url, names, code, stop.clone()).await {
             Ok(report) => break report,
             Err(error) => note_restart(&error),
         }
@@ -195,9 +234,10 @@ async fn run<DB: TestDatabase>(url: &str, names: &[&str]) {
 async fn start<DB: TestDatabase>(
     url: &str,
     names: &[&str],
+    code: Code,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Report, WorkerError> {
-    let worker = worker(EventStore::<DB>::connect(url).await?, names);
+    let worker = worker(EventStore::<DB>::connect(url).await?, names, code);
     let handle = worker.handle();
     let asked = async move {
         let _ = stop.wait_for(|asked| *asked).await;
@@ -237,7 +277,7 @@ fn note_restart(error: &WorkerError) {
     writeln!(file, "{error}").expect("note the restart");
 }
 
-fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB> {
+fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str], code: Code) -> Worker<DB> {
     let added = std::env::var(CONSUMERS).unwrap_or_default();
     let names = names
         .iter()
@@ -246,6 +286,9 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB>
     let mut builder = Worker::builder(store)
         .poll_interval(Duration::from_millis(10))
         .snapshot_interval(Duration::from_millis(50));
+    if let Some(release) = code.release {
+        builder = builder.release(release);
+    }
     if let Some(millis) = number(CLAIM_TIMEOUT) {
         builder = builder.claim_timeout(Duration::from_millis(millis));
     }
@@ -262,7 +305,7 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB>
                     .folding(),
                 )
             }
-            name => builder.consumer(gated(name)),
+            name => builder.consumer(gated(name, code)),
         };
     }
     let setting = |variable| number(variable).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
@@ -281,12 +324,13 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str]) -> Worker<DB>
 }
 
 /// Writes into `applied` and `chain`, and waits while the gate is there.
-fn gated<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
+fn gated<DB: TestDatabase>(name: &str, code: Code) -> TestConsumer<DB> {
     let (consumer_name, gate): (Arc<str>, _) =
         (name.into(), std::env::var_os(GATE).map(PathBuf::from));
     consumer(name, move |_, tx: &mut DB::Connection, event| {
         let (name, gate) = (Arc::clone(&consumer_name), gate.clone());
         Box::pin(async move {
+            (code.read)(event)?;
             DB::apply(tx, &name, event).await?;
             DB::chain(tx, &name, event).await?;
             while gate.as_ref().is_some_and(|gate| gate.exists()) {
@@ -295,6 +339,7 @@ fn gated<DB: TestDatabase>(name: &str) -> TestConsumer<DB> {
             Ok(())
         })
     })
+    .knows(code.knows)
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use consumer::cli::{Cli, Console, Exit};
-use consumer::{EventStore, OnError, Registered, Settings, Worker, WorkerBuilder};
+use consumer::{EventStore, NewEvent, OnError, Registered, Settings, Worker, WorkerBuilder};
 use consumer_tests::samples::{Sample, Samples};
-use consumer_tests::{Database, Folding, Model, Running, TestDatabase, run_once, test_on};
+use consumer_tests::{
+    Database, Folding, Model, Running, TestDatabase, next_release, read_model, run_once, test_on,
+};
 use sqlx::Pool;
 
 /// Runs a command, answering no to its questions, and returns its exit status and its output.
@@ -21,11 +23,10 @@ async fn answering<DB: TestDatabase>(
     line: &str,
     answer: &str,
 ) -> (Exit, String) {
-    let builder = models
-        .iter()
-        .fold(Worker::builder(db.store.clone()), |builder, model| {
-            builder.scoped_consumer((*model).clone())
-        });
+    let builder = models.iter().fold(
+        Worker::builder(db.store.clone()).release(next_release()),
+        |builder, model| builder.scoped_consumer((*model).clone()),
+    );
     command(builder, line, answer).await
 }
 
@@ -81,13 +82,120 @@ test_on!(
     no_line_is_wider_than_80_columns,
     a_command_that_waits_too_long_for_others_is_refused,
     a_command_waits_for_others_within_its_limit,
-    completions_name_every_command
+    completions_name_every_command,
+    a_consumer_that_waits_for_a_release_is_explained,
+    unknown_events_are_listed_and_unwell,
+    status_lists_the_processes_on_request,
+    a_rebuild_ends_before_an_unknown_event
 );
 
 test_on!(
     [empty_sqlite, empty_postgres],
     without_tables_status_says_to_migrate
 );
+
+/// A worker whose consumer knows no event but `Placed`.
+fn waiting<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
+    let orders = read_model("orders").knows(|format| format.event_type == "Placed");
+    Worker::builder(db.store.clone())
+        .consumer(orders)
+        .release("v1")
+}
+
+async fn append_orders<DB: TestDatabase>(db: &Database<DB>) {
+    for event_type in ["Placed", "Refunded", "Refunded"] {
+        let event = NewEvent::new("Order", "o-1", event_type, "{}");
+        db.append_events(&[event]).await;
+    }
+}
+
+async fn a_consumer_that_waits_for_a_release_is_explained<DB: TestDatabase>(db: Database<DB>) {
+    append_orders(&db).await;
+    let (exit, text) = command(waiting(&db), "run --once", "n").await;
+    assert_eq!(exit, Exit::Unwell);
+    assert!(
+        text.contains("orders: waiting for a release that knows Refunded (Order, position 2) at 1"),
+        "{text}"
+    );
+    let (exit, text) = command(waiting(&db), "status", "n").await;
+    assert_eq!(exit, Exit::Unwell);
+    assert!(text.contains("waiting for release"), "{text}");
+    assert!(
+        text.contains(
+            "orders waits for a release that knows Refunded (Order, position 2); deploy one"
+        ),
+        "{text}"
+    );
+    let (exit, text) = command(waiting(&db), "skip orders 2", "y").await;
+    assert_eq!(exit, Exit::Done, "{text}");
+    command(waiting(&db), "run --once", "n").await;
+    let (exit, text) = command(waiting(&db), "park orders 3", "n").await;
+    assert_eq!(exit, Exit::Done, "{text}");
+    let (exit, text) = command(waiting(&db), "parked retry orders", "n").await;
+    assert_eq!(exit, Exit::Unwell);
+    assert!(
+        text.contains(
+            "this program does not know Refunded (Order, position 3), so its aggregate stays parked"
+        ),
+        "{text}"
+    );
+}
+
+async fn a_rebuild_ends_before_an_unknown_event<DB: TestDatabase>(db: Database<DB>) {
+    append_orders(&db).await;
+    let knowing = || Worker::builder(db.store.clone()).consumer(read_model("orders"));
+    command(knowing(), "run --once", "n").await;
+    let rebuild = "rebuild orders --yes --without-reset";
+    let (exit, text) = command(waiting(&db), rebuild, "n").await;
+    assert_eq!(exit, Exit::Unwell, "{text}");
+    let reason =
+        "the consumer waits for a release that knows Refunded (Order, position 2); continue";
+    assert!(text.contains(reason), "{text}");
+    let (exit, text) = command(knowing(), rebuild, "n").await;
+    assert_eq!(exit, Exit::Done, "{text}");
+}
+
+async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>) {
+    append_orders(&db).await;
+    let (exit, text) = command(waiting(&db), "unknown", "n").await;
+    assert_eq!(exit, Exit::Unwell);
+    assert_eq!(
+        text,
+        "CONSUMER  EVENT     VERSION  AGGREGATE  EVENTS  FIRST  LAST\n\
+         orders    Refunded        1  Order           2      2     3\n"
+    );
+    let (_, json) = command(waiting(&db), "unknown --json", "n").await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["event_type"], "Refunded");
+    assert_eq!(
+        (&json[0]["first"], &json[0]["last"]),
+        (&2.into(), &3.into())
+    );
+    let (exit, text) = cli(&db, &[&Model::new("users")], "unknown").await;
+    assert_eq!(exit, Exit::Done);
+    assert_eq!(
+        text,
+        "this program knows every event of the log that is in the scope of a consumer\n"
+    );
+}
+
+async fn status_lists_the_processes_on_request<DB: TestDatabase>(db: Database<DB>) {
+    let (_, text) = command(waiting(&db), "status --processes", "n").await;
+    assert!(
+        text.ends_with("no process has handled an event yet\n"),
+        "{text}"
+    );
+    append_orders(&db).await;
+    command(waiting(&db), "run --once", "n").await;
+    let (_, text) = command(waiting(&db), "status --processes", "n").await;
+    let (_, processes) = text.split_once("PROCESS").unwrap();
+    let own = format!("{} on ", std::process::id());
+    assert!(processes.contains(&own), "{text}");
+    assert!(
+        processes.contains("v1") && processes.contains("orders"),
+        "{text}"
+    );
+}
 
 async fn run_once_reports_what_every_consumer_did<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;

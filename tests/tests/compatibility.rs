@@ -24,6 +24,7 @@ test_on!(
     [empty_sqlite, empty_postgres],
     each_earlier_version_becomes_the_current_tables,
     tables_with_a_ledger_and_version_3_become_current,
+    tables_of_version_5_become_the_current_tables,
     old_tables_may_be_migrated_by_many_processes_at_once,
     a_migration_that_is_interrupted_changes_nothing
 );
@@ -241,7 +242,7 @@ async fn each_earlier_version_becomes_the_current_tables<DB: TestDatabase>(db: D
         let error = old.store.check().await.unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains(&format!("they are at version {version} of 5")),
+            text.contains(&format!("they are at version {version} of 6")),
             "{text}"
         );
 
@@ -271,6 +272,34 @@ async fn tables_with_a_ledger_and_version_3_become_current<DB: TestDatabase>(db:
     assert_eq!(db.numbers("SELECT up_to FROM consumer_handled").await, [7]);
 }
 
+async fn tables_of_version_5_become_the_current_tables<DB: TestDatabase>(db: Database<DB>) {
+    db.store.migrate().await.unwrap();
+    let current = columns(&db).await;
+    for column in [
+        "unknown_position",
+        "unknown_aggregate",
+        "unknown_type",
+        "unknown_version",
+        "failed_releases",
+        "worker_host",
+        "worker_pid",
+        "worker_release",
+        "worker_at",
+    ] {
+        let drop = format!("ALTER TABLE consumer_progress DROP COLUMN {column}");
+        db.execute(&drop).await;
+    }
+    db.execute("DELETE FROM consumer_schema WHERE version > 5")
+        .await;
+    db.store.check().await.unwrap_err();
+    db.store.migrate().await.unwrap();
+    assert_eq!(columns(&db).await, current);
+    db.execute(DB::CREATE_READ_MODEL).await;
+    db.append_many(2).await;
+    let report = db.run_once(read_model("users")).await;
+    assert!(!report.has_failures(), "{report}");
+}
+
 async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(db: Database<DB>) {
     db.execute(&tables::<DB>(1)).await;
     let mut migrating = Vec::new();
@@ -284,7 +313,7 @@ async fn old_tables_may_be_migrated_by_many_processes_at_once<DB: TestDatabase>(
     let versions = db
         .numbers("SELECT CAST(version AS BIGINT) FROM consumer_schema ORDER BY version")
         .await;
-    assert_eq!(versions, [1, 2, 3, 4, 5]);
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6]);
 }
 
 async fn a_migration_that_is_interrupted_changes_nothing<DB: TestDatabase>(db: Database<DB>) {

@@ -51,7 +51,7 @@ struct Balance {
 
 struct Balances;
 
-#[consumer(name = "balances", aggregates = ["Account"], read_model = Balance)]
+#[consumer(name = "balances", aggregates = ["Account"], read_model = Balance, ignore = ["Legacy"])]
 impl Balances {
     #[on("Closed")]
     fn closed(balance: &mut Balance, _event: &PersistedEvent) {

@@ -28,6 +28,8 @@ fn expand_unit(model: &Model, format: &Format) -> TokenStream {
         &quote_spanned! {Span::mixed_site()=>
             ::core::result::Result::Ok(#krate::__private::nothing())
         },
+        // Without fields, every version is the same.
+        &quote_spanned! {Span::mixed_site()=> true },
         &quote_spanned! {Span::mixed_site()=> ::core::result::Result::Ok(Self) },
     )
 }
@@ -49,6 +51,7 @@ fn expand_struct(model: &Model, format: &Format) -> TokenStream {
         &name.to_token_stream(),
         &version.to_token_stream(),
         &quote_at! {krate, at(&model.ident) => #krate::__private::encode_json(self) },
+        &reads_versions(krate, format),
         &decode,
     )
 }
@@ -59,6 +62,7 @@ fn implementation(
     event_type: &TokenStream,
     event_version: &TokenStream,
     encode: &TokenStream,
+    reads: &TokenStream,
     decode: &TokenStream,
 ) -> TokenStream {
     let Model {
@@ -89,6 +93,14 @@ fn implementation(
                     #encode
                 }
 
+                fn reads(
+                    __event_type: &::core::primitive::str,
+                    __version: ::core::primitive::i32,
+                ) -> ::core::primitive::bool {
+                    let _ = (__event_type, __version);
+                    #reads
+                }
+
                 // rustdoc shows the name, which may be that of a constant.
                 fn decode(
                     #[cfg(doc)] event: &#krate::PersistedEvent,
@@ -102,6 +114,19 @@ fn implementation(
     }
 }
 
+fn lowest(format: &Format) -> i32 {
+    let earliest = format.earlier.first();
+    earliest.map_or(format.version, |(number, _)| *number)
+}
+
+/// Whether a version is one of those that are decoded.
+fn reads_versions(krate: &Path, format: &Format) -> TokenStream {
+    let (lowest, newest) = (lowest(format), format.version);
+    quote_spanned! {Span::mixed_site()=>
+        #krate::__private::is_version_in(__version, #lowest, #newest)
+    }
+}
+
 /// Decodes the current version directly, and an earlier one by way of each later version.
 fn decode_versions(
     krate: &Path,
@@ -110,10 +135,7 @@ fn decode_versions(
     current: &TokenStream,
 ) -> TokenStream {
     let version = format.version;
-    let lowest = format
-        .earlier
-        .first()
-        .map_or(version, |(number, _)| *number);
+    let lowest = lowest(format);
     // Writers without versions leave 0, which counts as the first version.
     let pattern = |number: i32| match number {
         1 if lowest == 1 => quote_spanned! {Span::mixed_site()=> 0i32 | 1i32 },
@@ -199,12 +221,20 @@ fn expand_enum(model: &Model, variants: &[Variant]) -> TokenStream {
         }
     };
     let event_types = quote_spanned! {span=> #(#names),* };
+    let readings = variants.iter().map(|one| reads(krate, one));
+    let reads = quote_spanned! {span=>
+        match __event_type {
+            #(_ if __event_type == #names => #readings,)*
+            _ => false,
+        }
+    };
     let event = implementation(
         model,
         &event_types,
         &event_type,
         &event_version,
         &encode,
+        &reads,
         &decode,
     );
     let checks = checks(model, variants);
@@ -296,6 +326,24 @@ fn encode(krate: &Path, variant: &Variant) -> TokenStream {
                     #[allow(unused_imports)]
                     use #krate::__private::PlainContent as _;
                     #inner::encode(__content)
+                }
+            }
+        }
+    }
+}
+
+/// Whether a version of a variant's event is one that it can decode.
+fn reads(krate: &Path, variant: &Variant) -> TokenStream {
+    match &variant.content {
+        Content::Nothing(_) => quote_spanned! {Span::mixed_site()=> true },
+        Content::Fields(format) | Content::Described(_, format) => reads_versions(krate, format),
+        Content::Type(ty, _) => {
+            let inner = inner(krate, ty);
+            quote_at! {krate, at(ty) =>
+                {
+                    #[allow(unused_imports)]
+                    use #krate::__private::PlainContent as _;
+                    #inner::reads(__event_type, __version)
                 }
             }
         }

@@ -4,7 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{LitStr, Path};
 
-use super::handlers::handled;
+use super::handlers::{decoder, handled};
 use super::variants;
 use crate::args::Aggregate;
 use crate::model::{Body, Events, Handler, Handlers, Model, Rows};
@@ -24,10 +24,34 @@ pub(super) fn checks(model: &Model) -> TokenStream {
     };
     checks.extend(no_aggregate_twice(model));
     checks.extend(table_fits(model));
+    checks.extend(ignored_events_have_no_handler(model));
     let handlers = handler_list(model);
+    let knowledge = knowledge(model);
     quote_spanned! {Span::mixed_site()=>
         const __HANDLERS: &[#krate::__private::HandlerShape] = &[#handlers];
+        #knowledge
         #checks
+    }
+}
+
+/// What the code knows of events, by which a worker recognises those that it does not know.
+fn knowledge(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let ignored = model.ignored();
+    let aggregates = model
+        .scope
+        .iter()
+        .flatten()
+        .filter_map(path_of)
+        .map(|path| {
+            quote_at! {krate, at(path) => #krate::__private::known_aggregate::<#path>() }
+        });
+    quote_spanned! {Span::mixed_site()=>
+        const __KNOWLEDGE: #krate::__private::Knowledge = #krate::__private::Knowledge {
+            aggregates: &[#(#aggregates),*],
+            handlers: __HANDLERS,
+            ignored: &[#(#ignored),*],
+        };
     }
 }
 
@@ -40,6 +64,7 @@ fn handler_list(model: &Model) -> TokenStream {
                 file: ::core::file!(),
                 line: ::core::line!(),
                 handled: #krate::__private::Handled::Every,
+                reads: ::core::option::Option::None,
                 rows: #krate::__private::HandlerRows::None,
             }
         },
@@ -64,12 +89,14 @@ fn shape(krate: &Path, handler: &Handler) -> TokenStream {
         Some(Rows::Named { .. }) => quote_spanned! {Span::mixed_site()=> Named },
     };
     let line = line_of(handler);
+    let reads = reads(krate, handler);
     quote_spanned! {Span::mixed_site()=>
         #krate::__private::HandlerShape {
             method: #method,
             file: ::core::file!(),
             line: #line,
             handled: #taken,
+            reads: #reads,
             rows: #krate::__private::HandlerRows::#rows,
         }
     }
@@ -85,6 +112,28 @@ fn key_of(handler: &Handler) -> (String, TokenStream) {
 fn line_of(handler: &Handler) -> TokenStream {
     let span = handler.method.name.span();
     quote_spanned! {span=> ::core::line!() }
+}
+
+/// Which versions of its events a handler reads that takes them decoded.
+fn reads(krate: &Path, handler: &Handler) -> TokenStream {
+    match decoder(krate, handler) {
+        Some(decoder) => {
+            quote_spanned! {Span::mixed_site()=> ::core::option::Option::Some(#decoder.reads) }
+        }
+        None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
+    }
+}
+
+fn ignored_events_have_no_handler(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let names = model.ignored().iter();
+    names
+        .map(|name| {
+            quote_at! {krate, own(name) =>
+                const _: () = #krate::__private::check::is_ignored(#name, __HANDLERS);
+            }
+        })
+        .collect()
 }
 
 fn handler_checks(model: &Model, handlers: &Handlers, handler: &Handler) -> TokenStream {

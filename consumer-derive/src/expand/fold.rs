@@ -4,7 +4,7 @@ use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, Path};
 
-use super::handlers::{Given, argument, decoder, pattern};
+use super::handlers::{Given, argument, decoder, ignored_arm, pattern};
 use super::rows;
 use crate::model::{Events, Handler, Handlers, KeyPart, Method, Model, Parameter, RowKey, Rows};
 use crate::span::{at, own, quote_at};
@@ -27,6 +27,7 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
         quote_at! {krate, own(self_type) => #self_type: #krate::__private::Shareable };
     let are_rows = rows::assumptions(krate);
     let rows = rows::rows(krate, row, handlers);
+    let ignored = ignored(handlers);
     quote_spanned! {Span::mixed_site()=>
         #rows
         #(#key_functions)*
@@ -48,6 +49,7 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
             ) -> ::core::result::Result<(), #krate::HandlerError> {
                 let _ = (&__cx, &__keys);
                 let __kind: &::core::primitive::str = &__event.event_type;
+                #ignored
                 let mut __is_taken = false;
                 #(#keys)*
                 let _ = __is_taken;
@@ -63,6 +65,7 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
             ) -> ::core::result::Result<(), #krate::HandlerError> {
                 let _ = (&__cx, &__rows);
                 let __kind: &::core::primitive::str = &__event.event_type;
+                #ignored
                 let mut __is_taken = false;
                 #(#calls)*
                 let _ = __is_taken;
@@ -70,6 +73,18 @@ pub(super) fn fold_impl(model: &Model, handlers: &Handlers, row: &Path) -> Token
             }
         }
     }
+}
+
+/// Returns before the handlers if the event is passed over.
+fn ignored(handlers: &Handlers) -> TokenStream {
+    let arm = ignored_arm(
+        handlers,
+        &quote_spanned! {Span::mixed_site()=> return ::core::result::Result::Ok(()) },
+    );
+    if arm.is_empty() {
+        return arm;
+    }
+    quote_spanned! {Span::mixed_site()=> match __kind { #arm _ => {} } }
 }
 
 /// A handler that is not `async`, with its number among all.

@@ -90,10 +90,15 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
         quote_spanned! {Span::mixed_site()=> #cfgs #pattern => { #reaction } }
     });
     let arms = in_order(handlers, arms);
+    let ignored = ignored_arm(
+        handlers,
+        &quote_spanned! {Span::mixed_site()=> ::core::result::Result::Ok(()) },
+    );
     let dispatch = quote_spanned! {Span::mixed_site()=>
         let _ = (&__cx, &__tx);
         let __kind: &::core::primitive::str = &__event.event_type;
         match __kind {
+            #ignored
             #(#arms)*
             _ => ::core::result::Result::Ok(()),
         }
@@ -109,6 +114,15 @@ fn by_event(krate: &Path, handlers: &Handlers) -> TokenStream {
         methods.extend(runs(krate, handlers));
     }
     methods
+}
+
+/// The arm of the events that are passed over, which `#[on(other)]` would take.
+pub(super) fn ignored_arm(handlers: &Handlers, reaction: &TokenStream) -> TokenStream {
+    let names = &handlers.ignored;
+    if names.is_empty() || !handlers.take_the_rest() {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=> #(#names)|* => #reaction, }
 }
 
 /// Folds one event into its rows.
@@ -340,12 +354,17 @@ fn handler_of(krate: &Path, handlers: &Handlers) -> TokenStream {
         }
     });
     let arms = in_order(handlers, arms);
+    let ignored = ignored_arm(
+        handlers,
+        &quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
+    );
     quote_spanned! {Span::mixed_site()=>
         fn __handler_of(
             __event: &#krate::PersistedEvent,
         ) -> ::core::option::Option<::core::primitive::usize> {
             let __kind: &::core::primitive::str = &__event.event_type;
             match __kind {
+                #ignored
                 #(#arms)*
                 _ => ::core::option::Option::None,
             }

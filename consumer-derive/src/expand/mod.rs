@@ -18,7 +18,7 @@ use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
-use crate::model::{Body, Choice, Database, Making, Model, OnError};
+use crate::model::{Body, Choice, Database, Events, Making, Model, OnError};
 use crate::span::{at, own, quote_at};
 use crate::types::last_name;
 
@@ -160,6 +160,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let parameter = database_parameter(model, database, &database_name);
     let scope = scope_method(model);
     let settings = settings_method(model);
+    let knows = knows_method(model);
     let assumptions = assumptions(model, database);
     let methods = match &model.body {
         Body::ByHand => forwarding_methods(model, database),
@@ -174,6 +175,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
             }
             #scope
             #settings
+            #knows
             #methods
         }
     }
@@ -288,6 +290,30 @@ fn settings_method(model: &Model) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         fn settings(&self) -> #krate::Settings {
             #krate::Settings::DEFAULT #settings
+        }
+    }
+}
+
+/// Which events the code knows. Without types it has no opinion.
+fn knows_method(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let has_types = match &model.body {
+        Body::ByHand => false,
+        Body::Handlers(handlers) => handlers
+            .events
+            .iter()
+            .any(|handler| matches!(handler.events, Events::Typed(_))),
+    };
+    let mut scope = model.scope.iter().flatten();
+    if !has_types && !scope.any(|aggregate| matches!(aggregate, Aggregate::Type(_))) {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=>
+        fn knows(
+            &self,
+            __format: #krate::EventFormat<'_>,
+        ) -> ::core::primitive::bool {
+            __KNOWLEDGE.has(__format)
         }
     }
 }
@@ -422,7 +448,7 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
                 version: #version,
                 group: #group,
                 scope: #scope,
-                handlers: __HANDLERS,
+                knowledge: __KNOWLEDGE,
                 settings: #krate::Settings::DEFAULT #settings,
                 read_model: #read_model,
                 site: #krate::Site {

@@ -5,7 +5,7 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::Type;
 
-use super::{fold, method};
+use super::{fold, keys as rules, method};
 use crate::args::Args;
 use crate::errors::{Errors, HANDLE_BESIDE_ON};
 use crate::item::{Function, ImplBlock, On, OnEvents};
@@ -45,6 +45,7 @@ pub(super) fn handlers(args: &Args, block: &ImplBlock, errors: &mut Errors) -> O
         return None;
     }
     refuse_handle_of_read_model(args, &handle, errors);
+    refuse_ignore_beside_handle(args, &handle, errors);
 
     let mut events: Vec<Option<Handler>> = handle
         .iter()
@@ -64,6 +65,7 @@ pub(super) fn handlers(args: &Args, block: &ImplBlock, errors: &mut Errors) -> O
         events,
         resets: resets.into_iter().collect::<Option<_>>()?,
         read_model: args.read_model.value().cloned(),
+        ignored: rules::ignored(args, errors),
     })
 }
 
@@ -111,6 +113,18 @@ fn refuse_handle_of_read_model(args: &Args, handle: &[&Function], errors: &mut E
         errors.at(
             &function.signature.ident,
             "a consumer with a `read_model` has a method for each event: mark them with `#[on]` instead of writing `handle`, or remove `read_model`",
+        );
+    }
+}
+
+/// `handle` takes every event in scope, so there is none that it passes over.
+fn refuse_ignore_beside_handle(args: &Args, handle: &[&Function], errors: &mut Errors) {
+    if let Some(key) = args.ignore.key()
+        && !handle.is_empty()
+    {
+        errors.at(
+            key,
+            "`ignore` is a key for methods marked `#[on]`: remove it, and let `handle` return `Ok(())` for such events, or mark methods with `#[on]` instead",
         );
     }
 }

@@ -113,6 +113,37 @@ fn mistake_in_aggregate(name: &str) -> Option<String> {
     })
 }
 
+/// The event types to pass over.
+pub(super) fn ignored(args: &Args, errors: &mut Errors) -> Vec<LitStr> {
+    let Some(written) = args.ignore.value() else {
+        return Vec::new();
+    };
+    let names = &written.0;
+    if let (true, Some(key)) = (names.is_empty(), args.ignore.key()) {
+        errors.at(
+            key,
+            "`ignore` names no event type: write `ignore = [\"Legacy\"]`, or remove it",
+        );
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for name in names {
+        let text = name.value();
+        if seen.contains(&text) {
+            errors.at(
+                name,
+                format!("the event type `{text}` is listed twice: remove one of the two"),
+            );
+        } else if text.trim() != text || text.is_empty() {
+            errors.at(
+                name,
+                "an event type must not be empty or have white space around it: write `ignore = [\"Legacy\"]`",
+            );
+        }
+        seen.push(text);
+    }
+    names.clone()
+}
+
 pub(super) fn group(args: &Args, errors: &mut Errors) -> Option<String> {
     let written = args.group.value()?;
     let group = written.value();

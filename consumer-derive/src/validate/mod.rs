@@ -98,6 +98,12 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
             "`read_model` is a key for `impl` blocks: put `#[consumer(…)]` on an `impl` block with `#[on]` methods, or implement `Fold` and call `fold_batch` by hand",
         );
     }
+    if let Some(key) = args.ignore.key() {
+        errors.at(
+            key,
+            "`ignore` is a key for methods marked `#[on]`: remove it, and let the `Handler` return `Ok(())` for such events",
+        );
+    }
     let database = match args.database.value() {
         Some(args::Database::Any) => Database::Any,
         Some(args::Database::One(database)) => Database::Named(database.clone()),

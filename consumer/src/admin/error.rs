@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::text;
-use crate::backend::{ConsumerId, FrontierError, StoreError, ViewError};
+use crate::backend::{ConsumerId, FrontierError, StoreError, UnknownEvent, ViewError};
 use crate::contract::HandlerError;
 use crate::worker::WorkerError;
 
@@ -136,6 +136,14 @@ pub enum AdminError {
         /// What went wrong.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The code in this program does not know a parked event.
+    #[error(
+        "this program does not know {event}, so its aggregate stays parked; retry it with a release that does"
+    )]
+    UnknownEvent {
+        /// The event.
+        event: UnknownEvent,
+    },
     /// The event is not parked.
     #[error("event {position} is not parked by consumer `{consumer}`")]
     NotParked {
@@ -150,14 +158,14 @@ pub enum AdminError {
         /// The event.
         position: i64,
     },
-    /// The consumer is not stopped at that event.
+    /// The consumer neither is stopped at that event nor waits before it for a release that knows it.
     #[error("consumer `{consumer}` is not stopped at event {position}; {}", stopped(.stopped_at))]
     NotStoppedAt {
         /// The consumer.
         consumer: ConsumerId,
         /// The event that the command names.
         position: i64,
-        /// The events at which the consumer, or one of its segments, is stopped.
+        /// The events at which the consumer, or one of its segments, is stopped or waits.
         stopped_at: Vec<i64>,
     },
     /// The consumer's checkpoint is not at the event before the one to be passed.

@@ -331,7 +331,11 @@ fn handlers(consumer: &ConsumerId, event: &PersistedEvent) -> Vec<HandlerSite> {
     let Some(entry) = declared(&consumer.name, consumer.version) else {
         return Vec::new();
     };
-    let takers = takers(entry.handlers, &event.aggregate_type, &event.event_type);
+    let takers = takers(
+        entry.knowledge.handlers,
+        &event.aggregate_type,
+        &event.event_type,
+    );
     takers.into_iter().map(HandlerSite::from).collect()
 }
 

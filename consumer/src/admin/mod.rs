@@ -26,6 +26,7 @@ mod retry;
 mod status;
 mod stopped;
 pub(crate) mod text;
+mod unknown;
 mod versions;
 
 pub use self::error::AdminError;
@@ -37,7 +38,8 @@ pub use self::options::{ActivateOptions, ForgetOptions, RebuildOptions, Target};
 pub use self::parked::ParkedEvent;
 pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::retry::Retried;
-pub use self::status::{ConsumerStatus, Failing, SegmentStatus, Status};
-pub use crate::backend::ConsumerId;
+pub use self::status::{ConsumerStatus, Failing, SegmentStatus, Status, WorkerStatus};
+pub use self::unknown::UnknownEvents;
 pub use crate::backend::ViewError;
+pub use crate::backend::{ConsumerId, UnknownEvent};
 pub use crate::worker::ConsumerState;

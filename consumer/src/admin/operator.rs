@@ -204,7 +204,9 @@ impl<DB: Backend> Admin<DB> {
         let settled = self.frontier().await?.settled;
         let mut connection = Borrowed::from(self.store.pool()).await?;
         let statements = &self.tables().await?.checkpoints;
-        let enrolled = DB::enroll(statements, &mut connection, &[code.enrolment], settled).await;
+        // It has no row yet that could be stopped.
+        let enrolments = [code.enrolment];
+        let enrolled = DB::enroll(statements, &mut connection, &enrolments, settled, "").await;
         let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
         enrolled.map_err(WorkerError::from)?;
         connection.give_back();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::Transaction;
 use tokio::time::Instant;
 
@@ -14,8 +15,8 @@ use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use crate::backend::{
-    Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, aggregate_slice,
-    table_schema,
+    Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, UnknownEvent,
+    aggregate_slice, table_schema,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
@@ -46,7 +47,8 @@ impl<DB: Backend> Admin<DB> {
     /// The events of an aggregate are handled in order and removed in one transaction, under the
     /// lock of the checkpoint, and [effects](Context::after_commit) run after the commit. If one of
     /// them fails again, or cannot be decoded, only the new error is saved for its aggregate, and the next
-    /// aggregate follows. A failing database is tried again and never counts as an attempt.
+    /// aggregate follows. A failing database is tried again and never counts as an attempt. An event that
+    /// the code does not know ends the retry of its aggregate, too.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -92,9 +94,15 @@ impl<DB: Backend> Admin<DB> {
                 code,
                 aggregate,
                 tables: self.tables().await?,
+                unknown: Mutex::default(),
             };
             match retry.run().await {
-                Ok(handled) => retried.handled += handled,
+                Ok(handled) => {
+                    retried.handled += handled;
+                    let unknown = retry.unknown.into_inner();
+                    let unknown = unknown.map(|event| AdminError::UnknownEvent { event });
+                    retried.failed.extend(unknown);
+                }
                 Err(error) => retried
                     .failed
                     .push(self.keep_parked(&consumer, error).await?),
@@ -140,6 +148,8 @@ struct Retry<'a, DB: Backend> {
     /// An event of the aggregate.
     aggregate: &'a ParkedRow,
     tables: Arc<Tables<DB>>,
+    /// The first of its events that the code does not know, which stays parked with those behind it.
+    unknown: Mutex<Option<UnknownEvent>>,
 }
 
 /// The parked events of an aggregate.
@@ -306,13 +316,18 @@ impl<DB: Backend> Retry<'_, DB> {
         for row in &rows {
             let position = row.position;
             let event = self.admin.event(connection, position).await?;
-            let attempts = u32::try_from(row.attempts).unwrap_or(0);
-            waiting.attempts.push(attempts);
             let event = event.ok_or(AdminError::NotInLog { position })?;
-            waiting.events.push(event.map_err(|unreadable| {
+            let event = event.map_err(|unreadable| {
                 let source = Box::new(StoreError::from(unreadable));
                 AdminError::Retry { position, source }
-            })?);
+            })?;
+            if !self.code.consumer.knows(event.format()) {
+                *self.unknown.lock() = Some(UnknownEvent::of(&event));
+                break;
+            }
+            let attempts = u32::try_from(row.attempts).unwrap_or(0);
+            waiting.attempts.push(attempts);
+            waiting.events.push(event);
         }
         Ok(waiting)
     }

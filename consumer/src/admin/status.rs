@@ -13,7 +13,9 @@ use super::frontier::FrontierStatus;
 use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
 use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
-use crate::backend::{Access, Backend, Checkpoint, ConsumerId, Part, Row, State};
+use crate::backend::{
+    Access, Backend, Checkpoint, ConsumerId, Part, Presence, Row, State, UnknownEvent,
+};
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
 use crate::worker::poller::assignment::scope_text;
@@ -124,6 +126,16 @@ pub struct ConsumerStatus {
     pub saved_ago: Option<Duration>,
     /// Its segments, ordered by slice; empty if no worker has run it.
     pub segments: Vec<SegmentStatus>,
+    /// The event before which it waits for a release that knows it.
+    pub waiting_for: Option<UnknownEvent>,
+    /// The releases that have failed on the event at which it stopped: none of them tries it again unless
+    /// it is resumed.
+    pub failed_releases: Vec<String>,
+    /// The processes that last handled events of each of its segments, the most recent first.
+    pub workers: Vec<WorkerStatus>,
+    /// How long events that it could handle have waited without any worker claiming it, from 3 minutes on.
+    #[serde(serialize_with = "seconds")]
+    pub unattended: Option<Duration>,
 }
 
 /// The status of one segment of a consumer; see [`ConsumerStatus::segments`].
@@ -154,6 +166,33 @@ impl SegmentStatus {
         }
     }
 }
+
+/// A process that handled events of a consumer; see [`ConsumerStatus::workers`].
+///
+/// It may have ended since: a process that has nothing to do writes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// The name of its host.
+    pub host: String,
+    /// Its process id on that host.
+    pub pid: i64,
+    /// The build of its program; see [`WorkerBuilder::release`](crate::WorkerBuilder::release).
+    pub release: String,
+    /// How long ago it saved its last batch.
+    #[serde(serialize_with = "as_seconds")]
+    pub seen_ago: Duration,
+}
+
+impl WorkerStatus {
+    /// Whether both are one process.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.host, self.pid, &self.release) == (&other.host, other.pid, &other.release)
+    }
+}
+
+/// From when on events that no worker claims are reported.
+const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 
 impl ConsumerStatus {
     pub(crate) fn id(&self) -> ConsumerId {
@@ -286,6 +325,12 @@ impl<DB: Backend> Admin<DB> {
             ConsumerState::Rebuilding if lag.events == 0 => ConsumerState::Running,
             state => state,
         };
+        let unattended = match state {
+            ConsumerState::Running | ConsumerState::Rebuilding | ConsumerState::Retrying { .. } => {
+                unattended(rows, lag, settled_lag)
+            }
+            _ => None,
+        };
         Ok(Some(ConsumerStatus {
             name: Arc::clone(&consumer.name),
             version: consumer.version,
@@ -307,6 +352,10 @@ impl<DB: Backend> Admin<DB> {
             rate: None,
             saved_ago: rows.iter().map(|row| millis(row.saved_ago)).min(),
             segments: rows.iter().map(SegmentStatus::of).collect(),
+            waiting_for: waiting_for(&worst.checkpoint).cloned(),
+            failed_releases: failed_releases(&worst.checkpoint),
+            workers: workers(rows),
+            unattended,
         }))
     }
 
@@ -322,6 +371,7 @@ impl<DB: Backend> Admin<DB> {
         match state(&worst.checkpoint, rows) {
             running @ (ConsumerState::Running
             | ConsumerState::Retrying { .. }
+            | ConsumerState::WaitingForRelease { .. }
             | ConsumerState::Rebuilding) => {
                 changed_scope(&worst.checkpoint, code).unwrap_or(running)
             }
@@ -377,10 +427,23 @@ impl<DB: Backend> Admin<DB> {
                 rate: None,
                 saved_ago: None,
                 segments: Vec::new(),
+                waiting_for: None,
+                failed_releases: Vec::new(),
+                workers: Vec::new(),
+                unattended: None,
             });
         }
         Ok(new)
     }
+}
+
+/// How long settled events have waited without a worker, if that is too long.
+fn unattended(rows: &[Row], lag: Lag, settled: Lag) -> Option<Duration> {
+    let seen_ago = rows.iter().map(|row| millis(row.saved_ago)).min();
+    let waited = seen_ago.zip(lag.time).map(|(seen, event)| seen.min(event));
+    let is_busy = |row: &Row| row.is_claimed || row.retry_in.is_some();
+    let is_left = settled.events > 0 && !rows.iter().any(is_busy);
+    waited.filter(|waited| is_left && *waited >= UNATTENDED_AFTER)
 }
 
 /// How far a checkpoint is behind the head, and behind the frontier.
@@ -403,11 +466,12 @@ async fn lags<DB: Backend>(
 /// The row that represents a consumer: one in trouble, otherwise the slowest.
 fn worst(rows: &[Row]) -> Option<&Row> {
     rows.iter().min_by_key(|row| {
-        let trouble = match (row.checkpoint.state, row.checkpoint.attempts) {
-            (State::Stopped, _) => 0,
-            (State::Running, 1..) => 1,
-            (State::Paused, _) => 2,
-            (State::Running, 0) => 3,
+        let trouble = match row.checkpoint.state {
+            State::Stopped => 0,
+            State::Running if is_tried_again(&row.checkpoint) => 1,
+            State::Running if row.checkpoint.unknown.is_some() => 2,
+            State::Paused => 3,
+            State::Running => 4,
         };
         (trouble, row.checkpoint.position)
     })
@@ -423,14 +487,60 @@ fn state(worst: &Checkpoint, rows: &[Row]) -> ConsumerState {
             error: error(),
         },
         State::Paused => ConsumerState::Paused,
-        State::Running if worst.attempts > 0 => ConsumerState::Retrying {
+        State::Running if is_tried_again(worst) => ConsumerState::Retrying {
             position: worst.failed_position.unwrap_or_default(),
             attempts: worst.attempts,
             error: error(),
         },
-        State::Running if rows.iter().any(is_replayed) => ConsumerState::Rebuilding,
-        State::Running => ConsumerState::Running,
+        State::Running => match waiting_for(worst) {
+            Some(event) => ConsumerState::WaitingForRelease {
+                event: event.clone(),
+            },
+            None if rows.iter().any(is_replayed) => ConsumerState::Rebuilding,
+            None => ConsumerState::Running,
+        },
     }
+}
+
+/// Whether an event that has failed is tried again: by the release that failed on it, or by another one.
+fn is_tried_again(row: &Checkpoint) -> bool {
+    let is_left = row.failed_position > Some(row.position) && row.failed_releases.is_some();
+    row.attempts > 0 || is_left
+}
+
+/// The event before which a row waits for a release that knows it, unless one is at it.
+fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
+    let is_waiting = row.state == State::Running && !is_tried_again(row);
+    row.unknown.as_ref().filter(|_| is_waiting)
+}
+
+fn failed_releases(row: &Checkpoint) -> Vec<String> {
+    let is_current = row.failed_position > Some(row.position);
+    let failed = row.failed_releases.as_deref().filter(|_| is_current);
+    let lines = failed.unwrap_or_default().lines();
+    lines
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The processes that worked on the rows, each once.
+fn workers(rows: &[Row]) -> Vec<WorkerStatus> {
+    let mut workers: Vec<WorkerStatus> = Vec::new();
+    let mut all: Vec<&Presence> = rows.iter().filter_map(|row| row.worker.as_ref()).collect();
+    all.sort_by_key(|one| one.ago);
+    for Presence { process, ago } in all {
+        let worker = WorkerStatus {
+            host: process.host.to_string(),
+            pid: process.pid,
+            release: process.release.to_string(),
+            seen_ago: millis(*ago),
+        };
+        if !workers.iter().any(|one| one.is_same(&worker)) {
+            workers.push(worker);
+        }
+    }
+    workers
 }
 
 /// The state of a checkpoint that was reached with another scope than the code has.
@@ -447,8 +557,8 @@ pub(super) fn changed_scope<DB: Backend>(
 
 fn failing(row: &Row) -> Option<Failing> {
     let checkpoint = &row.checkpoint;
-    // A worker that has just granted new attempts leaves the old error in the row.
-    if checkpoint.attempts == 0 && checkpoint.state == State::Running {
+    // What is left of an earlier failure says nothing any more.
+    if checkpoint.state == State::Running && !is_tried_again(checkpoint) {
         return None;
     }
     Some(Failing {
@@ -466,6 +576,10 @@ pub(super) fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, one: impl Fn(&Row
         .sum()
 }
 
-fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
+}
+
+pub(super) fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(text)
 }

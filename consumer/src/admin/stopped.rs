@@ -1,4 +1,4 @@
-//! Getting a stopped consumer past the event that it cannot handle.
+//! Getting a consumer past the event that it cannot handle, or does not know.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::backend::{
 const READ_AT_ONCE: u32 = 1_000;
 
 impl<DB: Backend> Admin<DB> {
-    /// Parks the event at which a consumer has stopped, and resumes the consumer.
+    /// Parks the event at which a consumer has stopped, or before which it waits for a release that knows it, and
+    /// resumes the consumer.
     ///
     /// Later events of the same aggregate are parked behind it, so that their order is kept, until
     /// they are [retried](Self::retry_parked).
@@ -40,7 +41,7 @@ impl<DB: Backend> Admin<DB> {
     /// ```
     ///
     /// # Errors
-    /// - [`AdminError::NotStoppedAt`]: the consumer is not stopped at that event.
+    /// - [`AdminError::NotStoppedAt`]: the consumer neither is stopped at that event nor waits before it.
     /// - [`AdminError::NotNext`]: there may be unhandled events before it.
     /// - [`AdminError::NotInLog`]: the log no longer has the event; skip it.
     pub async fn park(&self, consumer: impl Into<Target>, position: i64) -> Result<(), AdminError> {
@@ -53,11 +54,12 @@ impl<DB: Backend> Admin<DB> {
         Ok(())
     }
 
-    /// Passes over the event at which a consumer has stopped without handling it, and resumes the
-    /// consumer; [`park`](Self::park) lets you handle the event later.
+    /// Passes over the event at which a consumer has stopped, or before which it waits for a release that knows
+    /// it, without handling it, and resumes the consumer; [`park`](Self::park) lets you handle the event
+    /// later.
     ///
     /// # Errors
-    /// - [`AdminError::NotStoppedAt`]: the consumer is not stopped at that event.
+    /// - [`AdminError::NotStoppedAt`]: the consumer neither is stopped at that event nor waits before it.
     /// - [`AdminError::NotNext`]: there may be unhandled events before it.
     pub async fn skip(&self, consumer: impl Into<Target>, position: i64) -> Result<(), AdminError> {
         let consumer = self.find(consumer.into()).await?;
@@ -68,7 +70,7 @@ impl<DB: Backend> Admin<DB> {
         Ok(())
     }
 
-    /// The segments that are stopped at an event, each with nothing unhandled before it.
+    /// The segments that are stopped at an event or wait before it, each with nothing unhandled before it.
     ///
     /// A segment that was split while it was stopped has left both halves stopped at the event.
     async fn stopped_at(
@@ -81,16 +83,13 @@ impl<DB: Backend> Admin<DB> {
         let own = rows.into_iter().filter(|row| consumer_of(row) == consumer);
         let (stopped, others): (Vec<Checkpoint>, Vec<Checkpoint>) = own
             .map(|row| row.checkpoint)
-            .filter(|row| row.state == State::Stopped)
-            .partition(|row| row.failed_position == Some(position));
+            .filter(|row| halted_at(row).is_some())
+            .partition(|row| halted_at(row) == Some(position));
         if stopped.is_empty() {
             return Err(AdminError::NotStoppedAt {
                 consumer: consumer.clone(),
                 position,
-                stopped_at: others
-                    .iter()
-                    .filter_map(|row| row.failed_position)
-                    .collect(),
+                stopped_at: others.iter().filter_map(halted_at).collect(),
             });
         }
         // A restored log may end before the event, and its next events must not be passed.
@@ -106,8 +105,31 @@ impl<DB: Backend> Admin<DB> {
         }
         for row in &stopped {
             self.refuse_unhandled(tx, row, position).await?;
+            self.refuse_another_event(tx, row, position).await?;
         }
         Ok(stopped)
+    }
+
+    /// Refuses to pass an event that has taken the position of the one that a row waits for, as after a
+    /// restore of the database.
+    async fn refuse_another_event(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        row: &Checkpoint,
+        position: i64,
+    ) -> Result<(), AdminError> {
+        let Some(unknown) = row.unknown.as_ref().filter(|_| row.state == State::Running) else {
+            return Ok(());
+        };
+        let event = self.event(tx, position).await?;
+        if event.is_some_and(|event| unknown.is(readable_event(&event))) {
+            return Ok(());
+        }
+        Err(AdminError::NotStoppedAt {
+            consumer: row.key.consumer.clone(),
+            position,
+            stopped_at: Vec::new(),
+        })
     }
 
     /// Refuses to pass an event with unhandled events before it, such as those of types that were
@@ -181,8 +203,8 @@ impl<DB: Backend> Admin<DB> {
         let statements = &tables.checkpoints;
         for row in stopped {
             if has_slice(row, &event.aggregate_id) {
-                let error = row.error.as_deref().unwrap_or_default();
-                let failure = Some((row.attempts, error));
+                let error = why_halted(row);
+                let failure = Some((row.attempts, &*error));
                 let slices = row.key.slice_from..row.slice_to;
                 let ledger = DB::ledger(statements, tx, &row.key.consumer, row.position, slices);
                 let parking = Parking {
@@ -207,6 +229,22 @@ impl<DB: Backend> Admin<DB> {
             DB::pass(&self.tables().await?.sql, &mut tx, &row.key, position).await?;
         }
         Ok(tx.commit().await?)
+    }
+}
+
+/// The event at which a row is stopped, or before which it waits for a release that knows it.
+fn halted_at(row: &Checkpoint) -> Option<i64> {
+    match row.state {
+        State::Stopped => row.failed_position,
+        State::Running => row.unknown.as_ref().map(|unknown| unknown.position),
+        State::Paused => None,
+    }
+}
+
+fn why_halted(row: &Checkpoint) -> String {
+    match (&row.unknown, row.state) {
+        (Some(unknown), State::Running) => format!("no release that ran knew {unknown}"),
+        _ => row.error.clone().unwrap_or_default(),
     }
 }
 

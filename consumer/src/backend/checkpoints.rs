@@ -13,10 +13,12 @@ use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, MarkHolder,
-    NewCheckpoint, Parking, SegmentId, SnapshotRow, millis, on_consumer, on_row,
+    NewCheckpoint, Parking, Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer,
+    on_row, release_line,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
+use crate::contract::PersistedEvent;
 
 /// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
 const HOLD_FOR: Duration = Duration::from_secs(10);
@@ -54,11 +56,15 @@ const ENROLL: &str = "
 
 const TRY_AGAIN: &str = "
     UPDATE {progress} SET state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL
-     WHERE consumer = $1 AND version = $2 AND state = 'stopped'";
+     WHERE consumer = $1 AND version = $2 AND state = 'stopped'
+       -- This release has not failed on the event.
+       AND replace(coalesce(failed_releases, ''), $3, '') = coalesce(failed_releases, '')";
 
 const LOCK_ROWS: &str = "
     SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began, hold_at,
-           attempts, failed_position, error FROM {progress}
+           attempts, failed_position, error, failed_releases, unknown_position, unknown_aggregate,
+           unknown_type, unknown_version
+      FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)
      -- In this order, so that two processes cannot wait for each other.
      ORDER BY slice_from {for update}";
@@ -67,14 +73,16 @@ const LOCK_ROWS: &str = "
 /// drops it when it is saved or advanced. Neither waits for a neighbour any more.
 const COPY_HALF: &str = "
     INSERT INTO {progress} (consumer, version, slice_from, slice_to, position, epoch, scope, state,
-                            began, attempts, retry_at, failed_position, error, updated_at)
+                            began, attempts, retry_at, failed_position, error, failed_releases,
+                            updated_at)
     SELECT consumer, version, $4, slice_to, position, epoch, scope, state,
-           began, attempts, retry_at, failed_position, error, {now}
+           began, attempts, retry_at, failed_position, error, failed_releases, {now}
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND slice_to > $4";
 
 const RESIZE: &str = "
-    UPDATE {progress} SET slice_to = $4, hold_until = NULL, updated_at = {now}
+    UPDATE {progress}
+       SET slice_to = $4, hold_until = NULL, unknown_position = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const HOLD: &str = "
@@ -85,7 +93,7 @@ const HOLD: &str = "
 const MERGED: &str = "
     UPDATE {progress}
        SET slice_to = $4, epoch = $5, hold_until = NULL, attempts = 0, retry_at = NULL, failed_position = NULL,
-           error = NULL, updated_at = {now}
+           error = NULL, unknown_position = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const REMOVE: &str = "
@@ -95,7 +103,8 @@ const SNAPSHOT: &str = "
     SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
-           attempts, failed_position, error,
+           attempts, failed_position, error, failed_releases, unknown_position, unknown_aggregate,
+           unknown_type, unknown_version,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice_from = p.slice_from) AS pending
@@ -111,6 +120,18 @@ const NOTE_PENDING: &str = "
                     WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND position < $4
                       AND epoch = $7)
     ON CONFLICT (consumer, version, slice_from) DO UPDATE SET position = excluded.position";
+
+/// Only of a row that runs, has yet to handle the event, and is not being worked on.
+const NOTE_UNKNOWN: &str = "
+    UPDATE {progress}
+       SET unknown_position = $4, unknown_aggregate = $8, unknown_type = $9, unknown_version = $10
+     WHERE (consumer, version, slice_from) IN (
+           SELECT consumer, version, slice_from FROM {progress}
+            WHERE consumer = $1 AND version = $2 AND slice_from = $3 AND epoch = $7
+              AND position < $4 AND state = 'running' AND attempts = 0
+              AND coalesce(unknown_position, 0) <> $4
+              AND {same incarnation}
+              {for update, skip locked})";
 
 /// What a row has passed, or has left behind when it was merged, says nothing more.
 const DROP_PASSED: &str = "
@@ -152,6 +173,12 @@ const PARKED_AGGREGATES: &str = "
 const COUNT_PARKED: &str = "
     SELECT count(*) AS aggregates FROM (SELECT 1 FROM aggregates LIMIT $3) AS counted";
 
+const IS_PARKED: &str = "
+    SELECT count(*) AS events FROM (
+        SELECT 1 FROM {parked}
+         WHERE consumer = $1 AND version = $2 AND aggregate_type = $3 AND aggregate_id = $4
+         LIMIT 1) AS parked";
+
 const PARKED_COUNTS: &str = "
     SELECT consumer, version, count(*) AS events FROM {parked} GROUP BY consumer, version";
 
@@ -177,8 +204,10 @@ statements! {
         advance: DB::ADVANCE,
         parked_aggregates: &format!("{FOUND}{PARKED_AGGREGATES}"),
         count_parked: &format!("{FOUND}{COUNT_PARKED}"),
+        is_parked: IS_PARKED,
         parked_counts: PARKED_COUNTS,
         drop_passed: DROP_PASSED,
+        note_unknown: &NOTE_UNKNOWN.replace("{same incarnation}", DB::SAME_INCARNATION),
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
@@ -246,11 +275,11 @@ pub trait Checkpoints: Driver {
     /// Claims like [`CLAIM`](Self::CLAIM), and only at the address `$5`.
     const CLAIM_AT: &'static str;
 
-    /// Saves a checkpoint and returns the row's new address if it did; its first eleven parameters are those
-    /// of [`bind_save`].
+    /// Saves a checkpoint and returns the row's new address if it did; its first fifteen parameters are
+    /// those of [`bind_save`].
     const SAVE: &'static str;
 
-    /// Saves like [`SAVE`](Self::SAVE), and only at the address `$13`.
+    /// Saves like [`SAVE`](Self::SAVE), and only at the address `$17`.
     const SAVE_AT: &'static str;
 
     /// Locks the high-water mark of the consumer `$1` for its version `$2`, and the slices from `$3` to
@@ -300,14 +329,16 @@ pub trait Checkpoints: Driver {
         on_thread: OnThread,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Creates the rows of consumers that have none, and lets stopped consumers try again. Does nothing
-    /// if one of them reads another log.
+    /// Creates the rows of consumers that have none, and lets stopped consumers try again unless this release
+    /// has failed on their event. Does nothing if one of them reads another log.
     fn enroll(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         enrolments: &[Enrolment],
         settled: i64,
+        release: &str,
     ) -> impl Future<Output = Result<Result<(), OtherLog>, sqlx::Error>> + Send {
+        let release = release_line(release);
         async move {
             let mut tx = connection
                 .begin_with(Self::BEGIN_ENROLL.into_sql_str())
@@ -324,7 +355,8 @@ pub trait Checkpoints: Driver {
                     .bind(&*enrolment.scope)
                     .bind(enrolment.position(settled));
                 enroll.execute(&mut tx).await?;
-                let try_again = on_consumer::<Self>(&statements.try_again, &enrolment.consumer);
+                let try_again =
+                    on_consumer::<Self>(&statements.try_again, &enrolment.consumer).bind(&*release);
                 try_again.execute(&mut tx).await?;
             }
             tx.commit().await.map(Ok)
@@ -457,6 +489,25 @@ pub trait Checkpoints: Driver {
         in_transaction::<Self>(note, connection)
     }
 
+    /// Records the event before which a row waits for a release that knows it.
+    fn note_unknown(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        row: &Checkpoint,
+        unknown: &UnknownEvent,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let note = on_row::<Self>(&statements.note_unknown, &row.key)
+            .bind(unknown.position)
+            .bind(incarnation.started)
+            .bind(incarnation.recovered)
+            .bind(row.epoch)
+            .bind(&*unknown.aggregate_type)
+            .bind(&*unknown.event_type)
+            .bind(unknown.event_version);
+        in_transaction::<Self>(note, connection)
+    }
+
     /// Forgets the recorded events that their rows have passed.
     fn drop_passed(
         statements: &CheckpointStatements,
@@ -490,6 +541,7 @@ pub trait Checkpoints: Driver {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
+        process: &Process,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
 
     /// Whether it costs less to look at an address than to search for the row.
@@ -510,6 +562,22 @@ pub trait Checkpoints: Driver {
                 Ok((aggregate_type, Self::read(row, "aggregate_id")?))
             };
             rows.iter().map(aggregate).collect()
+        }
+    }
+
+    /// Whether an aggregate has parked events.
+    fn is_parked(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &ConsumerId,
+        event: &PersistedEvent,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        let parked = on_consumer::<Self>(&statements.is_parked, consumer)
+            .bind(&*event.aggregate_type)
+            .bind(&*event.aggregate_id);
+        async move {
+            let events: i64 = parked.fetch_value(connection, "events").await?;
+            Ok(events > 0)
         }
     }
 
@@ -734,8 +802,10 @@ pub(super) fn bind_save<DB: Driver>(
     key: &SegmentId,
     claim: &Claim,
     new: &NewCheckpoint,
+    process: &Process,
 ) -> Statement<DB> {
     let failure = new.failure.as_ref();
+    let failed_releases = new.failed_releases(&claim.checkpoint, &process.release);
     on_row(statement, key)
         .bind(new.position)
         .bind(new.state.as_str())
@@ -745,6 +815,10 @@ pub(super) fn bind_save<DB: Driver>(
         .bind_message(failure.map(|failure| &*failure.error))
         .bind(claim.checkpoint.position)
         .bind(claim.checkpoint.epoch)
+        .bind(failed_releases.as_deref())
+        .bind(&*process.host)
+        .bind(process.pid)
+        .bind(&*process.release)
 }
 
 /// Locks two rows of one consumer, or one of them twice, waiting for their owners.

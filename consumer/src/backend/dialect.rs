@@ -19,8 +19,12 @@ pub struct Dialect {
     pub(crate) greatest: &'static str,
     /// `{for update}`: the clause that locks the rows of a query.
     pub(crate) for_update: &'static str,
+    /// `{for update, skip locked}`: the same, without the rows that others have locked.
+    pub(crate) for_update_skip_locked: &'static str,
     /// `{indexed $}`: whether the index on the aggregates of parked events has a row.
     pub(crate) indexed: &'static str,
+    /// `{claimed $}`: whether a transaction has the lock of a row.
+    pub(crate) claimed: &'static str,
     /// `{message $}`: a parameter that `Driver::bind_message` has bound.
     pub(crate) message: &'static str,
     /// A value of the log, `$`, as [`LogRows`](super::log_rows::LogRows) decodes it.
@@ -42,6 +46,7 @@ impl Dialect {
             "event age" => self.event_age,
             "greatest" => self.greatest,
             "for update" => self.for_update,
+            "for update, skip locked" => self.for_update_skip_locked,
             _ => return self.phrase(key),
         };
         Some(word.to_owned())
@@ -53,6 +58,7 @@ impl Dialect {
             ("ms until ", "", self.ms_until),
             ("in ", " ms", self.in_ms),
             ("indexed ", "", self.indexed),
+            ("claimed ", "", self.claimed),
             ("message ", "", self.message),
         ];
         phrases.into_iter().find_map(|(before, after, phrase)| {

@@ -14,6 +14,7 @@ use super::{
     CheckpointStatements, FrontierError, Incarnation, ReadRange, SnapshotRow, StoreError,
     StoreSettings,
 };
+use crate::contract::EventFormat;
 
 const COUNT: &str = "
     SELECT count(*) AS events FROM (
@@ -25,6 +26,15 @@ const AGE: &str = "
       FROM {events} WHERE {global_position} > $1 AND {global_position} <= $2
      ORDER BY {global_position} LIMIT 1";
 
+/// Reads the whole log once: no index has the types of events.
+const FORMATS: &str = "
+    SELECT {aggregate_type} AS aggregate_type, {event_type} AS event_type,
+           {event_version} AS event_version, count(*) AS events,
+           min({global_position}) AS first, max({global_position}) AS last
+      FROM {events} {of the scope}
+     GROUP BY {aggregate_type}, {event_type}, {event_version}
+     ORDER BY {aggregate_type}, {event_type}, {event_version}";
+
 statements! {
     /// The statements that tell how far a consumer is behind, and what the log once had, with the names of
     /// the mapping.
@@ -34,6 +44,8 @@ statements! {
         log_state: LOG_STATE,
         age: AGE,
         age_scope: DB::AGE_SCOPE,
+        formats: &FORMATS.replace("{of the scope}", ""),
+        formats_scope: &FORMATS.replace("{of the scope}", DB::OF_SCOPE),
     }
 }
 
@@ -72,6 +84,9 @@ pub trait Frontier: Events {
     /// The age of the first event of the types `$3` in `($1, $2]`, in milliseconds, as `age`.
     const AGE_SCOPE: &'static str;
 
+    /// The condition that an event is of one of the types `$1`, which the index on them finds.
+    const OF_SCOPE: &'static str;
+
     /// Renders the statements about lag.
     fn lag_statements(settings: &StoreSettings) -> LagStatements {
         LagStatements::new::<Self>(settings)
@@ -108,6 +123,24 @@ pub trait Frontier: Events {
         async move {
             let row = query.fetch_optional(connection).await?;
             row.map(|row| Self::read(&row, "age")).transpose()
+        }
+    }
+
+    /// Counts the events of each type and version in the log, of some aggregate types or of all.
+    fn formats(
+        sql: &LagStatements,
+        connection: &mut Self::Connection,
+        scope: &[String],
+    ) -> impl Future<Output = Result<Vec<FormatCount>, sqlx::Error>> + Send {
+        let query = if scope.is_empty() {
+            sql.formats.on::<Self>()
+        } else {
+            let json = serde_json::to_string(scope).unwrap_or_default();
+            sql.formats_scope.on::<Self>().bind(&*json)
+        };
+        async move {
+            let rows = query.fetch_all(connection).await?;
+            rows.iter().map(FormatCount::decode::<Self>).collect()
         }
     }
 
@@ -192,6 +225,38 @@ pub trait FrontierWatch<DB: Database>: Send + Sync + Sized + 'static {
         &self,
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Vec<Blocker>, sqlx::Error>> + Send;
+}
+
+/// How many events of one type and version the log has.
+#[derive(Clone, Debug)]
+pub struct FormatCount {
+    pub(crate) aggregate_type: String,
+    pub(crate) event_type: String,
+    pub(crate) event_version: i32,
+    pub(crate) events: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+}
+
+impl FormatCount {
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            aggregate_type: DB::read(row, "aggregate_type")?,
+            event_type: DB::read(row, "event_type")?,
+            event_version: DB::read(row, "event_version")?,
+            events: DB::read(row, "events")?,
+            first: DB::read(row, "first")?,
+            last: DB::read(row, "last")?,
+        })
+    }
+
+    pub(crate) fn format(&self) -> EventFormat<'_> {
+        EventFormat {
+            aggregate_type: &self.aggregate_type,
+            event_type: &self.event_type,
+            event_version: self.event_version,
+        }
+    }
 }
 
 /// Reads the state of the log, also when nothing is known of it.

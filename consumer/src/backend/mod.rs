@@ -83,7 +83,9 @@ pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
-pub(crate) use self::frontier::{FrontierWatch, LagStatements, LogState, Observation, Part};
+pub(crate) use self::frontier::{
+    FormatCount, FrontierWatch, LagStatements, LogState, Observation, Part,
+};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 #[cfg(feature = "worker")]
@@ -104,12 +106,13 @@ pub(crate) use self::pool::acquire;
 pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;
 #[cfg(feature = "worker")]
-pub use self::rows::ConsumerId;
-#[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
-    NewCheckpoint, ParkedRow, Parking, Row, SegmentId, SnapshotRow, State, Taken,
+    NewCheckpoint, ParkedRow, Parking, Presence, Process, Row, SegmentId, SnapshotRow, State,
+    Taken,
 };
+#[cfg(feature = "worker")]
+pub use self::rows::{ConsumerId, UnknownEvent};
 pub use self::schema::Schema;
 #[cfg(feature = "worker")]
 pub(crate) use self::shown_version::view_of;

@@ -11,7 +11,10 @@ use super::sql::{Statement, statements};
 
 const ROWS: &str = "
     SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
-           p.began, p.hold_at, p.attempts, p.failed_position, p.error,
+           p.began, p.hold_at, p.attempts, p.failed_position, p.error, p.failed_releases,
+           p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version,
+           p.worker_host, p.worker_pid, p.worker_release, {ms since p.worker_at} AS worker_ago,
+           {claimed p} AS is_claimed,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice_from = p.slice_from AND k.position > p.position) AS pending,
@@ -44,16 +47,18 @@ const SET_STATE: &str = "
            retry_at = CASE $3 WHEN 'running' THEN NULL ELSE retry_at END,
            failed_position = CASE $3 WHEN 'running' THEN NULL ELSE failed_position END,
            error = CASE $3 WHEN 'running' THEN NULL ELSE error END,
+           failed_releases = CASE $3 WHEN 'running' THEN NULL ELSE failed_releases END,
            updated_at = {now}
      WHERE consumer = $1 AND version = $2";
 
-/// Moves a stopped row past the event at which it stopped.
+/// Moves a row past the event at which it stopped, or before which it waits for a release.
 const PASS: &str = "
     UPDATE {progress}
        SET position = $4, state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL,
            failed_position = NULL, error = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3
-       AND state = 'stopped' AND failed_position = $4";
+       AND ((state = 'stopped' AND failed_position = $4)
+            OR (state = 'running' AND unknown_position = $4))";
 
 /// The ledger has what the row has handled.
 const REWIND: &str = "
@@ -61,12 +66,13 @@ const REWIND: &str = "
        SET began = 0, position = 0, epoch = epoch + 1,
            state = CASE state WHEN 'paused' THEN state ELSE 'running' END,
            attempts = 0, retry_at = NULL, failed_position = NULL, error = NULL,
-           scope = coalesce($3, scope), updated_at = {now}
+           scope = coalesce($3, scope), unknown_position = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2";
 
 /// The epoch keeps out what was read with the old scope.
 const SET_SCOPE: &str = "
-    UPDATE {progress} SET scope = $3, epoch = epoch + 1, updated_at = {now}
+    UPDATE {progress}
+       SET scope = $3, epoch = epoch + 1, unknown_position = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2";
 
 const PARKED: &str = "
@@ -190,7 +196,8 @@ pub trait Operate: Driver {
         )
     }
 
-    /// Moves a stopped row past the event at which it stopped; only under the lock of the rows.
+    /// Moves a row past the event at which it stopped, or before which it waits for a release; only under
+    /// the lock of the rows.
     fn pass(
         sql: &OperateStatements,
         connection: &mut Self::Connection,

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::Incarnation;
 use super::driver::Driver;
 use super::sql::{Sql, Statement};
@@ -143,9 +145,85 @@ pub struct Checkpoint {
     pub failed_position: Option<i64>,
     /// Why it failed.
     pub error: Option<String>,
+    /// The releases that stopped at it, each between line breaks.
+    pub failed_releases: Option<String>,
+    /// The event before which the row waits for a release that knows it.
+    pub unknown: Option<UnknownEvent>,
+}
+
+/// An event that the code of a release does not know, or has in a version that it cannot read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UnknownEvent {
+    /// The position of the event.
+    pub position: i64,
+    /// The type of its aggregate.
+    pub aggregate_type: String,
+    /// Its type.
+    pub event_type: String,
+    /// The version of its payload's format.
+    pub event_version: i32,
+}
+
+impl UnknownEvent {
+    pub(crate) fn of(event: &PersistedEvent) -> Self {
+        Self {
+            position: event.global_position,
+            aggregate_type: event.aggregate_type.to_string(),
+            event_type: event.event_type.to_string(),
+            event_version: event.event_version,
+        }
+    }
+
+    /// Whether an event is this one.
+    pub(crate) fn is(&self, event: &PersistedEvent) -> bool {
+        *self == Self::of(event)
+    }
+
+    fn decode<DB: Driver>(row: &DB::Row, position: i64) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            position,
+            aggregate_type: DB::read(row, "unknown_aggregate")?,
+            event_type: DB::read(row, "unknown_type")?,
+            event_version: DB::read(row, "unknown_version")?,
+        })
+    }
+}
+
+impl std::fmt::Display for UnknownEvent {
+    /// Writes `Refunded (Order, position 130)`, with the version if it is not the first.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.event_type)?;
+        if !matches!(self.event_version, 0 | 1) {
+            write!(f, " version {}", self.event_version)?;
+        }
+        write!(f, " ({}, position {})", self.aggregate_type, self.position)
+    }
+}
+
+/// A process that works on checkpoint rows.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The name of its host.
+    pub host: Arc<str>,
+    /// Its process id on that host.
+    pub pid: i64,
+    /// The build of its program.
+    pub release: Arc<str>,
+}
+
+/// A release as one of several in a text: none is part of another.
+pub(super) fn release_line(release: &str) -> String {
+    format!("\n{release}\n")
 }
 
 impl Checkpoint {
+    /// Whether a release has stopped at an event, which it leaves to others.
+    pub(crate) fn has_failed(&self, release: &str, position: i64) -> bool {
+        let failed = self.failed_releases.as_deref().unwrap_or_default();
+        self.failed_position == Some(position) && failed.contains(&release_line(release))
+    }
+
     /// The end and the epoch of the row that two neighbours can be merged into, if they agree.
     pub(crate) fn merged(rows: &[Self]) -> Option<(i32, i64)> {
         let [left, right] = rows else {
@@ -177,10 +255,16 @@ impl Checkpoint {
     fn decode_at<DB: Driver>(row: &DB::Row, key: SegmentId) -> Result<Self, sqlx::Error> {
         let state: String = DB::read(row, "state")?;
         let attempts: i32 = DB::read(row, "attempts")?;
+        let position: i64 = DB::read(row, "position")?;
+        let unknown: Option<i64> = DB::read(row, "unknown_position")?;
+        let unknown = unknown
+            .filter(|unknown| *unknown > position)
+            .map(|unknown| UnknownEvent::decode::<DB>(row, unknown))
+            .transpose()?;
         Ok(Self {
             key,
             slice_to: DB::read(row, "slice_to")?,
-            position: DB::read(row, "position")?,
+            position,
             epoch: DB::read(row, "epoch")?,
             scope: DB::read(row, "scope")?,
             state: State::parse(&state),
@@ -189,6 +273,8 @@ impl Checkpoint {
             attempts: u32::try_from(attempts).unwrap_or(0),
             failed_position: DB::read(row, "failed_position")?,
             error: DB::read(row, "error")?,
+            failed_releases: DB::read(row, "failed_releases")?,
+            unknown,
         })
     }
 }
@@ -316,6 +402,24 @@ pub struct NewCheckpoint {
     pub failure: Option<Failure>,
 }
 
+impl NewCheckpoint {
+    /// The releases that have stopped at the failing event, once this one has saved the row.
+    pub(super) fn failed_releases(&self, before: &Checkpoint, release: &str) -> Option<String> {
+        let position = self.failure.as_ref()?.position;
+        let is_same = before.failed_position == Some(position);
+        let known = before.failed_releases.as_ref().filter(|_| is_same);
+        if self.state != State::Stopped || before.has_failed(release, position) {
+            return known.cloned();
+        }
+        let line = release_line(release);
+        // Two of them share a line break.
+        Some(known.map_or_else(
+            || line.clone(),
+            |known| format!("{known}{}", line.trim_start()),
+        ))
+    }
+}
+
 /// A failed attempt at an event, as the row has it for all processes.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -418,6 +522,36 @@ pub struct Row {
     pub(crate) parked_aggregates: i64,
     /// The first event after the checkpoint that it had yet to handle when a worker last looked.
     pub(crate) pending: Option<i64>,
+    /// The process that last saved the row after a claim.
+    pub(crate) worker: Option<Presence>,
+    /// Whether a worker or an operator has it now, as far as the database tells.
+    pub(crate) is_claimed: bool,
+}
+
+/// A process that worked on a checkpoint row, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Presence {
+    pub(crate) process: Process,
+    /// Milliseconds since it last saved the row.
+    pub(crate) ago: i64,
+}
+
+impl Presence {
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Option<Self>, sqlx::Error> {
+        let Some(ago) = DB::read(row, "worker_ago")? else {
+            return Ok(None);
+        };
+        let host: String = DB::read(row, "worker_host")?;
+        let release: String = DB::read(row, "worker_release")?;
+        Ok(Some(Self {
+            process: Process {
+                host: host.into(),
+                pid: DB::read(row, "worker_pid")?,
+                release: release.into(),
+            },
+            ago,
+        }))
+    }
 }
 
 impl Row {
@@ -430,6 +564,8 @@ impl Row {
             parked: DB::read(row, "parked")?,
             parked_aggregates: DB::read(row, "parked_aggregates")?,
             pending: DB::read(row, "pending")?,
+            worker: Presence::decode::<DB>(row)?,
+            is_claimed: DB::read(row, "is_claimed")?,
         })
     }
 }

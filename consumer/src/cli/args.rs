@@ -13,8 +13,8 @@ Exit codes:
   0  success, and everything is well
   1  failed: the database, the tables, a consumer's code or the output
   2  wrong command line
-  3  unwell: a consumer stopped, its scope changed, or a parked event failed
-     again
+  3  unwell: a consumer stopped or waits for another release, its scope
+     changed, a parked event failed again, or the log has unknown events
   4  refused, nothing was changed: not confirmed, a worker is processing a
      batch, or the message says what to do first";
 
@@ -60,9 +60,9 @@ pub(super) enum Command {
     Pause(Consumer),
     /// Resumes a paused or stopped consumer
     Resume(Consumer),
-    /// Parks the event at which a consumer has stopped, and resumes it
+    /// Parks the event at which a consumer has stopped or waits
     Park(EventOf),
-    /// Skips the event at which a consumer has stopped, and resumes it
+    /// Skips the event at which a consumer has stopped or waits
     Skip(SkipEvent),
     /// Empties a read model and handles all events again
     Rebuild(Rebuild),
@@ -79,6 +79,8 @@ pub(super) enum Command {
     Frontier(Format),
     /// Explains what became of one event in a consumer
     Explain(Explain),
+    /// Lists the events of the log that this program does not know
+    Unknown(Format),
     /// Removes the checkpoint of a detached consumer or an old version
     Forget(Forget),
     /// Serves the state of the consumers to a browser
@@ -108,6 +110,9 @@ pub(super) struct Status {
     /// Refreshes every second, or every SECONDS
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     pub(super) watch: Option<f64>,
+    /// Shows the processes that handled events last, too
+    #[arg(long)]
+    pub(super) processes: bool,
     #[command(flatten)]
     pub(super) format: Format,
 }

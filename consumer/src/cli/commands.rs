@@ -64,6 +64,7 @@ impl Command {
             Self::Parked(parked) => parked.run(admin, console).await,
             Self::Frontier(format) => frontier(&format, admin, console).await,
             Self::Explain(explain) => explain.run(admin, console).await,
+            Self::Unknown(format) => unknown(&format, admin, console).await,
             Self::Forget(forget) => forget.run(admin, console).await,
             #[cfg(feature = "dashboard")]
             Self::Dashboard(_) => Ok(Exit::Done),
@@ -179,6 +180,18 @@ impl Explain {
             tables::explanation(&explanation)
         })
     }
+}
+
+async fn unknown<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Console) -> Outcome {
+    let events = admin.unknown_events().await?;
+    let shown = show(console, format, &events, || {
+        tables::unknown(console, &events)
+    })?;
+    Ok(if events.is_empty() {
+        shown
+    } else {
+        Exit::Unwell
+    })
 }
 
 impl Forget {

@@ -22,9 +22,9 @@
 //! |---|---|
 //! | `run [--group G] [--only NAME] [--once]` | runs consumers |
 //! | `list [--json]` | lists the consumers of the program, as declared |
-//! | `status [--watch] [--json]` | shows state, position, lag, parked events, errors and the frontier; `--watch` and `--json` also show events per second (`--json` takes a second for that) |
+//! | `status [--watch] [--processes] [--json]` | shows state, position, lag, parked events, errors and the frontier; `--watch` and `--json` also show events per second (`--json` takes a second for that), `--processes` the processes that handled events last |
 //! | `pause NAME`, `resume NAME` | pauses and resumes a consumer in all processes |
-//! | `park NAME POSITION`, `skip NAME POSITION` | gets a stopped consumer past the event that it cannot handle |
+//! | `park NAME POSITION`, `skip NAME POSITION` | gets a consumer past the event that it cannot handle, or does not know |
 //! | `rebuild NAME` | empties the read model and handles all events again, or continues a rebuild; a version that has never run (`--of-version`) catches up beside the active one; `--watch` only shows the progress |
 //! | `accept-scope NAME` | accepts a changed scope without a rebuild |
 //! | `activate NAME VERSION` | makes a version the active one |
@@ -32,6 +32,7 @@
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
 //! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked, skipped or yet to handle an event, and which handler takes it |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
+//! | `unknown [--json]` | lists the types and versions of the log's events that the program does not know; reads the log once |
 //! | `forget NAME` | removes the checkpoint of a detached consumer or an old version |
 //! | `dashboard [--listen 127.0.0.1:0]` | with the feature `dashboard`: serves the state of the consumers to a browser; read-only without `--allow-actions`, and beyond this machine only with `--password-file` |
 //! | `migrate [--print]` | creates or updates the tables, or prints the SQL for it, with the tables and views of read models |

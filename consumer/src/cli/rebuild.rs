@@ -219,6 +219,9 @@ impl<DB: Backend> Rebuilding<'_, DB> {
         Ok(match self.admin.state_of_one(self.consumer).await? {
             ConsumerState::Forgotten => Some("the checkpoint is gone".to_owned()),
             ConsumerState::Stopped { error, .. } => Some(format!("the consumer stopped: {error}")),
+            ConsumerState::WaitingForRelease { event } => Some(format!(
+                "the consumer waits for a release that knows {event}; continue the rebuild with one"
+            )),
             ConsumerState::Paused => Some("the consumer is paused; run `resume`".to_owned()),
             ConsumerState::ScopeChanged { .. } => Some(
                 "the rebuild began with another scope than this program's; continue it with the \

@@ -24,7 +24,7 @@ impl Command {
         }
         let status = admin.status().await?;
         if !self.format.json {
-            console.line(tables::status(console, &status));
+            console.line(self.text(&status, console));
             return Ok(verdict(&status));
         }
         tokio::time::sleep(RATE_INTERVAL).await;
@@ -61,6 +61,15 @@ impl Command {
         }
     }
 
+    fn text(&self, status: &Status, console: &Console) -> String {
+        let mut text = tables::status(console, status);
+        if self.processes {
+            text.push_str("\n\n");
+            text.push_str(&tables::processes(console, status));
+        }
+        text
+    }
+
     /// Shows a status, or why there is none: a failing database may be what is being watched.
     fn show(
         &self,
@@ -69,7 +78,7 @@ impl Command {
     ) -> Result<bool, CommandError> {
         Ok(match status {
             Ok(status) if self.format.json => console.line(serde_json::to_string(status)?),
-            Ok(status) => console.redraw(&tables::status(console, status)),
+            Ok(status) => console.redraw(&self.text(status, console)),
             Err(error) if self.format.json => {
                 console.line(json!({ "error": chain(error).to_string() }).to_string())
             }
@@ -83,6 +92,7 @@ fn verdict(status: &Status) -> Exit {
         matches!(
             state,
             ConsumerState::Stopped { .. }
+                | ConsumerState::WaitingForRelease { .. }
                 | ConsumerState::ScopeChanged { .. }
                 | ConsumerState::OtherLog { .. }
         )

@@ -13,7 +13,7 @@ use super::console::Console;
 use crate::admin::text::{count, duration, events_were, number, rate};
 use crate::admin::{
     ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent,
-    Status,
+    Status, UnknownEvents, WorkerStatus,
 };
 use crate::backend::Schema;
 use crate::contract::{OnError, PersistedEvent};
@@ -122,7 +122,7 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     if status.log != Schema::default().log_name() {
         text.insert_str(0, &format!("log {}\n\n", status.log));
     }
-    for line in status.consumers.iter().filter_map(problem) {
+    for line in status.consumers.iter().flat_map(problems) {
         text.push_str("\n\n");
         text.push_str(&line);
     }
@@ -172,12 +172,103 @@ fn name(status: &Status, one: &ConsumerStatus) -> String {
     }
 }
 
+/// The processes that handled events, the most recent first.
+pub(super) fn processes(console: &Console, status: &Status) -> String {
+    let processes = consumers_of_processes(status);
+    if processes.is_empty() {
+        return "no process has handled an event yet".to_owned();
+    }
+    let header = ["PROCESS", "RELEASE", "LAST BATCH", "CONSUMERS"];
+    let mut table = table(console, &header, &[2], &[3]);
+    for (worker, consumers) in processes {
+        table.add_row([
+            format!("{} on {}", worker.pid, worker.host),
+            worker.release.clone(),
+            duration(worker.seen_ago),
+            consumers.join(", "),
+        ]);
+    }
+    text(&table)
+}
+
+/// Each process, as it was seen last, with the consumers whose events it handled.
+fn consumers_of_processes(status: &Status) -> Vec<(&WorkerStatus, Vec<String>)> {
+    let mut all: Vec<(&WorkerStatus, Vec<String>)> = Vec::new();
+    let consumers = status.consumers.iter();
+    let seen = consumers.flat_map(|one| one.workers.iter().map(move |worker| (worker, one)));
+    for (worker, consumer) in seen {
+        let name = name(status, consumer);
+        match all.iter_mut().find(|(one, _)| one.is_same(worker)) {
+            Some((latest, names)) => {
+                names.push(name);
+                if worker.seen_ago < latest.seen_ago {
+                    *latest = worker;
+                }
+            }
+            None => all.push((worker, vec![name])),
+        }
+    }
+    all.sort_by_key(|(worker, _)| worker.seen_ago);
+    all
+}
+
+/// The events of the log that the program does not know.
+pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
+    if events.is_empty() {
+        return "this program knows every event of the log that is in the scope of a consumer"
+            .to_owned();
+    }
+    let header = [
+        "CONSUMER",
+        "EVENT",
+        "VERSION",
+        "AGGREGATE",
+        "EVENTS",
+        "FIRST",
+        "LAST",
+    ];
+    let mut table = table(console, &header, &[2, 4, 5, 6], &[]);
+    for one in events {
+        let consumer = ConsumerId {
+            name: Arc::clone(&one.consumer),
+            version: one.version,
+        };
+        table.add_row([
+            consumer.to_string(),
+            one.event_type.clone(),
+            one.event_version.to_string(),
+            one.aggregate_type.clone(),
+            number(one.events),
+            one.first.to_string(),
+            one.last.to_string(),
+        ]);
+    }
+    text(&table)
+}
+
 /// What is wrong with a consumer, and what to do.
+fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
+    let unattended = one.unattended.map(|time| {
+        format!(
+            "{}: no worker seen for {}, and events wait; start one that runs it",
+            one.id(),
+            duration(time)
+        )
+    });
+    problem(one).into_iter().chain(unattended)
+}
+
 fn problem(one: &ConsumerStatus) -> Option<String> {
     let consumer = one.id();
     if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
         return Some(format!(
             "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
+        ));
+    }
+    if let ConsumerState::WaitingForRelease { event } = &one.state {
+        let position = event.position;
+        return Some(format!(
+            "{consumer} waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
         ));
     }
     if let ConsumerState::OtherLog { log } = &one.state {
@@ -211,9 +302,10 @@ fn colour(state: &ConsumerState) -> Color {
         ConsumerState::Stopped { .. }
         | ConsumerState::ScopeChanged { .. }
         | ConsumerState::OtherLog { .. } => Color::Red,
-        ConsumerState::Retrying { .. } | ConsumerState::Paused | ConsumerState::Detached => {
-            Color::Yellow
-        }
+        ConsumerState::Retrying { .. }
+        | ConsumerState::WaitingForRelease { .. }
+        | ConsumerState::Paused
+        | ConsumerState::Detached => Color::Yellow,
         _ => Color::Cyan,
     }
 }

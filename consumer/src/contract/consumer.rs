@@ -6,7 +6,7 @@ use std::pin::Pin;
 use sqlx::Database;
 
 use super::read_model::Table;
-use super::{BatchError, Context, HandlerError, PersistedEvent, Settings};
+use super::{BatchError, Context, EventFormat, HandlerError, PersistedEvent, Settings};
 
 /// The default loop of `handle_batch`. It is a macro because a function that takes `handle` as an
 /// argument cannot require its future to be `Send` for every lifetime.
@@ -150,6 +150,37 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     /// Returns how to run the consumer, unless the worker's builder overrides it.
     fn settings(&self) -> Settings {
         Settings::DEFAULT
+    }
+
+    /// Returns whether the consumer's code can tell what an event in its scope means.
+    ///
+    /// A worker gives the consumer no event of a format that it does not know, and waits in front of it
+    /// until a release that knows it has handled it. The default knows every format. `#[consumer]` knows
+    /// those of the types in its code: see the guide [`deploying`](crate::guide::deploying).
+    ///
+    /// ```
+    /// use consumer::sqlx::Database;
+    /// use consumer::{Consumer, Context, EventFormat, HandlerError, PersistedEvent};
+    ///
+    /// struct Orders;
+    ///
+    /// impl<DB: Database> Consumer<DB> for Orders {
+    ///     fn name(&self) -> &str {
+    ///         "orders"
+    ///     }
+    ///
+    ///     fn knows(&self, format: EventFormat<'_>) -> bool {
+    ///         matches!((format.event_type, format.event_version), ("OrderPlaced", 1 | 2) | ("OrderPaid", 1))
+    ///     }
+    ///
+    ///     async fn handle(&self, _cx: &Context, _tx: &mut DB::Connection, _event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    fn knows(&self, format: EventFormat<'_>) -> bool {
+        let _ = format;
+        true
     }
 
     /// Returns whether the consumer writes through the transaction.
@@ -368,6 +399,9 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
         events: &'a [PersistedEvent],
     ) -> BatchFuture<'a, Result<usize, BatchError>>;
 
+    /// Returns [`Consumer::knows`].
+    fn knows(&self, format: EventFormat<'_>) -> bool;
+
     /// Returns [`Consumer::uses_transaction`].
     fn uses_transaction(&self) -> bool;
 
@@ -398,6 +432,10 @@ impl<DB: Database, C: Consumer<DB>> ErasedConsumer<DB> for C {
         events: &'a [PersistedEvent],
     ) -> BatchFuture<'a, Result<usize, BatchError>> {
         Box::pin(Consumer::handle_batch(self, cx, tx, events))
+    }
+
+    fn knows(&self, format: EventFormat<'_>) -> bool {
+        Consumer::knows(self, format)
     }
 
     fn uses_transaction(&self) -> bool {

@@ -82,6 +82,51 @@ pub struct EventRecord {
     pub created_at: DateTime<Utc>,
 }
 
+/// The type and version of an event, by which a program knows whether it can read it.
+///
+/// ```
+/// use consumer::{EventRecord, PersistedEvent};
+///
+/// let event = PersistedEvent::new(EventRecord {
+///     aggregate_type: "Order".into(),
+///     event_type: "Refunded".into(),
+///     ..EventRecord::default()
+/// });
+/// assert_eq!(event.format().to_string(), "Refunded version 1 (Order)");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventFormat<'a> {
+    /// The type of the aggregate.
+    pub aggregate_type: &'a str,
+    /// The type of the event.
+    pub event_type: &'a str,
+    /// The version of the payload's format. Writers without versions leave 0, which counts as 1.
+    pub event_version: i32,
+}
+
+impl fmt::Display for EventFormat<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            aggregate_type,
+            event_type,
+            event_version,
+        } = self;
+        write!(f, "{event_type} version {event_version} ({aggregate_type})")
+    }
+}
+
+impl EventRecord {
+    /// Returns the type and version.
+    #[must_use]
+    pub fn format(&self) -> EventFormat<'_> {
+        EventFormat {
+            aggregate_type: &self.aggregate_type,
+            event_type: &self.event_type,
+            event_version: self.event_version,
+        }
+    }
+}
+
 impl PersistedEvent {
     /// Creates an event from its fields.
     #[must_use]

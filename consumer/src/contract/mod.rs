@@ -23,7 +23,7 @@ pub use self::context::Context;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::error::driver_text;
 pub use self::error::{BatchError, HandlerError, chain};
-pub use self::event::{EventRecord, Metadata, PersistedEvent};
+pub use self::event::{EventFormat, EventRecord, Metadata, PersistedEvent};
 pub use self::expected_version::ExpectedVersion;
 pub use self::new_event::{NewEvent, TypedEvent};
 pub use self::settings::{Backoff, OnError, Settings, StartFrom};

@@ -69,6 +69,17 @@ pub trait Event: Sized {
     /// An error of `serde_json` if the value cannot be written as JSON.
     fn encode(&self) -> Result<Bytes, serde_json::Error>;
 
+    /// Returns whether [`decode`](Self::decode) can read a version of one of the
+    /// [`EVENT_TYPES`](Self::EVENT_TYPES).
+    ///
+    /// A worker waits before an event that it cannot read, instead of counting failed attempts. The default
+    /// says that every version can be read.
+    #[must_use]
+    fn reads(event_type: &str, event_version: i32) -> bool {
+        let _ = (event_type, event_version);
+        true
+    }
+
     /// Reads an event of one of the [`EVENT_TYPES`](Self::EVENT_TYPES), in this or an earlier version.
     ///
     /// Return the error with `?`. In a handler that takes events undecoded,
@@ -97,6 +108,10 @@ impl<E: Event> Event for Box<E> {
 
     fn encode(&self) -> Result<Bytes, serde_json::Error> {
         E::encode(self)
+    }
+
+    fn reads(event_type: &str, event_version: i32) -> bool {
+        E::reads(event_type, event_version)
     }
 
     fn decode(event: &PersistedEvent) -> Result<Self, DecodeError> {
@@ -369,6 +384,7 @@ impl<'e, E: Event> EventArgument<'e> for Envelope<'e, E> {
 #[doc(hidden)]
 pub struct Typed<'e, T> {
     pub handled: Handled,
+    pub reads: fn(&str, i32) -> bool,
     pub(super) decode: fn(&'e PersistedEvent) -> Result<T, DecodeError>,
 }
 
@@ -413,6 +429,7 @@ pub const fn typed<'e, T: EventArgument<'e>>() -> Typed<'e, T> {
             aggregate: <T::Event as Event>::AGGREGATE_TYPE,
             events: <T::Event as Event>::EVENT_TYPES,
         },
+        reads: <T::Event as Event>::reads,
         decode: decode_and_wrap::<T>,
     }
 }
@@ -594,6 +611,15 @@ pub(super) fn unreadable(
     DecodeError::new(event, Reason::Json(error))
 }
 
+/// Whether a version is between the lowest and the newest one.
+#[doc(hidden)]
+#[must_use]
+pub fn is_version_in(version: i32, lowest: i32, newest: i32) -> bool {
+    // Writers without versions leave 0, which counts as the first version.
+    let version = if version == 0 { 1 } else { version };
+    (lowest..=newest).contains(&version)
+}
+
 /// The error for a version that the type cannot read.
 #[doc(hidden)]
 #[must_use]
@@ -679,6 +705,11 @@ impl<T: Event> VariantType<T> {
         content.event_version()
     }
 
+    #[must_use]
+    pub fn reads(event_type: &str, event_version: i32) -> bool {
+        T::reads(event_type, event_version)
+    }
+
     pub fn encode(content: &T) -> Result<Bytes, serde_json::Error> {
         content.encode()
     }
@@ -729,6 +760,11 @@ pub trait PlainContent<T> {
     #[must_use]
     fn event_version(_: &T) -> i32 {
         1
+    }
+
+    #[must_use]
+    fn reads(_: &str, event_version: i32) -> bool {
+        is_version_in(event_version, 1, 1)
     }
 
     fn encode(content: &T) -> Result<Bytes, serde_json::Error>

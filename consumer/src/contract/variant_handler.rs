@@ -95,6 +95,7 @@ where
 {
     Typed {
         handled: variant_events(VariantsOf::<E>::EVENTS, INDEX),
+        reads: E::reads,
         decode: decode_content::<E, INDEX, C, T>,
     }
 }

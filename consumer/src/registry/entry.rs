@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sqlx::Database;
 
 use super::construct::OneConsumerBlockForEachType as Construct;
-use super::handled::HandlerShape;
+use super::knowledge::Knowledge;
 use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
 use crate::contract::read_model::Table;
@@ -27,8 +27,8 @@ pub struct Entry {
     pub group: Option<&'static str>,
     /// The aggregate types in its scope.
     pub scope: &'static [&'static str],
-    /// Its handlers and their events.
-    pub handlers: &'static [HandlerShape],
+    /// Its handlers, and what they know of events.
+    pub knowledge: Knowledge,
     /// Its settings.
     pub settings: Settings,
     /// The table of its read model.

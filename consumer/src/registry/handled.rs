@@ -17,6 +17,8 @@ pub struct HandlerShape {
     pub line: u32,
     /// The events that it takes.
     pub handled: Handled,
+    /// Which versions of an event type it reads, if it is typed.
+    pub reads: Option<fn(&str, i32) -> bool>,
     /// The rows that it changes.
     pub rows: HandlerRows,
 }
@@ -229,6 +231,32 @@ pub mod check {
             .push(if count == 1 { "it" } else { "each" })
             .push(", or `#[on(other)]` for the rest");
         panic!("{}", text.as_str());
+    }
+
+    /// Requires an ignored event to have no handler of its own.
+    #[track_caller]
+    pub const fn is_ignored(name: &str, handlers: &[HandlerShape]) {
+        let mut rest = handlers;
+        while let [handler, later @ ..] = rest {
+            rest = later;
+            let events = match handler.handled {
+                Handled::Typed { events, .. } | Handled::Named(events) => events,
+                Handled::Every | Handled::Rest => continue,
+            };
+            if super::contains(events, name) {
+                let text = Text::new()
+                    .push("`")
+                    .push(name)
+                    .push("` is ignored, but `")
+                    .push(handler.method)
+                    .push("` (")
+                    .push(handler.file)
+                    .push(":")
+                    .push_number(handler.line)
+                    .push(") handles it: remove one of the two");
+                panic!("{}", text.as_str());
+            }
+        }
     }
 
     /// Requires an event in a variant to be one event, of the enum's aggregate, which names itself.

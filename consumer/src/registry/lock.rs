@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::Crates;
 use super::entry::{Entry, linked_entries};
 use super::handled::HandlerShape;
+use super::knowledge::Knowledge;
 use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn};
 
 /// The environment variable that makes [`assert_locked!`](crate::assert_locked) write the file.
@@ -90,11 +91,12 @@ fn render(entries: impl Iterator<Item = &'static Entry>) -> String {
         // Writing to a `String` cannot fail.
         let _ = write!(
             text,
-            "\n{}\n{}    scope: {}\n    events: {}\n{}",
+            "\n{}\n{}    scope: {}\n    events: {}\n{}{}",
             entry.name,
             version(entry),
             sorted(entry.scope.iter().copied(), "every aggregate"),
             events(entry),
+            passed_over(entry),
             entry.read_model.map(table).unwrap_or_default()
         );
         text
@@ -151,8 +153,32 @@ fn column_type(column_type: ColumnType) -> &'static str {
 }
 
 fn events(entry: &Entry) -> String {
-    let events = entry.handlers.iter().flat_map(HandlerShape::events);
+    let handlers = entry.knowledge.handlers.iter();
+    let events = handlers.flat_map(HandlerShape::events);
     sorted(events, "none")
+}
+
+/// The line of the events that are passed over: by name, or because no handler takes them. Others make the
+/// consumer wait.
+fn passed_over(entry: &Entry) -> String {
+    let knowledge = entry.knowledge;
+    let ignored = knowledge.ignored.iter().map(ToString::to_string);
+    let others = match entry.scope {
+        _ if knowledge.takes_all() => Vec::new(),
+        [] => vec!["every other".to_owned()],
+        scope => by_name(scope, &knowledge),
+    };
+    let words: Vec<String> = ignored.chain(others).collect();
+    if words.is_empty() {
+        return String::new();
+    }
+    format!("    passed over: {}\n", words.join(", "))
+}
+
+/// The other events of the aggregates that are in the scope by name.
+fn by_name(scope: &[&str], knowledge: &Knowledge) -> Vec<String> {
+    let by_name = scope.iter().filter(|one| !knowledge.has_type_of(one));
+    by_name.map(|one| format!("every other of {one}")).collect()
 }
 
 fn sorted<'a>(words: impl IntoIterator<Item = &'a str>, none: &str) -> String {

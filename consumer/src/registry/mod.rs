@@ -9,6 +9,7 @@ mod discover;
 pub(crate) mod entry;
 mod error;
 pub(crate) mod handled;
+pub(crate) mod knowledge;
 pub(crate) mod lock;
 mod name;
 mod selection;

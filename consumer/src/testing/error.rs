@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::backend::{DriverError, StoreError, TableError};
+use crate::backend::{DriverError, StoreError, TableError, UnknownEvent};
 use crate::contract::HandlerError;
 
 /// Why a test of a consumer failed.
@@ -54,6 +54,11 @@ pub enum TestError {
     Table(TableError),
     /// The rows of the read model could not be read.
     Row(HandlerError),
+    /// The consumer's code does not know an event in its scope.
+    UnknownEvent {
+        /// The event.
+        event: UnknownEvent,
+    },
     /// The test's database returned an error.
     Database(DriverError),
     /// The test's store could not be created.
@@ -77,6 +82,10 @@ impl fmt::Display for TestError {
             Self::Reset(_) => f.write_str("the consumer could not empty its read model"),
             Self::Table(error) => error.fmt(f),
             Self::Row(_) => f.write_str("the rows of the read model cannot be read"),
+            Self::UnknownEvent { event } => write!(
+                f,
+                "the consumer does not know {event}, so that a worker would wait for a release that does; handle it, or name its type in `ignore`"
+            ),
             Self::Database(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
         }
@@ -91,7 +100,7 @@ impl Error for TestError {
             }
             Self::Table(error) => error.source(),
             Self::EndedTransaction { error } => Some(error),
-            Self::Swallowed { .. } | Self::OpenSavepoint => None,
+            Self::Swallowed { .. } | Self::OpenSavepoint | Self::UnknownEvent { .. } => None,
             Self::Database(error) => error.source(),
             Self::Store(error) => error.source(),
         }

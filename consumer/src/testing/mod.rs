@@ -57,7 +57,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Transaction};
 pub use self::error::TestError;
 pub use self::round_trip::{RoundTripError, check_round_trips};
 use crate::backend::{
-    Append, Backend, EventStatements, Schema, StoreSettings, prepare_table, table_schema,
+    Append, Backend, EventStatements, Schema, StoreSettings, UnknownEvent, prepare_table,
+    table_schema,
 };
 use crate::contract::read_model::{ReadModel, VersionTable};
 use crate::contract::{
@@ -378,7 +379,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// and the next call tries this event again.
     pub async fn when(&mut self) -> Result<(), TestError> {
         self.prepare().await?;
-        while let Some(batch) = self.next_batch() {
+        while let Some(batch) = self.next_batch()? {
             let (cx, outcome) = self.attempt(&batch, End::Commit).await?;
             match outcome {
                 Ok(handled) => {
@@ -470,7 +471,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// [`TestError::Handler`] if the consumer fails on an event of the batch.
     pub async fn crash_before_commit(&mut self) -> Result<(), TestError> {
         self.prepare().await?;
-        let Some(batch) = self.next_batch() else {
+        let Some(batch) = self.next_batch()? else {
             return Ok(());
         };
         match self.attempt(&batch, End::RollBack).await?.1 {
@@ -507,7 +508,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     /// [`TestError::Handler`] if the consumer failed for another reason.
     pub async fn fail_at_write(&mut self, write: u32) -> Result<bool, TestError> {
         self.prepare().await?;
-        let Some(batch) = self.next_batch() else {
+        let Some(batch) = self.next_batch()? else {
             return Ok(false);
         };
         let mut savepoint = self.tx.begin().await?;
@@ -644,7 +645,7 @@ impl<DB: Backend> ConsumerTest<DB> {
     }
 
     /// The next events of the scope, up to the end of a replay.
-    fn next_batch(&mut self) -> Option<Batch> {
+    fn next_batch(&mut self) -> Result<Option<Batch>, TestError> {
         let declaration = &self.registered.declaration;
         let scope = &declaration.scope;
         let limit = usize::try_from(declaration.settings.batch_size).unwrap_or(usize::MAX);
@@ -659,9 +660,21 @@ impl<DB: Backend> ConsumerTest<DB> {
             .take(limit)
             .cloned()
             .collect();
+        let consumer = &self.registered.consumer;
+        if let Some(unknown) = events
+            .iter()
+            .position(|event| !consumer.knows(event.format()))
+        {
+            // As for a worker, a batch ends before it.
+            let event = events.drain(unknown..).next();
+            if let (0, Some(event)) = (unknown, event) {
+                let event = UnknownEvent::of(&event);
+                return Err(TestError::UnknownEvent { event });
+            }
+        }
         let Some(first) = events.first() else {
             self.checkpoint = self.next_position - 1;
-            return None;
+            return Ok(None);
         };
         let is_reset = first.global_position <= self.replay_to;
         if is_reset {
@@ -672,10 +685,10 @@ impl<DB: Backend> ConsumerTest<DB> {
             .context()
             .with_replay(is_reset || self.is_replay)
             .with_attempt(self.attempt);
-        Some(Batch {
+        Ok(Some(Batch {
             cx: Arc::new(cx),
             events: Arc::new(events),
-        })
+        }))
     }
 
     async fn attempt(

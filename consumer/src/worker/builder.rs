@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::backend::{Backend, Incarnation, Observation};
+use crate::backend::{Backend, Incarnation, Observation, Process};
 use crate::contract::{Consumer, ScopedConsumer, Settings};
 #[cfg(feature = "auto-register")]
 use crate::registry::Crates;
@@ -386,6 +386,31 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
+    /// Names the build of the program that the worker belongs to.
+    ///
+    /// A consumer that has stopped at an event is tried once by each release that has not failed on that
+    /// event: a restart of the same release leaves it alone. The status names the release of each process,
+    /// too.
+    ///
+    /// The default is the name of the executable with a hash of its content, which every build that
+    /// differs changes. Name a release where that is not what you deploy: where several executables are
+    /// deployed together, or where handlers depend on scripts, shared libraries or a configuration. The
+    /// name is kept in ASCII, up to 200 characters.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+    /// use consumer::Worker;
+    ///
+    /// let release = option_env!("GIT_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION"));
+    /// let worker = Worker::builder(store).consumer(Users).release(release).build()?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn release(mut self, release: impl Into<Arc<str>>) -> Self {
+        self.options.release = Some(release.into());
+        self
+    }
+
     /// Sets whether handlers that use the transaction run on one core together with their
     /// connections, and the log is read on another core. The default is `true` on `SQLite` and
     /// `false` on Postgres.
@@ -640,6 +665,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             located: Arc::default(),
             log_name,
             table_schema: None,
+            process: Process::current(self.options.release.as_deref()),
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation, StoreError, acquire};
+use crate::backend::{Backend, CheckpointStatements, Observation, Process, StoreError, acquire};
 use crate::contract::{Settings, chain};
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
@@ -32,6 +32,8 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
     /// The schema of the tables of read models whose names give none.
     pub(crate) table_schema: Option<Arc<str>>,
+    /// What rows record of this process.
+    pub(crate) process: Process,
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,

@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) lanes_on_one_core: bool,
     /// Whether the worker listens for notifications.
     pub(crate) listen: Listen,
+    /// The build of the program; `None` for that of the executable.
+    pub(crate) release: Option<Arc<str>>,
 }
 
 impl Options {
@@ -44,6 +46,7 @@ impl Options {
             batch_bytes: 16 << 20,
             lanes_on_one_core: DB::LANES_ON_ONE_CORE,
             listen: Listen::No,
+            release: None,
         }
     }
 }

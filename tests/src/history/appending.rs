@@ -10,7 +10,7 @@ use sqlx::Connection as _;
 
 use super::backend::HistoryBackend;
 use super::model::Verdict;
-use super::scripted::Scripted;
+use super::scripted::{NEW_TYPE, Scripted};
 use super::stage::{Stage, patience};
 use super::step::{Append, End, Script};
 
@@ -228,11 +228,16 @@ fn new_event(typed: bool, aggregate: usize, script: Script) -> NewEvent {
         "Order"
     };
     let id = format!("a-{aggregate}");
-    if typed && kind == "Account" {
+    let event_type = if script == Script::New {
+        NEW_TYPE
+    } else {
+        "Scripted"
+    };
+    if typed && (kind, event_type) == ("Account", "Scripted") {
         return NewEvent::typed(&scripted).expect("JSON").of(id);
     }
     let payload = serde_json::to_string(&scripted).expect("JSON");
-    NewEvent::new(kind, id, "Scripted", payload)
+    NewEvent::new(kind, id, event_type, payload)
 }
 
 /// Polls a future a number of times, and drops it.

@@ -105,6 +105,7 @@ fn release(rng: &mut Rng) -> Release {
         retries: 0,
         batch_size: [1, 3, 100][rng.usize(..3)],
         in_batches: false,
+        knows_new: true,
         start_from: StartFrom::Beginning,
     }
 }

@@ -39,11 +39,13 @@ pub enum Command {
     StatusSince,
     /// Looks at the frontier.
     Frontier,
+    /// Lists the events that a consumer's code does not know.
+    UnknownEvents,
 }
 
 impl Command {
     /// All commands, those first that change something.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Pause,
         Self::Resume,
         Self::AcceptScope,
@@ -62,6 +64,7 @@ impl Command {
         Self::Status,
         Self::StatusSince,
         Self::Frontier,
+        Self::UnknownEvents,
     ];
 
     /// The name of the method.
@@ -86,6 +89,7 @@ impl Command {
             Self::Status => "status",
             Self::StatusSince => "status_since",
             Self::Frontier => "frontier",
+            Self::UnknownEvents => "unknown_events",
         }
     }
 

@@ -29,7 +29,20 @@ pub(super) struct Row {
     pub(super) position: i64,
     pub(super) state: String,
     pub(super) failed_position: Option<i64>,
+    /// The event before which it waits for a release that knows it.
+    pub(super) unknown_position: Option<i64>,
     pub(super) scope: Vec<String>,
+}
+
+impl Row {
+    /// The event at which it is stopped, or before which it waits for another release.
+    pub(super) fn halted_at(&self) -> Option<i64> {
+        match self.state.as_str() {
+            "stopped" => self.failed_position,
+            "running" => self.unknown_position,
+            _ => None,
+        }
+    }
 }
 
 /// What the database shows between two steps.
@@ -58,6 +71,18 @@ impl Observed {
         let first = called.map(|call| call.position - 1).min();
         let position = self.rows_of(id).map(|row| row.position).min();
         first.or(position).unwrap_or(0)
+    }
+
+    /// Whether an earlier event of an event's aggregate is parked.
+    fn is_behind_parked(&self, id: Id, position: i64, event: &Logged) -> bool {
+        let mut parked = self.parked.iter().filter(|one| one.0 == id);
+        parked.any(|(_, parked)| {
+            let other = self.log.get(parked);
+            *parked < position
+                && other.is_some_and(|other| {
+                    (&other.kind, &other.aggregate) == (&event.kind, &event.aggregate)
+                })
+        })
     }
 
     fn times_applied(&self, id: Id, position: i64) -> usize {
@@ -183,7 +208,7 @@ impl Model {
     fn is_broken(&self, position: i64, script: Script) -> bool {
         let succeeds = matches!(
             script,
-            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession
+            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession | Script::New
         );
         !succeeds && !self.repaired.contains(&position)
     }
@@ -265,6 +290,14 @@ impl Model {
         parked.map(|(position, _)| *position).collect()
     }
 
+    /// Whether the log has an event in the scope of a release that it does not know.
+    pub(super) fn has_unknown(&self, release: &Release) -> bool {
+        self.seen
+            .log
+            .values()
+            .any(|event| is_in_scope(&release.scope, &event.kind) && !knows(release, event.script))
+    }
+
     /// Whether an event still cannot be decoded.
     pub(super) fn is_unreadable(&self, position: i64) -> bool {
         let script = self.all.get(&position).map(|event| event.script);
@@ -323,7 +356,7 @@ impl Model {
 
     fn rows_stopped_at(&self, id: Id, position: i64) -> impl Iterator<Item = &Row> {
         let rows = self.seen.rows_of(id);
-        rows.filter(move |row| row.state == "stopped" && row.failed_position == Some(position))
+        rows.filter(move |row| row.halted_at() == Some(position))
     }
 
     /// Takes in what the database shows after a worker ran.
@@ -345,7 +378,7 @@ impl Model {
         self.check_attempts(work)?;
         let ids: Vec<Id> = self.progress.keys().copied().collect();
         let mut new = match work.retried {
-            Some(id) => self.handled_again(id, &seen)?,
+            Some(id) => self.handled_again(id, work, &seen)?,
             None => Vec::new(),
         };
         let freed = new.clone();
@@ -360,7 +393,7 @@ impl Model {
             }
             self.reached(id, work, &seen)?;
         }
-        self.check_freed(&freed)?;
+        self.check_freed(work, &freed)?;
         self.note_uncertain(work);
         self.note_effects(work, &new);
         self.check_effects(work)?;
@@ -378,19 +411,24 @@ impl Model {
         let done = self.done.clone();
         Self::check_replays(work, &done)?;
         self.check_attempts(work)?;
-        let new = self.handled_again(id, &seen)?;
+        let new = self.handled_again(id, work, &seen)?;
         let still = self.parked(id).into_iter();
         let mut blocked: BTreeSet<_> = still.filter_map(|at| self.aggregate(at)).collect();
         let one = one.and_then(|position| self.aggregate(position));
         blocked.retain(|aggregate| one.as_ref().is_none_or(|one| one == aggregate));
-        self.check_retry_was_complete(id, &blocked)?;
+        self.check_retry_was_complete(id, &work.releases[0].1, &blocked)?;
         self.note_effects(work, &new);
         self.check_effects(work)?;
         self.observe(seen)
     }
 
     /// The parked events of a version that were handled when they were tried again.
-    fn handled_again(&mut self, id: Id, seen: &Observed) -> Verdict<Vec<(Id, i64, Fate)>> {
+    fn handled_again(
+        &mut self,
+        id: Id,
+        work: &Work<'_>,
+        seen: &Observed,
+    ) -> Verdict<Vec<(Id, i64, Fate)>> {
         let mut blocked = BTreeSet::new();
         let mut new = Vec::new();
         for position in self.parked(id) {
@@ -403,6 +441,11 @@ impl Model {
             if blocked.contains(&aggregate) {
                 return Err(format!(
                     "{id:?} handled the parked event {position} before an earlier one of its aggregate"
+                ));
+            }
+            if !work.releases(id).any(|release| knows(release, script)) {
+                return Err(format!(
+                    "the parked event {position} of {id:?} is unknown to the release that handled it"
                 ));
             }
             let may_succeed = matches!(script, Script::FailFirst(_)) || !is_transactional(id.0);
@@ -422,14 +465,18 @@ impl Model {
     }
 
     /// Checks that no event waits behind a parked one that was handled meanwhile.
-    fn check_freed(&self, freed: &[(Id, i64, Fate)]) -> Verdict {
+    fn check_freed(&self, work: &Work<'_>, freed: &[(Id, i64, Fate)]) -> Verdict {
         for (id, position, _) in freed {
             let aggregate = self.aggregate(*position);
             let mut waiting = self.parked(*id);
             waiting.retain(|position| self.aggregate(*position) == aggregate);
             let mut failing = waiting.iter().filter(|position| {
                 let event = self.all.get(position);
-                let is_broken = event.is_some_and(|one| self.is_broken(**position, one.script));
+                let is_broken = event.is_some_and(|one| {
+                    let mut releases = work.releases(*id);
+                    self.is_broken(**position, one.script)
+                        || !releases.any(|release| knows(release, one.script))
+                });
                 let progress = self.progress.get(id);
                 is_broken || progress.is_some_and(|one| one.uncertain.contains(position))
             });
@@ -460,14 +507,21 @@ impl Model {
     }
 
     /// An aggregate stays parked only for an event that may fail.
-    fn check_retry_was_complete(&self, id: Id, blocked: &BTreeSet<(String, String)>) -> Verdict {
+    fn check_retry_was_complete(
+        &self,
+        id: Id,
+        release: &Release,
+        blocked: &BTreeSet<(String, String)>,
+    ) -> Verdict {
         for (kind, aggregate) in blocked {
             let mut own = self.parked(id).into_iter().filter_map(|position| {
                 let event = self.all.get(&position)?;
                 let is_own = (&event.kind, &event.aggregate) == (kind, aggregate);
                 is_own.then_some((position, event.script))
             });
-            if !own.any(|(position, script)| self.is_broken(position, script)) {
+            let may_stay =
+                |(position, script)| self.is_broken(position, script) || !knows(release, script);
+            if !own.any(may_stay) {
                 return Err(format!(
                     "{id:?} still has events of {kind} {aggregate} parked, and none of them fails"
                 ));
@@ -593,6 +647,9 @@ impl Model {
         event: &Logged,
         release: &Release,
     ) -> Vec<Fate> {
+        if !knows(release, event.script) {
+            return vec![];
+        }
         let policy = match release.on_error {
             OnError::Park => Some(Fate::Parked),
             OnError::Skip => Some(Fate::Skipped),
@@ -676,9 +733,14 @@ impl Model {
                     && is_in_scope(&row.scope, &event.kind)
             })
             .collect();
-        let Some((next, _)) = due.first() else {
+        let Some((next, event)) = due.first() else {
             return Ok(());
         };
+        let is_parked = seen.is_behind_parked(row.id, **next, event);
+        let is_unknown = !releases.iter().any(|release| knows(release, event.script));
+        if row.state == "running" && is_unknown && !is_parked {
+            return Ok(());
+        }
         let was_stopped = self.seen.rows.contains(row);
         let may_stop = releases
             .iter()
@@ -709,7 +771,8 @@ impl Model {
             } else {
                 self.may_become(id, **position, event, release)
             };
-            may.is_empty() || (is_uncertain && release.on_error == OnError::Stop)
+            (may.is_empty() && knows(release, event.script))
+                || (is_uncertain && release.on_error == OnError::Stop)
         })
     }
 
@@ -861,6 +924,11 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Whether a release knows the type of an event.
+fn knows(release: &Release, script: Script) -> bool {
+    release.knows_new || script != Script::New
 }
 
 /// The name of a consumer as a constant.

@@ -42,6 +42,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             | Command::ActiveVersion
             | Command::Status
             | Command::StatusSince
+            | Command::UnknownEvents
             | Command::Frontier => self.inspect(command, id, which).await,
         }
     }
@@ -253,14 +254,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         Ok(())
     }
 
-    /// Parks or skips the event at which a consumer has stopped.
+    /// Parks or skips the event at which a consumer has stopped, or before which it waits for another release.
     async fn get_past(&mut self, id: Option<Id>, which: usize, parks: bool) -> Verdict {
         let Some((admin, id, _)) = self.operator(id) else {
             return Ok(());
         };
-        let stopped: Vec<&Row> = self.model.seen().rows_of(id).collect();
-        let stopped = stopped.into_iter().filter(|row| row.state == "stopped");
-        let positions: Vec<i64> = stopped.filter_map(|row| row.failed_position).collect();
+        let rows = self.model.seen().rows_of(id);
+        let positions: Vec<i64> = rows.filter_map(Row::halted_at).collect();
         let Some(position) = positions.get(which % positions.len().max(1)).copied() else {
             return Ok(());
         };
@@ -351,7 +351,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
 
     /// Gives a command that changes nothing, and compares what it says.
     async fn inspect(&self, command: Command, id: Option<Id>, which: usize) -> Verdict {
-        let Some((admin, id, _)) = self.operator(id) else {
+        let Some((admin, id, release)) = self.operator(id) else {
             return Ok(());
         };
         let parked = self.model.parked(id);
@@ -387,6 +387,12 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
                 status.consumer(id.0).is_some()
             }
             Command::Status => self.status_agrees(&admin, id).await?,
+            Command::UnknownEvents => {
+                let unknown = admin.unknown_events().await.map_err(in_words)?;
+                let mut unknown = unknown.iter();
+                let is_listed = unknown.any(|one| (&*one.consumer, one.version) == id);
+                is_listed == self.model.has_unknown(&release)
+            }
             _ => {
                 let frontier = admin.frontier().await.map_err(in_words)?;
                 let last = self.model.seen().log.keys().next_back();

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, Consumer, Context, HandlerError, PersistedEvent, Registered, Settings};
+use consumer::{
+    BatchError, Consumer, Context, EventFormat, HandlerError, PersistedEvent, Registered, Settings,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
 use tokio::sync::Semaphore;
@@ -20,6 +22,9 @@ pub(super) struct Scripted {
     /// What its handlers do.
     pub(super) script: Script,
 }
+
+/// The type of the events that some releases do not know.
+pub(super) const NEW_TYPE: &str = "New";
 
 /// One call of a handler.
 #[derive(Clone, Debug)]
@@ -136,6 +141,7 @@ pub(super) struct ScriptedConsumer {
     name: &'static str,
     settings: Settings,
     in_batches: bool,
+    knows_new: bool,
     world: Arc<World>,
 }
 
@@ -158,6 +164,7 @@ impl ScriptedConsumer {
             name,
             settings,
             in_batches: release.in_batches,
+            knows_new: release.knows_new,
             world: Arc::clone(world),
         };
         let mut registered = Registered::new(consumer).version(release.version);
@@ -234,6 +241,10 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
 
     fn settings(&self) -> Settings {
         self.settings.clone()
+    }
+
+    fn knows(&self, format: EventFormat<'_>) -> bool {
+        self.knows_new || format.event_type != NEW_TYPE
     }
 
     fn uses_transaction(&self) -> bool {

@@ -132,6 +132,9 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         for position in self.model.broken() {
             self.repair_at(position).await;
         }
+        for release in self.releases.iter_mut().flatten() {
+            release.knows_new = true;
+        }
         let code = self.code();
         let ids: Vec<Id> = code
             .iter()
@@ -192,7 +195,9 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             .snapshot_interval(Duration::from_millis(2))
             .advance_interval(Duration::from_millis(20))
             // A thread for each run would be most of the time that a history takes.
-            .lanes_on_one_core(false);
+            .lanes_on_one_core(false)
+            // Which may try what an earlier one has stopped at.
+            .release(format!("release {}", self.count));
         // A server would end the transactions of a busy machine after so short a time.
         let builder = if DB::HOME.is_empty() {
             builder.claim_timeout(CLAIM_TIMEOUT)
@@ -476,7 +481,8 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let rows = database.texts(
             "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(slice_from AS TEXT) || '|'
                  || CAST(slice_to AS TEXT) || '|' || CAST(position AS TEXT) || '|' || state || '|'
-                 || CAST(COALESCE(failed_position, 0) AS TEXT) || '|' || scope
+                 || CAST(COALESCE(failed_position, 0) AS TEXT) || '|'
+                 || CAST(COALESCE(unknown_position, 0) AS TEXT) || '|' || scope
                FROM consumer_progress ORDER BY consumer, version, slice_from",
         );
         let parked = database.texts(
@@ -542,7 +548,7 @@ fn logged(line: &str) -> (i64, Logged) {
 }
 
 fn row(line: &str) -> Row {
-    let parts: Vec<&str> = line.splitn(8, '|').collect();
+    let parts: Vec<&str> = line.splitn(9, '|').collect();
     let number = |at: usize| -> i64 { parts[at].parse().expect("a number") };
     let slice = |at: usize| u16::try_from(number(at)).expect("a slice");
     Row {
@@ -554,7 +560,9 @@ fn row(line: &str) -> Row {
         position: number(4),
         state: parts[5].to_owned(),
         failed_position: Some(number(6)).filter(|position| *position > 0),
-        scope: parts[7]
+        // A row that has passed it keeps it until it is saved.
+        unknown_position: Some(number(7)).filter(|position| *position > number(4)),
+        scope: parts[8]
             .split('\n')
             .filter(|kind| !kind.is_empty())
             .map(str::to_owned)

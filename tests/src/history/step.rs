@@ -34,6 +34,8 @@ pub enum Script {
     ChangeSession,
     /// Broken: its row cannot be decoded, so that it never comes to a handler.
     Unreadable,
+    /// Handles the event, whose type some releases do not know.
+    New,
 }
 
 impl Script {
@@ -92,6 +94,8 @@ pub struct Release {
     pub in_batches: bool,
     /// Where it starts.
     pub start_from: StartFrom,
+    /// Whether it knows the type of [`Script::New`].
+    pub knows_new: bool,
 }
 
 /// What ends a worker in the middle.
@@ -194,6 +198,10 @@ impl Release {
             },
             Self {
                 retries: 0,
+                ..self.clone()
+            },
+            Self {
+                knows_new: true,
                 ..self.clone()
             },
         ];
@@ -358,6 +366,7 @@ impl Menu {
             } else {
                 StartFrom::Beginning
             },
+            knows_new: rng.u32(..3) > 0 || !self.has("new"),
         }
     }
 
@@ -368,7 +377,8 @@ impl Menu {
 
     fn script(&self, rng: &mut Rng) -> Script {
         let (script, name) = match rng.u32(..100) {
-            0..70 => (Script::Succeed, ""),
+            0..64 => (Script::Succeed, ""),
+            64..70 => (Script::New, "new"),
             70..78 => (Script::FailFirst(rng.u32(1..4)), ""),
             78..86 => (Script::Fail, ""),
             86..89 => (Script::Panic, "panic"),

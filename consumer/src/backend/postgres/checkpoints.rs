@@ -15,7 +15,7 @@ use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
 use crate::backend::rows::on_row;
-use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
+use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::sql::without_nul;
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
@@ -167,7 +167,8 @@ macro_rules! claim {
                FOR UPDATE SKIP LOCKED)
         SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
-               {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.address,
+               {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.failed_releases,
+               p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version, p.address,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
                -- Two ranges of the index, between which the own rows are not looked at.
@@ -203,11 +204,13 @@ macro_rules! save {
         WITH saved AS (
             UPDATE {progress}
                SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-                   failed_position = $8, error = {message $9}, updated_at = {now}
+                   failed_position = $8, error = {message $9}, failed_releases = $12,
+                   unknown_position = NULL, worker_host = $13, worker_pid = $14,
+                   worker_release = $15, worker_at = {now}, updated_at = {now}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                AND position = $10 AND epoch = $11
                -- Another transaction means that a handler ended the claim's and began one of its own.
-               AND pg_current_xact_id()::text = $12 ",
+               AND pg_current_xact_id()::text = $16 ",
             $condition,
             "
          RETURNING ctid::text AS address)
@@ -234,7 +237,7 @@ impl Checkpoints for Postgres {
     const CLAIM: &'static str = claim!("");
     const CLAIM_AT: &'static str = claim!("AND ctid = $5::text::tid");
     const SAVE: &'static str = save!("");
-    const SAVE_AT: &'static str = save!("AND ctid = $13::text::tid");
+    const SAVE_AT: &'static str = save!("AND ctid = $17::text::tid");
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
@@ -364,9 +367,11 @@ impl Checkpoints for Postgres {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
+        process: &Process,
     ) -> Result<Option<String>, sqlx::Error> {
-        let bind =
-            |statement| bind_save::<Self>(statement, key, claim, new).bind(&*claim.transaction);
+        let bind = |statement| {
+            bind_save::<Self>(statement, key, claim, new, process).bind(&*claim.transaction)
+        };
         if Self::is_worth_keeping(&claim.address) {
             let save = bind(&statements.save_at).bind(&*claim.address);
             if let Some(row) = save.fetch_optional(&mut *connection).await? {

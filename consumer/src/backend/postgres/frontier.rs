@@ -240,6 +240,8 @@ impl Frontier for Postgres {
              ORDER BY {aggregate_type}, {global_position} LIMIT 1) AS e
          ORDER BY e.position LIMIT 1";
 
+    const OF_SCOPE: &'static str = "
+        WHERE {aggregate_type} = ANY (ARRAY(SELECT json_array_elements_text($1::text::json)))";
     fn lag_statements(settings: &StoreSettings) -> LagStatements {
         let statements = LagStatements::new::<Self>(settings);
         if settings.schema.has_scope_index() {

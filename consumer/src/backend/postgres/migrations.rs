@@ -6,7 +6,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -241,6 +241,24 @@ CREATE TABLE IF NOT EXISTS {read models} (
     table_name text NOT NULL,
     PRIMARY KEY (consumer, version)
 );
+";
+
+/// The columns have no index, so that updates of rows stay off the others.
+const V6: &str = "
+-- The event before which the row waits for a release that knows it, unless it has passed it.
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS unknown_position BIGINT;
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS unknown_aggregate TEXT;
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS unknown_type TEXT;
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS unknown_version INT;
+
+-- The releases that stopped at `failed_position`, each between line breaks.
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS failed_releases TEXT;
+
+-- The process that last saved the row after a claim, and when.
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_host TEXT;
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_pid BIGINT;
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_release TEXT;
+ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_at TIMESTAMPTZ;
 ";
 
 /// The sessions with locks on our tables or on migrations. Those of other roles show no times without the

@@ -12,7 +12,7 @@ use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
 };
-use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, SegmentId};
+use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 
@@ -38,7 +38,8 @@ impl Checkpoints for Sqlite {
            AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
      RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
-               {ms until retry_at} AS retry_in, failed_position, error,
+               {ms until retry_at} AS retry_in, failed_position, error, failed_releases,
+               unknown_position, unknown_aggregate, unknown_type, unknown_version,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
                -- No other version can be added while the transaction is open.
@@ -59,7 +60,9 @@ impl Checkpoints for Sqlite {
     const SAVE: &'static str = "
         UPDATE {progress}
            SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-               failed_position = $8, error = {message $9}, updated_at = {now}
+               failed_position = $8, error = {message $9}, failed_releases = $12,
+               unknown_position = NULL, worker_host = $13, worker_pid = $14,
+               worker_release = $15, worker_at = {now}, updated_at = {now}
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
            AND position = $10 AND epoch = $11";
 
@@ -158,8 +161,9 @@ impl Checkpoints for Sqlite {
         key: &SegmentId,
         claim: &Claim,
         new: &NewCheckpoint,
+        process: &Process,
     ) -> Result<Option<String>, sqlx::Error> {
-        let save = bind_save::<Self>(&statements.save, key, claim, new);
+        let save = bind_save::<Self>(&statements.save, key, claim, new, process);
         let is_saved = save.execute(connection).await? == 1;
         Ok(is_saved.then(String::new))
     }

@@ -52,6 +52,9 @@ impl Frontier for Sqlite {
                            AND {global_position} > $1 AND {global_position} <= $2))
               FROM json_each($3) AS t)";
 
+    const OF_SCOPE: &'static str = "
+        WHERE {aggregate_type} IN (SELECT value FROM json_each($1))";
+
     async fn read_settled(
         connection: &mut SqliteConnection,
         statements: &EventStatements<Self>,

@@ -6,14 +6,23 @@ use crate::backend::version::KNOWN;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6];
 
 /// Columns of later versions: their tables, their names and their types. A script cannot add a column
 /// only where it is missing, so new tables have them from the start.
-const LATER_COLUMNS: [(&str, &str, &str); 3] = [
+const LATER_COLUMNS: [(&str, &str, &str); 12] = [
     ("progress", "began", "INTEGER NOT NULL DEFAULT 0"),
     ("parked", "replay", "INTEGER NOT NULL DEFAULT 0"),
     ("versions", "needs", "INTEGER NOT NULL DEFAULT 4"),
+    ("progress", "unknown_position", "INTEGER"),
+    ("progress", "unknown_aggregate", "TEXT"),
+    ("progress", "unknown_type", "TEXT"),
+    ("progress", "unknown_version", "INTEGER"),
+    ("progress", "failed_releases", "TEXT"),
+    ("progress", "worker_host", "TEXT"),
+    ("progress", "worker_pid", "INTEGER"),
+    ("progress", "worker_release", "TEXT"),
+    ("progress", "worker_at", "INTEGER"),
 ];
 
 /// Creates the table of versions.
@@ -214,6 +223,14 @@ CREATE TABLE IF NOT EXISTS {read models} (
     table_name TEXT NOT NULL,
     PRIMARY KEY (consumer, version)
 );
+";
+
+const V6: &str = "
+-- Fails where a script finds tables without the columns, which only `migrate()` adds: the event before
+-- which the row waits for a release that knows it, unless it has passed it; the releases that stopped at
+-- `failed_position`, each between line breaks; and the process that last saved the row after a claim.
+SELECT unknown_position, unknown_aggregate, unknown_type, unknown_version, failed_releases,
+       worker_host, worker_pid, worker_release, worker_at FROM {progress} LIMIT 0;
 ";
 
 /// The columns of later versions, for the definition of a table.

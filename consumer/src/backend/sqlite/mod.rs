@@ -40,7 +40,10 @@ const DIALECT: Dialect = Dialect {
     greatest: "max",
     // The transaction has begun IMMEDIATE, which locks all rows.
     for_update: "",
+    for_update_skip_locked: "",
     indexed: "TRUE",
+    // A claim that another connection holds is invisible.
+    claimed: "FALSE",
     message: "$",
     value,
     id: |_| "$",

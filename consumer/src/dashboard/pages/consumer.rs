@@ -312,7 +312,7 @@ impl View<'_> {
                     table {
                         thead { tr { th scope="col" { "Handler" } th scope="col" { "Events" } th scope="col" { "Source" } } }
                         tbody {
-                            @for handler in entry.handlers {
+                            @for handler in entry.knowledge.handlers {
                                 tr {
                                     th scope="row" { code { (handler.method) } }
                                     td data-label="Events" { (handler.events().join(", ")) }

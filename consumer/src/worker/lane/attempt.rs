@@ -247,12 +247,17 @@ impl<DB: Backend> Attempt<'_, DB> {
         };
         if let Some(event) = self.retried(&claim)
             && claim.checkpoint.attempts > self.segment.consumer.settings.retries
+            // No policy applies to what the code does not know.
+            && self.job.unknown().is_none()
         {
             let outcome = self.apply_policy(tx, &claim, event, run.is_replay).await?;
             return Ok(Opening::Commit(outcome));
         }
         let events = &self.job.events;
         let division = Division::of::<DB>(statements, tx, key, &claim, events, run.take).await?;
+        if self.job.unknown().is_some() && division.take(run.take) > 0 {
+            return Ok(Opening::RollBack(Outcome::Unknown));
+        }
         Ok(Opening::Ready(Ready {
             cx: self.context(&claim, run.is_replay),
             claim,
@@ -322,6 +327,11 @@ impl<DB: Backend> Attempt<'_, DB> {
             || !follows.contains(&row.position)
         {
             return Err(Outcome::Moved(claim));
+        }
+        let release = &self.shared.process.release;
+        let next = self.job.position_of(0);
+        if next.is_some_and(|next| row.has_failed(release, next)) {
+            return Err(Outcome::LeftToOthers(claim));
         }
         // A longer wait than any that is saved means that the clock was set back: it is over.
         let settings = &self.segment.consumer.settings;

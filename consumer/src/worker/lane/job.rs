@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Failure, Incarnation};
+use crate::backend::{Failure, Incarnation, UnknownEvent};
 use crate::contract::PersistedEvent;
 use crate::worker::log::batch::{Batch, Defect};
 use crate::worker::progress::lane::Cursor;
@@ -48,6 +48,14 @@ impl Job {
             read_after: None,
             defect: batch.defect,
             next_failure: None,
+        }
+    }
+
+    /// The event that the code does not know, if that is its only one.
+    pub(crate) fn unknown(&self) -> Option<&UnknownEvent> {
+        match &self.defect {
+            Some(Defect::Unknown(unknown)) => Some(unknown),
+            _ => None,
         }
     }
 

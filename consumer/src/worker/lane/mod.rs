@@ -11,6 +11,7 @@ mod read_ahead;
 pub(crate) mod retry;
 mod row_address;
 mod segment;
+mod step_aside;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Batch;
 use crate::worker::metrics;
 use crate::worker::poller::assignment::NewLane;
+use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::{Cursor, FirstPending, LaneProgress};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
@@ -53,7 +55,7 @@ pub(crate) struct Lane<DB: Backend> {
     /// The first snapshot that contains the row; an earlier one does not show that it is gone.
     first_snapshot: u64,
     /// The last snapshot that the lane has seen.
-    seen_snapshot: u64,
+    seen: Arc<Snapshot>,
     /// When the lane last saw or saved its checkpoint.
     checkpoint_at: Instant,
     /// The last snapshot when the row turned out to be blocked.
@@ -106,7 +108,7 @@ impl<DB: Backend> Lane<DB> {
             suspects: None,
             read_after: None,
             first_snapshot: snapshot,
-            seen_snapshot: 0,
+            seen: Arc::default(),
             checkpoint_at: Instant::now(),
             blocked_in: None,
             moves: 0,
@@ -157,6 +159,11 @@ impl<DB: Backend> Lane<DB> {
         let Some(job) = self.job.take() else {
             return CONTINUE;
         };
+        match self.may_attempt(&job).await {
+            Ok(None) => {}
+            Ok(Some(state)) => return self.step_aside(&job, state).await,
+            Err(error) => return self.retry_later(job, error).await,
+        }
         match self.attempt(&job).await {
             Ok(outcome) => self.conclude(job, outcome).await,
             Err(AttemptError::EndedTransaction { claim, error }) => {
@@ -191,6 +198,11 @@ impl<DB: Backend> Lane<DB> {
             }
             Outcome::Blocked(claim) => self.block(&claim),
             Outcome::Held => self.wait_for_snapshot().await,
+            Outcome::Unknown => {}
+            Outcome::LeftToOthers(claim) => {
+                let state = ConsumerState::stopped(&claim.checkpoint);
+                return self.step_aside(&job, state).await;
+            }
             Outcome::Resized => {
                 self.shared.request_snapshot();
                 self.wait_for_snapshot().await;
@@ -262,7 +274,7 @@ impl<DB: Backend> Lane<DB> {
     fn check_row(&mut self) -> Option<ConsumerState> {
         let snapshot = Arc::clone(&self.shared.snapshot.borrow());
         let incarnation = self.shared.frontier.borrow().incarnation;
-        self.seen_snapshot = snapshot.number;
+        self.seen = Arc::clone(&snapshot);
         if snapshot.number < self.first_snapshot || snapshot.incarnation != incarnation {
             return None;
         }
@@ -369,7 +381,7 @@ impl<DB: Backend> Lane<DB> {
     /// Waits for a snapshot that the lane has not seen, or until the worker stops.
     async fn wait_for_snapshot(&mut self) {
         let mut snapshot = self.shared.snapshot.clone();
-        let seen = self.seen_snapshot;
+        let seen = self.seen.number;
         tokio::select! {
             _ = snapshot.wait_for(|snapshot| snapshot.number > seen) => {}
             () = self.shared.stopped() => {}
@@ -415,7 +427,10 @@ impl<DB: Backend> Lane<DB> {
         // What was read ahead may be outdated by now.
         let discards = self.shared.log.discards();
         match batch.filter(|batch| batch.discards == discards) {
-            Some(batch) => self.with_pending(batch).await,
+            Some(batch) => {
+                let batch = self.with_pending(batch).await?;
+                Ok(batch.map(|batch| batch.before_unknown(|event| self.knows(event))))
+            }
             None => Ok(None),
         }
     }
@@ -480,7 +495,7 @@ impl<DB: Backend> Lane<DB> {
             let snapshot = snapshot.borrow();
             (snapshot.number, snapshot.rows.get(key).cloned())
         };
-        if number != self.seen_snapshot {
+        if number != self.seen.number {
             return;
         }
         // The snapshot may be older than the last save; only the next one tells.

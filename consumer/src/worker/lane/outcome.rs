@@ -36,6 +36,10 @@ pub(crate) enum Outcome {
     Resized,
     /// The row waits for its neighbour.
     Held,
+    /// The code does not know the event, which need not wait behind a parked one any more.
+    Unknown,
+    /// This release has failed on the event, which others try.
+    LeftToOthers(Box<Claim>),
 }
 
 /// Which events of a job a handler failed on.

@@ -164,7 +164,7 @@ impl<DB: Backend> Lane<DB> {
     pub(super) fn stopped(&mut self, position: Option<i64>, error: String) -> Turn {
         tracing::error!(
             consumer = self.segment.name(), position, %error,
-            "the consumer stopped; fix the cause, then resume it or restart a worker"
+            "the consumer stopped; fix the cause, then deploy a release that it is tried with, or resume it"
         );
         self.blocked_in = Some(self.shared.snapshot.borrow().number);
         let state = ConsumerState::Stopped { position, error };
@@ -175,7 +175,7 @@ impl<DB: Backend> Lane<DB> {
         CONTINUE
     }
 
-    async fn retry_later(&mut self, job: Job, error: AttemptError) -> Turn {
+    pub(super) async fn retry_later(&mut self, job: Job, error: AttemptError) -> Turn {
         self.job = Some(job);
         match error {
             AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. } => {

@@ -92,7 +92,8 @@ impl<DB: Backend> Segment<DB> {
         claim: &Claim,
         new: &NewCheckpoint,
     ) -> Result<bool, sqlx::Error> {
-        let address = DB::save(&shared.statements, tx, &self.key, claim, new).await?;
+        let (statements, process) = (&shared.statements, &shared.process);
+        let address = DB::save(statements, tx, &self.key, claim, new, process).await?;
         let is_saved = address.is_some();
         if let Some(address) = address {
             self.row.set::<DB>(address);

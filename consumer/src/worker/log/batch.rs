@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::backend::{
-    Backend, Checkpoint, Incarnation, Observation, ReadRange, SLICES, StoreError, UnreadableEvent,
-    aggregate_slice,
+    Backend, Checkpoint, Incarnation, Observation, ReadRange, SLICES, StoreError, UnknownEvent,
+    UnreadableEvent, aggregate_slice,
 };
 use crate::contract::{EventRecord, HandlerError, PersistedEvent};
 use crate::worker::log::Log;
@@ -50,9 +50,34 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// The batch before the first event that the code does not know, or that event if nothing is left before
+    /// it.
+    pub(crate) fn before_unknown(mut self, is_known: impl Fn(&PersistedEvent) -> bool) -> Self {
+        if self.defect.is_some() {
+            return self;
+        }
+        let Some(first) = self.events.iter().position(|event| !is_known(event)) else {
+            return self;
+        };
+        self.events.truncate(first.max(1));
+        let last = self.events.last();
+        // Between the events before it and itself, nothing is in scope.
+        self.up_to = last.map_or(self.after, |event| event.global_position);
+        if first == 0 {
+            self.defect = last.map(UnknownEvent::of).map(Defect::Unknown);
+        }
+        let up_to = self.up_to;
+        self.missing = self.missing.filter(|missing| *missing.start() <= up_to);
+        self
+    }
+}
+
 /// Why an event cannot be given to a handler.
 #[derive(Clone, Debug)]
 pub(crate) enum Defect {
+    /// The code does not know it.
+    Unknown(UnknownEvent),
     /// It cannot be decoded.
     Unreadable(UnreadableEvent),
     /// It is no longer in the log.
@@ -62,6 +87,10 @@ pub(crate) enum Defect {
 impl From<Defect> for HandlerError {
     fn from(defect: Defect) -> Self {
         match defect {
+            // A lane hands it to no handler.
+            Defect::Unknown(unknown) => {
+                format!("the code does not know {unknown}; deploy a release that does").into()
+            }
             Defect::Unreadable(unreadable) => StoreError::from(unreadable).into(),
             Defect::Missing(missing) => missing.into(),
         }
@@ -379,6 +408,25 @@ mod tests {
     #[test]
     fn a_segment_of_few_slices_does_not_make_its_scope_rare() {
         assert!(!is_rare(users(0..16), &range(1_000, 1), 500));
+    }
+
+    #[test]
+    fn a_batch_ends_before_the_first_unknown_event() {
+        let read = |is_known: fn(i64) -> bool| {
+            let mut full = builder(20);
+            full.add(&users(0..SLICES), &range(1_000, 2));
+            full.batch
+                .before_unknown(|event| is_known(event.global_position))
+        };
+        let known = read(|_| true);
+        assert_eq!((known.up_to, known.events.len()), (40, 20));
+        let before = read(|position| position != 10 && position != 20);
+        assert_eq!((before.up_to, before.events.len()), (8, 4));
+        assert!(before.defect.is_none());
+        let first = read(|position| position > 2);
+        assert_eq!((first.up_to, first.events.len()), (2, 1));
+        let defect = first.defect;
+        assert!(matches!(defect, Some(Defect::Unknown(event)) if event.position == 2));
     }
 
     #[test]

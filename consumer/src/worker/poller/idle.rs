@@ -244,6 +244,8 @@ mod tests {
             attempts: 0,
             failed_position: None,
             error: None,
+            failed_releases: None,
+            unknown: None,
         };
         let worker = WorkerProgress::new(Vec::new(), Duration::MAX);
         let [lane] = worker.update_lanes(&[&row]).added.try_into().unwrap();

@@ -8,6 +8,7 @@ pub(crate) mod reset;
 mod searched;
 pub(crate) mod segments;
 pub(crate) mod snapshot;
+mod unknown;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -112,8 +113,9 @@ impl<DB: Backend> Poller<DB> {
         let settled = self.observed().settled;
         let consumers = self.assigner.consumers.iter();
         let enrolments: Vec<Enrolment> = consumers.map(|one| one.enrolment.clone()).collect();
+        let (statements, release) = (&self.shared.statements, &self.shared.process.release);
         let connection = self.connection.get()?;
-        DB::enroll(&self.shared.statements, connection, &enrolments, settled).await??;
+        DB::enroll(statements, connection, &enrolments, settled, release).await??;
         self.take_snapshot().await?;
         self.measure_parked().await;
         Ok(Arc::clone(&self.snapshot.borrow()))
@@ -146,6 +148,7 @@ impl<DB: Backend> Poller<DB> {
     /// Advances the checkpoints of idle lanes after all lanes have ended.
     pub(crate) async fn finish(mut self) -> Result<(), WorkerError> {
         self.advance_idle().await?;
+        self.note_unknown().await?;
         self.measure_lanes().await;
         self.measure_parked().await;
         Ok(())
@@ -165,6 +168,9 @@ impl<DB: Backend> Poller<DB> {
         if advance_is_due || (self.has_holds && !self.has_advanced) {
             self.advance_idle().await?;
             self.advanced_at = Instant::now();
+        }
+        if snapshot_is_due {
+            self.note_unknown().await?;
         }
         if snapshot_is_due || advance_is_due {
             self.note_first().await?;
@@ -430,7 +436,10 @@ fn advance_of(
 ) -> Option<Advance> {
     let may_advance = matches!(
         lane.state(),
-        ConsumerState::Running | ConsumerState::CaughtUp | ConsumerState::ShutDown
+        ConsumerState::Running
+            | ConsumerState::WaitingForRelease { .. }
+            | ConsumerState::CaughtUp
+            | ConsumerState::ShutDown
     );
     let cursor = lane.cursor().filter(|_| may_advance)?;
     let is_saved = |row: &Checkpoint| row.position >= cursor.after;

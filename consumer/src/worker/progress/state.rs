@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::backend::{Checkpoint, State};
+use crate::backend::{Checkpoint, State, UnknownEvent};
 
 /// What a consumer, or a lane of it, is doing.
 ///
@@ -67,6 +67,13 @@ pub enum ConsumerState {
         /// Why it stopped.
         error: String,
     },
+    /// It waits for a release that knows the next event of its scope.
+    ///
+    /// The guide [`deploying`](crate::guide::deploying) says what makes an event unknown, and what to do.
+    WaitingForRelease {
+        /// The event.
+        event: UnknownEvent,
+    },
     /// An operator paused it.
     Paused,
     /// Its checkpoint was reached with another scope.
@@ -90,10 +97,11 @@ pub enum ConsumerState {
 
 impl ConsumerState {
     /// The labels under which a running worker reports states as metrics.
-    pub(crate) const METRIC_LABELS: [&'static str; 7] = [
+    pub(crate) const METRIC_LABELS: [&'static str; 8] = [
         "running",
         "retrying",
         "waiting",
+        "waiting_for_release",
         "stopped",
         "paused",
         "scope_changed",
@@ -113,15 +121,21 @@ impl ConsumerState {
         let list = |scope: &str| scope.replace('\n', ", ");
         match row.state {
             State::Paused => Some(Self::Paused),
-            State::Stopped => Some(Self::Stopped {
-                position: row.failed_position,
-                error: row.error.clone().unwrap_or_default(),
-            }),
+            State::Stopped => Some(Self::stopped(row)),
             State::Running if row.scope != scope => Some(Self::ScopeChanged {
                 checkpoint: list(&row.scope),
                 code: list(scope),
             }),
             State::Running => None,
+        }
+    }
+
+    /// The state of a row that is stopped at an event, in all processes or for the releases that failed on
+    /// it.
+    pub(crate) fn stopped(row: &Checkpoint) -> Self {
+        Self::Stopped {
+            position: row.failed_position,
+            error: row.error.clone().unwrap_or_default(),
         }
     }
 
@@ -142,6 +156,7 @@ impl ConsumerState {
             Self::Waiting { .. } => "waiting",
             Self::Panicked { .. } => "panicked",
             Self::Stopped { .. } => "stopped",
+            Self::WaitingForRelease { .. } => "waiting_for_release",
             Self::Paused => "paused",
             Self::ScopeChanged { .. } => "scope_changed",
             Self::OtherVersion => "other_version",
@@ -168,7 +183,11 @@ impl ConsumerState {
     pub(crate) fn is_blocked(&self) -> bool {
         matches!(
             self,
-            Self::Stopped { .. } | Self::Paused | Self::ScopeChanged { .. } | Self::Forgotten
+            Self::Stopped { .. }
+                | Self::WaitingForRelease { .. }
+                | Self::Paused
+                | Self::ScopeChanged { .. }
+                | Self::Forgotten
         )
     }
 
@@ -187,9 +206,10 @@ impl ConsumerState {
             Self::Waiting { .. } => 5,
             Self::Panicked { .. } => 6,
             Self::Paused => 7,
-            Self::Forgotten => 8,
-            Self::ScopeChanged { .. } => 9,
-            Self::Stopped { .. } => 10,
+            Self::WaitingForRelease { .. } => 8,
+            Self::Forgotten => 9,
+            Self::ScopeChanged { .. } => 10,
+            Self::Stopped { .. } => 11,
         }
     }
 }
@@ -233,6 +253,9 @@ impl fmt::Display for ConsumerState {
                 position: None,
                 error,
             } => write!(f, "stopped ({error})"),
+            Self::WaitingForRelease { event } => {
+                write!(f, "waiting for a release that knows {event}")
+            }
             Self::Paused => f.write_str("paused"),
             Self::ScopeChanged { checkpoint, code } => write!(
                 f,

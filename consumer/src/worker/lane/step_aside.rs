@@ -1,0 +1,114 @@
+//! Events that a lane leaves to other processes: those that its code does not know, and those on which its
+//! release has failed.
+
+use std::ops::ControlFlow;
+
+use sqlx::Connection as _;
+
+use crate::backend::{Backend, TransactionGuard as _};
+use crate::contract::PersistedEvent;
+use crate::worker::connections::Parts;
+use crate::worker::lane::job::Job;
+use crate::worker::lane::outcome::AttemptError;
+use crate::worker::lane::{CONTINUE, Lane, Turn};
+use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::progress::lane::Cursor;
+use crate::worker::progress::state::ConsumerState;
+
+impl<DB: Backend> Lane<DB> {
+    /// Whether the code knows an event.
+    pub(super) fn knows(&self, event: &PersistedEvent) -> bool {
+        let consumer = &self.segment.consumer.registered.consumer;
+        consumer.knows(event.format())
+    }
+
+    /// The state of a lane that leaves the job to other processes; `None` if it attempts it. No claim is
+    /// made for that, which would keep them from it.
+    pub(super) async fn may_attempt(
+        &self,
+        job: &Job,
+    ) -> Result<Option<ConsumerState>, AttemptError> {
+        if let Some(unknown) = job.unknown() {
+            let is_parked = self.shared.answer(self.is_parked(job)).await?;
+            // Behind a parked event, it is parked too.
+            return Ok((!is_parked).then(|| ConsumerState::WaitingForRelease {
+                event: unknown.clone(),
+            }));
+        }
+        let snapshot = self.shared.snapshot.borrow();
+        let Some(row) = snapshot.rows.get(&self.segment.key) else {
+            return Ok(None);
+        };
+        let (release, next) = (&self.shared.process.release, job.position_of(0));
+        let is_left = next.is_some_and(|next| row.has_failed(release, next));
+        Ok(is_left.then(|| ConsumerState::stopped(row)))
+    }
+
+    /// Whether the aggregate of the job's only event has parked events.
+    async fn is_parked(&self, job: &Job) -> Result<bool, AttemptError> {
+        let Some(event) = job.events.first() else {
+            return Ok(false);
+        };
+        let mut lease = self.shared.connections.writer().await?;
+        let Parts {
+            connection,
+            guard,
+            ended_well,
+            ..
+        } = lease.begin()?;
+        let mut tx = connection.begin_with(guard.begin()).await?;
+        let statements = &self.shared.statements;
+        let consumer = &self.segment.key.consumer;
+        let is_parked = DB::is_parked(statements, &mut tx, consumer, event).await?;
+        tx.rollback().await?;
+        *ended_well = true;
+        Ok(is_parked)
+    }
+
+    /// Leaves a job to other processes until its row changes.
+    pub(super) async fn step_aside(&mut self, job: &Job, state: ConsumerState) -> Turn {
+        let Some(position) = job.position_of(0) else {
+            return CONTINUE;
+        };
+        if let Some(cursor) = self.progress.cursor() {
+            // Nothing is in scope before it.
+            self.progress.set_cursor(Some(Cursor {
+                after: cursor.after.max(position - 1),
+                ..cursor
+            }));
+        }
+        if self.until.is_some_and(|until| position > until) {
+            return ControlFlow::Break(ConsumerState::CaughtUp);
+        }
+        if self.progress.state() != state {
+            let consumer = self.segment.name();
+            tracing::warn!(
+                consumer,
+                position,
+                "the consumer steps aside: it is {state}"
+            );
+        }
+        self.progress.set_state(state.clone());
+        if self.until.is_some() {
+            return ControlFlow::Break(state);
+        }
+        self.wait_for_row().await;
+        CONTINUE
+    }
+
+    /// Waits until the row has changed, or the log was rewritten, since the lane last looked.
+    async fn wait_for_row(&self) {
+        let key = &self.segment.key;
+        let look = |snapshot: &Snapshot| {
+            let row = snapshot.rows.get(key);
+            let row = row.map(|row| (row.mark(), row.slice_to, row.failed_releases.clone()));
+            (row, snapshot.log.rewrites, snapshot.incarnation)
+        };
+        let mut snapshot = self.shared.snapshot.clone();
+        let before = look(&self.seen);
+        tokio::select! {
+            _ = snapshot.wait_for(|snapshot| look(snapshot) != before) => {}
+            () = self.shared.stopped() => {}
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Which build of a program does what: stopped consumers, and the processes that rows name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use consumer::admin::{Admin, ConsumerStatus};
+use consumer::{ConsumerState, OnError, Worker};
+use consumer_tests::{
+    Database, Running, TestConsumer, TestDatabase, impatient, judging, read_model, run_once,
+    test_on, until,
+};
+
+test_on!(
+    [sqlite, postgres, through_a_pooler],
+    a_stopped_consumer_is_tried_once_by_each_release,
+    a_release_that_failed_leaves_the_event_to_the_next,
+    a_batch_records_the_process_that_saved_it
+);
+
+test_on!(
+    [sqlite, postgres],
+    a_resumed_consumer_is_tried_by_every_release_again,
+    releases_that_failed_on_one_event_try_the_next,
+    an_executable_is_a_release_unless_the_program_names_one,
+    an_idle_worker_writes_no_row,
+    a_missing_worker_is_reported_only_if_events_wait
+);
+
+/// The consumer `users` in one release, which counts its calls, and fails on `bad` unless it is repaired.
+fn users<DB: TestDatabase>(calls: &Arc<AtomicUsize>, is_repaired: bool) -> TestConsumer<DB> {
+    let calls = Arc::clone(calls);
+    judging("users", move |_, event| {
+        calls.fetch_add(1, Ordering::SeqCst);
+        if event.aggregate_id == "bad" && !is_repaired {
+            return Err("bad".to_owned());
+        }
+        Ok(())
+    })
+    .settings(impatient().retries(1))
+}
+
+async fn status<DB: TestDatabase>(db: &Database<DB>) -> ConsumerStatus {
+    let status = Admin::new(db.store.clone()).status().await.unwrap();
+    status.consumer("users").unwrap().clone()
+}
+
+async fn a_stopped_consumer_is_tried_once_by_each_release<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["good", "bad", "good"]).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let run = async |release: &str| {
+        let before = calls.swap(0, Ordering::SeqCst);
+        let builder = db.worker().consumer(users(&calls, release == "v3"));
+        let report = run_once(builder.release(release)).await;
+        let state = report.consumer("users").unwrap().state.name();
+        (before, state)
+    };
+    run("v1").await;
+    let of_v1 = calls.load(Ordering::SeqCst);
+    assert!(
+        of_v1 >= 3,
+        "the first event, and two attempts at the second: {of_v1}"
+    );
+    for _ in 0..3 {
+        run("v1").await;
+        assert_eq!(calls.load(Ordering::SeqCst), 0, "a restart repeats nothing");
+    }
+    assert_eq!(status(&db).await.failed_releases, ["v1"]);
+
+    // All its attempts, and only once.
+    let (_, state) = run("v2").await;
+    assert_eq!((calls.load(Ordering::SeqCst), state), (2, "stopped"));
+    for release in ["v2", "v1", "v2"] {
+        let (_, state) = run(release).await;
+        assert_eq!(
+            (calls.load(Ordering::SeqCst), state),
+            (0, "stopped"),
+            "{release}"
+        );
+    }
+    assert_eq!(status(&db).await.failed_releases, ["v1", "v2"]);
+
+    let (_, state) = run("v3").await;
+    assert_eq!(state, "caught_up");
+    assert_eq!(db.applied("users").await, [1, 2, 3]);
+    assert!(status(&db).await.failed_releases.is_empty());
+}
+
+async fn a_release_that_failed_leaves_the_event_to_the_next<DB: TestDatabase>(db: Database<DB>) {
+    let (by_v1, by_v2) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let bad = db.append("User", ["bad"]).await[0];
+    let v1 = db.worker().consumer(users(&by_v1, false)).release("v1");
+    let v1 = Running::start(v1);
+    v1.caught_up_to(bad).await.unwrap_err();
+    until("it has stopped", async || {
+        status(&db).await.state.name() == "stopped"
+    })
+    .await;
+    let calls = by_v1.load(Ordering::SeqCst);
+
+    // The next release fails on it, too, and the first one keeps out of that.
+    let v2 = db.worker().consumer(users(&by_v2, false)).release("v2");
+    let v2 = Running::start(v2);
+    until("the second release has stopped", async || {
+        status(&db).await.failed_releases == ["v1", "v2"]
+    })
+    .await;
+    v2.stop().await;
+    let v3 = db.worker().consumer(users(&by_v2, true)).release("v3");
+    let v3 = Running::start(v3);
+    v3.caught_up().await.unwrap();
+    assert_eq!(by_v1.load(Ordering::SeqCst), calls);
+
+    let last = *db.append("User", ["good", "good"]).await.last().unwrap();
+    v3.caught_up_to(last).await.unwrap();
+    v3.stop().await;
+    // The first release is back at work behind the event.
+    until("the first release follows", async || {
+        v1.consumers()[0].state == ConsumerState::Running
+    })
+    .await;
+    let last = db.append("User", ["good"]).await[0];
+    v1.caught_up_to(last).await.unwrap();
+    v1.stop().await;
+    assert!(by_v1.load(Ordering::SeqCst) > calls);
+    assert_eq!(db.applied("users").await, db.log().await);
+}
+
+async fn a_resumed_consumer_is_tried_by_every_release_again<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["bad"]).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let run = async || run_once(db.worker().consumer(users(&calls, false)).release("v1")).await;
+    run().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    Admin::new(db.store.clone()).resume("users").await.unwrap();
+    assert!(status(&db).await.failed_releases.is_empty());
+    run().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4);
+    run().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4);
+}
+
+async fn releases_that_failed_on_one_event_try_the_next<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["bad", "bad"]).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let run = async || run_once(db.worker().consumer(users(&calls, false)).release("v1")).await;
+    run().await;
+    Admin::new(db.store.clone()).skip("users", 1).await.unwrap();
+    run().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4, "two attempts at each");
+    let stopped = status(&db).await;
+    let position = stopped.failing.and_then(|failing| failing.position);
+    assert_eq!(
+        (position, stopped.failed_releases),
+        (Some(2), vec!["v1".to_owned()])
+    );
+}
+
+async fn an_executable_is_a_release_unless_the_program_names_one<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append("User", ["good"]).await;
+    let worker = Worker::builder(db.store.clone());
+    run_once(worker.consumer(read_model("users"))).await;
+    let workers = status(&db).await.workers;
+    let program = std::env::current_exe().unwrap();
+    let name = program.file_stem().unwrap().to_string_lossy().into_owned();
+    let release = &workers[0].release;
+    let hash = release.strip_prefix(&format!("{name}-")).unwrap();
+    assert!(
+        hash.len() == 16 && hash.chars().all(|c| c.is_ascii_hexdigit()),
+        "{release}"
+    );
+    db.append("User", ["good"]).await;
+    run_once(db.worker().consumer(read_model("users")).release("1.2.3")).await;
+    assert_eq!(status(&db).await.workers[0].release, "1.2.3");
+}
+
+async fn a_batch_records_the_process_that_saved_it<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a", "b"]).await;
+    assert!(
+        Admin::new(db.store.clone())
+            .status()
+            .await
+            .unwrap()
+            .consumers
+            .is_empty()
+    );
+    let run = async |release: &str| {
+        let settings = impatient().segments(2);
+        let users = read_model("users").settings(settings);
+        run_once(db.worker().consumer(users).release(release)).await;
+    };
+    run("v1").await;
+    let workers = status(&db).await.workers;
+    assert_eq!(workers.len(), 1, "{workers:?}");
+    let own = &workers[0];
+    assert_eq!(
+        (own.pid, &*own.release),
+        (i64::from(std::process::id()), "v1")
+    );
+    assert!(!own.host.is_empty() && own.seen_ago < Duration::from_mins(1));
+    // Of the two segments, only one has another batch.
+    db.append("User", ["a"]).await;
+    run("v2").await;
+    let workers = status(&db).await.workers;
+    let releases: Vec<&str> = workers.iter().map(|one| &*one.release).collect();
+    assert_eq!(releases[0], "v2");
+    let json = serde_json::to_value(&workers).unwrap();
+    assert_eq!(json[0]["pid"], std::process::id());
+}
+
+async fn an_idle_worker_writes_no_row<DB: TestDatabase>(db: Database<DB>) {
+    let last = *db.append("User", ["a", "b"]).await.last().unwrap();
+    let users = read_model("users").scope(&["User"]);
+    let worker = db.worker().scoped_consumer(users);
+    let worker = Running::start(worker.consumer(read_model("all")));
+    worker.caught_up_to(last).await.unwrap();
+    let row = "SELECT position || '/' || claims || '/' || updated_at || '/' || worker_at
+                 FROM consumer_progress WHERE consumer = 'users'";
+    let before = db.texts(row).await;
+    for _ in 0..20 {
+        let position = db.append("Order", ["o"]).await[0];
+        worker.consumer_caught_up_to("all", position).await.unwrap();
+    }
+    assert_eq!(db.texts(row).await, before);
+    worker.stop().await;
+}
+
+async fn a_missing_worker_is_reported_only_if_events_wait<DB: TestDatabase>(db: Database<DB>) {
+    let is_postgres = db.url.starts_with("postgres");
+    let long_ago = if is_postgres {
+        (
+            "now() - interval '10 minutes'",
+            "now() - interval '10 minutes'",
+        )
+    } else {
+        (
+            "CAST(unixepoch() * 1000 AS INTEGER) - 600000",
+            "datetime('now', '-10 minutes')",
+        )
+    };
+    let age = async |what: &str| {
+        let sql = match what {
+            "rows" => format!("UPDATE consumer_progress SET updated_at = {}", long_ago.0),
+            _ => format!("UPDATE events SET created_at = {}", long_ago.1),
+        };
+        db.execute(&sql).await;
+    };
+    db.append("User", ["good"]).await;
+    run_once(db.worker().consumer(read_model("users"))).await;
+    age("rows").await;
+    age("events").await;
+    assert_eq!(status(&db).await.unattended, None, "nothing waits");
+    db.append("User", ["bad"]).await;
+    assert_eq!(
+        status(&db).await.unattended,
+        None,
+        "the event has just come"
+    );
+    age("events").await;
+    let unattended = status(&db).await.unattended.unwrap();
+    assert!(unattended >= Duration::from_mins(3), "{unattended:?}");
+
+    let calls = Arc::new(AtomicUsize::new(0));
+    let stopping = users(&calls, false).settings(impatient().retries(0).on_error(OnError::Stop));
+    run_once(db.worker().consumer(stopping)).await;
+    age("rows").await;
+    assert_eq!(status(&db).await.unattended, None, "it is stopped");
+}

@@ -1,0 +1,393 @@
+//! Lanes that step aside before an event which their release does not know, on both databases.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use consumer::admin::{Admin, AdminError, ConsumerStatus};
+use consumer::{
+    ConsumerState, HealthProblem, NewEvent, OnError, Registered, WaitError, WorkerBuilder,
+};
+use consumer_tests::{
+    Database, Running, TestConsumer, TestDatabase, impatient, judging, run_once, test_on, until,
+};
+
+test_on!(
+    [sqlite, postgres, through_a_pooler],
+    a_lane_waits_before_an_event_that_it_does_not_know,
+    a_release_that_knows_the_event_takes_over,
+    a_waiting_lane_looks_again_only_when_its_row_changes,
+    no_policy_skips_or_parks_an_unknown_event,
+    a_version_that_cannot_be_read_is_unknown_too,
+    waiting_for_an_unknown_event_fails_and_health_names_it
+);
+
+test_on!(
+    [sqlite, postgres],
+    an_unknown_event_behind_a_parked_one_is_parked,
+    park_and_skip_get_a_waiting_consumer_past_the_event,
+    another_event_at_the_position_is_not_skipped,
+    a_segment_waits_and_the_others_continue,
+    unknown_events_of_a_log_are_listed_at_once,
+    a_consumer_without_tx_waits_as_well
+);
+
+/// Appends an event to an order, and returns its position.
+async fn order<DB: TestDatabase>(db: &Database<DB>, id: &str, event_type: &str) -> i64 {
+    let event = NewEvent::new("Order", id, event_type, "{}");
+    db.append_events(&[event]).await[0].global_position
+}
+
+/// The consumer `orders`, which fails on the events of `bad`, as the old release has it.
+fn old<DB: TestDatabase>() -> TestConsumer<DB> {
+    new().knows(|format| format.event_type != "Refunded" && format.event_version < 2)
+}
+
+/// The same consumer as the new release has it.
+fn new<DB: TestDatabase>() -> TestConsumer<DB> {
+    let fails = |id: &str| {
+        (id == "bad")
+            .then(|| Err("bad".to_owned()))
+            .unwrap_or(Ok(()))
+    };
+    judging("orders", move |_, event| fails(&event.aggregate_id))
+        .scope(&["Order"])
+        .settings(impatient().retries(0))
+}
+
+fn worker<DB: TestDatabase>(db: &Database<DB>, consumer: TestConsumer<DB>) -> WorkerBuilder<DB> {
+    db.worker().scoped_consumer(consumer)
+}
+
+/// What a program without the consumer's code shows of it.
+async fn status<DB: TestDatabase>(db: &Database<DB>) -> ConsumerStatus {
+    let status = Admin::new(db.store.clone()).status().await.unwrap();
+    status.consumer("orders").unwrap().clone()
+}
+
+async fn is_noted<DB: TestDatabase>(db: &Database<DB>, position: i64) {
+    until("the row shows what it waits for", async || {
+        let status = Admin::new(db.store.clone()).status().await.unwrap();
+        // No worker may have run it yet.
+        let orders = status.consumer("orders");
+        let waiting = orders.and_then(|orders| orders.waiting_for.as_ref());
+        waiting.is_some_and(|event| event.position == position)
+    })
+    .await;
+}
+
+async fn a_lane_waits_before_an_event_that_it_does_not_know<DB: TestDatabase>(db: Database<DB>) {
+    for event_type in ["Placed", "Refunded", "Placed"] {
+        order(&db, "o-1", event_type).await;
+    }
+    let report = run_once(worker(&db, old())).await;
+    let orders = report.consumer("orders").unwrap();
+    assert_eq!(
+        orders.state.to_string(),
+        "waiting for a release that knows Refunded (Order, position 2)"
+    );
+    assert_eq!((orders.position, report.has_failures()), (Some(1), true));
+    assert_eq!(db.applied("orders").await, [1]);
+
+    let shown = status(&db).await;
+    assert_eq!(shown.state, orders.state);
+    assert_eq!((shown.position, shown.lag.events), (Some(1), 2));
+    let json = serde_json::to_value(&shown).unwrap();
+    assert_eq!(json["state"], "waiting_for_release");
+    assert_eq!(json["waiting_for"]["event_type"], "Refunded");
+
+    run_once(worker(&db, new())).await;
+    let shown = status(&db).await;
+    assert_eq!(shown.state, ConsumerState::Running);
+    assert_eq!((shown.waiting_for, shown.position), (None, Some(3)));
+    assert_eq!(db.applied("orders").await, [1, 2, 3]);
+}
+
+async fn a_release_that_knows_the_event_takes_over<DB: TestDatabase>(db: Database<DB>) {
+    order(&db, "o-1", "Placed").await;
+    let before = Running::start(worker(&db, old()));
+    before.caught_up().await.unwrap();
+    let refunded = order(&db, "o-1", "Refunded").await;
+    is_noted(&db, refunded).await;
+
+    let after = Running::start(worker(&db, new()));
+    after.caught_up().await.unwrap();
+    let mut last = 0;
+    for round in 0..20 {
+        let event_type = if round % 3 == 0 { "Refunded" } else { "Placed" };
+        last = order(&db, &format!("o-{}", round % 4), event_type).await;
+    }
+    after.caught_up_to(last).await.unwrap();
+    // The old release goes on with what it knows.
+    until("the old release follows", async || {
+        let orders = &before.consumers()[0];
+        orders.state == ConsumerState::Running && orders.position == Some(last)
+    })
+    .await;
+    assert_eq!(status(&db).await.state, ConsumerState::Running);
+    after.stop().await;
+    let placed = order(&db, "o-1", "Placed").await;
+    before.caught_up_to(placed).await.unwrap();
+    before.stop().await;
+    assert_eq!(db.applied("orders").await, db.log().await);
+}
+
+async fn a_waiting_lane_looks_again_only_when_its_row_changes<DB: TestDatabase>(db: Database<DB>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let orders = new().knows(move |format| {
+        let is_known = format.event_type != "Refunded";
+        counter.fetch_add(usize::from(!is_known), Ordering::Relaxed);
+        is_known
+    });
+    let refunded = order(&db, "o-1", "Refunded").await;
+    let builder = worker(&db, orders).consumer(consumer_tests::read_model("all"));
+    let worker = Running::start(builder);
+    is_noted(&db, refunded).await;
+    let row =
+        "SELECT position || '/' || epoch || '/' || attempts || '/' || claims || '/' || updated_at
+                 FROM consumer_progress WHERE consumer = 'orders'";
+    let looks = asked.load(Ordering::Relaxed);
+    let before = db.texts(row).await;
+    for _ in 0..20 {
+        // In each round, a whole batch of another consumer is read, claimed and saved.
+        let position = order(&db, "o-2", "Placed").await;
+        worker.consumer_caught_up_to("all", position).await.unwrap();
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), looks);
+    assert_eq!(db.texts(row).await, before);
+    worker.stop().await;
+    assert!(db.applied("orders").await.is_empty());
+}
+
+async fn no_policy_skips_or_parks_an_unknown_event<DB: TestDatabase>(db: Database<DB>) {
+    order(&db, "o-1", "Refunded").await;
+    order(&db, "o-2", "Placed").await;
+    for policy in [OnError::Skip, OnError::Park, OnError::Stop] {
+        let orders = old().settings(impatient().retries(0).on_error(policy));
+        let report = run_once(worker(&db, orders)).await;
+        let orders = report.consumer("orders").unwrap();
+        assert_eq!(orders.state.name(), "waiting_for_release", "{policy:?}");
+        assert_eq!((orders.parked, orders.skipped), (0, 0));
+    }
+    // Not even after a program that did not know of unknown events has used up the attempts.
+    db.execute(
+        "UPDATE consumer_progress SET attempts = 9, failed_position = 1, error = 'cannot decode'",
+    )
+    .await;
+    let skipping = old().settings(impatient().retries(0).on_error(OnError::Skip));
+    let report = run_once(worker(&db, skipping)).await;
+    let orders = report.consumer("orders").unwrap();
+    assert_eq!(orders.state.name(), "waiting_for_release");
+    assert!(db.applied("orders").await.is_empty());
+    Admin::new(db.store.clone()).resume("orders").await.unwrap();
+    run_once(worker(&db, new())).await;
+    assert_eq!(db.applied("orders").await, [1, 2]);
+}
+
+async fn a_version_that_cannot_be_read_is_unknown_too<DB: TestDatabase>(db: Database<DB>) {
+    let placed = NewEvent::new("Order", "o-1", "Placed", "{}").event_version(2);
+    db.append_events(&[placed]).await;
+    let report = run_once(worker(&db, old())).await;
+    assert_eq!(
+        report.consumer("orders").unwrap().state.to_string(),
+        "waiting for a release that knows Placed version 2 (Order, position 1)"
+    );
+    run_once(worker(&db, new())).await;
+    assert_eq!(db.applied("orders").await, [1]);
+}
+
+async fn waiting_for_an_unknown_event_fails_and_health_names_it<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append("User", ["u"]).await;
+    let user = db.append("User", ["u"]).await[0];
+    let worker = Running::start(worker(&db, old()));
+    let refunded = order(&db, "o-1", "Refunded").await;
+    match worker.caught_up_to(refunded).await {
+        Err(WaitError::NotRunning { state, .. }) => {
+            assert_eq!(state.name(), "waiting_for_release");
+        }
+        other => panic!("{other:?}"),
+    }
+    // What is out of scope before it counts as reached.
+    worker.caught_up_to(user).await.unwrap();
+    let health = worker.health();
+    assert!(health.is_live() && health.is_ready(), "{health}");
+    assert!(
+        matches!(&health.problems[..], [HealthProblem::NotRunning { state, .. }]
+            if state.name() == "waiting_for_release"),
+        "{health}"
+    );
+    let report = worker.stop().await;
+    let state = &report.consumer("orders").unwrap().state;
+    assert_eq!(state.name(), "waiting_for_release");
+}
+
+async fn an_unknown_event_behind_a_parked_one_is_parked<DB: TestDatabase>(db: Database<DB>) {
+    let parking = impatient().retries(0).on_error(OnError::Park);
+    for (id, event_type) in [
+        ("bad", "Placed"),
+        ("bad", "Refunded"),
+        ("bad", "Placed"),
+        ("good", "Placed"),
+    ] {
+        order(&db, id, event_type).await;
+    }
+    let report = run_once(worker(&db, old().settings(parking.clone()))).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(db.parked("orders").await, [1, 2, 3]);
+    assert_eq!(db.applied("orders").await, [4]);
+
+    // A retry with the old release stops at the event that it does not know.
+    let repaired = |knows_all: bool| {
+        let orders = consumer_tests::read_model::<DB>("orders").scope(&["Order"]);
+        let orders = orders.knows(move |format| knows_all || format.event_type != "Refunded");
+        worker(&db, orders).admin().unwrap()
+    };
+    let retried = repaired(false).retry_parked("orders", None).await.unwrap();
+    assert_eq!(retried.handled, 1);
+    assert!(
+        matches!(&retried.failed[..], [AdminError::UnknownEvent { event }] if event.position == 2),
+        "{:?}",
+        retried.failed
+    );
+    assert_eq!(db.parked("orders").await, [2, 3]);
+    let retried = repaired(false)
+        .retry_parked("orders", Some(2))
+        .await
+        .unwrap();
+    assert_eq!((retried.handled, retried.failed.len()), (0, 1));
+    let attempts = "SELECT sum(attempts) FROM consumer_parked";
+    assert_eq!(
+        db.number(&format!("SELECT CAST(({attempts}) AS BIGINT)"))
+            .await,
+        0
+    );
+    let retried = repaired(true).retry_parked("orders", None).await.unwrap();
+    assert_eq!((retried.handled, retried.failed.len()), (2, 0));
+    assert_eq!(db.applied("orders").await, [4, 1, 2, 3]);
+}
+
+async fn park_and_skip_get_a_waiting_consumer_past_the_event<DB: TestDatabase>(db: Database<DB>) {
+    for id in ["o-1", "o-2"] {
+        order(&db, id, "Refunded").await;
+        order(&db, id, "Placed").await;
+    }
+    run_once(worker(&db, old())).await;
+    let admin = Admin::new(db.store.clone());
+    let refused = admin.skip("orders", 3).await.unwrap_err();
+    assert!(
+        matches!(&refused, AdminError::NotStoppedAt { stopped_at, .. } if *stopped_at == [1]),
+        "{refused}"
+    );
+    admin.park("orders", 1).await.unwrap();
+    run_once(worker(&db, old())).await;
+    admin.skip("orders", 3).await.unwrap();
+    run_once(worker(&db, old())).await;
+    assert_eq!(db.parked("orders").await, [1, 2]);
+    let parked = admin.parked("orders").await.unwrap();
+    assert_eq!(
+        parked[0].error.as_deref(),
+        Some("no release that ran knew Refunded (Order, position 1)")
+    );
+    let retrying = worker(&db, new()).admin().unwrap();
+    retrying.retry_parked("orders", None).await.unwrap();
+    assert_eq!(db.applied("orders").await, [4, 1, 2]);
+}
+
+async fn another_event_at_the_position_is_not_skipped<DB: TestDatabase>(db: Database<DB>) {
+    order(&db, "o-1", "Refunded").await;
+    run_once(worker(&db, old())).await;
+    // As after a restore of the log alone.
+    db.execute("UPDATE events SET event_type = 'Placed'").await;
+    let admin = Admin::new(db.store.clone());
+    let refused = admin.skip("orders", 1).await.unwrap_err();
+    assert!(
+        matches!(refused, AdminError::NotStoppedAt { .. }),
+        "{refused}"
+    );
+    run_once(worker(&db, old())).await;
+    assert_eq!(db.applied("orders").await, [1]);
+}
+
+async fn a_segment_waits_and_the_others_continue<DB: TestDatabase>(db: Database<DB>) {
+    let ids: Vec<String> = (0..16).map(|n| format!("o-{n}")).collect();
+    for id in &ids {
+        order(&db, id, "Placed").await;
+    }
+    order(&db, "o-3", "Refunded").await;
+    for id in &ids {
+        order(&db, id, "Placed").await;
+    }
+    let segments = || impatient().retries(0).segments(4);
+    let report = run_once(worker(&db, old().settings(segments()))).await;
+    let orders = report.consumer("orders").unwrap();
+    assert_eq!(orders.state.name(), "waiting_for_release");
+    let handled = db.applied("orders").await.len();
+    assert!((17..33).contains(&handled), "{handled}");
+    assert_eq!(status(&db).await.state.name(), "waiting_for_release");
+    let rows = "SELECT count(unknown_position) FROM consumer_progress";
+    assert_eq!(db.number(rows).await, 1);
+    run_once(worker(&db, new().settings(segments()))).await;
+    let mut applied = db.applied("orders").await;
+    applied.sort_unstable();
+    assert_eq!(applied, db.log().await);
+}
+
+async fn unknown_events_of_a_log_are_listed_at_once<DB: TestDatabase>(db: Database<DB>) {
+    for event_type in ["Placed", "Refunded", "Legacy", "Refunded"] {
+        order(&db, "o-1", event_type).await;
+    }
+    let later = NewEvent::new("Order", "o-1", "Placed", "{}").event_version(3);
+    db.append_events(&[later]).await;
+    db.append("User", ["u"]).await;
+    let orders = old().knows(|format| format.event_type == "Placed" && format.event_version < 2);
+    let users =
+        consumer_tests::read_model("users").knows(|format| format.aggregate_type == "Order");
+    let list = async |builder: WorkerBuilder<DB>| {
+        let unknown = builder.admin().unwrap().unknown_events().await.unwrap();
+        let row = |one: &consumer::admin::UnknownEvents| {
+            let consumer = format!("{} v{}", one.consumer, one.version);
+            let event = format!("{} {}", one.event_type, one.event_version);
+            (consumer, event, one.events, one.first, one.last)
+        };
+        unknown.iter().map(row).collect::<Vec<_>>()
+    };
+    let of = |consumer: &str, event: &str, events, first, last| {
+        (consumer.to_owned(), event.to_owned(), events, first, last)
+    };
+    let of_orders = [
+        of("orders v2", "Legacy 1", 1, 3, 3),
+        of("orders v2", "Placed 3", 1, 5, 5),
+        of("orders v2", "Refunded 1", 2, 2, 4),
+    ];
+    let orders = Registered::scoped(orders).version(2);
+    let scoped = list(db.worker().registered(orders.clone())).await;
+    assert_eq!(scoped, of_orders);
+    let both = list(db.worker().registered(orders).consumer(users)).await;
+    assert_eq!(both[..3], of_orders);
+    assert_eq!(both[3..], [of("users v1", "Changed 1", 1, 6, 6)]);
+    assert!(list(worker(&db, new())).await.is_empty());
+}
+
+async fn a_consumer_without_tx_waits_as_well<DB: TestDatabase>(db: Database<DB>) {
+    for event_type in ["Placed", "Refunded", "Placed"] {
+        order(&db, "o-1", event_type).await;
+    }
+    let calls = Arc::new(AtomicUsize::new(0));
+    let orders = |knows_all: bool| {
+        let calls = Arc::clone(&calls);
+        let orders = consumer_tests::consumer("orders", move |_, _, _| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Ok(()) })
+        });
+        let orders = orders.scope(&["Order"]).without_tx();
+        orders.knows(move |format| knows_all || format.event_type != "Refunded")
+    };
+    let report = run_once(worker(&db, orders(false))).await;
+    let state = &report.consumer("orders").unwrap().state;
+    assert_eq!(state.name(), "waiting_for_release");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    run_once(worker(&db, orders(true))).await;
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
