@@ -96,23 +96,26 @@ pub use sqlx;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::backend::{Access, Backend, Column, DriverError, ReadRange, Schema, StoreError};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
-pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
+pub use crate::backend::{
+    Blocker, HeldBack, HeldBackReason, LogProblem, TableError, aggregate_slice,
+};
 pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
-    ErasedConsumer, Event, EventRecord, ExpectedVersion, Handler, HandlerError, Metadata, NewEvent,
-    OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns, read_model,
+    ErasedConsumer, Event, EventRecord, ExpectedVersion, Formerly, Handler, HandlerError, Metadata,
+    NewEvent, OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent, columns,
+    read_model,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
     Registered, Registry, RegistryError, Selection, Site, check_name,
 };
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::store::EventStore;
 #[cfg(feature = "postgres")]
 pub use crate::store::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::store::SqliteEventStore;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use crate::store::{EventStore, Redaction};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::worker::{
     BuildError, ConsumerReport, ConsumerState, FrontierWait, Health, HealthProblem, NameTaken,

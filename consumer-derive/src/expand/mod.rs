@@ -16,7 +16,7 @@ use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
-use crate::model::{Body, Choice, Database, Making, Model, OnError};
+use crate::model::{Body, Choice, Database, Formerly, Making, Model, OnError};
 use crate::span::{at, own, quote_at};
 use crate::types::last_name;
 
@@ -148,6 +148,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let parameter = database_parameter(model, database, &database_name);
     let scope = scope_method(model);
     let settings = settings_method(model);
+    let formerly = formerly_method(model);
     let assumptions = assumptions(model, database);
     let methods = match &model.body {
         Body::ByHand => forwarding_methods(model, database),
@@ -162,6 +163,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
             }
             #scope
             #settings
+            #formerly
             #methods
         }
     }
@@ -277,6 +279,30 @@ fn settings_method(model: &Model) -> TokenStream {
         fn settings(&self) -> #krate::Settings {
             #krate::Settings::DEFAULT #settings
         }
+    }
+}
+
+fn formerly_method(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    if matches!(model.formerly, Formerly::Unstated) {
+        return TokenStream::new();
+    }
+    let formerly = formerly(model);
+    quote_spanned! {Span::mixed_site()=>
+        fn formerly(&self) -> #krate::Formerly {
+            #formerly
+        }
+    }
+}
+
+fn formerly(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    match &model.formerly {
+        Formerly::Unstated => quote_spanned! {Span::mixed_site()=> #krate::Formerly::Unstated },
+        Formerly::None => quote_spanned! {Span::mixed_site()=> #krate::Formerly::None },
+        Formerly::Name(name) => quote_spanned! {Span::mixed_site()=>
+            #krate::Formerly::Name(#krate::__private::Cow::Borrowed(#name))
+        },
     }
 }
 
@@ -397,6 +423,7 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
         None => quote_spanned! {Span::mixed_site()=> &[] },
     };
     let settings = settings(model);
+    let formerly = formerly(model);
     let read_model = match model.read_model() {
         Some(_) => quote_spanned! {Span::mixed_site()=> __TABLE },
         None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
@@ -409,6 +436,7 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
                 type_name: #type_name,
                 version: #version,
                 group: #group,
+                formerly: #formerly,
                 scope: #scope,
                 handlers: __HANDLERS,
                 settings: #krate::Settings::DEFAULT #settings,
