@@ -9,7 +9,8 @@
 //! | [`failing`] | decide what happens after an error |
 //! | [`rebuilding`] | change a read model |
 //! | [`scaling`] | run more processes, or handle more events a second |
-//! | [`deploying`] | deploy a new release, and grant roles what they need |
+//! | [`deploying`] | deploy a new release, rename a consumer, and grant roles what they need |
+//! | [`personal_data`] | delete personal data from a log that is never changed otherwise |
 #![cfg_attr(
     feature = "testing",
     doc = "| [`testing`] | test a consumer, or the whole program |"
@@ -39,6 +40,8 @@ pub mod rebuilding {}
 pub mod scaling {}
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
+#[doc = include_str!("personal_data.md")]
+pub mod personal_data {}
 #[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, Consumer, Context, HandlerError, PersistedEvent, Registered, Settings};
+use consumer::{
+    BatchError, Consumer, Context, Formerly, HandlerError, PersistedEvent, Registered, Settings,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
 use tokio::sync::Notify;
@@ -42,6 +44,10 @@ pub(super) struct Outside {
     pub(super) handled: Vec<(&'static str, u32, i64)>,
     /// The events that are not broken any more.
     pub(super) repaired: HashSet<i64>,
+    /// The events whose payloads from before their redaction no handler may be given any more.
+    redacted: HashSet<i64>,
+    /// A handler that was given such a payload all the same.
+    leak: Option<String>,
 }
 
 /// The world that handlers act on, besides their transaction.
@@ -68,6 +74,27 @@ impl World {
             if left == 1 {
                 self.crash.notify_one();
             }
+        }
+    }
+
+    /// From now on, the old payloads of these events must not come to any handler.
+    pub(super) fn forbid_old_payloads(&self, of: impl IntoIterator<Item = i64>) {
+        self.outside.lock().unwrap().redacted.extend(of);
+    }
+
+    /// A handler that was given an old payload.
+    pub(super) fn leak(&self) -> Option<String> {
+        self.outside.lock().unwrap().leak.clone()
+    }
+
+    /// Checks that an event is not one from before its redaction, which gave it a payload that succeeds.
+    fn check_redaction(&self, consumer: &str, event: &PersistedEvent) {
+        let position = event.global_position;
+        let mut outside = self.outside.lock().unwrap();
+        let script = serde_json::from_slice::<Scripted>(&event.payload);
+        let is_new = script.is_ok_and(|event| event.script == Script::Succeed);
+        if outside.redacted.contains(&position) && !is_new {
+            outside.leak = Some(format!("{consumer} was given event {position}"));
         }
     }
 
@@ -188,6 +215,10 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         self.name
     }
 
+    fn formerly(&self) -> Formerly {
+        Formerly::None
+    }
+
     fn settings(&self) -> Settings {
         self.settings.clone()
     }
@@ -207,6 +238,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
         let position = event.global_position;
+        self.world.check_redaction(self.name, event);
         self.world.call(Call {
             consumer: self.name,
             version: cx.version(),
