@@ -15,7 +15,7 @@
 //! | `consumer_parked_total` | counter | `consumer`, `version` | events parked, including those behind a failed one |
 //! | `consumer_skipped_total` | counter | `consumer`, `version` | events skipped |
 //! | `consumer_parked_events` | gauge | `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
-//! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
+//! | `consumer_state` | gauge | `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone), `held_back` (until it is decided where it begins) |
 //! | `consumer_lag_positions` | gauge | `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
 //! | `consumer_lag_seconds` | gauge | `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
 //! | `consumer_frontier_position` | gauge | | the position up to which the log is settled |
@@ -25,7 +25,7 @@
 //! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier depends on](crate::guide::frontier) |
 //! | `consumer_log_reads_total` | counter | `cache` | reads of a range of the log, by whether it was cached (`hit`, `miss`) |
 //!
-//! Alert on `consumer_state{state=~"stopped|scope_changed"} == 1` and on
+//! Alert on `consumer_state{state=~"stopped|scope_changed|held_back"} == 1` and on
 //! `consumer_parked_events > 0` for consumers that need an operator, and on
 //! `consumer_lag_seconds > 60` for late ones. Workers in several processes report the same
 //! consumers: take the `max` of gauges and the `sum` of counters.

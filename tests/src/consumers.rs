@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::{
-    Backend, BatchError, Consumer, Context, HandlerError, PersistedEvent, Report, ScopedConsumer,
-    Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
+    Backend, BatchError, Consumer, Context, Formerly, HandlerError, PersistedEvent, Report,
+    ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
@@ -43,6 +43,7 @@ pub struct TestConsumer<DB: TestDatabase> {
     name: String,
     scope: Vec<&'static str>,
     settings: Settings,
+    formerly: Formerly,
     uses_transaction: bool,
     handler: Handler<DB>,
 }
@@ -124,6 +125,7 @@ impl<DB: TestDatabase> TestConsumer<DB> {
             name: name.to_owned(),
             scope: Vec::new(),
             settings: Settings::default(),
+            formerly: Formerly::None,
             uses_transaction: true,
             handler,
         }
@@ -140,6 +142,13 @@ impl<DB: TestDatabase> TestConsumer<DB> {
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sets its former name, which is known to be none otherwise.
+    #[must_use]
+    pub fn formerly(mut self, formerly: Formerly) -> Self {
+        self.formerly = formerly;
         self
     }
 
@@ -196,6 +205,10 @@ impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
 
     fn settings(&self) -> Settings {
         self.settings.clone()
+    }
+
+    fn formerly(&self) -> Formerly {
+        self.formerly.clone()
     }
 
     fn uses_transaction(&self) -> bool {

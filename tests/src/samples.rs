@@ -10,8 +10,8 @@ use consumer::read_model::{
     Table, TableColumn, Value, VersionTable,
 };
 use consumer::{
-    BatchError, Consumer, Context, Fold, HandlerError, NewEvent, PersistedEvent, ReadModel,
-    Settings,
+    BatchError, Consumer, Context, Fold, Formerly, HandlerError, NewEvent, PersistedEvent,
+    ReadModel, Settings,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
@@ -404,6 +404,10 @@ impl Fold for Samples {
 impl<DB: ReadModelDatabase> Consumer<DB> for Samples {
     fn name(&self) -> &str {
         "samples"
+    }
+
+    fn formerly(&self) -> Formerly {
+        Formerly::None
     }
 
     async fn handle(

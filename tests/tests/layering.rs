@@ -284,7 +284,14 @@ const HALVES: [(&[&str], &[&str]); 2] = [
         &["events", "heads", "frontier", "log_state"],
     ),
     (
-        &["checkpoints.rs", "operate.rs", "ledger.rs", "views.rs"],
+        &[
+            "checkpoints.rs",
+            "operate.rs",
+            "ledger.rs",
+            "views.rs",
+            "renames.rs",
+            "retired.rs",
+        ],
         &[
             "progress",
             "pending",
@@ -294,6 +301,7 @@ const HALVES: [(&[&str], &[&str]); 2] = [
             "marks",
             "active",
             "read models",
+            "retired",
         ],
     ),
 ];

@@ -10,8 +10,8 @@ use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
 use crate::backend::{
-    self, Access, Backend, CheckpointStatements, ConsumerId, LagStatements, OperateStatements, Row,
-    StoreError, ViewStatements, begin,
+    self, Access, Backend, CheckpointStatements, ConsumerId, HeldBack, LagStatements,
+    NameStatements, OperateStatements, Program, Row, StoreError, ViewStatements, begin,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
@@ -54,6 +54,7 @@ pub(super) struct Tables<DB: Backend> {
     pub(super) sql: OperateStatements,
     pub(super) lag: LagStatements,
     pub(super) checkpoints: CheckpointStatements,
+    pub(super) names: NameStatements,
     pub(super) views: ViewStatements,
 }
 
@@ -65,6 +66,7 @@ impl<DB: Backend> Tables<DB> {
             sql: DB::operate_statements(settings),
             lag: DB::lag_statements(settings),
             checkpoints: DB::checkpoint_statements(settings),
+            names: DB::name_statements(settings),
             views: DB::view_statements(settings),
             store,
         })
@@ -201,11 +203,17 @@ impl<DB: Backend> Admin<DB> {
         let code = WorkerConsumer::new(self.code_of(&consumer)?.clone());
         let settled = self.frontier().await?.settled;
         let mut connection = Borrowed::from(self.store.pool()).await?;
-        let statements = &self.tables().await?.checkpoints;
-        let enrolled = DB::enroll(statements, &mut connection, &[code.enrolment], settled).await;
+        let tables = self.tables().await?;
+        let program = Program {
+            names: &tables.names,
+            declared: &self.declared(),
+            enrolments: &[code.enrolment],
+        };
+        let enrolled = DB::enroll(&tables.checkpoints, &mut connection, program, settled).await;
         let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
-        enrolled.map_err(WorkerError::from)?;
+        let held_back = enrolled.map_err(WorkerError::from)?;
         connection.give_back();
+        refuse_held_back(held_back)?;
         Ok(consumer)
     }
 
@@ -250,6 +258,16 @@ impl<DB: Backend> Admin<DB> {
         Ok(backend::check_use::<DB>(connection, settings, Some(access)).await?)
     }
 
+    /// The names of all consumers in the program.
+    pub(super) fn declared(&self) -> Vec<Arc<str>> {
+        let own = self.code.iter().flat_map(|one| {
+            let enrolment = WorkerConsumer::new(one.clone()).enrolment;
+            enrolment.names().collect::<Vec<_>>()
+        });
+        let elsewhere = self.elsewhere.iter().map(|name| name.as_str().into());
+        own.chain(elsewhere).collect()
+    }
+
     pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {
         self.code
             .iter()
@@ -257,6 +275,14 @@ impl<DB: Backend> Admin<DB> {
             .ok_or_else(|| AdminError::NoCode {
                 consumer: consumer.clone(),
             })
+    }
+}
+
+/// Refuses what a command wants of a consumer that is held back.
+pub(super) fn refuse_held_back(mut held_back: Vec<HeldBack>) -> Result<(), AdminError> {
+    match held_back.pop() {
+        Some(held_back) => Err(AdminError::HeldBack { held_back }),
+        None => Ok(()),
     }
 }
 

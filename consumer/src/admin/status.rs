@@ -12,7 +12,7 @@ use super::error::AdminError;
 use super::frontier::FrontierStatus;
 use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
 use super::operator::{Admin, consumer_of, declared_id};
-use crate::backend::{Access, Backend, Checkpoint, ConsumerId, Part, Row, State};
+use crate::backend::{Access, Backend, Checkpoint, ConsumerId, HeldBack, Part, Row, State};
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
 use crate::worker::poller::assignment::scope_text;
@@ -97,6 +97,8 @@ pub struct ConsumerStatus {
     pub replay_to: i64,
     /// How far it is behind.
     pub lag: Lag,
+    /// Why it is held back, and the commands that end it, if it is.
+    pub held_back: Option<String>,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
     /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
@@ -118,6 +120,16 @@ pub struct ConsumerStatus {
 }
 
 impl ConsumerStatus {
+    /// Shows that it is held back, unless it cannot run for another reason.
+    fn hold_back(&mut self, held_back: Option<&HeldBack>) {
+        if let Some(held_back) = held_back
+            && !matches!(self.state, ConsumerState::OtherLog { .. })
+        {
+            self.held_back = Some(held_back.to_string());
+            self.state = ConsumerState::HeldBack(held_back.clone());
+        }
+    }
+
     pub(crate) fn id(&self) -> ConsumerId {
         ConsumerId {
             name: Arc::clone(&self.name),
@@ -160,6 +172,10 @@ impl<DB: Backend> Admin<DB> {
             consumers.extend(self.consumer_status(own, &active, frontier.head).await?);
         }
         consumers.extend(self.new_consumers(&rows, frontier.head).await?);
+        let held_back = self.held_back().await?;
+        for one in &mut consumers {
+            one.hold_back(held_back.get(&one.id()));
+        }
         consumers.sort_by_key(ConsumerStatus::id);
         Ok(Status {
             consumers,
@@ -235,6 +251,7 @@ impl<DB: Backend> Admin<DB> {
             position,
             replay_to: worst.replay_to,
             lag,
+            held_back: None,
             failing: failing(worst),
             missing: self.missing_before(rows).await?,
             parked: sum(rows, |row| row.parked),
@@ -304,6 +321,7 @@ impl<DB: Backend> Admin<DB> {
                 position: None,
                 replay_to: 0,
                 lag: self.lag(0, head, &scope).await?,
+                held_back: None,
                 failing: None,
                 missing: None,
                 parked: 0,

@@ -6,6 +6,7 @@ use sqlx::{Database, Pool};
 
 use super::append::{Append, Placed};
 use super::driver::Driver;
+use super::json_text::JsonText;
 use super::log_rows::{COLUMNS, LogRow, LogRows};
 use super::names::Names;
 use super::read::ReadRange;
@@ -36,6 +37,8 @@ const NOTE_REWRITE: &str = "
     INSERT INTO {log_state} AS s (log, rewrites) VALUES ('{log}', 1)
     ON CONFLICT (log) DO UPDATE SET rewrites = s.rewrites + 1";
 
+const REDACT: &str = "UPDATE {events} SET {payload} = $2 WHERE {global_position} = $1";
+
 const LATEST: &str = "SELECT COALESCE(max({global_position}), 0) AS position FROM {events}";
 
 /// The statements of one mapping.
@@ -46,6 +49,8 @@ pub struct EventStatements<DB: Events> {
     pub(super) read_aggregate: Sql,
     latest: Sql,
     note_rewrite: Sql,
+    redact: Sql,
+    replace_metadata: Sql,
     /// Those that only this database has.
     pub(super) own: DB::OwnStatements,
 }
@@ -59,6 +64,8 @@ impl<DB: Events> EventStatements<DB> {
             read_aggregate: select(settings, READ_AGGREGATE),
             latest: Sql::new(settings, LATEST),
             note_rewrite: Sql::new(settings, NOTE_REWRITE),
+            redact: Sql::new(settings, REDACT),
+            replace_metadata: Sql::new(settings, DB::REPLACE_METADATA),
             own: DB::own_statements(settings),
             settings: settings.clone(),
         }
@@ -88,6 +95,9 @@ pub trait Events: LogRows {
 
     /// Begins the transaction of a migration, one at a time. What it reads was there after the wait.
     const BEGIN_MIGRATION: &'static str;
+
+    /// Sets the metadata of the event at `$1` to the text `$2`.
+    const REPLACE_METADATA: &'static str;
 
     /// Creates the table of versions.
     const VERSIONS: &'static str;
@@ -230,6 +240,33 @@ pub trait Events: LogRows {
     ) -> impl Future<Output = Result<i64, StoreError>> + Send {
         let query = statements.latest.on::<Self>();
         async move { Ok(query.fetch_value(connection, "position").await?) }
+    }
+
+    /// Replaces the payload of an event; returns whether there is one.
+    fn redact(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        position: i64,
+        payload: &[u8],
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let query = statements.redact.on::<Self>().bind(position);
+        let query = query.bind(payload.to_vec());
+        async move { Ok(query.execute(tx).await? > 0) }
+    }
+
+    /// Replaces the metadata of an event, or removes it.
+    fn replace_metadata(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        position: i64,
+        metadata: Option<JsonText<'_>>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let query = statements.replace_metadata.on::<Self>().bind(position);
+        let query = query.bind(metadata.map(JsonText::as_str));
+        async move {
+            query.execute(tx).await?;
+            Ok(())
+        }
     }
 
     /// Counts a change of events in the log, which workers notice.

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// JSON text that has been checked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct JsonText<'a> {
+pub struct JsonText<'a> {
     text: &'a str,
     has_nul: bool,
 }
@@ -33,7 +33,6 @@ impl<'a> JsonText<'a> {
     }
 
     /// Whether a string or a key in it has the character `\u0000`, which Postgres cannot store.
-    #[cfg(feature = "postgres")]
     pub(crate) fn has_nul(self) -> bool {
         self.has_nul
     }

@@ -236,6 +236,7 @@ mod tests {
                 0xd286_8573_4fbf_6181,
                 0x2e28_4285_576a_6d05,
                 0xcfb3_1b29_77da_74bf,
+                0xb2eb_da82_c45d_fe83,
             ]
         );
         assert_eq!(
@@ -246,6 +247,7 @@ mod tests {
                 0xcbf2_9ce4_8422_2325,
                 0x7227_58fb_125f_f937,
                 0x6a38_5ab6_38dd_ef5a,
+                0x2411_0065_ff23_ede5,
             ]
         );
     }

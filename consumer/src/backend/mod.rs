@@ -36,6 +36,8 @@ mod postgres;
 mod read;
 mod read_model;
 #[cfg(feature = "worker")]
+mod renames;
+#[cfg(feature = "worker")]
 mod rows;
 mod schema;
 #[cfg(feature = "worker")]
@@ -70,6 +72,7 @@ pub use self::frontier::Blocker;
 pub(crate) use self::frontier::{FrontierWatch, LagStatements, LogState, Observation, Part};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
+pub(crate) use self::json_text::JsonText;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
@@ -86,6 +89,12 @@ pub(crate) use self::pace::Pace;
 pub(crate) use self::pool::acquire;
 pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;
+#[cfg(feature = "worker")]
+pub use self::renames::{HeldBack, HeldBackReason};
+#[cfg(feature = "worker")]
+pub(crate) use self::renames::{
+    NameStatements, Names, Program, Renamed, Start, held_back_by, lift, read_retired, rename,
+};
 #[cfg(feature = "worker")]
 pub use self::rows::ConsumerId;
 #[cfg(feature = "worker")]
@@ -145,6 +154,7 @@ pub trait Parts: events::Events + ReadModelDatabase {}
 pub trait Parts:
     events::Events
     + frontier::Frontier
+    + renames::Renames
     + checkpoints::Checkpoints
     + operate::Operate
     + tables::Tables
@@ -158,6 +168,7 @@ pub trait Parts:
 pub trait Parts:
     events::Events
     + frontier::Frontier
+    + renames::Renames
     + checkpoints::Checkpoints
     + operate::Operate
     + tables::Tables

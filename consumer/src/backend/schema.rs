@@ -304,8 +304,8 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{frontier}` and `{log_state}` for the tables of
-    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}` and `{active}` for those of the
-    /// consumers, `{versions}` and `{guard}`; `{aggregate_type}` and so on for columns, all quoted;
+    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}`, `{active}` and `{retired}` for those of
+    /// the consumers, `{versions}`, `{guard}` and `{refuse retired}`; `{aggregate_type}` and so on for columns, all quoted;
     /// `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the name of the
     /// table of events; `{schema}` is their database schema, if one was given, and `{known}` the version
     /// of the tables that this library knows.
@@ -331,7 +331,9 @@ impl Schema {
             "active" => "consumer_active",
             "read models" => "consumer_read_models",
             "versions" => "consumer_schema",
+            "retired" => "consumer_retired",
             "guard" => "consumer_guard",
+            "refuse retired" => "consumer_refuse_retired",
             _ => {
                 return match key.strip_prefix('=') {
                     Some(bare) => self.column_called(bare).to_owned(),

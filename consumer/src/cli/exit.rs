@@ -13,7 +13,7 @@ pub enum Exit {
     Failed,
     /// 2: the command line is wrong; clap exits with this code too.
     Usage,
-    /// 3: a consumer stopped, its scope changed, or a parked event failed again. A paused consumer
+    /// 3: a consumer stopped or is held back, its scope changed, or a parked event failed again. A paused consumer
     /// is well.
     Unwell,
     /// 4: refused, nothing was changed: the command was not confirmed, a worker is processing a

@@ -30,7 +30,10 @@
 //! | `activate NAME VERSION` | makes a version the active one |
 //! | `merge NAME --segments NUMBER` | merges a consumer's segments while workers run it |
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
+//! | `redact POSITION PAYLOAD` | replaces the payload of an event, for good |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
+//! | `rename OLD NEW` | gives the checkpoint of a consumer another name |
+//! | `start-new NAME` | starts a consumer that is held back, with a checkpoint of its own |
 //! | `forget NAME` | removes the checkpoint of a detached consumer or an old version |
 //! | `migrate [--print]` | creates or updates the tables |
 //! | `completions SHELL` | prints a shell completion script |

@@ -84,6 +84,7 @@ fn verdict(status: &Status) -> Exit {
             state,
             ConsumerState::Stopped { .. }
                 | ConsumerState::ScopeChanged { .. }
+                | ConsumerState::HeldBack(_)
                 | ConsumerState::OtherLog { .. }
         )
     };

@@ -167,6 +167,9 @@ fn problem(one: &ConsumerStatus) -> Option<String> {
             "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
         ));
     }
+    if let Some(reason) = &one.held_back {
+        return Some(format!("{consumer}: {reason}"));
+    }
     if let ConsumerState::OtherLog { log } = &one.state {
         return Some(format!(
             "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
@@ -197,6 +200,7 @@ fn colour(state: &ConsumerState) -> Color {
         ConsumerState::Running => Color::Green,
         ConsumerState::Stopped { .. }
         | ConsumerState::ScopeChanged { .. }
+        | ConsumerState::HeldBack(_)
         | ConsumerState::OtherLog { .. } => Color::Red,
         ConsumerState::Retrying { .. } | ConsumerState::Paused | ConsumerState::Detached => {
             Color::Yellow

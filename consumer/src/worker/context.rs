@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation, StoreError, acquire};
+use crate::backend::{
+    Backend, CheckpointStatements, Enrolment, NameStatements, Observation, Program, StoreError,
+    acquire,
+};
 use crate::contract::{Settings, chain};
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
@@ -26,10 +29,13 @@ const LARGE_BATCH: u64 = 4;
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
     pub(crate) statements: CheckpointStatements,
+    pub(crate) names: NameStatements,
     /// The store with the schemas of its tables, once the worker runs; shared with its handles.
     pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
     /// The schema of the tables of read models whose names give none.
     pub(crate) table_schema: Option<Arc<str>>,
+    /// The names of all consumers in the program.
+    pub(crate) declared: Arc<[Arc<str>]>,
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,
@@ -53,10 +59,20 @@ impl<DB: Backend> Shared<DB> {
     pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
         self.store = self.store.located().await?;
         self.statements = DB::checkpoint_statements(self.store.settings());
+        self.names = DB::name_statements(self.store.settings());
         self.log.read_from(&self.store);
         // A worker runs once, so this is set once.
         let _ = self.located.set(self.store.clone());
         Ok(())
+    }
+
+    /// Consumers of this program whose checkpoints are to be created.
+    pub(crate) fn program<'a>(&'a self, enrolments: &'a [Enrolment]) -> Program<'a> {
+        Program {
+            names: &self.names,
+            declared: &self.declared,
+            enrolments,
+        }
     }
 
     /// Terminates, over another connection, what the backends of claims are running: a row stays

@@ -8,12 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{
-    Access, Backend, Observation, ReadModelTable, StoreError, begin, prepare_table, prepare_view,
-    table_schema,
-};
+use crate::backend::{Access, Backend, Observation, StoreError};
 use crate::contract::Backoff;
-use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
@@ -22,11 +18,12 @@ use crate::worker::lane::retry::delay;
 use crate::worker::panics;
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
-use crate::worker::poller::{Poller, idle, segments};
+use crate::worker::poller::{Poller, held_back, idle, segments};
 use crate::worker::progress::handle::WorkerHandle;
 use crate::worker::progress::report::Report;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::run_guard::RunGuard;
+use crate::worker::tables;
 use crate::worker::threads::Threads;
 use crate::worker::timeouts::within;
 
@@ -168,9 +165,9 @@ impl<DB: Backend> Worker<DB> {
     ) -> Result<Report, WorkerError> {
         let mut shared = self.shared;
         check_store(&mut shared).await?;
-        prepare_tables(&mut shared, &self.assigner.consumers).await?;
-        let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
+        prepare(&mut shared, &consumers).await?;
+        let shared = Arc::new(shared);
         panics::warn_of_aborts(consumers.iter().map(|one| one.policy()));
         let Channels {
             frontier,
@@ -221,25 +218,17 @@ async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerE
     })
 }
 
-/// Creates the tables of read models and their views, or compares those that exist with their structs.
-async fn prepare_tables<DB: Backend>(
+/// Decides which consumers run, and prepares their tables.
+async fn prepare<DB: Backend>(
     shared: &mut Shared<DB>,
     consumers: &[Arc<WorkerConsumer<DB>>],
 ) -> Result<(), WorkerError> {
-    let with_table = consumers.iter().filter_map(|consumer| {
-        let table = consumer.registered.consumer.read_model()?;
-        Some((table, consumer.id()))
-    });
-    let views = DB::view_statements(shared.store.settings());
-    for (table, consumer) in with_table {
-        let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
-        if shared.table_schema.is_none() {
-            shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
+    tables::find_schema(shared, consumers).await?;
+    held_back::settle_names(shared, consumers).await?;
+    for consumer in consumers {
+        if shared.progress.held_back(consumer.id()).is_none() {
+            tables::prepare(shared, consumer).await?;
         }
-        let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
-        prepare_table::<DB>(&mut tx, &table).await?;
-        prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(consumer, &table)).await?;
-        tx.commit().await?;
     }
     Ok(())
 }
@@ -250,7 +239,8 @@ fn spawn_helpers<DB: Backend>(
     consumers: Vec<Arc<WorkerConsumer<DB>>>,
 ) -> JoinSet<()> {
     let mut helpers = JoinSet::new();
-    helpers.spawn(segments::split_rows(Arc::clone(shared), consumers));
+    helpers.spawn(segments::split_rows(Arc::clone(shared), consumers.clone()));
+    helpers.spawn(held_back::start_later(Arc::clone(shared), consumers));
     if let Some(url) = shared.options.listen.url() {
         let pool = shared.store.pool().clone();
         helpers.spawn(DB::listen(pool, url, Arc::clone(&shared.wake)));
@@ -305,6 +295,10 @@ impl<DB: Backend> Lanes<DB> {
     /// Opens a lane for each row and restarts those that panic, until all lanes have ended.
     async fn run_all(&mut self) {
         loop {
+            // Also if all consumers are held back, so that no lane ever ends.
+            if self.until.is_some() && self.tasks.is_empty() && self.new.is_empty() {
+                return;
+            }
             tokio::select! {
                 biased;
                 Some(lane) = self.new.recv() => self.open(RunningLane { lane, panics: 0 }),
@@ -314,9 +308,6 @@ impl<DB: Backend> Lanes<DB> {
                     }
                 }
                 else => return,
-            }
-            if self.until.is_some() && self.tasks.is_empty() && self.new.is_empty() {
-                return;
             }
         }
     }
@@ -466,7 +457,7 @@ fn detached_names<DB: Backend>(
     for name in &names {
         tracing::warn!(
             consumer = %name,
-            "the checkpoint is detached: no consumer of that name is in this program; was it renamed, or is its crate missing from `consumers![…]`?"
+            "the checkpoint is detached: no consumer of that name is in this program; if it was renamed, write `formerly = \"{name}\"` at the consumer that it is now; if not, its crate may be missing from `consumers![…]`"
         );
     }
     names

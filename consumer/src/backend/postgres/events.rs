@@ -176,6 +176,8 @@ impl Events for Postgres {
     );
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
+    const REPLACE_METADATA: &'static str =
+        "UPDATE {events} SET {metadata} = $2::jsonb WHERE {global_position} = $1";
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
 
     fn may_have_begun_before(error: &sqlx::Error) -> bool {

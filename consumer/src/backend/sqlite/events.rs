@@ -121,6 +121,8 @@ impl Events for Sqlite {
     const BEGIN_MIGRATION: &'static str = connect::BEGIN_WRITE;
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = "";
+    const REPLACE_METADATA: &'static str =
+        "UPDATE {events} SET {metadata} = $2 WHERE {global_position} = $1";
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
 
     fn may_have_begun_before(error: &sqlx::Error) -> bool {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::backend::{Checkpoint, State};
+use crate::backend::{Checkpoint, HeldBack, State};
 
 /// What a consumer, or a lane of it, is doing.
 ///
@@ -76,6 +76,9 @@ pub enum ConsumerState {
         /// The scope of the code, in the same form.
         code: String,
     },
+    /// It handles nothing until it is decided where it begins: its name is that of a renamed or forgotten
+    /// consumer, or it may be another one under a new name.
+    HeldBack(HeldBack),
     /// The program contains another version of it and leaves this one to other programs.
     OtherVersion,
     /// The program contains no consumer of that name.
@@ -90,7 +93,7 @@ pub enum ConsumerState {
 
 impl ConsumerState {
     /// The labels under which a running worker reports states as metrics.
-    pub(crate) const METRIC_LABELS: [&'static str; 7] = [
+    pub(crate) const METRIC_LABELS: [&'static str; 8] = [
         "running",
         "retrying",
         "waiting",
@@ -98,6 +101,7 @@ impl ConsumerState {
         "paused",
         "scope_changed",
         "forgotten",
+        "held_back",
     ];
 
     /// Its label in metrics, where a consumer that starts or restarts is waiting.
@@ -144,6 +148,7 @@ impl ConsumerState {
             Self::Stopped { .. } => "stopped",
             Self::Paused => "paused",
             Self::ScopeChanged { .. } => "scope_changed",
+            Self::HeldBack(_) => "held_back",
             Self::OtherVersion => "other_version",
             Self::Detached => "detached",
             Self::Forgotten => "forgotten",
@@ -168,7 +173,11 @@ impl ConsumerState {
     pub(crate) fn is_blocked(&self) -> bool {
         matches!(
             self,
-            Self::Stopped { .. } | Self::Paused | Self::ScopeChanged { .. } | Self::Forgotten
+            Self::Stopped { .. }
+                | Self::Paused
+                | Self::ScopeChanged { .. }
+                | Self::HeldBack(_)
+                | Self::Forgotten
         )
     }
 
@@ -189,7 +198,8 @@ impl ConsumerState {
             Self::Paused => 7,
             Self::Forgotten => 8,
             Self::ScopeChanged { .. } => 9,
-            Self::Stopped { .. } => 10,
+            Self::HeldBack(_) => 10,
+            Self::Stopped { .. } => 11,
         }
     }
 }
@@ -237,6 +247,7 @@ impl fmt::Display for ConsumerState {
                 f,
                 "refused: its checkpoint was reached with the scope [{checkpoint}], and the code has [{code}]; rebuild it, or accept the new scope"
             ),
+            Self::HeldBack(held_back) => write!(f, "{held_back}"),
             Self::OtherVersion => f.write_str("another version than the program's"),
             Self::Detached => f.write_str("detached"),
             Self::Forgotten => f.write_str("without a checkpoint row"),

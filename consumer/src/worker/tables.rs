@@ -1,0 +1,40 @@
+//! Creates the tables of read models and their views, or compares those that exist with their structs.
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, ReadModelTable, begin, prepare_table, prepare_view, table_schema};
+use crate::contract::read_model::VersionTable;
+use crate::worker::context::Shared;
+use crate::worker::error::WorkerError;
+use crate::worker::poller::assignment::WorkerConsumer;
+
+/// Finds the schema of the tables whose names give none.
+pub(crate) async fn find_schema<DB: Backend>(
+    shared: &mut Shared<DB>,
+    consumers: &[Arc<WorkerConsumer<DB>>],
+) -> Result<(), WorkerError> {
+    let mut tables = consumers.iter().filter_map(|one| one.table());
+    if let Some(table) = tables.next() {
+        let mut tx = begin(shared.store.pool(), DB::BEGIN_READ).await?;
+        shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Prepares the table of a consumer, if it has a read model.
+pub(crate) async fn prepare<DB: Backend>(
+    shared: &Shared<DB>,
+    consumer: &WorkerConsumer<DB>,
+) -> Result<(), WorkerError> {
+    let Some(table) = consumer.table() else {
+        return Ok(());
+    };
+    let id = consumer.id();
+    let views = DB::view_statements(shared.store.settings());
+    let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
+    let table = VersionTable::new(table, id.version, shared.table_schema.as_deref());
+    prepare_table::<DB>(&mut tx, &table).await?;
+    prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(id, &table)).await?;
+    Ok(tx.commit().await?)
+}
