@@ -32,6 +32,7 @@ pub(crate) struct Args {
     pub(crate) segments: Slot<LitInt>,
     pub(crate) version: Slot<LitInt>,
     pub(crate) group: Slot<LitStr>,
+    pub(crate) formerly: Slot<Former>,
     pub(crate) database: Slot<Database>,
     pub(crate) init: Slot<Path>,
     pub(crate) ignore: Slot<EventTypes>,
@@ -92,6 +93,14 @@ pub(crate) enum Aggregate {
 /// `["Legacy"]`
 pub(crate) struct EventTypes(pub(crate) Vec<LitStr>);
 
+/// The value of `formerly`.
+pub(crate) enum Former {
+    /// `none`
+    None,
+    /// `"users"`
+    Name(LitStr),
+}
+
 /// The value of `database`.
 pub(crate) enum Database {
     /// `any`
@@ -115,6 +124,7 @@ const KEYS: &[(&str, &str)] = &[
     (keys::SEGMENTS, "8"),
     (keys::VERSION, "2"),
     (keys::GROUP, "\"projections\""),
+    (keys::FORMERLY, "\"old_name\""),
     (keys::DATABASE, "Sqlite"),
     (keys::INIT, "UserReadModel::connect"),
     (keys::IGNORE, "[\"Legacy\"]"),
@@ -171,6 +181,7 @@ fn parse_pair(args: &mut Args, input: ParseStream<'_>, errors: &mut Errors) {
         keys::SEGMENTS => fill(&mut args.segments, key, input, errors),
         keys::VERSION => fill(&mut args.version, key, input, errors),
         keys::GROUP => fill(&mut args.group, key, input, errors),
+        keys::FORMERLY => fill(&mut args.formerly, key, input, errors),
         keys::DATABASE => fill(&mut args.database, key, input, errors),
         keys::INIT => fill(&mut args.init, key, input, errors),
         keys::IGNORE => fill(&mut args.ignore, key, input, errors),
@@ -280,6 +291,18 @@ impl Value for Path {
 
     fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
         input.parse().ok()
+    }
+}
+
+impl Value for Former {
+    const WHAT: &'static str = "the name that the consumer had before, or `none`";
+
+    fn read(input: ParseStream<'_>, _: &mut Errors) -> Option<Self> {
+        if input.peek(LitStr) {
+            return input.parse().ok().map(Self::Name);
+        }
+        let word: Ident = input.call(Ident::parse_any).ok()?;
+        (word == keys::NONE).then_some(Self::None)
     }
 }
 

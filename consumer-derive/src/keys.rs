@@ -27,6 +27,7 @@ pub(crate) const BATCH_TIME: &str = "batch_time";
 pub(crate) const HANDLER_TIMEOUT: &str = "handler_timeout";
 pub(crate) const SEGMENTS: &str = "segments";
 pub(crate) const GROUP: &str = "group";
+pub(crate) const FORMERLY: &str = "formerly";
 pub(crate) const DATABASE: &str = "database";
 pub(crate) const INIT: &str = "init";
 pub(crate) const IGNORE: &str = "ignore";
@@ -42,8 +43,9 @@ pub(crate) const POSITION: &str = "position";
 pub(crate) const SQL_TYPE: &str = "sql_type";
 pub(crate) const RENAME: &str = "rename";
 
-// Words in the place of a value: `database = any`, `#[on(other)]`, `#[on(reset)]`, `key = aggregate_id`.
+// Words in the place of a value: `database = any`, `formerly = none`, `#[on(other)]`, `#[on(reset)]`, `key = aggregate_id`.
 pub(crate) const ANY: &str = "any";
+pub(crate) const NONE: &str = "none";
 pub(crate) const OTHER: &str = "other";
 pub(crate) const RESET: &str = "reset";
 pub(crate) const AGGREGATE_ID: &str = "aggregate_id";

@@ -14,6 +14,7 @@ pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) version: u32,
     pub(crate) group: Option<String>,
+    pub(crate) formerly: Formerly,
     /// `None` when the consumer is not scoped.
     pub(crate) scope: Option<Vec<Aggregate>>,
     pub(crate) settings: Settings,
@@ -21,6 +22,15 @@ pub(crate) struct Model {
     /// One, or several that `cfg` chooses among.
     pub(crate) databases: Vec<Choice>,
     pub(crate) body: Body,
+}
+
+/// The name that the consumer had before.
+pub(crate) enum Formerly {
+    /// The attribute does not say.
+    Unstated,
+    /// None.
+    None,
+    Name(String),
 }
 
 /// The operational settings that differ from the defaults.

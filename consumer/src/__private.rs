@@ -3,6 +3,8 @@
 #[cfg(feature = "auto-register")]
 pub use inventory;
 
+pub use std::borrow::Cow;
+
 pub use bytes::Bytes;
 pub use serde_json;
 

@@ -102,26 +102,27 @@ pub use crate::backend::{
     StoreError,
 };
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
-pub use crate::backend::{Blocker, LogProblem, TableError, aggregate_slice};
+pub use crate::backend::{
+    Blocker, HeldBack, HeldBackReason, LogProblem, TableError, aggregate_slice,
+};
 pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
     Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
-    ErasedConsumer, Event, EventFormat, EventRecord, ExpectedVersion, Handler, HandlerError,
-    Metadata, NewEvent, OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom, TypedEvent,
-    columns, read_model,
+    ErasedConsumer, Event, EventFormat, EventRecord, ExpectedVersion, Formerly, Handler,
+    HandlerError, Metadata, NewEvent, OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom,
+    TypedEvent, columns, read_model,
 };
 pub use crate::registry::{
     Crates, Declaration, Dependencies, MissingDependency, NameError, OtherDatabase, Problem,
     Registered, Registry, RegistryError, Selection, Site, check_name,
 };
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::store::EventStore;
 #[cfg(feature = "postgres")]
 pub use crate::store::PgEventStore;
 #[cfg(feature = "sqlite")]
 pub use crate::store::SqliteEventStore;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::decision::History;
+pub use crate::store::{EventStore, Redaction};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::worker::{
     BuildError, ConsumerReport, ConsumerState, FrontierWait, Health, HealthProblem, NameTaken,

@@ -15,7 +15,7 @@
 //! | `consumer_parked_total` | counter | `log`, `consumer`, `version` | events parked, including those behind a failed one |
 //! | `consumer_skipped_total` | counter | `log`, `consumer`, `version` | events skipped |
 //! | `consumer_parked_events` | gauge | `log`, `consumer`, `version` | events currently parked, updated every 10 s, as the checkpoints of idle consumers are |
-//! | `consumer_state` | gauge | `log`, `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `waiting_for_release`, `stopped`, `paused`, `scope_changed`, `forgotten` (its checkpoint row is gone) |
+//! | `consumer_state` | gauge | `log`, `consumer`, `version`, `state` | 1 for the state of the consumer in this process, 0 for the others: `running`, `retrying`, `waiting` (for the database), `waiting_for_release`, `stopped`, `paused`, `scope_changed`, `held_back` (see [renames](crate::guide::deploying#renaming-a-consumer)), `forgotten` (its checkpoint row is gone) |
 //! | `consumer_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
 //! | `consumer_settled_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the frontier: less than `consumer_lag_positions` while a transaction blocks the frontier |
 //! | `consumer_lag_seconds` | gauge | `log`, `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
@@ -29,7 +29,7 @@
 //! `log` is the name of the log: `events`, or that of the mapped table, after the database schema if the
 //! [`Schema`](crate::Schema) names one. It tells the workers of several logs in one process apart.
 //!
-//! Alert on `consumer_state{state=~"stopped|scope_changed"} == 1`, on
+//! Alert on `consumer_state{state=~"stopped|scope_changed|held_back"} == 1`, on
 //! `min by (consumer, version) (consumer_state{state="waiting_for_release"}) == 1`, when no process knows the next
 //! event, and on
 //! `consumer_parked_events > 0` for consumers that need an operator, and on

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use consumer::{
-    Backend, BatchError, Consumer, Context, EventFormat, HandlerError, PersistedEvent, Report,
-    ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
+    Backend, BatchError, Consumer, Context, EventFormat, Formerly, HandlerError, PersistedEvent,
+    Report, ScopedConsumer, Settings, Worker, WorkerBuilder, WorkerError, WorkerHandle,
 };
 use tokio::task::JoinHandle;
 
@@ -46,6 +46,7 @@ pub struct TestConsumer<DB: TestDatabase> {
     name: String,
     scope: Vec<&'static str>,
     settings: Settings,
+    formerly: Formerly,
     uses_transaction: bool,
     knows: Box<Knows>,
     handler: Handler<DB>,
@@ -128,6 +129,7 @@ impl<DB: TestDatabase> TestConsumer<DB> {
             name: name.to_owned(),
             scope: Vec::new(),
             settings: Settings::default(),
+            formerly: Formerly::None,
             uses_transaction: true,
             knows: Box::new(|_| true),
             handler,
@@ -155,6 +157,13 @@ impl<DB: TestDatabase> TestConsumer<DB> {
         knows: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.knows = Box::new(knows);
+        self
+    }
+
+    /// Sets its former name, which is known to be none otherwise.
+    #[must_use]
+    pub fn formerly(mut self, formerly: Formerly) -> Self {
+        self.formerly = formerly;
         self
     }
 
@@ -215,6 +224,10 @@ impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
         (self.knows)(format)
+    }
+
+    fn formerly(&self) -> Formerly {
+        self.formerly.clone()
     }
 
     fn uses_transaction(&self) -> bool {

@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 
 use consumer::read_model::{self, Keys, ReadModelDatabase, Rows, Table};
 use consumer::{
-    BatchError, Consumer, Context, Fold, HandlerError, PersistedEvent, ReadModel, Settings,
+    BatchError, Consumer, Context, Fold, Formerly, HandlerError, PersistedEvent, ReadModel,
+    Settings,
 };
 
 type NameKeys<R> = dyn Fn(&Context, &PersistedEvent, &mut Keys<'_, <R as ReadModel>::Key>) -> Result<(), HandlerError>
@@ -78,6 +79,10 @@ impl<R: ReadModel> Fold for Folding<R> {
 impl<DB: ReadModelDatabase, R: ReadModel> Consumer<DB> for Folding<R> {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn formerly(&self) -> Formerly {
+        Formerly::None
     }
 
     async fn handle(

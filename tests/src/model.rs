@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use consumer::{
-    Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, Settings, Worker,
+    Consumer, Context, Formerly, HandlerError, PersistedEvent, ScopedConsumer, Settings, Worker,
     WorkerBuilder,
 };
 use sqlx::Connection as _;
@@ -29,6 +29,7 @@ pub struct Model {
     name: &'static str,
     scope: Vec<&'static str>,
     settings: Settings,
+    formerly: Formerly,
     can_reset: bool,
     rogue: Option<&'static str>,
     gate: Option<Arc<Semaphore>>,
@@ -48,6 +49,7 @@ impl Model {
             name,
             scope: Vec::new(),
             settings: Settings::default().retries(0),
+            formerly: Formerly::None,
             can_reset: true,
             rogue: None,
             gate: None,
@@ -68,6 +70,13 @@ impl Model {
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sets its former name, which is known to be none otherwise.
+    #[must_use]
+    pub fn formerly(mut self, formerly: Formerly) -> Self {
+        self.formerly = formerly;
         self
     }
 
@@ -139,6 +148,10 @@ impl<DB: TestDatabase> Consumer<DB> for Model {
 
     fn settings(&self) -> Settings {
         self.settings.clone()
+    }
+
+    fn formerly(&self) -> Formerly {
+        self.formerly.clone()
     }
 
     fn can_reset(&self) -> bool {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consumer::{
-    ConsumerReport, ConsumerState, Event, EventFormat, EventStore, HandlerError, LogProblem,
-    OnError, PersistedEvent, Report, Settings, Worker, WorkerError,
+    ConsumerReport, ConsumerState, Event, EventFormat, EventStore, Formerly, HandlerError,
+    LogProblem, OnError, PersistedEvent, Report, Settings, Worker, WorkerError,
 };
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
@@ -29,6 +29,7 @@ const READY: &str = "ready";
 /// The name of the consumer with a read model, [`Samples`].
 const SAMPLES: &str = "samples";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
+const FORMERLY: &str = "TEST_WORKER_FORMERLY";
 
 /// A worker in a process of its own; killed when this value goes.
 pub struct WorkerProcess {
@@ -112,6 +113,13 @@ impl WorkerCommand {
     #[must_use]
     pub fn gate(mut self, file: &Path) -> Self {
         self.command.env(GATE, file);
+        self
+    }
+
+    /// Sets the former name of one of its consumers.
+    #[must_use]
+    pub fn formerly(mut self, consumer: &str, former: &str) -> Self {
+        self.command.env(FORMERLY, format!("{consumer}={former}"));
         self
     }
 
@@ -305,7 +313,7 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str], code: Code) -
                     .folding(),
                 )
             }
-            name => builder.consumer(gated(name, code)),
+            name => builder.consumer(gated(name, code).formerly(former_name(name))),
         };
     }
     let setting = |variable| number(variable).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
@@ -340,6 +348,15 @@ fn gated<DB: TestDatabase>(name: &str, code: Code) -> TestConsumer<DB> {
         })
     })
     .knows(code.knows)
+}
+
+/// What the process was started with says of a consumer's name.
+fn former_name(consumer: &str) -> Formerly {
+    let given = std::env::var(FORMERLY).unwrap_or_default();
+    match given.split_once('=') {
+        Some((name, former)) if name == consumer => Formerly::name(former.to_owned()),
+        _ => Formerly::None,
+    }
 }
 
 fn number(variable: &str) -> Option<u64> {

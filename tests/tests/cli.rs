@@ -64,6 +64,8 @@ test_on!(
     frontier_says_how_far_the_log_is_settled,
     forget_asks_and_refuses_what_is_in_use,
     activate_switches_versions_once_the_new_one_has_caught_up,
+    rename_and_start_new_decide_about_names,
+    redact_asks_and_replaces_a_payload,
     migrate_prints_the_sql_or_runs_it,
     migrate_prints_the_tables_and_views_of_read_models,
     a_consumer_can_be_paused_before_it_ever_runs,
@@ -573,6 +575,74 @@ async fn forget_asks_and_refuses_what_is_in_use<DB: TestDatabase>(db: Database<D
     assert_eq!(exit, Exit::Refused);
     let (exit, text) = cli(&db, &[&Model::new("new")], "forget old --yes").await;
     assert_eq!((exit, text.as_str()), (Exit::Done, "old is forgotten\n"));
+}
+
+async fn rename_and_start_new_decide_about_names<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a"]).await;
+    cli(&db, &[&Model::new("users")], "run --once").await;
+    let (exit, text) = cli(&db, &[], "rename users accounts").await;
+    assert_eq!(
+        (exit, text.as_str()),
+        (
+            Exit::Done,
+            "users is renamed to accounts; `rename accounts users` takes it back\n"
+        )
+    );
+    let users = Model::new("users");
+    let (exit, text) = cli(&db, &[&users], "run --once").await;
+    assert_eq!(exit, Exit::Unwell);
+    assert!(
+        text.contains("users: held back: it was renamed to `accounts`"),
+        "{text}"
+    );
+    let (exit, text) = cli(&db, &[&users], "status").await;
+    assert_eq!(exit, Exit::Unwell);
+    assert!(
+        text.contains("held back") && text.contains("`start-new users`"),
+        "{text}"
+    );
+    let (_, text) = cli(&db, &[&users], "status --json").await;
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let own = &status["consumers"][1];
+    assert_eq!(
+        (&own["name"], &own["state"]),
+        (&"users".into(), &"held_back".into())
+    );
+    assert!(own["held_back"].as_str().unwrap().contains("`accounts`"));
+    let (exit, text) = cli(&db, &[&users], "pause users").await;
+    assert_eq!(exit, Exit::Refused, "{text}");
+    let (exit, text) = cli(&db, &[&users], "rename users accounts").await;
+    assert_eq!(exit, Exit::Refused, "{text}");
+    let (exit, _) = cli(&db, &[&users], "rename accounts a%b").await;
+    assert_eq!(exit, Exit::Usage);
+
+    let (exit, _) = answering(&db, &[&users], "start-new users", "n").await;
+    assert_eq!(exit, Exit::Refused);
+    let (exit, text) = cli(&db, &[&users], "start-new users --yes").await;
+    assert_eq!((exit, text.as_str()), (Exit::Done, "users starts anew\n"));
+    let (exit, _) = cli(&db, &[&users], "run --once").await;
+    assert_eq!(exit, Exit::Done);
+    assert_eq!(db.applied("users").await, [1, 1]);
+    let (exit, text) = cli(&db, &[&users], "start-new users --yes").await;
+    assert_eq!(exit, Exit::Refused, "{text}");
+}
+
+async fn redact_asks_and_replaces_a_payload<DB: TestDatabase>(db: Database<DB>) {
+    db.append_many(1).await;
+    let payload = async || {
+        let mut tx = db.store.begin().await.unwrap();
+        let events = db.store.read_events(&mut tx, 0, 1).await.unwrap();
+        String::from_utf8_lossy(&events[0].payload).into_owned()
+    };
+    let (exit, text) = answering(&db, &[], "redact 1 null", "n").await;
+    assert_eq!(exit, Exit::Refused, "{text}");
+    assert_eq!(payload().await, "0");
+    let (exit, text) = cli(&db, &[], "redact 1 null --yes --without-metadata").await;
+    assert_eq!(exit, Exit::Done, "{text}");
+    assert_eq!(payload().await, "null");
+    let (exit, text) = cli(&db, &[], "redact 2 null --yes").await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(text.contains("no event at position 2"), "{text}");
 }
 
 async fn activate_switches_versions_once_the_new_one_has_caught_up<DB: TestDatabase>(

@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use consumer_tests::{Database, Running, TestDatabase, WorkerProcess, read_model, test_on, until};
+use consumer::Formerly;
+use consumer::admin::Admin;
+use consumer_tests::{
+    Database, Running, TestDatabase, WorkerProcess, patiently, read_model, test_on, until,
+};
 use tokio::sync::OnceCell;
 
 /// The first commit whose programs accept tables of a later version.
@@ -12,6 +16,7 @@ const EARLIER: &str = "9757989824684579e9722e5be8e803e54edfda17";
 test_on!(
     [empty_sqlite, empty_postgres],
     a_deploy_that_migrates_first_runs_old_and_new_side_by_side,
+    an_old_program_leaves_a_renamed_consumer_alone,
     an_old_program_refuses_tables_that_need_a_later_release
 );
 
@@ -131,6 +136,56 @@ async fn a_deploy_that_migrates_first_runs_old_and_new_side_by_side<DB: TestData
     db.append_many(5).await;
     applied(&db).await;
     assert!(again.terminate());
+}
+
+async fn an_old_program_leaves_a_renamed_consumer_alone<DB: TestDatabase>(db: Database<DB>) {
+    let Some(program) = program().await else {
+        return;
+    };
+    db.store.migrate().await.unwrap();
+    db.execute(DB::CREATE_READ_MODEL).await;
+    let old = WorkerProcess::of(&program, &db).start();
+    db.append_many(5).await;
+    applied(&db).await;
+
+    let both = async || {
+        db.numbers("SELECT position FROM applied ORDER BY ordinal")
+            .await
+    };
+    let accounts = read_model("accounts").formerly(Formerly::name("users"));
+    let new = Running::start(db.worker().consumer(accounts));
+    for _ in 0..10 {
+        db.append_many(5).await;
+    }
+    let last = *db.log().await.last().unwrap();
+    patiently("it takes over", new.caught_up_to(last))
+        .await
+        .unwrap();
+    assert_eq!(both().await, db.log().await);
+    // It runs on, and restarted it says why it does not.
+    old.kill();
+    let restarted = Command::new(&program)
+        .env("TEST_WORKER_URL", &db.url)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&restarted.stderr);
+    assert!(!restarted.status.success());
+    assert!(
+        errors.contains("renamed") && errors.contains("start-new"),
+        "{errors}"
+    );
+    new.stop().await;
+
+    let admin = Admin::new(db.store.clone());
+    admin.rename("accounts", "users").await.unwrap();
+    let back = WorkerProcess::of(&program, &db).start();
+    db.append_many(5).await;
+    until("every event is applied", async || {
+        both().await.len() == db.log().await.len()
+    })
+    .await;
+    assert_eq!(both().await, db.log().await);
+    assert!(back.terminate());
 }
 
 async fn an_old_program_refuses_tables_that_need_a_later_release<DB: TestDatabase>(

@@ -290,6 +290,8 @@ const HALVES: [(&[&str], &[&str]); 2] = [
             "ledger.rs",
             "tables.rs",
             "views.rs",
+            "renames.rs",
+            "retired.rs",
         ],
         &[
             "progress",
@@ -300,6 +302,7 @@ const HALVES: [(&[&str], &[&str]); 2] = [
             "marks",
             "active",
             "read models",
+            "retired",
         ],
     ),
 ];

@@ -316,6 +316,10 @@ async fn an_operator_runs_every_command() {
         .unwrap();
     admin.frontier().await.unwrap();
     assert_eq!(admin.active_version("versions").await.unwrap(), Some(2));
+    admin.rename("versions", "renamed").await.unwrap();
+    admin.rename("renamed", "versions").await.unwrap();
+    let renamed = consumer::admin::Target::new("renamed");
+    admin.start_new(renamed).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,7 +345,7 @@ async fn a_missing_usage_of_the_schema_is_named_too() {
         let statements = missing(error);
         let usage = &statements[0];
         assert!(usage.starts_with("GRANT USAGE ON SCHEMA "), "{usage}");
-        assert_eq!(statements.len(), 14, "{statements:?}");
+        assert_eq!(statements.len(), 15, "{statements:?}");
         db.execute(&statements.join("; ")).await;
         role.db.store.check_access(Access::Work).await.unwrap();
         assert!(

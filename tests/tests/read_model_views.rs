@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, Target, ViewError};
 use consumer::prelude::*;
 use consumer::read_model::FindError;
-use consumer::{Registered, WorkerError};
+use consumer::{Formerly, Registered, WorkerError};
 use consumer_tests::{Database, TestDatabase, test_on};
 use sqlx::{Connection as _, Postgres, Row as _, Sqlite};
 
@@ -56,6 +56,7 @@ test_on!(
     processes_that_start_at_once_do_not_collide,
     a_name_that_a_table_has_is_refused,
     a_name_that_another_consumer_has_is_refused,
+    a_renamed_consumer_keeps_its_table_and_its_rows,
     a_view_switched_by_hand_is_recorded,
     a_version_written_by_hand_keeps_queries_until_a_switch,
     find_over_a_view_of_another_version_names_both,
@@ -158,6 +159,8 @@ async fn forget_drops_the_table_and_then_the_view<DB: TestDatabase>(db: Database
     forget(&db, 2).await;
     assert_eq!(relations(&db).await, [""; 0]);
     // It starts over.
+    let admin = Admin::new(db.store.clone());
+    admin.start_new("users").await.expect("start anew");
     run(&db, first::Users, 1).await.expect("run");
     assert_eq!(relations(&db).await, ["users", "users_v1"]);
 }
@@ -208,6 +211,7 @@ async fn a_name_that_another_consumer_has_is_refused<DB: TestDatabase>(db: Datab
     run(&db, first::Users, 1).await.expect("run");
     let mut other = Registered::new(first::Users);
     other.declaration.name = "members".into();
+    other.declaration.formerly = Formerly::None;
     let worker = Worker::builder(db.store.clone()).registered(other);
     let error = worker
         .build()
@@ -219,6 +223,35 @@ async fn a_name_that_another_consumer_has_is_refused<DB: TestDatabase>(db: Datab
         panic!("{error:?}");
     };
     assert_eq!(owner, "users");
+}
+
+async fn a_renamed_consumer_keeps_its_table_and_its_rows<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    run(&db, first::Users, 1).await.expect("run");
+    db.append("User", ["grace"]).await;
+    let release = async |formerly| {
+        let mut renamed = Registered::new(first::Users);
+        renamed.declaration.name = "accounts".into();
+        renamed.declaration.formerly = formerly;
+        let worker = Worker::builder(db.store.clone()).registered(renamed);
+        let report = worker.build().expect("a worker").run_once().await;
+        report.expect("the worker runs").has_failures()
+    };
+    // Held back, it does not touch the table, which another one has.
+    assert!(release(Formerly::Unstated).await);
+    assert!(!release(Formerly::name("users")).await);
+    assert_eq!(relations(&db).await, ["users", "users_v1"]);
+    assert_eq!(
+        db.texts("SELECT id FROM users ORDER BY id").await,
+        ["ada", "grace"]
+    );
+    let owner = "SELECT consumer FROM consumer_read_models";
+    assert_eq!(db.texts(owner).await, ["accounts"]);
+    let admin = Admin::new(db.store.clone());
+    assert_eq!(
+        admin.active_version("accounts").await.expect("read"),
+        Some(1)
+    );
 }
 
 async fn a_view_switched_by_hand_is_recorded<DB: TestDatabase>(db: Database<DB>) {

@@ -272,6 +272,7 @@ async fn what_a_forgotten_consumer_handled_is_a_replay<DB: TestDatabase>(db: Dat
     let admin = Admin::new(db.store.clone());
     let discarding = ForgetOptions::new().discard_parked();
     admin.forget(NAME, discarding).await.unwrap();
+    admin.start_new(NAME).await.unwrap();
     let new = db.append("User", ["c"]).await[0];
     run_once(db.worker().consumer(model.clone())).await;
     assert_eq!(

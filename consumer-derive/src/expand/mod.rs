@@ -18,7 +18,7 @@ use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
-use crate::model::{Body, Choice, Database, Events, Making, Model, OnError};
+use crate::model::{Body, Choice, Database, Events, Formerly, Making, Model, OnError};
 use crate::span::{at, own, quote_at};
 use crate::types::last_name;
 
@@ -160,6 +160,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let parameter = database_parameter(model, database, &database_name);
     let scope = scope_method(model);
     let settings = settings_method(model);
+    let formerly = formerly_method(model);
     let knows = knows_method(model);
     let assumptions = assumptions(model, database);
     let methods = match &model.body {
@@ -175,6 +176,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
             }
             #scope
             #settings
+            #formerly
             #knows
             #methods
         }
@@ -302,7 +304,7 @@ fn knows_method(model: &Model) -> TokenStream {
         Body::Handlers(handlers) => handlers
             .events
             .iter()
-            .any(|handler| matches!(handler.events, Events::Typed(_))),
+            .any(|handler| matches!(handler.events, Events::Typed(_) | Events::Variant(..))),
     };
     let mut scope = model.scope.iter().flatten();
     if !has_types && !scope.any(|aggregate| matches!(aggregate, Aggregate::Type(_))) {
@@ -315,6 +317,30 @@ fn knows_method(model: &Model) -> TokenStream {
         ) -> ::core::primitive::bool {
             __KNOWLEDGE.has(__format)
         }
+    }
+}
+
+fn formerly_method(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    if matches!(model.formerly, Formerly::Unstated) {
+        return TokenStream::new();
+    }
+    let formerly = formerly(model);
+    quote_spanned! {Span::mixed_site()=>
+        fn formerly(&self) -> #krate::Formerly {
+            #formerly
+        }
+    }
+}
+
+fn formerly(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    match &model.formerly {
+        Formerly::Unstated => quote_spanned! {Span::mixed_site()=> #krate::Formerly::Unstated },
+        Formerly::None => quote_spanned! {Span::mixed_site()=> #krate::Formerly::None },
+        Formerly::Name(name) => quote_spanned! {Span::mixed_site()=>
+            #krate::Formerly::Name(#krate::__private::Cow::Borrowed(#name))
+        },
     }
 }
 
@@ -435,6 +461,7 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
         None => quote_spanned! {Span::mixed_site()=> &[] },
     };
     let settings = settings(model);
+    let formerly = formerly(model);
     let read_model = match model.read_model() {
         Some(_) => quote_spanned! {Span::mixed_site()=> __TABLE },
         None => quote_spanned! {Span::mixed_site()=> ::core::option::Option::None },
@@ -447,6 +474,7 @@ fn entry(model: &Model, database: &Database) -> TokenStream {
                 type_name: #type_name,
                 version: #version,
                 group: #group,
+                formerly: #formerly,
                 scope: #scope,
                 knowledge: __KNOWLEDGE,
                 settings: #krate::Settings::DEFAULT #settings,

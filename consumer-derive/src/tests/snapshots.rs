@@ -47,6 +47,19 @@ fn row(name: &str, item: &str) {
 }
 
 #[test]
+fn a_consumer_that_was_renamed() {
+    consumer(
+        "renamed",
+        r#"name = "accounts", formerly = "users""#,
+        "impl Accounts {
+            async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+                Ok(())
+            }
+        }",
+    );
+}
+
+#[test]
 fn a_handler_of_every_event() {
     consumer(
         "handle",

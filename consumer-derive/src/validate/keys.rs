@@ -3,10 +3,11 @@
 use proc_macro2::Span;
 use syn::{LitInt, LitStr, Path};
 
-use crate::args::{Aggregate, Args, Slot};
+use crate::args::{Aggregate, Args, Former, Slot};
 use crate::crate_path;
 use crate::errors::Errors;
-use crate::model::{OnError, Settings};
+use crate::keys::NONE;
+use crate::model::{Formerly, OnError, Settings};
 use crate::suggest::{closest, listed};
 
 /// The longest name that fits the index of the checkpoint table.
@@ -154,6 +155,34 @@ pub(super) fn group(args: &Args, errors: &mut Errors) -> Option<String> {
         );
     }
     Some(group)
+}
+
+pub(super) fn formerly(args: &Args, name: &str, errors: &mut Errors) -> Formerly {
+    let written = match args.formerly.value() {
+        None => return Formerly::Unstated,
+        Some(Former::None) => return Formerly::None,
+        Some(Former::Name(written)) => written,
+    };
+    let former = written.value();
+    if former == NONE {
+        errors.at(
+            written,
+            "a consumer that never had another name says so without quotes: write `formerly = none`",
+        );
+    } else if let Some(mistake) = mistake_in_name(&former) {
+        errors.at(
+            written,
+            format!("no consumer was ever called this: {mistake}"),
+        );
+    } else if former == name {
+        errors.at(
+            written,
+            format!(
+                "`{former}` is the name that the consumer has now: write the one that it had before, or remove `formerly`"
+            ),
+        );
+    }
+    Formerly::Name(former)
 }
 
 pub(super) fn settings(args: &Args, errors: &mut Errors) -> Settings {

@@ -29,6 +29,7 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
     let scope = keys::scope(args, errors_of);
     let settings = keys::settings(args, errors_of);
     let group = keys::group(args, errors_of);
+    let formerly = keys::formerly(args, &name, errors_of);
     refuse_second_attribute(item.attributes(), errors_of);
     let subject = subject(args, item, errors_of);
 
@@ -38,6 +39,7 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
             name,
             version,
             group,
+            formerly,
             scope,
             settings,
             making: making(args, item, &subject.self_type),

@@ -5,8 +5,9 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::text;
-use crate::backend::{ConsumerId, FrontierError, StoreError, UnknownEvent, ViewError};
+use crate::backend::{ConsumerId, FrontierError, HeldBack, StoreError, UnknownEvent, ViewError};
 use crate::contract::HandlerError;
+use crate::registry::NameError;
 use crate::worker::WorkerError;
 
 /// Why an operator's command was refused or failed.
@@ -68,6 +69,41 @@ pub enum AdminError {
         /// The consumer.
         consumer: ConsumerId,
     },
+    /// The consumer is held back, so that it has no checkpoint.
+    #[error("consumer `{}` is {held_back}", .held_back.consumer)]
+    HeldBack {
+        /// The consumer, and the reason.
+        held_back: HeldBack,
+    },
+    /// The consumer has a checkpoint, so that it cannot be started anew.
+    #[error(
+        "consumer `{consumer}` has a checkpoint; `rebuild` handles all events again, and `forget` lets it be started anew"
+    )]
+    NotHeldBack {
+        /// The consumer.
+        consumer: ConsumerId,
+    },
+    /// The new name has a checkpoint.
+    #[error(
+        "consumer `{from}` cannot be renamed to `{to}`, which has a checkpoint; forget that one first, or choose another name"
+    )]
+    NameTaken {
+        /// The present name.
+        from: String,
+        /// The new name.
+        to: String,
+    },
+    /// The new name was that of another consumer, whose code some process may still have.
+    #[error(
+        "the name `{}` is that of a consumer that is {held_back}; choose another name", .held_back.consumer.name
+    )]
+    NameRetired {
+        /// What became of the other consumer.
+        held_back: HeldBack,
+    },
+    /// The new name cannot key a checkpoint.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The name alone is ambiguous.
     #[error(
         "consumer `{consumer}` has several versions ({versions}); choose one (`.version(…)`, `--of-version`)"

@@ -1,4 +1,4 @@
-//! Operating consumers: inspect, pause, resume, rebuild, retry, forget.
+//! Operating consumers: inspect, pause, resume, rebuild, retry, rename, forget.
 //!
 //! Each command is a method of [`Admin`]. The feature `cli` offers the same commands on the command
 //! line.
@@ -15,6 +15,7 @@ mod locks;
 mod log_reader;
 mod migration;
 mod missing;
+mod names;
 mod operator;
 mod options;
 mod pace;
@@ -22,6 +23,7 @@ mod parked;
 #[cfg(feature = "cli")]
 mod preflight;
 mod rebuild;
+mod redaction;
 mod retry;
 mod status;
 mod stopped;

@@ -10,8 +10,9 @@ use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
 use crate::backend::{
-    self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, LagStatements,
-    OperateStatements, Row, StoreError, ViewStatements, begin,
+    self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, HeldBack,
+    LagStatements, NameStatements, OperateStatements, Program, Row, StoreError, ViewStatements,
+    begin,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
@@ -54,6 +55,7 @@ pub(super) struct Tables<DB: Backend> {
     pub(super) sql: OperateStatements,
     pub(super) lag: LagStatements,
     pub(super) checkpoints: CheckpointStatements,
+    pub(super) names: NameStatements,
     pub(super) views: ViewStatements,
     pub(super) browse: BrowseStatements,
 }
@@ -66,6 +68,7 @@ impl<DB: Backend> Tables<DB> {
             sql: DB::operate_statements(settings),
             lag: DB::lag_statements(settings),
             checkpoints: DB::checkpoint_statements(settings),
+            names: DB::name_statements(settings),
             views: DB::view_statements(settings),
             browse: DB::browse_statements(settings),
             store,
@@ -203,13 +206,19 @@ impl<DB: Backend> Admin<DB> {
         let code = WorkerConsumer::new(self.code_of(&consumer)?.clone());
         let settled = self.frontier().await?.settled;
         let mut connection = Borrowed::from(self.store.pool()).await?;
-        let statements = &self.tables().await?.checkpoints;
-        // It has no row yet that could be stopped.
-        let enrolments = [code.enrolment];
-        let enrolled = DB::enroll(statements, &mut connection, &enrolments, settled, "").await;
+        let tables = self.tables().await?;
+        let program = Program {
+            names: &tables.names,
+            declared: &self.declared(),
+            enrolments: &[code.enrolment],
+            // It has no row yet that could be stopped.
+            release: "",
+        };
+        let enrolled = DB::enroll(&tables.checkpoints, &mut connection, program, settled).await;
         let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
-        enrolled.map_err(WorkerError::from)?;
+        let held_back = enrolled.map_err(WorkerError::from)?;
         connection.give_back();
+        refuse_held_back(held_back)?;
         Ok(consumer)
     }
 
@@ -267,6 +276,16 @@ impl<DB: Backend> Admin<DB> {
         code.is_ok_and(|code| code.consumer.can_reset())
     }
 
+    /// The names of all consumers in the program.
+    pub(super) fn declared(&self) -> Vec<Arc<str>> {
+        let own = self.code.iter().flat_map(|one| {
+            let enrolment = WorkerConsumer::new(one.clone()).enrolment;
+            enrolment.names().collect::<Vec<_>>()
+        });
+        let elsewhere = self.elsewhere.iter().map(|name| name.as_str().into());
+        own.chain(elsewhere).collect()
+    }
+
     pub(super) fn code_of(&self, consumer: &ConsumerId) -> Result<&Registered<DB>, AdminError> {
         self.code
             .iter()
@@ -274,6 +293,14 @@ impl<DB: Backend> Admin<DB> {
             .ok_or_else(|| AdminError::NoCode {
                 consumer: consumer.clone(),
             })
+    }
+}
+
+/// Refuses what a command wants of a consumer that is held back.
+pub(super) fn refuse_held_back(mut held_back: Vec<HeldBack>) -> Result<(), AdminError> {
+    match held_back.pop() {
+        Some(held_back) => Err(AdminError::HeldBack { held_back }),
+        None => Ok(()),
     }
 }
 

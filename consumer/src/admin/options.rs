@@ -149,7 +149,8 @@ impl ForgetOptions {
         Self::default()
     }
 
-    /// Forgets the consumer even if it is in this program, where it starts from the beginning.
+    /// Forgets the consumer even if it is in this program, and lets it start from the beginning wherever a
+    /// worker has it.
     #[must_use]
     pub fn force(mut self) -> Self {
         self.force = true;

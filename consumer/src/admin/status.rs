@@ -14,7 +14,7 @@ use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
 use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
 use crate::backend::{
-    Access, Backend, Checkpoint, ConsumerId, Part, Presence, Row, State, UnknownEvent,
+    Access, Backend, Checkpoint, ConsumerId, HeldBack, Part, Presence, Row, State, UnknownEvent,
 };
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
@@ -106,6 +106,8 @@ pub struct ConsumerStatus {
     /// How far it is behind the frontier: the part of `lag` that it may handle now. It is less than `lag`
     /// while an open transaction blocks the frontier.
     pub settled_lag: Lag,
+    /// Why it is held back, and the commands that end it, if it is.
+    pub held_back: Option<String>,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
     /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
@@ -195,6 +197,16 @@ impl WorkerStatus {
 const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 
 impl ConsumerStatus {
+    /// Shows that it is held back, unless it cannot run for another reason.
+    fn hold_back(&mut self, held_back: Option<&HeldBack>) {
+        if let Some(held_back) = held_back
+            && !matches!(self.state, ConsumerState::OtherLog { .. })
+        {
+            self.held_back = Some(held_back.to_string());
+            self.state = ConsumerState::HeldBack(held_back.clone());
+        }
+    }
+
     pub(crate) fn id(&self) -> ConsumerId {
         ConsumerId {
             name: Arc::clone(&self.name),
@@ -244,6 +256,10 @@ impl<DB: Backend> Admin<DB> {
             consumers.extend(status.await?);
         }
         consumers.extend(self.new_consumers(&rows, &frontier, &mut reader).await?);
+        let held_back = self.held_back().await?;
+        for one in &mut consumers {
+            one.hold_back(held_back.get(&one.id()));
+        }
         consumers.sort_by_key(ConsumerStatus::id);
         Ok(Status {
             log: self.store.schema().log_name(),
@@ -340,6 +356,7 @@ impl<DB: Backend> Admin<DB> {
             replay_to: worst.replay_to,
             lag,
             settled_lag,
+            held_back: None,
             failing: failing(worst),
             missing: reader.missing_before(rows).await?,
             parked: sum(rows, |row| row.parked),
@@ -418,6 +435,7 @@ impl<DB: Backend> Admin<DB> {
                 replay_to: 0,
                 lag,
                 settled_lag,
+                held_back: None,
                 failing: None,
                 missing: None,
                 parked: 0,

@@ -92,6 +92,10 @@ impl<DB: Backend> Admin<DB> {
     /// The table of a [`ReadModel`](crate::ReadModel) is dropped, and the view with the last version.
     /// Tables that handlers write with SQL stay.
     ///
+    /// What it has handled stays recorded, and its name, or this version of it, is retired: a process that
+    /// still has the consumer [holds it back](crate::HeldBack) until [`start_new`](Self::start_new), so
+    /// that it does not begin again by itself.
+    ///
     /// ```
     /// # consumer::__doc::run(async |store| {
     /// # use consumer::__doc::{Invoices, Users};
@@ -130,6 +134,9 @@ impl<DB: Backend> Admin<DB> {
         let tables = self.tables().await?;
         let dropped = drop_table::<DB>(&tables.views, &mut tx, &consumer).await;
         dropped.map_err(|error| view_error::<DB>(error, &consumer))?;
+        if !options.force {
+            DB::retire(&tables.sql, &mut tx, &consumer).await?;
+        }
         DB::forget(&tables.sql, &mut tx, &consumer).await?;
         Ok(tx.commit().await?)
     }

@@ -11,10 +11,10 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
+use super::renames::{HeldBack, Names, Program, Renames, Start};
 use super::rows::{
-    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Enrolment, Failure, MarkHolder,
-    NewCheckpoint, Parking, Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer,
-    on_row, release_line,
+    Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NewCheckpoint, Parking,
+    Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer, on_row, release_line,
 };
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
@@ -182,6 +182,10 @@ const IS_PARKED: &str = "
 const PARKED_COUNTS: &str = "
     SELECT consumer, version, count(*) AS events FROM {parked} GROUP BY consumer, version";
 
+const EXISTS: &str = "
+    SELECT EXISTS (SELECT 1 FROM {progress}
+                    WHERE consumer = $1 AND version = $2 AND slice_from = $3) AS found";
+
 statements! {
     /// The worker's statements, with the names of the mapping.
     pub CheckpointStatements for DB: Checkpoints {
@@ -217,6 +221,7 @@ statements! {
         folded: FOLDED,
         compact: COMPACT,
         park: DB::PARK,
+        exists: EXISTS,
     }
 }
 
@@ -236,7 +241,7 @@ pub(crate) type OnThread = Box<dyn FnOnce() + Send>;
 /// What a worker needs of a database for checkpoints and for the connections that change them.
 ///
 /// What is the same in both dialects is written here; a database adds the rest.
-pub trait Checkpoints: Driver {
+pub trait Checkpoints: Renames {
     /// Keeps a handler from harming the worker's transaction or the next batch; lives beside a
     /// connection.
     type Guard: TransactionGuard;
@@ -330,25 +335,38 @@ pub trait Checkpoints: Driver {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Creates the rows of consumers that have none, and lets stopped consumers try again unless this release
-    /// has failed on their event. Does nothing if one of them reads another log.
+    /// has failed on their event, except for those that are held back, which it returns. Does nothing if one
+    /// of them reads another log.
     fn enroll(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
-        enrolments: &[Enrolment],
+        program: Program<'_>,
         settled: i64,
-        release: &str,
-    ) -> impl Future<Output = Result<Result<(), OtherLog>, sqlx::Error>> + Send {
-        let release = release_line(release);
+    ) -> impl Future<Output = Result<Result<Vec<HeldBack>, OtherLog>, sqlx::Error>> + Send {
+        let release = release_line(program.release);
         async move {
             let mut tx = connection
                 .begin_with(Self::BEGIN_ENROLL.into_sql_str())
                 .await?;
-            for enrolment in enrolments {
+            let names = Names::read::<Self>(program.names, &mut tx).await?;
+            let mut held_back = Vec::new();
+            for enrolment in program.enrolments {
                 let name = &enrolment.consumer.name;
                 if let Some(log) = join_log::<Self>(statements, &mut tx, name).await? {
                     tx.rollback().await?;
                     let consumer = Arc::clone(name);
                     return Ok(Err(OtherLog { consumer, log }));
+                }
+                match names.start(enrolment, program.declared) {
+                    Start::Run => {}
+                    Start::Not(reason) => {
+                        held_back.push(reason);
+                        continue;
+                    }
+                    Start::TakeOver(former) => {
+                        held_back.push(HeldBack::until_free(&enrolment.consumer, former));
+                        continue;
+                    }
                 }
                 let enroll = on_consumer::<Self>(&statements.enroll, &enrolment.consumer)
                     .bind(enrolment.width)
@@ -359,7 +377,8 @@ pub trait Checkpoints: Driver {
                     on_consumer::<Self>(&statements.try_again, &enrolment.consumer).bind(&*release);
                 try_again.execute(&mut tx).await?;
             }
-            tx.commit().await.map(Ok)
+            tx.commit().await?;
+            Ok(Ok(held_back))
         }
     }
 
@@ -532,6 +551,15 @@ pub trait Checkpoints: Driver {
         at: Option<&str>,
         timeout: Duration,
     ) -> impl Future<Output = Result<Option<Claim>, sqlx::Error>> + Send;
+
+    /// Whether there is a row, claimed or not.
+    fn exists(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        key: &SegmentId,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        on_row::<Self>(&statements.exists, key).fetch_value(connection, "found")
+    }
 
     /// Saves the checkpoint of a claim, if claim and transaction are still the same, and returns where the
     /// row is once the transaction is committed.

@@ -35,7 +35,8 @@ const APPENDED: [Column; 12] = [
 /// - `{aggregate}`: the condition on the aggregate of type `$1` and id `$2`, `{id}`: the latter;
 /// - `{head aggregate_id}` and so on: columns of the table of heads, `{head aggregate}`: the same
 ///   condition there;
-/// - `{inserted columns}` and `{inserted values}`: what an append fills in.
+/// - `{inserted columns}` and `{inserted values}`: what an append fills in;
+/// - `{new payload}` and so on: the assignment of `$2` to one of them.
 pub(super) fn column_word(schema: &Schema, dialect: &Dialect, key: &str) -> Option<String> {
     let columns = Columns { schema, dialect };
     Some(match key {
@@ -66,6 +67,9 @@ pub(super) fn column_word(schema: &Schema, dialect: &Dialect, key: &str) -> Opti
 fn one(columns: Columns<'_>, key: &str) -> Option<String> {
     if let Some(column) = key.strip_prefix("value of ").and_then(Column::called) {
         return Some(columns.value(column, &columns.schema.in_table(column)));
+    }
+    if let Some(column) = key.strip_prefix("new ").and_then(Column::called) {
+        return Some(columns.assigned(column));
     }
     let column = key.strip_prefix("head ").and_then(Column::called)?;
     Some(head(columns.schema, column))
@@ -157,6 +161,15 @@ impl Columns<'_> {
 
     fn id(self) -> String {
         (self.dialect.id)(self.schema.type_of(Column::AggregateId)).replace('$', "$2")
+    }
+
+    fn assigned(self, column: Column) -> String {
+        let value = (self.dialect.inserted)(column, self.schema.type_of(column));
+        format!(
+            "{} = {}",
+            self.schema.in_table(column),
+            value.replace('$', "$2")
+        )
     }
 
     fn inserted(self, column: Column) -> String {

@@ -29,6 +29,7 @@ pub trait Driver:
     + for<'q> Binds<'q, Option<i64>>
     + for<'q> Binds<'q, &'q str>
     + for<'q> Binds<'q, Option<&'q str>>
+    + for<'q> Binds<'q, Vec<u8>>
     + Reads<bool>
     + Reads<i32>
     + Reads<i64>

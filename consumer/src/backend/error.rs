@@ -362,6 +362,13 @@ pub enum StoreError {
         reason: String,
     },
 
+    /// There is no event to redact.
+    #[error("the log has no event at position {position}")]
+    NoEvent {
+        /// The position.
+        position: i64,
+    },
+
     /// A row of the log cannot be decoded.
     #[error(
         "the event at position {position} cannot be decoded; \

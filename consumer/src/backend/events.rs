@@ -7,6 +7,7 @@ use sqlx::{Database, Pool};
 use super::append::{Append, Placed};
 use super::driver::Driver;
 use super::fit::is_id;
+use super::json_text::JsonText;
 use super::log_rows::{LogRow, LogRows};
 use super::names::Names;
 use super::read::ReadRange;
@@ -36,6 +37,10 @@ const NOTE_REWRITE: &str = "
     INSERT INTO {log_state} AS s (log, rewrites) VALUES ('{log}', 1)
     ON CONFLICT (log) DO UPDATE SET rewrites = s.rewrites + 1";
 
+const REDACT: &str = "UPDATE {events} SET {new payload} WHERE {global_position} = $1";
+
+const REPLACE_METADATA: &str = "UPDATE {events} SET {new metadata} WHERE {global_position} = $1";
+
 const LATEST: &str = "
     SELECT CAST(COALESCE(max({global_position}), 0) AS BIGINT) AS position FROM {events}";
 
@@ -47,6 +52,8 @@ pub struct EventStatements<DB: Events> {
     pub(super) read_aggregate: Sql,
     latest: Sql,
     note_rewrite: Sql,
+    redact: Sql,
+    replace_metadata: Sql,
     /// Those that only this database has.
     pub(super) own: DB::OwnStatements,
 }
@@ -60,6 +67,8 @@ impl<DB: Events> EventStatements<DB> {
             read_aggregate: Sql::new(settings, READ_AGGREGATE),
             latest: Sql::new(settings, LATEST),
             note_rewrite: Sql::new(settings, NOTE_REWRITE),
+            redact: Sql::new(settings, REDACT),
+            replace_metadata: Sql::new(settings, REPLACE_METADATA),
             own: DB::own_statements(settings),
             settings: settings.clone(),
         }
@@ -251,6 +260,33 @@ pub trait Events: LogRows {
     ) -> impl Future<Output = Result<i64, StoreError>> + Send {
         let query = statements.latest.on::<Self>();
         async move { Ok(query.fetch_value(connection, "position").await?) }
+    }
+
+    /// Replaces the payload of an event; returns whether there is one.
+    fn redact(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        position: i64,
+        payload: &[u8],
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let query = statements.redact.on::<Self>().bind(position);
+        let query = query.bind(payload.to_vec());
+        async move { Ok(query.execute(tx).await? > 0) }
+    }
+
+    /// Replaces the metadata of an event, or removes it.
+    fn replace_metadata(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        position: i64,
+        metadata: Option<JsonText<'_>>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let query = statements.replace_metadata.on::<Self>().bind(position);
+        let query = query.bind(metadata.map(JsonText::as_str));
+        async move {
+            query.execute(tx).await?;
+            Ok(())
+        }
     }
 
     /// Counts a change of events in the log, which workers notice.

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// JSON text that has been checked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct JsonText<'a> {
+pub struct JsonText<'a> {
     text: &'a str,
     has_nul: bool,
 }

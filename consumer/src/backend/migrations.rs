@@ -286,6 +286,7 @@ mod tests {
                 0x2e28_4285_576a_6d05,
                 0xcfb3_1b29_77da_74bf,
                 0xb8d2_0ac1_3747_09d9,
+                0xb2eb_da82_c45d_fe83,
             ]
         );
         assert_eq!(
@@ -297,6 +298,7 @@ mod tests {
                 0x7227_58fb_125f_f937,
                 0x6a38_5ab6_38dd_ef5a,
                 0xa571_b673_201d_8a55,
+                0x2411_0065_ff23_ede5,
             ]
         );
     }

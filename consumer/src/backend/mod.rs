@@ -45,6 +45,8 @@ mod presets;
 mod read;
 mod read_model;
 #[cfg(feature = "worker")]
+mod renames;
+#[cfg(feature = "worker")]
 mod rows;
 mod schema;
 #[cfg(feature = "worker")]
@@ -88,6 +90,7 @@ pub(crate) use self::frontier::{
 };
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
+pub(crate) use self::json_text::JsonText;
 #[cfg(feature = "worker")]
 pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
@@ -105,6 +108,12 @@ pub(crate) use self::pace::Pace;
 pub(crate) use self::pool::acquire;
 pub(crate) use self::pool::begin;
 pub use self::read::ReadRange;
+#[cfg(feature = "worker")]
+pub use self::renames::{HeldBack, HeldBackReason};
+#[cfg(feature = "worker")]
+pub(crate) use self::renames::{
+    NameStatements, Names, Program, Renamed, Start, held_back_by, lift, read_retired, rename,
+};
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
@@ -168,6 +177,7 @@ pub trait Parts:
     events::Events
     + browse::Browse
     + frontier::Frontier
+    + renames::Renames
     + checkpoints::Checkpoints
     + operate::Operate
     + tables::Tables
@@ -182,6 +192,7 @@ pub trait Parts:
     events::Events
     + browse::Browse
     + frontier::Frontier
+    + renames::Renames
     + checkpoints::Checkpoints
     + operate::Operate
     + tables::Tables

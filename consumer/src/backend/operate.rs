@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::StoreSettings;
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, KEEP_UNPARKED, all_slices, fold};
+use super::renames::RETIRE_FORGOTTEN;
 use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_consumer, on_row};
 use super::sql::{Statement, statements};
 
@@ -99,6 +100,19 @@ const ACTIVE: &str = "
     SELECT consumer, version FROM {active} AS a
      WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = a.consumer AND l.log <> '{log}')";
 
+/// Of the log's own consumers: others have an event of their own at that position.
+const REDACT_PARKED: &str = "
+    UPDATE {parked} SET error = 'the event was redacted after this failure'
+     WHERE position = $1 AND error IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM {logs} AS l
+                        WHERE l.consumer = {parked}.consumer AND l.log <> '{log}')";
+
+const REDACT_FAILED: &str = "
+    UPDATE {progress} SET error = 'the event was redacted after this failure'
+     WHERE failed_position = $1 AND error IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM {logs} AS l
+                        WHERE l.consumer = {progress}.consumer AND l.log <> '{log}')";
+
 pub(super) const ACTIVATE: &str = "
     INSERT INTO {active} (consumer, version, activated_at) VALUES ($1, $2, {now})
     ON CONFLICT (consumer) DO UPDATE
@@ -124,6 +138,9 @@ statements! {
         forget_parked: FORGET_PARKED,
         forget_pending: FORGET_PENDING,
         forget_active: FORGET_ACTIVE,
+        redact_parked: REDACT_PARKED,
+        redact_failed: REDACT_FAILED,
+        retire_forgotten: RETIRE_FORGOTTEN,
         active: ACTIVE,
         activate: ACTIVATE,
     }
@@ -316,6 +333,31 @@ pub trait Operate: Driver {
             }
             Ok(())
         }
+    }
+
+    /// Replaces the errors of consumers that failed on an event, waiting for those that handle it.
+    fn redact_errors(
+        sql: &OperateStatements,
+        connection: &mut Self::Connection,
+        position: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let redact = [&sql.redact_parked, &sql.redact_failed];
+        let redact = redact.map(|statement| statement.on::<Self>().bind(position));
+        async move {
+            for statement in redact {
+                run::<Self>(statement, connection).await?;
+            }
+            Ok(())
+        }
+    }
+
+    /// Lets no checkpoint of a consumer that is being forgotten be created again.
+    fn retire(
+        sql: &OperateStatements,
+        connection: &mut Self::Connection,
+        of: &ConsumerId,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        run::<Self>(on_consumer::<Self>(&sql.retire_forgotten, of), connection)
     }
 
     /// The active version of each consumer that has one.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Incarnation;
 use super::driver::Driver;
 use super::sql::{Sql, Statement};
-use crate::contract::{PersistedEvent, StartFrom};
+use crate::contract::{Formerly, PersistedEvent, StartFrom};
 
 /// One version of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,7 +66,7 @@ impl SegmentId {
 
 /// A consumer that a worker runs, as its checkpoint rows are created.
 #[derive(Clone, Debug)]
-pub struct Enrolment {
+pub(crate) struct Enrolment {
     /// The consumer.
     pub consumer: ConsumerId,
     /// The number of slices in each row; the last row may have fewer.
@@ -75,9 +75,17 @@ pub struct Enrolment {
     pub scope: Arc<str>,
     /// Where the rows begin.
     pub start_from: StartFrom,
+    /// The name that the consumer had before.
+    pub formerly: Formerly,
 }
 
 impl Enrolment {
+    /// The names whose checkpoint is the consumer's: its own and the former one.
+    pub(crate) fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        let former = self.formerly.former().map(Arc::from);
+        [Arc::clone(&self.consumer.name)].into_iter().chain(former)
+    }
+
     /// The checkpoint of the new rows, where the log is settled up to a position.
     pub(crate) fn position(&self, settled: i64) -> i64 {
         match self.start_from {

@@ -366,7 +366,7 @@ impl Schema {
     }
 
     /// Whether the table has the column.
-    pub(super) fn has(&self, column: Column) -> bool {
+    pub(crate) fn has(&self, column: Column) -> bool {
         matches!(self.source(column), Some(Source::Column(_)))
     }
 
@@ -524,8 +524,8 @@ impl Schema {
     }
 
     /// Fills the names into SQL: `{events}`, `{heads}`, `{frontier}` and `{log_state}` for the tables of
-    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}` and `{active}` for those of the
-    /// consumers, `{versions}` and `{guard}`; `{aggregate_type}` and so on for columns, all quoted;
+    /// the log, `{progress}`, `{pending}`, `{parked}`, `{handled}`, `{logs}`, `{marks}`, `{active}` and `{retired}` for those of
+    /// the consumers, `{versions}`, `{guard}` and `{refuse retired}`; `{aggregate_type}` and so on for columns, all quoted;
     /// `{=aggregate_type}` is the bare name, for use inside a string literal, as is `{log}`, the name of the
     /// table of events; `{schema}` is their database schema, if one was given, and `{known}` the version
     /// of the tables that this library knows.
@@ -551,7 +551,9 @@ impl Schema {
             "active" => "consumer_active",
             "read models" => "consumer_read_models",
             "versions" => "consumer_schema",
+            "retired" => "consumer_retired",
             "guard" => "consumer_guard",
+            "refuse retired" => "consumer_refuse_retired",
             _ => {
                 return match key.strip_prefix('=') {
                     Some(bare) => self.column_called(bare).to_owned(),

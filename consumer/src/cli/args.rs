@@ -13,8 +13,9 @@ Exit codes:
   0  success, and everything is well
   1  failed: the database, the tables, a consumer's code or the output
   2  wrong command line
-  3  unwell: a consumer stopped or waits for another release, its scope
-     changed, a parked event failed again, or the log has unknown events
+  3  unwell: a consumer stopped, is held back or waits for another release,
+     its scope changed, a parked event failed again, or the log has unknown
+     events
   4  refused, nothing was changed: not confirmed, a worker is processing a
      batch, or the message says what to do first";
 
@@ -75,12 +76,18 @@ pub(super) enum Command {
     /// Lists, shows, retries and skips parked events
     #[command(subcommand, disable_help_subcommand = true)]
     Parked(Parked),
+    /// Replaces the payload of an event, for good
+    Redact(Redact),
     /// Shows how far the log is settled, and what holds it up
     Frontier(Format),
     /// Explains what became of one event in a consumer
     Explain(Explain),
     /// Lists the events of the log that this program does not know
     Unknown(Format),
+    /// Gives the checkpoint of a consumer another name
+    Rename(Rename),
+    /// Starts a consumer that is held back
+    StartNew(StartNew),
     /// Removes the checkpoint of a detached consumer or an old version
     Forget(Forget),
     /// Serves the state of the consumers to a browser
@@ -273,6 +280,35 @@ pub(super) struct Dashboard {
     /// Allows every action, such as pausing a consumer, to those who may see the pages
     #[arg(long)]
     pub(super) allow_actions: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Redact {
+    /// The position of the event
+    pub(super) position: i64,
+    /// The new payload
+    pub(super) payload: String,
+    /// Removes the metadata, too
+    #[arg(long)]
+    pub(super) without_metadata: bool,
+    #[command(flatten)]
+    pub(super) confirmed: Confirmed,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rename {
+    /// The name of the checkpoint
+    pub(super) old: String,
+    /// The name that it gets
+    pub(super) new: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StartNew {
+    #[command(flatten)]
+    pub(super) consumer: Consumer,
+    #[command(flatten)]
+    pub(super) confirmed: Confirmed,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::args::{
-    Activate, Command, Consumer, EventOf, Explain, Forget, Format, Merge, Migrate, SkipEvent,
+    Activate, Command, Consumer, EventOf, Explain, Forget, Format, Merge, Migrate, Redact, Rename,
+    SkipEvent, StartNew,
 };
 use super::console::Console;
 use super::error::Outcome;
@@ -11,6 +12,7 @@ use super::exit::Exit;
 use super::tables;
 use crate::admin::{ActivateOptions, Admin, ForgetOptions, Target, text};
 use crate::backend::Backend;
+use crate::store::Redaction;
 use crate::worker::{WorkerBuilder, shutdown_signal};
 
 impl Command {
@@ -62,9 +64,12 @@ impl Command {
             Self::Activate(activate) => activate.run(admin, console).await,
             Self::Merge(merge) => merge.run(admin, console).await,
             Self::Parked(parked) => parked.run(admin, console).await,
+            Self::Redact(redact) => redact.run(admin, console).await,
             Self::Frontier(format) => frontier(&format, admin, console).await,
             Self::Explain(explain) => explain.run(admin, console).await,
             Self::Unknown(format) => unknown(&format, admin, console).await,
+            Self::Rename(rename) => rename.run(admin, console).await,
+            Self::StartNew(start) => start.run(admin, console).await,
             Self::Forget(forget) => forget.run(admin, console).await,
             #[cfg(feature = "dashboard")]
             Self::Dashboard(_) => Ok(Exit::Done),
@@ -218,6 +223,49 @@ impl Forget {
         console.confirm(self.confirmed.yes, &question)?;
         admin.forget(&consumer, options).await?;
         Ok(print(console, format!("{consumer} is forgotten")))
+    }
+}
+
+impl Redact {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let position = self.position;
+        let question =
+            format!("The payload of event {position} will be gone for good. Replace it?");
+        console.confirm(self.confirmed.yes, &question)?;
+        let mut redaction = Redaction::new(self.payload);
+        if self.without_metadata {
+            redaction = redaction.without_metadata();
+        }
+        admin.redact(position, redaction).await?;
+        Ok(print(
+            console,
+            format!(
+                "event {position} is redacted; workers drop the old payload with their next look at the checkpoints"
+            ),
+        ))
+    }
+}
+
+impl Rename {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let Self { old, new } = self;
+        admin.rename(&*old, &*new).await?;
+        Ok(print(
+            console,
+            format!("{old} is renamed to {new}; `rename {new} {old}` takes it back"),
+        ))
+    }
+}
+
+impl StartNew {
+    async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
+        let consumer = &self.consumer;
+        let question = format!(
+            "{consumer} starts with a checkpoint of its own and takes over no other. Continue?"
+        );
+        console.confirm(self.confirmed.yes, &question)?;
+        admin.start_new(consumer.target()).await?;
+        Ok(print(console, format!("{consumer} starts anew")))
     }
 }
 

@@ -79,6 +79,7 @@ fn exit_of(error: &AdminError) -> Exit {
         AdminError::Unknown { .. }
         | AdminError::UnknownVersion { .. }
         | AdminError::SeveralVersions { .. }
+        | AdminError::Name(_)
         | AdminError::NotParked { .. }
         | AdminError::NotStoppedAt { .. } => Exit::Usage,
         AdminError::Held { .. }
@@ -87,6 +88,10 @@ fn exit_of(error: &AdminError) -> Exit {
         | AdminError::Active { .. }
         | AdminError::Behind { .. }
         | AdminError::HasParked { .. }
+        | AdminError::HeldBack { .. }
+        | AdminError::NotHeldBack { .. }
+        | AdminError::NameTaken { .. }
+        | AdminError::NameRetired { .. }
         | AdminError::WouldDiscard { .. }
         | AdminError::NotNext { .. }
         | AdminError::NoReset { .. }

@@ -31,8 +31,11 @@
 //! | `merge NAME --segments NUMBER` | merges a consumer's segments while workers run it |
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
 //! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked, skipped or yet to handle an event, and which handler takes it |
+//! | `redact POSITION PAYLOAD` | replaces the payload of an event, for good |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
 //! | `unknown [--json]` | lists the types and versions of the log's events that the program does not know; reads the log once |
+//! | `rename OLD NEW` | gives the checkpoint of a consumer another name |
+//! | `start-new NAME` | starts a consumer that is held back, with a checkpoint of its own |
 //! | `forget NAME` | removes the checkpoint of a detached consumer or an old version |
 //! | `dashboard [--listen 127.0.0.1:0]` | with the feature `dashboard`: serves the state of the consumers to a browser; read-only without `--allow-actions`, and beyond this machine only with `--password-file` |
 //! | `migrate [--print]` | creates or updates the tables, or prints the SQL for it, with the tables and views of read models |

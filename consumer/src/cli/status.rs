@@ -94,6 +94,7 @@ fn verdict(status: &Status) -> Exit {
             ConsumerState::Stopped { .. }
                 | ConsumerState::WaitingForRelease { .. }
                 | ConsumerState::ScopeChanged { .. }
+                | ConsumerState::HeldBack(_)
                 | ConsumerState::OtherLog { .. }
         )
     };

@@ -271,6 +271,9 @@ fn problem(one: &ConsumerStatus) -> Option<String> {
             "{consumer} waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
         ));
     }
+    if let Some(reason) = &one.held_back {
+        return Some(format!("{consumer}: {reason}"));
+    }
     if let ConsumerState::OtherLog { log } = &one.state {
         return Some(format!(
             "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
@@ -301,6 +304,7 @@ fn colour(state: &ConsumerState) -> Color {
         ConsumerState::Running => Color::Green,
         ConsumerState::Stopped { .. }
         | ConsumerState::ScopeChanged { .. }
+        | ConsumerState::HeldBack(_)
         | ConsumerState::OtherLog { .. } => Color::Red,
         ConsumerState::Retrying { .. }
         | ConsumerState::WaitingForRelease { .. }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use sqlx::Database;
 
 use super::read_model::Table;
-use super::{BatchError, Context, EventFormat, HandlerError, PersistedEvent, Settings};
+use super::{BatchError, Context, EventFormat, Formerly, HandlerError, PersistedEvent, Settings};
 
 /// The default loop of `handle_batch`. It is a macro because a function that takes `handle` as an
 /// argument cannot require its future to be `Send` for every lifetime.
@@ -181,6 +181,11 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
     fn knows(&self, format: EventFormat<'_>) -> bool {
         let _ = format;
         true
+    }
+
+    /// Returns the name that the consumer had before, for one that was renamed.
+    fn formerly(&self) -> Formerly {
+        Formerly::Unstated
     }
 
     /// Returns whether the consumer writes through the transaction.

@@ -9,7 +9,8 @@
 //! | [`failing`] | decide what happens after an error |
 //! | [`rebuilding`] | change a read model |
 //! | [`scaling`] | run more processes, or handle more events a second |
-//! | [`deploying`] | deploy a new release, and grant roles what they need |
+//! | [`deploying`] | deploy a new release, rename a consumer, and grant roles what they need |
+//! | [`personal_data`] | delete personal data from a log that is never changed otherwise |
 //! | [`on_call`] | answer an alert, from a stuck consumer to a restored backup |
 #![cfg_attr(
     feature = "testing",
@@ -44,6 +45,9 @@ pub mod scaling {}
 pub mod deploying {}
 #[doc = include_str!("on_call.md")]
 pub mod on_call {}
+
+#[doc = include_str!("personal_data.md")]
+pub mod personal_data {}
 #[cfg(feature = "testing")]
 #[doc = include_str!("testing.md")]
 pub mod testing {}

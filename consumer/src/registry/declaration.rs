@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::Database;
 
 use crate::contract::read_model::Table;
-use crate::contract::{Consumer, ErasedConsumer, ScopedConsumer, Settings};
+use crate::contract::{Consumer, ErasedConsumer, Formerly, ScopedConsumer, Settings};
 
 /// The place in the source where a consumer is declared.
 ///
@@ -59,6 +59,8 @@ pub struct Declaration {
     pub version: u32,
     /// The group, for processes that run only some of a program's consumers.
     pub group: Option<&'static str>,
+    /// The name that it had before.
+    pub formerly: Formerly,
     /// The aggregate types that it receives events of; empty for every event (R7, R8).
     pub scope: Vec<Arc<str>>,
     /// How to run it.
@@ -77,6 +79,7 @@ impl Declaration {
             name: name.into(),
             version: 1,
             group: None,
+            formerly: Formerly::Unstated,
             scope: Vec::new(),
             settings: Settings::DEFAULT,
             read_model: None,
@@ -109,6 +112,7 @@ impl<DB: Database> Registered<DB> {
         let mut declaration = Declaration::new(consumer.name());
         declaration.scope = shared(consumer.scope());
         declaration.settings = consumer.settings();
+        declaration.formerly = consumer.formerly();
         declaration.read_model = consumer.read_model();
         Self {
             declaration,

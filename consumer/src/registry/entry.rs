@@ -12,7 +12,7 @@ use super::{Declaration, Dependencies, Site};
 use crate::contract::generated::Transaction;
 use crate::contract::read_model::Table;
 use crate::contract::read_model::generated::RowsOfFold;
-use crate::contract::{Consumer, ErasedConsumer, HandlerError, Settings};
+use crate::contract::{Consumer, ErasedConsumer, Formerly, HandlerError, Settings};
 
 /// A declared consumer, before it is bound to a database.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Entry {
     pub version: u32,
     /// The group.
     pub group: Option<&'static str>,
+    /// The name that it had before.
+    pub formerly: Formerly,
     /// The aggregate types in its scope.
     pub scope: &'static [&'static str],
     /// Its handlers, and what they know of events.
@@ -45,6 +47,7 @@ impl Entry {
             name: self.name.into(),
             version: self.version,
             group: self.group,
+            formerly: self.formerly.clone(),
             scope: self.scope.iter().map(|&kind| kind.into()).collect(),
             settings: self.settings.clone(),
             read_model: self.read_model,

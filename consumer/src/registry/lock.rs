@@ -222,9 +222,9 @@ fn consumers(text: &str) -> Vec<String> {
 /// Checks that the linked consumers have the names, versions, scopes, handled events and tables
 /// recorded in a file beside Cargo.toml.
 ///
-/// A consumer's name keys its checkpoint: after a rename it silently starts again from the beginning
-/// of the log. With this line in a test the rename fails the build, and the change of the file is
-/// visible in code review:
+/// A consumer's name keys its checkpoint: one that is renamed without
+/// [`formerly`](crate::Formerly) is held back, or starts again from the beginning of the log. With this
+/// line in a test the rename fails the build, and the change of the file is visible in code review:
 ///
 /// ```no_run
 /// // in a function marked `#[test]`

@@ -5,6 +5,7 @@ mod conflicts;
 pub(crate) mod decision;
 #[cfg(feature = "worker")]
 mod find_as_of;
+mod redaction;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +18,13 @@ use tokio::sync::watch;
 #[cfg(feature = "worker")]
 use crate::backend::Incarnation;
 use crate::backend::{
-    self, Access, Append, Backend, EventStatements, LogRow, Opened, ReadRange, Schema, StoreError,
-    StoreSettings,
+    self, Access, Append, Backend, EventStatements, JsonText, LogRow, Opened, ReadRange, Schema,
+    StoreError, StoreSettings,
 };
-use crate::contract::{ExpectedVersion, NewEvent, PersistedEvent};
+use crate::contract::{ExpectedVersion, Metadata, NewEvent, PersistedEvent};
+
+use self::redaction::NewMetadata;
+pub use self::redaction::Redaction;
 
 /// An [`EventStore`] in a SQLite file.
 #[cfg(feature = "sqlite")]
@@ -473,6 +477,56 @@ impl<DB: Backend> EventStore<DB> {
         DB::note_rewrite(tx, &self.inner.statements).await
     }
 
+    /// Replaces the payload of an event, and its metadata if that is given, in the caller's transaction, so
+    /// that no consumer gets the old one any more.
+    ///
+    /// Everything else about the event stays: its type, ids, versions and time. The new payload must be
+    /// one that every handler of the event can decode. Once the transaction has committed, every worker
+    /// drops the events that it keeps in memory, as
+    /// [`discard_caches_in`](Self::discard_caches_in) describes. Errors that consumers have recorded may
+    /// quote the old payload: [`Admin::redact`](crate::admin::Admin::redact) replaces them, too. The guide
+    /// [`personal_data`](crate::guide::personal_data) says where else a payload may be.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # consumer::__doc::register(&store, "ada").await?;
+    /// let mut tx = store.begin().await?;
+    /// store.redact(&mut tx, 1, r#"{"email":null}"#).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::NoEvent`], [`StoreError::InvalidMetadata`], [`StoreError::NotMigrated`] or
+    /// [`StoreError::Database`].
+    pub async fn redact(
+        &self,
+        tx: &mut DB::Connection,
+        position: i64,
+        redaction: impl Into<Redaction>,
+    ) -> Result<(), StoreError> {
+        if self.schema().is_read_only() {
+            let table = self.schema().events_name().to_owned();
+            return Err(StoreError::ReadOnlyLog { table });
+        }
+        let statements = &self.inner.statements;
+        let Redaction { payload, metadata } = redaction.into();
+        let metadata = match &metadata {
+            NewMetadata::Kept => None,
+            NewMetadata::Removed => Some(None),
+            NewMetadata::Replaced(metadata) => Some(Some(checked::<DB>(metadata)?)),
+        };
+        if !DB::redact(tx, statements, position, &payload).await? {
+            return Err(StoreError::NoEvent { position });
+        }
+        if let Some(metadata) =
+            metadata.filter(|_| self.schema().has(crate::backend::Column::Metadata))
+        {
+            DB::replace_metadata(tx, statements, position, metadata).await?;
+        }
+        self.discard_caches_in(tx).await
+    }
+
     /// Tells the workers of this process that there is something to read, or will be in a moment.
     fn wake(&self) {
         self.inner
@@ -595,6 +649,17 @@ impl<DB: Backend> EventStore<DB> {
         let statements = &self.inner.statements;
         readable(DB::read_aggregate(connection, statements, aggregate, from, to).await?)
     }
+}
+
+/// Metadata that the database can store.
+fn checked<DB: Backend>(metadata: &Metadata) -> Result<JsonText<'_>, StoreError> {
+    let text = JsonText::parse(metadata.as_bytes());
+    let text = text.map_err(|reason| StoreError::InvalidMetadata { reason })?;
+    if !DB::STORES_NUL && text.has_nul() {
+        let field = "the metadata";
+        return Err(StoreError::NulInText { field });
+    }
+    Ok(text)
 }
 
 /// The events of a read, for a caller that needs all of them.

@@ -558,6 +558,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         problems.extend(wrong_names(&self.registered));
         problems.extend(names_taken(&self.registered));
         problems.extend(tables_taken(&self.registered));
+        problems.extend(former_names_in_use(&self.registered, &self.elsewhere));
         problems
     }
 
@@ -642,6 +643,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
             .collect();
         let ids = consumers.iter().map(|consumer| consumer.id().clone());
         let progress = Arc::new(WorkerProgress::new(ids.collect(), self.options.stall_after));
+        let own = consumers.iter().flat_map(|one| one.enrolment.names());
+        let elsewhere = self.elsewhere.iter().map(|name| name.as_str().into());
+        let declared = own.chain(elsewhere).collect();
         let (frontier_sender, frontier) = watch::channel(Observation {
             settled: 0,
             head: 0,
@@ -662,10 +666,12 @@ impl<DB: Backend> WorkerBuilder<DB> {
         let guard = RunGuard::new(&progress);
         let shared = Shared {
             statements: DB::checkpoint_statements(self.store.settings()),
+            names: DB::name_statements(self.store.settings()),
             located: Arc::default(),
             log_name,
             table_schema: None,
             process: Process::current(self.options.release.as_deref()),
+            declared,
             log: Log::new(
                 self.store.clone(),
                 self.options.cache_bytes,
@@ -740,6 +746,32 @@ fn tables_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
                 table,
                 first: owner.to_string(),
                 second: name.to_string(),
+            });
+        }
+    }
+    problems
+}
+
+/// Consumers with a former name that the program still has, or that two of them claim.
+fn former_names_in_use<DB: Backend>(
+    registered: &[Registered<DB>],
+    elsewhere: &[String],
+) -> Vec<BuildError> {
+    let mut claimed: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for one in registered {
+        let consumer = key(one).0;
+        let Some(former) = one.declaration.formerly.former() else {
+            continue;
+        };
+        let is_declared = registered.iter().any(|other| key(other).0 == former)
+            || elsewhere.iter().any(|name| name == former);
+        let claimer = *claimed.entry(former).or_insert(consumer);
+        if is_declared || claimer != consumer {
+            problems.push(BuildError::FormerNameInUse {
+                consumer: consumer.to_owned(),
+                former: former.to_owned(),
+                by: if is_declared { former } else { claimer }.to_owned(),
             });
         }
     }

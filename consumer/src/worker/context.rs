@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, CheckpointStatements, Observation, Process, StoreError, acquire};
+use crate::backend::{
+    Backend, CheckpointStatements, Enrolment, NameStatements, Observation, Process, Program,
+    StoreError, acquire,
+};
 use crate::contract::{Settings, chain};
 use crate::store::EventStore;
 use crate::worker::connections::Connections;
@@ -28,12 +31,15 @@ pub(crate) struct Shared<DB: Backend> {
     /// The name of the log.
     pub(crate) log_name: Arc<str>,
     pub(crate) statements: CheckpointStatements,
+    pub(crate) names: NameStatements,
     /// The store with the schemas of its tables, once the worker runs; shared with its handles.
     pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
     /// The schema of the tables of read models whose names give none.
     pub(crate) table_schema: Option<Arc<str>>,
     /// What rows record of this process.
     pub(crate) process: Process,
+    /// The names of all consumers in the program.
+    pub(crate) declared: Arc<[Arc<str>]>,
     pub(crate) options: Options,
     pub(crate) log: Log<DB>,
     pub(crate) connections: Arc<Connections<DB>>,
@@ -57,10 +63,21 @@ impl<DB: Backend> Shared<DB> {
     pub(crate) async fn locate_tables(&mut self) -> Result<(), StoreError> {
         self.store = self.store.located().await?;
         self.statements = DB::checkpoint_statements(self.store.settings());
+        self.names = DB::name_statements(self.store.settings());
         self.log.read_from(&self.store);
         // A worker runs once, so this is set once.
         let _ = self.located.set(self.store.clone());
         Ok(())
+    }
+
+    /// Consumers of this program whose checkpoints are to be created.
+    pub(crate) fn program<'a>(&'a self, enrolments: &'a [Enrolment]) -> Program<'a> {
+        Program {
+            names: &self.names,
+            declared: &self.declared,
+            enrolments,
+            release: &self.process.release,
+        }
     }
 
     /// Terminates, over another connection, what the backends of claims are running: a row stays

@@ -158,6 +158,19 @@ pub enum BuildError {
         /// The second consumer.
         second: String,
     },
+    /// The former name of a consumer is still that of another one, or two consumers claim it.
+    #[error(
+        "`{consumer}` cannot take over from its former name `{former}`, which the consumer `{by}` in this program {claims}; remove one of the two, or the key `formerly`",
+        claims = if .former == .by { "has" } else { "claims too" }
+    )]
+    FormerNameInUse {
+        /// The consumer with the key `formerly`.
+        consumer: String,
+        /// The former name.
+        former: String,
+        /// The other consumer.
+        by: String,
+    },
     /// Settings were given for a consumer that the worker does not have.
     #[error("there is no consumer `{name}` to configure; the worker has: {known}")]
     UnknownConsumer {

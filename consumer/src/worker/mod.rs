@@ -19,6 +19,7 @@ mod progress;
 mod run;
 mod run_guard;
 mod shutdown;
+mod tables;
 mod threads;
 mod timeouts;
 

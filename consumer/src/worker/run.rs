@@ -8,12 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{
-    Access, Backend, Observation, ReadModelTable, StoreError, begin, clock_is_paused,
-    prepare_table, prepare_view, table_schema,
-};
+use crate::backend::{Access, Backend, Observation, StoreError, clock_is_paused};
 use crate::contract::Backoff;
-use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
@@ -22,11 +18,12 @@ use crate::worker::lane::retry::delay;
 use crate::worker::panics;
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
-use crate::worker::poller::{Poller, idle, segments};
+use crate::worker::poller::{Poller, held_back, idle, segments};
 use crate::worker::progress::handle::WorkerHandle;
 use crate::worker::progress::report::Report;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::run_guard::RunGuard;
+use crate::worker::tables;
 use crate::worker::threads::Threads;
 use crate::worker::timeouts::within;
 
@@ -171,9 +168,9 @@ impl<DB: Backend> Worker<DB> {
         }
         let mut shared = self.shared;
         check_store(&mut shared).await?;
-        prepare_tables(&mut shared, &self.assigner.consumers).await?;
-        let shared = Arc::new(shared);
         let consumers = self.assigner.consumers.clone();
+        prepare(&mut shared, &consumers).await?;
+        let shared = Arc::new(shared);
         panics::warn_of_aborts(consumers.iter().map(|one| one.policy()));
         let Channels {
             frontier,
@@ -225,31 +222,19 @@ async fn check_store<DB: Backend>(shared: &mut Shared<DB>) -> Result<(), WorkerE
     })
 }
 
-/// Creates the tables of read models and their views, or compares those that exist with their structs.
-async fn prepare_tables<DB: Backend>(
+/// Decides which consumers run, and prepares their tables.
+async fn prepare<DB: Backend>(
     shared: &mut Shared<DB>,
     consumers: &[Arc<WorkerConsumer<DB>>],
 ) -> Result<(), WorkerError> {
-    let with_table = consumers.iter().filter_map(|consumer| {
-        let table = consumer.registered.consumer.read_model()?;
-        Some((table, consumer.id()))
-    });
-    let with_table: Vec<_> = with_table.collect();
-    let Some((first, _)) = with_table.first() else {
-        return Ok(());
-    };
-    let views = DB::view_statements(shared.store.settings());
-    let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
-    shared.table_schema = match shared.store.schema().handlers_schema() {
-        Some(schema) => Some(Arc::from(schema)),
-        None => table_schema::<DB>(&mut tx, Some(first)).await?,
-    };
-    for (table, consumer) in with_table {
-        let table = VersionTable::new(table, consumer.version, shared.table_schema.as_deref());
-        prepare_table::<DB>(&mut tx, &table).await?;
-        prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(consumer, &table)).await?;
-    }
-    Ok(tx.commit().await?)
+    tables::find_schema(shared, consumers).await?;
+    held_back::settle_names(shared, consumers).await?;
+    let progress = &shared.progress;
+    let run = consumers
+        .iter()
+        .map(Arc::as_ref)
+        .filter(|one| progress.held_back(one.id()).is_none());
+    tables::prepare(shared, &run.collect::<Vec<_>>()).await
 }
 
 /// Starts the tasks beside the poller and the lanes.
@@ -258,7 +243,8 @@ fn spawn_helpers<DB: Backend>(
     consumers: Vec<Arc<WorkerConsumer<DB>>>,
 ) -> JoinSet<()> {
     let mut helpers = JoinSet::new();
-    helpers.spawn(segments::split_rows(Arc::clone(shared), consumers));
+    helpers.spawn(segments::split_rows(Arc::clone(shared), consumers.clone()));
+    helpers.spawn(held_back::start_later(Arc::clone(shared), consumers));
     if let Some(url) = shared.options.listen.url() {
         let pool = shared.store.pool().clone();
         helpers.spawn(DB::listen(pool, url, Arc::clone(&shared.wake)));
@@ -313,6 +299,10 @@ impl<DB: Backend> Lanes<DB> {
     /// Opens a lane for each row and restarts those that panic, until all lanes have ended.
     async fn run_all(&mut self) {
         loop {
+            // Also if all consumers are held back, so that no lane ever ends.
+            if self.until.is_some() && self.tasks.is_empty() && self.new.is_empty() {
+                return;
+            }
             tokio::select! {
                 biased;
                 Some(lane) = self.new.recv() => self.open(RunningLane { lane, panics: 0 }),
@@ -322,9 +312,6 @@ impl<DB: Backend> Lanes<DB> {
                     }
                 }
                 else => return,
-            }
-            if self.until.is_some() && self.tasks.is_empty() && self.new.is_empty() {
-                return;
             }
         }
     }
@@ -491,7 +478,7 @@ fn detached_names<DB: Backend>(
     for name in &names {
         tracing::warn!(
             consumer = %name,
-            "the checkpoint is detached: no consumer of that name is in this program; was it renamed, or is its crate missing from `consumers![…]`?"
+            "the checkpoint is detached: no consumer of that name is in this program; if it was renamed, write `formerly = \"{name}\"` at the consumer that it is now; if not, its crate may be missing from `consumers![…]`"
         );
     }
     names

@@ -25,6 +25,12 @@ pub enum Command {
     Activate,
     /// Forgets the oldest version of a consumer, some of them with its parked events.
     Forget,
+    /// Gives a consumer another name, and its own again.
+    Rename,
+    /// Forgets the newest version of a consumer, and starts it anew.
+    StartNew,
+    /// Gives a broken event another payload.
+    Redact,
     /// Looks at the progress of a rebuild.
     WatchRebuild,
     /// Lists what a consumer has parked.
@@ -45,7 +51,7 @@ pub enum Command {
 
 impl Command {
     /// All commands, those first that change something.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Pause,
         Self::Resume,
         Self::AcceptScope,
@@ -57,6 +63,9 @@ impl Command {
         Self::Skip,
         Self::Activate,
         Self::Forget,
+        Self::Rename,
+        Self::StartNew,
+        Self::Redact,
         Self::WatchRebuild,
         Self::Parked,
         Self::ParkedEvent,
@@ -82,6 +91,9 @@ impl Command {
             Self::Skip => "skip",
             Self::Activate => "activate",
             Self::Forget => "forget",
+            Self::Rename => "rename",
+            Self::StartNew => "start_new",
+            Self::Redact => "redact",
             Self::WatchRebuild => "watch_rebuild",
             Self::Parked => "parked",
             Self::ParkedEvent => "parked_event",
@@ -103,7 +115,10 @@ impl Command {
             | Self::MergeSegments
             | Self::SkipParked
             | Self::Activate
-            | Self::Forget => 2,
+            | Self::Forget
+            | Self::Rename
+            | Self::StartNew
+            | Self::Redact => 2,
             // These change nothing.
             _ => 1,
         }
@@ -113,10 +128,14 @@ impl Command {
     #[must_use]
     pub(super) fn may_be_beside(self) -> bool {
         // A merge has a worker of its own; the others need the code of a release that is gone, or a
-        // consumer that has stopped.
+        // consumer that has stopped, or take the checkpoint from the worker.
         !matches!(
             self,
-            Self::MergeSegments | Self::AcceptScope | Self::Activate | Self::Forget
+            Self::MergeSegments
+                | Self::AcceptScope
+                | Self::Activate
+                | Self::Forget
+                | Self::StartNew
         )
     }
 }

@@ -36,6 +36,9 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             Command::Skip => self.get_past(id, which, false).await,
             Command::Activate => self.activate(id, which).await,
             Command::Forget => self.forget_oldest(consumer, which).await,
+            Command::Rename => self.rename(id).await,
+            Command::StartNew => self.restart(consumer).await,
+            Command::Redact => self.redact(which, true).await,
             Command::WatchRebuild
             | Command::Parked
             | Command::ParkedEvent
@@ -76,16 +79,21 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let admin = admin.expect("the consumers fit together");
         allowed("pause", id, admin.pause(target(id)).await)?;
         if !self.model.is_enrolled(id) {
-            // One that never ran gets its checkpoint. Where transactions are open, only that tells what
-            // is settled.
-            let rows = self.look().await?.rows;
-            let own = rows.iter().filter(|row| row.id == id);
-            let position = own.map(|row| row.position).min();
-            let is_known = self.writers.is_empty();
-            let settled = if is_known { None } else { position };
-            self.model
-                .enroll(id.0, &release, settled.unwrap_or(self.settled()));
+            // One that never ran gets its checkpoint.
+            self.enrolled(id, &release).await?;
         }
+        Ok(())
+    }
+
+    /// A command has made a checkpoint. Where transactions are open, only that tells what is settled.
+    async fn enrolled(&mut self, id: Id, release: &Release) -> Verdict {
+        let rows = self.look().await?.rows;
+        let own = rows.iter().filter(|row| row.id == id);
+        let position = own.map(|row| row.position).min();
+        let is_known = self.writers.is_empty();
+        let settled = if is_known { None } else { position };
+        self.model
+            .enroll(id.0, release, settled.unwrap_or(self.settled()));
         Ok(())
     }
 
@@ -299,16 +307,29 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let rows = self.model.seen().rows.iter();
         let own = rows.filter(|row| NAMES.get(consumer) == Some(&row.id.0));
         match own.map(|row| row.id).min() {
-            Some(id) => self.forget(id, which % 2 == 1).await.map(drop),
+            Some(id) => self.forget(id, which % 2 == 1, true).await.map(drop),
             None => Ok(()),
         }
     }
 
-    /// Forgets a version, and says whether that was not refused.
-    async fn forget(&mut self, id: Id, discard: bool) -> Verdict<bool> {
+    /// Gives a consumer a name that none has, and its own again.
+    async fn rename(&mut self, id: Option<Id>) -> Verdict {
+        let Some((admin, id, _)) = self.operator(id) else {
+            return Ok(());
+        };
+        let other = format!("{} for a moment", id.0).replace(' ', "_");
+        allowed("rename", id, admin.rename(id.0, &*other).await)?;
+        allowed("rename", id, admin.rename(&*other, id.0).await)
+    }
+
+    /// Forgets a version, and says whether that was not refused. Unless by force, its name is retired.
+    async fn forget(&mut self, id: Id, discard: bool, by_force: bool) -> Verdict<bool> {
         let parked = self.model.parked(id).len();
         let admin = Admin::new(self.database.store.clone());
-        let mut options = ForgetOptions::new().force();
+        let mut options = ForgetOptions::new();
+        if by_force {
+            options = options.force();
+        }
         if discard {
             options = options.discard_parked();
         }
@@ -339,12 +360,16 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
 
     /// Forgets the newest version of a consumer, and makes its checkpoint anew.
     pub(super) async fn restart(&mut self, consumer: usize) -> Verdict {
-        let Some((_, id, _)) = self.operator(self.newest(consumer)) else {
+        let Some((admin, id, release)) = self.operator(self.newest(consumer)) else {
             return Ok(());
         };
-        if self.forget(id, false).await? {
-            self.pause(consumer).await?;
-            self.resume(Some(id)).await?;
+        if self.forget(id, false, false).await? {
+            match admin.pause(target(id)).await {
+                Err(AdminError::HeldBack { .. }) => {}
+                other => return Err(format!("{id:?} is not held back: {other:?}")),
+            }
+            allowed("start_new", id, admin.start_new(target(id)).await)?;
+            self.enrolled(id, &release).await?;
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::{
-    BatchError, Consumer, Context, EventFormat, HandlerError, PersistedEvent, Registered, Settings,
+    BatchError, Consumer, Context, EventFormat, Formerly, HandlerError, PersistedEvent, Registered,
+    Settings,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
@@ -47,6 +48,10 @@ pub(super) struct Outside {
     pub(super) handled: Vec<(&'static str, u32, i64)>,
     /// The events that are not broken any more.
     pub(super) repaired: HashSet<i64>,
+    /// The events whose payloads from before their redaction no handler may be given any more.
+    redacted: HashSet<i64>,
+    /// A handler that was given such a payload all the same.
+    leak: Option<String>,
 }
 
 /// The world that handlers act on, besides their transaction.
@@ -117,6 +122,27 @@ impl World {
         let fuse = self.fuse.lock().unwrap().clone();
         if let Some(fuse) = fuse {
             fuse.count(consumer).await;
+        }
+    }
+
+    /// From now on, the old payloads of these events must not come to any handler.
+    pub(super) fn forbid_old_payloads(&self, of: impl IntoIterator<Item = i64>) {
+        self.outside.lock().unwrap().redacted.extend(of);
+    }
+
+    /// A handler that was given an old payload.
+    pub(super) fn leak(&self) -> Option<String> {
+        self.outside.lock().unwrap().leak.clone()
+    }
+
+    /// Checks that an event is not one from before its redaction, which gave it a payload that succeeds.
+    fn check_redaction(&self, consumer: &str, event: &PersistedEvent) {
+        let position = event.global_position;
+        let mut outside = self.outside.lock().unwrap();
+        let script = serde_json::from_slice::<Scripted>(&event.payload);
+        let is_new = script.is_ok_and(|event| event.script == Script::Succeed);
+        if outside.redacted.contains(&position) && !is_new {
+            outside.leak = Some(format!("{consumer} was given event {position}"));
         }
     }
 
@@ -239,6 +265,10 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         self.name
     }
 
+    fn formerly(&self) -> Formerly {
+        Formerly::None
+    }
+
     fn settings(&self) -> Settings {
         self.settings.clone()
     }
@@ -262,6 +292,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
         let position = event.global_position;
+        self.world.check_redaction(self.name, event);
         let call = Call {
             consumer: self.name,
             version: cx.version(),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consumer::{ConsumerState, EventStore, StartFrom, Worker, WorkerBuilder};
+use consumer::admin::Admin;
+use consumer::{ConsumerState, EventStore, StartFrom, StoreError, Worker, WorkerBuilder};
 
 use super::appending::{UNSPOIL, Writer};
 use super::backend::HistoryBackend;
@@ -35,6 +36,8 @@ pub(super) struct Stage<'a, DB: HistoryBackend> {
     /// Positions that were rolled back.
     pub(super) void: BTreeSet<i64>,
     pub(super) count: usize,
+    /// Redacted in this step, in which a worker may still be handling what it had read before.
+    redacted: Vec<i64>,
     /// Removed last.
     _site: DB::Site,
 }
@@ -53,6 +56,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             promised: BTreeSet::new(),
             void: BTreeSet::new(),
             count: 0,
+            redacted: Vec::new(),
             _site: site,
         }
     }
@@ -60,6 +64,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     /// Takes a step and compares with the model.
     pub(super) async fn take(&mut self, step: &Step) -> Verdict {
         self.count += 1;
+        self.world.forbid_old_payloads(self.redacted.drain(..));
         match step {
             Step::Run => return self.run().await,
             Step::Together(consumer, release) => return self.together(*consumer, release).await,
@@ -85,7 +90,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             Step::Restart(consumer) => self.restart(*consumer).await?,
             Step::RestartServer => self.restart_server().await,
             Step::Repair(which) => self.repair(*which).await,
-            Step::Redact(which) => self.redact(*which).await,
+            Step::Redact(which) => self.redact(*which, false).await?,
             Step::Archive(keep) => self.archive(*keep).await,
             Step::Alter => self.alter().await,
             Step::Damage(damage) => self.damage(*damage).await,
@@ -408,25 +413,27 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         self.world.outside.lock().unwrap().repaired.insert(position);
     }
 
-    /// Gives a broken event a payload that succeeds, as someone does by hand.
-    async fn redact(&mut self, which: usize) {
+    /// Gives a broken event a payload that succeeds, in a transaction or by a command.
+    pub(super) async fn redact(&mut self, which: usize, by_command: bool) -> Verdict {
         let mut broken = self.model.broken();
         broken.retain(|position| !self.model.is_unreadable(*position));
         let Some(position) = broken.get(which % broken.len().max(1)).copied() else {
-            return;
+            return Ok(());
         };
         let scripted = Scripted {
             script: Script::Succeed,
         };
         let payload = serde_json::to_string(&scripted).expect("JSON");
-        let value = if DB::HOME.is_empty() {
-            format!("CAST('{payload}' AS BLOB)")
+        let store = self.database.store.clone();
+        let redacted = if by_command {
+            let redacted = Admin::new(store).redact(position, payload).await;
+            redacted.map_err(|error| error.to_string())
         } else {
-            format!("convert_to('{payload}', 'UTF8')")
+            redact_in_a_transaction(&store, position, payload).await
         };
-        let update =
-            format!("UPDATE events SET payload = {value} WHERE global_position = {position}");
-        self.database.execute(&update).await;
+        redacted.map_err(|error| format!("redacting {position}: {error}"))?;
+        self.redacted.push(position);
+        Ok(())
     }
 
     async fn alter(&self) {
@@ -512,8 +519,12 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         Ok(seen)
     }
 
-    /// Checks that the log has what was committed, and nothing that was rolled back.
+    /// Checks that the log has what was committed, and nothing that was rolled back, and that no consumer
+    /// was given what had been redacted.
     fn check_promises(&self, seen: &Observed) -> Verdict {
+        if let Some(leak) = self.world.leak() {
+            return Err(format!("{leak} after it had been redacted"));
+        }
         if let Some(lost) = self.promised.iter().find(|at| !seen.log.contains_key(at)) {
             return Err(format!("event {lost} was appended, and is not in the log"));
         }
@@ -534,6 +545,18 @@ fn has_to_begin<DB: HistoryBackend>(worker: &Running<DB>) -> bool {
     consumers
         .iter()
         .any(|one| one.state == ConsumerState::Starting)
+}
+
+async fn redact_in_a_transaction<DB: HistoryBackend>(
+    store: &EventStore<DB>,
+    position: i64,
+    payload: String,
+) -> Result<(), String> {
+    let in_words = |error: StoreError| error.to_string();
+    let mut tx = store.begin().await.map_err(in_words)?;
+    let redacted = store.redact(&mut tx, position, payload).await;
+    redacted.map_err(in_words)?;
+    tx.commit().await.map_err(|error| error.to_string())
 }
 
 fn logged(line: &str) -> (i64, Logged) {

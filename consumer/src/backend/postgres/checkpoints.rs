@@ -14,6 +14,7 @@ use super::connect::{BEGIN_WRITE, begin, begin_write, server_incarnation, with_n
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
+use crate::backend::renames::Renames;
 use crate::backend::rows::on_row;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::sql::without_nul;
@@ -218,6 +219,13 @@ macro_rules! save {
         SELECT address, set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved"
         )
     };
+}
+
+impl Renames for Postgres {
+    const LOCK_NAMES: &'static str = "SELECT pg_advisory_xact_lock(7166182912370463010)";
+
+    /// A claim is held while a handler works elsewhere.
+    const IS_WORKING: &'static str = "SELECT $1::text IS NULL AS working";
 }
 
 impl Checkpoints for Postgres {

@@ -6,7 +6,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{StoreError, StoreSettings};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES];
 
 /// Creates the table of versions.
 pub(super) const VERSIONS: &str = "
@@ -273,7 +273,8 @@ const LOCK_HOLDERS: &str = "
        AND (l.relation IN (to_regclass('{events}'), to_regclass('{progress}'),
                            to_regclass('{frontier}'), to_regclass('{parked}'),
                            to_regclass('{handled}'), to_regclass('{logs}'),
-                           to_regclass('{active}'), to_regclass('{versions}'))
+                           to_regclass('{active}'), to_regclass('{retired}'),
+                           to_regclass('{versions}'))
             OR l.locktype = 'advisory' AND l.objsubid = 1
                AND (l.classid::bigint << 32) + l.objid::bigint = 7166182912370463009)
      ORDER BY holder LIMIT 10";

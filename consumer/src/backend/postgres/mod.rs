@@ -25,6 +25,7 @@ mod migrations;
 mod operate;
 mod privileges;
 mod read_model;
+mod retired;
 mod rows;
 #[cfg(feature = "worker")]
 mod tables;

@@ -12,9 +12,19 @@ use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
 };
+use crate::backend::renames::Renames;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
+
+impl Renames for Sqlite {
+    /// The transaction, begun IMMEDIATE, is the lock.
+    const LOCK_NAMES: &'static str = "SELECT 1";
+
+    const IS_WORKING: &'static str = "
+        SELECT EXISTS (SELECT 1 FROM {marks}
+                        WHERE consumer = $1 AND held_until > {now}) AS working";
+}
 
 impl Checkpoints for Sqlite {
     type Guard = HookGuard;

@@ -6,7 +6,7 @@ use crate::backend::version::KNOWN;
 use crate::backend::{Column, Schema, StoreError};
 
 /// All versions, oldest first.
-pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6];
+pub(super) const MIGRATIONS: [&str; KNOWN] = [V1, V2, V3, V4, V5, V6, super::retired::TABLES];
 
 /// Columns of later versions: their tables, their names and their types. A script cannot add a column
 /// only where it is missing, so new tables have them from the start.

@@ -24,6 +24,7 @@ mod migrations;
 #[cfg(feature = "worker")]
 mod operate;
 mod read_model;
+mod retired;
 mod rows;
 #[cfg(feature = "worker")]
 mod tables;

@@ -232,8 +232,9 @@ impl<DB: Backend> Attempt<'_, DB> {
     /// what is left for the handler.
     async fn open(&self, tx: &mut Transaction<'_, DB>) -> Result<Opening, sqlx::Error> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
-        let Some(claim) = self.segment.claim(self.shared, tx).await? else {
-            return Ok(Opening::RollBack(Outcome::Busy));
+        let claim = match self.segment.claim(self.shared, tx).await? {
+            Ok(claim) => claim,
+            Err(unclaimed) => return Ok(Opening::RollBack(unclaimed.into())),
         };
         let claim = match self.admit(Box::new(claim)) {
             Ok(claim) => claim,
@@ -826,8 +827,9 @@ async fn claim_again<DB: Backend>(
     earlier: &Claim,
     tx: &mut Transaction<'_, DB>,
 ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
-    let Some(claim) = segment.claim(shared, tx).await? else {
-        return Ok(Err(Outcome::Busy));
+    let claim = match segment.claim(shared, tx).await? {
+        Ok(claim) => claim,
+        Err(unclaimed) => return Ok(Err(unclaimed.into())),
     };
     let claim = Box::new(claim);
     let (row, before) = (&claim.checkpoint, &earlier.checkpoint);

@@ -203,7 +203,7 @@ impl<DB: Backend> Lane<DB> {
                 let state = ConsumerState::stopped(&claim.checkpoint);
                 return self.step_aside(&job, state).await;
             }
-            Outcome::Resized => {
+            Outcome::Resized | Outcome::Gone => {
                 self.shared.request_snapshot();
                 self.wait_for_snapshot().await;
             }
@@ -279,7 +279,8 @@ impl<DB: Backend> Lane<DB> {
             return None;
         }
         let Some(row) = snapshot.rows.get(&self.segment.key) else {
-            return Some(ConsumerState::Forgotten);
+            let held_back = self.shared.progress.held_back(&self.segment.key.consumer);
+            return Some(held_back.map_or(ConsumerState::Forgotten, ConsumerState::HeldBack));
         };
         if self
             .blocked_in
@@ -351,7 +352,8 @@ impl<DB: Backend> Lane<DB> {
     }
 
     async fn wait_while_blocked(&mut self, state: ConsumerState) -> Turn {
-        if state == ConsumerState::Forgotten && self.is_merged() {
+        let is_gone = matches!(state, ConsumerState::Forgotten | ConsumerState::HeldBack(_));
+        if is_gone && self.is_merged() {
             return ControlFlow::Break(state);
         }
         self.job = None;
@@ -359,7 +361,7 @@ impl<DB: Backend> Lane<DB> {
         if self.progress.state() != state {
             tracing::warn!(consumer = self.segment.name(), %state, "the consumer does not run");
         }
-        if state == ConsumerState::Forgotten {
+        if is_gone {
             // If the row comes back, it is another one.
             self.progress.set_cursor(None);
         }

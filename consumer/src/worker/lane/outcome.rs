@@ -24,6 +24,8 @@ pub(crate) enum Outcome {
     Stopped { error: String },
     /// Another process has claimed the row.
     Busy,
+    /// The row is gone, or has another key; the next snapshot shows why.
+    Gone,
     /// The checkpoint is not where the job starts.
     Moved(Box<Claim>),
     /// The row may not run.

@@ -7,6 +7,7 @@ use sqlx::Transaction;
 
 use crate::backend::{Backend, Claim, MarkHolder, NewCheckpoint, SLICES, SegmentId};
 use crate::worker::context::Shared;
+use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::log::batch::Filter;
 use crate::worker::poller::assignment::WorkerConsumer;
@@ -57,9 +58,27 @@ impl<DB: Backend> Segment<DB> {
     }
 }
 
+/// Why a row is not claimed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unclaimed {
+    /// Another process has it.
+    Busy,
+    /// There is none of its key any more.
+    Gone,
+}
+
+impl From<Unclaimed> for Outcome {
+    fn from(unclaimed: Unclaimed) -> Self {
+        match unclaimed {
+            Unclaimed::Busy => Self::Busy,
+            Unclaimed::Gone => Self::Gone,
+        }
+    }
+}
+
 /// How its row is claimed and saved.
 impl<DB: Backend> Segment<DB> {
-    /// Takes the row lock; `None` when another process has it.
+    /// Takes the row lock, or says why not.
     ///
     /// A row that is not free at its address has been claimed, or was moved by another process or an operator.
     /// Only a search tells, and each search may have to pass many dead versions.
@@ -67,21 +86,27 @@ impl<DB: Backend> Segment<DB> {
         &self,
         shared: &Shared<DB>,
         tx: &mut Transaction<'_, DB>,
-    ) -> Result<Option<Claim>, sqlx::Error> {
+    ) -> Result<Result<Claim, Unclaimed>, sqlx::Error> {
         let (statements, timeout) = (&shared.statements, shared.options.claim_timeout);
         if let Some(address) = self.row.get() {
             let claim = DB::claim(statements, tx, &self.key, Some(&address), timeout).await?;
             if claim.is_some() || !self.row.may_search() {
-                return Ok(claim);
+                return Ok(claim.ok_or(Unclaimed::Busy));
             }
         }
         let began = Instant::now();
         let claim = DB::claim(statements, tx, &self.key, None, timeout).await?;
+        let is_gone = claim.is_none() && !DB::exists(statements, tx, &self.key).await?;
         self.row.searched(began.elapsed());
         if let Some(claim) = &claim {
             self.row.set::<DB>(claim.address.clone());
         }
-        Ok(claim)
+        let unclaimed = if is_gone {
+            Unclaimed::Gone
+        } else {
+            Unclaimed::Busy
+        };
+        Ok(claim.ok_or(unclaimed))
     }
 
     /// Saves the checkpoint of a claim; returns whether claim and transaction were still the same.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backend::{Backend, Checkpoint, ConsumerId, Enrolment, SLICES, SegmentId};
+use crate::contract::read_model::Table;
 use crate::contract::{OnError, Settings};
 use crate::registry::Registered;
 use crate::worker::metrics;
@@ -49,6 +50,7 @@ impl<DB: Backend> WorkerConsumer<DB> {
                 width: i32::try_from(width).unwrap_or(i32::from(SLICES)),
                 scope: scope_text(&declaration.scope),
                 start_from: settings.start_from,
+                formerly: declaration.formerly.clone(),
             },
             permits: Semaphore::new(usize::try_from(segments).unwrap_or(1)),
             settings,
@@ -68,6 +70,11 @@ impl<DB: Backend> WorkerConsumer<DB> {
     /// Whether its handler writes through the transaction (R3).
     pub(crate) fn uses_transaction(&self) -> bool {
         self.registered.consumer.uses_transaction()
+    }
+
+    /// The table of its read model, if it has one.
+    pub(crate) fn table(&self) -> Option<&'static Table> {
+        self.registered.consumer.read_model()
     }
 
     /// Whether a checkpoint row is one of its own.
@@ -139,6 +146,7 @@ impl<DB: Backend> LaneAssigner<DB> {
             .rows
             .values()
             .filter(|row| consumers.contains_key(&row.key.consumer))
+            .filter(|row| self.progress.held_back(&row.key.consumer).is_none())
             .collect();
         own.sort_by_key(|row| &row.key);
         let LaneChanges { added, removed } = self.progress.update_lanes(&own);

@@ -1,6 +1,7 @@
 //! The one task of a worker that polls the log and the checkpoint rows for all its lanes.
 
 pub(crate) mod assignment;
+pub(crate) mod held_back;
 pub(crate) mod idle;
 mod measure;
 mod pending;
@@ -111,11 +112,18 @@ impl<DB: Backend> Poller<DB> {
     /// Creates the checkpoint rows of consumers that have none, and reads them all.
     pub(crate) async fn enroll(&mut self) -> Result<Arc<Snapshot>, WorkerError> {
         let settled = self.observed().settled;
+        let progress = Arc::clone(&self.shared.progress);
         let consumers = self.assigner.consumers.iter();
-        let enrolments: Vec<Enrolment> = consumers.map(|one| one.enrolment.clone()).collect();
-        let (statements, release) = (&self.shared.statements, &self.shared.process.release);
+        let enrolments: Vec<Enrolment> = consumers
+            .filter(|one| progress.held_back(one.id()).is_none())
+            .map(|one| one.enrolment.clone())
+            .collect();
         let connection = self.connection.get()?;
-        DB::enroll(statements, connection, &enrolments, settled, release).await??;
+        let program = self.shared.program(&enrolments);
+        let enrolled = DB::enroll(&self.shared.statements, connection, program, settled);
+        for reason in enrolled.await?? {
+            progress.hold_back(reason);
+        }
         self.take_snapshot().await?;
         self.measure_parked().await;
         Ok(Arc::clone(&self.snapshot.borrow()))
@@ -239,6 +247,8 @@ impl<DB: Backend> Poller<DB> {
         let statements = &self.shared.statements;
         let connection = self.connection.get()?;
         let (log, rows) = self.watch.snapshot(statements, connection).await?;
+        self.hold_back_renamed(&rows).await?;
+        let connection = self.connection.get()?;
         let head = self.frontier.borrow().head;
         if rows.iter().any(|row| row.checkpoint.position > head) {
             refuse_checkpoints_above::<DB>(&self.watch, connection, &rows).await?;

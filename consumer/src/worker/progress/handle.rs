@@ -207,6 +207,15 @@ impl<DB: Backend> WorkerHandle<DB> {
                 problems.extend(blocked.map(HealthProblem::FrontierBlocked));
                 let lanes = self.progress.lanes();
                 problems.extend(lanes.iter().filter_map(|lane| self.lane_problem(lane)));
+                let held_back = self.progress.held_back_without_lanes();
+                problems.extend(
+                    held_back
+                        .into_iter()
+                        .map(|held_back| HealthProblem::NotRunning {
+                            consumer: Arc::clone(&held_back.consumer.name),
+                            state: ConsumerState::HeldBack(held_back),
+                        }),
+                );
             }
         }
         Health { problems }

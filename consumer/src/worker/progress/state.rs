@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::backend::{Checkpoint, State, UnknownEvent};
+use crate::backend::{Checkpoint, HeldBack, State, UnknownEvent};
 
 /// What a consumer, or a lane of it, is doing.
 ///
@@ -83,6 +83,9 @@ pub enum ConsumerState {
         /// The scope of the code, in the same form.
         code: String,
     },
+    /// It handles nothing until it is decided where it begins: its name is that of a renamed or forgotten
+    /// consumer, or it may be another one under a new name.
+    HeldBack(HeldBack),
     /// The program contains another version of it and leaves this one to other programs.
     OtherVersion,
     /// The program contains no consumer of that name.
@@ -97,7 +100,7 @@ pub enum ConsumerState {
 
 impl ConsumerState {
     /// The labels under which a running worker reports states as metrics.
-    pub(crate) const METRIC_LABELS: [&'static str; 8] = [
+    pub(crate) const METRIC_LABELS: [&'static str; 9] = [
         "running",
         "retrying",
         "waiting",
@@ -106,6 +109,7 @@ impl ConsumerState {
         "paused",
         "scope_changed",
         "forgotten",
+        "held_back",
     ];
 
     /// Its label in metrics, where a consumer that starts or restarts is waiting.
@@ -159,6 +163,7 @@ impl ConsumerState {
             Self::WaitingForRelease { .. } => "waiting_for_release",
             Self::Paused => "paused",
             Self::ScopeChanged { .. } => "scope_changed",
+            Self::HeldBack(_) => "held_back",
             Self::OtherVersion => "other_version",
             Self::Detached => "detached",
             Self::Forgotten => "forgotten",
@@ -187,6 +192,7 @@ impl ConsumerState {
                 | Self::WaitingForRelease { .. }
                 | Self::Paused
                 | Self::ScopeChanged { .. }
+                | Self::HeldBack(_)
                 | Self::Forgotten
         )
     }
@@ -209,7 +215,8 @@ impl ConsumerState {
             Self::WaitingForRelease { .. } => 8,
             Self::Forgotten => 9,
             Self::ScopeChanged { .. } => 10,
-            Self::Stopped { .. } => 11,
+            Self::HeldBack(_) => 11,
+            Self::Stopped { .. } => 12,
         }
     }
 }
@@ -261,6 +268,7 @@ impl fmt::Display for ConsumerState {
                 f,
                 "refused: its checkpoint was reached with the scope [{checkpoint}], and the code has [{code}]; rebuild it, or accept the new scope"
             ),
+            Self::HeldBack(held_back) => write!(f, "{held_back}"),
             Self::OtherVersion => f.write_str("another version than the program's"),
             Self::Detached => f.write_str("detached"),
             Self::Forgotten => f.write_str("without a checkpoint row"),

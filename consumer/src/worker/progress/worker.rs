@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::backend::{Blocker, Checkpoint, ConsumerId, SegmentId};
+use crate::backend::{Blocker, Checkpoint, ConsumerId, HeldBack, SegmentId};
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::report::ConsumerReport;
 use crate::worker::progress::state::ConsumerState;
@@ -18,6 +18,8 @@ use crate::worker::progress::tally::Tally;
 pub(crate) struct WorkerProgress {
     consumers: Vec<ConsumerId>,
     lanes: RwLock<Vec<Arc<LaneProgress>>>,
+    /// Consumers that do not run until it is decided where they begin.
+    held_back: RwLock<HashMap<ConsumerId, HeldBack>>,
     changed: watch::Sender<()>,
     /// Why the frontier does not advance, and since when.
     frontier_wait: Mutex<Option<(Instant, FrontierWait)>>,
@@ -69,6 +71,7 @@ impl WorkerProgress {
         Self {
             consumers,
             lanes: RwLock::default(),
+            held_back: RwLock::default(),
             changed: watch::Sender::new(()),
             frontier_wait: Mutex::default(),
             last_poll: Mutex::default(),
@@ -84,6 +87,41 @@ impl WorkerProgress {
 
     pub(crate) fn lane_count(&self) -> usize {
         self.lanes.read().len()
+    }
+
+    /// Why a consumer is held back, if it is.
+    pub(crate) fn held_back(&self, consumer: &ConsumerId) -> Option<HeldBack> {
+        self.held_back.read().get(consumer).cloned()
+    }
+
+    /// Consumers that are held back and have no lanes that say so.
+    pub(super) fn held_back_without_lanes(&self) -> Vec<HeldBack> {
+        let lanes = self.lanes();
+        let has_lane =
+            |consumer: &ConsumerId| lanes.iter().any(|lane| lane.key.consumer == *consumer);
+        let held_back = self.held_back.read();
+        let without = held_back.values().filter(|one| !has_lane(&one.consumer));
+        without.cloned().collect()
+    }
+
+    /// Holds a consumer back; the log has each reason once.
+    pub(crate) fn hold_back(&self, held_back: HeldBack) {
+        let consumer = held_back.consumer.clone();
+        let before = self.held_back.write().insert(consumer, held_back.clone());
+        if before.as_ref() != Some(&held_back) {
+            tracing::warn!(
+                consumer = &*held_back.consumer.name,
+                "the consumer is {held_back}"
+            );
+            self.notify();
+        }
+    }
+
+    /// Lets a consumer run.
+    pub(crate) fn release(&self, consumer: &ConsumerId) {
+        if self.held_back.write().remove(consumer).is_some() {
+            self.notify();
+        }
     }
 
     /// Makes the lanes those of the rows. A consumer that has no row keeps its lanes, which say that
@@ -129,10 +167,8 @@ impl WorkerProgress {
         self.consumers
             .iter()
             .map(|consumer| {
-                report(
-                    consumer,
-                    by_consumer.get(consumer).map_or(&[], Vec::as_slice),
-                )
+                let lanes = by_consumer.get(consumer).map_or(&[][..], Vec::as_slice);
+                report(consumer, lanes, self.held_back(consumer))
             })
             .collect()
     }
@@ -228,7 +264,12 @@ impl WorkerProgress {
     }
 }
 
-fn report(consumer: &ConsumerId, lanes: &[&LaneProgress]) -> ConsumerReport {
+fn report(
+    consumer: &ConsumerId,
+    lanes: &[&LaneProgress],
+    held_back: Option<HeldBack>,
+) -> ConsumerReport {
+    let without_lanes = held_back.map_or(ConsumerState::Starting, ConsumerState::HeldBack);
     // As long as one lane has not seen its checkpoint, the position is unknown.
     let positions: Option<Vec<i64>> = lanes
         .iter()
@@ -251,6 +292,6 @@ fn report(consumer: &ConsumerId, lanes: &[&LaneProgress]) -> ConsumerReport {
             .reduce(|all, one| *all.start().min(one.start())..=*all.end().max(one.end())),
         state: states
             .max_by_key(ConsumerState::severity)
-            .unwrap_or(ConsumerState::Starting),
+            .unwrap_or(without_lanes),
     }
 }

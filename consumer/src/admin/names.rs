@@ -1,0 +1,193 @@
+//! Names of consumers: giving a checkpoint another one, and starting under one that is retired.
+
+use std::collections::HashMap;
+
+use super::borrowed::Borrowed;
+use super::error::AdminError;
+use super::locks::LOCK_WAIT;
+use super::operator::{Admin, consumer_of, declared_id, held_or, refuse_held_back};
+use super::options::Target;
+use crate::backend::{
+    Access, Backend, ConsumerId, HeldBack, Names, Program, Renamed, Start, begin, lift, rename,
+};
+use crate::contract::Formerly;
+use crate::registry::check_name;
+use crate::worker::WorkerError;
+use crate::worker::poller::assignment::WorkerConsumer;
+
+impl<DB: Backend> Admin<DB> {
+    /// Gives a consumer's checkpoint another name, with everything that belongs to it: all versions and
+    /// segments, parked events, what it has handled, the active version and the tables of read models.
+    ///
+    /// A consumer that still has the old name, in any process, is held back from then on. The command
+    /// can be given before or after the release with the new name is deployed, and
+    /// `rename(new, old)` takes it back. Programs declare the former name instead, with the key
+    /// `formerly`.
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # use consumer::__doc::{Users, register};
+    /// # register(&store, "ada").await?;
+    /// use consumer::Worker;
+    /// use consumer::admin::Admin;
+    ///
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// let admin = Admin::new(store);
+    /// admin.rename("users", "accounts").await?;
+    /// assert_eq!(admin.status().await?.consumer("accounts").unwrap().position, Some(1));
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// - [`AdminError::Unknown`]: there is no checkpoint of the old name.
+    /// - [`AdminError::NameTaken`]: there is one of the new name.
+    /// - [`AdminError::NameRetired`]: the new name was that of another consumer.
+    /// - [`AdminError::Name`]: the new name cannot key a checkpoint.
+    /// - [`AdminError::Held`]: a worker's batch takes longer than 30 s.
+    pub async fn rename(
+        &self,
+        from: impl Into<String>,
+        to: impl Into<String>,
+    ) -> Result<(), AdminError> {
+        let (from, to) = (from.into(), to.into());
+        check_name(&to)?;
+        self.repeatedly(LOCK_WAIT, || self.try_rename(&from, &to))
+            .await
+    }
+
+    async fn try_rename(&self, from: &str, to: &str) -> Result<(), AdminError> {
+        let tables = self.tables().await?;
+        let consumer = first_version(from);
+        let begun = begin(self.store.pool(), DB::BEGIN_SPLIT).await;
+        let mut tx = begun.map_err(|error| held_or::<DB>(error, &consumer))?;
+        self.check_use(&mut tx, Access::Operate).await?;
+        let renamed = rename::<DB>(&tables.names, &mut tx, from, to).await;
+        match renamed.map_err(|error| held_or::<DB>(error, &consumer))? {
+            Renamed::Done => Ok(tx.commit().await?),
+            Renamed::Missing => {
+                // The next statements need the connection.
+                tx.rollback().await?;
+                // Another process may have created it by now.
+                self.find(from.into()).await?;
+                Err(AdminError::Held { consumer })
+            }
+            Renamed::Taken => Err(AdminError::NameTaken {
+                from: from.to_owned(),
+                to: to.to_owned(),
+            }),
+            Renamed::Retired(held_back) => Err(AdminError::NameRetired { held_back }),
+            Renamed::Busy => Err(AdminError::Held { consumer }),
+        }
+    }
+
+    /// Starts a consumer that is [held back](crate::HeldBack) with a checkpoint of its own, at its
+    /// `start_from`.
+    ///
+    /// Its name may be that of a renamed or forgotten consumer, or it may look like a consumer under a
+    /// new name. Workers that hold it back start it within
+    /// [`snapshot_interval`](crate::WorkerBuilder::snapshot_interval). What a forgotten consumer of the
+    /// name has handled stays a replay ([`Context::is_replay`](crate::Context::is_replay)).
+    ///
+    /// ```
+    /// # consumer::__doc::run(async |store| {
+    /// # use consumer::__doc::{Users, register};
+    /// # register(&store, "ada").await?;
+    /// use consumer::Worker;
+    /// use consumer::admin::ForgetOptions;
+    ///
+    /// let worker = || Worker::builder(store.clone()).consumer(Users);
+    /// worker().build()?.run_once().await?;
+    /// consumer::admin::Admin::new(store.clone()).forget("users", ForgetOptions::new()).await?;
+    /// let report = worker().build()?.run_once().await?;
+    /// assert_eq!(report.consumer("users").unwrap().state.name(), "held_back");
+    ///
+    /// worker().admin()?.start_new("users").await?;
+    /// let report = worker().build()?.run_once().await?;
+    /// assert_eq!(report.consumer("users").unwrap().position, Some(1));
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// - [`AdminError::NotHeldBack`]: it has a checkpoint.
+    /// - [`AdminError::NoCode`]: its name is not retired, so that it can only be started in a program
+    ///   that contains it.
+    pub async fn start_new(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
+        let target = consumer.into();
+        let mut rows = self.rows().await?;
+        rows.retain(|row| target.means(consumer_of(row)));
+        if let Some(row) = rows.first() {
+            let consumer = consumer_of(row).clone();
+            return Err(AdminError::NotHeldBack { consumer });
+        }
+        let consumer = ConsumerId {
+            name: target.name.as_str().into(),
+            version: target.version.unwrap_or(1),
+        };
+        let mut tx = self.write(&consumer).await?;
+        let statements = &self.tables().await?.names;
+        let is_lifted = lift::<DB>(statements, &mut tx, &target.name, target.version).await?;
+        tx.commit().await?;
+        let is_started = self.start_declared(&target).await?;
+        if is_lifted || is_started {
+            Ok(())
+        } else {
+            Err(AdminError::NoCode { consumer })
+        }
+    }
+
+    /// Creates the checkpoints of the consumers in this program that a command names; returns whether
+    /// there are any.
+    async fn start_declared(&self, target: &Target) -> Result<bool, AdminError> {
+        let mut enrolments = Vec::new();
+        for code in &self.code {
+            if target.means(&declared_id(&code.declaration)) {
+                let mut enrolment = WorkerConsumer::new(code.clone()).enrolment;
+                enrolment.formerly = Formerly::None;
+                enrolments.push(enrolment);
+            }
+        }
+        let Some(first) = enrolments.first() else {
+            return Ok(false);
+        };
+        let consumer = first.consumer.clone();
+        let settled = self.frontier().await?.settled;
+        let mut connection = Borrowed::from(self.store.pool()).await?;
+        let tables = self.tables().await?;
+        let program = Program {
+            names: &tables.names,
+            declared: &[],
+            enrolments: &enrolments,
+            // They have no rows yet that could be stopped.
+            release: "",
+        };
+        let enrolled = DB::enroll(&tables.checkpoints, &mut connection, program, settled).await;
+        let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
+        let held_back = enrolled.map_err(WorkerError::from)?;
+        connection.give_back();
+        refuse_held_back(held_back)?;
+        Ok(true)
+    }
+
+    /// The consumers of this program that are held back.
+    pub(super) async fn held_back(&self) -> Result<HashMap<ConsumerId, HeldBack>, AdminError> {
+        let mut tx = self.read().await?;
+        let names = Names::read::<DB>(&self.tables().await?.names, &mut tx).await?;
+        let declared = self.declared();
+        let starts = self.code.iter().map(|code| {
+            let enrolment = WorkerConsumer::new(code.clone()).enrolment;
+            names.start(&enrolment, &declared)
+        });
+        let held_back = starts.filter_map(|start| match start {
+            Start::Not(held_back) => Some((held_back.consumer.clone(), held_back)),
+            Start::Run | Start::TakeOver(_) => None,
+        });
+        Ok(held_back.collect())
+    }
+}
+
+fn first_version(name: &str) -> ConsumerId {
+    ConsumerId {
+        name: name.into(),
+        version: 1,
+    }
+}

@@ -1,0 +1,303 @@
+//! After a redaction, no consumer gets the old payload, in any process, and nothing of ours quotes it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use consumer::admin::{Admin, AdminError, RebuildOptions};
+use consumer::{
+    EventStore, ExpectedVersion, Metadata, NewEvent, OnError, Redaction, Schema, Settings,
+    StoreError,
+};
+use consumer_tests::{
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
+    test_on, until,
+};
+use tokio::sync::Semaphore;
+
+test_on!(
+    [sqlite, postgres, through_a_pooler],
+    a_redaction_replaces_the_payload_and_nothing_else,
+    workers_drop_the_old_payload_of_a_redacted_event
+);
+
+test_on!(
+    [sqlite, postgres],
+    metadata_is_kept_replaced_or_removed,
+    a_redaction_that_is_rolled_back_changes_nothing,
+    what_cannot_be_redacted_is_refused,
+    the_command_replaces_errors_that_may_quote_the_payload,
+    a_parked_event_is_retried_with_its_new_payload,
+    a_rebuild_after_a_redaction_gets_the_new_payload,
+    errors_of_another_log_stay
+);
+
+const SECRET: &str = r#"{"email":"ada@example.com"}"#;
+const REDACTED: &str = r#"{"email":null}"#;
+
+/// The payloads that a consumer was given, the last one of each event.
+type Payloads = Arc<Mutex<BTreeMap<i64, String>>>;
+
+/// Records payloads, waits for a permit, and fails on those that are secret, quoting them.
+fn strict<DB: TestDatabase>(
+    name: &str,
+    gate: &Arc<Semaphore>,
+    fails: bool,
+) -> (TestConsumer<DB>, Payloads) {
+    let payloads = Payloads::default();
+    let (seen, gate) = (Arc::clone(&payloads), Arc::clone(gate));
+    let recording = consumer(name, move |_, _, event| {
+        let (seen, gate) = (Arc::clone(&seen), Arc::clone(&gate));
+        let payload = String::from_utf8_lossy(&event.payload).into_owned();
+        Box::pin(async move {
+            seen.lock()
+                .unwrap()
+                .insert(event.global_position, payload.clone());
+            gate.acquire().await?.forget();
+            if fails && payload == SECRET {
+                return Err(format!("cannot handle {payload}").into());
+            }
+            Ok(())
+        })
+    });
+    (recording, payloads)
+}
+
+fn open() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1_000))
+}
+
+fn seen(payloads: &Payloads) -> Vec<String> {
+    payloads.lock().unwrap().values().cloned().collect()
+}
+
+async fn secret<DB: TestDatabase>(db: &Database<DB>) -> i64 {
+    let event = NewEvent::new("User", "ada", "UserRegistered", SECRET)
+        .metadata(Metadata::from_json_text(r#"{"ip":"10.0.0.7"}"#));
+    db.append_events(&[event]).await[0].global_position
+}
+
+async fn redact<DB: TestDatabase>(
+    store: &EventStore<DB>,
+    position: i64,
+    redaction: impl Into<Redaction>,
+) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    store.redact(&mut tx, position, redaction).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn event<DB: TestDatabase>(db: &Database<DB>, position: i64) -> consumer::PersistedEvent {
+    let mut tx = db.store.begin().await.unwrap();
+    let events = db.store.read_events(&mut tx, position - 1, 1).await;
+    events.unwrap().remove(0)
+}
+
+async fn a_redaction_replaces_the_payload_and_nothing_else<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let other = db.append_many(1).await[0];
+    let before = event(&db, position).await;
+    redact(&db.store, position, REDACTED).await.unwrap();
+    let after = event(&db, position).await;
+    assert_eq!(after.payload, REDACTED);
+    assert_eq!(
+        (
+            &after.metadata,
+            after.event_id,
+            after.created_at,
+            &after.event_type
+        ),
+        (
+            &before.metadata,
+            before.event_id,
+            before.created_at,
+            &before.event_type
+        )
+    );
+    assert_eq!(after.aggregate_version, before.aggregate_version);
+    assert_eq!(event(&db, other).await.payload, "0");
+    // Bytes that are no text, too.
+    redact(&db.store, position, vec![0_u8, 255]).await.unwrap();
+    assert_eq!(event(&db, position).await.payload.as_ref(), [0, 255]);
+}
+
+async fn metadata_is_kept_replaced_or_removed<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let replaced = Metadata::from_json_text(r#"{"redacted":true}"#);
+    let replacing = Redaction::new(REDACTED).metadata(replaced);
+    redact(&db.store, position, replacing).await.unwrap();
+    let metadata = event(&db, position).await.metadata.clone().unwrap();
+    let value: serde_json::Value = metadata.json().unwrap();
+    assert_eq!(value, serde_json::json!({ "redacted": true }));
+    let removing = Redaction::new(REDACTED).without_metadata();
+    redact(&db.store, position, removing).await.unwrap();
+    assert_eq!(event(&db, position).await.metadata, None);
+}
+
+async fn a_redaction_that_is_rolled_back_changes_nothing<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let rewrites = "SELECT COALESCE(max(rewrites), 0) FROM consumer_log_state";
+    let mut tx = db.store.begin().await.unwrap();
+    db.store.redact(&mut tx, position, REDACTED).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(event(&db, position).await.payload, SECRET);
+    assert_eq!(db.number(rewrites).await, 0);
+}
+
+async fn what_cannot_be_redacted_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let missing = redact(&db.store, position + 1, REDACTED).await.unwrap_err();
+    assert!(matches!(missing, StoreError::NoEvent { position: at } if at == position + 1));
+    let broken = Redaction::new(REDACTED).metadata(Metadata::from_json_text("{"));
+    let broken = redact(&db.store, position, broken).await.unwrap_err();
+    assert!(
+        matches!(broken, StoreError::InvalidMetadata { .. }),
+        "{broken}"
+    );
+    assert_eq!(event(&db, position).await.payload, SECRET);
+    let admin = Admin::new(db.store.clone());
+    let missing = admin.redact(position + 1, REDACTED).await.unwrap_err();
+    assert!(
+        matches!(missing, AdminError::Store(StoreError::NoEvent { .. })),
+        "{missing}"
+    );
+}
+
+/// Without `redact`, which makes workers drop what they keep, the second consumer gets the old payload:
+/// the control in `caches.rs` shows it.
+async fn workers_drop_the_old_payload_of_a_redacted_event<DB: TestDatabase>(db: Database<DB>) {
+    let first = secret(&db).await;
+    let last = secret(&db).await;
+    let gates = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
+    let mut workers = Vec::new();
+    for (number, gate) in gates.iter().enumerate() {
+        // Each process has the log in memory.
+        let (own, _) = strict(&format!("own_{number}"), &open(), false);
+        let (slow, payloads) = strict(&format!("slow_{number}"), gate, false);
+        let slow = slow
+            .settings(Settings::default().batch_size(1))
+            .without_tx();
+        let store = EventStore::<DB>::connect(&db.url).await.unwrap();
+        let process = Database::of(store, &db.url);
+        let running = Running::start(process.worker().consumer(own).consumer(slow));
+        let own = format!("own_{number}");
+        let in_memory = running.consumer_caught_up_to(&own, last);
+        patiently("the log is in memory", in_memory).await.unwrap();
+        until("it has begun", async || !seen(&payloads).is_empty()).await;
+        workers.push((running, payloads));
+    }
+    redact(&db.store, last, REDACTED).await.unwrap();
+    // A batch that is being handled has the old event, and only that one.
+    let snapshots = "SELECT rewrites FROM consumer_log_state";
+    assert_eq!(db.number(snapshots).await, 1);
+    let admin = Admin::new(db.store.clone());
+    for (number, (running, _)) in workers.iter().enumerate() {
+        // With the next look at the checkpoints.
+        let own = format!("own_{number}");
+        admin.pause(&*own).await.unwrap();
+        until("it has looked", async || {
+            let consumers = running.consumers();
+            let paused = consumers.iter().find(|one| *one.name == *own);
+            paused.unwrap().state == consumer::ConsumerState::Paused
+        })
+        .await;
+        admin.resume(&*own).await.unwrap();
+    }
+    for gate in &gates {
+        gate.add_permits(10);
+    }
+    for (running, payloads) in workers {
+        patiently("it handles the log", running.caught_up())
+            .await
+            .unwrap();
+        running.stop().await;
+        assert_eq!(payloads.lock().unwrap()[&first], SECRET);
+        assert_eq!(payloads.lock().unwrap()[&last], REDACTED);
+    }
+}
+
+async fn the_command_replaces_errors_that_may_quote_the_payload<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let position = secret(&db).await;
+    let stopping = impatient().retries(0);
+    let parking = stopping.clone().on_error(OnError::Park);
+    let consumers = || {
+        let (stops, _) = strict("stops", &open(), true);
+        let (parks, _) = strict("parks", &open(), true);
+        let worker = db.worker().consumer(stops.settings(stopping.clone()));
+        worker.consumer(parks.settings(parking.clone()))
+    };
+    run_once(consumers()).await;
+    let errors = "SELECT error FROM consumer_progress WHERE error IS NOT NULL
+                  UNION ALL SELECT error FROM consumer_parked";
+    let before = db.texts(errors).await;
+    assert_eq!(before.len(), 2, "{before:?}");
+    assert!(before.iter().all(|error| error.contains("ada@example.com")));
+
+    let admin = consumers().admin().unwrap();
+    admin.redact(position, REDACTED).await.unwrap();
+    for error in db.texts(errors).await {
+        assert_eq!(error, "the event was redacted after this failure");
+    }
+    let report = run_once(consumers()).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(admin.retry_parked("parks", None).await.unwrap().handled, 1);
+}
+
+async fn a_parked_event_is_retried_with_its_new_payload<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let settings = impatient().retries(0).on_error(OnError::Park);
+    let (parks, payloads) = strict("parks", &open(), true);
+    let running = Running::start(db.worker().consumer(parks.settings(settings.clone())));
+    patiently("it is parked", running.caught_up())
+        .await
+        .unwrap();
+    redact(&db.store, position, REDACTED).await.unwrap();
+    let (again, retried) = strict::<DB>("parks", &open(), true);
+    let admin = db
+        .worker()
+        .consumer(again.settings(settings))
+        .admin()
+        .unwrap();
+    assert_eq!(admin.retry_parked("parks", None).await.unwrap().handled, 1);
+    assert_eq!(seen(&retried), [REDACTED]);
+    running.stop().await;
+    assert_eq!(seen(&payloads), [SECRET]);
+}
+
+async fn a_rebuild_after_a_redaction_gets_the_new_payload<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let (users, payloads) = strict("users", &open(), false);
+    let running = Running::start(db.worker().consumer(users));
+    patiently("it handles it", running.caught_up())
+        .await
+        .unwrap();
+    redact(&db.store, position, REDACTED).await.unwrap();
+    let admin = Admin::new(db.store.clone());
+    let options = RebuildOptions::new().wait(std::time::Duration::from_secs(30));
+    admin
+        .rebuild("users", options.without_reset())
+        .await
+        .unwrap();
+    until("it has it again", async || seen(&payloads) == [REDACTED]).await;
+    running.stop().await;
+}
+
+async fn errors_of_another_log_stay<DB: TestDatabase>(db: Database<DB>) {
+    let position = secret(&db).await;
+    let other = Schema::default()
+        .events("other")
+        .aggregate_heads("other_heads");
+    let other = db.store.clone().with_schema(other).unwrap();
+    let script = other.migration_sql();
+    db.execute(&script).await;
+    let event = [NewEvent::new("User", "ada", "UserRegistered", SECRET)];
+    other.append(ExpectedVersion::Any, &event).await.unwrap();
+    let (stops, _) = strict("stops", &open(), true);
+    let worker = consumer::Worker::builder(other).consumer(stops.settings(impatient().retries(0)));
+    run_once(worker).await;
+    let admin = Admin::new(db.store.clone());
+    admin.redact(position, REDACTED).await.unwrap();
+    let errors = db.texts("SELECT error FROM consumer_progress").await;
+    assert!(errors[0].contains("ada@example.com"), "{errors:?}");
+}

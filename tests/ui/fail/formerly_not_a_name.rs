@@ -1,0 +1,12 @@
+use consumer::prelude::*;
+
+struct Users;
+
+#[consumer(name = "users", formerly = people)]
+impl Users {
+    async fn handle(&self, _event: &PersistedEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn main() {}
