@@ -21,6 +21,7 @@ impl<DB: Backend> Admin<DB> {
     /// struct User {
     ///     #[read_model(key)]
     ///     id: String,
+    ///     registrations: i64,
     /// }
     ///
     /// #[derive(Default)]
@@ -30,7 +31,7 @@ impl<DB: Backend> Admin<DB> {
     /// impl Users {
     ///     #[on("UserRegistered")]
     ///     fn registered(&self, event: &PersistedEvent) -> User {
-    ///         User { id: event.aggregate_id.clone() }
+    ///         User { id: event.aggregate_id.clone(), registrations: 1 }
     ///     }
     /// }
     ///
