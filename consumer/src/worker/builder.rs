@@ -757,7 +757,7 @@ fn former_names_in_use<DB: Backend>(
     registered: &[Registered<DB>],
     elsewhere: &[String],
 ) -> Vec<BuildError> {
-    let mut claimed: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut successors: BTreeMap<&str, &str> = BTreeMap::new();
     let mut problems = Vec::new();
     for one in registered {
         let consumer = key(one).0;
@@ -766,12 +766,12 @@ fn former_names_in_use<DB: Backend>(
         };
         let is_declared = registered.iter().any(|other| key(other).0 == former)
             || elsewhere.iter().any(|name| name == former);
-        let claimer = *claimed.entry(former).or_insert(consumer);
-        if is_declared || claimer != consumer {
+        let first = *successors.entry(former).or_insert(consumer);
+        if is_declared || first != consumer {
             problems.push(BuildError::FormerNameInUse {
                 consumer: consumer.to_owned(),
                 former: former.to_owned(),
-                by: if is_declared { former } else { claimer }.to_owned(),
+                by: if is_declared { former } else { first }.to_owned(),
             });
         }
     }

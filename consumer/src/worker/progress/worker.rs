@@ -107,14 +107,14 @@ impl WorkerProgress {
     /// Holds a consumer back; the log has each reason once.
     pub(crate) fn hold_back(&self, held_back: HeldBack) {
         let consumer = held_back.consumer.clone();
-        let before = self.held_back.write().insert(consumer, held_back.clone());
-        if before.as_ref() != Some(&held_back) {
-            tracing::warn!(
-                consumer = &*held_back.consumer.name,
-                "the consumer is {held_back}"
-            );
-            self.notify();
+        let mut all = self.held_back.write();
+        if all.get(&consumer) == Some(&held_back) {
+            return;
         }
+        tracing::warn!(consumer = &*consumer.name, "the consumer is {held_back}");
+        all.insert(consumer, held_back);
+        drop(all);
+        self.notify();
     }
 
     /// Lets a consumer run.
