@@ -18,7 +18,8 @@ pub(crate) fn unevaluated(written: &TokenStream) -> Option<String> {
             _ => return None,
         }
     }
-    // A word in lower case lacks its quotes.
-    let is_constant = path.contains(char::is_uppercase);
+    // Any other word lacks its quotes.
+    let is_constant = path.contains(':')
+        || path.contains(char::is_uppercase) && !path.contains(char::is_lowercase);
     is_constant.then(|| format!("`{path}` is evaluated"))
 }

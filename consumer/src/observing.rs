@@ -42,6 +42,13 @@
 //! Its fields are `consumer`, `version`, `from` and `to` (the checkpoint before and after; no `to`
 //! after a rollback), `events`, `attempt` and `duration_ms`.
 //!
+//! # Log
+//!
+//! A worker that starts logs each of its consumers at level INFO, with `consumer`, `version` and
+//! `position`: the checkpoint, and with segments the lowest one. A failed attempt is logged at level WARN
+//! with `position`, `attempts` and `error`, and with `aggregate_type`, `aggregate_id`, `event_type` and
+//! `event_id`.
+//!
 //! # Health
 //!
 //! [`WorkerHandle::health`](crate::WorkerHandle::health) answers liveness and readiness probes. The

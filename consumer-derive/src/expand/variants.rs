@@ -2,6 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
+use syn::ext::IdentExt;
 use syn::{Ident, Path};
 
 use crate::model::{Events, Handler, Handlers};
@@ -23,7 +24,8 @@ fn constants_of(krate: &Path, handler: &Handler, path: &Path) -> TokenStream {
     let cfgs = &handler.method.cfgs;
     let (index, taken) = (index_name(handler), events_name(handler));
     let enumeration = enumeration(path);
-    let name = last_word(path).map(|word| syn::ext::IdentExt::unraw(word).to_string());
+    let variant = last_word(path);
+    let name = variant.map(|word| word.unraw().to_string());
     let find = quote_at! {krate, at(&enumeration) =>
         #krate::__private::variant_index::<#enumeration>
     };
@@ -31,13 +33,15 @@ fn constants_of(krate: &Path, handler: &Handler, path: &Path) -> TokenStream {
         #krate::__private::VariantsOf::<#enumeration>::EVENTS
     };
     // Mentioned as the pattern that it is: the compiler reports a variant that does not exist, and
-    // then nothing that depends on the constant.
+    // then nothing that depends on the constant. An enum that does not exist is reported once, by way of
+    // its type.
     quote_spanned! {Span::mixed_site()=>
         #cfgs
         #[allow(non_upper_case_globals, unreachable_patterns, clippy::unneeded_struct_pattern)]
         const #index: ::core::primitive::usize = {
-            let _ = |__event: &#enumeration| match __event {
-                #path { .. } => {}
+            type __Enum = #enumeration;
+            let _ = |__event: &__Enum| match __event {
+                __Enum::#variant { .. } => {}
                 _ => {}
             };
             #find(#name)
