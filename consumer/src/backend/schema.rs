@@ -434,6 +434,13 @@ impl Schema {
         tables
             .chain(columns)
             .try_for_each(|(what, name)| check_identifier(what, name))?;
+        if self.in_search_path && self.namespace.is_none() {
+            return Err(StoreError::InvalidIdentifier {
+                what: "the schema of `in_search_path`",
+                name: String::new(),
+                reason: "it is that of `database_schema`, which is missing",
+            });
+        }
         self.check_columns_differ()?;
         self.check_heads()?;
         Column::ALL
