@@ -19,11 +19,11 @@
 //! | `consumer_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the head: an upper bound for the number of events, since there are gaps and other scopes |
 //! | `consumer_settled_lag_positions` | gauge | `log`, `consumer`, `version`, `slice` | positions between the checkpoint and the frontier: less than `consumer_lag_positions` while a transaction blocks the frontier |
 //! | `consumer_lag_seconds` | gauge | `log`, `consumer`, `version`, `slice` | age of the oldest event in scope that is not handled yet, 0 if there is none |
-//! | `consumer_frontier_position` | gauge | | the position up to which the log is settled |
-//! | `consumer_head_position` | gauge | | the highest visible position |
-//! | `consumer_frontier_wait_seconds` | gauge | | how long the frontier has been waiting at a gap |
-//! | `consumer_frontier_blockers` | gauge | | transactions that block the frontier, once it has waited for a second; the log names them |
-//! | `consumer_continuity_breaks_total` | counter | | events whose aggregate skips a version: see [what the frontier depends on](crate::guide::frontier) |
+//! | `consumer_frontier_position` | gauge | `log` | the position up to which the log is settled |
+//! | `consumer_head_position` | gauge | `log` | the highest visible position |
+//! | `consumer_frontier_wait_seconds` | gauge | `log` | how long the frontier has been waiting at a gap |
+//! | `consumer_frontier_blockers` | gauge | `log` | transactions that block the frontier, once it has waited for a second; the log names them |
+//! | `consumer_continuity_breaks_total` | counter | `log` | events whose aggregate skips a version: see [what the frontier depends on](crate::guide::frontier) |
 //! | `consumer_log_reads_total` | counter | `log`, `cache` | reads of a range of the log, by whether it was cached (`hit`, `miss`) |
 //!
 //! `log` is the name of the log: `events`, or that of the mapped table, after the database schema if the

@@ -669,6 +669,19 @@ async fn without_the_sequence_a_reset_shows_while_the_log_is_lower() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_read_an_expression_is_told_so() {
+    let db = mapped::<Postgres>(READ_ONLY, read_only()).await;
+    let store = reader(&db).await;
+    let role = store.pool().connect_options().get_username().to_owned();
+    db.execute(&format!(
+        "REVOKE SELECT ON log FROM {role}; DROP TABLE consumers.consumer_schema"
+    ))
+    .await;
+    let error = store.migrate().await.unwrap_err();
+    assert!(matches!(error, StoreError::Forbidden(_)), "{error:?}");
+}
+
 /// Two tables that draw from one sequence, and a view of both.
 const TWO_TABLES: &str = "
     CREATE SEQUENCE positions;

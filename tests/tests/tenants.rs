@@ -186,6 +186,14 @@ async fn a_catalogue_that_is_named_last_still_comes_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_path_without_a_schema_is_refused() {
+    let db = Database::<Postgres>::empty().await;
+    let schema = Schema::default().in_search_path();
+    let error = db.store.clone().with_schema(schema).unwrap_err();
+    assert!(error.to_string().contains("`database_schema`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_that_call_handlers_do_so_in_the_tenants_schema() {
     let db = Database::<Postgres>::fresh().await;
     let store = tenants(&db).await.remove(1);

@@ -26,15 +26,8 @@ use super::version::KNOWN;
 ///     .column(Column::CreatedAt, "recorded_at");
 /// ```
 ///
-/// A table that exists can also have other types, lack columns, or be read-only. The guide
-#[cfg_attr(
-    feature = "worker",
-    doc = "[`existing_tables`](crate::guide::existing_tables) maps one step by step."
-)]
-#[cfg_attr(
-    not(feature = "worker"),
-    doc = "`existing_tables` maps one step by step."
-)]
+/// A table that exists can also have other types, lack columns, or be read-only: the guide
+/// [`existing_tables`](crate::guide::existing_tables) maps one step by step.
 /// [`check`](crate::EventStore::check) compares the mapping with the table and reports all
 /// [mismatches](crate::Mismatch) at once, each with the line to write. A worker does so when it starts.
 ///
@@ -132,10 +125,7 @@ impl Schema {
     /// found there. Tables of read models whose names give no schema are created in it too. Handlers that
     /// ignore the transaction (R5) get nothing of it.
     ///
-    /// The guide
-    #[cfg_attr(feature = "worker", doc = "[`tenants`](crate::guide::tenants) shows")]
-    #[cfg_attr(not(feature = "worker"), doc = "`tenants` shows")]
-    /// one schema for each tenant.
+    /// The guide [`tenants`](crate::guide::tenants) shows one schema for each tenant.
     #[must_use]
     pub fn in_search_path(mut self) -> Self {
         self.in_search_path = true;
@@ -242,9 +232,9 @@ impl Schema {
     /// Says that another program appends to the log: appends are refused, there is no table of heads,
     /// and the table of events gets no index.
     ///
-    /// A worker then needs no more of the log than SELECT on the table of events, and reads no
-    /// statement of the sequence if its role may not. It then notices only while the log's highest
-    /// position is below what was settled that a log was reset.
+    /// A worker then needs no privilege on the log but SELECT on the table of events. If its role may not
+    /// read the sequence of positions, it notices that the log was reset only while the log's highest
+    /// position is below what was settled.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;
@@ -444,6 +434,13 @@ impl Schema {
         tables
             .chain(columns)
             .try_for_each(|(what, name)| check_identifier(what, name))?;
+        if self.in_search_path && self.namespace.is_none() {
+            return Err(StoreError::InvalidIdentifier {
+                what: "the schema of `in_search_path`",
+                name: String::new(),
+                reason: "it is that of `database_schema`, which is missing",
+            });
+        }
         self.check_columns_differ()?;
         self.check_heads()?;
         Column::ALL

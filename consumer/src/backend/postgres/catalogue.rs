@@ -302,7 +302,8 @@ async fn type_of(
             savepoint.commit().await?;
             Ok(Ok(found))
         }
-        Err(sqlx::Error::Database(error)) => {
+        // insufficient_privilege, which says nothing of the expression
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() != Some("42501") => {
             savepoint.rollback().await?;
             Ok(Err(error.message().to_owned()))
         }
