@@ -24,6 +24,7 @@ mod rebuild;
 mod retry;
 mod status;
 mod stopped;
+#[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
 pub(crate) mod text;
 mod versions;
 
