@@ -32,7 +32,10 @@ async fn shop(db: &Database<Sqlite>) -> impl Fn() -> WorkerBuilder<Sqlite> {
     });
     let events = |from: u32, to: u32| async move {
         for index in from..to {
-            let payload = format!(r#"{{"order":"order-{index}","total":{}.00,"currency":"EUR"}}"#, 20 + index % 80);
+            let payload = format!(
+                r#"{{"order":"order-{index}","total":{}.00,"currency":"EUR"}}"#,
+                20 + index % 80
+            );
             let event = NewEvent::new("Order", format!("order-{index}"), "OrderPlaced", payload);
             db.append_events(&[event]).await;
         }
@@ -41,7 +44,9 @@ async fn shop(db: &Database<Sqlite>) -> impl Fn() -> WorkerBuilder<Sqlite> {
     let store = db.store.clone();
     let builder = move || {
         let builder = Worker::builder(store.clone());
-        models.iter().fold(builder, |builder, model| builder.scoped_consumer(model.clone()))
+        models.iter().fold(builder, |builder, model| {
+            builder.scoped_consumer(model.clone())
+        })
     };
     run_once(builder()).await;
     events(700, 900).await;
@@ -68,7 +73,12 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
     let served = Served::operable(builder()).await;
     let browser = Browser::start().await;
     for (name, is_dark) in [("dashboard-light", false), ("dashboard-dark", true)] {
-        browser.show_on(Screen { width: 1280, is_dark }).await;
+        browser
+            .show_on(Screen {
+                width: 1280,
+                is_dark,
+            })
+            .await;
         browser.open(&format!("http://{}/", served.address)).await;
         browser.shows("needs attention").await;
         let picture = browser.picture(720).await;
@@ -77,7 +87,12 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
     }
     let page = scratch.path().join("status.html");
     std::fs::write(&page, as_page(&terminal(&db))).unwrap();
-    browser.show_on(Screen { width: 760, is_dark: true }).await;
+    browser
+        .show_on(Screen {
+            width: 760,
+            is_dark: true,
+        })
+        .await;
     browser.open(&format!("file://{}", page.display())).await;
     browser.shows("billing.invoices").await;
     std::fs::write(out.join("status.png"), browser.picture(400).await).unwrap();
