@@ -355,7 +355,7 @@ async fn parked_events_are_shown_by_aggregate_and_in_order<DB: TestDatabase>(db:
         "{page}"
     );
     assert!(
-        page.contains("cannot handle a") && page.contains("waits behind"),
+        page.contains("cannot handle a") && page.contains("1 later event behind"),
         "{page}"
     );
     assert!(!page.contains("/events/4\""), "{page}");

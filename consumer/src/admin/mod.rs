@@ -27,6 +27,7 @@ mod redaction;
 mod retry;
 mod status;
 mod stopped;
+#[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
 pub(crate) mod text;
 mod unknown;
 mod versions;

@@ -88,6 +88,7 @@ impl<DB: Backend> Admin<DB> {
     }
 
     /// Returns up to `limit` of a consumer's parked events after a position.
+    #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
     pub(crate) async fn parked_after(
         &self,
         consumer: &ConsumerId,

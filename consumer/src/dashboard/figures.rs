@@ -52,7 +52,11 @@ pub(super) fn slices(segments: &[SegmentStatus], head: i64) -> Markup {
 
 /// The space between two segments.
 fn gap(segments: &[SegmentStatus]) -> i32 {
-    if segments.len() > 1 { 4 } else { 0 }
+    match segments.len() {
+        0 | 1 => 0,
+        2..=16 => 4,
+        _ => 2,
+    }
 }
 
 /// How much of a height a position fills. What has begun is visible, and so is what is missing.

@@ -1,7 +1,7 @@
 // Brings the parts of a page up to date that are marked with `data-live`.
 "use strict";
 (() => {
-  const stream = document.currentScript.dataset.live;
+  const stream = document.currentScript.dataset.stream;
   let source = null;
   let loading = false;
 

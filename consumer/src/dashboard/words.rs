@@ -86,7 +86,7 @@ pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
         let first = failing.error.lines().next().unwrap_or_default();
         let position = failing
             .position
-            .map(|position| format!("event {position}: "));
+            .map(|position| format!("event {}: ", number(position)));
         format!("{}{first}", position.unwrap_or_default())
     });
     match (&one.state, error, &one.missing) {

@@ -25,7 +25,6 @@ pub struct HandlerShape {
 
 impl HandlerShape {
     /// The events that it takes, in words.
-    #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
     pub(crate) fn events(&self) -> Vec<&'static str> {
         match self.handled {
             Handled::Every => vec!["every event"],
@@ -48,7 +47,7 @@ impl HandlerShape {
 }
 
 /// The handlers that take an event in scope.
-#[cfg_attr(not(feature = "worker"), allow(dead_code))]
+#[allow(dead_code)] // only operators ask
 pub(crate) fn takers<'a>(
     handlers: &'a [HandlerShape],
     aggregate_type: &str,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clap::{CommandFactory as _, Parser};
 use consumer::cli::Cli;
 use consumer::{EventStore, Settings, Worker, WorkerBuilder};
-use consumer_tests::{TestDatabase, batch_consumer};
+use consumer_tests::{Model, TestDatabase, batch_consumer};
 use sqlx::{Postgres, Sqlite};
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -55,5 +55,11 @@ async fn builder<DB: TestDatabase>(url: &str) -> WorkerBuilder<DB> {
         })
     });
     let settings = Settings::default().batch_size(10_000);
-    Worker::builder(store).consumer(tally.settings(settings))
+    let builder = Worker::builder(store);
+    match std::env::var("TEST_CONSUMERS") {
+        Err(_) => builder.consumer(tally.settings(settings)),
+        Ok(names) => names.split(',').fold(builder, |builder, name| {
+            builder.scoped_consumer(Model::new(name.to_owned().leak()))
+        }),
+    }
 }

@@ -33,7 +33,7 @@ pub(crate) fn page(base: &Base, section: Section, title: &str, content: &Markup)
                 meta name="color-scheme" content="light dark";
                 title { (title) }
                 link rel="stylesheet" href=(base.named("style.css"));
-                script defer src=(base.named("live.js")) data-live=(base.named("live")) {}
+                script defer src=(base.named("live.js")) data-stream=(base.named("live")) {}
             }
             body {
                 a.skip href="#main" { "Skip to content" }

@@ -151,10 +151,10 @@ fn table(shown: &[&ConsumerStatus], is_empty: bool, snapshot: &Snapshot, base: &
                         th scope="col" { "Last save" }
                     } }
                     tbody {
-                        @for (index, one) in shown.iter().enumerate() {
-                            @let is_next_version = index.checked_sub(1).and_then(|before| shown.get(before))
-                                .is_some_and(|before| before.name == one.name);
-                            (row(one, is_next_version, head, snapshot, base))
+                        @for versions in shown.chunk_by(|one, next| one.name == next.name) {
+                            @for (index, one) in versions.iter().enumerate() {
+                                (row(one, (index, versions.len()), head, snapshot, base))
+                            }
                         }
                     }
                 }
@@ -163,9 +163,10 @@ fn table(shown: &[&ConsumerStatus], is_empty: bool, snapshot: &Snapshot, base: &
     }
 }
 
+/// A row of the table; it is one of several if there are other versions.
 fn row(
     one: &ConsumerStatus,
-    is_next_version: bool,
+    (index, versions): (usize, usize),
     head: i64,
     snapshot: &Snapshot,
     base: &Base,
@@ -173,10 +174,10 @@ fn row(
     let id = one.id();
     let rates = snapshot.rates(&id);
     html! {
-        tr.beside[is_next_version] {
+        tr.beside[index > 0] {
             th scope="row" {
                 a href=(base.consumer(&id)) { (super::layout::name(&id)) }
-                @if one.is_active && (id.version > 1 || is_next_version) { " " span.badge { "active" } }
+                @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
             td data-label="State" { span class={ "state " (tone(&one.state)) } { (state(&one.state)) } }

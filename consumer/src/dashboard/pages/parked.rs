@@ -115,19 +115,36 @@ impl View<'_> {
                     div.actions { @for kind in allowed { (form(self.base, self.id, &self.token, kind)) } }
                 }
                 ol {
-                    @for event in events {
-                        li {
-                            a href=(self.base.event(event.position)) { (number(event.position)) }
-                            " " span.muted { "parked for " (duration(event.parked_for)) }
-                            @if event.has_failed {
-                                ", failed " (count(event.attempts.into(), "time"))
-                                @if let Some(error) = &event.error { pre.error tabindex="0" role="region" aria-label={ "Error of event " (event.position) } { bdi { (error) } } }
-                            } @else {
-                                ", waits behind an earlier event"
-                            }
-                        }
-                    }
+                    @for event in events.iter().filter(|event| event.has_failed) { (self.failed(event)) }
                 }
+                (self.behind(events))
+            }
+        }
+    }
+
+    fn failed(&self, event: &ParkedEvent) -> Markup {
+        html! {
+            li {
+                a href=(self.base.event(event.position)) { (number(event.position)) }
+                " " span.muted { "parked for " (duration(event.parked_for)) }
+                ", failed " (count(event.attempts.into(), "time"))
+                @if let Some(error) = &event.error {
+                    pre.error tabindex="0" role="region" aria-label={ "Error of event " (event.position) } { bdi { (error) } }
+                }
+            }
+        }
+    }
+
+    /// Those that wait behind an earlier one, which have nothing to tell but where they are.
+    fn behind(&self, events: &[&ParkedEvent]) -> Markup {
+        let behind: Vec<_> = events.iter().filter(|event| !event.has_failed).collect();
+        if behind.is_empty() {
+            return html! {};
+        }
+        html! {
+            p.muted { (count(behind.len() as u64, "later event")) " behind:" }
+            ol.behind {
+                @for event in behind { li { a href=(self.base.event(event.position)) { (number(event.position)) } } }
             }
         }
     }
