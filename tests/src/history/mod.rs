@@ -35,7 +35,7 @@ const WITHOUT: &str = "HISTORY_WITHOUT";
 const ENOUGH: &str = "HISTORY_FAILURES";
 
 /// No history takes as long as this unless something hangs.
-const LONGEST: Duration = Duration::from_mins(2);
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// Plays `count` histories, or those that the environment asks for.
 ///
