@@ -35,6 +35,8 @@ fn merge_of_different_ranges(rng: &mut Rng) -> Vec<Step> {
     };
     vec![
         Step::Deploy(SCOPED, before, false),
+        Step::Run,
+        Step::Command(Command::AcceptScope, SCOPED, 0),
         append_anywhere(rng),
         append(rng.usize(..3) * 2, Script::Fail),
         append_anywhere(rng),
@@ -55,7 +57,7 @@ fn merge_of_different_ranges(rng: &mut Rng) -> Vec<Step> {
 /// A row is split while one of its events is to be tried again, and its parts are merged.
 fn merge_after_a_retry(rng: &mut Rng, consumer: usize) -> Vec<Step> {
     let one = Release {
-        retries: 2,
+        retries: 8,
         segments: 1,
         ..release(rng)
     };
@@ -63,12 +65,11 @@ fn merge_after_a_retry(rng: &mut Rng, consumer: usize) -> Vec<Step> {
         segments: 2 << rng.u32(..3),
         ..one.clone()
     };
-    let scripts = vec![Script::Succeed, Script::FailFirst(rng.u32(1..4))];
     vec![
         Step::Deploy(consumer, one, false),
         Step::Command(Command::MergeSegments, consumer, 0),
-        Step::Append(Append::Plain, rng.usize(..6), scripts),
-        Step::CrashAfter(rng.usize(1..6), Crash::Drop),
+        append(rng.usize(..6), Script::FailFirst(rng.u32(4..8))),
+        Step::CrashAfter(rng.usize(2..16), Crash::Drop),
         Step::Deploy(consumer, several, false),
         Step::Beside(Box::new(append_anywhere(rng))),
         Step::Command(Command::MergeSegments, consumer, 0),
@@ -77,25 +78,24 @@ fn merge_after_a_retry(rng: &mut Rng, consumer: usize) -> Vec<Step> {
 
 /// Parked events are tried again while a batch is in progress that has events to park behind them.
 fn retry_amid_a_batch(rng: &mut Rng) -> Vec<Step> {
-    let aggregate = rng.usize(..6);
     let parks = Release {
         on_error: OnError::Park,
-        retries: rng.u32(..2),
         batch_size: 100,
         ..release(rng)
     };
+    // Two aggregates whose slices are close to each other, so that most often one row has both.
+    let (failing, other) = [(0, 4), (3, 5), (1, 2)][rng.usize(..3)];
     vec![
         Step::Deploy(OUTSIDE, parks, false),
-        append(aggregate, Script::Fail),
+        append(failing, Script::FailFirst(1)),
         Step::Run,
-        Step::Repair(rng.usize(..16)),
-        append((aggregate + 1 + rng.usize(..5)) % 6, Script::Succeed),
-        append(aggregate, Script::Succeed),
-        Step::RetryAmid(OUTSIDE, rng.usize(1..3)),
+        append(other, Script::Succeed),
+        append(failing, Script::Succeed),
+        Step::RetryAmid(OUTSIDE, 1),
     ]
 }
 
-/// A release without limits of its own.
+/// A release that makes one attempt at each event.
 fn release(rng: &mut Rng) -> Release {
     Release {
         version: rng.u32(1..=2),
