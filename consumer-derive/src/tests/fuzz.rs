@@ -35,13 +35,13 @@ const SEEDS: &[(&str, &str)] = &[
     ),
     (
         r#"name = env!("NAME"), aggregates = [UserEvent], read_model = User, group = crate::GROUP"#,
-        r#"impl Users {
+        r"impl Users {
             #[on(UserEvent::Registered)] fn a(&self, user: &mut User, event: Envelope<'_, Registered>) {}
             #[on(UserEvent::Referred, key = event.by)] fn b(user: &mut User, event: Referred) {}
             #[on(UserEvent::Deleted)] fn c(user: &mut Option<User>) {}
             #[on(UserEvent::Moved)] async fn d(&self, tx: &mut PgConnection, events: &[Envelope<'_, Moved>]) -> Result<(), E> {}
             #[on(UserEvent::A, UserEvent::B)] fn e() {} #[on(UserEvent::A(a))] fn f() {}
-        }"#,
+        }",
     ),
     (
         r#"name = "users", segments = 8, version = 2, batch_size = 5 retries = 3"#,

@@ -76,7 +76,8 @@ impl Cli {
 
     /// Runs the command on a [`Console`] of your own.
     pub async fn run_on<DB: Backend>(self, builder: WorkerBuilder<DB>, console: &Console) -> Exit {
-        let exit = match self.command.run(builder, console).await {
+        // Boxed once, so that the caller's future does not become as large as this one.
+        let exit = match Box::pin(self.command.run(builder, console)).await {
             Ok(exit) => exit,
             Err(error) => {
                 console.note(format!("error: {}", error.message()));

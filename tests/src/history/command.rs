@@ -51,7 +51,7 @@ pub enum Command {
 
 impl Command {
     /// All commands, those first that change something.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Pause,
         Self::Resume,
         Self::AcceptScope,

@@ -20,7 +20,7 @@ pub(crate) struct Users;
 #[consumer(name = "users", aggregates = [UserEvent], read_model = User, version = 2)]
 impl Users {
     #[on]
-    fn changed(&self, user: &mut Option<User>, event: Envelope<'_, UserEvent>) {
+    fn changed(user: &mut Option<User>, event: Envelope<'_, UserEvent>) {
         let id = event.aggregate_id.clone();
         *user = match event.payload {
             UserEvent::Registered { email } => Some(User {

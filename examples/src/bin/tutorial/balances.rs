@@ -21,7 +21,7 @@ pub(crate) struct Balances;
 #[consumer(name = "balances", aggregates = [AccountEvent], read_model = Balance)]
 impl Balances {
     #[on]
-    fn changed(&self, balance: &mut Option<Balance>, event: Envelope<'_, AccountEvent>) {
+    fn changed(balance: &mut Option<Balance>, event: Envelope<'_, AccountEvent>) {
         let account = event.aggregate_id.clone();
         match (event.payload, balance) {
             (AccountEvent::Opened { owner }, balance) => {
