@@ -29,7 +29,7 @@ pub struct Browser {
     address: SocketAddr,
     session: String,
     /// Its profile.
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Drop for Browser {
@@ -89,9 +89,9 @@ impl Browser {
             driver,
             address,
             session: String::new(),
-            _profile: profile,
+            profile,
         };
-        let capabilities = capabilities(browser._profile.path(), has_scripts);
+        let capabilities = capabilities(browser.profile.path(), has_scripts);
         let session = browser.ask("POST", "/session", &capabilities).await;
         let id = session["sessionId"].as_str().expect("a session");
         id.clone_into(&mut browser.session);
