@@ -249,34 +249,27 @@ async fn without_its_database_a_worker_is_live_but_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontier_that_stays_blocked_is_a_problem_that_names_its_blocker() {
     let db = Database::<sqlx::Postgres>::fresh().await;
-    let worker = db
-        .worker()
-        .consumer(Model::new("users"))
-        .stall_after(Duration::from_secs(2));
-    let worker = Running::start(worker);
+    let running = |bound| {
+        let worker = db.worker().consumer(Model::new("users"));
+        Running::start(worker.stall_after(bound))
+    };
+    let strict = running(Duration::from_secs(2));
+    let patient = running(Duration::from_hours(1));
     let mut open = db.store.begin().await.unwrap();
     db.append_in(&mut open, "slow").await;
     db.append("User", ["ada"]).await;
-    let is_blocked = |health: &consumer::Health| {
-        let is_wait =
-            |problem: &HealthProblem| matches!(problem, HealthProblem::FrontierBlocked(_));
-        health.problems.iter().any(is_wait)
-    };
-    patiently("it waits", async {
-        while worker.frontier_wait().is_none() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert!(!is_blocked(&worker.health()), "not before the bound");
-    until(&worker, is_blocked).await;
-    let health = worker.health();
+    let is_wait = |problem: &HealthProblem| matches!(problem, HealthProblem::FrontierBlocked(_));
+    let is_blocked = |health: &consumer::Health| health.problems.iter().any(is_wait);
+    until(&strict, is_blocked).await;
+    let mut health = strict.health();
+    health.problems.retain(is_wait);
     assert!(health.is_live() && health.is_ready(), "{health}");
-    assert!(
-        health.to_string().contains("it is blocked by pid"),
-        "{health}"
-    );
+    let text = health.to_string();
+    assert!(text.contains("it is blocked by pid"), "{text}");
+    consumer_tests::until("both wait", async || patient.frontier_wait().is_some()).await;
+    assert!(!is_blocked(&patient.health()), "not before the bound");
     open.commit().await.unwrap();
-    until(&worker, |health| !is_blocked(health)).await;
-    worker.stop().await;
+    until(&strict, |health| !is_blocked(health)).await;
+    strict.stop().await;
+    patient.stop().await;
 }
