@@ -212,13 +212,15 @@ async fn waiting_for_an_unknown_event_fails_and_health_names_it<DB: TestDatabase
     }
     // What is out of scope before it counts as reached.
     worker.caught_up_to(user).await.unwrap();
+    // The worker has begun once it has polled for the first time.
+    until("health names what the consumer waits for", async || {
+        let problems = worker.health().problems;
+        matches!(&problems[..], [HealthProblem::NotRunning { state, .. }]
+            if state.name() == "waiting_for_release")
+    })
+    .await;
     let health = worker.health();
     assert!(health.is_live() && health.is_ready(), "{health}");
-    assert!(
-        matches!(&health.problems[..], [HealthProblem::NotRunning { state, .. }]
-            if state.name() == "waiting_for_release"),
-        "{health}"
-    );
     let report = worker.stop().await;
     let state = &report.consumer("orders").unwrap().state;
     assert_eq!(state.name(), "waiting_for_release");
