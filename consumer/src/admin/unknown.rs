@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::error::AdminError;
 use super::operator::{Admin, declared_id};
 use crate::backend::{Backend, FormatCount};
+#[cfg(feature = "cli")]
+use crate::backend::{ConsumerId, UnknownEvent};
 use crate::registry::Registered;
 
 /// The events of one type and version that a consumer's code does not know; from [`Admin::unknown_events`].
@@ -87,6 +89,13 @@ impl<DB: Backend> Admin<DB> {
             of_code.map(|format| unknown_events(code, format))
         });
         Ok(unknown.collect())
+    }
+
+    /// Whether the code of a consumer in this program knows an event.
+    #[cfg(feature = "cli")]
+    pub(crate) fn knows(&self, consumer: &ConsumerId, event: &UnknownEvent) -> bool {
+        let code = self.code_of(consumer);
+        code.is_ok_and(|code| code.consumer.knows(event.format()))
     }
 
     /// The aggregate types in the scope of any consumer; empty for all.

@@ -9,6 +9,8 @@ use serde::Serialize;
 use super::Incarnation;
 use super::driver::Driver;
 use super::sql::{Sql, Statement};
+#[cfg(feature = "cli")]
+use crate::contract::EventFormat;
 use crate::contract::{Formerly, PersistedEvent, StartFrom};
 
 /// One version of a consumer.
@@ -180,6 +182,16 @@ impl UnknownEvent {
             aggregate_type: event.aggregate_type.to_string(),
             event_type: event.event_type.to_string(),
             event_version: event.event_version,
+        }
+    }
+
+    /// Its type and version.
+    #[cfg(feature = "cli")]
+    pub(crate) fn format(&self) -> EventFormat<'_> {
+        EventFormat {
+            aggregate_type: &self.aggregate_type,
+            event_type: &self.event_type,
+            event_version: self.event_version,
         }
     }
 

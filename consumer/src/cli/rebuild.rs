@@ -219,6 +219,12 @@ impl<DB: Backend> Rebuilding<'_, DB> {
         Ok(match self.admin.state_of_one(self.consumer).await? {
             ConsumerState::Forgotten => Some("the checkpoint is gone".to_owned()),
             ConsumerState::Stopped { error, .. } => Some(format!("the consumer stopped: {error}")),
+            // What the row says may be older than the worker of a release that knows it.
+            ConsumerState::WaitingForRelease { event }
+                if self.admin.knows(self.consumer, &event) =>
+            {
+                None
+            }
             ConsumerState::WaitingForRelease { event } => Some(format!(
                 "the consumer waits for a release that knows {event}; continue the rebuild with one"
             )),
