@@ -679,7 +679,10 @@ async fn a_role_that_may_not_read_an_expression_is_told_so() {
     ))
     .await;
     let error = store.migrate().await.unwrap_err();
-    assert!(matches!(error, StoreError::Forbidden(_)), "{error:?}");
+    assert!(
+        matches!(error, StoreError::MissingPrivileges { .. }),
+        "{error:?}"
+    );
 }
 
 /// Two tables that draw from one sequence, and a view of both.
