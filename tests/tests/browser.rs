@@ -216,13 +216,14 @@ async fn a_page_of_another_site_changes_nothing() {
     );
 }
 
+const SCRIPT: &str =
+    "</pre><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_events_contain_is_not_run() {
     if !Browser::is_installed() {
         return;
     }
-    const SCRIPT: &str =
-        "</pre><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>";
     let db = Database::<Sqlite>::fresh().await;
     let users = Model::new("users");
     users.fail_on(SCRIPT, true);

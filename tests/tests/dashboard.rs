@@ -132,7 +132,9 @@ async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<D
     let both = || users.worker(&db).scoped_consumer(stops.clone());
     let served = Served::operable(both()).await;
 
-    let encoded: String = SCRIPT.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = SCRIPT.bytes().fold(String::new(), |encoded, byte| {
+        format!("{encoded}%{byte:02X}")
+    });
     for path in [
         "/".to_owned(),
         format!("/?q={encoded}"),

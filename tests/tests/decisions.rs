@@ -188,6 +188,7 @@ struct Unwritable {
     amount: i64,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
 fn fail<S: serde::Serializer>(_: &i64, _: S) -> Result<S::Ok, S::Error> {
     Err(serde::ser::Error::custom("as told"))
 }

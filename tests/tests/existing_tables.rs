@@ -283,13 +283,13 @@ async fn what_is_appended_is_read_with_every_type_of_each_column() {
             .correlation_id(TRACE)
             .causation_id(TRACE)
             .metadata(Metadata::from_json_text(r#"{"by": "C:\\ada"}"#));
-        let before = Utc::now() - Duration::from_secs(60);
+        let before = Utc::now() - Duration::from_mins(1);
         let log = db
             .append_events(&[event.clone(), event.event_id(Uuid::now_v7())])
             .await;
         assert_eq!(log[1].aggregate_version, 2);
         assert!(
-            log[0].created_at > before && log[0].created_at <= Utc::now() + Duration::from_secs(60)
+            log[0].created_at > before && log[0].created_at <= Utc::now() + Duration::from_mins(1)
         );
         reads(&db.store, &log).await;
     }

@@ -154,7 +154,7 @@ async fn find_as_of_waits_for_every_row_of_a_key_of_several_parts<DB: TestDataba
 
 /// The first of these names in the lower half of the slices, or in the upper one.
 fn named(name: &str, is_lower: bool) -> String {
-    (0..)
+    (0..1_000)
         .map(|number| format!("{name}{number}"))
         .find(|name| (aggregate_slice(name) < 512) == is_lower)
         .unwrap()

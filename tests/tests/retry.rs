@@ -204,7 +204,8 @@ test_on!(
     a_reset_that_panics_changes_nothing,
     r5_a_consumer_without_tx_handles_its_parked_events_in_order,
     r5_an_event_appended_during_a_retry_is_not_left_parked,
-    a_retry_counts_the_attempts_of_each_event_alone
+    a_retry_counts_the_attempts_of_each_event_alone,
+    r4_a_retry_that_ends_its_transaction_keeps_the_events
 );
 
 async fn a_panic_is_a_failure_of_one_aggregate<DB: TestDatabase>(db: Database<DB>) {
@@ -459,4 +460,36 @@ async fn a_retry_that_is_idle_for_a_minute_releases_the_rows() {
     let retried = builder().admin().unwrap().retry_parked("c", None).await;
     assert_eq!(retried.unwrap().handled, 1);
     assert_eq!(timeout.lock().unwrap().as_deref(), Some("1min"));
+}
+
+/// After a refused COMMIT there is no transaction any more, and each statement would be committed by itself.
+async fn r4_a_retry_that_ends_its_transaction_keeps_the_events<DB: TestDatabase>(db: Database<DB>) {
+    for statement in ["COMMIT", "ROLLBACK"] {
+        let is_parked = Arc::new(AtomicBool::new(false));
+        let builder = || {
+            let is_parked = Arc::clone(&is_parked);
+            let rogue = consumer(statement, move |_, tx: &mut DB::Connection, _| {
+                let is_parked = is_parked.load(Ordering::SeqCst);
+                Box::pin(async move {
+                    if !is_parked {
+                        return Err("not yet".into());
+                    }
+                    let _ = DB::execute_sql(tx, statement).await;
+                    Ok(())
+                })
+            });
+            let parks = impatient().retries(0).on_error(OnError::Park);
+            db.worker().consumer(rogue.settings(parks))
+        };
+        let position = db.append("User", ["ada"]).await[0];
+        run_once(builder()).await;
+        is_parked.store(true, Ordering::SeqCst);
+        let before = db.parked(statement).await;
+        assert!(before.contains(&position), "{before:?}");
+        let admin = builder().admin().unwrap();
+        let retried = admin.retry_parked(statement, None).await.unwrap();
+        assert_eq!(retried.handled, 0, "{statement}");
+        assert!(!retried.failed.is_empty(), "{statement}");
+        assert_eq!(db.parked(statement).await, before, "{statement}");
+    }
 }

@@ -46,9 +46,11 @@ fn old<DB: TestDatabase>() -> TestConsumer<DB> {
 /// The same consumer as the new release has it.
 fn new<DB: TestDatabase>() -> TestConsumer<DB> {
     let fails = |id: &str| {
-        (id == "bad")
-            .then(|| Err("bad".to_owned()))
-            .unwrap_or(Ok(()))
+        if id == "bad" {
+            Err("bad".to_owned())
+        } else {
+            Ok(())
+        }
     };
     judging("orders", move |_, event| fails(&event.aggregate_id))
         .scope(&["Order"])

@@ -23,9 +23,12 @@ const PAUSE: Duration = Duration::from_millis(25);
 pub(super) trait Work<DB: Backend>: Send + Sync {
     type Output: Send;
 
+    /// Ends with [`Failed::Ended`] where the consumer's code has ended the transaction, before any
+    /// statement of ours.
     fn run(
         &self,
         tx: &mut Transaction<'_, DB>,
+        taken: &Taken,
         effects: &mut Effects,
     ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
 }
@@ -188,7 +191,7 @@ impl<DB: Backend> Admin<DB> {
                 return Err(error);
             }
         };
-        match guarded(work, &mut tx, effects, guard).await {
+        match guarded(work, &mut tx, &taken, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
                 tx.commit().await?;
                 *ended_well = DB::RESTORES_SESSION;
@@ -223,17 +226,31 @@ impl<DB: Backend> Admin<DB> {
 async fn guarded<DB: Backend, W: Work<DB>>(
     work: &W,
     tx: &mut Transaction<'_, DB>,
+    taken: &Taken,
     effects: &mut Effects,
     guard: &DB::Guard,
 ) -> Result<W::Output, Failed> {
     guard.allow_end(false);
-    let output = work.run(tx, effects).await;
+    let output = work.run(tx, taken, effects).await;
     let violation = guard.violation();
     guard.allow_end(true);
     if violation.is_some() {
         return Err(Failed::Ended);
     }
     output
+}
+
+/// Fails if a consumer's code has ended the transaction that locked the rows (R4).
+pub(super) async fn must_be_same<DB: Backend>(
+    connection: &mut DB::Connection,
+    taken: &Taken,
+) -> Result<(), Failed> {
+    let is_same = DB::is_same_transaction(connection, taken).await;
+    if is_same.map_err(AdminError::from)? {
+        Ok(())
+    } else {
+        Err(Failed::Ended)
+    }
 }
 
 /// Whether others have what a command needs.

@@ -10,11 +10,11 @@ use sqlx::Transaction;
 
 use super::error::{AdminError, Cause};
 use super::lag::scope_of;
-use super::locks::{Effects, Failed, Work};
+use super::locks::{Effects, Failed, Work, must_be_same};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
 use super::pace::{Pace, time_for};
-use crate::backend::{Backend, ConsumerId, Part, table_schema};
+use crate::backend::{Backend, ConsumerId, Part, Taken, table_schema};
 use crate::contract::Context;
 use crate::registry::Registered;
 use crate::worker::lane::handler::describe;
@@ -183,7 +183,12 @@ struct Rewind<'a, DB: Backend> {
 impl<DB: Backend> Work<DB> for Rewind<'_, DB> {
     type Output = ();
 
-    async fn run(&self, tx: &mut Transaction<'_, DB>, effects: &mut Effects) -> Result<(), Failed> {
+    async fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        taken: &Taken,
+        effects: &mut Effects,
+    ) -> Result<(), Failed> {
         let tables = self.admin.tables().await?;
         let sql = &tables.sql;
         let parked = DB::parked(sql, tx, self.consumer).await?.len() as u64;
@@ -193,6 +198,7 @@ impl<DB: Backend> Work<DB> for Rewind<'_, DB> {
         }
         if let Some(code) = self.reset {
             self.reset(code, tx, effects).await?;
+            must_be_same::<DB>(tx, taken).await?;
         }
         Ok(DB::rewind(sql, tx, self.consumer, self.scope.as_deref()).await?)
     }

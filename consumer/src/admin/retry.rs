@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
-use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, pause};
+use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, must_be_same, pause};
 use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use crate::backend::{
-    Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, UnknownEvent,
+    Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, Taken, UnknownEvent,
     aggregate_slice, table_schema,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
@@ -257,7 +257,7 @@ impl<DB: Backend> Retry<'_, DB> {
     async fn handle_held(&self, waiting: &Waiting) -> Result<u64, AdminError> {
         let mut effects = Effects::default();
         let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-        let handling = self.handle(&mut spare, waiting, &mut effects);
+        let handling = self.handle(&mut spare, None, waiting, &mut effects);
         let handled = self.mark().during(handling).await;
         handled.map_err(|failed| self.refused(failed))?;
         // Its session may not be what it was, so it does not go back to the pool.
@@ -369,10 +369,12 @@ impl<DB: Backend> Retry<'_, DB> {
         Ok(handled)
     }
 
-    /// Hands all events to the consumer, as many at a time as it takes from a worker.
+    /// Hands all events to the consumer, as many at a time as it takes from a worker. `taken` is the
+    /// transaction of the connection, if it is the one that locked the rows.
     async fn handle(
         &self,
         connection: &mut DB::Connection,
+        taken: Option<&Taken>,
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
@@ -399,6 +401,9 @@ impl<DB: Backend> Retry<'_, DB> {
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
             done += self.handle_batch(connection, &cx, batch).await?;
+            if let Some(taken) = taken {
+                must_be_same::<DB>(connection, taken).await?;
+            }
             effects.add(&cx);
         }
         Ok(())
@@ -463,15 +468,16 @@ impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
     async fn run(
         &self,
         tx: &mut Transaction<'_, DB>,
+        taken: &Taken,
         effects: &mut Effects,
     ) -> Result<u64, Failed> {
         // Read again: only now are the rows locked.
         let waiting = self.waiting(tx).await?;
         if self.code.consumer.uses_transaction() {
-            self.handle(tx, &waiting, effects).await?;
+            self.handle(tx, Some(taken), &waiting, effects).await?;
         } else {
             let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-            let handling = self.handle(&mut spare, &waiting, effects);
+            let handling = self.handle(&mut spare, None, &waiting, effects);
             // Only the other connection is in an unknown state if the handler was abandoned.
             let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
             result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;

@@ -29,11 +29,11 @@ const AGE: &str = "
 /// Reads the whole log once: no index has the types of events.
 const FORMATS: &str = "
     SELECT {aggregate_type} AS aggregate_type, {event_type} AS event_type,
-           {event_version} AS event_version, count(*) AS events,
+           CAST({value of event_version} AS INTEGER) AS event_version, count(*) AS events,
            min({global_position}) AS first, max({global_position}) AS last
       FROM {events} {of the scope}
-     GROUP BY {aggregate_type}, {event_type}, {event_version}
-     ORDER BY {aggregate_type}, {event_type}, {event_version}";
+     GROUP BY 1, 2, 3
+     ORDER BY 1, 2, 3";
 
 statements! {
     /// The statements that tell how far a consumer is behind, and what the log once had, with the names of

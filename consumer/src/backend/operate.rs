@@ -188,6 +188,14 @@ pub trait Operate: Driver {
         wait: Duration,
     ) -> impl Future<Output = Result<Lock, sqlx::Error>> + Send;
 
+    /// Whether the transaction still is the one that locked the rows, after code that could have ended it:
+    /// our next statements would be committed one by one. What is left of one in which a statement failed
+    /// counts as the same.
+    fn is_same_transaction(
+        connection: &mut Self::Connection,
+        taken: &Taken,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
     /// Allows the transaction to commit; false when it is not the one that locked the rows.
     fn release(
         connection: &mut Self::Connection,

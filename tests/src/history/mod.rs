@@ -63,7 +63,9 @@ pub async fn play_histories<DB: HistoryBackend>(
             if seed >= first + count || failures.lock().unwrap().len() as u64 >= enough {
                 return;
             }
-            if let Err(failure) = play::<DB>(ground, &menu.steps(seed)).await {
+            // Boxed, so that the callers' futures stay small.
+            let played = Box::pin(play::<DB>(ground, &menu.steps(seed))).await;
+            if let Err(failure) = played {
                 // At once, since shrinking takes its time.
                 eprintln!("{SEED}={seed}: {failure}");
                 failures.lock().unwrap().push((seed, failure));

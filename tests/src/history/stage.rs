@@ -161,7 +161,13 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     /// Does what an operator does for a consumer that does not run, or not with all its events.
     async fn let_go(&mut self, id: Id) -> Verdict {
         let seen = self.model.seen();
-        let barred = |row: &Row| row.state != "running" || !row.scope.is_empty();
+        let code = self.code();
+        let release = code
+            .iter()
+            .find(|(name, release)| (*name, release.version) == id);
+        let is_unscoped = release.is_none_or(|(_, release)| release.scope.is_empty());
+        // A scope may be another one whenever one of the two is not empty.
+        let barred = |row: &Row| row.state != "running" || !row.scope.is_empty() || !is_unscoped;
         if seen.rows_of(id).any(barred) {
             self.accept_scope(Some(id)).await?;
             self.resume(Some(id)).await?;

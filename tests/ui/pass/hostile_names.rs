@@ -175,7 +175,7 @@ impl ByVariant {
         ::core::result::Result::Ok(())
     }
 
-    #[cfg(all())]
+    #[cfg(not(feature = "none"))]
     #[on(UserEvent::D)]
     async fn d(
         &self,

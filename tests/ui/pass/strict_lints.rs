@@ -140,7 +140,10 @@ pub struct OrderContent {
 /// The content of an order as it was once.
 #[must_use]
 pub fn placed(old: serde_json::Value) -> OrderContent {
-    let email = old.to_string();
+    let email = match old {
+        serde_json::Value::String(email) => email,
+        other => other.to_string(),
+    };
     OrderContent { email }
 }
 

@@ -6,6 +6,7 @@ use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Executor as _, Row as _};
 
 use super::connect::with_numbers;
+use crate::backend::checkpoints::Checkpoints as _;
 use crate::backend::operate::{Operate, OperateStatements};
 use crate::backend::rows::on_consumer;
 use crate::backend::rows::{ConsumerId, Lock, Taken, millis};
@@ -41,6 +42,23 @@ impl Operate for Postgres {
             transaction: row.try_get("transaction")?,
             backend: row.try_get("backend")?,
         }))
+    }
+
+    async fn is_same_transaction(
+        connection: &mut PgConnection,
+        taken: &Taken,
+    ) -> Result<bool, sqlx::Error> {
+        let current = connection.fetch_one("SELECT pg_current_xact_id_if_assigned()::text");
+        match current.await {
+            Ok(row) => {
+                let current: Option<String> = row.try_get(0)?;
+                Ok(current.as_ref() == Some(&taken.transaction))
+            }
+            Err(sqlx::Error::Database(error)) if Self::is_aborted_transaction(error.as_ref()) => {
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn release(connection: &mut PgConnection, taken: &Taken) -> Result<bool, sqlx::Error> {

@@ -28,6 +28,14 @@ impl Operate for Sqlite {
         })
     }
 
+    async fn is_same_transaction(
+        _connection: &mut SqliteConnection,
+        _taken: &Taken,
+    ) -> Result<bool, sqlx::Error> {
+        // The connection's hooks refuse to end it.
+        Ok(true)
+    }
+
     async fn release(
         _connection: &mut SqliteConnection,
         _taken: &Taken,

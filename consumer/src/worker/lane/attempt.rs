@@ -707,17 +707,20 @@ impl<DB: Backend> Attempt<'_, DB> {
         index: usize,
     ) -> Result<bool, sqlx::Error> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
-        let to_park = ready.division.to_park(index, ready.run.is_replay);
-        if !to_park.is_empty() {
-            DB::park(statements, tx, key, &to_park).await?;
-        }
         let next_failure = self.job.next_failure.clone();
         let new = NewCheckpoint {
             position: self.checkpoint_after(&ready.claim, index),
             state: State::Running,
             failure: next_failure.filter(|_| index == self.job.take),
         };
-        self.segment.save(self.shared, tx, &ready.claim, &new).await
+        let is_saved = self.segment.save(self.shared, tx, &ready.claim, &new);
+        let is_saved = is_saved.await?;
+        let to_park = ready.division.to_park(index, ready.run.is_replay);
+        // Where the handler has ended the transaction, each statement would be committed by itself.
+        if is_saved && !to_park.is_empty() {
+            DB::park(statements, tx, key, &to_park).await?;
+        }
+        Ok(is_saved)
     }
 
     fn saved(&self, ready: &Ready, index: usize) -> Outcome {

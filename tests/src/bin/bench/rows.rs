@@ -156,9 +156,8 @@ impl Row for Wide {
                 |number: usize| format!("CASE $2 % {MORE} WHEN {} THEN 1 ELSE 0 END", number - 1);
             let numbers = || 1..=MORE;
             let list = |of: &dyn Fn(usize) -> String| -> String {
-                numbers()
-                    .map(|number| format!(", {}", of(number)))
-                    .collect()
+                let items: Vec<String> = numbers().map(of).collect();
+                format!(", {}", items.join(", "))
             };
             format!(
                 "INSERT INTO wide_balances (id, deposits, position{}) VALUES ($1, 1, $2{})
