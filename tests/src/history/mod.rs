@@ -77,7 +77,8 @@ pub async fn play_histories<DB: HistoryBackend>(
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     if let Some((seed, failure)) = failures.first() {
-        let (steps, shrunk) = shrink::<DB>(ground, menu.steps(*seed), failure.clone()).await;
+        let shrinking = shrink::<DB>(ground, menu.steps(*seed), failure.clone());
+        let (steps, shrunk) = Box::pin(shrinking).await;
         let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
         let all: Vec<String> = failures
             .iter()

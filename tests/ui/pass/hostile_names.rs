@@ -175,7 +175,7 @@ impl ByVariant {
         ::core::result::Result::Ok(())
     }
 
-    #[cfg(not(feature = "none"))]
+    #[cfg(any(test, not(test)))]
     #[on(UserEvent::D)]
     async fn d(
         &self,
