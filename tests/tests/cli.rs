@@ -426,7 +426,7 @@ async fn rebuild_continues_an_interrupted_one<DB: TestDatabase>(db: Database<DB>
     let (exit, text) = cli(&db, &[&users], "rebuild users").await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert!(
-        text.starts_with("continuing the rebuild in progress, 0 of 1 events handled\n"),
+        text.starts_with("continuing the rebuild in progress, 0 of 1 event handled\n"),
         "{text}"
     );
 }
@@ -660,7 +660,7 @@ async fn activate_switches_versions_once_the_new_one_has_caught_up<DB: TestDatab
     command(both(), "run --once", "n").await;
     let (_, text) = command(both(), "status", "n").await;
     assert!(
-        text.contains("users v1 (active)") && text.contains("\nusers v2 "),
+        text.contains("users v1 active") && text.contains("\nusers v2 "),
         "{text}"
     );
     let (exit, text) = command(both(), "activate users 2", "n").await;
@@ -669,7 +669,7 @@ async fn activate_switches_versions_once_the_new_one_has_caught_up<DB: TestDatab
         (Exit::Done, "users v2 is the active version\n")
     );
     let (_, text) = command(both(), "status", "n").await;
-    assert!(text.contains("users v2 (active)"), "{text}");
+    assert!(text.contains("users v2 active"), "{text}");
 }
 
 async fn migrate_prints_the_sql_or_runs_it<DB: TestDatabase>(db: Database<DB>) {
@@ -996,7 +996,7 @@ async fn a_program_with_the_new_version_shows_the_old_one<DB: TestDatabase>(db: 
     let builder = Worker::<DB>::builder(db.store.clone()).registered(second);
     let (exit, text) = command(builder, "status", "n").await;
     assert_eq!(exit, Exit::Done);
-    assert!(text.contains("users v1 (active)  other version"), "{text}");
+    assert!(text.contains("users v1 active  other version"), "{text}");
 }
 
 async fn parked_events_as_json_have_every_field<DB: TestDatabase>(db: Database<DB>) {

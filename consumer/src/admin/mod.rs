@@ -22,6 +22,8 @@ mod pace;
 mod parked;
 #[cfg(feature = "cli")]
 mod preflight;
+#[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+pub(crate) mod problems;
 mod rebuild;
 mod redaction;
 mod retry;
@@ -41,6 +43,11 @@ pub use self::options::{ActivateOptions, ForgetOptions, RebuildOptions, Target};
 pub use self::parked::ParkedEvent;
 pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::retry::Retried;
+#[cfg_attr(
+    not(any(feature = "cli", feature = "dashboard")),
+    allow(unused_imports)
+)]
+pub(crate) use self::status::processes_of;
 pub use self::status::{ConsumerStatus, Failing, SegmentStatus, Status, WorkerStatus};
 pub use self::unknown::UnknownEvents;
 pub use crate::backend::ViewError;

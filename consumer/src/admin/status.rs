@@ -193,6 +193,30 @@ impl WorkerStatus {
     }
 }
 
+/// Each process, as it was seen last, with the consumers whose events it handled; the most recent first.
+#[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+pub(crate) fn processes_of(
+    consumers: &[ConsumerStatus],
+) -> Vec<(&WorkerStatus, Vec<&ConsumerStatus>)> {
+    let mut all: Vec<(&WorkerStatus, Vec<&ConsumerStatus>)> = Vec::new();
+    let seen = consumers
+        .iter()
+        .flat_map(|one| one.workers.iter().map(move |worker| (worker, one)));
+    for (worker, consumer) in seen {
+        match all.iter_mut().find(|(one, _)| one.is_same(worker)) {
+            Some((latest, consumers)) => {
+                consumers.push(consumer);
+                if worker.seen_ago < latest.seen_ago {
+                    *latest = worker;
+                }
+            }
+            None => all.push((worker, vec![consumer])),
+        }
+    }
+    all.sort_by_key(|(worker, _)| worker.seen_ago);
+    all
+}
+
 /// From when on events that no worker claims are reported.
 const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 

@@ -10,10 +10,11 @@ use serde_json::json;
 use sqlx::Database;
 
 use super::console::Console;
-use crate::admin::text::{count, duration, events_were, number, rate};
+use crate::admin::problems::problems;
+use crate::admin::text::{count, duration, number, rate};
 use crate::admin::{
     ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent,
-    Status, UnknownEvents, WorkerStatus,
+    Status, UnknownEvents, processes_of,
 };
 use crate::backend::Schema;
 use crate::contract::{OnError, PersistedEvent};
@@ -166,7 +167,7 @@ fn name(status: &Status, one: &ConsumerStatus) -> String {
     let same = |other: &&ConsumerStatus| other.name == one.name;
     let has_others = status.consumers.iter().filter(same).count() > 1;
     match (has_others, one.is_active) {
-        (true, true) => format!("{} v{} (active)", one.name, one.version),
+        (true, true) => format!("{} v{} active", one.name, one.version),
         (true, false) => format!("{} v{}", one.name, one.version),
         (false, _) => one.id().to_string(),
     }
@@ -174,42 +175,22 @@ fn name(status: &Status, one: &ConsumerStatus) -> String {
 
 /// The processes that handled events, the most recent first.
 pub(super) fn processes(console: &Console, status: &Status) -> String {
-    let processes = consumers_of_processes(status);
+    let processes = processes_of(&status.consumers);
     if processes.is_empty() {
         return "no process has handled an event yet".to_owned();
     }
     let header = ["PROCESS", "RELEASE", "LAST BATCH", "CONSUMERS"];
     let mut table = table(console, &header, &[2], &[3]);
     for (worker, consumers) in processes {
+        let names: Vec<String> = consumers.iter().map(|one| name(status, one)).collect();
         table.add_row([
             format!("{} on {}", worker.pid, worker.host),
             worker.release.clone(),
             duration(worker.seen_ago),
-            consumers.join(", "),
+            names.join(", "),
         ]);
     }
     text(&table)
-}
-
-/// Each process, as it was seen last, with the consumers whose events it handled.
-fn consumers_of_processes(status: &Status) -> Vec<(&WorkerStatus, Vec<String>)> {
-    let mut all: Vec<(&WorkerStatus, Vec<String>)> = Vec::new();
-    let consumers = status.consumers.iter();
-    let seen = consumers.flat_map(|one| one.workers.iter().map(move |worker| (worker, one)));
-    for (worker, consumer) in seen {
-        let name = name(status, consumer);
-        match all.iter_mut().find(|(one, _)| one.is_same(worker)) {
-            Some((latest, names)) => {
-                names.push(name);
-                if worker.seen_ago < latest.seen_ago {
-                    *latest = worker;
-                }
-            }
-            None => all.push((worker, vec![name])),
-        }
-    }
-    all.sort_by_key(|(worker, _)| worker.seen_ago);
-    all
 }
 
 /// The events of the log that the program does not know.
@@ -244,59 +225,6 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
         ]);
     }
     text(&table)
-}
-
-/// What is wrong with a consumer, and what to do.
-fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
-    let unattended = one.unattended.map(|time| {
-        format!(
-            "{}: no worker seen for {}, and events wait; start one that runs it",
-            one.id(),
-            duration(time)
-        )
-    });
-    problem(one).into_iter().chain(unattended)
-}
-
-fn problem(one: &ConsumerStatus) -> Option<String> {
-    let consumer = one.id();
-    if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
-        return Some(format!(
-            "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
-        ));
-    }
-    if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let position = event.position;
-        return Some(format!(
-            "{consumer} waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
-        ));
-    }
-    if let Some(reason) = &one.held_back {
-        return Some(format!("{consumer}: {reason}"));
-    }
-    if let ConsumerState::OtherLog { log } = &one.state {
-        return Some(format!(
-            "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
-        ));
-    }
-    if let (Some(missing), None) = (&one.missing, &one.failing) {
-        let events = events_were(missing);
-        return Some(format!(
-            "{consumer}: {events} deleted from the log before it had handled them; restore them before it gets there"
-        ));
-    }
-    let failing = one.failing.as_ref()?;
-    let event = failing.position.map_or_else(String::new, |position| {
-        format!(" at event {}", number(position))
-    });
-    let again = failing.retry_in.map_or_else(String::new, |wait| {
-        format!(", next attempt in {}", duration(wait))
-    });
-    let times = count(failing.attempts.into(), "time");
-    let (state, error) = (state(&one.state), &failing.error);
-    Some(format!(
-        "{consumer} {state}{event} (failed {times}{again}): {error}"
-    ))
 }
 
 fn colour(state: &ConsumerState) -> Color {

@@ -18,6 +18,9 @@ pub(super) fn tone(state: &ConsumerState) -> &'static str {
         ConsumerState::Retrying { .. }
         | ConsumerState::Paused
         | ConsumerState::Detached
+        | ConsumerState::Forgotten
+        | ConsumerState::HeldBack(_)
+        | ConsumerState::WaitingForRelease { .. }
         | ConsumerState::Waiting { .. } => "warn",
         _ => "info",
     }

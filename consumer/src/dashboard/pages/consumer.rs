@@ -7,7 +7,8 @@ use maud::{Markup, html};
 
 use super::failure;
 use super::layout::{Section, content, freshness, name, page};
-use crate::admin::text::{count, events_were, number, rate};
+use crate::admin::problems::problems_besides_failures;
+use crate::admin::text::{count, number, rate};
 use crate::admin::{ConsumerState, ConsumerStatus, Failing, SegmentStatus};
 use crate::backend::{Backend, ConsumerId, LogRow, readable_event};
 use crate::contract::{OnError, Settings, StartFrom, chain};
@@ -103,6 +104,10 @@ impl View<'_> {
                     kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
                 }
             }
+            ConsumerState::WaitingForRelease { event } => {
+                let position = event.position;
+                kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
+            }
             ConsumerState::Paused => kinds.push(ActionKind::Resume),
             ConsumerState::OtherLog { .. } => return kinds,
             ConsumerState::ScopeChanged { .. } => kinds.push(ActionKind::AcceptScope),
@@ -181,14 +186,13 @@ impl View<'_> {
                         } @else { "none" }
                     } }
                     div { dt { "Last save" } dd { (ago(one.saved_ago)) } }
+                    @if let Some(worker) = one.workers.first() {
+                        div { dt { "Last worker" } dd { (worker.pid) " on " bdi { (worker.host) } ", release " bdi { (worker.release) } } }
+                    }
                 }
                 (self.rebuild())
-                @if let Some(missing) = &one.missing {
-                    p.banner.warn { "Of the log, " (events_were(missing))
-                        " deleted before it had handled them. Restore them before it gets there." }
-                }
-                @if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
-                    p.banner.bad { "Its checkpoint was reached with the scope [" bdi { (checkpoint) } "], but the code has [" bdi { (code) } "]." }
+                @for problem in problems_besides_failures(one) {
+                    p.banner.warn { bdi { (problem) } }
                 }
             }
         }

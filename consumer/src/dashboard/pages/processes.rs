@@ -8,11 +8,14 @@ use maud::{Markup, html};
 
 use super::layout::{Section, freshness, name, page};
 use crate::admin::text::number;
-use crate::admin::{ConsumerStatus, SegmentStatus};
+use crate::admin::{ConsumerStatus, SegmentStatus, processes_of};
 use crate::backend::{Backend, ConsumerId};
 use crate::dashboard::app::Shared;
 use crate::dashboard::urls::Base;
 use crate::dashboard::words::{ago, state, tone};
+
+/// The most rows of a table.
+const SHOWN: usize = 500;
 
 pub(crate) async fn processes<DB: Backend>(
     State(app): State<Shared<DB>>,
@@ -22,13 +25,49 @@ pub(crate) async fn processes<DB: Backend>(
     let activity = activity(snapshot.consumers());
     let content = html! {
         div.heading { h1 { "Processes" } (freshness(&snapshot)) }
-        p.muted { "The latest saves of all processes. An idle segment saves nothing." }
+        p.muted { "By the latest saves of their batches: a process without events to handle saves nothing." }
+        div #processes data-live {
+            @if let Some(table) = table_of_processes(snapshot.consumers(), &base) { (table) }
+        }
+        h2 { "Segments" }
         div #activity data-live {
             @if activity.is_empty() { p.empty { "No worker has saved a checkpoint yet." } }
             @else { (table(&activity, &base)) }
         }
     };
     page(&base, Section::Processes, "Processes", &content)
+}
+
+/// The processes, those with the latest batch first; `None` if there are none.
+fn table_of_processes(consumers: &[ConsumerStatus], base: &Base) -> Option<Markup> {
+    let processes = processes_of(consumers);
+    (!processes.is_empty()).then(|| {
+        html! {
+            table {
+                caption.hidden { "Processes, those with the latest batch first" }
+                thead { tr {
+                    th scope="col" { "Process" } th scope="col" { "Release" }
+                    th scope="col" { "Last batch" } th scope="col" { "Consumers" }
+                } }
+                tbody {
+                    @for (worker, consumers) in processes.iter().take(SHOWN) {
+                        tr {
+                            th scope="row" { (worker.pid) " on " (worker.host) }
+                            td data-label="Release" { (worker.release) }
+                            td data-label="Last batch" { (ago(Some(worker.seen_ago))) }
+                            td data-label="Consumers" {
+                                @for (index, one) in consumers.iter().enumerate() {
+                                    @if index > 0 { ", " }
+                                    a href=(base.consumer(&one.id())) { (name(&one.id())) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            @if processes.len() > SHOWN { p.muted { "and " (number(processes.len() - SHOWN)) " more" } }
+        }
+    })
 }
 
 /// A segment and its consumer.
@@ -45,7 +84,6 @@ fn activity(consumers: &[ConsumerStatus]) -> Vec<Active<'_>> {
 }
 
 fn table(activity: &[Active<'_>], base: &Base) -> Markup {
-    const SHOWN: usize = 500;
     html! {
         table {
             caption.hidden { "Segments, those with the latest save first" }
