@@ -95,7 +95,8 @@ async fn a_user_of_the_web_application_reads_their_own_write() {
     let metrics = client.get(format!("{url}/metrics")).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     assert!(
-        metrics.contains(r#"consumer_events_total{consumer="web.users",version="1"} 20"#),
+        metrics
+            .contains(r#"consumer_events_total{log="events",consumer="web.users",version="1"} 20"#),
         "{metrics}"
     );
 }

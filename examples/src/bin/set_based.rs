@@ -21,7 +21,8 @@ struct PriceChanged {
 /// One statement per event: the simplest form, and fast enough for most read models.
 struct Prices;
 
-#[consumer(name = "prices", aggregates = ["Article"])]
+// The program runs one of the two at a time: neither is the other under a new name.
+#[consumer(name = "prices", aggregates = ["Article"], formerly = none)]
 impl Prices {
     #[on]
     async fn changed(
@@ -44,7 +45,12 @@ impl Prices {
 /// One statement per batch: the last price of each article, all of them in one parameter.
 struct PricesInSets;
 
-#[consumer(name = "prices_in_sets", aggregates = ["Article"], batch_size = 1000)]
+#[consumer(
+    name = "prices_in_sets",
+    aggregates = ["Article"],
+    formerly = none,
+    batch_size = 1000
+)]
 impl PricesInSets {
     #[on]
     async fn changed(

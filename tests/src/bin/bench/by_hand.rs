@@ -71,6 +71,10 @@ fn json(value: &impl serde::Serialize) -> String {
 macro_rules! consumer {
     ($database:ty, $connection:ty, $name:literal) => {
         impl<R: Row> Consumer<$database> for ByHandFold<R> {
+            fn formerly(&self) -> consumer::Formerly {
+                consumer::Formerly::None
+            }
+
             fn name(&self) -> &str {
                 $name
             }

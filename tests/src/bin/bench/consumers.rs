@@ -29,7 +29,7 @@ ON CONFLICT (id) DO UPDATE
 /// A statement an event.
 pub(crate) struct RowsPostgres;
 
-#[consumer(name = "bench.rows.postgres")]
+#[consumer(name = "bench.rows.postgres", formerly = none)]
 impl RowsPostgres {
     async fn handle(&self, tx: &mut PgConnection, event: &PersistedEvent) -> sqlx::Result<()> {
         sqlx::query(UPSERT)
@@ -44,7 +44,7 @@ impl RowsPostgres {
 /// A statement a batch.
 pub(crate) struct SetsPostgres;
 
-#[consumer(name = "bench.sets.postgres", batch_size = 1000)]
+#[consumer(name = "bench.sets.postgres", formerly = none, batch_size = 1000)]
 impl SetsPostgres {
     async fn handle(&self, tx: &mut PgConnection, events: &[PersistedEvent]) -> sqlx::Result<()> {
         let ids: Vec<&str> = column(events, |event| &*event.aggregate_id);
@@ -61,7 +61,7 @@ impl SetsPostgres {
 /// A statement an event.
 pub(crate) struct RowsSqlite;
 
-#[consumer(name = "bench.rows.sqlite")]
+#[consumer(name = "bench.rows.sqlite", formerly = none)]
 impl RowsSqlite {
     async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> sqlx::Result<()> {
         sqlx::query(UPSERT)
@@ -76,7 +76,7 @@ impl RowsSqlite {
 /// A statement a batch.
 pub(crate) struct SetsSqlite;
 
-#[consumer(name = "bench.sets.sqlite", batch_size = 1000)]
+#[consumer(name = "bench.sets.sqlite", formerly = none, batch_size = 1000)]
 impl SetsSqlite {
     async fn handle(
         &self,
@@ -115,6 +115,10 @@ impl Nothing {
 }
 
 impl<DB: Database> Consumer<DB> for Nothing {
+    fn formerly(&self) -> consumer::Formerly {
+        consumer::Formerly::None
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -172,6 +172,10 @@ const UNUSED: &Table = &Table::new("unused", &[TableColumn::key::<String>("id")]
 struct NoFold;
 
 impl<DB: ReadModelDatabase> Consumer<DB> for NoFold {
+    fn formerly(&self) -> consumer::Formerly {
+        consumer::Formerly::None
+    }
+
     fn name(&self) -> &str {
         "bench.no_fold"
     }

@@ -160,6 +160,10 @@ async fn round(
 struct Arrivals(Arc<Mutex<Vec<(i64, Instant)>>>);
 
 impl Consumer<Postgres> for Arrivals {
+    fn formerly(&self) -> consumer::Formerly {
+        consumer::Formerly::None
+    }
+
     fn name(&self) -> &'static str {
         "arrivals"
     }

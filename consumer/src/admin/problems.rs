@@ -1,0 +1,72 @@
+//! What is wrong with a consumer, and what to do, in words.
+
+use super::status::ConsumerStatus;
+use super::text::{count, duration, events_were, number};
+use crate::worker::ConsumerState;
+
+/// What is wrong with a consumer, and what to do.
+pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
+    let problem = problem_of_state(one).or_else(|| failure(one));
+    problem.into_iter().chain(unattended(one))
+}
+
+/// The same without the event that it fails to handle.
+#[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
+pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<Item = String> {
+    problem_of_state(one).into_iter().chain(unattended(one))
+}
+
+fn unattended(one: &ConsumerStatus) -> Option<String> {
+    let time = one.unattended?;
+    Some(format!(
+        "{}: no worker seen for {}, and events wait; start one that runs it",
+        one.id(),
+        duration(time)
+    ))
+}
+
+fn problem_of_state(one: &ConsumerStatus) -> Option<String> {
+    let consumer = one.id();
+    if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
+        return Some(format!(
+            "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
+        ));
+    }
+    if let ConsumerState::WaitingForRelease { event } = &one.state {
+        let position = event.position;
+        return Some(format!(
+            "{consumer} waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
+        ));
+    }
+    if let Some(reason) = &one.held_back {
+        return Some(format!("{consumer}: {reason}"));
+    }
+    if let ConsumerState::OtherLog { log } = &one.state {
+        return Some(format!(
+            "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
+        ));
+    }
+    if let (Some(missing), None) = (&one.missing, &one.failing) {
+        let events = events_were(missing);
+        return Some(format!(
+            "{consumer}: {events} deleted from the log before it had handled them; restore them before it gets there"
+        ));
+    }
+    None
+}
+
+fn failure(one: &ConsumerStatus) -> Option<String> {
+    let consumer = one.id();
+    let failing = one.failing.as_ref()?;
+    let event = failing.position.map_or_else(String::new, |position| {
+        format!(" at event {}", number(position))
+    });
+    let again = failing.retry_in.map_or_else(String::new, |wait| {
+        format!(", next attempt in {}", duration(wait))
+    });
+    let times = count(failing.attempts.into(), "time");
+    let (state, error) = (one.state.name().replace('_', " "), &failing.error);
+    Some(format!(
+        "{consumer} {state}{event} (failed {times}{again}): {error}"
+    ))
+}
