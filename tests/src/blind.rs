@@ -13,10 +13,13 @@ const BLINDFOLD: &str = "
      WHERE current_setting('application_name') <> 'blind'
         OR l.pid IN (SELECT a.pid FROM pg_stat_get_activity(NULL) AS a WHERE a.application_name = 'blind')";
 
-/// The durable frontier of such sessions is their own, so that no other worker starts from it.
-const OWN_FRONTIER: &str = "
-    CREATE SCHEMA blind;
-    CREATE TABLE blind.consumer_frontier (LIKE public.consumer_frontier INCLUDING ALL)";
+/// The frontier of such sessions is not saved, so that no other worker starts from it.
+const KEEP_FRONTIER: &str = "
+    CREATE FUNCTION keep_frontier() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RETURN CASE WHEN current_setting('application_name') <> 'blind' THEN NEW END;
+    END $$;
+    CREATE TRIGGER keep_frontier BEFORE INSERT OR UPDATE ON consumer_frontier
+        FOR EACH ROW EXECUTE FUNCTION keep_frontier()";
 
 /// Shows sessions called `trusting` the same marker on every server. The server's own functions stay in
 /// use under other names.
@@ -48,11 +51,8 @@ impl Database<Postgres> {
     /// take `max(global_position)` for the frontier, and are ours in everything else.
     pub async fn blindfolded(&self) -> Self {
         self.replace_in_catalog(BLINDFOLD).await;
-        self.execute(OWN_FRONTIER).await;
-        let url = format!(
-            "{}?application_name=blind&options[search_path]=blind,public",
-            self.url
-        );
+        self.execute(KEEP_FRONTIER).await;
+        let url = format!("{}?application_name=blind", self.url);
         let store = EventStore::connect(&url).await.expect("connect");
         Self::of(store, &url)
     }

@@ -47,11 +47,13 @@ pub enum Command {
     Frontier,
     /// Lists the events that a consumer's code does not know.
     UnknownEvents,
+    /// Asks what became of an event.
+    Explain,
 }
 
 impl Command {
     /// All commands, those first that change something.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Pause,
         Self::Resume,
         Self::AcceptScope,
@@ -74,6 +76,7 @@ impl Command {
         Self::StatusSince,
         Self::Frontier,
         Self::UnknownEvents,
+        Self::Explain,
     ];
 
     /// The name of the method.
@@ -102,6 +105,7 @@ impl Command {
             Self::StatusSince => "status_since",
             Self::Frontier => "frontier",
             Self::UnknownEvents => "unknown_events",
+            Self::Explain => "explain",
         }
     }
 

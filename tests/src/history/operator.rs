@@ -1,6 +1,8 @@
 //! An operator, who gives commands and compares what they say with the model.
 
-use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
+use consumer::admin::{
+    ActivateOptions, Admin, AdminError, ForgetOptions, Outcome, RebuildOptions, Target,
+};
 use consumer::{ConsumerState, WorkerError};
 
 use super::backend::HistoryBackend;
@@ -46,6 +48,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             | Command::Status
             | Command::StatusSince
             | Command::UnknownEvents
+            | Command::Explain
             | Command::Frontier => self.inspect(command, id, which).await,
         }
     }
@@ -394,6 +397,17 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
                 }
                 _ => true,
             },
+            Command::Explain => {
+                let mut log = self.model.seen().log.keys().copied().cycle();
+                match log.nth(which) {
+                    Some(position) if !self.model.is_unreadable(position) => {
+                        let explained = admin.explain(target(id), position).await;
+                        let outcome = explained.map_err(in_words)?.outcome;
+                        matches!(outcome, Outcome::Parked { .. }) == parked.contains(&position)
+                    }
+                    _ => true,
+                }
+            }
             Command::ActiveVersion => {
                 let active = admin.active_version(id.0).await.map_err(in_words)?;
                 let rows = self.model.seen().rows.iter();
