@@ -122,6 +122,7 @@ pub use crate::store::PgEventStore;
 pub use crate::store::SqliteEventStore;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::decision::History;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::{EventStore, Redaction};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::worker::{
