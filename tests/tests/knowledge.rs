@@ -107,7 +107,7 @@ fn a_type_in_the_scope_knows_its_variants_and_versions() {
 #[derive(Default)]
 struct ByName;
 
-#[consumer(name = "by_name", aggregates = ["Order"])]
+#[consumer(name = "by_name", formerly = none, aggregates = ["Order"])]
 impl ByName {
     #[on]
     async fn paid(&self, _event: Envelope<'_, OrderPaid>) -> Result {
