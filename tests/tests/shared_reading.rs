@@ -28,7 +28,7 @@ fn counted(run: impl Future<Output = ()>) -> Reads {
         if let DebugValue::Counter(count) = value
             && key.key().name() == "consumer_log_reads_total"
         {
-            match key.key().labels().next().unwrap().value() {
+            match key.key().labels().last().unwrap().value() {
                 "hit" => reads.hits += count,
                 _ => reads.misses += count,
             }

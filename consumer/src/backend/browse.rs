@@ -88,6 +88,7 @@ pub enum Cursor {
 
 /// An event without its payload and metadata. What cannot be decoded is empty.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
 pub struct EventHeader {
     pub(crate) position: i64,
     pub(crate) aggregate_type: String,
