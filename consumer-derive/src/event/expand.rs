@@ -94,8 +94,10 @@ fn implementation(
                 }
 
                 fn reads(
-                    __event_type: &::core::primitive::str,
-                    __version: ::core::primitive::i32,
+                    #[cfg(doc)] event_type: &::core::primitive::str,
+                    #[cfg(not(doc))] __event_type: &::core::primitive::str,
+                    #[cfg(doc)] version: ::core::primitive::i32,
+                    #[cfg(not(doc))] __version: ::core::primitive::i32,
                 ) -> ::core::primitive::bool {
                     let _ = (__event_type, __version);
                     #reads
