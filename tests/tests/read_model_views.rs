@@ -337,7 +337,7 @@ async fn find_without_a_version_of_the_struct_says_what_to_do<DB: TestDatabase>(
     assert!(error.contains("let a worker run the version"), "{error}");
 }
 
-/// An old release goes on reading while a version is activated that only adds columns.
+/// An old release keeps reading while a version that only adds columns is activated.
 async fn find_reads_a_view_with_more_columns_than_the_struct<DB: TestDatabase>(db: Database<DB>) {
     all_versions(&db).await;
     activate(&db, 2).await.expect("activate");

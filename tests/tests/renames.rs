@@ -330,7 +330,7 @@ async fn renaming_back_lets_the_old_process_go_on<DB: TestDatabase>(db: Database
     admin(&db).rename("accounts", "users").await.unwrap();
     held_back(&new, "accounts").await;
     let last = db.append_many(2).await[1];
-    until("the old process goes on", async || {
+    until("the old process continues", async || {
         old.consumers()[0].position >= Some(last)
     })
     .await;
@@ -769,7 +769,7 @@ async fn a_forgotten_consumer_is_held_back_until_it_starts_anew<DB: TestDatabase
         matches!(refused, AdminError::NotHeldBack { .. }),
         "{refused}"
     );
-    let refused = admin.start_new("nobody").await.unwrap_err();
+    let refused = admin.start_new("unknown").await.unwrap_err();
     assert!(matches!(refused, AdminError::NoCode { .. }), "{refused}");
 }
 
@@ -885,7 +885,7 @@ async fn only_free_names_can_be_given<DB: TestDatabase>(db: Database<DB>) {
         ("users", "users", "has a checkpoint"),
         ("users", "mails", "was forgotten"),
         ("users", "bills", "was renamed to `invoices`"),
-        ("nobody", "accounts", "no consumer `nobody`"),
+        ("unknown", "accounts", "no consumer `unknown`"),
         ("users", "a b", "' '"),
         ("users", "", "is empty"),
     ] {

@@ -120,7 +120,7 @@ async fn a_release_that_knows_the_event_takes_over<DB: TestDatabase>(db: Databas
         last = order(&db, &format!("o-{}", round % 4), event_type).await;
     }
     after.caught_up_to(last).await.unwrap();
-    // The old release goes on with what it knows.
+    // The old release continues with what it knows.
     until("the old release follows", async || {
         let orders = &before.consumers()[0];
         orders.state == ConsumerState::Running && orders.position == Some(last)

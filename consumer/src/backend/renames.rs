@@ -278,7 +278,7 @@ pub(crate) fn held_back_by(retired: &[Retired], consumer: &ConsumerId) -> Option
     })
 }
 
-/// What is to be done for a consumer that a program declares.
+/// Whether a declared consumer may start, and under which name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// It runs, with a new checkpoint if it has none.

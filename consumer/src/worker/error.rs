@@ -71,7 +71,7 @@ pub enum WorkerError {
         /// Its version.
         version: u32,
     },
-    /// A segment that is to be merged does not run, so it never comes to the position of its neighbour.
+    /// A segment to merge is paused or stopped, so it never reaches the position of its neighbour.
     #[error(
         "the segments of `{consumer}`, version {version}, cannot be merged while one of them is {state}; resume it first"
     )]

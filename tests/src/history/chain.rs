@@ -54,7 +54,7 @@ fn merge_of_different_ranges(rng: &mut Rng) -> Vec<Step> {
     ]
 }
 
-/// A row is split while one of its events is to be tried again, and its parts are merged.
+/// A row is split while one of its events waits for a retry, and its parts are merged.
 fn merge_after_a_retry(rng: &mut Rng, consumer: usize) -> Vec<Step> {
     let one = Release {
         retries: 8,

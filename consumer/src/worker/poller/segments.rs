@@ -80,7 +80,7 @@ async fn split_wide_rows<DB: Backend>(
 /// # Errors
 /// - [`WorkerError::OtherLog`] if the consumer reads another log of the database.
 /// - [`WorkerError::UnknownCheckpoint`] if there is no checkpoint of that consumer and version.
-/// - [`WorkerError::NotRunning`] if a row that is to be merged is paused or stopped.
+/// - [`WorkerError::NotRunning`] if a row to merge is paused or stopped.
 /// - [`WorkerError::Database`] if a statement fails.
 pub async fn merge_segments<DB: Backend>(
     store: &EventStore<DB>,
