@@ -34,7 +34,7 @@ pub use crate::registry::entry::{
     Entry, Factory, Making, MakingFold, NO_FACTORIES, NoFold, NoMaking,
 };
 pub use crate::registry::handled::{HandlerRows, HandlerShape, check};
-pub use crate::registry::knowledge::{Knowledge, KnownAggregate, known_aggregate};
+pub use crate::registry::knowledge::{Knowledge, KnownAggregate};
 pub use crate::registry::lock::{LockError, check_lock};
 
 use crate::contract::{Aggregate, Event};
@@ -49,4 +49,10 @@ pub const fn aggregate_type<A: Aggregate>() -> &'static str {
 #[must_use]
 pub const fn aggregate_events<A: Aggregate>() -> &'static [&'static str] {
     <A as Event>::EVENT_TYPES
+}
+
+/// Returns which versions of an event type a type in `aggregates` reads.
+#[must_use]
+pub const fn aggregate_reads<A: Aggregate>() -> fn(&str, i32) -> bool {
+    <A as Event>::reads
 }

@@ -44,7 +44,14 @@ fn knowledge(model: &Model) -> TokenStream {
         .flatten()
         .filter_map(path_of)
         .map(|path| {
-            quote_at! {krate, at(path) => #krate::__private::known_aggregate::<#path>() }
+            // The same calls as elsewhere, so that a mistake in the type is reported once.
+            quote_at! {krate, at(path) =>
+                #krate::__private::KnownAggregate {
+                    aggregate_type: #krate::__private::aggregate_type::<#path>(),
+                    event_types: #krate::__private::aggregate_events::<#path>(),
+                    reads: #krate::__private::aggregate_reads::<#path>(),
+                }
+            }
         });
     quote_spanned! {Span::mixed_site()=>
         const __KNOWLEDGE: #krate::__private::Knowledge = #krate::__private::Knowledge {

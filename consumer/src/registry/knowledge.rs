@@ -1,7 +1,7 @@
 //! What the code of a consumer knows of events.
 
 use super::handled::HandlerShape;
-use crate::contract::{Aggregate, Event, EventFormat, Handled};
+use crate::contract::{EventFormat, Handled};
 
 /// What the code of a consumer knows of events: a worker gives it no event of another format.
 #[derive(Clone, Copy, Debug)]
@@ -17,19 +17,12 @@ pub struct Knowledge {
 /// All events of an aggregate, as one type of the code has them.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownAggregate {
-    aggregate_type: &'static str,
-    event_types: &'static [&'static str],
-    reads: fn(&str, i32) -> bool,
-}
-
-/// What an `Aggregate` type knows.
-#[must_use]
-pub const fn known_aggregate<A: Aggregate>() -> KnownAggregate {
-    KnownAggregate {
-        aggregate_type: <A as Event>::AGGREGATE_TYPE,
-        event_types: <A as Event>::EVENT_TYPES,
-        reads: <A as Event>::reads,
-    }
+    /// The aggregate type.
+    pub aggregate_type: &'static str,
+    /// The event types.
+    pub event_types: &'static [&'static str],
+    /// Which versions of an event type it reads.
+    pub reads: fn(&str, i32) -> bool,
 }
 
 impl Knowledge {
