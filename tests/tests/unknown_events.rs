@@ -8,7 +8,8 @@ use consumer::{
     ConsumerState, HealthProblem, NewEvent, OnError, Registered, WaitError, WorkerBuilder,
 };
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, impatient, judging, run_once, test_on, until,
+    Database, Running, TestConsumer, TestDatabase, impatient, judging, patiently, run_once,
+    test_on, until,
 };
 
 test_on!(
@@ -27,6 +28,7 @@ test_on!(
     park_and_skip_get_a_waiting_consumer_past_the_event,
     another_event_at_the_position_is_not_skipped,
     a_segment_waits_and_the_others_continue,
+    a_merge_behind_an_unknown_event_is_refused,
     unknown_events_of_a_log_are_listed_at_once,
     a_consumer_without_tx_waits_as_well,
     an_old_release_that_passes_over_an_event_loses_it
@@ -337,6 +339,34 @@ async fn a_segment_waits_and_the_others_continue<DB: TestDatabase>(db: Database<
     let mut applied = db.applied("orders").await;
     applied.sort_unstable();
     assert_eq!(applied, db.log().await);
+}
+
+async fn a_merge_behind_an_unknown_event_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    order(&db, "o-3", "Refunded").await;
+    for id in (0..16).map(|n| format!("o-{n}")) {
+        order(&db, &id, "Placed").await;
+    }
+    let segments = |segments| impatient().retries(0).segments(segments);
+    run_once(worker(&db, old().settings(segments(2)))).await;
+    let running = Running::start(worker(&db, old().settings(segments(1))));
+    let admin = worker(&db, old()).admin().unwrap();
+    let merge = patiently("it does not wait", admin.merge_segments("orders", 1));
+    assert_eq!(
+        merge.await.unwrap_err().to_string(),
+        "the segments of `orders`, version 1, cannot be merged while one of them waits for a release \
+         that knows Refunded (Order, position 1); run a worker of such a release, or get past the \
+         event with `park` or `skip`"
+    );
+    running.stop().await;
+
+    let running = Running::start(worker(&db, new().settings(segments(1))));
+    let last = db.log().await[16];
+    patiently("it continues", running.caught_up_to(last))
+        .await
+        .unwrap();
+    let merge = patiently("they meet", admin.merge_segments("orders", 1));
+    assert_eq!(merge.await.unwrap(), 1);
+    running.stop().await;
 }
 
 async fn unknown_events_of_a_log_are_listed_at_once<DB: TestDatabase>(db: Database<DB>) {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError, ViewError,
+    DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError, UnknownEvent,
+    ViewError,
 };
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
@@ -82,6 +83,19 @@ pub enum WorkerError {
         version: u32,
         /// The state of the segment: `paused` or `stopped`.
         state: &'static str,
+    },
+    /// A segment to merge waits before an event that its release does not know, so it does not reach the
+    /// position of its neighbour.
+    #[error(
+        "the segments of `{consumer}`, version {version}, cannot be merged while one of them waits for a release that knows {event}; run a worker of such a release, or get past the event with `park` or `skip`"
+    )]
+    WaitingForRelease {
+        /// The consumer.
+        consumer: String,
+        /// Its version.
+        version: u32,
+        /// The event.
+        event: UnknownEvent,
     },
 }
 

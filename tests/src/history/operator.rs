@@ -167,6 +167,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             {
                 Ok(())
             }
+            Ok(Err(AdminError::Worker(WorkerError::WaitingForRelease { event, .. })))
+                if rows
+                    .iter()
+                    .any(|row| row.unknown_position == Some(event.position)) =>
+            {
+                Ok(())
+            }
             Ok(Err(error)) => Err(format!("merging {id:?}: {error}")),
             Err(_) => Err(format!(
                 "stuck: merging {id:?}, settled up to {}: {rows:?}, {:?}",

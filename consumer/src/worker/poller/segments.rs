@@ -81,6 +81,7 @@ async fn split_wide_rows<DB: Backend>(
 /// - [`WorkerError::OtherLog`] if the consumer reads another log of the database.
 /// - [`WorkerError::UnknownCheckpoint`] if there is no checkpoint of that consumer and version.
 /// - [`WorkerError::NotRunning`] if a row to merge is paused or stopped.
+/// - [`WorkerError::WaitingForRelease`] if one waits before an event that no running release knows.
 /// - [`WorkerError::Database`] if a statement fails.
 pub async fn merge_segments<DB: Backend>(
     store: &EventStore<DB>,
@@ -118,6 +119,7 @@ pub async fn merge_segments<DB: Backend>(
             return Ok(());
         };
         refuse_idle([left, right])?;
+        refuse_waiting([left, right])?;
         // Again each time: a hold expires when no process merges any more, and one of the two may have
         // advanced since, with a batch that was in progress.
         DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
@@ -135,6 +137,24 @@ fn refuse_idle(rows: [&Checkpoint; 2]) -> Result<(), WorkerError> {
             consumer: row.key.consumer.name.to_string(),
             version: row.key.consumer.version,
             state: row.state.as_str(),
+        }),
+    }
+}
+
+/// Refuses rows of which one waits for another release before the position that both have to reach.
+fn refuse_waiting(rows: [&Checkpoint; 2]) -> Result<(), WorkerError> {
+    let ahead = rows.iter().map(|row| row.position).max();
+    let waiting = rows.iter().find_map(|row| {
+        let unknown = row.unknown.as_ref();
+        let before = unknown.filter(|event| ahead >= Some(event.position))?;
+        Some((&row.key.consumer, before))
+    });
+    match waiting {
+        None => Ok(()),
+        Some((consumer, event)) => Err(WorkerError::WaitingForRelease {
+            consumer: consumer.name.to_string(),
+            version: consumer.version,
+            event: event.clone(),
         }),
     }
 }
