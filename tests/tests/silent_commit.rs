@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use consumer::{ConsumerState, OnError, Report};
+use consumer::admin::{AdminError, RebuildOptions};
+use consumer::{
+    Consumer, ConsumerState, Context, HandlerError, NewEvent, OnError, PersistedEvent, Report,
+};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, read_model,
     run_once, test_on,
@@ -16,6 +19,8 @@ test_on!(
     an_event_that_breaks_a_deferred_constraint_is_parked,
     an_event_that_breaks_a_deferred_constraint_is_skipped,
     events_before_a_broken_deferred_constraint_are_saved,
+    a_retry_parks_the_event_that_breaks_a_deferred_constraint,
+    a_reset_that_breaks_a_deferred_constraint_changes_nothing,
     a_nested_transaction_that_stays_open_stops_its_consumer,
     a_nested_transaction_left_open_by_an_error_is_rolled_back,
     a_nested_transaction_that_is_dropped_is_rolled_back,
@@ -102,6 +107,98 @@ async fn events_before_a_broken_deferred_constraint_are_saved<DB: TestDatabase>(
     assert!(error.to_lowercase().contains("foreign key"), "{error}");
     assert_eq!(db.applied("orders").await, positions[..2]);
     assert_eq!(db.checkpoint("orders").await, Some(positions[1]));
+}
+
+async fn a_retry_parks_the_event_that_breaks_a_deferred_constraint<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    orders(&db).await;
+    let orders = || {
+        let orders = consumer("orders", |_, tx, event| {
+            let insert = format!("INSERT INTO orders VALUES ('{}')", event.event_type);
+            Box::pin(async move {
+                DB::execute_sql(tx, &insert).await?;
+                Ok(DB::apply(tx, "orders", event).await?)
+            })
+        });
+        orders.settings(impatient().retries(0).on_error(OnError::Park))
+    };
+    let event = |id, customer| NewEvent::new("Order", id, customer, "{}");
+    for [id, customer] in [
+        ["a", "late"],
+        ["a", "late"],
+        ["a", "never"],
+        ["a", "late"],
+        ["b", "late"],
+    ] {
+        db.append_events(&[event(id, customer)]).await;
+    }
+    let positions = db.log().await;
+    let worker = || db.worker().consumer(orders());
+    run_once(worker()).await;
+    assert_eq!(db.applied("orders").await, [0; 0]);
+    db.execute("INSERT INTO customers VALUES ('late')").await;
+
+    let retried = worker().admin().unwrap().retry_parked("orders", None).await;
+    let retried = retried.unwrap();
+    assert_eq!(retried.handled, 3);
+    let [AdminError::Retry { position, source }] = &*retried.failed else {
+        panic!("{:?}", retried.failed);
+    };
+    assert_eq!(*position, positions[2]);
+    let reason = source.to_string();
+    let expected = "the changes of the handler could not be committed: ";
+    assert!(reason.starts_with(expected), "{reason}");
+    let applied = [positions[0], positions[1], positions[4]];
+    assert_eq!(db.applied("orders").await, applied);
+    let parked = "SELECT position FROM consumer_parked ORDER BY position";
+    assert_eq!(db.numbers(parked).await, positions[2..4]);
+}
+
+/// The consumer `orders`, whose `reset` leaves an order without a customer.
+struct BrokenReset;
+
+impl<DB: TestDatabase> Consumer<DB> for BrokenReset {
+    fn name(&self) -> &str {
+        "orders"
+    }
+
+    fn can_reset(&self) -> bool {
+        true
+    }
+
+    async fn handle(
+        &self,
+        _cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(DB::apply(tx, "orders", event).await?)
+    }
+
+    async fn reset(&self, _cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {
+        DB::execute_sql(tx, "INSERT INTO orders VALUES ('never')").await?;
+        Ok(())
+    }
+}
+
+async fn a_reset_that_breaks_a_deferred_constraint_changes_nothing<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    orders(&db).await;
+    let positions = db.append("Order", ["known-1"]).await;
+    let worker = || db.worker().consumer(BrokenReset);
+    run_once(worker()).await;
+    let admin = worker().admin().unwrap();
+    match admin.rebuild("orders", RebuildOptions::new()).await {
+        Err(AdminError::Reset { source, .. }) => {
+            let reason = source.to_string();
+            assert!(reason.contains("could not be committed"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(db.checkpoint("orders").await, Some(positions[0]));
+    assert_eq!(db.applied("orders").await, positions);
 }
 
 /// Two events that can only be committed apart, with a policy that would drop what fails.

@@ -12,6 +12,7 @@ use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard 
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
+use crate::worker::lane::outcome::is_refusal_of_commit;
 
 /// How long a command that only changes rows waits for the current batch.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -31,6 +32,9 @@ pub(super) trait Work<DB: Backend>: Send + Sync {
         taken: &Taken,
         effects: &mut Effects,
     ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
+
+    /// What it means that the database refused to commit what the consumer's code wrote.
+    fn refused(&self, output: &Self::Output, error: sqlx::Error) -> AdminError;
 }
 
 /// What a consumer's code wants to happen after the commit.
@@ -193,7 +197,12 @@ impl<DB: Backend> Admin<DB> {
         };
         match guarded(work, &mut tx, &taken, effects, guard).await {
             Ok(output) if DB::release(&mut tx, &taken).await? => {
-                tx.commit().await?;
+                match tx.commit().await {
+                    Err(error) if is_refusal_of_commit::<DB>(&error) => {
+                        return Err(work.refused(&output, error));
+                    }
+                    committed => committed?,
+                }
                 *ended_well = DB::RESTORES_SESSION;
                 if connection.is_in_transaction() {
                     // That was a savepoint which the consumer left open.

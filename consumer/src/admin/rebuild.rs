@@ -18,6 +18,7 @@ use crate::backend::{Backend, ConsumerId, Part, Taken, table_schema};
 use crate::contract::Context;
 use crate::registry::Registered;
 use crate::worker::lane::handler::describe;
+use crate::worker::lane::outcome::refused_commit;
 use crate::worker::poller::assignment::scope_text;
 
 /// A rebuild that has begun; see [`Admin::rebuild`].
@@ -201,6 +202,16 @@ impl<DB: Backend> Work<DB> for Rewind<'_, DB> {
             must_be_same::<DB>(tx, taken).await?;
         }
         Ok(DB::rewind(sql, tx, self.consumer, self.scope.as_deref()).await?)
+    }
+
+    fn refused(&self, (): &(), error: sqlx::Error) -> AdminError {
+        if self.reset.is_none() {
+            return error.into();
+        }
+        AdminError::Reset {
+            consumer: self.consumer.clone(),
+            source: refused_commit(&error).into(),
+        }
     }
 }
 

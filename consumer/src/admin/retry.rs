@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,7 +24,7 @@ use crate::registry::Registered;
 use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::mark::HeldMark;
-use crate::worker::lane::outcome::{self, ErrorKind};
+use crate::worker::lane::outcome::{self, ErrorKind, refused_commit};
 
 /// How long a claim may be silent while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -95,10 +96,13 @@ impl<DB: Backend> Admin<DB> {
                 aggregate,
                 tables: self.tables().await?,
                 unknown: Mutex::default(),
+                is_one_by_one: AtomicBool::new(false),
+                handled: AtomicU64::new(0),
             };
-            match retry.run().await {
-                Ok(handled) => {
-                    retried.handled += handled;
+            let ended = retry.run().await;
+            retried.handled += retry.handled.load(Ordering::Relaxed);
+            match ended {
+                Ok(()) => {
                     let unknown = retry.unknown.into_inner();
                     let unknown = unknown.map(|event| AdminError::UnknownEvent { event });
                     retried.failed.extend(unknown);
@@ -150,6 +154,18 @@ struct Retry<'a, DB: Backend> {
     tables: Arc<Tables<DB>>,
     /// The first of its events that the code does not know, which stays parked with those behind it.
     unknown: Mutex<Option<UnknownEvent>>,
+    /// Whether each event is committed alone, since the database refused to commit all of them.
+    is_one_by_one: AtomicBool,
+    /// How many events were handled and removed.
+    handled: AtomicU64,
+}
+
+/// What was handled in one transaction.
+struct Done {
+    /// The position of the first event.
+    first: Option<i64>,
+    /// How many events are no longer parked.
+    unparked: u64,
 }
 
 /// The parked events of an aggregate.
@@ -192,7 +208,7 @@ impl Waiting {
 
 impl<DB: Backend> Retry<'_, DB> {
     /// Tries a few times if the database fails.
-    async fn run(&self) -> Result<u64, AdminError> {
+    async fn run(&self) -> Result<(), AdminError> {
         let mut tries = 1;
         loop {
             match self.once().await {
@@ -205,31 +221,49 @@ impl<DB: Backend> Retry<'_, DB> {
         }
     }
 
-    async fn once(&self) -> Result<u64, AdminError> {
+    async fn once(&self) -> Result<(), AdminError> {
         if !self.code.consumer.uses_transaction() && !DB::HOLDS_CLAIMS {
             return self.outside().await;
         }
-        let admin = self.admin;
-        admin.under_lock(self.consumer, LOCK_WAIT, self).await
+        loop {
+            let was_one_by_one = self.is_one_by_one();
+            let done = self.admin.under_lock(self.consumer, LOCK_WAIT, self).await;
+            match done {
+                Ok(Done { first, unparked }) => {
+                    self.handled.fetch_add(unparked, Ordering::Relaxed);
+                    if !was_one_by_one || first.is_none() {
+                        return Ok(());
+                    }
+                }
+                // One of several events is to blame, and only alone it shows which.
+                Err(_) if self.is_one_by_one() != was_one_by_one => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn is_one_by_one(&self) -> bool {
+        self.is_one_by_one.load(Ordering::Relaxed)
     }
 
     /// For a consumer that manages its own connections, where a long transaction would keep every
     /// other writer out: the rows are removed afterwards (R5). A worker may park more events of the
     /// aggregate meanwhile, so this repeats until none is left.
-    async fn outside(&self) -> Result<u64, AdminError> {
-        let mut handled = 0;
+    async fn outside(&self) -> Result<(), AdminError> {
         loop {
             let waiting = self.held().await?;
             let ended = self.handle_held(&waiting).await;
             match ended {
-                Ok(unparked) => handled += unparked,
+                Ok(unparked) => {
+                    self.handled.fetch_add(unparked, Ordering::Relaxed);
+                }
                 Err(error) => {
                     self.release().await?;
                     return Err(error);
                 }
             }
             if waiting.events.is_empty() {
-                return Ok(handled);
+                return Ok(());
             }
         }
     }
@@ -259,7 +293,7 @@ impl<DB: Backend> Retry<'_, DB> {
         let mut spare = Borrowed::from(self.admin.store.pool()).await?;
         let handling = self.handle(&mut spare, None, waiting, &mut effects);
         let handled = self.mark().during(handling).await;
-        handled.map_err(|failed| self.refused(failed))?;
+        handled.map_err(|failed| self.failure(failed))?;
         // Its session may not be what it was, so it does not go back to the pool.
         drop(spare);
         let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
@@ -295,7 +329,7 @@ impl<DB: Backend> Retry<'_, DB> {
         }
     }
 
-    fn refused(&self, failed: Failed) -> AdminError {
+    fn failure(&self, failed: Failed) -> AdminError {
         match failed {
             Failed::InOrder(error) | Failed::GivenUp(error) => error,
             Failed::Ended => AdminError::EndedTransaction {
@@ -328,6 +362,9 @@ impl<DB: Backend> Retry<'_, DB> {
             let attempts = u32::try_from(row.attempts).unwrap_or(0);
             waiting.attempts.push(attempts);
             waiting.events.push(event);
+            if self.is_one_by_one() {
+                break;
+            }
         }
         Ok(waiting)
     }
@@ -463,14 +500,14 @@ fn nothing_handled() -> BatchError {
 }
 
 impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
-    type Output = u64;
+    type Output = Done;
 
     async fn run(
         &self,
         tx: &mut Transaction<'_, DB>,
         taken: &Taken,
         effects: &mut Effects,
-    ) -> Result<u64, Failed> {
+    ) -> Result<Done, Failed> {
         // Read again: only now are the rows locked.
         let waiting = self.waiting(tx).await?;
         if self.code.consumer.uses_transaction() {
@@ -480,10 +517,22 @@ impl<DB: Backend> Work<DB> for &Retry<'_, DB> {
             let handling = self.handle(&mut spare, None, &waiting, effects);
             // Only the other connection is in an unknown state if the handler was abandoned.
             let result = keep_alive::<DB, _>(tx, CLAIM_TIMEOUT, handling).await?;
-            result.map_err(|failed| Failed::InOrder(self.refused(failed)))?;
+            result.map_err(|failed| Failed::InOrder(self.failure(failed)))?;
         }
         let unparked = self.unpark(tx, &waiting.events).await;
-        Ok(unparked.map_err(|error| waiting.after_handler::<DB>(error))?)
+        let unparked = unparked.map_err(|error| waiting.after_handler::<DB>(error))?;
+        let first = waiting.events.first().map(|event| event.global_position);
+        Ok(Done { first, unparked })
+    }
+
+    fn refused(&self, done: &Done, error: sqlx::Error) -> AdminError {
+        if done.unparked > 1 {
+            self.is_one_by_one.store(true, Ordering::Relaxed);
+        }
+        AdminError::Retry {
+            position: done.first.unwrap_or_default(),
+            source: refused_commit(&error).into(),
+        }
     }
 }
 
