@@ -18,7 +18,7 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Sqlite>(&(), menu(), 200, 6).await;
+    play_histories::<Sqlite>(&(), menu(), 1_000, 6).await;
 }
 
 /// A control for each kind of damage, which no worker does.

@@ -465,7 +465,10 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let rows: Vec<&Row> = self.model.seen().rows_of(id).collect();
         let is_paused = rows.iter().all(|row| row.state == "paused");
         let position = rows.iter().map(|row| row.position).min();
-        Ok(own.position == position
+        // A worker beside may advance idle rows meanwhile.
+        let after = self.look().await?;
+        let position_after = after.rows_of(id).map(|row| row.position).min();
+        Ok((position..=position_after).contains(&own.position)
             && own.parked == self.model.parked(id).len() as u64
             && (own.state == ConsumerState::Paused || !is_paused))
     }
