@@ -206,6 +206,7 @@ impl<DB: Backend> Worker<DB> {
             within(FINISH_TIMEOUT, poller.finish(ended)),
         );
         finished.unwrap_or(Ok(()))?;
+        shared.progress.shut_down();
         Ok(Report::new(shared.progress.consumers(), detached))
     }
 }
@@ -381,7 +382,6 @@ impl<DB: Backend> Lanes<DB> {
         if within(DROP_TIMEOUT, self.ended_all()).await.is_none() {
             self.running.values().for_each(warn_of_blocked_thread);
         }
-        self.shared.progress.shut_down();
         claimed
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -29,6 +30,7 @@ pub(crate) struct WorkerProgress {
     /// How long a lane that has events to handle may make no progress before it is stalled.
     stall_after: Duration,
     end: Mutex<Option<RunEnd>>,
+    has_shut_down: AtomicBool,
 }
 
 /// The last time that the worker polled the log, or tried to.
@@ -78,6 +80,7 @@ impl WorkerProgress {
             frontier: Mutex::default(),
             stall_after,
             end: Mutex::default(),
+            has_shut_down: AtomicBool::new(false),
         }
     }
 
@@ -168,13 +171,23 @@ impl WorkerProgress {
             .iter()
             .map(|consumer| {
                 let lanes = by_consumer.get(consumer).map_or(&[][..], Vec::as_slice);
-                report(consumer, lanes, self.held_back(consumer))
+                report(consumer, lanes, self.state_without_lanes(consumer))
             })
             .collect()
     }
 
-    /// Records that the lanes that are still active ended in the middle of a batch.
+    fn state_without_lanes(&self, consumer: &ConsumerId) -> ConsumerState {
+        match self.held_back(consumer) {
+            Some(held_back) => ConsumerState::HeldBack(held_back),
+            None if self.has_shut_down.load(Ordering::Relaxed) => ConsumerState::ShutDown,
+            None => ConsumerState::Starting,
+        }
+    }
+
+    /// Records that the worker has ended, whether a lane had started, was in the middle of a batch, or
+    /// was not even known yet.
     pub(crate) fn shut_down(&self) {
+        self.has_shut_down.store(true, Ordering::Relaxed);
         for lane in self.lanes() {
             if lane.state().is_active() {
                 lane.set_state(ConsumerState::ShutDown);
@@ -267,9 +280,8 @@ impl WorkerProgress {
 fn report(
     consumer: &ConsumerId,
     lanes: &[&LaneProgress],
-    held_back: Option<HeldBack>,
+    without_lanes: ConsumerState,
 ) -> ConsumerReport {
-    let without_lanes = held_back.map_or(ConsumerState::Starting, ConsumerState::HeldBack);
     // As long as one lane has not seen its checkpoint, the position is unknown.
     let positions: Option<Vec<i64>> = lanes
         .iter()
