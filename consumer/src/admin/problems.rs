@@ -2,6 +2,7 @@
 
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number};
+use crate::backend::UnknownEvent;
 use crate::worker::ConsumerState;
 
 /// What is wrong with a consumer, and what to do.
@@ -33,10 +34,7 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<String> {
         ));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let position = event.position;
-        return Some(format!(
-            "{consumer} waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
-        ));
+        return Some(format!("{consumer} {}", waits_for_release(event)));
     }
     if let Some(reason) = &one.held_back {
         return Some(format!("{consumer}: {reason}"));
@@ -53,6 +51,14 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<String> {
         ));
     }
     None
+}
+
+/// That a consumer waits before an event, and what to do.
+pub(super) fn waits_for_release(event: &UnknownEvent) -> String {
+    let position = event.position;
+    format!(
+        "waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
+    )
 }
 
 fn failure(one: &ConsumerStatus) -> Option<String> {

@@ -551,7 +551,7 @@ fn is_tried_again(row: &Checkpoint) -> bool {
 }
 
 /// The event before which a row waits for a release that knows it, unless one is at it.
-fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
+pub(super) fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
     let is_waiting = row.state == State::Running && !is_tried_again(row);
     row.unknown.as_ref().filter(|_| is_waiting)
 }

@@ -74,6 +74,19 @@ pub(crate) async fn check_use<DB: Events>(
     check_version::<DB>(connection, settings).await
 }
 
+/// Checks what can change in the table of events while a program reads it: its columns.
+#[cfg(feature = "worker")]
+pub(crate) async fn check_mapping<DB: Events>(
+    connection: &mut DB::Connection,
+    settings: &StoreSettings,
+) -> Result<(), StoreError> {
+    if refuse_mismatches::<DB>(connection, settings).await? {
+        Ok(())
+    } else {
+        Err(no_events_table(settings))
+    }
+}
+
 /// Refuses tables that this library cannot work with: those that lack something, and those of a later
 /// version that says so.
 async fn check_version<DB: Events>(

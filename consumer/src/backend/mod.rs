@@ -97,7 +97,7 @@ pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
 #[cfg(feature = "worker")]
-pub(crate) use self::migrations::check_use;
+pub(crate) use self::migrations::{check_mapping, check_use};
 pub(crate) use self::migrations::{check, migrate, script};
 pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
