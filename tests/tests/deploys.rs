@@ -102,14 +102,10 @@ impl Release {
         (name, version): (&str, u32),
         expected: Value,
     ) {
-        let mut last = Value::Null;
         let agrees = async || {
-            last = self.status(db, name, version);
-            let expected = expected.as_object().unwrap();
-            expected.iter().all(|(key, value)| match value {
-                Value::Null => last[key].is_null(),
-                value => last.pointer(key).unwrap_or(&last[key]) == value,
-            })
+            let status = self.status(db, name, version);
+            let mut expected = expected.as_object().unwrap().iter();
+            expected.all(|(key, value)| status.pointer(key).unwrap_or(&status[key]) == value)
         };
         until(&format!("`status` says {expected} of {name}"), agrees).await;
     }
