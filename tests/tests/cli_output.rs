@@ -6,9 +6,7 @@ use std::process::{Command, Stdio};
 use clap::Parser as _;
 use consumer::cli::{Cli, Console, Exit};
 use consumer::{Formerly, NewEvent, OnError, Settings, WorkerBuilder};
-use consumer_tests::{
-    Database, Model, TestConsumer, TestDatabase, read_model, run_once, test_on,
-};
+use consumer_tests::{Database, Model, TestConsumer, TestDatabase, read_model, run_once, test_on};
 use serde_json::{Value, json};
 
 fn operator(db: &Database<sqlx::Sqlite>, line: &str) -> Command {

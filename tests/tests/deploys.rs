@@ -175,7 +175,10 @@ async fn rows<DB: TestDatabase>(db: &Database<DB>, table: &str) -> BTreeMap<Stri
     let rows = DB::texts(&mut connection, &sql).await.unwrap_or_default();
     let row = |text: &String| {
         let [id, events, chain] = text.split(' ').collect::<Vec<_>>().try_into().unwrap();
-        (id.to_owned(), (events.parse().unwrap(), chain.parse().unwrap()))
+        (
+            id.to_owned(),
+            (events.parse().unwrap(), chain.parse().unwrap()),
+        )
     };
     rows.iter().map(row).collect()
 }
@@ -244,7 +247,9 @@ async fn rounds<DB: TestDatabase>(db: &Database<DB>, old: &mut [Restarted], has_
 /// The statement of the guide, which keeps programs with an earlier library from the tables.
 fn statement() -> &'static str {
     let guide = include_str!("../../consumer/src/guide/deploying.md");
-    let from = guide.find("UPDATE consumer_schema SET needs = version").unwrap();
+    let from = guide
+        .find("UPDATE consumer_schema SET needs = version")
+        .unwrap();
     let (statement, _) = guide[from..].split_once("```").unwrap();
     statement
 }
@@ -333,7 +338,10 @@ async fn an_update_of_the_library_and_a_deploy_hand_over_every_event_once<DB: Te
 
     let admin = Admin::new(db.store.clone());
     let totals = Target::new("totals").version(2);
-    admin.activate(totals, ActivateOptions::new()).await.unwrap();
+    admin
+        .activate(totals, ActivateOptions::new())
+        .await
+        .unwrap();
     let active = json!({ "state": "running", "is_active": true });
     after.says(&db, ("totals", 2), active).await;
     let replaced = json!({ "state": "other_version", "is_active": false });
@@ -388,7 +396,13 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
     let one = after.start(&db);
     let held = json!({ "state": "held_back" });
     after.says(&db, ("invoices", 1), held).await;
-    before.says(&db, ("billing", 1), json!({ "state": "waiting_for_release" })).await;
+    before
+        .says(
+            &db,
+            ("billing", 1),
+            json!({ "state": "waiting_for_release" }),
+        )
+        .await;
     admin.rename("billing", "invoices").await.unwrap();
     after.has_handled_all(&db).await;
     rounds(&db, &mut old, true).await;
@@ -424,7 +438,9 @@ async fn without_the_statement_the_previous_library_passes_over_a_type<DB: TestD
     // At a version that it cannot read, it stops.
     append_after(&db, &placed_v2()).await;
     for (name, version, _) in BEFORE {
-        previous.says(&db, (name, version), json!({ "state": "stopped" })).await;
+        previous
+            .says(&db, (name, version), json!({ "state": "stopped" }))
+            .await;
     }
     last.into_process().kill();
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 use consumer::{
     Column, Mismatch, OnError, Schema, SqlType, StoreError, WorkerBuilder, WorkerError,
 };
-use consumer_tests::{
-    Database, Running, TestDatabase, impatient, patiently, read_model, run_once,
-};
+use consumer_tests::{Database, Running, TestDatabase, impatient, patiently, read_model, run_once};
 use sqlx::{Postgres, Sqlite};
 
 /// A database with these tables, in which the store is mapped but not migrated.

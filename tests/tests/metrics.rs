@@ -406,7 +406,11 @@ async fn a_consumer_shows_that_it_waits_for_a_release<DB: TestDatabase>(db: Data
     let name = named::<DB, _>("waiting_s", "waiting_p");
     let old = read_model(name).knows(|format| format.event_type == "Changed");
     let running = Running::start(db.worker().consumer(old));
-    patiently("its state", until(|| is_only_in(name, "waiting_for_release"))).await;
+    patiently(
+        "its state",
+        until(|| is_only_in(name, "waiting_for_release")),
+    )
+    .await;
     let lag = format!("consumer_lag_positions{{consumer={name},log=events,slice=0,version=1}}");
     patiently("its lag", until(|| value(&lag) == 1.0)).await;
     running.stop().await;
@@ -419,8 +423,7 @@ async fn a_consumer_shows_that_it_waits_for_a_release<DB: TestDatabase>(db: Data
 
 async fn a_consumer_shows_that_it_is_held_back<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a"]).await;
-    let [former, name] =
-        named::<DB, _>(["former_s", "held_back_s"], ["former_p", "held_back_p"]);
+    let [former, name] = named::<DB, _>(["former_s", "held_back_s"], ["former_p", "held_back_p"]);
     db.run_once(read_model(former)).await;
     let new = read_model(name).formerly(Formerly::Unstated);
     let running = Running::start(db.worker().consumer(new));
@@ -510,7 +513,9 @@ fn states() -> Vec<&'static str> {
     let mut lines = include_str!("../../consumer/src/observing.rs").lines();
     let states = lines.find_map(|line| line.strip_prefix("//! | `consumer_state` |"));
     let (_, states) = states.unwrap().split_once("0 for the others: ").unwrap();
-    let listed = states.split(", `").map(|state| state.trim_start_matches('`'));
+    let listed = states
+        .split(", `")
+        .map(|state| state.trim_start_matches('`'));
     listed.filter_map(|state| state.split('`').next()).collect()
 }
 
@@ -539,7 +544,9 @@ fn every_state_of_a_consumer_is_shown_and_alerted_on() {
     // The others pass by themselves, or were chosen by an operator.
     let needs_no_one = ["running", "retrying", "waiting", "forgotten"];
     let states_in = |line: &'static str| line.split('"').skip(1).step_by(2);
-    let expressions = rules.lines().filter(|line| line.contains("consumer_state{"));
+    let expressions = rules
+        .lines()
+        .filter(|line| line.contains("consumer_state{"));
     let alerted: Vec<&str> = expressions
         .flat_map(states_in)
         .flat_map(|states| states.split('|'))

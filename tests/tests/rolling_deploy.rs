@@ -1,8 +1,8 @@
 //! Two builds of one program beside each other: the one after appends events that the one before does not
 //! know.
 
-use consumer::admin::{Admin, ConsumerStatus};
 use consumer::ConsumerState;
+use consumer::admin::{Admin, ConsumerStatus};
 use consumer_tests::releases::{append_known, append_unknown};
 use consumer_tests::{Database, TestDatabase, WorkerProcess, test_on, until};
 

@@ -507,9 +507,7 @@ impl From<sqlx::Error> for StoreError {
             Some("42P01" | "3F000") => Self::NotMigrated { missing: message },
             // undefined_column, undefined_function (an operator between other types), datatype_mismatch,
             // cannot_coerce
-            Some("42703" | "42883" | "42804" | "42846") => {
-                Self::SchemaMismatch { reason: message }
-            }
+            Some("42703" | "42883" | "42804" | "42846") => Self::SchemaMismatch { reason: message },
             // insufficient_privilege
             Some("42501") => Self::Forbidden(error.into()),
             // program_limit_exceeded
