@@ -20,8 +20,8 @@ const MOST_KEYS: usize = 50_000;
 /// A batch ends before the event that needs a row which no longer fits into this many bytes.
 const MOST_BYTES: usize = 16 << 20;
 
-/// How many rows are loaded before it is known how large they are.
-const FIRST_LOAD: usize = 500;
+/// How many rows are loaded before it is known how large they are: up to 16 KiB each, they fit.
+const FIRST_LOAD: usize = 1_000;
 
 /// How many events are handled before other tasks may run.
 const EVENTS_PER_YIELD: usize = 1_000;
