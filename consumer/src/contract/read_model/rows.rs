@@ -246,7 +246,7 @@ impl<R: ReadModel> BatchRow<R> {
 }
 
 fn values_of<R: ReadModel>(row: &R) -> Result<Vec<Value>, ColumnError> {
-    let mut values = Vec::new();
+    let mut values = Vec::with_capacity(R::TABLE.columns.len());
     row.to_values(&mut values)?;
     Ok(values)
 }
