@@ -113,9 +113,13 @@ impl Columns<'_> {
         }
     }
 
+    /// Qualified, since SQLite takes a quoted name that is not a column for a string.
     fn decoded(self, column: Column) -> String {
-        let value = self.value(column, &self.schema.in_table(column));
-        format!("{value} AS {}", alias(column))
+        let mut operand = self.schema.in_table(column);
+        if matches!(self.schema.source(column), Some(Source::Column(_))) {
+            operand = format!("{}.{operand}", self.schema.render("{events}"));
+        }
+        format!("{} AS {}", self.value(column, &operand), alias(column))
     }
 
     /// `octet_length` of `bytea` and text needs no read of values stored out of line. Of the other types

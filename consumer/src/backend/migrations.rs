@@ -213,8 +213,9 @@ async fn probe<DB: Events>(
         return Err(no_events_table(settings));
     }
     if !schema.is_read_only() {
-        let probe = Sql::new(settings, PROBE_HEADS).on::<DB>();
-        let probed = probe.fetch_all(connection).await.map(drop);
+        // Not prepared: the types may change before a pool hands the connection out again.
+        let probe = Sql::new(settings, PROBE_HEADS);
+        let probed = probe.fetch_as_script::<DB>(connection).await.map(drop);
         probed.map_err(|error| despite_migration(error.into(), schema))?;
         let mismatches = DB::head_mismatches(connection, settings).await?;
         refuse(schema, mismatches)?;
