@@ -117,7 +117,7 @@ impl Columns<'_> {
     fn decoded(self, column: Column) -> String {
         let mut operand = self.schema.in_table(column);
         if matches!(self.schema.source(column), Some(Source::Column(_))) {
-            operand = format!("{}.{operand}", self.schema.render("{events}"));
+            operand = format!("{}.{operand}", self.schema.lookup("events"));
         }
         format!("{} AS {}", self.value(column, &operand), alias(column))
     }
