@@ -96,9 +96,9 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
+pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::{check_mapping, check_use};
-pub(crate) use self::migrations::{check, migrate, script};
 pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
