@@ -182,9 +182,7 @@ pub(crate) fn event(message: &Message) -> anyhow::Result<Foreign> {
     )
     .event_id(id)
     .event_version(description.event_version);
-    event.metadata = description
-        .metadata
-        .map(Metadata::from_json_text);
+    event.metadata = description.metadata.map(Metadata::from_json_text);
     event.trace_id = description.trace_id;
     event.correlation_id = description.correlation_id;
     event.causation_id = description.causation_id;
