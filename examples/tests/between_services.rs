@@ -138,7 +138,11 @@ impl Single {
 
     /// Runs the importer until it has imported everything, or has failed.
     fn import_once(&self) -> Output {
-        let mut importer = importer(&self.database.url, &self.url);
+        self.import_once_into(&self.database.url)
+    }
+
+    fn import_once_into(&self, database: &str) -> Output {
+        let mut importer = importer(database, &self.url);
         importer
             .arg("--once")
             .stdout(Stdio::piped())
@@ -202,6 +206,28 @@ async fn events_that_arrive_in_another_order_are_stored_in_theirs() {
         .await
         .unwrap();
     assert_eq!(totals, ["a: 3 3", "b: 3 3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_on_sqlite_is_imported_into_like_one_on_postgres() {
+    let single = Single::new().await;
+    for (order, version) in [("a", 2), ("b", 1), ("a", 1)] {
+        single.publish(order, version).await;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("app.db").display());
+    for again in [false, true] {
+        if again {
+            // All messages again, as from a stream that does not remember what was acknowledged.
+            single.stream.delete_consumer("billing").await.unwrap();
+        }
+        let output = single.import_once_into(&url);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let store = SqliteEventStore::connect(&url).await.unwrap();
+        let contents = contents(&store).await;
+        assert_eq!((contents["a"].len(), contents["b"].len()), (2, 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,6 +467,20 @@ async fn leader(stream: &Stream) -> Option<String> {
     stream.get_info().await.ok()?.cluster?.leader
 }
 
+/// Whether both followers have what the leader has.
+async fn has_all_replicas(stream: &Stream) -> bool {
+    let info = stream.get_info().await.ok();
+    let replicas = info
+        .and_then(|info| info.cluster)
+        .map(|cluster| cluster.replicas);
+    replicas.is_some_and(|replicas| {
+        replicas.len() == 2
+            && replicas
+                .iter()
+                .all(|replica| replica.current && !replica.offline)
+    })
+}
+
 /// Kills the leader of the stream, and starts it again when others have led it for a while.
 async fn lose_the_leader(
     mut cluster: Cluster,
@@ -473,19 +513,19 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
 
     let client = client(&urls).await;
     let sent = count_sent(&client).await;
-    let imported = count_imported(target.clone());
+    let progress = count_imported(target.clone());
     let (end, ended) = watch::channel(false);
-    let appending = tokio::spawn(append(source.clone(), imported.clone(), ended));
-    let mut publisher = publisher(&source_url, &urls);
-    publisher.env("NATS_REPLICAS", "3");
-    let mut importer = importer(&database.url, &urls);
-    importer.env("NATS_REPLICAS", "3");
+    let appending = tokio::spawn(append(source.clone(), progress.clone(), ended));
+    let mut publish = publisher(&source_url, &urls);
+    publish.env("NATS_REPLICAS", "3");
+    let mut import = importer(&database.url, &urls);
+    import.env("NATS_REPLICAS", "3");
 
     let (kills, killed) = watch::channel(0);
-    let publishing = tokio::spawn(kill_20_times(publisher, sent.clone(), kills));
+    let publishing = tokio::spawn(kill_20_times(publish, sent.clone(), kills));
     let importing = tokio::spawn(kill_20_times(
-        importer,
-        imported.clone(),
+        import,
+        progress.clone(),
         watch::Sender::new(0),
     ));
     let context = jetstream::new(client.clone());
@@ -514,12 +554,20 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
     publisher.terminate();
     importer.terminate();
     assert_each_event_once(&log, &target).await;
+    until("the restarted server has all of the stream", async || {
+        has_all_replicas(&stream).await
+    })
+    .await;
 
     // The control: without the ids, repeats would be in the stream and in the log.
     let (sent, deliveries) = (*sent.borrow(), durable.get_info().await.unwrap().delivered);
     println!("{events} events, {sent} seen on their way to the stream, {deliveries:?}");
     assert!(deliveries.consumer_sequence > events);
     drop(cluster);
+}
+
+fn length(events: &[Content]) -> i64 {
+    i64::try_from(events.len()).unwrap()
 }
 
 /// Compares the log that was imported into, and what its ordinary consumer made of it, with the source.
@@ -531,7 +579,7 @@ async fn assert_each_event_once(log: &BTreeMap<String, Vec<Content>>, target: &P
     );
     for (order, events) in log {
         let versions = events.iter().map(|event| event.version);
-        assert!(versions.eq(1..=events.len() as i64));
+        assert!(versions.eq(1..=length(events)));
         assert!(stored[order] == *events, "{order}: {} events", events.len());
     }
     let amount = |content: &Content| -> i64 {
@@ -543,7 +591,7 @@ async fn assert_each_event_once(log: &BTreeMap<String, Vec<Content>>, target: &P
         .map(|(order, events)| {
             (
                 order.clone(),
-                events.len() as i64,
+                length(events),
                 events.iter().map(amount).sum(),
             )
         })

@@ -59,6 +59,16 @@ enum OrderEvent {
     Refunded { amount: i64 },
 }
 
+impl OrderEvent {
+    /// What the customer has to pay more.
+    fn charge(self) -> i64 {
+        match self {
+            Self::Placed { amount } => amount,
+            Self::Refunded { amount } => -amount,
+        }
+    }
+}
+
 /// A row of each order. A sum shows what an ordinary consumer of the imported events gets: each of them
 /// exactly once.
 #[derive(ReadModel)]
@@ -80,14 +90,10 @@ impl OrderTotals {
         let (events, amount) = total
             .as_ref()
             .map_or((0, 0), |row| (row.events, row.amount));
-        let change = match event.payload {
-            OrderEvent::Placed { amount } => amount,
-            OrderEvent::Refunded { amount } => -amount,
-        };
         *total = Some(OrderTotal {
             id: event.aggregate_id.clone(),
             events: events + 1,
-            amount: amount + change,
+            amount: amount + event.payload.charge(),
         });
     }
 }
@@ -316,14 +322,14 @@ async fn main() -> anyhow::Result<()> {
 /// Imports beside a worker with the ordinary consumers of this service.
 async fn import<DB: Backend>(store: EventStore<DB>, stream: &Stream) -> anyhow::Result<()> {
     store.migrate().await?;
-    let importer = Importer::new(store.clone(), stream).await?;
+    let import = Importer::new(store.clone(), stream).await?;
     let worker = Worker::builder(store).discover().build()?;
     let handle = worker.handle();
     let mut running = tokio::spawn(worker.run(std::future::pending()));
 
     let once = std::env::args().any(|argument| argument == "--once");
-    let imported = tokio::select! {
-        imported = importer.run(shutdown_signal(), once) => imported,
+    let outcome = tokio::select! {
+        outcome = import.run(shutdown_signal(), once) => outcome,
         ended = &mut running => bail!("the worker has ended: {}", ended??),
     };
     if once {
@@ -331,7 +337,7 @@ async fn import<DB: Backend>(store: EventStore<DB>, stream: &Stream) -> anyhow::
     }
     handle.shut_down();
     let report = running.await??;
-    imported?;
+    outcome?;
     print!("{report}");
     ensure!(
         !report.has_failures(),
