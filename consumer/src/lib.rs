@@ -123,6 +123,8 @@ pub use crate::store::SqliteEventStore;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::decision::History;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use crate::store::once::AppendedOnce;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::{EventStore, Redaction};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::worker::{

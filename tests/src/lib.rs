@@ -39,7 +39,7 @@ pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
-pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
+pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
 pub use self::process::{WorkerProcess, release_main, worker_main};
 pub use self::programs::Program;
 pub use self::served::Served;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::DriverError;
 use super::column::Column;
 use super::mismatch::Mismatch;
@@ -314,6 +316,21 @@ pub enum StoreError {
         aggregate_type: String,
         /// The aggregate's id.
         aggregate_id: String,
+    },
+
+    /// The id of an event is that of another event in the log.
+    #[error(
+        "the event with the id `{event_id}` differs in its {difference} from the one that the log has under \
+         this id at position {position}: give each event an id of its own; if the event was redacted, \
+         redact it in both places"
+    )]
+    DifferentEvent {
+        /// The id.
+        event_id: Uuid,
+        /// The position of the event in the log.
+        position: i64,
+        /// The first field that differs.
+        difference: &'static str,
     },
 
     /// An append without events.

@@ -46,6 +46,7 @@ mod read;
 mod read_model;
 #[cfg(feature = "worker")]
 mod renames;
+mod repeat;
 #[cfg(feature = "worker")]
 mod rows;
 mod schema;
@@ -114,6 +115,7 @@ pub use self::renames::{HeldBack, HeldBackReason};
 pub(crate) use self::renames::{
     NameStatements, Names, Program, Renamed, Start, held_back_by, lift, read_retired, rename,
 };
+pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,

@@ -5,6 +5,7 @@ mod conflicts;
 pub(crate) mod decision;
 #[cfg(feature = "worker")]
 mod find_as_of;
+pub(crate) mod once;
 mod redaction;
 
 use std::fmt;
