@@ -1267,7 +1267,7 @@ fn the_help_names_the_exit_codes() {
     let help = Cli::try_parse_from(["worker", "--help"])
         .unwrap_err()
         .to_string();
-    for line in ["0  success", "3  unwell", "4  refused"] {
+    for line in ["0  success", "3  a consumer needs attention", "4  refused"] {
         assert!(help.contains(line), "{help}");
     }
     assert!(

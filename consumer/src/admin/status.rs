@@ -110,8 +110,8 @@ pub struct ConsumerStatus {
     pub held_back: Option<String>,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
-    /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
-    /// if that is its policy, when it gets there.
+    /// Events that were deleted before it had handled them, as far as the workers recorded: it stops, or
+    /// skips them if that is its policy, when it reaches them.
     pub missing: Option<RangeInclusive<i64>>,
     /// The number of parked events.
     pub parked: u64,

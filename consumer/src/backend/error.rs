@@ -148,7 +148,7 @@ pub enum StoreError {
         column: String,
     },
 
-    /// A part of the mapping contradicts another, or cannot be had by any table.
+    /// A part of the mapping contradicts another, or no table can satisfy it.
     #[error("the mapping of `Column::{column:?}` cannot be used: {reason}")]
     InvalidMapping {
         /// The column.
@@ -226,7 +226,7 @@ pub enum StoreError {
     MissingPrivileges {
         /// The role.
         role: String,
-        /// What it is to do.
+        /// The intended use.
         to: String,
         /// The statements that give it what it lacks.
         statements: Vec<String>,
@@ -568,9 +568,9 @@ pub enum LogProblem {
         /// The last position that was given out.
         last_value: i64,
     },
-    /// The log is lower than it was, and the role may not read the sequence, which would tell why.
+    /// The log is lower than it was, and the role may not read the sequence, which would show why.
     #[error(
-        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, which the sequence would tell; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
+        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, and the sequence would show which; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
     )]
     Shrunk {
         /// The frontier that is above the log.

@@ -1,7 +1,7 @@
 //! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
 //!
-//! Each database is a folder, and both folders have the same files. What is the same in both dialects is
-//! written once, in the traits beside them. A backend has two halves that share no statement and no
+//! Each database is a folder. The files that both have carry the same names, and each has some of its own,
+//! such as `sqlite/hooks.rs`. What is the same in both dialects is written once, in the traits beside them. A backend has two halves that share no statement and no
 //! transaction except through the worker: the log (`events`, `frontier`) and the consumers
 //! (`checkpoints`, `operate`).
 

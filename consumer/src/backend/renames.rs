@@ -205,7 +205,7 @@ impl fmt::Display for HeldBack {
             }
             HeldBackReason::FormerBusy { former } => write!(
                 f,
-                "it takes over from `{former}` when the batch that another process handles has ended"
+                "it takes over from `{former}` when another process finishes its batch"
             ),
             HeldBackReason::FormerGone {
                 former,

@@ -79,7 +79,7 @@ impl fmt::Debug for HandlerError {
 ///
 /// The first `handled` events succeeded; the failing one is among the next `suspects`. A handler
 /// that takes events one by one has exactly one suspect. One that takes a whole batch only knows
-/// that it is somewhere in it, and the worker finds it by halving the batch.
+/// that one of its events failed, and the worker finds it by halving the batch.
 ///
 /// ```
 /// use std::error::Error;

@@ -107,7 +107,7 @@ pub enum ActionKind {
     },
     /// Makes the version the active one.
     Activate {
-        /// Even if it is behind or has parked events.
+        /// Whether to activate it even if it is behind or has parked events.
         force: bool,
     },
     /// Accepts the scope in the code without a rebuild.

@@ -48,7 +48,7 @@ pub enum LockError {
     },
     /// The consumers changed.
     #[error(
-        "the consumers differ from `{}`:\n{difference}a renamed consumer starts again from the beginning of the log; if the change is intended, run `{UPDATE}=update cargo test`",
+        "the consumers differ from `{}`:\n{difference}a renamed consumer needs `formerly = \"old_name\"` to continue from its checkpoint; if the change is intended, run `{UPDATE}=update cargo test`",
         file.display()
     )]
     Changed {

@@ -322,7 +322,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Sets how long a claim outlives the last sign of life of its process; at least 100 ms. The
+    /// Sets how long a claim outlives the last statement of its process; at least 100 ms. The
     /// default is 60 s. Postgres only.
     ///
     /// It bounds how long a frozen process, or one behind a cut network, keeps a consumer before

@@ -87,7 +87,7 @@ pub enum WorkerError {
     /// A segment to merge waits before an event that its release does not know, so it does not reach the
     /// position of its neighbour.
     #[error(
-        "the segments of `{consumer}`, version {version}, cannot be merged while one of them waits for a release that knows {event}; run a worker of such a release, or get past the event with `park` or `skip`"
+        "the segments of `{consumer}`, version {version}, cannot be merged while one of them waits for a release that knows {event}; run a worker of such a release, or run `park` or `skip` for the event"
     )]
     WaitingForRelease {
         /// The consumer.

@@ -786,7 +786,7 @@ async fn sequence(
     if !sequence.is_readable {
         tracing::warn!(
             sequence = sequence.name,
-            "the role has no SELECT on the sequence of the log, so a log that was reset is only noticed while it is lower than before; `GRANT SELECT ON SEQUENCE {} TO CURRENT_USER` makes it noticed always",
+            "the role has no SELECT on the sequence of the log, so a reset of the log is detected only while its head is below the last settled position; `GRANT SELECT ON SEQUENCE {} TO CURRENT_USER` makes detection exact",
             sequence.name
         );
     }

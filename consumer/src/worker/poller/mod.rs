@@ -380,7 +380,7 @@ impl<DB: Backend> Poller<DB> {
             tracing::warn!(
                 consumer,
                 position,
-                "the checkpoint of `{consumer}` is above the frontier: events that open transactions insert at positions {} to {position} will not be handled; unless another worker has settled these positions, rebuild the consumer once the transactions have ended",
+                "the checkpoint of `{consumer}` is above the frontier; events that open transactions insert at positions {} to {position} will not be handled. If no other worker settled these positions, rebuild the consumer after the transactions end",
                 settled.saturating_add(1),
             );
         }
