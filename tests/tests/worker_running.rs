@@ -397,7 +397,7 @@ async fn after_caught_up_to_the_read_model_can_be_read<DB: TestDatabase>(db: Dat
             .scoped_consumer(read_model("orders").scope(&["Order"])),
     );
     for _ in 0..20 {
-        let position = db.append("User", ["a"]).await[0];
+        let position = db.append_one("User", "a").await;
         patiently(
             "every gets there",
             worker.consumer_caught_up_to("every", position),
@@ -415,7 +415,7 @@ async fn after_caught_up_to_the_read_model_can_be_read<DB: TestDatabase>(db: Dat
 }
 
 async fn waiting_for_a_stopped_consumer_ends_with_the_reason<DB: TestDatabase>(db: Database<DB>) {
-    let position = db.append("User", ["bad"]).await[0];
+    let position = db.append_one("User", "bad").await;
     let c = judging("c", |_, _| Err("no".to_owned()));
     let worker = Running::start(db.worker().consumer(c.settings(impatient().retries(0))));
     let error = patiently("it says so", worker.caught_up_to(position))

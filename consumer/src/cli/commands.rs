@@ -128,8 +128,9 @@ async fn skip_event<DB: Backend>(
 ) -> Outcome {
     let consumer = admin.find(skip.event.consumer.target()).await?;
     let position = skip.event.position;
-    let question =
-        format!("{consumer} will never handle event {position}; `park` sets it aside for later. Skip it?");
+    let question = format!(
+        "{consumer} will never handle event {position}; `park` sets it aside for later. Skip it?"
+    );
     console.confirm(skip.confirmed.yes, &question)?;
     admin.skip(&consumer, position).await?;
     Ok(print(

@@ -79,7 +79,7 @@ pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
     }
 }
 
-/// The consumers for which someone has to act.
+/// The consumers that need attention.
 fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
     const SHOWN: usize = 12;
     let troubled: Vec<(&ConsumerStatus, String)> = consumers

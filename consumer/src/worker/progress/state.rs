@@ -232,7 +232,10 @@ impl fmt::Display for ConsumerState {
         match self {
             Self::New => f.write_str("new"),
             Self::OtherLog { log } => {
-                write!(f, "refused: another consumer with this name reads the log `{log}`")
+                write!(
+                    f,
+                    "refused: another consumer with this name reads the log `{log}`"
+                )
             }
             Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),
