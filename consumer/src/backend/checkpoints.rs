@@ -487,7 +487,7 @@ pub trait Checkpoints: Renames {
                 .snapshot
                 .fetch_as_script::<Self>(connection)
                 .await?;
-            rows.iter().map(SnapshotRow::decode::<Self>).collect()
+            SnapshotRow::decode_all::<Self>(&rows)
         }
     }
 

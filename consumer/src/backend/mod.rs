@@ -53,6 +53,8 @@ mod schema;
 mod shown_version;
 #[cfg(feature = "worker")]
 mod slices;
+#[cfg(feature = "worker")]
+mod snapshot;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -129,6 +131,8 @@ pub(crate) use self::shown_version::view_of;
 pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
+#[cfg(feature = "worker")]
+pub(crate) use self::snapshot::snapshot;
 pub(crate) use self::sql::{Sql, StoreSettings};
 #[cfg(feature = "worker")]
 pub use self::tables::TableError;

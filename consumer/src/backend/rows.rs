@@ -309,7 +309,11 @@ pub struct SnapshotRow {
 }
 
 impl SnapshotRow {
-    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+    pub(super) fn decode_all<DB: Driver>(rows: &[DB::Row]) -> Result<Vec<Self>, sqlx::Error> {
+        rows.iter().map(Self::decode::<DB>).collect()
+    }
+
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             checkpoint: Checkpoint::decode::<DB>(row)?,
             pending: DB::read(row, "pending")?,

@@ -246,7 +246,7 @@ impl<DB: Backend> Poller<DB> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
         let connection = self.connection.get()?;
-        let (log, rows) = self.watch.snapshot(statements, connection).await?;
+        let (log, rows) = backend::snapshot::<DB>(&self.watch, connection, statements).await?;
         self.hold_back_renamed(&rows).await?;
         let connection = self.connection.get()?;
         let head = self.frontier.borrow().head;
@@ -481,7 +481,7 @@ impl<DB: Backend> PollerConnection<DB> {
         backend::check_use::<DB>(connection, settings, Some(Access::Work)).await?;
         let watch = DB::Watch::start(settings, connection).await?;
         // Before the probe, whose own position would hide that the log was reset.
-        let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
+        let (_, rows) = backend::snapshot::<DB>(&watch, connection, &shared.statements).await?;
         refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
         watch.probe(store.pool(), connection).await?;
         Ok(watch)
