@@ -1,4 +1,4 @@
-//! What the examples of this crate's documentation share; not part of its API.
+//! Definitions that the examples of this crate's documentation share; not part of its API.
 //!
 //! An example that needs a database is one call of [`run`], hidden in the first and the last line of
 //! the example; the consumers and events that many of them need are here too.
@@ -35,7 +35,7 @@ pub fn run(
 /// Appends the event `UserRegistered` of one user.
 ///
 /// # Errors
-/// What the store says.
+/// Those of the store.
 pub async fn register(store: &SqliteEventStore, user: &str) -> Result<PersistedEvent, StoreError> {
     let event = [NewEvent::new("User", user, "UserRegistered", "{}")];
     let stored = store.append(ExpectedVersion::Any, &event).await?;

@@ -1,10 +1,10 @@
-//! What is wrong with a consumer, and what to do, in words.
+//! The problems of a consumer and their remedies, in words.
 
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number};
 use crate::worker::ConsumerState;
 
-/// What is wrong with a consumer, and what to do.
+/// The problems of a consumer and their remedies.
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     problem.into_iter().chain(unattended(one))

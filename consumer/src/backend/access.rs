@@ -1,4 +1,4 @@
-//! What programs use the tables for.
+//! The uses of the tables, by which privileges are granted.
 
 use std::fmt;
 

@@ -80,7 +80,7 @@ pub enum StoreError {
     /// A name given to [`Schema`](super::Schema) cannot be a name in the database.
     #[error("{what} cannot be named `{name}`: {reason}")]
     InvalidIdentifier {
-        /// What the name is for.
+        /// The use of the name.
         what: &'static str,
         /// The name as it was given.
         name: String,
@@ -94,7 +94,7 @@ pub enum StoreError {
          store once, or run the SQL that `migration_sql()` returns"
     )]
     NotMigrated {
-        /// What is missing.
+        /// The missing tables or columns.
         missing: String,
     },
 
@@ -105,7 +105,7 @@ pub enum StoreError {
          database was migrated with, or create these tables with the SQL that `migration_sql()` returns"
     )]
     OtherMapping {
-        /// What is missing.
+        /// The missing tables or columns.
         missing: String,
         /// The table of events in the mapping.
         events: String,
@@ -640,7 +640,7 @@ pub enum LogProblem {
         "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so it cannot be known which positions are still to come; run the worker on the tables that the events are appended to"
     )]
     DerivedRows {
-        /// What the view reads.
+        /// The relation that the view reads.
         table: String,
     },
     /// Row-level security restricts which events the worker sees.

@@ -260,7 +260,7 @@ pub(super) const LOG_STATE: &str = "
     SELECT min(first_position) AS first_position, coalesce(max(rewrites), 0) AS rewrites
       FROM {log_state} WHERE log = '{log}'";
 
-/// What is known of a log besides its frontier.
+/// The state of a log besides its frontier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
     /// The lowest position that the log was seen to have.

@@ -1,4 +1,4 @@
-//! What a handler returns when it cannot handle an event (R2), and how errors are printed.
+//! The error of a handler that cannot handle an event (R2), and how errors are printed.
 
 use std::error::Error;
 use std::fmt;
@@ -100,7 +100,7 @@ pub struct BatchError {
     pub handled: usize,
     /// How many events after those may be the failing one; at least 1.
     pub suspects: usize,
-    /// What the handler returned.
+    /// The error of the handler.
     pub error: HandlerError,
 }
 
@@ -167,7 +167,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// What an error says itself.
+/// The message of an error without its causes.
 fn text_of(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref() {
         Some(error) => driver_text(error),

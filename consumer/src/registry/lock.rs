@@ -62,7 +62,7 @@ pub enum LockError {
 /// Compares the linked consumers with the file, or writes it if the environment says so.
 ///
 /// # Errors
-/// What differs, or why the file could not be read or written.
+/// The difference, or the reason why the file could not be read or written.
 pub fn check_lock(folder: &str, file: &str, crates: Option<&Crates>) -> Result<(), LockError> {
     let file = Path::new(folder).join(file);
     let current = render(

@@ -698,7 +698,7 @@ impl<DB: Backend> EventStore<DB> {
         Ok(self.clone().with(located))
     }
 
-    /// What the SQL of this store depends on.
+    /// The settings that the SQL of this store depends on.
     pub(crate) fn settings(&self) -> &StoreSettings {
         &self.inner.settings
     }

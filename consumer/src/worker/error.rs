@@ -1,4 +1,4 @@
-//! What keeps a worker from being built or from running.
+//! The errors that keep a worker from being built or from running.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::backend::{
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
 
-/// What keeps a worker from running at all.
+/// The error of a worker that cannot run at all.
 ///
 /// A consumer that fails never causes one of these: it shows in the [`Report`](crate::Report).
 ///
@@ -139,7 +139,7 @@ impl From<FrontierError> for WorkerError {
     }
 }
 
-/// What keeps a worker from being built: all problems of its consumers at once.
+/// The error of a worker that cannot be built, with all problems of its consumers.
 ///
 /// None of them goes away by itself, so a program usually prints the error and exits, as in the
 /// example of [`WorkerBuilder::build`](crate::WorkerBuilder::build).
@@ -200,9 +200,9 @@ pub enum BuildError {
     PoolTooSmall {
         /// The pool's limit.
         max: u32,
-        /// What the worker needs.
+        /// The connections that the worker needs.
         needed: u32,
-        /// What further connections are for.
+        /// The use of further connections.
         why: &'static str,
     },
     /// More than one of these.

@@ -1,4 +1,4 @@
-//! What follows when a batch fails: its failing event is found, tried again and counted.
+//! Finds the failing event of a batch, tries it again and counts its attempts.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
