@@ -134,7 +134,7 @@ async fn r1_a_name_is_unique_and_keys_the_checkpoint<DB: TestDatabase>(db: Datab
         .build();
     let error = twice.unwrap_err();
     assert!(
-        matches!(&error, BuildError::NameTaken(taken) if &*taken.name == "one"),
+        matches!(&error, BuildError::NameTaken(taken) if &*taken.consumer.name == "one"),
         "{error}"
     );
 }

@@ -353,9 +353,9 @@ async fn a_merge_behind_an_unknown_event_is_refused<DB: TestDatabase>(db: Databa
     let merge = patiently("it does not wait", admin.merge_segments("orders", 1));
     assert_eq!(
         merge.await.unwrap_err().to_string(),
-        "the segments of `orders`, version 1, cannot be merged while one of them waits for a release \
-         that knows Refunded (Order, position 1); run a worker of such a release, or get past the \
-         event with `park` or `skip`"
+        "the segments of `orders` cannot be merged while one of them waits for a release \
+         that knows Refunded (Order, position 1); run a worker of such a release, or run `park` \
+         or `skip` for the event"
     );
     running.stop().await;
 

@@ -538,12 +538,12 @@ async fn r1_two_consumers_with_one_name_are_both_named<DB: TestDatabase>(db: Dat
         .build()
         .unwrap_err();
     assert!(
-        matches!(&error, BuildError::NameTaken(taken) if &*taken.name == "users"),
+        matches!(&error, BuildError::NameTaken(taken) if &*taken.consumer.name == "users"),
         "{error}"
     );
     assert_eq!(
         error.to_string(),
-        "two consumers are named `users`, version 1: src/users.rs:7:5 (shop::users) and added by hand; \
+        "two consumers are named `users`: src/users.rs:7:5 (shop::users) and added by hand; \
          a name keys a checkpoint, so rename one of them"
     );
 }

@@ -369,8 +369,8 @@ impl<DB: Backend> Retry<'_, DB> {
         Ok(waiting)
     }
 
-    /// The events that any version of the consumer has handled after a position. No other version handles a parked
-    /// event meanwhile.
+    /// The events that any version of the consumer has handled after a position. No other version
+    /// handles a parked event meanwhile.
     async fn ledger(
         &self,
         connection: &mut DB::Connection,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::backend::{Backend, Incarnation, Observation, Process};
+use crate::backend::{Backend, ConsumerId, Incarnation, Observation, Process};
 use crate::contract::{Consumer, ScopedConsumer, Settings};
 #[cfg(feature = "auto-register")]
 use crate::registry::Crates;
@@ -722,8 +722,10 @@ fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
     pairs
         .filter(|(first, second)| key(first) == key(second))
         .map(|(first, second)| NameTaken {
-            name: Arc::clone(&first.declaration.name),
-            version: first.declaration.version,
+            consumer: ConsumerId {
+                name: Arc::clone(&first.declaration.name),
+                version: first.declaration.version,
+            },
             first: first.declaration.site,
             second: second.declaration.site,
         })
