@@ -130,3 +130,35 @@ impl Consumer<Sqlite> for Invoices {
         }
     }
 }
+
+/// Declares the row `User` of a read model, or the row and a consumer `Users` that registers it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __doc_users {
+    (row) => {
+        #[derive(ReadModel)]
+        #[read_model(table = "users")]
+        struct User {
+            #[read_model(key)]
+            id: String,
+            email: String,
+        }
+    };
+    (consumer) => {
+        $crate::__doc_users!(row);
+
+        #[derive(Default)]
+        struct Users;
+
+        #[consumer(name = "users", read_model = User)]
+        impl Users {
+            #[on("Registered")]
+            fn registered(&self, event: &PersistedEvent) -> User {
+                User {
+                    id: event.aggregate_id.clone(),
+                    email: "ada@example.com".into(),
+                }
+            }
+        }
+    };
+}
