@@ -317,7 +317,7 @@ pub(super) struct Forget {
     pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Forgets it even if this program contains it; it then starts over
+    /// Allows a consumer of this program; it starts over
     #[arg(long)]
     pub(super) force: bool,
     /// Accepts that parked events are never handled
