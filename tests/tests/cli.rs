@@ -107,7 +107,7 @@ fn waiting<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
 async fn append_orders<DB: TestDatabase>(db: &Database<DB>) {
     for event_type in ["Placed", "Refunded", "Refunded"] {
         let event = NewEvent::new("Order", "o-1", event_type, "{}");
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
 }
 
@@ -345,7 +345,7 @@ async fn status_is_a_table_of_80_columns_and_tells_what_is_wrong<DB: TestDatabas
 async fn status_as_json_has_every_field_of_the_table<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     cli(&db, &[&Model::new("users")], "run --once").await;
-    let head = db.append("User", ["b"]).await[0];
+    let head = db.append_one("User", "b").await;
     let (exit, text) = cli(&db, &[&Model::new("users")], "status --json").await;
     assert_eq!(exit, Exit::Done);
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -1267,7 +1267,7 @@ fn the_help_names_the_exit_codes() {
     let help = Cli::try_parse_from(["worker", "--help"])
         .unwrap_err()
         .to_string();
-    for line in ["0  success", "3  unwell", "4  refused"] {
+    for line in ["0  success", "3  a consumer needs attention", "4  refused"] {
         assert!(help.contains(line), "{help}");
     }
     assert!(

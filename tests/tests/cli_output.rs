@@ -433,7 +433,7 @@ fn completions_offer_the_names_of_the_consumers() {
 
 /// The number that sqlx adds to a message of Postgres is a line of the server's source.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_of_the_servers_source_is_shown_as_one_of_the_statement() {
+async fn errors_leave_out_the_line_of_the_servers_source() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.append("User", ["ada"]).await;
     let wrong = || {

@@ -325,7 +325,7 @@ async fn a_column_that_an_append_cannot_fill_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expression_that_the_database_refuses_is_named_with_the_others() {
+async fn a_refused_expression_is_named_with_the_other_mismatches() {
     let schema = Schema::default()
         .read_only()
         .expression(Column::AggregateType, "no_such_column")

@@ -37,7 +37,7 @@ async fn shop(db: &Database<Sqlite>) -> impl Fn() -> WorkerBuilder<Sqlite> {
                 20 + index % 80
             );
             let event = NewEvent::new("Order", format!("order-{index}"), "OrderPlaced", payload);
-            db.append_events(&[event]).await;
+            db.append_event(event).await;
         }
     };
     events(0, 700).await;

@@ -52,7 +52,7 @@ async fn a_failing_handler_is_logged_with_its_event<DB: TestDatabase>(db: Databa
     let name = unique::<DB>("failing");
     let event = NewEvent::new("Order", "o-13", "OrderPaid", "{}");
     let id = event.event_id;
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
     let failing = consumer(&name, |_, _: &mut DB::Connection, _| {
         Box::pin(async { Err("no such tariff".into()) })
     });

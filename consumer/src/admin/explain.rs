@@ -1,4 +1,4 @@
-//! What became of one event in one consumer, and why.
+//! The outcome of one event in one consumer, with the reasons.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::contract::PersistedEvent;
 use crate::registry::entry::declared;
 use crate::registry::handled::{HandlerShape, takers};
 
-/// What became of an event in a consumer; see [`Admin::explain`].
+/// The outcome of an event in a consumer; see [`Admin::explain`].
 ///
 /// ```
 /// use consumer::admin::{Explanation, Outcome};
@@ -42,7 +42,7 @@ pub struct Explanation {
     pub position: i64,
     /// The event there.
     pub event: Option<ExplainedEvent>,
-    /// What became of it.
+    /// The outcome of the event.
     pub outcome: Outcome,
     /// Whether a version of the consumer has handled or skipped it, so that it is a replay when it is
     /// handed over next.
@@ -79,7 +79,7 @@ pub struct HandlerSite {
     pub line: u32,
 }
 
-/// What became of an event; part of an [`Explanation`].
+/// The outcome of an event; part of an [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -307,7 +307,7 @@ impl<DB: Backend> Admin<DB> {
     }
 }
 
-/// What is known of an event and the segment that it belongs to.
+/// An event and the segment that it belongs to.
 struct Situation<'a> {
     event: &'a PersistedEvent,
     row: Option<&'a Checkpoint>,

@@ -1,11 +1,11 @@
-//! What is wrong with a consumer, and what to do, in words.
+//! The problems of a consumer and their remedies, in words.
 
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number};
 use crate::backend::UnknownEvent;
 use crate::worker::ConsumerState;
 
-/// What is wrong with a consumer, and what to do.
+/// The problems of a consumer and their remedies.
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     problem.into_iter().chain(unattended(one))
@@ -20,7 +20,7 @@ pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<I
 fn unattended(one: &ConsumerStatus) -> Option<String> {
     let time = one.unattended?;
     Some(format!(
-        "{}: no worker seen for {}, and events wait; start one that runs it",
+        "{}: events have waited {} and no worker has claimed them; start a worker that runs this consumer",
         one.id(),
         duration(time)
     ))
@@ -41,13 +41,13 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<String> {
     }
     if let ConsumerState::OtherLog { log } = &one.state {
         return Some(format!(
-            "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
+            "{consumer}: another consumer with this name reads the log `{log}` of this database; give one of them another name"
         ));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
         let events = events_were(missing);
         return Some(format!(
-            "{consumer}: {events} deleted from the log before it had handled them; restore them before it gets there"
+            "{consumer}: {events} deleted from the log before it had handled them; restore them before the consumer reaches that position"
         ));
     }
     None

@@ -65,7 +65,7 @@ pub(super) fn column_word(schema: &Schema, dialect: &Dialect, key: &str) -> Opti
     })
 }
 
-/// What is said of one column.
+/// The SQL of one key of one column.
 fn one(columns: Columns<'_>, key: &str) -> Option<String> {
     if let Some(column) = key.strip_prefix("value of ").and_then(Column::called) {
         return Some(columns.value(column, &columns.schema.in_table(column)));

@@ -99,9 +99,9 @@ pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
         (ConsumerState::ScopeChanged { .. }, ..) => {
             Some("the code has another scope than the checkpoint".to_owned())
         }
-        (ConsumerState::OtherLog { log }, ..) => {
-            Some(format!("a consumer of its name reads the log `{log}`"))
-        }
+        (ConsumerState::OtherLog { log }, ..) => Some(format!(
+            "another consumer with this name reads the log `{log}`"
+        )),
         (ConsumerState::Detached, ..) => Some("the program does not contain it".to_owned()),
         (_, _, Some(missing)) => Some(format!(
             "{} deleted before it had handled them",

@@ -245,7 +245,7 @@ impl<DB: Backend> Poller<DB> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
         let connection = self.connection.get()?;
-        let (log, rows) = self.watch.snapshot(statements, connection).await?;
+        let (log, rows) = backend::snapshot::<DB>(&self.watch, connection, statements).await?;
         self.hold_back_renamed(&rows).await?;
         let connection = self.connection.get()?;
         let head = self.frontier.borrow().head;
@@ -379,7 +379,7 @@ impl<DB: Backend> Poller<DB> {
             tracing::warn!(
                 consumer,
                 position,
-                "the checkpoint of `{consumer}` is above the frontier: events that open transactions insert at positions {} to {position} will not be handled; unless another worker has settled these positions, rebuild the consumer once the transactions have ended",
+                "the checkpoint of `{consumer}` is above the frontier; events that open transactions insert at positions {} to {position} will not be handled. If no other worker settled these positions, rebuild the consumer after the transactions end",
                 settled.saturating_add(1),
             );
         }
@@ -480,7 +480,7 @@ impl<DB: Backend> PollerConnection<DB> {
         let connection = self.get()?;
         let watch = DB::Watch::start(store.settings(), connection).await?;
         // Before the probe, whose own position would hide that the log was reset.
-        let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
+        let (_, rows) = backend::snapshot::<DB>(&watch, connection, &shared.statements).await?;
         refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
         watch.probe(store.pool(), connection).await?;
         Ok(watch)
