@@ -181,8 +181,9 @@ impl Explain {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         let EventOf { consumer, position } = &self.event;
         let explanation = admin.explain(consumer.target(), *position).await?;
+        let event = admin.event_at(*position).await?;
         show(console, &self.format, &explanation, || {
-            tables::explanation(&explanation)
+            tables::explanation(&explanation, event.as_ref())
         })
     }
 }

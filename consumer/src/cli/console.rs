@@ -88,6 +88,14 @@ impl Console {
         }
     }
 
+    /// The same without colours, to measure what is written.
+    pub(super) fn without_colour(&self) -> Self {
+        Self {
+            has_colour: false,
+            ..self.clone()
+        }
+    }
+
     /// Returns the captured output.
     #[must_use]
     pub fn text(&self) -> String {
