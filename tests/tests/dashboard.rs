@@ -463,7 +463,7 @@ async fn an_event_tells_what_a_consumer_made_of_it<DB: TestDatabase>(db: Databas
         "{other}"
     );
     let unknown = served.page("/events/2?consumer=user").await;
-    assert!(unknown.contains("there is no consumer `user`"), "{unknown}");
+    assert!(unknown.contains("there is no consumer </bdi><code><bdi>user</bdi></code>"), "{unknown}");
 }
 
 /// A consumer that parks the events of some aggregates.

@@ -1,6 +1,5 @@
 //! What the commands show, as text for people.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use comfy_table::presets::NOTHING;
@@ -27,35 +26,47 @@ struct Layout<'a> {
     header: &'a [&'a str],
     /// The columns that are aligned to the right.
     right: &'a [usize],
-    /// The columns, at the end, that may have several lines. The others never do, since names, ids and numbers
-    /// are copied from them.
+    /// The column that has a line of its own where there is no room beside it.
+    title: usize,
+    /// The number of columns, at the end, that may have several lines. The others never do, since names, ids and
+    /// numbers are copied from them.
     wrapped: usize,
 }
 
 impl Layout<'_> {
-    /// The table. Where the console is too narrow for it, what may have several lines is below the row, and so is
-    /// all but the first column if it has to be.
+    /// The table. Where the console is too narrow for it, what may have several lines is below the row, and the
+    /// title is above it if it has to be.
     fn text(&self, rows: &[Vec<Cell>]) -> String {
         /// A text that is wrapped in fewer columns has too many lines.
         const NARROWEST: usize = 28;
-        let columns = self.header.len();
-        let fixed = columns - self.wrapped;
-        if self.fits(rows, 0..columns, 0) || (fixed < columns && self.fits(rows, 0..fixed, NARROWEST)) {
-            return text(&self.table(rows, 0..columns, true));
+        let all: Vec<usize> = (0..self.header.len()).collect();
+        let (fixed, wrapped) = all.split_at(self.header.len() - self.wrapped);
+        let has_room = !wrapped.is_empty() && self.fits(rows, fixed, NARROWEST);
+        if has_room || self.fits(rows, &all, 0) {
+            return text(&self.table(rows, &all, true));
         }
-        let from = usize::from(!self.fits(rows, 0..fixed, 0) && fixed > 1);
-        let table = text(&self.table(rows, from..fixed, false));
-        let indent = " ".repeat(from * 2);
+        if self.fits(rows, fixed, 0) {
+            return self.below(rows, fixed, None);
+        }
+        let mut others = fixed.to_vec();
+        others.retain(|&column| column != self.title);
+        self.below(rows, &others, Some(self.title))
+    }
+
+    /// A table of some columns, with the title above each row, and what may have several lines below it.
+    fn below(&self, rows: &[Vec<Cell>], columns: &[usize], title: Option<usize>) -> String {
+        let table = text(&self.table(rows, columns, false));
+        let indent = if title.is_some() { "  " } else { "" };
         let mut lines = table.lines().map(|line| format!("{indent}{line}"));
-        let mut all: Vec<String> = Vec::new();
-        if from > 0 {
-            all.push(self.bold(self.header.first().copied().unwrap_or_default()));
-        }
+        let header = title.and_then(|title| self.header.get(title));
+        let mut all: Vec<String> = header.map(|text| self.bold(text)).into_iter().collect();
         all.extend(lines.next());
         for (line, row) in lines.zip(rows) {
-            all.extend(row.first().filter(|_| from > 0).map(Cell::content));
+            let title = title.and_then(|title| row.get(title));
+            all.extend(title.map(Cell::content));
             all.push(line);
-            for (cell, header) in row.iter().zip(self.header).skip(fixed) {
+            let wrapped = row.iter().zip(self.header);
+            for (cell, header) in wrapped.skip(self.header.len() - self.wrapped) {
                 all.push(match self.wrapped {
                     1 => format!("    {}", cell.content()),
                     _ => format!("    {}: {}", header.to_lowercase(), cell.content()),
@@ -65,7 +76,7 @@ impl Layout<'_> {
         all.join("\n")
     }
 
-    fn table(&self, rows: &[Vec<Cell>], columns: Range<usize>, wraps: bool) -> Table {
+    fn table(&self, rows: &[Vec<Cell>], columns: &[usize], wraps: bool) -> Table {
         let mut table = Table::new();
         table.load_style(NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -78,19 +89,19 @@ impl Layout<'_> {
         } else {
             table.force_no_tty();
         }
+        let header = columns.iter().filter_map(|&column| self.header.get(column));
         let bold = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
-        let header = self.header.get(columns.clone()).unwrap_or_default();
-        table.set_header(header.iter().map(bold).collect::<Vec<_>>());
+        table.set_header(header.map(bold).collect::<Vec<_>>());
         for row in rows {
-            table.add_row(row.get(columns.clone()).unwrap_or_default().to_vec());
+            let cells = columns.iter().filter_map(|&column| row.get(column).cloned());
+            table.add_row(cells.collect::<Vec<_>>());
         }
-        let fixed = self.header.len() - self.wrapped;
         for (column, index) in table.column_iter_mut().zip(columns) {
             column.set_padding((0, 2));
-            if self.right.contains(&index) {
+            if self.right.contains(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            if index < fixed {
+            if *index < self.header.len() - self.wrapped {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
@@ -98,7 +109,7 @@ impl Layout<'_> {
     }
 
     /// Whether the console has room for some columns beside each other, and for so many characters more.
-    fn fits(&self, rows: &[Vec<Cell>], columns: Range<usize>, more: usize) -> bool {
+    fn fits(&self, rows: &[Vec<Cell>], columns: &[usize], more: usize) -> bool {
         let needed = self.widest(rows, columns) + more;
         self.console
             .width
@@ -106,9 +117,12 @@ impl Layout<'_> {
     }
 
     /// The width of some columns beside each other.
-    fn widest(&self, rows: &[Vec<Cell>], columns: Range<usize>) -> usize {
+    fn widest(&self, rows: &[Vec<Cell>], columns: &[usize]) -> usize {
         let plain = self.console.without_colour();
-        let plain = Layout { console: &plain, ..*self };
+        let plain = Layout {
+            console: &plain,
+            ..*self
+        };
         let lines = plain.table(rows, columns, false);
         lines
             .lines()
@@ -149,6 +163,7 @@ pub(super) fn list<DB: Database>(console: &Console, consumers: &[Registered<DB>]
         console,
         header: &["CONSUMER", "V", "GROUP", "ON ERROR", "SCOPE", "DECLARED AT"],
         right: &[1],
+        title: 0,
         wrapped: 2,
     };
     let rows = consumers.iter().map(|Registered { declaration, .. }| {
@@ -229,6 +244,7 @@ fn status_table(console: &Console, status: &Status) -> String {
         console,
         header: &header,
         right: &[2, 3, 4, 5, 6],
+        title: 0,
         wrapped: 0,
     };
     let rows = status.consumers.iter().map(|one| {
@@ -272,6 +288,7 @@ pub(super) fn processes(console: &Console, status: &Status) -> String {
         console,
         header: &["PROCESS", "RELEASE", "LAST BATCH", "CONSUMERS"],
         right: &[2],
+        title: 0,
         wrapped: 1,
     };
     let rows = processes.into_iter().map(|(worker, consumers)| {
@@ -305,6 +322,7 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
         console,
         header: &header,
         right: &[2, 4, 5, 6],
+        title: 0,
         wrapped: 0,
     };
     let rows = events.iter().map(|one| {
@@ -410,6 +428,7 @@ pub(super) fn parked(console: &Console, events: &[ParkedEvent]) -> String {
         console,
         header: &["POSITION", "AGGREGATE", "FAILED", "PARKED", "WHY"],
         right: &[0, 2, 3],
+        title: 1,
         wrapped: 1,
     };
     layout.text(&events.iter().map(parked_row).collect::<Vec<_>>())
