@@ -3,8 +3,8 @@
 
 use consumer::admin::Admin;
 use consumer::{
-    Backend, EventStore, Formerly, Metadata, NewEvent, OnError, ReadModel, Registered, Settings, Worker,
-    WorkerBuilder,
+    Backend, EventStore, Formerly, Metadata, NewEvent, OnError, ReadModel, Registered, Settings,
+    Worker, WorkerBuilder,
 };
 use sqlx::Sqlite;
 
@@ -24,7 +24,8 @@ pub enum Filling {
 
 const LONG_NAME: &str =
     "system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column";
-const LONG_ID: &str = "an-aggregate-with-an-id-that-is-longer-than-a-uuid-and-has-no-place-to-break";
+const LONG_ID: &str =
+    "an-aggregate-with-an-id-that-is-longer-than-a-uuid-and-has-no-place-to-break";
 const LONG_TYPE: &str = "SubscriptionRenewedWithATypeThatIsLongerThanAnyColumnAndHasNoPlaceToBreak";
 const LONG_RELEASE: &str = "shop-2026-11-29.4+5d1e7c3a9f00a1b2c3d4e5f60198b2c4.production";
 const LONG_HOST: &str = "checkout-worker-7d9f8b6c5d-x2x9k.production.svc.cluster.example";
@@ -202,7 +203,8 @@ impl Filling {
                 "park billing.invoices 712",
                 "rebuild search.index",
                 "rebuild search.index --yes",
-                "rebuild accounts --of-version 2 --watch",
+                "activate accounts 2",
+                "rebuild accounts --of-version 2",
                 "accept-scope search.index",
                 "activate accounts 2",
                 "merge orders.read_model --segments 8",
@@ -264,9 +266,11 @@ fn shop() -> Vec<Registered<Sqlite>> {
         "order-711" => Err("cannot make the invoice: no tariff for EUR".to_owned()),
         _ => Ok(()),
     });
-    let mails = judging("notifications.mail", |_, event| match &*event.aggregate_id {
-        "order-31" => Err("cannot send the mail: the server refused the recipient".to_owned()),
-        _ => Ok(()),
+    let mails = judging("notifications.mail", |_, event| {
+        match &*event.aggregate_id {
+            "order-31" => Err("cannot send the mail: the server refused the recipient".to_owned()),
+            _ => Ok(()),
+        }
     });
     let shipping = read_model("shipping")
         .scope(&["Order"])
@@ -274,7 +278,10 @@ fn shop() -> Vec<Registered<Sqlite>> {
     vec![
         version(1, accounts()),
         in_group("billing", invoices.scope(&["Order"]).settings(at_once())),
-        in_group("billing", read_model("billing.payments").scope(&["Order", "Payment"])),
+        in_group(
+            "billing",
+            read_model("billing.payments").scope(&["Order", "Payment"]),
+        ),
         Registered::new(mails.settings(at_once().on_error(OnError::Park))),
         Registered::new(read_model("orders.read_model").settings(at_once().segments(8))),
         Registered::new(read_model("search.index")),
@@ -305,8 +312,10 @@ async fn fill_shop(db: &Database<Sqlite>) {
     run_once(worker("2026-11-27.1")).await;
     let next = Worker::builder(db.store.clone()).registered(version(2, accounts()));
     run_once(next).await;
-    db.execute("UPDATE consumer_progress SET position = 410 WHERE consumer = 'accounts' AND version = 2")
-        .await;
+    db.execute(
+        "UPDATE consumer_progress SET position = 410 WHERE consumer = 'accounts' AND version = 2",
+    )
+    .await;
     for index in 640..710 {
         db.append_events(&[order(index)]).await;
     }
@@ -343,8 +352,7 @@ fn running_over() -> Vec<Registered<Sqlite>> {
     for id in ["u-1", LONG_ID, RUDE_ID] {
         mails.fail_on(id, true);
     }
-    let subscriptions =
-        read_model("subscriptions").knows(|format| format.event_type != LONG_TYPE);
+    let subscriptions = read_model("subscriptions").knows(|format| format.event_type != LONG_TYPE);
     let taken_over = read_model("taken_over")
         .scope(&["Taken"])
         .formerly(Formerly::Unstated);
@@ -381,33 +389,54 @@ fn over_before() -> Vec<Registered<Sqlite>> {
 }
 
 async fn fill_over(db: &Database<Sqlite>) {
-    let event = |id: &str, payload: &[u8]| NewEvent::new("User", id, "UserRegistered", payload.to_vec());
+    let event =
+        |id: &str, payload: &[u8]| NewEvent::new("User", id, "UserRegistered", payload.to_vec());
     let payload = br#"{"name":"Ada Lovelace","address":{"city":"London","lines":["12 St James's Square"]},"amount":1250.00}"#;
-    let long = format!(r#"{{"note":"{}","list":[{}1]}}"#, "long ".repeat(400), "1,".repeat(600));
+    let long = format!(
+        r#"{{"note":"{}","list":[{}1]}}"#,
+        "long ".repeat(400),
+        "1,".repeat(600)
+    );
     db.append_events(&[event(LONG_ID, payload)]).await;
     db.append_many(1_000).await;
-    db.append_events(&[event(RUDE_ID, b"\x1b[2J in text\n")]).await;
-    db.append_events(&[event("bytes", &[0xff, 0xfe, 0, 1, 2, 60, 98, 62])]).await;
-    db.append_events(&[event("large", "a large text ".repeat(20_000).as_bytes())]).await;
+    db.append_events(&[event(RUDE_ID, b"\x1b[2J in text\n")])
+        .await;
+    db.append_events(&[event("bytes", &[0xff, 0xfe, 0, 1, 2, 60, 98, 62])])
+        .await;
+    db.append_events(&[event("large", "a large text ".repeat(20_000).as_bytes())])
+        .await;
     db.append_events(&[event("bad", long.as_bytes())]).await;
     let unknown = NewEvent::new(LONG_TYPE, LONG_ID, LONG_TYPE, payload.to_vec());
-    let related = unknown.correlation_id(LONG_ID).causation_id(LONG_ID).trace_id(LONG_ID);
+    let related = unknown
+        .correlation_id(LONG_ID)
+        .causation_id(LONG_ID)
+        .trace_id(LONG_ID);
     let metadata = Metadata::new(&serde_json::json!({ "by": LONG_ID })).expect("metadata");
     db.append_events(&[related.metadata(metadata)]).await;
     for index in 0..40 {
-        db.append_events(&[event(&format!("user-{index}"), payload)]).await;
+        db.append_events(&[event(&format!("user-{index}"), payload)])
+            .await;
     }
     let worker = |release: &str, consumers| {
-        run_once(with(Worker::builder(db.store.clone()).release(release), consumers))
+        run_once(with(
+            Worker::builder(db.store.clone()).release(release),
+            consumers,
+        ))
     };
     worker("1.0.0", over_before()).await;
     worker(LONG_RELEASE, running_over()).await;
-    Admin::new(db.store.clone()).pause("paused").await.expect("pause");
-    db.append("Order", (0..30).map(|index| format!("order-{index}"))).await;
+    Admin::new(db.store.clone())
+        .pause("paused")
+        .await
+        .expect("pause");
+    db.append("Order", (0..30).map(|index| format!("order-{index}")))
+        .await;
     for sql in OVERFULL {
         db.execute(sql).await;
     }
-    let host = format!("UPDATE consumer_progress SET worker_host = '{LONG_HOST}', worker_pid = slice_from + 1000 WHERE slice_to - slice_from < 1024");
+    let host = format!(
+        "UPDATE consumer_progress SET worker_host = '{LONG_HOST}', worker_pid = slice_from + 1000 WHERE slice_to - slice_from < 1024"
+    );
     db.execute(&host).await;
 }
 

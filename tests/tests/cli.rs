@@ -177,7 +177,7 @@ async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         text,
-        "this program knows every event of the log that is in the scope of a consumer\n"
+        "this program knows every event in the scope of its consumers\n"
     );
 }
 

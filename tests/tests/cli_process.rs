@@ -40,7 +40,10 @@ fn started(command: &mut Command) -> (Child, Lines<BufReader<ChildStdout>>) {
 
 /// Runs it on a terminal of 80 columns.
 fn on_terminal<DB: TestDatabase>(db: &Database<DB>, line: &str) -> String {
-    let variables = [("TEST_OPERATOR_URL", &*db.url), ("TEST_BATCH_MILLIS", "700")];
+    let variables = [
+        ("TEST_OPERATOR_URL", &*db.url),
+        ("TEST_BATCH_MILLIS", "700"),
+    ];
     Terminal { columns: 80 }.run(&format!("{PROGRAM} consumers {line}"), &variables)
 }
 

@@ -237,7 +237,11 @@ async fn an_event_that_no_release_knows_is_shown_with_its_content<DB: TestDataba
     run_once(db.worker().consumer(orders())).await;
     let served = Served::operable(db.worker().consumer(orders())).await;
     let overview = served.page("/").await;
-    for text in ["needs attention", "waiting for release", "a release that knows Refunded"] {
+    for text in [
+        "needs attention",
+        "waiting for release",
+        "a release that knows Refunded",
+    ] {
         assert!(overview.contains(text), "no `{text}` in {overview}");
     }
     let page = served.page("/consumers/orders/1").await;
@@ -255,11 +259,18 @@ async fn an_event_that_no_release_knows_is_shown_with_its_content<DB: TestDataba
 
 async fn a_consumer_that_is_held_back_says_why<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["ada"]).await;
-    let named = |name: &'static str| Model::new(name).scope(&["User"]).formerly(Formerly::Unstated);
+    let named = |name: &'static str| {
+        Model::new(name)
+            .scope(&["User"])
+            .formerly(Formerly::Unstated)
+    };
     run_once(named("users").worker(&db)).await;
     let served = Served::operable(named("accounts").worker(&db)).await;
     let overview = served.page("/").await;
-    assert!(overview.contains("held back") && overview.contains("2 consumers"), "{overview}");
+    assert!(
+        overview.contains("held back") && overview.contains("2 consumers"),
+        "{overview}"
+    );
     let page = served.page("/consumers/accounts/1").await;
     assert!(
         page.contains("<code><bdi>rename users accounts</bdi></code>"),
@@ -298,7 +309,10 @@ async fn a_consumer_without_a_worker_needs_attention<DB: TestDatabase>(db: Datab
     run_once(users.worker(&db)).await;
     let served = Served::read_only(users.worker(&db)).await;
     let page = served.page("/").await;
-    assert!(page.contains(">running<") && page.contains("none in trouble"), "{page}");
+    assert!(
+        page.contains(">running<") && page.contains("none in trouble"),
+        "{page}"
+    );
 }
 
 async fn the_processes_and_releases_of_a_consumer_are_named<DB: TestDatabase>(db: Database<DB>) {
@@ -315,7 +329,10 @@ async fn the_processes_and_releases_of_a_consumer_are_named<DB: TestDatabase>(db
     }
     for path in ["/consumers/users/1", "/processes"] {
         let page = served.page(path).await;
-        assert!(page.contains("2026.1") && page.contains("2026.2"), "{path}: {page}");
+        assert!(
+            page.contains("2026.1") && page.contains("2026.2"),
+            "{path}: {page}"
+        );
     }
     let page = served.page("/processes").await;
     let (latest, before) = (page.find("2026.2").unwrap(), page.find("2026.1").unwrap());
@@ -329,7 +346,12 @@ async fn a_read_only_page_names_the_commands_that_do_the_same<DB: TestDatabase>(
     run_once(users.worker(&db)).await;
     let served = Served::read_only(users.worker(&db)).await;
     let page = served.page("/consumers/users/1").await;
-    for command in ["resume users", "park users 1", "skip users 1", "rebuild users"] {
+    for command in [
+        "resume users",
+        "park users 1",
+        "skip users 1",
+        "rebuild users",
+    ] {
         assert!(page.contains(&format!("<code>{command}</code>")), "{page}");
     }
 }
@@ -463,7 +485,10 @@ async fn an_event_tells_what_a_consumer_made_of_it<DB: TestDatabase>(db: Databas
         "{other}"
     );
     let unknown = served.page("/events/2?consumer=user").await;
-    assert!(unknown.contains("there is no consumer </bdi><code><bdi>user</bdi></code>"), "{unknown}");
+    assert!(
+        unknown.contains("there is no consumer </bdi><code><bdi>user</bdi></code>"),
+        "{unknown}"
+    );
 }
 
 /// A consumer that parks the events of some aggregates.

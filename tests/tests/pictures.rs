@@ -76,7 +76,9 @@ fn watched(url: &str) -> String {
         ("TEST_OPERATOR_URL", url),
         ("TEST_FILLING", Filling::Normal.name()),
     ];
-    let text = Terminal { columns: 92 }.run(&line, &variables).replace('\r', "");
+    let text = Terminal { columns: 92 }
+        .run(&line, &variables)
+        .replace('\r', "");
     let (_, last) = text.rsplit_once("\x1b[H\x1b[2J").expect("a screen");
     last.to_owned()
 }

@@ -64,9 +64,9 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
         )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let position = event.position;
+        let (name, position) = (on_command_line(&one.id()), event.position);
         return Some(Problem::Does(one_line(&format!(
-            "waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
+            "waits for a release that knows {event}; deploy one, name its type in `ignore`, or get past the event with `park {name} {position}` or `skip {name} {position}`"
         ))));
     }
     if let Some(reason) = &one.held_back {

@@ -109,7 +109,10 @@ mod tests {
     fn a_terminal_shows_a_text_and_does_not_obey_it() {
         assert_eq!(one_line("a\r\n  b\n\n\tc "), "a b c");
         assert_eq!(one_line("a\u{1b}[2Jb\u{7}"), "a\\u{1b}[2Jb\\u{7}");
-        assert_eq!(visible("{\n\t\"é\": 1\n}\u{202e}"), "{\n\t\"é\": 1\n}\\u{202e}");
+        assert_eq!(
+            visible("{\n\t\"é\": 1\n}\u{202e}"),
+            "{\n\t\"é\": 1\n}\\u{202e}"
+        );
     }
 
     #[test]

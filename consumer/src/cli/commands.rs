@@ -232,7 +232,9 @@ impl Redact {
         let position = self.position;
         let question =
             format!("The payload of event {position} will be gone for good. Replace it?");
-        console.confirm(self.confirmed.yes, &question)?;
+        // Nothing is asked about an event that there is not.
+        let exists = admin.event_at(position).await?.is_some();
+        console.confirm(self.confirmed.yes || !exists, &question)?;
         let mut redaction = Redaction::new(self.payload);
         if self.without_metadata {
             redaction = redaction.without_metadata();

@@ -168,6 +168,10 @@ impl Console {
                 let _ = write!(io::stderr().lock(), "{question} [y/N] ");
                 let mut answer = String::new();
                 let read = io::stdin().lock().read_line(&mut answer);
+                if !answer.ends_with('\n') {
+                    // It was not the reader who ended the line.
+                    self.note("");
+                }
                 read.ok().map(|_| answer)
             }
             Target::Process => {

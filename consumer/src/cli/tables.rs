@@ -34,8 +34,8 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The table. Where the console is too narrow for it, what may have several lines is below the row, and the
-    /// title is above it if it has to be.
+    /// The table. Where the console is too narrow for it, what may have several lines is below its row, and a
+    /// title that is too long is above it.
     fn text(&self, rows: &[Vec<Cell>]) -> String {
         /// A text that is wrapped in fewer columns has too many lines.
         const NARROWEST: usize = 28;
@@ -45,35 +45,48 @@ impl Layout<'_> {
         if has_room || self.fits(rows, &all, 0) {
             return text(&self.table(rows, &all, true));
         }
-        if self.fits(rows, fixed, 0) {
-            return self.below(rows, fixed, None);
+        let titles: Vec<Option<String>> = rows
+            .iter()
+            .map(|row| self.long_title(rows, fixed, row))
+            .collect();
+        let mut untitled = rows.to_vec();
+        for (row, _) in untitled
+            .iter_mut()
+            .zip(&titles)
+            .filter(|(_, title)| title.is_some())
+        {
+            row.get_mut(self.title)
+                .into_iter()
+                .for_each(|title| *title = cell(""));
         }
-        let mut others = fixed.to_vec();
-        others.retain(|&column| column != self.title);
-        self.below(rows, &others, Some(self.title))
-    }
-
-    /// A table of some columns, with the title above each row, and what may have several lines below it.
-    fn below(&self, rows: &[Vec<Cell>], columns: &[usize], title: Option<usize>) -> String {
-        let table = text(&self.table(rows, columns, false));
-        let indent = if title.is_some() { "  " } else { "" };
-        let mut lines = table.lines().map(|line| format!("{indent}{line}"));
-        let header = title.and_then(|title| self.header.get(title));
-        let mut all: Vec<String> = header.map(|text| self.bold(text)).into_iter().collect();
-        all.extend(lines.next());
-        for (line, row) in lines.zip(rows) {
-            let title = title.and_then(|title| row.get(title));
-            all.extend(title.map(Cell::content));
+        let table = text(&self.table(&untitled, fixed, false));
+        let mut lines = table.lines().map(str::to_owned);
+        let mut all: Vec<String> = lines.next().into_iter().collect();
+        for ((line, title), row) in lines.zip(titles).zip(rows) {
+            all.extend(title);
             all.push(line);
-            let wrapped = row.iter().zip(self.header);
-            for (cell, header) in wrapped.skip(self.header.len() - self.wrapped) {
-                all.push(match self.wrapped {
-                    1 => format!("    {}", cell.content()),
-                    _ => format!("    {}: {}", header.to_lowercase(), cell.content()),
-                });
-            }
+            all.extend(self.wrapped_below(row));
         }
         all.join("\n")
+    }
+
+    /// The title of a row, if it leaves no room for the other columns.
+    fn long_title(&self, rows: &[Vec<Cell>], fixed: &[usize], row: &[Cell]) -> Option<String> {
+        let title = row.get(self.title)?.content();
+        let mut others = fixed.to_vec();
+        others.retain(|&column| column != self.title);
+        let is_long = !self.fits(rows, &others, title.chars().count() + 2);
+        is_long.then_some(title)
+    }
+
+    /// What may have several lines, on lines of its own.
+    fn wrapped_below<'r>(&'r self, row: &'r [Cell]) -> impl Iterator<Item = String> + 'r {
+        let cells = row.iter().zip(self.header);
+        let wrapped = cells.skip(self.header.len() - self.wrapped);
+        wrapped.map(|(cell, header)| match self.wrapped {
+            1 => format!("    {}", cell.content()),
+            _ => format!("    {}: {}", header.to_lowercase(), cell.content()),
+        })
     }
 
     fn table(&self, rows: &[Vec<Cell>], columns: &[usize], wraps: bool) -> Table {
@@ -93,7 +106,9 @@ impl Layout<'_> {
         let bold = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
         table.set_header(header.map(bold).collect::<Vec<_>>());
         for row in rows {
-            let cells = columns.iter().filter_map(|&column| row.get(column).cloned());
+            let cells = columns
+                .iter()
+                .filter_map(|&column| row.get(column).cloned());
             table.add_row(cells.collect::<Vec<_>>());
         }
         for (column, index) in table.column_iter_mut().zip(columns) {
@@ -129,14 +144,6 @@ impl Layout<'_> {
             .map(|line| line.trim_end().chars().count())
             .max()
             .unwrap_or(0)
-    }
-
-    fn bold(&self, text: &str) -> String {
-        if self.console.has_colour {
-            format!("\x1b[1m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
     }
 }
 
@@ -306,8 +313,7 @@ pub(super) fn processes(console: &Console, status: &Status) -> String {
 /// The events of the log that the program does not know.
 pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
     if events.is_empty() {
-        return "this program knows every event of the log that is in the scope of a consumer"
-            .to_owned();
+        return "this program knows every event in the scope of its consumers".to_owned();
     }
     let header = [
         "CONSUMER",

@@ -23,6 +23,9 @@ use crate::dashboard::words::{ago, date, events, or_dash, process, prose, state,
 use crate::registry::Declaration;
 use crate::registry::entry::declared;
 
+/// The segments show which process each has.
+const MOST_WORKERS: usize = 3;
+
 pub(crate) async fn consumer<DB: Backend>(
     State(app): State<Shared<DB>>,
     base: Base,
@@ -125,9 +128,7 @@ impl View<'_> {
                 kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
             }
             ConsumerState::Paused => kinds.push(ActionKind::Resume),
-            ConsumerState::OtherLog { .. }
-            | ConsumerState::New
-            | ConsumerState::HeldBack(_) => {}
+            ConsumerState::OtherLog { .. } | ConsumerState::New | ConsumerState::HeldBack(_) => {}
             ConsumerState::ScopeChanged { .. } => kinds.push(ActionKind::AcceptScope),
             _ => kinds.push(ActionKind::Pause),
         }
@@ -204,8 +205,11 @@ impl View<'_> {
                         } @else { "none" }
                     } }
                     div { dt { "Last save" } dd { (ago(one.saved_ago)) } }
-                    @for worker in &one.workers {
+                    @for worker in one.workers.iter().take(MOST_WORKERS) {
                         div { dt { "Batch " (ago(Some(worker.seen_ago))) } dd { bdi { (process(worker)) } ", release " bdi { (worker.release) } } }
+                    }
+                    @if let Some(others @ 1..) = one.workers.len().checked_sub(MOST_WORKERS) {
+                        div { dt { "Other workers" } dd { a href=(self.base.named("processes")) { (number(others)) } } }
                     }
                 }
                 (self.rebuild())
@@ -280,12 +284,12 @@ impl View<'_> {
                 @if let Some(wait) = failing.retry_in { ", next attempt in " (duration(wait)) } }
             @if !self.one.failed_releases.is_empty() {
                 p.muted {
-                    "In " (if self.one.failed_releases.len() == 1 { "release" } else { "releases" }) " "
+                    "In " (if self.one.failed_releases.len() == 1 { "release" } else { "the releases" }) " "
                     @for (index, release) in self.one.failed_releases.iter().enumerate() {
                         @if index > 0 { ", " }
                         bdi { (release) }
                     }
-                    ": another release tries it once."
+                    "; another release tries it once."
                 }
             }
             pre.error tabindex="0" role="region" aria-label="Error" { bdi { (failing.error) } }
@@ -347,7 +351,7 @@ impl View<'_> {
                     } }
                     @if let Some(group) = declaration.group { div { dt { "Group" } dd { bdi { (group) } } } }
                     div { dt { "Scope" } dd { (scope(&declaration.scope)) } }
-                    @if let Some(table) = declaration.read_model { div { dt { "Read model" } dd { code { (table.name) } } } }
+                    @if let Some(table) = declaration.read_model { div { dt { "Read model" } dd { code { (table.name) } ", table " code { (table.name) "_v" (self.id.version) } } } }
                 }
                 @if let Some(entry) = entry {
                     table {

@@ -193,8 +193,10 @@ fn row(
                 span { @match one.rate { Some(now) => (rate(now)), None => "–" } }
             }
             td.slices-cell data-label="Slices" {
-                (slices(&one.segments, head))
-                span { (number(one.segments.len())) }
+                @if one.segments.is_empty() { "–" } @else {
+                    (slices(&one.segments, head))
+                    span { (number(one.segments.len())) }
+                }
             }
             td.number data-label="Parked" {
                 @if one.parked > 0 { a href=(base.of_consumer(&id, "parked")) { (number(one.parked)) } } @else { "–" }
