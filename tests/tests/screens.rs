@@ -211,7 +211,10 @@ const CUT_OFF: &str = "
     for (const one of document.querySelectorAll('main *')) {
         const style = getComputedStyle(one);
         const box = one.getBoundingClientRect();
-        const isShown = box.width > 1 && !one.closest('.hidden, svg');
+        // These say that there is more, or scroll.
+        const around = one.parentElement.closest('pre, .why, .by');
+        const isClipped = around !== null && getComputedStyle(around).overflowX !== 'visible';
+        const isShown = box.width > 1 && !isClipped && !one.closest('.hidden, svg');
         if (isShown && box.right > innerWidth + 1) found.push('beyond the window: ' + one.outerHTML.slice(0, 120));
         const hides = style.overflowX !== 'visible' && style.textOverflow !== 'ellipsis' && style.overflowX !== 'auto';
         if (isShown && hides && one.scrollWidth > one.clientWidth + 1) found.push('cut off: ' + one.outerHTML.slice(0, 120));
