@@ -41,7 +41,7 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
         browser.open(&format!("http://{}/", served.address)).await;
         browser.shows("need attention").await;
         browser.shows("on shop-").await;
-        let picture = browser.picture(900).await;
+        let picture = browser.picture(652).await;
         assert!(picture.starts_with(b"\x89PNG"));
         std::fs::write(out.join(format!("{name}.png")), picture).unwrap();
     }
@@ -50,11 +50,11 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
     let (screen, ()) = tokio::join!(screen, live(&db, &served, 2));
     let page = scratch.path().join("status.html");
     std::fs::write(&page, as_page(&screen.unwrap())).unwrap();
-    let (width, is_dark) = (760, true);
+    let (width, is_dark) = (860, true);
     browser.show_on(Screen { width, is_dark }).await;
     browser.open(&format!("file://{}", page.display())).await;
     browser.shows("billing.invoices").await;
-    std::fs::write(out.join("status.png"), browser.picture(600).await).unwrap();
+    std::fs::write(out.join("status.png"), browser.picture(900).await).unwrap();
     worker.stop().await;
 }
 
@@ -68,7 +68,7 @@ async fn rename_hosts(db: &Database<Sqlite>) {
     .await;
 }
 
-/// The last screen that `status --watch` draws on a terminal of 92 columns.
+/// The last screen that `status --watch` draws on a terminal of 100 columns.
 fn watched(url: &str) -> String {
     let program = env!("CARGO_BIN_EXE_test_operator");
     let line = format!("timeout 4 {program} consumers status --watch");
@@ -76,7 +76,7 @@ fn watched(url: &str) -> String {
         ("TEST_OPERATOR_URL", url),
         ("TEST_FILLING", Filling::Normal.name()),
     ];
-    let text = Terminal { columns: 92 }
+    let text = Terminal { columns: 100 }
         .run(&line, &variables)
         .replace('\r', "");
     let (_, last) = text.rsplit_once("\x1b[H\x1b[2J").expect("a screen");
