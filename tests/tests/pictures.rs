@@ -54,7 +54,7 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
     browser.show_on(Screen { width, is_dark }).await;
     browser.open(&format!("file://{}", page.display())).await;
     browser.shows("billing.invoices").await;
-    std::fs::write(out.join("status.png"), browser.picture(900).await).unwrap();
+    std::fs::write(out.join("status.png"), browser.picture(445).await).unwrap();
     worker.stop().await;
 }
 
