@@ -177,7 +177,7 @@ async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         text,
-        "this program knows every event of the log that is in the scope of a consumer\n"
+        "this program knows every event in the scope of its consumers\n"
     );
 }
 
@@ -285,9 +285,9 @@ async fn list_shows_what_was_declared<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(
         text,
         "\
-CONSUMER  V  GROUP  SCOPE        ON ERROR  DECLARED AT
-audit     1  -      every event  park      by hand
-users     1  -      User, Team   stop      by hand
+CONSUMER  V  GROUP  ON ERROR  SCOPE        DECLARED AT
+audit     1  -      park      every event  by hand
+users     1  -      stop      User, Team   by hand
 "
     );
 }
@@ -541,7 +541,7 @@ async fn parked_events_are_listed_shown_retried_and_skipped<DB: TestDatabase>(db
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         text,
-        "event 1 is skipped\n1 later event of its aggregate still parked: run `parked retry users`\n"
+        "event 1 is skipped\n1 later event of its aggregate is still parked; run `parked retry users`\n"
     );
 
     users.fail_on("bad", false);

@@ -182,8 +182,9 @@ impl Explain {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         let EventOf { consumer, position } = &self.event;
         let explanation = admin.explain(consumer.target(), *position).await?;
+        let event = admin.event_at(*position).await?;
         show(console, &self.format, &explanation, || {
-            tables::explanation(&explanation)
+            tables::explanation(&explanation, event.as_ref())
         })
     }
 }
@@ -232,7 +233,9 @@ impl Redact {
         let position = self.position;
         let question =
             format!("The payload of event {position} will be deleted permanently. Replace it?");
-        console.confirm(self.confirmed.yes, &question)?;
+        // Nothing is asked about an event that there is not.
+        let exists = admin.event_at(position).await?.is_some();
+        console.confirm(self.confirmed.yes || !exists, &question)?;
         let mut redaction = Redaction::new(self.payload);
         if self.without_metadata {
             redaction = redaction.without_metadata();

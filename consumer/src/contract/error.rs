@@ -154,6 +154,13 @@ pub struct Chain<'a>(&'a (dyn Error + 'static));
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = text_of(self.0);
+        // An error that writes its cause itself does so with all that the driver adds to it.
+        for error in causes(self.0)
+            .skip(1)
+            .filter_map(|cause| cause.downcast_ref())
+        {
+            line = line.replace(&sqlx::Error::to_string(error), &driver_text(error));
+        }
         let pairs = causes(self.0).zip(causes(self.0).skip(1));
         for (outer, cause) in pairs {
             let text = text_of(cause);

@@ -121,8 +121,12 @@ impl fmt::Display for ConsumerReport {
             write!(f, ", {} skipped", self.skipped)?;
         }
         if let Some(missing) = &self.missing {
-            let (from, to) = (missing.start(), missing.end());
-            write!(f, ", events {from} to {to} were no longer in the log")?;
+            match (missing.start(), missing.end()) {
+                (from, to) if from == to => {
+                    write!(f, ", event {from} was no longer in the log")?;
+                }
+                (from, to) => write!(f, ", events {from} to {to} were no longer in the log")?,
+            }
         }
         Ok(())
     }
