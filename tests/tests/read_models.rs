@@ -197,6 +197,7 @@ fn command(action: Action, number: i64) -> Command {
         action,
         keys: Vec::new(),
         text: Some("text".into()),
+        note: None,
         bits: 1.5_f64.to_bits(),
         seconds: 1,
         days: 1,

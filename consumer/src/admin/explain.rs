@@ -180,7 +180,7 @@ impl fmt::Display for Outcome {
             Self::WaitingForRelease { event } => write!(
                 f,
                 "not handled yet: the consumer {}",
-                waits_for_release(event)
+                waits_for_release("NAME", event)
             ),
             Self::HeldBack { reason } => write!(f, "not handled: the consumer is {reason}"),
             Self::Pending {

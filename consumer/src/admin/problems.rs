@@ -64,10 +64,8 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
         )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        return Some(Problem::Does(one_line(&waits_for_release(
-            &one.id(),
-            event,
-        ))));
+        let waits = waits_for_release(&on_command_line(&one.id()), event);
+        return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
         return Some(Problem::Is(reason.clone()));
@@ -86,9 +84,9 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
     None
 }
 
-/// That a consumer waits before an event, and what to do.
-pub(super) fn waits_for_release(consumer: &ConsumerId, event: &UnknownEvent) -> String {
-    let (name, position) = (on_command_line(consumer), event.position);
+/// That a consumer waits before an event, and what to do, with its name as commands take it.
+pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
+    let position = event.position;
     format!(
         "waits for a release that knows {event}; deploy one, name its type in `ignore`, or get past the event with `park {name} {position}` or `skip {name} {position}`"
     )

@@ -93,7 +93,7 @@ mod tests {
             line: 1,
             handled,
             reads,
-            rows: HandlerRows::None,
+            rows: HandlerRows::Unsaid,
         }
     }
 
