@@ -8,7 +8,9 @@ use sqlx::{Connection as _, Transaction};
 use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
-use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, begin};
+use crate::backend::{
+    Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, ViewError, begin,
+};
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
@@ -99,7 +101,7 @@ impl<DB: Backend> Admin<DB> {
         }
     }
 
-    async fn try_locked(
+    pub(super) async fn try_locked(
         &self,
         consumer: &ConsumerId,
         wait: Duration,
@@ -264,7 +266,10 @@ pub(super) async fn must_be_same<DB: Backend>(
 
 /// Whether others have what a command needs.
 pub(super) fn is_held<T>(done: &Result<T, AdminError>) -> bool {
-    matches!(done, Err(AdminError::Held { .. }))
+    matches!(
+        done,
+        Err(AdminError::Held { .. } | AdminError::View(ViewError::InUse { .. }))
+    )
 }
 
 /// Gives others some time to finish, and says whether there was any left.
@@ -276,6 +281,6 @@ pub(super) async fn pause(until: Instant) -> bool {
     is_left
 }
 
-fn left(until: Instant) -> Duration {
+pub(super) fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }

@@ -139,7 +139,7 @@ pub(crate) use self::sql::{Sql, StoreSettings};
 #[cfg(feature = "worker")]
 pub use self::tables::TableError;
 #[cfg(feature = "worker")]
-pub(crate) use self::tables::{prepare_table, table_schema};
+pub(crate) use self::tables::{prepare_table, prepare_version, table_schema};
 
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
