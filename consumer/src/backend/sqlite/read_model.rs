@@ -64,25 +64,20 @@ impl ReadModelDatabase for Sqlite {
         })
     }
 
+    fn insert<'a>(
+        tx: &'a mut SqliteConnection,
+        table: &'a VersionTable<'a>,
+        rows: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(write(tx, table, rows, String::new()))
+    }
+
     fn upsert<'a>(
         tx: &'a mut SqliteConnection,
         table: &'a VersionTable<'a>,
         rows: Vec<Vec<Value>>,
     ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table().columns;
-            let insert = format!(
-                "INSERT INTO {} ({})",
-                table_name(table, MAIN),
-                names(columns)
-            );
-            let on_conflict = on_conflict(table.table());
-            let write = |rows| {
-                let values = tuples(rows, columns.len());
-                format!("{insert} VALUES {values}{on_conflict}")
-            };
-            execute_all(tx, columns, rows, write).await
-        })
+        Box::pin(write(tx, table, rows, on_conflict(table.table())))
     }
 
     fn delete<'a>(
@@ -121,6 +116,21 @@ impl ReadModelDatabase for Sqlite {
             find_row::<Sqlite>(connection, table, find).await
         })
     }
+}
+
+async fn write(
+    tx: &mut SqliteConnection,
+    table: &VersionTable<'_>,
+    rows: Vec<Vec<Value>>,
+    on_conflict: String,
+) -> Result<(), HandlerError> {
+    let columns = table.table().columns;
+    let (name, names) = (table_name(table, MAIN), names(columns));
+    let text = |rows| {
+        let values = tuples(rows, columns.len());
+        format!("INSERT INTO {name} ({names}) VALUES {values}{on_conflict}")
+    };
+    execute_all(tx, columns, rows, text).await
 }
 
 /// The texts consist of names, which are quoted.

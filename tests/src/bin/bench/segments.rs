@@ -21,14 +21,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     }
     let log = Log::<Postgres>::new(plan.scaled(5_000, 500)).await;
     let network = Delay::before(server().port(), Duration::from_millis(1)).await;
-    let options = log.db.url.parse::<PgConnectOptions>().unwrap();
-    // A lane takes a connection, and the rest of the program keeps some.
-    let pool = PgPoolOptions::new()
-        .max_connections(20)
-        .connect_with(options.host("127.0.0.1").port(network.port()))
-        .await
-        .unwrap();
-    let store = PgEventStore::new(pool);
+    let store = through(&log, &network).await;
     let (eight, one) = in_turns(
         plan.rounds.min(3),
         async || catch_up(&log, &store, 8).await,
@@ -42,6 +35,18 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
         "1 segment",
         Target::AtLeast(5.0),
     )]
+}
+
+/// The log on the other side of a network.
+pub(crate) async fn through(log: &Log<Postgres>, network: &Delay) -> PgEventStore {
+    let options = log.db.url.parse::<PgConnectOptions>().unwrap();
+    // A lane takes a connection, and the rest of the program keeps some.
+    let pool = PgPoolOptions::new()
+        .max_connections(20)
+        .connect_with(options.host("127.0.0.1").port(network.port()))
+        .await
+        .unwrap();
+    PgEventStore::new(pool)
 }
 
 async fn catch_up(log: &Log<Postgres>, through: &PgEventStore, segments: u32) -> f64 {
