@@ -80,10 +80,23 @@ impl From<StoreError> for AttemptError {
     }
 }
 
+/// How a handler ended its worker's transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// With this statement. Nothing of the batch was saved.
+    With(&'static str),
+    /// Unseen, so that it may have been either.
+    Unseen,
+}
+
 impl AttemptError {
-    pub(super) fn ended_transaction(claim: &Claim, statement: &str) -> Self {
+    pub(super) fn ended_transaction(claim: &Claim, end: End) -> Self {
+        let what = match end {
+            End::With(statement) => format!("a {statement}, so nothing of the batch was saved"),
+            End::Unseen => "a COMMIT or ROLLBACK, so its checkpoint was not saved; only what it wrote after that, or before a COMMIT behind `CLOSE ALL`, was".to_owned(),
+        };
         let error = format!(
-            "the handler ended its worker's transaction with a {statement}, so nothing of the batch was saved; leave it to the worker to end the transaction, and use `tx.begin()` for a savepoint"
+            "the handler ended its worker's transaction with {what}; leave it to the worker to end the transaction, and use `tx.begin()` for a savepoint"
         );
         Self::EndedTransaction {
             claim: Box::new(claim.clone()),
