@@ -6,7 +6,6 @@ use consumer::{PgEventStore, Worker};
 use consumer_tests::Delay;
 use consumer_tests::measuring::{in_turns, server};
 use sqlx::Postgres;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::case::{Case, Target};
 use crate::consumers::RowsPostgres;
@@ -21,14 +20,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     }
     let log = Log::<Postgres>::new(plan.scaled(5_000, 500)).await;
     let network = Delay::before(server().port(), Duration::from_millis(1)).await;
-    let options = log.db.url.parse::<PgConnectOptions>().unwrap();
-    // A lane takes a connection, and the rest of the program keeps some.
-    let pool = PgPoolOptions::new()
-        .max_connections(20)
-        .connect_with(options.host("127.0.0.1").port(network.port()))
-        .await
-        .unwrap();
-    let store = PgEventStore::new(pool);
+    let store = PgEventStore::connect(&network.url(&log.db.url)).await.unwrap();
     let (eight, one) = in_turns(
         plan.rounds.min(3),
         async || catch_up(&log, &store, 8).await,
