@@ -11,6 +11,7 @@ mod case;
 mod consumers;
 mod dispatch;
 mod folds;
+mod hand_made;
 mod held;
 mod latency;
 mod log;
