@@ -551,7 +551,9 @@ struct Described {
 
 #[test]
 fn texts_with_escapes_and_odd_keys_make_a_round_trip() {
-    let texts = ["", "a", "\"", "\\", "\\\"", "a:b", "\": \"", "é🌡", "\n", "{}"];
+    let texts = [
+        "", "a", "\"", "\\", "\\\"", "a:b", "\": \"", "é🌡", "\n", "{}",
+    ];
     assert_round_trips!([Described {
         texts: texts.map(str::to_owned).into(),
         by_number: [(-1, "minus one".to_owned())].into(),
