@@ -20,7 +20,9 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     }
     let log = Log::<Postgres>::new(plan.scaled(5_000, 500)).await;
     let network = Delay::before(server().port(), Duration::from_millis(1)).await;
-    let store = PgEventStore::connect(&network.url(&log.db.url)).await.unwrap();
+    let store = PgEventStore::connect(&network.url(&log.db.url))
+        .await
+        .unwrap();
     let (eight, one) = in_turns(
         plan.rounds.min(3),
         async || catch_up(&log, &store, 8).await,

@@ -38,7 +38,10 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     }
     if plan.only.wants(NOTHING) {
         let with = |worker: Builder| worker.consumer(Nothing::named("nothing"));
-        let (case, by_hand) = ((NOTHING, Target::AtLeast(0.8)), ByHand::of(Handler::Nothing));
+        let (case, by_hand) = (
+            (NOTHING, Target::AtLeast(0.8)),
+            ByHand::of(Handler::Nothing),
+        );
         cases.push(log.beside(plan, case, with, by_hand).await);
     }
     cases
