@@ -1,6 +1,7 @@
 //! A network that takes its time.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 pub struct Delay {
     server: u16,
     port: u16,
+    round_trips: Arc<AtomicU64>,
     _connections: JoinSet<()>,
 }
 
@@ -40,16 +42,19 @@ impl Delay {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let line = Line::new(delay);
+        let round_trips = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&round_trips);
         let mut connections = JoinSet::new();
         connections.spawn(async move {
             let mut own = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                own.spawn(connect(client, server, line.clone()));
+                own.spawn(connect(client, server, line.clone(), Arc::clone(&counted)));
             }
         });
         Self {
             server,
             port,
+            round_trips,
             _connections: connections,
         }
     }
@@ -60,6 +65,12 @@ impl Delay {
         let (server, port) = (format!(":{}/", self.server), format!(":{}/", self.port));
         assert!(direct.contains(&server), "{direct} is on another server");
         direct.replace(&server, &port)
+    }
+
+    /// How often a client has sent something after the server's answer to what it had sent before.
+    #[must_use]
+    pub fn round_trips(&self) -> u64 {
+        self.round_trips.load(Ordering::Relaxed)
     }
 }
 
@@ -87,7 +98,7 @@ fn deliver(line: mpsc::Receiver<Sent>) {
     }
 }
 
-async fn connect(client: TcpStream, server: u16, line: Line) {
+async fn connect(client: TcpStream, server: u16, line: Line, round_trips: Arc<AtomicU64>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
         return;
     };
@@ -102,13 +113,22 @@ async fn connect(client: TcpStream, server: u16, line: Line) {
     let (server_reads, server_writes) = server.into_split();
     let (arrive, arriving) = unbounded_channel();
     let (answer, answers) = unbounded_channel();
+    let awaits_answer = &AtomicBool::new(false);
     // Each way ends with what receives, which owns the way's only sender.
+    let asked = move |bytes| {
+        if !awaits_answer.swap(true, Ordering::Relaxed) {
+            round_trips.fetch_add(1, Ordering::Relaxed);
+        }
+        line.send(bytes, arrive.clone());
+    };
+    let answered = move |bytes| {
+        awaits_answer.store(false, Ordering::Relaxed);
+        let _ = answer.send(bytes);
+    };
     tokio::join!(
-        receive(client_reads, move |bytes| line.send(bytes, arrive.clone())),
+        receive(client_reads, asked),
         send(server_writes, arriving),
-        receive(server_reads, move |bytes| {
-            let _ = answer.send(bytes);
-        }),
+        receive(server_reads, answered),
         send(client_writes, answers),
     );
 }

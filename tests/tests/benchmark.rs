@@ -33,7 +33,7 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
         "4 processes beside 1, a statement an event, network 1 ms slower",
         "2 processes beside 1, a statement a batch",
         "dispatch to a handler of its event",
-        "statements a batch of 500",
+        "round trips a batch of 500",
         "peak memory, 20 consumers, 20,000 events of 20 kB",
         "with the dashboard open on ten screens",
         "overview of 200 consumers, 1,000,000 events",

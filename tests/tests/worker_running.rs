@@ -1,7 +1,9 @@
 //! The context of a handler, the end of a worker, and the reasons why one refuses to start.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use consumer::{
@@ -45,6 +47,7 @@ test_on!(
     a_shutdown_finishes_and_saves_the_current_event,
     a_shutdown_past_its_deadline_gives_up_what_is_not_committed,
     a_shutdown_ends_consumers_in_every_state,
+    a_shutdown_at_any_moment_of_the_start_is_no_failure,
     run_once_handles_what_was_there_at_the_call_and_ends,
     after_caught_up_to_the_read_model_can_be_read,
     waiting_for_a_stopped_consumer_ends_with_the_reason,
@@ -349,6 +352,23 @@ async fn a_shutdown_ends_consumers_in_every_state<DB: TestDatabase>(db: Database
     assert_eq!(state(&report, "paused"), ConsumerState::Paused);
     let text = report.to_string();
     assert!(text.contains("stopped: stopped before event"), "{text}");
+}
+
+async fn a_shutdown_at_any_moment_of_the_start_is_no_failure<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["a"]).await;
+    for mut polls in 0..20 {
+        let shutdown = poll_fn(move |cx| {
+            if polls == 0 {
+                return Poll::Ready(());
+            }
+            polls -= 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        let worker = db.worker().consumer(read_model("c")).build().unwrap();
+        let report = patiently("it ends", worker.run(shutdown)).await.unwrap();
+        assert!(!report.has_failures(), "{report}");
+    }
 }
 
 async fn run_once_handles_what_was_there_at_the_call_and_ends<DB: TestDatabase>(db: Database<DB>) {

@@ -83,9 +83,11 @@ pub(super) fn select(table: &Table, from: &str) -> String {
 
 /// The values of a row that [`select`] returned.
 pub(super) fn values<DB: Driver>(table: &Table, row: &DB::Row) -> Result<Vec<Value>, sqlx::Error> {
-    let columns = table.columns.iter().enumerate();
-    let values = columns.map(|(index, column)| value::<DB>(row, index, column.column_type));
-    values.collect()
+    let mut values = Vec::with_capacity(table.columns.len());
+    for (index, column) in table.columns.iter().enumerate() {
+        values.push(value::<DB>(row, index, column.column_type)?);
+    }
+    Ok(values)
 }
 
 fn value<DB: Driver>(

@@ -44,20 +44,20 @@ impl ReadModelDatabase for Postgres {
         load_all::<Self>(connection, table, None)
     }
 
+    fn insert<'a>(
+        tx: &'a mut PgConnection,
+        table: &'a VersionTable<'a>,
+        rows: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(write(tx, table, rows, String::new()))
+    }
+
     fn upsert<'a>(
         tx: &'a mut PgConnection,
         table: &'a VersionTable<'a>,
-        mut rows: Vec<Vec<Value>>,
+        rows: Vec<Vec<Value>>,
     ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table();
-            let upsert = statement(upsert_text(table));
-            let upsert = bind_columns(upsert, columns.columns, &mut rows)?;
-            match upsert.fetch_optional(tx).await? {
-                Some(changed) => Err(changed_by_database(columns, &changed)?),
-                None => Ok(()),
-            }
-        })
+        Box::pin(write(tx, table, rows, on_conflict(table.table())))
     }
 
     fn delete<'a>(
@@ -96,6 +96,21 @@ impl ReadModelDatabase for Postgres {
     }
 }
 
+async fn write(
+    tx: &mut PgConnection,
+    table: &VersionTable<'_>,
+    mut rows: Vec<Vec<Value>>,
+    on_conflict: String,
+) -> Result<(), HandlerError> {
+    let columns = table.table();
+    let write = statement(write_text(table, &on_conflict));
+    let write = bind_columns(write, columns.columns, &mut rows)?;
+    match write.fetch_optional(tx).await? {
+        Some(changed) => Err(changed_by_database(columns, &changed)?),
+        None => Ok(()),
+    }
+}
+
 fn load_text(table: &VersionTable<'_>) -> String {
     let columns = table.table();
     let select = select(columns, &table_name(table, None));
@@ -126,20 +141,19 @@ fn arrays<'t>(columns: impl IntoIterator<Item = &'t TableColumn>) -> String {
     arrays.join(", ")
 }
 
-/// Inserts or updates rows. If the database may store another text than it is given, it returns a row
+/// Inserts rows, or does what the clause says. If the database may store another text than it is given, it returns a row
 /// for which it did: the texts of its key, then those given and stored, column by column.
-fn upsert_text(table: &VersionTable<'_>) -> String {
+fn write_text(table: &VersionTable<'_>, on_conflict: &str) -> String {
     let columns = table.table();
     let inputs: Vec<String> = (0..columns.columns.len())
         .map(|index| format!("c{index}"))
         .collect();
     let inputs = inputs.join(", ");
     let insert = format!(
-        "INSERT INTO {} ({}) SELECT {} FROM input{}",
+        "INSERT INTO {} ({}) SELECT {} FROM input{on_conflict}",
         table_name(table, None),
         names(columns.columns),
         stored_values(columns),
-        on_conflict(columns),
     );
     let input = format!(
         "WITH input ({inputs}) AS (SELECT * FROM unnest({}))",

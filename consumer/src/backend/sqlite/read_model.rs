@@ -58,25 +58,20 @@ impl ReadModelDatabase for Sqlite {
         load_all::<Self>(connection, table, MAIN)
     }
 
+    fn insert<'a>(
+        tx: &'a mut SqliteConnection,
+        table: &'a VersionTable<'a>,
+        rows: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+        Box::pin(write(tx, table, rows, String::new()))
+    }
+
     fn upsert<'a>(
         tx: &'a mut SqliteConnection,
         table: &'a VersionTable<'a>,
         rows: Vec<Vec<Value>>,
     ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table().columns;
-            let insert = format!(
-                "INSERT INTO {} ({})",
-                table_name(table, MAIN),
-                names(columns)
-            );
-            let on_conflict = on_conflict(table.table());
-            let write = |rows| {
-                let values = tuples(rows, columns.len());
-                format!("{insert} VALUES {values}{on_conflict}")
-            };
-            execute_all(tx, columns, rows, write).await
-        })
+        Box::pin(write(tx, table, rows, on_conflict(table.table())))
     }
 
     fn delete<'a>(
@@ -111,6 +106,21 @@ impl ReadModelDatabase for Sqlite {
             find_row::<Sqlite>(connection, table, find).await
         })
     }
+}
+
+async fn write(
+    tx: &mut SqliteConnection,
+    table: &VersionTable<'_>,
+    rows: Vec<Vec<Value>>,
+    on_conflict: String,
+) -> Result<(), HandlerError> {
+    let columns = table.table().columns;
+    let (name, names) = (table_name(table, MAIN), names(columns));
+    let text = |rows| {
+        let values = tuples(rows, columns.len());
+        format!("INSERT INTO {name} ({names}) VALUES {values}{on_conflict}")
+    };
+    execute_all(tx, columns, rows, text).await
 }
 
 /// Divides rows into those of one statement each. Their numbers are powers of two, so that there are few

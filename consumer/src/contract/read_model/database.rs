@@ -42,6 +42,15 @@ pub trait ReadModelDatabase: Database {
         table: &'a VersionTable<'a>,
     ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
 
+    /// Inserts rows with different keys, none of which the table has.
+    ///
+    /// It fails if there is such a row after all, and as [`upsert`](Self::upsert).
+    fn insert<'a>(
+        tx: &'a mut Self::Connection,
+        table: &'a VersionTable<'a>,
+        rows: Vec<Vec<Value>>,
+    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+
     /// Inserts rows with different keys, or updates those that exist.
     ///
     /// It fails if the database stores another text than it was given in a column of the type

@@ -119,9 +119,17 @@ struct BatchRow<R: ReadModel> {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// The values of the rows to insert or update, ordered by key.
-    pub(super) upserts: Vec<Vec<Value>>,
+    pub(super) written: Vec<WrittenRow>,
     /// The values of the keys of the rows to delete, ordered by key.
     pub(super) deletions: Vec<Vec<Value>>,
+}
+
+/// A row to insert or update.
+#[derive(Debug)]
+pub(super) struct WrittenRow {
+    pub(super) values: Vec<Value>,
+    /// Whether the table had no row with its key.
+    pub(super) is_new: bool,
 }
 
 impl<R: ReadModel> BatchRows<R> {
@@ -222,16 +230,18 @@ impl<R: ReadModel> BatchRow<R> {
             key: self.key.to_text(),
             error,
         };
+        let is_new = !self.is_stored;
+        let mut write = |values| changes.written.push(WrittenRow { values, is_new });
         match (self.row, self.values) {
             (Some(_), Some(values)) if has_position => {
                 if self.is_changed {
-                    changes.upserts.push(values);
+                    write(values);
                 }
             }
             (Some(row), before) => {
                 let values = values_of(&row).map_err(in_row)?;
                 if before.as_ref() != Some(&values) {
-                    changes.upserts.push(values);
+                    write(values);
                 }
             }
             (None, _) if self.is_stored => {
@@ -246,7 +256,7 @@ impl<R: ReadModel> BatchRow<R> {
 }
 
 fn values_of<R: ReadModel>(row: &R) -> Result<Vec<Value>, ColumnError> {
-    let mut values = Vec::new();
+    let mut values = Vec::with_capacity(R::TABLE.columns.len());
     row.to_values(&mut values)?;
     Ok(values)
 }

@@ -108,7 +108,16 @@ impl Over {
                 rate
             }
         };
-        let samples = in_turns(plan.rounds, async || fold::<DB, R>(log, batch).await, other);
+        let table = R::TABLE.name;
+        let drop = format!("DROP VIEW IF EXISTS {table}; DROP TABLE IF EXISTS {table}_v1");
+        log.db.execute(&drop).await;
+        // In the measured rounds the table exists, as that of the others does.
+        fold::<DB, R>(log, batch).await;
+        let folded = async || {
+            log.db.execute(&format!("{} {table}_v1", DB::EMPTY)).await;
+            fold::<DB, R>(log, batch).await
+        };
+        let samples = in_turns(plan.rounds, folded, other);
         Some(Case::compared(
             name,
             "events/s",
@@ -149,14 +158,11 @@ fn batches<DB: Measured>(worker: WorkerBuilder<DB>, batch: Option<u32>) -> Worke
     })
 }
 
-/// Catches up from an empty table, and checks the rows.
+/// Catches up, and checks the rows.
 async fn fold<DB: Measured + ReadModelDatabase, R: Row>(log: &Log<DB>, batch: Option<u32>) -> f64 {
-    let table = R::TABLE.name;
-    let drop = format!("DROP VIEW IF EXISTS {table}; DROP TABLE IF EXISTS {table}_v1");
-    log.db.execute(&drop).await;
     let with = |worker: WorkerBuilder<DB>| batches(worker.consumer(R::counting()), batch);
     let rate = log.worker(with).await;
-    log.check_in(&format!("{table}_v1")).await;
+    log.check_in(&format!("{}_v1", R::TABLE.name)).await;
     rate
 }
 

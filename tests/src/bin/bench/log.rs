@@ -19,6 +19,9 @@ pub(crate) trait Measured: TestDatabase {
     /// Forgets what the consumers did.
     const RESET: &'static str;
 
+    /// Empties the table whose name follows.
+    const EMPTY: &'static str;
+
     /// Makes what earlier rounds wrote durable, so that no later round has to.
     const CHECKPOINT: &'static str;
 

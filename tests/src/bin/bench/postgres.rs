@@ -62,6 +62,8 @@ impl Measured for Postgres {
     const RESET: &'static str = "TRUNCATE balances; DELETE FROM consumer_progress;
         DELETE FROM hand_made; INSERT INTO hand_made VALUES ('loop', 0)";
 
+    const EMPTY: &'static str = "TRUNCATE";
+
     const CHECKPOINT: &'static str = "CHECKPOINT";
 
     async fn database() -> Database<Self> {

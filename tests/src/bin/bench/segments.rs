@@ -20,9 +20,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     }
     let log = Log::<Postgres>::new(plan.scaled(5_000, 500)).await;
     let network = Delay::before(server().port(), Duration::from_millis(1)).await;
-    let store = PgEventStore::connect(&network.url(&log.db.url))
-        .await
-        .unwrap();
+    let store = through(&log, &network).await;
     let (eight, one) = in_turns(
         plan.rounds.min(3),
         async || catch_up(&log, &store, 8).await,
@@ -36,6 +34,12 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
         "1 segment",
         Target::AtLeast(5.0),
     )]
+}
+
+/// The log on the other side of a network.
+pub(crate) async fn through(log: &Log<Postgres>, network: &Delay) -> PgEventStore {
+    let connected = PgEventStore::connect(&network.url(&log.db.url)).await;
+    connected.unwrap()
 }
 
 async fn catch_up(log: &Log<Postgres>, through: &PgEventStore, segments: u32) -> f64 {

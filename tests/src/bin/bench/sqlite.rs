@@ -55,6 +55,8 @@ impl Measured for Sqlite {
     const RESET: &'static str = "DELETE FROM balances; DELETE FROM consumer_progress;
         UPDATE hand_made SET position = 0";
 
+    const EMPTY: &'static str = "DELETE FROM";
+
     const CHECKPOINT: &'static str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
     async fn database() -> Database<Self> {
