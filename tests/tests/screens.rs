@@ -63,7 +63,7 @@ mod declared {
 struct Pages {
     name: String,
     served: Served,
-    pages: Vec<(&'static str, String)>,
+    paths: Vec<(&'static str, String)>,
     /// What keeps them as they are.
     _kept: Kept,
 }
@@ -80,15 +80,15 @@ impl Pages {
     async fn of(filling: Filling) -> Self {
         let db = filling.database().await;
         let mut builder = filling.builder(db.store.clone());
-        let mut pages = filling.pages();
+        let mut paths = filling.pages();
         if filling == Filling::Normal {
             builder = builder.consumer(declared::Seats);
-            pages.push(("declared", "/consumers/seats/1".to_owned()));
+            paths.push(("declared", "/consumers/seats/1".to_owned()));
         }
         Self {
             name: filling.name().to_owned(),
             served: Served::operable(builder).await,
-            pages,
+            paths,
             _kept: Kept::Filled(db),
         }
     }
@@ -110,7 +110,7 @@ impl Pages {
         Self {
             name: "blocked".to_owned(),
             served: Served::read_only(users.worker(&db)).await,
-            pages: vec![
+            paths: vec![
                 ("overview", "/".to_owned()),
                 ("consumer", "/consumers/users/1".to_owned()),
                 ("event", "/events/3?consumer=users".to_owned()),
@@ -176,7 +176,7 @@ async fn axe_finds_no_violation_on_any_page() {
         let (width, is_dark) = screen;
         browser.show_on(Screen { width, is_dark }).await;
         for pages in &all {
-            for (name, path) in &pages.pages {
+            for (name, path) in &pages.paths {
                 pages.open(&browser, path).await;
                 browser
                     .run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
@@ -236,7 +236,7 @@ async fn no_page_is_wider_than_its_window() {
                     continue;
                 }
                 browser.show_on(Screen { width, is_dark }).await;
-                for (name, path) in &pages.pages {
+                for (name, path) in &pages.paths {
                     pages.open(&browser, path).await;
                     let cut_off = browser.run(CUT_OFF).await;
                     let cut_off = cut_off.as_array().cloned().unwrap_or_default();
@@ -317,7 +317,7 @@ async fn every_screen_of_the_commands_fits_its_terminal() {
             for (line, text) in &screens {
                 written.push_str(&format!("$ {line}\n{text}\n"));
                 let mut wrong = |what: String| {
-                    found.push(format!("{} {columns} `{line}`: {what}", filling.name()))
+                    found.push(format!("{} {columns} `{line}`: {what}", filling.name()));
                 };
                 // A progress bar is drawn over and over.
                 if line.starts_with("rebuild") {

@@ -557,7 +557,7 @@ fn texts_with_escapes_and_odd_keys_make_a_round_trip() {
     assert_round_trips!([Described {
         texts: texts.map(str::to_owned).into(),
         by_number: [(-1, "minus one".to_owned())].into(),
-        by_name: [("\": \\\"".to_owned(), '\\'), ("".to_owned(), 'x')].into(),
+        by_name: [("\": \\\"".to_owned(), '\\'), (String::new(), 'x')].into(),
     }]);
 }
 
