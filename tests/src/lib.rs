@@ -7,6 +7,7 @@ mod consumers;
 mod counting;
 mod database;
 mod delay;
+mod filling;
 mod folding;
 pub mod history;
 pub mod http;
@@ -18,11 +19,13 @@ mod model;
 mod pgbouncer;
 mod postgres;
 mod process;
+mod programs;
 pub mod releases;
 pub mod samples;
 mod served;
 mod sqlite;
 mod standby;
+mod terminal;
 mod writers;
 
 pub use self::browser::{Browser, Element, Screen};
@@ -33,6 +36,7 @@ pub use self::consumers::{
 pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
+pub use self::filling::{Filling, order};
 pub use self::folding::{Folding, folding};
 pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
@@ -40,9 +44,11 @@ pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
 pub use self::process::{WorkerProcess, release_main, worker_main};
+pub use self::programs::Program;
 pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
+pub use self::terminal::{Terminal, plain};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};
 
 /// The library under another path, as a crate that wraps it would offer it.

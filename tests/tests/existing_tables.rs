@@ -387,7 +387,7 @@ async fn an_id_that_the_column_cannot_hold_is_that_of_no_aggregate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_the_table_cannot_hold_is_refused_before_it_is_sent() {
+async fn an_event_that_does_not_fit_the_table_is_never_sent() {
     let db = mapped::<Postgres>(ORDERS, orders()).await;
     let id = Uuid::now_v7().to_string();
     let refused = [
@@ -430,7 +430,7 @@ async fn an_event_that_the_table_cannot_hold_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cause_of_a_handlers_event_is_left_out_where_it_has_no_column() {
+async fn without_a_column_the_cause_of_a_handlers_event_is_left_out() {
     let db = mapped::<Postgres>(ORDERS, orders()).await;
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
     db.append_events(&[event("Order", &first.to_string())])
@@ -557,7 +557,7 @@ async fn a_value_that_cannot_be_decoded_fails_its_own_event_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_null_payload_of_a_json_type_is_that_of_an_event_without_fields() {
+async fn a_null_json_payload_is_that_of_an_event_without_fields() {
     let db = mapped::<Postgres>(
         &ORDERS.replace("data JSONB NOT NULL", "data JSONB"),
         orders().read_only(),

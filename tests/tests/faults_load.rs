@@ -57,7 +57,7 @@ async fn events_of_any_size_and_content_arrive_unchanged<DB: TestDatabase>(db: D
     ];
     for (n, payload) in payloads.iter().enumerate() {
         let event = NewEvent::new("Blob", ids[n % ids.len()], "Stored", payload.clone());
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let seen: Arc<Mutex<Vec<(String, usize)>>> = Arc::default();
     let (sink, expected) = (Arc::clone(&seen), payloads.clone());
@@ -128,7 +128,7 @@ async fn a_batch_respects_its_bytes_but_has_at_least_one_event<DB: TestDatabase>
     for n in 0..20 {
         let size = if n == 7 { 300_000 } else { 30_000 };
         let event = NewEvent::new("Blob", "b", "Stored", vec![0; size]);
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let batches: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
     let sink = Arc::clone(&batches);

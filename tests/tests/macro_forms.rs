@@ -555,18 +555,10 @@ impl VersionedAgain {
     }
 }
 
-/// Appends an event of each of these types.
-async fn append(db: &Database<Sqlite>, types: &[&str]) {
-    for event_type in types {
-        let event = NewEvent::new("User", "u-1", *event_type, "{}");
-        db.append_events(&[event]).await;
-    }
-}
-
 #[tokio::test]
 async fn a_second_version_has_a_checkpoint_of_its_own() {
     let db = Database::<Sqlite>::fresh().await;
-    append(&db, &["A"]).await;
+    db.append_one("User", "u-1").await;
     let worker = Worker::builder(db.store.clone()).discover_group("versions");
     worker.build().unwrap().run_once().await.unwrap();
     let mut versions = VERSIONS.lock().unwrap().clone();
@@ -661,8 +653,10 @@ async fn what_an_attribute_says_is_overridden_on_the_builder() {
     use std::time::Duration;
 
     let db = Database::<Sqlite>::fresh().await;
-    append(&db, &["Bad"]).await;
-    append(&db, &["Good"; 99]).await;
+    for event_type in ["Bad"].iter().chain(&["Good"; 99]) {
+        let event = NewEvent::new("User", "u-1", *event_type, "{}");
+        db.append_event(event).await;
+    }
     let worker = Worker::builder(db.store.clone())
         .discover_group("overrides")
         .configure("forms.failing", |settings| {

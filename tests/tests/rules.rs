@@ -134,7 +134,7 @@ async fn r1_a_name_is_unique_and_keys_the_checkpoint<DB: TestDatabase>(db: Datab
         .build();
     let error = twice.unwrap_err();
     assert!(
-        matches!(&error, BuildError::NameTaken(taken) if &*taken.name == "one"),
+        matches!(&error, BuildError::NameTaken(taken) if &*taken.consumer.name == "one"),
         "{error}"
     );
 }
@@ -479,13 +479,13 @@ async fn r12_an_append_that_was_rolled_back_moves_no_checkpoint<DB: TestDatabase
 async fn r11_on_postgres_nothing_beyond_an_open_gap_is_handled() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     let worker = Running::start(db.worker().consumer(read_model("all")));
-    let before = db.append("User", ["before"]).await[0];
+    let before = db.append_one("User", "before").await;
     patiently("it handles the first", worker.caught_up())
         .await
         .unwrap();
     let mut writer = db.store.begin().await.unwrap();
     let late = db.append_in(&mut writer, "late").await;
-    let early = db.append("User", ["early"]).await[0];
+    let early = db.append_one("User", "early").await;
     assert!(late < early);
     until("it waits for the gap", async || {
         worker.frontier_wait().is_some()
@@ -665,7 +665,7 @@ async fn r12_sharing_the_transaction_does_not_save_a_naive_reader() {
     patiently("it starts", worker.caught_up()).await.unwrap();
     let mut writer = db.store.begin().await.unwrap();
     let late = db.append_in(&mut writer, "late").await;
-    let early = db.append("User", ["early"]).await[0];
+    let early = db.append_one("User", "early").await;
     naive_step(&db.pool).await.unwrap();
     until("ours waits for the gap", async || {
         worker.frontier_wait().is_some()
@@ -696,7 +696,7 @@ async fn r12_on_sqlite_the_highest_position_seen_can_lose_an_event() {
     db.append_in(&mut tx, "rolled back").await;
     let naive = db.store.latest_global_position(&mut tx).await.unwrap();
     tx.rollback().await.unwrap();
-    let position = db.append("User", ["u-1"]).await[0];
+    let position = db.append_one("User", "u-1").await;
     patiently("ours gets there", worker.caught_up_to(position))
         .await
         .unwrap();

@@ -441,8 +441,7 @@ async fn a_failing_variant_in_a_run_with_gaps_is_found_and_parked<DB: TestDataba
     .iter()
     .enumerate()
     {
-        db.append_events(&[new(&format!("o-{number}"), event)])
-            .await;
+        db.append_typed(&format!("o-{number}"), event).await;
     }
     let consumer = InRuns::default();
     let settings = Settings::default().on_error(OnError::Park).retries(0);

@@ -65,7 +65,7 @@ pub(super) fn column_word(schema: &Schema, dialect: &Dialect, key: &str) -> Opti
     })
 }
 
-/// What is said of one column.
+/// The SQL of one key of one column.
 fn one(columns: Columns<'_>, key: &str) -> Option<String> {
     if let Some(column) = key.strip_prefix("value of ").and_then(Column::called) {
         return Some(columns.value(column, &columns.schema.in_table(column)));
@@ -115,9 +115,13 @@ impl Columns<'_> {
         }
     }
 
+    /// Qualified, since SQLite takes a quoted name that is not a column for a string.
     fn decoded(self, column: Column) -> String {
-        let value = self.value(column, &self.schema.in_table(column));
-        format!("{value} AS {}", alias(column))
+        let mut operand = self.schema.in_table(column);
+        if matches!(self.schema.source(column), Some(Source::Column(_))) {
+            operand = format!("{}.{operand}", self.schema.lookup("events"));
+        }
+        format!("{} AS {}", self.value(column, &operand), alias(column))
     }
 
     /// `octet_length` of `bytea` and text needs no read of values stored out of line. Of the other types

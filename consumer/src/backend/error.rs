@@ -82,7 +82,7 @@ pub enum StoreError {
     /// A name given to [`Schema`](super::Schema) cannot be a name in the database.
     #[error("{what} cannot be named `{name}`: {reason}")]
     InvalidIdentifier {
-        /// What the name is for.
+        /// The use of the name.
         what: &'static str,
         /// The name as it was given.
         name: String,
@@ -96,7 +96,7 @@ pub enum StoreError {
          store once, or run the SQL that `migration_sql()` returns"
     )]
     NotMigrated {
-        /// What is missing.
+        /// The missing tables or columns.
         missing: String,
     },
 
@@ -107,7 +107,7 @@ pub enum StoreError {
          database was migrated with, or create these tables with the SQL that `migration_sql()` returns"
     )]
     OtherMapping {
-        /// What is missing.
+        /// The missing tables or columns.
         missing: String,
         /// The table of events in the mapping.
         events: String,
@@ -150,7 +150,7 @@ pub enum StoreError {
         column: String,
     },
 
-    /// A part of the mapping contradicts another, or cannot be had by any table.
+    /// A part of the mapping contradicts another, or no table can satisfy it.
     #[error("the mapping of `Column::{column:?}` cannot be used: {reason}")]
     InvalidMapping {
         /// The column.
@@ -228,7 +228,7 @@ pub enum StoreError {
     MissingPrivileges {
         /// The role.
         role: String,
-        /// What it is to do.
+        /// The intended use.
         to: String,
         /// The statements that give it what it lacks.
         statements: Vec<String>,
@@ -522,8 +522,9 @@ impl From<sqlx::Error> for StoreError {
         match database.code().as_deref() {
             // undefined_table, invalid_schema_name
             Some("42P01" | "3F000") => Self::NotMigrated { missing: message },
-            // undefined_column, undefined_function (an operator between other types), datatype_mismatch
-            Some("42703" | "42883" | "42804") => Self::SchemaMismatch { reason: message },
+            // undefined_column, undefined_function (an operator between other types), datatype_mismatch,
+            // cannot_coerce
+            Some("42703" | "42883" | "42804" | "42846") => Self::SchemaMismatch { reason: message },
             // insufficient_privilege
             Some("42501") => Self::Forbidden(error.into()),
             // program_limit_exceeded
@@ -585,9 +586,9 @@ pub enum LogProblem {
         /// The last position that was given out.
         last_value: i64,
     },
-    /// The log is lower than it was, and the role may not read the sequence, which would tell why.
+    /// The log is lower than it was, and the role may not read the sequence, which would show why.
     #[error(
-        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, which the sequence would tell; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
+        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, and the sequence would show which; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
     )]
     Shrunk {
         /// The frontier that is above the log.
@@ -657,7 +658,7 @@ pub enum LogProblem {
         "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so it cannot be known which positions are still to come; run the worker on the tables that the events are appended to"
     )]
     DerivedRows {
-        /// What the view reads.
+        /// The relation that the view reads.
         table: String,
     },
     /// Row-level security restricts which events the worker sees.

@@ -44,14 +44,14 @@ pub enum TableError {
         #[source]
         source: DriverError,
     },
-    /// What has the table's name is something else, or hides rows.
+    /// Another relation has the table's name, or the table hides rows.
     #[error(
         "`{table}` is {obstacle}, and a read model needs a table of its own: rename or drop it, or give the read model another `table`"
     )]
     Obstacle {
         /// The table, with its version.
         table: String,
-        /// What it is.
+        /// The kind of the obstacle.
         obstacle: String,
     },
     /// The name with the version is too long for the database.

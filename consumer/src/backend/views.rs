@@ -220,7 +220,7 @@ pub enum ViewError {
     Dependents {
         /// The view.
         view: String,
-        /// What depends on it, in the database's words.
+        /// The objects that depend on it, in the database's words.
         dependents: String,
     },
     /// Another relation has the name of the view.

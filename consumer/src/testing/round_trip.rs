@@ -45,7 +45,7 @@ pub enum RoundTripError {
         event: String,
         /// Its payload.
         payload: String,
-        /// What became of it.
+        /// The event as it was decoded.
         decoded: String,
     },
 }

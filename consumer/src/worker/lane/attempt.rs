@@ -33,7 +33,7 @@ use crate::worker::timeouts::{Timeouts, after};
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
 
-/// What to do where other clients share the server's connection.
+/// Advice where other clients share the server's connection.
 const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
 
 /// One attempt at a job.
@@ -292,7 +292,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         Ok(Some(self.ledger(tx, claim).await?.run(events)))
     }
 
-    /// What any version of the consumer has handled after the checkpoint.
+    /// The events that any version of the consumer has handled after the checkpoint.
     async fn ledger(
         &self,
         tx: &mut Transaction<'_, DB>,
@@ -477,7 +477,7 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 }
 
-/// What the end of a handler means for its job.
+/// The consequence of a handler's end for its job.
 enum Handled {
     /// Every event before this index is handled.
     UpTo(usize),

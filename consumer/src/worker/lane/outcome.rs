@@ -1,4 +1,4 @@
-//! What an attempt at a batch can lead to, and what an error means for it.
+//! The outcomes of an attempt at a batch, and the errors that lead to them.
 
 use std::error::Error;
 use std::ops::Deref;
@@ -91,7 +91,7 @@ impl AttemptError {
         }
     }
 
-    /// What the worker committed was only the savepoint.
+    /// The worker only committed the savepoint.
     pub(super) fn open_savepoint(claim: &Claim) -> Self {
         let error = "the handler left a transaction open that it began with `tx.begin()`, so nothing of the batch was saved; commit it, or drop it to roll it back, before the handler returns";
         Self::EndedTransaction {
@@ -101,7 +101,7 @@ impl AttemptError {
     }
 }
 
-/// What a handler's error says.
+/// The kinds of a handler's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ErrorKind {
     /// The handler cannot handle the event, so the attempt counts.
@@ -123,7 +123,7 @@ pub(crate) enum ErrorKind {
     EndedTransaction,
 }
 
-/// What a handler's error says, and its text.
+/// The kind of a handler's error, and its text.
 pub(crate) struct Verdict {
     pub(crate) kind: ErrorKind,
     pub(crate) text: String,
