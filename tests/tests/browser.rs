@@ -26,7 +26,7 @@ async fn a_failure_is_seen_parked_repaired_and_retried<DB: TestDatabase>(db: Dat
     let users = Model::new("users");
     users.fail_on("bad", true);
     let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada","tags":["x"]}"#);
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
     let worker = Running::start(users.worker(&db));
     let served = Served::operable(users.worker(&db)).await;
     let browser = Browser::start().await;
@@ -224,7 +224,7 @@ async fn what_events_contain_is_not_run() {
     let users = Model::new("users");
     users.fail_on(SCRIPT, true);
     let event = NewEvent::new(SCRIPT, SCRIPT, SCRIPT, SCRIPT).correlation_id(SCRIPT);
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
     run_once(users.worker(&db)).await;
     let served = Served::operable(users.worker(&db)).await;
     let browser = Browser::start().await;

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use clap::{CommandFactory as _, Parser as _};
 use consumer::cli::{Cli, Console, Exit};
-use consumer::{OnError, Settings, WorkerBuilder};
-use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
+use consumer::{Formerly, NewEvent, OnError, Settings, WorkerBuilder};
+use consumer_tests::{Database, Model, TestConsumer, TestDatabase, read_model, run_once, test_on};
 use serde_json::{Value, json};
 
 fn operator(db: &Database<sqlx::Sqlite>, line: &str) -> Command {
@@ -177,6 +177,8 @@ test_on!(
     an_id_in_a_narrow_table_is_not_broken,
     status_as_json_has_the_segments_and_both_lags,
     explain_says_what_became_of_each_event,
+    explain_names_the_release_that_a_consumer_waits_for,
+    explain_says_why_a_consumer_is_held_back,
     explain_as_json_has_every_field,
     explain_shows_what_the_event_contains,
     a_single_event_is_singular,
@@ -315,6 +317,76 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
     );
     let (exit, text) = cli(users.worker(&db), "explain user 1").await;
     assert_eq!(exit, Exit::Usage, "{text}");
+}
+
+async fn explain_names_the_release_that_a_consumer_waits_for<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    let refunded = NewEvent::new("User", "ada", "Refunded", "{}");
+    db.append_events(&[refunded]).await;
+    db.append("User", ["ada"]).await;
+    let old = || read_model("users").knows(|format| format.event_type == "Changed");
+    let explain = async |position: i64| {
+        let line = format!("explain users {position}");
+        let (exit, text) = cli(db.worker().consumer(old()), &line).await;
+        assert_eq!(exit, Exit::Done, "{text}");
+        text
+    };
+    assert!(explain(2).await.contains("outcome     not handled yet\n"));
+    db.run_once(old()).await;
+    assert!(explain(1).await.contains("outcome     handled"));
+    for position in [2, 3] {
+        let text = explain(position).await;
+        let waits = "outcome     not handled yet: the consumer waits for a release that knows \
+                     Refunded (User, position 2); deploy one, name its type in `ignore`, or run \
+                     `park` or `skip` with 2\n";
+        assert!(text.contains(waits), "{text}");
+    }
+    let line = "explain users 3 --json";
+    let (_, text) = cli(db.worker().consumer(old()), line).await;
+    let explanation: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({
+        "kind": "waiting_for_release",
+        "event": {
+            "position": 2, "aggregate_type": "User", "event_type": "Refunded", "event_version": 1,
+        },
+    });
+    assert_eq!(explanation["outcome"], expected);
+
+    db.run_once(read_model("users")).await;
+    assert!(explain(2).await.contains("outcome     handled"));
+}
+
+async fn explain_says_why_a_consumer_is_held_back<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    db.run_once(read_model("users")).await;
+    let accounts = || read_model("accounts").formerly(Formerly::Unstated);
+    run_once(db.worker().consumer(accounts())).await;
+    let explain = async |consumer: TestConsumer<DB>, name: &str| {
+        let line = format!("explain {name} 1");
+        let (exit, text) = cli(db.worker().consumer(consumer), &line).await;
+        assert_eq!(exit, Exit::Done, "{text}");
+        text
+    };
+    let text = explain(accounts(), "accounts").await;
+    assert!(
+        text.contains("outcome     not handled: the consumer is held back: it is new, and `users`"),
+        "{text}"
+    );
+    assert!(
+        text.contains("run `rename users accounts`") && text.contains("`start-new accounts`"),
+        "{text}"
+    );
+
+    // Under its old name, after the rename.
+    let admin = db.worker().consumer(accounts()).admin().unwrap();
+    admin.rename("users", "accounts").await.unwrap();
+    let text = explain(read_model("users"), "users").await;
+    assert!(
+        text.contains("held back: it was renamed to `accounts`; `rename accounts users`"),
+        "{text}"
+    );
+    let text = explain(accounts(), "accounts").await;
+    assert!(text.contains("outcome     handled"), "{text}");
 }
 
 async fn explain_as_json_has_every_field<DB: TestDatabase>(db: Database<DB>) {
@@ -527,7 +599,7 @@ fn completions_offer_the_names_of_the_consumers() {
 
 /// The number that sqlx adds to a message of Postgres is a line of the server's source.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_of_the_servers_source_is_shown_as_one_of_the_statement() {
+async fn errors_leave_out_the_line_of_the_servers_source() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.append("User", ["ada"]).await;
     let wrong = || {

@@ -53,7 +53,7 @@ async fn every_page_shows_what_there_is<DB: TestDatabase>(db: Database<DB>) {
 
     let overview = served.page("/").await;
     let latest = format!("/events/{head}\">");
-    for text in ["users", "running", "1 consumer", "none in trouble", &latest] {
+    for text in ["users", "running", "1 consumer", "no problems", &latest] {
         assert!(overview.contains(text), "no `{text}` in {overview}");
     }
     let consumer = served.page("/consumers/users/1").await;

@@ -1,13 +1,13 @@
-//! What is wrong with a consumer, and what to do, in words.
+//! The problems of a consumer and their remedies, in words.
 
 use std::fmt::Write as _;
 
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number, one_line};
-use crate::backend::ConsumerId;
+use crate::backend::{ConsumerId, UnknownEvent};
 use crate::worker::ConsumerState;
 
-/// Something that is wrong with a consumer, in one line.
+/// A problem of a consumer, in one line.
 pub(crate) enum Problem {
     /// What the consumer does, from the verb on.
     Does(String),
@@ -33,7 +33,7 @@ impl Problem {
     }
 }
 
-/// What is wrong with a consumer, and what to do.
+/// The problems of a consumer and their remedies.
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     let all = [problem, way_out(one), unattended(one)];
@@ -52,7 +52,7 @@ pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<I
 fn unattended(one: &ConsumerStatus) -> Option<Problem> {
     let time = one.unattended?;
     Some(Problem::Is(format!(
-        "no worker seen for {}, and events wait; start one that runs it",
+        "events have waited {} and no worker has claimed them; start a worker that runs this consumer",
         duration(time)
     )))
 }
@@ -64,26 +64,32 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
         )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let (name, position) = (on_command_line(&one.id()), event.position);
-        return Some(Problem::Does(one_line(&format!(
-            "waits for a release that knows {event}; deploy one, name its type in `ignore`, or get past the event with `park {name} {position}` or `skip {name} {position}`"
-        ))));
+        let waits = waits_for_release(&on_command_line(&one.id()), event);
+        return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
         return Some(Problem::Is(reason.clone()));
     }
     if let ConsumerState::OtherLog { log } = &one.state {
         return Some(Problem::Is(format!(
-            "a consumer of its name reads the log `{log}` of this database; give one of them another name"
+            "another consumer with this name reads the log `{log}` of this database; give one of them another name"
         )));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
         let events = events_were(missing);
         return Some(Problem::Is(format!(
-            "{events} deleted from the log before it had handled them; restore them before it gets there"
+            "{events} deleted from the log before it had handled them; restore them before the consumer reaches that position"
         )));
     }
     None
+}
+
+/// That a consumer waits before an event, and what to do, with its name as commands take it.
+pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
+    let position = event.position;
+    format!(
+        "waits for a release that knows {event}; deploy one, name its type in `ignore`, or get past the event with `park {name} {position}` or `skip {name} {position}`"
+    )
 }
 
 fn failure(one: &ConsumerStatus) -> Option<Problem> {

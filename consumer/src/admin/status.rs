@@ -95,7 +95,7 @@ pub struct ConsumerStatus {
     pub version: u32,
     /// Whether this is the active version.
     pub is_active: bool,
-    /// What it is doing, as far as its checkpoint tells.
+    /// Its state, as far as the checkpoint tells.
     pub state: ConsumerState,
     /// The checkpoint; `None` if no worker has run it. With several segments, the lowest.
     pub position: Option<i64>,
@@ -110,8 +110,8 @@ pub struct ConsumerStatus {
     pub held_back: Option<String>,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
-    /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
-    /// if that is its policy, when it gets there.
+    /// Events that were deleted before it had handled them, as far as the workers recorded: it stops, or
+    /// skips them if that is its policy, when it reaches them.
     pub missing: Option<RangeInclusive<i64>>,
     /// The number of parked events.
     pub parked: u64,
@@ -146,7 +146,7 @@ pub struct ConsumerStatus {
 pub struct SegmentStatus {
     /// The slices of the aggregates that it handles; see [`aggregate_slice`](crate::aggregate_slice).
     pub slices: Range<i32>,
-    /// What it is doing, as far as its checkpoint tells.
+    /// Its state, as far as the checkpoint tells.
     pub state: ConsumerState,
     /// Its checkpoint.
     pub position: i64,
@@ -576,7 +576,7 @@ fn is_tried_again(row: &Checkpoint) -> bool {
 }
 
 /// The event before which a row waits for a release that knows it, unless one is at it.
-fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
+pub(super) fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
     let is_waiting = row.state == State::Running && !is_tried_again(row);
     row.unknown.as_ref().filter(|_| is_waiting)
 }

@@ -30,8 +30,8 @@
 //! | `activate NAME VERSION` | makes a version the active one |
 //! | `merge NAME --segments NUMBER` | merges a consumer's segments while workers run it |
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
-//! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked, skipped or yet to handle an event, which handler takes it, and what it contains |
-//! | `redact POSITION PAYLOAD` | replaces the payload of an event, for good |
+//! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked or skipped an event, or has yet to handle it, which handler takes it, and what it contains |
+//! | `redact POSITION PAYLOAD` | replaces the payload of an event permanently |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
 //! | `unknown [--json]` | lists the types and versions of the log's events that the program does not know; reads the log once |
 //! | `rename OLD NEW` | gives the checkpoint of a consumer another name |

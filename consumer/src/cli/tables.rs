@@ -409,9 +409,9 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
     let checkpoint = explanation.checkpoint.map(number);
     lines.extend(checkpoint.map(|checkpoint| format!("checkpoint  {checkpoint}")));
     lines.push(if explanation.is_replay {
-        "next time   a replay".to_owned()
+        "is replay   yes".to_owned()
     } else {
-        "next time   not a replay".to_owned()
+        "is replay   no".to_owned()
     });
     lines.extend(explanation.handlers.iter().map(|handler| {
         format!(

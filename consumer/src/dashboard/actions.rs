@@ -41,7 +41,7 @@ impl Refused {
             Self::ReadOnly => "this dashboard is read-only",
             Self::OtherOrigin => "the form was not sent from this dashboard",
             Self::Token => {
-                "the form was sent before, or its page is too old: go back, load it again, and look whether the action is still needed"
+                "the form was sent before, or its page is too old: reload the page and check whether the action is still needed"
             }
             Self::NoSuchAction => "there is no such action",
             Self::NotAllowed => "you may not do this",

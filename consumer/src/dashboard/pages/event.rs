@@ -161,7 +161,7 @@ fn explained(explanation: &Explanation) -> Markup {
         p.outcome { (prose(&explanation.outcome.to_string())) }
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
-            div { dt { "Next time" } dd { @if explanation.is_replay { "a replay" } @else { "not a replay" } } }
+            div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }
             @for handler in &explanation.handlers {
                 div { dt { "Handler" } dd { code { (handler.method) } " at " code { (handler.file) ":" (handler.line) } } }
             }

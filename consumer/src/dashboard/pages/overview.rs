@@ -79,7 +79,7 @@ pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
     }
 }
 
-/// The consumers for which someone has to act.
+/// The consumers that need attention.
 fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
     const SHOWN: usize = 12;
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
@@ -93,7 +93,7 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
                 @if consumers.is_empty() {
                     "No consumer has run on this log, and this program contains none."
                 } @else if troubled.is_empty() {
-                    (count(consumers.len() as u64, "consumer")) ", none in trouble"
+                    (count(consumers.len() as u64, "consumer")) ", no problems"
                 } @else {
                     strong { (count(troubled.len() as u64, "consumer")) }
                     @if troubled.len() == 1 { " needs attention" } @else { " need attention" }

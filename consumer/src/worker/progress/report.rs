@@ -54,7 +54,7 @@ pub struct ConsumerReport {
     /// Positions that it passed in this run although their events were deleted from the log, as far as it
     /// is known; the span of all of them. Some may not have been in its scope.
     pub missing: Option<RangeInclusive<i64>>,
-    /// What it was doing when it ended.
+    /// Its state when the run ended.
     pub state: ConsumerState,
 }
 
