@@ -27,7 +27,7 @@ const LONG_NAME: &str =
 const LONG_ID: &str =
     "an-aggregate-with-an-id-that-is-longer-than-a-uuid-and-has-no-place-to-break";
 const LONG_TYPE: &str = "SubscriptionRenewedWithATypeThatIsLongerThanAnyColumnAndHasNoPlaceToBreak";
-const LONG_RELEASE: &str = "shop-2026-11-29.4+5d1e7c3a9f00a1b2c3d4e5f60198b2c4.production";
+const LONG_RELEASE: &str = "shop-2026-11-29.4+5d1e7c3a9f00a1b2c3d4e5f6.live";
 const LONG_HOST: &str = "checkout-worker-7d9f8b6c5d-x2x9k.production.svc.cluster.example";
 
 /// An id that a terminal would obey, and a browser too.
