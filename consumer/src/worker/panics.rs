@@ -1,6 +1,39 @@
-//! Warns of policies that a program cannot apply to panics.
+//! What panics do: tasks start again, and policies that a program cannot apply are warned of.
 
-use crate::contract::OnError;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::time;
+
+use crate::contract::{Backoff, OnError};
+use crate::worker::lane::handler::panic_message;
+use crate::worker::lane::retry::delay;
+
+/// How long to wait before a task that panicked starts again.
+pub(super) const RESTART_BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+};
+
+/// Runs a task of the worker until it ends, and starts it again whenever it panics.
+pub(super) async fn restarting<F: Future<Output = ()>>(task: &'static str, start: impl Fn() -> F) {
+    let mut panics: u32 = 0;
+    while let Err(panic) = AssertUnwindSafe(async { start().await })
+        .catch_unwind()
+        .await
+    {
+        panics = panics.saturating_add(1);
+        let error = panic_message(panic.as_ref());
+        tracing::error!(
+            task,
+            error,
+            "a task of the worker panicked, and starts again"
+        );
+        time::sleep(delay(RESTART_BACKOFF, panics)).await;
+    }
+}
 
 /// Whether a panic ends the process. Cargo builds all crates of a program with one `panic` setting, so
 /// this crate's is the program's.
@@ -32,7 +65,19 @@ fn ignored<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_starts_again() {
+        let starts = AtomicU32::new(0);
+        let start = || async {
+            assert_ne!(starts.fetch_add(1, Ordering::Relaxed), 0, "the first start");
+        };
+        restarting("test", start).await;
+        assert_eq!(starts.into_inner(), 2);
+    }
 
     #[test]
     fn only_a_policy_that_a_panic_cannot_reach_is_warned_of() {

@@ -9,13 +9,12 @@ use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
 use crate::backend::{Access, Backend, Observation, StoreError, clock_is_paused};
-use crate::contract::Backoff;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
 use crate::worker::lane::handler::panic_message;
 use crate::worker::lane::retry::delay;
-use crate::worker::panics;
+use crate::worker::panics::{self, restarting};
 use crate::worker::poller::assignment::{LaneAssigner, NewLane, WorkerConsumer};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::poller::{Poller, held_back, idle, segments};
@@ -33,12 +32,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a lane that is dropped may take to end: a blocked thread drops nothing.
 const DROP_TIMEOUT: Duration = Duration::from_millis(250);
-
-/// How long to wait before a lane that panicked is restarted.
-const RESTART_BACKOFF: Backoff = Backoff {
-    min: Duration::from_millis(100),
-    max: Duration::from_secs(30),
-};
 
 /// Runs consumers over the log of a store until it is asked to end.
 ///
@@ -244,17 +237,30 @@ fn spawn_helpers<DB: Backend>(
     consumers: Vec<Arc<WorkerConsumer<DB>>>,
 ) -> JoinSet<()> {
     let mut helpers = JoinSet::new();
-    helpers.spawn(segments::split_rows(Arc::clone(shared), consumers.clone()));
-    helpers.spawn(held_back::start_later(Arc::clone(shared), consumers));
+    let with = (Arc::clone(shared), consumers);
+    let split = with.clone();
+    helpers.spawn(restarting("split segments", move || {
+        segments::split_rows(Arc::clone(&split.0), split.1.clone())
+    }));
+    helpers.spawn(restarting(
+        "start consumers that were held back",
+        move || held_back::start_later(Arc::clone(&with.0), with.1.clone()),
+    ));
     if let Some(url) = shared.options.listen.url() {
-        let pool = shared.store.pool().clone();
-        helpers.spawn(DB::listen(pool, url, Arc::clone(&shared.wake)));
+        let shared = Arc::clone(shared);
+        helpers.spawn(restarting("listen for appends", move || {
+            let pool = shared.store.pool().clone();
+            DB::listen(pool, url.clone(), Arc::clone(&shared.wake))
+        }));
     }
     let shared = Arc::clone(shared);
-    helpers.spawn(async move {
-        let frontier = shared.frontier.clone();
-        idle::scan(&shared.log, &shared.idle, &shared.progress, frontier).await;
-    });
+    helpers.spawn(restarting("wake idle lanes", move || {
+        let shared = Arc::clone(&shared);
+        async move {
+            let frontier = shared.frontier.clone();
+            idle::scan(&shared.log, &shared.idle, &shared.progress, frontier).await;
+        }
+    }));
     helpers
 }
 
@@ -321,7 +327,7 @@ impl<DB: Backend> Lanes<DB> {
     fn open(&mut self, running: RunningLane<DB>) {
         let RunningLane { lane, panics } = &running;
         let uses_transaction = lane.consumer.uses_transaction();
-        let pause = (*panics > 0).then(|| delay(RESTART_BACKOFF, *panics));
+        let pause = (*panics > 0).then(|| delay(panics::RESTART_BACKOFF, *panics));
         let shared = Arc::clone(&self.shared);
         let lane = Lane::new(
             Arc::clone(&shared),
