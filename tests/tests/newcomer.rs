@@ -108,6 +108,14 @@ async fn the_first_example_of_the_readme_runs_in_a_new_crate() {
             assert_eq!(printed.lines().count(), 1, "{printed}");
         }
     }
+    let row = "SELECT id || ' ' || email || ' ' || changes FROM users";
+    let rows = sqlx::query_scalar::<_, String>(row).fetch_all(&database.pool);
+    assert_eq!(rows.await.unwrap(), ["ada ada@example.com 0"]);
+    let file = format!("sqlite:{}", new.path("app.db").display());
+    let file = sqlx::SqlitePool::connect(&file).await.unwrap();
+    let rows = sqlx::query_scalar::<_, String>(row).fetch_all(&file);
+    assert_eq!(rows.await.unwrap(), ["ada ada@example.com 0"]);
+    file.close().await;
 }
 
 #[test]

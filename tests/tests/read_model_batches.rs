@@ -196,15 +196,13 @@ async fn a_large_batch_has_at_most_four_times_batch_bytes<DB: TestDatabase>(db: 
     }
     let (noting, steps) = Noting::new(unhurried());
     run_once(db.worker().batch_bytes(1 << 20).consumer(noting)).await;
-    let steps = steps.lock().unwrap();
-    let bytes = steps.iter().filter_map(|step| match step {
+    let bytes_of = |step: &Step| match step {
         Step::Batch { bytes, .. } => Some(*bytes),
         Step::Commit => None,
-    });
-    let most = bytes.max().unwrap();
+    };
+    let most = steps.lock().unwrap().iter().filter_map(bytes_of).max();
     // More than one `batch_bytes`, so that it is the factor that is seen.
-    assert!((3 << 20..=4 << 20).contains(&most), "{most}");
-    drop(steps);
+    assert!((3 << 20..=4 << 20).contains(&most.unwrap()), "{most:?}");
     assert_eq!(count(&db).await, 100);
 }
 

@@ -45,6 +45,8 @@ version!(first, email: String = "mail".into(), age: i64 = 1);
 version!(added, age: i64 = 2, name: String = "Ada".into(), email: String = "mail".into());
 // A column less.
 version!(dropped, email: String = "mail".into());
+// A column between those that `dropped` has.
+version!(nicknamed, nick: String = "nick".into(), email: String = "mail".into());
 // A column of another type.
 version!(retyped, email: String = "mail".into(), age: String = "old".into());
 
@@ -54,6 +56,7 @@ test_on!(
     activate_switches_the_view,
     forget_drops_the_table_and_then_the_view,
     processes_that_start_at_once_do_not_collide,
+    versions_that_start_at_once_do_not_collide,
     a_name_that_a_table_has_is_refused,
     a_name_that_another_consumer_has_is_refused,
     a_renamed_consumer_keeps_its_table_and_its_rows,
@@ -175,6 +178,30 @@ async fn processes_that_start_at_once_do_not_collide<DB: TestDatabase>(db: Datab
         run.await.expect("no panic").expect("run");
     }
     assert_eq!(relations(&db).await, ["users", "users_v1"]);
+}
+
+async fn versions_that_start_at_once_do_not_collide<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    let db = Arc::new(db);
+    let runs = (0..6).map(|task| {
+        let db = Arc::clone(&db);
+        tokio::spawn(async move {
+            match task % 2 {
+                0 => run(&db, first::Users, 1).await,
+                _ => run(&db, added::Users, 2).await,
+            }
+        })
+    });
+    for run in runs.collect::<Vec<_>>() {
+        run.await.expect("no panic").expect("run");
+    }
+    assert_eq!(relations(&db).await, ["users", "users_v1", "users_v2"]);
+    // The age is the number of the version.
+    let active = active(&db).await.expect("an active version");
+    assert_eq!(
+        db.numbers("SELECT age FROM users").await,
+        [i64::from(active)]
+    );
 }
 
 async fn a_name_that_a_table_has_is_refused<DB: TestDatabase>(db: Database<DB>) {
@@ -377,9 +404,10 @@ macro_rules! reader {
 reader!(Sqlite, read_sqlite);
 reader!(Postgres, read_postgres);
 
-/// Switches between all versions while readers run, each of which has read in between.
+/// Switches between all versions while readers run, each of which has read in between. The last one has
+/// neither the columns nor the order of the first.
 async fn switch_under<DB: TestDatabase>(db: &Database<DB>, reads: [&AtomicU64; 2]) {
-    for version in [2, 1, 3, 4, 2, 3, 1] {
+    for version in [2, 1, 3, 4, 2, 1, 3] {
         let before = reads.map(|reads| reads.load(Ordering::Relaxed));
         activate(db, version).await.expect("activate");
         while std::iter::zip(reads, before)
@@ -404,6 +432,13 @@ macro_rules! readers_do_not_fail {
         async fn $test() {
             let db = Arc::new(Database::<$database>::fresh().await);
             all_versions(&db).await;
+            // It reads before all switches, and after them.
+            let mut idle = db.pool.acquire().await.expect("a connection");
+            let read = || sqlx::query("SELECT email, id FROM users ORDER BY id");
+            read()
+                .fetch_all(&mut *idle)
+                .await
+                .expect("the statement is kept");
             let stop = Arc::new(AtomicBool::new(false));
             let reads = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
             let readers = reads
@@ -413,6 +448,15 @@ macro_rules! readers_do_not_fail {
             stop.store(true, Ordering::Relaxed);
             for reader in readers {
                 reader.await.expect("the reader does not fail");
+            }
+            let rows = read().fetch_all(&mut *idle).await;
+            for (row, id) in rows
+                .expect("the reader does not fail")
+                .iter()
+                .zip(["ada", "bob"])
+            {
+                assert_eq!(row.get::<String, _>("email"), "mail");
+                assert_eq!(row.get::<String, _>("id"), id);
             }
         }
     };
@@ -430,26 +474,147 @@ readers_do_not_fail!(
 );
 
 #[tokio::test]
-async fn a_switch_waits_for_a_reader_that_holds_the_view() {
+async fn a_transaction_on_sqlite_keeps_the_view_that_it_has_read() {
+    let db = Database::<Sqlite>::fresh().await;
+    all_versions(&db).await;
+    let ages = "SELECT age FROM users";
+    let mut connection = db.pool.acquire().await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    assert_eq!(Sqlite::numbers(&mut tx, ages).await.unwrap(), [1, 1]);
+    activate(&db, 2).await.expect("activate");
+    assert_eq!(db.numbers(ages).await, [2, 2]);
+    assert_eq!(Sqlite::numbers(&mut tx, ages).await.unwrap(), [1, 1]);
+    tx.commit().await.unwrap();
+    assert_eq!(
+        Sqlite::numbers(&mut connection, ages).await.unwrap(),
+        [2, 2]
+    );
+}
+
+/// Reads `*` through a statement that is kept, before and after a column between two others disappears.
+macro_rules! read_all_columns {
+    ($db:ident) => {{
+        $db.append("User", ["ada"]).await;
+        run(&$db, nicknamed::Users, 1).await.expect("run");
+        run(&$db, dropped::Users, 2).await.expect("run");
+        let mut connection = $db.pool.acquire().await.unwrap();
+        let read = || sqlx::query("SELECT * FROM users");
+        let row = read().fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(row.get::<String, _>("nick"), "nick");
+        activate(&$db, 2).await.expect("activate");
+        read().fetch_one(&mut *connection).await
+    }};
+}
+
+#[tokio::test]
+async fn on_sqlite_reading_all_columns_returns_others_after_a_switch() {
+    let db = Database::<Sqlite>::fresh().await;
+    let row = read_all_columns!(db).expect("there is no error");
+    assert_eq!(row.get::<String, _>("nick"), "mail");
+}
+
+#[tokio::test]
+async fn on_postgres_reading_all_columns_fails_after_a_switch() {
     let db = Database::<Postgres>::fresh().await;
+    let Err(sqlx::Error::Database(error)) = read_all_columns!(db) else {
+        panic!("it reads");
+    };
+    assert_eq!(error.code().as_deref(), Some("0A000"));
+    assert_eq!(error.message(), "cached plan must not change result type");
+}
+
+/// Whether a statement that begins so waits for a lock.
+async fn is_waiting(db: &Database<Postgres>, statement: &str) -> bool {
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '{statement}%'
+            AND wait_event_type = 'Lock' AND datname = current_database()"
+    );
+    db.number(&waits).await > 0
+}
+
+/// Others get in between its attempts, although it waits for the view.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_waits_for_a_reader_and_lets_others_read() {
+    let db = Arc::new(Database::<Postgres>::fresh().await);
     all_versions(&db).await;
     let mut connection = db.pool.acquire().await.unwrap();
     let mut idle = connection.begin().await.unwrap();
-    sqlx::query("SELECT id FROM users")
-        .execute(&mut *idle)
+    Postgres::texts(&mut idle, "SELECT id FROM users")
         .await
         .unwrap();
+    let (stop, reads) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let busy = read_postgres(Arc::clone(&db), Arc::clone(&stop), Arc::clone(&reads));
+    let busy = tokio::spawn(busy);
     let admin = Admin::new(db.store.clone());
     let target = Target::new("users").version(3);
     let switch = tokio::spawn(async move { admin.activate(target, ActivateOptions::new()).await });
-    // Others get in between its attempts, although it waits for the view.
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DROP VIEW%' AND wait_event_type = 'Lock'
-                    AND datname = current_database()";
-    while db.number(waits).await == 0 {}
-    assert_eq!(db.texts("SELECT email FROM users").await, ["mail", "mail"]);
+    while !is_waiting(&db, "DROP VIEW").await {}
+    let before = reads.load(Ordering::Relaxed);
+    while reads.load(Ordering::Relaxed) < before + 3 && !busy.is_finished() {
+        tokio::task::yield_now().await;
+    }
     idle.rollback().await.unwrap();
     switch.await.unwrap().unwrap();
     assert_eq!(columns(&db).await, ["id", "email"]);
+    stop.store(true, Ordering::Relaxed);
+    busy.await.expect("the reader does not fail");
+}
+
+#[tokio::test]
+async fn forget_waits_for_a_reader_of_the_table() {
+    let db = Database::<Postgres>::fresh().await;
+    all_versions(&db).await;
+    activate(&db, 2).await.expect("activate");
+    let mut connection = db.pool.acquire().await.unwrap();
+    let mut idle = connection.begin().await.unwrap();
+    Postgres::texts(&mut idle, "SELECT id FROM users_v1")
+        .await
+        .unwrap();
+    let admin = Admin::new(db.store.clone());
+    let target = Target::new("users").version(1);
+    let forget = tokio::spawn(async move { admin.forget(target, ForgetOptions::new()).await });
+    // It tries again.
+    for is_next in [true, false, true] {
+        while is_waiting(&db, "DROP TABLE").await != is_next && !forget.is_finished() {}
+    }
+    idle.rollback().await.unwrap();
+    forget.await.unwrap().unwrap();
+    let left = ["users", "users_v2", "users_v3", "users_v4"];
+    assert_eq!(relations(&db).await, left);
+}
+
+/// It lasts as long as commands wait, 30 s.
+#[tokio::test]
+async fn a_reader_that_does_not_end_is_reported_with_what_it_reads() {
+    let db = Database::<Postgres>::fresh().await;
+    all_versions(&db).await;
+    activate(&db, 2).await.expect("activate");
+    let before = relations(&db).await;
+    let mut connection = db.pool.acquire().await.unwrap();
+    let mut idle = connection.begin().await.unwrap();
+    let both = "SELECT u.id FROM users AS u JOIN users_v1 AS v ON v.id = u.id";
+    Postgres::texts(&mut idle, both).await.unwrap();
+    let admin = Admin::new(db.store.clone());
+    let (activated, forgotten) = tokio::join!(
+        activate(&db, 3),
+        admin.forget(Target::new("users").version(1), ForgetOptions::new())
+    );
+    for (refused, name) in [(activated, "public.users"), (forgotten, "public.users_v1")] {
+        let refused = refused.expect_err("it is being read");
+        let AdminError::View(ViewError::InUse { relation }) = &refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(relation, name);
+        let text = refused.to_string();
+        assert!(
+            text.starts_with(&format!("a transaction is reading `{name}`: end it")),
+            "{text}"
+        );
+    }
+    assert_eq!((active(&db).await, relations(&db).await), (Some(2), before));
 }
 
 #[tokio::test]
@@ -489,6 +654,112 @@ async fn grants_comments_and_options_survive_a_switch() {
     }
     db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
         .await;
+}
+
+/// What default privileges give to new relations is not given to the view when it is created again.
+#[tokio::test]
+async fn a_view_of_another_role_keeps_its_owner_and_no_more_grants() {
+    let db = Database::<Postgres>::fresh().await;
+    all_versions(&db).await;
+    let roles = ["owner", "reader", "new"].map(|role| format!("{role}_{}", db.name()));
+    let [owner, reader, new] = &roles;
+    db.execute(&format!(
+        "CREATE ROLE {owner}; CREATE ROLE {reader}; CREATE ROLE {new};
+         GRANT USAGE, CREATE ON SCHEMA public TO {owner};
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO {owner};
+         ALTER VIEW users OWNER TO {owner};
+         SET ROLE {owner}; GRANT SELECT ON users TO {reader}; GRANT UPDATE ON users TO postgres; RESET ROLE;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {new}, {owner};
+         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC"
+    ))
+    .await;
+    let rights = "SELECT g.grantee::regrole || ' ' || g.privilege_type || ' by ' || g.grantor::regrole
+                    FROM pg_class AS c, aclexplode(c.relacl) AS g
+                   WHERE c.oid = 'users'::regclass AND g.grantee <> c.relowner
+                   UNION ALL SELECT relowner::regrole::text FROM pg_class WHERE oid = 'users'::regclass
+                   ORDER BY 1";
+    let before = db.texts(rights).await;
+    assert_eq!(before.len(), 3, "{before:?}");
+    // In place, and dropped and created again.
+    for version in [2, 3, 4] {
+        activate(&db, version).await.expect("activate");
+        assert_eq!(db.texts(rights).await, before, "version {version}");
+        let read = format!("SET ROLE {reader}; SELECT email FROM users; RESET ROLE");
+        db.execute(&read).await;
+    }
+    db.execute(&format!(
+        "DROP OWNED BY {owner}, {reader}, {new}; DROP ROLE {owner}, {reader}, {new}"
+    ))
+    .await;
+}
+
+/// What a view has beside its columns stays where it is replaced in place, and is named where it would be
+/// lost.
+async fn is_named_and_kept(create: &str, count: &str, drop: &str, name: &str) {
+    let db = Database::<Postgres>::fresh().await;
+    all_versions(&db).await;
+    db.execute(create).await;
+    activate(&db, 2).await.expect("activate");
+    assert_eq!(db.number(count).await, 1);
+    let error = activate(&db, 3).await.expect_err("it would be lost");
+    let text = error.to_string();
+    assert!(text.contains(name) && text.contains("drop them"), "{text}");
+    assert_eq!((active(&db).await, db.number(count).await), (Some(2), 1));
+    db.execute(drop).await;
+    activate(&db, 3).await.expect("as the message says");
+}
+
+#[tokio::test]
+async fn a_trigger_on_the_view_is_not_lost_on_postgres() {
+    is_named_and_kept(
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER inserted INSTEAD OF INSERT ON users FOR EACH ROW EXECUTE FUNCTION nothing()",
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'users'::regclass",
+        "DROP TRIGGER inserted ON users",
+        "on it: trigger inserted;",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_default_of_the_view_is_not_lost_on_postgres() {
+    is_named_and_kept(
+        "ALTER VIEW users ALTER COLUMN email SET DEFAULT 'none'",
+        "SELECT count(*) FROM pg_attrdef WHERE adrelid = 'users'::regclass",
+        "ALTER VIEW users ALTER COLUMN email DROP DEFAULT",
+        "on it: default of column email;",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_rule_on_the_view_is_not_lost_on_postgres() {
+    is_named_and_kept(
+        "CREATE RULE kept AS ON DELETE TO users DO INSTEAD NOTHING",
+        "SELECT count(*) FROM pg_rules WHERE tablename = 'users'",
+        "DROP RULE kept ON users",
+        "on it: rule kept;",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_trigger_on_the_view_survives_a_switch_on_sqlite() {
+    let db = Database::<Sqlite>::fresh().await;
+    all_versions(&db).await;
+    db.execute(
+        "CREATE TABLE notes (email TEXT);
+         CREATE TRIGGER inserted INSTEAD OF INSERT ON users
+             BEGIN INSERT INTO notes VALUES (NEW.email); END;",
+    )
+    .await;
+    for version in [2, 3, 4] {
+        activate(&db, version).await.expect("activate");
+        let insert = format!("INSERT INTO users (id, email) VALUES ('eve', 'mail {version}')");
+        db.execute(&insert).await;
+    }
+    let notes = db.texts("SELECT email FROM notes").await;
+    assert_eq!(notes, ["mail 2", "mail 3", "mail 4"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The implementation of `Fold`: from events to keys and rows.
 
-use proc_macro2::{Delimiter, Group, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Literal, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, Path};
 
@@ -253,10 +253,15 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
         }
         RowKey::Tuple(span, parts) => {
             let key_type = rows::key_type(krate, row);
+            let number = Literal::usize_unsuffixed(parts.len());
+            let whole_key = quote_at! {krate, *span =>
+                <__Key as #krate::__private::KeyOfParts<#number>>::Key
+            };
             let parts = parts.iter().map(|part| key_part(krate, part));
             let parts = quote_spanned! {*span=> (#(#parts,)*) };
             quote_spanned! {Span::mixed_site()=>
-                let __key: #key_type = #parts;
+                type __Key = #key_type;
+                let __key: #whole_key = #parts;
                 #krate::__private::only(__key)
             }
         }

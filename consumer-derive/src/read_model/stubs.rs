@@ -5,6 +5,7 @@ use quote::{ToTokens, quote_spanned};
 use syn::{Data, DeriveInput, Fields, Path, Type};
 
 use super::attributes::Attributes;
+use super::validate::from_row_attributes;
 use crate::errors::Errors;
 use crate::keys;
 use crate::types::last_name;
@@ -12,6 +13,7 @@ use crate::types::last_name;
 pub(super) fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
     let ident = &input.ident;
     let key = probable_key(input);
+    let from_row = from_row(input, krate);
     quote_spanned! {Span::mixed_site()=>
         const _: () = {
             #[automatically_derived]
@@ -38,17 +40,28 @@ pub(super) fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
                     ::core::unimplemented!()
                 }
             }
-            #[automatically_derived]
-            impl<'__row, __Row: #krate::sqlx::Row> #krate::sqlx::FromRow<'__row, __Row>
-                for #ident
-            {
-                fn from_row(
-                    _: &'__row __Row,
-                ) -> ::core::result::Result<Self, #krate::sqlx::Error> {
-                    ::core::unimplemented!()
-                }
-            }
+            #from_row
         };
+    }
+}
+
+/// Nothing if another derive implements it, which is reported.
+fn from_row(input: &DeriveInput, krate: &Path) -> TokenStream {
+    if from_row_attributes(input).next().is_some() {
+        return TokenStream::new();
+    }
+    let ident = &input.ident;
+    quote_spanned! {Span::mixed_site()=>
+        #[automatically_derived]
+        impl<'__row, __Row: #krate::sqlx::Row> #krate::sqlx::FromRow<'__row, __Row>
+            for #ident
+        {
+            fn from_row(
+                _: &'__row __Row,
+            ) -> ::core::result::Result<Self, #krate::sqlx::Error> {
+                ::core::unimplemented!()
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Field, Fields, FieldsNamed, Ident, Type};
+use syn::{Attribute, Data, DeriveInput, Field, Fields, FieldsNamed, Ident, Type};
 
 use super::attributes::Attributes;
 use super::model::{Column, Content, Model, Role};
@@ -21,6 +21,7 @@ pub(super) fn validate(
     attributes: &Attributes,
     mut errors: Errors,
 ) -> Result<Model, Errors> {
+    refuse_from_row(input, &mut errors);
     let table = table(input, attributes, &mut errors);
     if let Some(krate) = &attributes.values.krate {
         crate_path::refuse_relative(krate, &mut errors);
@@ -36,6 +37,34 @@ pub(super) fn validate(
         }),
         _ => Err(errors),
     }
+}
+
+/// The derive does not see the others, but their attributes.
+fn refuse_from_row(input: &DeriveInput, errors: &mut Errors) {
+    for attribute in from_row_attributes(input) {
+        errors.at(
+            attribute,
+            "`ReadModel` implements `FromRow`: remove `FromRow` from `derive`, and `#[sqlx(…)]`; `#[read_model(rename = \"…\")]` names a column",
+        );
+    }
+}
+
+/// The attributes of the derive of `FromRow`, on the struct and on its fields. Those with a `type_name`
+/// belong to that of `Type`.
+pub(super) fn from_row_attributes(input: &DeriveInput) -> impl Iterator<Item = &Attribute> {
+    let fields = match &input.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        _ => Vec::new(),
+    };
+    let of_fields = fields.into_iter().flat_map(|field| &field.attrs);
+    input.attrs.iter().chain(of_fields).filter(|attribute| {
+        let is_sqlx = attribute.path().is_ident("sqlx");
+        is_sqlx
+            && !attribute
+                .to_token_stream()
+                .to_string()
+                .contains("type_name")
+    })
 }
 
 fn table(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> String {

@@ -2,7 +2,7 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Expr, Pat, Path, ReturnType, Type};
+use syn::{Expr, Ident, Pat, Path, ReturnType, Type};
 
 use super::connection::names_a_connection;
 use super::event::event_of;
@@ -30,7 +30,7 @@ pub(super) fn on(
     let pattern = event_pattern(&given, taken);
     let method = method(function, given, block, errors);
     let key = match &on.key {
-        Some(key) => Some(row_key(key, &block.self_type, errors)?),
+        Some(key) => Some(row_key(key, pattern.as_deref(), &block.self_type, errors)?),
         None => None,
     };
     let method = method.filter(|_| fits)?;
@@ -136,12 +136,20 @@ fn parameter_name(row: &str) -> String {
     snake_case(row.rsplit("::").next().unwrap_or("row"))
 }
 
-fn row_key(key: &OnKey, self_type: &Type, errors: &mut Errors) -> Option<RowKey> {
+fn row_key(
+    key: &OnKey,
+    pattern: Option<&Pat>,
+    self_type: &Type,
+    errors: &mut Errors,
+) -> Option<RowKey> {
     if mentions_self(key.rows.to_token_stream()) {
         errors.at(
             &key.rows,
             "a key depends on the event alone: remove `self`, and put the key into the event",
         );
+        return None;
+    }
+    if !refuse_other_names(&key.rows, pattern?, errors) {
         return None;
     }
     let part = |expression: &Expr| key_part(expression, self_type);
@@ -151,6 +159,45 @@ fn row_key(key: &OnKey, self_type: &Type, errors: &mut Errors) -> Option<RowKey>
             RowKey::Tuple(span, tuple.elems.iter().map(part).collect())
         }
         one => RowKey::One(part(one)),
+    })
+}
+
+/// Refuses a key over something that is not the event.
+fn refuse_other_names(key: &Expr, pattern: &Pat, errors: &mut Errors) -> bool {
+    let Some(other) = roots(key).into_iter().find(|root| {
+        let is_variable = root.to_string().starts_with(|c: char| c.is_lowercase());
+        is_variable && *root != keys::AGGREGATE_ID && !mentions(pattern.to_token_stream(), root)
+    }) else {
+        return true;
+    };
+    let message = format!(
+        "the handler has no parameter `{other}`, which `key` uses: add `{other}: …`, or give the event's parameter this name"
+    );
+    errors.at(other, message);
+    false
+}
+
+/// The names that the parts of a key begin with, as `event` in `event.payload.id`.
+fn roots(key: &Expr) -> Vec<&Ident> {
+    match key {
+        Expr::Tuple(tuple) => tuple.elems.iter().flat_map(roots).collect(),
+        Expr::Field(field) => roots(&field.base),
+        Expr::Group(group) => roots(&group.expr),
+        Expr::Index(index) => roots(&index.expr),
+        Expr::MethodCall(call) => roots(&call.receiver),
+        Expr::Paren(paren) => roots(&paren.expr),
+        Expr::Path(path) => path.path.get_ident().into_iter().collect(),
+        Expr::Reference(reference) => roots(&reference.expr),
+        Expr::Unary(unary) => roots(&unary.expr),
+        _ => Vec::new(),
+    }
+}
+
+fn mentions(tokens: TokenStream, name: &Ident) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(word) => word == *name,
+        TokenTree::Group(group) => mentions(group.stream(), name),
+        _ => false,
     })
 }
 

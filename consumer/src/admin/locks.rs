@@ -8,7 +8,9 @@ use sqlx::{Connection as _, Transaction};
 use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
-use crate::backend::{Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, begin};
+use crate::backend::{
+    Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, ViewError, begin,
+};
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
@@ -20,7 +22,7 @@ pub(super) const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// How long others may have the database before the lock is tried again.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// What runs while the rows of a consumer are locked.
+/// Work that runs while the rows of a consumer are locked.
 pub(super) trait Work<DB: Backend>: Send + Sync {
     type Output: Send;
 
@@ -33,11 +35,11 @@ pub(super) trait Work<DB: Backend>: Send + Sync {
         effects: &mut Effects,
     ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
 
-    /// What it means that the database refused to commit what the consumer's code wrote.
+    /// The error if the database refused to commit the writes of the consumer's code.
     fn refused(&self, output: &Self::Output, error: sqlx::Error) -> AdminError;
 }
 
-/// What a consumer's code wants to happen after the commit.
+/// The actions that a consumer's code requested for after the commit.
 #[derive(Default)]
 pub(super) struct Effects(Vec<Arc<Context>>);
 
@@ -99,7 +101,7 @@ impl<DB: Backend> Admin<DB> {
         }
     }
 
-    async fn try_locked(
+    pub(super) async fn try_locked(
         &self,
         consumer: &ConsumerId,
         wait: Duration,
@@ -264,7 +266,10 @@ pub(super) async fn must_be_same<DB: Backend>(
 
 /// Whether others have what a command needs.
 pub(super) fn is_held<T>(done: &Result<T, AdminError>) -> bool {
-    matches!(done, Err(AdminError::Held { .. }))
+    matches!(
+        done,
+        Err(AdminError::Held { .. } | AdminError::View(ViewError::InUse { .. }))
+    )
 }
 
 /// Gives others some time to finish, and says whether there was any left.
@@ -276,6 +281,6 @@ pub(super) async fn pause(until: Instant) -> bool {
     is_left
 }
 
-fn left(until: Instant) -> Duration {
+pub(super) fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }

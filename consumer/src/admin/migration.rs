@@ -50,7 +50,7 @@ impl<DB: Backend> Admin<DB> {
                 let table = VersionTable::new(table, consumer.version, None);
                 let settings = self.store.settings();
                 script.push('\n');
-                script.push_str(&DB::create_if_missing(settings, &consumer, &table));
+                script.push_str(&DB::create_if_missing(settings, &consumer, &table, None));
             }
         }
         script

@@ -14,9 +14,11 @@ use super::locks::{Effects, Failed, Work, must_be_same};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
 use super::pace::{Pace, time_for};
-use crate::backend::{Backend, ConsumerId, Part, Taken, table_schema};
+use crate::backend::{Backend, ConsumerId, Part, Taken, prepare_table, table_schema};
 use crate::contract::Context;
+use crate::contract::read_model::VersionTable;
 use crate::registry::Registered;
+use crate::worker::WorkerError;
 use crate::worker::lane::handler::describe;
 use crate::worker::lane::outcome::refused_commit;
 use crate::worker::poller::assignment::scope_text;
@@ -29,7 +31,8 @@ pub struct Rebuilt {
     pub consumer: ConsumerId,
     /// The checkpoint that was rewound: events up to here are a replay.
     pub replay_to: i64,
-    /// The first events of the log, if they were deleted, as far as it is known: it does not get them.
+    /// The first events of the log, if they were deleted, as far as the workers recorded: it does not get
+    /// them.
     pub missing: Option<RangeInclusive<i64>>,
 }
 
@@ -223,6 +226,12 @@ impl<DB: Backend> Rewind<'_, DB> {
         effects: &mut Effects,
     ) -> Result<(), AdminError> {
         let schema = table_schema::<DB>(tx, code.consumer.read_model()).await?;
+        if let Some(table) = code.consumer.read_model() {
+            let table = VersionTable::new(table, self.consumer.version, schema.as_deref());
+            // It may have been dropped because it differed from the struct.
+            let prepared = prepare_table::<DB>(tx, &table).await;
+            prepared.map_err(WorkerError::from)?;
+        }
         let cx = Context::new(Arc::clone(&self.consumer.name))
             .with_log_name(self.admin.store.schema().log_name())
             .with_version(self.consumer.version)

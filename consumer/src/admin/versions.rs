@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::error::AdminError;
 use super::lag::scope_of;
-use super::locks::LOCK_WAIT;
+use super::locks::{LOCK_WAIT, left};
 use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
@@ -61,7 +62,8 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// Without [`ActivateOptions::force`], [`AdminError::Behind`] if the version has not handled all
     /// events of its scope, and [`AdminError::HasParked`] if it has parked events, or if another version
-    /// has some that none has handled.
+    /// has some that none has handled. [`AdminError::View`] if the view cannot be switched, such as
+    /// [`ViewError::InUse`] if a transaction has been reading it for 30 s.
     pub async fn activate(
         &self,
         consumer: impl Into<Target>,
@@ -92,7 +94,7 @@ impl<DB: Backend> Admin<DB> {
     /// The table of a [`ReadModel`](crate::ReadModel) is dropped, and the view with the last version.
     /// Tables that handlers write with SQL stay.
     ///
-    /// What it has handled stays recorded, and its name, or this version of it, is retired: a process that
+    /// Its handled events stay recorded, and its name, or this version of it, is retired: a process that
     /// still has the consumer [holds it back](crate::HeldBack) until [`start_new`](Self::start_new), so
     /// that it does not begin again by itself.
     ///
@@ -117,6 +119,7 @@ impl<DB: Backend> Admin<DB> {
     ///   [`ForgetOptions::force`].
     /// - [`AdminError::WouldDiscard`]: it has parked events; see [`ForgetOptions::discard_parked`].
     /// - [`AdminError::Held`]: a worker's batch takes longer than 30 s.
+    /// - [`ViewError::InUse`]: a transaction has been reading its table for 30 s.
     pub async fn forget(
         &self,
         consumer: impl Into<Target>,
@@ -124,20 +127,34 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<(), AdminError> {
         let consumer = self.find(consumer.into()).await?;
         self.refuse_in_use(&consumer, options).await?;
-        let mut tx = self.locked(&consumer, LOCK_WAIT).await?;
-        let parked = DB::parked(&self.tables().await?.sql, &mut tx, &consumer)
+        let until = Instant::now() + LOCK_WAIT;
+        self.repeatedly(LOCK_WAIT, || self.try_forget(&consumer, options, until))
+            .await
+    }
+
+    /// The rows are locked before the table, as in a worker's batch. They do not stay locked while a
+    /// reader has the table: after a second, everything is tried again.
+    async fn try_forget(
+        &self,
+        consumer: &ConsumerId,
+        options: ForgetOptions,
+        until: Instant,
+    ) -> Result<(), AdminError> {
+        let mut tx = self.try_locked(consumer, left(until)).await?;
+        let parked = DB::parked(&self.tables().await?.sql, &mut tx, consumer)
             .await?
             .len() as u64;
         if parked > 0 && !options.discard_parked {
+            let consumer = consumer.clone();
             return Err(AdminError::WouldDiscard { consumer, parked });
         }
         let tables = self.tables().await?;
-        let dropped = drop_table::<DB>(&tables.views, &mut tx, &consumer).await;
-        dropped.map_err(|error| view_error::<DB>(error, &consumer))?;
+        let dropped = drop_table::<DB>(&tables.views, &mut tx, consumer).await;
+        dropped.map_err(|error| view_error::<DB>(error, consumer))?;
         if !options.force {
-            DB::retire(&tables.sql, &mut tx, &consumer).await?;
+            DB::retire(&tables.sql, &mut tx, consumer).await?;
         }
-        DB::forget(&tables.sql, &mut tx, &consumer).await?;
+        DB::forget(&tables.sql, &mut tx, consumer).await?;
         Ok(tx.commit().await?)
     }
 
@@ -241,7 +258,7 @@ impl<DB: Backend> Admin<DB> {
     }
 }
 
-/// What an error of a change to a view means.
+/// Converts the error of a change to a view.
 fn view_error<DB: Backend>(error: ViewError, consumer: &ConsumerId) -> AdminError {
     match error {
         ViewError::Database(error) if DB::is_held(&error) => AdminError::Held {

@@ -19,7 +19,7 @@ use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn, Ve
 pub enum TableError {
     /// The table differs from the struct.
     #[error(
-        "the table `{table}` differs from the read model's struct: {}; give the consumer `version = {}`, which fills a table beside this one, or drop this one and rebuild the consumer",
+        "the table `{table}` differs from the read model's struct: {}; give the consumer `version = {}`, which fills a table beside this one, or drop this one, with the view if it shows this one, and rebuild the consumer",
         .differences.join("; "),
         .version.saturating_add(1)
     )]
@@ -33,25 +33,37 @@ pub enum TableError {
     },
     /// The table does not exist, and the worker's role may not create it.
     #[error(
-        "the table `{table}` does not exist, and the worker's role may not create it; let a role that may run:\n{sql}"
+        "the table `{table}` does not exist, and the worker's role may not create it; let a role that may run this, and start the worker again:\n{sql}"
     )]
     MayNotCreate {
         /// The table, with its version.
         table: String,
-        /// The statements that create it.
+        /// The statements that create the table and, unless there is one, its view, and grant the worker's
+        /// role what it needs.
         sql: String,
         /// The refusal.
         #[source]
         source: DriverError,
     },
-    /// What has the table's name is something else, or hides rows.
+    /// The table does not exist, and the database is read-only.
+    #[error(
+        "the table `{table}` does not exist, and cannot be created because the database is read-only: give the worker a connection that may write"
+    )]
+    ReadOnly {
+        /// The table, with its version.
+        table: String,
+        /// The refusal.
+        #[source]
+        source: DriverError,
+    },
+    /// Another relation has the table's name, or the table hides rows.
     #[error(
         "`{table}` is {obstacle}, and a read model needs a table of its own: rename or drop it, or give the read model another `table`"
     )]
     Obstacle {
         /// The table, with its version.
         table: String,
-        /// What it is.
+        /// The kind of the obstacle.
         obstacle: String,
     },
     /// The name with the version is too long for the database.
@@ -59,6 +71,24 @@ pub enum TableError {
     NameTooLong {
         /// The table, with its version.
         table: String,
+    },
+    /// The schema that the name gives does not exist.
+    #[error(
+        "the schema `{schema}` of the table `{table}` does not exist: run `CREATE SCHEMA {schema}`, or give the read model another `table`"
+    )]
+    MissingSchema {
+        /// The table, with its version.
+        table: String,
+        /// The schema.
+        schema: String,
+    },
+    /// The name gives a schema, and the database has none.
+    #[error("SQLite has no schemas for the table `{table}`: write `table = \"{name}\"`")]
+    SchemaNotSupported {
+        /// The table, with its version.
+        table: String,
+        /// The name without the version.
+        name: &'static str,
     },
     /// No schema is current.
     #[error(
@@ -86,6 +116,9 @@ const LONGEST_NAME: usize = 63;
 
 /// How a database describes and creates tables.
 pub trait Tables: Driver {
+    /// Whether the name of a table may give a schema.
+    const HAS_SCHEMAS: bool;
+
     /// Begins a transaction in which no other process creates tables of read models.
     const BEGIN_TABLES: &'static str;
 
@@ -123,15 +156,28 @@ pub trait Tables: Driver {
     fn tables_like(schema: &str, beginning: &str) -> String;
 
     /// Returns the statements that create the table of a version, and its view if no other version has
-    /// one, unless they exist. They can be run any number of times.
+    /// one, unless they exist, and grant a role what its worker needs of what they create. They can be run
+    /// any number of times.
     fn create_if_missing(
         settings: &StoreSettings,
         consumer: &ConsumerId,
         table: &VersionTable<'_>,
+        role: Option<&str>,
     ) -> String;
+
+    /// Returns the role of the session; `None` in a database without roles.
+    fn role(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
 
     /// Whether the error says that the role lacks the right to create.
     fn may_not_create(error: &sqlx::Error) -> bool;
+
+    /// Whether the error says that the session may write nothing.
+    fn may_not_write(error: &sqlx::Error) -> bool;
+
+    /// Whether the error says that the schema does not exist.
+    fn lacks_schema(error: &sqlx::Error) -> bool;
 }
 
 /// Returns the schema in which the table of a read model is, unless its name gives another; `None`
@@ -165,6 +211,29 @@ pub(crate) async fn prepare_table<DB: Tables>(
     })
 }
 
+/// Prepares the table of a version at the start of a worker. If its role may not create it, the error has
+/// everything that another role is to run.
+pub(crate) async fn prepare_version<DB: Tables>(
+    tx: &mut DB::Connection,
+    settings: &StoreSettings,
+    consumer: &ConsumerId,
+    table: &VersionTable<'_>,
+    role: Option<&str>,
+) -> Result<(), TableError> {
+    match prepare_table::<DB>(tx, table).await {
+        Err(TableError::MayNotCreate {
+            table: name,
+            source,
+            ..
+        }) => Err(TableError::MayNotCreate {
+            table: name,
+            sql: DB::create_if_missing(settings, consumer, table, role),
+            source,
+        }),
+        prepared => prepared,
+    }
+}
+
 /// The condition of statements that may be run again.
 pub(super) const IF_MISSING: &str = "IF NOT EXISTS ";
 
@@ -186,11 +255,15 @@ pub(super) fn create_table<DB: Tables>(table: &VersionTable<'_>, condition: &str
         lines.join(",\n")
     );
     for column in columns.filter(|column| matches!(column.role, ColumnRole::Indexed)) {
-        let index = format!("{}_{}", table.name(), column.name);
+        let index = index_name(table, column);
         script.push_str(&DB::create_index(table, &index, column, condition));
         script.push_str(";\n");
     }
     script
+}
+
+fn index_name(table: &VersionTable<'_>, column: &TableColumn) -> String {
+    format!("{}_{}", table.name(), column.name)
 }
 
 async fn create<DB: Tables>(
@@ -205,6 +278,14 @@ async fn create<DB: Tables>(
             table: table.name(),
             sql,
             source: source.into(),
+        }),
+        Err(source) if DB::may_not_write(&source) => Err(TableError::ReadOnly {
+            table: table.name(),
+            source: source.into(),
+        }),
+        Err(source) if DB::lacks_schema(&source) => Err(TableError::MissingSchema {
+            table: table.name(),
+            schema: table.schema().unwrap_or_default().to_owned(),
         }),
         Err(source) => Err(database(table, source)),
     }
@@ -233,6 +314,12 @@ async fn look_at<DB: Tables>(
     let name = table.name();
     if name.len() > LONGEST_NAME {
         return Err(TableError::NameTooLong { table: name });
+    }
+    if table.table().schema().is_some() && !DB::HAS_SCHEMAS {
+        return Err(TableError::SchemaNotSupported {
+            table: name,
+            name: table.view_name(),
+        });
     }
     let Some(schema) = table.schema() else {
         return Err(TableError::NoSchema {
@@ -298,8 +385,10 @@ async fn compare<DB: Tables>(
         let type_name = type_name::<DB>(connection, column.column_type).await;
         types.push(type_name.map_err(|error| database(table, error))?);
     }
+    let index =
+        |column: &TableColumn| DB::create_index(table, &index_name(table, column), column, "");
     Ok(Comparison {
-        differences: differences(table.table(), &types, found),
+        differences: differences(table.table(), &types, found, index),
         has_columns: has_columns(table.table(), &types, found),
     })
 }
@@ -331,13 +420,26 @@ async fn type_name<DB: Tables>(
     Ok(base + &arguments)
 }
 
-/// Everything in which a table differs from its struct.
-fn differences(table: &Table, types: &[String], found: &FoundTable) -> Vec<String> {
+/// Everything in which a table differs from its struct. `index` is the statement that adds an index.
+fn differences(
+    table: &Table,
+    types: &[String],
+    found: &FoundTable,
+    index: impl Fn(&TableColumn) -> String,
+) -> Vec<String> {
     let mut differences = Vec::new();
     for (column, type_name) in table.columns.iter().zip(types) {
         let found = found.columns.iter().find(|one| one.name == column.name);
         match found {
-            Some(found) => compare_column(column, type_name, found, &mut differences),
+            Some(found) => {
+                compare_column(column, type_name, found, &mut differences);
+                if matches!(column.role, ColumnRole::Indexed) && !found.is_indexed {
+                    let (name, index) = (column.name, index(column));
+                    differences.push(format!(
+                        "the column `{name}` has no index, which `{index}` adds"
+                    ));
+                }
+            }
             None => differences.push(format!("the column `{}` is missing", column.name)),
         }
     }
@@ -381,9 +483,6 @@ fn compare_column(
     if column.nullable != found.nullable {
         let is = if found.nullable { "may" } else { "may not" };
         differences.push(format!("the column `{name}` {is} be NULL"));
-    }
-    if matches!(column.role, ColumnRole::Indexed) && !found.is_indexed {
-        differences.push(format!("the column `{name}` has no index"));
     }
 }
 
@@ -482,12 +581,15 @@ mod tests {
         };
         let types = ["text", "text", "bigint"].map(String::from);
         assert_eq!(
-            differences(USERS, &types, &found),
+            differences(USERS, &types, &found, |column| format!(
+                "INDEX {}",
+                column.name
+            )),
             [
                 "the column `id` may be NULL",
                 "the column `email` has the type bytea and not text",
                 "the column `email` may be NULL",
-                "the column `email` has no index",
+                "the column `email` has no index, which `INDEX email` adds",
                 "the column `age` is missing",
                 "the column `x` has no field",
                 "the primary key is (email) and not (id)",

@@ -220,18 +220,27 @@ pub enum ViewError {
     Dependents {
         /// The view.
         view: String,
-        /// What depends on it, in the database's words.
+        /// The objects that depend on it, in the database's words.
         dependents: String,
+    },
+    /// A transaction uses the view or the table, so that it cannot be changed.
+    #[error(
+        "a transaction is reading `{relation}`: end it, or wait for its end, and run the command again; in `pg_stat_activity`, such sessions are often `idle in transaction`"
+    )]
+    InUse {
+        /// The view or the table.
+        relation: String,
     },
     /// Another relation has the name of the view.
     #[error(
-        "`{view}` exists already, and the read model of `{consumer}` needs the name for its view: rename that table, adopt it by renaming it to `{table}`, or choose another name with `#[read_model(table = \"…\")]`"
+        "`{view}` exists already, and the read model of `{consumer}` needs the name for its view: {}, or choose another name with `#[read_model(table = \"…\")]`",
+        choices(.table.as_deref())
     )]
     Taken {
         /// The view.
         view: String,
-        /// The table of the version.
-        table: String,
+        /// The table of the version, whose name an existing table can be given; none if a view has the name.
+        table: Option<String>,
         /// The consumer.
         consumer: ConsumerId,
     },
@@ -247,9 +256,19 @@ pub enum ViewError {
         /// The other one.
         owner: String,
     },
+    /// The view does not exist, and the worker's role may not create it.
+    #[error(
+        "the view `{view}` does not exist, and the worker's role may not create it; let a role that may run this, and start the worker again:\n{sql}"
+    )]
+    MayNotCreate {
+        /// The view.
+        view: String,
+        /// The statements that create it, and let the worker's role read it.
+        sql: String,
+    },
     /// The role may not change the view.
     #[error(
-        "this role may not change the view `{view}`; run this as its owner, and then the command again:\n{sql}"
+        "this role may not change `{view}`; run this as its owner, and then the command again:\n{sql}"
     )]
     NotAllowed {
         /// The view.
@@ -257,6 +276,14 @@ pub enum ViewError {
         /// The statements.
         sql: String,
     },
+}
+
+/// What can be done with something that has the name of a view.
+fn choices(table: Option<&str>) -> String {
+    match table {
+        Some(table) => format!("rename that table, adopt it by renaming it to `{table}`"),
+        None => "rename or drop that view".to_owned(),
+    }
 }
 
 impl From<sqlx::Error> for ViewError {
@@ -281,7 +308,7 @@ pub trait Views: Driver {
     /// Runs statements that change a view or a table, whose owner may be another role.
     fn change(
         connection: &mut Self::Connection,
-        view: &Name,
+        relation: &Name,
         script: String,
     ) -> impl Future<Output = Result<(), ViewError>> + Send;
 
@@ -299,8 +326,8 @@ pub trait Views: Driver {
         switch: &Switch,
     ) -> impl Future<Output = Result<(), ViewError>> + Send;
 
-    /// The statements that [`switch`](Self::switch) runs, for someone who may run them.
-    fn switch_sql(view: &Name, table: &Name, switch: &Switch) -> String;
+    /// The statement with which a role may read a view.
+    fn grant_reading(view: &Name, role: Option<&str>) -> String;
 }
 
 /// Records the table of a version at the start of a worker, and creates its view if the version is the
@@ -309,6 +336,7 @@ pub(crate) async fn prepare_view<DB: Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,
     of: &ReadModelTable,
+    role: Option<&str>,
 ) -> Result<(), ViewError> {
     let schema = of.view.schema.as_deref().unwrap_or_default();
     let owner = sql.owner.on::<DB>().bind(&*of.consumer.name).bind(schema);
@@ -332,32 +360,46 @@ pub(crate) async fn prepare_view<DB: Views>(
     let is = |version: &ReadModelTable, number: i32| {
         i32::try_from(version.consumer.version) == Ok(number)
     };
-    match DB::relation(connection, &of.view).await? {
+    let relation = DB::relation(connection, &of.view).await?;
+    match &relation {
         Relation::Missing => {
             // Without one, the active version was written by hand, and has no view.
             if let Some(active) = versions.iter().find(|version| is(version, active)) {
-                show::<DB>(connection, &of.view, &active.table).await?;
+                let shown = show::<DB>(connection, &of.view, &active.table).await;
+                shown.map_err(|error| refused_creation::<DB>(error, &of.view, role))?;
                 activate::<DB>(sql, connection, &active.consumer).await?;
             }
         }
         Relation::View { reads: Some(table) } => {
-            let Some(shown) = versions.iter().find(|version| version.table.name == table) else {
-                return Err(taken(of));
+            let Some(shown) = versions.iter().find(|version| version.table.name == *table) else {
+                return Err(taken(of, &relation));
             };
             // The database's owner may have switched it.
             if !is(shown, active) {
                 activate::<DB>(sql, connection, &shown.consumer).await?;
             }
         }
-        Relation::View { reads: None } | Relation::Other => return Err(taken(of)),
+        Relation::View { reads: None } | Relation::Other => return Err(taken(of, &relation)),
     }
     Ok(())
 }
 
-fn taken(of: &ReadModelTable) -> ViewError {
+/// What it means at the start of a worker that it may not create a view.
+fn refused_creation<DB: Views>(error: ViewError, view: &Name, role: Option<&str>) -> ViewError {
+    match error {
+        ViewError::NotAllowed { view: name, sql } => ViewError::MayNotCreate {
+            view: name,
+            sql: sql + &DB::grant_reading(view, role),
+        },
+        error => error,
+    }
+}
+
+fn taken(of: &ReadModelTable, by: &Relation) -> ViewError {
+    let is_table = matches!(by, Relation::Other);
     ViewError::Taken {
         view: of.view.to_string(),
-        table: of.table.name.clone(),
+        table: is_table.then(|| of.table.name.clone()),
         consumer: of.consumer.clone(),
     }
 }
@@ -406,15 +448,16 @@ pub(crate) async fn switch_view<DB: Views>(
     let Some(to) = versions.iter().find(|version| version.consumer == *to) else {
         return Ok(());
     };
-    match DB::relation(connection, &to.view).await? {
-        Relation::View { reads: Some(table) } if table == to.table.name => Ok(()),
+    let relation = DB::relation(connection, &to.view).await?;
+    match &relation {
+        Relation::View { reads: Some(table) } if *table == to.table.name => Ok(()),
         Relation::View { reads: Some(table) }
-            if versions.iter().any(|version| version.table.name == table) =>
+            if versions.iter().any(|version| version.table.name == *table) =>
         {
             show::<DB>(connection, &to.view, &to.table).await
         }
         Relation::Missing => show::<DB>(connection, &to.view, &to.table).await,
-        Relation::View { .. } | Relation::Other => Err(taken(to)),
+        Relation::View { .. } | Relation::Other => Err(taken(to, &relation)),
     }
 }
 
@@ -434,7 +477,8 @@ pub(crate) async fn drop_table<DB: Views>(
     {
         script = format!("DROP VIEW {};\n{script}", dropped.view.quoted());
     }
-    DB::change(connection, &dropped.view, script).await?;
+    // A transaction that reads the view reads the table, too.
+    DB::change(connection, &dropped.table, script).await?;
     let unrecord = on_consumer::<DB>(&sql.unrecord, of);
     unrecord.execute(connection).await?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::exit::Exit;
 use crate::admin::{AdminError, ConsumerId};
-use crate::backend::StoreError;
+use crate::backend::{StoreError, ViewError};
 use crate::contract::chain;
 use crate::worker::{BuildError, WorkerError};
 
@@ -83,6 +83,7 @@ fn exit_of(error: &AdminError) -> Exit {
         | AdminError::NotParked { .. }
         | AdminError::NotStoppedAt { .. } => Exit::Usage,
         AdminError::Held { .. }
+        | AdminError::View(ViewError::InUse { .. })
         | AdminError::NeverRan { .. }
         | AdminError::InUse { .. }
         | AdminError::Active { .. }

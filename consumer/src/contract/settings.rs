@@ -14,7 +14,7 @@ pub enum StartFrom {
     Now,
 }
 
-/// What to do with an event when all its retries have failed; part of [`Settings`].
+/// The policy for an event when all its retries have failed; part of [`Settings`].
 ///
 /// A panic counts as a failed attempt only if it unwinds. With `panic = "abort"` in the Cargo profile
 /// it ends the process before the attempt is recorded, and the restarted process is handed the same
@@ -75,7 +75,7 @@ pub struct Backoff {
 pub struct Settings {
     /// Where the consumer begins if it has no checkpoint.
     pub start_from: StartFrom,
-    /// What to do with an event when all its retries have failed.
+    /// The policy for an event when all its retries have failed.
     pub on_error: OnError,
     /// How many times a failed event is retried; 0 means never.
     pub retries: u32,

@@ -1,4 +1,4 @@
-//! What all lanes of a worker share.
+//! The state that all lanes of a worker share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ const FULL_BATCHES: u64 = 16;
 /// How many batches of the full size a large batch is.
 const LARGE_BATCH: u64 = 4;
 
-/// What all lanes of a worker share.
+/// The state that all lanes of a worker share.
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
     /// The name of the log.
@@ -36,7 +36,7 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
     /// The schema of the tables of read models whose names give none.
     pub(crate) table_schema: Option<Arc<str>>,
-    /// What rows record of this process.
+    /// This process, as rows record it.
     pub(crate) process: Process,
     /// The names of all consumers in the program.
     pub(crate) declared: Arc<[Arc<str>]>,
@@ -46,7 +46,7 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) progress: Arc<WorkerProgress>,
     /// The lanes whose scope has nothing new.
     pub(crate) idle: IdleLanes,
-    /// What the last poll of the log found.
+    /// The result of the last poll of the log.
     pub(crate) frontier: watch::Receiver<Observation>,
     /// The checkpoint rows when they were last read.
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,

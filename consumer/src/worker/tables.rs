@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, ReadModelTable, begin, prepare_table, prepare_view, table_schema};
+use crate::backend::{Backend, ReadModelTable, begin, prepare_version, prepare_view, table_schema};
 use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -31,15 +31,18 @@ pub(crate) async fn prepare<DB: Backend>(
     if consumers.iter().all(|one| one.table().is_none()) {
         return Ok(());
     }
-    let views = DB::view_statements(shared.store.settings());
+    let settings = shared.store.settings();
+    let views = DB::view_statements(settings);
     let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
+    let role = DB::role(&mut tx).await?;
     for consumer in consumers {
         let (id, Some(table)) = (consumer.id(), consumer.table()) else {
             continue;
         };
         let table = VersionTable::new(table, id.version, shared.table_schema.as_deref());
-        prepare_table::<DB>(&mut tx, &table).await?;
-        prepare_view::<DB>(&views, &mut tx, &ReadModelTable::new(id, &table)).await?;
+        prepare_version::<DB>(&mut tx, settings, id, &table, role.as_deref()).await?;
+        let of = ReadModelTable::new(id, &table);
+        prepare_view::<DB>(&views, &mut tx, &of, role.as_deref()).await?;
     }
     Ok(tx.commit().await?)
 }

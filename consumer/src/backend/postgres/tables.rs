@@ -10,10 +10,12 @@ use crate::backend::StoreSettings;
 use crate::backend::read_model::{qualified, quoted};
 use crate::backend::rows::ConsumerId;
 use crate::backend::tables::{Tables, create_table, literal};
-use crate::backend::views::create_view;
+use crate::backend::views::{Name, create_view};
 use crate::contract::read_model::{ColumnType, TableColumn, VersionTable};
 
 impl Tables for Postgres {
+    const HAS_SCHEMAS: bool = true;
+
     /// The number is arbitrary.
     const BEGIN_TABLES: &'static str =
         begin_write!("SELECT pg_advisory_xact_lock(7166182912370463012)");
@@ -97,6 +99,7 @@ impl Tables for Postgres {
         settings: &StoreSettings,
         consumer: &ConsumerId,
         table: &VersionTable<'_>,
+        role: Option<&str>,
     ) -> String {
         let schema = table.schema().map(literal);
         let schema = schema.as_deref().unwrap_or("current_schema()");
@@ -107,25 +110,69 @@ impl Tables for Postgres {
         format!(
             "DO $read_model$ BEGIN
     IF {} THEN
-{}    END IF;
+{}{}    END IF;
     -- The view shows the active version, which may be another one.
     IF {} AND NOT EXISTS (SELECT 1 FROM {} WHERE consumer = {} AND version <> {}) THEN
-{}    END IF;
+{}{}    END IF;
 END $read_model$;
 ",
             is_missing(&table.name()),
             create_table::<Self>(table, ""),
+            grants_on_table(table, role),
             is_missing(table.view_name()),
             settings.render("{progress}"),
             literal(&consumer.name),
             consumer.version,
             create_view(table, ""),
+            grant_on_view(&Name::new(table.schema(), table.view_name()), role),
         )
+    }
+
+    async fn role(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+        let row = raw_sql("SELECT current_user::text AS name")
+            .fetch_one(connection)
+            .await?;
+        row.try_get("name")
     }
 
     fn may_not_create(error: &sqlx::Error) -> bool {
         // insufficient_privilege
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        code.is_some_and(|code| code == "42501")
+        has_code(error, "42501")
+    }
+
+    fn may_not_write(error: &sqlx::Error) -> bool {
+        // read_only_sql_transaction
+        has_code(error, "25006")
+    }
+
+    fn lacks_schema(error: &sqlx::Error) -> bool {
+        // invalid_schema_name
+        has_code(error, "3F000")
+    }
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    let found = error.as_database_error().and_then(DatabaseError::code);
+    found.is_some_and(|found| found == code)
+}
+
+/// The statements with which a role may do to a table what a worker does.
+fn grants_on_table(table: &VersionTable<'_>, role: Option<&str>) -> String {
+    let Some(role) = role.map(quoted) else {
+        return String::new();
+    };
+    let name = qualified(table.schema(), &table.name());
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role};\n");
+    match table.table().schema().map(quoted) {
+        Some(schema) => format!("GRANT USAGE ON SCHEMA {schema} TO {role};\n{grant}"),
+        None => grant,
+    }
+}
+
+/// The statement with which a role may read a view.
+pub(super) fn grant_on_view(view: &Name, role: Option<&str>) -> String {
+    match role.map(quoted) {
+        Some(role) => format!("GRANT SELECT ON {} TO {role};\n", view.quoted()),
+        None => String::new(),
     }
 }

@@ -3,6 +3,7 @@
 use sqlx::postgres::{PgConnection, PgDatabaseError, Postgres};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
+use super::tables::grant_on_view;
 use crate::backend::views::{ColumnShape, Name, Relation, Switch, ViewError, Views, select};
 
 const RELATION: &str = "
@@ -38,39 +39,71 @@ const OPTIONS: &str = "
 /// The statements that give a new view what the old one has, as far as its columns remain.
 const PROPERTIES: &str = "
     WITH view AS (
-        SELECT c.oid, c.relowner, c.relacl, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+        SELECT c.oid, c.relowner, c.relnamespace, c.relacl,
+               pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, me.oid AS creator
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_roles AS me ON me.rolname = current_user
          WHERE n.nspname = $1 AND c.relname = $2),
     kept AS (
         SELECT a.* FROM pg_catalog.pg_attribute AS a JOIN view ON view.oid = a.attrelid
-         WHERE a.attnum > 0 AND a.attname = ANY ($3))
+         WHERE a.attnum > 0 AND a.attname = ANY ($3)),
+    -- What the default privileges of its creator give to others.
+    defaults AS (
+        SELECT DISTINCT g.grantee FROM view
+          JOIN pg_catalog.pg_default_acl AS d
+            ON d.defaclrole = creator AND d.defaclobjtype = 'r'
+           AND d.defaclnamespace IN (0, relnamespace),
+               pg_catalog.aclexplode(d.defaclacl) AS g
+         WHERE g.grantee NOT IN (creator, relowner))
     SELECT statement FROM (
-        SELECT 1 AS step, pg_catalog.format('COMMENT ON VIEW %s IS %L', name,
-                   pg_catalog.obj_description(oid, 'pg_class')) AS statement
+        -- First, so that what its creator was granted is not taken for the owner's own right.
+        SELECT 1 AS step, pg_catalog.format('ALTER VIEW %s OWNER TO %I', name,
+                   pg_catalog.pg_get_userbyid(relowner)) AS statement
+          FROM view WHERE relowner <> creator
+        UNION ALL
+        SELECT 2, pg_catalog.format('REVOKE ALL ON %s FROM %s', name,
+                   CASE grantee WHEN 0 THEN 'PUBLIC'
+                        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END)
+          FROM view, defaults
+        UNION ALL
+        SELECT 3, pg_catalog.format('COMMENT ON VIEW %s IS %L', name,
+                   pg_catalog.obj_description(oid, 'pg_class'))
           FROM view WHERE pg_catalog.obj_description(oid, 'pg_class') IS NOT NULL
         UNION ALL
-        SELECT 2, pg_catalog.format('COMMENT ON COLUMN %s.%I IS %L', name, attname,
+        SELECT 4, pg_catalog.format('COMMENT ON COLUMN %s.%I IS %L', name, attname,
                    pg_catalog.col_description(attrelid, attnum))
           FROM view, kept WHERE pg_catalog.col_description(attrelid, attnum) IS NOT NULL
         UNION ALL
-        SELECT 3, pg_catalog.format('GRANT %s ON %s TO %s%s', g.privilege_type, name,
+        SELECT 5, pg_catalog.format('GRANT %s ON %s TO %s%s', g.privilege_type, name,
                    CASE g.grantee WHEN 0 THEN 'PUBLIC'
                         ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END,
                    CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
           FROM view, pg_catalog.aclexplode(relacl) AS g WHERE g.grantee <> relowner
         UNION ALL
-        SELECT 4, pg_catalog.format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, attname, name,
+        SELECT 6, pg_catalog.format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, attname, name,
                    CASE g.grantee WHEN 0 THEN 'PUBLIC'
                         ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END,
                    CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
           FROM view, kept, pg_catalog.aclexplode(attacl) AS g
-        UNION ALL
-        -- Last, since the owner alone may do the rest.
-        SELECT 5, pg_catalog.format('ALTER VIEW %s OWNER TO %I', name,
-                   pg_catalog.pg_get_userbyid(relowner))
-          FROM view WHERE relowner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
         ) AS s ORDER BY step, statement";
+
+/// What a view has that its statement does not contain, and that would be lost with it.
+const ADDITIONS: &str = "
+    WITH view AS (
+        SELECT c.oid FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2)
+    SELECT pg_catalog.string_agg(addition, ', ' ORDER BY addition) AS additions FROM (
+        SELECT 'trigger ' || t.tgname FROM pg_catalog.pg_trigger AS t JOIN view ON view.oid = t.tgrelid
+        UNION ALL
+        SELECT 'rule ' || r.rulename FROM pg_catalog.pg_rewrite AS r JOIN view ON view.oid = r.ev_class
+         WHERE r.rulename <> '_RETURN'
+        UNION ALL
+        SELECT 'default of column ' || a.attname FROM pg_catalog.pg_attrdef AS d
+          JOIN view ON view.oid = d.adrelid
+          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        ) AS s (addition)";
 
 impl Views for Postgres {
     async fn relation(connection: &mut PgConnection, name: &Name) -> Result<Relation, sqlx::Error> {
@@ -110,6 +143,7 @@ impl Views for Postgres {
         };
         let mut script = statements(view, table, switch, options.as_deref().unwrap_or_default());
         if let Switch::Recreate(columns) = switch {
+            refuse_additions(connection, view).await?;
             let properties = about(PROPERTIES, view).bind(columns);
             for row in properties.fetch_all(&mut *connection).await? {
                 script.push_str(row.try_get("statement")?);
@@ -123,22 +157,34 @@ impl Views for Postgres {
     /// tries again.
     async fn change(
         connection: &mut PgConnection,
-        view: &Name,
+        relation: &Name,
         script: String,
     ) -> Result<(), ViewError> {
         connection.execute("SET LOCAL lock_timeout = '1s'").await?;
         let run = connection
             .execute(sqlx::raw_sql(AssertSqlSafe(script.clone())))
             .await;
-        run.map_err(|error| refused(error, view, script))?;
+        run.map_err(|error| refused(error, relation, script))?;
         connection
             .execute("SET LOCAL lock_timeout TO DEFAULT")
             .await?;
         Ok(())
     }
 
-    fn switch_sql(view: &Name, table: &Name, switch: &Switch) -> String {
-        statements(view, table, switch, "")
+    fn grant_reading(view: &Name, role: Option<&str>) -> String {
+        grant_on_view(view, role)
+    }
+}
+
+/// Refuses to drop a view with what could not be given to the new one.
+async fn refuse_additions(connection: &mut PgConnection, view: &Name) -> Result<(), ViewError> {
+    let additions = about(ADDITIONS, view).fetch_one(connection).await?;
+    match additions.try_get("additions")? {
+        Some(dependents) => Err(ViewError::Dependents {
+            view: view.to_string(),
+            dependents,
+        }),
+        None => Ok(()),
     }
 }
 
@@ -168,7 +214,7 @@ fn statements(view: &Name, table: &Name, switch: &Switch, options: &str) -> Stri
     }
 }
 
-fn refused(error: sqlx::Error, view: &Name, sql: String) -> ViewError {
+fn refused(error: sqlx::Error, relation: &Name, sql: String) -> ViewError {
     let database = error.as_database_error().map(|error| {
         let detail = error
             .try_downcast_ref::<PgDatabaseError>()
@@ -178,12 +224,16 @@ fn refused(error: sqlx::Error, view: &Name, sql: String) -> ViewError {
     match database {
         // dependent_objects_still_exist
         Some((Some(code), dependents)) if code == "2BP01" => ViewError::Dependents {
-            view: view.to_string(),
+            view: relation.to_string(),
             dependents,
+        },
+        // lock_not_available, deadlock_detected
+        Some((Some(code), _)) if matches!(&*code, "55P03" | "40P01") => ViewError::InUse {
+            relation: relation.to_string(),
         },
         // insufficient_privilege
         Some((Some(code), _)) if code == "42501" => ViewError::NotAllowed {
-            view: view.to_string(),
+            view: relation.to_string(),
             sql,
         },
         _ => error.into(),

@@ -12,6 +12,9 @@ use crate::backend::views::create_view;
 use crate::contract::read_model::{ColumnType, TableColumn, VersionTable};
 
 impl Tables for Sqlite {
+    /// The transaction of a batch spans one file.
+    const HAS_SCHEMAS: bool = false;
+
     /// The transaction is the lock.
     const BEGIN_TABLES: &'static str = BEGIN_WRITE;
 
@@ -33,7 +36,7 @@ impl Tables for Sqlite {
     }
 
     /// As sqlx names what it stores. The values of other types are texts that must stay as they are,
-    /// which they would not in a column of a numeric type.
+    /// which they would not in a column of a numeric type: it would store `1.50` as 1.5.
     fn declared_type(column: ColumnType) -> &'static str {
         match column {
             ColumnType::Bool => "BOOLEAN",
@@ -91,6 +94,7 @@ impl Tables for Sqlite {
         _settings: &StoreSettings,
         consumer: &ConsumerId,
         table: &VersionTable<'_>,
+        _role: Option<&str>,
     ) -> String {
         let mut script = create_table::<Self>(table, IF_MISSING);
         if consumer.version == 1 {
@@ -99,9 +103,23 @@ impl Tables for Sqlite {
         script
     }
 
-    fn may_not_create(error: &sqlx::Error) -> bool {
+    /// There are no roles.
+    fn may_not_create(_error: &sqlx::Error) -> bool {
+        false
+    }
+
+    fn may_not_write(error: &sqlx::Error) -> bool {
         const READONLY: i64 = 8;
         let code = error.as_database_error().and_then(primary_code);
         code == Some(READONLY)
+    }
+
+    async fn role(_connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+        Ok(None)
+    }
+
+    /// The only schema always exists.
+    fn lacks_schema(_error: &sqlx::Error) -> bool {
+        false
     }
 }

@@ -6,9 +6,12 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use crate::backend::read_model::quoted;
 use crate::backend::views::{ColumnShape, Name, Relation, Switch, ViewError, Views, select};
 
-/// Of a schema, which an attached file may be.
 const RELATION: &str = "SELECT type, sql FROM {schema}.sqlite_master
      WHERE name = $1 COLLATE NOCASE AND type IN ('table', 'view')";
+
+/// The triggers of a view, which are dropped with it.
+const TRIGGERS: &str = "SELECT sql FROM {schema}.sqlite_master
+     WHERE type = 'trigger' AND tbl_name = $1 COLLATE NOCASE ORDER BY rowid";
 
 /// A view of a table of ours has no types of its own: its columns have those of the table.
 const COLUMNS: &str =
@@ -51,7 +54,20 @@ impl Views for Sqlite {
         table: &Name,
         switch: &Switch,
     ) -> Result<(), ViewError> {
-        Self::change(connection, view, Self::switch_sql(view, table, switch)).await
+        let (Switch::Replace(columns) | Switch::Recreate(columns)) = switch;
+        // A view has neither grants nor dependents here, so it is always dropped and created.
+        let mut script = format!(
+            "DROP VIEW IF EXISTS {view};\nCREATE VIEW {view} AS {};\n",
+            select(columns, table),
+            view = view.quoted()
+        );
+        let triggers = TRIGGERS.replace("{schema}", &quoted(schema(view)));
+        let triggers = sqlx::query(AssertSqlSafe(triggers)).bind(&view.name);
+        for row in triggers.fetch_all(&mut *connection).await? {
+            script.push_str(row.try_get("sql")?);
+            script.push_str(";\n");
+        }
+        Self::change(connection, view, script).await
     }
 
     async fn change(
@@ -63,11 +79,8 @@ impl Views for Sqlite {
         Ok(connection.execute(script).await.map(drop)?)
     }
 
-    /// A view has neither grants nor dependents here, so it is always dropped and created.
-    fn switch_sql(view: &Name, table: &Name, switch: &Switch) -> String {
-        let (Switch::Replace(columns) | Switch::Recreate(columns)) = switch;
-        let (view, select) = (view.quoted(), select(columns, table));
-        format!("DROP VIEW IF EXISTS {view};\nCREATE VIEW {view} AS {select};\n")
+    fn grant_reading(_view: &Name, _role: Option<&str>) -> String {
+        String::new()
     }
 }
 
@@ -75,7 +88,7 @@ fn schema(name: &Name) -> &str {
     name.schema.as_deref().unwrap_or("main")
 }
 
-/// The table of a view as [`Views::switch_sql`] creates it: it ends in the table's quoted name.
+/// The table of a view as [`Views::switch`] creates it: it ends in the table's quoted name.
 fn table_of(sql: &str) -> Option<String> {
     let (_, table) = sql.trim_end().rsplit_once(" FROM \"")?;
     let table = table.strip_suffix('"')?;

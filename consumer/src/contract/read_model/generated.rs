@@ -481,6 +481,34 @@ pub fn only<K>(key: K) -> Result<Vec<K>, HandlerError> {
     Ok(vec![key])
 }
 
+/// A key of `N` parts. It exists for its error message.
+#[diagnostic::on_unimplemented(
+    message = "a tuple of {N} does not name a row, whose key is `{Self}`",
+    label = "not `{Self}`",
+    note = "write one part for each field marked `#[read_model(key)]`, and no tuple if there is only one"
+)]
+pub trait KeyOfParts<const N: usize> {
+    /// The key.
+    type Key;
+}
+
+/// Implements [`KeyOfParts`] for a tuple.
+macro_rules! parts {
+    ($number:literal $($part:ident)+) => {
+        impl<$($part: KeyField),+> KeyOfParts<$number> for ($($part,)+) {
+            type Key = Self;
+        }
+    };
+}
+
+parts!(2 A B);
+parts!(3 A B C);
+parts!(4 A B C D);
+parts!(5 A B C D E);
+parts!(6 A B C D E F);
+parts!(7 A B C D E F G);
+parts!(8 A B C D E F G H);
+
 /// One part of a key with several. `M` tells in which form.
 #[diagnostic::on_unimplemented(
     message = "this part of the key is `{K}`, not `{Self}`",

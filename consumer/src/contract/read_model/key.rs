@@ -19,7 +19,8 @@ use super::value::Value;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the key of a read model, or part of it",
     label = "not a key",
-    note = "the key, or each part of it, is a `String`, `Uuid`, `i16`, `i32`, `i64` or `NaiveDate`"
+    note = "the key, or each part of it, is a `String`, `Uuid`, `i16`, `i32`, `i64` or `NaiveDate`",
+    note = "a type of your own is not a key: give the field the type that it contains, and convert it in the handlers"
 )]
 pub trait KeyField: Field + Ord + Hash + Clone + Debug + Display + Send + Sync + 'static {}
 
