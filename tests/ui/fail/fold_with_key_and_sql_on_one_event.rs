@@ -8,21 +8,27 @@ struct User {
     email: String,
 }
 
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(aggregate = "User")]
+struct Registered {
+    email: String,
+}
+
 struct Users;
 
 #[consumer(name = "users", read_model = User)]
 impl Users {
-    #[on("Registered", "Imported")]
+    #[on]
     async fn welcomed(
         &self,
         _tx: &mut SqliteConnection,
-        _event: &PersistedEvent,
+        _event: Registered,
     ) -> Result<(), HandlerError> {
         Ok(())
     }
 
-    #[on("Imported", key = "all")]
-    fn counted(&self, _user: &mut Option<User>, _event: &PersistedEvent) {}
+    #[on(key = "all")]
+    fn counted(&self, _user: &mut Option<User>, _event: Registered) {}
 }
 
 fn main() {}

@@ -8,15 +8,21 @@ struct User {
     email: String,
 }
 
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(aggregate = "User")]
+struct Registered {
+    email: String,
+}
+
 struct Users;
 
 #[consumer(name = "users", read_model = User)]
 impl Users {
-    #[on("Imported", key = "all")]
-    fn counted(&self, _user: &mut Option<User>, _event: &PersistedEvent) {}
+    #[on(key = "all")]
+    fn counted(&self, _user: &mut Option<User>, _event: Registered) {}
 
-    #[on("Imported")]
-    fn ignored(&self, _event: &PersistedEvent) {}
+    #[on]
+    fn ignored(&self, _event: Registered) {}
 }
 
 fn main() {}
