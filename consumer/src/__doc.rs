@@ -1,4 +1,4 @@
-//! What the examples of this crate's documentation share; not part of its API.
+//! Definitions that the examples of this crate's documentation share; not part of its API.
 //!
 //! An example that needs a database is one call of [`run`], hidden in the first and the last line of
 //! the example; the consumers and events that many of them need are here too.
@@ -35,7 +35,7 @@ pub fn run(
 /// Appends the event `UserRegistered` of one user.
 ///
 /// # Errors
-/// What the store says.
+/// Those of the store.
 pub async fn register(store: &SqliteEventStore, user: &str) -> Result<PersistedEvent, StoreError> {
     let event = [NewEvent::new("User", user, "UserRegistered", "{}")];
     let stored = store.append(ExpectedVersion::Any, &event).await?;
@@ -129,4 +129,36 @@ impl Consumer<Sqlite> for Invoices {
             Err("no such tariff".into())
         }
     }
+}
+
+/// Declares the row `User` of a read model, or the row and a consumer `Users` that registers it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __doc_users {
+    (row) => {
+        #[derive(ReadModel)]
+        #[read_model(table = "users")]
+        struct User {
+            #[read_model(key)]
+            id: String,
+            email: String,
+        }
+    };
+    (consumer) => {
+        $crate::__doc_users!(row);
+
+        #[derive(Default)]
+        struct Users;
+
+        #[consumer(name = "users", read_model = User)]
+        impl Users {
+            #[on("Registered")]
+            fn registered(&self, event: &PersistedEvent) -> User {
+                User {
+                    id: event.aggregate_id.clone(),
+                    email: "ada@example.com".into(),
+                }
+            }
+        }
+    };
 }

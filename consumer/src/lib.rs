@@ -1,5 +1,5 @@
 //! Consumers of a SQL event store: declared with one attribute, checked by the compiler, registered
-//! by linking, and run by a worker that never loses an event.
+//! by linking, and run by a worker that loses no events to gaps in the log.
 //!
 //! Start with [`macro@consumer`], which declares a consumer, and [`Worker`], which runs it. The
 //! [guides](guide) each cover one task. [`guide::frontier`] explains why no event is lost, and under
@@ -122,6 +122,8 @@ pub use crate::store::PgEventStore;
 pub use crate::store::SqliteEventStore;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::decision::History;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use crate::store::once::AppendedOnce;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::store::{EventStore, Redaction};
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]

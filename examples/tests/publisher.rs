@@ -7,43 +7,21 @@
     missing_docs
 )]
 
+mod broker;
 mod process;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, stream::Stream};
 use consumer::{Backend, EventStore, ExpectedVersion, NewEvent, SqliteEventStore};
-use consumer_tests::{TestPostgres, until};
+use consumer_tests::TestPostgres;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
+use self::broker::{client, nats_server};
 use self::process::Process;
-
-/// Starts a server on a free port.
-async fn nats_server(directory: &Path) -> (Process, String) {
-    let mut command = Command::new("nats-server");
-    command
-        .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
-        .arg(directory.join("jetstream"))
-        .arg("--ports_file_dir")
-        .arg(directory)
-        .stderr(Stdio::null());
-    let server = Process::start(&mut command);
-    let ports = directory.join(format!("nats-server_{}.ports", server.0.id()));
-    until("the server has written its port", async || {
-        listens_at(&ports).is_some()
-    })
-    .await;
-    (server, listens_at(&ports).unwrap())
-}
-
-fn listens_at(ports: &Path) -> Option<String> {
-    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
-    Some(written["nats"][0].as_str()?.to_owned())
-}
 
 fn publisher(database: &str, nats: &str, arguments: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nats_publisher"));
@@ -126,11 +104,7 @@ async fn is_killed_20_times<DB: Backend>(database: &str, store: EventStore<DB>) 
     let directory = tempfile::tempdir().unwrap();
     let (_server, url) = nats_server(directory.path()).await;
     // Requests wait until the server is ready.
-    let client = async_nats::ConnectOptions::new()
-        .retry_on_initial_connect()
-        .connect(&url)
-        .await
-        .unwrap();
+    let client = client(&url).await;
     let mut sent = count_sent(&client).await;
     let (end, ended) = watch::channel(false);
     let appending = tokio::spawn(append(store.clone(), sent.clone(), ended));

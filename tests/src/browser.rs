@@ -156,8 +156,13 @@ impl Browser {
         self.found("css selector", selector).await
     }
 
-    /// Clicks on the visible link, button or summary of a text.
+    /// Clicks on the visible link, button or summary of a text, and again if the page was just being updated.
     pub async fn click(&self, text: &str) {
+        while !self.is_clicked(text).await {}
+    }
+
+    /// Clicks, and returns whether the element was still there.
+    async fn is_clicked(&self, text: &str) -> bool {
         let path = format!(
             "//*[self::a or self::button or self::summary][starts-with(normalize-space(), \"{text}\")]"
         );
@@ -165,9 +170,10 @@ impl Browser {
         for element in self.found("xpath", &path).await {
             let shown = self.get(&format!("/element/{}/displayed", element.0)).await;
             if shown == json!(true) {
-                self.tell(&format!("/element/{}/click", element.0), &json!({}))
-                    .await;
-                return;
+                return self.press_on(&element).await;
+            }
+            if shown.is_null() {
+                return false;
             }
             seen.push_str(" (hidden)");
         }
@@ -176,6 +182,19 @@ impl Browser {
             self.url().await,
             self.text().await
         );
+    }
+
+    async fn press_on(&self, element: &Element) -> bool {
+        let path = format!("/session/{}/element/{}/click", self.session, element.0);
+        let request = HttpRequest::of(self.address, "POST", &path).body("{}");
+        let answer = request
+            .header("content-type", "application/json")
+            .send()
+            .await;
+        let text = answer.text();
+        let is_stale = text.contains("stale element reference");
+        assert!(is_stale || answer.status == 200, "{path}: {text}");
+        !is_stale
     }
 
     /// Clicks on an element.

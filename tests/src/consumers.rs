@@ -1,10 +1,11 @@
 //! Consumers whose handlers are closures, and workers that run beside a test.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::ops::Deref;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use consumer::{
@@ -318,6 +319,20 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut
         }
     };
     patiently(what, looking).await;
+}
+
+/// Drops a future when it is woken for the poll after this many; returns whether it was done.
+pub async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| match left.checked_sub(1) {
+        None => Poll::Ready(false),
+        Some(fewer) => {
+            left = fewer;
+            future.as_mut().poll(cx).map(|_| true)
+        }
+    })
+    .await
 }
 
 impl<DB: TestDatabase> Database<DB> {

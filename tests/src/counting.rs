@@ -34,6 +34,11 @@ impl Counting {
         self.sum(db, "calls", &format!("query ~ '{like}'")).await
     }
 
+    /// How many rows statements that match a pattern returned in a database.
+    pub async fn rows(&self, db: &Database<Postgres>, like: &str) -> i64 {
+        self.sum(db, "rows", &format!("query ~ '{like}'")).await
+    }
+
     /// The pages that statements which match a pattern have looked at, as often as they did.
     pub async fn pages(&self, db: &Database<Postgres>, like: &str) -> i64 {
         let pages = "shared_blks_hit + shared_blks_read";

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use consumer::Backend;
-use consumer::{EventStore, ExpectedVersion, NewEvent, PersistedEvent};
+use consumer::{Event, EventStore, ExpectedVersion, NewEvent, PersistedEvent};
 use sqlx::migrate::Migrate;
 use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
 
@@ -189,10 +189,26 @@ impl<DB: TestDatabase> Database<DB> {
     ) -> Vec<i64> {
         let mut positions = Vec::new();
         for id in ids {
-            let event = NewEvent::new(aggregate_type, id.as_ref(), "Changed", "{}");
-            positions.push(self.append_events(&[event]).await[0].global_position);
+            positions.push(self.append_one(aggregate_type, id).await);
         }
         positions
+    }
+
+    /// Appends an event to an aggregate, and returns its position.
+    pub async fn append_one(&self, aggregate_type: &str, id: impl AsRef<str>) -> i64 {
+        let event = NewEvent::new(aggregate_type, id.as_ref(), "Changed", "{}");
+        self.append_event(event).await
+    }
+
+    /// Appends a typed event to an aggregate, and returns its position.
+    pub async fn append_typed(&self, id: &str, event: &impl Event) -> i64 {
+        let event = NewEvent::typed(event).expect("a payload").of(id);
+        self.append_event(event).await
+    }
+
+    /// Appends an event, and returns its position.
+    pub async fn append_event(&self, event: NewEvent) -> i64 {
+        self.append_events(&[event]).await[0].global_position
     }
 
     /// Appends `count` events to the user `u-1` at once, and returns their positions.

@@ -7,7 +7,9 @@ mod consumers;
 mod counting;
 mod database;
 mod delay;
+mod filling;
 mod folding;
+mod given;
 pub mod history;
 pub mod http;
 mod imports;
@@ -18,31 +20,39 @@ mod model;
 mod pgbouncer;
 mod postgres;
 mod process;
+mod programs;
+mod properties;
 pub mod releases;
 pub mod samples;
 mod served;
 mod sqlite;
 mod standby;
+mod terminal;
 mod writers;
 
 pub use self::browser::{Browser, Element, Screen};
 pub use self::consumers::{
-    Handled, Running, TestConsumer, batch_consumer, chaining, consumer, impatient, judging,
-    next_release, patiently, read_model, run_once, until,
+    Handled, Running, TestConsumer, batch_consumer, chaining, consumer, dropped_after, impatient,
+    judging, next_release, patiently, read_model, run_once, until,
 };
 pub use self::counting::Counting;
 pub use self::database::{Database, TestDatabase, databases};
 pub use self::delay::Delay;
+pub use self::filling::{Filling, order};
 pub use self::folding::{Folding, folding};
+pub use self::given::{Notes, give, in_memory};
 pub use self::imports::{Imports, rust_files};
 pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
-pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres};
+pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
 pub use self::process::{WorkerProcess, release_main, worker_main};
+pub use self::programs::Program;
+pub use self::properties::cases;
 pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
+pub use self::terminal::{Terminal, plain};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};
 
 /// The library under another path, as a crate that wraps it would offer it.

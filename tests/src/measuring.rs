@@ -169,17 +169,28 @@ pub async fn in_turns(
     mut ours: impl AsyncFnMut() -> f64,
     mut other: impl AsyncFnMut() -> f64,
 ) -> (Samples, Samples) {
-    let (mut of_ours, mut of_other) = (Samples::default(), Samples::default());
+    let [of_ours, of_other] = all_in_turns(rounds, async |which| match which {
+        0 => ours().await,
+        _ => other().await,
+    })
+    .await;
+    (of_ours, of_other)
+}
+
+/// Measures the things with these numbers in turns, each round in the opposite order.
+pub async fn all_in_turns<const THINGS: usize>(
+    rounds: usize,
+    mut measure: impl AsyncFnMut(usize) -> f64,
+) -> [Samples; THINGS] {
+    let mut samples = std::array::from_fn(|_| Samples::default());
     for round in 0..rounds {
-        if round % 2 == 0 {
-            of_ours.push(ours().await);
-            of_other.push(other().await);
-        } else {
-            of_other.push(other().await);
-            of_ours.push(ours().await);
+        for turn in 0..THINGS {
+            let is_forward = round % 2 == 0;
+            let which = if is_forward { turn } else { THINGS - 1 - turn };
+            samples[which].push(measure(which).await);
         }
     }
-    (of_ours, of_other)
+    samples
 }
 
 /// The rate per second.

@@ -393,7 +393,7 @@ fn without_database(url: &str) -> String {
 ///
 /// It is below the range for clients (from 32,768 or 49,152 on), whose ports may be taken while a
 /// server is down. Another server may still take it first, so the caller retries.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const SERVERS: std::ops::Range<u16> = 10_000..32_000;
     loop {
         let port = fastrand::u16(SERVERS);

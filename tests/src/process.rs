@@ -304,7 +304,8 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str], code: Code) -
         builder = match name {
             SAMPLES => {
                 let settings = impatient().retries(0).on_error(OnError::Skip);
-                let many_rows = true;
+                // With segments, every key is the aggregate's id.
+                let many_rows = number(SEGMENTS).is_none();
                 builder.consumer(
                     Samples {
                         many_rows,

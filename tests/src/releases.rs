@@ -1,5 +1,9 @@
 //! The events of a program, as two releases of it have them.
 
+use consumer::NewEvent;
+
+use crate::{Database, TestDatabase};
+
 /// The release before.
 pub mod before {
     use serde::{Deserialize, Serialize};
@@ -57,4 +61,46 @@ pub mod after {
             }
         }
     }
+}
+
+/// Appends events to some of seven orders, as the release before has them.
+pub async fn append_known<DB: TestDatabase>(db: &Database<DB>, count: usize) {
+    for n in 0..count {
+        let event = if n % 2 == 0 {
+            NewEvent::typed(&before::OrderEvent::Placed { total: 1 })
+        } else {
+            NewEvent::typed(&before::OrderEvent::Paid)
+        };
+        let event = event.expect("JSON").of(order());
+        db.append_events(&[event]).await;
+    }
+}
+
+/// Appends an event of the new type and one of the new version, in any order, and returns the position of
+/// the first.
+pub async fn append_unknown<DB: TestDatabase>(db: &Database<DB>) -> i64 {
+    let mut events = [after::OrderEvent::Refunded { amount: 1 }, placed_v2()];
+    fastrand::shuffle(&mut events);
+    let [one, other] = events;
+    let first = append_after(db, &one).await;
+    append_after(db, &other).await;
+    first
+}
+
+/// Appends an event as the release after has it, and returns its position.
+pub async fn append_after<DB: TestDatabase>(db: &Database<DB>, event: &after::OrderEvent) -> i64 {
+    let event = NewEvent::typed(event).expect("JSON").of(order());
+    db.append_events(&[event]).await[0].global_position
+}
+
+/// An event of the new version.
+pub fn placed_v2() -> after::OrderEvent {
+    after::OrderEvent::Placed {
+        total: 2,
+        currency: "CHF".to_owned(),
+    }
+}
+
+fn order() -> String {
+    format!("o-{}", fastrand::u8(..7))
 }

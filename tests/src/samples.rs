@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::panic::resume_unwind;
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use consumer::read_model::VersionTable;
@@ -80,6 +82,10 @@ pub enum Action {
     Rename,
     /// Changes rows, and fails.
     Fail,
+    /// Changes rows, and panics.
+    Panic,
+    /// Changes rows that exist, and fails the first time in each process.
+    FailOnce,
 }
 
 /// The payload of an event.
@@ -91,6 +97,8 @@ pub struct Command {
     pub keys: Vec<String>,
     /// A text, possibly with NUL.
     pub text: Option<String>,
+    /// A text inside JSON, possibly with NUL.
+    pub note: Option<String>,
     /// The bits of floating-point numbers.
     pub bits: u64,
     /// Nanoseconds since the epoch, possibly out of range of a database.
@@ -130,7 +138,7 @@ impl Command {
             day: NaiveDate::default()
                 .checked_add_signed(TimeDelta::days(self.days.into()))
                 .unwrap_or(NaiveDate::MAX),
-            json: serde_json::json!({ "text": self.text, "a": [double, 1e16, -0.0], "é": self.number }),
+            json: serde_json::json!({ "note": self.note, "a": [double, 1e16, -0.0], "é": self.number }),
             nested: Json(Nested {
                 numbers: BTreeMap::from([("x".into(), (self.number % 5 == 0).then_some(double))]),
                 forgotten: 7,
@@ -183,7 +191,12 @@ impl Command {
                     row.id.push('x');
                 }
             }
-            Action::Fail => {
+            Action::FailOnce => {
+                if let Some(row) = row {
+                    self.change(row);
+                }
+            }
+            Action::Fail | Action::Panic => {
                 if let Some(row) = row {
                     self.change(row);
                 }
@@ -225,6 +238,7 @@ impl Samples {
         R: ReadModel<Key = String> + From<Sample> + Into<Sample>,
     {
         let (of_keys, of_rows) = (self.clone(), self.clone());
+        let has_failed = Mutex::new(HashSet::new());
         let folding = folding(
             "samples",
             move |_, event, keys| {
@@ -239,8 +253,22 @@ impl Samples {
                 for key in of_rows.keys_of(event, &command) {
                     let row: &mut Option<R> = rows.row(&key)?;
                     let mut sample = row.take().map(Into::into);
-                    command.apply(&key, &mut sample)?;
+                    let applied = command.apply(&key, &mut sample);
                     *row = sample.map(R::from);
+                    if command.action == Action::Panic {
+                        // Without the message that a panic prints.
+                        resume_unwind(Box::new("this event panics"));
+                    }
+                    applied?;
+                }
+                let position = event.global_position;
+                if command.action == Action::FailOnce
+                    && has_failed
+                        .lock()
+                        .expect("no panic in between")
+                        .insert(position)
+                {
+                    return Err("this event fails once".into());
                 }
                 Ok(())
             },

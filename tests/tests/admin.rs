@@ -37,7 +37,7 @@ async fn status_shows_state_position_and_lag_without_a_worker<DB: TestDatabase>(
     run_once(users.worker(&db)).await;
     db.append("Order", ["o"]).await;
     db.append("User", ["b"]).await;
-    let head = db.append("User", ["b"]).await[0];
+    let head = db.append_one("User", "b").await;
 
     let status = users.worker(&db).admin().unwrap().status().await.unwrap();
     let one = status.consumer("users").unwrap();
@@ -115,7 +115,7 @@ async fn a_paused_consumer_handles_nothing_until_it_is_resumed<DB: TestDatabase>
     let admin = Admin::new(db.store.clone());
     admin.pause("users").await.unwrap();
     assert_eq!(state(&admin, "users").await, ConsumerState::Paused);
-    let second = db.append("User", ["b"]).await[0];
+    let second = db.append_one("User", "b").await;
     run_once(users.worker(&db)).await;
     assert_eq!(db.applied("users").await, [1]);
     admin.resume("users").await.unwrap();
@@ -174,7 +174,7 @@ async fn another_scope_is_shown_and_can_be_accepted<DB: TestDatabase>(db: Databa
     assert_eq!(state(&admin, "users").await.name(), "scope_changed");
     admin.accept_scope("users").await.unwrap();
     assert_eq!(state(&admin, "users").await, ConsumerState::Running);
-    let third = db.append("Order", ["p"]).await[0];
+    let third = db.append_one("Order", "p").await;
     run_once(wider.worker(&db)).await;
     assert_eq!(db.applied("users").await, [1, third]);
 }

@@ -30,6 +30,8 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
         "50 no-op consumers beside one",
         "commit to handler, pairs, median",
         "8 segments beside 1",
+        "4 processes beside 1, a statement an event, network 1 ms slower",
+        "2 processes beside 1, a statement a batch",
         "dispatch to a handler of its event",
         "round trips a batch of 500",
         "peak memory, 20 consumers, 20,000 events of 20 kB",

@@ -1,14 +1,10 @@
 //! The dashboard in a real browser: what an operator does, and what everyone can read.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use consumer::dashboard::{DashboardOptions, router};
-use consumer::{NewEvent, OnError, Registered, Settings, Worker, WorkerBuilder};
-use consumer_tests::{
-    Browser, Database, Model, Running, Screen, Served, TestDatabase, run_once, test_on,
-};
+use consumer::{NewEvent, Registered, Settings, Worker, WorkerBuilder};
+use consumer_tests::{Browser, Database, Model, Running, Served, TestDatabase, run_once, test_on};
 use serde_json::{Value, json};
 use sqlx::{Postgres, Sqlite};
 use tokio::sync::Semaphore;
@@ -30,7 +26,7 @@ async fn a_failure_is_seen_parked_repaired_and_retried<DB: TestDatabase>(db: Dat
     let users = Model::new("users");
     users.fail_on("bad", true);
     let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada","tags":["x"]}"#);
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
     let worker = Running::start(users.worker(&db));
     let served = Served::operable(users.worker(&db)).await;
     let browser = Browser::start().await;
@@ -228,7 +224,7 @@ async fn what_events_contain_is_not_run() {
     let users = Model::new("users");
     users.fail_on(SCRIPT, true);
     let event = NewEvent::new(SCRIPT, SCRIPT, SCRIPT, SCRIPT).correlation_id(SCRIPT);
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
     run_once(users.worker(&db)).await;
     let served = Served::operable(users.worker(&db)).await;
     let browser = Browser::start().await;
@@ -296,187 +292,6 @@ async fn the_keyboard_reaches_everything() {
     }
     browser.press("\u{e007}").await;
     browser.shows("running").await;
-}
-
-/// axe-core, which `npm` fetches once into the target directory.
-fn axe() -> Option<String> {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("axe");
-    let file = directory.join("node_modules/axe-core/axe.min.js");
-    if !file.exists() {
-        std::fs::create_dir_all(&directory).unwrap();
-        let mut npm = Command::new("npm");
-        npm.args([
-            "install",
-            "--silent",
-            "--no-save",
-            "--no-audit",
-            "--no-fund",
-            "axe-core@4",
-        ]);
-        let fetched = npm.current_dir(&directory).status();
-        if !fetched.is_ok_and(|status| status.success()) {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "`npm` cannot fetch axe-core"
-            );
-            println!("skipped: `npm` cannot fetch axe-core");
-            return None;
-        }
-    }
-    Some(std::fs::read_to_string(file).unwrap())
-}
-
-/// A database with something of everything: trouble, versions, segments, long names, many parked events.
-async fn overfull() -> (Database<Sqlite>, impl Fn() -> WorkerBuilder<Sqlite>) {
-    const LONG: &str =
-        "system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column";
-    let db = Database::<Sqlite>::fresh().await;
-    let store = db.store.clone();
-    let long_id = "an-aggregate-with-an-id-that-is-longer-than-a-uuid-and-has-no-place-to-break-it";
-    let stops = Model::new("invoices");
-    stops.fail_on("bad", true);
-    let parks = Model::new("notifications")
-        .settings(Settings::default().retries(0).on_error(OnError::Park));
-    parks.fail_on("u-1", true);
-    parks.fail_on(long_id, true);
-    let wide = Model::new(LONG).settings(Settings::default().segments(64));
-    let first = Model::new("users");
-    let payload = r#"{"name":"Ada Lovelace","address":{"city":"London","lines":["12 St James's Square"]},"amount":1250.00}"#;
-    let event = |id: &str| NewEvent::new("User", id, "UserRegistered", payload);
-    db.append_events(&[event(long_id)]).await;
-    db.append_many(1_000).await;
-    for index in 0..40 {
-        let id = format!("user-{index}");
-        db.append_events(&[event(&id).correlation_id("signup-7")])
-            .await;
-    }
-    db.append_events(&[event("bad")]).await;
-    run_once(first.worker(&db)).await;
-    let builder = move || {
-        Worker::builder(store.clone())
-            .scoped_consumer(stops.clone())
-            .scoped_consumer(parks.clone())
-            .scoped_consumer(wide.clone())
-            .registered(Registered::scoped(first.clone()).version(2))
-    };
-    run_once(builder()).await;
-    for index in 0..30 {
-        db.append("Order", [format!("order-{index}")]).await;
-    }
-    (db, builder)
-}
-
-/// Every kind of page, with a name for its picture.
-const PAGES: [(&str, &str); 7] = [
-    ("overview", "/"),
-    ("stopped", "/consumers/invoices/1"),
-    (
-        "segments",
-        "/consumers/system.integration.a_publisher_with_a_name_that_is_much_longer_than_any_column/1",
-    ),
-    ("parked", "/consumers/notifications/1/parked"),
-    ("events", "/events"),
-    ("event", "/events/1042?consumer=invoices"),
-    ("processes", "/processes"),
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn axe_finds_no_violation_on_any_page() {
-    if !Browser::is_installed() {
-        return;
-    }
-    let Some(axe) = axe() else {
-        return;
-    };
-    let (_db, builder) = overfull().await;
-    let full = Served::operable(builder()).await;
-    let empty = Database::<Sqlite>::fresh().await;
-    let empty = Served::of(&empty).await;
-    let browser = Browser::start().await;
-    let mut found = Vec::new();
-    for is_dark in [false, true] {
-        for width in [360, 1280] {
-            browser.show_on(Screen { width, is_dark }).await;
-            for (name, path) in PAGES {
-                browser.open(&url(&full, path)).await;
-                browser
-                    .run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-                    .await;
-                found.extend(violations(&browser, &axe, name, width).await);
-            }
-            for path in ["/", "/events", "/processes", "/nothing"] {
-                browser.open(&url(&empty, path)).await;
-                found.extend(violations(&browser, &axe, path, width).await);
-            }
-        }
-    }
-    assert!(found.is_empty(), "{found:#?}");
-}
-
-async fn violations(browser: &Browser, axe: &str, page: &str, width: u32) -> Vec<String> {
-    browser.run(axe).await;
-    let run = "const done = arguments[0];
-        axe.run().then((result) => done(result.violations.map((one) =>
-            one.id + ': ' + one.nodes.slice(0, 2).map((node) => node.html + ' ' + node.failureSummary).join(' | '))))
-          .catch((error) => done(['axe failed: ' + error]))";
-    let found = browser.run_async(run).await;
-    let found = found.as_array().expect("a list of violations");
-    found
-        .iter()
-        .map(|one| format!("{page} at {width}: {one}"))
-        .collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_page_is_wider_than_its_window() {
-    if !Browser::is_installed() {
-        return;
-    }
-    let (_db, builder) = overfull().await;
-    let served = Served::operable(builder()).await;
-    let browser = Browser::start().await;
-    for width in [360, 1280, 1920] {
-        browser
-            .show_on(Screen {
-                width,
-                is_dark: false,
-            })
-            .await;
-        for (name, path) in PAGES {
-            browser.open(&url(&served, path)).await;
-            let widest = browser
-                .run("return document.documentElement.scrollWidth")
-                .await;
-            assert!(
-                widest.as_u64().unwrap() <= width.into(),
-                "{name} at {width}: {widest}"
-            );
-        }
-    }
-    // For a look at them: `PICTURES=directory`.
-    if let Some(directory) = std::env::var_os("PICTURES") {
-        pictures(&browser, &served, &PathBuf::from(directory)).await;
-    }
-}
-
-/// Writes a picture of each page in each width and colour.
-async fn pictures(browser: &Browser, served: &Served, directory: &Path) {
-    std::fs::create_dir_all(directory).unwrap();
-    for (width, is_dark) in [
-        (360, false),
-        (360, true),
-        (1280, false),
-        (1280, true),
-        (1920, false),
-    ] {
-        browser.show_on(Screen { width, is_dark }).await;
-        for (name, path) in PAGES {
-            browser.open(&url(served, path)).await;
-            let colour = if is_dark { "dark" } else { "light" };
-            let file = directory.join(format!("{name}-{width}-{colour}.png"));
-            std::fs::write(file, browser.picture(1_600).await).unwrap();
-        }
-    }
 }
 
 /// The dashboard of the control: without the token check, the stolen form would do.

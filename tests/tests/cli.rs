@@ -108,7 +108,7 @@ fn waiting<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
 async fn append_orders<DB: TestDatabase>(db: &Database<DB>) {
     for event_type in ["Placed", "Refunded", "Refunded"] {
         let event = NewEvent::new("Order", "o-1", event_type, "{}");
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
 }
 
@@ -178,7 +178,7 @@ async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         text,
-        "this program knows every event of the log that is in the scope of a consumer\n"
+        "this program knows every event in the scope of its consumers\n"
     );
 }
 
@@ -286,9 +286,9 @@ async fn list_shows_what_was_declared<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(
         text,
         "\
-CONSUMER  V  GROUP  SCOPE        ON ERROR  DECLARED AT
-audit     1  -      every event  park      by hand
-users     1  -      User, Team   stop      by hand
+CONSUMER  V  GROUP  ON ERROR  SCOPE        DECLARED AT
+audit     1  -      park      every event  by hand
+users     1  -      stop      User, Team   by hand
 "
     );
 }
@@ -346,7 +346,7 @@ async fn status_is_a_table_of_80_columns_and_tells_what_is_wrong<DB: TestDatabas
 async fn status_as_json_has_every_field_of_the_table<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     cli(&db, &[&Model::new("users")], "run --once").await;
-    let head = db.append("User", ["b"]).await[0];
+    let head = db.append_one("User", "b").await;
     let (exit, text) = cli(&db, &[&Model::new("users")], "status --json").await;
     assert_eq!(exit, Exit::Done);
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -542,7 +542,7 @@ async fn parked_events_are_listed_shown_retried_and_skipped<DB: TestDatabase>(db
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         text,
-        "event 1 is skipped\n1 later event of its aggregate still parked: run `parked retry users`\n"
+        "event 1 is skipped\n1 later event of its aggregate is still parked; run `parked retry users`\n"
     );
 
     users.fail_on("bad", false);
@@ -1287,7 +1287,7 @@ fn the_help_names_the_exit_codes() {
     let help = Cli::try_parse_from(["worker", "--help"])
         .unwrap_err()
         .to_string();
-    for line in ["0  success", "3  unwell", "4  refused"] {
+    for line in ["0  success", "3  a consumer needs attention", "4  refused"] {
         assert!(help.contains(line), "{help}");
     }
     assert!(

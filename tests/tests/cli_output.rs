@@ -3,10 +3,10 @@
 use std::fs::OpenOptions;
 use std::process::{Command, Stdio};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use consumer::cli::{Cli, Console, Exit};
-use consumer::{OnError, Settings, WorkerBuilder};
-use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
+use consumer::{Formerly, NewEvent, OnError, Settings, WorkerBuilder};
+use consumer_tests::{Database, Model, TestConsumer, TestDatabase, read_model, run_once, test_on};
 use serde_json::{Value, json};
 
 fn operator(db: &Database<sqlx::Sqlite>, line: &str) -> Command {
@@ -177,8 +177,14 @@ test_on!(
     an_id_in_a_narrow_table_is_not_broken,
     status_as_json_has_the_segments_and_both_lags,
     explain_says_what_became_of_each_event,
+    explain_names_the_release_that_a_consumer_waits_for,
+    explain_says_why_a_consumer_is_held_back,
     explain_as_json_has_every_field,
+    explain_shows_what_the_event_contains,
     a_single_event_is_singular,
+    a_stopped_consumer_names_the_commands_that_help,
+    an_error_of_several_lines_is_one_row_in_a_pipe,
+    a_name_that_leaves_no_room_is_above_its_row,
 );
 
 async fn a_table_in_a_pipe_has_a_line_for_each_row<DB: TestDatabase>(db: Database<DB>) {
@@ -213,17 +219,14 @@ async fn an_id_in_a_narrow_table_is_not_broken<DB: TestDatabase>(db: Database<DB
     let parking = parks_long(LONG_ID);
     run_once(parking.worker(&db)).await;
     let (_, text) = cli(parking.worker(&db), "parked list").await;
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 4, "{text}");
-    assert!(lines[2].contains(&format!("User {LONG_ID}")), "{text}");
-    assert_eq!(
-        lines[3].trim(),
-        format!("cannot handle {LONG_ID}"),
-        "{text}"
-    );
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert_eq!(lines[1], "POSITION  AGGREGATE  FAILED  PARKED");
+    assert_eq!(lines[2], format!("User {LONG_ID}"), "{text}");
+    assert_eq!(lines[4], format!("cannot handle {LONG_ID}"), "{text}");
     let (_, text) = cli(parking.worker(&db), "status").await;
     assert!(
-        text.contains("\na_consumer_with_a_long_name_that_is_copied  running"),
+        text.contains("\na_consumer_with_a_long_name_that_is_copied\n          running"),
         "{text}"
     );
 }
@@ -316,6 +319,76 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
     assert_eq!(exit, Exit::Usage, "{text}");
 }
 
+async fn explain_names_the_release_that_a_consumer_waits_for<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    let refunded = NewEvent::new("User", "ada", "Refunded", "{}");
+    db.append_events(&[refunded]).await;
+    db.append("User", ["ada"]).await;
+    let old = || read_model("users").knows(|format| format.event_type == "Changed");
+    let explain = async |position: i64| {
+        let line = format!("explain users {position}");
+        let (exit, text) = cli(db.worker().consumer(old()), &line).await;
+        assert_eq!(exit, Exit::Done, "{text}");
+        text
+    };
+    assert!(explain(2).await.contains("outcome     not handled yet\n"));
+    db.run_once(old()).await;
+    assert!(explain(1).await.contains("outcome     handled"));
+    for position in [2, 3] {
+        let text = explain(position).await;
+        let waits = "outcome     not handled yet: the consumer waits for a release that knows \
+                     Refunded (User, position 2); deploy one, name its type in `ignore`, or run \
+                     `park` or `skip` with 2\n";
+        assert!(text.contains(waits), "{text}");
+    }
+    let line = "explain users 3 --json";
+    let (_, text) = cli(db.worker().consumer(old()), line).await;
+    let explanation: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({
+        "kind": "waiting_for_release",
+        "event": {
+            "position": 2, "aggregate_type": "User", "event_type": "Refunded", "event_version": 1,
+        },
+    });
+    assert_eq!(explanation["outcome"], expected);
+
+    db.run_once(read_model("users")).await;
+    assert!(explain(2).await.contains("outcome     handled"));
+}
+
+async fn explain_says_why_a_consumer_is_held_back<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    db.run_once(read_model("users")).await;
+    let accounts = || read_model("accounts").formerly(Formerly::Unstated);
+    run_once(db.worker().consumer(accounts())).await;
+    let explain = async |consumer: TestConsumer<DB>, name: &str| {
+        let line = format!("explain {name} 1");
+        let (exit, text) = cli(db.worker().consumer(consumer), &line).await;
+        assert_eq!(exit, Exit::Done, "{text}");
+        text
+    };
+    let text = explain(accounts(), "accounts").await;
+    assert!(
+        text.contains("outcome     not handled: the consumer is held back: it is new, and `users`"),
+        "{text}"
+    );
+    assert!(
+        text.contains("run `rename users accounts`") && text.contains("`start-new accounts`"),
+        "{text}"
+    );
+
+    // Under its old name, after the rename.
+    let admin = db.worker().consumer(accounts()).admin().unwrap();
+    admin.rename("users", "accounts").await.unwrap();
+    let text = explain(read_model("users"), "users").await;
+    assert!(
+        text.contains("held back: it was renamed to `accounts`; `rename accounts users`"),
+        "{text}"
+    );
+    let text = explain(accounts(), "accounts").await;
+    assert!(text.contains("outcome     handled"), "{text}");
+}
+
 async fn explain_as_json_has_every_field<DB: TestDatabase>(db: Database<DB>) {
     let users = Model::new("users");
     db.append("User", ["ada"]).await;
@@ -346,6 +419,171 @@ async fn a_single_event_is_singular<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(state.to_string(), "retrying event 7 (failed 1 time: no)");
 }
 
+async fn explain_shows_what_the_event_contains<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    let event =
+        |payload: &[u8]| consumer::NewEvent::new("User", "ada", "Renamed", payload.to_vec());
+    let large = "é".repeat(100_000);
+    for payload in [
+        br#"{"name":"Ada"}"#,
+        b"\x1b[2J\xff".as_slice(),
+        large.as_bytes(),
+    ] {
+        db.append_events(&[event(payload)]).await;
+    }
+    let explain = async |position: i64| {
+        cli(users.worker(&db), &format!("explain users {position}"))
+            .await
+            .1
+    };
+    let text = explain(1).await;
+    assert!(text.contains(r#"payload     {"name":"Ada"}"#), "{text}");
+    assert!(explain(2).await.contains("5 bytes that are not text"));
+    let text = explain(3).await;
+    assert!(text.contains("(cut, 200,000 bytes in all)") && text.len() < 20_000);
+}
+
+async fn a_stopped_consumer_names_the_commands_that_help<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    db.append("User", ["bad"]).await;
+    run_once(users.worker(&db).release("v1")).await;
+    let (exit, text) = cli(users.worker(&db), "status").await;
+    assert_eq!(exit, Exit::Unwell);
+    let line = text
+        .lines()
+        .find(|line| line.contains("last tried"))
+        .unwrap();
+    let (_, commands) = line
+        .split_once(" ago by release v1; after a repair run ")
+        .unwrap();
+    assert_eq!(
+        commands,
+        "`resume users`, or get past the event with `park users 1` or `skip users 1`"
+    );
+    let (exit, text) = cli(users.worker(&db), "park users 1").await;
+    assert_eq!(exit, Exit::Done, "{text}");
+}
+
+async fn an_error_of_several_lines_is_one_row_in_a_pipe<DB: TestDatabase>(db: Database<DB>) {
+    let rude = "one\ntwo \u{1b}[2J";
+    let parking = parks_long(rude);
+    db.append("User", [rude]).await;
+    run_once(parking.worker(&db)).await;
+    for line in [
+        "parked list",
+        "parked show a_consumer_with_a_long_name_that_is_copied 1",
+    ] {
+        let (_, text) = cli(parking.worker(&db), line).await;
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("User one two \\u{1b}[2J"), "{text}");
+        assert!(text.contains("cannot handle one two \\u{1b}[2J"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+    let stops = Model::new("stops");
+    stops.fail_on(rude, true);
+    run_once(stops.worker(&db)).await;
+    let (_, text) = cli(stops.worker(&db), "status").await;
+    assert!(
+        text.contains(
+            "\nstops stopped at event 1 (failed 1 time): cannot handle one two \\u{1b}[2J\n"
+        ),
+        "{text}"
+    );
+}
+
+async fn a_name_that_leaves_no_room_is_above_its_row<DB: TestDatabase>(db: Database<DB>) {
+    let name = "a_consumer_whose_name_is_as_wide_as_a_terminal_and_leaves_no_room_beside_it";
+    let users = Model::new(name);
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    let (_, text) = cli(users.worker(&db), "status").await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[..3],
+        [
+            "CONSUMER  STATE    POSITION  LAG  BEHIND  PARKED",
+            name,
+            "          running         1    0       -       -"
+        ]
+    );
+    let (_, text) = cli(users.worker(&db), "list").await;
+    let expected = [
+        "CONSUMER  V  GROUP  ON ERROR",
+        name,
+        "          1  -      stop",
+        "    scope: every event",
+        "    declared at: by hand",
+    ];
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+}
+
+/// The spans of code in a text.
+fn code(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_command_of_the_guide_for_on_call_is_one() {
+    let guide = include_str!("../../consumer/src/guide/on_call.md");
+    let cli = Cli::command();
+    let is_command = |code: &&str| {
+        let first = code.split(' ').next().unwrap();
+        cli.get_subcommands().any(|one| one.get_name() == first)
+    };
+    let mut parsed = 0;
+    for command in code(guide).into_iter().filter(is_command) {
+        let command = command.replace("POSITION", "4711").replace(['[', ']'], "");
+        // The name alone stands for the command with whatever it takes.
+        if !command.contains(' ') {
+            continue;
+        }
+        let words = ["worker"].into_iter().chain(command.split(' '));
+        let cli = Cli::try_parse_from(words);
+        assert!(cli.is_ok(), "{command}: {}", cli.unwrap_err());
+        parsed += 1;
+    }
+    assert!(parsed > 25, "{parsed}");
+}
+
+/// What bash offers for the last of some words.
+fn completed(words: &[&str]) -> String {
+    let program = env!("CARGO_BIN_EXE_test_operator");
+    let line = format!(
+        "source <({program} consumers completions bash); COMP_WORDS=({}); COMP_CWORD={}; \
+         _test_operator test_operator {} {}; echo \"${{COMPREPLY[@]}}\"",
+        words.join(" "),
+        words.len() - 1,
+        words[words.len() - 1],
+        words[words.len() - 2],
+    );
+    let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn bash_completes_the_names_of_consumers() {
+    for command in [
+        "pause",
+        "park",
+        "explain",
+        "forget",
+        "rename",
+        "run --only",
+        "parked show",
+    ] {
+        let mut words = vec!["test_operator", "consumers"];
+        words.extend(command.split(' '));
+        words.push("ta");
+        let offered = completed(&words);
+        assert_eq!(offered.trim(), "tally", "{command}");
+    }
+    let offered = completed(&["test_operator", "consumers", "frontier", "ta"]);
+    assert_eq!(offered.trim(), "", "it takes no consumer");
+}
+
 #[test]
 fn completions_offer_the_names_of_the_consumers() {
     for shell in ["bash", "zsh", "fish"] {
@@ -361,7 +599,7 @@ fn completions_offer_the_names_of_the_consumers() {
 
 /// The number that sqlx adds to a message of Postgres is a line of the server's source.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_of_the_servers_source_is_shown_as_one_of_the_statement() {
+async fn errors_leave_out_the_line_of_the_servers_source() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     db.append("User", ["ada"]).await;
     let wrong = || {

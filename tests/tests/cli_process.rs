@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Instant;
 
-use consumer_tests::{Database, TestDatabase, test_on};
+use consumer_tests::{Database, Terminal, TestDatabase, plain, test_on};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_test_operator");
@@ -38,32 +38,18 @@ fn started(command: &mut Command) -> (Child, Lines<BufReader<ChildStdout>>) {
     (child, BufReader::new(stdout).lines())
 }
 
-/// Runs it on a terminal of 80 columns and 24 lines.
+/// Runs it on a terminal of 80 columns.
 fn on_terminal<DB: TestDatabase>(db: &Database<DB>, line: &str) -> String {
-    let inside = format!("stty cols 80 rows 24; exec {PROGRAM} consumers {line}");
-    let mut command = Command::new("script");
-    command
-        .args(["-qec", &inside, "/dev/null"])
-        .env("TEST_OPERATOR_URL", &db.url)
-        .env("TEST_BATCH_MILLIS", "700")
-        .env("TERM", "xterm-256color")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::null());
-    text(&command.output().unwrap())
+    let variables = [
+        ("TEST_OPERATOR_URL", &*db.url),
+        ("TEST_BATCH_MILLIS", "700"),
+    ];
+    Terminal { columns: 80 }.run(&format!("{PROGRAM} consumers {line}"), &variables)
 }
 
 /// Each drawn line as a terminal shows it, without escape codes.
 fn drawn(text: &str) -> Vec<String> {
-    let mut plain = String::new();
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        if letter == '\x1b' {
-            letters.by_ref().find(char::is_ascii_alphabetic);
-        } else {
-            plain.push(letter);
-        }
-    }
-    plain.split(['\r', '\n']).map(str::to_owned).collect()
+    plain(text).split(['\r', '\n']).map(str::to_owned).collect()
 }
 
 fn json(line: &str) -> Value {

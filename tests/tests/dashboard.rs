@@ -2,9 +2,9 @@
 
 use axum::Router;
 use consumer::dashboard::{DashboardOptions, router};
-use consumer::{ExpectedVersion, NewEvent, OnError, Settings};
+use consumer::{ExpectedVersion, Formerly, NewEvent, OnError, Settings};
 use consumer_tests::{
-    Counting, Database, Model, Served, TestDatabase, consumer, run_once, test_on,
+    Counting, Database, Model, Served, TestDatabase, consumer, read_model, run_once, test_on,
 };
 use sqlx::Postgres;
 
@@ -26,6 +26,11 @@ test_on!(
     a_dashboard_under_a_path_links_below_it,
     what_is_not_there_is_said_to_be_missing,
     pages_need_no_code_of_the_consumers,
+    an_event_that_no_release_knows_is_shown_with_its_content,
+    a_consumer_that_is_held_back_says_why,
+    a_consumer_without_a_worker_needs_attention,
+    the_processes_and_releases_of_a_consumer_are_named,
+    a_read_only_page_names_the_commands_that_do_the_same,
 );
 
 test_on!(
@@ -48,7 +53,7 @@ async fn every_page_shows_what_there_is<DB: TestDatabase>(db: Database<DB>) {
 
     let overview = served.page("/").await;
     let latest = format!("/events/{head}\">");
-    for text in ["users", "running", "1 consumer", "none in trouble", &latest] {
+    for text in ["users", "running", "1 consumer", "no problems", &latest] {
         assert!(overview.contains(text), "no `{text}` in {overview}");
     }
     let consumer = served.page("/consumers/users/1").await;
@@ -129,7 +134,18 @@ async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<D
     let stops = Model::new("stops");
     stops.fail_on(SCRIPT, true);
     run_once(stops.worker(&db)).await;
-    let both = || users.worker(&db).scoped_consumer(stops.clone());
+    let waits = || read_model("waits").knows(|format| format.event_type != SCRIPT);
+    run_once(db.worker().consumer(waits()).release(SCRIPT)).await;
+    db.execute(&format!(
+        "UPDATE consumer_progress SET worker_host = '{}'",
+        SCRIPT.replace('\'', "''")
+    ))
+    .await;
+    let both = || {
+        let builder = users.worker(&db).release(SCRIPT);
+        builder.scoped_consumer(stops.clone()).consumer(waits())
+    };
+    run_once(both()).await;
     let served = Served::operable(both()).await;
 
     let encoded = SCRIPT.bytes().fold(String::new(), |encoded, byte| {
@@ -139,6 +155,7 @@ async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<D
         "/".to_owned(),
         format!("/?q={encoded}"),
         "/consumers/stops/1".to_owned(),
+        "/consumers/waits/1".to_owned(),
         "/consumers/users/1/parked".to_owned(),
         format!("/consumers/{encoded}/1"),
         "/events".to_owned(),
@@ -173,6 +190,8 @@ async fn a_payload_of_10_mb_is_cut_and_can_be_downloaded<DB: TestDatabase>(db: D
     let page = served.page(&format!("/events/{position}")).await;
     assert!(page.len() < 200_000, "{} bytes", page.len());
     assert!(page.contains("10.5 MB") && page.contains(", cut"));
+    let download = format!("<a href=\"/events/{position}/payload\" download>Download</a>");
+    assert!(page.contains(&download), "{page}");
     let list = served.page("/events").await;
     assert!(list.contains("10.5 MB") && list.len() < 50_000, "{list}");
 
@@ -183,6 +202,13 @@ async fn a_payload_of_10_mb_is_cut_and_can_be_downloaded<DB: TestDatabase>(db: D
         file.header("content-type"),
         Some("application/octet-stream")
     );
+    let users = Model::new("users");
+    users.fail_on("large", true);
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let page = served.page("/consumers/users/1").await;
+    assert!(page.len() < 200_000, "{} bytes", page.len());
+    assert!(page.contains("10.5 MB, cut") && page.contains(&download));
     let disposition = file.header("content-disposition").unwrap();
     assert!(disposition.starts_with("attachment"), "{disposition}");
     let policy = file.header("content-security-policy").unwrap();
@@ -200,6 +226,134 @@ async fn a_payload_that_is_no_text_is_dumped<DB: TestDatabase>(db: Database<DB>)
         page.contains("&lt;b&gt;...") && page.contains("bytes that are not text"),
         "{page}"
     );
+}
+
+async fn an_event_that_no_release_knows_is_shown_with_its_content<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let orders = || read_model("orders").knows(|format| format.event_type != "Refunded");
+    let refunded = NewEvent::new("Order", "o-1", "Refunded", r#"{"cents":1250}"#);
+    db.append_events(&[refunded]).await;
+    run_once(db.worker().consumer(orders())).await;
+    let served = Served::operable(db.worker().consumer(orders())).await;
+    let overview = served.page("/").await;
+    for text in [
+        "needs attention",
+        "waiting for release",
+        "a release that knows Refunded",
+    ] {
+        assert!(overview.contains(text), "no `{text}` in {overview}");
+    }
+    let page = served.page("/consumers/orders/1").await;
+    for text in [
+        "Waits at event ",
+        "href=\"/events/1\"",
+        "&quot;cents&quot;: 1250",
+        "name its type in </bdi><code><bdi>ignore</bdi></code>",
+        "Park event 1",
+        "Skip event 1",
+    ] {
+        assert!(page.contains(text), "no `{text}` in {page}");
+    }
+}
+
+async fn a_consumer_that_is_held_back_says_why<DB: TestDatabase>(db: Database<DB>) {
+    db.append("User", ["ada"]).await;
+    let named = |name: &'static str| {
+        Model::new(name)
+            .scope(&["User"])
+            .formerly(Formerly::Unstated)
+    };
+    run_once(named("users").worker(&db)).await;
+    let served = Served::operable(named("accounts").worker(&db)).await;
+    let overview = served.page("/").await;
+    assert!(
+        overview.contains("held back") && overview.contains("2 consumers"),
+        "{overview}"
+    );
+    let page = served.page("/consumers/accounts/1").await;
+    assert!(
+        page.contains("<code><bdi>rename users accounts</bdi></code>"),
+        "{page}"
+    );
+    assert!(!page.contains("Pause"), "it has nothing to pause: {page}");
+}
+
+async fn a_consumer_without_a_worker_needs_attention<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(&db)).await;
+    db.append("User", ["bob"]).await;
+    let (rows, events) = if DB::NAME == "SQLite" {
+        ("updated_at - 600000", "datetime('now', '-10 minutes')")
+    } else {
+        (
+            "now() - interval '10 minutes'",
+            "now() - interval '10 minutes'",
+        )
+    };
+    db.execute(&format!("UPDATE consumer_progress SET updated_at = {rows}"))
+        .await;
+    db.execute(&format!("UPDATE events SET created_at = {events}"))
+        .await;
+    let served = Served::read_only(users.worker(&db)).await;
+    for path in ["/", "/consumers/users/1"] {
+        let page = served.page(path).await;
+        assert!(
+            page.contains(">no worker</span>") && page.contains("no worker seen for 10 min"),
+            "{path}: {page}"
+        );
+        assert!(!page.contains(">running<"), "{path}: {page}");
+    }
+    // The control: one that handles the event.
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let page = served.page("/").await;
+    assert!(
+        page.contains(">running<") && page.contains("none in trouble"),
+        "{page}"
+    );
+}
+
+async fn the_processes_and_releases_of_a_consumer_are_named<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users").settings(Settings::default().segments(2));
+    db.append("User", ["a", "b"]).await;
+    run_once(users.worker(&db).release("2026.1")).await;
+    db.append("User", ["a"]).await;
+    run_once(users.worker(&db).release("2026.2")).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let process = format!("{} on ", std::process::id());
+    for path in ["/", "/consumers/users/1", "/processes"] {
+        let page = served.page(path).await;
+        assert!(page.contains(&process), "{path}: {page}");
+    }
+    for path in ["/consumers/users/1", "/processes"] {
+        let page = served.page(path).await;
+        assert!(
+            page.contains("2026.1") && page.contains("2026.2"),
+            "{path}: {page}"
+        );
+    }
+    let page = served.page("/processes").await;
+    let (latest, before) = (page.find("2026.2").unwrap(), page.find("2026.1").unwrap());
+    assert!(latest < before, "{page}");
+}
+
+async fn a_read_only_page_names_the_commands_that_do_the_same<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    db.append("User", ["bad"]).await;
+    run_once(users.worker(&db)).await;
+    let served = Served::read_only(users.worker(&db)).await;
+    let page = served.page("/consumers/users/1").await;
+    for command in [
+        "resume users",
+        "park users 1",
+        "skip users 1",
+        "rebuild users",
+    ] {
+        assert!(page.contains(&format!("<code>{command}</code>")), "{page}");
+    }
 }
 
 /// The positions that a page of events lists, in its order.
@@ -331,7 +485,10 @@ async fn an_event_tells_what_a_consumer_made_of_it<DB: TestDatabase>(db: Databas
         "{other}"
     );
     let unknown = served.page("/events/2?consumer=user").await;
-    assert!(unknown.contains("there is no consumer `user`"), "{unknown}");
+    assert!(
+        unknown.contains("there is no consumer </bdi><code><bdi>user</bdi></code>"),
+        "{unknown}"
+    );
 }
 
 /// A consumer that parks the events of some aggregates.

@@ -1,13 +1,12 @@
 //! Futures that are dropped half way, and transactions that the program left open: neither loses what
 //! is written next.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::future::Future;
+use std::pin::Pin;
 
 use consumer::admin::Admin;
 use consumer::{EventStore, ExpectedVersion, NewEvent, merge_segments};
-use consumer_tests::{Database, Model, TestDatabase, run_once, test_on, until};
+use consumer_tests::{Database, Model, TestDatabase, dropped_after, run_once, test_on, until};
 use sqlx::pool::PoolConnection;
 use sqlx::{Pool, Postgres, Sqlite};
 
@@ -105,20 +104,6 @@ async fn prepare<DB: TestDatabase>(db: &Database<DB>) -> Pool<DB> {
     db.execute("CREATE TABLE plain (id INT NOT NULL)").await;
     let options = sqlx::pool::PoolOptions::new().max_connections(CONNECTIONS);
     options.connect(&db.url).await.unwrap()
-}
-
-/// Drops a future when it is woken for the poll after this many; returns whether it was done.
-async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| match left.checked_sub(1) {
-        None => Poll::Ready(false),
-        Some(fewer) => {
-            left = fewer;
-            future.as_mut().poll(cx).map(|_| true)
-        }
-    })
-    .await
 }
 
 /// All connections of the pool.

@@ -1,12 +1,12 @@
 //! A program that was built with an earlier release, beside the library as it is now.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use consumer::Formerly;
 use consumer::admin::Admin;
 use consumer_tests::{
-    Database, Running, TestDatabase, WorkerProcess, patiently, read_model, test_on, until,
+    Database, Program, Running, TestDatabase, WorkerProcess, patiently, read_model, test_on, until,
 };
 use tokio::sync::OnceCell;
 
@@ -29,61 +29,14 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Whether the history is here, as it is not in a shallow clone or an archive.
-fn has_history(root: &Path) -> bool {
-    let commit = format!("{EARLIER}^{{commit}}");
-    let found = Command::new("git")
-        .args(["cat-file", "-e", &commit])
-        .current_dir(root)
-        .output();
-    found.is_ok_and(|output| output.status.success())
-}
-
-/// Builds the program in `fixtures/earlier` with the library of that commit.
-fn build() -> Option<PathBuf> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = tests.parent().unwrap();
-    if !has_history(root) {
-        let missing = format!("commit {EARLIER} is missing; run `git fetch --unshallow`");
-        eprintln!("not tested: {missing}");
-        return None;
-    }
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("earlier");
-    let (library, program) = (place.join("library"), place.join("program"));
-    for directory in [library.join("consumer"), program.join("src")] {
-        std::fs::create_dir_all(directory).unwrap();
-    }
-    let archive = place.join("library.tar");
-    run(Command::new("git")
-        .args(["archive", "--output"])
-        .arg(&archive)
-        .arg(EARLIER)
-        .current_dir(root));
-    run(Command::new("tar")
-        .arg("-xf")
-        .arg(&archive)
-        .arg("-C")
-        .arg(&library));
-    let fixture = tests.join("fixtures/earlier");
-    for file in ["Cargo.toml", "src/main.rs"] {
-        std::fs::copy(fixture.join(file), program.join(file)).unwrap();
-    }
-    // The versions of that release, as far as the program needs them.
-    std::fs::copy(library.join("Cargo.lock"), program.join("Cargo.lock")).unwrap();
-    let target = place.join("target");
-    run(Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--target-dir"])
-        .arg(&target)
-        .current_dir(&program));
-    Some(target.join("debug/earlier"))
-}
-
 /// The program, built once.
 async fn program() -> Option<String> {
     static PROGRAM: OnceCell<Option<String>> = OnceCell::const_new();
     let built = PROGRAM.get_or_init(async || {
-        let built = tokio::task::spawn_blocking(build).await.unwrap();
-        built.map(|path| path.to_str().unwrap().to_owned())
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("earlier");
+        let program = Program::of("earlier").with_library_of(EARLIER);
+        let build = tokio::task::spawn_blocking(move || program.build(&directory));
+        build.await.unwrap()
     });
     built.await.clone()
 }

@@ -1,8 +1,12 @@
 //! Tables that differ from their mapping: all differences are reported at once, each with the line that
 //! removes it, and none is retried.
 
-use consumer::{Column, Mismatch, Schema, SqlType, StoreError, WorkerError};
-use consumer_tests::{Database, TestDatabase, patiently, read_model};
+use std::time::Duration;
+
+use consumer::{
+    Column, Mismatch, OnError, Schema, SqlType, StoreError, WorkerBuilder, WorkerError,
+};
+use consumer_tests::{Database, Running, TestDatabase, impatient, patiently, read_model, run_once};
 use sqlx::{Postgres, Sqlite};
 
 /// A database with these tables, in which the store is mapped but not migrated.
@@ -321,7 +325,7 @@ async fn a_column_that_an_append_cannot_fill_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expression_that_the_database_refuses_is_named_with_the_others() {
+async fn a_refused_expression_is_named_with_the_other_mismatches() {
     let schema = Schema::default()
         .read_only()
         .expression(Column::AggregateType, "no_such_column")
@@ -461,6 +465,189 @@ async fn a_worker_reports_differences_and_retries_none() {
         panic!("{error:?}")
     };
     assert_eq!(mismatches.len(), 2, "{mismatches:?}");
+}
+
+/// An event of another program, in a table whose columns may have other types.
+const INSERT: &str = "
+    INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type,
+                        event_version, payload)
+    VALUES ('User', 'u-2', 1, '6e3b2f7c-0d0a-4e2b-9f55-0a1b2c3d4e5f', 'Changed', 1, '{}')";
+
+/// A consumer to whose policy an event that cannot be read would be lost.
+fn skipping<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
+    let settings = impatient().retries(0).on_error(OnError::Skip);
+    db.worker().consumer(read_model("users").settings(settings))
+}
+
+/// Changes the table while a worker runs, and returns the lines of the error that ends it. What it has
+/// handled by then is what was in the log before.
+async fn lines_after<DB: TestDatabase>(db: &Database<DB>, change: &str) -> Vec<String> {
+    let before = db.append("User", ["u-1", "u-1"]).await;
+    let running = Running::start(skipping(db));
+    running.caught_up_to(before[1]).await.unwrap();
+    db.execute(change).await;
+    let error = running.end().await.unwrap_err();
+    let WorkerError::Store(StoreError::Mismatches { mismatches, .. }) = error else {
+        panic!("{change}: {error:?}")
+    };
+    assert_eq!(db.applied("users").await, before, "{change}");
+    mismatches.iter().map(Mismatch::remedy).collect()
+}
+
+/// Runs the same consumer with a mapping that fits the table.
+async fn all_is_applied<DB: TestDatabase>(db: Database<DB>, schema: Schema) {
+    let db = remapped(db, schema);
+    run_once(skipping(&db)).await;
+    assert_eq!(db.applied("users").await, db.log().await);
+    assert_eq!(db.log().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_changes_under_a_running_worker_ends_it() {
+    let types = [
+        (
+            Column::Payload,
+            "payload TYPE jsonb USING convert_from(payload, 'UTF8')::jsonb",
+            SqlType::Jsonb,
+        ),
+        (
+            Column::Payload,
+            "payload TYPE text USING convert_from(payload, 'UTF8')",
+            SqlType::Text,
+        ),
+        (
+            Column::CreatedAt,
+            "created_at TYPE timestamp",
+            SqlType::Timestamp,
+        ),
+        (
+            Column::AggregateVersion,
+            "aggregate_version TYPE numeric",
+            SqlType::Numeric,
+        ),
+    ];
+    for (column, change, found) in types {
+        let db = Database::<Postgres>::fresh().await;
+        let change = format!("ALTER TABLE events ALTER {change}; {INSERT}");
+        let line = format!(".sql_type(Column::{column:?}, SqlType::{found:?})");
+        assert_eq!(lines_after(&db, &change).await, [line]);
+        all_is_applied(db, Schema::default().sql_type(column, found)).await;
+    }
+}
+
+/// What a mapping casts would be read as something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapped_type_that_changes_under_a_running_worker_ends_it() {
+    let from_json = "payload TYPE bytea USING convert_to(payload::text, 'UTF8')";
+    let types = [
+        (
+            Column::Payload,
+            ("payload JSONB NOT NULL", SqlType::Jsonb),
+            (from_json, SqlType::Bytea),
+        ),
+        (
+            Column::Payload,
+            ("payload JSON NOT NULL", SqlType::Json),
+            (from_json, SqlType::Bytea),
+        ),
+        (
+            Column::Payload,
+            ("payload TEXT NOT NULL", SqlType::Text),
+            (from_json, SqlType::Bytea),
+        ),
+        (
+            Column::CreatedAt,
+            (
+                "created_at TIMESTAMP NOT NULL DEFAULT now()",
+                SqlType::Timestamp,
+            ),
+            ("created_at TYPE timestamptz", SqlType::Timestamptz),
+        ),
+    ];
+    for (column, (definition, mapped), (change, found)) in types {
+        let name = definition.split(' ').next().unwrap();
+        let schema = Schema::default().sql_type(column, mapped);
+        let db = with::<Postgres>(&table(&[(name, definition)]), schema).await;
+        let db = db.prepared().await;
+        let change = format!("ALTER TABLE events ALTER {change}; {INSERT}");
+        let line = format!(".sql_type(Column::{column:?}, SqlType::{found:?})");
+        assert_eq!(lines_after(&db, &change).await, [line]);
+        all_is_applied(db, Schema::default()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_disappears_under_a_running_worker_ends_it() {
+    let db = Database::<Postgres>::fresh().await;
+    let change = format!("ALTER TABLE events DROP trace_id; {INSERT}");
+    let lines = lines_after(&db, &change).await;
+    assert_eq!(lines, [".without(Column::TraceId)"]);
+    all_is_applied(db, Schema::default().without(Column::TraceId)).await;
+
+    let db = Database::<Sqlite>::fresh().await;
+    let change = format!("ALTER TABLE events DROP COLUMN trace_id; {INSERT}");
+    let lines = lines_after(&db, &change).await;
+    assert_eq!(lines, [".without(Column::TraceId)"]);
+    all_is_applied(db, Schema::default().without(Column::TraceId)).await;
+
+    // Without it, the worker cannot even poll.
+    let db = Database::<Postgres>::fresh().await;
+    let change = format!("ALTER TABLE events RENAME global_position TO seq; {INSERT}");
+    let before = db.append("User", ["u-1", "u-1"]).await;
+    let running = Running::start(skipping(&db));
+    running.caught_up_to(before[1]).await.unwrap();
+    db.execute(&change).await;
+    let error = running.end().await.unwrap_err().to_string();
+    assert!(
+        error.contains(r#": write `.column(Column::GlobalPosition, "seq")`"#),
+        "{error}"
+    );
+    let db = remapped(db, Schema::default().column(Column::GlobalPosition, "seq"));
+    run_once(skipping(&db)).await;
+    let log = db.numbers("SELECT seq FROM events ORDER BY seq").await;
+    assert_eq!(db.applied("users").await, log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_without_a_value_ends_a_running_worker() {
+    let db = Database::<Postgres>::fresh().await;
+    let without = INSERT.replace("'Changed'", "NULL");
+    let change = format!("ALTER TABLE events ALTER event_type DROP NOT NULL; {without}");
+    let lines = lines_after(&db, &change).await;
+    assert_eq!(lines, ["ALTER TABLE events ALTER event_type SET NOT NULL"]);
+    db.execute("UPDATE events SET event_type = 'Changed' WHERE event_type IS NULL")
+        .await;
+    db.execute(&lines[0]).await;
+    all_is_applied(db, Schema::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_no_read_notices_ends_a_running_worker() {
+    let changes = [
+        (
+            "event_type DROP NOT NULL",
+            "ALTER TABLE events ALTER event_type SET NOT NULL",
+        ),
+        (
+            "event_id TYPE text",
+            ".sql_type(Column::EventId, SqlType::Text)",
+        ),
+        (
+            "aggregate_version TYPE int",
+            ".sql_type(Column::AggregateVersion, SqlType::Integer)",
+        ),
+    ];
+    for (change, line) in changes {
+        let db = Database::<Postgres>::fresh().await;
+        let before = db.append("User", ["u-1"]).await;
+        let worker = skipping(&db).advance_interval(Duration::from_millis(20));
+        let running = Running::start(worker);
+        running.caught_up_to(before[0]).await.unwrap();
+        db.execute(&format!("ALTER TABLE events ALTER {change}"))
+            .await;
+        let error = running.end().await.unwrap_err().to_string();
+        assert!(error.contains(&format!(": write `{line}`")), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,26 +28,26 @@ const ORDERS: &str = "
         UNIQUE (order_id, version))";
 
 fn orders() -> Schema {
-    Schema::default()
+    order_columns()
+        .sql_type(Column::AggregateId, SqlType::Uuid)
+        .sql_type(Column::AggregateVersion, SqlType::Integer)
+        .sql_type(Column::Payload, SqlType::Jsonb)
+        .column(Column::CreatedAt, "occurred_at")
+        .sql_type(Column::CreatedAt, SqlType::Timestamp)
+}
+
+/// What the tables of orders have alike.
+fn order_columns() -> Schema {
+    without_causes(Schema::default())
         .events("order_events")
         .aggregate_heads("order_heads")
         .column(Column::GlobalPosition, "seq")
         .constant(Column::AggregateType, "Order")
         .column(Column::AggregateId, "order_id")
-        .sql_type(Column::AggregateId, SqlType::Uuid)
         .column(Column::AggregateVersion, "version")
-        .sql_type(Column::AggregateVersion, SqlType::Integer)
         .column(Column::EventId, "id")
         .column(Column::EventType, "kind")
-        .constant(Column::EventVersion, 1)
         .column(Column::Payload, "data")
-        .sql_type(Column::Payload, SqlType::Jsonb)
-        .without(Column::TraceId)
-        .without(Column::CorrelationId)
-        .without(Column::CausationId)
-        .without(Column::Metadata)
-        .column(Column::CreatedAt, "occurred_at")
-        .sql_type(Column::CreatedAt, SqlType::Timestamp)
 }
 
 /// A database with these tables, mapped and migrated.
@@ -62,6 +62,34 @@ async fn mapped<DB: TestDatabase>(tables: &str, schema: Schema) -> Database<DB> 
 
 fn event(kind: &str, id: &str) -> NewEvent {
     NewEvent::new(kind, id, "Changed", r#"{"n":1}"#)
+}
+
+/// The log of a table that has no place for what caused an event.
+fn without_causes(schema: Schema) -> Schema {
+    schema
+        .constant(Column::EventVersion, 1)
+        .without(Column::TraceId)
+        .without(Column::CorrelationId)
+        .without(Column::CausationId)
+        .without(Column::Metadata)
+}
+
+/// The events of the log.
+async fn log_of<DB: TestDatabase>(db: &Database<DB>) -> Vec<PersistedEvent> {
+    let mut connection = db.pool.acquire().await.unwrap();
+    db.store.read_events(&mut connection, 0, 9).await.unwrap()
+}
+
+/// The history of an aggregate.
+async fn history<DB: TestDatabase>(
+    db: &Database<DB>,
+    connection: &mut DB::Connection,
+    (aggregate_type, id): (&str, &str),
+) -> Vec<PersistedEvent> {
+    let history = db
+        .store
+        .read_aggregate(connection, aggregate_type, id, None, None);
+    history.await.unwrap()
 }
 
 /// A consumer, and the events that it has seen.
@@ -133,11 +161,7 @@ async fn a_table_of_other_types_with_fewer_columns_is_used() {
     log.extend(db.append_events(&[event("Order", &second)]).await);
     assert_eq!(log[1].aggregate_version, 2);
     // `jsonb` has its own spelling.
-    let read = db
-        .store
-        .read_events(&mut db.pool.acquire().await.unwrap(), 0, 9)
-        .await
-        .unwrap();
+    let read = log_of(&db).await;
     assert_eq!(&read[0].payload[..], br#"{"n": 1}"#);
     reads(&db.store, &read).await;
     let same =
@@ -348,12 +372,7 @@ async fn an_aggregate_with_a_uuid_is_read_by_its_index() {
     let mut conn = PgConnection::connect(&db.url).await.unwrap();
     let before = scans(&mut conn, "order_events").await;
     for _ in 0..10 {
-        let history = db
-            .store
-            .read_aggregate(&mut conn, "Order", &id, None, None)
-            .await
-            .unwrap();
-        assert_eq!(history.len(), 1);
+        assert_eq!(history(&db, &mut conn, ("Order", &id)).await.len(), 1);
     }
     let after = scans(&mut conn, "order_events").await;
     assert_eq!(after.0, before.0, "no sequential scan");
@@ -367,27 +386,15 @@ async fn an_id_that_the_column_cannot_hold_is_that_of_no_aggregate() {
     db.append_events(&[event("Order", &id)]).await;
     let mut tx = db.store.begin().await.unwrap();
     for other in ["o-7", "", &id.to_uppercase(), &id.replace('-', "")] {
-        let history = db
-            .store
-            .read_aggregate(&mut tx, "Order", other, None, None)
-            .await;
-        assert_eq!(history.unwrap(), [], "{other}");
+        assert_eq!(history(&db, &mut tx, ("Order", other)).await, [], "{other}");
     }
     // The transaction is not aborted.
-    let history = db
-        .store
-        .read_aggregate(&mut tx, "Order", &id, None, None)
-        .await;
-    assert_eq!(history.unwrap().len(), 1);
-    let history = db
-        .store
-        .read_aggregate(&mut tx, "User", &id, None, None)
-        .await;
-    assert_eq!(history.unwrap(), []);
+    assert_eq!(history(&db, &mut tx, ("Order", &id)).await.len(), 1);
+    assert_eq!(history(&db, &mut tx, ("User", &id)).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_the_table_cannot_hold_is_refused_before_it_is_sent() {
+async fn an_event_that_does_not_fit_the_table_is_never_sent() {
     let db = mapped::<Postgres>(ORDERS, orders()).await;
     let id = Uuid::now_v7().to_string();
     let refused = [
@@ -430,7 +437,7 @@ async fn an_event_that_the_table_cannot_hold_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cause_of_a_handlers_event_is_left_out_where_it_has_no_column() {
+async fn without_a_column_the_cause_of_a_handlers_event_is_left_out() {
     let db = mapped::<Postgres>(ORDERS, orders()).await;
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
     db.append_events(&[event("Order", &first.to_string())])
@@ -460,7 +467,7 @@ const READ_ONLY: &str = "
         kind kind NOT NULL, body JSONB NOT NULL, at BIGINT NOT NULL)";
 
 fn read_only() -> Schema {
-    Schema::default()
+    without_causes(Schema::default())
         .read_only()
         .events("log")
         .column(Column::GlobalPosition, "n")
@@ -470,13 +477,9 @@ fn read_only() -> Schema {
         .sql_type(Column::AggregateVersion, SqlType::Numeric)
         .column(Column::EventId, "key")
         .expression(Column::EventType, "kind::text")
-        .constant(Column::EventVersion, 1)
         .expression(Column::Payload, "body #> '{content,data}'")
         .sql_type(Column::Payload, SqlType::Jsonb)
-        .without(Column::TraceId)
         .expression(Column::CorrelationId, "body ->> 'correlation'")
-        .without(Column::CausationId)
-        .without(Column::Metadata)
         .expression(Column::CreatedAt, "to_timestamp(at / 1000.0)")
 }
 
@@ -490,11 +493,7 @@ const INSERT_READ_ONLY: &str = r#"
 async fn a_read_only_log_may_be_mapped_with_expressions() {
     let db = mapped::<Postgres>(READ_ONLY, read_only()).await;
     db.execute(INSERT_READ_ONLY).await;
-    let log = db
-        .store
-        .read_events(&mut db.pool.acquire().await.unwrap(), 0, 9)
-        .await
-        .unwrap();
+    let log = log_of(&db).await;
     assert_eq!(log.len(), 6);
     let third = &log[2];
     assert_eq!(
@@ -557,7 +556,7 @@ async fn a_value_that_cannot_be_decoded_fails_its_own_event_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_null_payload_of_a_json_type_is_that_of_an_event_without_fields() {
+async fn a_null_json_payload_is_that_of_an_event_without_fields() {
     let db = mapped::<Postgres>(
         &ORDERS.replace("data JSONB NOT NULL", "data JSONB"),
         orders().read_only(),
@@ -568,11 +567,7 @@ async fn a_null_payload_of_a_json_type_is_that_of_an_event_without_fields() {
          VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'Closed')",
     )
     .await;
-    let log = db
-        .store
-        .read_events(&mut db.pool.acquire().await.unwrap(), 0, 9)
-        .await
-        .unwrap();
+    let log = log_of(&db).await;
     assert_eq!(&log[0].payload[..], b"{}");
     reads(&db.store, &log).await;
 }
@@ -697,7 +692,7 @@ const TWO_TABLES: &str = "
         UNION ALL SELECT p, id, shop, n, 'Paid', data, at FROM paid";
 
 fn both_tables() -> Schema {
-    Schema::default()
+    without_causes(Schema::default())
         .read_only()
         .events("both_tables")
         .sequence("positions")
@@ -708,13 +703,8 @@ fn both_tables() -> Schema {
         .sql_type(Column::AggregateVersion, SqlType::Integer)
         .column(Column::EventId, "id")
         .column(Column::EventType, "kind")
-        .constant(Column::EventVersion, 1)
         .column(Column::Payload, "data")
         .sql_type(Column::Payload, SqlType::Jsonb)
-        .without(Column::TraceId)
-        .without(Column::CorrelationId)
-        .without(Column::CausationId)
-        .without(Column::Metadata)
         .column(Column::CreatedAt, "at")
 }
 
@@ -836,23 +826,9 @@ async fn an_existing_table_on_sqlite_is_used() {
             seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, order_id INTEGER NOT NULL,
             version INTEGER NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
             at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, UNIQUE (order_id, version))";
-    let schema = Schema::default()
-        .events("order_events")
-        .aggregate_heads("order_heads")
-        .column(Column::GlobalPosition, "seq")
-        .constant(Column::AggregateType, "Order")
-        .column(Column::AggregateId, "order_id")
+    let schema = order_columns()
         .sql_type(Column::AggregateId, SqlType::Integer)
-        .column(Column::AggregateVersion, "version")
-        .column(Column::EventId, "id")
-        .column(Column::EventType, "kind")
-        .constant(Column::EventVersion, 1)
-        .column(Column::Payload, "data")
         .sql_type(Column::Payload, SqlType::Text)
-        .without(Column::TraceId)
-        .without(Column::CorrelationId)
-        .without(Column::CausationId)
-        .without(Column::Metadata)
         .column(Column::CreatedAt, "at");
     let db = mapped::<Sqlite>(tables, schema).await;
     let mut log = db
@@ -886,7 +862,7 @@ async fn a_read_only_log_on_sqlite_is_mapped_with_expressions() {
         CREATE TABLE log (
             n INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, stream TEXT NOT NULL,
             version INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, at TEXT NOT NULL)";
-    let schema = Schema::default()
+    let schema = without_causes(Schema::default())
         .read_only()
         .events("log")
         .column(Column::GlobalPosition, "n")
@@ -901,12 +877,7 @@ async fn a_read_only_log_on_sqlite_is_mapped_with_expressions() {
         .column(Column::AggregateVersion, "version")
         .column(Column::EventId, "key")
         .column(Column::EventType, "kind")
-        .constant(Column::EventVersion, 1)
         .expression(Column::Payload, "body -> '$.data'")
-        .without(Column::TraceId)
-        .without(Column::CorrelationId)
-        .without(Column::CausationId)
-        .without(Column::Metadata)
         .column(Column::CreatedAt, "at");
     let db = mapped::<Sqlite>(tables, schema).await;
     for n in 1..=3 {
@@ -917,11 +888,7 @@ async fn a_read_only_log_on_sqlite_is_mapped_with_expressions() {
         ))
         .await;
     }
-    let log = db
-        .store
-        .read_events(&mut db.pool.acquire().await.unwrap(), 0, 9)
-        .await
-        .unwrap();
+    let log = log_of(&db).await;
     assert_eq!(&log[2].payload[..], br#"{"n":3}"#);
     reads(&db.store, &log).await;
     let error = db

@@ -25,7 +25,7 @@ test_on!(
 );
 
 async fn waiting_ends_when_the_worker_could_not_start<DB: TestDatabase>(db: Database<DB>) {
-    let position = db.append("User", ["u-1"]).await[0];
+    let position = db.append_one("User", "u-1").await;
     db.execute("DROP TABLE consumer_progress").await;
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
     let handle = worker.handle();
@@ -44,7 +44,7 @@ async fn waiting_ends_when_the_worker_is_dropped_while_it_runs<DB: TestDatabase>
     patiently("it starts", worker.caught_up()).await.unwrap();
     let handle = Clone::clone(&*worker);
     worker.abort().await;
-    let position = db.append("User", ["u-1"]).await[0];
+    let position = db.append_one("User", "u-1").await;
     let waiting = tokio::time::timeout(Duration::from_secs(20), handle.caught_up_to(position));
     waiting
         .await
@@ -55,7 +55,7 @@ async fn waiting_ends_when_the_worker_is_dropped_while_it_runs<DB: TestDatabase>
 async fn waiting_ends_when_the_worker_is_dropped_before_it_runs<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    let position = db.append("User", ["u-1"]).await[0];
+    let position = db.append_one("User", "u-1").await;
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
     let handle = worker.handle();
     drop(worker);

@@ -241,7 +241,7 @@ async fn a_gap_is_settled_while_later_transactions_are_open() {
     let db = Database::<Postgres>::fresh().await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
     let (gap, _) = pending(&db, "gap").await;
-    let last = db.append("User", ["a"]).await[0];
+    let last = db.append_one("User", "a").await;
     until("it waits for the gap", async || {
         worker.frontier_wait().is_some()
     })
@@ -260,9 +260,9 @@ async fn a_gap_is_settled_while_later_transactions_are_open() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r11_a_read_ends_where_the_log_is_settled() {
     let db = Database::<Postgres>::fresh().await;
-    let first = db.append("User", ["a"]).await[0];
+    let first = db.append_one("User", "a").await;
     let (late, _) = pending(&db, "late").await;
-    let last = db.append("User", ["b"]).await[0];
+    let last = db.append_one("User", "b").await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
     until("it waits for the gap", async || {
         worker.frontier_wait().is_some() && db.checkpoint("c").await >= Some(first)
@@ -355,7 +355,7 @@ async fn a_gap_that_was_settled_does_not_delay_the_next_worker() {
     db.append("User", ["a"]).await;
     db.execute("SELECT nextval('events_global_position_seq')")
         .await;
-    let last = db.append("User", ["b"]).await[0];
+    let last = db.append_one("User", "b").await;
     let worker = Running::start(db.worker().consumer(read_model("c")));
     until("the frontier is saved", async || settled(&db).await == last).await;
     worker.stop().await;
@@ -456,7 +456,7 @@ async fn median_wait(db: &Database<Postgres>, mut reach: impl AsyncFnMut(i64)) -
     let mut waits = Vec::new();
     for _ in 0..15 {
         let (gap, _) = pending(db, "gap").await;
-        let head = db.append("User", ["u-1"]).await[0];
+        let head = db.append_one("User", "u-1").await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..60))).await;
         gap.rollback().await.unwrap();
         let ended = Instant::now();
@@ -487,7 +487,7 @@ async fn a_transaction_prepared_meanwhile_still_blocks_the_frontier(db: Database
     .execute(&mut writer)
     .await
     .unwrap();
-    let early = db.append("User", ["early"]).await[0];
+    let early = db.append_one("User", "early").await;
     until("the gap has an owner", async || {
         worker.frontier_wait().is_some()
     })
@@ -647,7 +647,7 @@ async fn a_writer_that_commits_late_is_never_lost(db: Database<Postgres>) {
 async fn run_once_waits_for_a_gap_far_below_the_head(db: Database<Postgres>) {
     let (gap, _) = pending(&db, "gap").await;
     db.append_many(10_500).await;
-    let head = db.append("User", ["last"]).await[0];
+    let head = db.append_one("User", "last").await;
     let worker = db.worker().consumer(read_model("c")).build().unwrap();
     let (handle, run) = (worker.handle(), tokio::spawn(worker.run_once()));
     until("it waits for the gap", async || {
@@ -670,7 +670,7 @@ async fn r11_a_worker_without_a_frontier_loses_what_commits_late() {
     let blind = Running::start(blindfolded.worker().consumer(read_model("blind")));
     let seeing = Running::start(db.worker().consumer(read_model("seeing")));
     let (late, position) = pending(&db, "late").await;
-    let early = db.append("User", ["early"]).await[0];
+    let early = db.append_one("User", "early").await;
     patiently("it passes the gap", blind.caught_up_to(early))
         .await
         .unwrap();
@@ -708,7 +708,7 @@ async fn transactions_that_drew_no_position_delay_nothing() {
     let worker = Running::start(db.worker().consumer(read_model("c")));
     let (rolled_back, _) = pending(&db, "gap").await;
     rolled_back.rollback().await.unwrap();
-    let head = db.append("User", ["u-1"]).await[0];
+    let head = db.append_one("User", "u-1").await;
     patiently(
         "it catches up while they are open",
         worker.caught_up_to(head),

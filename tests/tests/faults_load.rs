@@ -57,7 +57,7 @@ async fn events_of_any_size_and_content_arrive_unchanged<DB: TestDatabase>(db: D
     ];
     for (n, payload) in payloads.iter().enumerate() {
         let event = NewEvent::new("Blob", ids[n % ids.len()], "Stored", payload.clone());
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let seen: Arc<Mutex<Vec<(String, usize)>>> = Arc::default();
     let (sink, expected) = (Arc::clone(&seen), payloads.clone());
@@ -128,7 +128,7 @@ async fn a_batch_respects_its_bytes_but_has_at_least_one_event<DB: TestDatabase>
     for n in 0..20 {
         let size = if n == 7 { 300_000 } else { 30_000 };
         let event = NewEvent::new("Blob", "b", "Stored", vec![0; size]);
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let batches: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
     let sink = Arc::clone(&batches);
@@ -379,6 +379,38 @@ async fn r4_the_guard_costs_no_exchange_with_the_server() {
     // The claim, the save and the COMMIT, and in the message of the BEGIN three that restore the session and two
     // of the guard.
     assert_eq!(per_batch, 3 + 1 + 3 + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_costs_the_parked_aggregates_and_not_their_events() {
+    const MOST_PAGES: i64 = 100;
+    let counting = Counting::start().await;
+    let db = Database::on(&counting.server).await;
+    run_once(db.worker().consumer(read_model("c"))).await;
+    db.execute(
+        "INSERT INTO consumer_parked (consumer, version, aggregate_type, aggregate_id, position,
+                                      slice, reason)
+         SELECT 'c', 1, 'User', 'u-' || n % 2, n, 0, 'behind' FROM generate_series(1, 50000) AS n;
+         ANALYZE consumer_parked",
+    )
+    .await;
+    let appended = db.append("User", ["u-2"]).await;
+    counting.forget().await;
+
+    run_once(db.worker().consumer(read_model("c"))).await;
+    assert_eq!(db.applied("c").await, appended);
+    let found = "^WITH RECURSIVE found";
+    let (calls, pages) = (
+        counting.calls(&db, found).await,
+        counting.pages(&db, found).await,
+    );
+    assert!(calls > 0, "the control: a batch looks for them");
+    assert!(pages <= calls * MOST_PAGES, "{pages} pages in {calls}");
+    // The control: their events are on many more.
+    db.execute("SELECT DISTINCT aggregate_type, aggregate_id FROM consumer_parked")
+        .await;
+    let pages = counting.pages(&db, "^SELECT DISTINCT").await;
+    assert!(pages > 3 * MOST_PAGES, "{pages}");
 }
 
 /// A proxy that can be cut as a network is: no data passes, and no connection is closed.

@@ -247,7 +247,7 @@ async fn without_its_database_a_worker_is_live_but_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frontier_that_stays_blocked_is_a_problem_that_names_its_blocker() {
+async fn a_frontier_that_stays_blocked_is_a_problem_with_its_blocker() {
     let db = Database::<sqlx::Postgres>::fresh().await;
     let running = |bound| {
         let worker = db.worker().consumer(Model::new("users"));

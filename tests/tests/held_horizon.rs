@@ -66,7 +66,7 @@ async fn grown(db: &Database<Postgres>, consumers: &[&str]) {
 
 /// Appends an event, and waits until consumers have handled it.
 async fn handle_one_more(db: &Database<Postgres>, worker: &Running<Postgres>) -> i64 {
-    let position = db.append("User", ["u-1"]).await[0];
+    let position = db.append_one("User", "u-1").await;
     patiently("all catch up", worker.caught_up_to(position))
         .await
         .unwrap();
@@ -148,7 +148,7 @@ async fn searches_take_a_twentieth_of_the_time_at_most() {
     Postgres::execute_sql(&mut other, lock).await.unwrap();
     counting.forget().await;
     let began = Instant::now();
-    let position = db.append("User", ["u-1"]).await[0];
+    let position = db.append_one("User", "u-1").await;
     until("the lane has asked often", async || {
         counting.calls(&db, CLAIM_AT_ADDRESS).await >= 100
     })

@@ -60,8 +60,8 @@ fn each_command_is_given_in_the_histories_of_a_test() {
     let steps = (0..500).flat_map(|seed| menu.steps(seed));
     let given = steps.filter_map(|step| match step {
         Step::Command(command, ..) => Some(command.name()),
-        Step::Beside(step) => match *step {
-            Step::Command(command, ..) => Some(command.name()),
+        Step::Beside(steps) => match steps[..] {
+            [Step::Command(command, ..)] => Some(command.name()),
             _ => None,
         },
         _ => None,

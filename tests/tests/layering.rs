@@ -418,6 +418,52 @@ fn a_statement_on_tables_of_the_other_half_is_found() {
     assert_eq!(strangers("rows.rs", file).len(), 6, "it belongs to no half");
 }
 
+/// The half to which a file of the backend belongs.
+fn half(file: &str) -> Option<usize> {
+    let name = file.strip_prefix("backend/")?.rsplit('/').next()?;
+    HALVES.iter().position(|(files, _)| files.contains(&name))
+}
+
+/// The imports of one half from the other.
+fn across(imports: &Imports) -> Vec<String> {
+    let mut across = Vec::new();
+    for (file, used) in &imports.files {
+        let Some(own) = half(file) else { continue };
+        let foreign = used
+            .iter()
+            .filter(|import| half(import).is_some_and(|half| half != own));
+        across.extend(foreign.map(|import| format!("{file} uses {import}")));
+    }
+    across
+}
+
+#[test]
+fn an_import_from_the_other_half_is_found() {
+    let both = [
+        (
+            "backend/mod.rs",
+            "mod frontier; mod postgres; mod snapshot; mod checkpoints; pub use self::checkpoints::Rows;",
+        ),
+        ("backend/checkpoints.rs", "pub struct Rows;"),
+        ("backend/frontier.rs", "use super::Rows;"),
+        (
+            "backend/postgres/frontier.rs",
+            "use crate::backend::checkpoints::Rows;",
+        ),
+        ("backend/postgres/mod.rs", "mod frontier;"),
+        ("backend/snapshot.rs", "use super::{checkpoints, frontier};"),
+    ];
+    let expected = ["backend/frontier.rs", "backend/postgres/frontier.rs"];
+    let expected = expected.map(|file| format!("{file} uses backend/checkpoints.rs"));
+    assert_eq!(across(&library(&both)), expected);
+}
+
+#[test]
+fn the_halves_of_a_backend_do_not_use_each_other() {
+    let imports = Imports::of_crate(&source());
+    assert_eq!(across(&imports), [""; 0]);
+}
+
 #[test]
 fn the_halves_of_a_backend_share_no_statement() {
     let mut found = BTreeSet::new();

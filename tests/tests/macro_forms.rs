@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use consumer::prelude::*;
 use consumer::sqlx::{Connection, Sqlite};
-use consumer::{BatchError, ErasedConsumer, EventRecord, NewEvent, OnError, Settings, StartFrom};
-use consumer_tests::Database;
+use consumer::{ErasedConsumer, EventRecord, NewEvent, OnError, Settings, StartFrom};
+use consumer_tests::{Database, Notes, give, in_memory};
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
@@ -33,20 +33,6 @@ enum UserEvent {
 #[event(aggregate = "Order", name = "UserRegistered")]
 struct OrderOfTheSameName {}
 
-/// Notes what a handler was given; a consumer must be a value that can be shared.
-#[derive(Default)]
-struct Seen(Mutex<Vec<String>>);
-
-impl Seen {
-    fn note(&self, what: impl Into<String>) {
-        self.0.lock().unwrap().push(what.into());
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
-
 fn event(position: i64, aggregate: &str, kind: &str, payload: &str) -> PersistedEvent {
     PersistedEvent::new(EventRecord {
         global_position: position,
@@ -66,17 +52,8 @@ fn user(position: i64, kind: &str) -> PersistedEvent {
     )
 }
 
-async fn give<C: ErasedConsumer<Sqlite>>(
-    consumer: &C,
-    cx: &Context,
-    events: &[PersistedEvent],
-) -> Result<usize, BatchError> {
-    let mut tx = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-    ErasedConsumer::handle_batch(consumer, cx, &mut tx, events).await
-}
-
 #[derive(Default)]
-struct OneByOne(Seen);
+struct OneByOne(Notes);
 
 #[consumer(name = "forms.one_by_one")]
 impl OneByOne {
@@ -118,7 +95,7 @@ async fn a_batch_ends_early_where_the_worker_wants_it_to() {
 }
 
 #[derive(Default)]
-struct WholeBatch(Seen);
+struct WholeBatch(Notes);
 
 #[consumer(name = "forms.whole_batch")]
 impl WholeBatch {
@@ -150,7 +127,7 @@ async fn a_whole_batch_is_given_at_once_and_suspected_as_a_whole() {
 type Registered<'a> = Envelope<'a, UserRegistered>;
 
 #[derive(Default)]
-struct ByEvent(Seen);
+struct ByEvent(Notes);
 
 #[consumer(name = "forms.by_event")]
 impl ByEvent {
@@ -221,7 +198,7 @@ async fn each_event_goes_to_the_handler_of_its_type() {
 #[tokio::test]
 async fn on_reset_empties_the_read_model() {
     let consumer = ByEvent::default();
-    let mut tx = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let mut tx = in_memory().await;
     assert!(ErasedConsumer::<Sqlite>::can_reset(&consumer));
     assert!(!ErasedConsumer::<Sqlite>::can_reset(&OneByOne::default()));
     let cx = Context::new("by_event");
@@ -247,7 +224,7 @@ async fn a_decode_error_in_a_handler_names_the_consumer() {
 }
 
 #[derive(Default)]
-struct InRuns(Seen);
+struct InRuns(Notes);
 
 #[consumer(name = "forms.in_runs", aggregates = [UserEvent, "Order"])]
 impl InRuns {
@@ -345,7 +322,7 @@ async fn a_run_ends_before_an_event_that_does_not_decode() {
 #[tokio::test]
 async fn one_event_alone_can_be_given_to_a_handler_of_runs() {
     let consumer = InRuns::default();
-    let mut tx = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let mut tx = in_memory().await;
     let cx = Context::new("in_runs");
     let event = user(1, "UserRegistered");
     Consumer::<Sqlite>::handle(&consumer, &cx, &mut tx, &event)
@@ -355,7 +332,7 @@ async fn one_event_alone_can_be_given_to_a_handler_of_runs() {
 }
 
 #[derive(Default)]
-struct AllOfAnAggregate(Seen);
+struct AllOfAnAggregate(Notes);
 
 #[consumer(name = "forms.all_of_an_aggregate", aggregates = [UserEvent])]
 impl AllOfAnAggregate {
@@ -392,7 +369,7 @@ async fn an_enum_handles_all_events_of_its_aggregate() {
 #[consumer(name = "forms.by_hand", database = Sqlite, aggregates = ["User"], retries = 2)]
 #[derive(Default)]
 struct ByHand {
-    seen: Seen,
+    seen: Notes,
 }
 
 impl Handler<Sqlite> for ByHand {
@@ -474,6 +451,12 @@ impl EveryKey {
     }
 }
 
+/// What is registered of the only consumer of a group.
+fn discovered(group: &str) -> consumer::Declaration {
+    let registry = consumer::Registry::<Sqlite>::discover_group(group, &Dependencies::new());
+    registry.unwrap().registered()[0].declaration.clone()
+}
+
 #[test]
 fn every_key_arrives_in_the_settings() {
     let expected = Settings::default()
@@ -491,9 +474,7 @@ fn every_key_arrives_in_the_settings() {
     assert_eq!(Consumer::<Sqlite>::settings(&EveryKey), expected);
     let registered = consumer::Registered::<Sqlite>::scoped(EveryKey).version(3);
     assert_eq!(registered.declaration.settings, expected);
-    let registry =
-        consumer::Registry::<Sqlite>::discover_group("keys", &Dependencies::new()).unwrap();
-    let discovered = &registry.registered()[0].declaration;
+    let discovered = discovered("keys");
     assert_eq!(discovered.settings, expected);
     assert_eq!((discovered.version, registered.declaration.version), (3, 3));
 }
@@ -514,9 +495,7 @@ impl Handler<Sqlite> for EveryKeyByHand {
 
 #[test]
 fn a_struct_has_the_same_keys() {
-    let registry =
-        consumer::Registry::<Sqlite>::discover_group("hand", &Dependencies::new()).unwrap();
-    let discovered = &registry.registered()[0].declaration;
+    let discovered = discovered("hand");
     assert_eq!((discovered.version, discovered.settings.segments), (4, 2));
 }
 
@@ -555,18 +534,10 @@ impl VersionedAgain {
     }
 }
 
-/// Appends an event of each of these types.
-async fn append(db: &Database<Sqlite>, types: &[&str]) {
-    for event_type in types {
-        let event = NewEvent::new("User", "u-1", *event_type, "{}");
-        db.append_events(&[event]).await;
-    }
-}
-
 #[tokio::test]
 async fn a_second_version_has_a_checkpoint_of_its_own() {
     let db = Database::<Sqlite>::fresh().await;
-    append(&db, &["A"]).await;
+    db.append_one("User", "u-1").await;
     let worker = Worker::builder(db.store.clone()).discover_group("versions");
     worker.build().unwrap().run_once().await.unwrap();
     let mut versions = VERSIONS.lock().unwrap().clone();
@@ -583,6 +554,10 @@ async fn a_second_version_has_a_checkpoint_of_its_own() {
 
 /// The calls of the consumers of the group `overrides`, in order.
 static OVERRIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn called(what: impl Into<String>) {
+    OVERRIDDEN.lock().unwrap().push(what.into());
+}
 
 fn overridden(beginning: &str) -> usize {
     let seen = OVERRIDDEN.lock().unwrap();
@@ -602,10 +577,7 @@ struct Committing;
 )]
 impl Failing {
     async fn handle(&self, event: &PersistedEvent) -> Result<(), String> {
-        OVERRIDDEN
-            .lock()
-            .unwrap()
-            .push(format!("failing {}", event.event_type));
+        called(format!("failing {}", event.event_type));
         match &*event.event_type {
             "Bad" => Err("bad".into()),
             _ => Ok(()),
@@ -616,7 +588,7 @@ impl Failing {
 #[consumer(name = "forms.latecomer", group = "overrides")]
 impl Latecomer {
     async fn handle(&self, _event: &PersistedEvent) -> Result<(), String> {
-        OVERRIDDEN.lock().unwrap().push("latecomer".into());
+        called("latecomer");
         Ok(())
     }
 }
@@ -632,10 +604,7 @@ impl Hanging {
         if &*event.event_type == "Bad" {
             std::future::pending::<()>().await;
         }
-        OVERRIDDEN
-            .lock()
-            .unwrap()
-            .push(format!("hanging {}", event.event_type));
+        called(format!("hanging {}", event.event_type));
         Ok(())
     }
 }
@@ -648,10 +617,8 @@ impl Committing {
         _tx: &mut SqliteConnection,
         _event: &PersistedEvent,
     ) -> Result<(), String> {
-        OVERRIDDEN.lock().unwrap().push("committing".into());
-        cx.after_commit(async {
-            OVERRIDDEN.lock().unwrap().push("committed".into());
-        });
+        called("committing");
+        cx.after_commit(async { called("committed") });
         Ok(())
     }
 }
@@ -661,8 +628,10 @@ async fn what_an_attribute_says_is_overridden_on_the_builder() {
     use std::time::Duration;
 
     let db = Database::<Sqlite>::fresh().await;
-    append(&db, &["Bad"]).await;
-    append(&db, &["Good"; 99]).await;
+    for event_type in ["Bad"].iter().chain(&["Good"; 99]) {
+        let event = NewEvent::new("User", "u-1", *event_type, "{}");
+        db.append_event(event).await;
+    }
     let worker = Worker::builder(db.store.clone())
         .discover_group("overrides")
         .configure("forms.failing", |settings| {

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use consumer::{OnError, Settings, Worker, merge_segments};
-use consumer_tests::{Database, Model, Running, TestDatabase, consumer, test_on};
+use consumer::admin::Admin;
+use consumer::{Formerly, NewEvent, OnError, Settings, Worker, merge_segments};
+use consumer_tests::{
+    Database, Model, Running, TestDatabase, consumer, patiently, read_model, test_on,
+};
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
@@ -190,6 +193,8 @@ test_on!(
     lag_in_seconds_is_the_age_of_the_first_unhandled_event,
     a_new_event_after_an_idle_hour_is_not_an_hour_late,
     the_gauges_of_a_merged_slice_go_to_zero,
+    a_consumer_shows_that_it_waits_for_a_release,
+    a_consumer_shows_that_it_is_held_back,
     a_batch_has_a_span_with_its_positions
 );
 
@@ -386,6 +391,49 @@ async fn the_gauges_of_a_merged_slice_go_to_zero<DB: TestDatabase>(db: Database<
     running.stop().await;
 }
 
+/// Whether the gauges of a consumer have 1 for this state, and 0 for all others.
+fn is_only_in(name: &str, current: &str) -> bool {
+    states().into_iter().all(|state| {
+        let labels = format!("{{consumer={name},log=events,state={state},version=1}}");
+        value(&format!("consumer_state{labels}")) == f64::from(u8::from(state == current))
+    })
+}
+
+async fn a_consumer_shows_that_it_waits_for_a_release<DB: TestDatabase>(db: Database<DB>) {
+    prepare(&db, &["a"]).await;
+    db.append_events(&[NewEvent::new("User", "a", "Refunded", "{}")])
+        .await;
+    let name = named::<DB, _>("waiting_s", "waiting_p");
+    let old = read_model(name).knows(|format| format.event_type == "Changed");
+    let running = Running::start(db.worker().consumer(old));
+    patiently(
+        "its state",
+        until(|| is_only_in(name, "waiting_for_release")),
+    )
+    .await;
+    let lag = format!("consumer_lag_positions{{consumer={name},log=events,slice=0,version=1}}");
+    patiently("its lag", until(|| value(&lag) == 1.0)).await;
+    running.stop().await;
+
+    let running = Running::start(db.worker().consumer(read_model(name)));
+    patiently("its state", until(|| is_only_in(name, "running"))).await;
+    patiently("its lag", until(|| value(&lag) == 0.0)).await;
+    running.stop().await;
+}
+
+async fn a_consumer_shows_that_it_is_held_back<DB: TestDatabase>(db: Database<DB>) {
+    prepare(&db, &["a"]).await;
+    let [former, name] = named::<DB, _>(["former_s", "held_back_s"], ["former_p", "held_back_p"]);
+    db.run_once(read_model(former)).await;
+    let new = read_model(name).formerly(Formerly::Unstated);
+    let running = Running::start(db.worker().consumer(new));
+    patiently("its state", until(|| is_only_in(name, "held_back"))).await;
+    let admin = Admin::new(db.store.clone());
+    admin.rename(former, name).await.unwrap();
+    patiently("its state", until(|| is_only_in(name, "running"))).await;
+    running.stop().await;
+}
+
 async fn a_batch_has_a_span_with_its_positions<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a", "b"]).await;
     let name = named::<DB, _>("spanned_s", "spanned_p");
@@ -458,6 +506,55 @@ fn documented() -> Vec<&'static str> {
         .lines()
         .filter_map(|line| line.strip_prefix("//! | `")?.split('`').next())
         .collect()
+}
+
+/// The states of a consumer, as they are documented.
+fn states() -> Vec<&'static str> {
+    let mut lines = include_str!("../../consumer/src/observing.rs").lines();
+    let states = lines.find_map(|line| line.strip_prefix("//! | `consumer_state` |"));
+    let (_, states) = states.unwrap().split_once("0 for the others: ").unwrap();
+    let listed = states
+        .split(", `")
+        .map(|state| state.trim_start_matches('`'));
+    listed.filter_map(|state| state.split('`').next()).collect()
+}
+
+#[test]
+fn every_state_of_a_consumer_is_shown_and_alerted_on() {
+    let source = include_str!("../../consumer/src/worker/progress/state.rs");
+    let (_, labels) = source.split_once("METRIC_LABELS: [").unwrap();
+    let (_, labels) = labels.split_once("= [").unwrap();
+    let (labels, _) = labels.split_once("];").unwrap();
+    let mut measured: Vec<&str> = labels.split('"').skip(1).step_by(2).collect();
+    let mut documented = states();
+    measured.sort_unstable();
+    documented.sort_unstable();
+    assert_eq!(measured, documented);
+
+    let dashboard = include_str!("../../examples/grafana/consumers.json");
+    let rules = include_str!("../../examples/grafana/alerts.yml");
+    assert!(
+        dashboard.contains(r#"state!=\"running\""#),
+        "a panel shows all states"
+    );
+    for state in ["waiting_for_release", "held_back"] {
+        let shown = format!(r#"state=\"{state}\""#);
+        assert!(dashboard.contains(&shown), "{state} has no panel");
+    }
+    // The others pass by themselves, or were chosen by an operator.
+    let needs_no_one = ["running", "retrying", "waiting", "forgotten"];
+    let states_in = |line: &'static str| line.split('"').skip(1).step_by(2);
+    let expressions = rules
+        .lines()
+        .filter(|line| line.contains("consumer_state{"));
+    let alerted: Vec<&str> = expressions
+        .flat_map(states_in)
+        .flat_map(|states| states.split('|'))
+        .collect();
+    for state in documented {
+        let is_alerted = alerted.contains(&state);
+        assert_eq!(is_alerted, !needs_no_one.contains(&state), "{state}");
+    }
 }
 
 #[test]

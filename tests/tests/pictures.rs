@@ -1,63 +1,22 @@
 //! The pictures of the README: `tests/scripts/pictures.sh` makes them again.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use consumer::{NewEvent, OnError, Settings, Worker, WorkerBuilder};
-use consumer_tests::{Browser, Database, Model, Screen, Served, run_once};
+use consumer_tests::{Browser, Database, Filling, Running, Screen, Served, Terminal, order};
 use sqlx::Sqlite;
 
-const CONSUMERS: [&str; 6] = [
-    "billing.invoices",
-    "billing.payments",
-    "notifications.mail",
-    "orders.read_model",
-    "search.index",
-    "system.integration.publisher",
-];
-
-/// A shop in which an invoice cannot be made and two mails are parked.
-async fn shop(db: &Database<Sqlite>) -> impl Fn() -> WorkerBuilder<Sqlite> {
-    let models = CONSUMERS.map(|name| {
-        let settings = Settings::default().retries(0);
-        match name {
-            "billing.invoices" => failing(Model::new(name).settings(settings), "order-712"),
-            "notifications.mail" => {
-                let settings = settings.on_error(OnError::Park);
-                failing(Model::new(name).settings(settings), "order-31")
-            }
-            "orders.read_model" => Model::new(name).settings(settings.segments(8)),
-            _ => Model::new(name),
+/// Appends some orders, more at some times than at others, for so many looks at the state.
+async fn live(db: &Database<Sqlite>, served: &Served, looks: u32) {
+    let mut next = 1_000;
+    for look in 0..looks {
+        for _ in 0..[12, 20, 31, 26, 38, 22, 14, 29, 44, 35][look as usize % 10] {
+            db.append_events(&[order(next)]).await;
+            next += 1;
         }
-    });
-    let events = |from: u32, to: u32| async move {
-        for index in from..to {
-            let payload = format!(
-                r#"{{"order":"order-{index}","total":{}.00,"currency":"EUR"}}"#,
-                20 + index % 80
-            );
-            let event = NewEvent::new("Order", format!("order-{index}"), "OrderPlaced", payload);
-            db.append_events(&[event]).await;
-        }
-    };
-    events(0, 700).await;
-    let store = db.store.clone();
-    let builder = move || {
-        let builder = Worker::builder(store.clone());
-        models.iter().fold(builder, |builder, model| {
-            builder.scoped_consumer(model.clone())
-        })
-    };
-    run_once(builder()).await;
-    events(700, 900).await;
-    db.append("Order", ["order-31"]).await;
-    run_once(builder()).await;
-    builder
-}
-
-fn failing(model: Model, id: &str) -> Model {
-    model.fail_on(id, true);
-    model
+        served.page("/").await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,51 +26,59 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
     }
     let scratch = tempfile::tempdir().unwrap();
     let out = std::env::var_os("README_PICTURES").map(PathBuf::from);
+    let looks = if out.is_some() { 20 } else { 1 };
     let out = out.unwrap_or_else(|| scratch.path().to_owned());
-    let db = Database::<Sqlite>::fresh().await;
-    let builder = shop(&db).await;
-    let served = Served::operable(builder()).await;
+    let filling = Filling::Normal;
+    let db = filling.database().await;
+    let served = Served::operable(filling.builder(db.store.clone())).await;
+    let worker = Running::start(filling.worker(db.store.clone()));
+    live(&db, &served, looks).await;
+    rename_hosts(&db).await;
     let browser = Browser::start().await;
     for (name, is_dark) in [("dashboard-light", false), ("dashboard-dark", true)] {
-        browser
-            .show_on(Screen {
-                width: 1280,
-                is_dark,
-            })
-            .await;
+        let width = 1280;
+        browser.show_on(Screen { width, is_dark }).await;
         browser.open(&format!("http://{}/", served.address)).await;
-        browser.shows("needs attention").await;
-        let picture = browser.picture(720).await;
+        browser.shows("need attention").await;
+        browser.shows("on shop-").await;
+        let picture = browser.picture(652).await;
         assert!(picture.starts_with(b"\x89PNG"));
         std::fs::write(out.join(format!("{name}.png")), picture).unwrap();
     }
+    let url = db.url.clone();
+    let screen = tokio::task::spawn_blocking(move || watched(&url));
+    let (screen, ()) = tokio::join!(screen, live(&db, &served, 2));
     let page = scratch.path().join("status.html");
-    std::fs::write(&page, as_page(&terminal(&db))).unwrap();
-    browser
-        .show_on(Screen {
-            width: 760,
-            is_dark: true,
-        })
-        .await;
+    std::fs::write(&page, as_page(&screen.unwrap())).unwrap();
+    let (width, is_dark) = (860, true);
+    browser.show_on(Screen { width, is_dark }).await;
     browser.open(&format!("file://{}", page.display())).await;
     browser.shows("billing.invoices").await;
-    std::fs::write(out.join("status.png"), browser.picture(400).await).unwrap();
+    std::fs::write(out.join("status.png"), browser.picture(445).await).unwrap();
+    worker.stop().await;
 }
 
-/// The last screen that `status --watch` draws on a terminal of 92 columns.
-fn terminal(db: &Database<Sqlite>) -> String {
+/// Names the processes as two in a data centre, instead of the one on this machine.
+async fn rename_hosts(db: &Database<Sqlite>) {
+    db.execute(
+        "UPDATE consumer_progress
+            SET worker_host = CASE WHEN consumer < 'n' THEN 'shop-1' ELSE 'shop-2' END,
+                worker_pid = CASE WHEN consumer < 'n' THEN 4711 ELSE 386 END",
+    )
+    .await;
+}
+
+/// The last screen that `status --watch` draws on a terminal of 100 columns.
+fn watched(url: &str) -> String {
     let program = env!("CARGO_BIN_EXE_test_operator");
-    let inside = format!("stty cols 92 rows 24; exec timeout 4 {program} consumers status --watch");
-    let output = Command::new("script")
-        .args(["-qec", &inside, "/dev/null"])
-        .env("TEST_OPERATOR_URL", &db.url)
-        .env("TEST_CONSUMERS", CONSUMERS.join(","))
-        .env("TERM", "xterm-256color")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let line = format!("timeout 4 {program} consumers status --watch");
+    let variables = [
+        ("TEST_OPERATOR_URL", url),
+        ("TEST_FILLING", Filling::Normal.name()),
+    ];
+    let text = Terminal { columns: 100 }
+        .run(&line, &variables)
+        .replace('\r', "");
     let (_, last) = text.rsplit_once("\x1b[H\x1b[2J").expect("a screen");
     last.to_owned()
 }

@@ -217,7 +217,7 @@ async fn a_worker_runs_with_exactly_the_privileges_of_the_guide() {
     consumer::merge_segments(&role.store, "segments", 1, 2)
         .await
         .unwrap();
-    let last = db.append("User", ["u-1"]).await[0];
+    let last = db.append_one("User", "u-1").await;
     patiently("it handles the next", running.caught_up_to(last))
         .await
         .unwrap();
@@ -492,7 +492,7 @@ async fn a_save_without_the_privilege_is_no_failure_of_the_handler() {
         "u-3",
         OnError::Stop,
     )));
-    let first = db.append("User", ["u-1"]).await[0];
+    let first = db.append_one("User", "u-1").await;
     patiently("it starts", running.caught_up_to(first))
         .await
         .unwrap();
@@ -500,7 +500,7 @@ async fn a_save_without_the_privilege_is_no_failure_of_the_handler() {
     let privilege = "INSERT ON consumer_parked";
     db.execute(&format!("REVOKE {privilege} FROM {}", role.name))
         .await;
-    let behind = db.append("User", ["u-3"]).await[0];
+    let behind = db.append_one("User", "u-3").await;
     until("it waits for the database", async || {
         matches!(
             running.consumers()[0].state,
@@ -529,7 +529,7 @@ async fn a_blocker_of_another_role_is_open_for_an_unknown_time() {
         .await
         .unwrap();
     let late = db.append_in(&mut open, "late").await;
-    let last = db.append("User", ["u-1"]).await[0];
+    let last = db.append_one("User", "u-1").await;
     until("it names the blocker", async || {
         running.frontier_wait().is_some()
     })

@@ -128,7 +128,7 @@ async fn r3_a_worker_killed_20_times_yields_the_same_read_model<DB: TestDatabase
         "only {killed_on_the_way} kills hit a worker that had work"
     );
     let worker = start();
-    let head = db.append("User", ["u-1"]).await[0];
+    let head = db.append_one("User", "u-1").await;
     reached(&db, "c", head).await;
     assert!(worker.terminate());
     db.assert_applied_exactly_once("c").await;
@@ -238,7 +238,7 @@ async fn an_event_of_another_process_is_found_by_polling<DB: TestDatabase>(db: D
         db.checkpoint("c").await.is_some()
     })
     .await;
-    let head = db.append("User", ["u-1"]).await[0];
+    let head = db.append_one("User", "u-1").await;
     reached(&db, "c", head).await;
     assert!(worker.terminate());
     db.assert_applied_exactly_once("c").await;

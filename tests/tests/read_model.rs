@@ -17,6 +17,16 @@ async fn append<DB: TestDatabase>(db: &Database<DB>, id: &str, event: &impl Even
     db.append_events(&[event]).await[0].global_position
 }
 
+/// Appends an event of that type alone to an aggregate.
+async fn append_named<DB: TestDatabase>(
+    db: &Database<DB>,
+    (aggregate_type, id): (&str, &str),
+    event_type: &str,
+) {
+    let event = NewEvent::new(aggregate_type, id, event_type, "{}");
+    db.append_events(&[event]).await;
+}
+
 /// Runs the consumers of a group until they have caught up.
 async fn run<DB: TestDatabase>(db: &Database<DB>, group: &str) {
     run_once(Worker::builder(db.store.clone()).discover_group(group)).await;
@@ -63,6 +73,21 @@ struct Deleted {}
 #[derive(Event, Serialize, Deserialize)]
 #[event(aggregate = "User")]
 struct Ignored {}
+
+fn registered(email: &str) -> Registered_ {
+    let email = email.into();
+    Registered_ { email }
+}
+
+fn email_changed(email: &str) -> EmailChanged {
+    let email = email.into();
+    EmailChanged { email }
+}
+
+fn renamed(name: &str) -> Renamed {
+    let name = Some(name.into());
+    Renamed { name }
+}
 
 #[derive(ReadModel, Clone, Debug, PartialEq)]
 #[read_model(table = "users")]
@@ -163,69 +188,32 @@ test_on!(
 );
 
 async fn each_form_of_handler_changes_its_row<DB: TestDatabase>(db: Database<DB>) {
-    append(
-        &db,
-        "a",
-        &Registered_ {
-            email: "a@1".into(),
-        },
-    )
-    .await;
-    append(
-        &db,
-        "b",
-        &Registered_ {
-            email: "b@2".into(),
-        },
-    )
-    .await;
+    append(&db, "a", &registered("a@1")).await;
+    append(&db, "b", &registered("b@2")).await;
     append(&db, "b", &Deleted {}).await;
-    append(
-        &db,
-        "a",
-        &EmailChanged {
-            email: "a@4".into(),
-        },
-    )
-    .await;
+    append(&db, "a", &email_changed("a@4")).await;
     append(&db, "a", &Renamed { name: None }).await;
-    append(
-        &db,
-        "c",
-        &Renamed {
-            name: Some("c@6".into()),
-        },
-    )
-    .await;
+    append(&db, "c", &renamed("c@6")).await;
     append(&db, "a", &Ignored {}).await;
     let imported = ["Imported", "Migrated", "Unknown"];
     for event_type in imported {
-        db.append_events(&[NewEvent::new("User", "d", event_type, "{}")])
-            .await;
+        append_named(&db, ("User", "d"), event_type).await;
     }
-    db.append_events(&[NewEvent::new("User", "e", "Unknown", "{}")])
-        .await;
+    append_named(&db, ("User", "e"), "Unknown").await;
     run(&db, "users").await;
     assert_eq!(
         users(&db).await,
         ["a a@4 1 4", "c c@6 0 6", "d Imported 1200 10"]
     );
-    append(
-        &db,
-        "b",
-        &Registered_ {
-            email: "b@12".into(),
-        },
-    )
-    .await;
+    append(&db, "b", &registered("b@12")).await;
     let checked = append(&db, "b", &Checked { is_valid: true }).await;
     run(&db, "users").await;
     assert_eq!(users(&db).await[1], format!("b b@12 10 {checked}"));
 }
 
 async fn a_row_that_is_missing_is_an_error_that_names_it<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, "a", &Registered_ { email: "a".into() }).await;
-    append(&db, "lost", &EmailChanged { email: "b".into() }).await;
+    append(&db, "a", &registered("a")).await;
+    append(&db, "lost", &email_changed("b")).await;
     let report = run_into_error(&db, "users").await;
     for part in ["event 2", "`users`", "`lost`"] {
         assert!(report.contains(part), "{report}");
@@ -235,31 +223,10 @@ async fn a_row_that_is_missing_is_an_error_that_names_it<DB: TestDatabase>(db: D
 }
 
 async fn the_error_of_a_handler_stops_at_its_event<DB: TestDatabase>(db: Database<DB>) {
-    append(
-        &db,
-        "a",
-        &Registered_ {
-            email: "a@1".into(),
-        },
-    )
-    .await;
-    append(
-        &db,
-        "a",
-        &EmailChanged {
-            email: "a@2".into(),
-        },
-    )
-    .await;
+    append(&db, "a", &registered("a@1")).await;
+    append(&db, "a", &email_changed("a@2")).await;
     append(&db, "a", &Checked { is_valid: false }).await;
-    append(
-        &db,
-        "a",
-        &EmailChanged {
-            email: "a@4".into(),
-        },
-    )
-    .await;
+    append(&db, "a", &email_changed("a@4")).await;
     let report = run_into_error(&db, "users").await;
     assert!(report.contains("a@2 is not valid"), "{report}");
     assert!(report.contains("event 3"), "{report}");
@@ -389,8 +356,7 @@ async fn a_handler_is_called_once_for_each_row_that_it_names<DB: TestDatabase>(d
     // The first line and the third are one row.
     append(&db, "second", &order(&[(1, 5), (2, 7), (1, 20)])).await;
     append(&db, "third", &order(&[])).await;
-    db.append_events(&[NewEvent::new("Order", "x", "Counted", "{}")])
-        .await;
+    append_named(&db, ("Order", "x"), "Counted").await;
     run(&db, "stock").await;
     let stock = "SELECT sku || ' ' || sold || ' ' || orders FROM stock_v1 ORDER BY sku";
     assert_eq!(db.texts(stock).await, ["1 19 2", "2 1 2", "3 0 1"]);
@@ -489,22 +455,8 @@ impl Aliases {
 }
 
 async fn a_returned_row_has_the_key_that_was_named<DB: TestDatabase>(db: Database<DB>) {
-    append(
-        &db,
-        "same",
-        &Registered_ {
-            email: "same".into(),
-        },
-    )
-    .await;
-    append(
-        &db,
-        "id",
-        &Registered_ {
-            email: "mail".into(),
-        },
-    )
-    .await;
+    append(&db, "same", &registered("same")).await;
+    append(&db, "id", &registered("mail")).await;
     let report = run_into_error(&db, "aliases").await;
     for part in ["`aliases`", "`mail`", "`id`", "event 2"] {
         assert!(report.contains(part), "{part} is not in {report}");
@@ -513,14 +465,7 @@ async fn a_returned_row_has_the_key_that_was_named<DB: TestDatabase>(db: Databas
 }
 
 async fn a_rebuild_empties_the_table<DB: TestDatabase>(db: Database<DB>) {
-    append(
-        &db,
-        "a",
-        &Registered_ {
-            email: "a@1".into(),
-        },
-    )
-    .await;
+    append(&db, "a", &registered("a@1")).await;
     run(&db, "users").await;
     let worker = Worker::builder(db.store.clone()).discover_group("users");
     let admin = worker.admin().unwrap();
@@ -598,49 +543,25 @@ with_sql!(MixedSqlite, SqliteConnection, "mixed_sqlite");
 with_sql!(MixedPostgres, PgConnection, "mixed_postgres");
 
 async fn sql_handlers_and_folds_see_each_other<DB: TestDatabase>(db: Database<DB>, group: &str) {
-    append(&db, "a", &Registered_ { email: "1".into() }).await;
-    append(&db, "b", &Registered_ { email: "2".into() }).await;
-    append(
-        &db,
-        "a",
-        &Renamed {
-            name: Some("-3".into()),
-        },
-    )
-    .await;
-    append(&db, "a", &EmailChanged { email: "4".into() }).await;
+    append(&db, "a", &registered("1")).await;
+    append(&db, "b", &registered("2")).await;
+    append(&db, "a", &renamed("-3")).await;
+    append(&db, "a", &email_changed("4")).await;
     // An event without a handler does not end a run.
-    db.append_events(&[NewEvent::new("User", "a", "Imported", "{}")])
-        .await;
-    db.append_events(&[NewEvent::new("User", "a", "Imported", "{}")])
-        .await;
-    db.append_events(&[NewEvent::new("User", "a", "Unknown", "{}")])
-        .await;
-    append(
-        &db,
-        "a",
-        &Renamed {
-            name: Some("-8".into()),
-        },
-    )
-    .await;
-    append(&db, "b", &EmailChanged { email: "9".into() }).await;
+    append_named(&db, ("User", "a"), "Imported").await;
+    append_named(&db, ("User", "a"), "Imported").await;
+    append_named(&db, ("User", "a"), "Unknown").await;
+    append(&db, "a", &renamed("-8")).await;
+    append(&db, "b", &email_changed("9")).await;
     run(&db, group).await;
     let emails = "SELECT id || ' ' || email || ' ' || changes FROM users_v1 ORDER BY id";
     assert_eq!(db.texts(emails).await, ["a 1-3+4-8 1", "b 2+9 1"]);
     assert_eq!(db.applied("mixed").await, [1, 2, 1]);
 
     // An error of a fold behind a SQL handler names the event and not its place in the run.
-    append(
-        &db,
-        "a",
-        &Renamed {
-            name: Some("-10".into()),
-        },
-    )
-    .await;
-    let last = append(&db, "a", &EmailChanged { email: "11".into() }).await;
-    let lost = append(&db, "lost", &EmailChanged { email: "12".into() }).await;
+    append(&db, "a", &renamed("-10")).await;
+    let last = append(&db, "a", &email_changed("11")).await;
+    let lost = append(&db, "lost", &email_changed("12")).await;
     let report = run_into_error(&db, group).await;
     let stopped = format!("stopped before event {lost} ");
     assert!(report.contains(&stopped), "{report}");
@@ -909,8 +830,7 @@ async fn segments_share_no_row<DB: TestDatabase>(db: Database<DB>) {
             .await,
         20
     );
-    db.append_events(&[NewEvent::new("Stock", "007", "Sold", "{}")])
-        .await;
+    append_named(&db, ("Stock", "007"), "Sold").await;
     let report = run_into_error(&db, "segmented").await;
     assert!(report.contains("`007`"), "{report}");
 }

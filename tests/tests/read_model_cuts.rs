@@ -1,14 +1,19 @@
 //! The rows of a read model do not depend on how its events are divided into batches.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use consumer::read_model::{ColumnError, Table, Value};
-use consumer::{OnError, ReadModel, Registered};
+use consumer::read_model::{ColumnError, Keys, Table, Value};
+use consumer::{HandlerError, NewEvent, OnError, PersistedEvent, ReadModel, Registered, Settings};
 use consumer_tests::samples::{Action, Command, Sample, Samples, assert_same_rows, dump};
-use consumer_tests::{Database, TestDatabase, WorkerProcess, impatient, run_once, test_on, until};
+use consumer_tests::{
+    Database, Folding, TestDatabase, WorkerProcess, cases, folding, impatient, run_once, test_on,
+    until,
+};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
+use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Sqlite};
 
 /// Aggregates, whose ids are keys too.
@@ -22,7 +27,13 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Remove),
         1 => Just(Action::Rename),
         1 => Just(Action::Fail),
+        1 => Just(Action::Panic),
     ]
+}
+
+/// Those that depend on how often the event was tried, too.
+fn any_action() -> impl Strategy<Value = Action> {
+    prop_oneof![20 => action(), 1 => Just(Action::FailOnce)]
 }
 
 /// Mostly numbers with few digits, some with random bits: subnormal, infinite, NaN.
@@ -61,27 +72,30 @@ fn keys() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(key.prop_map(str::to_owned), 0..4)
 }
 
-fn command() -> impl Strategy<Value = (usize, Command)> {
+fn command(action: impl Strategy<Value = Action>) -> impl Strategy<Value = (usize, Command)> {
     let parts = (
-        action(),
+        action,
         keys(),
+        text(),
         text(),
         bits(),
         seconds(),
         days(),
         any::<i64>(),
     );
-    let command = parts.prop_map(
-        |(action, keys, text, bits, seconds, days, number)| Command {
-            action,
-            keys,
-            text,
-            bits,
-            seconds,
-            days,
-            number,
-        },
-    );
+    let command =
+        parts.prop_map(
+            |(action, keys, text, note, bits, seconds, days, number)| Command {
+                action,
+                keys,
+                text,
+                note,
+                bits,
+                seconds,
+                days,
+                number,
+            },
+        );
     (0..IDS.len(), command)
 }
 
@@ -108,20 +122,24 @@ fn cut() -> impl Strategy<Value = Cut> {
 }
 
 impl Cut {
-    fn samples(&self) -> Samples {
-        let settings = impatient().retries(0).segments(self.segments);
+    /// With one retry, for the events that fail once.
+    fn settings(&self) -> Settings {
+        let settings = impatient().retries(1).segments(self.segments);
         let settings = settings.on_error(if self.parks {
             OnError::Park
         } else {
             OnError::Skip
         });
-        let settings = match self.batch_size {
+        match self.batch_size {
             0 => settings,
             size => settings.batch_size(size),
-        };
+        }
+    }
+
+    fn samples(&self) -> Samples {
         Samples {
             many_rows: self.many_rows,
-            settings,
+            settings: self.settings(),
         }
     }
 }
@@ -146,23 +164,26 @@ async fn the_rows_are_those_of_one_event_at_a_time<DB: TestDatabase>(
     }
 }
 
-fn cuts_of<DB: TestDatabase>() {
-    let config = ProptestConfig {
-        cases: 24,
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..ProptestConfig::default()
-    };
+/// Tries a property with random values.
+fn holds<T: std::fmt::Debug, F: Future<Output = ()>>(
+    usual: u32,
+    values: impl Strategy<Value = T>,
+    property: impl Fn(T) -> F,
+) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let commands = prop::collection::vec(command(), 1..80);
-    let cuts = prop::collection::vec(cut(), 2..4);
-    let tested = TestRunner::new(config).run(&(commands, cuts), |(commands, cuts)| {
-        runtime.block_on(the_rows_are_those_of_one_event_at_a_time::<DB>(
-            commands, cuts,
-        ));
+    let tested = TestRunner::new(cases(usual)).run(&values, |values| {
+        runtime.block_on(property(values));
         Ok(())
     });
     tested.unwrap();
+}
+
+fn cuts_of<DB: TestDatabase>() {
+    let commands = prop::collection::vec(command(any_action()), 1..80);
+    let cuts = prop::collection::vec(cut(), 2..4);
+    holds(24, (commands, cuts), |(commands, cuts)| {
+        the_rows_are_those_of_one_event_at_a_time::<DB>(commands, cuts)
+    });
 }
 
 #[test]
@@ -175,10 +196,250 @@ fn rows_do_not_depend_on_the_batches_postgres() {
     cuts_of::<Postgres>();
 }
 
+/// Aggregates, of which three are one number and one is none.
+const NUMBERS: [&str; 5] = ["7", "007", "+7", "8", "x"];
+
+/// A row whose key is a number.
+#[derive(ReadModel, Clone, Debug)]
+#[read_model(table = "numbered")]
+struct Numbered {
+    #[read_model(key)]
+    id: i64,
+    words: String,
+    #[read_model(position)]
+    as_of: i64,
+}
+
+/// A row whose key has two parts.
+#[derive(ReadModel, Clone, Debug)]
+#[read_model(table = "pairs")]
+struct Pair {
+    #[read_model(key)]
+    id: i64,
+    words: String,
+    #[read_model(key)]
+    part: String,
+    #[read_model(position)]
+    as_of: i64,
+}
+
+/// What an event does to a row with the words of the events before it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Edit {
+    Add,
+    Remove,
+    Fail,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Edited {
+    edit: Edit,
+    part: String,
+    word: String,
+}
+
+/// A row of words, and how it is named.
+trait Words: ReadModel {
+    fn add_key(
+        event: &PersistedEvent,
+        part: &str,
+        keys: &mut Keys<'_, Self::Key>,
+    ) -> Result<(), HandlerError>;
+
+    fn new(number: i64, part: &str) -> Self;
+
+    /// Whether a consumer with segments may have the row of this aggregate.
+    fn may_be_divided(number: i64, aggregate_id: &str) -> bool;
+
+    fn words(&mut self) -> &mut String;
+}
+
+impl Words for Numbered {
+    fn add_key(
+        event: &PersistedEvent,
+        _part: &str,
+        keys: &mut Keys<'_, i64>,
+    ) -> Result<(), HandlerError> {
+        keys.add_aggregate(event)
+    }
+
+    fn new(id: i64, _part: &str) -> Self {
+        Self {
+            id,
+            words: String::new(),
+            as_of: 0,
+        }
+    }
+
+    fn may_be_divided(number: i64, aggregate_id: &str) -> bool {
+        number.to_string() == aggregate_id
+    }
+
+    fn words(&mut self) -> &mut String {
+        &mut self.words
+    }
+}
+
+impl Words for Pair {
+    fn add_key(
+        event: &PersistedEvent,
+        part: &str,
+        keys: &mut Keys<'_, (i64, String)>,
+    ) -> Result<(), HandlerError> {
+        keys.add((event.aggregate_id.parse()?, part.to_owned()))
+    }
+
+    fn new(id: i64, part: &str) -> Self {
+        Self {
+            id,
+            words: String::new(),
+            part: part.to_owned(),
+            as_of: 0,
+        }
+    }
+
+    fn may_be_divided(_number: i64, _aggregate_id: &str) -> bool {
+        false
+    }
+
+    fn words(&mut self) -> &mut String {
+        &mut self.words
+    }
+}
+
+impl Edited {
+    fn of(event: &PersistedEvent) -> Result<Self, HandlerError> {
+        Ok(serde_json::from_slice(&event.payload)?)
+    }
+
+    fn apply<R: Words>(&self, number: i64, row: &mut Option<R>) -> Result<(), HandlerError> {
+        let words = row
+            .get_or_insert_with(|| R::new(number, &self.part))
+            .words();
+        words.push_str(&self.word);
+        match self.edit {
+            Edit::Add => {}
+            Edit::Remove => *row = None,
+            Edit::Fail => return Err("this event fails".into()),
+        }
+        Ok(())
+    }
+
+    /// The same in memory.
+    fn step<R: Words + Clone>(
+        event: &PersistedEvent,
+        is_divided: bool,
+        rows: &mut BTreeMap<R::Key, R>,
+    ) -> Result<(), HandlerError> {
+        let edited = Self::of(event)?;
+        let number = event.aggregate_id.parse()?;
+        if is_divided && !R::may_be_divided(number, &event.aggregate_id) {
+            return Err("another aggregate may have the row".into());
+        }
+        let key = R::new(number, &edited.part).key();
+        let mut row = rows.get(&key).cloned();
+        edited.apply(number, &mut row)?;
+        rows.remove(&key);
+        if let Some(mut row) = row {
+            row.set_position(event.global_position);
+            rows.insert(key, row);
+        }
+        Ok(())
+    }
+}
+
+impl Cut {
+    fn words<R: Words>(&self, name: &'static str) -> Folding<R> {
+        let folding = folding(
+            name,
+            |_, event, keys| R::add_key(event, &Edited::of(event)?.part, keys),
+            |_, event, rows| {
+                let (edited, number) = (Edited::of(event)?, event.aggregate_id.parse()?);
+                let key = R::new(number, &edited.part).key();
+                edited.apply(number, rows.row(&key)?)
+            },
+        );
+        folding.settings(self.settings())
+    }
+
+    fn words_in_memory<R: Words + Clone>(&self, events: &[PersistedEvent]) -> BTreeMap<R::Key, R> {
+        let (mut rows, mut parked) = (BTreeMap::new(), HashSet::new());
+        for event in events {
+            let is_parked = parked.contains(&event.aggregate_id);
+            if !is_parked
+                && Edited::step(event, self.segments > 1, &mut rows).is_err()
+                && self.parks
+            {
+                parked.insert(&event.aggregate_id);
+            }
+        }
+        rows
+    }
+}
+
+fn edited() -> impl Strategy<Value = (usize, Edited)> {
+    let edit = prop_oneof![
+        8 => Just(Edit::Add),
+        2 => Just(Edit::Remove),
+        1 => Just(Edit::Fail),
+    ];
+    let part = prop::sample::select(vec!["", "a", "A"]).prop_map(str::to_owned);
+    let edited = (edit, part, "[a-z]").prop_map(|(edit, part, word)| Edited { edit, part, word });
+    (0..NUMBERS.len(), edited)
+}
+
+/// With segments, "007" is an error, and a pair always; without, "7", "007" and "+7" share a row.
+async fn other_keys_name_the_rows_that_they_name_in_memory<DB: TestDatabase>(
+    edits: Vec<(usize, Edited)>,
+    cuts: Vec<Cut>,
+) {
+    let db = Database::<DB>::fresh().await;
+    for (aggregate, edited) in edits {
+        let payload = serde_json::to_vec(&edited).unwrap();
+        let event = NewEvent::new("Words", NUMBERS[aggregate], "Edited", payload);
+        db.append_events(&[event]).await;
+    }
+    let mut worker = db.worker();
+    for (version, cut) in (1..).zip(&cuts) {
+        let numbered = Registered::new(cut.words::<Numbered>("numbered"));
+        let pairs = Registered::new(cut.words::<Pair>("pairs"));
+        worker = worker
+            .registered(numbered.version(version))
+            .registered(pairs.version(version));
+    }
+    run_once(worker).await;
+    let events = db.events().await;
+    for (version, cut) in (1..).zip(&cuts) {
+        let numbered = cut.words_in_memory::<Numbered>(&events);
+        assert_same_rows(&numbered, &db.rows(version).await);
+        let pairs = cut.words_in_memory::<Pair>(&events);
+        assert_same_rows(&pairs, &db.rows(version).await);
+    }
+}
+
+fn keys_of<DB: TestDatabase>() {
+    let edits = prop::collection::vec(edited(), 1..60);
+    let cuts = prop::collection::vec(cut(), 2..4);
+    holds(12, (edits, cuts), |(edits, cuts)| {
+        other_keys_name_the_rows_that_they_name_in_memory::<DB>(edits, cuts)
+    });
+}
+
+#[test]
+fn other_keys_name_the_rows_of_memory_sqlite() {
+    keys_of::<Sqlite>();
+}
+
+#[test]
+fn other_keys_name_the_rows_of_memory_postgres() {
+    keys_of::<Postgres>();
+}
+
 test_on!(
     [sqlite, postgres],
     without_their_stored_form_rows_depend_on_the_batches,
     r3_a_worker_killed_at_20_random_moments_yields_the_same_rows,
+    r3_segments_killed_at_20_random_moments_yield_the_same_rows,
     processes_that_start_at_once_create_one_table
 );
 
@@ -231,6 +492,7 @@ async fn without_their_stored_form_rows_depend_on_the_batches<DB: TestDatabase>(
             action,
             keys: Vec::new(),
             text: Some("text".into()),
+            note: Some("note".into()),
             bits: 0.1_f64.to_bits(),
             seconds: 1,
             days: 1,
@@ -270,37 +532,77 @@ async fn without_their_stored_form_rows_depend_on_the_batches<DB: TestDatabase>(
 async fn r3_a_worker_killed_at_20_random_moments_yields_the_same_rows<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    let mut runner = TestRunner::new(ProptestConfig::default());
+    kill_20_times(&db, 1).await;
+}
+
+async fn r3_segments_killed_at_20_random_moments_yield_the_same_rows<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    kill_20_times(&db, 4).await;
+}
+
+/// Appends a hundred events, and returns the position of the last.
+async fn append_commands<DB: TestDatabase>(db: &Database<DB>, runner: &mut TestRunner) -> i64 {
+    // What an event does in a process must not depend on those that were killed before.
+    let run = (0..IDS.len(), prop::collection::vec(command(action()), 5));
     let mut head = 0;
-    let mut append = async || {
-        for _ in 0..30 {
-            let (aggregate, command) = command().new_tree(&mut runner).unwrap().current();
-            let appended = db.append_events(&[command.event(IDS[aggregate])]).await;
-            head = appended[0].global_position;
-        }
-        head
-    };
-    let start = || {
-        WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), &db)
-            .consumers(&["samples"])
-            .batch_size(7)
-            .start()
-    };
     for _ in 0..20 {
-        append().await;
-        let worker = start();
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
-        worker.kill();
+        let (aggregate, commands) = run.new_tree(runner).unwrap().current();
+        let id = IDS[aggregate];
+        let events: Vec<_> = commands.iter().map(|(_, one)| one.event(id)).collect();
+        let appended = db.append_events(&events).await;
+        head = appended[4].global_position;
     }
-    let head = append().await;
+    head
+}
+
+/// The checkpoints of all segments, in order.
+async fn checkpoints<DB: TestDatabase>(db: &Database<DB>) -> Vec<i64> {
+    let checkpoints = "SELECT position FROM consumer_progress WHERE consumer = 'samples'
+                        ORDER BY slice_from";
+    db.numbers(checkpoints).await
+}
+
+async fn kill_20_times<DB: TestDatabase>(db: &Database<DB>, segments: u32) {
+    let mut runner = TestRunner::new(ProptestConfig::default());
+    let start = || {
+        let worker = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), db)
+            .consumers(&["samples"])
+            .batch_size(3);
+        if segments > 1 {
+            worker.segments(segments).start()
+        } else {
+            worker.start()
+        }
+    };
+    let mut interrupted = 0;
+    for round in 0..20 {
+        let before = checkpoints(db).await;
+        let head = append_commands(db, &mut runner).await;
+        let worker = start();
+        if round % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
+        } else {
+            until("a batch is saved", async || checkpoints(db).await != before).await;
+        }
+        worker.kill();
+        let began = before.iter().copied().chain(std::iter::repeat(0));
+        let after = checkpoints(db).await;
+        let mut moved = after.iter().zip(began);
+        let is_between = moved.any(|(&after, before)| before < after && after < head);
+        interrupted += u32::from(is_between);
+    }
+    assert!(interrupted >= 3, "{interrupted} kills had any effect");
+    let head = append_commands(db, &mut runner).await;
     let worker = start();
     until("the worker has caught up", async || {
-        db.checkpoint("samples").await == Some(head)
+        let checkpoints = checkpoints(db).await;
+        !checkpoints.is_empty() && checkpoints.iter().all(|&checkpoint| checkpoint == head)
     })
     .await;
     assert!(worker.terminate());
     let samples = Samples {
-        many_rows: true,
+        many_rows: segments == 1,
         settings: impatient(),
     };
     let expected = samples.in_memory(&db.events().await, false);
@@ -312,6 +614,7 @@ async fn processes_that_start_at_once_create_one_table<DB: TestDatabase>(db: Dat
         action: Action::Put,
         keys: vec!["a".into(), "b".into()],
         text: None,
+        note: None,
         bits: 0,
         seconds: 0,
         days: 0,

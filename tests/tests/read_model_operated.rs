@@ -1,5 +1,6 @@
 //! Folds keep the worker's rules: pauses, time limits, replays, segments, and few statements.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -79,7 +80,10 @@ test_on!(
     run_once_handles_what_is_in_the_log_and_ends,
     with_segments_a_uuid_is_written_as_its_key_is,
     without_segments_two_spellings_of_a_uuid_share_a_row,
-    events_after_one_that_is_skipped_change_their_rows
+    events_after_one_that_is_skipped_change_their_rows,
+    a_fold_that_fails_twice_changes_each_row_once,
+    a_fold_that_panics_twice_changes_each_row_once,
+    a_statement_that_hangs_ends_after_the_handler_timeout
 );
 
 async fn a_paused_consumer_changes_no_row_until_it_is_resumed<DB: TestDatabase>(db: Database<DB>) {
@@ -177,11 +181,43 @@ async fn events_after_one_that_is_skipped_change_their_rows<DB: TestDatabase>(db
     assert_eq!(db.checkpoint("counters").await, Some(last));
 }
 
+/// Counts the events, of which one changes its row and fails on its first two attempts.
+async fn retried<DB: TestDatabase>(db: Database<DB>, fail: fn() -> Result<(), HandlerError>) {
+    let positions = db.append("Counter", ["1", "2", "1", "3", "1", "2"]).await;
+    let (failing, failures) = (positions[2], Arc::new(AtomicU32::new(0)));
+    let failed = Arc::clone(&failures);
+    let retried = folding::<Counter>(
+        "counters",
+        |_, event, keys| keys.add_aggregate(event),
+        move |_, event, rows| {
+            let id = event.aggregate_id.parse()?;
+            rows.row(&id)?.get_or_insert(Counter { id, count: 0 }).count += 1;
+            if event.global_position == failing && failed.fetch_add(1, Ordering::SeqCst) < 2 {
+                return fail();
+            }
+            Ok(())
+        },
+    );
+    let retried = retried.settings(impatient().retries(3));
+    let report = run_once(db.worker().consumer(retried)).await;
+    assert!(!report.has_failures(), "{report}");
+    assert!(failures.load(Ordering::SeqCst) > 2);
+    assert_eq!(counts(&db).await, [3, 2, 1]);
+}
+
+async fn a_fold_that_fails_twice_changes_each_row_once<DB: TestDatabase>(db: Database<DB>) {
+    retried(db, || Err("not yet".into())).await;
+}
+
+async fn a_fold_that_panics_twice_changes_each_row_once<DB: TestDatabase>(db: Database<DB>) {
+    // Without the message that a panic prints.
+    retried(db, || std::panic::resume_unwind(Box::new("not yet"))).await;
+}
+
 test_on!(
     [postgres],
     a_batch_writes_each_changed_row_once_in_one_statement,
     a_batch_locks_rows_in_the_order_of_their_keys,
-    a_statement_that_hangs_ends_after_the_handler_timeout,
     each_statement_counts_as_one_call_of_the_handler
 );
 
@@ -263,9 +299,20 @@ fn slow_inserts(seconds: f64) -> String {
     )
 }
 
-async fn a_statement_that_hangs_ends_after_the_handler_timeout(db: Database<Postgres>) {
+/// Makes each statement that inserts rows take forever.
+fn endless_inserts<DB: TestDatabase>() -> String {
+    if DB::NAME == "SQLite" {
+        let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                       SELECT count(*) AS i FROM n";
+        let inserts = "AFTER INSERT ON counters_v1 BEGIN SELECT i FROM endless; END";
+        return format!("CREATE VIEW endless AS {endless}; CREATE TRIGGER w {inserts}");
+    }
+    slow_inserts(3_600.0)
+}
+
+async fn a_statement_that_hangs_ends_after_the_handler_timeout<DB: TestDatabase>(db: Database<DB>) {
     run_once(db.worker().consumer(counters())).await;
-    db.execute(&slow_inserts(3_600.0)).await;
+    db.execute(&endless_inserts::<DB>()).await;
     db.append("Counter", ["1"]).await;
     let settings = impatient()
         .retries(0)

@@ -7,8 +7,8 @@ use consumer::read_model::{
 };
 use consumer::testing::ConsumerTest;
 use consumer::{
-    Consumer, Context, EventRecord, EventStore, NewEvent, OnError, PersistedEvent, ReadModel,
-    Registered, TableError, WorkerError,
+    Consumer, Context, EventRecord, EventStore, HandlerError, NewEvent, OnError, PersistedEvent,
+    ReadModel, Registered, TableError, WorkerError,
 };
 use consumer_tests::samples::{Action, Command, Sample, Samples, dump};
 use consumer_tests::{
@@ -175,14 +175,22 @@ fn counters() -> Folding<Counter> {
     folding(
         "counters",
         |_, event, keys| keys.add_aggregate(event),
-        |_, event, rows| {
-            let id = event.aggregate_id.parse()?;
-            let text = String::new();
-            let new = Counter { id, count: 0, text };
-            rows.row(&id)?.get_or_insert(new).count += 1;
-            Ok(())
-        },
+        |_, event, rows| count(event.aggregate_id.parse()?, rows),
     )
+}
+
+/// Counts one more in the row of this key.
+fn count(id: i64, rows: &mut read_model::Rows<'_, Counter>) -> Result<(), HandlerError> {
+    let text = String::new();
+    let new = Counter { id, count: 0, text };
+    rows.row(&id)?.get_or_insert(new).count += 1;
+    Ok(())
+}
+
+/// The counts of the first version's table.
+async fn counts<DB: TestDatabase>(db: &Database<DB>) -> Vec<i64> {
+    let rows = db.rows::<Counter>(1).await;
+    rows.values().map(|row| row.count).collect()
 }
 
 fn samples() -> Samples {
@@ -197,6 +205,7 @@ fn command(action: Action, number: i64) -> Command {
         action,
         keys: Vec::new(),
         text: Some("text".into()),
+        note: None,
         bits: 1.5_f64.to_bits(),
         seconds: 1,
         days: 1,
@@ -268,13 +277,7 @@ async fn two_workers_that_start_at_once_create_one_table<DB: TestDatabase>(db: D
     db.append("User", ["1", "2", "1"]).await;
     let workers = [(); 4].map(|()| run_once(db.worker().consumer(counters())));
     futures_util::future::join_all(workers).await;
-    let counts: Vec<i64> = db
-        .rows::<Counter>(1)
-        .await
-        .values()
-        .map(|row| row.count)
-        .collect();
-    assert_eq!(counts, [2, 1]);
+    assert_eq!(counts(&db).await, [2, 1]);
 }
 
 async fn a_table_that_differs_is_refused_with_every_difference<DB: TestDatabase>(db: Database<DB>) {
@@ -435,13 +438,7 @@ async fn a_parked_event_that_is_retried_changes_its_row<DB: TestDatabase>(db: Da
                 if fails && id == 1 {
                     return Err("it fails".into());
                 }
-                let new = Counter {
-                    id,
-                    count: 0,
-                    text: String::new(),
-                };
-                rows.row(&id)?.get_or_insert(new).count += 1;
-                Ok(())
+                count(id, rows)
             };
         folding(
             "counters",
@@ -455,13 +452,7 @@ async fn a_parked_event_that_is_retried_changes_its_row<DB: TestDatabase>(db: Da
     assert_eq!(db.parked("counters").await, [positions[0], positions[2]]);
     let admin = db.worker().consumer(parks(false)).admin().unwrap();
     admin.retry_parked("counters", None).await.unwrap();
-    let counts: Vec<i64> = db
-        .rows::<Counter>(1)
-        .await
-        .values()
-        .map(|row| row.count)
-        .collect();
-    assert_eq!(counts, [2, 1]);
+    assert_eq!(counts(&db).await, [2, 1]);
 }
 
 async fn a_batch_ends_before_too_many_rows<DB: TestDatabase>(db: Database<DB>) {
@@ -507,37 +498,34 @@ async fn a_row_larger_than_a_batch_may_be_is_folded_alone<DB: TestDatabase>(db: 
     assert_eq!(fold(&db, &counters(), &events[2..]).await, 1);
 }
 
-async fn rows_that_were_slow_to_load_are_not_loaded_for_one_event<DB: TestDatabase>(
-    db: Database<DB>,
-) {
-    run_once(db.worker().consumer(counters())).await;
-    let slow = folding::<Counter>(
+/// Is asked to stop at an event, after doing something else.
+fn stopping_at(position: i64, before: fn()) -> Folding<Counter> {
+    folding(
         "counters",
-        |cx, event, keys| {
-            if event.global_position == 100 {
-                std::thread::sleep(std::time::Duration::from_millis(500));
+        move |cx, event, keys| {
+            if event.global_position == position {
+                before();
                 cx.request_stop();
             }
             keys.add_aggregate(event)
         },
         |_, _, _| Ok(()),
-    );
+    )
+}
+
+async fn rows_that_were_slow_to_load_are_not_loaded_for_one_event<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    run_once(db.worker().consumer(counters())).await;
+    let slow = stopping_at(100, || {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    });
     assert_eq!(fold(&db, &slow, &changed(0..100)).await, 100);
 }
 
 async fn a_request_to_stop_ends_a_batch_early<DB: TestDatabase>(db: Database<DB>) {
     run_once(db.worker().consumer(counters())).await;
-    let stopping = folding::<Counter>(
-        "counters",
-        |cx, event, keys| {
-            if event.global_position == 3 {
-                cx.request_stop();
-            }
-            keys.add_aggregate(event)
-        },
-        |_, _, _| Ok(()),
-    );
-    assert_eq!(fold(&db, &stopping, &changed(0..100)).await, 3);
+    assert_eq!(fold(&db, &stopping_at(3, || ()), &changed(0..100)).await, 3);
 }
 
 async fn two_consumers_with_one_table_are_refused<DB: TestDatabase>(db: Database<DB>) {
@@ -729,7 +717,7 @@ impl Consumer<Postgres> for MovesPath {
         cx: &Context,
         tx: &mut sqlx::PgConnection,
         event: &PersistedEvent,
-    ) -> Result<(), consumer::HandlerError> {
+    ) -> Result<(), HandlerError> {
         let path = "SET LOCAL search_path TO other, public";
         sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut *tx).await?;
         Consumer::<Postgres>::handle(&self.0, cx, tx, event).await

@@ -40,7 +40,7 @@ async fn a_rebuild_empties_the_read_model_and_replays_the_log<DB: TestDatabase>(
         (ConsumerState::Rebuilding, Some(0))
     );
 
-    let new = db.append("User", ["b"]).await[0];
+    let new = db.append_one("User", "b").await;
     let before = users.seen().len();
     run_once(users.worker(&db)).await;
     assert_eq!(handled(&db).await, 4);

@@ -73,7 +73,7 @@ fn seen(payloads: &Payloads) -> Vec<String> {
 async fn secret<DB: TestDatabase>(db: &Database<DB>) -> i64 {
     let event = NewEvent::new("User", "ada", "UserRegistered", SECRET)
         .metadata(Metadata::from_json_text(r#"{"ip":"10.0.0.7"}"#));
-    db.append_events(&[event]).await[0].global_position
+    db.append_event(event).await
 }
 
 async fn redact<DB: TestDatabase>(
@@ -191,7 +191,7 @@ async fn workers_drop_the_old_payload_of_a_redacted_event<DB: TestDatabase>(db: 
     assert_eq!(db.number(snapshots).await, 1);
     let admin = Admin::new(db.store.clone());
     for (number, (running, _)) in workers.iter().enumerate() {
-        // With the next look at the checkpoints.
+        // When it next reads the checkpoints.
         let own = format!("own_{number}");
         admin.pause(&*own).await.unwrap();
         until("it has looked", async || {

@@ -88,7 +88,7 @@ async fn a_stopped_consumer_is_tried_once_by_each_release<DB: TestDatabase>(db: 
 
 async fn a_release_that_failed_leaves_the_event_to_the_next<DB: TestDatabase>(db: Database<DB>) {
     let (by_v1, by_v2) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let bad = db.append("User", ["bad"]).await[0];
+    let bad = db.append_one("User", "bad").await;
     let v1 = db.worker().consumer(users(&by_v1, false)).release("v1");
     let v1 = Running::start(v1);
     v1.caught_up_to(bad).await.unwrap_err();
@@ -119,7 +119,7 @@ async fn a_release_that_failed_leaves_the_event_to_the_next<DB: TestDatabase>(db
         v1.consumers()[0].state == ConsumerState::Running
     })
     .await;
-    let last = db.append("User", ["good"]).await[0];
+    let last = db.append_one("User", "good").await;
     v1.caught_up_to(last).await.unwrap();
     v1.stop().await;
     assert!(by_v1.load(Ordering::SeqCst) > calls);
@@ -220,7 +220,7 @@ async fn an_idle_worker_writes_no_row<DB: TestDatabase>(db: Database<DB>) {
                  FROM consumer_progress WHERE consumer = 'users'";
     let before = db.texts(row).await;
     for _ in 0..20 {
-        let position = db.append("Order", ["o"]).await[0];
+        let position = db.append_one("Order", "o").await;
         worker.consumer_caught_up_to("all", position).await.unwrap();
     }
     assert_eq!(db.texts(row).await, before);

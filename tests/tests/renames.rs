@@ -34,7 +34,7 @@ test_on!(
     a_renamed_version_is_a_version_of_the_new_name,
     a_rename_that_fails_halfway_changes_nothing,
     a_rename_while_workers_run_loses_and_repeats_nothing,
-    a_take_over_waits_for_the_old_process_without_stopping_others,
+    a_take_over_waits_for_the_old_process_and_stops_no_other,
     a_rename_waits_for_a_handler_without_tx,
     a_former_name_that_is_still_declared_is_refused,
     two_consumers_cannot_take_over_from_one,
@@ -495,7 +495,7 @@ async fn a_rename_while_workers_run_loses_and_repeats_nothing<DB: TestDatabase>(
     assert_eq!(db.number(disordered).await, 0);
 }
 
-async fn a_take_over_waits_for_the_old_process_without_stopping_others<DB: TestDatabase>(
+async fn a_take_over_waits_for_the_old_process_and_stops_no_other<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     if DB::NAME != "PostgreSQL" {

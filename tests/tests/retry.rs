@@ -481,7 +481,7 @@ async fn r4_a_retry_that_ends_its_transaction_keeps_the_events<DB: TestDatabase>
             let parks = impatient().retries(0).on_error(OnError::Park);
             db.worker().consumer(rogue.settings(parks))
         };
-        let position = db.append("User", ["ada"]).await[0];
+        let position = db.append_one("User", "ada").await;
         run_once(builder()).await;
         is_parked.store(true, Ordering::SeqCst);
         let before = db.parked(statement).await;

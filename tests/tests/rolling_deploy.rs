@@ -1,9 +1,9 @@
 //! Two builds of one program beside each other: the one after appends events that the one before does not
 //! know.
 
+use consumer::ConsumerState;
 use consumer::admin::{Admin, ConsumerStatus};
-use consumer::{ConsumerState, NewEvent};
-use consumer_tests::releases::{after, before};
+use consumer_tests::releases::{append_known, append_unknown};
 use consumer_tests::{Database, TestDatabase, WorkerProcess, test_on, until};
 
 const BEFORE: &str = env!("CARGO_BIN_EXE_test_release_before");
@@ -19,37 +19,6 @@ test_on!(
 
 fn start<DB: TestDatabase>(db: &Database<DB>, program: &str) -> WorkerProcess {
     WorkerProcess::of(program, db).batch_size(3).start()
-}
-
-/// Appends events to one of seven orders, as the release before has them.
-async fn append_known<DB: TestDatabase>(db: &Database<DB>, count: usize) {
-    for n in 0..count {
-        let event = if n % 2 == 0 {
-            NewEvent::typed(&before::OrderEvent::Placed { total: 1 })
-        } else {
-            NewEvent::typed(&before::OrderEvent::Paid)
-        };
-        let event = event.unwrap().of(format!("o-{}", fastrand::u8(..7)));
-        db.append_events(&[event]).await;
-    }
-}
-
-/// Appends an event of the new type and one of the new version, and returns the position of the first.
-async fn append_unknown<DB: TestDatabase>(db: &Database<DB>) -> i64 {
-    let placed = after::OrderEvent::Placed {
-        total: 2,
-        currency: "CHF".to_owned(),
-    };
-    let mut events = [after::OrderEvent::Refunded { amount: 1 }, placed];
-    fastrand::shuffle(&mut events);
-    let mut first = None;
-    for event in events {
-        let id = format!("o-{}", fastrand::u8(..7));
-        let event = NewEvent::typed(&event).unwrap().of(id);
-        let position = db.append_events(&[event]).await[0].global_position;
-        first.get_or_insert(position);
-    }
-    first.unwrap()
 }
 
 async fn statuses<DB: TestDatabase>(db: &Database<DB>) -> Vec<ConsumerStatus> {

@@ -30,13 +30,9 @@ fn ledger<DB: TestDatabase>(db: &Database<DB>, segments: u32) -> WorkerBuilder<D
 }
 
 /// Appends to 40 aggregates in turn, and returns the last position.
-async fn append<DB: TestDatabase>(db: &Database<DB>, events: usize) -> i64 {
+async fn append_in_turn<DB: TestDatabase>(db: &Database<DB>, events: usize) -> i64 {
     let ids = (0..events).map(|number| format!("a-{}", number % 40));
     *db.append("Account", ids).await.last().unwrap()
-}
-
-async fn append_to<DB: TestDatabase>(db: &Database<DB>, id: &str) -> i64 {
-    db.append("Account", [id]).await[0]
 }
 
 async fn rows<DB: TestDatabase>(db: &Database<DB>) -> i64 {
@@ -70,23 +66,23 @@ test_on!(
 async fn a_consumer_is_divided_and_merged_while_events_flow<DB: TestDatabase>(db: Database<DB>) {
     let db = Arc::new(db);
     let one = Running::start(ledger(&db, 1));
-    reaches(&one, append(&db, 100).await).await;
+    reaches(&one, append_in_turn(&db, 100).await).await;
     assert_eq!(rows(&db).await, 1);
 
     // A process with another setting divides the row that the first one is working on.
     let eight = Running::start(ledger(&db, 8));
-    let position = append(&db, 200).await;
+    let position = append_in_turn(&db, 200).await;
     reaches(&one, position).await;
     reaches(&eight, position).await;
     until("the row is divided", async || rows(&db).await == 8).await;
-    let position = append(&db, 200).await;
+    let position = append_in_turn(&db, 200).await;
     reaches(&one, position).await;
     reaches(&eight, position).await;
     eight.stop().await;
 
     // The one that is left is set to one lane, and runs eight rows.
     let flowing = Arc::clone(&db);
-    let writer = tokio::spawn(async move { append(&flowing, 200).await });
+    let writer = tokio::spawn(async move { append_in_turn(&flowing, 200).await });
     // Rows are halves of halves, so three become four.
     merge_segments(&db.store, NAME, 1, 3).await.unwrap();
     assert_eq!(rows(&db).await, 4);
@@ -101,7 +97,7 @@ async fn a_consumer_is_divided_and_merged_while_events_flow<DB: TestDatabase>(db
 }
 
 async fn a_new_consumer_begins_with_a_row_for_each_segment<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, 80).await;
+    append_in_turn(&db, 80).await;
     let report = run_once(ledger(&db, 4)).await;
     let one = report.consumer(NAME).unwrap();
     assert_eq!((one.events, &one.state), (80, &ConsumerState::CaughtUp));
@@ -113,9 +109,9 @@ async fn a_new_consumer_begins_with_a_row_for_each_segment<DB: TestDatabase>(db:
 /// the row that waits nor the merged one may handle that event again.
 async fn a_merge_during_a_retry_handles_no_event_twice<DB: TestDatabase>(db: Database<DB>) {
     let (left, right) = ids_of_halves();
-    append_to(&db, &left).await;
-    append_to(&db, &right).await;
-    let bad = append_to(&db, &left).await;
+    db.append_one("Account", &left).await;
+    db.append_one("Account", &right).await;
+    let bad = db.append_one("Account", &left).await;
     let fails = Arc::new(AtomicBool::new(true));
     let is_failing = Arc::clone(&fails);
     let failing = consumer(NAME, move |_, tx: &mut DB::Connection, event| {
@@ -147,7 +143,7 @@ async fn a_merge_during_a_retry_handles_no_event_twice<DB: TestDatabase>(db: Dat
     })
     .await;
     fails.store(false, Ordering::SeqCst);
-    let last = append_to(&db, &right).await;
+    let last = db.append_one("Account", &right).await;
     patiently("they are merged", merge).await.unwrap().unwrap();
     reaches(&worker, last).await;
     let report = worker.stop().await;
@@ -158,8 +154,8 @@ async fn a_merge_during_a_retry_handles_no_event_twice<DB: TestDatabase>(db: Dat
 
 async fn rows_go_on_when_the_hold_of_an_abandoned_merge_ends<DB: TestDatabase>(db: Database<DB>) {
     let (left, right) = ids_of_halves();
-    append_to(&db, &left).await;
-    append_to(&db, &right).await;
+    db.append_one("Account", &left).await;
+    db.append_one("Account", &right).await;
     // No worker runs, so the merge only gets as far as making the rows wait.
     run_once(ledger(&db, 2)).await;
     db.execute("UPDATE consumer_progress SET position = 1 WHERE slice_from > 0")
@@ -173,7 +169,7 @@ async fn rows_go_on_when_the_hold_of_an_abandoned_merge_ends<DB: TestDatabase>(d
     db.execute("UPDATE consumer_progress SET hold_until = NULL, position = 0")
         .await;
     db.execute("DELETE FROM applied; DELETE FROM chain").await;
-    append_to(&db, &left).await;
+    db.append_one("Account", &left).await;
     let report = run_once(ledger(&db, 2)).await;
     assert_eq!(*state(&report), ConsumerState::CaughtUp, "{report}");
     db.assert_applied_exactly_once_by_segments(NAME).await;
@@ -183,7 +179,7 @@ async fn a_merge_of_an_unknown_consumer_is_refused<DB: TestDatabase>(db: Databas
     let error = merge_segments(&db.store, "nobody", 3, 1).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no checkpoint of `nobody`, version 3; has a worker with that consumer ever run on this database?"
+        "there is no checkpoint of `nobody v3`; has a worker with that consumer ever run on this database?"
     );
 }
 
@@ -215,7 +211,7 @@ async fn a_row_that_may_advance_does_so_without_a_new_event() {
     let db = Database::<Postgres>::fresh().await;
     let (low, high) = ids_of_halves();
     let worker = Running::start(ledger(&db, 2));
-    reaches(&worker, append_to(&db, &low).await).await;
+    reaches(&worker, db.append_one("Account", &low).await).await;
     let positions = db.append("Account", [&high; 5]).await;
     for may_reach in [positions[1], positions[3]] {
         db.execute(&format!(

@@ -184,7 +184,7 @@ async fn a_merge_of_a_row_that_does_not_run_is_refused<DB: TestDatabase>(db: Dat
     };
     assert_eq!(
         merge().await,
-        "the segments of `model`, version 1, cannot be merged while one of them is stopped; resume it first"
+        "the segments of `model` cannot be merged while one of them is stopped; resume it first"
     );
     admin.pause(NAME).await.unwrap();
     let error = merge().await;

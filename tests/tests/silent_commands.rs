@@ -60,7 +60,7 @@ async fn a_retry_beside_a_batch_leaves_nothing_parked_behind_nothing(db: Databas
             .without_tx()
             .settings(impatient().retries(0).on_error(OnError::Park))
     };
-    let first = db.append("User", ["bad"]).await[0];
+    let first = db.append_one("User", "bad").await;
     db.run_once(hooks()).await;
     assert_eq!(db.parked("hooks").await, [first]);
     is_broken.store(false, Ordering::Relaxed);
@@ -90,7 +90,7 @@ async fn a_retry_beside_a_batch_leaves_nothing_parked_behind_nothing(db: Databas
 
 async fn the_idle_half_of_a_row_split_in_a_retry_advances<DB: TestDatabase>(db: Database<DB>) {
     let id = lower();
-    let failed = db.append("User", [&id]).await[0];
+    let failed = db.append_one("User", &id).await;
     let slow = Duration::from_secs(20);
     let settings = Settings::default().retries(100).backoff(slow, slow);
     let model = Model::new("users").scope(&["User"]).settings(settings);
@@ -110,7 +110,7 @@ async fn the_idle_half_of_a_row_split_in_a_retry_advances<DB: TestDatabase>(db: 
     running.stop().await;
 
     // The next release has two segments. The event is still in its half, which waits for it.
-    let last = db.append("Other", ["o"]).await[0];
+    let last = db.append_one("Other", "o").await;
     let running = Running::start(builder(2));
     let idle = format!(
         "SELECT position FROM consumer_progress
@@ -204,7 +204,7 @@ async fn an_idle_row_that_changed_is_not_advanced<DB: TestDatabase>(db: Database
             worker.scoped_consumer(read_model(name).scope(&["Order"]))
         })
     };
-    let first = db.append("User", ["a"]).await[0];
+    let first = db.append_one("User", "a").await;
     run_once(builder()).await;
     let running = Running::start(builder());
     patiently("it runs", running.caught_up_to(first))
@@ -214,7 +214,7 @@ async fn an_idle_row_that_changed_is_not_advanced<DB: TestDatabase>(db: Database
         let change = format!("UPDATE consumer_progress SET {change} WHERE consumer = '{name}'");
         db.execute(&change).await;
     }
-    let last = db.append("User", ["b"]).await[0];
+    let last = db.append_one("User", "b").await;
     // Its row comes last.
     until("the others are advanced", async || {
         db.checkpoint("unchanged").await == Some(last)

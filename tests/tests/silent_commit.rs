@@ -131,7 +131,7 @@ async fn a_retry_parks_the_event_that_breaks_a_deferred_constraint<DB: TestDatab
         ["a", "late"],
         ["b", "late"],
     ] {
-        db.append_events(&[event(id, customer)]).await;
+        db.append_event(event(id, customer)).await;
     }
     let positions = db.log().await;
     let worker = || db.worker().consumer(orders());

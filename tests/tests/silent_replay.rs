@@ -157,7 +157,7 @@ async fn a_parked_event_that_was_never_handled_is_retried_as_new<DB: TestDatabas
 }
 
 async fn a_parked_replay_is_retried_as_a_replay<DB: TestDatabase>(db: Database<DB>) {
-    let position = db.append("User", ["a"]).await[0];
+    let position = db.append_one("User", "a").await;
     let model = mails(parking());
     let worker = || db.worker().consumer(model.clone());
     run_once(worker()).await;
@@ -273,7 +273,7 @@ async fn what_a_forgotten_consumer_handled_is_a_replay<DB: TestDatabase>(db: Dat
     let discarding = ForgetOptions::new().discard_parked();
     admin.forget(NAME, discarding).await.unwrap();
     admin.start_new(NAME).await.unwrap();
-    let new = db.append("User", ["c"]).await[0];
+    let new = db.append_one("User", "c").await;
     run_once(db.worker().consumer(model.clone())).await;
     assert_eq!(
         delivered(&model),
@@ -284,8 +284,8 @@ async fn what_a_forgotten_consumer_handled_is_a_replay<DB: TestDatabase>(db: Dat
 async fn another_scope_makes_its_earlier_events_new_and_no_others<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    let user = db.append("User", ["u"]).await[0];
-    let order = db.append("Order", ["o"]).await[0];
+    let user = db.append_one("User", "u").await;
+    let order = db.append_one("Order", "o").await;
     let users = mails(Settings::default()).scope(&["User"]);
     run_once(users.worker(&db)).await;
     let both = users.clone().scope(&["Order", "User"]);

@@ -165,13 +165,13 @@ async fn a_start_that_asks_a_standby_for_its_lock_says_so() {
 async fn r11_a_standby_without_locks_settles_no_gap() {
     let db = balanced().await;
     let running = Running::start(db.worker().consumer(read_model("users")));
-    let first = db.append("User", ["a"]).await[0];
+    let first = db.append_one("User", "a").await;
     patiently("it handles the first", running.caught_up_to(first))
         .await
         .unwrap();
     let mut tx = db.store.begin().await.unwrap();
     let late = db.append_in(&mut tx, "late").await;
-    let last = db.append("User", ["b"]).await[0];
+    let last = db.append_one("User", "b").await;
     db.execute("INSERT INTO from_standby DEFAULT VALUES").await;
     until("the answer is discarded", async || {
         let problems = running.health().problems;
@@ -495,8 +495,8 @@ async fn an_unreadable_row_concerns_no_consumer_outside_its_scope<DB: TestDataba
     db: Database<DB>,
 ) {
     let users = db.append("User", ["a", "b"]).await;
-    let broken = db.append("Order", ["broken"]).await[0];
-    let later = db.append("User", ["c"]).await[0];
+    let broken = db.append_one("Order", "broken").await;
+    let later = db.append_one("User", "c").await;
     damage(&db, broken).await;
     let worker = db
         .worker()

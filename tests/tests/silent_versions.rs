@@ -171,7 +171,7 @@ async fn a_version_waits_for_a_batch_that_began_before_it_was_added<DB: TestData
 
 /// Version 2 is deployed while version 1 handles an event.
 async fn added_during_a_batch<DB: TestDatabase>(db: Database<DB>, mails: Mails) {
-    let position = db.append("User", ["a"]).await[0];
+    let position = db.append_one("User", "a").await;
     let first = Running::start(db.worker().registered(mails.version(1)));
     patiently("version 1 begins", mails.entered.notified()).await;
     let second = Running::start(db.worker().registered(mails.version(2)));
@@ -191,7 +191,7 @@ async fn a_version_waits_while_another_s_parked_event_is_retried<DB: TestDatabas
     db: Database<DB>,
 ) {
     let mails = Mails::new(false);
-    let position = db.append("User", ["a"]).await[0];
+    let position = db.append_one("User", "a").await;
     *mails.is_failing.lock().unwrap() = true;
     run_once(db.worker().registered(mails.version(1))).await;
     *mails.is_failing.lock().unwrap() = false;
@@ -214,7 +214,7 @@ async fn a_version_waits_while_another_s_parked_event_is_retried<DB: TestDatabas
 /// Also the control of the tests before it: without the mark, both versions handle the event first.
 async fn a_version_that_lost_the_mark_repeats_no_effect<DB: TestDatabase>(db: Database<DB>) {
     let mails = Mails::new(false);
-    let position = db.append("User", ["a"]).await[0];
+    let position = db.append_one("User", "a").await;
     let first = Running::start(db.worker().registered(mails.version(1)));
     patiently("version 1 begins", mails.entered.notified()).await;
     db.execute("DELETE FROM consumer_mark").await;

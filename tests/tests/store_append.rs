@@ -31,6 +31,39 @@ async fn history<DB: Backend>(store: &EventStore<DB>, id: &str) -> Vec<Persisted
         .unwrap()
 }
 
+/// Appends events that the expected version allows.
+async fn append<DB: TestDatabase>(
+    db: &Database<DB>,
+    expected: ExpectedVersion,
+    events: &[NewEvent],
+) -> Vec<PersistedEvent> {
+    db.store.append(expected, events).await.unwrap()
+}
+
+/// The error of an append.
+async fn refused<DB: TestDatabase>(
+    db: &Database<DB>,
+    expected: ExpectedVersion,
+    events: &[NewEvent],
+) -> StoreError {
+    db.store.append(expected, events).await.unwrap_err()
+}
+
+/// Does the same eight times at once, and returns the results.
+async fn eight_at_once<DB: Backend, F>(
+    store: &EventStore<DB>,
+    appending: impl Fn(EventStore<DB>) -> F,
+) -> Vec<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let tasks: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(appending(store.clone())))
+        .collect();
+    let results = futures_util::future::try_join_all(tasks).await;
+    results.unwrap()
+}
+
 fn versions(events: &[PersistedEvent]) -> Vec<i64> {
     events.iter().map(|event| event.aggregate_version).collect()
 }
@@ -60,21 +93,13 @@ test_on!(
 );
 
 async fn an_append_returns_events_with_positions_and_versions<DB: TestDatabase>(db: Database<DB>) {
-    let first = db
-        .store
-        .append(ExpectedVersion::NoStream, &[registered("u-1")])
-        .await
-        .unwrap();
+    let first = append(&db, ExpectedVersion::NoStream, &[registered("u-1")]).await;
     assert_eq!(
         (first[0].global_position, first[0].aggregate_version),
         (1, 1)
     );
 
-    let more = db
-        .store
-        .append(ExpectedVersion::Exact(1), &changes("u-1", 3))
-        .await
-        .unwrap();
+    let more = append(&db, ExpectedVersion::Exact(1), &changes("u-1", 3)).await;
     assert_eq!(versions(&more), [2, 3, 4]);
     assert_eq!(
         more.iter()
@@ -99,7 +124,7 @@ async fn every_field_of_an_event_comes_back_as_it_was_appended<DB: TestDatabase>
         .trace_id("trace")
         .correlation_id("correlation")
         .causation_id("causation");
-    let stored = db.store.append(ExpectedVersion::Any, &[new]).await.unwrap();
+    let stored = db.append_events(&[new]).await;
     let read = history(&db.store, "u-1").await;
 
     assert_eq!(stored, read);
@@ -140,18 +165,12 @@ async fn an_append_rolls_back_with_the_transaction_of_its_caller<DB: TestDatabas
 
     let rows = db.number("SELECT count(*) FROM mine").await;
     assert_eq!((rows, history(&db.store, "u-1").await.len()), (0, 0));
-    db.store
-        .append(ExpectedVersion::NoStream, &[registered("u-1")])
-        .await
-        .unwrap();
+    append(&db, ExpectedVersion::NoStream, &[registered("u-1")]).await;
 }
 
 async fn any_version_takes_the_aggregate_as_it_is<DB: TestDatabase>(db: Database<DB>) {
     for _ in 0..3 {
-        db.store
-            .append(ExpectedVersion::Any, &changes("u-1", 2))
-            .await
-            .unwrap();
+        db.append_events(&changes("u-1", 2)).await;
     }
     assert_eq!(
         versions(&history(&db.store, "u-1").await),
@@ -162,10 +181,7 @@ async fn any_version_takes_the_aggregate_as_it_is<DB: TestDatabase>(db: Database
 async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    db.store
-        .append(ExpectedVersion::NoStream, &changes("u-1", 3))
-        .await
-        .unwrap();
+    append(&db, ExpectedVersion::NoStream, &changes("u-1", 3)).await;
     for (expected, text) in [
         (
             ExpectedVersion::NoStream,
@@ -184,11 +200,7 @@ async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase
             "expected version -1, found version 3",
         ),
     ] {
-        let error = db
-            .store
-            .append(expected, &[registered("u-1")])
-            .await
-            .unwrap_err();
+        let error = refused(&db, expected, &[registered("u-1")]).await;
         assert!(
             matches!(&error, StoreError::Conflict { actual: Some(3), expected: e, .. } if *e == expected)
         );
@@ -199,11 +211,7 @@ async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase
             )
         );
     }
-    let error = db
-        .store
-        .append(ExpectedVersion::Exact(1), &[registered("u-2")])
-        .await
-        .unwrap_err();
+    let error = refused(&db, ExpectedVersion::Exact(1), &[registered("u-2")]).await;
     assert!(
         error
             .to_string()
@@ -216,10 +224,7 @@ async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase
 async fn a_conflict_leaves_the_transaction_usable_and_changes_nothing<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    db.store
-        .append(ExpectedVersion::NoStream, &[registered("u-1")])
-        .await
-        .unwrap();
+    append(&db, ExpectedVersion::NoStream, &[registered("u-1")]).await;
     let mut tx = db.store.begin().await.unwrap();
     for id in ["u-1", "u-2"] {
         let expected = ExpectedVersion::Exact(7);
@@ -242,11 +247,7 @@ async fn a_conflict_leaves_the_transaction_usable_and_changes_nothing<DB: TestDa
 }
 
 async fn appending_nothing_is_an_error_of_its_own<DB: TestDatabase>(db: Database<DB>) {
-    let error = db
-        .store
-        .append(ExpectedVersion::Any, &[])
-        .await
-        .unwrap_err();
+    let error = refused(&db, ExpectedVersion::Any, &[]).await;
     assert!(matches!(error, StoreError::NothingToAppend));
     assert_eq!(
         error.to_string(),
@@ -256,11 +257,7 @@ async fn appending_nothing_is_an_error_of_its_own<DB: TestDatabase>(db: Database
 
 async fn appending_to_two_aggregates_at_once_names_both<DB: TestDatabase>(db: Database<DB>) {
     let events = [registered("u-1"), registered("u-2")];
-    let error = db
-        .store
-        .append(ExpectedVersion::Any, &events)
-        .await
-        .unwrap_err();
+    let error = refused(&db, ExpectedVersion::Any, &events).await;
     assert!(matches!(error, StoreError::SeveralAggregates { .. }));
     assert!(
         error
@@ -272,26 +269,15 @@ async fn appending_to_two_aggregates_at_once_names_both<DB: TestDatabase>(db: Da
         registered("u-1"),
         NewEvent::new("Order", "u-1", "OrderPlaced", ""),
     ];
-    let error = db
-        .store
-        .append(ExpectedVersion::Any, &events)
-        .await
-        .unwrap_err();
+    let error = refused(&db, ExpectedVersion::Any, &events).await;
     assert!(matches!(error, StoreError::SeveralAggregates { .. }));
 }
 
 async fn a_duplicate_event_id_is_an_error_of_its_own<DB: TestDatabase>(db: Database<DB>) {
     let event = registered("u-1");
-    db.store
-        .append(ExpectedVersion::Any, std::slice::from_ref(&event))
-        .await
-        .unwrap();
+    db.append_events(std::slice::from_ref(&event)).await;
     let again = registered("u-2").event_id(event.event_id);
-    let error = db
-        .store
-        .append(ExpectedVersion::Any, &[again])
-        .await
-        .unwrap_err();
+    let error = refused(&db, ExpectedVersion::Any, &[again]).await;
     assert!(
         matches!(error, StoreError::DuplicateEventId { .. }),
         "{error}"
@@ -323,37 +309,29 @@ async fn metadata_that_is_not_json_is_refused<DB: TestDatabase>(db: Database<DB>
 
 async fn concurrent_appends_with_any_version_all_succeed<DB: TestDatabase>(db: Database<DB>) {
     let store = &db.store;
-    let appending = (0..8).map(|_| {
-        let store = store.clone();
-        tokio::spawn(async move {
-            for _ in 0..10 {
-                store
-                    .append(ExpectedVersion::Any, &changes("u-1", 2))
-                    .await
-                    .unwrap();
-            }
-        })
-    });
-    for task in appending.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+    let appending = |store: EventStore<DB>| async move {
+        for _ in 0..10 {
+            store
+                .append(ExpectedVersion::Any, &changes("u-1", 2))
+                .await
+                .unwrap();
+        }
+    };
+    eight_at_once(store, appending).await;
     let history = history(store, "u-1").await;
     assert_eq!(versions(&history), (1..=160).collect::<Vec<_>>());
     assert!(history.is_sorted_by_key(|event| event.global_position));
 }
 
 async fn one_of_many_appends_with_an_exact_version_wins<DB: TestDatabase>(db: Database<DB>) {
-    let appending = (0..8).map(|_| {
-        let store = db.store.clone();
-        tokio::spawn(async move {
-            store
-                .append(ExpectedVersion::NoStream, &[registered("u-1")])
-                .await
-        })
-    });
+    let appending = |store: EventStore<DB>| async move {
+        store
+            .append(ExpectedVersion::NoStream, &[registered("u-1")])
+            .await
+    };
     let mut won = 0;
-    for task in appending.collect::<Vec<_>>() {
-        match task.await.unwrap() {
+    for result in eight_at_once(&db.store, appending).await {
+        match result {
             Ok(_) => won += 1,
             Err(error) => assert!(matches!(error, StoreError::Conflict { .. }), "{error}"),
         }
@@ -363,34 +341,21 @@ async fn one_of_many_appends_with_an_exact_version_wins<DB: TestDatabase>(db: Da
 }
 
 async fn a_missing_or_old_head_row_is_corrected_by_the_events<DB: TestDatabase>(db: Database<DB>) {
-    db.store
-        .append(ExpectedVersion::Any, &changes("u-1", 3))
-        .await
-        .unwrap();
+    db.append_events(&changes("u-1", 3)).await;
     for sql in [
         "DELETE FROM aggregate_heads",
         "UPDATE aggregate_heads SET aggregate_version = 1",
     ] {
         db.execute(sql).await;
         let version = i64::try_from(history(&db.store, "u-1").await.len()).unwrap();
-        let error = db
-            .store
-            .append(ExpectedVersion::NoStream, &changes("u-1", 1))
-            .await
-            .unwrap_err();
+        let error = refused(&db, ExpectedVersion::NoStream, &changes("u-1", 1)).await;
         assert!(
             matches!(error, StoreError::Conflict { actual: Some(v), .. } if v == version),
             "{error}"
         );
-        db.store
-            .append(ExpectedVersion::Exact(version), &changes("u-1", 1))
-            .await
-            .unwrap();
+        append(&db, ExpectedVersion::Exact(version), &changes("u-1", 1)).await;
         db.execute(sql).await;
-        db.store
-            .append(ExpectedVersion::Any, &changes("u-1", 1))
-            .await
-            .unwrap();
+        db.append_events(&changes("u-1", 1)).await;
     }
     assert_eq!(
         versions(&history(&db.store, "u-1").await),
@@ -401,36 +366,19 @@ async fn a_missing_or_old_head_row_is_corrected_by_the_events<DB: TestDatabase>(
 async fn an_aggregate_with_archived_events_continues_at_its_head<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    db.store
-        .append(ExpectedVersion::Any, &changes("u-1", 3))
-        .await
-        .unwrap();
+    db.append_events(&changes("u-1", 3)).await;
     db.execute("DELETE FROM events").await;
-    let stored = db
-        .store
-        .append(ExpectedVersion::Exact(3), &changes("u-1", 1))
-        .await
-        .unwrap();
+    let stored = append(&db, ExpectedVersion::Exact(3), &changes("u-1", 1)).await;
     assert_eq!(versions(&stored), [4]);
-    let stored = db
-        .store
-        .append(ExpectedVersion::Any, &changes("u-1", 1))
-        .await
-        .unwrap();
+    let stored = db.append_events(&changes("u-1", 1)).await;
     assert_eq!(versions(&stored), [5]);
 }
 
 async fn the_head_of_an_aggregate_is_the_version_of_its_last_event<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    db.store
-        .append(ExpectedVersion::Any, &changes("u-1", 3))
-        .await
-        .unwrap();
-    db.store
-        .append(ExpectedVersion::Any, &changes("u-1", 2))
-        .await
-        .unwrap();
+    db.append_events(&changes("u-1", 3)).await;
+    db.append_events(&changes("u-1", 2)).await;
     let head = "SELECT aggregate_version FROM aggregate_heads
                  WHERE aggregate_type = 'User' AND aggregate_id = 'u-1'";
     assert_eq!(db.numbers(head).await, [5]);
@@ -456,11 +404,7 @@ async fn ten_thousand_events_are_appended_at_once_or_not_at_all<DB: TestDatabase
     assert_eq!(history(&db.store, "u-1").await.len(), 0);
 
     events[9_999].event_id = Uuid::new_v4();
-    let stored = db
-        .store
-        .append(ExpectedVersion::NoStream, &events)
-        .await
-        .unwrap();
+    let stored = append(&db, ExpectedVersion::NoStream, &events).await;
     assert_eq!(versions(&stored), (1..=10_000).collect::<Vec<_>>());
     assert_eq!(history(&db.store, "u-1").await, stored);
 }
@@ -469,10 +413,7 @@ async fn a_failed_append_leaves_nothing_behind_in_the_transaction<DB: TestDataba
     db: Database<DB>,
 ) {
     let taken = registered("u-0");
-    db.store
-        .append(ExpectedVersion::Any, std::slice::from_ref(&taken))
-        .await
-        .unwrap();
+    db.append_events(std::slice::from_ref(&taken)).await;
     let mut tx = db.store.begin().await.unwrap();
     let events = [
         registered("u-1"),
@@ -493,15 +434,8 @@ async fn a_failed_append_leaves_nothing_behind_in_the_transaction<DB: TestDataba
 async fn a_foreign_unique_constraint_is_not_a_conflict<DB: TestDatabase>(db: Database<DB>) {
     db.execute("CREATE UNIQUE INDEX one_of_a_kind ON events (event_type)")
         .await;
-    db.store
-        .append(ExpectedVersion::Any, &[registered("u-1")])
-        .await
-        .unwrap();
-    let error = db
-        .store
-        .append(ExpectedVersion::Any, &[registered("u-2")])
-        .await
-        .unwrap_err();
+    db.append_events(&[registered("u-1")]).await;
+    let error = refused(&db, ExpectedVersion::Any, &[registered("u-2")]).await;
     assert!(matches!(error, StoreError::Database(_)), "{error:?}");
 }
 
@@ -518,19 +452,9 @@ async fn an_append_outside_a_transaction_is_stored<DB: TestDatabase>(db: Databas
 async fn a_new_event_takes_causation_and_correlation_from_its_cause<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    let cause = db
-        .store
-        .append(ExpectedVersion::Any, &[registered("u-1")])
-        .await
-        .unwrap()
-        .remove(0);
+    let cause = db.append_events(&[registered("u-1")]).await.remove(0);
     let effect = NewEvent::new("Mail", "m-1", "WelcomeSent", "").caused_by(&cause);
-    let effect = db
-        .store
-        .append(ExpectedVersion::Any, &[effect])
-        .await
-        .unwrap()
-        .remove(0);
+    let effect = db.append_events(&[effect]).await.remove(0);
     let id = cause.event_id.to_string();
     assert_eq!(
         (
@@ -680,18 +604,13 @@ mod postgres {
             db.url
         );
         let store = EventStore::<Postgres>::connect(&url).await.unwrap();
-        let appending = (0..8).map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                store
-                    .append(ExpectedVersion::Any, &changes("u-1", 1))
-                    .await
-                    .unwrap();
-            })
-        });
-        for task in appending.collect::<Vec<_>>() {
-            task.await.unwrap();
-        }
+        let appending = |store: EventStore<Postgres>| async move {
+            store
+                .append(ExpectedVersion::Any, &changes("u-1", 1))
+                .await
+                .unwrap();
+        };
+        eight_at_once(&store, appending).await;
         assert_eq!(history(&store, "u-1").await.len(), 8);
     }
 
@@ -731,11 +650,7 @@ mod sqlite {
         .execute(&db.pool)
         .await
         .unwrap();
-        let error = db
-            .store
-            .append(ExpectedVersion::Any, &[registered("u-1")])
-            .await
-            .unwrap_err();
+        let error = refused(&db, ExpectedVersion::Any, &[registered("u-1")]).await;
         assert!(
             matches!(error, StoreError::Conflict { actual: None, .. }),
             "{error}"
@@ -746,20 +661,15 @@ mod sqlite {
     async fn a_deferred_transaction_waits_its_turn_to_append() {
         let db = Database::<Sqlite>::fresh().await;
         let store = &db.store;
-        let appending = (0..8).map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                let mut tx = store.pool().begin().await.unwrap();
-                store
-                    .append_in(&mut tx, ExpectedVersion::Any, &changes("u-1", 1))
-                    .await
-                    .unwrap();
-                tx.commit().await.unwrap();
-            })
-        });
-        for task in appending.collect::<Vec<_>>() {
-            task.await.unwrap();
-        }
+        let appending = |store: EventStore<Sqlite>| async move {
+            let mut tx = store.pool().begin().await.unwrap();
+            store
+                .append_in(&mut tx, ExpectedVersion::Any, &changes("u-1", 1))
+                .await
+                .unwrap();
+            tx.commit().await.unwrap();
+        };
+        eight_at_once(store, appending).await;
         assert_eq!(history(store, "u-1").await.len(), 8);
     }
 
@@ -768,20 +678,15 @@ mod sqlite {
         let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         let other = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
         store.migrate().await.unwrap();
-        let appending = (0..8).map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                for _ in 0..10 {
-                    store
-                        .append(ExpectedVersion::Any, &changes("u-1", 1))
-                        .await
-                        .unwrap();
-                }
-            })
-        });
-        for task in appending.collect::<Vec<_>>() {
-            task.await.unwrap();
-        }
+        let appending = |store: EventStore<Sqlite>| async move {
+            for _ in 0..10 {
+                store
+                    .append(ExpectedVersion::Any, &changes("u-1", 1))
+                    .await
+                    .unwrap();
+            }
+        };
+        eight_at_once(&store, appending).await;
         assert_eq!(history(&store, "u-1").await.len(), 80);
         assert!(matches!(
             other.check().await.unwrap_err(),

@@ -58,7 +58,7 @@ async fn memory_stays_within_the_budget<DB: TestDatabase>() {
     for n in 0..EVENTS {
         let payload = vec![u8::try_from(n).unwrap(); PAYLOAD];
         let event = NewEvent::new("File", n.to_string(), "Uploaded", payload);
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let bounded = rise(&db.store, BUDGET).await;
     let unbounded = rise(&db.store, usize::MAX).await;

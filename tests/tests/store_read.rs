@@ -11,7 +11,7 @@ use sqlx::Postgres;
 /// Appends an event with this payload.
 async fn append_bytes<DB: TestDatabase>(db: &Database<DB>, payload: Vec<u8>) {
     let event = NewEvent::new("User", "a", "Happened", payload);
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
 }
 
 async fn read<DB: Backend>(store: &EventStore<DB>, range: ReadRange<'_>) -> Vec<PersistedEvent> {
@@ -234,7 +234,7 @@ async fn metadata_and_ids_count_uncompressed_against_the_budget<DB: TestDatabase
         plain("g").metadata(metadata(MIB)),
         plain("h"),
     ] {
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let slack = MIB as u64 / 2;
     for (after, mib, expected) in [

@@ -1,5 +1,6 @@
 //! The test kit: the events it passes to a consumer, and the mistakes it detects.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 
@@ -511,6 +512,53 @@ fn what_serde_loses_makes_no_round_trip() {
         error.ends_with("i128 is not supported at line 1 column 22"),
         "{error}"
     );
+}
+
+/// An event whose field is read by borrowing from the payload.
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Sensor")]
+struct Labelled {
+    #[serde(deserialize_with = "by_borrowing")]
+    label: String,
+}
+
+fn by_borrowing<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    <&str>::deserialize(from).map(str::to_owned)
+}
+
+#[test]
+fn a_borrowed_field_makes_no_round_trip() {
+    for (label, payload) in [
+        ("kitchen", r#"`{"label":"\u006bitchen"}`, the same JSON"#),
+        ("🌡", r#"`{"label":"\ud83c\udf21"}`, the same JSON"#),
+        ("a\"b", r#"`{"label":"a\"b"}`, which cannot be decoded"#),
+    ] {
+        let label = label.to_owned();
+        let error = check_round_trips([Labelled { label }]).unwrap_err();
+        let error = HandlerError::from(error).to_string();
+        assert!(error.contains(payload), "{error}");
+        assert!(error.contains("expected a borrowed string"), "{error}");
+    }
+}
+
+#[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
+#[event(aggregate = "Sensor")]
+struct Described {
+    texts: Vec<String>,
+    by_number: BTreeMap<i32, String>,
+    by_name: BTreeMap<String, char>,
+}
+
+#[test]
+fn texts_with_escapes_and_odd_keys_make_a_round_trip() {
+    let texts = [
+        "", "a", "\"", "\\", "\\\"", "a:b", "\": \"", "é🌡", "\n", "{}",
+    ];
+    assert_round_trips!([Described {
+        texts: texts.map(str::to_owned).into(),
+        by_number: [(-1, "minus one".to_owned())].into(),
+        by_name: [("\": \\\"".to_owned(), '\\'), (String::new(), 'x')].into(),
+    }]);
 }
 
 #[test]

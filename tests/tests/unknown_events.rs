@@ -37,7 +37,7 @@ test_on!(
 /// Appends an event to an order, and returns its position.
 async fn order<DB: TestDatabase>(db: &Database<DB>, id: &str, event_type: &str) -> i64 {
     let event = NewEvent::new("Order", id, event_type, "{}");
-    db.append_events(&[event]).await[0].global_position
+    db.append_event(event).await
 }
 
 /// The consumer `orders`, which fails on the events of `bad`, as the old release has it.
@@ -191,7 +191,7 @@ async fn no_policy_skips_or_parks_an_unknown_event<DB: TestDatabase>(db: Databas
 
 async fn a_version_that_cannot_be_read_is_unknown_too<DB: TestDatabase>(db: Database<DB>) {
     let placed = NewEvent::new("Order", "o-1", "Placed", "{}").event_version(2);
-    db.append_events(&[placed]).await;
+    db.append_event(placed).await;
     let report = run_once(worker(&db, old())).await;
     assert_eq!(
         report.consumer("orders").unwrap().state.to_string(),
@@ -205,7 +205,7 @@ async fn waiting_for_an_unknown_event_fails_and_health_names_it<DB: TestDatabase
     db: Database<DB>,
 ) {
     db.append("User", ["u"]).await;
-    let user = db.append("User", ["u"]).await[0];
+    let user = db.append_one("User", "u").await;
     let worker = Running::start(worker(&db, old()));
     let refunded = order(&db, "o-1", "Refunded").await;
     match worker.caught_up_to(refunded).await {
@@ -353,9 +353,9 @@ async fn a_merge_behind_an_unknown_event_is_refused<DB: TestDatabase>(db: Databa
     let merge = patiently("it does not wait", admin.merge_segments("orders", 1));
     assert_eq!(
         merge.await.unwrap_err().to_string(),
-        "the segments of `orders`, version 1, cannot be merged while one of them waits for a release \
-         that knows Refunded (Order, position 1); run a worker of such a release, or get past the \
-         event with `park` or `skip`"
+        "the segments of `orders` cannot be merged while one of them waits for a release \
+         that knows Refunded (Order, position 1); run a worker of such a release, or run `park` \
+         or `skip` for the event"
     );
     running.stop().await;
 
@@ -374,7 +374,7 @@ async fn unknown_events_of_a_log_are_listed_at_once<DB: TestDatabase>(db: Databa
         order(&db, "o-1", event_type).await;
     }
     let later = NewEvent::new("Order", "o-1", "Placed", "{}").event_version(3);
-    db.append_events(&[later]).await;
+    db.append_event(later).await;
     db.append("User", ["u"]).await;
     let orders = old().knows(|format| format.event_type == "Placed" && format.event_version < 2);
     let users =

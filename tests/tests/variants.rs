@@ -1,12 +1,10 @@
 //! Handlers of one variant, in every form, alone and among others.
 
-use std::sync::{Arc, Mutex};
-
 use consumer::prelude::*;
 use consumer::sqlx::{Connection, Sqlite};
 use consumer::testing::ConsumerTest;
 use consumer::{BatchError, ErasedConsumer, EventRecord, NewEvent, OnError, Registered, Settings};
-use consumer_tests::{Database, TestDatabase, run_once, test_on};
+use consumer_tests::{Database, Notes, TestDatabase, in_memory, run_once, test_on};
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -31,20 +29,6 @@ enum OrderEvent {
     },
     Cancelled,
     Archived,
-}
-
-/// What the handlers of a consumer were given; clones share it.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<String>>>);
-
-impl Seen {
-    fn note(&self, what: impl Into<String>) {
-        self.0.lock().unwrap().push(what.into());
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
 }
 
 fn of(position: i64, event: &OrderEvent) -> PersistedEvent {
@@ -82,13 +66,11 @@ async fn give<C: ErasedConsumer<Sqlite>>(
     consumer: &C,
     events: &[PersistedEvent],
 ) -> Result<usize, BatchError> {
-    let mut tx = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-    let cx = Context::new("variants");
-    ErasedConsumer::handle_batch(consumer, &cx, &mut tx, events).await
+    consumer_tests::give(consumer, &Context::new("variants"), events).await
 }
 
 #[derive(Default)]
-struct OneByOne(Seen);
+struct OneByOne(Notes);
 
 #[consumer(name = "variants.one_by_one", aggregates = [OrderEvent])]
 impl OneByOne {
@@ -177,7 +159,7 @@ async fn a_variant_of_another_aggregate_is_not_taken() {
 }
 
 #[derive(Default)]
-struct Boxes(Seen);
+struct Boxes(Notes);
 
 #[consumer(name = "variants.boxes", aggregates = ["Order"])]
 impl Boxes {
@@ -216,7 +198,7 @@ async fn a_box_counts_as_what_is_in_it() {
 }
 
 #[derive(Clone, Default)]
-struct InRuns(Seen);
+struct InRuns(Notes);
 
 #[consumer(name = "variants.in_runs", aggregates = ["Order"])]
 impl InRuns {
@@ -309,7 +291,7 @@ async fn a_run_ends_before_a_variant_that_does_not_decode() {
 #[tokio::test]
 async fn one_variant_alone_can_be_given_to_a_handler_of_runs() {
     let consumer = InRuns::default();
-    let mut tx = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let mut tx = in_memory().await;
     let cx = Context::new("variants");
     Consumer::<Sqlite>::handle(&consumer, &cx, &mut tx, &of(1, &paid(7)))
         .await
@@ -441,8 +423,7 @@ async fn a_failing_variant_in_a_run_with_gaps_is_found_and_parked<DB: TestDataba
     .iter()
     .enumerate()
     {
-        db.append_events(&[new(&format!("o-{number}"), event)])
-            .await;
+        db.append_typed(&format!("o-{number}"), event).await;
     }
     let consumer = InRuns::default();
     let settings = Settings::default().on_error(OnError::Park).retries(0);

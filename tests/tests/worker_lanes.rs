@@ -202,7 +202,7 @@ async fn a_row_that_was_busy_is_claimed_whatever_the_poll_interval() {
         .execute(&mut *other)
         .await
         .unwrap();
-    let last = db.append("User", ["a"]).await[0];
+    let last = db.append_one("User", "a").await;
     until("it finds the row busy", async || {
         let given_up = "SELECT count(*) FROM pg_stat_activity
                          WHERE datname = current_database() AND query = 'ROLLBACK'";

@@ -409,7 +409,7 @@ async fn one_failing_consumer_of_five_does_not_slow_the_others<DB: TestDatabase>
     let mut positions = Vec::new();
     for round in 0..10 {
         let id = if round == 3 { "bad" } else { "good" };
-        let head = db.append("User", &[id]).await[0];
+        let head = db.append_one("User", id).await;
         positions.push(head);
         for name in names {
             patiently("it catches up", worker.consumer_caught_up_to(name, head))

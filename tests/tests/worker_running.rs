@@ -397,7 +397,7 @@ async fn after_caught_up_to_the_read_model_can_be_read<DB: TestDatabase>(db: Dat
             .scoped_consumer(read_model("orders").scope(&["Order"])),
     );
     for _ in 0..20 {
-        let position = db.append("User", ["a"]).await[0];
+        let position = db.append_one("User", "a").await;
         patiently(
             "every gets there",
             worker.consumer_caught_up_to("every", position),
@@ -415,7 +415,7 @@ async fn after_caught_up_to_the_read_model_can_be_read<DB: TestDatabase>(db: Dat
 }
 
 async fn waiting_for_a_stopped_consumer_ends_with_the_reason<DB: TestDatabase>(db: Database<DB>) {
-    let position = db.append("User", ["bad"]).await[0];
+    let position = db.append_one("User", "bad").await;
     let c = judging("c", |_, _| Err("no".to_owned()));
     let worker = Running::start(db.worker().consumer(c.settings(impatient().retries(0))));
     let error = patiently("it says so", worker.caught_up_to(position))
@@ -538,12 +538,12 @@ async fn r1_two_consumers_with_one_name_are_both_named<DB: TestDatabase>(db: Dat
         .build()
         .unwrap_err();
     assert!(
-        matches!(&error, BuildError::NameTaken(taken) if &*taken.name == "users"),
+        matches!(&error, BuildError::NameTaken(taken) if &*taken.consumer.name == "users"),
         "{error}"
     );
     assert_eq!(
         error.to_string(),
-        "two consumers are named `users`, version 1: src/users.rs:7:5 (shop::users) and added by hand; \
+        "two consumers are named `users`: src/users.rs:7:5 (shop::users) and added by hand; \
          a name keys a checkpoint, so rename one of them"
     );
 }

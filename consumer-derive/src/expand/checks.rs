@@ -72,7 +72,7 @@ fn handler_list(model: &Model) -> TokenStream {
                 line: ::core::line!(),
                 handled: #krate::__private::Handled::Every,
                 reads: ::core::option::Option::None,
-                rows: #krate::__private::HandlerRows::None,
+                rows: #krate::__private::HandlerRows::Unsaid,
             }
         },
         Body::Handlers(handlers) => handlers
@@ -91,7 +91,8 @@ fn shape(krate: &Path, handler: &Handler) -> TokenStream {
     let method = handler.method.name.to_string();
     let taken = handled(krate, handler);
     let rows = match handler.rows() {
-        None | Some(Rows::None) => quote_spanned! {Span::mixed_site()=> None },
+        None => quote_spanned! {Span::mixed_site()=> Unsaid },
+        Some(Rows::None) => quote_spanned! {Span::mixed_site()=> None },
         Some(Rows::OfAggregate(_)) => quote_spanned! {Span::mixed_site()=> OfAggregate },
         Some(Rows::Named { .. }) => quote_spanned! {Span::mixed_site()=> Named },
     };

@@ -98,7 +98,7 @@ pub enum AdminError {
         "the name `{}` is that of a consumer that is {held_back}; choose another name", .held_back.consumer.name
     )]
     NameRetired {
-        /// What became of the other consumer.
+        /// The reason why the other consumer is held back.
         held_back: HeldBack,
     },
     /// The new name cannot key a checkpoint.
@@ -143,7 +143,7 @@ pub enum AdminError {
     Reset {
         /// The consumer.
         consumer: ConsumerId,
-        /// What its `reset` returned.
+        /// The error of its `reset`.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The consumer's code ended the transaction that it was given, or left a savepoint open in it (R4).
@@ -159,7 +159,7 @@ pub enum AdminError {
     Retry {
         /// The event.
         position: i64,
-        /// What the handler returned.
+        /// The error of the handler.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The database failed while a parked event was retried; that does not count as an attempt.
@@ -169,7 +169,7 @@ pub enum AdminError {
     Interrupted {
         /// The event.
         position: i64,
-        /// What went wrong.
+        /// The error.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The code in this program does not know a parked event.

@@ -1,4 +1,4 @@
-//! What became of one event in one consumer, and why.
+//! The outcome of one event in one consumer, with the reasons.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,13 +10,17 @@ use super::lag::scope_of;
 use super::operator::{Admin, declared_id};
 use super::options::Target;
 use super::parked::ParkedEvent;
+use super::problems::waits_for_release;
+use super::status::waiting_for;
 use super::text::count;
-use crate::backend::{Backend, Checkpoint, ConsumerId, State, aggregate_slice, readable_event};
+use crate::backend::{
+    Backend, Checkpoint, ConsumerId, HeldBack, State, UnknownEvent, aggregate_slice, readable_event,
+};
 use crate::contract::PersistedEvent;
 use crate::registry::entry::declared;
 use crate::registry::handled::{HandlerShape, takers};
 
-/// What became of an event in a consumer; see [`Admin::explain`].
+/// The outcome of an event in a consumer; see [`Admin::explain`].
 ///
 /// ```
 /// use consumer::admin::{Explanation, Outcome};
@@ -38,7 +42,7 @@ pub struct Explanation {
     pub position: i64,
     /// The event there.
     pub event: Option<ExplainedEvent>,
-    /// What became of it.
+    /// The outcome of the event.
     pub outcome: Outcome,
     /// Whether a version of the consumer has handled or skipped it, so that it is a replay when it is
     /// handed over next.
@@ -75,7 +79,7 @@ pub struct HandlerSite {
     pub line: u32,
 }
 
-/// What became of an event; part of an [`Explanation`].
+/// The outcome of an event; part of an [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -110,6 +114,17 @@ pub enum Outcome {
         attempts: u32,
         /// The last error and its causes.
         error: Option<String>,
+    },
+    /// It has yet to be handled, and the consumer waits before it, or at an earlier event, for a release that
+    /// knows that event.
+    WaitingForRelease {
+        /// The event that no running release knows.
+        event: UnknownEvent,
+    },
+    /// It has not been handled, and the consumer is held back.
+    HeldBack {
+        /// Why, and the commands that end it.
+        reason: String,
     },
     /// It has yet to be handled.
     Pending {
@@ -162,6 +177,12 @@ impl fmt::Display for Outcome {
                     or_unknown(error.as_ref())
                 )
             }
+            Self::WaitingForRelease { event } => write!(
+                f,
+                "not handled yet: the consumer {}",
+                waits_for_release("NAME", event)
+            ),
+            Self::HeldBack { reason } => write!(f, "not handled: the consumer is {reason}"),
             Self::Pending {
                 is_settled: false, ..
             } => f.write_str("not handled yet: an open transaction blocks the frontier before it"),
@@ -249,6 +270,7 @@ impl<DB: Backend> Admin<DB> {
             parked: parked.map(ParkedEvent::from),
             is_settled: position <= settled,
             is_handled: explanation.is_replay,
+            held_back: self.held_back().await?.remove(&consumer),
         };
         explanation.outcome = situation.outcome(&self.scope_of_one(&consumer, row));
         explanation.checkpoint = row.map(|row| row.position);
@@ -285,18 +307,19 @@ impl<DB: Backend> Admin<DB> {
     }
 }
 
-/// What is known of an event and the segment that it belongs to.
+/// An event and the segment that it belongs to.
 struct Situation<'a> {
     event: &'a PersistedEvent,
     row: Option<&'a Checkpoint>,
     parked: Option<ParkedEvent>,
     is_settled: bool,
     is_handled: bool,
+    held_back: Option<HeldBack>,
 }
 
 impl Situation<'_> {
-    fn outcome(self, scope: &[String]) -> Outcome {
-        if let Some(parked) = self.parked {
+    fn outcome(mut self, scope: &[String]) -> Outcome {
+        if let Some(parked) = self.parked.take() {
             return Outcome::Parked {
                 has_failed: parked.has_failed,
                 attempts: parked.attempts,
@@ -319,7 +342,23 @@ impl Situation<'_> {
                 attempts: row.attempts,
                 error: row.error.clone(),
             },
-            row => Outcome::Pending {
+            row => self.pending(row),
+        }
+    }
+
+    /// Why the event has yet to be handled.
+    fn pending(&self, row: Option<&Checkpoint>) -> Outcome {
+        if let Some(held_back) = &self.held_back {
+            return Outcome::HeldBack {
+                reason: held_back.to_string(),
+            };
+        }
+        let waits_before = |event: &&UnknownEvent| event.position <= self.event.global_position;
+        match row.and_then(waiting_for).filter(waits_before) {
+            Some(event) => Outcome::WaitingForRelease {
+                event: event.clone(),
+            },
+            None => Outcome::Pending {
                 is_settled: self.is_settled,
                 is_running: row.is_none_or(|row| row.state == State::Running),
             },

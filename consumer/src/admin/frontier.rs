@@ -7,7 +7,7 @@ use serde::ser::Serializer;
 use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, Tables};
-use crate::backend::{Access, Backend, Blocker, FrontierWatch as _};
+use crate::backend::{self, Access, Backend, Blocker, FrontierWatch as _};
 use crate::worker::WorkerError;
 use crate::worker::poller::reset::refuse_checkpoints_above;
 
@@ -96,7 +96,7 @@ async fn start_watch<DB: Backend>(
     connection: &mut DB::Connection,
 ) -> Result<DB::Watch, AdminError> {
     let watch = DB::Watch::start(tables.store.settings(), connection).await?;
-    let (_, rows) = watch.snapshot(&tables.checkpoints, connection).await?;
+    let (_, rows) = backend::snapshot::<DB>(&watch, connection, &tables.checkpoints).await?;
     refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
     Ok(watch)
 }

@@ -22,7 +22,7 @@ pub(super) const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// How long others may have the database before the lock is tried again.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// What runs while the rows of a consumer are locked.
+/// Work that runs while the rows of a consumer are locked.
 pub(super) trait Work<DB: Backend>: Send + Sync {
     type Output: Send;
 
@@ -35,11 +35,11 @@ pub(super) trait Work<DB: Backend>: Send + Sync {
         effects: &mut Effects,
     ) -> impl Future<Output = Result<Self::Output, Failed>> + Send;
 
-    /// What it means that the database refused to commit what the consumer's code wrote.
+    /// The error if the database refused to commit the writes of the consumer's code.
     fn refused(&self, output: &Self::Output, error: sqlx::Error) -> AdminError;
 }
 
-/// What a consumer's code wants to happen after the commit.
+/// The actions that a consumer's code requested for after the commit.
 #[derive(Default)]
 pub(super) struct Effects(Vec<Arc<Context>>);
 

@@ -1,4 +1,4 @@
-//! What one look at all consumers asks of the log, in one transaction and each question once.
+//! Reads what a status of all consumers needs of the log, in one transaction and each part once.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -116,7 +116,7 @@ impl<DB: Backend> LogReader<DB> {
         Ok(missing)
     }
 
-    /// What is known of the log besides its frontier.
+    /// The lowest position of the log, if it is known.
     pub(super) async fn first_position(&mut self) -> Result<Option<i64>, AdminError> {
         Ok(DB::log_state(&self.tables.lag, &mut self.tx).await?.first)
     }

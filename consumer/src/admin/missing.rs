@@ -1,4 +1,4 @@
-//! Events that are no longer in the log, as far as it is known that they were.
+//! Events that are no longer in the log, as far as the workers recorded them.
 
 use std::ops::RangeInclusive;
 

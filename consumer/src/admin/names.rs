@@ -83,8 +83,7 @@ impl<DB: Backend> Admin<DB> {
     /// Starts a consumer that is [held back](crate::HeldBack) with a checkpoint of its own, at its
     /// `start_from`.
     ///
-    /// Its name may be that of a renamed or forgotten consumer, or it may look like a consumer under a
-    /// new name. Workers that hold it back start it within
+    /// Its name may be that of a renamed or forgotten consumer, or it may be a renamed consumer. Workers that hold it back start it within
     /// [`snapshot_interval`](crate::WorkerBuilder::snapshot_interval). What a forgotten consumer of the
     /// name has handled stays a replay ([`Context::is_replay`](crate::Context::is_replay)).
     ///

@@ -36,7 +36,7 @@ use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 /// ```
 pub struct Admin<DB: Backend> {
     pub(super) store: EventStore<DB>,
-    /// What the statements work on; `None` until the first one.
+    /// The tables; `None` until the first statement.
     tables: Mutex<Option<Arc<Tables<DB>>>>,
     pub(super) connections: Arc<Connections<DB>>,
     pub(super) code: Vec<Registered<DB>>,
@@ -317,7 +317,7 @@ pub(super) fn declared_id(declaration: &Declaration) -> ConsumerId {
     }
 }
 
-/// What an error of a statement that waits for a lock means.
+/// Converts the error of a statement that waits for a lock.
 pub(super) fn held_or<DB: Backend>(error: sqlx::Error, consumer: &ConsumerId) -> AdminError {
     if DB::is_held(&error) {
         AdminError::Held {

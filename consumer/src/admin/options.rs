@@ -1,4 +1,4 @@
-//! What commands are given.
+//! The options of commands.
 
 use std::time::Duration;
 

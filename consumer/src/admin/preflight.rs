@@ -1,4 +1,4 @@
-//! What the command line checks before it asks for confirmation.
+//! Checks of the command line before it asks for confirmation.
 
 use super::error::AdminError;
 use super::lag::scope_of;

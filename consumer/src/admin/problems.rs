@@ -1,62 +1,98 @@
-//! What is wrong with a consumer, and what to do, in words.
+//! The problems of a consumer and their remedies, in words.
+
+use std::fmt::Write as _;
 
 use super::status::ConsumerStatus;
-use super::text::{count, duration, events_were, number};
+use super::text::{count, duration, events_were, number, one_line};
+use crate::backend::{ConsumerId, UnknownEvent};
 use crate::worker::ConsumerState;
 
-/// What is wrong with a consumer, and what to do.
+/// A problem of a consumer, in one line.
+pub(crate) enum Problem {
+    /// What the consumer does, from the verb on.
+    Does(String),
+    /// A sentence of its own.
+    Is(String),
+}
+
+impl Problem {
+    /// The problem, where the consumer is named beside it.
+    #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Does(text) | Self::Is(text) => text,
+        }
+    }
+
+    /// The problem with the name of the consumer before it.
+    fn of(&self, consumer: &ConsumerId) -> String {
+        match self {
+            Self::Does(text) => format!("{consumer} {text}"),
+            Self::Is(text) => format!("{consumer}: {text}"),
+        }
+    }
+}
+
+/// The problems of a consumer and their remedies.
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
-    problem.into_iter().chain(unattended(one))
+    let all = [problem, way_out(one), unattended(one)];
+    let consumer = one.id();
+    all.into_iter()
+        .flatten()
+        .map(move |problem| problem.of(&consumer))
 }
 
 /// The same without the event that it fails to handle.
 #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
-pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<Item = String> {
+pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<Item = Problem> {
     problem_of_state(one).into_iter().chain(unattended(one))
 }
 
-fn unattended(one: &ConsumerStatus) -> Option<String> {
+fn unattended(one: &ConsumerStatus) -> Option<Problem> {
     let time = one.unattended?;
-    Some(format!(
-        "{}: no worker seen for {}, and events wait; start one that runs it",
-        one.id(),
+    Some(Problem::Is(format!(
+        "events have waited {} and no worker has claimed them; start a worker that runs this consumer",
         duration(time)
-    ))
+    )))
 }
 
-fn problem_of_state(one: &ConsumerStatus) -> Option<String> {
-    let consumer = one.id();
+fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
     if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
-        return Some(format!(
-            "{consumer}: its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
-        ));
+        return Some(Problem::Is(format!(
+            "its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
+        )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let position = event.position;
-        return Some(format!(
-            "{consumer} waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park` or `skip` with {position}"
-        ));
+        let waits = waits_for_release(&on_command_line(&one.id()), event);
+        return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
-        return Some(format!("{consumer}: {reason}"));
+        return Some(Problem::Is(reason.clone()));
     }
     if let ConsumerState::OtherLog { log } = &one.state {
-        return Some(format!(
-            "{consumer}: a consumer of its name reads the log `{log}` of this database; give one of them another name"
-        ));
+        return Some(Problem::Is(format!(
+            "another consumer with this name reads the log `{log}` of this database; give one of them another name"
+        )));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
         let events = events_were(missing);
-        return Some(format!(
-            "{consumer}: {events} deleted from the log before it had handled them; restore them before it gets there"
-        ));
+        return Some(Problem::Is(format!(
+            "{events} deleted from the log before it had handled them; restore them before the consumer reaches that position"
+        )));
     }
     None
 }
 
-fn failure(one: &ConsumerStatus) -> Option<String> {
-    let consumer = one.id();
+/// That a consumer waits before an event, and what to do, with its name as commands take it.
+pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
+    let position = event.position;
+    format!(
+        "waits for a release that knows {event}; deploy one, name its type in `ignore`, or get past the event with `park {name} {position}` or `skip {name} {position}`"
+    )
+}
+
+fn failure(one: &ConsumerStatus) -> Option<Problem> {
     let failing = one.failing.as_ref()?;
     let event = failing.position.map_or_else(String::new, |position| {
         format!(" at event {}", number(position))
@@ -65,8 +101,38 @@ fn failure(one: &ConsumerStatus) -> Option<String> {
         format!(", next attempt in {}", duration(wait))
     });
     let times = count(failing.attempts.into(), "time");
-    let (state, error) = (one.state.name().replace('_', " "), &failing.error);
-    Some(format!(
-        "{consumer} {state}{event} (failed {times}{again}): {error}"
-    ))
+    let state = one.state.name().replace('_', " ");
+    let error = one_line(&failing.error);
+    Some(Problem::Does(format!(
+        "{state}{event} (failed {times}{again}): {error}"
+    )))
+}
+
+/// How a consumer that has stopped runs again.
+fn way_out(one: &ConsumerStatus) -> Option<Problem> {
+    let failing = one.failing.as_ref()?;
+    let ConsumerState::Stopped { position, .. } = &one.state else {
+        return None;
+    };
+    let mut text = format!("last tried {} ago", duration(failing.failed_ago));
+    if let Some(release) = one.failed_releases.last() {
+        let _ = write!(text, " by release {}", one_line(release));
+    }
+    let name = on_command_line(&one.id());
+    let _ = write!(text, "; after a repair run `resume {name}`");
+    if let Some(position) = position {
+        let _ = write!(
+            text,
+            ", or get past the event with `park {name} {position}` or `skip {name} {position}`"
+        );
+    }
+    Some(Problem::Is(text))
+}
+
+/// A consumer as an argument of a command.
+pub(crate) fn on_command_line(consumer: &ConsumerId) -> String {
+    match consumer.version {
+        1 => consumer.name.to_string(),
+        version => format!("{} --of-version {version}", consumer.name),
+    }
 }

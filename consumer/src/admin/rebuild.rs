@@ -31,7 +31,8 @@ pub struct Rebuilt {
     pub consumer: ConsumerId,
     /// The checkpoint that was rewound: events up to here are a replay.
     pub replay_to: i64,
-    /// The first events of the log, if they were deleted, as far as it is known: it does not get them.
+    /// The first events of the log, if they were deleted, as far as the workers recorded: it does not get
+    /// them.
     pub missing: Option<RangeInclusive<i64>>,
 }
 

@@ -160,7 +160,7 @@ struct Retry<'a, DB: Backend> {
     handled: AtomicU64,
 }
 
-/// What was handled in one transaction.
+/// The events that were handled in one transaction.
 struct Done {
     /// The position of the first event.
     first: Option<i64>,
@@ -173,7 +173,7 @@ struct Waiting {
     events: Vec<PersistedEvent>,
     /// How often each of them has failed.
     attempts: Vec<u32>,
-    /// What any version of the consumer has handled.
+    /// The events that any version of the consumer has handled.
     ledger: Ledger,
 }
 
@@ -188,7 +188,7 @@ impl Waiting {
         }
     }
 
-    /// What an error of our own statements after the handler means: if an earlier statement failed,
+    /// Converts an error of our own statements after the handler: if an earlier statement failed,
     /// the handler did not return that error.
     fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
         match &error {
@@ -369,8 +369,8 @@ impl<DB: Backend> Retry<'_, DB> {
         Ok(waiting)
     }
 
-    /// What any version of the consumer has handled after a position. No other version handles a parked
-    /// event meanwhile.
+    /// The events that any version of the consumer has handled after a position. No other version
+    /// handles a parked event meanwhile.
     async fn ledger(
         &self,
         connection: &mut DB::Connection,

@@ -95,7 +95,7 @@ pub struct ConsumerStatus {
     pub version: u32,
     /// Whether this is the active version.
     pub is_active: bool,
-    /// What it is doing, as far as its checkpoint tells.
+    /// Its state, as far as the checkpoint tells.
     pub state: ConsumerState,
     /// The checkpoint; `None` if no worker has run it. With several segments, the lowest.
     pub position: Option<i64>,
@@ -110,8 +110,8 @@ pub struct ConsumerStatus {
     pub held_back: Option<String>,
     /// The event that failed last, unless it has been handled since.
     pub failing: Option<Failing>,
-    /// Events that were deleted before it had handled them, as far as it is known: it stops, or skips them
-    /// if that is its policy, when it gets there.
+    /// Events that were deleted before it had handled them, as far as the workers recorded: it stops, or
+    /// skips them if that is its policy, when it reaches them.
     pub missing: Option<RangeInclusive<i64>>,
     /// The number of parked events.
     pub parked: u64,
@@ -146,7 +146,7 @@ pub struct ConsumerStatus {
 pub struct SegmentStatus {
     /// The slices of the aggregates that it handles; see [`aggregate_slice`](crate::aggregate_slice).
     pub slices: Range<i32>,
-    /// What it is doing, as far as its checkpoint tells.
+    /// Its state, as far as the checkpoint tells.
     pub state: ConsumerState,
     /// Its checkpoint.
     pub position: i64,
@@ -155,6 +155,8 @@ pub struct SegmentStatus {
     /// How long ago its checkpoint was last written.
     #[serde(serialize_with = "seconds")]
     pub saved_ago: Option<Duration>,
+    /// The process that last handled events of it.
+    pub worker: Option<WorkerStatus>,
 }
 
 impl SegmentStatus {
@@ -165,6 +167,7 @@ impl SegmentStatus {
             position: row.checkpoint.position,
             parked: u64::try_from(row.parked).unwrap_or(0),
             saved_ago: Some(millis(row.saved_ago)),
+            worker: row.worker.as_ref().map(WorkerStatus::of),
         }
     }
 }
@@ -187,6 +190,16 @@ pub struct WorkerStatus {
 }
 
 impl WorkerStatus {
+    fn of(presence: &Presence) -> Self {
+        let Presence { process, ago } = presence;
+        Self {
+            host: process.host.to_string(),
+            pid: process.pid,
+            release: process.release.to_string(),
+            seen_ago: millis(*ago),
+        }
+    }
+
     /// Whether both are one process.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (&self.host, self.pid, &self.release) == (&other.host, other.pid, &other.release)
@@ -231,6 +244,15 @@ impl ConsumerStatus {
         }
     }
 
+    /// What it is doing, in one word or two.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn word(&self) -> String {
+        match self.unattended {
+            Some(_) => "no worker".to_owned(),
+            None => self.state.name().replace('_', " "),
+        }
+    }
+
     pub(crate) fn id(&self) -> ConsumerId {
         ConsumerId {
             name: Arc::clone(&self.name),
@@ -250,6 +272,9 @@ pub struct Failing {
     /// The time until the next attempt.
     #[serde(serialize_with = "seconds")]
     pub retry_in: Option<Duration>,
+    /// How long ago it failed last.
+    #[serde(serialize_with = "as_seconds")]
+    pub failed_ago: Duration,
     /// The error and its causes.
     pub error: String,
 }
@@ -551,7 +576,7 @@ fn is_tried_again(row: &Checkpoint) -> bool {
 }
 
 /// The event before which a row waits for a release that knows it, unless one is at it.
-fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
+pub(super) fn waiting_for(row: &Checkpoint) -> Option<&UnknownEvent> {
     let is_waiting = row.state == State::Running && !is_tried_again(row);
     row.unknown.as_ref().filter(|_| is_waiting)
 }
@@ -571,13 +596,7 @@ fn workers(rows: &[Row]) -> Vec<WorkerStatus> {
     let mut workers: Vec<WorkerStatus> = Vec::new();
     let mut all: Vec<&Presence> = rows.iter().filter_map(|row| row.worker.as_ref()).collect();
     all.sort_by_key(|one| one.ago);
-    for Presence { process, ago } in all {
-        let worker = WorkerStatus {
-            host: process.host.to_string(),
-            pid: process.pid,
-            release: process.release.to_string(),
-            seen_ago: millis(*ago),
-        };
+    for worker in all.into_iter().map(WorkerStatus::of) {
         if !workers.iter().any(|one| one.is_same(&worker)) {
             workers.push(worker);
         }
@@ -607,6 +626,7 @@ fn failing(row: &Row) -> Option<Failing> {
         position: checkpoint.failed_position,
         attempts: checkpoint.attempts,
         retry_in: row.retry_in,
+        failed_ago: millis(row.saved_ago),
         error: checkpoint.error.clone()?,
     })
 }

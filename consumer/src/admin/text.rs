@@ -58,11 +58,34 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
+/// A text of any origin as one line that a terminal shows and does not obey.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines = text.split(['\n', '\r', '\t']).map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    visible(&lines.join(" "))
+}
+
+/// A text of any origin, with the codes of the characters by which it could move the cursor, change colours or
+/// turn the direction of what follows.
+pub(crate) fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for char in text.chars() {
+        let is_obeyed = char.is_control() && !matches!(char, '\n' | '\t');
+        let turns = matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if is_obeyed || turns {
+            visible.extend(char.escape_unicode());
+        } else {
+            visible.push(char);
+        }
+    }
+    visible
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{count, duration, events_were, number};
+    use super::{count, duration, events_were, number, one_line, visible};
 
     #[test]
     fn thousands_are_separated() {
@@ -80,6 +103,16 @@ mod tests {
     fn one_event_was_and_several_were() {
         assert_eq!(events_were(&(5..=5)), "event 5 was");
         assert_eq!(events_were(&(5..=1_007)), "events 5 to 1,007 were");
+    }
+
+    #[test]
+    fn a_terminal_shows_a_text_and_does_not_obey_it() {
+        assert_eq!(one_line("a\r\n  b\n\n\tc "), "a b c");
+        assert_eq!(one_line("a\u{1b}[2Jb\u{7}"), "a\\u{1b}[2Jb\\u{7}");
+        assert_eq!(
+            visible("{\n\t\"é\": 1\n}\u{202e}"),
+            "{\n\t\"é\": 1\n}\\u{202e}"
+        );
     }
 
     #[test]

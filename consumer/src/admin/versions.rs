@@ -94,7 +94,7 @@ impl<DB: Backend> Admin<DB> {
     /// The table of a [`ReadModel`](crate::ReadModel) is dropped, and the view with the last version.
     /// Tables that handlers write with SQL stay.
     ///
-    /// What it has handled stays recorded, and its name, or this version of it, is retired: a process that
+    /// Its handled events stay recorded, and its name, or this version of it, is retired: a process that
     /// still has the consumer [holds it back](crate::HeldBack) until [`start_new`](Self::start_new), so
     /// that it does not begin again by itself.
     ///
@@ -258,7 +258,7 @@ impl<DB: Backend> Admin<DB> {
     }
 }
 
-/// What an error of a change to a view means.
+/// Converts the error of a change to a view.
 fn view_error<DB: Backend>(error: ViewError, consumer: &ConsumerId) -> AdminError {
     match error {
         ViewError::Database(error) if DB::is_held(&error) => AdminError::Held {

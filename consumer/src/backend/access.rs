@@ -1,8 +1,8 @@
-//! What programs use the tables for.
+//! The uses of the tables, by which privileges are granted.
 
 use std::fmt;
 
-/// A use of a store's tables, which decides about the privileges that a role needs.
+/// A use of a store's tables, which determines the privileges that a role needs.
 ///
 /// [`EventStore::check_access`](crate::EventStore::check_access) names those that are missing, and the
 /// guide [`deploying`](crate::guide::deploying) lists them all.

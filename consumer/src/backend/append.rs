@@ -22,7 +22,7 @@ pub struct Append<'a> {
 /// Type and id of the aggregate.
 type AggregateName<'a> = (&'a str, &'a str);
 
-/// What the database assigned to one event.
+/// The position, version and time that the database assigned to one event.
 #[derive(Clone, Debug)]
 pub struct Placed {
     pub(crate) global_position: i64,

@@ -133,7 +133,7 @@ const NOTE_UNKNOWN: &str = "
               AND {same incarnation}
               {for update, skip locked})";
 
-/// What a row has passed, or has left behind when it was merged, says nothing more.
+/// Evidence that a row has passed, or has left behind when it was merged, is obsolete.
 const DROP_PASSED: &str = "
     DELETE FROM {pending} AS k
      WHERE NOT EXISTS (
@@ -238,9 +238,9 @@ impl CheckpointStatements {
 /// Called once on the thread of a connection, to keep it on a core for example.
 pub(crate) type OnThread = Box<dyn FnOnce() + Send>;
 
-/// What a worker needs of a database for checkpoints and for the connections that change them.
+/// The requirements of a worker on a database, for checkpoints and for the connections that change them.
 ///
-/// What is the same in both dialects is written here; a database adds the rest.
+/// SQL that is the same in both dialects is written here; a database adds the rest.
 pub trait Checkpoints: Renames {
     /// Keeps a handler from harming the worker's transaction or the next batch; lives beside a
     /// connection.
@@ -487,7 +487,7 @@ pub trait Checkpoints: Renames {
                 .snapshot
                 .fetch_as_script::<Self>(connection)
                 .await?;
-            rows.iter().map(SnapshotRow::decode::<Self>).collect()
+            SnapshotRow::decode_all::<Self>(&rows)
         }
     }
 
@@ -707,7 +707,7 @@ pub trait Checkpoints: Renames {
         moves: &[Advance],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// What is left of the claim's transaction after a handler failed. Always
+    /// The remains of the claim's transaction after a handler failed. Always
     /// [`Open`](Remains::Open) where a [`TransactionGuard`] sees that it ended.
     fn remains(
         connection: &mut Self::Connection,
@@ -766,7 +766,7 @@ async fn in_transaction<DB: Checkpoints>(
     tx.commit().await
 }
 
-/// What is left of a claim's transaction after a handler failed.
+/// The remains of a claim's transaction after a handler failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remains {
     /// The transaction.

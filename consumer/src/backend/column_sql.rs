@@ -32,7 +32,8 @@ const APPENDED: [Column; 12] = [
 ///   `{decoded columns}`: the same from a query around it;
 /// - `{size}`: about how many bytes the columns that were found have;
 /// - `{value of payload}` and so on: one of them, decoded;
-/// - `{aggregate}`: the condition on the aggregate of type `$1` and id `$2`, `{id}`: the latter;
+/// - `{aggregate}`: the condition on the aggregate of type `$1` and id `$2`, `{id}`: the latter, and
+///   `{id of row}`: the id of a row of `wanted`;
 /// - `{head aggregate_id}` and so on: columns of the table of heads, `{head aggregate}`: the same
 ///   condition there;
 /// - `{inserted columns}` and `{inserted values}`: what an append fills in;
@@ -50,12 +51,13 @@ pub(super) fn column_word(schema: &Schema, dialect: &Dialect, key: &str) -> Opti
         }),
         "size" => columns.size(),
         "aggregate" => columns.aggregate(),
-        "id" => columns.id(),
+        "id" => columns.id("$2"),
+        "id of row" => columns.id("wanted.aggregate_id"),
         "head aggregate" => format!(
             "{} = $1 AND {} = {}",
             head(schema, Column::AggregateType),
             head(schema, Column::AggregateId),
-            columns.id()
+            columns.id("$2")
         ),
         "inserted columns" => list(appended(schema), |column| schema.in_table(column)),
         "inserted values" => list(appended(schema), |column| columns.inserted(column)),
@@ -63,7 +65,7 @@ pub(super) fn column_word(schema: &Schema, dialect: &Dialect, key: &str) -> Opti
     })
 }
 
-/// What is said of one column.
+/// The SQL of one key of one column.
 fn one(columns: Columns<'_>, key: &str) -> Option<String> {
     if let Some(column) = key.strip_prefix("value of ").and_then(Column::called) {
         return Some(columns.value(column, &columns.schema.in_table(column)));
@@ -113,9 +115,13 @@ impl Columns<'_> {
         }
     }
 
+    /// Qualified, since SQLite takes a quoted name that is not a column for a string.
     fn decoded(self, column: Column) -> String {
-        let value = self.value(column, &self.schema.in_table(column));
-        format!("{value} AS {}", alias(column))
+        let mut operand = self.schema.in_table(column);
+        if matches!(self.schema.source(column), Some(Source::Column(_))) {
+            operand = format!("{}.{operand}", self.schema.lookup("events"));
+        }
+        format!("{} AS {}", self.value(column, &operand), alias(column))
     }
 
     /// `octet_length` of `bytea` and text needs no read of values stored out of line. Of the other types
@@ -155,12 +161,12 @@ impl Columns<'_> {
             "{} = $1 AND {} = {}",
             self.schema.in_table(Column::AggregateType),
             self.schema.in_table(Column::AggregateId),
-            self.id()
+            self.id("$2")
         )
     }
 
-    fn id(self) -> String {
-        (self.dialect.id)(self.schema.type_of(Column::AggregateId)).replace('$', "$2")
+    fn id(self, operand: &str) -> String {
+        (self.dialect.id)(self.schema.type_of(Column::AggregateId)).replace('$', operand)
     }
 
     fn assigned(self, column: Column) -> String {
@@ -175,7 +181,7 @@ impl Columns<'_> {
     fn inserted(self, column: Column) -> String {
         let value = match column {
             Column::AggregateType => "$1",
-            Column::AggregateId => return self.id(),
+            Column::AggregateId => return self.id("$2"),
             Column::AggregateVersion => "head.base + new.ordinal",
             Column::CreatedAt => "now()",
             _ => &format!("new.{}", column.name()),

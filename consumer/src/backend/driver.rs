@@ -1,4 +1,4 @@
-//! What SQL that both databases share needs of a driver.
+//! The requirements that SQL shared by both databases has of a driver.
 //!
 //! sqlx says for each pair of a type and a database whether one carries the other. Gathered in
 //! [`Driver`], these bounds let ordinary generic code bind parameters and decode rows.

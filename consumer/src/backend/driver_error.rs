@@ -29,7 +29,7 @@ use crate::contract::driver_text;
 #[derive(Debug)]
 pub struct DriverError {
     error: sqlx::Error,
-    /// Whether a pool gave up because a clock stands still that its timeout is measured with.
+    /// Whether a pool gave up because tokio's clock is paused.
     clock_is_paused: bool,
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::DriverError;
 use super::column::Column;
 use super::mismatch::Mismatch;
@@ -80,7 +82,7 @@ pub enum StoreError {
     /// A name given to [`Schema`](super::Schema) cannot be a name in the database.
     #[error("{what} cannot be named `{name}`: {reason}")]
     InvalidIdentifier {
-        /// What the name is for.
+        /// The use of the name.
         what: &'static str,
         /// The name as it was given.
         name: String,
@@ -94,7 +96,7 @@ pub enum StoreError {
          store once, or run the SQL that `migration_sql()` returns"
     )]
     NotMigrated {
-        /// What is missing.
+        /// The missing tables or columns.
         missing: String,
     },
 
@@ -105,7 +107,7 @@ pub enum StoreError {
          database was migrated with, or create these tables with the SQL that `migration_sql()` returns"
     )]
     OtherMapping {
-        /// What is missing.
+        /// The missing tables or columns.
         missing: String,
         /// The table of events in the mapping.
         events: String,
@@ -148,7 +150,7 @@ pub enum StoreError {
         column: String,
     },
 
-    /// A part of the mapping contradicts another, or cannot be had by any table.
+    /// A part of the mapping contradicts another, or no table can satisfy it.
     #[error("the mapping of `Column::{column:?}` cannot be used: {reason}")]
     InvalidMapping {
         /// The column.
@@ -226,7 +228,7 @@ pub enum StoreError {
     MissingPrivileges {
         /// The role.
         role: String,
-        /// What it is to do.
+        /// The intended use.
         to: String,
         /// The statements that give it what it lacks.
         statements: Vec<String>,
@@ -314,6 +316,21 @@ pub enum StoreError {
         aggregate_type: String,
         /// The aggregate's id.
         aggregate_id: String,
+    },
+
+    /// The id of an event is that of another event in the log.
+    #[error(
+        "the event with the id `{event_id}` differs in its {difference} from the one that the log has under \
+         this id at position {position}: give each event an id of its own; if the event was redacted, \
+         redact it in both places"
+    )]
+    DifferentEvent {
+        /// The id.
+        event_id: Uuid,
+        /// The position of the event in the log.
+        position: i64,
+        /// The first field that differs.
+        difference: &'static str,
     },
 
     /// An append without events.
@@ -505,8 +522,9 @@ impl From<sqlx::Error> for StoreError {
         match database.code().as_deref() {
             // undefined_table, invalid_schema_name
             Some("42P01" | "3F000") => Self::NotMigrated { missing: message },
-            // undefined_column, undefined_function (an operator between other types), datatype_mismatch
-            Some("42703" | "42883" | "42804") => Self::SchemaMismatch { reason: message },
+            // undefined_column, undefined_function (an operator between other types), datatype_mismatch,
+            // cannot_coerce
+            Some("42703" | "42883" | "42804" | "42846") => Self::SchemaMismatch { reason: message },
             // insufficient_privilege
             Some("42501") => Self::Forbidden(error.into()),
             // program_limit_exceeded
@@ -568,9 +586,9 @@ pub enum LogProblem {
         /// The last position that was given out.
         last_value: i64,
     },
-    /// The log is lower than it was, and the role may not read the sequence, which would tell why.
+    /// The log is lower than it was, and the role may not read the sequence, which would show why.
     #[error(
-        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, which the sequence would tell; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
+        "the log's highest event is at position {highest}, and {what} is at {position}: the log was reset, or its newest events were deleted, and the sequence would show which; run `GRANT SELECT ON SEQUENCE {sequence}` to the worker's role, and if the log was reset, rebuild the consumers and delete the row of `consumer_frontier`"
     )]
     Shrunk {
         /// The frontier that is above the log.
@@ -640,7 +658,7 @@ pub enum LogProblem {
         "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so it cannot be known which positions are still to come; run the worker on the tables that the events are appended to"
     )]
     DerivedRows {
-        /// What the view reads.
+        /// The relation that the view reads.
         table: String,
     },
     /// Row-level security restricts which events the worker sees.

@@ -1,8 +1,10 @@
 //! The log half of a backend: how events are appended and read.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use sqlx::{Database, Pool};
+use uuid::Uuid;
 
 use super::append::{Append, Placed};
 use super::driver::Driver;
@@ -197,6 +199,24 @@ pub trait Events: LogRows {
         connection: &mut Self::Connection,
         schema: &Schema,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Refuses what this database cannot store, before that aborts the caller's transaction.
+    fn refuse_unstorable(append: &Append<'_>) -> Result<(), StoreError>;
+
+    /// Waits until no other transaction appends to these aggregates, types and ids, and keeps others from
+    /// it until the caller's transaction ends. What is read afterwards has what they appended.
+    fn lock_aggregates(
+        tx: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        aggregates: &BTreeSet<(&str, &str)>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Reads the events of these ids that are in the log.
+    fn find_events(
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        ids: &[Uuid],
+    ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send;
 
     /// Stores events.
     fn append(

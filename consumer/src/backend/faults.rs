@@ -1,4 +1,4 @@
-//! What the test kit needs of a database.
+//! The requirements of the test kit on a database.
 
 use std::future::Future;
 

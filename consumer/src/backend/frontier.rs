@@ -4,16 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Database, Pool};
+use sqlx::{AssertSqlSafe, Database, Pool};
 
 use super::driver::Driver;
 use super::events::{EventStatements, Events};
 use super::log_rows::LogRow;
 use super::sql::{Sql, Statement, statements};
-use super::{
-    CheckpointStatements, FrontierError, Incarnation, ReadRange, SnapshotRow, StoreError,
-    StoreSettings,
-};
+use super::{FrontierError, Incarnation, ReadRange, StoreError, StoreSettings};
 use crate::contract::EventFormat;
 
 const COUNT: &str = "
@@ -204,14 +201,13 @@ pub trait FrontierWatch<DB: Database>: Send + Sync + Sized + 'static {
         connection: &mut DB::Connection,
     ) -> impl Future<Output = Result<Observation, FrontierError>> + Send;
 
-    /// Reads the checkpoint rows like [`Checkpoints::snapshot`](super::checkpoints::Checkpoints::snapshot),
-    /// and the state of the log. The same message checks the conditions of [`start`](Self::start) again
-    /// that can change meanwhile.
-    fn snapshot(
+    /// Reads the state of the log, and the rows of another statement without parameters. The same message
+    /// checks the conditions of [`start`](Self::start) again that can change meanwhile.
+    fn read_with(
         &self,
-        statements: &CheckpointStatements,
         connection: &mut DB::Connection,
-    ) -> impl Future<Output = Result<(LogState, Vec<SnapshotRow>), FrontierError>> + Send;
+        statement: AssertSqlSafe<Arc<str>>,
+    ) -> impl Future<Output = Result<(LogState, Vec<DB::Row>), FrontierError>> + Send;
 
     /// Records the lowest position of the log, unless a lower one is known.
     fn note_first(
@@ -264,7 +260,7 @@ pub(super) const LOG_STATE: &str = "
     SELECT min(first_position) AS first_position, coalesce(max(rewrites), 0) AS rewrites
       FROM {log_state} WHERE log = '{log}'";
 
-/// What is known of a log besides its frontier.
+/// The state of a log besides its frontier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
     /// The lowest position that the log was seen to have.

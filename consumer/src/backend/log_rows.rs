@@ -21,7 +21,7 @@ pub(crate) type LogRow = Result<PersistedEvent, UnreadableEvent>;
 /// An event that cannot be decoded, such as one with a time that no program can represent.
 #[derive(Clone, Debug)]
 pub struct UnreadableEvent {
-    /// What can be decoded of it: position, aggregate and time, as far as possible.
+    /// The parts of it that can be decoded: position, aggregate and time, as far as possible.
     pub(crate) event: PersistedEvent,
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,

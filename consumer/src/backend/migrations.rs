@@ -74,6 +74,19 @@ pub(crate) async fn check_use<DB: Events>(
     check_version::<DB>(connection, settings).await
 }
 
+/// Checks what can change in the table of events while a program reads it: its columns.
+#[cfg(feature = "worker")]
+pub(crate) async fn check_mapping<DB: Events>(
+    connection: &mut DB::Connection,
+    settings: &StoreSettings,
+) -> Result<(), StoreError> {
+    if refuse_mismatches::<DB>(connection, settings).await? {
+        Ok(())
+    } else {
+        Err(no_events_table(settings))
+    }
+}
+
 /// Refuses tables that this library cannot work with: those that lack something, and those of a later
 /// version that says so.
 async fn check_version<DB: Events>(
@@ -200,8 +213,9 @@ async fn probe<DB: Events>(
         return Err(no_events_table(settings));
     }
     if !schema.is_read_only() {
-        let probe = Sql::new(settings, PROBE_HEADS).on::<DB>();
-        let probed = probe.fetch_all(connection).await.map(drop);
+        // Not prepared: the types may change before a pool hands the connection out again.
+        let probe = Sql::new(settings, PROBE_HEADS);
+        let probed = probe.fetch_as_script::<DB>(connection).await.map(drop);
         probed.map_err(|error| despite_migration(error.into(), schema))?;
         let mismatches = DB::head_mismatches(connection, settings).await?;
         refuse(schema, mismatches)?;

@@ -95,7 +95,7 @@ pub enum Mismatch {
     },
     /// The rows of the relation appear at another time than that at which their positions are drawn.
     NotATable {
-        /// What it is.
+        /// Its kind.
         kind: &'static str,
     },
 }

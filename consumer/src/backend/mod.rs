@@ -1,7 +1,7 @@
 //! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
 //!
-//! Each database is a folder, and both folders have the same files. What is the same in both dialects is
-//! written once, in the traits beside them. A backend has two halves that share no statement and no
+//! Each database is a folder. The files that both have carry the same names, and each has some of its own,
+//! such as `sqlite/hooks.rs`. What is the same in both dialects is written once, in the traits beside them. A backend has two halves that share no statement and no
 //! transaction except through the worker: the log (`events`, `frontier`) and the consumers
 //! (`checkpoints`, `operate`).
 
@@ -46,6 +46,7 @@ mod read;
 mod read_model;
 #[cfg(feature = "worker")]
 mod renames;
+mod repeat;
 #[cfg(feature = "worker")]
 mod rows;
 mod schema;
@@ -53,6 +54,8 @@ mod schema;
 mod shown_version;
 #[cfg(feature = "worker")]
 mod slices;
+#[cfg(feature = "worker")]
+mod snapshot;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -96,9 +99,9 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
-#[cfg(feature = "worker")]
-pub(crate) use self::migrations::check_use;
 pub(crate) use self::migrations::{check, migrate, script};
+#[cfg(feature = "worker")]
+pub(crate) use self::migrations::{check_mapping, check_use};
 pub use self::mismatch::Mismatch;
 #[cfg(feature = "worker")]
 pub(crate) use self::operate::OperateStatements;
@@ -114,6 +117,7 @@ pub use self::renames::{HeldBack, HeldBackReason};
 pub(crate) use self::renames::{
     NameStatements, Names, Program, Renamed, Start, held_back_by, lift, read_retired, rename,
 };
+pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
@@ -129,6 +133,8 @@ pub(crate) use self::shown_version::view_of;
 pub(crate) use self::slices::SLICES;
 #[cfg(feature = "worker")]
 pub use self::slices::aggregate_slice;
+#[cfg(feature = "worker")]
+pub(crate) use self::snapshot::snapshot;
 pub(crate) use self::sql::{Sql, StoreSettings};
 #[cfg(feature = "worker")]
 pub use self::tables::TableError;

@@ -156,9 +156,9 @@ impl OperateStatements {
     }
 }
 
-/// What an operator's commands need of a database.
+/// The requirements of an operator's commands on a database.
 ///
-/// What is the same in both dialects is written here; a database adds the rest.
+/// SQL that is the same in both dialects is written here; a database adds the rest.
 pub trait Operate: Driver {
     /// Locks the rows of version `$2` of consumer `$1`.
     const LOCK: &'static str;

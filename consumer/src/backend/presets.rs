@@ -6,7 +6,7 @@ use super::column::{Column, SqlType};
 /// Message DB's category of a stream, on which it has an index together with the position.
 const CATEGORY: &str = "message_store.category(stream_name)";
 
-/// What follows the first dash of a stream's name. Message DB's own function returns NULL without one.
+/// The part of a stream's name after the first dash. Message DB's own function returns NULL without one.
 const ID: &str = "CASE WHEN strpos(stream_name, '-') > 0 \
      THEN substr(stream_name, strpos(stream_name, '-') + 1) ELSE '' END";
 

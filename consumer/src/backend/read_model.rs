@@ -2,11 +2,45 @@
 
 use std::fmt::Write as _;
 
-use super::driver::{Driver, Reads};
-use crate::contract::HandlerError;
+use sqlx::{AssertSqlSafe, Database};
+
+use super::driver::{Driver, PlainQuery, Reads};
 use crate::contract::read_model::{
     ColumnRole, ColumnType, Loaded, Table, TableColumn, Value, VersionTable,
 };
+use crate::contract::{BatchFuture, HandlerError};
+
+/// The texts consist of names, which are quoted, and of types, which are constants of the program.
+pub(super) fn statement<DB: Database>(text: String) -> PlainQuery<DB> {
+    sqlx::query(AssertSqlSafe(text))
+}
+
+/// Reads all rows of a table.
+pub(super) fn load_all<'a, DB: Driver>(
+    connection: &'a mut DB::Connection,
+    table: &'a VersionTable<'a>,
+    default_schema: Option<&str>,
+) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+    let columns = table.table();
+    let query = statement::<DB>(select(columns, &table_name(table, default_schema)));
+    // Only tests read all rows: no connection needs to keep the statement.
+    let query = query.persistent(false);
+    let rows = DB::fetch_decoded(connection, query, |row| values::<DB>(columns, &row));
+    Box::pin(async move { Ok(rows.await?) })
+}
+
+/// Deletes all rows of a table.
+pub(super) fn clear<'a, DB: Driver>(
+    tx: &'a mut DB::Connection,
+    table: &'a VersionTable<'a>,
+    default_schema: Option<&str>,
+) -> BatchFuture<'a, Result<(), HandlerError>> {
+    let clear = statement::<DB>(format!("DELETE FROM {}", table_name(table, default_schema)));
+    Box::pin(async move {
+        DB::execute_query(tx, clear).await?;
+        Ok(())
+    })
+}
 
 /// A name as SQL has it.
 pub(super) fn quoted(name: &str) -> String {

@@ -31,7 +31,7 @@ const LOCK_ALL: &str = "
      -- In this order, so that two operators cannot wait for each other.
      ORDER BY version, slice_from {for update}";
 
-/// What a forgotten consumer of that name has left.
+/// Removes the traces of a forgotten consumer of that name.
 const CLEAR_HANDLED: &str = "DELETE FROM {handled} WHERE consumer = $1";
 const CLEAR_LOG: &str = "DELETE FROM {logs} WHERE consumer = $1";
 const CLEAR_ALIAS: &str = "
@@ -95,7 +95,7 @@ statements! {
     }
 }
 
-/// What renames need of a database.
+/// The requirements of renames on a database.
 pub trait Renames: Driver {
     /// Keeps all checkpoints from being created for the rest of the transaction.
     const LOCK_NAMES: &'static str;
@@ -205,7 +205,7 @@ impl fmt::Display for HeldBack {
             }
             HeldBackReason::FormerBusy { former } => write!(
                 f,
-                "it takes over from `{former}` when the batch that another process handles has ended"
+                "it takes over from `{former}` when another process finishes its batch"
             ),
             HeldBackReason::FormerGone {
                 former,

@@ -262,7 +262,7 @@ impl Checkpoint {
         self.epoch != epoch || self.position < position
     }
 
-    /// What differs after another process has worked on the row.
+    /// The values that change when another process works on the row.
     pub(crate) fn mark(&self) -> (i64, i64, State, u32) {
         (self.position, self.epoch, self.state, self.attempts)
     }
@@ -309,7 +309,11 @@ pub struct SnapshotRow {
 }
 
 impl SnapshotRow {
-    pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+    pub(super) fn decode_all<DB: Driver>(rows: &[DB::Row]) -> Result<Vec<Self>, sqlx::Error> {
+        rows.iter().map(Self::decode::<DB>).collect()
+    }
+
+    fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             checkpoint: Checkpoint::decode::<DB>(row)?,
             pending: DB::read(row, "pending")?,
@@ -336,13 +340,13 @@ pub struct Claim {
     pub backend: i32,
     /// The transaction that holds the lock; empty without a server.
     pub transaction: String,
-    /// What handlers before may have changed of the connection; empty where it is restored.
+    /// The settings of the connection that earlier handlers may have changed; empty where they are restored.
     pub session: String,
     /// Where the row is in its table; empty without a server.
     pub address: String,
 }
 
-/// What a claim says of the high-water mark of its consumer: the events after it no version has handled.
+/// How a claim holds the high-water mark of its consumer, after which no version has handled events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// The claim holds it together with those of the consumer's other segments. There is no other
@@ -411,7 +415,7 @@ impl Incarnation {
     }
 }
 
-/// What a lane saves.
+/// The values that a lane saves.
 #[derive(Clone, Debug)]
 pub struct NewCheckpoint {
     /// The new checkpoint.

@@ -11,7 +11,7 @@ use super::column_sql::column_word;
 use super::dialect::{Dialect, fill_in};
 use super::driver::{Binds, Driver, Reads};
 
-/// What the SQL of a store depends on.
+/// The settings that the SQL of a store depends on.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
     pub(crate) schema: Schema,

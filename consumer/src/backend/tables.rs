@@ -45,9 +45,9 @@ pub enum TableError {
         #[source]
         source: DriverError,
     },
-    /// The table does not exist, and the database only lets itself be read.
+    /// The table does not exist, and the database is read-only.
     #[error(
-        "the table `{table}` does not exist, and cannot be created since the database is read-only: let the worker connect so that it may write"
+        "the table `{table}` does not exist, and cannot be created because the database is read-only: give the worker a connection that may write"
     )]
     ReadOnly {
         /// The table, with its version.
@@ -56,14 +56,14 @@ pub enum TableError {
         #[source]
         source: DriverError,
     },
-    /// What has the table's name is something else, or hides rows.
+    /// Another relation has the table's name, or the table hides rows.
     #[error(
         "`{table}` is {obstacle}, and a read model needs a table of its own: rename or drop it, or give the read model another `table`"
     )]
     Obstacle {
         /// The table, with its version.
         table: String,
-        /// What it is.
+        /// The kind of the obstacle.
         obstacle: String,
     },
     /// The name with the version is too long for the database.

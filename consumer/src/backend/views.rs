@@ -220,7 +220,7 @@ pub enum ViewError {
     Dependents {
         /// The view.
         view: String,
-        /// What depends on it, in the database's words.
+        /// The objects that depend on it, in the database's words.
         dependents: String,
     },
     /// A transaction uses the view or the table, so that it cannot be changed.

@@ -13,9 +13,9 @@ Exit codes:
   0  success, and everything is well
   1  failed: the database, the tables, a consumer's code or the output
   2  wrong command line
-  3  unwell: a consumer stopped, is held back or waits for another release,
-     its scope changed, a parked event failed again, or the log has unknown
-     events
+  3  a consumer needs attention: it stopped, is held back, waits for another
+     release or has no worker, its scope changed, a parked event failed again, or the
+     log has unknown events
   4  refused, nothing was changed: not confirmed, a worker is processing a
      batch, or the message says what to do first";
 
@@ -76,7 +76,7 @@ pub(super) enum Command {
     /// Lists, shows, retries and skips parked events
     #[command(subcommand, disable_help_subcommand = true)]
     Parked(Parked),
-    /// Replaces the payload of an event, for good
+    /// Replaces the payload of an event permanently
     Redact(Redact),
     /// Shows how far the log is settled, and what holds it up
     Frontier(Format),
@@ -221,7 +221,7 @@ pub(super) struct Activate {
     pub(super) name: String,
     /// The version to activate
     pub(super) version: u32,
-    /// Even if it is behind or has parked events
+    /// Activates it even if it is behind or has parked events
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -317,7 +317,7 @@ pub(super) struct Forget {
     pub(super) consumer: Consumer,
     #[command(flatten)]
     pub(super) confirmed: Confirmed,
-    /// Even if it is in this program; it then starts over
+    /// Allows a consumer of this program; it starts over
     #[arg(long)]
     pub(super) force: bool,
     /// Accepts that parked events are never handled

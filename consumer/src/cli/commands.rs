@@ -128,8 +128,9 @@ async fn skip_event<DB: Backend>(
 ) -> Outcome {
     let consumer = admin.find(skip.event.consumer.target()).await?;
     let position = skip.event.position;
-    let question =
-        format!("{consumer} will never handle event {position}; `park` would keep it. Skip it?");
+    let question = format!(
+        "{consumer} will never handle event {position}; `park` sets it aside for later. Skip it?"
+    );
     console.confirm(skip.confirmed.yes, &question)?;
     admin.skip(&consumer, position).await?;
     Ok(print(
@@ -181,8 +182,9 @@ impl Explain {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         let EventOf { consumer, position } = &self.event;
         let explanation = admin.explain(consumer.target(), *position).await?;
+        let event = admin.event_at(*position).await?;
         show(console, &self.format, &explanation, || {
-            tables::explanation(&explanation)
+            tables::explanation(&explanation, event.as_ref())
         })
     }
 }
@@ -230,8 +232,10 @@ impl Redact {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         let position = self.position;
         let question =
-            format!("The payload of event {position} will be gone for good. Replace it?");
-        console.confirm(self.confirmed.yes, &question)?;
+            format!("The payload of event {position} will be deleted permanently. Replace it?");
+        // Nothing is asked about an event that there is not.
+        let exists = admin.event_at(position).await?.is_some();
+        console.confirm(self.confirmed.yes || !exists, &question)?;
         let mut redaction = Redaction::new(self.payload);
         if self.without_metadata {
             redaction = redaction.without_metadata();
@@ -240,7 +244,7 @@ impl Redact {
         Ok(print(
             console,
             format!(
-                "event {position} is redacted; workers drop the old payload with their next look at the checkpoints"
+                "event {position} is redacted; workers drop the old payload within their `snapshot_interval` (1 s by default)"
             ),
         ))
     }
@@ -261,7 +265,7 @@ impl StartNew {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         let consumer = &self.consumer;
         let question = format!(
-            "{consumer} starts with a checkpoint of its own and takes over no other. Continue?"
+            "{consumer} starts with a checkpoint of its own and does not continue from another checkpoint. Continue?"
         );
         console.confirm(self.confirmed.yes, &question)?;
         admin.start_new(consumer.target()).await?;

@@ -44,7 +44,7 @@ fn offering(command: Command, names: &[&str]) -> Command {
 
 fn offering_in(command: Command, names: &[&str]) -> Command {
     let offer = |argument: Arg| match argument.get_id().as_str() {
-        "name" | "only" => {
+        "name" | "only" | "old" => {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             argument.value_parser(PossibleValuesParser::new(names))
         }

@@ -88,6 +88,14 @@ impl Console {
         }
     }
 
+    /// The same without colours, to measure what is written.
+    pub(super) fn without_colour(&self) -> Self {
+        Self {
+            has_colour: false,
+            ..self.clone()
+        }
+    }
+
     /// Returns the captured output.
     #[must_use]
     pub fn text(&self) -> String {
@@ -160,6 +168,10 @@ impl Console {
                 let _ = write!(io::stderr().lock(), "{question} [y/N] ");
                 let mut answer = String::new();
                 let read = io::stdin().lock().read_line(&mut answer);
+                if !answer.ends_with('\n') {
+                    // It was not the reader who ended the line.
+                    self.note("");
+                }
                 read.ok().map(|_| answer)
             }
             Target::Process => {

@@ -13,8 +13,9 @@ pub enum Exit {
     Failed,
     /// 2: the command line is wrong; clap exits with this code too.
     Usage,
-    /// 3: a consumer stopped, is held back or waits for another release, its scope changed, a parked event
-    /// failed again, or the log has events that the program does not know. A paused consumer is well.
+    /// 3: a consumer stopped, is held back, waits for another release or has no worker while events wait, its
+    /// scope changed, a parked event failed again, or the log has events that the program does not know. A
+    /// paused consumer is well.
     Unwell,
     /// 4: refused, nothing was changed: the command was not confirmed, a worker is processing a
     /// batch of the consumer, or the message says what to do first.

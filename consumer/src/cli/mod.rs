@@ -30,8 +30,8 @@
 //! | `activate NAME VERSION` | makes a version the active one |
 //! | `merge NAME --segments NUMBER` | merges a consumer's segments while workers run it |
 //! | `parked list [NAME]`, `parked show\|retry\|skip NAME …` | lists, shows, retries and skips parked events |
-//! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked, skipped or yet to handle an event, and which handler takes it |
-//! | `redact POSITION PAYLOAD` | replaces the payload of an event, for good |
+//! | `explain NAME POSITION [--json]` | tells whether a consumer has handled, parked or skipped an event, or has yet to handle it, which handler takes it, and what it contains |
+//! | `redact POSITION PAYLOAD` | replaces the payload of an event permanently |
 //! | `frontier` | shows how far the log is settled, and which transactions hold it up |
 //! | `unknown [--json]` | lists the types and versions of the log's events that the program does not know; reads the log once |
 //! | `rename OLD NEW` | gives the checkpoint of a consumer another name |
@@ -65,6 +65,7 @@ pub use self::args::Cli;
 use self::args::Command;
 pub use self::console::Console;
 pub use self::exit::Exit;
+use crate::admin::text::visible;
 use crate::backend::Backend;
 use crate::worker::WorkerBuilder;
 
@@ -80,7 +81,7 @@ impl Cli {
         let exit = match Box::pin(self.command.run(builder, console)).await {
             Ok(exit) => exit,
             Err(error) => {
-                console.note(format!("error: {}", error.message()));
+                console.note(format!("error: {}", visible(&error.message())));
                 error.exit()
             }
         };

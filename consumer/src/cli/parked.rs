@@ -93,7 +93,7 @@ fn by_consumer(all: &[(ConsumerId, Vec<ParkedEvent>)], console: &Console) -> Str
 
 fn report(retried: &Retried, console: &Console) -> Exit {
     for failed in &retried.failed {
-        console.line(chain(failed).to_string());
+        console.line(text::one_line(&chain(failed).to_string()));
     }
     console.line(format!("{} handled", text::count(retried.handled, "event")));
     let is_interrupted = |error: &AdminError| matches!(error, AdminError::Interrupted { .. });
@@ -120,8 +120,9 @@ async fn skip_parked<DB: Backend>(
     console.line(format!("event {position} is skipped"));
     if behind > 0 {
         let later = text::count(behind, "later event");
+        let are = if behind == 1 { "is" } else { "are" };
         console.line(format!(
-            "{later} of its aggregate still parked: run `parked retry {consumer}`"
+            "{later} of its aggregate {are} still parked; run `parked retry {consumer}`"
         ));
     }
     Ok(Exit::Done)

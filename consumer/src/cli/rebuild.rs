@@ -226,7 +226,7 @@ impl<DB: Backend> Rebuilding<'_, DB> {
                 None
             }
             ConsumerState::WaitingForRelease { event } => Some(format!(
-                "the consumer waits for a release that knows {event}; continue the rebuild with one"
+                "the consumer waits for a release that knows {event}; continue the rebuild with that release"
             )),
             ConsumerState::Paused => Some("the consumer is paused; run `resume`".to_owned()),
             ConsumerState::ScopeChanged { .. } => Some(

@@ -48,7 +48,7 @@ impl Run {
             None => Ok(()),
             Some(name) => Err(CommandError::Usage(format!(
                 "there is no consumer `{name}` in this program; it has: {}",
-                known.join(", ")
+                listed(&known)
             ))),
         }
     }
@@ -62,13 +62,16 @@ impl Run {
         match &self.group {
             Some(group) if !known.contains(&group.as_str()) => Err(CommandError::Usage(format!(
                 "no consumer is in group `{group}`; the groups are: {}",
-                if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                }
+                listed(&known)
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
     }
 }

@@ -11,42 +11,145 @@ use sqlx::Database;
 
 use super::console::Console;
 use crate::admin::problems::problems;
-use crate::admin::text::{count, duration, number, rate};
+use crate::admin::text::{count, duration, number, one_line, rate, visible};
 use crate::admin::{
     ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent,
     Status, UnknownEvents, processes_of,
 };
-use crate::backend::Schema;
+use crate::backend::{LogRow, Schema};
 use crate::contract::{OnError, PersistedEvent};
 use crate::registry::{Declaration, Registered};
 
-/// A table without borders. Some columns are aligned to the right; only some are wrapped where the console
-/// is narrow, since names, ids and numbers are copied from the others.
-fn table(console: &Console, header: &[&str], right: &[usize], wrapped: &[usize]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    if let Some(width) = console.width {
-        table.set_width(width);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    if console.has_colour {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
-    }
-    let bold = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
-    table.set_header(header.iter().map(bold).collect::<Vec<_>>());
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if right.contains(&index) {
-            column.set_cell_alignment(CellAlignment::Right);
+/// A table without borders.
+struct Layout<'a> {
+    console: &'a Console,
+    header: &'a [&'a str],
+    /// The columns that are aligned to the right.
+    right: &'a [usize],
+    /// The column that has a line of its own where there is no room beside it.
+    title: usize,
+    /// The number of columns, at the end, that may have several lines. The others never do, since names, ids and
+    /// numbers are copied from them.
+    wrapped: usize,
+}
+
+impl Layout<'_> {
+    /// The table. Where the console is too narrow for it, what may have several lines is below its row, and a
+    /// title that is too long is above it.
+    fn text(&self, rows: &[Vec<Cell>]) -> String {
+        /// A text that is wrapped in fewer columns has too many lines.
+        const NARROWEST: usize = 28;
+        let all: Vec<usize> = (0..self.header.len()).collect();
+        let (fixed, wrapped) = all.split_at(self.header.len() - self.wrapped);
+        let has_room = !wrapped.is_empty() && self.fits(rows, fixed, NARROWEST);
+        if has_room || self.fits(rows, &all, 0) {
+            return text(&self.table(rows, &all, true));
         }
-        if !wrapped.contains(&index) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
+        let titles: Vec<Option<String>> = rows
+            .iter()
+            .map(|row| self.long_title(rows, fixed, row))
+            .collect();
+        let mut untitled = rows.to_vec();
+        for (row, _) in untitled
+            .iter_mut()
+            .zip(&titles)
+            .filter(|(_, title)| title.is_some())
+        {
+            row.get_mut(self.title)
+                .into_iter()
+                .for_each(|title| *title = cell(""));
         }
+        let table = text(&self.table(&untitled, fixed, false));
+        let mut lines = table.lines().map(str::to_owned);
+        let mut all: Vec<String> = lines.next().into_iter().collect();
+        for ((line, title), row) in lines.zip(titles).zip(rows) {
+            all.extend(title);
+            all.push(line);
+            all.extend(self.wrapped_below(row));
+        }
+        all.join("\n")
     }
-    table
+
+    /// The title of a row, if it leaves no room for the other columns.
+    fn long_title(&self, rows: &[Vec<Cell>], fixed: &[usize], row: &[Cell]) -> Option<String> {
+        let title = row.get(self.title)?.content();
+        let mut others = fixed.to_vec();
+        others.retain(|&column| column != self.title);
+        let is_long = !self.fits(rows, &others, title.chars().count() + 2);
+        is_long.then_some(title)
+    }
+
+    /// What may have several lines, on lines of its own.
+    fn wrapped_below<'r>(&'r self, row: &'r [Cell]) -> impl Iterator<Item = String> + 'r {
+        let cells = row.iter().zip(self.header);
+        let wrapped = cells.skip(self.header.len() - self.wrapped);
+        wrapped.map(|(cell, header)| match self.wrapped {
+            1 => format!("    {}", cell.content()),
+            _ => format!("    {}: {}", header.to_lowercase(), cell.content()),
+        })
+    }
+
+    fn table(&self, rows: &[Vec<Cell>], columns: &[usize], wraps: bool) -> Table {
+        let mut table = Table::new();
+        table.load_style(NOTHING);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        if let Some(width) = self.console.width.filter(|_| wraps) {
+            table.set_width(width);
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        if self.console.has_colour {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        let header = columns.iter().filter_map(|&column| self.header.get(column));
+        let bold = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
+        table.set_header(header.map(bold).collect::<Vec<_>>());
+        for row in rows {
+            let cells = columns
+                .iter()
+                .filter_map(|&column| row.get(column).cloned());
+            table.add_row(cells.collect::<Vec<_>>());
+        }
+        for (column, index) in table.column_iter_mut().zip(columns) {
+            column.set_padding((0, 2));
+            if self.right.contains(index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            if *index < self.header.len() - self.wrapped {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        table
+    }
+
+    /// Whether the console has room for some columns beside each other, and for so many characters more.
+    fn fits(&self, rows: &[Vec<Cell>], columns: &[usize], more: usize) -> bool {
+        let needed = self.widest(rows, columns) + more;
+        self.console
+            .width
+            .is_none_or(|width| needed <= usize::from(width))
+    }
+
+    /// The width of some columns beside each other.
+    fn widest(&self, rows: &[Vec<Cell>], columns: &[usize]) -> usize {
+        let plain = self.console.without_colour();
+        let plain = Layout {
+            console: &plain,
+            ..*self
+        };
+        let lines = plain.table(rows, columns, false);
+        lines
+            .lines()
+            .map(|line| line.trim_end().chars().count())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// A cell of a text of any origin.
+fn cell(text: impl AsRef<str>) -> Cell {
+    Cell::new(one_line(text.as_ref()))
 }
 
 /// The lines of a table, without trailing blanks.
@@ -60,19 +163,27 @@ fn text(table: &Table) -> String {
 
 /// The consumers of the program, as declared.
 pub(super) fn list<DB: Database>(console: &Console, consumers: &[Registered<DB>]) -> String {
-    let header = ["CONSUMER", "V", "GROUP", "SCOPE", "ON ERROR", "DECLARED AT"];
-    let mut table = table(console, &header, &[1], &[3, 5]);
-    for Registered { declaration, .. } in consumers {
-        table.add_row([
-            declaration.name.to_string(),
-            declaration.version.to_string(),
-            declaration.group.unwrap_or("-").to_owned(),
-            scope(declaration.scope.iter().map(|kind| &**kind)),
-            on_error(declaration).to_owned(),
-            declared_at(declaration).unwrap_or_else(|| "by hand".to_owned()),
-        ]);
+    if consumers.is_empty() {
+        return "this program has no consumers".to_owned();
     }
-    text(&table)
+    let layout = Layout {
+        console,
+        header: &["CONSUMER", "V", "GROUP", "ON ERROR", "SCOPE", "DECLARED AT"],
+        right: &[1],
+        title: 0,
+        wrapped: 2,
+    };
+    let rows = consumers.iter().map(|Registered { declaration, .. }| {
+        vec![
+            cell(&declaration.name),
+            cell(declaration.version.to_string()),
+            cell(declaration.group.unwrap_or("-")),
+            cell(on_error(declaration)),
+            cell(scope(declaration.scope.iter().map(|kind| &**kind))),
+            cell(declared_at(declaration).unwrap_or_else(|| "by hand".to_owned())),
+        ]
+    });
+    layout.text(&rows.collect::<Vec<_>>())
 }
 
 /// The consumers of the program, as declared, for other programs.
@@ -117,7 +228,7 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     let mut text = if status.consumers.is_empty() {
         "this program has no consumers, and there is no checkpoint".to_owned()
     } else {
-        text(&status_table(console, status))
+        status_table(console, status)
     };
     // One of several, so people have to know which.
     if status.log != Schema::default().log_name() {
@@ -132,34 +243,35 @@ pub(super) fn status(console: &Console, status: &Status) -> String {
     text
 }
 
-fn status_table(console: &Console, status: &Status) -> Table {
+fn status_table(console: &Console, status: &Status) -> String {
     let has_rates = status.consumers.iter().any(|one| one.rate.is_some());
     let mut header = vec!["CONSUMER", "STATE", "POSITION", "LAG", "BEHIND", "PARKED"];
     header.extend(has_rates.then_some("RATE"));
-    let mut table = table(console, &header, &[2, 3, 4, 5, 6], &[]);
-    for one in &status.consumers {
+    let layout = Layout {
+        console,
+        header: &header,
+        right: &[2, 3, 4, 5, 6],
+        title: 0,
+        wrapped: 0,
+    };
+    let rows = status.consumers.iter().map(|one| {
         let parked = Some(one.parked).filter(|&parked| parked > 0);
         let mut row = vec![
-            Cell::new(name(status, one)),
-            Cell::new(state(&one.state)).fg(colour(&one.state)),
-            Cell::new(or_dash(one.position, number)),
-            Cell::new(lag(one.lag)),
-            Cell::new(or_dash(one.lag.time, duration)),
-            Cell::new(or_dash(parked, number)),
+            cell(name(status, one)),
+            cell(one.word()).fg(colour(one)),
+            cell(or_dash(one.position, number)),
+            cell(lag(one.lag)),
+            cell(or_dash(one.lag.time, duration)),
+            cell(or_dash(parked, number)),
         ];
-        row.extend(has_rates.then(|| Cell::new(or_dash(one.rate, rate))));
-        table.add_row(row);
-    }
-    table
+        row.extend(has_rates.then(|| cell(or_dash(one.rate, rate))));
+        row
+    });
+    layout.text(&rows.collect::<Vec<_>>())
 }
 
 fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), text)
-}
-
-/// A state in words.
-fn state(state: &ConsumerState) -> String {
-    state.name().replace('_', " ")
 }
 
 /// The name, with the version if there are several or it is not the first.
@@ -179,25 +291,29 @@ pub(super) fn processes(console: &Console, status: &Status) -> String {
     if processes.is_empty() {
         return "no process has handled an event yet".to_owned();
     }
-    let header = ["PROCESS", "RELEASE", "LAST BATCH", "CONSUMERS"];
-    let mut table = table(console, &header, &[2], &[3]);
-    for (worker, consumers) in processes {
+    let layout = Layout {
+        console,
+        header: &["PROCESS", "RELEASE", "LAST BATCH", "CONSUMERS"],
+        right: &[2],
+        title: 0,
+        wrapped: 1,
+    };
+    let rows = processes.into_iter().map(|(worker, consumers)| {
         let names: Vec<String> = consumers.iter().map(|one| name(status, one)).collect();
-        table.add_row([
-            format!("{} on {}", worker.pid, worker.host),
-            worker.release.clone(),
-            duration(worker.seen_ago),
-            names.join(", "),
-        ]);
-    }
-    text(&table)
+        vec![
+            cell(format!("{} on {}", worker.pid, worker.host)),
+            cell(&worker.release),
+            cell(format!("{} ago", duration(worker.seen_ago))),
+            cell(names.join(", ")),
+        ]
+    });
+    layout.text(&rows.collect::<Vec<_>>())
 }
 
 /// The events of the log that the program does not know.
 pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
     if events.is_empty() {
-        return "this program knows every event of the log that is in the scope of a consumer"
-            .to_owned();
+        return "this program knows every event in the scope of its consumers".to_owned();
     }
     let header = [
         "CONSUMER",
@@ -208,27 +324,36 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
         "FIRST",
         "LAST",
     ];
-    let mut table = table(console, &header, &[2, 4, 5, 6], &[]);
-    for one in events {
+    let layout = Layout {
+        console,
+        header: &header,
+        right: &[2, 4, 5, 6],
+        title: 0,
+        wrapped: 0,
+    };
+    let rows = events.iter().map(|one| {
         let consumer = ConsumerId {
             name: Arc::clone(&one.consumer),
             version: one.version,
         };
-        table.add_row([
-            consumer.to_string(),
-            one.event_type.clone(),
-            one.event_version.to_string(),
-            one.aggregate_type.clone(),
-            number(one.events),
-            one.first.to_string(),
-            one.last.to_string(),
-        ]);
-    }
-    text(&table)
+        vec![
+            cell(consumer.to_string()),
+            cell(&one.event_type),
+            cell(one.event_version.to_string()),
+            cell(&one.aggregate_type),
+            cell(number(one.events)),
+            cell(one.first.to_string()),
+            cell(one.last.to_string()),
+        ]
+    });
+    layout.text(&rows.collect::<Vec<_>>())
 }
 
-fn colour(state: &ConsumerState) -> Color {
-    match state {
+fn colour(one: &ConsumerStatus) -> Color {
+    if one.unattended.is_some() {
+        return Color::Red;
+    }
+    match one.state {
         ConsumerState::Running => Color::Green,
         ConsumerState::Stopped { .. }
         | ConsumerState::ScopeChanged { .. }
@@ -264,8 +389,8 @@ pub(super) fn frontier(frontier: &FrontierStatus) -> String {
     lines.join("\n")
 }
 
-/// What became of an event in a consumer.
-pub(super) fn explanation(explanation: &Explanation) -> String {
+/// What became of an event in a consumer, and what it contains.
+pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> String {
     let consumer = ConsumerId {
         name: Arc::clone(&explanation.consumer),
         version: explanation.version,
@@ -275,23 +400,18 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         lines.push(format!("event       {}", explanation.outcome));
         return lines.join("\n");
     };
+    let outcome = explanation.outcome.to_string();
     lines.extend([
-        format!(
-            "event       {} version {}",
-            event.event_type, event.event_version
-        ),
-        format!(
-            "aggregate   {} {}",
-            event.aggregate_type, event.aggregate_id
-        ),
-        format!("outcome     {}", explanation.outcome),
+        event_line(&event.event_type, event.event_version),
+        aggregate_line(&event.aggregate_type, &event.aggregate_id),
+        format!("outcome     {}", one_line(&outcome)),
     ]);
     let checkpoint = explanation.checkpoint.map(number);
     lines.extend(checkpoint.map(|checkpoint| format!("checkpoint  {checkpoint}")));
     lines.push(if explanation.is_replay {
-        "next time   a replay".to_owned()
+        "is replay   yes".to_owned()
     } else {
-        "next time   not a replay".to_owned()
+        "is replay   no".to_owned()
     });
     lines.extend(explanation.handlers.iter().map(|handler| {
         format!(
@@ -299,6 +419,9 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
             handler.method, handler.file, handler.line
         )
     }));
+    if let Some(Ok(event)) = row {
+        lines.extend(content(event));
+    }
     lines.join("\n")
 }
 
@@ -307,52 +430,28 @@ pub(super) fn parked(console: &Console, events: &[ParkedEvent]) -> String {
     if events.is_empty() {
         return "no event is parked".to_owned();
     }
-    let header = ["POSITION", "AGGREGATE", "FAILED", "PARKED", "WHY"];
-    let (facts, _) = header.split_at(header.len() - 1);
-    let mut narrow = table(console, facts, &[0, 2, 3], &[]);
-    narrow.add_rows(events.iter().map(parked_facts));
-    if has_room_beside(console, &narrow) {
-        let mut wide = table(console, &header, &[0, 2, 3], &[4]);
-        wide.add_rows(events.iter().map(|one| {
-            let [position, aggregate, failed, parked] = parked_facts(one);
-            [position, aggregate, failed, parked, why(one)]
-        }));
-        return text(&wide);
-    }
-    // Each reason on a line of its own.
-    let lines = text(&narrow);
-    let mut lines = lines.lines().map(str::to_owned);
-    let mut all: Vec<String> = lines.next().into_iter().collect();
-    for (line, one) in lines.zip(events) {
-        all.extend([line, format!("          {}", why(one))]);
-    }
-    all.join("\n")
-}
-
-/// Whether a text fits beside a table.
-fn has_room_beside(console: &Console, table: &Table) -> bool {
-    /// A narrower text has too many lines.
-    const NARROWEST: usize = 28;
-    let Some(width) = console.width else {
-        return true;
+    let layout = Layout {
+        console,
+        header: &["POSITION", "AGGREGATE", "FAILED", "PARKED", "WHY"],
+        right: &[0, 2, 3],
+        title: 1,
+        wrapped: 1,
     };
-    // The header may be styled.
-    let widest = table.lines().skip(1).map(|line| line.chars().count()).max();
-    widest.unwrap_or(0) + NARROWEST <= usize::from(width)
+    layout.text(&events.iter().map(parked_row).collect::<Vec<_>>())
 }
 
-/// A row without its reason.
-fn parked_facts(one: &ParkedEvent) -> [String; 4] {
+fn parked_row(one: &ParkedEvent) -> Vec<Cell> {
     let failed = if one.has_failed {
         number(one.attempts)
     } else {
         "-".to_owned()
     };
-    [
-        one.position.to_string(),
-        format!("{} {}", one.aggregate_type, one.aggregate_id),
-        failed,
-        duration(one.parked_for),
+    vec![
+        cell(one.position.to_string()),
+        cell(format!("{} {}", one.aggregate_type, one.aggregate_id)),
+        cell(failed),
+        cell(duration(one.parked_for)),
+        cell(why(one)),
     ]
 }
 
@@ -367,10 +466,7 @@ fn why(one: &ParkedEvent) -> String {
 pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>) -> String {
     let mut lines = vec![
         format!("position    {}", parked.position),
-        format!(
-            "aggregate   {} {}",
-            parked.aggregate_type, parked.aggregate_id
-        ),
+        aggregate_line(&parked.aggregate_type, &parked.aggregate_id),
         format!("parked for  {}", duration(parked.parked_for)),
         if parked.has_failed {
             format!("failed      {}", count(parked.attempts.into(), "time"))
@@ -379,20 +475,27 @@ pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>)
         },
     ];
     let error = parked.error.iter();
-    lines.extend(error.map(|error| format!("error       {error}")));
+    lines.extend(error.map(|error| format!("error       {}", one_line(error))));
     match event {
         None => lines.push("the event is no longer in the log, or cannot be decoded".to_owned()),
-        Some(event) => lines.extend(event_lines(event)),
+        Some(event) => {
+            lines.push(event_line(&event.event_type, event.event_version));
+            lines.extend(content(event));
+        }
     }
     lines.join("\n")
 }
 
-fn event_lines(event: &PersistedEvent) -> [String; 4] {
+fn event_line(event_type: &str, version: i32) -> String {
+    format!("event       {} version {version}", one_line(event_type))
+}
+
+fn aggregate_line(aggregate_type: &str, id: &str) -> String {
+    format!("aggregate   {} {}", one_line(aggregate_type), one_line(id))
+}
+
+fn content(event: &PersistedEvent) -> [String; 3] {
     [
-        format!(
-            "event       {} version {}",
-            event.event_type, event.event_version
-        ),
         format!("event id    {}", event.event_id),
         format!("created at  {}", event.created_at.to_rfc3339()),
         format!("payload     {}", payload(event)),
@@ -400,13 +503,16 @@ fn event_lines(event: &PersistedEvent) -> [String; 4] {
 }
 
 fn payload(event: &PersistedEvent) -> String {
-    std::str::from_utf8(&event.payload).map_or_else(
-        |_| {
-            format!(
-                "{} that are not text",
-                count(event.payload.len() as u64, "byte")
-            )
-        },
-        str::to_owned,
-    )
+    /// More would only scroll away what is before it.
+    const MOST_SHOWN: usize = 16 * 1024;
+    let size = count(event.payload.len() as u64, "byte");
+    let Ok(text) = std::str::from_utf8(&event.payload) else {
+        return format!("{size} that are not text");
+    };
+    match text.get(..text.floor_char_boundary(MOST_SHOWN)) {
+        Some(head) if head.len() < text.len() => {
+            format!("{} … (cut, {size} in all)", visible(head))
+        }
+        _ => visible(text),
+    }
 }

@@ -1,4 +1,4 @@
-//! What a handler knows about the batch that it is part of.
+//! The context of the batch in which a handler is called.
 
 use std::fmt;
 use std::future::Future;

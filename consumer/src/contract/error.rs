@@ -1,4 +1,4 @@
-//! What a handler returns when it cannot handle an event (R2), and how errors are printed.
+//! The error of a handler that cannot handle an event (R2), and how errors are printed.
 
 use std::error::Error;
 use std::fmt;
@@ -79,7 +79,7 @@ impl fmt::Debug for HandlerError {
 ///
 /// The first `handled` events succeeded; the failing one is among the next `suspects`. A handler
 /// that takes events one by one has exactly one suspect. One that takes a whole batch only knows
-/// that it is somewhere in it, and the worker finds it by halving the batch.
+/// that one of its events failed, and the worker finds it by halving the batch.
 ///
 /// ```
 /// use std::error::Error;
@@ -100,7 +100,7 @@ pub struct BatchError {
     pub handled: usize,
     /// How many events after those may be the failing one; at least 1.
     pub suspects: usize,
-    /// What the handler returned.
+    /// The error of the handler.
     pub error: HandlerError,
 }
 
@@ -154,6 +154,13 @@ pub struct Chain<'a>(&'a (dyn Error + 'static));
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = text_of(self.0);
+        // An error that writes its cause itself does so with all that the driver adds to it.
+        for error in causes(self.0)
+            .skip(1)
+            .filter_map(|cause| cause.downcast_ref())
+        {
+            line = line.replace(&sqlx::Error::to_string(error), &driver_text(error));
+        }
         let pairs = causes(self.0).zip(causes(self.0).skip(1));
         for (outer, cause) in pairs {
             let text = text_of(cause);
@@ -167,7 +174,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// What an error says itself.
+/// The message of an error without its causes.
 fn text_of(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref() {
         Some(error) => driver_text(error),

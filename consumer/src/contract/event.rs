@@ -64,7 +64,7 @@ pub struct EventRecord {
     pub aggregate_version: i64,
     /// The unique id of the event.
     pub event_id: Uuid,
-    /// What happened, such as `UserRegistered`.
+    /// The type of the event, such as `UserRegistered`.
     pub event_type: Arc<str>,
     /// The version of the payload's format; the first is 1.
     pub event_version: i32,

@@ -19,11 +19,11 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Formerly {
-    /// Nothing is known of it. A consumer without a checkpoint then starts, unless it may be one of the
+    /// Not declared. A consumer without a checkpoint then starts, unless it may be one of the
     /// same scope that the program no longer has.
     #[default]
     Unstated,
-    /// It had none: the consumer is another one than any that the program had before.
+    /// None: the consumer is new.
     None,
     /// Its former name.
     Name(Cow<'static, str>),

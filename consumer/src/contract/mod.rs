@@ -1,4 +1,4 @@
-//! What consumers, events and read models are.
+//! The definitions of consumers, events and read models.
 //!
 //! Nothing here depends on a store, a worker or a driver: it compiles with
 //! `default-features = false` (R10).

@@ -14,7 +14,7 @@ pub enum StartFrom {
     Now,
 }
 
-/// What to do with an event when all its retries have failed; part of [`Settings`].
+/// The policy for an event when all its retries have failed; part of [`Settings`].
 ///
 /// A panic counts as a failed attempt only if it unwinds. With `panic = "abort"` in the Cargo profile
 /// it ends the process before the attempt is recorded, and the restarted process is handed the same
@@ -75,7 +75,7 @@ pub struct Backoff {
 pub struct Settings {
     /// Where the consumer begins if it has no checkpoint.
     pub start_from: StartFrom,
-    /// What to do with an event when all its retries have failed.
+    /// The policy for an event when all its retries have failed.
     pub on_error: OnError,
     /// How many times a failed event is retried; 0 means never.
     pub retries: u32,
@@ -215,6 +215,8 @@ impl Settings {
         let Backoff { min, max } = self.backoff;
         let (batch_size, segments) = (self.batch_size, self.segments);
         let mut clamped = self.backoff(min, max).segments(segments);
+        // Another size than the default has been set, whether by the method or in the field.
+        clamped.may_grow = clamped.may_grow && batch_size == Self::DEFAULT.batch_size;
         clamped.batch_size = in_range(batch_size);
         clamped
     }
@@ -294,5 +296,26 @@ mod tests {
     #[test]
     fn values_in_range_stay() {
         assert_eq!(Settings::default().clamped(), Settings::default());
+    }
+
+    #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
+    #[test]
+    fn a_read_model_has_large_batches_unless_their_size_is_set() {
+        let large = Settings::default().clamped().for_read_model();
+        assert_eq!((large.batch_size, large.may_grow), (50_000, false));
+        assert!(large.is_large_batch());
+        // The default can be set too.
+        for size in [1, 100, 500, 10_000] {
+            let set = Settings::default().batch_size(size).clamped();
+            assert_eq!(set.clone().for_read_model(), set);
+            assert_eq!((set.batch_size, set.may_grow), (size, false));
+            assert!(!set.is_large_batch());
+        }
+        let assigned = Settings {
+            batch_size: 100,
+            ..Settings::DEFAULT
+        };
+        let assigned = assigned.clamped().for_read_model();
+        assert_eq!((assigned.batch_size, assigned.may_grow), (100, false));
     }
 }

@@ -489,7 +489,7 @@ impl<Old, T: From<Old>> Upcast<Old> for T {
     }
 }
 
-/// What a function in `upcast(…)` returns.
+/// The return type of a function in `upcast(…)`.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a function in `upcast(…)` returns the next version, `{New}`, but this one returns `{Self}`",

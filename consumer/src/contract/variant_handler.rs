@@ -23,11 +23,11 @@ pub trait EventEnum: Event {
 /// The type is an argument of the trait, since a private type cannot be an associated one.
 #[doc(hidden)]
 pub trait Variant<const INDEX: usize, Content>: EventEnum {
-    /// What is in the variant, `None` if this is another.
+    /// The content of the variant, `None` if this is another.
     fn into_content(self) -> Option<Content>;
 }
 
-/// What a handler of a variant with this content takes.
+/// The parameter of a handler of a variant with this content.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a handler of this variant cannot take `{Self}`: what is in it is `{Content}`",

@@ -16,6 +16,7 @@ use super::pages::failure::failure;
 use super::pages::layout::{Section, page};
 use super::security::is_same_origin;
 use super::urls::{ActionPath, Base};
+use super::words::prose;
 use crate::admin::text::count;
 use crate::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Retried};
 use crate::backend::{Backend, ConsumerId};
@@ -40,7 +41,7 @@ impl Refused {
             Self::ReadOnly => "this dashboard is read-only",
             Self::OtherOrigin => "the form was not sent from this dashboard",
             Self::Token => {
-                "the form was sent before, or its page is too old: go back, load it again, and look whether the action is still needed"
+                "the form was sent before, or its page is too old: reload the page and check whether the action is still needed"
             }
             Self::NoSuchAction => "there is no such action",
             Self::NotAllowed => "you may not do this",
@@ -83,7 +84,7 @@ pub(super) async fn act<DB: Backend>(
         Ok(Ok(None)) => Redirect::to(&after(&back, kind)).into_response(),
         Ok(Ok(Some(retried))) => report(&base, &retried, &after(&back, kind)),
         Ok(Err(error)) => {
-            let message = html! { (chain(&error)) };
+            let message = prose(&chain(&error).to_string());
             failure(&base, StatusCode::CONFLICT, "Refused", &message, &back)
         }
         Err(panic) => {
@@ -176,7 +177,7 @@ fn report(base: &Base, retried: &Retried, back: &str) -> Response {
     let content: Markup = html! {
         h1 { "Retried" }
         p.outcome { (count(retried.handled, "event")) " handled" }
-        @for error in &retried.failed { p.banner.bad role="alert" { (chain(error)) } }
+        @for error in &retried.failed { p.banner.bad role="alert" { (prose(&chain(error).to_string())) } }
         p { a href=(back) { "Back" } }
     };
     page(base, Section::Overview, "Retried", &content).into_response()

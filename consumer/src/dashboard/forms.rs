@@ -145,7 +145,9 @@ fn acceptable(kind: ActionKind) -> Option<&'static str> {
     match kind {
         ActionKind::Rebuild { .. } => Some("Parked events may lose their effects"),
         ActionKind::Forget { .. } => Some("Parked events may never be handled"),
-        ActionKind::Activate { .. } => Some("Even if it is behind or has parked events"),
+        ActionKind::Activate { .. } => {
+            Some("Activate it even if it is behind or has parked events")
+        }
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! What a program allows the readers of its dashboard to do.
+//! The actions that a program allows the readers of its dashboard.
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,11 +68,11 @@ impl DashboardOptions {
 pub struct Action {
     /// The consumer that it changes.
     pub consumer: ConsumerId,
-    /// What it does.
+    /// The kind of action.
     pub kind: ActionKind,
 }
 
-/// What an [`Action`] does; each is a method of [`Admin`](crate::admin::Admin).
+/// The kind of an [`Action`]; each is a method of [`Admin`](crate::admin::Admin).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ActionKind {
@@ -107,7 +107,7 @@ pub enum ActionKind {
     },
     /// Makes the version the active one.
     Activate {
-        /// Even if it is behind or has parked events.
+        /// Whether to activate it even if it is behind or has parked events.
         force: bool,
     },
     /// Accepts the scope in the code without a rebuild.

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use maud::{Markup, html};
 
-use crate::admin::text::{duration, events_were, number};
-use crate::admin::{ConsumerState, ConsumerStatus, Lag};
+use crate::admin::problems::problems_besides_failures;
+use crate::admin::text::{duration, number};
+use crate::admin::{ConsumerState, ConsumerStatus, Lag, WorkerStatus};
 
 /// The class of a state, which decides its colour.
 pub(super) fn tone(state: &ConsumerState) -> &'static str {
@@ -29,6 +31,14 @@ pub(super) fn tone(state: &ConsumerState) -> &'static str {
 /// A state in words.
 pub(super) fn state(state: &ConsumerState) -> String {
     state.name().replace('_', " ")
+}
+
+/// The class of the state of a whole consumer.
+pub(super) fn tone_of(one: &ConsumerStatus) -> &'static str {
+    match one.unattended {
+        Some(_) => "bad",
+        None => tone(&one.state),
+    }
 }
 
 /// A number of events, or what is known of it.
@@ -83,37 +93,58 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{size:.1} {unit}")
 }
 
-/// What is wrong with a consumer and since when, in one line; `None` if no one has to act.
+/// What is wrong with a consumer, in one line; `None` if no one has to act.
 pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
-    let error = one.failing.as_ref().map(|failing| {
+    if let Some(failing) = &one.failing {
         let first = failing.error.lines().next().unwrap_or_default();
         let position = failing
             .position
-            .map(|position| format!("event {}: ", number(position)));
-        format!("{}{first}", position.unwrap_or_default())
-    });
-    match (&one.state, error, &one.missing) {
-        (ConsumerState::Stopped { .. }, error, _) => Some(error.unwrap_or_default()),
-        (ConsumerState::Retrying { .. }, Some(error), _) => Some(error),
-        (ConsumerState::Paused, ..) => Some("an operator paused it".to_owned()),
-        (ConsumerState::ScopeChanged { .. }, ..) => {
-            Some("the code has another scope than the checkpoint".to_owned())
-        }
-        (ConsumerState::OtherLog { log }, ..) => {
-            Some(format!("a consumer of its name reads the log `{log}`"))
-        }
-        (ConsumerState::Detached, ..) => Some("the program does not contain it".to_owned()),
-        (_, _, Some(missing)) => Some(format!(
-            "{} deleted before it had handled them",
-            events_were(missing)
-        )),
-        _ => None,
+            .map(|position| format!("event {}, ", number(position)));
+        let last = ago(Some(failing.failed_ago));
+        return Some(format!("{}{last}: {first}", position.unwrap_or_default()));
     }
+    match one.state {
+        ConsumerState::Stopped { .. } => Some(String::new()),
+        ConsumerState::Paused => Some("an operator paused it".to_owned()),
+        ConsumerState::Detached => Some("the program does not contain it".to_owned()),
+        _ => problems_besides_failures(one)
+            .next()
+            .map(|problem| problem.text().to_owned()),
+    }
+}
+
+/// A message, with what it has between backticks as code.
+pub(super) fn prose(message: &str) -> Markup {
+    let parts: Vec<&str> = message.split('`').collect();
+    // Without a second one for each, they are those of a text that the message quotes.
+    if parts.len().is_multiple_of(2) {
+        return html! { bdi { (message) } };
+    }
+    html! {
+        @for (index, part) in parts.iter().enumerate() {
+            @if index.is_multiple_of(2) { bdi { (part) } } @else { code { bdi { (part) } } }
+        }
+    }
+}
+
+/// A process, as operators look for it.
+pub(super) fn process(worker: &WorkerStatus) -> String {
+    format!("{} on {}", worker.pid, worker.host)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, prose};
+
+    #[test]
+    fn code_in_a_message_is_marked_and_nothing_is_markup() {
+        let text = prose("run `a <b>`, or `c`").into_string();
+        assert_eq!(
+            text,
+            "<bdi>run </bdi><code><bdi>a &lt;b&gt;</bdi></code><bdi>, or </bdi><code><bdi>c</bdi></code><bdi></bdi>"
+        );
+        assert_eq!(prose("a ` b").into_string(), "<bdi>a ` b</bdi>");
+    }
 
     #[test]
     fn sizes_have_a_unit_that_fits() {

@@ -19,6 +19,7 @@
 //! | [`from_polling`] | replace a polling loop and its checkpoint table |
 //! | [`existing_tables`] | run on a table of events that exists, or on another program's log |
 //! | [`tenants`] | run one worker for each schema of Postgres |
+//! | [`between_services`] | bring events from one service's log to another's through a broker |
 #![cfg_attr(
     feature = "postgres",
     doc = "| [`from_eventsalsa`] | move from the Go worker to this one, on the same tables |"
@@ -57,6 +58,8 @@ pub mod from_polling {}
 pub mod existing_tables {}
 #[doc = include_str!("tenants.md")]
 pub mod tenants {}
+#[doc = include_str!("between_services.md")]
+pub mod between_services {}
 #[cfg(feature = "postgres")]
 #[doc = include_str!("from_eventsalsa.md")]
 pub mod from_eventsalsa {}

@@ -1,4 +1,4 @@
-//! What is wrong with a program's consumers, reported all at once.
+//! The problems of a program's consumers, reported all at once.
 
 use std::error::Error;
 use std::fmt;
@@ -106,7 +106,7 @@ pub enum Problem {
         name: String,
         /// Where it is declared.
         site: Site,
-        /// What the function returned.
+        /// The error of the function.
         error: HandlerError,
     },
     /// A crate in `consumers![…]` declares no consumer.

@@ -68,7 +68,9 @@ pub(crate) fn takers<'a>(
 /// The rows of a read model that a handler changes.
 #[derive(Clone, Copy, Debug)]
 pub enum HandlerRows {
-    /// None.
+    /// It is not a fold: with SQL it may change any.
+    Unsaid,
+    /// None: a fold that neither takes nor returns a row.
     None,
     /// The one with the aggregate id as its key, by default.
     OfAggregate,
@@ -134,9 +136,13 @@ pub mod check {
             };
             let advice = match (handler.rows, other.rows) {
                 (HandlerRows::Named, HandlerRows::Named) => continue,
-                (HandlerRows::None, _) | (_, HandlerRows::None) => {
+                (HandlerRows::Unsaid, HandlerRows::Unsaid) => {
                     "`: remove one of the two, or give the event types different names"
                 }
+                (HandlerRows::Unsaid, _) | (_, HandlerRows::Unsaid) => {
+                    "`: make one `async` handler of the two, or remove one"
+                }
+                (HandlerRows::None, _) | (_, HandlerRows::None) => "`: remove one of the two",
                 _ => {
                     "`: name the rows of each, as in `#[on(key = event.payload.user_id)]`, or remove one of the two"
                 }

@@ -1,9 +1,9 @@
-//! What the code of a consumer knows of events.
+//! The formats of events that the code of a consumer knows.
 
 use super::handled::HandlerShape;
 use crate::contract::{EventFormat, Handled};
 
-/// What the code of a consumer knows of events: a worker gives it no event of another format.
+/// The formats of events that the code of a consumer knows: a worker gives it no event of another format.
 #[derive(Clone, Copy, Debug)]
 pub struct Knowledge {
     /// The types in its scope.
@@ -93,7 +93,7 @@ mod tests {
             line: 1,
             handled,
             reads,
-            rows: HandlerRows::None,
+            rows: HandlerRows::Unsaid,
         }
     }
 

@@ -48,7 +48,7 @@ pub enum LockError {
     },
     /// The consumers changed.
     #[error(
-        "the consumers differ from `{}`:\n{difference}a renamed consumer starts again from the beginning of the log; if the change is intended, run `{UPDATE}=update cargo test`",
+        "the consumers differ from `{}`:\n{difference}a renamed consumer needs `formerly = \"old_name\"` to continue from its checkpoint; if the change is intended, run `{UPDATE}=update cargo test`",
         file.display()
     )]
     Changed {
@@ -62,7 +62,7 @@ pub enum LockError {
 /// Compares the linked consumers with the file, or writes it if the environment says so.
 ///
 /// # Errors
-/// What differs, or why the file could not be read or written.
+/// The difference, or the reason why the file could not be read or written.
 pub fn check_lock(folder: &str, file: &str, crates: Option<&Crates>) -> Result<(), LockError> {
     let file = Path::new(folder).join(file);
     let current = render(

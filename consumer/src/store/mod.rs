@@ -5,6 +5,7 @@ mod conflicts;
 pub(crate) mod decision;
 #[cfg(feature = "worker")]
 mod find_as_of;
+pub(crate) mod once;
 mod redaction;
 
 use std::fmt;
@@ -454,7 +455,7 @@ impl<DB: Backend> EventStore<DB> {
     /// transaction has committed.
     ///
     /// Call it in the transaction in which you change events in the table, such as to remove personal data
-    /// or to repair a payload. A worker notices it with its next look at the checkpoints
+    /// or to repair a payload. A worker notices it when it next reads the checkpoints
     /// ([`snapshot_interval`](crate::WorkerBuilder::snapshot_interval), 1 s); batches that are being handled
     /// at that moment still have the old events. Resuming or rebuilding a consumer makes its workers read
     /// the log again too, with the next batch.
@@ -698,7 +699,7 @@ impl<DB: Backend> EventStore<DB> {
         Ok(self.clone().with(located))
     }
 
-    /// What the SQL of this store depends on.
+    /// The settings that the SQL of this store depends on.
     pub(crate) fn settings(&self) -> &StoreSettings {
         &self.inner.settings
     }

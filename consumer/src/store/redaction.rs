@@ -1,4 +1,4 @@
-//! What replaces the content of an event.
+//! The new content of a redacted event.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ pub struct Redaction {
     pub(super) metadata: NewMetadata,
 }
 
-/// What becomes of the metadata.
+/// Whether the metadata is kept, replaced or removed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum NewMetadata {
     Kept,

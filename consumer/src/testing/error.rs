@@ -33,7 +33,7 @@ pub enum TestError {
     Handler {
         /// The event's position.
         position: i64,
-        /// What the consumer returned.
+        /// The error of the consumer.
         error: HandlerError,
     },
     /// A write failed, and the consumer returned no error.

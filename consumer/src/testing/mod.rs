@@ -89,7 +89,7 @@ pub struct ConsumerTest<DB: Backend> {
     log: Option<EventStatements<DB>>,
     /// How many of the events are there.
     logged: usize,
-    /// An in-memory database ends with its store.
+    /// An in-memory database is dropped with its store.
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
     store: Option<EventStore<DB>>,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::backend::{Backend, Incarnation, Observation, Process};
+use crate::backend::{Backend, ConsumerId, Incarnation, Observation, Process};
 use crate::contract::{Consumer, ScopedConsumer, Settings};
 #[cfg(feature = "auto-register")]
 use crate::registry::Crates;
@@ -322,7 +322,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Sets how long a claim outlives the last sign of life of its process; at least 100 ms. The
+    /// Sets how long a claim outlives the last statement of its process; at least 100 ms. The
     /// default is 60 s. Postgres only.
     ///
     /// It bounds how long a frozen process, or one behind a cut network, keeps a consumer before
@@ -722,8 +722,10 @@ fn names_taken<DB: Backend>(registered: &[Registered<DB>]) -> Vec<BuildError> {
     pairs
         .filter(|(first, second)| key(first) == key(second))
         .map(|(first, second)| NameTaken {
-            name: Arc::clone(&first.declaration.name),
-            version: first.declaration.version,
+            consumer: ConsumerId {
+                name: Arc::clone(&first.declaration.name),
+                version: first.declaration.version,
+            },
             first: first.declaration.site,
             second: second.declaration.site,
         })

@@ -29,7 +29,7 @@ pub(crate) struct Shares {
     unused: usize,
 }
 
-/// What the lanes of a worker need of the pool.
+/// The connections that the lanes of a worker need.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     /// Lanes whose handlers write through their transaction.

@@ -1,4 +1,4 @@
-//! What all lanes of a worker share.
+//! The state that all lanes of a worker share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ const FULL_BATCHES: u64 = 16;
 /// How many batches of the full size a large batch is.
 const LARGE_BATCH: u64 = 4;
 
-/// What all lanes of a worker share.
+/// The state that all lanes of a worker share.
 pub(crate) struct Shared<DB: Backend> {
     pub(crate) store: EventStore<DB>,
     /// The name of the log.
@@ -36,7 +36,7 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) located: Arc<OnceLock<EventStore<DB>>>,
     /// The schema of the tables of read models whose names give none.
     pub(crate) table_schema: Option<Arc<str>>,
-    /// What rows record of this process.
+    /// This process, as rows record it.
     pub(crate) process: Process,
     /// The names of all consumers in the program.
     pub(crate) declared: Arc<[Arc<str>]>,
@@ -46,7 +46,7 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) progress: Arc<WorkerProgress>,
     /// The lanes whose scope has nothing new.
     pub(crate) idle: IdleLanes,
-    /// What the last poll of the log found.
+    /// The result of the last poll of the log.
     pub(crate) frontier: watch::Receiver<Observation>,
     /// The checkpoint rows when they were last read.
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -103,18 +103,10 @@ impl<DB: Backend> Shared<DB> {
         }
     }
 
-    /// How many bytes of events a batch of a consumer may hold: the setting, four times as many for a
-    /// large batch, or less if there are so many lanes that all their batches would exceed
-    /// [`FULL_BATCHES`]. Each lane may have one batch in progress and one that it reads ahead.
+    /// How many bytes of events a batch of a consumer may hold.
     pub(crate) fn batch_bytes(&self, settings: &Settings) -> u64 {
-        let batches = 2 * self.progress.lane_count().max(1) as u64;
-        let full = self.options.batch_bytes;
-        let most = if settings.is_large_batch() {
-            full.saturating_mul(LARGE_BATCH)
-        } else {
-            full
-        };
-        most.min(full.saturating_mul(FULL_BATCHES) / batches)
+        let lanes = self.progress.lane_count();
+        batch_bytes(self.options.batch_bytes, settings.is_large_batch(), lanes)
     }
 
     /// Makes the worker read the checkpoint rows at once.
@@ -144,10 +136,50 @@ impl<DB: Backend> Shared<DB> {
     }
 }
 
+/// How many bytes of events a batch may hold: the setting, four times as many for a large batch, or less
+/// if there are so many lanes that all their batches would exceed [`FULL_BATCHES`]. Each lane may have
+/// one batch in progress and one that it reads ahead.
+fn batch_bytes(full: u64, is_large: bool, lanes: usize) -> u64 {
+    let batches = 2 * lanes.max(1) as u64;
+    let most = if is_large {
+        full.saturating_mul(LARGE_BATCH)
+    } else {
+        full
+    };
+    most.min(full.saturating_mul(FULL_BATCHES) / batches)
+}
+
 impl<DB: Backend> std::fmt::Debug for Shared<DB> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared")
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batch_bytes;
+
+    const FULL: u64 = 16 << 20;
+
+    #[test]
+    fn a_large_batch_has_four_times_the_bytes_of_another() {
+        assert_eq!(batch_bytes(FULL, false, 1), 16 << 20);
+        assert_eq!(batch_bytes(FULL, true, 1), 64 << 20);
+        assert_eq!(batch_bytes(FULL, true, 2), 64 << 20);
+        assert_eq!(batch_bytes(FULL, true, 0), 64 << 20);
+    }
+
+    #[test]
+    fn the_batches_of_all_lanes_have_16_times_the_bytes_of_one() {
+        assert_eq!(batch_bytes(FULL, true, 8), FULL);
+        for lanes in 1..1_000_u64 {
+            for is_large in [false, true] {
+                let bytes = batch_bytes(FULL, is_large, usize::try_from(lanes).unwrap_or(0));
+                assert!(2 * lanes * bytes <= 16 * FULL, "{lanes} {is_large}");
+            }
+        }
+        assert_eq!(batch_bytes(u64::MAX, true, 1), u64::MAX / 2);
     }
 }

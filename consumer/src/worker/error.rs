@@ -1,15 +1,13 @@
-//! What keeps a worker from being built or from running.
-
-use std::sync::Arc;
+//! The errors that keep a worker from being built or from running.
 
 use crate::backend::{
-    DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError, UnknownEvent,
-    ViewError,
+    ConsumerId, DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError,
+    UnknownEvent, ViewError,
 };
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
 
-/// What keeps a worker from running at all.
+/// The error of a worker that cannot run at all.
 ///
 /// A consumer that fails never causes one of these: it shows in the [`Report`](crate::Report).
 ///
@@ -64,36 +62,30 @@ pub enum WorkerError {
     PausedClock,
     /// The consumer has no checkpoint.
     #[error(
-        "there is no checkpoint of `{consumer}`, version {version}; has a worker with that consumer ever run on this database?"
+        "there is no checkpoint of `{consumer}`; has a worker with that consumer ever run on this database?"
     )]
     UnknownCheckpoint {
         /// The consumer.
-        consumer: String,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
     },
     /// A segment to merge is paused or stopped, so it never reaches the position of its neighbour.
     #[error(
-        "the segments of `{consumer}`, version {version}, cannot be merged while one of them is {state}; resume it first"
+        "the segments of `{consumer}` cannot be merged while one of them is {state}; resume it first"
     )]
     NotRunning {
         /// The consumer.
-        consumer: String,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
         /// The state of the segment: `paused` or `stopped`.
         state: &'static str,
     },
     /// A segment to merge waits before an event that its release does not know, so it does not reach the
     /// position of its neighbour.
     #[error(
-        "the segments of `{consumer}`, version {version}, cannot be merged while one of them waits for a release that knows {event}; run a worker of such a release, or get past the event with `park` or `skip`"
+        "the segments of `{consumer}` cannot be merged while one of them waits for a release that knows {event}; run a worker of such a release, or run `park` or `skip` for the event"
     )]
     WaitingForRelease {
         /// The consumer.
-        consumer: String,
-        /// Its version.
-        version: u32,
+        consumer: ConsumerId,
         /// The event.
         event: UnknownEvent,
     },
@@ -139,7 +131,7 @@ impl From<FrontierError> for WorkerError {
     }
 }
 
-/// What keeps a worker from being built: all problems of its consumers at once.
+/// The error of a worker that cannot be built, with all problems of its consumers.
 ///
 /// None of them goes away by itself, so a program usually prints the error and exits, as in the
 /// example of [`WorkerBuilder::build`](crate::WorkerBuilder::build).
@@ -200,9 +192,9 @@ pub enum BuildError {
     PoolTooSmall {
         /// The pool's limit.
         max: u32,
-        /// What the worker needs.
+        /// The connections that the worker needs.
         needed: u32,
-        /// What further connections are for.
+        /// The use of further connections.
         why: &'static str,
     },
     /// More than one of these.
@@ -261,15 +253,13 @@ fn list_problems(problems: &[BuildError]) -> String {
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "two consumers are named `{name}`, version {version}: {first} and {second}; a name keys a checkpoint, so rename one of them",
+    "two consumers are named `{consumer}`: {first} and {second}; a name keys a checkpoint, so rename one of them",
     first = describe_site(first.as_ref()), second = describe_site(second.as_ref())
 )]
 #[non_exhaustive]
 pub struct NameTaken {
-    /// The name.
-    pub name: Arc<str>,
-    /// The version.
-    pub version: u32,
+    /// The name and version of both.
+    pub consumer: ConsumerId,
     /// Where the first one is declared; `None` if it was added by hand.
     pub first: Option<Site>,
     /// Where the second one is declared; `None` if it was added by hand.

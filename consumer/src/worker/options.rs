@@ -14,7 +14,7 @@ pub(crate) struct Options {
     pub(crate) snapshot_interval: Duration,
     /// How often it advances the checkpoints of idle consumers.
     pub(crate) advance_interval: Duration,
-    /// How long a claim outlives the last sign of life of its process.
+    /// How long a claim outlives the last statement of its process.
     pub(crate) claim_timeout: Duration,
     /// How long a worker may make no progress before it is no longer live.
     pub(crate) stall_after: Duration,

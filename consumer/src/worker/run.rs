@@ -263,7 +263,7 @@ struct Lanes<DB: Backend> {
     shared: Arc<Shared<DB>>,
     new: mpsc::UnboundedReceiver<NewLane<DB>>,
     tasks: JoinSet<()>,
-    /// What each task runs, so that it can be restarted.
+    /// The lane of each task, so that it can be restarted.
     running: HashMap<task::Id, RunningLane<DB>>,
     /// The position at which lanes end, in a run that ends.
     until: Option<i64>,

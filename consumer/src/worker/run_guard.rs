@@ -8,7 +8,7 @@ use crate::worker::progress::report::Report;
 use crate::worker::progress::worker::{RunEnd, WorkerProgress};
 
 /// Records the end of a run when it is dropped, so that probes of a worker whose task was dropped
-/// or panicked do not take silence for life.
+/// or panicked do not mistake silence for a running worker.
 pub(super) struct RunGuard {
     /// `None` once another guard has taken over.
     progress: Option<Arc<WorkerProgress>>,

@@ -181,7 +181,7 @@ impl<F> Drop for InRuntime<F> {
     }
 }
 
-/// What the thread of a connection does once when it opens.
+/// The setup of a connection's thread, which runs once when it opens.
 #[derive(Clone, Debug)]
 pub(crate) struct ThreadSetup(Option<Core>);
 
@@ -374,7 +374,7 @@ mod tests {
         restricted.join().unwrap();
     }
 
-    /// What a task on that thread and a thread for blocking work that it starts may use.
+    /// The cores that a task on that thread, and a thread for blocking work that it starts, may use.
     fn cores_of(spawner: &Spawner) -> (Vec<usize>, Vec<usize>) {
         let (tell, told) = mpsc::channel();
         let task = async move {

@@ -11,7 +11,7 @@ use tokio::time;
 /// The shortest bound on a statement that the database answers quickly.
 const SHORTEST: Duration = Duration::from_secs(5);
 
-/// What counts as forever: an `Instant` cannot be arbitrarily far in the future.
+/// The longest duration: an `Instant` cannot be arbitrarily far in the future.
 const FOREVER: Duration = Duration::from_hours(30 * 365 * 24);
 
 /// The instant after a duration from now, which may be `Duration::MAX`.

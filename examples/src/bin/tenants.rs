@@ -61,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
         store.append(ExpectedVersion::Any, &[event]).await?;
         let worker = Worker::builder(store)
             .consumer(Users)
-            // A tenant of many is seldom in a hurry.
+            // With many tenants, poll less often.
             .poll_interval(Duration::from_secs(1))
             .build()?;
         handles.push(worker.handle());

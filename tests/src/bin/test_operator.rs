@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clap::{CommandFactory as _, Parser};
 use consumer::cli::Cli;
 use consumer::{EventStore, Settings, Worker, WorkerBuilder};
-use consumer_tests::{Model, TestDatabase, batch_consumer};
+use consumer_tests::{Filling, TestDatabase, batch_consumer};
 use sqlx::{Postgres, Sqlite};
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -30,6 +30,11 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let url = std::env::var("TEST_OPERATOR_URL").unwrap_or_else(|_| "sqlite::memory:".to_owned());
+    if let Ok(filling) = std::env::var("TEST_FILLING") {
+        let filling = Filling::named(&filling).expect("a filling");
+        let store = EventStore::<Sqlite>::connect(&url).await.expect("connect");
+        return cli.run(filling.builder(store)).await;
+    }
     if url.starts_with("postgres") {
         cli.run(builder::<Postgres>(&url).await).await
     } else {
@@ -55,11 +60,5 @@ async fn builder<DB: TestDatabase>(url: &str) -> WorkerBuilder<DB> {
         })
     });
     let settings = Settings::default().batch_size(10_000);
-    let builder = Worker::builder(store);
-    match std::env::var("TEST_CONSUMERS") {
-        Err(_) => builder.consumer(tally.settings(settings)),
-        Ok(names) => names.split(',').fold(builder, |builder, name| {
-            builder.scoped_consumer(Model::new(name.to_owned().leak()))
-        }),
-    }
+    Worker::builder(store).consumer(tally.settings(settings))
 }

@@ -1,8 +1,5 @@
 //! What appends events: the store, callers' transactions, and transactions beside the worker.
 
-use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use consumer::{ExpectedVersion, NewEvent};
@@ -65,7 +62,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
                     .map_err(|error| error.to_string())?;
             }
             Append::Dropped(polls) => {
-                drop_after(polls, store.append(ExpectedVersion::Any, &events)).await;
+                crate::dropped_after(polls, store.append(ExpectedVersion::Any, &events)).await;
                 return self.nothing_is_left_open().await;
             }
         }
@@ -238,16 +235,4 @@ fn new_event(typed: bool, aggregate: usize, script: Script) -> NewEvent {
     }
     let payload = serde_json::to_string(&scripted).expect("JSON");
     NewEvent::new(kind, id, event_type, payload)
-}
-
-/// Polls a future a number of times, and drops it.
-async fn drop_after<T>(polls: u32, future: impl Future<Output = T>) {
-    let mut future = pin!(future);
-    for _ in 0..polls {
-        let polled = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready()));
-        if polled.await {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }

@@ -13,9 +13,10 @@ const OUTSIDE: usize = 2;
 
 /// Chooses one of the chains for a consumer.
 pub(super) fn chain(rng: &mut Rng, consumer: usize) -> Vec<Step> {
-    match rng.u32(..3) {
+    match rng.u32(..4) {
         0 => merge_of_different_ranges(rng),
         1 => merge_after_a_retry(rng, consumer),
+        2 => start_over(rng, consumer),
         _ => retry_amid_a_batch(rng),
     }
 }
@@ -71,8 +72,17 @@ fn merge_after_a_retry(rng: &mut Rng, consumer: usize) -> Vec<Step> {
         append(rng.usize(..6), Script::FailFirst(rng.u32(4..8))),
         Step::CrashAfter(rng.usize(2..16), Crash::Drop),
         Step::Deploy(consumer, several, false),
-        Step::Beside(Box::new(append_anywhere(rng))),
+        Step::Beside(vec![append_anywhere(rng)]),
         Step::Command(Command::MergeSegments, consumer, 0),
+    ]
+}
+
+/// A consumer is forgotten and starts anew while a worker has nothing left to handle for it.
+fn start_over(rng: &mut Rng, consumer: usize) -> Vec<Step> {
+    vec![
+        Step::Deploy(consumer, release(rng), false),
+        append(rng.usize(..3) * 2, Script::Succeed),
+        Step::Beside(vec![Step::Restart(consumer)]),
     ]
 }
 

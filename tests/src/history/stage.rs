@@ -22,6 +22,9 @@ pub(super) fn patience() -> Duration {
 /// How long a process that died keeps other versions of a consumer without `tx` waiting, on SQLite.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longer than an operator takes to forget a consumer and to start it anew.
+const SELDOM: Duration = Duration::from_millis(400);
+
 /// A database with the workers, writers and operators of one history.
 pub(super) struct Stage<'a, DB: HistoryBackend> {
     ground: &'a DB::Ground,
@@ -70,7 +73,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             Step::Together(consumer, release) => return self.together(*consumer, release).await,
             Step::CrashAfter(calls, crash) => return self.crash_after(*calls, *crash).await,
             Step::RetryAmid(consumer, calls) => return self.retry_amid(*consumer, *calls).await,
-            Step::Beside(step) => return self.beside(step).await,
+            Step::Beside(steps) => return self.beside(steps).await,
             step => self.act(step).await?,
         }
         let seen = self.look().await?;
@@ -103,21 +106,28 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         Ok(())
     }
 
-    /// Takes a step beside an idle worker, and waits until that worker has caught up.
-    async fn beside(&mut self, step: &Step) -> Verdict {
+    /// Takes steps beside an idle worker, and waits until that worker has caught up.
+    async fn beside(&mut self, steps: &[Step]) -> Verdict {
         let code = self.code();
         if code.is_empty() {
             return Ok(());
         }
         let mut work = self.begin(&code, Some(self.settled()));
-        let worker = Running::start(self.builder(self.database.store.clone(), &code));
+        let mut builder = self.builder(self.database.store.clone(), &code);
+        if steps.iter().any(|step| matches!(step, Step::Restart(_))) {
+            // No snapshot shows that the row was gone.
+            builder = builder.snapshot_interval(SELDOM);
+        }
+        let worker = Running::start(builder);
         self.until_reached(&worker, &work).await?;
         work.keeps_running = true;
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.ran(&work, seen)?;
         let mut work = self.begin(&code, None);
-        self.act(step).await?;
+        for step in steps {
+            self.act(step).await?;
+        }
         let seen = self.look().await?;
         work.target = Some(self.settled_in(&seen));
         self.until_reached(&worker, &work).await?;

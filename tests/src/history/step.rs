@@ -60,8 +60,8 @@ pub enum Append {
     RolledBack,
     /// In a savepoint that is rolled back, after which others are appended and committed.
     Savepoint,
-    /// In a future that is dropped after so many polls.
-    Dropped(u32),
+    /// In a future that is dropped when it is woken after so many polls.
+    Dropped(usize),
 }
 
 /// How an open transaction moves on.
@@ -128,8 +128,8 @@ pub enum Step {
     CrashAfter(usize, Crash),
     /// Tries a consumer's parked events again after so many calls of its handler by a worker.
     RetryAmid(usize, usize),
-    /// Does something while a worker runs that has handled everything settled.
-    Beside(Box<Step>),
+    /// Takes steps while a worker runs that has handled everything settled.
+    Beside(Vec<Step>),
     /// Adds a column to a table that handlers read.
     Alter,
     /// Gives a command for a consumer; the last number chooses among its events and options.
@@ -152,7 +152,10 @@ impl Step {
     /// Steps that do less, for a shorter report.
     pub(super) fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Beside(step) => vec![(**step).clone()],
+            Self::Beside(steps) => match &steps[..] {
+                [step] => vec![step.clone()],
+                _ => without_one(steps).map(Self::Beside).collect(),
+            },
             Self::Append(how, aggregate, scripts) if *how != Append::Plain || scripts.len() > 1 => {
                 let plain = Self::Append(Append::Plain, *aggregate, scripts.clone());
                 let fewer = without_one(scripts);
@@ -210,10 +213,10 @@ impl Release {
     }
 }
 
-/// The scripts without one of them, for each of them.
-fn without_one(scripts: &[Script]) -> impl Iterator<Item = Vec<Script>> {
-    (0..scripts.len()).map(|left_out| {
-        let mut fewer = scripts.to_vec();
+/// A list without one of its elements, for each of them.
+fn without_one<T: Clone>(all: &[T]) -> impl Iterator<Item = Vec<T>> {
+    (0..all.len()).map(|left_out| {
+        let mut fewer = all.to_vec();
         fewer.remove(left_out);
         fewer
     })
@@ -310,14 +313,21 @@ impl Menu {
         let step = self.or_run(step);
         let alters = rng.u32(..4) == 0;
         match rng.u32(..6) {
-            0 if may_be_beside && self.has("beside") => Step::Beside(Box::new(step)),
-            1 if alters && self.has("alter") => Step::Beside(Box::new(Step::Alter)),
+            0 if may_be_beside && self.has("beside") => Step::Beside(vec![step]),
+            // A prepared statement shows that its table has changed when the next event is handled.
+            1 if alters && self.has("alter") => {
+                let next = Step::Append(Append::Plain, rng.usize(..6), vec![Script::Succeed]);
+                Step::Beside(vec![Step::Alter, next])
+            }
             _ => step,
         }
     }
 
     /// Whether a step is possible here, and its kind is not left out.
     fn fits(&self, step: &Step) -> bool {
+        if let Step::Beside(steps) = step {
+            return steps.iter().all(|step| self.fits(step));
+        }
         let name = match step {
             Step::Append(Append::Dropped(_), ..) => "dropped",
             Step::Deploy(consumer, release, _) if release.version > 1 => {
@@ -405,7 +415,7 @@ fn how(rng: &mut Rng) -> Append {
         6..8 => Append::Committed,
         8 => Append::RolledBack,
         9 => Append::Savepoint,
-        _ => Append::Dropped(rng.u32(..300)),
+        _ => Append::Dropped(rng.usize(..12)),
     }
 }
 

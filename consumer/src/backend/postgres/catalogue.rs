@@ -159,7 +159,7 @@ async fn columns(
     Ok(columns?)
 }
 
-/// What a view lacks to be a log.
+/// The requirements of a log that a view does not meet.
 async fn view(
     connection: &mut PgConnection,
     settings: &StoreSettings,

@@ -4,7 +4,8 @@ use crate::backend::{Column, SqlType};
 
 /// A value of the log, `$`, as it is decoded.
 ///
-/// `convert_to`, since a cast of text to `bytea` would read backslashes as escapes.
+/// `convert_to`, since a cast of text to `bytea` would read backslashes as escapes. The cast of JSON to its
+/// own type does nothing, and is an error once the column has become one of bytes, whose text is not JSON.
 pub(super) fn value(column: Column, sql_type: SqlType) -> &'static str {
     match (column, sql_type) {
         (Column::GlobalPosition, SqlType::Integer) => "$::bigint",
@@ -15,9 +16,8 @@ pub(super) fn value(column: Column, sql_type: SqlType) -> &'static str {
         | (Column::TraceId | Column::CorrelationId | Column::CausationId, SqlType::Uuid) => {
             "$::text"
         }
-        (Column::Payload, SqlType::Json | SqlType::Jsonb) => {
-            "convert_to(coalesce($::text, '{}'), 'UTF8')"
-        }
+        (Column::Payload, SqlType::Json) => "convert_to(coalesce($::json::text, '{}'), 'UTF8')",
+        (Column::Payload, SqlType::Jsonb) => "convert_to(coalesce($::jsonb::text, '{}'), 'UTF8')",
         (Column::Payload, SqlType::Text) => "convert_to($, 'UTF8')",
         (Column::CreatedAt, SqlType::Timestamp) => "($ AT TIME ZONE 'UTC')",
         _ => "$",

@@ -1,10 +1,12 @@
 //! Events on Postgres.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, PgPool};
+use uuid::Uuid;
 
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
@@ -18,7 +20,9 @@ use crate::backend::json_text::JsonText;
 use crate::backend::log_rows::{LogRow, LogRows as _};
 use crate::backend::names::Names;
 use crate::backend::version::KNOWN;
-use crate::backend::{Access, Column, Mismatch, ReadRange, Schema, Sql, StoreError, StoreSettings};
+use crate::backend::{
+    Access, Column, Mismatch, ReadRange, Schema, Sql, SqlType, StoreError, StoreSettings,
+};
 use crate::contract::NewEvent;
 use crate::contract::columns::column;
 
@@ -58,6 +62,24 @@ FROM head CROSS JOIN UNNEST($5::uuid[], $6::text[], $7::int[], $8::bytea[], $9::
 -- Positions are drawn in this order, so that they ascend with the versions.
 ORDER BY new.ordinal
 RETURNING {value of global_position}, {value of aggregate_version}, {value of created_at}";
+
+/// Locks the aggregates of types `$1` and ids `$2`, one after the other in this order, so that two
+/// transactions with the same aggregates do not wait for each other.
+///
+/// A row that exists is locked and not changed. A head at 0 is that of an aggregate without events, or
+/// behind those of a program that keeps no heads; an append takes its version from the events then.
+const LOCK_AGGREGATES: &str = "
+INSERT INTO {heads} AS head ({head aggregate_type}, {head aggregate_id}, {head aggregate_version},
+                             updated_at)
+SELECT wanted.aggregate_type, {id of row}, 0, now()
+FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY AS wanted(aggregate_type, aggregate_id, ordinal)
+ORDER BY wanted.ordinal
+ON CONFLICT ({head aggregate_type}, {head aggregate_id}) DO UPDATE
+SET {head aggregate_version} = head.{head aggregate_version}
+WHERE FALSE";
+
+/// By the unique index on ids. The parameter is cast, never the column.
+const FIND_EVENTS: &str = "SELECT {columns} FROM {events} WHERE {event_id} = ANY({ids})";
 
 /// Sent when the transaction commits, once for all its appends.
 const NOTIFY: &str = ", (SELECT pg_notify('consumer_events', '') IS NULL)";
@@ -116,6 +138,8 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, N
 /// The statements that only Postgres has.
 pub struct PgEventStatements {
     append: Sql,
+    lock_aggregates: Sql,
+    find_events: Sql,
     range: RangeStatements,
     #[cfg(feature = "worker")]
     marked_range: RangeStatements,
@@ -206,8 +230,14 @@ impl Events for Postgres {
 
     fn own_statements(settings: &StoreSettings) -> PgEventStatements {
         let notify = if settings.notify { NOTIFY } else { "" };
+        let ids = match settings.schema.type_of(Column::EventId) {
+            SqlType::Text => "$1::uuid[]::text[]",
+            _ => "$1::uuid[]",
+        };
         PgEventStatements {
             append: Sql::new(settings, &format!("{APPEND}{notify}")),
+            lock_aggregates: Sql::new(settings, LOCK_AGGREGATES),
+            find_events: Sql::new(settings, &FIND_EVENTS.replace("{ids}", ids)),
             range: RangeStatements::new(settings, "{range}"),
             #[cfg(feature = "worker")]
             marked_range: RangeStatements::new(settings, WITH_MARKER),
@@ -287,14 +317,39 @@ impl Events for Postgres {
         Ok(())
     }
 
+    fn refuse_unstorable(append: &Append<'_>) -> Result<(), StoreError> {
+        let mut events = append.events.iter().zip(&append.metadata);
+        events.try_for_each(|(event, metadata)| refuse_nul(event, *metadata))
+    }
+
+    async fn lock_aggregates(
+        tx: &mut PgConnection,
+        statements: &EventStatements<Self>,
+        aggregates: &BTreeSet<(&str, &str)>,
+    ) -> Result<(), StoreError> {
+        let (types, ids): (Vec<&str>, Vec<&str>) = aggregates.iter().copied().unzip();
+        let lock = statements.own.lock_aggregates.query().bind(types).bind(ids);
+        lock.execute(tx).await?;
+        Ok(())
+    }
+
+    async fn find_events(
+        connection: &mut PgConnection,
+        statements: &EventStatements<Self>,
+        ids: &[Uuid],
+    ) -> Result<Vec<LogRow>, StoreError> {
+        let mut names = Names::default();
+        let find = statements.own.find_events.query().bind(ids);
+        let rows = find.try_map(|row| Postgres::log_row(&row, &mut names));
+        Ok(rows.fetch_all(connection).await?)
+    }
+
     async fn append(
         tx: &mut PgConnection,
         statements: &EventStatements<Self>,
         append: &Append<'_>,
     ) -> Result<Vec<Placed>, StoreError> {
-        for (event, metadata) in append.events.iter().zip(&append.metadata) {
-            refuse_nul(event, *metadata)?;
-        }
+        Self::refuse_unstorable(append)?;
         let placed = match insert(tx, &statements.own, append).await {
             Ok(placed) => placed,
             Err(error) => return Err(append_error(error, &statements.settings.schema, append)),

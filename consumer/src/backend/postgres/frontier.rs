@@ -14,7 +14,6 @@ use super::connect::{
 };
 use super::events::read_marked;
 use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
-use crate::backend::checkpoints::CheckpointStatements;
 use crate::backend::events::EventStatements;
 use crate::backend::frontier::{
     Blocker, Frontier, FrontierWatch, LOG_STATE, LagStatements, LogState, Observation,
@@ -23,8 +22,8 @@ use crate::backend::log_rows::{LogRow, position};
 use crate::backend::pool::acquire;
 use crate::backend::sql::statements;
 use crate::backend::{
-    Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, SnapshotRow, Sql,
-    StoreError, StoreSettings,
+    Column, FrontierError, Incarnation, LogProblem, Pace, ReadRange, Schema, Sql, StoreError,
+    StoreSettings,
 };
 
 /// Reads the head of the log and, in a bounded window above the frontier `$1`, how far positions follow
@@ -396,27 +395,27 @@ impl FrontierWatch<Postgres> for PgWatch {
         })
     }
 
-    async fn snapshot(
+    async fn read_with(
         &self,
-        statements: &CheckpointStatements,
         connection: &mut PgConnection,
-    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
-        let (log, snapshot) = (&self.statements.log_state, &statements.snapshot);
+        statement: AssertSqlSafe<Arc<str>>,
+    ) -> Result<(LogState, Vec<PgRow>), FrontierError> {
         let script = [
             &*self.sequence.conditions().0,
-            log.as_ref(),
-            snapshot.as_ref(),
+            self.statements.log_state.as_ref(),
+            &*statement.0,
         ];
         let script = AssertSqlSafe(script.join(";\n"));
-        let rows = sqlx::raw_sql(script).fetch_all(connection).await?;
-        let [conditions, log, rows @ ..] = rows.as_slice() else {
+        let mut rows = sqlx::raw_sql(script)
+            .fetch_all(connection)
+            .await?
+            .into_iter();
+        let (Some(conditions), Some(log)) = (rows.next(), rows.next()) else {
             return Err(sqlx::Error::RowNotFound.into());
         };
-        let marker = self.sequence.check(conditions)?;
+        let marker = self.sequence.check(&conditions)?;
         refuse_foreign(Some(marker), self.incarnation)?;
-        let rows: Result<Vec<SnapshotRow>, _> =
-            rows.iter().map(SnapshotRow::decode::<Postgres>).collect();
-        Ok((LogState::decode::<Postgres>(log)?, rows?))
+        Ok((LogState::decode::<Postgres>(&log)?, rows.collect()))
     }
 
     async fn note_first(
@@ -786,7 +785,7 @@ async fn sequence(
     if !sequence.is_readable {
         tracing::warn!(
             sequence = sequence.name,
-            "the role has no SELECT on the sequence of the log, so a log that was reset is only noticed while it is lower than before; `GRANT SELECT ON SEQUENCE {} TO CURRENT_USER` makes it noticed always",
+            "the role has no SELECT on the sequence of the log, so a reset of the log is detected only while its head is below the last settled position; `GRANT SELECT ON SEQUENCE {} TO CURRENT_USER` makes detection exact",
             sequence.name
         );
     }

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
 use crate::backend::{Access, Column, Schema, StoreError, StoreSettings};
 
-/// What a role needs on a table or a sequence.
+/// The privileges that a role needs on a table or a sequence.
 struct Needed<'a> {
     /// The bare name; none for the sequence that the position column draws from.
     name: Option<&'a str>,

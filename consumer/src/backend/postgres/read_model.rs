@@ -2,14 +2,14 @@
 
 use std::mem::replace;
 
-use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
-use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgRow, Postgres};
 
+use crate::backend::driver::PlainQuery;
 use crate::backend::find::find_row;
 use crate::backend::read_model::{
-    Budget, content, list, names, on_conflict, qualified, quoted, select, table_name, values,
-    with_type,
+    Budget, clear, content, list, load_all, names, on_conflict, qualified, quoted, select,
+    statement, table_name, values, with_type,
 };
 use crate::contract::read_model::{
     ColumnError, ColumnRole, ColumnType, FieldError, FindError, Loaded, ReadModelDatabase,
@@ -17,7 +17,7 @@ use crate::contract::read_model::{
 };
 use crate::contract::{BatchFuture, HandlerError};
 
-type Statement = Query<'static, Postgres, PgArguments>;
+type Statement = PlainQuery<Postgres>;
 
 impl ReadModelDatabase for Postgres {
     fn load<'a>(
@@ -41,14 +41,7 @@ impl ReadModelDatabase for Postgres {
         connection: &'a mut PgConnection,
         table: &'a VersionTable<'a>,
     ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table();
-            let query = statement(select(columns, &table_name(table, None)));
-            // Only tests read all rows: no connection needs to keep the statement.
-            let rows = query.persistent(false).fetch_all(connection).await?;
-            let rows = rows.iter().map(|row| values::<Postgres>(columns, row));
-            Ok(rows.collect::<Result<_, sqlx::Error>>()?)
-        })
+        load_all::<Self>(connection, table, None)
     }
 
     fn insert<'a>(
@@ -84,11 +77,7 @@ impl ReadModelDatabase for Postgres {
         tx: &'a mut PgConnection,
         table: &'a VersionTable<'a>,
     ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let clear = format!("DELETE FROM {}", table_name(table, None));
-            statement(clear).execute(tx).await?;
-            Ok(())
-        })
+        clear::<Self>(tx, table, None)
     }
 
     fn find<'a>(
@@ -120,11 +109,6 @@ async fn write(
         Some(changed) => Err(changed_by_database(columns, &changed)?),
         None => Ok(()),
     }
-}
-
-/// The texts consist of names, which are quoted, and of types, which are constants of the program.
-fn statement(text: String) -> Statement {
-    sqlx::query(AssertSqlSafe(text))
 }
 
 fn load_text(table: &VersionTable<'_>) -> String {

@@ -1,5 +1,6 @@
 //! Events on SQLite.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::iter;
 use std::ops::RangeInclusive;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use uuid::Uuid;
 
 use super::{catalogue, connect, migrations};
 use crate::backend::append::{Append, Placed};
@@ -28,6 +30,10 @@ const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 /// read and then wants to write fails when another one wrote in between, instead of waiting.
 const TAKE_TURN: &str = "
     UPDATE {heads} SET {head aggregate_version} = {head aggregate_version} WHERE {head aggregate}";
+
+/// By the unique index on ids, which come as a JSON array.
+const FIND_EVENTS: &str = "
+    SELECT {columns} FROM {events} WHERE {event_id} IN (SELECT value FROM json_each($1))";
 
 const INSERT: &str = "
     INSERT INTO {events} ({inserted columns}) VALUES";
@@ -81,6 +87,7 @@ const READ_POSITIONS: &str = "
 /// The statements that only SQLite has.
 pub struct SqliteEventStatements {
     take_turn: Sql,
+    find_events: Sql,
     insert: Sql,
     returning: Sql,
     move_head: Sql,
@@ -96,6 +103,7 @@ impl SqliteEventStatements {
         let sized = |template: &str| Sql::new(settings, &template.replace("{size}", SIZE));
         Self {
             take_turn: Sql::new(settings, TAKE_TURN),
+            find_events: Sql::new(settings, FIND_EVENTS),
             insert: Sql::new(settings, INSERT),
             returning: Sql::new(settings, RETURNING),
             move_head: Sql::new(settings, MOVE_HEAD),
@@ -253,6 +261,33 @@ impl Events for Sqlite {
         schema: &Schema,
     ) -> Result<(), StoreError> {
         migrations::check_positions(connection, schema).await
+    }
+
+    fn refuse_unstorable(_append: &Append<'_>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn lock_aggregates(
+        tx: &mut SqliteConnection,
+        statements: &EventStatements<Self>,
+        aggregates: &BTreeSet<(&str, &str)>,
+    ) -> Result<(), StoreError> {
+        // There is one lock, for the whole file.
+        if let Some(aggregate) = aggregates.first() {
+            let take_turn = on_aggregate::<Self>(&statements.own.take_turn, *aggregate);
+            take_turn.execute(tx).await?;
+        }
+        Ok(())
+    }
+
+    async fn find_events(
+        connection: &mut SqliteConnection,
+        statements: &EventStatements<Self>,
+        ids: &[Uuid],
+    ) -> Result<Vec<LogRow>, StoreError> {
+        let ids = serde_json::to_string(ids).unwrap_or_default();
+        let find = statements.own.find_events.on().bind(&*ids);
+        fetch_events::<Self>(connection, find).await
     }
 
     async fn append(

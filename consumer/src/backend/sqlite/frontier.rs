@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{Sqlite, SqliteConnection};
-use sqlx::{Row as _, SqlitePool};
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 use tokio::sync::Notify;
 
-use crate::backend::checkpoints::{CheckpointStatements, Checkpoints as _};
 use crate::backend::events::{EventStatements, Events as _};
 use crate::backend::frontier::{
     Blocker, Frontier, FrontierWatch, LOG_STATE, LogState, Observation,
 };
 use crate::backend::log_rows::LogRow;
 use crate::backend::{
-    FrontierError, Incarnation, LogProblem, ReadRange, SnapshotRow, Sql, StoreError, StoreSettings,
+    FrontierError, Incarnation, LogProblem, ReadRange, Sql, StoreError, StoreSettings,
 };
 
 const HEAD: &str = "
@@ -173,15 +172,16 @@ impl FrontierWatch<Sqlite> for SqliteWatch {
         })
     }
 
-    async fn snapshot(
+    async fn read_with(
         &self,
-        statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
-    ) -> Result<(LogState, Vec<SnapshotRow>), FrontierError> {
+        statement: AssertSqlSafe<Arc<str>>,
+    ) -> Result<(LogState, Vec<SqliteRow>), FrontierError> {
         let log = self.log_state.on::<Sqlite>();
         let log = log.fetch_optional(connection).await?;
         let log = LogState::decode::<Sqlite>(&log.ok_or(sqlx::Error::RowNotFound)?)?;
-        Ok((log, Sqlite::snapshot(statements, connection).await?))
+        let rows = sqlx::raw_sql(statement).fetch_all(connection).await?;
+        Ok((log, rows))
     }
 
     async fn note_first(

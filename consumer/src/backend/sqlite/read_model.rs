@@ -2,20 +2,20 @@
 
 use std::mem::replace;
 
-use sqlx::AssertSqlSafe;
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
+use sqlx::sqlite::{Sqlite, SqliteConnection};
 
+use crate::backend::driver::PlainQuery;
 use crate::backend::find::find_row;
 use crate::backend::read_model::{
-    Budget, content, names, on_conflict, qualified, select, table_name, values, with_type,
+    Budget, clear, content, load_all, names, on_conflict, qualified, select, statement, table_name,
+    values, with_type,
 };
 use crate::contract::read_model::{
     ColumnType, FindError, Loaded, ReadModelDatabase, Table, TableColumn, Value, VersionTable,
 };
 use crate::contract::{BatchFuture, HandlerError};
 
-type Statement = Query<'static, Sqlite, SqliteArguments>;
+type Statement = PlainQuery<Sqlite>;
 
 /// The schema of the database's own file: a temporary table of the same name must not come first.
 const MAIN: Option<&str> = Some("main");
@@ -55,13 +55,7 @@ impl ReadModelDatabase for Sqlite {
         connection: &'a mut SqliteConnection,
         table: &'a VersionTable<'a>,
     ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table();
-            let query = statement(select(columns, &table_name(table, MAIN)));
-            let rows = query.fetch_all(connection).await?;
-            let rows = rows.iter().map(|row| values::<Sqlite>(columns, row));
-            Ok(rows.collect::<Result<_, sqlx::Error>>()?)
-        })
+        load_all::<Self>(connection, table, MAIN)
     }
 
     fn insert<'a>(
@@ -97,11 +91,7 @@ impl ReadModelDatabase for Sqlite {
         tx: &'a mut SqliteConnection,
         table: &'a VersionTable<'a>,
     ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let clear = format!("DELETE FROM {}", table_name(table, MAIN));
-            statement(clear).execute(tx).await?;
-            Ok(())
-        })
+        clear::<Self>(tx, table, MAIN)
     }
 
     fn find<'a>(
@@ -131,11 +121,6 @@ async fn write(
         format!("INSERT INTO {name} ({names}) VALUES {values}{on_conflict}")
     };
     execute_all(tx, columns, rows, text).await
-}
-
-/// The texts consist of names, which are quoted.
-fn statement(text: String) -> Statement {
-    sqlx::query(AssertSqlSafe(text))
 }
 
 /// Divides rows into those of one statement each. Their numbers are powers of two, so that there are few

@@ -125,6 +125,8 @@ const MANY_NEW: usize = 500;
 /// }
 /// ```
 ///
+/// The guide [`read_models`](crate::guide::read_models#by-hand) has one that writes SQL as well.
+///
 /// # Errors
 /// Reports the event that a handler failed on, or all of them if a statement failed. The caller has to
 /// roll back: rows may have been written.

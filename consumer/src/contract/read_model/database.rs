@@ -1,4 +1,4 @@
-//! What a database does for read models.
+//! The operations of a database on read models.
 
 use sqlx::Database;
 
@@ -7,7 +7,7 @@ use super::table::{Table, VersionTable};
 use super::value::Value;
 use crate::contract::{BatchFuture, HandlerError};
 
-/// What [`ReadModelDatabase::load`] has read.
+/// The rows that [`ReadModelDatabase::load`] has read.
 #[derive(Debug)]
 pub enum Loaded {
     /// All rows.

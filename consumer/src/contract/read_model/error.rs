@@ -34,7 +34,7 @@ pub enum FieldError {
         text: String,
         /// The type of the field.
         type_name: &'static str,
-        /// What the type's `FromStr` returned.
+        /// The error of the type's `FromStr`.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
@@ -51,9 +51,9 @@ pub enum FieldError {
     /// A column holds a value of another type than the field.
     #[error("the column holds {found}, but the field is {expected}")]
     OtherType {
-        /// What the field's type needs.
+        /// The type of column that the field needs.
         expected: &'static str,
-        /// What was found.
+        /// The type of the value that was found.
         found: &'static str,
     },
 }
@@ -79,7 +79,7 @@ pub struct KeyError {
     pub id: String,
     /// The type of the key.
     pub type_name: &'static str,
-    /// What the type's `FromStr` returned.
+    /// The error of the type's `FromStr`.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
 }

@@ -39,15 +39,15 @@ pub struct Table {
 pub struct TableColumn {
     /// The name.
     pub name: &'static str,
-    /// What it holds.
+    /// The type of its values.
     pub column_type: ColumnType,
     /// Whether it may be NULL.
     pub nullable: bool,
-    /// What it is for.
+    /// Its role.
     pub role: ColumnRole,
 }
 
-/// What a column is for.
+/// The role of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ColumnRole {

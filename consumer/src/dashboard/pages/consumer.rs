@@ -7,8 +7,8 @@ use maud::{Markup, html};
 
 use super::failure;
 use super::layout::{Section, content, freshness, name, page};
-use crate::admin::problems::problems_besides_failures;
-use crate::admin::text::{count, number, rate};
+use crate::admin::problems::{on_command_line, problems_besides_failures};
+use crate::admin::text::{count, duration, number, rate};
 use crate::admin::{ConsumerState, ConsumerStatus, Failing, SegmentStatus};
 use crate::backend::{Backend, ConsumerId, LogRow, readable_event};
 use crate::contract::{OnError, Settings, StartFrom, chain};
@@ -19,9 +19,12 @@ use crate::dashboard::options::ActionKind;
 use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::{Base, ConsumerPath};
-use crate::dashboard::words::{ago, date, events, or_dash, state, tone};
+use crate::dashboard::words::{ago, date, events, or_dash, process, prose, state, tone, tone_of};
 use crate::registry::Declaration;
 use crate::registry::entry::declared;
+
+/// The segments show which process each has.
+const MOST_WORKERS: usize = 3;
 
 pub(crate) async fn consumer<DB: Backend>(
     State(app): State<Shared<DB>>,
@@ -41,7 +44,7 @@ pub(crate) async fn consumer<DB: Backend>(
         snapshot: &snapshot,
         base: &base,
     };
-    let event = match one.failing.as_ref().and_then(|failing| failing.position) {
+    let event = match view.position() {
         Some(position) => app.admin.event_at(position).await.map_err(Box::new),
         None => Ok(None),
     };
@@ -50,7 +53,7 @@ pub(crate) async fn consumer<DB: Backend>(
         (view.heading())
         (actions(&app, &request, &view))
         (view.facts())
-        @if let Some(failing) = &one.failing { (view.failing(failing, &event)) }
+        (view.obstacle(&event))
         (view.segments())
         (view.handlers())
         (view.settings())
@@ -61,11 +64,18 @@ pub(crate) async fn consumer<DB: Backend>(
 /// What the request may do.
 fn actions<DB: Backend>(app: &App<DB>, request: &Parts, view: &View<'_>) -> Markup {
     let possible = view.possible(app.admin.can_reset(view.id));
-    let allowed = app.allowed(request, view.id, possible);
+    let allowed = app.allowed(request, view.id, possible.iter().copied());
     html! {
         section #actions data-live aria-label="Actions" {
             @if app.is_read_only() {
-                p.muted { "Read-only: use the commands, such as " code { "status" } ", " code { "park" } " and " code { "resume" } "." }
+                p.muted {
+                    "Read-only. On the command line: "
+                    @for (index, kind) in possible.iter().enumerate() {
+                        @if index > 0 { ", " }
+                        code { (command(*kind, view.id)) }
+                    }
+                    @if possible.is_empty() { code { "status" } }
+                }
             } @else if !allowed.is_empty() {
                 (forms(view.base, view.id, &app.tokens.issue(), &allowed))
             }
@@ -89,6 +99,15 @@ impl View<'_> {
         consumers.filter(|other| other.name == self.one.name)
     }
 
+    /// The event that keeps it from continuing.
+    fn position(&self) -> Option<i64> {
+        let failing = self.one.failing.as_ref();
+        let waiting_for = self.one.waiting_for.as_ref();
+        failing
+            .and_then(|failing| failing.position)
+            .or(waiting_for.map(|event| event.position))
+    }
+
     fn head(&self) -> i64 {
         let status = self.snapshot.status.as_ref();
         status.map_or(0, |status| status.frontier.head)
@@ -109,7 +128,7 @@ impl View<'_> {
                 kinds.extend([ActionKind::Park { position }, ActionKind::Skip { position }]);
             }
             ConsumerState::Paused => kinds.push(ActionKind::Resume),
-            ConsumerState::OtherLog { .. } => return kinds,
+            ConsumerState::OtherLog { .. } | ConsumerState::New | ConsumerState::HeldBack(_) => {}
             ConsumerState::ScopeChanged { .. } => kinds.push(ActionKind::AcceptScope),
             _ => kinds.push(ActionKind::Pause),
         }
@@ -142,7 +161,7 @@ impl View<'_> {
             div.heading {
                 h1 {
                     (name(self.id))
-                    " " span #state data-live class={ "state " (tone(&self.one.state)) } { (state(&self.one.state)) }
+                    " " span #state data-live class={ "state " (tone_of(self.one)) } { (self.one.word()) }
                 }
                 (freshness(self.snapshot))
             }
@@ -153,7 +172,7 @@ impl View<'_> {
                         a href=(self.base.consumer(&id)) aria-current=[(id == *self.id).then_some("page")] {
                             "v" (id.version)
                             @if version.is_active { " active" }
-                            " · " (state(&version.state))
+                            " · " (version.word())
                             @if version.lag.events > 0 { " · " (events(version.lag, version.position, self.head())) " behind" }
                         }
                     }
@@ -186,13 +205,16 @@ impl View<'_> {
                         } @else { "none" }
                     } }
                     div { dt { "Last save" } dd { (ago(one.saved_ago)) } }
-                    @if let Some(worker) = one.workers.first() {
-                        div { dt { "Last worker" } dd { (worker.pid) " on " bdi { (worker.host) } ", release " bdi { (worker.release) } } }
+                    @for worker in one.workers.iter().take(MOST_WORKERS) {
+                        div { dt { "Batch " (ago(Some(worker.seen_ago))) } dd { bdi { (process(worker)) } ", release " bdi { (worker.release) } } }
+                    }
+                    @if let Some(others @ 1..) = one.workers.len().checked_sub(MOST_WORKERS) {
+                        div { dt { "Other workers" } dd { a href=(self.base.named("processes")) { (number(others)) } } }
                     }
                 }
                 (self.rebuild())
                 @for problem in problems_besides_failures(one) {
-                    p.banner.warn { bdi { (problem) } }
+                    p.banner.warn { (prose(problem.text())) }
                 }
             }
         }
@@ -230,32 +252,51 @@ impl View<'_> {
         #[allow(clippy::cast_precision_loss)] // an estimate
         let seconds = self.one.lag.events as f64 / rate;
         let left = std::time::Duration::try_from_secs_f64(seconds).ok()?;
-        Some(crate::admin::text::duration(left))
+        Some(duration(left))
     }
 
-    /// The event that failed last, with its content and the error.
-    fn failing(&self, failing: &Failing, event: &Result<Option<LogRow>, String>) -> Markup {
+    /// The event that keeps it from continuing, with its content and the error.
+    fn obstacle(&self, event: &Result<Option<LogRow>, String>) -> Markup {
+        let is_waiting = self.one.failing.is_none();
+        if is_waiting && self.one.waiting_for.is_none() {
+            return html! {};
+        }
+        let verb = if is_waiting { "Waits" } else { "Fails" };
         html! {
-            section.panel.trouble #failing data-live aria-labelledby="failing-title" {
-                h2 #failing-title {
-                    @match failing.position {
-                        Some(position) => { "Fails at event " a href=(self.base.event(position)) { (number(position)) } },
-                        None => "Fails",
-                    }
+            section.panel.trouble.warn[is_waiting] #obstacle data-live aria-labelledby="obstacle-title" {
+                h2 #obstacle-title {
+                    (verb)
+                    @if let Some(position) = self.position() { " at event " a href=(self.base.event(position)) { (number(position)) } }
                 }
-                p { "Failed " (count(failing.attempts.into(), "time"))
-                    @if let Some(wait) = failing.retry_in { ", next attempt in " (crate::admin::text::duration(wait)) } }
-                pre.error tabindex="0" role="region" aria-label="Error" { bdi { (failing.error) } }
+                @if let Some(failing) = &self.one.failing { (self.failure(failing)) }
                 @match event {
-                    Ok(Some(row)) => (self.failing_event(row)),
-                    Ok(None) => @if failing.position.is_some() { p.muted { "The log no longer has the event." } },
-                    Err(error) => p.banner.bad { "The event could not be read: " (error) },
+                    Ok(Some(row)) => (self.event(row)),
+                    Ok(None) => @if self.position().is_some() { p.muted { "The log no longer has the event." } },
+                    Err(error) => p.banner.bad { "The event could not be read: " (prose(error)) },
                 }
             }
         }
     }
 
-    fn failing_event(&self, row: &LogRow) -> Markup {
+    fn failure(&self, failing: &Failing) -> Markup {
+        html! {
+            p { "Failed " (count(failing.attempts.into(), "time")) ", last " (ago(Some(failing.failed_ago)))
+                @if let Some(wait) = failing.retry_in { ", next attempt in " (duration(wait)) } }
+            @if !self.one.failed_releases.is_empty() {
+                p.muted {
+                    "In " (if self.one.failed_releases.len() == 1 { "release" } else { "the releases" }) " "
+                    @for (index, release) in self.one.failed_releases.iter().enumerate() {
+                        @if index > 0 { ", " }
+                        bdi { (release) }
+                    }
+                    "; another release tries it once."
+                }
+            }
+            pre.error tabindex="0" role="region" aria-label="Error" { bdi { (failing.error) } }
+        }
+    }
+
+    fn event(&self, row: &LogRow) -> Markup {
         let event = readable_event(row);
         let (kind, id) = (&*event.aggregate_type, event.aggregate_id.as_str());
         let shown = show(&event.payload);
@@ -286,7 +327,7 @@ impl View<'_> {
                     table {
                         thead { tr {
                             th scope="col" { "Slices" } th scope="col" { "State" } th.number scope="col" { "Checkpoint" }
-                            th.number scope="col" { "Parked" } th scope="col" { "Last save" }
+                            th.number scope="col" { "Parked" } th scope="col" { "Last save" } th scope="col" { "By" }
                         } }
                         tbody { @for segment in &one.segments { (segment_row(segment)) } }
                     }
@@ -310,7 +351,7 @@ impl View<'_> {
                     } }
                     @if let Some(group) = declaration.group { div { dt { "Group" } dd { bdi { (group) } } } }
                     div { dt { "Scope" } dd { (scope(&declaration.scope)) } }
-                    @if let Some(table) = declaration.read_model { div { dt { "Read model" } dd { code { (table.name) } } } }
+                    @if let Some(table) = declaration.read_model { div { dt { "Read model" } dd { code { (table.name) } ", table " code { (table.name) "_v" (self.id.version) } } } }
                 }
                 @if let Some(entry) = entry {
                     table {
@@ -355,7 +396,21 @@ fn segment_row(segment: &SegmentStatus) -> Markup {
             td.number data-label="Checkpoint" { (number(segment.position)) }
             td.number data-label="Parked" { @if segment.parked > 0 { (number(segment.parked)) } @else { "–" } }
             td data-label="Last save" { (ago(segment.saved_ago)) }
+            td.by data-label="By" { @match &segment.worker { Some(worker) => bdi { (process(worker)) }, None => "–" } }
         }
+    }
+}
+
+/// The command that does the same.
+fn command(kind: ActionKind, consumer: &ConsumerId) -> String {
+    let name = on_command_line(consumer);
+    match kind {
+        ActionKind::Park { position } | ActionKind::Skip { position } => {
+            format!("{} {name} {position}", kind.name())
+        }
+        ActionKind::RetryParked { .. } => format!("parked retry {name}"),
+        ActionKind::Activate { .. } => format!("activate {} {}", consumer.name, consumer.version),
+        _ => format!("{} {name}", kind.name()),
     }
 }
 
@@ -367,7 +422,6 @@ fn scope(kinds: &[std::sync::Arc<str>]) -> String {
 }
 
 fn settings(settings: &Settings) -> [(&'static str, String); 8] {
-    let time = crate::admin::text::duration;
     let on_error = match settings.on_error {
         OnError::Stop => "stop",
         OnError::Park => "park",
@@ -384,14 +438,14 @@ fn settings(settings: &Settings) -> [(&'static str, String); 8] {
         ("Retries", settings.retries.to_string()),
         (
             "Backoff",
-            format!("{} to {}", time(backoff.min), time(backoff.max)),
+            format!("{} to {}", duration(backoff.min), duration(backoff.max)),
         ),
         ("Starts from", start_from.to_owned()),
         ("Batch size", number(settings.batch_size)),
-        ("Batch time", time(settings.batch_time)),
+        ("Batch time", duration(settings.batch_time)),
         (
             "Handler timeout",
-            limit.map_or_else(|| "none".to_owned(), time),
+            limit.map_or_else(|| "none".to_owned(), duration),
         ),
         ("Segments", settings.segments.to_string()),
     ]

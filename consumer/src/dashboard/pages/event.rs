@@ -19,7 +19,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::{Base, EventPath, IdPath, with_query};
-use crate::dashboard::words::date;
+use crate::dashboard::words::{date, prose};
 
 /// How far around an event the others of its correlation are looked for.
 const AROUND: i64 = 2_500;
@@ -139,7 +139,7 @@ fn consumers(
             @match explanation {
                 None => p.muted { "Choose a consumer to see whether it has handled the event, and which handler takes it." },
                 Some(Ok(explanation)) => (explained(explanation)),
-                Some(Err(error)) => p.banner.bad role="alert" { (chain(error)) },
+                Some(Err(error)) => p.banner.bad role="alert" { (prose(&chain(error).to_string())) },
             }
             ul.choices {
                 @for one in snapshot.consumers() {
@@ -158,10 +158,10 @@ fn consumers(
 
 fn explained(explanation: &Explanation) -> Markup {
     html! {
-        p.outcome { (explanation.outcome) }
+        p.outcome { (prose(&explanation.outcome.to_string())) }
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
-            div { dt { "Next time" } dd { @if explanation.is_replay { "a replay" } @else { "not a replay" } } }
+            div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }
             @for handler in &explanation.handlers {
                 div { dt { "Handler" } dd { code { (handler.method) } " at " code { (handler.file) ":" (handler.line) } } }
             }

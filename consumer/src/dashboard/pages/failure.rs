@@ -10,6 +10,7 @@ use crate::backend::ConsumerId;
 use crate::contract::chain;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
+use crate::dashboard::words::prose;
 
 /// A page with a message and a way on.
 pub(crate) fn failure(
@@ -29,7 +30,7 @@ pub(crate) fn failure(
 
 /// The database, or the tables, cannot be used.
 pub(crate) fn failed(base: &Base, error: &AdminError) -> Response {
-    let message = html! { (chain(error)) };
+    let message = prose(&chain(error).to_string());
     let status = StatusCode::SERVICE_UNAVAILABLE;
     failure(base, status, "Not available", &message, &base.overview())
 }

@@ -7,7 +7,7 @@ use crate::backend::ConsumerId;
 use crate::dashboard::payload::Shown;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{bytes, clock};
+use crate::dashboard::words::{bytes, clock, prose};
 
 /// The entry of the navigation that a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(crate) fn freshness(snapshot: &Snapshot) -> Markup {
         div #freshness data-live {
             @match &snapshot.error {
                 Some(error) => p.banner.bad role="alert" {
-                    "The state could not be read at " (clock(snapshot.at)) ": " (error)
+                    "The state could not be read at " (clock(snapshot.at)) ": " (prose(error))
                     @if snapshot.status.is_some() { ". This is the last one known." }
                 },
                 None => p.muted.updated { "as of " (clock(snapshot.at)) },

@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::layout::{Section, freshness, page};
 use crate::admin::text::{count, number, rate};
-use crate::admin::{ConsumerStatus, FrontierStatus};
+use crate::admin::{ConsumerStatus, FrontierStatus, WorkerStatus, processes_of};
 use crate::backend::Backend;
 use crate::dashboard::app::Shared;
 use crate::dashboard::figures::{slices, sparkline, strip};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, events, or_dash, state, tone, trouble};
+use crate::dashboard::words::{ago, events, or_dash, process, prose, tone_of, trouble};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +79,7 @@ pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
     }
 }
 
-/// The consumers for which someone has to act.
+/// The consumers that need attention.
 fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
     const SHOWN: usize = 12;
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
@@ -93,20 +93,24 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
                 @if consumers.is_empty() {
                     "No consumer has run on this log, and this program contains none."
                 } @else if troubled.is_empty() {
-                    (count(consumers.len() as u64, "consumer")) ", none in trouble"
+                    (count(consumers.len() as u64, "consumer")) ", no problems"
                 } @else {
                     strong { (count(troubled.len() as u64, "consumer")) }
                     @if troubled.len() == 1 { " needs attention" } @else { " need attention" }
                 }
                 @if parked > 0 { " · " (count(parked, "parked event")) }
+                @if let Some((latest, _)) = processes_of(consumers).first() {
+                    " · last batch " (ago(Some(latest.seen_ago))) " by "
+                    a href=(base.named("processes")) { bdi { (process(latest)) } }
+                }
             }
             @if !troubled.is_empty() {
                 ul.attention {
                     @for (one, why) in troubled.iter().take(SHOWN) {
                         li {
-                            span class={ "state " (tone(&one.state)) } { (state(&one.state)) }
+                            span class={ "state " (tone_of(one)) } { (one.word()) }
                             " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
-                            " " span.why { bdi { (why) } }
+                            " " span.why { (prose(why)) }
                         }
                     }
                     @if troubled.len() > SHOWN {
@@ -149,6 +153,7 @@ fn table(shown: &[&ConsumerStatus], is_empty: bool, snapshot: &Snapshot, base: &
                         th scope="col" { "Slices" }
                         th.number scope="col" { "Parked" }
                         th scope="col" { "Last save" }
+                        th scope="col" { "By" }
                     } }
                     tbody {
                         @for versions in shown.chunk_by(|one, next| one.name == next.name) {
@@ -180,7 +185,7 @@ fn row(
                 @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
-            td data-label="State" { span class={ "state " (tone(&one.state)) } { (state(&one.state)) } }
+            td data-label="State" { span class={ "state " (tone_of(one)) } { (one.word()) } }
             td.number data-label="Lag" { (events(one.lag, one.position, head)) }
             td.number data-label="Behind" { (or_dash(one.lag.time)) }
             td.rate data-label="Rate" {
@@ -188,13 +193,29 @@ fn row(
                 span { @match one.rate { Some(now) => (rate(now)), None => "–" } }
             }
             td.slices-cell data-label="Slices" {
-                (slices(&one.segments, head))
-                span { (number(one.segments.len())) }
+                @if one.segments.is_empty() { "–" } @else {
+                    (slices(&one.segments, head))
+                    span { (number(one.segments.len())) }
+                }
             }
             td.number data-label="Parked" {
                 @if one.parked > 0 { a href=(base.of_consumer(&id, "parked")) { (number(one.parked)) } } @else { "–" }
             }
             td data-label="Last save" { (ago(one.saved_ago)) }
+            td.by data-label="By" { (workers(&one.workers)) }
+        }
+    }
+}
+
+/// The process that handled events last, and how many others did.
+fn workers(workers: &[WorkerStatus]) -> Markup {
+    html! {
+        @match workers {
+            [] => "–",
+            [last, others @ ..] => {
+                bdi { (process(last)) }
+                @if !others.is_empty() { " and " (count(others.len() as u64, "other")) }
+            }
         }
     }
 }

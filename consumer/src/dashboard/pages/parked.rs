@@ -45,6 +45,7 @@ pub(crate) async fn parked<DB: Backend>(
         id: &id,
         base: &base,
         token: app.tokens.issue(),
+        has_more,
         can_retry: app.admin.declaration(&id).is_some(),
     };
     let content = html! {
@@ -85,6 +86,8 @@ struct View<'a> {
     id: &'a ConsumerId,
     base: &'a Base,
     token: String,
+    /// Whether there are later parked events, possibly of the same aggregates.
+    has_more: bool,
     can_retry: bool,
 }
 
@@ -111,7 +114,7 @@ impl View<'_> {
             section.panel.parked {
                 div.heading {
                     h2 { a href=(self.base.events(&[("type", kind), ("id", id)])) { bdi { (kind) } " " bdi { (id) } } }
-                    span.muted { (count(events.len() as u64, "event")) }
+                    span.muted { (count(events.len() as u64, "event")) @if self.has_more { " on this page" } }
                     div.actions { @for kind in allowed { (form(self.base, self.id, &self.token, kind)) } }
                 }
                 ol {

@@ -12,7 +12,7 @@ use crate::admin::{ConsumerStatus, SegmentStatus, processes_of};
 use crate::backend::{Backend, ConsumerId};
 use crate::dashboard::app::Shared;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, state, tone};
+use crate::dashboard::words::{ago, process, state, tone};
 
 /// The most rows of a table.
 const SHOWN: usize = 500;
@@ -25,9 +25,12 @@ pub(crate) async fn processes<DB: Backend>(
     let activity = activity(snapshot.consumers());
     let content = html! {
         div.heading { h1 { "Processes" } (freshness(&snapshot)) }
-        p.muted { "By the latest saves of their batches: a process without events to handle saves nothing." }
+        p.muted { "A process is known by the batches that it saved: one that has no events to handle saves nothing." }
         div #processes data-live {
-            @if let Some(table) = table_of_processes(snapshot.consumers(), &base) { (table) }
+            @match table_of_processes(snapshot.consumers(), &base) {
+                Some(table) => (table),
+                None => p.empty { "No process has handled an event yet." },
+            }
         }
         h2 { "Segments" }
         div #activity data-live {
@@ -52,8 +55,8 @@ fn table_of_processes(consumers: &[ConsumerStatus], base: &Base) -> Option<Marku
                 tbody {
                     @for (worker, consumers) in processes.iter().take(SHOWN) {
                         tr {
-                            th scope="row" { (worker.pid) " on " (worker.host) }
-                            td data-label="Release" { (worker.release) }
+                            th scope="row" { bdi { (process(worker)) } }
+                            td data-label="Release" { bdi { (worker.release) } }
                             td data-label="Last batch" { (ago(Some(worker.seen_ago))) }
                             td data-label="Consumers" {
                                 @for (index, one) in consumers.iter().enumerate() {
@@ -89,7 +92,7 @@ fn table(activity: &[Active<'_>], base: &Base) -> Markup {
             caption.hidden { "Segments, those with the latest save first" }
             thead { tr {
                 th scope="col" { "Consumer" } th scope="col" { "Slices" } th scope="col" { "State" }
-                th.number scope="col" { "Checkpoint" } th scope="col" { "Last save" }
+                th.number scope="col" { "Checkpoint" } th scope="col" { "Last save" } th scope="col" { "By" }
             } }
             tbody {
                 @for (id, segment) in activity.iter().take(SHOWN) {
@@ -99,6 +102,7 @@ fn table(activity: &[Active<'_>], base: &Base) -> Markup {
                         td data-label="State" { span class={ "state " (tone(&segment.state)) } { (state(&segment.state)) } }
                         td.number data-label="Checkpoint" { (number(segment.position)) }
                         td data-label="Last save" { (ago(segment.saved_ago)) }
+                        td.by data-label="By" { @match &segment.worker { Some(worker) => bdi { (process(worker)) }, None => "–" } }
                     }
                 }
             }

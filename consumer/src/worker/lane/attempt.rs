@@ -19,7 +19,7 @@ use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::{
-    AttemptError, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
+    AttemptError, End, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
     is_claim_timeout, is_of_session, is_refusal_of_commit, refused_commit, unusable_session,
 };
 use crate::worker::lane::parking::{Division, MAX_PARKED};
@@ -33,7 +33,7 @@ use crate::worker::timeouts::{Timeouts, after};
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
 
-/// What to do where other clients share the server's connection.
+/// Advice where other clients share the server's connection.
 const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
 
 /// One attempt at a job.
@@ -292,7 +292,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         Ok(Some(self.ledger(tx, claim).await?.run(events)))
     }
 
-    /// What any version of the consumer has handled after the checkpoint.
+    /// The events that any version of the consumer has handled after the checkpoint.
     async fn ledger(
         &self,
         tx: &mut Transaction<'_, DB>,
@@ -477,7 +477,7 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 }
 
-/// What the end of a handler means for its job.
+/// The consequence of a handler's end for its job.
 enum Handled {
     /// Every event before this index is handled.
     UpTo(usize),
@@ -507,7 +507,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 keep_alive::<DB, _>(tx, self.shared.options.claim_timeout, handler).await?
             }
         };
-        let mut ended_by = guard.violation();
+        let mut ended_by = guard.violation().map(End::With);
         let mut remains = Remains::Open;
         if let Err(failure) = &handled
             && !failure.timed_out
@@ -515,7 +515,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         {
             remains = self.shared.answer(look_at(tx, &ready.claim)).await?;
             if remains == Remains::Nothing {
-                ended_by = Some("COMMIT or ROLLBACK");
+                ended_by = Some(End::Unseen);
             }
         }
         guard.allow_end(true);
@@ -576,17 +576,17 @@ impl<DB: Backend> Attempt<'_, DB> {
         supervise(consumer, &ready.cx, connection, events, take, limits).await
     }
 
-    /// Determines what the end of a handler means. `ended_by` is the statement with which it ended
-    /// the transaction, if it did.
+    /// Determines what the end of a handler means. `ended_by` is how it ended the transaction, if it
+    /// did.
     fn judge(
         &self,
         ready: &Ready,
         handled: Result<usize, (Verdict, HandlerFailure)>,
-        ended_by: Option<&'static str>,
+        ended_by: Option<End>,
     ) -> Result<Handled, AttemptError> {
-        let ended = |statement| Err(AttemptError::ended_transaction(&ready.claim, statement));
+        let ended = |end| Err(AttemptError::ended_transaction(&ready.claim, end));
         let (Verdict { kind, text }, failure) = match (handled, ended_by) {
-            (Ok(_), Some(statement)) => return ended(statement),
+            (Ok(_), Some(end)) => return ended(end),
             (Ok(handled), None) => {
                 let index = ready.division.index(handled, ready.run.take);
                 return Ok(Handled::UpTo(index));
@@ -599,7 +599,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             (ErrorKind::Transient, Some(_)) if !DB::HOLDS_CLAIMS => {
                 Err(AttemptError::Database(text))
             }
-            (_, Some(statement)) => ended(statement),
+            (_, Some(end)) => ended(end),
             (ErrorKind::StalePlan, None) => {
                 let outcome = self.failed(ready, &failure, text);
                 Ok(Handled::OnStalePlan(outcome))
@@ -676,10 +676,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 }
                 Err(error) => Err(error.into()),
             },
-            Ok(false) => {
-                let statement = "COMMIT or ROLLBACK";
-                Err(AttemptError::ended_transaction(&ready.claim, statement))
-            }
+            Ok(false) => Err(AttemptError::ended_transaction(&ready.claim, End::Unseen)),
             Err(error) if is_of_session::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, unusable_session(&error));
                 let outcome = shared.answer(undo(tx, ended_well, outcome)).await?;

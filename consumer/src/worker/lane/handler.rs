@@ -159,7 +159,7 @@ fn locate(cx: &Context, batch: &[PersistedEvent], error: &str) -> BatchError {
     }
 }
 
-/// What a panic of a handler says.
+/// The message of a handler's panic.
 pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
     format!("the handler panicked: {}", panic_message(panic))
 }

@@ -9,7 +9,7 @@ use tokio::time;
 use crate::backend::{Backend, CheckpointStatements, MarkHolder};
 use crate::contract::chain;
 
-/// What it takes to hold a mark.
+/// The data that is needed to hold a mark.
 pub(crate) struct HeldMark<'a, DB: Backend> {
     pub(crate) pool: &'a Pool<DB>,
     pub(crate) statements: &'a CheckpointStatements,

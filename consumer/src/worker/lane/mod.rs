@@ -268,7 +268,7 @@ impl<DB: Backend> Lane<DB> {
     }
 }
 
-/// What operators and other processes do to the row.
+/// Reactions to changes of the row by operators and other processes.
 impl<DB: Backend> Lane<DB> {
     /// Compares the lane with the newest snapshot; returns a state if the row may not run.
     fn check_row(&mut self) -> Option<ConsumerState> {

@@ -1,4 +1,4 @@
-//! What an attempt at a batch can lead to, and what an error means for it.
+//! The outcomes of an attempt at a batch, and the errors that lead to them.
 
 use std::error::Error;
 use std::ops::Deref;
@@ -80,10 +80,23 @@ impl From<StoreError> for AttemptError {
     }
 }
 
+/// How a handler ended its worker's transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// With this statement. Nothing of the batch was saved.
+    With(&'static str),
+    /// Unseen, so that it may have been either.
+    Unseen,
+}
+
 impl AttemptError {
-    pub(super) fn ended_transaction(claim: &Claim, statement: &str) -> Self {
+    pub(super) fn ended_transaction(claim: &Claim, end: End) -> Self {
+        let what = match end {
+            End::With(statement) => format!("a {statement}, so nothing of the batch was saved"),
+            End::Unseen => "a COMMIT or ROLLBACK, so its checkpoint was not saved; only what it wrote after that, or before a COMMIT behind `CLOSE ALL`, was".to_owned(),
+        };
         let error = format!(
-            "the handler ended its worker's transaction with a {statement}, so nothing of the batch was saved; leave it to the worker to end the transaction, and use `tx.begin()` for a savepoint"
+            "the handler ended its worker's transaction with {what}; leave it to the worker to end the transaction, and use `tx.begin()` for a savepoint"
         );
         Self::EndedTransaction {
             claim: Box::new(claim.clone()),
@@ -91,7 +104,7 @@ impl AttemptError {
         }
     }
 
-    /// What the worker committed was only the savepoint.
+    /// The worker only committed the savepoint.
     pub(super) fn open_savepoint(claim: &Claim) -> Self {
         let error = "the handler left a transaction open that it began with `tx.begin()`, so nothing of the batch was saved; commit it, or drop it to roll it back, before the handler returns";
         Self::EndedTransaction {
@@ -101,7 +114,7 @@ impl AttemptError {
     }
 }
 
-/// What a handler's error says.
+/// The kinds of a handler's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ErrorKind {
     /// The handler cannot handle the event, so the attempt counts.
@@ -123,7 +136,7 @@ pub(crate) enum ErrorKind {
     EndedTransaction,
 }
 
-/// What a handler's error says, and its text.
+/// The kind of a handler's error, and its text.
 pub(crate) struct Verdict {
     pub(crate) kind: ErrorKind,
     pub(crate) text: String,

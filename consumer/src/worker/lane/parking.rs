@@ -107,7 +107,7 @@ impl Division {
         }
     }
 
-    /// What became of the events before an index in the job.
+    /// Counts the events before an index in the job by their outcome.
     pub(crate) fn tally(&self, before: usize) -> Tally {
         let parked = self.to_park.iter().filter(|(at, _)| *at < before).count();
         Tally::of_batch(before.saturating_sub(parked), parked)

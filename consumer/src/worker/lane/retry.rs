@@ -1,4 +1,4 @@
-//! What follows when a batch fails: its failing event is found, tried again and counted.
+//! Finds the failing event of a batch, tries it again and counts its attempts.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -164,7 +164,7 @@ impl<DB: Backend> Lane<DB> {
     pub(super) fn stopped(&mut self, position: Option<i64>, error: String) -> Turn {
         tracing::error!(
             consumer = self.segment.name(), position, %error,
-            "the consumer stopped; fix the cause, then deploy a release that it is tried with, or resume it"
+            "the consumer stopped; fix the cause, then deploy a new release, or run `resume`"
         );
         self.blocked_in = Some(self.shared.snapshot.borrow().number);
         let state = ConsumerState::Stopped { position, error };

@@ -1,4 +1,4 @@
-//! What a lane works on.
+//! The segment of a consumer that a lane works on.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -152,7 +152,7 @@ const RARE_DISTANCE: i64 = 2_000;
 /// How many events are scanned for one batch before it is handled as it is.
 const MAX_SCANNED: usize = 64_000;
 
-/// What a range counts as scanned beside its events.
+/// The events that a range counts as scanned besides its own.
 const RANGE_COST: usize = 16;
 
 impl BatchReader {
@@ -222,7 +222,7 @@ impl BatchReader {
     }
 }
 
-/// What a scan of a range found.
+/// The result of a scan of a range.
 #[derive(Clone, Copy, Debug)]
 struct Scan {
     scanned: usize,

@@ -6,13 +6,16 @@ mod continuity;
 pub(crate) mod range;
 mod seen;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 
-use crate::backend::{Backend, Incarnation, LogRow, ReadRange, StoreError, acquire, position};
+use crate::backend::{
+    Backend, Incarnation, LogRow, ReadRange, StoreError, acquire, check_mapping, position,
+};
 use crate::contract::Settings;
 use crate::store::EventStore;
 use crate::worker::log::cache::Cache;
@@ -39,6 +42,8 @@ pub(crate) struct Log<DB: Backend> {
     cache_bytes: u64,
     continuity: Continuity,
     seen: Mutex<SeenPositions>,
+    /// Whether a read has found that the table of events no longer fits its mapping.
+    has_mismatch: AtomicBool,
     /// The name of the log, for metrics.
     name: String,
     /// Whether a read takes one exchange with the server even outside a transaction.
@@ -58,6 +63,7 @@ impl<DB: Backend> Log<DB> {
             cache_bytes,
             continuity: Continuity::default(),
             seen: Mutex::default(),
+            has_mismatch: AtomicBool::new(false),
             timeouts,
             thread_setup: OnceLock::new(),
         }
@@ -208,10 +214,34 @@ impl<DB: Backend> Log<DB> {
             None => self.connect().await?,
         };
         let read = self.fetch_over(&mut connection, wanted, incarnation);
-        let rows = self.timeouts.answer(read).await?;
+        let mut read = self.timeouts.answer(read).await;
+        if may_be_of_another_table(&read) {
+            if read.is_err() {
+                drop(connection);
+                connection = self.connect().await?;
+            }
+            let checked = self.check_mapping(&mut connection);
+            read = self.timeouts.answer(checked).await.and(read);
+        }
+        let rows = read?;
         // A connection on which a read failed, or that leads to another server, is not used again.
         *reader = Some(connection);
         Ok(rows)
+    }
+
+    /// Tells a table of events that was changed from an event that cannot be decoded: no policy may skip or
+    /// park what another mapping reads.
+    async fn check_mapping(&self, connection: &mut DB::Connection) -> Result<(), StoreError> {
+        let checked = check_mapping::<DB>(connection, self.store.settings()).await;
+        let has_mismatch = matches!(checked, Err(StoreError::Mismatches { .. }));
+        self.has_mismatch.fetch_or(has_mismatch, Ordering::AcqRel);
+        checked
+    }
+
+    /// Whether a read has found, since this was last asked, that the table of events no longer fits its
+    /// mapping.
+    pub(crate) fn take_mismatch(&self) -> bool {
+        self.has_mismatch.swap(false, Ordering::AcqRel)
     }
 
     async fn fetch_over(
@@ -267,6 +297,14 @@ impl<DB: Backend> Log<DB> {
                 "version {version} of an aggregate follows version {last}: the events in between were deleted, or were inserted at positions that had been settled, where no consumer sees them; draw a position in the transaction that inserts it",
             );
         }
+    }
+}
+
+/// Whether the columns of the table may have changed since the worker started.
+fn may_be_of_another_table(read: &Result<Vec<LogRow>, StoreError>) -> bool {
+    match read {
+        Ok(rows) => rows.iter().any(Result::is_err),
+        Err(error) => matches!(error, StoreError::SchemaMismatch { .. }),
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use crate::backend::{LogRow, UnreadableEvent, aggregate_slice};
 use crate::contract::PersistedEvent;
 
-/// What a range costs beside its events, so that a cache of tiny ranges is bounded too.
+/// The cost of a range besides its events, so that a cache of tiny ranges is bounded too.
 const RANGE_OVERHEAD: u64 = 256;
 
-/// What an event costs beside its content.
+/// The cost of an event besides its content.
 const EVENT_OVERHEAD: u64 = 320;
 
 /// A settled part of the log: all events after `after`, up to and including `to`.
@@ -131,13 +131,13 @@ impl LogRange {
         scope.is_empty() || self.is_of_any_type() || self.aggregate_types.iter().any(is_in_scope)
     }
 
-    /// What it counts against the budget of a cache.
+    /// The bytes that it counts against the budget of a cache.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// What an event counts against a budget of bytes.
+/// The bytes that an event counts against a budget.
 pub(crate) fn event_bytes(event: &PersistedEvent) -> u64 {
     event.content_bytes() + EVENT_OVERHEAD
 }

@@ -1,4 +1,4 @@
-//! What the poller reports as metrics.
+//! The metrics that the poller reports.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -166,9 +166,8 @@ impl<DB: Backend> Poller<DB> {
         self.observe_all().await?;
         let snapshot_is_due = self.snapshot_is_due();
         let advance_is_due = self.advance_is_due();
-        if advance_is_due {
-            let settings = self.shared.store.settings();
-            backend::check_use::<DB>(self.connection.get()?, settings, Some(Access::Work)).await?;
+        if advance_is_due || self.shared.log.take_mismatch() {
+            self.connection.check(&self.shared).await?;
         }
         if snapshot_is_due || self.snapshot.borrow().incarnation != self.observed().incarnation {
             self.take_snapshot().await?;
@@ -246,7 +245,7 @@ impl<DB: Backend> Poller<DB> {
         let began_at = std::time::Instant::now();
         let statements = &self.shared.statements;
         let connection = self.connection.get()?;
-        let (log, rows) = self.watch.snapshot(statements, connection).await?;
+        let (log, rows) = backend::snapshot::<DB>(&self.watch, connection, statements).await?;
         self.hold_back_renamed(&rows).await?;
         let connection = self.connection.get()?;
         let head = self.frontier.borrow().head;
@@ -380,7 +379,7 @@ impl<DB: Backend> Poller<DB> {
             tracing::warn!(
                 consumer,
                 position,
-                "the checkpoint of `{consumer}` is above the frontier: events that open transactions insert at positions {} to {position} will not be handled; unless another worker has settled these positions, rebuild the consumer once the transactions have ended",
+                "the checkpoint of `{consumer}` is above the frontier; events that open transactions insert at positions {} to {position} will not be handled. If no other worker settled these positions, rebuild the consumer after the transactions end",
                 settled.saturating_add(1),
             );
         }
@@ -476,15 +475,24 @@ impl<DB: Backend> PollerConnection<DB> {
         let connection = self.0.insert(acquire(store.pool()).await?);
         // The worker may be dropped during a BEGIN, as in the reader of the log.
         connection.close_on_drop();
-        let settings = store.settings();
-        // What the server refuses below for a missing privilege, it would not explain.
-        backend::check_use::<DB>(connection, settings, Some(Access::Work)).await?;
-        let watch = DB::Watch::start(settings, connection).await?;
+        // What the server refuses below, it would not explain.
+        self.check(shared).await?;
+        let connection = self.get()?;
+        let watch = DB::Watch::start(store.settings(), connection).await?;
         // Before the probe, whose own position would hide that the log was reset.
-        let (_, rows) = watch.snapshot(&shared.statements, connection).await?;
+        let (_, rows) = backend::snapshot::<DB>(&watch, connection, &shared.statements).await?;
         refuse_checkpoints_above::<DB>(&watch, connection, &rows).await?;
         watch.probe(store.pool(), connection).await?;
         Ok(watch)
+    }
+
+    /// Checks what can change while the worker runs: privileges, the version of the tables, and the columns
+    /// of the table of events.
+    async fn check(&mut self, shared: &Shared<DB>) -> Result<(), WorkerError> {
+        let settings = shared.store.settings();
+        let connection = self.get()?;
+        backend::check_use::<DB>(connection, settings, Some(Access::Work)).await?;
+        Ok(backend::check_mapping::<DB>(connection, settings).await?)
     }
 
     fn close(&mut self) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time;
 
-use crate::backend::{self, Backend, Checkpoint, SLICES, State, acquire};
+use crate::backend::{self, Backend, Checkpoint, ConsumerId, SLICES, State, acquire};
 use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -90,6 +90,10 @@ pub async fn merge_segments<DB: Backend>(
     segments: u32,
 ) -> Result<(), WorkerError> {
     let segments = i32::try_from(segment_count(segments)).unwrap_or(1);
+    let wanted = ConsumerId {
+        name: consumer.into(),
+        version,
+    };
     let store = store.located().await?;
     let statements = DB::checkpoint_statements(store.settings());
     let mut connection = acquire(store.pool()).await?;
@@ -100,9 +104,7 @@ pub async fn merge_segments<DB: Backend>(
         backend::check_use::<DB>(&mut connection, store.settings(), None).await?;
         let rows = DB::snapshot(&statements, &mut connection).await?;
         let mut rows: Vec<Checkpoint> = rows.into_iter().map(|row| row.checkpoint).collect();
-        rows.retain(|row| {
-            *row.key.consumer.name == *consumer && row.key.consumer.version == version
-        });
+        rows.retain(|row| row.key.consumer == wanted);
         rows.sort_by_key(|row| row.key.slice_from);
         is_known |= !rows.is_empty();
         if !is_known {
@@ -110,10 +112,7 @@ pub async fn merge_segments<DB: Backend>(
                 let consumer = consumer.to_owned();
                 return Err(WorkerError::OtherLog { consumer, log });
             }
-            return Err(WorkerError::UnknownCheckpoint {
-                consumer: consumer.to_owned(),
-                version,
-            });
+            return Err(WorkerError::UnknownCheckpoint { consumer: wanted });
         }
         let Some((left, right)) = narrowest_pair(&rows, segments) else {
             return Ok(());
@@ -134,8 +133,7 @@ fn refuse_idle(rows: [&Checkpoint; 2]) -> Result<(), WorkerError> {
     match rows.iter().find(|row| row.state != State::Running) {
         None => Ok(()),
         Some(row) => Err(WorkerError::NotRunning {
-            consumer: row.key.consumer.name.to_string(),
-            version: row.key.consumer.version,
+            consumer: row.key.consumer.clone(),
             state: row.state.as_str(),
         }),
     }
@@ -152,8 +150,7 @@ fn refuse_waiting(rows: [&Checkpoint; 2]) -> Result<(), WorkerError> {
     match waiting {
         None => Ok(()),
         Some((consumer, event)) => Err(WorkerError::WaitingForRelease {
-            consumer: consumer.name.to_string(),
-            version: consumer.version,
+            consumer: consumer.clone(),
             event: event.clone(),
         }),
     }

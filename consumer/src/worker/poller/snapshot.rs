@@ -17,7 +17,7 @@ pub(crate) struct Snapshot {
     pub(crate) rows: HashMap<SegmentId, Checkpoint>,
     /// The first event that each row had yet to handle when a worker last looked, as far as it is known.
     pub(crate) pending: HashMap<SegmentId, i64>,
-    /// What is known of the log.
+    /// The state of the log.
     pub(crate) log: LogState,
 }
 

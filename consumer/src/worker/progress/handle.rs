@@ -1,4 +1,4 @@
-//! What the rest of a program can ask of a running worker.
+//! The view that the rest of a program has of a running worker.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -58,7 +58,7 @@ pub enum HealthProblem {
     NotStarted,
     /// It was asked to end.
     Ending,
-    /// Its run is over, and it handles no more events.
+    /// It has ended, and handles no more events.
     Ended {
         /// Whether it was asked to end, or had nothing left to do.
         was_asked: bool,
@@ -157,7 +157,7 @@ impl fmt::Display for HealthProblem {
             Self::Ending => f.write_str("the worker is ending"),
             Self::Ended {
                 was_asked: true, ..
-            } => f.write_str("the worker has ended, as it was asked to"),
+            } => f.write_str("the worker has shut down as requested"),
             Self::Ended {
                 error: Some(error), ..
             } => write!(f, "the worker has ended: {error}"),
@@ -187,7 +187,7 @@ impl fmt::Display for HealthProblem {
                     return Ok(());
                 }
                 f.write_str(
-                    "; it moves again once these transactions have ended, by `pg_terminate_backend` or `ROLLBACK PREPARED` if need be",
+                    "; it advances when these transactions end; end them with `pg_terminate_backend` or `ROLLBACK PREPARED`",
                 )
             }
             Self::Waiting { consumer } => {

@@ -70,7 +70,7 @@ struct Current {
     first_pending: Option<FirstPending>,
     /// The deleted events that the lane has passed.
     missing: Option<RangeInclusive<i64>>,
-    /// What its handler was called with, while it is running.
+    /// The context that its handler was called with, while it is running.
     handling: Option<Arc<Context>>,
 }
 
@@ -156,7 +156,7 @@ impl LaneProgress {
         self.current.lock().first_pending = Some(first);
     }
 
-    /// What is known of the first pending event after a position, up to another.
+    /// The first pending event after a position, up to another, if it is known.
     pub(crate) fn first_pending(&self, after: i64, up_to: i64) -> Option<FirstPending> {
         let first = self.current.lock().first_pending;
         first.filter(|first| {
@@ -185,7 +185,7 @@ impl LaneProgress {
         Handling(self)
     }
 
-    /// What the handler of the lane was called with, if it is running.
+    /// The context that the handler of the lane was called with, if it is running.
     pub(crate) fn handling(&self) -> Option<Arc<Context>> {
         self.current.lock().handling.clone()
     }

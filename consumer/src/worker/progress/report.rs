@@ -54,7 +54,7 @@ pub struct ConsumerReport {
     /// Positions that it passed in this run although their events were deleted from the log, as far as it
     /// is known; the span of all of them. Some may not have been in its scope.
     pub missing: Option<RangeInclusive<i64>>,
-    /// What it was doing when it ended.
+    /// Its state when the run ended.
     pub state: ConsumerState,
 }
 
@@ -121,8 +121,12 @@ impl fmt::Display for ConsumerReport {
             write!(f, ", {} skipped", self.skipped)?;
         }
         if let Some(missing) = &self.missing {
-            let (from, to) = (missing.start(), missing.end());
-            write!(f, ", events {from} to {to} were no longer in the log")?;
+            match (missing.start(), missing.end()) {
+                (from, to) if from == to => {
+                    write!(f, ", event {from} was no longer in the log")?;
+                }
+                (from, to) => write!(f, ", events {from} to {to} were no longer in the log")?,
+            }
         }
         Ok(())
     }

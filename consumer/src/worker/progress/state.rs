@@ -1,4 +1,4 @@
-//! What a consumer is doing: the one list of states, for reports, logs, metrics and `status`.
+//! The states of a consumer, for reports, logs, metrics and `status`.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::backend::{Checkpoint, HeldBack, State, UnknownEvent};
 
-/// What a consumer, or a lane of it, is doing.
+/// The state of a consumer, or of a lane of it.
 ///
 /// ```
 /// # consumer::__doc::run(async |store| { use consumer::__doc::{Invoices, register};
@@ -232,7 +232,10 @@ impl fmt::Display for ConsumerState {
         match self {
             Self::New => f.write_str("new"),
             Self::OtherLog { log } => {
-                write!(f, "refused: a consumer of its name reads the log `{log}`")
+                write!(
+                    f,
+                    "refused: another consumer with this name reads the log `{log}`"
+                )
             }
             Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),

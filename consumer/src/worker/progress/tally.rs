@@ -1,8 +1,8 @@
-//! What became of the events of a batch, a lane or a consumer.
+//! Counts of the handled, parked and skipped events of a batch, a lane or a consumer.
 
 use std::ops::{Add, AddAssign};
 
-/// What became of the events of a transaction, or of all those of a run.
+/// Counts of the events of a transaction or of a run, by their outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Events handled and committed.

@@ -9,10 +9,10 @@ use sqlx::{Postgres, Sqlite};
 
 use crate::by_hand::ByHandFold;
 use crate::case::{Case, Target};
-use crate::log::{ByHand, Handler, Log, Measured};
+use crate::hand_made::{ByHand, Handler};
+use crate::log::{Log, Measured};
 use crate::plan::Plan;
 use crate::rows::{Narrow, Row, Wide};
-use crate::{postgres, sqlite};
 
 /// The numbers of rows that the events are about.
 const ROWS: [usize; 3] = [100, 10_000, 100_000];
@@ -35,21 +35,17 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
     for rows in ROWS {
         let database = "Postgres";
-        let over = Over { database, rows };
-        let by_hand = postgres::by_hand(Handler::Rows);
-        cases.extend(over.run::<Postgres>(plan, by_hand).await);
+        cases.extend(Over { database, rows }.run::<Postgres>(plan).await);
     }
     for rows in ROWS {
         let database = "SQLite";
-        let over = Over { database, rows };
-        let by_hand = sqlite::by_hand(500, Handler::Rows);
-        cases.extend(over.run::<Sqlite>(plan, by_hand).await);
+        cases.extend(Over { database, rows }.run::<Sqlite>(plan).await);
     }
     cases
 }
 
 impl Over {
-    async fn run<DB: Measured + ReadModelDatabase>(&self, plan: &Plan, by_hand: ByHand) -> Vec<Case>
+    async fn run<DB: Measured + ReadModelDatabase>(&self, plan: &Plan) -> Vec<Case>
     where
         ByHandFold<Narrow>: Consumer<DB>,
         ByHandFold<Wide>: Consumer<DB>,
@@ -65,8 +61,8 @@ impl Over {
         let log = Log::<DB>::over(events, self.rows.min(events)).await;
         let mut cases = Vec::new();
         for beside in all {
-            cases.extend(self.case::<DB, Narrow>(plan, &log, by_hand, beside).await);
-            cases.extend(self.case::<DB, Wide>(plan, &log, by_hand, beside).await);
+            cases.extend(self.case::<DB, Narrow>(plan, &log, beside).await);
+            cases.extend(self.case::<DB, Wide>(plan, &log, beside).await);
         }
         cases
     }
@@ -75,7 +71,6 @@ impl Over {
         &self,
         plan: &Plan,
         log: &Log<DB>,
-        by_hand: ByHand,
         beside: Beside,
     ) -> Option<Case>
     where
@@ -89,7 +84,7 @@ impl Over {
         let by_hand = ByHand {
             in_a_task: true,
             upsert: R::upsert(),
-            ..by_hand
+            ..ByHand::of(Handler::Rows)
         };
         let (label, batch) = match beside {
             Beside::Nothing => ("no-op", None),

@@ -8,6 +8,7 @@ use consumer_tests::{Database, TestDatabase};
 use sqlx::Pool;
 
 use crate::case::{Case, Target};
+use crate::hand_made::{ByHand, Handler};
 use crate::plan::Plan;
 
 /// A database that workers are measured on, beside the loop that one would write by hand.
@@ -33,26 +34,6 @@ pub(crate) trait Measured: TestDatabase {
     /// The loop: begin, lock the checkpoint, read, handle, save, commit. It loses events of writers
     /// that commit out of order, and retries nothing.
     fn by_hand(pool: Pool<Self>, by_hand: ByHand) -> impl Future<Output = ()> + Send + 'static;
-}
-
-/// The settings of the loop written by hand.
-#[derive(Clone, Copy)]
-pub(crate) struct ByHand {
-    pub(crate) batch: i64,
-    /// The statement that reads.
-    pub(crate) read: &'static str,
-    pub(crate) handler: Handler,
-    /// The statement of [`Handler::Rows`], which takes the id and the position.
-    pub(crate) upsert: &'static str,
-    /// Whether it runs in a task of its own: in `main` itself each answer wakes another thread.
-    pub(crate) in_a_task: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Handler {
-    Rows,
-    Sets,
-    Nothing,
 }
 
 /// The number of accounts of most logs.

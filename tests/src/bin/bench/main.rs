@@ -11,6 +11,7 @@ mod case;
 mod consumers;
 mod dispatch;
 mod folds;
+mod hand_made;
 mod held;
 mod latency;
 mod log;
@@ -18,6 +19,7 @@ mod memory;
 mod plan;
 mod plot;
 mod postgres;
+mod processes;
 mod round_trips;
 mod rows;
 mod scale;
@@ -35,6 +37,7 @@ fn main() {
         Some(Child::CatchUp(url)) => return memory::catch_up(url, plan.cache),
         Some(Child::Append(url)) => return scale::append(url, &plan),
         Some(Child::Fold(url)) => return memory::fold(url),
+        Some(Child::Share(share)) => return processes::share(share),
         None => {}
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -51,6 +54,7 @@ async fn run(plan: &Plan) -> Vec<Case> {
     cases.extend(folds::run(plan).await);
     cases.extend(scale::run(plan).await);
     cases.extend(segments::run(plan).await);
+    cases.extend(processes::run(plan).await);
     cases.extend(dispatch::run(plan).await);
     cases.extend(append::run(plan).await);
     cases.extend(latency::run(plan).await);

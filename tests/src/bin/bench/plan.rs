@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use consumer_tests::measuring::{Arguments, Only};
 
+use crate::processes::Share;
+
 /// The arguments of the program.
 pub(crate) struct Plan {
     pub(crate) quick: bool,
@@ -16,11 +18,12 @@ pub(crate) struct Plan {
     pub(crate) cache: Option<u64>,
 }
 
-/// The task of a child process, in the database with this URL.
+/// The task of a child process, in the database with that URL.
 pub(crate) enum Child {
     CatchUp(String),
     Append(String),
     Fold(String),
+    Share(Share),
 }
 
 impl Plan {
@@ -31,12 +34,13 @@ impl Plan {
         let catch_up = arguments.value("--catch-up").map(Child::CatchUp);
         let append = arguments.value("--append").map(Child::Append);
         let fold = arguments.value("--fold").map(Child::Fold);
+        let share = Share::from_arguments(&mut arguments).map(Child::Share);
         let plan = Self {
             quick,
             rounds: arguments.value("--rounds").unwrap_or(rounds),
             out: arguments.out(),
             only: arguments.only(),
-            child: catch_up.or(append).or(fold),
+            child: catch_up.or(append).or(fold).or(share),
             cache: arguments.value("--cache"),
         };
         arguments.end("--quick, --rounds N, --only WORD and --out DIR");

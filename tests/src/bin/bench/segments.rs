@@ -6,7 +6,6 @@ use consumer::{PgEventStore, Worker};
 use consumer_tests::Delay;
 use consumer_tests::measuring::{in_turns, server};
 use sqlx::Postgres;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::case::{Case, Target};
 use crate::consumers::RowsPostgres;
@@ -39,14 +38,8 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
 
 /// The log on the other side of a network.
 pub(crate) async fn through(log: &Log<Postgres>, network: &Delay) -> PgEventStore {
-    let options = log.db.url.parse::<PgConnectOptions>().unwrap();
-    // A lane takes a connection, and the rest of the program keeps some.
-    let pool = PgPoolOptions::new()
-        .max_connections(20)
-        .connect_with(options.host("127.0.0.1").port(network.port()))
-        .await
-        .unwrap();
-    PgEventStore::new(pool)
+    let connected = PgEventStore::connect(&network.url(&log.db.url)).await;
+    connected.unwrap()
 }
 
 async fn catch_up(log: &Log<Postgres>, through: &PgEventStore, segments: u32) -> f64 {

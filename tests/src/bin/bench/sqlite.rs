@@ -1,13 +1,12 @@
 //! One consumer on SQLite, beside the loop that one would write by hand.
 
-use consumer::sqlx::{FromRow, SqliteConnection, SqlitePool};
 use consumer_tests::Database;
-use sqlx::Sqlite;
-use sqlx::types::chrono::{DateTime, Utc};
+use sqlx::{Sqlite, SqliteConnection};
 
 use crate::case::{Case, Target};
-use crate::consumers::{Nothing, RowsSqlite, SetsSqlite, UPSERT, UPSERT_MANY_SQLITE};
-use crate::log::{ByHand, Handler, Log, Measured};
+use crate::consumers::{Nothing, RowsSqlite, SetsSqlite, UPSERT_MANY_SQLITE};
+use crate::hand_made::{self, ByHand, Handler, loop_by_hand};
+use crate::log::{Log, Measured};
 use crate::plan::Plan;
 
 const ROWS: &str = "SQLite, a statement an event";
@@ -27,21 +26,21 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     ] {
         if plan.only.wants(name) {
             let with = |worker: Builder| worker.consumer(RowsSqlite).lanes_on_one_core(one_core);
-            let by_hand = by_hand(500, Handler::Rows);
+            let by_hand = ByHand::of(Handler::Rows);
             cases.push(log.beside(plan, (name, target), with, by_hand).await);
         }
     }
     let log = Log::<Sqlite>::new(plan.scaled(100_000, 3_000)).await;
     if plan.only.wants(SETS) {
         let with = |worker: Builder| worker.consumer(SetsSqlite);
-        let (case, by_hand) = ((SETS, Target::AtLeast(0.9)), by_hand(1_000, Handler::Sets));
+        let (case, by_hand) = ((SETS, Target::AtLeast(0.9)), ByHand::of(Handler::Sets));
         cases.push(log.beside(plan, case, with, by_hand).await);
     }
     if plan.only.wants(NOTHING) {
         let with = |worker: Builder| worker.consumer(Nothing::named("nothing"));
         let (case, by_hand) = (
             (NOTHING, Target::AtLeast(0.8)),
-            by_hand(500, Handler::Nothing),
+            ByHand::of(Handler::Nothing),
         );
         cases.push(log.beside(plan, case, with, by_hand).await);
     }
@@ -49,16 +48,6 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
 }
 
 type Builder = consumer::WorkerBuilder<Sqlite>;
-
-pub(crate) fn by_hand(batch: i64, handler: Handler) -> ByHand {
-    ByHand {
-        batch,
-        read: ALL_COLUMNS,
-        handler,
-        upsert: UPSERT,
-        in_a_task: false,
-    }
-}
 
 impl Measured for Sqlite {
     const ANALYZE: &'static str = "ANALYZE";
@@ -85,85 +74,19 @@ impl Measured for Sqlite {
         )
     }
 
-    async fn by_hand(pool: SqlitePool, by_hand: ByHand) {
-        loop {
-            let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
-            let position: i64 =
-                sqlx::query_scalar("SELECT position FROM hand_made WHERE name = ?1")
-                    .bind("loop")
-                    .fetch_one(&mut *tx)
-                    .await
-                    .unwrap();
-            let rows: Vec<Row> = sqlx::query_as(by_hand.read)
-                .bind(position)
-                .bind(by_hand.batch)
-                .fetch_all(&mut *tx)
-                .await
-                .unwrap();
-            let Some(last) = rows.last() else {
-                return tx.commit().await.unwrap();
-            };
-            handle(&mut tx, &rows, &by_hand).await;
-            sqlx::query("UPDATE hand_made SET position = ?2 WHERE name = ?1")
-                .bind("loop")
-                .bind(last.global_position)
-                .execute(&mut *tx)
-                .await
-                .unwrap();
-            tx.commit().await.unwrap();
-        }
-    }
+    loop_by_hand!(pool => pool.begin_with("BEGIN IMMEDIATE"), "SELECT position FROM hand_made WHERE name = $1");
 }
 
-/// The row as one would write it down, in place of our event.
-#[derive(FromRow)]
-#[allow(dead_code)]
-struct Row {
-    global_position: i64,
-    aggregate_type: String,
-    aggregate_id: String,
-    aggregate_version: i64,
-    event_id: String,
-    event_type: String,
-    event_version: i32,
-    payload: Vec<u8>,
-    trace_id: Option<String>,
-    correlation_id: Option<String>,
-    causation_id: Option<String>,
-    metadata: Option<String>,
-    created_at: DateTime<Utc>,
-}
+type Row = hand_made::Row<String, String>;
 
-const ALL_COLUMNS: &str = "
-SELECT global_position, aggregate_type, aggregate_id, aggregate_version, event_id, event_type,
-       event_version, payload, trace_id, correlation_id, causation_id, metadata, created_at
-  FROM events WHERE global_position > ?1 ORDER BY global_position LIMIT ?2";
-
-async fn handle(tx: &mut SqliteConnection, rows: &[Row], by_hand: &ByHand) {
-    match by_hand.handler {
-        Handler::Rows => {
-            for row in rows {
-                sqlx::query(by_hand.upsert)
-                    .bind(&row.aggregate_id)
-                    .bind(row.global_position)
-                    .execute(&mut *tx)
-                    .await
-                    .unwrap();
-            }
-        }
-        Handler::Sets => {
-            let pairs: Vec<(&str, i64)> = rows
-                .iter()
-                .map(|row| (&*row.aggregate_id, row.global_position))
-                .collect();
-            sqlx::query(UPSERT_MANY_SQLITE)
-                .bind(serde_json::to_string(&pairs).unwrap())
-                .execute(tx)
-                .await
-                .unwrap();
-        }
-        Handler::Nothing => {
-            std::hint::black_box(rows);
-        }
-    }
+async fn upsert_many(tx: &mut SqliteConnection, rows: &[Row]) {
+    let pairs: Vec<(&str, i64)> = rows
+        .iter()
+        .map(|row| (&*row.aggregate_id, row.global_position))
+        .collect();
+    sqlx::query(UPSERT_MANY_SQLITE)
+        .bind(serde_json::to_string(&pairs).unwrap())
+        .execute(tx)
+        .await
+        .unwrap();
 }

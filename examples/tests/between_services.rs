@@ -1,0 +1,599 @@
+//! From one service's log to another's: the publisher and the importer of the examples, with real brokers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod broker;
+mod process;
+mod shown;
+#[allow(dead_code)] // The programs use all of it.
+#[path = "../src/bin/nats/stream.rs"]
+mod stream;
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::{self, Context as JetStream, Message, stream::Stream};
+use consumer::prelude::*;
+use consumer::{Backend, EventRecord, EventStore, sqlx};
+use consumer_tests::{PgDatabase, TestPostgres, patiently, until};
+use futures_util::StreamExt as _;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use self::broker::{Cluster, client, nats_server};
+use self::process::Process;
+
+/// How soon unacknowledged messages come again, in milliseconds.
+const ACK_WAIT: u64 = 400;
+
+fn program(path: &str, database: &str, nats: &str) -> Command {
+    let mut command = Command::new(path);
+    command
+        .env("DATABASE_URL", database)
+        .env("NATS_URL", nats)
+        .env("ACK_WAIT_MS", ACK_WAIT.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+fn publisher(database: &str, nats: &str) -> Command {
+    program(env!("CARGO_BIN_EXE_nats_publisher"), database, nats)
+}
+
+fn importer(database: &str, nats: &str) -> Command {
+    program(env!("CARGO_BIN_EXE_importer"), database, nats)
+}
+
+/// What an event is in any log, of which only the position and the time may differ.
+#[derive(Clone, Debug, PartialEq)]
+struct Content {
+    id: Uuid,
+    version: i64,
+    event_type: String,
+    payload: Vec<u8>,
+}
+
+/// The events of each aggregate in the order of the log.
+async fn contents<DB: Backend>(store: &EventStore<DB>) -> BTreeMap<String, Vec<Content>> {
+    let mut contents: BTreeMap<String, Vec<Content>> = BTreeMap::new();
+    let mut tx = store.begin().await.unwrap();
+    for event in store.read_events(&mut tx, 0, u32::MAX >> 1).await.unwrap() {
+        contents
+            .entry(event.aggregate_id.clone())
+            .or_default()
+            .push(Content {
+                id: event.event_id,
+                version: event.aggregate_version,
+                event_type: event.event_type.to_string(),
+                payload: event.payload.to_vec(),
+            });
+    }
+    contents
+}
+
+fn count(contents: &BTreeMap<String, Vec<Content>>) -> usize {
+    contents.values().map(Vec::len).sum()
+}
+
+/// A single server with the stream of the programs, and a log to import into.
+struct Single {
+    url: String,
+    context: JetStream,
+    stream: Stream,
+    database: PgDatabase,
+    store: PgEventStore,
+    _server: Process,
+    _directory: TempDir,
+}
+
+impl Single {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (server, url) = nats_server(directory.path()).await;
+        let context = jetstream::new(client(&url).await);
+        let stream = stream::create(&context).await.unwrap();
+        let database = TestPostgres::shared().await.database().await;
+        let store = database.store().await;
+        Self {
+            url,
+            context,
+            stream,
+            database,
+            store,
+            _server: server,
+            _directory: directory,
+        }
+    }
+
+    /// Publishes the version of an order, as the publisher does.
+    async fn publish(&self, order: &str, version: i64) -> Uuid {
+        let event = PersistedEvent::new(EventRecord {
+            aggregate_type: "Order".into(),
+            aggregate_id: order.to_owned(),
+            aggregate_version: version,
+            event_id: Uuid::now_v7(),
+            event_type: "Placed".into(),
+            payload: r#"{"amount":1}"#.into(),
+            ..EventRecord::default()
+        });
+        let (subject, message) = stream::message(&event).unwrap();
+        self.context
+            .send_publish(subject, message)
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        event.event_id
+    }
+
+    /// Runs the importer until it has imported everything, or has failed.
+    fn import_once(&self) -> Output {
+        self.import_once_into(&self.database.url)
+    }
+
+    fn import_once_into(&self, database: &str) -> Output {
+        let mut importer = importer(database, &self.url);
+        importer
+            .arg("--once")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        importer.output().unwrap()
+    }
+
+    /// A durable consumer as the importer's, for importers that are killed at a certain moment.
+    async fn consumer(&self) -> PullConsumer {
+        let config = Config {
+            durable_name: Some("careless".to_owned()),
+            ack_wait: Duration::from_millis(ACK_WAIT),
+            ..Default::default()
+        };
+        self.stream.create_consumer(config).await.unwrap()
+    }
+}
+
+/// The next messages, as soon as there are so many.
+async fn next(consumer: &PullConsumer, count: usize) -> Vec<Message> {
+    let batch = consumer
+        .batch()
+        .max_messages(count)
+        .expires(Duration::from_secs(30));
+    let messages = batch.messages().await.unwrap();
+    messages.map(Result::unwrap).collect().await
+}
+
+/// The events of messages.
+fn decoded(messages: &[Message]) -> Vec<NewEvent> {
+    let event = |message: &Message| stream::event(message).unwrap().event;
+    messages.iter().map(event).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_arrive_in_another_order_are_stored_in_theirs() {
+    let single = Single::new().await;
+    let mut ids = BTreeMap::new();
+    for (order, version) in [("a", 3), ("b", 1), ("a", 2), ("b", 3), ("a", 1), ("b", 2)] {
+        ids.insert((order, version), single.publish(order, version).await);
+    }
+    let output = single.import_once();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        errors.contains("version 3 of Order a, waits for the versions before it"),
+        "{errors}"
+    );
+
+    let stored = contents(&single.store).await;
+    assert_eq!(count(&stored), 6);
+    for ((order, version), id) in ids {
+        let content = &stored[order][usize::try_from(version).unwrap() - 1];
+        assert_eq!((content.id, content.version), (id, version));
+    }
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert!(output.contains("order_totals"), "{output}");
+    let totals = "SELECT id || ': ' || events || ' ' || amount FROM order_totals ORDER BY id";
+    let totals: Vec<String> = sqlx::query_scalar(totals)
+        .fetch_all(single.store.pool())
+        .await
+        .unwrap();
+    assert_eq!(totals, ["a: 3 3", "b: 3 3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_on_sqlite_is_imported_into_like_one_on_postgres() {
+    let single = Single::new().await;
+    for (order, version) in [("a", 2), ("b", 1), ("a", 1)] {
+        single.publish(order, version).await;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("app.db").display());
+    for again in [false, true] {
+        if again {
+            // All messages again, as from a stream that does not remember what was acknowledged.
+            single.stream.delete_consumer("billing").await.unwrap();
+        }
+        let output = single.import_once_into(&url);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let store = SqliteEventStore::connect(&url).await.unwrap();
+        let contents = contents(&store).await;
+        assert_eq!((contents["a"].len(), contents["b"].len()), (2, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_event_ends_the_importer_and_stays() {
+    let single = Single::new().await;
+    single.publish("a", 1).await;
+    let garbage = single
+        .context
+        .publish("events.Order.Placed", "{}".into())
+        .await
+        .unwrap();
+    assert_eq!(garbage.await.unwrap().sequence, 2);
+    single.publish("a", 2).await;
+
+    for _ in 0..2 {
+        let output = single.import_once();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(
+            errors.contains("message 2 of the stream (events.Order.Placed) is no event"),
+            "{errors}"
+        );
+        assert!(errors.contains("it has no headers"), "{errors}");
+        assert_eq!(
+            count(&contents(&single.store).await),
+            1,
+            "what is before it"
+        );
+    }
+    // An operator decides.
+    single.stream.delete_message(2).await.unwrap();
+    let output = single.import_once();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(count(&contents(&single.store).await), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_log_refuses_ends_the_importer_and_stays() {
+    let single = Single::new().await;
+    let id = single.publish("a", 1).await;
+    let other = NewEvent::new("Order", "z", "Placed", r#"{"amount":2}"#).event_id(id);
+    single
+        .store
+        .append(ExpectedVersion::Any, &[other])
+        .await
+        .unwrap();
+    let output = single.import_once();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(errors.contains("message 1 of the stream"), "{errors}");
+    assert!(errors.contains(&id.to_string()), "{errors}");
+    let mut importers = single
+        .stream
+        .get_consumer::<Config>("billing")
+        .await
+        .unwrap();
+    assert_eq!(importers.info().await.unwrap().ack_floor.stream_sequence, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_leaves_no_message_unacknowledged() {
+    let single = Single::new().await;
+    let mut command = importer(&single.database.url, &single.url);
+    let running = Process::start(command.stderr(Stdio::piped()));
+    for version in 1..=500 {
+        single.publish("a", version).await;
+    }
+    until("it has imported some", async || {
+        count(&contents(&single.store).await) > 0
+    })
+    .await;
+    running.terminate();
+    let stored = count(&contents(&single.store).await);
+    let importers = single
+        .stream
+        .get_consumer::<Config>("billing")
+        .await
+        .unwrap();
+    until("the server has the acknowledgements", async || {
+        let info = importers.get_info().await.unwrap();
+        info.num_ack_pending == 0 && info.ack_floor.stream_sequence == stored as u64
+    })
+    .await;
+}
+
+/// The control of the order in which the importer commits and acknowledges.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_acknowledged_before_the_commit_are_lost_with_a_kill() {
+    let single = Single::new().await;
+    for version in 1..=3 {
+        single.publish("a", version).await;
+    }
+    let consumer = single.consumer().await;
+    for acknowledges_first in [false, true] {
+        let messages = next(&consumer, 3).await;
+        let mut tx = single.store.begin().await.unwrap();
+        single
+            .store
+            .append_once_in(&mut tx, &decoded(&messages))
+            .await
+            .unwrap();
+        if acknowledges_first {
+            for message in messages {
+                message.double_ack().await.unwrap();
+            }
+        }
+        // Killed before the commit.
+        tx.rollback().await.unwrap();
+    }
+    let mut consumer = consumer;
+    let info = consumer.info().await.unwrap();
+    assert_eq!(
+        (info.num_pending, info.num_ack_pending),
+        (0, 0),
+        "none comes again"
+    );
+    assert_eq!(
+        info.delivered.consumer_sequence, 6,
+        "the first kill lost none"
+    );
+    assert_eq!(count(&contents(&single.store).await), 0, "lost");
+}
+
+/// The control of the ids by which a repeat is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_their_ids_events_are_stored_again_after_a_kill() {
+    let single = Single::new().await;
+    for version in 1..=3 {
+        single.publish("a", version).await;
+    }
+    let consumer = single.consumer().await;
+    for _ in 0..2 {
+        // Killed after the commit, before the acknowledgements.
+        let events = decoded(&next(&consumer, 3).await);
+        single.store.append_once(&events).await.unwrap();
+        let copy = |mut event: NewEvent| {
+            event.aggregate_id = "copy".into();
+            event.event_id(Uuid::now_v7())
+        };
+        let copies: Vec<NewEvent> = events.into_iter().map(copy).collect();
+        single
+            .store
+            .append(ExpectedVersion::Any, &copies)
+            .await
+            .unwrap();
+    }
+    let stored = contents(&single.store).await;
+    assert_eq!((stored["a"].len(), stored["copy"].len()), (3, 6));
+}
+
+/// Appends to many orders in turn until it is told to end, never far ahead of the importer.
+async fn append(
+    store: SqliteEventStore,
+    mut imported: watch::Receiver<u64>,
+    mut end: watch::Receiver<bool>,
+) {
+    const AHEAD: u64 = 1_000;
+    let mut appended = 0;
+    while !*end.borrow() {
+        for order in 0..25 {
+            let placed = |n: u64| {
+                let amount = serde_json::json!({ "amount": appended + n });
+                NewEvent::json("Order", format!("o{order}"), "Placed", &amount).unwrap()
+            };
+            let events: Vec<NewEvent> = (0..2).map(placed).collect();
+            store.append(ExpectedVersion::Any, &events).await.unwrap();
+            appended += 2;
+        }
+        tokio::select! {
+            reached = imported.wait_for(|imported| imported + AHEAD > appended) => { reached.unwrap(); }
+            ended = end.wait_for(|end| *end) => { ended.unwrap(); }
+        }
+    }
+}
+
+/// Starts a program and kills it, 20 times, each at a random moment after it has made progress; then
+/// starts it once more. Tells how often it was killed.
+async fn kill_20_times(
+    mut command: Command,
+    mut progress: watch::Receiver<u64>,
+    kills: watch::Sender<u32>,
+) -> Process {
+    for _ in 0..20 {
+        let seen = *progress.borrow_and_update();
+        let killed = Process::start(&mut command);
+        let some = u64::from(Uuid::new_v4().as_bytes()[0]) / 2;
+        let reached = progress.wait_for(|now| *now > seen + some);
+        patiently("a program makes progress", reached)
+            .await
+            .unwrap();
+        drop(killed);
+        kills.send_modify(|kills| *kills += 1);
+    }
+    Process::start(&mut command)
+}
+
+/// Counts the messages sent to the stream's subjects, including the repeats that the stream drops.
+async fn count_sent(client: &async_nats::Client) -> watch::Receiver<u64> {
+    let mut sent = client.subscribe("events.>").await.unwrap();
+    client.flush().await.unwrap();
+    let (sender, receiver) = watch::channel(0);
+    tokio::spawn(async move {
+        while sent.next().await.is_some() {
+            sender.send_modify(|count| *count += 1);
+        }
+    });
+    receiver
+}
+
+async fn events_in(store: &PgEventStore) -> u64 {
+    let count = "SELECT count(*) FROM events";
+    let count: i64 = sqlx::query_scalar(count)
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    u64::try_from(count).unwrap()
+}
+
+/// Counts the events in the log that is imported into.
+fn count_imported(store: PgEventStore) -> watch::Receiver<u64> {
+    let (sender, receiver) = watch::channel(0);
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            sender.send_replace(events_in(&store).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    receiver
+}
+
+/// The leader of the stream, when it has one.
+async fn leader(stream: &Stream) -> Option<String> {
+    stream.get_info().await.ok()?.cluster?.leader
+}
+
+/// Kills the leader of the stream, and starts it again when others have led it for a while.
+async fn lose_the_leader(
+    mut cluster: Cluster,
+    stream: &Stream,
+    mut kills: watch::Receiver<u32>,
+) -> Cluster {
+    kills.wait_for(|kills| *kills >= 5).await.unwrap();
+    let lost = leader(stream).await.unwrap();
+    cluster.kill(&lost);
+    until("another server leads", async || {
+        leader(stream).await.is_some_and(|leader| leader != lost)
+    })
+    .await;
+    let before = *kills.borrow();
+    kills.wait_for(|kills| *kills > before + 2).await.unwrap();
+    cluster.restart(&lost).await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_logs_have_each_event_once_after_20_kills_of_each() {
+    let cluster = Cluster::start().await;
+    let urls = cluster.urls();
+    let directory = tempfile::tempdir().unwrap();
+    let source_url = format!("sqlite:{}", directory.path().join("shop.db").display());
+    let source = SqliteEventStore::connect(&source_url).await.unwrap();
+    source.migrate().await.unwrap();
+    let database = TestPostgres::shared().await.database().await;
+    let target = database.store().await;
+
+    let client = client(&urls).await;
+    let sent = count_sent(&client).await;
+    let progress = count_imported(target.clone());
+    let (end, ended) = watch::channel(false);
+    let appending = tokio::spawn(append(source.clone(), progress.clone(), ended));
+    let mut publish = publisher(&source_url, &urls);
+    publish.env("NATS_REPLICAS", "3");
+    let mut import = importer(&database.url, &urls);
+    import.env("NATS_REPLICAS", "3");
+
+    let (kills, killed) = watch::channel(0);
+    let publishing = tokio::spawn(kill_20_times(publish, sent.clone(), kills));
+    let importing = tokio::spawn(kill_20_times(
+        import,
+        progress.clone(),
+        watch::Sender::new(0),
+    ));
+    let context = jetstream::new(client.clone());
+    until("the stream exists", async || {
+        context.get_stream("integration").await.is_ok()
+    })
+    .await;
+    let stream = context.get_stream("integration").await.unwrap();
+    let cluster = lose_the_leader(cluster, &stream, killed).await;
+    let (publisher, importer) = (publishing.await.unwrap(), importing.await.unwrap());
+    end.send_replace(true);
+    appending.await.unwrap();
+
+    let log = contents(&source).await;
+    let events = count(&log) as u64;
+    until("everything is imported", async || {
+        events_in(&target).await >= events
+    })
+    .await;
+    let durable = stream.get_consumer::<Config>("billing").await.unwrap();
+    until("everything is acknowledged", async || {
+        let info = durable.get_info().await;
+        info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+    })
+    .await;
+    publisher.terminate();
+    importer.terminate();
+    assert_each_event_once(&log, &target).await;
+
+    // The control: without the ids, repeats would be in the stream and in the log.
+    let (sent, deliveries) = (*sent.borrow(), durable.get_info().await.unwrap().delivered);
+    println!("{events} events, {sent} seen on their way to the stream, {deliveries:?}");
+    assert!(deliveries.consumer_sequence > events);
+    drop(cluster);
+}
+
+fn length(events: &[Content]) -> i64 {
+    i64::try_from(events.len()).unwrap()
+}
+
+/// Compares the log that was imported into, and what its ordinary consumer made of it, with the source.
+async fn assert_each_event_once(log: &BTreeMap<String, Vec<Content>>, target: &PgEventStore) {
+    let stored = contents(target).await;
+    assert_eq!(
+        stored.keys().collect::<Vec<_>>(),
+        log.keys().collect::<Vec<_>>()
+    );
+    for (order, events) in log {
+        let versions = events.iter().map(|event| event.version);
+        assert!(versions.eq(1..=length(events)));
+        assert!(stored[order] == *events, "{order}: {} events", events.len());
+    }
+    let amount = |content: &Content| -> i64 {
+        let payload: serde_json::Value = serde_json::from_slice(&content.payload).unwrap();
+        payload["amount"].as_i64().unwrap()
+    };
+    let expected: Vec<(String, i64, i64)> = log
+        .iter()
+        .map(|(order, events)| {
+            (
+                order.clone(),
+                length(events),
+                events.iter().map(amount).sum(),
+            )
+        })
+        .collect();
+    let mut totals: Vec<(String, i64, i64)> =
+        sqlx::query_as("SELECT id, events, amount FROM order_totals")
+            .fetch_all(target.pool())
+            .await
+            .unwrap();
+    totals.sort();
+    assert_eq!(totals, expected, "each imported event was handled once");
+}
+
+#[test]
+fn the_guide_shows_what_the_programs_do() {
+    let guide = include_str!("../../consumer/src/guide/between_services.md");
+    let programs = concat!(
+        include_str!("../src/bin/nats_publisher.rs"),
+        include_str!("../src/bin/importer.rs"),
+        include_str!("../src/bin/nats/stream.rs")
+    );
+    shown::assert_shown(guide, programs);
+}

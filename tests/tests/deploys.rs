@@ -1,0 +1,459 @@
+//! A program goes from the library's previous version to a release with a new type of event, a new version of
+//! another, a renamed consumer, and a new version of a read model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use consumer::admin::{ActivateOptions, Admin, Target};
+use consumer_tests::releases::{after, append_after, append_known, append_unknown, placed_v2};
+use consumer_tests::{Database, Program, TestDatabase, WorkerProcess, test_on, until};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+/// The commit before the first that knows events which a release does not know, and names of consumers
+/// that are retired: what follows it are versions 6 and 7 of the tables.
+const PREVIOUS: &str = "08249d022b3f92140738690b2ca484c38c7cb7e3";
+
+test_on!(
+    [empty_sqlite, empty_postgres],
+    an_update_of_the_library_and_a_deploy_hand_over_every_event_once,
+    a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing,
+    without_the_statement_the_previous_library_passes_over_a_type
+);
+
+/// A consumer with the table that it fills.
+type Filled = (&'static str, u32, &'static str);
+
+const BEFORE: [Filled; 3] = [
+    ("orders", 1, "orders_v1"),
+    ("billing", 1, "invoices_v1"),
+    ("totals", 1, "totals_v1"),
+];
+
+const AFTER: [Filled; 3] = [
+    ("orders", 1, "orders_v1"),
+    ("invoices", 1, "invoices_v1"),
+    ("totals", 2, "totals_v2"),
+];
+
+/// A build of the program.
+#[derive(Clone)]
+struct Release {
+    program: String,
+    consumers: [Filled; 3],
+}
+
+/// The three builds: the previous library with the release before, then both releases with this library.
+async fn releases() -> Option<[Release; 3]> {
+    static PROGRAMS: OnceCell<Option<[String; 3]>> = OnceCell::const_new();
+    let built = PROGRAMS.get_or_init(async || {
+        let build = tokio::task::spawn_blocking(|| {
+            let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("earlier");
+            let before = Program::of("deploy").features("v1");
+            Some([
+                before.with_library_of(PREVIOUS).build(&directory)?,
+                before.build(&directory)?,
+                Program::of("deploy").features("v2").build(&directory)?,
+            ])
+        });
+        build.await.unwrap()
+    });
+    let programs = built.await.clone()?;
+    let mut consumers = [BEFORE, BEFORE, AFTER].into_iter();
+    Some(programs.map(|program| Release {
+        program,
+        consumers: consumers.next().unwrap(),
+    }))
+}
+
+impl Release {
+    fn start<DB: TestDatabase>(&self, db: &Database<DB>) -> WorkerProcess {
+        WorkerProcess::of(&self.program, db).start()
+    }
+
+    fn command<DB: TestDatabase>(&self, db: &Database<DB>, command: &str) -> Output {
+        let mut program = Command::new(&self.program);
+        program.arg(command).env("TEST_WORKER_URL", &db.url);
+        program.output().unwrap()
+    }
+
+    fn migrate<DB: TestDatabase>(&self, db: &Database<DB>) {
+        let output = self.command(db, "migrate");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+    }
+
+    /// What `status` says of a consumer.
+    fn status<DB: TestDatabase>(&self, db: &Database<DB>, name: &str, version: u32) -> Value {
+        let output = self.command(db, "status");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut consumers = status["consumers"].as_array().unwrap().iter();
+        let is_it = |one: &&Value| one["name"] == name && one["version"] == version;
+        consumers.find(is_it).cloned().unwrap_or_default()
+    }
+
+    /// Waits until `status` says something of a consumer.
+    async fn says<DB: TestDatabase>(
+        &self,
+        db: &Database<DB>,
+        (name, version): (&str, u32),
+        expected: Value,
+    ) {
+        let agrees = async || {
+            let status = self.status(db, name, version);
+            let mut expected = expected.as_object().unwrap().iter();
+            expected.all(|(key, value)| status.pointer(key).unwrap_or(&status[key]) == value)
+        };
+        until(&format!("`status` says {expected} of {name}"), agrees).await;
+    }
+
+    /// Checks that every start and every command is refused.
+    fn is_refused<DB: TestDatabase>(&self, db: &Database<DB>) {
+        for command in ["run", "status", "migrate"] {
+            let output = self.command(db, command);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{command}");
+            assert!(errors.contains("update the `consumer` crate"), "{errors}");
+        }
+    }
+
+    /// Waits until its consumers have handled every event, once and in order, and `status` says so.
+    async fn has_handled_all<DB: TestDatabase>(&self, db: &Database<DB>) {
+        let log = db.log().await;
+        let head = *log.last().unwrap();
+        until("the audit has the log", async || {
+            db.applied("audit").await.len() >= log.len()
+        })
+        .await;
+        assert_eq!(db.applied("audit").await, log);
+        let expected = folded(db, |_| true).await;
+        for (name, version, table) in self.consumers {
+            until(&format!("{table} is up to date"), async || {
+                events(&rows(db, table).await) >= log.len() as i64
+            })
+            .await;
+            assert_eq!(rows(db, table).await, expected, "{table}");
+            let done = json!({
+                "state": "running", "position": head, "/lag/events": 0, "waiting_for": null,
+                "held_back": null,
+            });
+            self.says(db, (name, version), done).await;
+        }
+        let done = json!({ "state": "running", "position": head, "/lag/events": 0 });
+        self.says(db, ("audit", 1), done).await;
+    }
+
+    /// Waits until a consumer says that it waits before an event, and checks that it has handled all before
+    /// that.
+    async fn waits_before<DB: TestDatabase>(
+        &self,
+        db: &Database<DB>,
+        (name, version, table): Filled,
+        position: i64,
+    ) {
+        let log = db.log().await;
+        let left = log.iter().filter(|one| **one >= position).count();
+        let waits = json!({
+            "state": "waiting_for_release", "/waiting_for/position": position, "/lag/events": left,
+        });
+        self.says(db, (name, version), waits).await;
+        let expected = folded(db, |one| one < position).await;
+        assert_eq!(rows(db, table).await, expected, "{table}");
+    }
+}
+
+/// A row of a read model: how many events, and the hash of their positions.
+type Row = (i64, i64);
+
+/// The rows of a table, if it is there.
+async fn rows<DB: TestDatabase>(db: &Database<DB>, table: &str) -> BTreeMap<String, Row> {
+    let sql = format!("SELECT id || ' ' || events || ' ' || chain FROM {table}");
+    let mut connection = db.pool.acquire().await.unwrap();
+    let rows = DB::texts(&mut connection, &sql).await.unwrap_or_default();
+    let row = |text: &String| {
+        let [id, events, chain] = text.split(' ').collect::<Vec<_>>().try_into().unwrap();
+        (
+            id.to_owned(),
+            (events.parse().unwrap(), chain.parse().unwrap()),
+        )
+    };
+    rows.iter().map(row).collect()
+}
+
+fn events(rows: &BTreeMap<String, Row>) -> i64 {
+    rows.values().map(|(events, _)| events).sum()
+}
+
+/// The rows that a read model has after the events at these positions of the log.
+async fn folded<DB: TestDatabase>(
+    db: &Database<DB>,
+    is_handled: impl Fn(i64) -> bool,
+) -> BTreeMap<String, Row> {
+    let ids = "SELECT aggregate_id FROM events ORDER BY global_position";
+    let (ids, positions) = (db.texts(ids).await, db.log().await);
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for (id, position) in ids.into_iter().zip(positions) {
+        if is_handled(position) {
+            let (events, chain) = rows.entry(id).or_default();
+            *events += 1;
+            *chain = (*chain * 31 + position) % 1_000_000_007;
+        }
+    }
+    rows
+}
+
+/// A process, and what it is restarted as.
+struct Restarted(Release, Option<WorkerProcess>);
+
+impl Restarted {
+    fn start<DB: TestDatabase>(release: &Release, db: &Database<DB>) -> Self {
+        Self(release.clone(), Some(release.start(db)))
+    }
+
+    /// Kills it at this moment, and starts it again.
+    fn restart<DB: TestDatabase>(&mut self, db: &Database<DB>) {
+        if let Some(process) = self.1.take() {
+            process.kill();
+        }
+        self.1 = Some(self.0.start(db));
+    }
+
+    fn into_process(self) -> WorkerProcess {
+        self.1.unwrap()
+    }
+}
+
+/// Appends events, of which some are new, while old processes restart at any moment.
+async fn rounds<DB: TestDatabase>(db: &Database<DB>, old: &mut [Restarted], has_new: bool) {
+    for round in 0..4 {
+        append_known(db, fastrand::usize(..6)).await;
+        let which = fastrand::usize(..old.len());
+        if round % 2 == 0 {
+            old[which].restart(db);
+        }
+        if has_new {
+            append_unknown(db).await;
+        }
+        append_known(db, fastrand::usize(1..6)).await;
+        if round % 2 == 1 {
+            old[which].restart(db);
+        }
+    }
+}
+
+/// The statement of the guide, which keeps programs with an earlier library from the tables.
+fn statement() -> &'static str {
+    let guide = include_str!("../../consumer/src/guide/deploying.md");
+    let from = guide
+        .find("UPDATE consumer_schema SET needs = version")
+        .unwrap();
+    let (statement, _) = guide[from..].split_once("```").unwrap();
+    statement
+}
+
+/// A database that the previous library has migrated, in which two of its processes have handled events.
+async fn with_previous<DB: TestDatabase>(db: &Database<DB>, previous: &Release) -> [Restarted; 2] {
+    previous.migrate(db);
+    db.execute(DB::CREATE_READ_MODEL).await;
+    let old = [(); 2].map(|()| Restarted::start(previous, db));
+    append_known(db, 20).await;
+    previous.has_handled_all(db).await;
+    old
+}
+
+/// What processes of the release before say once the one after has taken over.
+async fn says_what_is_taken<DB: TestDatabase>(db: &Database<DB>, before: &Release, first: i64) {
+    let held = "held back: it was renamed to `invoices`; `rename invoices billing` takes that back, \
+                and `start-new billing` starts another consumer of this name";
+    let held = json!({ "state": "held_back", "held_back": held, "position": null });
+    before.says(db, ("billing", 1), held).await;
+    // No program knows both this version and the event.
+    before.waits_before(db, BEFORE[2], first).await;
+    let other = json!({ "state": "other_version", "waiting_for": null });
+    before.says(db, ("totals", 2), other).await;
+}
+
+async fn an_update_of_the_library_and_a_deploy_hand_over_every_event_once<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let Some([previous, before, after]) = releases().await else {
+        return;
+    };
+    let mut old = with_previous(&db, &previous).await;
+
+    // The library alone, in both orders: nothing changes for the processes with the previous one.
+    before.migrate(&db);
+    rounds(&db, &mut old, false).await;
+    previous.has_handled_all(&db).await;
+    let updated = before.start(&db);
+    rounds(&db, &mut old, false).await;
+    before.has_handled_all(&db).await;
+    updated.kill();
+    rounds(&db, &mut old, false).await;
+    previous.has_handled_all(&db).await;
+    let mut updated = [(); 2].map(|()| Restarted::start(&before, &db));
+    rounds(&db, &mut old, false).await;
+    let [left, last] = old;
+    left.into_process().kill();
+    rounds(&db, &mut updated, false).await;
+    before.has_handled_all(&db).await;
+
+    // From now on, no process with the previous library works, or starts again.
+    db.execute(statement()).await;
+    assert!(!last.into_process().ended(), "it ends with an error");
+    previous.is_refused(&db);
+
+    // The first process of the new release has appended something, and is gone again.
+    let first = append_unknown(&db).await;
+    append_known(&db, 5).await;
+    for consumer in BEFORE {
+        before.waits_before(&db, consumer, first).await;
+    }
+    updated[0].restart(&db);
+    for consumer in BEFORE {
+        before.waits_before(&db, consumer, first).await;
+    }
+
+    // Both releases, then the new one alone.
+    let one = after.start(&db);
+    after.has_handled_all(&db).await;
+    says_what_is_taken(&db, &before, first).await;
+    rounds(&db, &mut updated, true).await;
+    after.has_handled_all(&db).await;
+    previous.is_refused(&db);
+    let [left, last] = updated;
+    left.into_process().kill();
+    let another = after.start(&db);
+    let mut last = [last];
+    rounds(&db, &mut last, true).await;
+    after.has_handled_all(&db).await;
+    says_what_is_taken(&db, &before, first).await;
+    let [last] = last;
+    assert!(last.into_process().terminate());
+    append_unknown(&db).await;
+    after.has_handled_all(&db).await;
+
+    let admin = Admin::new(db.store.clone());
+    let totals = Target::new("totals").version(2);
+    admin
+        .activate(totals, ActivateOptions::new())
+        .await
+        .unwrap();
+    let active = json!({ "state": "running", "is_active": true });
+    after.says(&db, ("totals", 2), active).await;
+    let replaced = json!({ "state": "other_version", "is_active": false });
+    after.says(&db, ("totals", 1), replaced).await;
+    let refunds = "SELECT event_type FROM events WHERE event_type = 'Refunded'";
+    let refunded = db.numbers("SELECT CAST(sum(refunded) AS BIGINT) FROM totals");
+    assert_eq!(refunded.await, [db.texts(refunds).await.len() as i64]);
+    assert!(one.terminate() && another.terminate());
+    after.has_handled_all(&db).await;
+}
+
+async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let Some([previous, before, after]) = releases().await else {
+        return;
+    };
+    let [left, last] = with_previous(&db, &previous).await;
+
+    // The library and the release at once: the statement comes before the first new process.
+    after.migrate(&db);
+    append_known(&db, 10).await;
+    db.execute(statement()).await;
+    left.into_process().kill();
+    let one = after.start(&db);
+    let first = append_unknown(&db).await;
+    append_known(&db, 5).await;
+    previous.is_refused(&db);
+    after.has_handled_all(&db).await;
+    assert!(!last.into_process().ended(), "it ends with an error");
+    previous.is_refused(&db);
+
+    // The release before, with this library, joins, and is all that is left.
+    let mut old = [(); 2].map(|()| Restarted::start(&before, &db));
+    rounds(&db, &mut old, true).await;
+    after.has_handled_all(&db).await;
+    says_what_is_taken(&db, &before, first).await;
+    one.kill();
+    let left = append_unknown(&db).await;
+    append_known(&db, 5).await;
+    before.waits_before(&db, BEFORE[0], left).await;
+    says_what_is_taken(&db, &before, first).await;
+    let admin = Admin::new(db.store.clone());
+    admin.rename("invoices", "billing").await.unwrap();
+    before.waits_before(&db, BEFORE[1], left).await;
+    old[1].restart(&db);
+    for consumer in &BEFORE[..2] {
+        before.waits_before(&db, *consumer, left).await;
+    }
+
+    // The release after comes again, and takes the name when it is told to.
+    let one = after.start(&db);
+    let held = json!({ "state": "held_back" });
+    after.says(&db, ("invoices", 1), held).await;
+    before
+        .says(
+            &db,
+            ("billing", 1),
+            json!({ "state": "waiting_for_release" }),
+        )
+        .await;
+    admin.rename("billing", "invoices").await.unwrap();
+    after.has_handled_all(&db).await;
+    rounds(&db, &mut old, true).await;
+    after.has_handled_all(&db).await;
+    for process in old {
+        assert!(process.into_process().terminate());
+    }
+    append_unknown(&db).await;
+    after.has_handled_all(&db).await;
+    assert!(one.terminate());
+}
+
+/// The control, and what the guide says of programs with an earlier library.
+async fn without_the_statement_the_previous_library_passes_over_a_type<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let Some([previous, _, after]) = releases().await else {
+        return;
+    };
+    let [left, last] = with_previous(&db, &previous).await;
+    left.into_process().kill();
+    after.migrate(&db);
+
+    let passed = append_after(&db, &after::OrderEvent::Refunded { amount: 1 }).await;
+    append_known(&db, 3).await;
+    let head = *db.log().await.last().unwrap();
+    let done = json!({ "state": "running", "position": head, "/lag/events": 0 });
+    let without = folded(&db, |one| one != passed).await;
+    for (name, version, table) in BEFORE {
+        previous.says(&db, (name, version), done.clone()).await;
+        assert_eq!(rows(&db, table).await, without, "{table}");
+    }
+    // At a version that it cannot read, it stops.
+    append_after(&db, &placed_v2()).await;
+    for (name, version, _) in BEFORE {
+        previous
+            .says(&db, (name, version), json!({ "state": "stopped" }))
+            .await;
+    }
+    last.into_process().kill();
+
+    let one = after.start(&db);
+    append_known(&db, 3).await;
+    let lossy = folded(&db, |one| one != passed).await;
+    let whole = folded(&db, |_| true).await;
+    for ((_, _, table), expected) in AFTER.into_iter().zip([&lossy, &lossy, &whole]) {
+        until(&format!("{table} is up to date"), async || {
+            events(&rows(&db, table).await) >= events(expected)
+        })
+        .await;
+        assert_eq!(rows(&db, table).await, *expected, "{table}");
+    }
+    assert!(one.terminate());
+}

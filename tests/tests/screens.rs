@@ -1,0 +1,358 @@
+//! Every page and every screen of the command line, of each filling, in the widths and colours that people use.
+//!
+//! `tests/scripts/pictures.sh all DIRECTORY` writes them all, for people to look at.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use consumer_tests::{
+    Browser, Database, Filling, Model, Screen, Served, Terminal, plain, run_once,
+};
+use sqlx::{Postgres, Sqlite, Transaction};
+
+/// Where to write what is looked at, if anywhere.
+fn directory() -> Option<PathBuf> {
+    let directory = PathBuf::from(std::env::var_os("SCREENS")?);
+    std::fs::create_dir_all(&directory).unwrap();
+    Some(directory)
+}
+
+/// A consumer that is declared, with its handlers, and a read model of its own.
+mod declared {
+    use consumer::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(aggregate = "Seat")]
+    pub(super) struct Reserved {
+        by: String,
+    }
+
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(aggregate = "Seat")]
+    pub(super) struct Released;
+
+    #[derive(ReadModel)]
+    #[read_model(table = "seats")]
+    pub(super) struct Seat {
+        #[read_model(key)]
+        id: String,
+        by: String,
+    }
+
+    #[derive(Default)]
+    pub(super) struct Seats;
+
+    #[consumer(name = "seats", aggregates = ["Seat"], read_model = Seat, formerly = none)]
+    impl Seats {
+        #[on]
+        fn reserved(&self, event: Envelope<'_, Reserved>) -> Seat {
+            let id = event.aggregate_id.clone();
+            let by = event.payload.by;
+            Seat { id, by }
+        }
+
+        #[on]
+        fn released(&self, seat: &mut Option<Seat>, _event: Released) {
+            *seat = None;
+        }
+    }
+}
+
+/// Pages to look at.
+struct Pages {
+    name: String,
+    served: Served,
+    paths: Vec<(&'static str, String)>,
+    /// What keeps them as they are.
+    _kept: Kept,
+}
+
+enum Kept {
+    Filled(#[allow(dead_code)] Database<Sqlite>),
+    Blocked(
+        #[allow(dead_code)] Transaction<'static, Postgres>,
+        #[allow(dead_code)] Database<Postgres>,
+    ),
+}
+
+impl Pages {
+    async fn of(filling: Filling) -> Self {
+        let db = filling.database().await;
+        let mut builder = filling.builder(db.store.clone());
+        let mut paths = filling.pages();
+        if filling == Filling::Normal {
+            builder = builder.consumer(declared::Seats);
+            paths.push(("declared", "/consumers/seats/1".to_owned()));
+        }
+        Self {
+            name: filling.name().to_owned(),
+            served: Served::operable(builder).await,
+            paths,
+            _kept: Kept::Filled(db),
+        }
+    }
+
+    /// A log whose frontier is blocked, to which no form may be sent.
+    async fn blocked() -> Self {
+        let db = Database::<Postgres>::fresh().await;
+        let users = Model::new("users");
+        db.append("User", ["ada"]).await;
+        run_once(users.worker(&db)).await;
+        let mut open = db.store.begin().await.unwrap();
+        sqlx::query("SET application_name = 'nightly import of a supplier with a long name'")
+            .execute(&mut *open)
+            .await
+            .unwrap();
+        db.append_in(&mut open, "slow").await;
+        db.append("User", (0..40).map(|index| format!("u-{index}")))
+            .await;
+        Self {
+            name: "blocked".to_owned(),
+            served: Served::read_only(users.worker(&db)).await,
+            paths: vec![
+                ("overview", "/".to_owned()),
+                ("consumer", "/consumers/users/1".to_owned()),
+                ("event", "/events/3?consumer=users".to_owned()),
+            ],
+            _kept: Kept::Blocked(open, db),
+        }
+    }
+
+    async fn all() -> Vec<Self> {
+        let mut all = vec![Self::blocked().await];
+        for filling in Filling::ALL {
+            all.push(Self::of(filling).await);
+        }
+        all
+    }
+
+    async fn open(&self, browser: &Browser, path: &str) {
+        let url = format!("http://{}{path}", self.served.address);
+        browser.open(&url).await;
+    }
+}
+
+/// axe-core, which `npm` fetches once into the target directory.
+fn axe() -> Option<String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("axe");
+    let file = directory.join("node_modules/axe-core/axe.min.js");
+    if !file.exists() {
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut npm = Command::new("npm");
+        npm.args([
+            "install",
+            "--silent",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "axe-core@4",
+        ]);
+        let fetched = npm.current_dir(&directory).status();
+        if !fetched.is_ok_and(|status| status.success()) {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "`npm` cannot fetch axe-core"
+            );
+            println!("skipped: `npm` cannot fetch axe-core");
+            return None;
+        }
+    }
+    Some(std::fs::read_to_string(file).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn axe_finds_no_violation_on_any_page() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let Some(axe) = axe() else {
+        return;
+    };
+    let browser = Browser::start().await;
+    let all = Pages::all().await;
+    let mut found = Vec::new();
+    for screen in [(1280, false), (360, true)] {
+        let (width, is_dark) = screen;
+        browser.show_on(Screen { width, is_dark }).await;
+        for pages in &all {
+            for (name, path) in &pages.paths {
+                pages.open(&browser, path).await;
+                browser
+                    .run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+                    .await;
+                let name = format!("{} of {}", name, pages.name);
+                found.extend(violations(&browser, &axe, &name, width).await);
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+async fn violations(browser: &Browser, axe: &str, page: &str, width: u32) -> Vec<String> {
+    browser.run(axe).await;
+    let run = "const done = arguments[0];
+        axe.run().then((result) => done(result.violations.map((one) =>
+            one.id + ': ' + one.nodes.slice(0, 2).map((node) => node.html + ' ' + node.failureSummary).join(' | '))))
+          .catch((error) => done(['axe failed: ' + error]))";
+    let found = browser.run_async(run).await;
+    let found = found.as_array().expect("a list of violations");
+    found
+        .iter()
+        .map(|one| format!("{page} at {width}: {one}"))
+        .collect()
+}
+
+/// The parts of a page that are wider than the window, or whose text is cut off although nothing says so.
+const CUT_OFF: &str = "
+    const found = [];
+    const wide = document.documentElement.scrollWidth;
+    if (wide > innerWidth) found.push('the page is ' + wide + ' wide');
+    for (const one of document.querySelectorAll('main *')) {
+        const style = getComputedStyle(one);
+        const box = one.getBoundingClientRect();
+        // These say that there is more, or scroll.
+        const around = one.parentElement.closest('pre, .why, .by');
+        const isClipped = around !== null && getComputedStyle(around).overflowX !== 'visible';
+        const isShown = box.width > 1 && !isClipped && !one.closest('.hidden, svg');
+        if (isShown && box.right > innerWidth + 1) found.push('beyond the window: ' + one.outerHTML.slice(0, 120));
+        const hides = style.overflowX !== 'visible' && style.textOverflow !== 'ellipsis' && style.overflowX !== 'auto';
+        if (isShown && hides && one.scrollWidth > one.clientWidth + 1) found.push('cut off: ' + one.outerHTML.slice(0, 120));
+    }
+    return found.slice(0, 5)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_is_wider_than_its_window() {
+    if !Browser::is_installed() {
+        return;
+    }
+    let browser = Browser::start().await;
+    let mut found = Vec::new();
+    for pages in Pages::all().await {
+        for width in [360, 1280, 1920] {
+            for is_dark in [false, true] {
+                // Colours change no widths.
+                if is_dark && directory().is_none() {
+                    continue;
+                }
+                browser.show_on(Screen { width, is_dark }).await;
+                for (name, path) in &pages.paths {
+                    pages.open(&browser, path).await;
+                    let cut_off = browser.run(CUT_OFF).await;
+                    let cut_off = cut_off.as_array().cloned().unwrap_or_default();
+                    let page = format!("{}-{name}-{width}", pages.name);
+                    found.extend(cut_off.iter().map(|one| format!("{page}: {one}")));
+                    let plural = wrong_plural(&browser.text().await);
+                    found.extend(plural.map(|text| format!("{page}: {text}")));
+                    if let Some(directory) = directory() {
+                        let colour = if is_dark { "dark" } else { "light" };
+                        let file = directory.join(format!("{page}-{colour}.png"));
+                        std::fs::write(file, browser.picture(1_600).await).unwrap();
+                    }
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// A single thing that is counted as several: `1 events`.
+fn wrong_plural(text: &str) -> Option<String> {
+    const THINGS: [&str; 10] = [
+        "events",
+        "consumers",
+        "aggregates",
+        "segments",
+        "times",
+        "positions",
+        "others",
+        "bytes",
+        "releases",
+        "versions",
+    ];
+    let words: Vec<&str> = text.split([' ', '\n', '\u{a0}']).collect();
+    let pairs = words
+        .windows(2)
+        .filter(|pair| pair[0].trim_start_matches('(') == "1");
+    let mut wrong =
+        pairs.filter(|pair| THINGS.contains(&pair[1].trim_end_matches([',', '.', ':', ')'])));
+    wrong.next().map(|pair| pair.join(" "))
+}
+
+/// Whether a text is for a terminal to obey, besides colours.
+fn is_obeyed(text: &str) -> bool {
+    let mut parts = text.split('\x1b').skip(1);
+    let is_colour = |part: &str| {
+        let code = part.strip_prefix('[').and_then(|part| part.split_once('m'));
+        code.is_some_and(|(code, _)| {
+            code.chars()
+                .all(|char| char.is_ascii_digit() || char == ';')
+        })
+    };
+    text.contains('\u{202e}') || parts.any(|part| !is_colour(part))
+}
+
+/// The screens of a filling on a terminal of so many columns.
+async fn screens(filling: Filling, columns: u16) -> Vec<(&'static str, String)> {
+    let db = filling.database().await;
+    let variables = [
+        ("TEST_OPERATOR_URL", db.url.as_str()),
+        ("TEST_FILLING", filling.name()),
+    ];
+    let show = |line: &'static str| {
+        let program = env!("CARGO_BIN_EXE_test_operator");
+        let text = Terminal { columns }.run(&format!("{program} consumers {line}"), &variables);
+        (line, text.replace('\r', ""))
+    };
+    filling.commands().into_iter().map(show).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_screen_of_the_commands_fits_its_terminal() {
+    let mut found = Vec::new();
+    for filling in Filling::ALL {
+        for columns in [80, 140] {
+            let screens = screens(filling, columns).await;
+            let mut written = String::new();
+            for (line, text) in &screens {
+                written.push_str(&format!("$ {line}\n{text}\n"));
+                let mut wrong = |what: String| {
+                    found.push(format!("{} {columns} `{line}`: {what}", filling.name()));
+                };
+                // A progress bar is drawn over and over.
+                if line.starts_with("rebuild") {
+                    continue;
+                }
+                if is_obeyed(text) {
+                    wrong(format!("{text:?}"));
+                }
+                if let Some(text) = wrong_plural(&plain(text)) {
+                    wrong(text);
+                }
+                // Its types are as wide as a terminal.
+                let is_wide = (filling, *line) == (Filling::Overfull, "unknown");
+                let text = plain(text);
+                for row in text
+                    .lines()
+                    .filter(|row| !is_wide && is_wide_row(row, columns))
+                {
+                    wrong(row.to_owned());
+                }
+            }
+            if let Some(directory) = directory() {
+                let file = directory.join(format!("{}-{columns}.txt", filling.name()));
+                std::fs::write(file, written).unwrap();
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Whether a line of a table is wider than the terminal. A sentence may be, since a terminal continues it in the
+/// next line, and so may what has no narrower form.
+fn is_wide_row(row: &str, columns: u16) -> bool {
+    let row = row.trim_end();
+    let cells = row.split("  ").filter(|cell| !cell.is_empty()).count();
+    let has_wide = Filling::WIDE.iter().any(|wide| row.contains(wide));
+    cells > 2 && !has_wide && row.chars().count() > columns.into()
+}
