@@ -13,9 +13,9 @@ pub use crate::contract::generated::{
     several, shared, slice, taken, transaction, whole,
 };
 pub use crate::contract::read_model::generated::{
-    ByAggregateId, ByKey, KeyCodec, KeyOfParts, KeysOf, NO_TABLE, NoAggregateId, NoKeyCodec,
-    NoTable, RowType, TableOf, aggregate_id, changed, codec, fold_one, fold_run, key_part, keys_of,
-    keys_of_place, only, optional_text_codec, position_codec, returned, row, text_codec,
+    ByAggregateId, ByKey, KeyCodec, KeysOf, NO_TABLE, NoAggregateId, NoKeyCodec, NoTable, RowType,
+    TableOf, aggregate_id, changed, codec, fold_one, fold_run, key_of_parts, key_part, keys_of,
+    keys_of_place, optional_text_codec, position_codec, returned, row, text_codec,
 };
 pub use crate::contract::typed::{
     EventShape, PlainContent, Typed, Upcast, VariantType, decode_json, encode_json, event_type_of,

@@ -254,15 +254,14 @@ fn key_function(krate: &Path, row: &Path, fold: &Fold<'_>) -> Option<TokenStream
         RowKey::Tuple(span, parts) => {
             let key_type = rows::key_type(krate, row);
             let number = Literal::usize_unsuffixed(parts.len());
-            let whole_key = quote_at! {krate, *span =>
-                <__Key as #krate::__private::KeyOfParts<#number>>::Key
-            };
             let parts = parts.iter().map(|part| key_part(krate, part));
             let parts = quote_spanned! {*span=> (#(#parts,)*) };
+            let key = quote_at! {krate, *span =>
+                #krate::__private::key_of_parts::<__Key, #number>(#parts)
+            };
             quote_spanned! {Span::mixed_site()=>
                 type __Key = #key_type;
-                let __key: #whole_key = #parts;
-                #krate::__private::only(__key)
+                #key
             }
         }
     };

@@ -1,7 +1,7 @@
 use consumer::prelude::*;
-use consumer::sqlx::{self, FromRow};
+use consumer::sqlx;
 
-#[derive(ReadModel, FromRow)]
+#[derive(ReadModel, sqlx::FromRow)]
 #[read_model(table = "users")]
 #[sqlx(rename_all = "camelCase")]
 struct User {

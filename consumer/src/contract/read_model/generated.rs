@@ -473,30 +473,30 @@ fn distinct<K: Key>(mut keys: Vec<K>) -> Vec<K> {
     keys
 }
 
-/// The only key that an event is about.
-///
-/// # Errors
-/// Never: the caller returns other errors.
-pub fn only<K>(key: K) -> Result<Vec<K>, HandlerError> {
-    Ok(vec![key])
-}
-
 /// A key of `N` parts. It exists for its error message.
 #[diagnostic::on_unimplemented(
     message = "a tuple of {N} does not name a row, whose key is `{Self}`",
     label = "not `{Self}`",
     note = "write one part for each field marked `#[read_model(key)]`, and no tuple if there is only one"
 )]
-pub trait KeyOfParts<const N: usize> {
-    /// The key.
-    type Key;
+pub trait KeyOfParts<const N: usize>: Sized {
+    /// Its parts.
+    type Parts;
+
+    /// The key with these parts.
+    fn of(parts: Self::Parts) -> Self;
 }
 
 /// Implements [`KeyOfParts`] for a tuple.
 macro_rules! parts {
     ($number:literal $($part:ident)+) => {
+        #[diagnostic::do_not_recommend]
         impl<$($part: KeyField),+> KeyOfParts<$number> for ($($part,)+) {
-            type Key = Self;
+            type Parts = Self;
+
+            fn of(parts: Self) -> Self {
+                parts
+            }
         }
     };
 }
@@ -508,6 +508,16 @@ parts!(5 A B C D E);
 parts!(6 A B C D E F);
 parts!(7 A B C D E F G);
 parts!(8 A B C D E F G H);
+
+/// The only key that an event is about, from its parts.
+///
+/// # Errors
+/// Never: the caller returns other errors.
+pub fn key_of_parts<K: KeyOfParts<N>, const N: usize>(
+    parts: K::Parts,
+) -> Result<Vec<K>, HandlerError> {
+    Ok(vec![K::of(parts)])
+}
 
 /// One part of a key with several. `M` tells in which form.
 #[diagnostic::on_unimplemented(
