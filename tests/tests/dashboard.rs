@@ -300,7 +300,7 @@ async fn a_consumer_without_a_worker_needs_attention<DB: TestDatabase>(db: Datab
     for path in ["/", "/consumers/users/1"] {
         let page = served.page(path).await;
         assert!(
-            page.contains(">no worker</span>") && page.contains("no worker seen for 10 min"),
+            page.contains(">no worker</span>") && page.contains("events have waited 10 min"),
             "{path}: {page}"
         );
         assert!(!page.contains(">running<"), "{path}: {page}");
@@ -310,7 +310,7 @@ async fn a_consumer_without_a_worker_needs_attention<DB: TestDatabase>(db: Datab
     let served = Served::read_only(users.worker(&db)).await;
     let page = served.page("/").await;
     assert!(
-        page.contains(">running<") && page.contains("none in trouble"),
+        page.contains(">running<") && page.contains("no problems"),
         "{page}"
     );
 }
