@@ -269,7 +269,7 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
     run_once(users.worker(&db)).await;
     let handled = explain(&users, 1).await;
     assert!(
-        handled.contains("handled, or skipped") && handled.contains("a replay"),
+        handled.contains("handled, or skipped") && handled.contains("is replay   yes"),
         "{handled}"
     );
     let failed = explain(&users, 2).await;
@@ -277,7 +277,7 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
         failed.contains("parked (failed 1 time): cannot handle bad"),
         "{failed}"
     );
-    assert!(failed.contains("not a replay"), "{failed}");
+    assert!(failed.contains("is replay   no"), "{failed}");
     assert!(
         explain(&users, 3)
             .await

@@ -476,7 +476,7 @@ async fn an_event_tells_what_a_consumer_made_of_it<DB: TestDatabase>(db: Databas
     let served = Served::read_only(users.worker(&db)).await;
     let handled = served.page("/events/1?consumer=users&version=1").await;
     assert!(
-        handled.contains("handled, or skipped") && handled.contains("a replay"),
+        handled.contains("handled, or skipped") && handled.contains("Is replay</dt><dd>yes"),
         "{handled}"
     );
     let other = served.page("/events/2?consumer=users").await;
