@@ -88,7 +88,7 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
 pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
     let position = event.position;
     format!(
-        "waits for a release that knows {event}; deploy one, name its type in `ignore`, or get past the event with `park {name} {position}` or `skip {name} {position}`"
+        "waits for a release that knows {event}; deploy one, name its type in `ignore`, or run `park {name} {position}` or `skip {name} {position}`"
     )
 }
 
@@ -123,7 +123,7 @@ fn way_out(one: &ConsumerStatus) -> Option<Problem> {
     if let Some(position) = position {
         let _ = write!(
             text,
-            ", or get past the event with `park {name} {position}` or `skip {name} {position}`"
+            ", or run `park {name} {position}` or `skip {name} {position}`"
         );
     }
     Some(Problem::Is(text))

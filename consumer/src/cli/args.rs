@@ -14,8 +14,8 @@ Exit codes:
   1  failed: the database, the tables, a consumer's code or the output
   2  wrong command line
   3  a consumer needs attention: it stopped, is held back, waits for another
-     release or has no worker, its scope changed, a parked event failed again, or the
-     log has unknown events
+     release or has no worker, its scope changed, a parked event failed
+     again, or the log has unknown events
   4  refused, nothing was changed: not confirmed, a worker is processing a
      batch, or the message says what to do first";
 
