@@ -459,7 +459,7 @@ async fn a_stopped_consumer_names_the_commands_that_help<DB: TestDatabase>(db: D
         .unwrap();
     assert_eq!(
         commands,
-        "`resume users`, or get past the event with `park users 1` or `skip users 1`"
+        "`resume users`, or run `park users 1` or `skip users 1`"
     );
     let (exit, text) = cli(users.worker(&db), "park users 1").await;
     assert_eq!(exit, Exit::Done, "{text}");

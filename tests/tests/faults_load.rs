@@ -322,9 +322,9 @@ async fn idle(db: &Database<Postgres>, consumers: usize) -> Running<Postgres> {
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The highest number of statements per second of an idle worker: four reads of the log, one of the
-/// checkpoint rows, and a transaction of four statements that advances idle checkpoints, here once a
-/// second. With the default intervals it is 5.4.
-const MOST_STATEMENTS: f64 = 4.0 + 1.0 + 4.0;
+/// checkpoint rows, and, here once a second, a transaction of four statements that advances idle
+/// checkpoints and a look at the columns of the log. With the default intervals it is 5.5.
+const MOST_STATEMENTS: f64 = 4.0 + 1.0 + 4.0 + 1.0;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_consumers_share_a_few_statements_per_second() {
