@@ -10,7 +10,7 @@
 //! | `consumer_events_total` | counter | `log`, `consumer`, `version` | events handled and committed, without parked and skipped ones |
 //! | `consumer_batches_total` | counter | `log`, `consumer`, `version` | committed transactions that handled events |
 //! | `consumer_batch_seconds` | histogram | `log`, `consumer`, `version` | time from claim to commit |
-//! | `consumer_errors_total` | counter | `log`, `consumer`, `version`, `kind` | failed attempts: an error of the `handler`, of the `database`, or a handler that tried to end the transaction (`commit`) |
+//! | `consumer_errors_total` | counter | `log`, `consumer`, `version`, `kind` | failed attempts: an error of the `handler`, of the `database`, a handler that tried to end the transaction (`commit`), an event that cannot be decoded (`unreadable`), or that was deleted before it was handled (`missing`) |
 //! | `consumer_retries_total` | counter | `log`, `consumer`, `version` | attempts at an event after the first |
 //! | `consumer_parked_total` | counter | `log`, `consumer`, `version` | events parked, including those behind a failed one |
 //! | `consumer_skipped_total` | counter | `log`, `consumer`, `version` | events skipped |

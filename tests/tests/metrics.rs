@@ -189,6 +189,7 @@ test_on!(
     a_parked_event_is_not_counted_as_handled,
     a_skipped_event_is_only_counted_as_skipped,
     errors_are_counted_by_their_cause,
+    an_event_that_cannot_be_decoded_is_counted_as_unreadable,
     the_log_is_read_once_for_consumers_at_one_position,
     lag_in_seconds_is_the_age_of_the_first_unhandled_event,
     a_new_event_after_an_idle_hour_is_not_an_hour_late,
@@ -291,6 +292,24 @@ async fn errors_are_counted_by_their_cause<DB: TestDatabase>(db: Database<DB>) {
             format!("consumer_errors_total{{consumer={name},kind={kind},log=events,version=1}}");
         assert_eq!(value(&errors), 1.0, "{kind}");
     }
+}
+
+async fn an_event_that_cannot_be_decoded_is_counted_as_unreadable<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    prepare(&db, &["a"]).await;
+    let damage = match DB::NAME {
+        "SQLite" => "event_id = 'no UUID'",
+        _ => "created_at = 'infinity'",
+    };
+    db.execute(&format!("UPDATE events SET {damage}")).await;
+    let name = named::<DB, _>("unreadable_s", "unreadable_p");
+    let model = Model::new(name).settings(impatient(0));
+    let worker = Worker::<DB>::builder(db.store.clone()).consumer(model);
+    worker.build().unwrap().run_once().await.unwrap();
+    let errors =
+        format!("consumer_errors_total{{consumer={name},kind=unreadable,log=events,version=1}}");
+    assert_eq!(value(&errors), 1.0);
 }
 
 async fn the_log_is_read_once_for_consumers_at_one_position<DB: TestDatabase>(db: Database<DB>) {

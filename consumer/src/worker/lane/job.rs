@@ -59,6 +59,15 @@ impl Job {
         }
     }
 
+    /// The kind of its failures, for metrics.
+    pub(crate) fn failure_kind(&self) -> &'static str {
+        match &self.defect {
+            Some(Defect::Unreadable(_)) => "unreadable",
+            Some(Defect::Missing(_)) => "missing",
+            Some(Defect::Unknown(_)) | None => "handler",
+        }
+    }
+
     /// Whether all its events are to be handled in one transaction.
     pub(crate) fn is_whole(&self) -> bool {
         self.take == self.events.len()

@@ -552,7 +552,7 @@ impl<DB: Backend> Lane<DB> {
         let span = self.span(job);
         let began = Instant::now();
         let result = attempt.run().instrument(span.clone()).await;
-        self.measure(&result, began.elapsed(), &span);
+        self.measure(job, &result, (began.elapsed(), &span));
         result
     }
 
@@ -575,9 +575,9 @@ impl<DB: Backend> Lane<DB> {
 
     fn measure(
         &self,
+        job: &Job,
         result: &Result<Outcome, AttemptError>,
-        took: Duration,
-        span: &tracing::Span,
+        (took, span): (Duration, &tracing::Span),
     ) {
         let (log, key) = (&*self.shared.log_name, &self.segment.key);
         match result {
@@ -586,7 +586,7 @@ impl<DB: Backend> Lane<DB> {
                 metrics::batch(log, key, tally.events, took);
                 metrics::parked_or_skipped(log, key, tally.parked, tally.skipped);
             }
-            Ok(Outcome::Failed { .. }) => metrics::error(log, key, "handler"),
+            Ok(Outcome::Failed { .. }) => metrics::error(log, key, job.failure_kind()),
             Ok(_) => {}
             Err(AttemptError::EndedTransaction { .. }) => metrics::error(log, key, "commit"),
             Err(AttemptError::Database(_) | AttemptError::StaleConnection) => {
