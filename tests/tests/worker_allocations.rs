@@ -123,9 +123,10 @@ async fn an_event_is_not_allocated_again<DB: TestDatabase>() {
         "{ten} allocations an event, ten consumers"
     );
     let copied = an_event::<DB>(1, true).await;
+    // What the worker does meanwhile depends on the machine's load.
     assert!(
-        copied > 0.9,
-        "the control: a copy an event shows as {copied}"
+        copied - one > 0.5,
+        "the control: a copy an event shows as {copied}, beside {one}"
     );
 }
 
