@@ -30,7 +30,7 @@ impl<DB: Backend> EventStore<DB> {
     /// The position should be that of an event in the consumer's scope: a checkpoint without such events
     /// advances only every [`advance_interval`](crate::WorkerBuilder::advance_interval).
     ///
-    /// ```
+    /// ```standalone_crate
     /// # consumer::__doc::run(async |store| {
     /// use std::time::Duration;
     ///
