@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::broker::{Cluster, client, nats_server};
+use self::broker::{Cluster, client, count_sent, nats_server};
 use self::process::Process;
 
 /// How soon unacknowledged messages come again, in milliseconds.
@@ -426,19 +426,6 @@ async fn kill_20_times(
         kills.send_modify(|kills| *kills += 1);
     }
     Process::start(&mut command)
-}
-
-/// Counts the messages sent to the stream's subjects, including the repeats that the stream drops.
-async fn count_sent(client: &async_nats::Client) -> watch::Receiver<u64> {
-    let mut sent = client.subscribe("events.>").await.unwrap();
-    client.flush().await.unwrap();
-    let (sender, receiver) = watch::channel(0);
-    tokio::spawn(async move {
-        while sent.next().await.is_some() {
-            sender.send_modify(|count| *count += 1);
-        }
-    });
-    receiver
 }
 
 async fn events_in(store: &PgEventStore) -> u64 {

@@ -20,7 +20,7 @@ use consumer_tests::TestPostgres;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use self::broker::{client, nats_server};
+use self::broker::{client, count_sent, nats_server};
 use self::process::Process;
 
 fn publisher(database: &str, nats: &str, arguments: &[&str]) -> Process {
@@ -31,19 +31,6 @@ fn publisher(database: &str, nats: &str, arguments: &[&str]) -> Process {
         .env("NATS_URL", nats)
         .stdout(Stdio::null());
     Process::start(&mut command)
-}
-
-/// Counts the messages sent to the stream's subjects, including the repeats that the stream drops.
-async fn count_sent(client: &async_nats::Client) -> watch::Receiver<u64> {
-    let mut sent = client.subscribe("events.>").await.unwrap();
-    client.flush().await.unwrap();
-    let (sender, receiver) = watch::channel(0);
-    tokio::spawn(async move {
-        while sent.next().await.is_some() {
-            sender.send_modify(|count| *count += 1);
-        }
-    });
-    receiver
 }
 
 /// Appends until it is told to end, never far ahead of the publisher, and returns the number of events.

@@ -62,7 +62,7 @@ pub enum WorkerError {
     PausedClock,
     /// The consumer has no checkpoint.
     #[error(
-        "there is no checkpoint of `{consumer}`; has a worker with that consumer ever run on this database?"
+        "there is no checkpoint of `{consumer}`; start a worker with that consumer on this database first"
     )]
     UnknownCheckpoint {
         /// The consumer.

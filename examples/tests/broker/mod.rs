@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use async_nats::jetstream;
 use consumer_tests::{free_port, until};
+use futures_util::StreamExt as _;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::process::Process;
 
@@ -15,6 +17,19 @@ pub(crate) async fn nats_server(directory: &Path) -> (Process, String) {
     let server = Process::start(server(directory).args(["-p", "-1"]));
     let url = url(directory, &server).await;
     (server, url)
+}
+
+/// Counts the messages sent to the stream's subjects, including the repeats that the stream drops.
+pub(crate) async fn count_sent(client: &async_nats::Client) -> watch::Receiver<u64> {
+    let mut sent = client.subscribe("events.>").await.unwrap();
+    client.flush().await.unwrap();
+    let (sender, receiver) = watch::channel(0);
+    tokio::spawn(async move {
+        while sent.next().await.is_some() {
+            sender.send_modify(|count| *count += 1);
+        }
+    });
+    receiver
 }
 
 /// A server with JetStream, which keeps everything in this directory.
