@@ -468,7 +468,8 @@ async fn lose_the_leader(
     })
     .await;
     let before = *kills.borrow();
-    kills.wait_for(|kills| *kills > before + 2).await.unwrap();
+    // It fails when the last kill was earlier: the programs that are left still have events to pass on.
+    let _ = kills.wait_for(|kills| *kills > before + 2).await;
     cluster.restart(&lost).await;
     cluster
 }
