@@ -23,7 +23,7 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::{self, Context as JetStream, Message, stream::Stream};
 use consumer::prelude::*;
 use consumer::{Backend, EventRecord, EventStore, sqlx};
-use consumer_tests::{PgDatabase, TestPostgres, patiently, until};
+use consumer_tests::{PgDatabase, TestPostgres, patiently, until, until_some};
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -461,7 +461,8 @@ async fn lose_the_leader(
     mut kills: watch::Receiver<u32>,
 ) -> Cluster {
     kills.wait_for(|kills| *kills >= 5).await.unwrap();
-    let lost = leader(stream).await.unwrap();
+    // There is none while the servers elect one.
+    let lost = until_some("a server leads", async || leader(stream).await).await;
     cluster.kill(&lost);
     until("another server leads", async || {
         leader(stream).await.is_some_and(|leader| leader != lost)
@@ -503,11 +504,10 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
         watch::Sender::new(0),
     ));
     let context = jetstream::new(client.clone());
-    until("the stream exists", async || {
-        context.get_stream("integration").await.is_ok()
+    let stream = until_some("the stream exists", async || {
+        context.get_stream("integration").await.ok()
     })
     .await;
-    let stream = context.get_stream("integration").await.unwrap();
     let cluster = lose_the_leader(cluster, &stream, killed).await;
     let (publisher, importer) = (publishing.await.unwrap(), importing.await.unwrap());
     end.send_replace(true);
@@ -519,10 +519,10 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
         events_in(&target).await >= events
     })
     .await;
-    let durable = stream.get_consumer::<Config>("billing").await.unwrap();
-    until("everything is acknowledged", async || {
-        let info = durable.get_info().await;
-        info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+    let acknowledged = until_some("everything is acknowledged", async || {
+        let durable = stream.get_consumer::<Config>("billing").await.ok()?;
+        let info = durable.get_info().await.ok()?;
+        (info.num_pending == 0 && info.num_ack_pending == 0).then_some(info)
     })
     .await;
     publisher.terminate();
@@ -530,7 +530,7 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
     assert_each_event_once(&log, &target).await;
 
     // The control: without the ids, repeats would be in the stream and in the log.
-    let (sent, deliveries) = (*sent.borrow(), durable.get_info().await.unwrap().delivered);
+    let (sent, deliveries) = (*sent.borrow(), acknowledged.delivered);
     println!("{events} events, {sent} seen on their way to the stream, {deliveries:?}");
     assert!(deliveries.consumer_sequence > events);
     drop(cluster);

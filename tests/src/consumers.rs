@@ -313,12 +313,27 @@ pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// Polls a condition until it is met, as [`patiently`].
 pub async fn until<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
-    let looking = async {
-        while !reached().await {
+    until_some(what, || {
+        let reached = reached();
+        async { reached.await.then_some(()) }
+    })
+    .await;
+}
+
+/// Asks until there is an answer, as [`patiently`].
+pub async fn until_some<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    patiently(what, looking).await;
+    patiently(what, asking).await
 }
 
 /// Drops a future when it is woken for the poll after this many; returns whether it was done.

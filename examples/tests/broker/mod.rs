@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use async_nats::jetstream;
-use consumer_tests::{free_port, until};
+use consumer_tests::{free_port, until, until_some};
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -47,11 +47,10 @@ fn server(directory: &Path) -> Command {
 /// Waits until a server listens.
 async fn url(directory: &Path, server: &Process) -> String {
     let ports = directory.join(format!("nats-server_{}.ports", server.0.id()));
-    until("the server has written its port", async || {
-        listens_at(&ports).is_some()
+    until_some("the server has written its port", async || {
+        listens_at(&ports)
     })
-    .await;
-    listens_at(&ports).unwrap()
+    .await
 }
 
 fn listens_at(ports: &Path) -> Option<String> {
@@ -110,7 +109,11 @@ impl Cluster {
             context.get_or_create_stream(config).await.is_ok()
         })
         .await;
-        context.delete_stream("probe").await.unwrap();
+        until("the probe is gone", async || {
+            context.delete_stream("probe").await.is_ok()
+                || context.get_stream("probe").await.is_err()
+        })
+        .await;
         cluster
     }
 
