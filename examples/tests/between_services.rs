@@ -461,7 +461,7 @@ async fn lose_the_leader(
     mut kills: watch::Receiver<u32>,
 ) -> Cluster {
     kills.wait_for(|kills| *kills >= 5).await.unwrap();
-    // There is none while the servers elect one.
+    // During an election the stream has no leader.
     let lost = until_some("a server leads", async || leader(stream).await).await;
     cluster.kill(&lost);
     until("another server leads", async || {
@@ -469,7 +469,7 @@ async fn lose_the_leader(
     })
     .await;
     let before = *kills.borrow();
-    // It fails when the last kill was earlier: the programs that are left still have events to pass on.
+    // An error means that the kills are over; the last programs still have events to pass on.
     let _ = kills.wait_for(|kills| *kills > before + 2).await;
     cluster.restart(&lost).await;
     cluster

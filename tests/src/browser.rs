@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http::HttpRequest;
-use crate::until;
+use crate::{until, until_some};
 
 /// The member that a reference to an element has.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -192,9 +192,9 @@ impl Browser {
             .send()
             .await;
         let text = answer.text();
-        let is_stale = text.contains("stale element reference");
-        assert!(is_stale || answer.status == 200, "{path}: {text}");
-        !is_stale
+        let is_gone = names_a_replaced_page(&text);
+        assert!(is_gone || answer.status == 200, "{path}: {text}");
+        !is_gone
     }
 
     /// Clicks on an element.
@@ -203,14 +203,14 @@ impl Browser {
             .await;
     }
 
-    /// What a reader sees of the page.
+    /// What a reader sees of the page, or of the next one if it is just being replaced.
     pub async fn text(&self) -> String {
-        let bodies = self.all("body").await;
-        let Some(body) = bodies.first() else {
-            return String::new();
-        };
-        let text = self.get(&format!("/element/{}/text", body.0)).await;
-        text.as_str().unwrap_or_default().to_owned()
+        until_some("the page has a text", async || {
+            let bodies = self.all("body").await;
+            let text = format!("/element/{}/text", bodies.first()?.0);
+            self.get(&text).await.as_str().map(str::to_owned)
+        })
+        .await
     }
 
     /// Waits until the page shows a text, without loading it again.
@@ -272,7 +272,7 @@ impl Browser {
             .send()
             .await;
         let text = answer.text();
-        if GONE.iter().any(|gone| text.contains(gone)) {
+        if names_a_replaced_page(&text) {
             return Value::Null;
         }
         assert_eq!(answer.status, 200, "{method} {path}: {text}");
@@ -281,12 +281,16 @@ impl Browser {
     }
 }
 
-/// What the driver says of an element whose page is just being replaced; which one depends on the moment.
-const GONE: [&str; 3] = [
-    "stale element reference",
-    "does not belong to the document",
-    "No node with given id",
-];
+/// Whether an answer says that the element belongs to a page that was just replaced. The driver words it
+/// differently at different moments.
+fn names_a_replaced_page(answer: &str) -> bool {
+    let words = [
+        "stale element reference",
+        "does not belong to the document",
+        "No node with given id",
+    ];
+    words.iter().any(|words| answer.contains(words))
+}
 
 /// Where a driver listens, which it writes.
 fn listening(driver: &mut Child) -> SocketAddr {

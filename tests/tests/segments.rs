@@ -179,7 +179,7 @@ async fn a_merge_of_an_unknown_consumer_is_refused<DB: TestDatabase>(db: Databas
     let error = merge_segments(&db.store, "nobody", 3, 1).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no checkpoint of `nobody v3`; start a worker with that consumer on this database first"
+        "consumer `nobody v3` has no checkpoint yet: run a worker with this consumer first"
     );
 }
 

@@ -61,9 +61,7 @@ pub enum WorkerError {
     )]
     PausedClock,
     /// The consumer has no checkpoint.
-    #[error(
-        "there is no checkpoint of `{consumer}`; start a worker with that consumer on this database first"
-    )]
+    #[error("consumer `{consumer}` has no checkpoint yet: run a worker with this consumer first")]
     UnknownCheckpoint {
         /// The consumer.
         consumer: ConsumerId,
