@@ -321,10 +321,11 @@ async fn idle(db: &Database<Postgres>, consumers: usize) -> Running<Postgres> {
 /// The interval at which checkpoints of idle consumers advance in this test.
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The highest number of statements per second of an idle worker: four reads of the log, one of the
-/// checkpoint rows, and, here once a second, a transaction of four statements that advances idle
-/// checkpoints and a look at the columns of the log. With the default intervals it is 5.5.
-const MOST_STATEMENTS: f64 = 4.0 + 1.0 + 4.0 + 1.0;
+/// The number of statements per second of an idle worker: four reads of the log; three for the conditions
+/// of its sequence, its state and the checkpoint rows, in one message; and, here once a second, five: the
+/// version of the tables, the privileges, two of the log's columns, and the number of parked events. With
+/// the default intervals it is 7.5.
+const MOST_STATEMENTS: f64 = 4.0 + 3.0 + 5.0;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_consumers_share_a_few_statements_per_second() {
@@ -348,7 +349,7 @@ async fn idle_consumers_share_a_few_statements_per_second() {
     }
     let [one, fifty] = [0, 1].map(|n| (after[n] - before[n]) as f64 / seconds);
     println!("statements a second of an idle worker: {one:.2} with 1 consumer, {fifty:.2} with 50");
-    // One read and one transaction more may fall into that time.
+    // One of each more may fall into that time.
     assert!(fifty <= MOST_STATEMENTS + 1.0, "{fifty}");
     assert!(fifty <= one + 2.0, "{one} with 1, {fifty} with 50");
 }
