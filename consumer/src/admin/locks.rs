@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::run_effects;
-use crate::worker::lane::outcome::is_refusal_of_commit;
+use crate::worker::lane::failure::is_refusal_of_commit;
 
 /// How long a command that only changes rows waits for the current batch.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(30);

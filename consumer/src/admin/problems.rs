@@ -9,7 +9,7 @@ use crate::worker::ConsumerState;
 
 /// A problem of a consumer, in one line.
 pub(crate) enum Problem {
-    /// What the consumer does, from the verb on.
+    /// The behaviour of the consumer, from the verb on.
     Does(String),
     /// A sentence of its own.
     Is(String),
@@ -101,7 +101,7 @@ fn failure(one: &ConsumerStatus) -> Option<Problem> {
         format!(", next attempt in {}", duration(wait))
     });
     let times = count(failing.attempts.into(), "time");
-    let state = one.state.name().replace('_', " ");
+    let state = one.state.words();
     let error = one_line(&failing.error);
     Some(Problem::Does(format!(
         "{state}{event} (failed {times}{again}): {error}"

@@ -19,8 +19,8 @@ use crate::contract::Context;
 use crate::contract::read_model::VersionTable;
 use crate::registry::Registered;
 use crate::worker::WorkerError;
+use crate::worker::lane::failure::refused_commit;
 use crate::worker::lane::handler::describe;
-use crate::worker::lane::outcome::refused_commit;
 use crate::worker::poller::assignment::scope_text;
 
 /// A rebuild that has begun; see [`Admin::rebuild`].

@@ -21,10 +21,10 @@ use crate::backend::{
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
-use crate::worker::lane::attempt::{SWALLOWED, keep_alive};
+use crate::worker::lane::attempt::keep_alive;
+use crate::worker::lane::failure::{ErrorKind, SWALLOWED, is_aborted_transaction, refused_commit};
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::mark::HeldMark;
-use crate::worker::lane::outcome::{self, ErrorKind, refused_commit};
 
 /// How long a claim may be silent while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -193,7 +193,7 @@ impl Waiting {
     fn after_handler<DB: Backend>(&self, error: AdminError) -> AdminError {
         match &error {
             AdminError::Store(StoreError::Database(database))
-                if outcome::is_aborted_transaction::<DB>(database) =>
+                if is_aborted_transaction::<DB>(database) =>
             {
                 let first = self.events.first();
                 AdminError::Retry {
@@ -462,32 +462,34 @@ impl<DB: Backend> Retry<'_, DB> {
         let batch = Arc::new(batch);
         let consumer = &*self.code.consumer;
         match supervise(consumer, cx, connection, &batch, batch.len(), limits).await {
-            Ok(0) => Err(self.blame(cx, &batch, nothing_handled()).into()),
+            Ok(0) => Err(self.blame(cx, &batch, nothing_handled())),
             Ok(handled) => Ok(handled),
-            Err(failure) if failure.timed_out => {
-                Err(Failed::GivenUp(self.blame(cx, &batch, failure.error)))
-            }
-            Err(failure) => Err(self.blame(cx, &batch, failure.error).into()),
+            Err(error) => Err(self.blame(cx, &batch, error)),
         }
     }
 
     /// Decides whose fault an error is.
-    fn blame(&self, cx: &Context, events: &[PersistedEvent], error: BatchError) -> AdminError {
+    fn blame(&self, cx: &Context, events: &[PersistedEvent], error: BatchError) -> Failed {
         let failed = events.get(error.handled).map(|event| event.global_position);
         let position = failed.or(cx.current_position()).unwrap_or_default();
         let error: HandlerError = error.error;
         let kind = ErrorKind::of::<DB>(&error);
         let source = Box::new(Cause(error));
         match kind {
-            ErrorKind::Handler | ErrorKind::Protocol => AdminError::Retry { position, source },
+            ErrorKind::Handler | ErrorKind::Protocol => {
+                Failed::InOrder(AdminError::Retry { position, source })
+            }
+            ErrorKind::TimedOut => Failed::GivenUp(AdminError::Retry { position, source }),
             ErrorKind::Transient
             | ErrorKind::ReadOnly
             | ErrorKind::StalePlan
             | ErrorKind::SharedStatement
-            | ErrorKind::ClaimTimeout => AdminError::Interrupted { position, source },
-            ErrorKind::EndedTransaction => AdminError::EndedTransaction {
+            | ErrorKind::ClaimTimeout => {
+                Failed::InOrder(AdminError::Interrupted { position, source })
+            }
+            ErrorKind::EndedTransaction => Failed::InOrder(AdminError::EndedTransaction {
                 consumer: self.consumer.clone(),
-            },
+            }),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::backend::{
 };
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
+use crate::worker::Tone;
 use crate::worker::poller::assignment::scope_text;
 
 /// The consumers of a store and its frontier at one moment.
@@ -244,12 +245,21 @@ impl ConsumerStatus {
         }
     }
 
-    /// What it is doing, in one word or two.
+    /// Its activity in one word or two.
     #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
     pub(crate) fn word(&self) -> String {
         match self.unattended {
             Some(_) => "no worker".to_owned(),
-            None => self.state.name().replace('_', " "),
+            None => self.state.words(),
+        }
+    }
+
+    /// The colour of its activity.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn tone(&self) -> Tone {
+        match self.unattended {
+            Some(_) => Tone::Bad,
+            None => self.state.tone(),
         }
     }
 
@@ -547,17 +557,13 @@ fn worst(rows: &[Row]) -> Option<&Row> {
 /// The state of a consumer's worst row, regardless of the code.
 fn state(worst: &Checkpoint, rows: &[Row]) -> ConsumerState {
     let is_replayed = |row: &Row| row.checkpoint.position < row.replay_to;
-    let error = || worst.error.clone().unwrap_or_default();
     match worst.state {
-        State::Stopped => ConsumerState::Stopped {
-            position: worst.failed_position,
-            error: error(),
-        },
+        State::Stopped => ConsumerState::stopped(worst),
         State::Paused => ConsumerState::Paused,
         State::Running if is_tried_again(worst) => ConsumerState::Retrying {
             position: worst.failed_position.unwrap_or_default(),
             attempts: worst.attempts,
-            error: error(),
+            error: worst.error.clone().unwrap_or_default(),
         },
         State::Running => match waiting_for(worst) {
             Some(event) => ConsumerState::WaitingForRelease {
@@ -609,11 +615,7 @@ pub(super) fn changed_scope<DB: Backend>(
     checkpoint: &Checkpoint,
     code: &Registered<DB>,
 ) -> Option<ConsumerState> {
-    let scope = scope_text(&code.declaration.scope);
-    (*scope != *checkpoint.scope).then(|| ConsumerState::ScopeChanged {
-        checkpoint: checkpoint.scope.replace('\n', ", "),
-        code: scope.replace('\n', ", "),
-    })
+    ConsumerState::scope_changed(checkpoint, &scope_text(&code.declaration.scope))
 }
 
 fn failing(row: &Row) -> Option<Failing> {

@@ -1,4 +1,4 @@
-//! What the table of events, as it is mapped, can hold. The database would refuse the same, but on
+//! The limits of the table of events, as it is mapped. The database would refuse the same, but on
 //! Postgres that aborts the caller's transaction.
 
 use std::borrow::Cow;

@@ -119,7 +119,7 @@ fn content_as<DB: Reads<Option<T>>, T>(
     Ok(DB::read_at(row, index)?.map_or(Value::Null, variant))
 }
 
-/// What an upsert does with a row whose key exists.
+/// The treatment of a row whose key exists.
 pub(super) fn on_conflict(table: &Table) -> String {
     let others = table.columns.iter();
     let others = others.filter(|column| !matches!(column.role, ColumnRole::Key));

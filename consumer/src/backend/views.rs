@@ -50,7 +50,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// What has the name of a view.
+/// The object that has the name of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// Nothing.
@@ -278,7 +278,7 @@ pub enum ViewError {
     },
 }
 
-/// What can be done with something that has the name of a view.
+/// The action that is possible on an object with the name of a view.
 fn choices(table: Option<&str>) -> String {
     match table {
         Some(table) => format!("rename that table, adopt it by renaming it to `{table}`"),
@@ -292,9 +292,9 @@ impl From<sqlx::Error> for ViewError {
     }
 }
 
-/// What views need of a database. All statements run in the caller's transaction.
+/// The statements on views. All statements run in the caller's transaction.
 pub trait Views: Driver {
-    /// What has the name of the view.
+    /// Finds the object that has the name of the view.
     fn relation(
         connection: &mut Self::Connection,
         name: &Name,

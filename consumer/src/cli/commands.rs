@@ -1,4 +1,4 @@
-//! What each command does; longer ones have a file of their own.
+//! The shorter commands; the others have a file of their own.
 
 use serde::Serialize;
 

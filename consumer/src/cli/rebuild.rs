@@ -127,7 +127,7 @@ impl Rebuild {
     }
 }
 
-/// What a rebuild lacks.
+/// The missing part of a rebuild.
 fn lacks(missing: RangeInclusive<i64>) -> String {
     let (from, to) = (number(*missing.start()), number(*missing.end()));
     format!("Events {from} to {to} are no longer in the log, so it is rebuilt without them. ")

@@ -12,6 +12,7 @@ use super::exit::Exit;
 use super::tables;
 use crate::admin::{Admin, AdminError, ConsumerState, Status};
 use crate::backend::Backend;
+use crate::worker::Tone;
 use crate::worker::shutdown_signal;
 
 /// The time between two looks from which a rate is computed.
@@ -89,14 +90,7 @@ impl Command {
 
 fn verdict(status: &Status) -> Exit {
     let is_unwell = |state: &ConsumerState| {
-        matches!(
-            state,
-            ConsumerState::Stopped { .. }
-                | ConsumerState::WaitingForRelease { .. }
-                | ConsumerState::ScopeChanged { .. }
-                | ConsumerState::HeldBack(_)
-                | ConsumerState::OtherLog { .. }
-        )
+        state.tone() == Tone::Bad || matches!(state, ConsumerState::WaitingForRelease { .. })
     };
     let mut consumers = status.consumers.iter();
     if status.frontier.problem.is_some()

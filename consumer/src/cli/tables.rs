@@ -1,4 +1,4 @@
-//! What the commands show, as text for people.
+//! The output of the commands, as text for people.
 
 use std::sync::Arc;
 
@@ -13,12 +13,13 @@ use super::console::Console;
 use crate::admin::problems::problems;
 use crate::admin::text::{count, duration, number, one_line, rate, visible};
 use crate::admin::{
-    ConsumerId, ConsumerState, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent,
-    Status, UnknownEvents, processes_of,
+    ConsumerId, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent, Status,
+    UnknownEvents, processes_of,
 };
 use crate::backend::{LogRow, Schema};
 use crate::contract::{OnError, PersistedEvent};
 use crate::registry::{Declaration, Registered};
+use crate::worker::Tone;
 
 /// A table without borders.
 struct Layout<'a> {
@@ -79,7 +80,7 @@ impl Layout<'_> {
         is_long.then_some(title)
     }
 
-    /// What may have several lines, on lines of its own.
+    /// The cells that may have several lines, on lines of their own.
     fn wrapped_below<'r>(&'r self, row: &'r [Cell]) -> impl Iterator<Item = String> + 'r {
         let cells = row.iter().zip(self.header);
         let wrapped = cells.skip(self.header.len() - self.wrapped);
@@ -350,20 +351,11 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
 }
 
 fn colour(one: &ConsumerStatus) -> Color {
-    if one.unattended.is_some() {
-        return Color::Red;
-    }
-    match one.state {
-        ConsumerState::Running => Color::Green,
-        ConsumerState::Stopped { .. }
-        | ConsumerState::ScopeChanged { .. }
-        | ConsumerState::HeldBack(_)
-        | ConsumerState::OtherLog { .. } => Color::Red,
-        ConsumerState::Retrying { .. }
-        | ConsumerState::WaitingForRelease { .. }
-        | ConsumerState::Paused
-        | ConsumerState::Detached => Color::Yellow,
-        _ => Color::Cyan,
+    match one.tone() {
+        Tone::Good => Color::Green,
+        Tone::Neutral => Color::Cyan,
+        Tone::Doubtful => Color::Yellow,
+        Tone::Bad => Color::Red,
     }
 }
 
@@ -389,7 +381,7 @@ pub(super) fn frontier(frontier: &FrontierStatus) -> String {
     lines.join("\n")
 }
 
-/// What became of an event in a consumer, and what it contains.
+/// The fate of an event in a consumer, and its content.
 pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> String {
     let consumer = ConsumerId {
         name: Arc::clone(&explanation.consumer),

@@ -1,4 +1,4 @@
-//! What the forms do.
+//! The actions behind the forms.
 
 use std::sync::Arc;
 
@@ -172,7 +172,7 @@ async fn run<DB: Backend>(
     Ok(None)
 }
 
-/// What became of parked events that were retried.
+/// The result of retrying parked events, in words.
 fn report(base: &Base, retried: &Retried, back: &str) -> Response {
     let content: Markup = html! {
         h1 { "Retried" }

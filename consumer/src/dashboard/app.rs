@@ -1,4 +1,4 @@
-//! What the pages of one dashboard share.
+//! The state that the pages of one dashboard share.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::backend::{Backend, ConsumerId};
 /// The state of the router.
 pub(super) type Shared<DB> = Arc<App<DB>>;
 
-/// What the pages of one dashboard share.
+/// The state that the pages of one dashboard share.
 pub(super) struct App<DB: Backend> {
     pub(super) admin: Admin<DB>,
     authorize: Option<Authorize>,

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::words::tone;
+use super::words::class;
 use crate::admin::{FrontierStatus, SegmentStatus};
 
 /// The number of slices that aggregates are divided into.
@@ -43,7 +43,7 @@ pub(super) fn slices(segments: &[SegmentStatus], head: i64) -> Markup {
                 @let width = (segment.slices.end - segment.slices.start - gap(segments)).max(1);
                 @let height = filled(segment.position, head, HEIGHT);
                 rect.rest x=(segment.slices.start) y="0" width=(width) height=(HEIGHT) {}
-                rect class={ "fill " (tone(&segment.state)) } x=(segment.slices.start) y=(HEIGHT - height)
+                rect class={ "fill " (class(segment.state.tone())) } x=(segment.slices.start) y=(HEIGHT - height)
                     width=(width) height=(height) {}
             }
         }

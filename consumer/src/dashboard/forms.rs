@@ -7,7 +7,7 @@ use super::options::ActionKind;
 use super::urls::Base;
 use crate::backend::ConsumerId;
 
-/// What the form of an action sends.
+/// The fields that the form of an action sends.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Sent {
     pub(super) token: Option<String>,
@@ -118,7 +118,7 @@ fn label(kind: ActionKind) -> String {
     }
 }
 
-/// What an action loses, or changes for others.
+/// The loss that an action causes, or its effect on others.
 fn warning(kind: ActionKind) -> Option<&'static str> {
     match kind {
         ActionKind::Skip { .. } | ActionKind::SkipParked { .. } => {
@@ -140,7 +140,7 @@ fn warning(kind: ActionKind) -> Option<&'static str> {
     }
 }
 
-/// What a reader may accept in addition.
+/// The consequence that a reader may accept in addition.
 fn acceptable(kind: ActionKind) -> Option<&'static str> {
     match kind {
         ActionKind::Rebuild { .. } => Some("Parked events may lose their effects"),

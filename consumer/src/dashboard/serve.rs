@@ -50,7 +50,7 @@ impl ServeError {
 
 /// Who may see the pages.
 struct Access {
-    /// What the header of a request with the password is.
+    /// The header of a request with the password.
     authorization: Option<String>,
     /// Whether the names of hosts do not matter, since the password does.
     any_host: bool,

@@ -23,7 +23,7 @@ impl<S: Sync> FromRequestParts<S> for Base {
 }
 
 impl Base {
-    /// What the whole path has before the path that the router sees.
+    /// The prefix of the whole path before the path that the router sees.
     pub(super) fn of(parts: &Parts) -> Self {
         let Some(OriginalUri(whole)) = parts.extensions.get::<OriginalUri>() else {
             return Self::default();

@@ -8,36 +8,15 @@ use maud::{Markup, html};
 use crate::admin::problems::problems_besides_failures;
 use crate::admin::text::{duration, number};
 use crate::admin::{ConsumerState, ConsumerStatus, Lag, WorkerStatus};
+use crate::worker::Tone;
 
 /// The class of a state, which decides its colour.
-pub(super) fn tone(state: &ConsumerState) -> &'static str {
-    match state {
-        ConsumerState::Running | ConsumerState::CaughtUp => "ok",
-        ConsumerState::Stopped { .. }
-        | ConsumerState::ScopeChanged { .. }
-        | ConsumerState::OtherLog { .. }
-        | ConsumerState::Panicked { .. } => "bad",
-        ConsumerState::Retrying { .. }
-        | ConsumerState::Paused
-        | ConsumerState::Detached
-        | ConsumerState::Forgotten
-        | ConsumerState::HeldBack(_)
-        | ConsumerState::WaitingForRelease { .. }
-        | ConsumerState::Waiting { .. } => "warn",
-        _ => "info",
-    }
-}
-
-/// A state in words.
-pub(super) fn state(state: &ConsumerState) -> String {
-    state.name().replace('_', " ")
-}
-
-/// The class of the state of a whole consumer.
-pub(super) fn tone_of(one: &ConsumerStatus) -> &'static str {
-    match one.unattended {
-        Some(_) => "bad",
-        None => tone(&one.state),
+pub(super) fn class(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "ok",
+        Tone::Neutral => "info",
+        Tone::Doubtful => "warn",
+        Tone::Bad => "bad",
     }
 }
 
@@ -93,7 +72,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{size:.1} {unit}")
 }
 
-/// What is wrong with a consumer, in one line; `None` if no one has to act.
+/// The problem of a consumer, in one line; `None` if no one has to act.
 pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
     if let Some(failing) = &one.failing {
         let first = failing.error.lines().next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What panics do: tasks start again, and policies that a program cannot apply are warned of.
+//! The consequences of panics: tasks start again, and policies that a program cannot apply are warned of.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

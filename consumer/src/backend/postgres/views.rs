@@ -88,7 +88,7 @@ const PROPERTIES: &str = "
           FROM view, kept, pg_catalog.aclexplode(attacl) AS g
         ) AS s ORDER BY step, statement";
 
-/// What a view has that its statement does not contain, and that would be lost with it.
+/// The parts of a view that its statement does not contain, and that would be lost with it.
 const ADDITIONS: &str = "
     WITH view AS (
         SELECT c.oid FROM pg_catalog.pg_class AS c

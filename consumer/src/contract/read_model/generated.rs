@@ -563,7 +563,7 @@ pub fn key_part<K, S: IntoKeyPart<K, M>, M>(source: S) -> K {
     source.into_part()
 }
 
-/// What a handler takes by mutable reference: the row, or an `Option` of it.
+/// The types that a handler takes by mutable reference: the row, or an `Option` of it.
 #[diagnostic::on_unimplemented(
     message = "a handler of `{R}` rows cannot take `&mut {Self}`",
     label = "not the row of this consumer",
@@ -602,7 +602,7 @@ pub fn row<'r, R: ReadModel, T: RowArgument<R>>(
     T::of(rows, key)
 }
 
-/// What a handler without a `&mut` parameter returns.
+/// The return types of a handler without a `&mut` parameter.
 #[diagnostic::on_unimplemented(
     message = "a handler of `{R}` rows cannot return `{Self}`",
     label = "neither a `{R}` nor nothing",
@@ -654,7 +654,7 @@ pub fn returned<R: ReadModel, T: Returned<R>>(
     returned.put(rows, key)
 }
 
-/// What a handler that takes its row, or none, returns.
+/// The return types of a handler that takes its row, or none.
 #[diagnostic::on_unimplemented(
     message = "a handler that takes its row by `&mut` changes it in place, and cannot return `{Self}`",
     label = "neither nothing nor a `Result` of nothing",

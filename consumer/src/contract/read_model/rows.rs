@@ -115,7 +115,7 @@ struct BatchRow<R: ReadModel> {
     last_event: Option<usize>,
 }
 
-/// What a batch changes in the database.
+/// The changes of a batch to the database.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// The values of the rows to insert or update, ordered by key.
@@ -164,7 +164,7 @@ impl<R: ReadModel> BatchRows<R> {
         Ok(())
     }
 
-    /// What has to be written.
+    /// The rows to write.
     pub(super) fn into_changes(self) -> Result<Changes, HandlerError> {
         let has_position = self.position_index.is_some();
         let mut rows = self.rows;

@@ -58,7 +58,7 @@ impl Value {
         size_of::<Self>() + heap
     }
 
-    /// What kind of value it is, for messages.
+    /// The kind of value, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "NULL",

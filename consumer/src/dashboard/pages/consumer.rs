@@ -19,7 +19,7 @@ use crate::dashboard::options::ActionKind;
 use crate::dashboard::payload::show;
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::{Base, ConsumerPath};
-use crate::dashboard::words::{ago, date, events, or_dash, process, prose, state, tone, tone_of};
+use crate::dashboard::words::{ago, class, date, events, or_dash, process, prose};
 use crate::registry::Declaration;
 use crate::registry::entry::declared;
 
@@ -61,7 +61,7 @@ pub(crate) async fn consumer<DB: Backend>(
     page(&base, Section::Overview, &id.to_string(), &content).into_response()
 }
 
-/// What the request may do.
+/// The actions that the request may take.
 fn actions<DB: Backend>(app: &App<DB>, request: &Parts, view: &View<'_>) -> Markup {
     let possible = view.possible(app.admin.can_reset(view.id));
     let allowed = app.allowed(request, view.id, possible.iter().copied());
@@ -83,7 +83,7 @@ fn actions<DB: Backend>(app: &App<DB>, request: &Parts, view: &View<'_>) -> Mark
     }
 }
 
-/// What the page is made of.
+/// The data of the page.
 struct View<'a> {
     one: &'a ConsumerStatus,
     id: &'a ConsumerId,
@@ -161,7 +161,7 @@ impl View<'_> {
             div.heading {
                 h1 {
                     (name(self.id))
-                    " " span #state data-live class={ "state " (tone_of(self.one)) } { (self.one.word()) }
+                    " " span #state data-live class={ "state " (class(self.one.tone())) } { (self.one.word()) }
                 }
                 (freshness(self.snapshot))
             }
@@ -392,7 +392,7 @@ fn segment_row(segment: &SegmentStatus) -> Markup {
     html! {
         tr {
             th scope="row" { (segment.slices.start) "–" (segment.slices.end - 1) }
-            td data-label="State" { span class={ "state " (tone(&segment.state)) } { (state(&segment.state)) } }
+            td data-label="State" { span class={ "state " (class(segment.state.tone())) } { (segment.state.words()) } }
             td.number data-label="Checkpoint" { (number(segment.position)) }
             td.number data-label="Parked" { @if segment.parked > 0 { (number(segment.parked)) } @else { "–" } }
             td data-label="Last save" { (ago(segment.saved_ago)) }

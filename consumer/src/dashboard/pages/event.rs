@@ -106,7 +106,7 @@ fn facts(row: &LogRow, base: &Base) -> Markup {
     }
 }
 
-/// What caused an event, what it caused, and what belongs together.
+/// The event that caused an event, those that it caused, and those that belong together.
 fn relations(event: &PersistedEvent, base: &Base) -> Markup {
     let position = event.global_position;
     let around = (position - AROUND).max(0).to_string();
@@ -126,7 +126,7 @@ fn relations(event: &PersistedEvent, base: &Base) -> Markup {
     }
 }
 
-/// What became of the event in each consumer.
+/// The fate of the event in each consumer.
 fn consumers(
     position: i64,
     snapshot: &Snapshot,

@@ -13,7 +13,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::figures::{slices, sparkline, strip};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, events, or_dash, process, prose, tone_of, trouble};
+use crate::dashboard::words::{ago, class, events, or_dash, process, prose, trouble};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
@@ -108,7 +108,7 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
                 ul.attention {
                     @for (one, why) in troubled.iter().take(SHOWN) {
                         li {
-                            span class={ "state " (tone_of(one)) } { (one.word()) }
+                            span class={ "state " (class(one.tone())) } { (one.word()) }
                             " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
                             " " span.why { (prose(why)) }
                         }
@@ -185,7 +185,7 @@ fn row(
                 @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
-            td data-label="State" { span class={ "state " (tone_of(one)) } { (one.word()) } }
+            td data-label="State" { span class={ "state " (class(one.tone())) } { (one.word()) } }
             td.number data-label="Lag" { (events(one.lag, one.position, head)) }
             td.number data-label="Behind" { (or_dash(one.lag.time)) }
             td.rate data-label="Rate" {

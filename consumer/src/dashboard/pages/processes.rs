@@ -12,7 +12,7 @@ use crate::admin::{ConsumerStatus, SegmentStatus, processes_of};
 use crate::backend::{Backend, ConsumerId};
 use crate::dashboard::app::Shared;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, process, state, tone};
+use crate::dashboard::words::{ago, class, process};
 
 /// The most rows of a table.
 const SHOWN: usize = 500;
@@ -99,7 +99,7 @@ fn table(activity: &[Active<'_>], base: &Base) -> Markup {
                     tr {
                         th scope="row" { a href=(base.consumer(id)) { (name(id)) } }
                         td data-label="Slices" { (segment.slices.start) "–" (segment.slices.end - 1) }
-                        td data-label="State" { span class={ "state " (tone(&segment.state)) } { (state(&segment.state)) } }
+                        td data-label="State" { span class={ "state " (class(segment.state.tone())) } { (segment.state.words()) } }
                         td.number data-label="Checkpoint" { (number(segment.position)) }
                         td data-label="Last save" { (ago(segment.saved_ago)) }
                         td.by data-label="By" { @match &segment.worker { Some(worker) => bdi { (process(worker)) }, None => "–" } }

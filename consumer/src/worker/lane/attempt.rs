@@ -15,13 +15,14 @@ use crate::backend::{
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
-use crate::worker::lane::handler::{HandlerFailure, Limits, supervise};
-use crate::worker::lane::job::Job;
-use crate::worker::lane::mark::HeldMark;
-use crate::worker::lane::outcome::{
-    AttemptError, End, ErrorKind, FailedEvents, Outcome, Verdict, is_aborted_transaction,
+use crate::worker::lane::failure::{
+    ErrorKind, Handled, HandlerFailure, SWALLOWED, claim_timeout_error, is_aborted_transaction,
     is_claim_timeout, is_of_session, is_refusal_of_commit, refused_commit, unusable_session,
 };
+use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::job::Job;
+use crate::worker::lane::mark::HeldMark;
+use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Defect;
@@ -29,12 +30,6 @@ use crate::worker::metrics;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::tally::Tally;
 use crate::worker::timeouts::{Timeouts, after};
-
-/// The error of a handler that ignored the failure of a statement.
-pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
-
-/// Advice where other clients share the server's connection.
-const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
 
 /// One attempt at a job.
 pub(crate) struct Attempt<'a, DB: Backend> {
@@ -100,27 +95,30 @@ impl<DB: Backend> Attempt<'_, DB> {
             .handle_guarded(&ready, &mut tx, unused.as_mut(), guard)
             .await?;
         let outcome = match handled {
-            Handled::UpTo(index) => self.save_and_commit(tx, &ready, index, ended_well).await?,
-            // On a new connection, the handler itself has changed the tables.
-            Handled::OnStalePlan(_) if !is_new => {
-                // The others have such plans too.
-                self.shared.connections.close_idle();
-                return Err(AttemptError::StaleConnection);
-            }
-            Handled::Failed(outcome) | Handled::OnStalePlan(outcome) => {
-                let rolled_back = undo(tx, ended_well, outcome);
-                return self.shared.answer(rolled_back).await;
-            }
-            Handled::Abandoned(outcome) => {
-                // Dropping a handler's future does not end its statement, which would keep the row
-                // locked.
-                guard.give_up();
-                self.shared.terminate(&[ready.claim.backend]).await;
-                return Ok(outcome);
-            }
+            Ok(index) => self.save_and_commit(tx, &ready, index, ended_well).await?,
+            Err(failure) => match failure.kind {
+                // On a new connection, the handler itself has changed the tables.
+                ErrorKind::StalePlan if !is_new => {
+                    // The others have such plans too.
+                    self.shared.connections.close_idle();
+                    return Err(AttemptError::StaleConnection);
+                }
+                ErrorKind::EndedTransaction => return Ok(failed(&ready, failure)),
+                ErrorKind::TimedOut | ErrorKind::ClaimTimeout => {
+                    // Dropping a handler's future does not end its statement, which would keep the row
+                    // locked.
+                    guard.give_up();
+                    self.shared.terminate(&[ready.claim.backend]).await;
+                    return Ok(failed(&ready, failure));
+                }
+                _ => {
+                    let undone = undo(tx, ended_well, failed(&ready, failure));
+                    return self.shared.answer(undone).await;
+                }
+            },
         };
         if matches!(outcome, Outcome::Saved { .. }) && connection.is_in_transaction() {
-            return Err(AttemptError::open_savepoint(&ready.claim));
+            return Ok(failed(&ready, HandlerFailure::open_savepoint()));
         }
         drop(lease);
         if matches!(outcome, Outcome::Saved { .. }) {
@@ -167,15 +165,10 @@ impl<DB: Backend> Attempt<'_, DB> {
             self.mark().during(working).await
         };
         drop(unused);
-        let handled = handled.map_err(|failure| {
-            let verdict = Verdict::on::<DB>(&failure.error.error);
-            (verdict.given(Remains::Open), failure)
-        });
-        match self.judge(ready, handled, None)? {
-            Handled::UpTo(index) => self.save_later(ready, index).await,
-            Handled::Failed(outcome)
-            | Handled::OnStalePlan(outcome)
-            | Handled::Abandoned(outcome) => Ok(outcome),
+        let handled = handled.map_err(|failure| failure.given(Remains::Open));
+        match self.judge(handled, None)? {
+            Ok(index) => self.save_later(ready, index).await,
+            Err(failure) => Ok(failed(ready, failure)),
         }
     }
 
@@ -234,9 +227,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
         let claim = match self.segment.claim(self.shared, tx).await? {
             Ok(claim) => claim,
-            Err(unclaimed) => return Ok(Opening::RollBack(unclaimed.into())),
+            Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
-        let claim = match self.admit(Box::new(claim)) {
+        let claim = match self.admit(claim) {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
@@ -477,18 +470,6 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 }
 
-/// The consequence of a handler's end for its job.
-enum Handled {
-    /// Every event before this index is handled.
-    UpTo(usize),
-    /// It failed, and the transaction can be rolled back.
-    Failed(Outcome),
-    /// It failed on a statement whose plan is older than its tables.
-    OnStalePlan(Outcome),
-    /// It failed, and its connection cannot be used any more.
-    Abandoned(Outcome),
-}
-
 /// Calling the handler.
 impl<DB: Backend> Attempt<'_, DB> {
     /// Calls the handler while the claim is held, and watches that it does not end the transaction.
@@ -507,37 +488,53 @@ impl<DB: Backend> Attempt<'_, DB> {
                 keep_alive::<DB, _>(tx, self.shared.options.claim_timeout, handler).await?
             }
         };
-        let mut ended_by = guard.violation().map(End::With);
+        let mut ended = guard.violation().map(HandlerFailure::ended_with);
         let mut remains = Remains::Open;
         if let Err(failure) = &handled
-            && !failure.timed_out
-            && ended_by.is_none()
+            && failure.kind != ErrorKind::TimedOut
+            && ended.is_none()
         {
             remains = self.shared.answer(look_at(tx, &ready.claim)).await?;
             if remains == Remains::Nothing {
-                ended_by = Some(End::Unseen);
+                ended = Some(HandlerFailure::ended_unseen());
             }
         }
         guard.allow_end(true);
-        let handled = handled.map_err(|failure| (Verdict::on::<DB>(&failure.error.error), failure));
-        if let Err((verdict, failure)) = &handled
-            && !failure.timed_out
-            && verdict.kind == ErrorKind::Protocol
-        {
+        if matches!(&handled, Err(failure) if failure.kind == ErrorKind::Protocol) {
             self.shared.answer(must_answer(tx)).await?;
         }
-        let handled = handled.map_err(|(verdict, failure)| (verdict.given(remains), failure));
-        self.judge(ready, handled, ended_by)
+        self.judge(handled.map_err(|failure| failure.given(remains)), ended)
+    }
+
+    /// Determines what the end of a handler means. `ended` says how it ended the transaction, if it did.
+    fn judge(
+        &self,
+        handled: Handled,
+        ended: Option<HandlerFailure>,
+    ) -> Result<Handled, AttemptError> {
+        match (handled, ended) {
+            // On a full or broken disk, a database without a server rolls back by itself: nothing
+            // was saved, and the connection is not used again.
+            (Err(failure), Some(_))
+                if failure.kind == ErrorKind::Transient && !DB::HOLDS_CLAIMS =>
+            {
+                Err(AttemptError::Database(failure.error))
+            }
+            (_, Some(ended)) => Ok(Err(ended)),
+            (Ok(index), None) => Ok(Ok(index)),
+            (Err(failure), None) => {
+                let claim_timeout = self.shared.options.claim_timeout;
+                failure.counted(claim_timeout).map(Err)
+            }
+        }
     }
 
     /// Calls a handler with a connection that it does not use.
-    async fn handle_unused(
-        &self,
-        ready: &Ready,
-        unused: &mut UnusedConnection<DB>,
-    ) -> Result<usize, HandlerFailure> {
-        let handled = self.handle(ready, unused.begin()?).await;
-        if !matches!(&handled, Err(failure) if failure.timed_out) {
+    async fn handle_unused(&self, ready: &Ready, unused: &mut UnusedConnection<DB>) -> Handled {
+        let connection = unused.begin().map_err(|error| BatchError::at(0, error));
+        let connection = connection.map_err(|error| self.failure(ready, &error))?;
+        let handled = self.handle(ready, connection).await;
+        if !matches!(&handled, Err(failure) if failure.kind == ErrorKind::TimedOut) {
             unused.set_idle();
         }
         handled
@@ -548,17 +545,25 @@ impl<DB: Backend> Attempt<'_, DB> {
         run_effects(cx).await;
     }
 
-    async fn handle(
+    /// Calls the handler, and translates its indices to those of the job.
+    async fn handle(&self, ready: &Ready, connection: &mut DB::Connection) -> Handled {
+        match self.supervise(ready, connection).await {
+            Ok(handled) => Ok(ready.division.index(handled, ready.run.take)),
+            Err(error) => Err(self.failure(ready, &error)),
+        }
+    }
+
+    async fn supervise(
         &self,
         ready: &Ready,
         connection: &mut DB::Connection,
-    ) -> Result<usize, HandlerFailure> {
+    ) -> Result<usize, BatchError> {
         let take = ready.division.take(ready.run.take);
         if take == 0 {
             return Ok(0);
         }
         if let Some(defect) = self.job.defect.clone() {
-            return Err(BatchError::at(0, defect).into());
+            return Err(BatchError::at(0, defect));
         }
         if self.retried(&ready.claim).is_some() {
             metrics::retry(&self.shared.log_name, &self.segment.key);
@@ -576,79 +581,28 @@ impl<DB: Backend> Attempt<'_, DB> {
         supervise(consumer, &ready.cx, connection, events, take, limits).await
     }
 
-    /// Determines what the end of a handler means. `ended_by` is how it ended the transaction, if it
-    /// did.
-    fn judge(
-        &self,
-        ready: &Ready,
-        handled: Result<usize, (Verdict, HandlerFailure)>,
-        ended_by: Option<End>,
-    ) -> Result<Handled, AttemptError> {
-        let ended = |end| Err(AttemptError::ended_transaction(&ready.claim, end));
-        let (Verdict { kind, text }, failure) = match (handled, ended_by) {
-            (Ok(_), Some(end)) => return ended(end),
-            (Ok(handled), None) => {
-                let index = ready.division.index(handled, ready.run.take);
-                return Ok(Handled::UpTo(index));
-            }
-            (Err(failed), _) => failed,
-        };
-        match (kind, ended_by) {
-            // On a full or broken disk, a database without a server rolls back by itself: nothing
-            // was saved, and the connection is not used again.
-            (ErrorKind::Transient, Some(_)) if !DB::HOLDS_CLAIMS => {
-                Err(AttemptError::Database(text))
-            }
-            (_, Some(end)) => ended(end),
-            (ErrorKind::StalePlan, None) => {
-                let outcome = self.failed(ready, &failure, text);
-                Ok(Handled::OnStalePlan(outcome))
-            }
-            (ErrorKind::SharedStatement, None) => Err(AttemptError::Database(format!(
-                "{text}; {SHARED_STATEMENT}"
-            ))),
-            (ErrorKind::Transient | ErrorKind::ReadOnly, None) => Err(AttemptError::Database(text)),
-            (ErrorKind::ClaimTimeout, None) => {
-                let text = format!("{}: {text}", self.claim_timeout_error());
-                let outcome = self.failed(ready, &failure, text);
-                Ok(Handled::Abandoned(outcome))
-            }
-            // The refusal of a commit ends the transaction, so this one came from another.
-            (ErrorKind::Handler | ErrorKind::Protocol | ErrorKind::EndedTransaction, None) => {
-                let outcome = self.failed(ready, &failure, text);
-                Ok(if failure.timed_out {
-                    Handled::Abandoned(outcome)
-                } else {
-                    Handled::Failed(outcome)
-                })
-            }
-        }
-    }
-
-    /// The error of a handler whose idle transaction the server ended.
-    fn claim_timeout_error(&self) -> String {
-        let timeout = self.shared.options.claim_timeout;
-        format!(
-            "the handler left its transaction idle for longer than the `claim_timeout` of {timeout:?}, so the server ended it; do slow work outside the transaction, raise `claim_timeout`, or set a shorter `handler_timeout`"
-        )
-    }
-
-    fn failed(&self, ready: &Ready, failure: &HandlerFailure, text: String) -> Outcome {
-        let error = &failure.error;
-        let first = ready.division.index(error.handled, ready.run.take);
-        let last = error
-            .handled
-            .saturating_add(error.suspects.saturating_sub(1));
-        let last = ready
-            .division
-            .index(last, ready.run.take)
-            .min(self.job.take.saturating_sub(1));
-        Outcome::Failed(FailedEvents {
-            claim: ready.claim.clone(),
+    /// The failure at events that were given to the handler, with their indices in the job.
+    fn failure(&self, ready: &Ready, error: &BatchError) -> HandlerFailure {
+        let failure = HandlerFailure::of::<DB>(error);
+        let index_of = |index| ready.division.index(index, ready.run.take);
+        let first = index_of(failure.index);
+        let last = failure
+            .index
+            .saturating_add(failure.suspects.saturating_sub(1));
+        let last = index_of(last).min(self.job.take.saturating_sub(1));
+        HandlerFailure {
             index: first,
             suspects: last.saturating_sub(first) + 1,
-            error: text,
-        })
+            ..failure
+        }
+    }
+}
+
+/// The outcome of a failure.
+fn failed(ready: &Ready, failure: HandlerFailure) -> Outcome {
+    Outcome::Failed {
+        claim: ready.claim.clone(),
+        failure,
     }
 }
 
@@ -676,7 +630,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 }
                 Err(error) => Err(error.into()),
             },
-            Ok(false) => Err(AttemptError::ended_transaction(&ready.claim, End::Unseen)),
+            Ok(false) => Ok(failed(ready, HandlerFailure::ended_unseen())),
             Err(error) if is_of_session::<DB>(&error) => {
                 let outcome = failed_somewhere(ready, unusable_session(&error));
                 let outcome = shared.answer(undo(tx, ended_well, outcome)).await?;
@@ -690,7 +644,8 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
             // The server has closed the connection, so there is nothing to roll back.
             Err(error) if is_claim_timeout::<DB>(&error) => {
-                Ok(failed_somewhere(ready, self.claim_timeout_error()))
+                let error = claim_timeout_error(shared.options.claim_timeout);
+                Ok(failed_somewhere(ready, error))
             }
             Err(error) => Err(error.into()),
         }
@@ -783,12 +738,7 @@ impl<DB: Backend> Attempt<'_, DB> {
 
 /// The outcome of a handler that failed without saying so: any of its events may be the cause.
 fn failed_somewhere(ready: &Ready, error: String) -> Outcome {
-    Outcome::Failed(FailedEvents {
-        index: 0,
-        suspects: ready.run.take,
-        error,
-        claim: ready.claim.clone(),
-    })
+    failed(ready, HandlerFailure::unreported(ready.run.take, error))
 }
 
 /// Saves a checkpoint after the transaction of its job is over, if the row has not changed since.
@@ -829,9 +779,8 @@ async fn claim_again<DB: Backend>(
 ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
     let claim = match segment.claim(shared, tx).await? {
         Ok(claim) => claim,
-        Err(unclaimed) => return Ok(Err(unclaimed.into())),
+        Err(outcome) => return Ok(Err(outcome)),
     };
-    let claim = Box::new(claim);
     let (row, before) = (&claim.checkpoint, &earlier.checkpoint);
     if row.state != State::Running {
         return Ok(Err(Outcome::Blocked(claim)));

@@ -11,33 +11,14 @@ use sqlx::Database;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use crate::contract::{BatchError, Context, ErasedConsumer, PersistedEvent};
+use crate::contract::{BatchError, Context, ErasedConsumer, HandlerError, PersistedEvent};
 use crate::store::cause;
 use crate::worker::timeouts::after;
 
-/// How a handler failed.
-#[derive(Debug)]
-pub(crate) struct HandlerFailure {
-    pub(crate) error: BatchError,
-    /// Whether it was dropped for taking too long, and left its connection in the middle of
-    /// something.
-    pub(crate) timed_out: bool,
-}
-
-impl From<sqlx::Error> for HandlerFailure {
-    fn from(error: sqlx::Error) -> Self {
-        BatchError::at(0, error).into()
-    }
-}
-
-impl From<BatchError> for HandlerFailure {
-    fn from(error: BatchError) -> Self {
-        Self {
-            error,
-            timed_out: false,
-        }
-    }
-}
+/// The error of a handler that took too long, and left its connection in the middle of something.
+#[derive(Debug, thiserror::Error)]
+#[error("the handler took longer than its `handler_timeout` of {0:?}")]
+pub(crate) struct TimedOut(Duration);
 
 /// The limits of one run of a handler.
 pub(crate) struct Limits {
@@ -51,7 +32,8 @@ pub(crate) struct Limits {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// Passes the first `take` events to the consumer, batch by batch; returns how many it handled.
+/// Passes the first `take` events to the consumer, batch by batch; returns how many it handled, or the
+/// error of the handler, a panic, or [`TimedOut`].
 pub(crate) async fn supervise<DB: Database>(
     consumer: &dyn ErasedConsumer<DB>,
     cx: &Arc<Context>,
@@ -59,7 +41,7 @@ pub(crate) async fn supervise<DB: Database>(
     events: &Arc<Vec<PersistedEvent>>,
     take: usize,
     mut limits: Limits,
-) -> Result<usize, HandlerFailure> {
+) -> Result<usize, BatchError> {
     let batch = events.get(..take).unwrap_or(events);
     // In an `async` block, since a hand-written `handle_batch` may panic before it returns its
     // future.
@@ -83,19 +65,15 @@ pub(crate) async fn supervise<DB: Database>(
             }
             ended = &mut work => {
                 let handled = ended.unwrap_or_else(|panic| {
-                    Err(locate(cx, batch, &describe(panic.as_ref())))
+                    Err(locate(cx, batch, describe(panic.as_ref())))
                 })?;
                 if handled == 0 && !asked_to_stop && !batch.is_empty() {
-                    return Err(nothing_handled(batch).into());
+                    return Err(nothing_handled(batch));
                 }
                 return Ok(handled.min(batch.len()));
             }
             timeout = watchdog.timed_out(cx) => {
-                let error = format!("the handler took longer than its `handler_timeout` of {timeout:?}");
-                return Err(HandlerFailure {
-                    error: locate(cx, batch, &error),
-                    timed_out: true,
-                });
+                return Err(locate(cx, batch, TimedOut(timeout)));
             }
         }
     }
@@ -147,7 +125,7 @@ fn current_event(cx: &Arc<Context>, events: &Arc<Vec<PersistedEvent>>) -> Arc<dy
 }
 
 /// Attributes an error to the current event, or to the whole batch if there is none.
-fn locate(cx: &Context, batch: &[PersistedEvent], error: &str) -> BatchError {
+fn locate(cx: &Context, batch: &[PersistedEvent], error: impl Into<HandlerError>) -> BatchError {
     let current = cx.current_position().and_then(|position| {
         batch
             .binary_search_by_key(&position, |event| event.global_position)

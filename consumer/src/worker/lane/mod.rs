@@ -1,11 +1,12 @@
 //! A lane: one segment of a consumer, handling its events batch by batch.
 
 pub(crate) mod attempt;
+pub(crate) mod failure;
 pub(crate) mod handler;
 mod job;
 pub(crate) mod mark;
 mod missing;
-pub(crate) mod outcome;
+mod outcome;
 mod parking;
 mod read_ahead;
 pub(crate) mod retry;
@@ -24,6 +25,7 @@ use crate::backend::{Backend, Checkpoint, Claim, Incarnation, StoreError};
 use crate::contract::chain;
 use crate::worker::context::Shared;
 use crate::worker::lane::attempt::Attempt;
+use crate::worker::lane::failure::ErrorKind;
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::read_ahead::ReadAhead;
@@ -166,17 +168,7 @@ impl<DB: Backend> Lane<DB> {
         }
         match self.attempt(&job).await {
             Ok(outcome) => self.conclude(job, outcome).await,
-            Err(AttemptError::EndedTransaction { claim, error }) => {
-                self.stop_at_once(job, &claim, error).await
-            }
-            Err(AttemptError::StaleConnection) => {
-                self.job = Some(job);
-                CONTINUE
-            }
-            Err(AttemptError::Database(error)) => {
-                self.job = Some(job);
-                self.wait_for_database(error).await
-            }
+            Err(error) => self.retry_later(job, error).await,
         }
     }
 
@@ -184,7 +176,9 @@ impl<DB: Backend> Lane<DB> {
         self.database_errors = 0;
         match outcome {
             Outcome::Saved { position, tally } => self.advance(job, position, tally),
-            Outcome::Failed(failed) => return self.handle_failure(job, failed).await,
+            Outcome::Failed { claim, failure } => {
+                return self.handle_failure(job, &claim, failure).await;
+            }
             Outcome::Stopped { error } => return self.stopped(job.position_of(0), error),
             Outcome::Moved(claim) => {
                 self.move_to_claim(&claim);
@@ -586,9 +580,16 @@ impl<DB: Backend> Lane<DB> {
                 metrics::batch(log, key, tally.events, took);
                 metrics::parked_or_skipped(log, key, tally.parked, tally.skipped);
             }
-            Ok(Outcome::Failed { .. }) => metrics::error(log, key, job.failure_kind()),
+            Ok(Outcome::Failed { failure, .. }) => {
+                let has_ended = failure.kind == ErrorKind::EndedTransaction;
+                let kind = if has_ended {
+                    "commit"
+                } else {
+                    job.failure_kind()
+                };
+                metrics::error(log, key, kind);
+            }
             Ok(_) => {}
-            Err(AttemptError::EndedTransaction { .. }) => metrics::error(log, key, "commit"),
             Err(AttemptError::Database(_) | AttemptError::StaleConnection) => {
                 metrics::error(log, key, "database");
             }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
 use crate::contract::{Backoff, PersistedEvent};
 use crate::worker::lane::attempt::record;
+use crate::worker::lane::failure::{ErrorKind, HandlerFailure};
 use crate::worker::lane::job::Job;
-use crate::worker::lane::outcome::{AttemptError, FailedEvents, Outcome};
+use crate::worker::lane::outcome::{AttemptError, Outcome};
 use crate::worker::lane::{CONTINUE, Lane, Suspects, Turn};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::timeouts::{after, fraction};
@@ -24,20 +25,27 @@ const MAX_ERROR_BYTES: usize = 4_000;
 impl<DB: Backend> Lane<DB> {
     /// Saves the events before the failing one, narrows down which event that is, or counts an
     /// attempt at it.
-    pub(super) async fn handle_failure(&mut self, job: Job, failed: FailedEvents) -> Turn {
-        if failed.index > 0 {
+    pub(super) async fn handle_failure(
+        &mut self,
+        job: Job,
+        claim: &Claim,
+        failed: HandlerFailure,
+    ) -> Turn {
+        if failed.kind == ErrorKind::EndedTransaction {
+            self.stop_at_once(job, claim, failed.error).await
+        } else if failed.index > 0 {
             self.save_events_before(job, failed);
             CONTINUE
         } else if failed.suspects > 1 {
             self.halve(job, failed.suspects);
             CONTINUE
         } else {
-            self.count_attempt(job, failed).await
+            self.count_attempt(job, claim, failed.error).await
         }
     }
 
     /// The events before the failing one are handled again and saved together with its failure.
-    fn save_events_before(&mut self, mut job: Job, failed: FailedEvents) {
+    fn save_events_before(&mut self, mut job: Job, failed: HandlerFailure) {
         let event = job.events.get(failed.index);
         job.next_failure = event
             .filter(|_| failed.suspects == 1)
@@ -59,22 +67,21 @@ impl<DB: Backend> Lane<DB> {
     }
 
     /// Counts an attempt at the first event, and waits for the next one.
-    async fn count_attempt(&mut self, job: Job, failed: FailedEvents) -> Turn {
+    async fn count_attempt(&mut self, job: Job, claim: &Claim, error: String) -> Turn {
         let Some(event) = job.events.first() else {
             return CONTINUE;
         };
         let position = event.global_position;
-        let claim = failed.claim;
         let row = &claim.checkpoint;
         let is_same = row.failed_position == Some(position);
         let before = if is_same { row.attempts } else { 0 };
-        let failure = self.failure(event, before.saturating_add(1), failed.error);
+        let failure = self.failure(event, before.saturating_add(1), error);
         let new = NewCheckpoint {
             position: row.position,
             state: State::Running,
             failure: Some(failure.clone()),
         };
-        match self.record(&claim, &new).await {
+        match self.record(claim, &new).await {
             Ok(Outcome::Moved(claim)) => self.move_to_claim(&claim),
             Ok(Outcome::Blocked(claim)) => self.block(&claim),
             Ok(_) => {
@@ -140,7 +147,7 @@ impl<DB: Backend> Lane<DB> {
     }
 
     /// Stops a consumer whose handler ended the transaction: it would do so again.
-    pub(super) async fn stop_at_once(&mut self, job: Job, claim: &Claim, error: String) -> Turn {
+    async fn stop_at_once(&mut self, job: Job, claim: &Claim, error: String) -> Turn {
         let row = &claim.checkpoint;
         let position = job.position_of(0).unwrap_or(row.position);
         let new = NewCheckpoint {
@@ -178,9 +185,7 @@ impl<DB: Backend> Lane<DB> {
     pub(super) async fn retry_later(&mut self, job: Job, error: AttemptError) -> Turn {
         self.job = Some(job);
         match error {
-            AttemptError::Database(error) | AttemptError::EndedTransaction { error, .. } => {
-                self.wait_for_database(error).await
-            }
+            AttemptError::Database(error) => self.wait_for_database(error).await,
             AttemptError::StaleConnection => CONTINUE,
         }
     }

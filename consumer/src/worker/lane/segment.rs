@@ -58,24 +58,6 @@ impl<DB: Backend> Segment<DB> {
     }
 }
 
-/// Why a row is not claimed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Unclaimed {
-    /// Another process has it.
-    Busy,
-    /// There is none of its key any more.
-    Gone,
-}
-
-impl From<Unclaimed> for Outcome {
-    fn from(unclaimed: Unclaimed) -> Self {
-        match unclaimed {
-            Unclaimed::Busy => Self::Busy,
-            Unclaimed::Gone => Self::Gone,
-        }
-    }
-}
-
 /// How its row is claimed and saved.
 impl<DB: Backend> Segment<DB> {
     /// Takes the row lock, or says why not.
@@ -86,12 +68,12 @@ impl<DB: Backend> Segment<DB> {
         &self,
         shared: &Shared<DB>,
         tx: &mut Transaction<'_, DB>,
-    ) -> Result<Result<Claim, Unclaimed>, sqlx::Error> {
+    ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
         let (statements, timeout) = (&shared.statements, shared.options.claim_timeout);
         if let Some(address) = self.row.get() {
             let claim = DB::claim(statements, tx, &self.key, Some(&address), timeout).await?;
             if claim.is_some() || !self.row.may_search() {
-                return Ok(claim.ok_or(Unclaimed::Busy));
+                return Ok(claim.map(Box::new).ok_or(Outcome::Busy));
             }
         }
         let began = Instant::now();
@@ -102,11 +84,11 @@ impl<DB: Backend> Segment<DB> {
             self.row.set::<DB>(claim.address.clone());
         }
         let unclaimed = if is_gone {
-            Unclaimed::Gone
+            Outcome::Gone
         } else {
-            Unclaimed::Busy
+            Outcome::Busy
         };
-        Ok(claim.ok_or(unclaimed))
+        Ok(claim.map(Box::new).ok_or(unclaimed))
     }
 
     /// Saves the checkpoint of a claim; returns whether claim and transaction were still the same.

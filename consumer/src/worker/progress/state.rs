@@ -1,4 +1,6 @@
-//! The states of a consumer, for reports, logs, metrics and `status`.
+//! The states of a consumer, and everything that is derived from a state alone: its word for metrics and JSON
+//! ([`name`](ConsumerState::name)), for tables ([`words`](ConsumerState::words)), its sentence for logs and
+//! reports (`Display`), its colour and its urgency.
 
 use std::fmt;
 
@@ -122,16 +124,20 @@ impl ConsumerState {
 
     /// The state of a row that may not run with a consumer of that scope; `None` if it may.
     pub(crate) fn blocked(row: &Checkpoint, scope: &str) -> Option<Self> {
-        let list = |scope: &str| scope.replace('\n', ", ");
         match row.state {
             State::Paused => Some(Self::Paused),
             State::Stopped => Some(Self::stopped(row)),
-            State::Running if row.scope != scope => Some(Self::ScopeChanged {
-                checkpoint: list(&row.scope),
-                code: list(scope),
-            }),
-            State::Running => None,
+            State::Running => Self::scope_changed(row, scope),
         }
+    }
+
+    /// The state of a row that was reached with another scope than a consumer has; `None` if it was not.
+    pub(crate) fn scope_changed(row: &Checkpoint, scope: &str) -> Option<Self> {
+        let list = |scope: &str| scope.replace('\n', ", ");
+        (row.scope != scope).then(|| Self::ScopeChanged {
+            checkpoint: list(&row.scope),
+            code: list(scope),
+        })
     }
 
     /// The state of a row that is stopped at an event, in all processes or for the releases that failed on
@@ -169,6 +175,33 @@ impl ConsumerState {
             Self::Forgotten => "forgotten",
             Self::CaughtUp => "caught_up",
             Self::ShutDown => "shut_down",
+        }
+    }
+
+    /// The state in one word or two, for tables.
+    pub(crate) fn words(&self) -> String {
+        self.name().replace('_', " ")
+    }
+
+    /// The colour of the state.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn tone(&self) -> Tone {
+        match self {
+            Self::Running | Self::CaughtUp => Tone::Good,
+            Self::Stopped { .. }
+            | Self::ScopeChanged { .. }
+            | Self::HeldBack(_)
+            | Self::OtherLog { .. }
+            | Self::Panicked { .. } => Tone::Bad,
+            Self::Retrying { .. }
+            | Self::WaitingForRelease { .. }
+            | Self::Waiting { .. }
+            | Self::Paused
+            | Self::Detached
+            | Self::Forgotten => Tone::Doubtful,
+            Self::New | Self::Starting | Self::Rebuilding | Self::OtherVersion | Self::ShutDown => {
+                Tone::Neutral
+            }
         }
     }
 
@@ -219,6 +252,18 @@ impl ConsumerState {
             Self::Stopped { .. } => 12,
         }
     }
+}
+
+/// How a state is for its operator; commands and the dashboard have a colour for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+pub(crate) enum Tone {
+    Good,
+    Neutral,
+    /// It may pass by itself, or is what an operator wants.
+    Doubtful,
+    /// The consumer does not run until an operator acts.
+    Bad,
 }
 
 impl Serialize for ConsumerState {
