@@ -158,7 +158,7 @@ fn consumers(
 
 fn explained(explanation: &Explanation) -> Markup {
     html! {
-        p.outcome { (prose(&explanation.outcome.to_string())) }
+        p.outcome { (prose(&explanation.outcome_text())) }
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
             div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }
