@@ -271,10 +271,13 @@ pub(super) struct Explain {
 #[cfg(feature = "dashboard")]
 #[derive(Debug, Args)]
 pub(super) struct Dashboard {
-    /// Where to listen
-    ///
-    /// Port 0 takes a free port.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    /// Where to listen; a free local port by default
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:0",
+        hide_default_value = true
+    )]
     pub(super) listen: std::net::SocketAddr,
     /// Asks for user `operator` and this file's password
     #[arg(long, value_name = "FILE")]
