@@ -167,7 +167,7 @@ impl Filling {
     /// The commands to look at, in this order.
     #[must_use]
     pub fn commands(self) -> Vec<&'static str> {
-        const ANYWHERE: [&str; 14] = [
+        const ANYWHERE: [&str; 19] = [
             "status",
             "status --processes",
             "list",
@@ -182,11 +182,17 @@ impl Filling {
             "redact 99999999 {}",
             "rename nobody somebody",
             "dashboard --listen 0.0.0.0:0",
+            "status --json",
+            "list --json",
+            "frontier --json",
+            "parked list --json",
+            "unknown --json",
         ];
         let own: &[&str] = match self {
             Self::Empty => &["run --once", "run --only nobody"],
             Self::Normal => &[
                 "explain billing.invoices 712",
+                "explain billing.invoices 712 --json",
                 "explain notifications.mail 32",
                 "explain accounts 1 --of-version 1",
                 "parked list notifications.mail",
@@ -218,6 +224,7 @@ impl Filling {
             ],
             Self::Overfull => &[
                 "explain subscriptions 1006",
+                "explain subscriptions 1006 --json",
                 "explain notifications 1002",
                 "parked list notifications",
                 "parked show notifications 1002",

@@ -456,7 +456,7 @@ async fn a_changed_scope_is_explained_and_accepted<DB: TestDatabase>(db: Databas
     let (exit, text) = cli(&db, &[&Model::new("users").scope(&["Team"])], "status").await;
     assert_eq!(exit, Exit::Unwell);
     assert!(
-        text.contains("users     scope changed") && text.contains("`accept-scope`"),
+        text.contains("users     scope changed") && text.contains("`accept-scope users`"),
         "{text}"
     );
     let (exit, text) = cli(

@@ -338,7 +338,7 @@ async fn explain_names_the_release_that_a_consumer_waits_for<DB: TestDatabase>(d
         let text = explain(position).await;
         let waits = "outcome     not handled yet: the consumer waits for a release that knows \
                      Refunded (User, position 2); deploy one, name its type in `ignore`, or run \
-                     `park NAME 2` or `skip NAME 2`\n";
+                     `park users 2` or `skip users 2`\n";
         assert!(text.contains(waits), "{text}");
     }
     let line = "explain users 3 --json";

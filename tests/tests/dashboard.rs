@@ -615,10 +615,13 @@ async fn what_is_not_there_is_said_to_be_missing<DB: TestDatabase>(db: Database<
     }
     let overview = served.page("/").await;
     assert!(
-        overview.contains("No consumer has run on this log"),
+        overview.contains("This program has no consumers, and none has run on this log"),
         "{overview}"
     );
-    assert!(served.page("/events").await.contains("No event matches"));
+    let none = |query: &'static str| served.page(query);
+    assert!(none("/events").await.contains("The log has no events yet"));
+    assert!(none("/events?type=User").await.contains("No event matches"));
+    assert!(none("/events?after=5").await.contains("no more events"));
 }
 
 async fn pages_need_no_code_of_the_consumers<DB: TestDatabase>(db: Database<DB>) {

@@ -3,11 +3,14 @@
 //! `tests/scripts/pictures.sh all DIRECTORY` writes them all, for people to look at.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use clap::CommandFactory as _;
+use consumer::cli::Cli;
 use consumer_tests::{
     Browser, Database, Filling, Model, Screen, Served, Terminal, plain, run_once,
 };
+use serde_json::Value;
 use sqlx::{Postgres, Sqlite, Transaction};
 
 /// Where to write what is looked at, if anywhere.
@@ -329,6 +332,9 @@ async fn every_screen_of_the_commands_fits_its_terminal() {
                 if let Some(text) = wrong_plural(&plain(text)) {
                     wrong(text);
                 }
+                if let Some(row) = plain(text).lines().find(|row| ends_in_blanks(row)) {
+                    wrong(format!("{row:?}"));
+                }
                 // Its types are as wide as a terminal.
                 let is_wide = (filling, *line) == (Filling::Overfull, "unknown");
                 let text = plain(text);
@@ -346,6 +352,103 @@ async fn every_screen_of_the_commands_fits_its_terminal() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Whether a line ends in blanks; a question does, so that the answer is not beside it.
+fn ends_in_blanks(row: &str) -> bool {
+    row.ends_with(' ') && !row.ends_with("[y/N] ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_screen_in_a_pipe_is_for_other_programs() {
+    let mut found = Vec::new();
+    for filling in Filling::ALL {
+        let db = filling.database().await;
+        let mut written = String::new();
+        for line in filling.commands() {
+            let output = piped(
+                line,
+                &[
+                    ("TEST_OPERATOR_URL", &db.url),
+                    ("TEST_FILLING", filling.name()),
+                ],
+            );
+            written.push_str(&format!("$ {line}\n{output}\n"));
+            let wrong = wrong_in_a_pipe(line, &output);
+            found.extend(wrong.map(|what| format!("{} `{line}`: {what}", filling.name())));
+        }
+        if let Some(directory) = directory() {
+            let file = directory.join(format!("{}-pipe.txt", filling.name()));
+            std::fs::write(file, written).unwrap();
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// What a command writes into a pipe.
+fn piped(line: &str, variables: &[(&str, &str)]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_test_operator"))
+        .arg("consumers")
+        .args(line.split(' '))
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What other programs could not take from a pipe.
+fn wrong_in_a_pipe(line: &str, output: &str) -> Option<String> {
+    if line.ends_with("--json") {
+        let json = serde_json::from_str::<Value>(output);
+        return json.err().map(|error| format!("{error}: {output}"));
+    }
+    if output.contains('\x1b') {
+        return Some(format!("{output:?}"));
+    }
+    let mut rows = output.lines();
+    if let Some(row) = rows.clone().find(|row| row.ends_with(' ')) {
+        return Some(format!("{row:?}"));
+    }
+    // A second line of a row has blanks below the columns before it.
+    let is_wrapped = |row: &&str| {
+        let first = row.split_whitespace().next().unwrap_or_default();
+        row.starts_with("          ") && first.parse::<u64>().is_err()
+    };
+    rows.find(is_wrapped).map(str::to_owned)
+}
+
+/// The command lines of every help.
+fn helps(command: &clap::Command, line: &str) -> Vec<String> {
+    let below = command.get_subcommands();
+    let below = below.flat_map(|one| helps(one, &format!("{line} {}", one.get_name())));
+    let own = [format!("{line} -h"), format!("{line} --help")];
+    own.into_iter().chain(below).collect()
+}
+
+#[test]
+fn every_help_fits_its_terminal() {
+    let program = format!("{} consumers", env!("CARGO_BIN_EXE_test_operator"));
+    let lines = helps(&Cli::command(), &program);
+    assert!(lines.len() > 50, "{lines:?}");
+    for columns in [80, 140] {
+        let mut written = String::new();
+        for line in &lines {
+            let text = plain(&Terminal { columns }.run(line, &[])).replace('\r', "");
+            written.push_str(&format!(
+                "$ {}\n{text}\n",
+                line.trim_start_matches(&*program)
+            ));
+            assert!(text.contains("Usage: "), "{line}: {text}");
+            for row in text.lines() {
+                let fits = row.chars().count() <= columns.into();
+                assert!(fits && !row.ends_with(' '), "{columns} {line}: {row:?}");
+            }
+        }
+        if let Some(directory) = directory() {
+            std::fs::write(directory.join(format!("help-{columns}.txt")), written).unwrap();
+        }
+    }
 }
 
 /// Whether a line of a table is wider than the terminal. A sentence may be, since a terminal continues it in the

@@ -10,7 +10,7 @@ use super::lag::scope_of;
 use super::operator::{Admin, declared_id};
 use super::options::Target;
 use super::parked::ParkedEvent;
-use super::problems::waits_for_release;
+use super::problems::{on_command_line, waits_for_release};
 use super::status::waiting_for;
 use super::text::count;
 use crate::backend::{
@@ -51,6 +51,22 @@ pub struct Explanation {
     pub checkpoint: Option<i64>,
     /// The handlers that take it, where the consumer is declared in this program with `#[consumer]`.
     pub handlers: Vec<HandlerSite>,
+}
+
+impl Explanation {
+    /// The outcome in words, with the consumer in the commands that help.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn outcome_text(&self) -> String {
+        let Outcome::WaitingForRelease { event } = &self.outcome else {
+            return self.outcome.to_string();
+        };
+        let consumer = ConsumerId {
+            name: Arc::clone(&self.consumer),
+            version: self.version,
+        };
+        let waits = waits_for_release(&on_command_line(&consumer), event);
+        format!("not handled yet: the consumer {waits}")
+    }
 }
 
 /// The event of an [`Explanation`].

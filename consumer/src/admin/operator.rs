@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, watch};
 use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
+use super::text::listed;
 use crate::backend::{
     self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, HeldBack,
     LagStatements, NameStatements, OperateStatements, Program, Row, StoreError, ViewStatements,
@@ -167,7 +168,10 @@ impl<DB: Backend> Admin<DB> {
             [] => Err(self.never_ran(target, &known).await?),
             [only] => Ok((*only).clone()),
             several => Err(AdminError::SeveralVersions {
-                versions: list(several.iter().map(|id| id.version.to_string())),
+                versions: {
+                    let versions = several.iter().map(|id| id.version.to_string());
+                    listed(&versions.collect::<Vec<_>>())
+                },
                 consumer: target.name,
             }),
         }
@@ -336,24 +340,15 @@ pub(super) fn unknown(target: Target, known: &[ConsumerId]) -> AdminError {
         Some(version) if !versions.is_empty() => AdminError::UnknownVersion {
             consumer: target.name,
             version,
-            known: list(versions),
+            known: listed(&versions),
         },
         _ => {
             let mut names: Vec<String> = known.iter().map(|id| id.name.to_string()).collect();
             names.dedup();
             AdminError::Unknown {
                 consumer: target.name,
-                known: list(names),
+                known: listed(&names),
             }
         }
-    }
-}
-
-fn list(words: impl IntoIterator<Item = String>) -> String {
-    let words: Vec<String> = words.into_iter().collect();
-    if words.is_empty() {
-        "none".to_owned()
-    } else {
-        words.join(", ")
     }
 }

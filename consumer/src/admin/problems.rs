@@ -59,8 +59,9 @@ fn unattended(one: &ConsumerStatus) -> Option<Problem> {
 
 fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
     if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
+        let name = on_command_line(&one.id());
         return Some(Problem::Is(format!(
-            "its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild`, or accept the new scope with `accept-scope`"
+            "its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild {name}`, or accept the new scope with `accept-scope {name}`"
         )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {

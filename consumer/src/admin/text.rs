@@ -1,5 +1,6 @@
 //! Numbers, rates and durations as people read them.
 
+use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -65,15 +66,45 @@ pub(crate) fn one_line(text: &str) -> String {
     visible(&lines.join(" "))
 }
 
+/// Words of a list, of which a long one names only the first.
+pub(crate) fn listed(words: &[impl AsRef<str>]) -> String {
+    const MOST: usize = 20;
+    let shown: Vec<&str> = words.iter().take(MOST).map(AsRef::as_ref).collect();
+    match words.len() {
+        0 => "none".to_owned(),
+        all if all > MOST => format!("{}, and {} more", shown.join(", "), number(all - MOST)),
+        _ => shown.join(", "),
+    }
+}
+
 /// A text of any origin, with the codes of the characters by which it could move the cursor, change colours or
 /// turn the direction of what follows.
 pub(crate) fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for char in text.chars() {
-        let is_obeyed = char.is_control() && !matches!(char, '\n' | '\t');
-        let turns = matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if is_obeyed || turns {
+        if is_obeyed(char) {
             visible.extend(char.escape_unicode());
+        } else {
+            visible.push(char);
+        }
+    }
+    visible
+}
+
+/// Whether a terminal does something else with a character than to show it.
+fn is_obeyed(char: char) -> bool {
+    let turns = matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (char.is_control() && !matches!(char, '\n' | '\t'))
+}
+
+/// The same JSON, with escapes of JSON for the characters that a terminal obeys.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) fn visible_json(json: &str) -> String {
+    let mut visible = String::with_capacity(json.len());
+    for char in json.chars() {
+        if is_obeyed(char) {
+            // All of them have four digits.
+            let _ = write!(visible, "\\u{:04x}", u32::from(char));
         } else {
             visible.push(char);
         }
@@ -85,7 +116,30 @@ pub(crate) fn visible(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{count, duration, events_were, number, one_line, visible};
+    use super::{count, duration, events_were, listed, number, one_line, visible, visible_json};
+
+    #[test]
+    fn a_long_list_names_the_first_and_counts_the_others() {
+        assert_eq!(listed::<&str>(&[]), "none");
+        assert_eq!(listed(&["a", "b"]), "a, b");
+        let twenty = vec!["a"; 20];
+        assert!(!listed(&twenty).contains("more"));
+        let names = vec!["a"; 1_021];
+        assert!(listed(&names).ends_with("a, a, and 1,001 more"));
+    }
+
+    #[test]
+    fn json_that_a_terminal_would_obey_stays_the_same_json() {
+        let rude = serde_json::json!({ "rude": "a\u{202e}b\u{9b}2J\u{1b}[2J\n", "é": [1, 2] });
+        let text = serde_json::to_string_pretty(&rude).unwrap();
+        let shown = visible_json(&text);
+        assert!(text.contains('\u{202e}'), "the control");
+        assert!(!shown.contains(['\u{202e}', '\u{9b}', '\u{1b}']), "{shown}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            rude
+        );
+    }
 
     #[test]
     fn thousands_are_separated() {

@@ -271,13 +271,18 @@ pub(super) struct Explain {
 #[cfg(feature = "dashboard")]
 #[derive(Debug, Args)]
 pub(super) struct Dashboard {
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    /// Where to listen; a free local port by default
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:0",
+        hide_default_value = true
+    )]
     pub(super) listen: std::net::SocketAddr,
-    /// Asks for the password in this file, and for the user `operator`
+    /// Asks for user `operator` and this file's password
     #[arg(long, value_name = "FILE")]
     pub(super) password_file: Option<std::path::PathBuf>,
-    /// Allows every action, such as pausing a consumer, to those who may see the pages
+    /// Allows every action, such as pausing a consumer
     #[arg(long)]
     pub(super) allow_actions: bool,
 }

@@ -297,7 +297,8 @@ pub(super) fn show(
     text: impl FnOnce() -> String,
 ) -> Outcome {
     if format.json {
-        Ok(print(console, serde_json::to_string_pretty(value)?))
+        console.json(&serde_json::to_string_pretty(value)?);
+        Ok(Exit::Done)
     } else {
         Ok(print(console, text()))
     }

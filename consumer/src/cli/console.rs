@@ -8,6 +8,7 @@ use comfy_table::Table;
 use parking_lot::Mutex;
 
 use super::error::CommandError;
+use crate::admin::text::visible_json;
 
 /// The width of captured tables.
 const WIDTH: u16 = 80;
@@ -118,6 +119,11 @@ impl Console {
         };
         let failed = written.err().map(|error| self.failure.set(error));
         failed.is_none()
+    }
+
+    /// Writes JSON that a terminal shows and does not obey.
+    pub(super) fn json(&self, json: &str) -> bool {
+        self.line(visible_json(json))
     }
 
     /// Why the output could not be written. A reader that has closed its end, such as `head`, is

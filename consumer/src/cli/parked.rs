@@ -75,7 +75,8 @@ async fn list_all<DB: Backend>(format: &Format, admin: &Admin<DB>, console: &Con
             parked,
         });
         let all: Vec<ParkedBy> = all.collect();
-        return Ok(print(console, serde_json::to_string_pretty(&all)?));
+        console.json(&serde_json::to_string_pretty(&all)?);
+        return Ok(Exit::Done);
     }
     Ok(print(console, by_consumer(&all, console)))
 }

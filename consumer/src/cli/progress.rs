@@ -49,7 +49,7 @@ impl<'a> Screen<'a> {
                 "remaining_seconds": progress.remaining.map(|left| left.as_secs_f64()),
                 "done": progress.is_done,
             });
-            self.console.line(serde_json::to_string(&line)?);
+            self.console.json(&serde_json::to_string(&line)?);
             return Ok(());
         };
         bar.set_length(progress.total);

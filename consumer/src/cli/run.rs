@@ -4,6 +4,7 @@ use super::args::Run;
 use super::console::Console;
 use super::error::{CommandError, Outcome};
 use super::exit::Exit;
+use crate::admin::text::listed;
 use crate::backend::Backend;
 use crate::worker::{WorkerBuilder, shutdown_signal};
 
@@ -66,12 +67,5 @@ impl Run {
             ))),
             _ => Ok(()),
         }
-    }
-}
-
-fn listed(names: &[&str]) -> String {
-    match names {
-        [] => "none".to_owned(),
-        names => names.join(", "),
     }
 }

@@ -30,7 +30,7 @@ impl Command {
         }
         tokio::time::sleep(RATE_INTERVAL).await;
         let status = admin.status_since(&status).await?;
-        console.line(serde_json::to_string_pretty(&status)?);
+        console.json(&serde_json::to_string_pretty(&status)?);
         Ok(verdict(&status))
     }
 
@@ -78,10 +78,10 @@ impl Command {
         console: &Console,
     ) -> Result<bool, CommandError> {
         Ok(match status {
-            Ok(status) if self.format.json => console.line(serde_json::to_string(status)?),
+            Ok(status) if self.format.json => console.json(&serde_json::to_string(status)?),
             Ok(status) => console.redraw(&self.text(status, console)),
             Err(error) if self.format.json => {
-                console.line(json!({ "error": chain(error).to_string() }).to_string())
+                console.json(&json!({ "error": chain(error).to_string() }).to_string())
             }
             Err(error) => console.redraw(&format!("error: {}; trying again", chain(error))),
         })

@@ -155,11 +155,17 @@ fn cell(text: impl AsRef<str>) -> Cell {
 
 /// The lines of a table, without trailing blanks.
 fn text(table: &Table) -> String {
-    let lines: Vec<String> = table
-        .lines()
-        .map(|line| line.trim_end().to_owned())
-        .collect();
+    let lines: Vec<String> = table.lines().map(|line| without_blanks(&line)).collect();
     lines.join("\n")
+}
+
+/// A line without trailing blanks, of which a style may be the end.
+fn without_blanks(line: &str) -> String {
+    const RESET: &str = "\x1b[0m";
+    match line.trim_end().strip_suffix(RESET) {
+        Some(styled) => format!("{}{RESET}", styled.trim_end()),
+        None => line.trim_end().to_owned(),
+    }
 }
 
 /// The consumers of the program, as declared.
@@ -392,7 +398,7 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
         lines.push(format!("event       {}", explanation.outcome));
         return lines.join("\n");
     };
-    let outcome = explanation.outcome.to_string();
+    let outcome = explanation.outcome_text();
     lines.extend([
         event_line(&event.event_type, event.event_version),
         aggregate_line(&event.aggregate_type, &event.aggregate_id),

@@ -137,6 +137,7 @@ fn consumers(
         section.panel #explain aria-labelledby="explain-title" {
             h2 #explain-title { "In the consumers" }
             @match explanation {
+                None if snapshot.consumers().is_empty() => p.muted { "This program has no consumers, and none has run on this log." },
                 None => p.muted { "Choose a consumer to see whether it has handled the event, and which handler takes it." },
                 Some(Ok(explanation)) => (explained(explanation)),
                 Some(Err(error)) => p.banner.bad role="alert" { (prose(&chain(error).to_string())) },
@@ -158,7 +159,7 @@ fn consumers(
 
 fn explained(explanation: &Explanation) -> Markup {
     html! {
-        p.outcome { (prose(&explanation.outcome.to_string())) }
+        p.outcome { (prose(&explanation.outcome_text())) }
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
             div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }

@@ -50,6 +50,18 @@ impl Asked {
         }
     }
 
+    /// What to say if there are no such events.
+    fn without_events(&self) -> &'static str {
+        let is_anywhere = self.after.is_none() && self.before.is_none();
+        if self.filter() != EventFilter::default() {
+            "No event matches. Types and ids match as a whole, in upper and lower case."
+        } else if is_anywhere {
+            "The log has no events yet."
+        } else {
+            "The log has no more events in this direction."
+        }
+    }
+
     /// The address of the same events elsewhere in the log.
     fn at(&self, base: &Base, at: Cursor) -> String {
         let (name, value) = cursor(at);
@@ -84,7 +96,7 @@ pub(crate) async fn events<DB: Backend>(
         @if !asked.id.is_empty() && asked.r#type.is_empty() {
             p.banner.warn role="alert" { "An aggregate is found by its type and id: enter the type too." }
         }
-        (table(&found, &base))
+        (table(&found, &asked, &base))
         (pager(&asked, &found, &base))
     };
     page(&base, Section::Events, "Events", &content).into_response()
@@ -113,9 +125,9 @@ fn form(asked: &Asked, base: &Base) -> Markup {
     }
 }
 
-fn table(found: &EventPage, base: &Base) -> Markup {
+fn table(found: &EventPage, asked: &Asked, base: &Base) -> Markup {
     if found.events.is_empty() {
-        return html! { p.empty { "No event matches." } };
+        return html! { p.empty { (asked.without_events()) } };
     }
     html! {
         table.events {

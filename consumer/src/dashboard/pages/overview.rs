@@ -91,7 +91,7 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
         section #attention data-live aria-label="Needs attention" {
             p.summary role="status" {
                 @if consumers.is_empty() {
-                    "No consumer has run on this log, and this program contains none."
+                    "This program has no consumers, and none has run on this log. Declare one with " code { "#[consumer(…)]" } " and call " code { ".discover()" } ", or add one with " code { ".consumer(…)" } "."
                 } @else if troubled.is_empty() {
                     (count(consumers.len() as u64, "consumer")) ", no problems"
                 } @else {
