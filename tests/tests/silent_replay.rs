@@ -93,6 +93,7 @@ test_on!(
     [sqlite, postgres],
     a_merge_in_a_rebuild_repeats_and_drops_no_effect,
     a_merge_in_a_rebuild_with_the_upper_half_behind_is_exact,
+    a_merge_after_another_scope_keeps_what_both_rows_handled,
     a_parked_event_that_was_never_handled_is_retried_as_new,
     a_parked_replay_is_retried_as_a_replay,
     what_no_segment_of_version_1_handled_is_new_to_version_2,
@@ -132,6 +133,26 @@ async fn merge_in_a_rebuild<DB: TestDatabase>(db: Database<DB>, stopped: Vec<Str
     let (first, replays) = delivered(&model);
     assert_eq!(first, &all - &handled, "first deliveries");
     assert_eq!(replays, handled, "replays");
+}
+
+async fn a_merge_after_another_scope_keeps_what_both_rows_handled<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let all = two_of_each(&db).await;
+    let users = mails(Settings::default().segments(2)).scope(&["User"]);
+    half_way(&db, users.worker(&db), &users, &halves().1).await;
+    let both = users.clone().scope(&["Order", "User"]);
+    let admin = both.worker(&db).admin().unwrap();
+    // From here each row has a range of its own, which begins where the row is.
+    admin.accept_scope(NAME).await.unwrap();
+    run_once(both.worker(&db)).await;
+    let merged = merge_segments(&db.store, NAME, 1, 1);
+    patiently("the two rows become one", merged).await.unwrap();
+    admin.rebuild(NAME, RebuildOptions::new()).await.unwrap();
+    both.seen.lock().unwrap().clear();
+    let one = both.worker(&db);
+    run_once(one.configure(NAME, |one| one.segments(1))).await;
+    assert_eq!(delivered(&both), (BTreeSet::new(), all));
 }
 
 async fn a_parked_event_that_was_never_handled_is_retried_as_new<DB: TestDatabase>(
