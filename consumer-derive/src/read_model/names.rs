@@ -73,7 +73,7 @@ fn mistake_in_identifier(what: &str, name: &str, fits: impl Fn(&str) -> bool) ->
     }
     if let Some(odd) = odd_character(name) {
         let lower = snake_case(name);
-        let advice = if fits(&lower) {
+        let advice = if odd_character(&lower).is_none() && fits(&lower) {
             format!("write `{lower}`")
         } else {
             "use only lower-case ASCII letters, digits and `_`".to_owned()
@@ -197,6 +197,8 @@ mod tests {
         assert!(!suggests(mistake_in_table("2Users")));
         let long = format!("{}A", "u".repeat(59));
         assert!(!suggests(mistake_in_table(&long)));
+        let trimmed = "write `sql_type = \"text";
+        let suggests = |mistake: Option<String>| mistake.is_some_and(|one| one.contains(trimmed));
         assert!(!suggests(mistake_in_type(" text[] ")));
         assert!(suggests(mistake_in_type(" text ")));
     }
