@@ -272,8 +272,7 @@ impl Browser {
             .send()
             .await;
         let text = answer.text();
-        // A page that is just being replaced has other elements than before.
-        if text.contains("stale element reference") {
+        if GONE.iter().any(|gone| text.contains(gone)) {
             return Value::Null;
         }
         assert_eq!(answer.status, 200, "{method} {path}: {text}");
@@ -281,6 +280,13 @@ impl Browser {
         answer["value"].clone()
     }
 }
+
+/// What the driver says of an element whose page is just being replaced; which one depends on the moment.
+const GONE: [&str; 3] = [
+    "stale element reference",
+    "does not belong to the document",
+    "No node with given id",
+];
 
 /// Where a driver listens, which it writes.
 fn listening(driver: &mut Child) -> SocketAddr {

@@ -333,7 +333,7 @@ where
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    patiently(what, asking).await
+    patiently(what, Box::pin(asking)).await
 }
 
 /// Drops a future when it is woken for the poll after this many; returns whether it was done.
