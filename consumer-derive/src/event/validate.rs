@@ -3,8 +3,8 @@
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Fields, FieldsUnnamed, Ident, LitInt, LitStr, Meta,
-    Type,
+    Attribute, Data, DataEnum, DeriveInput, Field, Fields, FieldsUnnamed, Ident, LitInt, LitStr,
+    Meta, Type,
 };
 
 use super::attributes::{Attributes, Upcast};
@@ -12,7 +12,7 @@ use super::model::{Content, Earlier, Format, Model, Shape, Variant};
 use crate::crate_path;
 use crate::errors::Errors;
 use crate::keys;
-use crate::types::{last_name, unwrapped};
+use crate::types::{last_name, owned, unwrapped};
 
 const NO_VERSION: &str = "`version` takes a whole number from 1 to 2147483647: write `version = 2`";
 
@@ -23,6 +23,7 @@ pub(super) fn validate(
 ) -> Result<Model, Errors> {
     let aggregate = aggregate(input, attributes, &mut errors);
     refuse_generics(input, &mut errors);
+    refuse_references(input, &mut errors);
     if let Some(krate) = &attributes.values.krate {
         crate_path::refuse_relative(krate, &mut errors);
     }
@@ -78,6 +79,32 @@ fn refuse_generics(input: &DeriveInput, errors: &mut Errors) {
             &input.generics,
             "an event type cannot be generic: write one type for each event",
         );
+    }
+}
+
+/// A payload is decoded from bytes that do not live on. A lifetime parameter is reported as such, and
+/// with `#[serde(from = "…")]` the fields are not those of the payload.
+fn refuse_references(input: &DeriveInput, errors: &mut Errors) {
+    let words = serde_words(&input.attrs);
+    let is_converted = words
+        .iter()
+        .any(|word| word == "from" || word == "try_from");
+    if is_converted || !input.generics.params.is_empty() {
+        return;
+    }
+    let fields: Vec<&Field> = match &input.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|one| &one.fields).collect(),
+        Data::Union(_) => return,
+    };
+    for field in fields {
+        let is_read = !serde_words(&field.attrs).iter().any(is_skip);
+        if let Some(owned) = owned(&field.ty).filter(|_| is_read) {
+            errors.at(
+                &field.ty,
+                format!("an event owns what is read from its payload: write `{owned}`"),
+            );
+        }
     }
 }
 

@@ -41,9 +41,10 @@ pub(super) fn mistake_in_table(table: &str) -> Option<String> {
             name.len()
         ));
     }
+    let is_table = |name: &str| mistake_in_table(name).is_none();
     parts
         .into_iter()
-        .find_map(|part| mistake_in_identifier("table", part))
+        .find_map(|part| mistake_in_identifier("table", part, is_table))
 }
 
 /// What is wrong with the name of a column.
@@ -54,10 +55,11 @@ pub(super) fn mistake_in_column(column: &str) -> Option<String> {
             column.trim_matches('_')
         ));
     }
-    mistake_in_identifier("column", column)
+    mistake_in_identifier("column", column, |name| mistake_in_column(name).is_none())
 }
 
-fn mistake_in_identifier(what: &str, name: &str) -> Option<String> {
+/// What is wrong with an identifier. A name that is suggested instead fits too.
+fn mistake_in_identifier(what: &str, name: &str, fits: impl Fn(&str) -> bool) -> Option<String> {
     if name.is_empty() {
         return Some(format!(
             "the {what} name is empty: write one of lower-case ASCII letters, digits and `_`"
@@ -71,9 +73,10 @@ fn mistake_in_identifier(what: &str, name: &str) -> Option<String> {
     }
     if let Some(odd) = odd_character(name) {
         let lower = snake_case(name);
-        let advice = match odd_character(&lower) {
-            None => format!("write `{lower}`"),
-            Some(_) => "use only lower-case ASCII letters, digits and `_`".to_owned(),
+        let advice = if odd_character(&lower).is_none() && fits(&lower) {
+            format!("write `{lower}`")
+        } else {
+            "use only lower-case ASCII letters, digits and `_`".to_owned()
         };
         return Some(format!(
             "the {what} name `{name}` contains {odd:?}: {advice}"
@@ -95,12 +98,6 @@ pub(super) fn mistake_in_type(sql: &str) -> Option<String> {
     if sql.trim().is_empty() {
         return Some(format!("`sql_type` is empty: {EXAMPLE}"));
     }
-    if sql.trim() != sql {
-        return Some(format!(
-            "`sql_type` has white space around it: write `sql_type = \"{}\"`",
-            sql.trim()
-        ));
-    }
     if sql.contains('[') {
         return Some(
             "a column cannot be an array: remove `sql_type`, and write `Json<Vec<…>>` as the type of the field"
@@ -119,8 +116,15 @@ pub(super) fn mistake_in_type(sql: &str) -> Option<String> {
             "`sql_type` takes the type alone: remove `{word}`, since only an `Option` may be null"
         ));
     }
-    (!is_balanced(sql))
-        .then(|| format!("the brackets or quotes of `sql_type` do not match: {EXAMPLE}"))
+    if !is_balanced(sql) {
+        return Some(format!(
+            "the brackets or quotes of `sql_type` do not match: {EXAMPLE}"
+        ));
+    }
+    // Last, since the trimmed type must be one that is accepted.
+    let trimmed = sql.trim();
+    (trimmed != sql)
+        .then(|| format!("`sql_type` has white space around it: write `sql_type = \"{trimmed}\"`"))
 }
 
 fn is_balanced(sql: &str) -> bool {
@@ -180,6 +184,23 @@ mod tests {
         assert!(mistake.ends_with("write `user_list`"), "{mistake}");
         let mistake = mistake_in_column("größe").unwrap_or_default();
         assert!(mistake.contains("contains 'ö'"), "{mistake}");
+    }
+
+    #[test]
+    fn a_suggested_name_obeys_the_rules_of_sql() {
+        // Begins with a digit, is the database's own, and is too long once it has its `_`.
+        let long = format!("{}Name", "u".repeat(59));
+        let suggests = |mistake: Option<String>| mistake.is_some_and(|one| one.contains("write `"));
+        assert!(!suggests(mistake_in_column("2Users")));
+        assert!(!suggests(mistake_in_column("XMIN")));
+        assert!(!suggests(mistake_in_column(&long)));
+        assert!(!suggests(mistake_in_table("2Users")));
+        let long = format!("{}A", "u".repeat(59));
+        assert!(!suggests(mistake_in_table(&long)));
+        let trimmed = "write `sql_type = \"text";
+        let suggests = |mistake: Option<String>| mistake.is_some_and(|one| one.contains(trimmed));
+        assert!(!suggests(mistake_in_type(" text[] ")));
+        assert!(suggests(mistake_in_type(" text ")));
     }
 
     #[test]

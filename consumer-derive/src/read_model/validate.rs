@@ -11,7 +11,7 @@ use crate::crate_path;
 use crate::errors::Errors;
 use crate::keys;
 use crate::names::snake_case;
-use crate::types::{last_name, type_arguments, unwrapped};
+use crate::types::{last_name, option_of, owned, type_arguments, unwrapped, written as text_of};
 
 /// The most fields that a key has.
 const MAX_KEYS: usize = 8;
@@ -196,8 +196,9 @@ fn column_name(
     };
     let mistake = mistake_in_column(&name).or_else(|| {
         let same = before.iter().find(|column| column.name == name)?;
+        let other = other_column(&name, before);
         Some(format!(
-            "`{}` has the column `{name}` already: give this field another, as in `#[read_model(rename = \"{name}_2\")]`",
+            "`{}` has the column `{name}` already: give this field another, as in `#[read_model(rename = \"{other}\")]`",
             same.field
         ))
     });
@@ -211,8 +212,20 @@ fn column_name(
     None
 }
 
+/// A name for a column that none before it has, and that is not refused.
+fn other_column(name: &str, before: &[Column]) -> String {
+    let is_free = |other: &String| {
+        mistake_in_column(other).is_none() && before.iter().all(|column| column.name != *other)
+    };
+    let numbered = (2..=before.len() + 2).map(|number| format!("{name}_{number}"));
+    let mut all = numbered.chain(["other_name".to_owned()]);
+    all.find(is_free).unwrap_or_else(|| "…".to_owned())
+}
+
 fn content(field: &Field, attributes: &Attributes, errors: &mut Errors) -> Option<Content> {
-    let fits = refuse_arrays(&field.ty, errors) & refuse_nested_options(&field.ty, errors);
+    let fits = refuse_references(&field.ty, errors)
+        & refuse_arrays(&field.ty, errors)
+        & refuse_nested_options(&field.ty, errors);
     let Some(written) = &attributes.values.sql_type else {
         return (fits && attributes.key(keys::SQL_TYPE).is_none())
             .then(|| Content::Native(field.ty.clone()));
@@ -231,12 +244,15 @@ fn content(field: &Field, attributes: &Attributes, errors: &mut Errors) -> Optio
     })
 }
 
-/// The type in an `Option`.
-fn option_of(ty: &Type) -> Option<&Type> {
-    if last_name(ty).as_deref() != Some("Option") {
-        return None;
-    }
-    type_arguments(ty).into_iter().next()
+fn refuse_references(ty: &Type, errors: &mut Errors) -> bool {
+    let Some(owned) = owned(ty) else {
+        return true;
+    };
+    errors.at(
+        ty,
+        format!("a row owns what is read from its table: write `{owned}`"),
+    );
+    false
 }
 
 /// Postgres would flatten arrays when many rows are written at once.
@@ -253,8 +269,7 @@ fn refuse_arrays(ty: &Type, errors: &mut Errors) -> bool {
         }
         _ => return true,
     };
-    let element_text = element.to_token_stream().to_string().replace(' ', "");
-    let advice = match element_text.as_str() {
+    let advice = match text_of(element).as_str() {
         "u8" => "write `Vec<u8>`".to_owned(),
         element => format!("write `Json<Vec<{element}>>`, with `Json` from `sqlx::types`"),
     };
@@ -266,7 +281,7 @@ fn refuse_nested_options(ty: &Type, errors: &mut Errors) -> bool {
     let Some(inner) = option_of(ty).filter(|inner| option_of(inner).is_some()) else {
         return true;
     };
-    let inner = inner.to_token_stream().to_string().replace(' ', "");
+    let inner = text_of(inner);
     errors.at(ty, format!("a column has only one NULL: write `{inner}`"));
     false
 }
@@ -301,7 +316,7 @@ fn key_role(
     let mut fits = true;
     if let Some(ty) = option_of(&field.ty) {
         fits = false;
-        let ty = ty.to_token_stream().to_string().replace(' ', "");
+        let ty = text_of(ty);
         errors.at(
             &field.ty,
             format!("a key cannot be optional, since NULL identifies no row: write `{ty}`"),

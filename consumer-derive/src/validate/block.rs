@@ -164,12 +164,33 @@ fn only_mark<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a On> 
     let mut marks = function.on.iter();
     let first = marks.next()?;
     for second in marks {
+        let advice = instead_of_two(first, second);
         errors.at(
             &second.attribute,
-            "a method takes one `#[on]`: write all names in one, as in `#[on(\"UserRegistered\", \"UserImported\")]`",
+            format!("a method takes one `#[on]`: {advice}"),
         );
     }
     Some(first)
+}
+
+/// What to write instead of two `#[on]` on one method.
+fn instead_of_two(first: &On, second: &On) -> String {
+    let (Some(OnEvents::Named(names)), Some(OnEvents::Named(others))) =
+        (&first.events, &second.events)
+    else {
+        return "remove one of the two, or write a method for each".to_owned();
+    };
+    let mut all: Vec<String> = Vec::new();
+    for name in names.iter().chain(others) {
+        let name = name.to_token_stream().to_string();
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    if all.len() == names.len() {
+        return "remove this one, which names no other event".to_owned();
+    }
+    format!("write `#[on({})]`", all.join(", "))
 }
 
 /// Two `handle` with no `cfg` to choose between them.

@@ -106,7 +106,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         Ok(())
     }
 
-    /// Takes steps beside an idle worker, and waits until that worker has caught up.
+    /// Takes steps beside an idle worker, and waits after each until that worker has caught up.
     async fn beside(&mut self, steps: &[Step]) -> Verdict {
         let code = self.code();
         if code.is_empty() {
@@ -127,10 +127,10 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let mut work = self.begin(&code, None);
         for step in steps {
             self.act(step).await?;
+            let seen = self.look().await?;
+            work.target = Some(self.settled_in(&seen));
+            self.until_reached(&worker, &work).await?;
         }
-        let seen = self.look().await?;
-        work.target = Some(self.settled_in(&seen));
-        self.until_reached(&worker, &work).await?;
         worker.stop().await;
         self.end_of(&mut work);
         let seen = self.look().await?;

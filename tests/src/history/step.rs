@@ -314,10 +314,10 @@ impl Menu {
         let alters = rng.u32(..4) == 0;
         match rng.u32(..6) {
             0 if may_be_beside && self.has("beside") => Step::Beside(vec![step]),
-            // A prepared statement shows that its table has changed when the next event is handled.
+            // A statement that was prepared for one event shows at the next that its table has changed.
             1 if alters && self.has("alter") => {
-                let next = Step::Append(Append::Plain, rng.usize(..6), vec![Script::Succeed]);
-                Step::Beside(vec![Step::Alter, next])
+                let event = Step::Append(Append::Plain, rng.usize(..6), vec![Script::Succeed]);
+                Step::Beside(vec![event.clone(), Step::Alter, event])
             }
             _ => step,
         }
