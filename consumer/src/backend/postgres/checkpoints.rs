@@ -169,6 +169,7 @@ macro_rules! claim {
         SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
                {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.failed_releases,
+               p.worker_release,
                p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version, p.address,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,

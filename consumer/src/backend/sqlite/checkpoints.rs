@@ -49,6 +49,7 @@ impl Checkpoints for Sqlite {
      RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error, failed_releases,
+               worker_release,
                unknown_position, unknown_aggregate, unknown_type, unknown_version,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,

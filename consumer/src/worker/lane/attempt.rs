@@ -240,7 +240,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Ok(Opening::RollBack(Outcome::Busy));
         };
         if let Some(event) = self.retried(&claim)
-            && claim.checkpoint.attempts > self.segment.consumer.settings.retries
+            && self.is_used_up(&claim)
             // No policy applies to what the code does not know.
             && self.job.unknown().is_none()
         {
@@ -339,7 +339,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::NotDue { attempts, wait });
         }
         // The policy needs no payload, and an event that cannot be handled is read each time.
-        let is_handled = attempts <= settings.retries && self.job.defect.is_none();
+        let is_handled = !self.is_used_up(&claim) && self.job.defect.is_none();
         if is_handled && self.job.read_after != Some((position, attempts)) {
             return Err(Outcome::Outdated { position, attempts });
         }
@@ -355,6 +355,13 @@ impl<DB: Backend> Attempt<'_, DB> {
         let is_reached = row.hold_at.is_none_or(|hold_at| position <= hold_at);
         let has_failed = row.attempts > 0 && row.failed_position == Some(position);
         (is_reached && has_failed).then_some(first)
+    }
+
+    /// Whether this release has used up the attempts at the event that has failed. Attempts that another
+    /// release counted say nothing about this code, which gets one of its own at least.
+    fn is_used_up(&self, claim: &Claim) -> bool {
+        let is_own = claim.release.as_deref() == Some(&*self.shared.process.release);
+        is_own && claim.checkpoint.attempts > self.segment.consumer.settings.retries
     }
 
     /// How many events to handle: an event that has failed is tried alone, and a batch ends where the

@@ -13,6 +13,7 @@ pub(crate) mod retry;
 mod row_address;
 mod segment;
 mod step_aside;
+mod try_again;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -352,6 +353,9 @@ impl<DB: Backend> Lane<DB> {
         }
         self.job = None;
         self.reader.discard();
+        if self.is_stopped_by_others() {
+            return self.try_again().await;
+        }
         if self.progress.state() != state {
             tracing::warn!(consumer = self.segment.name(), %state, "the consumer does not run");
         }
