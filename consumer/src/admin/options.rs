@@ -105,8 +105,8 @@ impl RebuildOptions {
         self
     }
 
-    /// Accepts that parked events lose their effects: a rebuild hands them over as a replay, like
-    /// all other events, although they were never handled.
+    /// Accepts that parked events are no longer parked: the rebuild hands them over at their place in the
+    /// log, and those that were never handled have their effects then.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

@@ -73,9 +73,11 @@ impl<DB: Backend> Admin<DB> {
     /// Empties a consumer's read model and rewinds its checkpoint, in one transaction.
     ///
     /// Workers then hand it all events again, with [`Context::is_replay`] set up to the old
-    /// checkpoint. Parked events come again as a replay too, although they were never handled, so
-    /// the rebuild is refused unless [`RebuildOptions::discard_parked`] accepts that. The scope
-    /// becomes that of the code.
+    /// checkpoint. The scope becomes that of the code.
+    ///
+    /// Parked events come again, too, at their place in the log and as what they are: those that no version
+    /// has handled are no replays. That changes when their effects happen, so the rebuild is refused unless
+    /// [`RebuildOptions::discard_parked`] accepts it.
     ///
     /// [`Context::is_replay`]: crate::Context::is_replay
     ///

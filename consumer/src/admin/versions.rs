@@ -24,7 +24,9 @@ impl<DB: Backend> Admin<DB> {
     /// If the database fails.
     pub async fn active_version(&self, consumer: &str) -> Result<Option<u32>, AdminError> {
         let rows = self.rows().await?;
-        let active = self.active_versions(&mut *self.read().await?, &rows).await?;
+        let active = self
+            .active_versions(&mut *self.read().await?, &rows)
+            .await?;
         Ok(active.get(consumer).copied())
     }
 

@@ -749,6 +749,9 @@ pub trait Checkpoints: Renames {
     /// Whether the error says that the server ended a transaction that was idle for too long.
     fn is_claim_timeout(error: &dyn DatabaseError) -> bool;
 
+    /// Whether the error says that the server ended a transaction that took too long.
+    fn is_transaction_timeout(error: &dyn DatabaseError) -> bool;
+
     /// Whether the error says that an earlier one was ignored in the same transaction.
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool;
 

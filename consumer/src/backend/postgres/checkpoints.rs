@@ -474,8 +474,12 @@ impl Checkpoints for Postgres {
             "08" | "40" | "53" | "58" => true,
             // query_canceled is the handler's own statement_timeout.
             "57" => code != "57014",
-            // idle_in_transaction_session_timeout
-            _ => code == "25P03" || Self::is_read_only(error) || Self::is_shared_statement(error),
+            _ => {
+                Self::is_claim_timeout(error)
+                    || Self::is_transaction_timeout(error)
+                    || Self::is_read_only(error)
+                    || Self::is_shared_statement(error)
+            }
         }
     }
 
@@ -485,7 +489,12 @@ impl Checkpoints for Postgres {
     }
 
     fn is_claim_timeout(error: &dyn DatabaseError) -> bool {
+        // idle_in_transaction_session_timeout
         error.code().is_some_and(|code| code == "25P03")
+    }
+
+    fn is_transaction_timeout(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| code == "25P04")
     }
 
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool {

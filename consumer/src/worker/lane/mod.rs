@@ -192,7 +192,11 @@ impl<DB: Backend> Lane<DB> {
                 }
             }
             Outcome::Blocked(claim) => self.block(&claim),
-            Outcome::Held => self.wait_for_snapshot().await,
+            Outcome::Held(position) => {
+                self.progress
+                    .set_state(ConsumerState::WaitingForMerge { position });
+                self.wait_for_snapshot().await;
+            }
             Outcome::Unknown => {}
             Outcome::LeftToOthers(claim) => {
                 let state = ConsumerState::stopped(&claim.checkpoint);

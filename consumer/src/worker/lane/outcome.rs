@@ -33,8 +33,8 @@ pub(crate) enum Outcome {
     Outdated { position: i64, attempts: u32 },
     /// The row was split or merged; the next snapshot shows how.
     Resized,
-    /// The row waits for its neighbour.
-    Held,
+    /// The row waits for its neighbour at this position.
+    Held(i64),
     /// The code does not know the event, which need not wait behind a parked one any more.
     Unknown,
     /// This release has failed on the event, which others try.
@@ -50,6 +50,15 @@ pub(crate) enum AttemptError {
     /// statement, or a handler has changed its settings. The attempt is repeated at once on another
     /// connection.
     StaleConnection,
+}
+
+impl AttemptError {
+    /// A row that was locked is not as it was when it was locked.
+    pub(crate) fn not_saved(consumer: &str) -> Self {
+        Self::Database(format!(
+            "the checkpoint row of `{consumer}` changed between the claim and the save in one transaction; look for a trigger on the table of checkpoints"
+        ))
+    }
 }
 
 impl From<sqlx::Error> for AttemptError {
