@@ -15,8 +15,7 @@ use crate::worker::WorkerError;
 /// A command that takes many steps, such as a retry or a merge, keeps the steps it has completed.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// # use consumer::__doc::Users;
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
 /// use consumer::Worker;
 /// use consumer::admin::{AdminError, RebuildOptions};
 ///

@@ -80,9 +80,7 @@ impl<DB: Backend> Admin<DB> {
     /// [`Context::is_replay`]: crate::Context::is_replay
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Users, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// use consumer::Worker;
     /// use consumer::admin::RebuildOptions;

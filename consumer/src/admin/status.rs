@@ -24,9 +24,7 @@ use crate::worker::poller::assignment::scope_text;
 /// The consumers of a store and its frontier at one moment.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// # use consumer::__doc::{Users, register};
-/// # register(&store, "ada").await?;
+/// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
 /// use consumer::Worker;
 /// use consumer::admin::ConsumerState;
 ///
@@ -331,9 +329,8 @@ impl<DB: Backend> Admin<DB> {
     /// Reports the [`Status`] of every consumer, and its rate since an earlier status.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
-    /// # let admin = consumer::Worker::builder(store).consumer(Users).admin()?;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+    /// let admin = consumer::Worker::builder(store).consumer(Users).admin()?;
     /// let before = admin.status().await?;
     /// // Some time later:
     /// let status = admin.status_since(&before).await?;

@@ -119,15 +119,13 @@ impl<DB: Backend> EventStore<DB> {
     /// Creates a store on your own pool, with your own settings.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "postgres")]
-    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "postgres")] fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use consumer::PgEventStore;
     /// use consumer::sqlx::postgres::PgPoolOptions;
     ///
     /// let pool = PgPoolOptions::new().max_connections(40).connect_lazy("postgres://localhost/shop")?;
     /// let store = PgEventStore::new(pool);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
@@ -461,8 +459,7 @@ impl<DB: Backend> EventStore<DB> {
     /// the log again too, with the next batch.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let mut tx = store.begin().await?;
     /// consumer::sqlx::query("UPDATE events SET payload = '{}' WHERE global_position = 1")
     ///     .execute(&mut *tx)
@@ -489,8 +486,7 @@ impl<DB: Backend> EventStore<DB> {
     /// [`personal_data`](crate::guide::personal_data) says where else a payload may be.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let mut tx = store.begin().await?;
     /// store.redact(&mut tx, 1, r#"{"email":null}"#).await?;
     /// tx.commit().await?;
@@ -542,8 +538,7 @@ impl<DB: Backend> EventStore<DB> {
     /// and a reader that continues after the last position loses it.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let mut connection = store.pool().acquire().await?;
     /// for event in store.read_events(&mut connection, 0, 100).await? {
     ///     println!("{} {} {}", event.global_position, event.aggregate_id, event.event_type);

@@ -450,8 +450,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// transaction mode, which does not pass notifications on. Postgres only.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "postgres")]
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "postgres")] async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use consumer::{PgEventStore, Worker};
     ///
     /// // Batches go through PgBouncer, the listener connects to the server itself.
@@ -460,8 +459,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     ///     .discover()
     ///     .listen_url("postgres://app@db:5432/shop")
     ///     .build()?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn listen_url(mut self, url: impl Into<Arc<str>>) -> Self {
