@@ -252,9 +252,10 @@ pub enum AdminError {
         /// How many events.
         parked: u64,
     },
-    /// The command would lose the effects of parked events.
+    /// The command would discard parked events: a rebuild delivers them as new ones, and `forget` leaves them
+    /// unhandled.
     #[error(
-        "consumer `{consumer}` has {}, whose effects would be lost; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
+        "consumer `{consumer}` has {}, not yet handled; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
         text::count(*.parked, "parked event")
     )]
     WouldDiscard {
