@@ -74,7 +74,7 @@ impl Status {
 /// ```
 /// use consumer::admin::ConsumerStatus;
 ///
-/// /// A line for the person on call.
+/// /// A line for the on-call engineer.
 /// fn line(one: &ConsumerStatus) -> String {
 ///     let more = if one.lag.is_more { "more than " } else { "" };
 ///     let behind = format!("{more}{} events behind", one.lag.events);
@@ -229,7 +229,7 @@ pub(crate) fn processes_of(
     all
 }
 
-/// From when on events that no worker claims are reported.
+/// How long events wait for a worker before `no worker` is reported.
 const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 
 impl ConsumerStatus {

@@ -419,7 +419,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same append can succeed in a new transaction, after the aggregate has been loaded
+    /// Returns whether the same append can succeed in a new transaction, after the aggregate has been loaded
     /// again: true for [`Conflict`](Self::Conflict) and [`Contention`](Self::Contention).
     ///
     /// ```
@@ -498,7 +498,7 @@ fn found(actual: Option<i64>) -> impl fmt::Display {
 
 fn held_by(holders: &[String]) -> String {
     match holders {
-        [] => "other sessions were using them all the time".to_owned(),
+        [] => "other sessions were using them throughout".to_owned(),
         holders => format!("other sessions hold locks on them ({})", holders.join(", ")),
     }
 }

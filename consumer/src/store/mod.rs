@@ -197,7 +197,7 @@ impl<DB: Backend> EventStore<DB> {
         }
     }
 
-    /// The pool that the store was opened with.
+    /// Returns the pool that the store was opened with.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -210,7 +210,7 @@ impl<DB: Backend> EventStore<DB> {
         &self.inner.pool
     }
 
-    /// The names of the tables and columns, as given to [`with_schema`](Self::with_schema).
+    /// Returns the names of the tables and columns, as given to [`with_schema`](Self::with_schema).
     #[must_use]
     pub fn schema(&self) -> &Schema {
         &self.inner.settings.schema
@@ -298,7 +298,7 @@ impl<DB: Backend> EventStore<DB> {
         Ok(tx.commit().await?)
     }
 
-    /// The SQL of [`migrate`](Self::migrate), for an administrator who creates the tables; the script
+    /// Returns the SQL of [`migrate`](Self::migrate), for an administrator who creates the tables; the script
     /// can be run any number of times.
     ///
     /// ```
@@ -588,7 +588,7 @@ impl<DB: Backend> EventStore<DB> {
         DB::read_range(connection, &self.inner.statements, range).await
     }
 
-    /// The highest visible position, 0 when the log is empty.
+    /// Returns the highest visible position, 0 when the log is empty.
     ///
     /// Events with lower positions can still become visible (R11).
     ///

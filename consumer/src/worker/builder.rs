@@ -34,7 +34,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(1);
 /// The shortest claim timeout.
 const MIN_CLAIM_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The longest claim timeout: about 24 days, more than which Postgres does not accept.
+/// The longest claim timeout: about 24 days, the maximum that Postgres accepts.
 const MAX_CLAIM_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 impl<DB: Backend> Worker<DB> {

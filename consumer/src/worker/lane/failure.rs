@@ -101,7 +101,7 @@ impl HandlerFailure {
     /// The handler ended the transaction unseen, so that it may have committed it or not.
     pub(super) fn ended_unseen() -> Self {
         Self::ended_by(
-            "a COMMIT or ROLLBACK, so its checkpoint was not saved; only what it wrote after that, or before a COMMIT behind `CLOSE ALL`, was",
+            "a COMMIT or ROLLBACK, so its checkpoint was not saved; only writes after it were committed, or all writes if it was a COMMIT after `CLOSE ALL`",
         )
     }
 
