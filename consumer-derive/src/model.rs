@@ -28,7 +28,7 @@ pub(crate) struct Model {
 pub(crate) enum Formerly {
     /// The attribute does not say.
     Unstated,
-    /// None.
+    /// It had no other name.
     None,
     Name(String),
 }

@@ -20,7 +20,7 @@ use crate::model::{Body, Choice, Database, Making, Model};
 use crate::names::snake_case;
 use crate::types::{last_name, unwrapped};
 
-/// Checks all rules, also after the first mistake.
+/// Checks all rules, even after the first mistake.
 pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
     let errors_of = &mut errors;
     let name = keys::name(args, suggested_name(item).as_deref(), errors_of);

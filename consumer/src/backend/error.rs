@@ -159,7 +159,7 @@ pub enum StoreError {
         reason: String,
     },
 
-    /// The mapping describes a table of events that exists, and there is none.
+    /// The mapping describes an existing table of events, and there is none.
     #[error(
         "there is no table `{table}`, and the mapping describes one that exists (it has types, missing \
          columns, constants, expressions, or is read-only), so it is not created: correct its name and \
@@ -230,7 +230,7 @@ pub enum StoreError {
         role: String,
         /// The intended use.
         to: String,
-        /// The statements that give it what it lacks.
+        /// The statements that grant the missing privileges.
         statements: Vec<String>,
     },
 

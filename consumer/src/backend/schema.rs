@@ -234,7 +234,7 @@ impl Schema {
     ///
     /// A worker then needs no privilege on the log but SELECT on the table of events. If its role may not
     /// read the sequence of positions, it notices that the log was reset only while the log's highest
-    /// position is below what was settled.
+    /// position is below the settled one.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;

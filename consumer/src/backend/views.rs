@@ -437,8 +437,8 @@ pub(crate) async fn progress_of<DB: Views>(
     rows.iter().map(Checkpoint::decode::<DB>).collect()
 }
 
-/// Makes the view show the table of a version, unless it does so already; nothing for a version
-/// without a table of ours.
+/// Makes the view show the table of a version, unless it does so already; nothing for a version without a
+/// table of the library.
 pub(crate) async fn switch_view<DB: Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,

@@ -116,7 +116,7 @@ impl<C: Transaction, T: Send + Sync> Making<C, T> {
 
 /// Applies after a mistake.
 pub trait NoMaking {
-    /// No way.
+    /// A way that makes nothing.
     const WAY: NoWay = NoWay;
 }
 
@@ -133,7 +133,7 @@ impl<C: Transaction, T: Send + Sync, F: RowsOfFold> MakingFold<C, T, F> {
 
 /// Applies after a mistake.
 pub trait NoFold {
-    /// No way.
+    /// A way that makes nothing.
     const WAY: NoWay = NoWay;
 }
 
@@ -152,7 +152,7 @@ pub struct NoWay;
     reason = "the value chooses the type, and with it the method"
 )]
 impl<C: Transaction> Way<C> {
-    /// The factory.
+    /// Returns the factory.
     #[must_use]
     pub const fn factories<T: Consumer<C::Database> + Construct>(self) -> [Factory; 1] {
         [Factory::of::<C::Database, T>()]
@@ -165,7 +165,7 @@ impl<C: Transaction> Way<C> {
     reason = "it replaces `Way::factories`"
 )]
 impl NoWay {
-    /// None.
+    /// Returns no factory.
     #[must_use]
     pub const fn factories<T>(self) -> [Factory; 0] {
         []

@@ -166,7 +166,7 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have, and
-    /// [`StoreError::InvalidMapping`] for what no table can be.
+    /// [`StoreError::InvalidMapping`] for a mapping that no table can have.
     pub fn with_schema(self, schema: Schema) -> Result<Self, StoreError> {
         schema.check()?;
         DB::accepts(&schema)?;
@@ -330,8 +330,8 @@ impl<DB: Backend> EventStore<DB> {
     /// Checks what [`check`](Self::check) does, and that this store's role has every privilege for a use
     /// of the tables. Workers and operators check theirs when they start.
     ///
-    /// Run as a new role, it lists the statements that give the role what it needs, for the mapping of
-    /// this store. SQLite has no roles.
+    /// Run as a new role, it lists the statements that grant the role's missing privileges, for the mapping
+    /// of this store. SQLite has no roles.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -560,7 +560,7 @@ impl<DB: Backend> EventStore<DB> {
     /// Reads a part of the log within a budget of bytes, of some aggregate types or all, in position
     /// order.
     ///
-    /// The database enforces the budget: what lies beyond it is neither read nor sent. The memory needed
+    /// The database enforces the budget: events beyond it are neither read nor sent. The memory needed
     /// is the budget plus one event, however large the log and its events are (measured with payloads
     /// of 50 MiB: 150 MiB for a budget of 100). Only metadata that Postgres has compressed can be sent
     /// beyond the budget, and is dropped as it arrives. Each type is read by one index scan, however
