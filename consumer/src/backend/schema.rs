@@ -82,11 +82,11 @@ impl MappedColumn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(all(feature = "postgres", feature = "worker")), allow(dead_code))] // SQLite has no schemas
 struct Location {
-    /// That of this library's own tables.
+    /// The one with this library's own tables.
     own: String,
-    /// That of the table of events.
+    /// The one with the table of events.
     events: String,
-    /// Whether that has an index on aggregate type and position.
+    /// Whether the table of events has an index on aggregate type and position.
     has_scope_index: bool,
 }
 

@@ -53,7 +53,7 @@ impl fmt::Display for Name {
 /// The object that has the name of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// Nothing.
+    /// There is none.
     Missing,
     /// A view, and the table that it reads if it reads one.
     View { reads: Option<String> },
