@@ -262,10 +262,10 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// Those of [`migrate`](Self::migrate).
-    pub async fn migrate_within(&self, patience: Duration) -> Result<(), StoreError> {
+    pub async fn migrate_within(&self, timeout: Duration) -> Result<(), StoreError> {
         /// Longer than an attempt waits, so that others have more of the time than the migration.
         const PAUSE: Duration = Duration::from_secs(2);
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         loop {
             match self.try_migrate().await {
                 Err(StoreError::MigrationBlocked { .. }) if Instant::now() < until => {
