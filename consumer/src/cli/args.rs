@@ -210,7 +210,7 @@ pub(super) struct Beginning {
     /// Does not call the consumer's own reset
     #[arg(long)]
     pub(super) without_reset: bool,
-    /// Delivers parked events again as new ones; without this, a consumer that has any is refused
+    /// Delivers parked events again as new ones
     #[arg(long)]
     pub(super) discard_parked: bool,
 }
