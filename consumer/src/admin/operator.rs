@@ -13,7 +13,7 @@ use super::text::listed;
 use crate::backend::{
     self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, HeldBack,
     LagStatements, NameStatements, OperateStatements, Program, Row, StoreError, ViewStatements,
-    begin,
+    begin, schema_of_version,
 };
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
@@ -254,6 +254,17 @@ impl<DB: Backend> Admin<DB> {
         // Looked up before, since a pool may have only one connection.
         self.tables().await?;
         Ok(begin(self.store.pool(), DB::BEGIN_READ).await?)
+    }
+
+    /// The schema of the tables of a version's read model, unless their names give one.
+    pub(super) async fn table_schema(
+        &self,
+        connection: &mut DB::Connection,
+        consumer: &ConsumerId,
+    ) -> Result<Option<Arc<str>>, AdminError> {
+        let views = &self.tables().await?.views;
+        let schema = self.store.schema();
+        Ok(schema_of_version::<DB>(views, connection, consumer, schema).await?)
     }
 
     /// Checks that this library may work with the tables, and this role too.

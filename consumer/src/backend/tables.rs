@@ -10,7 +10,9 @@ use super::driver::Driver;
 use super::driver_error::DriverError;
 use super::read_model::{names, qualified, quoted};
 use super::rows::ConsumerId;
+use super::schema::Schema;
 use super::sql::StoreSettings;
+use super::views::{Name, ReadModelTable, Relation, ViewStatements, Views, recorded_tables};
 use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn, VersionTable};
 
 /// Why a worker cannot use the table of a read model.
@@ -55,6 +57,24 @@ pub enum TableError {
         /// The refusal.
         #[source]
         source: DriverError,
+    },
+    /// The version has another table, or another version has its table in another schema.
+    #[error(
+        "the read model of `{consumer}` is in `{recorded}`, and this worker would use `{declared}`: {keep}, or fill that table with a new version, `version = {next}` and `table = \"{table}\"`"
+    )]
+    Elsewhere {
+        /// The consumer.
+        consumer: ConsumerId,
+        /// The table that was recorded when a worker first started.
+        recorded: String,
+        /// The table that the struct and the session's `search_path` name now.
+        declared: String,
+        /// How the worker keeps the recorded table.
+        keep: String,
+        /// The version that could fill the other table.
+        next: u32,
+        /// The name that the struct needs for it.
+        table: String,
     },
     /// Another relation has the table's name, or the table hides rows.
     #[error(
@@ -182,15 +202,106 @@ pub trait Tables: Driver {
     fn lacks_schema(error: &sqlx::Error) -> bool;
 }
 
-/// Returns the schema in which the table of a read model is, unless its name gives another; `None`
-/// without a read model.
+/// Returns the schema in which a worker creates the tables of read models whose names give none.
 pub(crate) async fn table_schema<DB: Tables>(
     connection: &mut DB::Connection,
-    table: Option<&Table>,
+    schema: &Schema,
 ) -> Result<Option<Arc<str>>, sqlx::Error> {
-    match table {
-        Some(_) => Ok(DB::current_schema(connection).await?.map(Arc::from)),
-        None => Ok(None),
+    match schema.handlers_schema() {
+        Some(schema) => Ok(Some(schema.into())),
+        None => Ok(DB::current_schema(connection).await?.map(Arc::from)),
+    }
+}
+
+/// Returns the schema of the table of a version, in whichever session; before a worker has created it, the
+/// one in which it would.
+pub(crate) async fn schema_of_version<DB: Tables + Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    consumer: &ConsumerId,
+    schema: &Schema,
+) -> Result<Option<Arc<str>>, sqlx::Error> {
+    let versions = recorded_tables::<DB>(sql, connection, &consumer.name).await?;
+    match versions.into_iter().find(|one| one.consumer == *consumer) {
+        Some(recorded) => Ok(recorded.table.schema.map(Arc::from)),
+        None => table_schema::<DB>(connection, schema).await,
+    }
+}
+
+/// Refuses to start a version that would leave the rows that it has behind, such as in a session with
+/// another `search_path`. Runs in a transaction in which no other process creates read models.
+pub(crate) async fn refuse_elsewhere<DB: Tables + Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ReadModelTable,
+    table: &Table,
+) -> Result<(), TableError> {
+    let found = elsewhere::<DB>(sql, connection, of, table).await;
+    let found = found.map_err(|source| TableError::Database {
+        table: of.table.name.clone(),
+        source: source.into(),
+    })?;
+    match found {
+        Some((recorded, next)) => Err(is_elsewhere::<DB>(of, &recorded, next)),
+        None => Ok(()),
+    }
+}
+
+/// The table that keeps a version from having this one, and the next version.
+async fn elsewhere<DB: Tables + Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ReadModelTable,
+    table: &Table,
+) -> Result<Option<(ReadModelTable, u32)>, sqlx::Error> {
+    let versions = recorded_tables::<DB>(sql, connection, &of.consumer.name).await?;
+    let recorded = versions.iter().map(|one| one.consumer.version);
+    let next = recorded.max().unwrap_or_default().saturating_add(1);
+    // A schema in the name moves a new version deliberately.
+    let is_free = |one: &ReadModelTable| {
+        one.consumer != of.consumer && (table.schema().is_some() || one.view.name != of.view.name)
+    };
+    for one in versions {
+        if one.view == of.view || is_free(&one) {
+            continue;
+        }
+        // Its owner may have moved it, with its rows.
+        let has_moved = DB::relation(connection, &one.table).await? == Relation::Missing
+            && (one.consumer != of.consumer
+                || DB::relation(connection, &of.table).await? != Relation::Missing);
+        if !has_moved {
+            return Ok(Some((one, next)));
+        }
+    }
+    Ok(None)
+}
+
+fn is_elsewhere<DB: Tables>(
+    of: &ReadModelTable,
+    recorded: &ReadModelTable,
+    next: u32,
+) -> TableError {
+    let written = |name: &Name| {
+        if DB::HAS_SCHEMAS {
+            name.to_string()
+        } else {
+            name.name.clone()
+        }
+    };
+    let mut keep = format!("write `table = \"{}\"`", written(&recorded.view));
+    if let (Some(schema), true) = (
+        &recorded.view.schema,
+        recorded.view.schema != of.view.schema,
+    ) {
+        keep = format!("{keep} or let the `search_path` of its connections begin with `{schema}`");
+    }
+    TableError::Elsewhere {
+        consumer: of.consumer.clone(),
+        recorded: written(&recorded.table),
+        declared: written(&of.table),
+        keep,
+        next,
+        table: written(&of.view),
     }
 }
 
