@@ -237,7 +237,7 @@ async fn a_read_model_can_have_another_name_than_a_table<DB: TestDatabase>(db: D
 
 /// The events that the version has handled would be missing from it.
 async fn a_version_that_has_a_table_gets_no_other<DB: TestDatabase>(db: Database<DB>) {
-    db.append("Person", ["ada"]).await;
+    let position = db.append_one("Person", "ada").await;
     run(&db).await;
     let refused = refusal(&db, Members).await;
     let text = refused.to_string();
@@ -245,13 +245,15 @@ async fn a_version_that_has_a_table_gets_no_other<DB: TestDatabase>(db: Database
         panic!("{text}");
     };
     let is_qualified = DB::NAME == "PostgreSQL";
-    let named = |name| match is_qualified {
-        true => format!("public.{name}"),
-        false => String::from(name),
-    };
+    let schema = if is_qualified { "public." } else { "" };
+    let named = |name| format!("{schema}{name}");
     assert_eq!(keep, format!("write `table = \"{}\"`", named("people")));
     assert_eq!(table, named("members"));
     assert!(text.contains("with a new version, `version = 2`"), "{text}");
+    let admin = db.worker().consumer(Members).admin().unwrap();
+    let rebuilt = admin.rebuild("people", RebuildOptions::new()).await;
+    assert_eq!(rebuilt.unwrap_err().to_string(), text);
+    assert_eq!(db.checkpoint("people").await, Some(position));
     run_once(db.worker().registered(Registered::new(Members).version(2))).await;
     let (people, members) = ("SELECT id FROM people_v1", "SELECT id FROM members_v2");
     assert_eq!(db.texts(people).await, db.texts(members).await);

@@ -227,7 +227,7 @@ impl<DB: Backend> Rewind<'_, DB> {
     ) -> Result<(), AdminError> {
         let mut schema = None;
         if let Some(table) = code.consumer.read_model() {
-            schema = self.admin.table_schema(tx, self.consumer).await?;
+            schema = self.admin.table_schema(tx, self.consumer, table).await?;
             let table = VersionTable::new(table, self.consumer.version, schema.as_deref());
             // It may have been dropped because it differed from the struct.
             let prepared = prepare_table::<DB>(tx, &table).await;

@@ -391,7 +391,10 @@ impl<DB: Backend> Retry<'_, DB> {
         connection: &mut DB::Connection,
     ) -> Result<Option<Arc<str>>, AdminError> {
         match self.code.consumer.read_model() {
-            Some(_) => self.admin.table_schema(connection, self.consumer).await,
+            Some(table) => {
+                let schema = self.admin.table_schema(connection, self.consumer, table);
+                schema.await
+            }
             None => Ok(None),
         }
     }

@@ -60,7 +60,7 @@ pub enum TableError {
     },
     /// The version has another table, or another version has its table in another schema.
     #[error(
-        "the read model of `{consumer}` is in `{recorded}`, and this worker would use `{declared}`: {keep}, or fill that table with a new version, `version = {next}` and `table = \"{table}\"`"
+        "the read model of `{consumer}` is in `{recorded}`, and this program would use `{declared}`: {keep}, or fill that table with a new version, `version = {next}` and `table = \"{table}\"`"
     )]
     Elsewhere {
         /// The consumer.
@@ -228,8 +228,8 @@ pub(crate) async fn schema_of_version<DB: Tables + Views>(
     }
 }
 
-/// Refuses to start a version that would leave the rows that it has behind, such as in a session with
-/// another `search_path`. Runs in a transaction in which no other process creates read models.
+/// Refuses a table for a version that has its rows in another one, such as in a session with another
+/// `search_path`.
 pub(crate) async fn refuse_elsewhere<DB: Tables + Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,
