@@ -91,8 +91,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// Creates an [`Admin`] that knows this worker's consumers, including those that have never run.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store).consumer(Users).admin()?;

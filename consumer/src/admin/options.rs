@@ -105,8 +105,9 @@ impl RebuildOptions {
         self
     }
 
-    /// Accepts that parked events lose their effects: a rebuild hands them over as a replay, like
-    /// all other events, although they were never handled.
+    /// Delivers parked events again as new ones.
+    ///
+    /// Without this, the rebuild of a consumer that has any is refused.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

@@ -73,16 +73,14 @@ impl<DB: Backend> Admin<DB> {
     /// Empties a consumer's read model and rewinds its checkpoint, in one transaction.
     ///
     /// Workers then hand it all events again, with [`Context::is_replay`] set up to the old
-    /// checkpoint. Parked events come again as a replay too, although they were never handled, so
-    /// the rebuild is refused unless [`RebuildOptions::discard_parked`] accepts that. The scope
-    /// becomes that of the code.
+    /// checkpoint. Parked events were never handled, so they come as new ones; the rebuild is refused while
+    /// there are any, unless [`RebuildOptions::discard_parked`] accepts that. The scope becomes that of the
+    /// code.
     ///
     /// [`Context::is_replay`]: crate::Context::is_replay
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Users, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// use consumer::Worker;
     /// use consumer::admin::RebuildOptions;

@@ -52,9 +52,7 @@ impl<DB: Backend> Admin<DB> {
     /// the code does not know ends the retry of its aggregate, too.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;

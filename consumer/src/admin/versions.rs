@@ -38,8 +38,7 @@ impl<DB: Backend> Admin<DB> {
     /// change their type, which other views that depend on it prevent.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::admin::{ActivateOptions, ForgetOptions, Target};
     /// use consumer::{Registered, Worker};
     ///
@@ -99,8 +98,7 @@ impl<DB: Backend> Admin<DB> {
     /// that it does not begin again by itself.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, Users};
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::{Invoices, Users};
     /// use consumer::Worker;
     /// use consumer::admin::{ConsumerState, ForgetOptions};
     ///

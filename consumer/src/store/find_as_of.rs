@@ -51,8 +51,8 @@ impl<DB: Backend> EventStore<DB> {
     /// not for the row, which the event may have deleted. The worker may run in any process. An event that
     /// was parked or skipped does not show.
     ///
-    /// On Postgres, the role needs what [`Access::Observe`](crate::Access::Observe) lists, and `SELECT` on
-    /// the view.
+    /// On Postgres, the role needs the privileges of [`Access::Observe`](crate::Access::Observe), and
+    /// `SELECT` on the view.
     ///
     /// The position should be that of an event in the consumer's scope: a checkpoint without such events
     /// advances only every [`advance_interval`](crate::WorkerBuilder::advance_interval).

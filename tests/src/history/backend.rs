@@ -35,7 +35,7 @@ pub trait HistoryBackend: TestDatabase {
     fn database(ground: &Self::Ground)
     -> impl Future<Output = (Database<Self>, Self::Site)> + Send;
 
-    /// Crashes the server and starts it again, where there is one that is ours alone.
+    /// Crashes the server and starts it again, where the test has one of its own.
     fn crash(ground: &Self::Ground);
 
     /// Changes settings of a session, where there is such a thing.
@@ -159,7 +159,7 @@ impl HistoryBackend for Sqlite {
 }
 
 impl HistoryBackend for Postgres {
-    /// A server that is ours alone, or `None` for the one that all tests share.
+    /// A server of the test's own, or `None` for the one that all tests share.
     type Ground = Option<TestPostgres>;
     type Site = ();
 

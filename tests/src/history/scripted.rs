@@ -248,7 +248,7 @@ impl ScriptedConsumer {
 
 impl ScriptedConsumer {
     /// Whether the handler has committed the worker's transaction with an event. On Postgres, statements
-    /// after it, also those for later events of the batch, commit by themselves.
+    /// after it, including those for later events of the batch, commit on their own.
     fn has_committed(&self, event: &PersistedEvent) -> bool {
         let script = serde_json::from_slice::<Scripted>(&event.payload);
         is_transactional(self.name)

@@ -244,7 +244,7 @@ pub(super) const CONSUMERS: usize = 3;
 pub struct Menu {
     /// Whether transactions may be open beside the worker.
     pub concurrent_writers: bool,
-    /// Whether the server is ours alone, so that it may crash.
+    /// Whether the test has a server of its own, which may crash.
     pub own_server: bool,
     /// Whether scripts may wait for their timeout: one time in so many events, 0 for never.
     pub hangs: usize,

@@ -193,7 +193,7 @@ pub enum FindError {
         table: &'static str,
     },
     /// The consumer is paused before the position.
-    #[error("`{consumer}` is paused at {reached} and does not get to {position}: resume it")]
+    #[error("`{consumer}` is paused at {reached}, before {position}: resume it")]
     Paused {
         /// The consumer.
         consumer: Arc<str>,
@@ -203,7 +203,7 @@ pub enum FindError {
         position: i64,
     },
     /// The consumer has stopped before the position.
-    #[error("`{consumer}` has stopped at {reached} and does not get to {position}: {error}")]
+    #[error("`{consumer}` stopped at {reached}, before {position}: {error}")]
     Stopped {
         /// The consumer.
         consumer: Arc<str>,
