@@ -14,7 +14,7 @@ use super::locks::{Effects, Failed, Work, must_be_same};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
 use super::pace::{Pace, time_for};
-use crate::backend::{Backend, ConsumerId, Part, Taken, prepare_table, table_schema};
+use crate::backend::{Backend, ConsumerId, Part, Taken, prepare_table};
 use crate::contract::Context;
 use crate::contract::read_model::VersionTable;
 use crate::registry::Registered;
@@ -223,8 +223,9 @@ impl<DB: Backend> Rewind<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         effects: &mut Effects,
     ) -> Result<(), AdminError> {
-        let schema = table_schema::<DB>(tx, code.consumer.read_model()).await?;
+        let mut schema = None;
         if let Some(table) = code.consumer.read_model() {
+            schema = self.admin.table_schema(tx, self.consumer, table).await?;
             let table = VersionTable::new(table, self.consumer.version, schema.as_deref());
             // It may have been dropped because it differed from the struct.
             let prepared = prepare_table::<DB>(tx, &table).await;

@@ -58,7 +58,6 @@ pub use self::error::TestError;
 pub use self::round_trip::{RoundTripError, check_round_trips};
 use crate::backend::{
     Append, Backend, EventStatements, Schema, StoreSettings, UnknownEvent, prepare_table,
-    table_schema,
 };
 use crate::contract::read_model::{ReadModel, VersionTable};
 use crate::contract::{
@@ -625,7 +624,7 @@ impl<DB: Backend> ConsumerTest<DB> {
             return Ok(());
         };
         if self.table_schema.is_none() {
-            let schema = table_schema::<DB>(&mut self.tx, Some(table)).await?;
+            let schema = DB::current_schema(&mut self.tx).await?.map(Arc::from);
             let version = self.registered.declaration.version;
             let table = VersionTable::new(table, version, schema.as_deref());
             prepare_table::<DB>(&mut self.tx, &table).await?;

@@ -21,6 +21,11 @@ pub enum FieldError {
     /// JSON contains NaN or infinity.
     #[error("JSON has no NaN and no infinity: use an `Option`, with `None` instead")]
     NotFinite,
+    /// JSON contains an integer of more than 64 bits.
+    #[error(
+        "`{0}` does not fit into the 64 bits of an integer in JSON, and would be rounded: store it as a text"
+    )]
+    TooLarge(String),
     /// A date or timestamp is too early or too late.
     #[error("`{0}` is outside the years 1 to 9999")]
     OutOfRange(String),
