@@ -4,7 +4,9 @@
 //! `HISTORY_SEED` plays one history, `HISTORIES` another number of them.
 
 use consumer_tests::TestPostgres;
-use consumer_tests::history::{Append, Damage, Menu, Script, Step, play, play_histories};
+use consumer_tests::history::{
+    Append, CONSUMERS, Damage, Menu, Script, Step, play, play_histories,
+};
 use sqlx::Postgres;
 
 fn menu() -> Menu {
@@ -41,7 +43,7 @@ async fn a_checkpoint_that_was_raised_is_found() {
     for seed in 0..3 {
         let mut steps = menu().steps(seed);
         // Only the first releases, and events of which the last ones are not handled yet.
-        steps.truncate(3);
+        steps.truncate(CONSUMERS);
         let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
         steps.extend([append.clone(), Step::Run, append]);
         steps.push(Step::Damage(Damage::RaiseCheckpoints));

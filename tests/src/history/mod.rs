@@ -9,6 +9,7 @@ mod appending;
 mod backend;
 mod chain;
 mod command;
+mod folded;
 mod model;
 mod operator;
 mod scripted;
@@ -22,7 +23,7 @@ use std::time::Duration;
 pub use self::backend::HistoryBackend;
 pub use self::command::Command;
 use self::stage::Stage;
-pub use self::step::{Append, Crash, Damage, End, Menu, Release, Script, Step};
+pub use self::step::{Append, CONSUMERS, Crash, Damage, End, Menu, Release, Script, Step};
 
 /// Names the first seed to play, and the only one unless `HISTORIES` is set too.
 const SEED: &str = "HISTORY_SEED";

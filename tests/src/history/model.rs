@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consumer::{OnError, StartFrom, aggregate_slice};
 
-use super::scripted::{Call, NAMES, is_transactional};
+use super::folded::FOLD;
+use super::scripted::{Call, NAMES, is_transactional, runs_sql};
 use super::step::{Release, Script};
 
 /// What is wrong, in words.
@@ -53,8 +54,18 @@ pub(super) struct Observed {
     /// The durable frontier.
     pub(super) frontier: i64,
     pub(super) parked: BTreeSet<(Id, i64)>,
-    /// The events in the read model, in the order in which they were handled.
+    /// The events in the read models, those of an aggregate in the order in which they were handled.
     pub(super) applied: Vec<(Id, i64)>,
+    pub(super) tables: Tables,
+}
+
+/// The read model that the library keeps.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    /// The rows of each version.
+    pub(super) of_versions: BTreeMap<u32, Vec<String>>,
+    /// The rows in the view, if there is one.
+    pub(super) view: Option<Vec<String>>,
 }
 
 impl Observed {
@@ -140,6 +151,8 @@ struct Progress {
     /// It does not get the events up to here.
     start: i64,
     fates: BTreeMap<i64, Fate>,
+    /// The events that it has handled and that are no longer in the log.
+    archived: BTreeSet<i64>,
     /// Attempts at these were cut short, so that the policy may apply to them in spite of a repair.
     uncertain: BTreeSet<i64>,
 }
@@ -159,6 +172,8 @@ pub(super) struct Model {
     happened: BTreeMap<(&'static str, i64), usize>,
     /// The highest attempt at each event, by version.
     attempts: BTreeMap<(&'static str, u32, i64), u32>,
+    /// The versions that were made the active ones.
+    active: BTreeMap<&'static str, u32>,
     seen: Observed,
 }
 
@@ -187,9 +202,11 @@ impl Model {
     pub(super) fn archive(&mut self, positions: &[i64]) {
         self.archived.extend(positions);
         for progress in self.progress.values_mut() {
-            progress
-                .fates
-                .retain(|position, _| !positions.contains(position));
+            for position in positions {
+                if progress.fates.remove(position) == Some(Fate::Applied) {
+                    progress.archived.insert(*position);
+                }
+            }
         }
     }
 
@@ -225,8 +242,10 @@ impl Model {
         for id in self.progress.keys() {
             Self::check_rows(*id, &seen)?;
             self.check_settled(*id, &seen)?;
+            self.check_archived(*id, &seen)?;
         }
         self.check_order(&seen)?;
+        self.check_view(&seen)?;
         self.seen = seen;
         Ok(())
     }
@@ -312,6 +331,19 @@ impl Model {
     /// Notes that a version has no checkpoint any more.
     pub(super) fn forget(&mut self, id: Id) {
         self.progress.remove(&id);
+        self.active.retain(|name, version| (*name, *version) != id);
+    }
+
+    /// Notes that a version was made the active one.
+    pub(super) fn activate(&mut self, name: &'static str, version: u32) {
+        self.active.insert(name, version);
+    }
+
+    /// The active version of a consumer; the oldest one unless another was made it.
+    pub(super) fn active(&self, name: &str, seen: &Observed) -> Option<u32> {
+        let own = seen.rows.iter().filter(|row| row.id.0 == name);
+        let oldest = own.map(|row| row.id.1).min();
+        self.active.get(name).copied().or(oldest)
     }
 
     /// Notes that an operator skipped a parked event.
@@ -448,7 +480,9 @@ impl Model {
                     "the parked event {position} of {id:?} is unknown to the release that handled it"
                 ));
             }
-            let may_succeed = matches!(script, Script::FailFirst(_)) || !is_transactional(id.0);
+            let may_succeed = matches!(script, Script::FailFirst(_))
+                || !is_transactional(id.0)
+                || (script.is_violation() && !runs_sql(id.0));
             if self.is_broken(position, script) && !may_succeed {
                 return Err(format!(
                     "the parked event {position} of {id:?} is broken and was handled: {script:?}"
@@ -667,7 +701,7 @@ impl Model {
         };
         let is_broken = self.is_broken(position, event.script);
         match event.script {
-            script if script.is_violation() && !is_transactional(id.0) => vec![Fate::Applied],
+            script if script.is_violation() && !runs_sql(id.0) => vec![Fate::Applied],
             script if script.is_violation() && is_broken => vec![],
             Script::FailFirst(_) if is_uncertain => either(),
             Script::FailFirst(attempts) if attempts <= release.retries => vec![Fate::Applied],
@@ -826,6 +860,37 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a read model still has the handled events that are no longer in the log, and no others
+    /// that are not.
+    fn check_archived(&self, id: Id, seen: &Observed) -> Verdict {
+        let Some(progress) = self.progress.get(&id).filter(|_| is_transactional(id.0)) else {
+            return Ok(());
+        };
+        let own = seen.applied.iter().filter(|(of, _)| *of == id);
+        let gone = own.filter(|(_, position)| !seen.log.contains_key(position));
+        let mut gone: Vec<i64> = gone.map(|(_, position)| *position).collect();
+        gone.sort_unstable();
+        if gone.iter().eq(&progress.archived) {
+            return Ok(());
+        }
+        Err(format!(
+            "the read model of {id:?} has {gone:?} of the events that were deleted from the log; it had handled {:?}",
+            progress.archived
+        ))
+    }
+
+    /// Checks that the view of a read model shows the rows of the active version.
+    fn check_view(&self, seen: &Observed) -> Verdict {
+        let Tables { of_versions, view } = &seen.tables;
+        let active = self.active(FOLD, seen);
+        match active.and_then(|active| of_versions.get(&active)) {
+            Some(rows) if view.as_ref() != Some(rows) => Err(format!(
+                "the view of `{FOLD}` shows {view:?}, and version {active:?} has {rows:?}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Checks the order of each aggregate, and that nothing was handled that was never committed.

@@ -231,13 +231,17 @@ pub enum Damage {
     HandleTwice,
     /// Drops a parked event.
     DropParked,
+    /// Deletes a row of the read model that the library keeps.
+    DropRow,
+    /// Records that another version is active than the view shows.
+    ActivateInSecret,
 }
 
 /// One step in so many is a chain of them.
 const CHAINS: u32 = 60;
 
-/// How many consumers there are.
-pub(super) const CONSUMERS: usize = 3;
+/// How many consumers there are. So many first steps of a history are their first releases.
+pub const CONSUMERS: usize = NAMES.len();
 
 /// What histories of one database are made of.
 #[derive(Clone, Debug)]
