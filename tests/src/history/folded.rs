@@ -102,6 +102,9 @@ impl Fold for ScriptedFold {
         event: &PersistedEvent,
         keys: &mut Keys<'_, String>,
     ) -> Result<(), HandlerError> {
+        if self.0.ignores(event) {
+            return Ok(());
+        }
         keys.add_aggregate(event)
     }
 
@@ -111,6 +114,9 @@ impl Fold for ScriptedFold {
         event: &PersistedEvent,
         rows: &mut Rows<'_, Total>,
     ) -> Result<(), HandlerError> {
+        if self.0.ignores(event) {
+            return Ok(());
+        }
         // It cannot wait for a fuse, as none asks it to.
         let _ = self.0.begin(cx, event);
         let id = event.aggregate_id.clone();
@@ -142,7 +148,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedFold {
     }
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
-        Consumer::<DB>::knows(&self.0, format)
+        self.0.knows_format(format)
     }
 
     fn read_model(&self) -> Option<&'static Table> {

@@ -23,7 +23,9 @@ use std::time::Duration;
 pub use self::backend::HistoryBackend;
 pub use self::command::Command;
 use self::stage::Stage;
-pub use self::step::{Append, CONSUMERS, Crash, Damage, End, Menu, Release, Script, Step};
+pub use self::step::{
+    Append, CONSUMERS, Crash, Damage, End, Knowledge, Menu, Release, Script, Step,
+};
 
 /// Names the first seed to play, and the only one unless `HISTORIES` is set too.
 const SEED: &str = "HISTORY_SEED";

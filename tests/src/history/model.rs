@@ -129,6 +129,23 @@ impl Work<'_> {
         self.releases.iter().filter(own).map(|one| &one.1)
     }
 
+    /// Whether code of a version passes over an event.
+    fn may_ignore(&self, id: Id, script: Script) -> bool {
+        self.releases(id).any(|release| release.ignores(script))
+    }
+
+    /// What became of an event that is not parked.
+    fn passed(&self, id: Id, position: i64, script: Script, seen: &Observed) -> Fate {
+        // It may have been handled before outside the database, and not passed then.
+        let is_ignored =
+            !is_transactional(id.0) && self.releases(id).all(|release| release.ignores(script));
+        if is_ignored || seen.times_applied(id, position) == 0 {
+            Fate::Skipped
+        } else {
+            Fate::Applied
+        }
+    }
+
     /// Whether several versions of a consumer took part.
     fn has_versions(&self, name: &str) -> bool {
         let own = self.releases.iter().filter(|one| one.0 == name);
@@ -142,6 +159,7 @@ impl Work<'_> {
 enum Fate {
     Applied,
     Parked,
+    /// By its policy or an operator, or because its code ignores it.
     Skipped,
     OutOfScope,
 }
@@ -225,7 +243,7 @@ impl Model {
     fn is_broken(&self, position: i64, script: Script) -> bool {
         let succeeds = matches!(
             script,
-            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession | Script::New
+            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession | Script::New(_)
         );
         !succeeds && !self.repaired.contains(&position)
     }
@@ -314,7 +332,7 @@ impl Model {
         self.seen
             .log
             .values()
-            .any(|event| is_in_scope(&release.scope, &event.kind) && !knows(release, event.script))
+            .any(|event| is_in_scope(&release.scope, &event.kind) && !release.knows(event.script))
     }
 
     /// Whether an event still cannot be decoded.
@@ -475,7 +493,7 @@ impl Model {
                     "{id:?} handled the parked event {position} before an earlier one of its aggregate"
                 ));
             }
-            if !work.releases(id).any(|release| knows(release, script)) {
+            if !work.releases(id).any(|release| release.knows(script)) {
                 return Err(format!(
                     "the parked event {position} of {id:?} is unknown to the release that handled it"
                 ));
@@ -488,7 +506,12 @@ impl Model {
                     "the parked event {position} of {id:?} is broken and was handled: {script:?}"
                 ));
             }
-            new.push((id, position, Fate::Applied));
+            let fate = if work.may_ignore(id, script) {
+                work.passed(id, position, script, seen)
+            } else {
+                Fate::Applied
+            };
+            new.push((id, position, fate));
         }
         for (_, position, fate) in &new {
             if let Some(progress) = self.progress.get_mut(&id) {
@@ -509,7 +532,7 @@ impl Model {
                 let is_broken = event.is_some_and(|one| {
                     let mut releases = work.releases(*id);
                     self.is_broken(**position, one.script)
-                        || !releases.any(|release| knows(release, one.script))
+                        || !releases.any(|release| release.knows(one.script))
                 });
                 let progress = self.progress.get(id);
                 is_broken || progress.is_some_and(|one| one.uncertain.contains(position))
@@ -554,7 +577,7 @@ impl Model {
                 is_own.then_some((position, event.script))
             });
             let may_stay =
-                |(position, script)| self.is_broken(position, script) || !knows(release, script);
+                |(position, script)| self.is_broken(position, script) || !release.knows(script);
             if !own.any(may_stay) {
                 return Err(format!(
                     "{id:?} still has events of {kind} {aggregate} parked, and none of them fails"
@@ -614,11 +637,10 @@ impl Model {
         if !is_in_scope(scope, &event.kind) {
             return Ok(Fate::OutOfScope);
         }
-        let is_parked = seen.parked.contains(&(id, position));
-        let fate = match (is_parked, seen.times_applied(id, position)) {
-            (true, _) => Fate::Parked,
-            (false, 0) => Fate::Skipped,
-            (false, _) => Fate::Applied,
+        let fate = if seen.parked.contains(&(id, position)) {
+            Fate::Parked
+        } else {
+            work.passed(id, position, event.script, seen)
         };
         let releases = || work.releases(id);
         if releases().next().is_none() {
@@ -681,7 +703,7 @@ impl Model {
         event: &Logged,
         release: &Release,
     ) -> Vec<Fate> {
-        if !knows(release, event.script) {
+        if !release.knows(event.script) {
             return vec![];
         }
         let policy = match release.on_error {
@@ -701,6 +723,7 @@ impl Model {
         };
         let is_broken = self.is_broken(position, event.script);
         match event.script {
+            script if release.ignores(script) => vec![Fate::Skipped],
             script if script.is_violation() && !runs_sql(id.0) => vec![Fate::Applied],
             script if script.is_violation() && is_broken => vec![],
             Script::FailFirst(_) if is_uncertain => either(),
@@ -771,7 +794,7 @@ impl Model {
             return Ok(());
         };
         let is_parked = seen.is_behind_parked(row.id, **next, event);
-        let is_unknown = !releases.iter().any(|release| knows(release, event.script));
+        let is_unknown = !releases.iter().any(|release| release.knows(event.script));
         if row.state == "running" && is_unknown && !is_parked {
             return Ok(());
         }
@@ -811,7 +834,7 @@ impl Model {
             } else {
                 self.may_become(id, **position, event, release)
             };
-            (may.is_empty() && knows(release, event.script))
+            (may.is_empty() && release.knows(event.script))
                 || (is_uncertain && release.on_error == OnError::Stop)
         })
     }
@@ -968,7 +991,12 @@ impl Model {
                 let other_skipped = new
                     .iter()
                     .any(|other| (other.0.0, other.1, other.2) == (key.0, key.1, Fate::Skipped));
-                let least = usize::from(!work.may_lose_effects && !other_skipped);
+                // Handled outside the database, and then passed over by another release.
+                let may_ignore = self.all.get(position).is_some_and(|event| {
+                    !is_transactional(id.0) && work.may_ignore(*id, event.script)
+                });
+                let is_certain = !work.may_lose_effects && !other_skipped && !may_ignore;
+                let least = usize::from(is_certain);
                 self.effects.insert(key, (least, 1));
             }
             if matches!(fate, Fate::Applied | Fate::Skipped) {
@@ -995,11 +1023,6 @@ impl Model {
         }
         Ok(())
     }
-}
-
-/// Whether a release knows the type of an event.
-fn knows(release: &Release, script: Script) -> bool {
-    release.knows_new || script != Script::New
 }
 
 /// The name of a consumer as a constant.

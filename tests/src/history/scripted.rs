@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::backend::{HistoryBackend, Span};
 use super::folded::{FOLD, ScriptedFold};
-use super::step::{Release, Script};
+use super::step::{Knowledge, Release, Script};
 
 /// A typed event with a script.
 #[derive(consumer::Event, Serialize, Deserialize, Clone, Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Scripted {
     pub(super) script: Script,
 }
 
-/// The type of the events that some releases do not know.
+/// The type of [`Script::New`].
 pub(super) const NEW_TYPE: &str = "New";
 
 /// One call of a handler.
@@ -178,7 +178,7 @@ pub(super) struct ScriptedConsumer {
     name: &'static str,
     settings: Settings,
     in_batches: bool,
-    knows_new: bool,
+    of_new: Knowledge,
     world: Arc<World>,
 }
 
@@ -212,9 +212,24 @@ impl ScriptedConsumer {
             name,
             settings,
             in_batches: release.in_batches,
-            knows_new: release.knows_new,
+            of_new: release.of_new,
             world: Arc::clone(world),
         }
+    }
+
+    /// Whether the code knows a format.
+    pub(super) fn knows_format(&self, format: EventFormat<'_>) -> bool {
+        let is_known = match self.of_new {
+            Knowledge::Nothing => false,
+            Knowledge::FirstVersion => format.event_version == 1,
+            Knowledge::BothVersions | Knowledge::ToIgnore => true,
+        };
+        is_known || format.event_type != NEW_TYPE
+    }
+
+    /// Whether the code passes over an event, as that of `ignore = ["New"]` does.
+    pub(super) fn ignores(&self, event: &PersistedEvent) -> bool {
+        self.of_new == Knowledge::ToIgnore && event.event_type == NEW_TYPE
     }
 
     /// Begins to handle an event; returns the fuse whose removal the handler waits for.
@@ -326,7 +341,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
     }
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
-        self.knows_new || format.event_type != NEW_TYPE
+        self.knows_format(format)
     }
 
     fn uses_transaction(&self) -> bool {
@@ -343,6 +358,9 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         tx: &mut DB::Connection,
         event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
+        if self.ignores(event) {
+            return Ok(());
+        }
         if let Some(fuse) = self.begin(cx, event) {
             fuse.removed().await;
         }

@@ -12,7 +12,7 @@ use super::backend::HistoryBackend;
 use super::folded::{self, AS_TEXT, FOLD, VIEW};
 use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
 use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World, is_transactional};
-use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
+use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
 use crate::{Database, Running};
 
 /// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
@@ -149,7 +149,9 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             self.repair_at(position).await;
         }
         for release in self.releases.iter_mut().flatten() {
-            release.knows_new = true;
+            if release.of_new != Knowledge::ToIgnore {
+                release.of_new = Knowledge::BothVersions;
+            }
         }
         let code = self.code();
         let ids: Vec<Id> = code
