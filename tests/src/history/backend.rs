@@ -31,6 +31,9 @@ pub trait HistoryBackend: TestDatabase {
     /// How a handler names a table whatever its `search_path` is.
     const HOME: &'static str;
 
+    /// Lists the tables and the view of the read model that the library keeps.
+    const READ_MODELS: &'static str;
+
     /// Makes a database with the tables of the store.
     fn database(ground: &Self::Ground)
     -> impl Future<Output = (Database<Self>, Self::Site)> + Send;
@@ -99,6 +102,9 @@ impl HistoryBackend for Sqlite {
 
     const HOME: &'static str = "";
 
+    const READ_MODELS: &'static str = "SELECT name FROM sqlite_schema
+        WHERE type IN ('table', 'view') AND name GLOB 'history_totals*'";
+
     async fn database((): &()) -> (Database<Self>, TempDir) {
         let directory = tempfile::tempdir().expect("a directory for the file");
         let file = directory.path().join("test.db");
@@ -164,6 +170,9 @@ impl HistoryBackend for Postgres {
     type Site = ();
 
     const HOME: &'static str = "public.";
+
+    const READ_MODELS: &'static str = "SELECT relname::text FROM pg_class
+        WHERE relkind IN ('r', 'v') AND relname LIKE 'history\\_totals%'";
 
     async fn database(ground: &Self::Ground) -> (Database<Self>, ()) {
         let database = match ground {
