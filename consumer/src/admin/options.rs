@@ -105,7 +105,8 @@ impl RebuildOptions {
         self
     }
 
-    /// Delivers parked events again as new ones.
+    /// Accepts that parked events are no longer parked: the rebuild delivers them at their place in the
+    /// log, and those that no version has handled as new ones.
     ///
     /// Without this, the rebuild of a consumer that has any is refused.
     #[must_use]

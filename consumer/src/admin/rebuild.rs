@@ -73,9 +73,11 @@ impl<DB: Backend> Admin<DB> {
     /// Empties a consumer's read model and rewinds its checkpoint, in one transaction.
     ///
     /// Workers then hand it all events again, with [`Context::is_replay`] set up to the old
-    /// checkpoint. Parked events were never handled, so they come as new ones; the rebuild is refused while
-    /// there are any, unless [`RebuildOptions::discard_parked`] accepts that. The scope becomes that of the
-    /// code.
+    /// checkpoint. The scope becomes that of the code.
+    ///
+    /// Parked events are delivered again, too, at their place in the log: those that no version has handled as
+    /// new ones. That changes when their effects happen, so the rebuild is refused unless
+    /// [`RebuildOptions::discard_parked`] accepts it.
     ///
     /// [`Context::is_replay`]: crate::Context::is_replay
     ///

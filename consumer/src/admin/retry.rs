@@ -507,7 +507,8 @@ impl<DB: Backend> Retry<'_, DB> {
             | ErrorKind::ReadOnly
             | ErrorKind::StalePlan
             | ErrorKind::SharedStatement
-            | ErrorKind::ClaimTimeout => {
+            | ErrorKind::ClaimTimeout
+            | ErrorKind::TransactionTimeout => {
                 Failed::InOrder(AdminError::Interrupted { position, source })
             }
             ErrorKind::EndedTransaction => Failed::InOrder(AdminError::EndedTransaction {

@@ -305,7 +305,9 @@ impl<DB: Backend> Admin<DB> {
             .await?;
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
-        let active = self.active_versions(&rows).await?;
+        let active = self
+            .active_versions(&mut *self.read().await?, &rows)
+            .await?;
         let mut reader = self.log_reader(most_counted).await?;
         let mut consumers = Vec::new();
         for own in rows.chunk_by(|one, next| consumer_of(one) == consumer_of(next)) {

@@ -23,7 +23,7 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// ```standalone_crate
     /// # use consumer::prelude::*;
-    /// # consumer::__doc_users!(consumer);
+    /// # consumer::__doc_items!(consumer);
     /// # consumer::__doc::run(async |store| {
     /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// let ada = store.find::<User>(&"ada".to_owned()).await?;

@@ -13,6 +13,7 @@ pub(crate) mod retry;
 mod row_address;
 mod segment;
 mod step_aside;
+mod try_again;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -191,7 +192,11 @@ impl<DB: Backend> Lane<DB> {
                 }
             }
             Outcome::Blocked(claim) => self.block(&claim),
-            Outcome::Held => self.wait_for_snapshot().await,
+            Outcome::Held(position) => {
+                self.progress
+                    .set_state(ConsumerState::WaitingForMerge { position });
+                self.wait_for_snapshot().await;
+            }
             Outcome::Unknown => {}
             Outcome::LeftToOthers(claim) => {
                 let state = ConsumerState::stopped(&claim.checkpoint);
@@ -352,6 +357,9 @@ impl<DB: Backend> Lane<DB> {
         }
         self.job = None;
         self.reader.discard();
+        if self.is_stopped_by_others() {
+            return self.try_again().await;
+        }
         if self.progress.state() != state {
             tracing::warn!(consumer = self.segment.name(), %state, "the consumer does not run");
         }

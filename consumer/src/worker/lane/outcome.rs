@@ -32,8 +32,8 @@ pub(crate) enum Outcome {
     Outdated { position: i64, attempts: u32 },
     /// The row was split or merged; the next snapshot shows how.
     Resized,
-    /// The row waits for its neighbour.
-    Held,
+    /// The row waits for its neighbour at this position.
+    Held(i64),
     /// The code does not know the event, which need not wait behind a parked one any more.
     Unknown,
     /// This release has failed on the event, which others try.

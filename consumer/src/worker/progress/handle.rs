@@ -231,6 +231,10 @@ impl<DB: Backend> WorkerHandle<DB> {
                 let since = self.progress.stalled_for(lane)?;
                 Some(HealthProblem::Stalled { consumer, since })
             }
+            state @ ConsumerState::WaitingForMerge { .. } => {
+                self.progress.stalled_for(lane)?;
+                Some(HealthProblem::NotRunning { consumer, state })
+            }
             ConsumerState::Panicked { error } => Some(HealthProblem::Panicked { consumer, error }),
             ConsumerState::CaughtUp | ConsumerState::ShutDown => None,
             state => Some(HealthProblem::NotRunning { consumer, state }),

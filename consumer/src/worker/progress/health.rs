@@ -99,7 +99,8 @@ pub enum HealthProblem {
         /// The message of the panic.
         error: String,
     },
-    /// A consumer does not run, and its operator has to act.
+    /// A consumer does not run, and its operator has to act; or it has waited for a merge of its segments
+    /// for longer than [`stall_after`](crate::WorkerBuilder::stall_after).
     NotRunning {
         /// The consumer.
         consumer: Arc<str>,
