@@ -83,7 +83,7 @@ impl<DB: Backend> Admin<DB> {
     ///
     /// ```
     /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
-    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// use consumer::Worker;
     /// use consumer::admin::RebuildOptions;
     ///

@@ -22,10 +22,10 @@ impl<DB: Backend> EventStore<DB> {
     /// [`Schema::in_search_path`](crate::Schema::in_search_path), each tenant's store reads its own row.
     ///
     /// ```standalone_crate
-    /// # use consumer::prelude::*;
-    /// # consumer::__doc_items!(consumer);
-    /// # consumer::__doc::run(async |store| {
-    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// use consumer::prelude::*;
+    /// # consumer::__doc_items!(consumer); consumer::__doc::run(async |store| {
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    ///
     /// let ada = store.find::<User>(&"ada".to_owned()).await?;
     /// assert!(ada.is_none());
     /// # Ok(()) }).unwrap();
