@@ -18,7 +18,9 @@ test_on!(
     a_release_that_failed_leaves_the_event_to_the_next,
     a_running_release_tries_what_another_stops_later,
     attempts_of_another_release_leave_one_to_the_next,
-    a_batch_records_the_process_that_saved_it
+    a_batch_records_the_process_that_saved_it,
+    an_idle_worker_writes_no_row,
+    a_missing_worker_is_reported_only_if_events_wait
 );
 
 test_on!(
@@ -26,9 +28,7 @@ test_on!(
     a_resumed_consumer_is_tried_by_every_release_again,
     releases_that_failed_on_one_event_try_the_next,
     two_running_releases_that_fail_leave_an_event_alone,
-    an_executable_is_a_release_unless_the_program_names_one,
-    an_idle_worker_writes_no_row,
-    a_missing_worker_is_reported_only_if_events_wait
+    an_executable_is_a_release_unless_the_program_names_one
 );
 
 /// The consumer `users` in one release, which counts its calls, and fails on `bad` unless it is repaired.

@@ -105,8 +105,10 @@ impl RebuildOptions {
         self
     }
 
-    /// Accepts that parked events are no longer parked: the rebuild hands them over at their place in the
-    /// log, and those that were never handled have their effects then.
+    /// Accepts that parked events are no longer parked: the rebuild delivers them at their place in the
+    /// log, and those that no version has handled as new ones.
+    ///
+    /// Without this, the rebuild of a consumer that has any is refused.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

@@ -25,9 +25,7 @@ impl<DB: Backend> Admin<DB> {
     /// they are [retried](Self::retry_parked).
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;

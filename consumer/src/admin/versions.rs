@@ -42,8 +42,7 @@ impl<DB: Backend> Admin<DB> {
     /// change their type, which other views that depend on it prevent.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::admin::{ActivateOptions, ForgetOptions, Target};
     /// use consumer::{Registered, Worker};
     ///
@@ -114,8 +113,7 @@ impl<DB: Backend> Admin<DB> {
     /// that it does not begin again by itself.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, Users};
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::{Invoices, Users};
     /// use consumer::Worker;
     /// use consumer::admin::{ConsumerState, ForgetOptions};
     ///

@@ -98,9 +98,8 @@ const SESSION: &str = "
                           WITH ORDINALITY AS s (name, place)
                     WHERE name <> 'pg_catalog')) AS set_path";
 
-/// Where the tables are: ours were created together, and that of events may be older. The catalogue
-/// comes first in a search path that does not name it, except for temporary tables, which have no
-/// functions.
+/// Where the tables are: the library's were created together, and that of events may be older. The catalogue
+/// comes first in a search path that does not name it, except for temporary tables, which have no functions.
 const LOCATION: &str = "
     SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

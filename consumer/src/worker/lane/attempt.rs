@@ -16,13 +16,13 @@ use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
 use crate::worker::lane::failure::{
-    ErrorKind, Handled, HandlerFailure, SWALLOWED, is_aborted_transaction, is_of_session,
-    is_refusal_of_commit, refused_commit, server_timeout, unusable_session,
+    AttemptError, ErrorKind, Handled, HandlerFailure, SWALLOWED, is_aborted_transaction,
+    is_of_session, is_refusal_of_commit, refused_commit, server_timeout, unusable_session,
 };
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::mark::HeldMark;
-use crate::worker::lane::outcome::{AttemptError, Outcome};
+use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Defect;

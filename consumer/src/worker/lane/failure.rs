@@ -11,16 +11,47 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::{Backend, DriverError, Remains};
+use crate::backend::{Backend, DriverError, Remains, StoreError};
 use crate::contract::{BatchError, HandlerError, chain};
 use crate::worker::lane::handler::{TimedOut, panic_message};
-use crate::worker::lane::outcome::AttemptError;
 
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
 
 /// Advice where other clients share the server's connection.
 const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
+
+/// Why an attempt could not be made, or how it ended is unknown: it is repeated and does not count.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// The database failed.
+    Database(String),
+    /// The connection is not what it was when it was opened: a table has changed since it prepared a
+    /// statement, or a handler has changed its settings. The attempt is repeated at once on another
+    /// connection.
+    StaleConnection,
+}
+
+impl AttemptError {
+    /// A row that was locked is not as it was when it was locked.
+    pub(crate) fn not_saved(consumer: &str) -> Self {
+        Self::Database(format!(
+            "the checkpoint row of `{consumer}` changed between the claim and the save in one transaction; look for a trigger on the table of checkpoints"
+        ))
+    }
+}
+
+impl From<sqlx::Error> for AttemptError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(chain(&error).to_string())
+    }
+}
+
+impl From<StoreError> for AttemptError {
+    fn from(error: StoreError) -> Self {
+        Self::Database(chain(&error).to_string())
+    }
+}
 
 /// How a handler failed at a job.
 #[derive(Debug)]
@@ -79,7 +110,7 @@ impl HandlerFailure {
     /// The handler ended the transaction unseen, so that it may have committed it or not.
     pub(super) fn ended_unseen() -> Self {
         Self::ended_by(
-            "a COMMIT or ROLLBACK, so its checkpoint was not saved; only what it wrote after that, or before a COMMIT behind `CLOSE ALL`, was",
+            "a COMMIT or ROLLBACK, so its checkpoint was not saved; only writes after it were committed, or all writes if it was a COMMIT after `CLOSE ALL`",
         )
     }
 

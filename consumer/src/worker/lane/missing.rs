@@ -58,7 +58,7 @@ impl<DB: Backend> Lane<DB> {
                 consumer = self.segment.name(),
                 from,
                 to,
-                "events {from} to {to} are no longer in the log; the consumer continues without those of them that it has not handled",
+                "events {from} to {to} are no longer in the log; the consumer passes over those that it had not handled",
             );
         }
     }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Claim, StoreError};
-use crate::contract::chain;
+use crate::backend::Claim;
 use crate::worker::lane::failure::HandlerFailure;
 use crate::worker::progress::tally::Tally;
 
@@ -39,36 +38,4 @@ pub(crate) enum Outcome {
     Unknown,
     /// This release has failed on the event, which others try.
     LeftToOthers(Box<Claim>),
-}
-
-/// Why an attempt could not be made, or how it ended is unknown: it is repeated and does not count.
-#[derive(Debug)]
-pub(crate) enum AttemptError {
-    /// The database failed.
-    Database(String),
-    /// The connection is not what it was when it was opened: a table has changed since it prepared a
-    /// statement, or a handler has changed its settings. The attempt is repeated at once on another
-    /// connection.
-    StaleConnection,
-}
-
-impl AttemptError {
-    /// A row that was locked is not as it was when it was locked.
-    pub(crate) fn not_saved(consumer: &str) -> Self {
-        Self::Database(format!(
-            "the checkpoint row of `{consumer}` changed between the claim and the save in one transaction; look for a trigger on the table of checkpoints"
-        ))
-    }
-}
-
-impl From<sqlx::Error> for AttemptError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(chain(&error).to_string())
-    }
-}
-
-impl From<StoreError> for AttemptError {
-    fn from(error: StoreError) -> Self {
-        Self::Database(chain(&error).to_string())
-    }
 }

@@ -110,7 +110,7 @@ pub enum HealthProblem {
 }
 
 impl Health {
-    /// Whether the process should keep running: the answer to a liveness probe.
+    /// Returns whether the process should keep running: the answer to a liveness probe.
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.problems.iter().any(|problem| {
@@ -126,7 +126,7 @@ impl Health {
         })
     }
 
-    /// Whether every consumer that may run does: the answer to a readiness probe.
+    /// Returns whether every consumer that may run does: the answer to a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.problems.iter().all(|problem| {

@@ -90,8 +90,8 @@ pub enum ConsumerState {
         /// The scope of the code, in the same form.
         code: String,
     },
-    /// It handles nothing until it is decided where it begins: its name is that of a renamed or forgotten
-    /// consumer, or it may be another one under a new name.
+    /// It waits for a decision on where to start: its name is that of a renamed or forgotten consumer, or it
+    /// may be another one under a new name.
     HeldBack(HeldBack),
     /// The program contains another version of it and leaves this one to other programs.
     OtherVersion,
