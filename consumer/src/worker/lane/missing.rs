@@ -1,6 +1,6 @@
 //! Notices that events were deleted before the lane has handled them.
 
-use crate::backend::{Backend, StoreError, position, readable_event};
+use crate::backend::{Backend, Checkpoint, StoreError, position, readable_event};
 use crate::worker::lane::Lane;
 use crate::worker::log::batch::{Batch, MissingEvents};
 
@@ -32,8 +32,8 @@ impl<DB: Backend> Lane<DB> {
     fn pending_in(&self, batch: &Batch) -> Option<i64> {
         let snapshot = self.shared.snapshot.borrow();
         let key = &self.segment.key;
-        let unknown = snapshot.rows.get(key).and_then(|row| row.unknown.as_ref());
-        let pending = unknown.map(|unknown| unknown.position);
+        let row = snapshot.rows.get(key);
+        let pending = row.and_then(Checkpoint::known_next);
         let pending = pending.or(snapshot.pending.get(key).copied())?;
         let is_in = snapshot.incarnation == batch.incarnation
             && batch.after < pending
