@@ -10,7 +10,7 @@ use consumer::{ConsumerState, EventStore, StartFrom, StoreError, Worker, WorkerB
 use super::appending::{UNSPOIL, Writer};
 use super::backend::HistoryBackend;
 use super::model::{Id, Logged, Model, Observed, Row, Verdict, Work, known};
-use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World, is_transactional};
+use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World};
 use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
 use crate::{Database, Running};
 
@@ -253,6 +253,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     ) -> Work<'w> {
         let mut outside = self.world.outside.lock().unwrap();
         outside.calls.clear();
+        outside.is_crashing = false;
         Work {
             releases,
             target,
@@ -336,6 +337,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
 
     /// Crashes the server between two steps.
     async fn restart_server(&mut self) {
+        self.world.crash();
         DB::crash(self.ground);
         self.lose_writers();
     }
@@ -369,11 +371,12 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let is_terminated = crash != Crash::Drop && !DB::HOME.is_empty();
         let mut work = self.begin(&code, is_terminated.then(|| self.settled()));
         work.may_lose_effects = true;
+        self.world.crash();
         let name = format!("history_{}", self.count);
         let url = DB::named(&self.database.url, &name);
         let store = EventStore::<DB>::connect(&url).await.expect("connect");
         let pool = store.pool().clone();
-        let fuse = self.world.set_fuse(Fuse::new(calls, None, false));
+        let fuse = self.world.set_fuse(Fuse::new(calls, None));
         let worker = Running::start(self.builder(store, &code));
         tokio::select! {
             () = fuse.ended() => {}
@@ -524,13 +527,15 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
         };
+        let outside = self.world.outside.lock().unwrap();
         let mut handled = BTreeSet::new();
-        for (name, version, position) in &self.world.outside.lock().unwrap().handled {
-            // Redelivered after a failure (R5).
-            if handled.insert((*name, *version, *position)) && !is_transactional(name) {
-                seen.applied.push(((name, *version), *position));
+        for event in &outside.handled {
+            if handled.insert(*event) || !outside.repeatable.contains(event) {
+                let (name, version, position) = *event;
+                seen.applied.push(((name, version), position));
             }
         }
+        drop(outside);
         self.check_promises(&seen)?;
         Ok(seen)
     }
