@@ -14,7 +14,8 @@ use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 
 use super::backend::{HistoryBackend, Span};
-use super::step::{Release, Script};
+use super::folded::{FOLD, ScriptedFold};
+use super::step::{Knowledge, Release, Script};
 
 /// A typed event with a script.
 #[derive(consumer::Event, Serialize, Deserialize, Clone, Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Scripted {
     pub(super) script: Script,
 }
 
-/// The type of the events that some releases do not know.
+/// The type of [`Script::New`].
 pub(super) const NEW_TYPE: &str = "New";
 
 /// One call of a handler.
@@ -147,7 +148,8 @@ impl World {
         }
     }
 
-    fn call(&self, call: Call) {
+    /// Notes a call.
+    fn note(&self, call: Call) {
         let consumer = call.consumer;
         self.outside.lock().unwrap().calls.push(call);
         let fuse = self.fuse.lock().unwrap().clone();
@@ -182,12 +184,18 @@ impl World {
     }
 }
 
-/// The names of the consumers. The last one ignores its transaction (R5).
-pub(super) const NAMES: [&str; 3] = ["users", "accounts", "hooks"];
+/// The names of the consumers. The third one ignores its transaction (R5), and the rows of the last one
+/// are kept by the library.
+pub(super) const NAMES: [&str; 4] = ["users", "accounts", "hooks", "totals"];
 
-/// Whether a consumer writes through its transaction.
+/// Whether what a consumer writes is part of the worker's transaction.
 pub(super) fn is_transactional(name: &str) -> bool {
     name != NAMES[2]
+}
+
+/// Whether the handler of a consumer runs SQL in the worker's transaction.
+pub(super) fn runs_sql(name: &str) -> bool {
+    name == NAMES[0] || name == NAMES[1]
 }
 
 /// How long a handler may take. Only handlers that hang reach it.
@@ -198,7 +206,7 @@ pub(super) struct ScriptedConsumer {
     name: &'static str,
     settings: Settings,
     in_batches: bool,
-    knows_new: bool,
+    of_new: Knowledge,
     world: Arc<World>,
 }
 
@@ -209,6 +217,17 @@ impl ScriptedConsumer {
         release: &Release,
         world: &Arc<World>,
     ) -> Registered<DB> {
+        let registered = if name == FOLD {
+            ScriptedFold::registered(release, world)
+        } else {
+            Registered::new(Self::new(name, release, world))
+        };
+        let mut registered = registered.version(release.version);
+        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
+        registered
+    }
+
+    pub(super) fn new(name: &'static str, release: &Release, world: &Arc<World>) -> Self {
         let settings = Settings::default()
             .segments(release.segments)
             .on_error(release.on_error)
@@ -217,16 +236,60 @@ impl ScriptedConsumer {
             .backoff(Duration::from_millis(1), Duration::from_millis(2))
             .start_from(release.start_from)
             .handler_timeout(TIMEOUT);
-        let consumer = Self {
+        Self {
             name,
             settings,
             in_batches: release.in_batches,
-            knows_new: release.knows_new,
+            of_new: release.of_new,
             world: Arc::clone(world),
+        }
+    }
+
+    /// Whether the code knows a format.
+    pub(super) fn knows_format(&self, format: EventFormat<'_>) -> bool {
+        let is_known = match self.of_new {
+            Knowledge::Nothing => false,
+            Knowledge::FirstVersion => format.event_version == 1,
+            Knowledge::BothVersions | Knowledge::ToIgnore => true,
         };
-        let mut registered = Registered::new(consumer).version(release.version);
-        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
-        registered
+        is_known || format.event_type != NEW_TYPE
+    }
+
+    /// Whether the code passes over an event, as that of `ignore = ["New"]` does.
+    pub(super) fn ignores(&self, event: &PersistedEvent) -> bool {
+        self.of_new == Knowledge::ToIgnore && event.event_type == NEW_TYPE
+    }
+
+    /// Begins to handle an event.
+    pub(super) fn begin(&self, cx: &Context, event: &PersistedEvent) {
+        let (name, position) = (self.name, event.global_position);
+        self.world.check_redaction(name, event);
+        self.world.note(Call {
+            consumer: name,
+            version: cx.version(),
+            position,
+            is_replay: cx.is_replay(),
+            attempt: cx.attempt(),
+        });
+        if !cx.is_replay() {
+            let world = Arc::clone(&self.world);
+            cx.after_commit(async move {
+                let mut outside = world.outside.lock().unwrap();
+                outside.effects.push((name, position));
+            });
+        }
+    }
+
+    /// Plays a script where there is no SQL to run.
+    pub(super) fn fold(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+        let script = serde_json::from_slice::<Scripted>(&event.payload)?.script;
+        match script {
+            _ if self.world.is_repaired(event.global_position) => Ok(()),
+            Script::FailFirst(attempts) if cx.attempt() <= attempts => Err("fails at first".into()),
+            Script::Fail | Script::Hang | Script::BreakConstraint => Err("fails".into()),
+            Script::Panic => panic!("{SCRIPTED_PANIC}"),
+            _ => Ok(()),
+        }
     }
 
     async fn play<DB: HistoryBackend>(
@@ -276,7 +339,7 @@ impl ScriptedConsumer {
 
 impl ScriptedConsumer {
     /// Whether the handler has committed the worker's transaction with an event. On Postgres, statements
-    /// after it, also those for later events of the batch, commit by themselves.
+    /// after it, including those for later events of the batch, commit on their own.
     fn has_committed(&self, event: &PersistedEvent) -> bool {
         let script = serde_json::from_slice::<Scripted>(&event.payload);
         is_transactional(self.name)
@@ -335,7 +398,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
     }
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
-        self.knows_new || format.event_type != NEW_TYPE
+        self.knows_format(format)
     }
 
     fn uses_transaction(&self) -> bool {
@@ -352,23 +415,10 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         tx: &mut DB::Connection,
         event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
-        let position = event.global_position;
-        self.world.check_redaction(self.name, event);
-        let call = Call {
-            consumer: self.name,
-            version: cx.version(),
-            position,
-            is_replay: cx.is_replay(),
-            attempt: cx.attempt(),
-        };
-        self.world.call(call);
-        if !cx.is_replay() {
-            let (world, name) = (Arc::clone(&self.world), self.name);
-            cx.after_commit(async move {
-                let mut outside = world.outside.lock().unwrap();
-                outside.effects.push((name, position));
-            });
+        if self.ignores(event) {
+            return Ok(());
         }
+        self.begin(cx, event);
         self.play::<DB>(cx, tx, event).await
     }
 
@@ -385,6 +435,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         let handled = self.play_all::<DB>(cx, tx, events).await?;
         if !is_transactional(self.name) {
             let events = events.iter().take(handled);
+            let events = events.filter(|event| !self.ignores(event));
             let event = |event: &PersistedEvent| (self.name, cx.version(), event.global_position);
             self.world.handled(events.map(event));
         }

@@ -446,6 +446,7 @@ fn advance_of(
         lane.state(),
         ConsumerState::Running
             | ConsumerState::WaitingForRelease { .. }
+            | ConsumerState::WaitingForMerge { .. }
             | ConsumerState::CaughtUp
             | ConsumerState::ShutDown
     );
