@@ -257,7 +257,7 @@ impl ScriptedConsumer {
 
     /// Whether the code passes over an event, as that of `ignore = ["New"]` does.
     pub(super) fn ignores(&self, event: &PersistedEvent) -> bool {
-        self.of_new == Knowledge::ToIgnore && event.event_type == NEW_TYPE
+        self.of_new == Knowledge::ToIgnore && &*event.event_type == NEW_TYPE
     }
 
     /// Begins to handle an event.
