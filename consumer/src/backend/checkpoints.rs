@@ -11,7 +11,7 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
-use super::marks::{self, must_wait, on_mark};
+use super::marks::{self, on_mark};
 use super::renames::{HeldBack, Names, Program, Renames, Start};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NewCheckpoint, Parking,
@@ -20,6 +20,10 @@ use super::rows::{
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
 use crate::contract::PersistedEvent;
+
+/// How long no batch begins after a caller found a handler at work; longer than the pause before it tries
+/// again.
+const WAIT_FOR: Duration = Duration::from_secs(1);
 
 /// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
 const HOLD_FOR: Duration = Duration::from_secs(10);
@@ -859,6 +863,32 @@ async fn lock_rows<DB: Driver>(
     let query = on_row::<DB>(&statements.lock_rows, left).bind(right.slice_from);
     let rows = query.fetch_all(connection).await?;
     rows.iter().map(Checkpoint::decode::<DB>).collect()
+}
+
+/// Whether a handler without a claim works on slices of a consumer. If so, lanes begin no other batch
+/// there until the caller tries again, once it has committed.
+pub(crate) async fn must_wait<DB: Checkpoints>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    consumer: &ConsumerId,
+    slices: Range<i32>,
+) -> Result<bool, sqlx::Error> {
+    if DB::HOLDS_CLAIMS {
+        return Ok(false);
+    }
+    let holder = MarkHolder::waiting(consumer, slices);
+    let is_working = on_mark::<DB>(&statements.is_working, &holder);
+    let is_working = is_working.fetch_value(connection, "working").await?;
+    if is_working {
+        let wait = on_mark::<DB>(&statements.wait, &holder)
+            .bind(&*holder.id)
+            .bind(millis(WAIT_FOR));
+        wait.execute(connection).await?;
+    } else {
+        let proceed = on_consumer::<DB>(&statements.release_mark, consumer).bind(&*holder.id);
+        proceed.execute(connection).await?;
+    }
+    Ok(is_working)
 }
 
 /// Whether a handler works on neighbouring rows without a claim.

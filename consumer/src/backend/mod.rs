@@ -26,6 +26,8 @@ mod fit;
 #[cfg(feature = "worker")]
 mod frontier;
 #[cfg(feature = "worker")]
+mod held_marks;
+#[cfg(feature = "worker")]
 mod incarnation;
 mod json_text;
 #[cfg(feature = "worker")]
@@ -76,7 +78,9 @@ pub(crate) use self::browse::{Among, BrowseStatements, Cursor, EventHeader};
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
-pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
+pub(crate) use self::checkpoints::{
+    CheckpointStatements, OtherLog, Remains, TransactionGuard, must_wait,
+};
 #[cfg(feature = "worker")]
 pub(crate) use self::clock::is_paused as clock_is_paused;
 pub use self::column::{Column, Constant, SqlType};
@@ -94,6 +98,8 @@ pub(crate) use self::frontier::{
     FormatCount, FrontierWatch, LagStatements, LogState, Observation, Part,
 };
 #[cfg(feature = "worker")]
+pub(crate) use self::held_marks::{expire_mark, release_mark, renew_mark, take_mark};
+#[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 pub(crate) use self::json_text::JsonText;
 #[cfg(feature = "worker")]
@@ -101,8 +107,6 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
-#[cfg(feature = "worker")]
-pub(crate) use self::marks::{expire_mark, must_wait, release_mark, renew_mark, take_mark};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::{check_mapping, check_use};

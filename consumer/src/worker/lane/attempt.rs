@@ -15,6 +15,7 @@ use crate::backend::{
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
+use crate::worker::lane::backoff::{DATABASE_BACKOFF, delay};
 use crate::worker::lane::failure::{
     AttemptError, ErrorKind, Handled, HandlerFailure, SWALLOWED, is_aborted_transaction,
     is_of_session, is_refusal_of_commit, refused_commit, server_timeout, unusable_session,
@@ -24,7 +25,6 @@ use crate::worker::lane::job::Job;
 use crate::worker::lane::mark::HeldMark;
 use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::parking::{Division, MAX_PARKED};
-use crate::worker::lane::retry::{DATABASE_BACKOFF, delay};
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Defect;
 use crate::worker::metrics;

@@ -8,7 +8,8 @@ use tokio::runtime::Handle;
 use tokio::time;
 
 use crate::backend::{
-    Backend, CheckpointStatements, MarkHolder, expire_mark, release_mark, renew_mark, take_mark,
+    Backend, CheckpointStatements, MarkHolder, acquire, expire_mark, release_mark, renew_mark,
+    take_mark,
 };
 use crate::contract::chain;
 
@@ -95,8 +96,12 @@ impl<DB: Backend> Drop for ExpireOnDrop<'_, '_, DB> {
         };
         // Outside a runtime, it lapses.
         if let Ok(runtime) = Handle::try_current() {
-            let expire = expire_mark::<DB>(mark.statements, mark.pool.clone(), &mark.holder);
-            runtime.spawn(expire);
+            let expire = expire_mark::<DB>(mark.statements, &mark.holder);
+            let pool = mark.pool.clone();
+            runtime.spawn(async move {
+                let mut connection = acquire(&pool).await?;
+                expire.execute(&mut connection).await
+            });
         }
     }
 }
