@@ -229,7 +229,7 @@ impl ScriptedConsumer {
 
     /// Whether the code passes over an event, as that of `ignore = ["New"]` does.
     pub(super) fn ignores(&self, event: &PersistedEvent) -> bool {
-        self.of_new == Knowledge::ToIgnore && event.event_type == NEW_TYPE
+        self.of_new == Knowledge::ToIgnore && &*event.event_type == NEW_TYPE
     }
 
     /// Begins to handle an event; returns the fuse whose removal the handler waits for.
