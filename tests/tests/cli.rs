@@ -945,7 +945,7 @@ async fn rebuild_discards_parked_events_only_when_told_to<DB: TestDatabase>(db: 
     );
     let (exit, text) = answering(&db, &[&users], "rebuild users --discard-parked", "y").await;
     assert_eq!(exit, Exit::Done, "{text}");
-    let question = "This empties the read model of users, discards 1 parked event and replays its events up to 1. Continue?";
+    let question = "This empties the read model of users, delivers 1 parked event again as new and replays its events up to 1. Continue?";
     assert!(text.starts_with(question), "{text}");
 }
 

@@ -39,7 +39,7 @@ fn tables<DB: TestDatabase>(version: usize) -> String {
     all.split(&end).next().unwrap().to_owned()
 }
 
-/// A later version of the tables, which adds something to each of ours; as its record says, older
+/// A later version of the tables, which adds something to each of the library's; as its record says, older
 /// programs can work with it.
 const LATER: &str = "
     ALTER TABLE consumer_progress ADD COLUMN later_note TEXT NOT NULL DEFAULT 'none';

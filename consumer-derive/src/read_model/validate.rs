@@ -58,7 +58,7 @@ pub(super) fn from_row_attributes(input: &DeriveInput) -> impl Iterator<Item = &
     };
     let of_fields = fields.into_iter().flat_map(|field| &field.attrs);
     input.attrs.iter().chain(of_fields).filter(|attribute| {
-        let is_sqlx = attribute.path().is_ident("sqlx");
+        let is_sqlx = attribute.path().is_ident(keys::SQLX);
         is_sqlx
             && !attribute
                 .to_token_stream()

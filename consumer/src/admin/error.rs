@@ -15,8 +15,7 @@ use crate::worker::WorkerError;
 /// A command that takes many steps, such as a retry or a merge, keeps the steps it has completed.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// # use consumer::__doc::Users;
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
 /// use consumer::Worker;
 /// use consumer::admin::{AdminError, RebuildOptions};
 ///
@@ -254,9 +253,10 @@ pub enum AdminError {
         /// How many events.
         parked: u64,
     },
-    /// The command would lose the effects of parked events.
+    /// The command would discard parked events: a rebuild delivers them as new ones, and `forget` leaves them
+    /// unhandled.
     #[error(
-        "consumer `{consumer}` has {}, whose effects would be lost; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
+        "consumer `{consumer}` has {}, not yet handled; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
         text::count(*.parked, "parked event")
     )]
     WouldDiscard {

@@ -224,9 +224,7 @@ impl<DB: Backend> Admin<DB> {
     /// or yet to be handled, whether it is a replay, and which handler takes it.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Users, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     /// use consumer::admin::Outcome;
     ///

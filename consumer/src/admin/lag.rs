@@ -26,21 +26,6 @@ pub struct Lag {
 }
 
 impl<DB: Backend> Admin<DB> {
-    /// How far a checkpoint is behind the head.
-    pub(super) async fn lag(
-        &self,
-        position: i64,
-        head: i64,
-        scope: &[String],
-    ) -> Result<Lag, AdminError> {
-        let part = Part {
-            after: position,
-            up_to: head,
-            scope,
-        };
-        self.log_reader(MOST_COUNTED).await?.lag(part).await
-    }
-
     /// Counts the events in a part of the log, up to a limit.
     pub(super) async fn count(&self, part: Part<'_>, limit: i64) -> Result<i64, AdminError> {
         self.log_reader(limit).await?.count(part, limit).await

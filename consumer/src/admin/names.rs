@@ -25,9 +25,7 @@ impl<DB: Backend> Admin<DB> {
     /// `formerly`.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Users, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     /// use consumer::admin::Admin;
     ///
@@ -88,9 +86,7 @@ impl<DB: Backend> Admin<DB> {
     /// name has handled stays a replay ([`Context::is_replay`](crate::Context::is_replay)).
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Users, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     /// use consumer::admin::ForgetOptions;
     ///

@@ -113,8 +113,10 @@ impl RebuildOptions {
         self
     }
 
-    /// Accepts that parked events lose their effects: a rebuild hands them over as a replay, like
-    /// all other events, although they were never handled.
+    /// Accepts that parked events are no longer parked: the rebuild delivers them at their place in the
+    /// log, and those that no version has handled as new ones.
+    ///
+    /// Without this, the rebuild of a consumer that has any is refused.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

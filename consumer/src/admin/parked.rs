@@ -70,9 +70,7 @@ impl<DB: Backend> Admin<DB> {
     /// Returns a consumer's parked events, in log order.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::{OnError, Worker};
     ///
     /// let builder = || {

@@ -86,7 +86,7 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
     None
 }
 
-/// That a consumer waits before an event, and what to do, with its name as commands take it.
+/// Describes the event that a consumer waits before, and the remedies, with its name as commands take it.
 pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
     let position = event.position;
     format!(

@@ -17,7 +17,7 @@ use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use crate::backend::{
     Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, Taken, UnknownEvent,
-    aggregate_slice, table_schema,
+    aggregate_slice,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
@@ -52,9 +52,7 @@ impl<DB: Backend> Admin<DB> {
     /// the code does not know ends the retry of its aggregate, too.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;
@@ -175,6 +173,10 @@ struct Waiting {
     attempts: Vec<u32>,
     /// The events that any version of the consumer has handled.
     ledger: Ledger,
+    /// Whether each row of its read model belongs to one aggregate.
+    is_divided: bool,
+    /// The schema of its read model.
+    table_schema: Option<Arc<str>>,
 }
 
 impl Waiting {
@@ -346,6 +348,8 @@ impl<DB: Backend> Retry<'_, DB> {
             events: Vec::new(),
             attempts: Vec::new(),
             ledger: self.ledger(connection, first - 1).await?,
+            is_divided: self.is_divided(connection).await?,
+            table_schema: self.table_schema(connection).await?,
         };
         for row in &rows {
             let position = row.position;
@@ -367,6 +371,30 @@ impl<DB: Backend> Retry<'_, DB> {
             }
         }
         Ok(waiting)
+    }
+
+    /// Whether the consumer has several segments, which a smaller setting does not merge, or may have.
+    async fn is_divided(&self, connection: &mut DB::Connection) -> Result<bool, AdminError> {
+        if self.code.declaration.settings.segments > 1 {
+            return Ok(true);
+        }
+        let rows = DB::snapshot(&self.tables.checkpoints, connection).await?;
+        let keys = rows.iter().map(|row| &row.checkpoint.key);
+        let segments = keys.filter(|key| key.consumer == *self.consumer);
+        Ok(segments.count() > 1)
+    }
+
+    async fn table_schema(
+        &self,
+        connection: &mut DB::Connection,
+    ) -> Result<Option<Arc<str>>, AdminError> {
+        match self.code.consumer.read_model() {
+            Some(table) => {
+                let schema = self.admin.table_schema(connection, self.consumer, table);
+                schema.await
+            }
+            None => Ok(None),
+        }
     }
 
     /// The events that any version of the consumer has handled after a position. No other version
@@ -415,12 +443,7 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
-        let table = self.code.consumer.read_model();
-        let schema = table_schema::<DB>(connection, table)
-            .await
-            .map_err(AdminError::from)?;
         let log: Arc<str> = self.admin.store.schema().log_name().into();
-        let is_divided = self.code.declaration.settings.segments > 1;
         let mut done = 0;
         while let Some(rest) = waiting.events.get(done..)
             && let Some(last) = rest.last()
@@ -433,8 +456,8 @@ impl<DB: Backend> Retry<'_, DB> {
                 .with_version(self.consumer.version)
                 .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)
-                .with_segments(is_divided)
-                .with_table_schema(schema.clone())
+                .with_segments(waiting.is_divided)
+                .with_table_schema(waiting.table_schema.clone())
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
             done += self.handle_batch(connection, &cx, batch).await?;
@@ -484,7 +507,8 @@ impl<DB: Backend> Retry<'_, DB> {
             | ErrorKind::ReadOnly
             | ErrorKind::StalePlan
             | ErrorKind::SharedStatement
-            | ErrorKind::ClaimTimeout => {
+            | ErrorKind::ClaimTimeout
+            | ErrorKind::TransactionTimeout => {
                 Failed::InOrder(AdminError::Interrupted { position, source })
             }
             ErrorKind::EndedTransaction => Failed::InOrder(AdminError::EndedTransaction {

@@ -56,9 +56,13 @@ const ENROLL: &str = "
 
 const TRY_AGAIN: &str = "
     UPDATE {progress} SET state = 'running', epoch = epoch + 1, attempts = 0, retry_at = NULL
-     WHERE consumer = $1 AND version = $2 AND state = 'stopped'
-       -- This release has not failed on the event.
-       AND replace(coalesce(failed_releases, ''), $3, '') = coalesce(failed_releases, '')";
+     WHERE (consumer, version, slice_from) IN (
+           SELECT consumer, version, slice_from FROM {progress}
+            WHERE consumer = $1 AND version = $2 AND state = 'stopped'
+              -- This release has not failed on the event.
+              AND replace(coalesce(failed_releases, ''), $3, '') = coalesce(failed_releases, '')
+              -- An operator may be at work on the row for long.
+              {for update, skip locked})";
 
 const LOCK_ROWS: &str = "
     SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began, hold_at,
@@ -343,7 +347,6 @@ pub trait Checkpoints: Renames {
         program: Program<'_>,
         settled: i64,
     ) -> impl Future<Output = Result<Result<Vec<HeldBack>, OtherLog>, sqlx::Error>> + Send {
-        let release = release_line(program.release);
         async move {
             let mut tx = connection
                 .begin_with(Self::BEGIN_ENROLL.into_sql_str())
@@ -373,13 +376,25 @@ pub trait Checkpoints: Renames {
                     .bind(&*enrolment.scope)
                     .bind(enrolment.position(settled));
                 enroll.execute(&mut tx).await?;
-                let try_again =
-                    on_consumer::<Self>(&statements.try_again, &enrolment.consumer).bind(&*release);
-                try_again.execute(&mut tx).await?;
+                let (consumer, release) = (&enrolment.consumer, program.release);
+                Self::try_again(statements, &mut tx, consumer, release).await?;
             }
             tx.commit().await?;
             Ok(Ok(held_back))
         }
+    }
+
+    /// Lets the rows of a consumer run that were stopped without this release having failed on their events,
+    /// and says whether there were any. Rows that are locked stay as they are.
+    fn try_again(
+        statements: &CheckpointStatements,
+        connection: &mut Self::Connection,
+        consumer: &ConsumerId,
+        release: &str,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        let try_again = on_consumer::<Self>(&statements.try_again, consumer);
+        let try_again = try_again.bind(&*release_line(release));
+        async move { Ok(try_again.execute(connection).await? > 0) }
     }
 
     /// The other log that a consumer reads, if it does.
@@ -733,6 +748,9 @@ pub trait Checkpoints: Renames {
 
     /// Whether the error says that the server ended a transaction that was idle for too long.
     fn is_claim_timeout(error: &dyn DatabaseError) -> bool;
+
+    /// Whether the error says that the server ended a transaction that took too long.
+    fn is_transaction_timeout(error: &dyn DatabaseError) -> bool;
 
     /// Whether the error says that an earlier one was ignored in the same transaction.
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool;

@@ -160,7 +160,7 @@ pub enum StoreError {
         reason: String,
     },
 
-    /// The mapping describes a table of events that exists, and there is none.
+    /// The mapping describes an existing table of events, and there is none.
     #[error(
         "there is no table `{table}`, and the mapping describes one that exists (it has types, missing \
          columns, constants, expressions, or is read-only), so it is not created: correct its name and \
@@ -231,7 +231,7 @@ pub enum StoreError {
         role: String,
         /// The intended use.
         to: String,
-        /// The statements that give it what it lacks.
+        /// The statements that grant the missing privileges.
         statements: Vec<String>,
     },
 
@@ -427,7 +427,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same append can succeed in a new transaction, after the aggregate has been loaded
+    /// Returns whether the same append can succeed in a new transaction, after the aggregate has been loaded
     /// again: true for [`Conflict`](Self::Conflict) and [`Contention`](Self::Contention).
     ///
     /// ```
@@ -506,7 +506,7 @@ fn found(actual: Option<i64>) -> impl fmt::Display {
 
 fn held_by(holders: &[String]) -> String {
     match holders {
-        [] => "other sessions were using them all the time".to_owned(),
+        [] => "other sessions were using them throughout".to_owned(),
         holders => format!("other sessions hold locks on them ({})", holders.join(", ")),
     }
 }

@@ -141,8 +141,9 @@ pub(crate) use self::sql::{Sql, StoreSettings};
 #[cfg(feature = "worker")]
 pub use self::tables::TableError;
 #[cfg(feature = "worker")]
-pub(crate) use self::tables::{prepare_table, prepare_version, table_schema};
-
+pub(crate) use self::tables::{
+    prepare_table, prepare_version, refuse_elsewhere, schema_of_version, table_schema,
+};
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
 #[cfg(feature = "cli")]

@@ -240,8 +240,13 @@ pub(super) fn release_line(release: &str) -> String {
 impl Checkpoint {
     /// Whether a release has stopped at an event, which it leaves to others.
     pub(crate) fn has_failed(&self, release: &str, position: i64) -> bool {
+        self.failed_position == Some(position) && self.is_failed_by(release)
+    }
+
+    /// Whether a release is one of those that stopped at the event which failed last.
+    pub(crate) fn is_failed_by(&self, release: &str) -> bool {
         let failed = self.failed_releases.as_deref().unwrap_or_default();
-        self.failed_position == Some(position) && failed.contains(&release_line(release))
+        failed.contains(&release_line(release))
     }
 
     /// The end and the epoch of the row that two neighbours can be merged into, if they agree.
@@ -328,6 +333,8 @@ pub struct Claim {
     pub checkpoint: Checkpoint,
     /// The time until the next attempt.
     pub retry_in: Option<Duration>,
+    /// The release that saved the row last, and counted its failed attempts.
+    pub release: Option<String>,
     /// Whether the consumer has parked events.
     pub parked: bool,
     /// Whether other versions of the consumer may handle an event first meanwhile.
@@ -385,6 +392,7 @@ impl Claim {
         Ok(Self {
             checkpoint: Checkpoint::decode_at::<DB>(row, key)?,
             retry_in: retry_in::<DB>(row)?,
+            release: DB::read(row, "worker_release")?,
             parked: DB::read(row, "parked")?,
             mark: Mark::decode::<DB>(row)?,
             is_replaying: DB::read(row, "is_replaying")?,

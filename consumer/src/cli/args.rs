@@ -219,7 +219,7 @@ pub(super) struct Beginning {
     /// Does not call the consumer's own reset
     #[arg(long)]
     pub(super) without_reset: bool,
-    /// Accepts that parked events lose their effects
+    /// Delivers parked events again as new ones
     #[arg(long)]
     pub(super) discard_parked: bool,
 }

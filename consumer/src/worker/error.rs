@@ -47,7 +47,7 @@ pub enum WorkerError {
     Log(LogProblem),
     /// A consumer of this name reads another log of the same database.
     #[error(
-        "the consumer `{consumer}` reads the log `{log}` of this database; give the consumer of this log another name, or forget that one"
+        "the consumer `{consumer}` reads the log `{log}` of this database; rename this log's consumer in the code, or run `forget {consumer}` for the other log"
     )]
     OtherLog {
         /// The consumer.

@@ -7,6 +7,7 @@ use consumer::{ConsumerState, WorkerError};
 
 use super::backend::HistoryBackend;
 use super::command::Command;
+use super::folded::FOLD;
 use super::model::{Id, Observed, Row, Verdict};
 use super::scripted::{Fuse, NAMES, is_transactional};
 use super::stage::{Stage, patience};
@@ -305,12 +306,18 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let options = ActivateOptions::new();
         if which % 2 == 1 {
             let activated = admin.activate(target(id), options.force()).await;
-            return allowed("activate", id, activated);
+            allowed("activate", id, activated)?;
+            self.model.activate(id.0, id.1);
+            return Ok(());
         }
         match admin.activate(target(id), options).await {
-            Err(AdminError::Behind { .. } | AdminError::HasParked { .. }) => Ok(()),
-            activated => allowed("activate", id, activated),
+            Err(AdminError::Behind { .. } | AdminError::HasParked { .. }) => {}
+            activated => {
+                allowed("activate", id, activated)?;
+                self.model.activate(id.0, id.1);
+            }
         }
+        Ok(())
     }
 
     async fn forget_oldest(&mut self, consumer: usize, which: usize) -> Verdict {
@@ -359,6 +366,9 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         }
         self.model.forget(id);
         let (name, version) = id;
+        if name == FOLD && self.tables().await.of_versions.contains_key(&version) {
+            return Err(format!("the table of {id:?} is left"));
+        }
         let sql = format!(
             "DELETE FROM history_applied WHERE consumer = '{name}' AND version = {version}"
         );
@@ -417,9 +427,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             }
             Command::ActiveVersion => {
                 let active = admin.active_version(id.0).await.map_err(in_words)?;
-                let rows = self.model.seen().rows.iter();
-                let mut own = rows.filter(|row| row.id.0 == id.0);
-                own.any(|row| Some(row.id.1) == active)
+                active == self.model.active(id.0, self.model.seen())
             }
             Command::WatchRebuild => {
                 let watch = admin.watch_rebuild(target(id)).await;

@@ -14,7 +14,8 @@ use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 
 use super::backend::{HistoryBackend, Span};
-use super::step::{Release, Script};
+use super::folded::{FOLD, ScriptedFold};
+use super::step::{Knowledge, Release, Script};
 
 /// A typed event with a script.
 #[derive(consumer::Event, Serialize, Deserialize, Clone, Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Scripted {
     pub(super) script: Script,
 }
 
-/// The type of the events that some releases do not know.
+/// The type of [`Script::New`].
 pub(super) const NEW_TYPE: &str = "New";
 
 /// One call of a handler.
@@ -91,15 +92,20 @@ impl Fuse {
         let _ = self.ended.acquire().await;
     }
 
-    async fn count(&self, consumer: &str) {
+    /// Counts a call, and says whether its handler waits now.
+    fn count(&self, consumer: &str) -> bool {
         let counts = self.of.is_none_or(|of| of == consumer);
         if !counts || self.calls.fetch_sub(1, Ordering::SeqCst) != 1 {
-            return;
+            return false;
         }
         self.ended.close();
-        if self.holds {
-            let _ = self.removed.acquire().await;
-        }
+        self.holds
+    }
+
+    /// Waits until the fuse is removed.
+    pub(super) async fn removed(&self) {
+        // Which is when it is closed.
+        let _ = self.removed.acquire().await;
     }
 }
 
@@ -116,13 +122,12 @@ impl World {
         }
     }
 
-    async fn call(&self, call: Call) {
+    /// Notes a call, and returns the fuse whose removal its handler waits for.
+    fn note(&self, call: Call) -> Option<Arc<Fuse>> {
         let consumer = call.consumer;
         self.outside.lock().unwrap().calls.push(call);
         let fuse = self.fuse.lock().unwrap().clone();
-        if let Some(fuse) = fuse {
-            fuse.count(consumer).await;
-        }
+        fuse.filter(|fuse| fuse.count(consumer))
     }
 
     /// From now on, the old payloads of these events must not come to any handler.
@@ -151,12 +156,18 @@ impl World {
     }
 }
 
-/// The names of the consumers. The last one ignores its transaction (R5).
-pub(super) const NAMES: [&str; 3] = ["users", "accounts", "hooks"];
+/// The names of the consumers. The third one ignores its transaction (R5), and the rows of the last one
+/// are kept by the library.
+pub(super) const NAMES: [&str; 4] = ["users", "accounts", "hooks", "totals"];
 
-/// Whether a consumer writes through its transaction.
+/// Whether what a consumer writes is part of the worker's transaction.
 pub(super) fn is_transactional(name: &str) -> bool {
     name != NAMES[2]
+}
+
+/// Whether the handler of a consumer runs SQL in the worker's transaction.
+pub(super) fn runs_sql(name: &str) -> bool {
+    name == NAMES[0] || name == NAMES[1]
 }
 
 /// How long a handler may take. Only handlers that hang reach it.
@@ -167,7 +178,7 @@ pub(super) struct ScriptedConsumer {
     name: &'static str,
     settings: Settings,
     in_batches: bool,
-    knows_new: bool,
+    of_new: Knowledge,
     world: Arc<World>,
 }
 
@@ -178,6 +189,17 @@ impl ScriptedConsumer {
         release: &Release,
         world: &Arc<World>,
     ) -> Registered<DB> {
+        let registered = if name == FOLD {
+            ScriptedFold::registered(release, world)
+        } else {
+            Registered::new(Self::new(name, release, world))
+        };
+        let mut registered = registered.version(release.version);
+        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
+        registered
+    }
+
+    pub(super) fn new(name: &'static str, release: &Release, world: &Arc<World>) -> Self {
         let settings = Settings::default()
             .segments(release.segments)
             .on_error(release.on_error)
@@ -186,16 +208,61 @@ impl ScriptedConsumer {
             .backoff(Duration::from_millis(1), Duration::from_millis(2))
             .start_from(release.start_from)
             .handler_timeout(TIMEOUT);
-        let consumer = Self {
+        Self {
             name,
             settings,
             in_batches: release.in_batches,
-            knows_new: release.knows_new,
+            of_new: release.of_new,
             world: Arc::clone(world),
+        }
+    }
+
+    /// Whether the code knows a format.
+    pub(super) fn knows_format(&self, format: EventFormat<'_>) -> bool {
+        let is_known = match self.of_new {
+            Knowledge::Nothing => false,
+            Knowledge::FirstVersion => format.event_version == 1,
+            Knowledge::BothVersions | Knowledge::ToIgnore => true,
         };
-        let mut registered = Registered::new(consumer).version(release.version);
-        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
-        registered
+        is_known || format.event_type != NEW_TYPE
+    }
+
+    /// Whether the code passes over an event, as that of `ignore = ["New"]` does.
+    pub(super) fn ignores(&self, event: &PersistedEvent) -> bool {
+        self.of_new == Knowledge::ToIgnore && &*event.event_type == NEW_TYPE
+    }
+
+    /// Begins to handle an event; returns the fuse whose removal the handler waits for.
+    pub(super) fn begin(&self, cx: &Context, event: &PersistedEvent) -> Option<Arc<Fuse>> {
+        let (name, position) = (self.name, event.global_position);
+        self.world.check_redaction(name, event);
+        let waits_for = self.world.note(Call {
+            consumer: name,
+            version: cx.version(),
+            position,
+            is_replay: cx.is_replay(),
+            attempt: cx.attempt(),
+        });
+        if !cx.is_replay() {
+            let world = Arc::clone(&self.world);
+            cx.after_commit(async move {
+                let mut outside = world.outside.lock().unwrap();
+                outside.effects.push((name, position));
+            });
+        }
+        waits_for
+    }
+
+    /// Plays a script where there is no SQL to run.
+    pub(super) fn fold(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+        let script = serde_json::from_slice::<Scripted>(&event.payload)?.script;
+        match script {
+            _ if self.world.is_repaired(event.global_position) => Ok(()),
+            Script::FailFirst(attempts) if cx.attempt() <= attempts => Err("fails at first".into()),
+            Script::Fail | Script::Hang | Script::BreakConstraint => Err("fails".into()),
+            Script::Panic => panic!("{SCRIPTED_PANIC}"),
+            _ => Ok(()),
+        }
     }
 
     async fn play<DB: HistoryBackend>(
@@ -248,7 +315,7 @@ impl ScriptedConsumer {
 
 impl ScriptedConsumer {
     /// Whether the handler has committed the worker's transaction with an event. On Postgres, statements
-    /// after it, also those for later events of the batch, commit by themselves.
+    /// after it, including those for later events of the batch, commit on their own.
     fn has_committed(&self, event: &PersistedEvent) -> bool {
         let script = serde_json::from_slice::<Scripted>(&event.payload);
         is_transactional(self.name)
@@ -274,7 +341,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
     }
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
-        self.knows_new || format.event_type != NEW_TYPE
+        self.knows_format(format)
     }
 
     fn uses_transaction(&self) -> bool {
@@ -291,22 +358,11 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         tx: &mut DB::Connection,
         event: &PersistedEvent,
     ) -> Result<(), HandlerError> {
-        let position = event.global_position;
-        self.world.check_redaction(self.name, event);
-        let call = Call {
-            consumer: self.name,
-            version: cx.version(),
-            position,
-            is_replay: cx.is_replay(),
-            attempt: cx.attempt(),
-        };
-        self.world.call(call).await;
-        if !cx.is_replay() {
-            let (world, name) = (Arc::clone(&self.world), self.name);
-            cx.after_commit(async move {
-                let mut outside = world.outside.lock().unwrap();
-                outside.effects.push((name, position));
-            });
+        if self.ignores(event) {
+            return Ok(());
+        }
+        if let Some(fuse) = self.begin(cx, event) {
+            fuse.removed().await;
         }
         self.play::<DB>(cx, tx, event).await
     }

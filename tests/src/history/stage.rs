@@ -9,9 +9,10 @@ use consumer::{ConsumerState, EventStore, StartFrom, StoreError, Worker, WorkerB
 
 use super::appending::{UNSPOIL, Writer};
 use super::backend::HistoryBackend;
-use super::model::{Id, Logged, Model, Observed, Row, Verdict, Work, known};
+use super::folded::{self, AS_TEXT, FOLD, VIEW};
+use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
 use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World, is_transactional};
-use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
+use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
 use crate::{Database, Running};
 
 /// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
@@ -148,7 +149,9 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             self.repair_at(position).await;
         }
         for release in self.releases.iter_mut().flatten() {
-            release.knows_new = true;
+            if release.of_new != Knowledge::ToIgnore {
+                release.of_new = Knowledge::BothVersions;
+            }
         }
         let code = self.code();
         let ids: Vec<Id> = code
@@ -484,6 +487,14 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
                  SELECT consumer, version, position FROM history_applied ORDER BY ordinal LIMIT 1"
             }
             Damage::DropParked => "DELETE FROM consumer_parked",
+            Damage::DropRow => {
+                "DELETE FROM history_totals_v1 WHERE id = (SELECT min(id) FROM history_totals_v1)"
+            }
+            Damage::ActivateInSecret => {
+                self.model.activate(FOLD, 2);
+                "INSERT INTO consumer_active (consumer, version) VALUES ('totals', 2)
+                 ON CONFLICT (consumer) DO UPDATE SET version = excluded.version"
+            }
         };
         self.database.execute(sql).await;
     }
@@ -523,7 +534,11 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             rows: rows.await.iter().map(|line| row(line)).collect(),
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
+            tables: self.tables().await,
         };
+        for (version, rows) in &seen.tables.of_versions {
+            seen.applied.extend(folded::events((FOLD, *version), rows)?);
+        }
         let mut handled = BTreeSet::new();
         for (name, version, position) in &self.world.outside.lock().unwrap().handled {
             // Redelivered after a failure (R5).
@@ -533,6 +548,28 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         }
         self.check_promises(&seen)?;
         Ok(seen)
+    }
+
+    /// The tables and the view of the read model that the library keeps.
+    pub(super) async fn tables(&self) -> Tables {
+        let database = &self.database;
+        let existing = database.texts(DB::READ_MODELS).await;
+        let mut tables = Tables::default();
+        for name in existing {
+            let sql = format!("SELECT {AS_TEXT} FROM {name} ORDER BY id");
+            let rows = database.texts(&sql).await;
+            match name
+                .strip_prefix(VIEW)
+                .and_then(|end| end.strip_prefix("_v"))
+            {
+                Some(version) => {
+                    let version = version.parse().expect("a version");
+                    tables.of_versions.insert(version, rows);
+                }
+                None => tables.view = Some(rows),
+            }
+        }
+        tables
     }
 
     /// Checks that the log has what was committed, and nothing that was rolled back, and that no consumer

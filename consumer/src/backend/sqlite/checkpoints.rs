@@ -17,6 +17,10 @@ use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, Segm
 use crate::backend::rows::{on_consumer, on_row};
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
 
+/// The result codes of a disk that fails, and of one that is full.
+const IOERR: i64 = 10;
+const FULL: i64 = 13;
+
 impl Renames for Sqlite {
     /// The transaction, begun IMMEDIATE, is the lock.
     const LOCK_NAMES: &'static str = "SELECT 1";
@@ -49,6 +53,7 @@ impl Checkpoints for Sqlite {
      RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error, failed_releases,
+               worker_release,
                unknown_position, unknown_aggregate, unknown_type, unknown_version,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
@@ -241,20 +246,33 @@ impl Checkpoints for Sqlite {
     fn is_infrastructure(error: &dyn DatabaseError) -> bool {
         const BUSY: i64 = 5;
         const LOCKED: i64 = 6;
-        const IOERR: i64 = 10;
-        const FULL: i64 = 13;
         matches!(primary_code(error), Some(BUSY | LOCKED | IOERR | FULL))
     }
 
     /// These two errors end the transaction by themselves, which looks like a handler's `ROLLBACK` if
-    /// the handler returns them as text.
+    /// the handler returns them as text: the message alone, or as sqlx writes it, after the code. A handler
+    /// may use the same words for a disk of its own.
     fn names_infrastructure(text: &str) -> bool {
-        const IOERR: &str = "disk I/O error";
-        const FULL: &str = "database or disk is full";
-        text.contains(IOERR) || text.contains(FULL)
+        const ERRORS: [(i64, &str); 2] = [
+            (IOERR, "disk I/O error"),
+            (FULL, "database or disk is full"),
+        ];
+        let mut with_codes = text.split("(code: ").skip(1);
+        let is_error = |text: &str| {
+            let (code, message) = text.split_once(") ")?;
+            let code = code.parse::<i64>().ok()? & 0xff;
+            let is_named = |(own, words): &(i64, &str)| code == *own && message.starts_with(words);
+            ERRORS.iter().find(|error| is_named(error))
+        };
+        ERRORS.iter().any(|(_, message)| text == *message)
+            || with_codes.any(|text| is_error(text).is_some())
     }
 
     fn is_claim_timeout(_: &dyn DatabaseError) -> bool {
+        false
+    }
+
+    fn is_transaction_timeout(_: &dyn DatabaseError) -> bool {
         false
     }
 
@@ -293,6 +311,27 @@ mod tests {
 
     use crate::SqliteEventStore;
     use crate::backend::checkpoints::Checkpoints as _;
+
+    #[test]
+    fn only_an_error_of_sqlite_itself_names_its_disk() {
+        for text in [
+            "disk I/O error",
+            "error returned from database: (code: 13) database or disk is full",
+            "cannot save: (code: 266) disk I/O error, try later",
+            "(code: 1) no such table: (code: 778) disk I/O error",
+        ] {
+            assert!(Sqlite::names_infrastructure(text), "{text}");
+        }
+        for text in [
+            "the printer reports: disk I/O error",
+            "quota of the tenant: database or disk is full",
+            "(code: 1) near \"disk I/O error\": syntax error",
+            "(code: 13) disk I/O error",
+            "(code: x) disk I/O error",
+        ] {
+            assert!(!Sqlite::names_infrastructure(text), "{text}");
+        }
+    }
 
     #[tokio::test]
     async fn parked_aggregates_are_found_by_the_index_one_by_one() {

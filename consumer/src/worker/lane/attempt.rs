@@ -16,13 +16,13 @@ use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
 use crate::worker::lane::failure::{
-    ErrorKind, Handled, HandlerFailure, SWALLOWED, claim_timeout_error, is_aborted_transaction,
-    is_claim_timeout, is_of_session, is_refusal_of_commit, refused_commit, unusable_session,
+    AttemptError, ErrorKind, Handled, HandlerFailure, SWALLOWED, is_aborted_transaction,
+    is_of_session, is_refusal_of_commit, refused_commit, server_timeout, unusable_session,
 };
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::mark::HeldMark;
-use crate::worker::lane::outcome::{AttemptError, Outcome};
+use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::parking::{Division, MAX_PARKED};
 use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Defect;
@@ -104,7 +104,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                     return Err(AttemptError::StaleConnection);
                 }
                 ErrorKind::EndedTransaction => return Ok(failed(&ready, failure)),
-                ErrorKind::TimedOut | ErrorKind::ClaimTimeout => {
+                ErrorKind::TimedOut | ErrorKind::ClaimTimeout | ErrorKind::TransactionTimeout => {
                     // Dropping a handler's future does not end its statement, which would keep the row
                     // locked.
                     guard.give_up();
@@ -240,7 +240,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Ok(Opening::RollBack(Outcome::Busy));
         };
         if let Some(event) = self.retried(&claim)
-            && claim.checkpoint.attempts > self.segment.consumer.settings.retries
+            && self.is_used_up(&claim)
             // No policy applies to what the code does not know.
             && self.job.unknown().is_none()
         {
@@ -312,8 +312,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         if row.slice_to != self.segment.slice_to {
             return Err(Outcome::Resized);
         }
-        if row.hold_at.is_some_and(|hold_at| row.position >= hold_at) {
-            return Err(Outcome::Held);
+        if let Some(hold_at) = row.hold_at.filter(|hold_at| row.position >= *hold_at) {
+            return Err(Outcome::Held(hold_at));
         }
         let follows = self.job.checkpoint..=self.job.after;
         if row.epoch != self.job.epoch
@@ -339,7 +339,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::NotDue { attempts, wait });
         }
         // The policy needs no payload, and an event that cannot be handled is read each time.
-        let is_handled = attempts <= settings.retries && self.job.defect.is_none();
+        let is_handled = !self.is_used_up(&claim) && self.job.defect.is_none();
         if is_handled && self.job.read_after != Some((position, attempts)) {
             return Err(Outcome::Outdated { position, attempts });
         }
@@ -355,6 +355,13 @@ impl<DB: Backend> Attempt<'_, DB> {
         let is_reached = row.hold_at.is_none_or(|hold_at| position <= hold_at);
         let has_failed = row.attempts > 0 && row.failed_position == Some(position);
         (is_reached && has_failed).then_some(first)
+    }
+
+    /// Whether this release has used up the attempts at the event that has failed. Attempts that another
+    /// release counted say nothing about this code, which gets one of its own at least.
+    fn is_used_up(&self, claim: &Claim) -> bool {
+        let is_own = claim.release.as_deref() == Some(&*self.shared.process.release);
+        is_own && claim.checkpoint.attempts > self.segment.consumer.settings.retries
     }
 
     /// How many events to handle: an event that has failed is tried alone, and a batch ends where the
@@ -628,7 +635,8 @@ impl<DB: Backend> Attempt<'_, DB> {
                     *ended_well = DB::RESTORES_SESSION;
                     Ok(failed_somewhere(ready, refused_commit(&error)))
                 }
-                Err(error) => Err(error.into()),
+                // A deferred trigger may have taken the rest of the time.
+                Err(error) => self.failed_by_server(ready, error),
             },
             Ok(false) => Ok(failed(ready, HandlerFailure::ended_unseen())),
             Err(error) if is_of_session::<DB>(&error) => {
@@ -643,11 +651,16 @@ impl<DB: Backend> Attempt<'_, DB> {
                 shared.answer(roll_back(tx, ended_well, outcome)).await
             }
             // The server has closed the connection, so there is nothing to roll back.
-            Err(error) if is_claim_timeout::<DB>(&error) => {
-                let error = claim_timeout_error(shared.options.claim_timeout);
-                Ok(failed_somewhere(ready, error))
-            }
-            Err(error) => Err(error.into()),
+            Err(error) => self.failed_by_server(ready, error),
+        }
+    }
+
+    /// The outcome if the server has ended a transaction that was idle, or took, too long; any other error
+    /// does not count.
+    fn failed_by_server(&self, ready: &Ready, error: sqlx::Error) -> Result<Outcome, AttemptError> {
+        match server_timeout::<DB>(&error, self.shared.options.claim_timeout) {
+            Some(error) => Ok(failed_somewhere(ready, error)),
+            None => Err(error.into()),
         }
     }
 
@@ -712,7 +725,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             .first_freed::<DB>(statements, &mut tx, row, index);
         let index = freed.await?;
         if !self.save(&mut tx, ready, index).await? {
-            return Err(sqlx::Error::RowNotFound.into());
+            return Err(AttemptError::not_saved(self.segment.name()));
         }
         commit(tx, ended_well, self.saved(ready, index)).await
     }
@@ -761,7 +774,7 @@ pub(crate) async fn record<DB: Backend>(
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
     };
     if !segment.save(shared, &mut tx, &claim, new).await? {
-        return Err(sqlx::Error::RowNotFound.into());
+        return Err(AttemptError::not_saved(segment.name()));
     }
     let saved = Outcome::Saved {
         position: new.position,

@@ -447,6 +447,7 @@ fn advance_of(
         lane.state(),
         ConsumerState::Running
             | ConsumerState::WaitingForRelease { .. }
+            | ConsumerState::WaitingForMerge { .. }
             | ConsumerState::CaughtUp
             | ConsumerState::ShutDown
     );
