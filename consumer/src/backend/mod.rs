@@ -90,6 +90,8 @@ pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]
 pub use self::error::LogProblem;
 pub use self::error::StoreError;
+#[cfg(feature = "worker")]
+pub(crate) use self::error::is_read_only;
 pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
