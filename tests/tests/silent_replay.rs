@@ -254,24 +254,29 @@ async fn version_2_from_now_starts_where_version_1_stands<DB: TestDatabase>(db: 
 }
 
 async fn version_2_from_now_starts_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>) {
-    start_at_the_slowest_segment(db, 1).await;
+    start_at_the_slowest_segment(db, 1, false).await;
 }
 
 async fn version_2_in_segments_from_now_starts_at_the_slowest_segment<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    start_at_the_slowest_segment(db, 4).await;
+    // With later events, none of the segments is at the head.
+    start_at_the_slowest_segment(db, 4, true).await;
 }
 
 /// One of the four segments of version 1 is behind, and the others are at the head.
-async fn start_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>, segments: u32) {
+async fn start_at_the_slowest_segment<DB: TestDatabase>(
+    db: Database<DB>,
+    segments: u32,
+    with_later_events: bool,
+) {
     let all = two_of_each(&db).await;
     let (_, mut waiting) = halves();
     waiting.retain(|id| aggregate_slice(id) < 768);
     let model = mails(Settings::default().segments(4));
     let first = db.worker().registered(versioned(&model, 1));
     let handled = half_way(&db, first, &model, &waiting).await;
-    let new = &all - &handled;
+    let mut new = &all - &handled;
     // All of its events but the one before that on which it stopped.
     assert_eq!(new.len(), 2 * waiting.len() - 1);
     let positions = "SELECT position FROM consumer_progress WHERE version = 1 ORDER BY position";
@@ -279,6 +284,9 @@ async fn start_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>, segmen
     let slowest = positions[0];
     assert!(0 < slowest && Some(&slowest) < new.first(), "{positions:?}");
     assert_eq!(positions[1..], [*all.last().unwrap(); 3]);
+    if with_later_events {
+        new.extend(two_of_each(&db).await);
+    }
 
     let second = Settings::default().retries(0).segments(segments);
     let second = model.clone().settings(second.start_from(StartFrom::Now));

@@ -442,7 +442,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             }
             Command::ActiveVersion => {
                 let active = admin.active_version(id.0).await.map_err(in_words)?;
-                active == self.model.active(id.0, self.model.seen())
+                active == self.model.seen().active(id.0)
             }
             Command::WatchRebuild => {
                 let watch = admin.watch_rebuild(target(id)).await;

@@ -530,6 +530,8 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(position AS TEXT)
                FROM history_applied ORDER BY ordinal",
         );
+        let active = database
+            .texts("SELECT consumer || '|' || CAST(version AS TEXT) || '|0' FROM consumer_active");
         let frontier = database.numbers("SELECT COALESCE(max(settled), 0) FROM consumer_frontier");
         let mut seen = Observed {
             frontier: frontier.await[0],
@@ -537,6 +539,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             rows: rows.await.iter().map(|line| row(line)).collect(),
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
+            active: active.await.iter().map(|line| positioned(line).0).collect(),
             tables: self.tables().await,
         };
         for (version, rows) in &seen.tables.of_versions {
