@@ -83,9 +83,10 @@ impl<DB: Backend> Admin<DB> {
     ///
     /// ```
     /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
-    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     /// use consumer::Worker;
     /// use consumer::admin::RebuildOptions;
+    ///
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
     /// let rebuilt = admin.rebuild("users", RebuildOptions::new().without_reset()).await?;

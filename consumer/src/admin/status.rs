@@ -10,7 +10,7 @@ use serde::ser::Serializer;
 
 use super::error::AdminError;
 use super::frontier::FrontierStatus;
-use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
+use super::lag::{Lag, MOST_COUNTED, in_seconds, millis, scope_of, seconds};
 use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
 use crate::backend::{
@@ -640,7 +640,7 @@ pub(super) fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, one: impl Fn(&Row
 }
 
 fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
+    to.serialize_f64(in_seconds(*time))
 }
 
 pub(super) fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
