@@ -16,7 +16,7 @@ pub(crate) trait Derive {
     /// The validated item.
     type Model;
 
-    /// Checks all rules, also after the first mistake.
+    /// Checks all rules, even after the first mistake.
     fn validate(
         input: &DeriveInput,
         attributes: &Written<Self::Values>,

@@ -9,6 +9,7 @@ pub(crate) const ON: &str = "on";
 pub(crate) const CFG: &str = "cfg";
 pub(crate) const CFG_ATTR: &str = "cfg_attr";
 pub(crate) const SERDE: &str = "serde";
+pub(crate) const SQLX: &str = "sqlx";
 
 // Keys of several attributes.
 pub(crate) const NAME: &str = "name";
@@ -49,6 +50,13 @@ pub(crate) const NONE: &str = "none";
 pub(crate) const OTHER: &str = "other";
 pub(crate) const RESET: &str = "reset";
 pub(crate) const AGGREGATE_ID: &str = "aggregate_id";
+
+// Values of `start_from`, and of `on_error`.
+pub(crate) const BEGINNING: &str = "beginning";
+pub(crate) const NOW: &str = "now";
+pub(crate) const STOP: &str = "stop";
+pub(crate) const PARK: &str = "park";
+pub(crate) const SKIP: &str = "skip";
 
 // The method that handles every event.
 pub(crate) const HANDLE: &str = "handle";

@@ -18,7 +18,7 @@ pub(crate) struct Model {
     /// `None` when the consumer is not scoped.
     pub(crate) scope: Option<Vec<Aggregate>>,
     pub(crate) settings: Settings,
-    pub(crate) making: Making,
+    pub(crate) construction: Construction,
     /// One, or several that `cfg` chooses among.
     pub(crate) databases: Vec<Choice>,
     pub(crate) body: Body,
@@ -28,7 +28,7 @@ pub(crate) struct Model {
 pub(crate) enum Formerly {
     /// The attribute does not say.
     Unstated,
-    /// None.
+    /// It had no other name.
     None,
     Name(String),
 }
@@ -57,7 +57,7 @@ pub(crate) enum OnError {
 }
 
 /// How an instance is made.
-pub(crate) enum Making {
+pub(crate) enum Construction {
     /// By the function that `init` names.
     Init(Path),
     /// As a unit struct if the path is also a value, and by `Default` otherwise.
@@ -154,11 +154,11 @@ pub(crate) struct Handlers {
 pub(crate) struct Handler {
     pub(crate) method: Method,
     pub(crate) events: Events,
-    pub(crate) way: Way,
+    pub(crate) form: Form,
 }
 
 /// How a handler gets its events.
-pub(crate) enum Way {
+pub(crate) enum Form {
     /// One by one.
     Single,
     /// In a slice: the whole batch for [`Events::Every`], otherwise a run of events.
@@ -258,14 +258,14 @@ impl Rows {
 
 impl Handler {
     pub(crate) fn takes_slice(&self) -> bool {
-        matches!(self.way, Way::Slice)
+        matches!(self.form, Form::Slice)
     }
 
     /// The rows of a handler that is not `async`.
     pub(crate) fn rows(&self) -> Option<&Rows> {
-        match &self.way {
-            Way::Fold(rows) => Some(rows),
-            Way::Single | Way::Slice => None,
+        match &self.form {
+            Form::Fold(rows) => Some(rows),
+            Form::Single | Form::Slice => None,
         }
     }
 }

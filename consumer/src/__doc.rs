@@ -1,6 +1,6 @@
 //! Definitions that the examples of this crate's documentation share; not part of its API.
 //!
-//! An example that needs a database is one call of [`run`], hidden in the first and the last line of
+//! An example that needs a database is one call of [`run`] or [`registered`], hidden in the first and the last line of
 //! the example; the consumers and events that many of them need are here too.
 
 use std::error::Error;
@@ -28,6 +28,19 @@ pub fn run(
     runtime.block_on(async {
         let store = SqliteEventStore::connect("sqlite::memory:").await?;
         store.migrate().await?;
+        example(store).await
+    })
+}
+
+/// Runs an example on a store in memory whose only event is that of [`register`] for `ada`.
+///
+/// # Errors
+/// Those of the example.
+pub fn registered(
+    example: impl AsyncFnOnce(SqliteEventStore) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    run(async |store| {
+        register(&store, "ada").await?;
         example(store).await
     })
 }
@@ -131,10 +144,29 @@ impl Consumer<Sqlite> for Invoices {
     }
 }
 
-/// Declares the row `User` of a read model, or the row and a consumer `Users` that registers it.
+/// Declares items of an example: events, the row `User` of a read model, or the row and a consumer
+/// `Users` that registers it.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __doc_users {
+macro_rules! __doc_items {
+    (events) => {
+        #[derive(Event, serde::Serialize, serde::Deserialize)]
+        #[event(aggregate = "User")]
+        struct UserRegistered {}
+
+        #[derive(Event, serde::Serialize, serde::Deserialize)]
+        #[event(aggregate = "User")]
+        struct UserRenamed {}
+    };
+    (account) => {
+        #[derive(Debug, serde::Serialize, serde::Deserialize, Event)]
+        #[event(aggregate = "Account")]
+        enum AccountEvent {
+            Opened { owner: String },
+            Deposited { cents: i64 },
+            Withdrawn { cents: i64 },
+        }
+    };
     (row) => {
         #[derive(ReadModel)]
         #[read_model(table = "users")]
@@ -145,7 +177,7 @@ macro_rules! __doc_users {
         }
     };
     (consumer) => {
-        $crate::__doc_users!(row);
+        $crate::__doc_items!(row);
 
         #[derive(Default)]
         struct Users;

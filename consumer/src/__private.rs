@@ -31,7 +31,7 @@ pub use crate::registry::construct::{
     default_instance, no_value,
 };
 pub use crate::registry::entry::{
-    Entry, Factory, Making, MakingFold, NO_FACTORIES, NoFold, NoMaking,
+    Entry, Factory, FactoryFor, FoldFactory, NO_FACTORIES, NoFactory, NoFoldFactory,
 };
 pub use crate::registry::handled::{HandlerRows, HandlerShape, check};
 pub use crate::registry::knowledge::{Knowledge, KnownAggregate};

@@ -48,7 +48,7 @@ impl Database<Postgres> {
     }
 
     /// The same database, to be given to workers that cannot see who may still fill a gap: they
-    /// take `max(global_position)` for the frontier, and are ours in everything else.
+    /// take `max(global_position)` for the frontier, and are ordinary workers in everything else.
     pub async fn blindfolded(&self) -> Self {
         self.replace_in_catalog(BLINDFOLD).await;
         self.execute(KEEP_FRONTIER).await;
@@ -56,8 +56,8 @@ impl Database<Postgres> {
         let store = EventStore::connect(&url).await.expect("connect");
         Self::of(store, &url)
     }
-    /// Lets workers whose sessions are called `trusting` believe that any server is the one on which
-    /// they settled the log; they are ours in everything else.
+    /// Lets workers whose sessions are called `trusting` believe that any server is the one on which they
+    /// settled the log; they are ordinary workers in everything else.
     pub async fn let_trusting_sessions_be_misled(&self) {
         self.replace_in_catalog(TRUST).await;
     }

@@ -1,9 +1,10 @@
 //! A headless Chromium, driven through `chromedriver`.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,7 +35,8 @@ pub struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends its browser with it.
+        // The driver leaves a browser behind if it ends while the browser is busy.
+        let _ = self.end_session();
         let _ = Command::new("kill")
             .args(["-TERM", &self.driver.id().to_string()])
             .status();
@@ -96,6 +98,19 @@ impl Browser {
         let id = session["sessionId"].as_str().expect("a session");
         id.clone_into(&mut browser.session);
         browser
+    }
+
+    /// Has the driver end its browser, and waits for that.
+    fn end_session(&self) -> io::Result<()> {
+        let mut driver = TcpStream::connect(self.address)?;
+        driver.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let (session, address) = (&self.session, self.address);
+        write!(
+            driver,
+            "DELETE /session/{session} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )?;
+        io::copy(&mut driver, &mut io::sink())?;
+        Ok(())
     }
 
     /// Opens a page.

@@ -326,7 +326,7 @@ impl Database<Postgres> {
         }
     }
 
-    /// The same database through a pooler, whose transactions are stricter than ours by default.
+    /// The same database through a pooler, whose transactions are stricter than the worker's by default.
     pub async fn pooled(&self) -> Self {
         let stricter = "default_transaction_isolation = 'repeatable read'";
         let name = self.name();

@@ -159,7 +159,9 @@ impl TestPostgres {
     fn cluster(&self) -> &Cluster {
         match &self.server {
             Server::Own(cluster) => cluster,
-            Server::External(_) => panic!("DATABASE_URL names a server that is not ours"),
+            Server::External(_) => {
+                panic!("DATABASE_URL names a server that the tests did not start")
+            }
         }
     }
 }

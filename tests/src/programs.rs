@@ -1,5 +1,6 @@
 //! Programs of `fixtures/` that are packages of their own, built with this library or an earlier one.
 
+use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -42,7 +43,7 @@ impl Program {
 
     /// Builds it below a directory, where all such programs share what they depend on, and returns its
     /// file; `None`, with a message, if the history of this repository is not here, as in a shallow clone
-    /// or an archive.
+    /// or an archive. Where `CI` is set, that is a failure.
     #[must_use]
     pub fn build(&self, directory: &Path) -> Option<String> {
         fs::create_dir_all(directory).expect("make the directory");
@@ -102,7 +103,7 @@ fn root() -> &'static Path {
 /// The repository as it was at a commit.
 fn check_out(commit: &str, directory: &Path) -> Option<PathBuf> {
     if !has_history(commit) {
-        let missing = format!("commit {commit} is missing; run `git fetch --unshallow`");
+        let missing = missing(commit, env::var_os("CI").is_some());
         eprintln!("not tested: {missing}");
         return None;
     }
@@ -120,6 +121,13 @@ fn check_out(commit: &str, directory: &Path) -> Option<PathBuf> {
         .arg("-C")
         .arg(&library));
     Some(library)
+}
+
+/// What to do about a commit that is not here; a failure where tests must not be left out.
+fn missing(commit: &str, must_have: bool) -> String {
+    let missing = format!("commit {commit} is missing; run `git fetch --unshallow`");
+    assert!(!must_have, "{missing}");
+    missing
 }
 
 fn has_history(commit: &str) -> bool {
@@ -145,4 +153,20 @@ fn run(command: &mut Command) -> Output {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {errors}");
     output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing;
+
+    #[test]
+    #[should_panic(expected = "run `git fetch --unshallow`")]
+    fn a_commit_that_is_missing_fails_in_ci() {
+        missing("abc", true);
+    }
+
+    #[test]
+    fn a_commit_that_is_missing_is_named_elsewhere() {
+        assert!(missing("abc", false).starts_with("commit abc is missing"));
+    }
 }

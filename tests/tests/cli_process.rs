@@ -171,7 +171,7 @@ async fn status_watch_writes_a_table_with_a_rate_and_ends_when_asked<DB: TestDat
             .unwrap()
             .success()
     );
-    // It is to end also in the middle of a look.
+    // It must exit even during a refresh.
     for _ in lines.by_ref() {}
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -45,6 +45,26 @@ const ACTIONS: [(&str, &str); 10] = [
     ("forget", "accept=true"),
 ];
 
+/// Otherwise a new action would not be tried.
+#[test]
+fn the_list_of_actions_is_complete() {
+    let options = include_str!("../../consumer/src/dashboard/options.rs");
+    let kinds = syn::parse_file(options).unwrap().items.into_iter();
+    let variants = kinds.filter_map(|item| match item {
+        syn::Item::Enum(kinds) if kinds.ident == "ActionKind" => Some(kinds.variants),
+        _ => None,
+    });
+    let is_tried = |kind: &syn::Variant| {
+        let name = kind.ident.to_string();
+        ACTIONS
+            .iter()
+            .any(|(action, _)| action.replace('-', "") == name.to_lowercase())
+    };
+    let kinds: Vec<syn::Variant> = variants.flatten().collect();
+    assert_eq!(kinds.len(), ACTIONS.len());
+    assert!(kinds.iter().all(is_tried), "an action is not tried");
+}
+
 /// A consumer that has stopped at the second of two events.
 async fn stopped<DB: TestDatabase>(db: &Database<DB>) -> Model {
     let users = Model::new("users");
@@ -335,7 +355,7 @@ async fn an_action_that_the_library_refuses_says_why<DB: TestDatabase>(db: Datab
     let served = Served::operable(users.worker(&db)).await;
     let (status, text) = act(&served, USERS, "park", "position=1").await;
     assert_eq!(status, 409);
-    assert!(text.contains("is not stopped at event 1"), "{text}");
+    assert!(text.contains("is neither stopped at event 1"), "{text}");
     let (status, _) = act(&served, USERS, "drop", "").await;
     assert_eq!(status, 404);
     let (status, _) = act(&served, USERS, "park", "").await;

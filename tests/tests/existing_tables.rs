@@ -522,7 +522,7 @@ async fn a_read_only_log_is_not_appended_to_and_left_as_it_is() {
     assert_eq!(db.number(indexes).await, 1);
     let heads = "SELECT count(*) FROM pg_tables WHERE tablename LIKE '%heads%'";
     assert_eq!(db.number(heads).await, 0);
-    // No position is drawn, as for the test of the locks of a log that is ours.
+    // No position is drawn, as for the test of the locks of a log that the library created.
     db.execute(INSERT_READ_ONLY).await;
     run_once(db.worker().consumer(read_model("first"))).await;
     run_once(db.worker().consumer(read_model("second"))).await;

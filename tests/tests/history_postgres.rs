@@ -1,10 +1,13 @@
 //! Random histories on Postgres, with transactions open beside the worker, compared with a
 //! reference model.
 //!
-//! `HISTORY_SEED` plays one history, `HISTORIES` another number of them.
+//! Most are the same each time; some are random, and name their seeds when they fail. `HISTORY_SEED` plays
+//! one history, `HISTORIES` another number of them.
 
 use consumer_tests::TestPostgres;
-use consumer_tests::history::{Append, Damage, Menu, Script, Step, play, play_histories};
+use consumer_tests::history::{
+    Append, CONSUMERS, Count, Damage, Menu, Script, Step, play, play_histories,
+};
 use sqlx::Postgres;
 
 fn menu() -> Menu {
@@ -20,7 +23,12 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Postgres>(&None, menu(), 20, 4).await;
+    let count = Count {
+        fixed: 100,
+        random: 10,
+        at_once: 4,
+    };
+    play_histories::<Postgres>(&None, menu(), count).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +39,12 @@ async fn histories_in_which_the_server_crashes_lose_nothing() {
         ..menu()
     };
     // One at a time, since all would lose the server.
-    play_histories::<Postgres>(&Some(server), menu, 4, 1).await;
+    let count = Count {
+        fixed: 4,
+        random: 1,
+        at_once: 1,
+    };
+    play_histories::<Postgres>(&Some(server), menu, count).await;
 }
 
 /// A control: damage that no worker does is found.
@@ -41,7 +54,7 @@ async fn a_checkpoint_that_was_raised_is_found() {
     for seed in 0..3 {
         let mut steps = menu().steps(seed);
         // Only the first releases, and events of which the last ones are not handled yet.
-        steps.truncate(3);
+        steps.truncate(CONSUMERS);
         let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
         steps.extend([append.clone(), Step::Run, append]);
         steps.push(Step::Damage(Damage::RaiseCheckpoints));

@@ -1,9 +1,13 @@
 //! Random histories on SQLite, compared with a reference model.
 //!
-//! `HISTORY_SEED` plays one history, and `HISTORIES` another number of them: with 100,000 for an hour or
-//! two. One takes about an eighth of a second of a core.
+//! Most are the same each time; some are random, and name their seeds when they fail. `HISTORY_SEED` plays
+//! one history, and `HISTORIES` another number of them: with 100,000 for some hours. One takes about a
+//! sixth of a second of a core.
 
-use consumer_tests::history::{Append, Damage, Menu, Script, Step, play, play_histories};
+use consumer::StartFrom;
+use consumer_tests::history::{
+    Append, CONSUMERS, Count, Damage, Menu, Release, Script, Step, play, play_histories,
+};
 use sqlx::Sqlite;
 
 fn menu() -> Menu {
@@ -18,7 +22,12 @@ fn menu() -> Menu {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_lose_nothing_and_repeat_nothing() {
-    play_histories::<Sqlite>(&(), menu(), 1_000, 6).await;
+    let count = Count {
+        fixed: 1_000,
+        random: 20,
+        at_once: 6,
+    };
+    play_histories::<Sqlite>(&(), menu(), count).await;
 }
 
 /// A control for each kind of damage, which no worker does.
@@ -27,7 +36,7 @@ async fn finds(damage: Damage) -> Vec<String> {
     for seed in 0..20 {
         let mut steps = menu().steps(seed);
         // Only the first releases, and events of which the last ones are not handled yet.
-        steps.truncate(3);
+        steps.truncate(CONSUMERS);
         let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
         steps.extend([append.clone(), Step::Run, append]);
         steps.push(Step::Damage(damage));
@@ -64,5 +73,38 @@ async fn a_parked_event_that_was_dropped_is_found() {
             .iter()
             .any(|wrong| wrong.contains("the model says Some(Parked)")),
         "{found:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_read_model_that_was_lost_is_found() {
+    let found = finds(Damage::DropRow).await;
+    assert!(
+        found
+            .iter()
+            .any(|wrong| wrong.contains("0 times in the read model of (\"totals\", 1)")),
+        "{found:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_of_another_version_than_the_active_one_is_found() {
+    let mut steps = menu().steps(0);
+    steps.truncate(CONSUMERS);
+    let Some(Step::Deploy(totals, first, _)) = steps.last().cloned() else {
+        panic!("the last first step is a release: {steps:?}");
+    };
+    let second = Release {
+        version: 2,
+        start_from: StartFrom::Beginning,
+        ..first
+    };
+    steps.push(Step::Deploy(totals, second, true));
+    let append = Step::Append(Append::Plain, 0, vec![Script::Succeed]);
+    steps.extend([append, Step::Run, Step::Damage(Damage::ActivateInSecret)]);
+    let found = play::<Sqlite>(&(), &steps).await;
+    assert!(
+        matches!(&found, Err(wrong) if wrong.contains("the view of `totals` shows")),
+        "{found:?}"
     );
 }

@@ -9,11 +9,12 @@ use syn::visit::{self, Visit};
 
 /// `a ← b` reads: `b` may use `a`, and everything that `a` may use. Lowest layers first; `worker` is
 /// the rest of the worker, which each of its parts may use too.
-const ARCHITECTURE: [&str; 4] = [
+const ARCHITECTURE: [&str; 5] = [
     "contract ← registry",
     "contract ← backend ← store",
     "registry, store ← worker/log, worker/progress, worker/connections ← worker/poller",
     "worker/poller ← worker/lane ← worker/run ← worker ← admin ← dashboard ← cli",
+    "cli ← testing ← prelude, __private, __doc, guide, observing",
 ];
 
 /// The layers that each layer may use.

@@ -612,7 +612,9 @@ fn the_alert_rules_name_only_metrics_that_there_are() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "));
     let alerts: Vec<&str> = alerts.collect();
-    assert_eq!(alerts.len(), rules.matches("summary:").count());
+    for part in ["expr:", "severity:", "summary:"] {
+        assert_eq!(alerts.len(), rules.matches(part).count(), "{part}");
+    }
     for alert in alerts {
         assert!(
             guide.contains(&format!("`{alert}`")),

@@ -206,3 +206,46 @@ async fn a_handler_that_outlasts_its_claim_is_not_called_forever() {
     assert!(error.contains("`handler_timeout`"), "{error}");
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 }
+
+/// What a server with `transaction_timeout`, which is newer than some, answers to a statement.
+const LATE: &str = "
+    CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION 'terminating connection due to transaction timeout' USING ERRCODE = '25P04';
+    END $$;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_takes_too_long_counts_wherever_it_ends() {
+    for late_in in [
+        // The handler, the save, and the commit.
+        "CREATE TRIGGER late BEFORE INSERT ON applied
+            FOR EACH ROW EXECUTE FUNCTION late()",
+        "CREATE TRIGGER late BEFORE UPDATE ON consumer_progress
+            FOR EACH ROW WHEN (NEW.position > OLD.position) EXECUTE FUNCTION late()",
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON applied DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION late()",
+    ] {
+        let db = Database::<Postgres>::fresh().await;
+        db.append("User", ["a", "b", "c"]).await;
+        db.execute(&format!("{LATE}{late_in}")).await;
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let late = consumer("c", move |_, tx: &mut Connection<Postgres>, event| {
+            counted.fetch_add(u32::from(event.global_position == 1), Ordering::SeqCst);
+            Box::pin(async move { Ok(Postgres::apply(tx, "c", event).await?) })
+        });
+        let late = late.settings(impatient().retries(1).on_error(OnError::Stop));
+        let run = db.worker().consumer(late).build().unwrap();
+        let report = patiently("it stops", run.run_once()).await.unwrap();
+        let ConsumerState::Stopped { position, error } = &report.consumers[0].state else {
+            panic!("{report}")
+        };
+        assert_eq!(*position, Some(1), "{late_in}");
+        assert!(
+            error.contains("`transaction_timeout`"),
+            "{late_in}: {error}"
+        );
+        assert!(calls.load(Ordering::SeqCst) >= 2, "{late_in}");
+        assert!(db.applied("c").await.is_empty());
+    }
+}

@@ -837,7 +837,7 @@ async fn segments_share_no_row<DB: TestDatabase>(db: Database<DB>) {
 
 #[test]
 fn a_fold_can_be_called_by_hand() {
-    // What `fold_batch` calls is public, also for a consumer of the macro.
+    // The functions that `fold_batch` calls are public, even for a consumer of the macro.
     type KeysOf<F> = fn(
         &F,
         &Context,

@@ -79,6 +79,7 @@ test_on!(
     [sqlite, postgres],
     run_once_handles_what_is_in_the_log_and_ends,
     with_segments_a_uuid_is_written_as_its_key_is,
+    a_retry_knows_the_segments_that_the_setting_does_not,
     without_segments_two_spellings_of_a_uuid_share_a_row,
     events_after_one_that_is_skipped_change_their_rows,
     a_fold_that_fails_twice_changes_each_row_once,
@@ -164,6 +165,19 @@ async fn with_segments_a_uuid_is_written_as_its_key_is<DB: TestDatabase>(db: Dat
     assert!(report.contains(&format!("`{upper}`")), "{report}");
     let counts = db.numbers("SELECT count FROM devices_v1").await;
     assert!(counts.iter().all(|&count| count == 1), "{counts:?}");
+}
+
+/// A smaller setting merges nothing, so that other segments may have the row.
+async fn a_retry_knows_the_segments_that_the_setting_does_not<DB: TestDatabase>(db: Database<DB>) {
+    db.append("Device", [LOWER.to_uppercase()]).await;
+    let parks = || impatient().retries(0).on_error(OnError::Park);
+    run_once(db.worker().consumer(devices(parks().segments(2)))).await;
+    let admin = db.worker().consumer(devices(parks())).admin().unwrap();
+    let retried = admin.retry_parked("devices", None).await.unwrap();
+    assert_eq!((retried.handled, retried.failed.len()), (0, 1));
+    let failed = format!("{:?}", retried.failed[0]);
+    assert!(failed.contains("OtherSpelling"), "{failed}");
+    assert_eq!(db.number("SELECT count(*) FROM devices_v1").await, 0);
 }
 
 async fn without_segments_two_spellings_of_a_uuid_share_a_row<DB: TestDatabase>(db: Database<DB>) {

@@ -10,6 +10,8 @@ use consumer::read_model::{ReadModelDatabase, Table, TableColumn};
 use consumer::testing::{ConsumerTest, TestError};
 use consumer::{EventStore, Formerly, HandlerError, Registered, TableError, WorkerError};
 use consumer_tests::{Database, TestDatabase, run_once, test_on};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 use sqlx::{Postgres, Sqlite};
 
 /// A row with an index.
@@ -114,10 +116,12 @@ test_on!(
     a_table_with_the_name_of_the_view_can_be_renamed,
     a_table_with_the_name_of_the_view_can_be_adopted,
     a_read_model_can_have_another_name_than_a_table,
+    a_version_that_has_a_table_gets_no_other,
     a_view_with_the_name_of_the_view_can_be_dropped,
     a_name_that_is_too_long_with_its_version_is_refused,
     a_field_with_an_sql_type_is_read_by_sqlx,
-    a_value_whose_text_is_read_as_another_fails_its_event
+    a_value_whose_text_is_read_as_another_fails_its_event,
+    an_integer_that_json_would_round_fails_its_event
 );
 
 async fn an_index_that_is_missing_is_named_with_its_statement<DB: TestDatabase>(db: Database<DB>) {
@@ -229,6 +233,30 @@ async fn a_read_model_can_have_another_name_than_a_table<DB: TestDatabase>(db: D
     assert!(text.contains(choice), "{text}");
     run_once(db.worker().consumer(Members)).await;
     assert_eq!(db.texts("SELECT id FROM members").await, ["ada"]);
+}
+
+/// The events that the version has handled would be missing from it.
+async fn a_version_that_has_a_table_gets_no_other<DB: TestDatabase>(db: Database<DB>) {
+    let position = db.append_one("Person", "ada").await;
+    run(&db).await;
+    let refused = refusal(&db, Members).await;
+    let text = refused.to_string();
+    let WorkerError::Table(TableError::Elsewhere { keep, table, .. }) = refused else {
+        panic!("{text}");
+    };
+    let is_qualified = DB::NAME == "PostgreSQL";
+    let schema = if is_qualified { "public." } else { "" };
+    let named = |name| format!("{schema}{name}");
+    assert_eq!(keep, format!("write `table = \"{}\"`", named("people")));
+    assert_eq!(table, named("members"));
+    assert!(text.contains("with a new version, `version = 2`"), "{text}");
+    let admin = db.worker().consumer(Members).admin().unwrap();
+    let rebuilt = admin.rebuild("people", RebuildOptions::new()).await;
+    assert_eq!(rebuilt.unwrap_err().to_string(), text);
+    assert_eq!(db.checkpoint("people").await, Some(position));
+    run_once(db.worker().registered(Registered::new(Members).version(2))).await;
+    let (people, members) = ("SELECT id FROM people_v1", "SELECT id FROM members_v2");
+    assert_eq!(db.texts(people).await, db.texts(members).await);
 }
 
 async fn a_view_with_the_name_of_the_view_can_be_dropped<DB: TestDatabase>(db: Database<DB>) {
@@ -404,6 +432,56 @@ async fn a_value_whose_text_is_read_as_another_fails_its_event<DB: TestDatabase>
     assert_eq!(db.texts("SELECT cry FROM cries").await, ["HO"]);
 }
 
+/// A sum that may have more than 64 bits.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sum {
+    all: i128,
+}
+
+#[derive(ReadModel, Debug)]
+#[read_model(table = "sums")]
+struct Sums {
+    #[read_model(key)]
+    id: String,
+    sum: Json<Sum>,
+}
+
+#[derive(Default)]
+struct AddUp;
+
+#[consumer(name = "add_up", read_model = Sums, group = "tables", retries = 0)]
+impl AddUp {
+    #[on("Changed")]
+    fn changed(&self, event: &PersistedEvent) -> Result<Sums, HandlerError> {
+        let id = event.aggregate_id.clone();
+        let all = id.parse()?;
+        Ok(Sums {
+            id,
+            sum: Json(Sum { all }),
+        })
+    }
+}
+
+async fn an_integer_that_json_would_round_fails_its_event<DB: TestDatabase>(db: Database<DB>) {
+    let fitting = [i64::MIN.into(), 7, u64::MAX.into()];
+    let larger = i128::from(u64::MAX) + 1;
+    let ids = fitting.iter().chain([&larger, &8]).map(i128::to_string);
+    let positions = db.append("Sum", ids).await;
+    let report = run_once(db.worker().consumer(AddUp)).await.to_string();
+    let larger = format!("`{larger}`");
+    for part in ["column `sum` of `sums`", &larger, "store it as a text"] {
+        assert!(report.contains(part), "no {part} in {report}");
+    }
+    assert_eq!(db.checkpoint("add_up").await, Some(positions[2]));
+    let mut stored = Vec::new();
+    for sums in db.rows::<Sums>(1).await.values() {
+        assert_eq!(sums.id, sums.sum.0.all.to_string());
+        stored.push(sums.sum.0.all);
+    }
+    stored.sort_unstable();
+    assert_eq!(stored, fitting);
+}
+
 /// An amount of money, which a column of SQLite would round.
 #[derive(Clone, Copy, Debug)]
 struct Cents(i64);
@@ -464,6 +542,94 @@ async fn an_sql_type_is_that_type_on_postgres() {
     run_once(db.worker().consumer(Costs)).await;
     let amounts = "SELECT amount::text FROM costs ORDER BY costs.amount";
     assert_eq!(db.texts(amounts).await, ["9.50", "10.00"]);
+}
+
+/// Ways to write the types of Postgres, each of which it shows in one way.
+const SPELLINGS: &str = r#"
+    dec; dec(9); decimal(9, 2); numeric; numeric(9); numeric(10,2); NUMERIC( 10 , 2 ); float;
+    float(24); float(25); float4; float8; real; double precision; int2; int4; int8; smallint; int;
+    integer; bigint; bool; boolean; char; char(3); character; character(3); nchar(3);
+    national character(3); varchar; varchar(10); character varying; character varying(10);
+    char varying(10); national character varying(10); text; TEXT; name; "char"; bit; bit(3);
+    bit varying; bit varying(3); varbit(3); date; time; time(3); time without time zone;
+    time(3) without time zone; timetz; timetz(3); time with time zone; time(3) with time zone;
+    timestamp; timestamp(3); timestamptz; timestamptz(3); timestamp with time zone;
+    timestamp(3) with time zone; interval; interval(3); interval year to month; interval second(3);
+    interval day to second(3); uuid; json; jsonb; bytea; inet; cidr; money; point; int4range;
+    pg_catalog.int4; pg_catalog.varchar(10); Mood; mood; "My Mood"; public."My Mood";
+    other."My Mood"; "Short"; required"#;
+
+#[tokio::test]
+async fn every_spelling_of_a_type_starts_twice() {
+    let db = Database::<Postgres>::fresh().await;
+    db.execute(
+        "CREATE SCHEMA other; CREATE TYPE mood AS ENUM ('good'); CREATE TYPE \"My Mood\" AS ENUM ('good');
+         CREATE TYPE other.\"My Mood\" AS ENUM ('good'); CREATE DOMAIN \"Short\" AS varchar(3);
+         CREATE DOMAIN required AS numeric(9, 2) NOT NULL CHECK (VALUE > 0)",
+    )
+    .await;
+    let mut columns = vec![TableColumn::key::<String>("id")];
+    let spellings: Vec<&str> = SPELLINGS.split(';').map(str::trim).collect();
+    for (number, spelling) in spellings.iter().enumerate() {
+        let name = format!("c{number}").leak();
+        columns.push(TableColumn::other(name, spelling, false));
+    }
+    let table = Box::leak(Box::new(Table::new("spellings", columns.leak())));
+    for _ in 0..2 {
+        run_once(db.worker().consumer(Naming(table))).await;
+    }
+    let number = spellings.iter().position(|one| *one == "numeric(10,2)");
+    let column = format!("c{}", number.unwrap());
+    db.execute(&format!(
+        "DROP VIEW spellings; ALTER TABLE spellings_v1 ALTER COLUMN {column} TYPE numeric(11, 2)"
+    ))
+    .await;
+    let text = refusal(&db, Naming(table)).await.to_string();
+    let difference =
+        format!("the column `{column}` has the type numeric(11,2) and not numeric(10,2);");
+    assert!(text.contains(&difference), "{text}");
+}
+
+#[derive(ReadModel, Debug)]
+#[read_model(table = "moods")]
+struct Mood {
+    #[read_model(key)]
+    id: String,
+    #[read_model(sql_type = "\"My Mood\"")]
+    mood: Code,
+    #[read_model(sql_type = "float(24)")]
+    degree: f32,
+}
+
+#[derive(Default)]
+struct Moods;
+
+#[consumer(name = "moods", read_model = Mood, group = "tables")]
+impl Moods {
+    #[on("Changed")]
+    fn changed(&self, event: &PersistedEvent) -> Mood {
+        Mood {
+            id: event.aggregate_id.clone(),
+            mood: Code("Quite good".into()),
+            degree: 0.5,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_column_can_have_a_type_whose_name_is_quoted() {
+    let db = Database::<Postgres>::fresh().await;
+    db.execute("CREATE TYPE \"My Mood\" AS ENUM ('Quite good')")
+        .await;
+    for id in ["ada", "grace"] {
+        db.append("Person", [id]).await;
+        run_once(db.worker().consumer(Moods)).await;
+    }
+    let moods = "SELECT concat_ws(' ', id, mood, degree) FROM moods ORDER BY id";
+    assert_eq!(
+        db.texts(moods).await,
+        ["ada Quite good 0.5", "grace Quite good 0.5"]
+    );
 }
 
 #[tokio::test]

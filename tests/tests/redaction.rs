@@ -1,4 +1,5 @@
-//! After a redaction, no consumer gets the old payload, in any process, and nothing of ours quotes it.
+//! After a redaction, no consumer gets the old payload, in any process, and no table or message of the
+//! library quotes it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

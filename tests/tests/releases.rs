@@ -5,26 +5,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use consumer::admin::{Admin, ConsumerStatus};
-use consumer::{ConsumerState, OnError, Worker};
+use consumer::{ConsumerState, Formerly, OnError, Worker};
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, impatient, judging, read_model, run_once,
-    test_on, until,
+    Database, Running, TestConsumer, TestDatabase, impatient, judging, patiently, read_model,
+    run_once, test_on, until,
 };
+use tokio::sync::Notify;
 
 test_on!(
     [sqlite, postgres, through_a_pooler],
     a_stopped_consumer_is_tried_once_by_each_release,
     a_release_that_failed_leaves_the_event_to_the_next,
-    a_batch_records_the_process_that_saved_it
+    a_running_release_tries_what_another_stops_later,
+    attempts_of_another_release_leave_one_to_the_next,
+    a_batch_records_the_process_that_saved_it,
+    an_idle_worker_writes_no_row,
+    a_missing_worker_is_reported_only_if_events_wait
 );
 
 test_on!(
     [sqlite, postgres],
     a_resumed_consumer_is_tried_by_every_release_again,
     releases_that_failed_on_one_event_try_the_next,
-    an_executable_is_a_release_unless_the_program_names_one,
-    an_idle_worker_writes_no_row,
-    a_missing_worker_is_reported_only_if_events_wait
+    two_running_releases_that_fail_leave_an_event_alone,
+    an_executable_is_a_release_unless_the_program_names_one
 );
 
 /// The consumer `users` in one release, which counts its calls, and fails on `bad` unless it is repaired.
@@ -124,6 +128,130 @@ async fn a_release_that_failed_leaves_the_event_to_the_next<DB: TestDatabase>(db
     v1.stop().await;
     assert!(by_v1.load(Ordering::SeqCst) > calls);
     assert_eq!(db.applied("users").await, db.log().await);
+}
+
+async fn a_running_release_tries_what_another_stops_later<DB: TestDatabase>(db: Database<DB>) {
+    let settings = |segments| impatient().retries(0).segments(segments);
+    let old = || {
+        let fails = |id: &str| {
+            if id == "bob" {
+                Err("bob".to_owned())
+            } else {
+                Ok(())
+            }
+        };
+        let users = judging("users", move |_, event| fails(&event.aggregate_id));
+        let users = users.settings(settings(2)).without_tx();
+        db.worker().consumer(users).release("v1")
+    };
+    run_once(old()).await;
+
+    // The new release has a permit for one of the two segments, which it keeps until it is told to go on.
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handled = Arc::new(AtomicUsize::new(0));
+    let gates = (Arc::clone(&begun), Arc::clone(&go_on), Arc::clone(&handled));
+    let users = consumer_tests::consumer("users", move |_, _, event| {
+        let ((begun, go_on, handled), is_ada) = (gates.clone(), event.aggregate_id == "ada");
+        Box::pin(async move {
+            if is_ada {
+                begun.notify_one();
+                go_on.notified().await;
+            } else {
+                handled.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        })
+    });
+    let users = users.settings(settings(1)).without_tx();
+    let new = Running::start(db.worker().consumer(users).release("v2"));
+    db.append_one("User", "ada").await;
+    patiently("the new release is busy", begun.notified()).await;
+
+    let old = Running::start(old());
+    let bob = db.append_one("User", "bob").await;
+    until("the old release has stopped the consumer", async || {
+        let users = status(&db).await;
+        (users.state.name(), users.failed_releases) == ("stopped", vec!["v1".to_owned()])
+    })
+    .await;
+    go_on.notify_one();
+    until("the new release has handled the event", async || {
+        let users = status(&db).await;
+        users.state == ConsumerState::Running && users.position >= Some(bob)
+    })
+    .await;
+    assert_eq!(handled.load(Ordering::SeqCst), 1);
+    new.stop().await;
+    old.stop().await;
+}
+
+async fn two_running_releases_that_fail_leave_an_event_alone<DB: TestDatabase>(db: Database<DB>) {
+    let (by_v1, by_v2) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let start = |calls: &Arc<AtomicUsize>, release: &str| {
+        let worker = db
+            .worker()
+            .scoped_consumer(users(calls, false).scope(&["User"]));
+        let all = read_model(&format!("all-of-{release}")).formerly(Formerly::None);
+        Running::start(worker.consumer(all).release(release))
+    };
+    let (v1, v2) = (start(&by_v1, "v1"), start(&by_v2, "v2"));
+    v1.caught_up().await.unwrap();
+    db.append_one("User", "bad").await;
+    until("both have failed", async || {
+        let stopped = status(&db).await;
+        stopped.state.name() == "stopped" && stopped.failed_releases.len() == 2
+    })
+    .await;
+    let calls = || [&by_v1, &by_v2].map(|calls| calls.load(Ordering::SeqCst));
+    let row = "SELECT position || '/' || epoch || '/' || attempts || '/' || updated_at
+                 FROM consumer_progress WHERE consumer = 'users'";
+    let (before, row_before) = (calls(), db.texts(row).await);
+    assert!(before.iter().all(|calls| *calls > 0), "{before:?}");
+    for _ in 0..20 {
+        let position = db.append_one("Order", "o").await;
+        v1.consumer_caught_up_to("all-of-v1", position)
+            .await
+            .unwrap();
+        v2.consumer_caught_up_to("all-of-v2", position)
+            .await
+            .unwrap();
+    }
+    assert_eq!((calls(), db.texts(row).await), (before, row_before));
+    v1.stop().await;
+    v2.stop().await;
+}
+
+async fn attempts_of_another_release_leave_one_to_the_next<DB: TestDatabase>(db: Database<DB>) {
+    let (by_old, by_new) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let fail_five_times = async || {
+        by_old.store(0, Ordering::SeqCst);
+        db.append_one("User", "bad").await;
+        let patient = users(&by_old, false).settings(impatient().retries(1_000));
+        let old = Running::start(db.worker().consumer(patient).release("old"));
+        until("it has failed five times", async || {
+            by_old.load(Ordering::SeqCst) >= 5
+        })
+        .await;
+        old.stop().await;
+    };
+    let run_new = async |policy: OnError, is_repaired: bool| {
+        by_new.store(0, Ordering::SeqCst);
+        let settings = impatient().retries(3).on_error(policy);
+        let users = users(&by_new, is_repaired).settings(settings);
+        run_once(db.worker().consumer(users).release("new")).await
+    };
+    for policy in [OnError::Stop, OnError::Park, OnError::Skip] {
+        fail_five_times().await;
+        let report = run_new(policy, true).await;
+        assert!(!report.has_failures(), "{policy:?}: {report}");
+        assert_eq!(db.applied("users").await, db.log().await, "{policy:?}");
+    }
+    assert!(db.parked("users").await.is_empty());
+    // It is one.
+    fail_five_times().await;
+    run_new(OnError::Stop, false).await;
+    assert_eq!(by_new.load(Ordering::SeqCst), 1);
+    assert_eq!(status(&db).await.failed_releases, ["new"]);
 }
 
 async fn a_resumed_consumer_is_tried_by_every_release_again<DB: TestDatabase>(db: Database<DB>) {

@@ -91,7 +91,7 @@ fn renamed(to: &str) -> HeldBackReason {
     HeldBackReason::Renamed { to: to.to_owned() }
 }
 
-/// What each of our tables says of a name.
+/// How many rows of each of the library's tables name a consumer.
 async fn traces<DB: TestDatabase>(db: &Database<DB>, name: &str) -> Vec<i64> {
     let mut traces = Vec::new();
     for table in ["progress", "parked", "handled", "active", "log", "pending"] {

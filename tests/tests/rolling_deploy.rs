@@ -13,7 +13,7 @@ const CONSUMERS: [&str; 2] = ["orders", "ledger"];
 
 test_on!(
     [sqlite, postgres, through_a_pooler],
-    a_deploy_one_process_after_the_other_loses_and_repeats_nothing,
+    a_deploy_process_by_process_loses_and_repeats_nothing,
     a_release_that_is_rolled_back_and_returns_loses_nothing
 );
 
@@ -109,9 +109,7 @@ async fn rounds<DB: TestDatabase>(db: &Database<DB>, old: &mut [Option<WorkerPro
     all_handled(db).await;
 }
 
-async fn a_deploy_one_process_after_the_other_loses_and_repeats_nothing<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_deploy_process_by_process_loses_and_repeats_nothing<DB: TestDatabase>(db: Database<DB>) {
     let mut old = [Some(start(&db, BEFORE)), Some(start(&db, BEFORE))];
     append_known(&db, 20).await;
     all_handled(&db).await;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use consumer::admin::RebuildOptions;
 use consumer::{
-    Backend, Consumer, ConsumerState, OnError, ScopedConsumer, Settings, Worker, WorkerBuilder,
-    aggregate_slice, merge_segments,
+    Backend, Consumer, ConsumerState, HealthProblem, OnError, ScopedConsumer, Settings, Worker,
+    WorkerBuilder, aggregate_slice, merge_segments,
 };
-use consumer_tests::{Database, Model, Running, TestDatabase, patiently, run_once, test_on, until};
+use consumer_tests::{
+    Database, Model, Running, TestDatabase, patiently, run_once, test_on, until, until_some,
+};
 use sqlx::Postgres;
 use tokio::sync::Semaphore;
 
@@ -58,6 +60,7 @@ test_on!(
     parked_events_survive_dividing_and_merging_rows,
     a_rebuild_restarts_the_rows_of_all_segments,
     a_merge_of_a_row_that_does_not_run_is_refused,
+    a_segment_that_waits_for_a_merge_has_not_stalled,
     a_changed_scope_keeps_every_row_until_it_is_accepted_for_all
 );
 
@@ -106,6 +109,62 @@ async fn parked_events_survive_dividing_and_merging_rows<DB: TestDatabase>(db: D
         .collect();
     assert_eq!(retried, of_bad);
     assert_eq!(applied(&db).await, positions);
+}
+
+async fn a_segment_that_waits_for_a_merge_has_not_stalled<DB: TestDatabase>(db: Database<DB>) {
+    let hour = Duration::from_hours(1);
+    let model = Model::new(NAME).settings(Settings::default().retries(9).backoff(hour, hour));
+    let ids = ids(1);
+    let (ahead, behind) = (&ids[0], &ids[3]);
+    let last = *db.append("User", [ahead, behind]).await.last().unwrap();
+    let two = Running::start(builder(&db, &model, 2));
+    all_caught_up(&two, last).await;
+    until("the row is divided", async || rows(&db).await == 2).await;
+    two.stop().await;
+
+    model.fail_on(behind, true);
+    let one = builder(&db, &model, 1).stall_after(Duration::from_millis(200));
+    let one = Running::start(one);
+    db.append_one("User", behind).await;
+    until("one segment has failed", async || {
+        one.consumers()[0].state.name() == "retrying"
+    })
+    .await;
+    let position = db.append_one("User", ahead).await;
+    until("the other one is ahead", async || {
+        applied(&db).await.contains(&position)
+    })
+    .await;
+    let store = db.store.clone();
+    let merge = tokio::spawn(async move { merge_segments(&store, NAME, 1, 1).await });
+    until("they wait for each other", async || {
+        let held = format!("SELECT count(*) FROM consumer_progress WHERE hold_at = {position}");
+        db.number(&held).await == 2
+    })
+    .await;
+    let last = db.append_one("User", ahead).await;
+    let problems = until_some("health names the merge", async || {
+        let waits = format!(
+            "consumer `{NAME}` is waiting at position {position} for the neighbouring segment, to be merged with it"
+        );
+        let problems = one.health().problems;
+        let is_named = problems.iter().any(|problem| problem.to_string() == waits);
+        is_named.then_some(problems)
+    })
+    .await;
+    let is_stalled = |problem: &HealthProblem| matches!(problem, HealthProblem::Stalled { .. });
+    assert!(!problems.iter().any(is_stalled), "{problems:?}");
+
+    model.fail_on(behind, false);
+    let admin = builder(&db, &model, 1).admin().unwrap();
+    admin.resume(NAME).await.unwrap();
+    patiently("the rows become one", merge)
+        .await
+        .unwrap()
+        .unwrap();
+    all_caught_up(&one, last).await;
+    assert_eq!(applied(&db).await, db.log().await);
+    one.stop().await;
 }
 
 async fn a_rebuild_restarts_the_rows_of_all_segments<DB: TestDatabase>(db: Database<DB>) {

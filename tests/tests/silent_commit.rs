@@ -1,4 +1,4 @@
-//! Errors count against the event, the connection or the handler that caused them, also those of a
+//! Errors count against the event, the connection or the handler that caused them, including those of a
 //! COMMIT.
 
 use std::sync::atomic::{AtomicBool, Ordering};

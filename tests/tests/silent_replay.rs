@@ -99,6 +99,8 @@ test_on!(
     what_no_segment_of_version_1_handled_is_new_to_version_2,
     of_two_versions_at_the_frontier_one_has_the_effect,
     version_2_from_now_starts_where_version_1_stands,
+    version_2_from_now_starts_at_the_slowest_segment,
+    version_2_in_segments_from_now_starts_at_the_slowest_segment,
     an_event_that_version_1_parked_is_new_to_version_2,
     what_version_2_handled_is_a_replay_for_version_1_s_retry,
     a_parked_event_that_a_rebuild_discards_is_delivered_as_new,
@@ -249,6 +251,42 @@ async fn version_2_from_now_starts_where_version_1_stands<DB: TestDatabase>(db: 
     let meanwhile: BTreeSet<i64> = db.append("User", ["d", "e"]).await.into_iter().collect();
     run_once(db.worker().registered(versioned(&model, 2))).await;
     assert_eq!(delivered(&model), (meanwhile, BTreeSet::new()));
+}
+
+async fn version_2_from_now_starts_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>) {
+    start_at_the_slowest_segment(db, 1).await;
+}
+
+async fn version_2_in_segments_from_now_starts_at_the_slowest_segment<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    start_at_the_slowest_segment(db, 4).await;
+}
+
+/// One of the four segments of version 1 is behind, and the others are at the head.
+async fn start_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>, segments: u32) {
+    let all = two_of_each(&db).await;
+    let (_, mut waiting) = halves();
+    waiting.retain(|id| aggregate_slice(id) < 768);
+    let model = mails(Settings::default().segments(4));
+    let first = db.worker().registered(versioned(&model, 1));
+    let handled = half_way(&db, first, &model, &waiting).await;
+    let new = &all - &handled;
+    // All of its events but the one before that on which it stopped.
+    assert_eq!(new.len(), 2 * waiting.len() - 1);
+    let positions = "SELECT position FROM consumer_progress WHERE version = 1 ORDER BY position";
+    let positions = db.numbers(positions).await;
+    let slowest = positions[0];
+    assert!(0 < slowest && Some(&slowest) < new.first(), "{positions:?}");
+    assert_eq!(positions[1..], [*all.last().unwrap(); 3]);
+
+    let second = Settings::default().retries(0).segments(segments);
+    let second = model.clone().settings(second.start_from(StartFrom::Now));
+    run_once(db.worker().registered(versioned(&second, 2))).await;
+    let (first, replays) = delivered(&second);
+    assert_eq!(first, new, "first deliveries");
+    let others = handled.into_iter().filter(|position| *position > slowest);
+    assert_eq!(replays, others.collect(), "replays");
 }
 
 async fn an_event_that_version_1_parked_is_new_to_version_2<DB: TestDatabase>(db: Database<DB>) {

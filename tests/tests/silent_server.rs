@@ -305,6 +305,16 @@ async fn r11_a_sequence_that_counts_down_ends_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r11_a_sequence_that_leaves_numbers_out_ends_the_worker() {
+    assert_ends_a_worker("ALTER SEQUENCE events_global_position_seq INCREMENT BY 10").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_sequence_that_starts_again_ends_the_worker() {
+    assert_ends_a_worker("ALTER SEQUENCE events_global_position_seq RESTART").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r11_a_sequence_that_cycles_ends_the_worker() {
     assert_ends_a_worker("ALTER SEQUENCE events_global_position_seq CYCLE").await;
 }

@@ -1,5 +1,5 @@
-//! Of the versions of a consumer that run at once, one handles each event first, also while its
-//! handler works outside any transaction.
+//! Of the versions of a consumer that run at once, one handles each event first, even while its handler works
+//! outside any transaction.
 
 use std::fmt::Debug;
 use std::sync::{Arc, LazyLock, Mutex};

@@ -1,6 +1,7 @@
 //! One schema of Postgres for each tenant, and one worker for each schema in one process.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use consumer::admin::Admin;
 use consumer::prelude::*;
@@ -263,4 +264,43 @@ async fn each_tenant_has_the_tables_of_read_models_in_its_schema() {
             .await,
         2
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_reads_the_rows_of_its_own_schema() {
+    let db = Database::<Postgres>::fresh().await;
+    let mut stores = tenants(&db).await;
+    // The one that a session finds by itself.
+    stores.push(db.store.clone());
+    let id = "u-1".to_owned();
+    let mut positions = Vec::new();
+    for store in &stores {
+        let event = [NewEvent::new("User", id.as_str(), "Registered", "{}")];
+        let appended = store.append(ExpectedVersion::Any, &event).await.unwrap();
+        positions.push(appended[0].global_position);
+        run_once(Worker::builder(store.clone()).consumer(Accounts)).await;
+    }
+    let logs = ["acme.events", "Söhne & Co.events", "events"];
+    for ((store, position), log) in stores.iter().zip(positions).zip(logs) {
+        let found = store.find::<Account>(&id).await.unwrap();
+        assert_eq!(found.map(|row| row.log).as_deref(), Some(log));
+        let found = store.find_as_of::<Account>(&id, position, Duration::from_mins(1));
+        let found = found.await.unwrap();
+        assert_eq!(found.map(|row| row.log).as_deref(), Some(log));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_script_creates_tables_in_the_tenants_schema() {
+    let db = Database::<Postgres>::fresh().await;
+    let relations = "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class
+                      WHERE relname LIKE 'accounts%' AND relkind IN ('r', 'v') ORDER BY 1";
+    let expected = ["acme.accounts", "acme.accounts_v1"];
+    let store = tenants(&db).await.remove(0);
+    let admin = Worker::builder(store.clone()).consumer(Accounts).admin();
+    db.execute(&admin.unwrap().migration_sql()).await;
+    assert_eq!(db.texts(relations).await, expected);
+    append(&store, "u-1").await;
+    run_once(Worker::builder(store).consumer(Accounts)).await;
+    assert_eq!(db.texts(relations).await, expected);
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use consumer::admin::{Admin, AdminError, ConsumerStatus};
 use consumer::{
@@ -27,6 +28,9 @@ test_on!(
     an_unknown_event_behind_a_parked_one_is_parked,
     park_and_skip_get_a_waiting_consumer_past_the_event,
     another_event_at_the_position_is_not_skipped,
+    a_lane_does_not_wait_for_an_event_that_was_deleted,
+    a_deleted_event_that_a_row_waits_for_is_not_passed_unseen,
+    a_deleted_event_that_a_row_waits_for_can_be_skipped,
     a_segment_waits_and_the_others_continue,
     a_merge_behind_an_unknown_event_is_refused,
     unknown_events_of_a_log_are_listed_at_once,
@@ -315,6 +319,87 @@ async fn another_event_at_the_position_is_not_skipped<DB: TestDatabase>(db: Data
     );
     run_once(worker(&db, old())).await;
     assert_eq!(db.applied("orders").await, [1]);
+}
+
+/// Lets the old release record that it waits before an event.
+async fn wait_before<DB: TestDatabase>(db: &Database<DB>, position: i64) {
+    let old = Running::start(worker(db, old()));
+    is_noted(db, position).await;
+    old.stop().await;
+}
+
+async fn delete<DB: TestDatabase>(db: &Database<DB>, position: i64) {
+    db.execute(&format!(
+        "DELETE FROM events WHERE global_position = {position}"
+    ))
+    .await;
+}
+
+async fn a_lane_does_not_wait_for_an_event_that_was_deleted<DB: TestDatabase>(db: Database<DB>) {
+    let orders = worker(&db, old()).advance_interval(Duration::from_millis(50));
+    let worker = Running::start(orders);
+    let [_, refunded, last] = [
+        order(&db, "o-1", "Placed").await,
+        order(&db, "o-1", "Refunded").await,
+        order(&db, "o-1", "Placed").await,
+    ];
+    is_noted(&db, refunded).await;
+    delete(&db, refunded).await;
+    until("the consumer has stopped", async || {
+        status(&db).await.state.name() == "stopped"
+    })
+    .await;
+    let failing = status(&db).await.failing.unwrap();
+    assert_eq!(failing.position, Some(refunded));
+    assert!(
+        failing.error.contains("deleted from the log"),
+        "{}",
+        failing.error
+    );
+    Admin::new(db.store.clone())
+        .skip("orders", refunded)
+        .await
+        .unwrap();
+    until("it continues", async || {
+        db.applied("orders").await.last() == Some(&last)
+    })
+    .await;
+    worker.stop().await;
+    assert_eq!(db.applied("orders").await, db.log().await);
+}
+
+async fn a_deleted_event_that_a_row_waits_for_is_not_passed_unseen<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    for event_type in ["Placed", "Refunded", "Placed"] {
+        order(&db, "o-1", event_type).await;
+    }
+    wait_before(&db, 2).await;
+    // Only the row itself remembers it.
+    db.execute("DELETE FROM consumer_pending").await;
+    delete(&db, 2).await;
+    let report = run_once(worker(&db, new())).await;
+    let state = report.consumer("orders").unwrap().state.to_string();
+    assert!(
+        state.starts_with("stopped before event 2 (events 2 to 2 were deleted"),
+        "{state}"
+    );
+    assert_eq!(db.applied("orders").await, [1]);
+}
+
+async fn a_deleted_event_that_a_row_waits_for_can_be_skipped<DB: TestDatabase>(db: Database<DB>) {
+    for event_type in ["Placed", "Refunded", "Placed"] {
+        order(&db, "o-1", event_type).await;
+    }
+    wait_before(&db, 2).await;
+    delete(&db, 2).await;
+    let admin = Admin::new(db.store.clone());
+    let refused = admin.park("orders", 2).await.unwrap_err();
+    assert!(matches!(refused, AdminError::NotInLog { .. }), "{refused}");
+    admin.skip("orders", 2).await.unwrap();
+    let report = run_once(worker(&db, old())).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(db.applied("orders").await, [1, 3]);
 }
 
 async fn a_segment_waits_and_the_others_continue<DB: TestDatabase>(db: Database<DB>) {

@@ -116,7 +116,7 @@ async fn an_event_is_not_allocated_again<DB: TestDatabase>() {
     let one = an_event::<DB>(1, false).await;
     let ten = an_event::<DB>(10, false).await;
     println!("{one} with one consumer, {ten} with ten");
-    // The rest is vectors that grow, a few times a batch, and what the worker does meanwhile.
+    // The rest is vectors that grow, a few times a batch, and background work.
     assert!(one < 0.1, "{one} allocations an event");
     assert!(
         ten / 10.0 < 0.05,

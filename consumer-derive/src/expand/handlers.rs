@@ -485,7 +485,7 @@ pub(super) enum Given {
     Slice,
     /// `given`, a slice of decoded events.
     Run,
-    /// Nothing.
+    /// No event.
     Nothing,
 }
 

@@ -18,7 +18,7 @@ use syn::{Path, Type};
 
 use crate::args::Aggregate;
 use crate::item::Item;
-use crate::model::{Body, Choice, Database, Events, Formerly, Making, Model, OnError};
+use crate::model::{Body, Choice, Construction, Database, Events, Formerly, Model, OnError};
 use crate::span::{at, own, quote_at};
 use crate::types::last_name;
 
@@ -390,16 +390,16 @@ fn settings(model: &Model) -> TokenStream {
 fn construct_impl(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;
-    let (dependencies, make) = match &model.making {
-        Making::Init(function) => (
+    let (dependencies, make) = match &model.construction {
+        Construction::Init(function) => (
             quote_spanned! {Span::mixed_site()=> __dependencies },
             init(krate, function),
         ),
-        Making::UnitOrDefault(path) => (
+        Construction::UnitOrDefault(path) => (
             quote_spanned! {Span::mixed_site()=> _ },
             unit_or_default(krate, path),
         ),
-        Making::Default => (
+        Construction::Default => (
             quote_spanned! {Span::mixed_site()=> _ },
             quote_at! {krate, at(self_type) =>
                 ::core::result::Result::Ok(#krate::__private::default_instance::<#self_type>())

@@ -58,7 +58,7 @@ pub(super) fn from_row_attributes(input: &DeriveInput) -> impl Iterator<Item = &
     };
     let of_fields = fields.into_iter().flat_map(|field| &field.attrs);
     input.attrs.iter().chain(of_fields).filter(|attribute| {
-        let is_sqlx = attribute.path().is_ident("sqlx");
+        let is_sqlx = attribute.path().is_ident(keys::SQLX);
         is_sqlx
             && !attribute
                 .to_token_stream()
@@ -271,7 +271,9 @@ fn refuse_arrays(ty: &Type, errors: &mut Errors) -> bool {
     };
     let advice = match text_of(element).as_str() {
         "u8" => "write `Vec<u8>`".to_owned(),
-        element => format!("write `Json<Vec<{element}>>`, with `Json` from `sqlx::types`"),
+        element => {
+            format!("write `Json<Vec<{element}>>`, with `Json` from `consumer::sqlx::types`")
+        }
     };
     errors.at(ty, format!("a column cannot be an array: {advice}"));
     false

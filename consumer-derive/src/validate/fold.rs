@@ -11,7 +11,7 @@ use super::parameter::{Given, Kind, Role, is_context, without_self};
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, On, OnEvents, OnKey};
 use crate::keys;
-use crate::model::{Handler, KeyPart, Method, Parameter, RowKey, Rows, Way};
+use crate::model::{Form, Handler, KeyPart, Method, Parameter, RowKey, Rows};
 use crate::names::snake_case;
 use crate::types::{last_name, type_arguments, unwrapped};
 
@@ -48,7 +48,7 @@ pub(super) fn on(
     };
     Some(Handler {
         events: events(taken, &method)?,
-        way: Way::Fold(rows),
+        form: Form::Fold(rows),
         method,
     })
 }

@@ -6,7 +6,7 @@ use syn::{LitInt, LitStr, Path};
 use crate::args::{Aggregate, Args, Former, Slot};
 use crate::crate_path;
 use crate::errors::Errors;
-use crate::keys::NONE;
+use crate::keys::{self, NONE};
 use crate::model::{Formerly, OnError, Settings};
 use crate::suggest::{closest, listed};
 
@@ -199,13 +199,17 @@ pub(super) fn settings(args: &Args, errors: &mut Errors) -> Settings {
 }
 
 fn start_from_now(args: &Args, errors: &mut Errors) -> bool {
-    one_of(&args.start_from, &["beginning", "now"], errors) == Some("now")
+    one_of(&args.start_from, &[keys::BEGINNING, keys::NOW], errors) == Some(keys::NOW)
 }
 
 fn on_error(args: &Args, errors: &mut Errors) -> Option<OnError> {
-    match one_of(&args.on_error, &["stop", "park", "skip"], errors)? {
-        "park" => Some(OnError::Park),
-        "skip" => Some(OnError::Skip),
+    match one_of(
+        &args.on_error,
+        &[keys::STOP, keys::PARK, keys::SKIP],
+        errors,
+    )? {
+        keys::PARK => Some(OnError::Park),
+        keys::SKIP => Some(OnError::Skip),
         _ => Some(OnError::Stop),
     }
 }

@@ -12,7 +12,7 @@ use super::signature::{
 };
 use crate::errors::Errors;
 use crate::item::{Function, ImplBlock, OnEvents};
-use crate::model::{Events, Handler, Method, Parameter, Way};
+use crate::model::{Events, Form, Handler, Method, Parameter};
 
 /// `handle`, which takes every event.
 pub(super) fn every(
@@ -25,7 +25,7 @@ pub(super) fn every(
         && one_event(function, &given, Wanted::Persisted, errors);
     let method = async_method(function, given, block, errors)?;
     fits.then(|| Handler {
-        way: way(&method),
+        form: form(&method),
         method,
         events: Events::Every,
     })
@@ -45,7 +45,7 @@ pub(super) fn on(
         return None;
     }
     Some(Handler {
-        way: way(&method),
+        form: form(&method),
         events: events(taken, &method)?,
         method,
     })
@@ -131,12 +131,12 @@ pub(super) fn method(
     })
 }
 
-fn way(method: &Method) -> Way {
+fn form(method: &Method) -> Form {
     let mut parameters = method.parameters.iter();
     if parameters.any(|parameter| matches!(parameter, Parameter::Several(_))) {
-        Way::Slice
+        Form::Slice
     } else {
-        Way::Single
+        Form::Single
     }
 }
 

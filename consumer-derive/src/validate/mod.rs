@@ -16,11 +16,11 @@ use syn::{Attribute, ItemStruct, Path, PathArguments, Type};
 use crate::args::{self, Args};
 use crate::errors::Errors;
 use crate::item::{ImplBlock, Item, is_consumer};
-use crate::model::{Body, Choice, Database, Making, Model};
+use crate::model::{Body, Choice, Construction, Database, Model};
 use crate::names::snake_case;
 use crate::types::{last_name, unwrapped};
 
-/// Checks all rules, also after the first mistake.
+/// Checks all rules, even after the first mistake.
 pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<Model, Errors> {
     let errors_of = &mut errors;
     let name = keys::name(args, suggested_name(item).as_deref(), errors_of);
@@ -42,7 +42,7 @@ pub(crate) fn validate(args: &Args, item: &Item, mut errors: Errors) -> Result<M
             formerly,
             scope,
             settings,
-            making: making(args, item, &subject.self_type),
+            construction: construction(args, item, &subject.self_type),
             self_type: subject.self_type,
             databases: subject.databases,
             body: subject.body,
@@ -185,14 +185,14 @@ fn refuse_second_attribute(attributes: &[Attribute], errors: &mut Errors) {
     }
 }
 
-fn making(args: &Args, item: &Item, self_type: &Type) -> Making {
+fn construction(args: &Args, item: &Item, self_type: &Type) -> Construction {
     match (args.init.value(), item) {
-        (Some(init), _) => Making::Init(init.clone()),
+        (Some(init), _) => Construction::Init(init.clone()),
         (None, Item::Struct(_) | Item::Impl(_)) => match plain_path(self_type) {
-            Some(path) => Making::UnitOrDefault(path.clone()),
-            None => Making::Default,
+            Some(path) => Construction::UnitOrDefault(path.clone()),
+            None => Construction::Default,
         },
-        (None, Item::Other(_)) => Making::Default,
+        (None, Item::Other(_)) => Construction::Default,
     }
 }
 

@@ -15,8 +15,7 @@ impl<DB: Backend> Admin<DB> {
     /// checkpoint, so that it does not start.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     /// use consumer::admin::ConsumerState;
     ///
@@ -39,9 +38,7 @@ impl<DB: Backend> Admin<DB> {
     /// Resumes a paused or stopped consumer, which gets all its attempts again.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;
@@ -69,8 +66,7 @@ impl<DB: Backend> Admin<DB> {
     /// handles all of them.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::{Registered, Worker};
     ///
     /// let mut users = Registered::new(Users);
@@ -105,7 +101,7 @@ impl<DB: Backend> Admin<DB> {
     ///
     /// ```no_run
     /// # consumer::__doc::run(async |store| {
-    /// # let admin = consumer::admin::Admin::new(store);
+    /// let admin = consumer::admin::Admin::new(store);
     /// // The workers have been restarted with `segments = 1`; the consumer still has four.
     /// let segments = admin.merge_segments("users", 1).await?;
     /// assert_eq!(segments, 1);

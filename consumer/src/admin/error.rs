@@ -15,8 +15,7 @@ use crate::worker::WorkerError;
 /// A command that takes many steps, such as a retry or a merge, keeps the steps it has completed.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// # use consumer::__doc::Users;
+/// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
 /// use consumer::Worker;
 /// use consumer::admin::{AdminError, RebuildOptions};
 ///
@@ -84,9 +83,7 @@ pub enum AdminError {
         consumer: ConsumerId,
     },
     /// The new name has a checkpoint.
-    #[error(
-        "consumer `{from}` cannot be renamed to `{to}`, which has a checkpoint; forget that one first, or choose another name"
-    )]
+    #[error("consumer `{from}` cannot be renamed to `{to}`{}", taken(.from, .to))]
     NameTaken {
         /// The present name.
         from: String,
@@ -195,7 +192,10 @@ pub enum AdminError {
         position: i64,
     },
     /// The consumer neither is stopped at that event nor waits before it for a release that knows it.
-    #[error("consumer `{consumer}` is not stopped at event {position}; {}", stopped(.stopped_at))]
+    #[error(
+        "consumer `{consumer}` is neither stopped at event {position} nor waiting before it; {}",
+        elsewhere(.stopped_at)
+    )]
     NotStoppedAt {
         /// The consumer.
         consumer: ConsumerId,
@@ -253,9 +253,10 @@ pub enum AdminError {
         /// How many events.
         parked: u64,
     },
-    /// The command would lose the effects of parked events.
+    /// The command would discard parked events: a rebuild delivers them as new ones, and `forget` leaves them
+    /// unhandled.
     #[error(
-        "consumer `{consumer}` has {}, whose effects would be lost; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
+        "consumer `{consumer}` has {}, not yet handled; retry or skip them first, or discard them (`.discard_parked()`, `--discard-parked`)",
         text::count(*.parked, "parked event")
     )]
     WouldDiscard {
@@ -287,11 +288,21 @@ impl From<FrontierError> for AdminError {
     }
 }
 
-fn stopped(positions: &[i64]) -> String {
+/// The events at which a consumer stopped or before which it waits, instead of the one that a command names.
+fn elsewhere(positions: &[i64]) -> String {
     let at: Vec<String> = positions.iter().map(ToString::to_string).collect();
     match positions {
-        [] => "it is not stopped".to_owned(),
-        _ => format!("it is stopped at {}", at.join(", ")),
+        [] => "no event holds it up".to_owned(),
+        [only] => format!("event {only} holds it up"),
+        _ => format!("the events {} hold it up", at.join(", ")),
+    }
+}
+
+fn taken(from: &str, to: &str) -> &'static str {
+    if from == to {
+        ", the name that it has"
+    } else {
+        ", which has a checkpoint; forget that one first, or choose another name"
     }
 }
 

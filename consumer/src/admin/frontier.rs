@@ -30,8 +30,7 @@ impl<DB: Backend> Admin<DB> {
     /// Reports how far the log is settled, and which transactions hold it up.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let frontier = consumer::admin::Admin::new(store).frontier().await?;
     /// assert_eq!((frontier.settled, frontier.head), (1, 1));
     /// for blocker in &frontier.blockers {

@@ -44,10 +44,11 @@ impl<DB: Backend> Admin<DB> {
     #[must_use]
     pub fn migration_sql(&self) -> String {
         let mut script = self.store.migration_sql();
+        let schema = self.store.schema().handlers_schema();
         for code in &self.code {
             if let Some(table) = code.consumer.read_model() {
                 let consumer = declared_id(&code.declaration);
-                let table = VersionTable::new(table, consumer.version, None);
+                let table = VersionTable::new(table, consumer.version, schema);
                 let settings = self.store.settings();
                 script.push('\n');
                 script.push_str(&DB::create_if_missing(settings, &consumer, &table, None));

@@ -9,12 +9,13 @@ use tokio::sync::{Mutex, watch};
 use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
-use super::text::listed;
+use super::text::{listed, listed_like};
 use crate::backend::{
     self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, HeldBack,
-    LagStatements, NameStatements, OperateStatements, Program, Row, StoreError, ViewStatements,
-    begin,
+    LagStatements, NameStatements, OperateStatements, Program, ReadModelTable, Row, StoreError,
+    ViewStatements, begin, refuse_elsewhere, schema_of_version,
 };
+use crate::contract::read_model::{Table, VersionTable};
 use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
@@ -90,8 +91,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// Creates an [`Admin`] that knows this worker's consumers, including those that have never run.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store).consumer(Users).admin()?;
@@ -256,6 +256,24 @@ impl<DB: Backend> Admin<DB> {
         Ok(begin(self.store.pool(), DB::BEGIN_READ).await?)
     }
 
+    /// The schema of the table of a version, unless its name gives one. Refuses code that names another
+    /// table than the one that has the rows.
+    pub(super) async fn table_schema(
+        &self,
+        connection: &mut DB::Connection,
+        consumer: &ConsumerId,
+        table: &'static Table,
+    ) -> Result<Option<Arc<str>>, AdminError> {
+        let views = &self.tables().await?.views;
+        let schema = self.store.schema();
+        let schema = schema_of_version::<DB>(views, connection, consumer, schema).await?;
+        let version = VersionTable::new(table, consumer.version, schema.as_deref());
+        let of = ReadModelTable::new(consumer, &version);
+        let refused = refuse_elsewhere::<DB>(views, connection, &of, table).await;
+        refused.map_err(WorkerError::from)?;
+        Ok(schema)
+    }
+
     /// Checks that this library may work with the tables, and this role too.
     pub(super) async fn check_use(
         &self,
@@ -346,8 +364,8 @@ pub(super) fn unknown(target: Target, known: &[ConsumerId]) -> AdminError {
             let mut names: Vec<String> = known.iter().map(|id| id.name.to_string()).collect();
             names.dedup();
             AdminError::Unknown {
+                known: listed_like(&target.name, &names),
                 consumer: target.name,
-                known: listed(&names),
             }
         }
     }

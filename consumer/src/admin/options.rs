@@ -36,6 +36,14 @@ impl Target {
         self
     }
 
+    /// The consumer, of the first version unless another is chosen.
+    pub(crate) fn id(&self) -> ConsumerId {
+        ConsumerId {
+            name: self.name.as_str().into(),
+            version: self.version.unwrap_or(1),
+        }
+    }
+
     /// Whether this names the given consumer.
     pub(crate) fn means(&self, consumer: &ConsumerId) -> bool {
         *consumer.name == *self.name
@@ -105,8 +113,10 @@ impl RebuildOptions {
         self
     }
 
-    /// Accepts that parked events lose their effects: a rebuild hands them over as a replay, like
-    /// all other events, although they were never handled.
+    /// Accepts that parked events are no longer parked: the rebuild delivers them at their place in the
+    /// log, and those that no version has handled as new ones.
+    ///
+    /// Without this, the rebuild of a consumer that has any is refused.
     #[must_use]
     pub fn discard_parked(mut self) -> Self {
         self.discard_parked = true;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::explain::{Explanation, Outcome};
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number, one_line};
 use crate::backend::{ConsumerId, UnknownEvent};
@@ -69,7 +70,7 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
         return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
-        return Some(Problem::Is(reason.clone()));
+        return Some(Problem::Does(format!("is {reason}")));
     }
     if let ConsumerState::OtherLog { log } = &one.state {
         return Some(Problem::Is(format!(
@@ -85,7 +86,7 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
     None
 }
 
-/// That a consumer waits before an event, and what to do, with its name as commands take it.
+/// Describes the event that a consumer waits before, and the remedies, with its name as commands take it.
 pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
     let position = event.position;
     format!(
@@ -95,17 +96,18 @@ pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
 
 fn failure(one: &ConsumerStatus) -> Option<Problem> {
     let failing = one.failing.as_ref()?;
-    let event = failing.position.map_or_else(String::new, |position| {
-        format!(" at event {}", number(position))
-    });
+    let state = match (&one.state, failing.position.map(number)) {
+        (ConsumerState::Retrying { .. }, Some(event)) => format!("retries event {event}"),
+        (state, Some(event)) => format!("{} at event {event}", state.words()),
+        (state, None) => state.words(),
+    };
     let again = failing.retry_in.map_or_else(String::new, |wait| {
         format!(", next attempt in {}", duration(wait))
     });
     let times = count(failing.attempts.into(), "time");
-    let state = one.state.words();
     let error = one_line(&failing.error);
     Some(Problem::Does(format!(
-        "{state}{event} (failed {times}{again}): {error}"
+        "{state} (failed {times}{again}): {error}"
     )))
 }
 
@@ -119,15 +121,44 @@ fn way_out(one: &ConsumerStatus) -> Option<Problem> {
     if let Some(release) = one.failed_releases.last() {
         let _ = write!(text, " by release {}", one_line(release));
     }
-    let name = on_command_line(&one.id());
-    let _ = write!(text, "; after a repair run `resume {name}`");
+    let _ = write!(text, "; {}", ways_on(&one.id(), *position));
+    Some(Problem::Is(text))
+}
+
+/// The commands by which a consumer that has stopped runs again.
+fn ways_on(consumer: &ConsumerId, position: Option<i64>) -> String {
+    let name = on_command_line(consumer);
+    let mut text = format!("after a repair run `resume {name}`");
     if let Some(position) = position {
         let _ = write!(
             text,
             ", or run `park {name} {position}` or `skip {name} {position}`"
         );
     }
-    Some(Problem::Is(text))
+    text
+}
+
+/// The commands that help with an event, by its outcome in a consumer.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) fn ways_past(explanation: &Explanation) -> Option<String> {
+    let consumer = explanation.id();
+    let position = explanation.position;
+    match &explanation.outcome {
+        Outcome::Failing {
+            is_stopped: true, ..
+        } => Some(ways_on(&consumer, Some(position))),
+        Outcome::Parked { .. } => Some(ways_out_of_parking(&consumer, position)),
+        _ => None,
+    }
+}
+
+/// The commands by which an event is no longer parked.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) fn ways_out_of_parking(consumer: &ConsumerId, position: i64) -> String {
+    let name = on_command_line(consumer);
+    format!(
+        "after a repair run `parked retry {name} {position}`, or run `parked skip {name} {position}`"
+    )
 }
 
 /// A consumer as an argument of a command.

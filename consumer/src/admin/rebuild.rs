@@ -14,7 +14,7 @@ use super::locks::{Effects, Failed, Work, must_be_same};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
 use super::pace::{Pace, time_for};
-use crate::backend::{Backend, ConsumerId, Part, Taken, prepare_table, table_schema};
+use crate::backend::{Backend, ConsumerId, Part, Taken, prepare_table};
 use crate::contract::Context;
 use crate::contract::read_model::VersionTable;
 use crate::registry::Registered;
@@ -73,19 +73,20 @@ impl<DB: Backend> Admin<DB> {
     /// Empties a consumer's read model and rewinds its checkpoint, in one transaction.
     ///
     /// Workers then hand it all events again, with [`Context::is_replay`] set up to the old
-    /// checkpoint. Parked events come again as a replay too, although they were never handled, so
-    /// the rebuild is refused unless [`RebuildOptions::discard_parked`] accepts that. The scope
-    /// becomes that of the code.
+    /// checkpoint. The scope becomes that of the code.
+    ///
+    /// Parked events are delivered again, too, at their place in the log: those that no version has handled as
+    /// new ones. That changes when their effects happen, so the rebuild is refused unless
+    /// [`RebuildOptions::discard_parked`] accepts it.
     ///
     /// [`Context::is_replay`]: crate::Context::is_replay
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Users, register};
-    /// # register(&store, "ada").await?;
-    /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
     /// use consumer::Worker;
     /// use consumer::admin::RebuildOptions;
+    ///
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Users).admin()?;
     /// let rebuilt = admin.rebuild("users", RebuildOptions::new().without_reset()).await?;
@@ -225,8 +226,9 @@ impl<DB: Backend> Rewind<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         effects: &mut Effects,
     ) -> Result<(), AdminError> {
-        let schema = table_schema::<DB>(tx, code.consumer.read_model()).await?;
+        let mut schema = None;
         if let Some(table) = code.consumer.read_model() {
+            schema = self.admin.table_schema(tx, self.consumer, table).await?;
             let table = VersionTable::new(table, self.consumer.version, schema.as_deref());
             // It may have been dropped because it differed from the struct.
             let prepared = prepare_table::<DB>(tx, &table).await;

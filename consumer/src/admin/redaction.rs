@@ -14,9 +14,7 @@ impl<DB: Backend> Admin<DB> {
     /// and UPDATE on `consumer_log_state`.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::register;
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// use consumer::admin::Admin;
     ///
     /// Admin::new(store.clone()).redact(1, r#"{"email":null}"#).await?;

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
-use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, must_be_same, pause};
+use super::locks::{Effects, Failed, LOCK_WAIT, Work, held, must_be_same};
 use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use crate::backend::{
     Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, Taken, UnknownEvent,
-    aggregate_slice, table_schema,
+    aggregate_slice, must_wait,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
@@ -25,6 +25,7 @@ use crate::worker::lane::attempt::keep_alive;
 use crate::worker::lane::failure::{ErrorKind, SWALLOWED, is_aborted_transaction, refused_commit};
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::mark::HeldMark;
+use crate::worker::process::unique_name;
 
 /// How long a claim may be silent while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -52,9 +53,7 @@ impl<DB: Backend> Admin<DB> {
     /// the code does not know ends the retry of its aggregate, too.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;
@@ -95,6 +94,7 @@ impl<DB: Backend> Admin<DB> {
                 code,
                 aggregate,
                 tables: self.tables().await?,
+                name: unique_name(),
                 unknown: Mutex::default(),
                 is_one_by_one: AtomicBool::new(false),
                 handled: AtomicU64::new(0),
@@ -152,6 +152,8 @@ struct Retry<'a, DB: Backend> {
     /// An event of the aggregate.
     aggregate: &'a ParkedRow,
     tables: Arc<Tables<DB>>,
+    /// Tells it apart from other retries.
+    name: String,
     /// The first of its events that the code does not know, which stays parked with those behind it.
     unknown: Mutex<Option<UnknownEvent>>,
     /// Whether each event is committed alone, since the database refused to commit all of them.
@@ -175,6 +177,10 @@ struct Waiting {
     attempts: Vec<u32>,
     /// The events that any version of the consumer has handled.
     ledger: Ledger,
+    /// Whether each row of its read model belongs to one aggregate.
+    is_divided: bool,
+    /// The schema of its read model.
+    table_schema: Option<Arc<str>>,
 }
 
 impl Waiting {
@@ -247,60 +253,61 @@ impl<DB: Backend> Retry<'_, DB> {
     }
 
     /// For a consumer that manages its own connections, where a long transaction would keep every
-    /// other writer out: the rows are removed afterwards (R5). A worker may park more events of the
-    /// aggregate meanwhile, so this repeats until none is left.
+    /// other writer out: a mark takes the place of the lock (R5).
     async fn outside(&self) -> Result<(), AdminError> {
-        loop {
-            let waiting = self.held().await?;
-            let ended = self.handle_held(&waiting).await;
-            match ended {
-                Ok(unparked) => {
-                    self.handled.fetch_add(unparked, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    self.release().await?;
-                    return Err(error);
-                }
+        let admin = self.admin;
+        let waiting = admin.repeatedly(LOCK_WAIT, || self.try_mark()).await?;
+        let handled = self.mark().during(self.handle_marked(&waiting)).await;
+        match handled {
+            Ok(unparked) => {
+                self.handled.fetch_add(unparked, Ordering::Relaxed);
+                Ok(())
             }
-            if waiting.events.is_empty() {
-                return Ok(());
+            Err(error) => {
+                self.release().await?;
+                Err(error)
             }
         }
     }
 
-    /// The parked events, which no other version handles until they are unparked or released.
-    async fn held(&self) -> Result<Waiting, AdminError> {
-        let until = std::time::Instant::now() + LOCK_WAIT;
-        loop {
-            let held = self.try_held().await;
-            if !is_held(&held) || !pause(until).await {
-                return held;
-            }
-        }
-    }
-
-    async fn try_held(&self) -> Result<Waiting, AdminError> {
+    /// The parked events, which no one else handles until the mark is released.
+    async fn try_mark(&self) -> Result<Waiting, AdminError> {
         let mut tx = self.admin.write(self.consumer).await?;
+        let (statements, slices) = (&self.tables.checkpoints, self.mark_holder().slices);
+        if must_wait::<DB>(statements, &mut tx, self.consumer, slices).await? {
+            tx.commit().await?;
+            return Err(held(self.consumer));
+        }
         let waiting = self.waiting(&mut tx).await?;
-        self.mark().take(&mut tx).await?;
+        let before = self.aggregate.position - 1;
+        if !self.mark().take(&mut tx, before).await? {
+            return Err(held(self.consumer));
+        }
         tx.commit().await?;
         Ok(waiting)
     }
 
     /// Hands the events to the consumer and unparks them.
-    async fn handle_held(&self, waiting: &Waiting) -> Result<u64, AdminError> {
+    async fn handle_marked(&self, waiting: &Waiting) -> Result<u64, AdminError> {
         let mut effects = Effects::default();
         let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-        let handling = self.handle(&mut spare, None, waiting, &mut effects);
-        let handled = self.mark().during(handling).await;
+        let handled = self.handle(&mut spare, None, waiting, &mut effects).await;
         handled.map_err(|failed| self.failure(failed))?;
         // Its session may not be what it was, so it does not go back to the pool.
         drop(spare);
-        let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
-        let unparked = self.unpark(&mut tx, &waiting.events).await?;
+        let unparked = self
+            .admin
+            .repeatedly(LOCK_WAIT, || self.try_unpark(&waiting.events))
+            .await?;
+        effects.run().await;
+        Ok(unparked)
+    }
+
+    async fn try_unpark(&self, events: &[PersistedEvent]) -> Result<u64, AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        let unparked = self.unpark(&mut tx, events).await?;
         self.mark().release(&mut tx).await?;
         tx.commit().await?;
-        effects.run().await;
         Ok(unparked)
     }
 
@@ -324,8 +331,9 @@ impl<DB: Backend> Retry<'_, DB> {
         let slice = i32::from(aggregate_slice(&self.aggregate.aggregate_id));
         MarkHolder {
             consumer: self.consumer.clone(),
-            name: format!("retry of slice {slice}"),
+            id: format!("retry of {}", self.name),
             slices: slice..slice + 1,
+            is_replay: false,
         }
     }
 
@@ -346,6 +354,8 @@ impl<DB: Backend> Retry<'_, DB> {
             events: Vec::new(),
             attempts: Vec::new(),
             ledger: self.ledger(connection, first - 1).await?,
+            is_divided: self.is_divided(connection).await?,
+            table_schema: self.table_schema(connection).await?,
         };
         for row in &rows {
             let position = row.position;
@@ -369,6 +379,30 @@ impl<DB: Backend> Retry<'_, DB> {
         Ok(waiting)
     }
 
+    /// Whether the consumer has several segments, which a smaller setting does not merge, or may have.
+    async fn is_divided(&self, connection: &mut DB::Connection) -> Result<bool, AdminError> {
+        if self.code.declaration.settings.segments > 1 {
+            return Ok(true);
+        }
+        let rows = DB::snapshot(&self.tables.checkpoints, connection).await?;
+        let keys = rows.iter().map(|row| &row.checkpoint.key);
+        let segments = keys.filter(|key| key.consumer == *self.consumer);
+        Ok(segments.count() > 1)
+    }
+
+    async fn table_schema(
+        &self,
+        connection: &mut DB::Connection,
+    ) -> Result<Option<Arc<str>>, AdminError> {
+        match self.code.consumer.read_model() {
+            Some(table) => {
+                let schema = self.admin.table_schema(connection, self.consumer, table);
+                schema.await
+            }
+            None => Ok(None),
+        }
+    }
+
     /// The events that any version of the consumer has handled after a position. No other version
     /// handles a parked event meanwhile.
     async fn ledger(
@@ -378,9 +412,7 @@ impl<DB: Backend> Retry<'_, DB> {
     ) -> Result<Ledger, AdminError> {
         let (statements, consumer) = (&self.tables.checkpoints, self.consumer);
         if !DB::lock_mark(statements, connection, &self.mark_holder()).await? {
-            return Err(AdminError::Held {
-                consumer: consumer.clone(),
-            });
+            return Err(held(consumer));
         }
         let ledger = DB::ledger(
             statements,
@@ -415,12 +447,7 @@ impl<DB: Backend> Retry<'_, DB> {
         waiting: &Waiting,
         effects: &mut Effects,
     ) -> Result<(), Failed> {
-        let table = self.code.consumer.read_model();
-        let schema = table_schema::<DB>(connection, table)
-            .await
-            .map_err(AdminError::from)?;
         let log: Arc<str> = self.admin.store.schema().log_name().into();
-        let is_divided = self.code.declaration.settings.segments > 1;
         let mut done = 0;
         while let Some(rest) = waiting.events.get(done..)
             && let Some(last) = rest.last()
@@ -433,8 +460,8 @@ impl<DB: Backend> Retry<'_, DB> {
                 .with_version(self.consumer.version)
                 .with_attempt(attempts.saturating_add(1))
                 .with_head(last.global_position)
-                .with_segments(is_divided)
-                .with_table_schema(schema.clone())
+                .with_segments(waiting.is_divided)
+                .with_table_schema(waiting.table_schema.clone())
                 .with_replay(run.is_replay);
             let cx = Arc::new(cx);
             done += self.handle_batch(connection, &cx, batch).await?;
@@ -484,7 +511,8 @@ impl<DB: Backend> Retry<'_, DB> {
             | ErrorKind::ReadOnly
             | ErrorKind::StalePlan
             | ErrorKind::SharedStatement
-            | ErrorKind::ClaimTimeout => {
+            | ErrorKind::ClaimTimeout
+            | ErrorKind::TransactionTimeout => {
                 Failed::InOrder(AdminError::Interrupted { position, source })
             }
             ErrorKind::EndedTransaction => Failed::InOrder(AdminError::EndedTransaction {

@@ -10,7 +10,7 @@ use serde::ser::Serializer;
 
 use super::error::AdminError;
 use super::frontier::FrontierStatus;
-use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
+use super::lag::{Lag, MOST_COUNTED, in_seconds, millis, scope_of, seconds};
 use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
 use crate::backend::{
@@ -24,9 +24,7 @@ use crate::worker::poller::assignment::scope_text;
 /// The consumers of a store and its frontier at one moment.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// # use consumer::__doc::{Users, register};
-/// # register(&store, "ada").await?;
+/// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
 /// use consumer::Worker;
 /// use consumer::admin::ConsumerState;
 ///
@@ -76,7 +74,7 @@ impl Status {
 /// ```
 /// use consumer::admin::ConsumerStatus;
 ///
-/// /// A line for the person on call.
+/// /// A line for the on-call engineer.
 /// fn line(one: &ConsumerStatus) -> String {
 ///     let more = if one.lag.is_more { "more than " } else { "" };
 ///     let behind = format!("{more}{} events behind", one.lag.events);
@@ -231,7 +229,7 @@ pub(crate) fn processes_of(
     all
 }
 
-/// From when on events that no worker claims are reported.
+/// How long events wait for a worker before `no worker` is reported.
 const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 
 impl ConsumerStatus {
@@ -307,7 +305,9 @@ impl<DB: Backend> Admin<DB> {
             .await?;
         let frontier = self.frontier_or_problem().await?;
         let rows = self.rows().await?;
-        let active = self.active_versions(&rows).await?;
+        let active = self
+            .active_versions(&mut *self.read().await?, &rows)
+            .await?;
         let mut reader = self.log_reader(most_counted).await?;
         let mut consumers = Vec::new();
         for own in rows.chunk_by(|one, next| consumer_of(one) == consumer_of(next)) {
@@ -331,9 +331,8 @@ impl<DB: Backend> Admin<DB> {
     /// Reports the [`Status`] of every consumer, and its rate since an earlier status.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
-    /// # let admin = consumer::Worker::builder(store).consumer(Users).admin()?;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
+    /// let admin = consumer::Worker::builder(store).consumer(Users).admin()?;
     /// let before = admin.status().await?;
     /// // Some time later:
     /// let status = admin.status_since(&before).await?;
@@ -641,7 +640,7 @@ pub(super) fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, one: impl Fn(&Row
 }
 
 fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
+    to.serialize_f64(in_seconds(*time))
 }
 
 pub(super) fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {

@@ -25,9 +25,7 @@ impl<DB: Backend> Admin<DB> {
     /// they are [retried](Self::retry_parked).
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, register};
-    /// # register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| { use consumer::__doc::Invoices;
     /// use consumer::Worker;
     ///
     /// let admin = Worker::builder(store.clone()).consumer(Invoices::default()).admin()?;
@@ -73,7 +71,7 @@ impl<DB: Backend> Admin<DB> {
     /// The segments that are stopped at an event or wait before it, each with nothing unhandled before it.
     ///
     /// A segment that was split while it was stopped has left both halves stopped at the event.
-    async fn stopped_at(
+    pub(super) async fn stopped_at(
         &self,
         tx: &mut Transaction<'_, DB>,
         consumer: &ConsumerId,
@@ -111,7 +109,7 @@ impl<DB: Backend> Admin<DB> {
     }
 
     /// Refuses to pass an event that has taken the position of the one that a row waits for, as after a
-    /// restore of the database.
+    /// restore of the database. One that was deleted is passed.
     async fn refuse_another_event(
         &self,
         tx: &mut Transaction<'_, DB>,
@@ -122,7 +120,7 @@ impl<DB: Backend> Admin<DB> {
             return Ok(());
         };
         let event = self.event(tx, position).await?;
-        if event.is_some_and(|event| unknown.is(readable_event(&event))) {
+        if event.is_none_or(|event| unknown.is(readable_event(&event))) {
             return Ok(());
         }
         Err(AdminError::NotStoppedAt {

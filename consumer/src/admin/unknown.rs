@@ -38,10 +38,9 @@ impl<DB: Backend> Admin<DB> {
     /// Lists the types and versions of events in the log that the code of each consumer does not know, in its
     /// scope and wherever its checkpoint is.
     ///
-    /// It shows all at once, before a consumer would have to wait in front of the first of them: when a
-    /// log is adopted, and before a deploy. The log is read once, with about a second for each million events
-    /// on a warm cache. If every consumer has a scope, only events of their aggregate types are read,
-    /// through the index on them.
+    /// It shows all at once, before a consumer reaches the first one: when a log is adopted, and before a
+    /// deploy. The log is read once, with about a second for each million events on a warm cache. If every
+    /// consumer has a scope, only events of their aggregate types are read, through the index on them.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::AdminError;
-use super::lag::scope_of;
+use super::lag::{MOST_COUNTED, scope_of};
 use super::locks::{LOCK_WAIT, left};
 use super::operator::{Admin, consumer_of};
 use super::options::{ActivateOptions, ForgetOptions, Target};
 use super::status::sum;
-use crate::backend::{Backend, ConsumerId, Row, SLICES, ViewError, drop_table, switch_view};
+use crate::backend::{
+    Access, Backend, ConsumerId, Part, Row, SLICES, ViewError, drop_table, switch_view,
+};
 
 impl<DB: Backend> Admin<DB> {
     /// Returns the [active](Self::activate) version of a consumer, whose read model queries should read;
@@ -22,7 +24,9 @@ impl<DB: Backend> Admin<DB> {
     /// If the database fails.
     pub async fn active_version(&self, consumer: &str) -> Result<Option<u32>, AdminError> {
         let rows = self.rows().await?;
-        let active = self.active_versions(&rows).await?;
+        let active = self
+            .active_versions(&mut *self.read().await?, &rows)
+            .await?;
         Ok(active.get(consumer).copied())
     }
 
@@ -38,8 +42,7 @@ impl<DB: Backend> Admin<DB> {
     /// change their type, which other views that depend on it prevent.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::Users;
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
     /// use consumer::admin::{ActivateOptions, ForgetOptions, Target};
     /// use consumer::{Registered, Worker};
     ///
@@ -62,8 +65,9 @@ impl<DB: Backend> Admin<DB> {
     /// # Errors
     /// Without [`ActivateOptions::force`], [`AdminError::Behind`] if the version has not handled all
     /// events of its scope, and [`AdminError::HasParked`] if it has parked events, or if another version
-    /// has some that none has handled. [`AdminError::View`] if the view cannot be switched, such as
-    /// [`ViewError::InUse`] if a transaction has been reading it for 30 s.
+    /// has some that none has handled. [`AdminError::Held`] if a worker's batch takes longer than 30 s.
+    /// [`AdminError::View`] if the view cannot be switched, such as [`ViewError::InUse`] if a transaction has
+    /// been reading it for 30 s.
     pub async fn activate(
         &self,
         consumer: impl Into<Target>,
@@ -71,17 +75,27 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<(), AdminError> {
         let consumer = self.find(consumer.into()).await?;
         if !options.force {
-            self.refuse_behind(&consumer).await?;
-            self.refuse_left_behind(&consumer).await?;
+            let mut tx = self.read().await?;
+            self.refuse_unfinished(&mut tx, &consumer).await?;
         }
-        self.repeatedly(LOCK_WAIT, || self.try_activate(&consumer))
+        let until = Instant::now() + LOCK_WAIT;
+        self.repeatedly(LOCK_WAIT, || self.try_activate(&consumer, options, until))
             .await
     }
 
-    /// The view is locked before anything else, as a worker does at its start.
-    async fn try_activate(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
+    /// The rows are locked before the view, as when a version is [forgotten](Self::forget).
+    async fn try_activate(
+        &self,
+        consumer: &ConsumerId,
+        options: ActivateOptions,
+        until: Instant,
+    ) -> Result<(), AdminError> {
         let tables = self.tables().await?;
-        let mut tx = self.write(consumer).await?;
+        let mut tx = self.try_locked(consumer, left(until)).await?;
+        if !options.force {
+            // Again: much may have changed while the lock was held by others.
+            self.refuse_unfinished(&mut tx, consumer).await?;
+        }
         let switched = switch_view::<DB>(&tables.views, &mut tx, consumer).await;
         switched.map_err(|error| view_error::<DB>(error, consumer))?;
         DB::activate(&tables.sql, &mut tx, consumer).await?;
@@ -99,8 +113,7 @@ impl<DB: Backend> Admin<DB> {
     /// that it does not begin again by itself.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # use consumer::__doc::{Invoices, Users};
+    /// # consumer::__doc::run(async |store| { use consumer::__doc::{Invoices, Users};
     /// use consumer::Worker;
     /// use consumer::admin::{ConsumerState, ForgetOptions};
     ///
@@ -141,6 +154,8 @@ impl<DB: Backend> Admin<DB> {
         until: Instant,
     ) -> Result<(), AdminError> {
         let mut tx = self.try_locked(consumer, left(until)).await?;
+        // Again: another version may have been activated while the lock was held by others.
+        self.refuse_active(&mut tx, consumer).await?;
         let parked = DB::parked(&self.tables().await?.sql, &mut tx, consumer)
             .await?
             .len() as u64;
@@ -169,8 +184,19 @@ impl<DB: Backend> Admin<DB> {
             let consumer = consumer.clone();
             return Err(AdminError::InUse { consumer });
         }
-        let rows = self.rows().await?;
-        let active = self.active_versions(&rows).await?;
+        let mut tx = self.read().await?;
+        self.check_use(&mut tx, Access::Observe).await?;
+        self.refuse_active(&mut tx, consumer).await
+    }
+
+    /// Refuses to forget the active one of several versions.
+    async fn refuse_active(
+        &self,
+        tx: &mut DB::Connection,
+        consumer: &ConsumerId,
+    ) -> Result<(), AdminError> {
+        let rows = DB::rows(&self.tables().await?.sql, tx).await?;
+        let active = self.active_versions(tx, &rows).await?;
         if has_others(&rows, consumer) && active.get(&consumer.name) == Some(&consumer.version) {
             let consumer = consumer.clone();
             return Err(AdminError::Active { consumer });
@@ -178,20 +204,44 @@ impl<DB: Backend> Admin<DB> {
         Ok(())
     }
 
-    async fn refuse_behind(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
-        let rows = self.rows_of(consumer).await?;
+    /// Refuses to activate a version that lacks events, or beside which some would be left behind.
+    async fn refuse_unfinished(
+        &self,
+        tx: &mut DB::Connection,
+        consumer: &ConsumerId,
+    ) -> Result<(), AdminError> {
+        self.check_use(tx, Access::Observe).await?;
+        let rows = DB::rows(&self.tables().await?.sql, tx).await?;
+        let (own, others): (Vec<Row>, Vec<Row>) = rows
+            .into_iter()
+            .filter(|row| consumer_of(row).name == consumer.name)
+            .partition(|row| consumer_of(row) == consumer);
+        self.refuse_behind(tx, consumer, &own).await?;
+        self.refuse_left_behind(tx, consumer, &others).await
+    }
+
+    async fn refuse_behind(
+        &self,
+        tx: &mut DB::Connection,
+        consumer: &ConsumerId,
+        rows: &[Row],
+    ) -> Result<(), AdminError> {
+        let tables = self.tables().await?;
         let position = rows.iter().map(|row| row.checkpoint.position).min();
         let scope = rows.first().map(|row| scope_of(&row.checkpoint.scope));
-        let scope = scope.unwrap_or_default();
-        let head = self.head().await?;
-        let lag = self.lag(position.unwrap_or_default(), head, &scope).await?;
-        if lag.events > 0 {
+        let part = Part {
+            after: position.unwrap_or_default(),
+            up_to: tables.store.latest_global_position(tx).await?,
+            scope: &scope.unwrap_or_default(),
+        };
+        let lag = DB::count(&tables.lag, tx, part, MOST_COUNTED).await?;
+        if lag > 0 {
             return Err(AdminError::Behind {
                 consumer: consumer.clone(),
-                lag: lag.events,
+                lag: u64::try_from(lag).unwrap_or(0),
             });
         }
-        let parked = sum(&rows, |row| row.parked);
+        let parked = sum(rows, |row| row.parked);
         if parked > 0 {
             return Err(AdminError::HasParked {
                 consumer: consumer.clone(),
@@ -203,30 +253,23 @@ impl<DB: Backend> Admin<DB> {
 
     /// Refuses a version beside which others have parked events that none has handled: no one would
     /// look at them again.
-    async fn refuse_left_behind(&self, consumer: &ConsumerId) -> Result<(), AdminError> {
-        let rows = self.rows().await?;
-        let mut others: Vec<&ConsumerId> = rows
-            .iter()
-            .filter(|row| row.parked > 0)
-            .map(consumer_of)
-            .filter(|other| other.name == consumer.name && *other != consumer)
-            .collect();
+    async fn refuse_left_behind(
+        &self,
+        tx: &mut DB::Connection,
+        consumer: &ConsumerId,
+        others: &[Row],
+    ) -> Result<(), AdminError> {
+        let parking = others.iter().filter(|row| row.parked > 0);
+        let mut others: Vec<&ConsumerId> = parking.map(consumer_of).collect();
         others.dedup();
         if others.is_empty() {
             return Ok(());
         }
         let tables = self.tables().await?;
-        let mut tx = self.read().await?;
-        let ledger = DB::ledger(
-            &tables.checkpoints,
-            &mut tx,
-            consumer,
-            0,
-            0..i32::from(SLICES),
-        )
-        .await?;
+        let slices = 0..i32::from(SLICES);
+        let ledger = DB::ledger(&tables.checkpoints, tx, consumer, 0, slices).await?;
         for other in others {
-            let mut parked = DB::parked(&self.tables().await?.sql, &mut tx, other).await?;
+            let mut parked = DB::parked(&tables.sql, tx, other).await?;
             parked.retain(|row| {
                 !ledger.contains(&row.aggregate_type, &row.aggregate_id, row.position)
             });
@@ -243,10 +286,10 @@ impl<DB: Backend> Admin<DB> {
     /// The active version of each consumer that has a checkpoint.
     pub(super) async fn active_versions(
         &self,
+        tx: &mut DB::Connection,
         rows: &[Row],
     ) -> Result<HashMap<Arc<str>, u32>, AdminError> {
-        let mut tx = self.read().await?;
-        let activated = DB::active(&self.tables().await?.sql, &mut tx).await?;
+        let activated = DB::active(&self.tables().await?.sql, tx).await?;
         let mut active: HashMap<Arc<str>, u32> = HashMap::new();
         // Rows are ordered by version: the oldest is active unless another one was activated.
         for row in rows {

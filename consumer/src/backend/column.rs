@@ -6,7 +6,7 @@
 #[allow(missing_docs)] // each is the column of its name
 pub enum Column {
     GlobalPosition,
-    /// Like the next two, also the name in the table of heads.
+    /// Like the next two, it names the column in the table of heads, too.
     AggregateType,
     AggregateId,
     AggregateVersion,

@@ -5,9 +5,9 @@ use super::column::{Column, SqlType};
 /// The words in which SQL that both databases share differs; `$` is what they apply to.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
-    /// `{now}`: the present, as the columns of our tables have it.
+    /// `{now}`: the present, as the columns of the library's tables have it.
     pub(crate) now: &'static str,
-    /// `{ms since $}`: how long ago a time in our tables was, in milliseconds.
+    /// `{ms since $}`: how long ago a time in the library's tables was, in milliseconds.
     pub(crate) ms_since: &'static str,
     /// `{ms until $}`: how long it is until then, in milliseconds.
     pub(crate) ms_until: &'static str,

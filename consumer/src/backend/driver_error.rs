@@ -1,4 +1,4 @@
-//! Errors of sqlx in the chains of ours.
+//! Errors of sqlx in the chains of this library's errors.
 
 use std::error::Error;
 use std::fmt;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use uuid::Uuid;
 
 use super::DriverError;
@@ -159,7 +160,7 @@ pub enum StoreError {
         reason: String,
     },
 
-    /// The mapping describes a table of events that exists, and there is none.
+    /// The mapping describes an existing table of events, and there is none.
     #[error(
         "there is no table `{table}`, and the mapping describes one that exists (it has types, missing \
          columns, constants, expressions, or is read-only), so it is not created: correct its name and \
@@ -230,7 +231,7 @@ pub enum StoreError {
         role: String,
         /// The intended use.
         to: String,
-        /// The statements that give it what it lacks.
+        /// The statements that grant the missing privileges.
         statements: Vec<String>,
     },
 
@@ -240,6 +241,13 @@ pub enum StoreError {
          missing, and the statements that grant them"
     )]
     Forbidden(#[source] DriverError),
+
+    /// The connection can only read: the server is a standby, the session is read-only, or the SQLite file is.
+    #[error(
+        "the database cannot be written to on this connection; connect to the primary of the cluster with a \
+         session that is not read-only, or make the SQLite file and its directory writable"
+    )]
+    ReadOnly(#[source] DriverError),
 
     /// Other sessions held locks on the tables for as long as the migration could wait.
     #[error(
@@ -414,12 +422,12 @@ pub enum StoreError {
     },
 
     /// Any other error of the database or of the connection to it.
-    #[error("the event store's database returned an error")]
+    #[error("a statement of the event store failed")]
     Database(#[source] DriverError),
 }
 
 impl StoreError {
-    /// Whether the same append can succeed in a new transaction, after the aggregate has been loaded
+    /// Returns whether the same append can succeed in a new transaction, after the aggregate has been loaded
     /// again: true for [`Conflict`](Self::Conflict) and [`Contention`](Self::Contention).
     ///
     /// ```
@@ -498,7 +506,7 @@ fn found(actual: Option<i64>) -> impl fmt::Display {
 
 fn held_by(holders: &[String]) -> String {
     match holders {
-        [] => "other sessions were using them all the time".to_owned(),
+        [] => "other sessions were using them throughout".to_owned(),
         holders => format!("other sessions hold locks on them ({})", holders.join(", ")),
     }
 }
@@ -512,12 +520,25 @@ fn list(table: &str, mismatches: &[Mismatch]) -> String {
     )
 }
 
+/// Whether a statement failed because its connection cannot write.
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    // read_only_sql_transaction; SQLITE_READONLY and its extended codes
+    matches!(
+        code.as_deref(),
+        Some("25006" | "8" | "264" | "520" | "776" | "1032" | "1288" | "1544")
+    )
+}
+
 /// Tells the codes of both databases that have an error of their own.
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
             return Self::Database(error.into());
         };
+        if is_read_only(&error) {
+            return Self::ReadOnly(error.into());
+        }
         let message = database.message().to_owned();
         match database.code().as_deref() {
             // undefined_table, invalid_schema_name

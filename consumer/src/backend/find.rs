@@ -12,6 +12,7 @@ use crate::contract::read_model::{FindError, Table, Value};
 pub(super) async fn find_row<DB: Backend>(
     connection: &mut DB::Connection,
     table: &'static Table,
+    schema: Option<&str>,
     query: PlainQuery<DB>,
 ) -> Result<Option<Vec<Value>>, FindError> {
     let found = if connection.is_in_transaction() {
@@ -21,7 +22,7 @@ pub(super) async fn find_row<DB: Backend>(
     };
     match found {
         Ok(found) => Ok(found),
-        Err(error) => Err(explained::<DB>(connection, table, error).await),
+        Err(error) => Err(explained::<DB>(connection, table, schema, error).await),
     }
 }
 
@@ -56,9 +57,10 @@ async fn read<DB: Backend>(
 async fn explained<DB: Backend>(
     connection: &mut DB::Connection,
     table: &'static Table,
+    schema: Option<&str>,
     error: sqlx::Error,
 ) -> FindError {
-    let other = super::shown_version::other_version::<DB>(connection, table).await;
+    let other = super::shown_version::other_version::<DB>(connection, table, schema).await;
     other.unwrap_or_else(|| error.into())
 }
 
@@ -66,6 +68,7 @@ async fn explained<DB: Backend>(
 async fn explained<DB: Backend>(
     _: &mut DB::Connection,
     _: &'static Table,
+    _: Option<&str>,
     error: sqlx::Error,
 ) -> FindError {
     error.into()

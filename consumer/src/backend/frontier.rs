@@ -33,7 +33,7 @@ const FORMATS: &str = "
      ORDER BY 1, 2, 3";
 
 statements! {
-    /// The statements that tell how far a consumer is behind, and what the log once had, with the names of
+    /// The statements that show how far a consumer is behind, and what the log once had, with the names of
     /// the mapping.
     pub LagStatements for DB: Frontier {
         count: COUNT,
@@ -255,7 +255,7 @@ impl FormatCount {
     }
 }
 
-/// Reads the state of the log, also when nothing is known of it.
+/// Reads the state of the log, even if nothing is known of it.
 pub(super) const LOG_STATE: &str = "
     SELECT min(first_position) AS first_position, coalesce(max(rewrites), 0) AS rewrites
       FROM {log_state} WHERE log = '{log}'";

@@ -2,8 +2,8 @@
 
 /// The incarnation of the server in which something was observed.
 ///
-/// A crash can undo commits that were seen and give their positions out again, so what was seen in one
-/// incarnation proves nothing in the next.
+/// A crash can undo commits that were seen and give their positions out again, so observations of one
+/// incarnation prove nothing in the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Incarnation {
     /// When the server started, in microseconds since 1970.

@@ -48,7 +48,7 @@ pub(crate) async fn migrate<DB: Events>(
     for (version, sql) in versions.skip_while(|(version, _)| *version <= found) {
         run::<DB>(tx, settings, &format!("{sql}{}", record(version))).await?;
     }
-    // Before the commit: tables that do not fit are left without ours beside them.
+    // Before the commit: tables that do not fit are left without the library's beside them.
     check::<DB>(tx, settings, None).await
 }
 
@@ -95,7 +95,7 @@ async fn check_version<DB: Events>(
 ) -> Result<(), StoreError> {
     let known = known();
     let found = match version::<DB>(connection, settings, VERSION).await {
-        // Nothing of ours was found for which a privilege is missing.
+        // No table of the library was found for which a privilege is missing.
         Err(StoreError::Forbidden(error)) => {
             let missing = error.to_string();
             return Err(StoreError::NotMigrated { missing });
@@ -155,7 +155,7 @@ fn numbered<DB: Events>(schema: &Schema) -> Vec<(i64, Cow<'static, str>)> {
     versions
 }
 
-/// Creates the table of heads beside a table of events that exists, with the same type of ids.
+/// Creates the table of heads beside an existing table of events, with the same type of ids.
 fn heads_beside<DB: Events>(schema: &Schema) -> String {
     if schema.is_read_only() {
         return String::new();
@@ -223,7 +223,7 @@ async fn probe<DB: Events>(
     DB::check_positions(connection, schema).await
 }
 
-/// Refuses a table of events that differs from the mapping, and tells whether there is one.
+/// Refuses a table of events that differs from the mapping, and returns whether there is one.
 async fn refuse_mismatches<DB: Events>(
     connection: &mut DB::Connection,
     settings: &StoreSettings,

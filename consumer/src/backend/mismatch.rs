@@ -109,7 +109,7 @@ impl Mismatch {
         }
     }
 
-    /// The line to add to the mapping, or the statement for the owner of the table.
+    /// Returns the line to add to the mapping, or the statement for the owner of the table.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {

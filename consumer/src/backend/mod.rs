@@ -31,6 +31,8 @@ mod json_text;
 #[cfg(feature = "worker")]
 mod ledger;
 mod log_rows;
+#[cfg(feature = "worker")]
+mod marks;
 mod migrations;
 mod mismatch;
 mod names;
@@ -84,6 +86,8 @@ pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]
 pub use self::error::LogProblem;
 pub use self::error::StoreError;
+#[cfg(feature = "worker")]
+pub(crate) use self::error::is_read_only;
 pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
@@ -99,6 +103,8 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
+#[cfg(feature = "worker")]
+pub(crate) use self::marks::{expire_mark, must_wait, release_mark, renew_mark, take_mark};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::{check_mapping, check_use};
@@ -139,8 +145,9 @@ pub(crate) use self::sql::{Sql, StoreSettings};
 #[cfg(feature = "worker")]
 pub use self::tables::TableError;
 #[cfg(feature = "worker")]
-pub(crate) use self::tables::{prepare_table, prepare_version, table_schema};
-
+pub(crate) use self::tables::{
+    prepare_table, prepare_version, refuse_elsewhere, schema_of_version, table_schema,
+};
 #[cfg(feature = "worker")]
 pub use self::views::ViewError;
 #[cfg(feature = "cli")]

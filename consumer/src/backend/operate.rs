@@ -189,7 +189,7 @@ pub trait Operate: Driver {
     ) -> impl Future<Output = Result<Lock, sqlx::Error>> + Send;
 
     /// Whether the transaction still is the one that locked the rows, after code that could have ended it:
-    /// our next statements would be committed one by one. What is left of one in which a statement failed
+    /// the next statements would be committed one by one. What is left of one in which a statement failed
     /// counts as the same.
     fn is_same_transaction(
         connection: &mut Self::Connection,

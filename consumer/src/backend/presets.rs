@@ -54,7 +54,7 @@ impl Schema {
     ///
     /// A category with a component type, such as `account:command`, is an aggregate type of its own.
     /// The version of an event's format is always 1, and there are no trace, correlation and causation
-    /// ids besides what the metadata has.
+    /// ids besides those in the metadata.
     ///
     /// The table is `messages` in the database schema `message_store`. This library's own tables are
     /// elsewhere: in the first schema of the search path, or in that of

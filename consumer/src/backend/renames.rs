@@ -1,8 +1,7 @@
 //! The names of consumers: which of them no longer have a checkpoint, and how a checkpoint gets another.
 //!
 //! A consumer that was renamed leaves an alias under its old name, and one that was forgotten leaves a
-//! tombstone. No checkpoint is created under either, so that a process with older code neither repeats
-//! what was done nor does it twice.
+//! tombstone. No checkpoint is created under either, so that a process with older code cannot repeat effects.
 
 use std::fmt;
 use std::sync::Arc;
@@ -140,7 +139,7 @@ pub struct HeldBack {
 pub enum HeldBackReason {
     /// Its checkpoint has another name now.
     Renamed {
-        /// That name.
+        /// The name that it has now.
         to: String,
     },
     /// Its checkpoint was forgotten.
@@ -308,6 +307,11 @@ impl Names {
             known: rows.iter().map(known).collect::<Result<_, sqlx::Error>>()?,
             retired: read_retired::<DB>(sql, connection).await?,
         })
+    }
+
+    /// Whether a name was that of a renamed or forgotten consumer, or of a version of one.
+    pub(crate) fn is_retired(&self, name: &str) -> bool {
+        self.retired.iter().any(|one| one.name == name)
     }
 
     fn has(&self, name: &str) -> bool {

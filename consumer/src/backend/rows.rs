@@ -1,5 +1,6 @@
 //! The rows of the library's own tables, and how they are decoded on both databases.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,8 +241,13 @@ pub(super) fn release_line(release: &str) -> String {
 impl Checkpoint {
     /// Whether a release has stopped at an event, which it leaves to others.
     pub(crate) fn has_failed(&self, release: &str, position: i64) -> bool {
+        self.failed_position == Some(position) && self.is_failed_by(release)
+    }
+
+    /// Whether a release is one of those that stopped at the event which failed last.
+    pub(crate) fn is_failed_by(&self, release: &str) -> bool {
         let failed = self.failed_releases.as_deref().unwrap_or_default();
-        self.failed_position == Some(position) && failed.contains(&release_line(release))
+        failed.contains(&release_line(release))
     }
 
     /// The end and the epoch of the row that two neighbours can be merged into, if they agree.
@@ -328,6 +334,8 @@ pub struct Claim {
     pub checkpoint: Checkpoint,
     /// The time until the next attempt.
     pub retry_in: Option<Duration>,
+    /// The release that saved the row last, and counted its failed attempts.
+    pub release: Option<String>,
     /// Whether the consumer has parked events.
     pub parked: bool,
     /// Whether other versions of the consumer may handle an event first meanwhile.
@@ -369,15 +377,38 @@ impl Mark {
     }
 }
 
-/// Who locks the high-water mark of a consumer.
+/// Who holds a mark of a consumer.
 #[derive(Clone, Debug)]
 pub struct MarkHolder {
     /// The version. Its segments handle different events, so they do not exclude each other.
     pub consumer: ConsumerId,
-    /// Tells the holders of one version apart.
-    pub name: String,
+    /// Tells it apart from all other holders, in any process.
+    pub id: String,
     /// The slices of the events to handle.
     pub slices: Range<i32>,
+    /// Whether the events are replays, which other versions may handle at the same time.
+    pub is_replay: bool,
+}
+
+impl MarkHolder {
+    /// A command that waits for the current batches of these slices.
+    pub(super) fn waiting(consumer: &ConsumerId, slices: Range<i32>) -> Self {
+        Self {
+            consumer: consumer.clone(),
+            id: format!("waiting: {} to {}", slices.start, slices.end),
+            slices,
+            is_replay: false,
+        }
+    }
+
+    /// The name by which its mark is found.
+    pub(super) fn name(&self) -> Cow<'_, str> {
+        if self.is_replay {
+            format!("replay: {}", self.id).into()
+        } else {
+            Cow::Borrowed(&self.id)
+        }
+    }
 }
 
 impl Claim {
@@ -385,6 +416,7 @@ impl Claim {
         Ok(Self {
             checkpoint: Checkpoint::decode_at::<DB>(row, key)?,
             retry_in: retry_in::<DB>(row)?,
+            release: DB::read(row, "worker_release")?,
             parked: DB::read(row, "parked")?,
             mark: Mark::decode::<DB>(row)?,
             is_replaying: DB::read(row, "is_replaying")?,

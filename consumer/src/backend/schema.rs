@@ -82,11 +82,11 @@ impl MappedColumn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(all(feature = "postgres", feature = "worker")), allow(dead_code))] // SQLite has no schemas
 struct Location {
-    /// That of this library's own tables.
+    /// The one with this library's own tables.
     own: String,
-    /// That of the table of events.
+    /// The one with the table of events.
     events: String,
-    /// Whether that has an index on aggregate type and position.
+    /// Whether the table of events has an index on aggregate type and position.
     has_scope_index: bool,
 }
 
@@ -234,7 +234,7 @@ impl Schema {
     ///
     /// A worker then needs no privilege on the log but SELECT on the table of events. If its role may not
     /// read the sequence of positions, it notices that the log was reset only while the log's highest
-    /// position is below what was settled.
+    /// position is below the settled one.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;

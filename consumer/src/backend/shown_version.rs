@@ -6,12 +6,14 @@ use super::tables::{Comparison, Tables, compare_with_struct};
 use super::views::{Name, Relation, Views};
 use crate::contract::read_model::{FindError, Table, VersionTable};
 
-/// The view of a read model as the session finds it; `None` if there is none.
+/// The view of a read model, in a schema unless the name of the table gives one, or as the session finds
+/// it; `None` if there is none.
 pub(crate) async fn view_of<DB: Tables>(
     connection: &mut DB::Connection,
     table: &Table,
+    schema: Option<&str>,
 ) -> Result<Option<Name>, sqlx::Error> {
-    let schema = match table.schema() {
+    let schema = match table.schema().or(schema) {
         Some(schema) => Some(schema.to_owned()),
         None => DB::schema_of(connection, table.bare_name()).await?,
     };
@@ -24,8 +26,9 @@ pub(crate) async fn view_of<DB: Tables>(
 pub(super) async fn other_version<DB: Tables + Views>(
     connection: &mut DB::Connection,
     table: &'static Table,
+    schema: Option<&str>,
 ) -> Option<FindError> {
-    let view = view_of::<DB>(connection, table).await.ok()??;
+    let view = view_of::<DB>(connection, table, schema).await.ok()??;
     let Relation::View { reads: Some(reads) } = DB::relation(connection, &view).await.ok()? else {
         return None;
     };

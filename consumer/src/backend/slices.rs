@@ -5,7 +5,7 @@ use md5::{Digest as _, Md5};
 /// The number of slices into which the aggregates of the log are divided.
 pub(crate) const SLICES: u16 = 1024;
 
-/// The slice of an aggregate, 0 to 1023: a segment of a consumer is a range of slices.
+/// Returns the slice of an aggregate, 0 to 1023: a segment of a consumer is a range of slices.
 ///
 /// It never changes, since the checkpoints of segments depend on it. In SQL on Postgres it is
 /// `('x' || left(md5(convert_to(aggregate_id, 'UTF8')), 4))::bit(16)::int & 1023`.

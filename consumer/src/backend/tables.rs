@@ -10,7 +10,9 @@ use super::driver::Driver;
 use super::driver_error::DriverError;
 use super::read_model::{names, qualified, quoted};
 use super::rows::ConsumerId;
+use super::schema::Schema;
 use super::sql::StoreSettings;
+use super::views::{Name, ReadModelTable, Relation, ViewStatements, Views, recorded_tables};
 use crate::contract::read_model::{ColumnRole, ColumnType, Table, TableColumn, VersionTable};
 
 /// Why a worker cannot use the table of a read model.
@@ -55,6 +57,24 @@ pub enum TableError {
         /// The refusal.
         #[source]
         source: DriverError,
+    },
+    /// The version has another table, or another version has its table in another schema.
+    #[error(
+        "the read model of `{consumer}` is in `{recorded}`, and this program would use `{declared}`: {keep}, or fill that table with a new version, `version = {next}` and `table = \"{table}\"`"
+    )]
+    Elsewhere {
+        /// The consumer.
+        consumer: ConsumerId,
+        /// The table that was recorded when a worker first started.
+        recorded: String,
+        /// The table that the struct and the session's `search_path` name now.
+        declared: String,
+        /// How the worker keeps the recorded table.
+        keep: String,
+        /// The version that could fill the other table.
+        next: u32,
+        /// The name that the struct needs for it.
+        table: String,
     },
     /// Another relation has the table's name, or the table hides rows.
     #[error(
@@ -126,12 +146,14 @@ pub trait Tables: Driver {
     /// `name`, `type`, `nullable`, `key_place`, `is_indexed` and `obstacle`.
     fn describe(schema: &str, table: &str) -> String;
 
-    /// Returns the type of a column as `describe` has it.
+    /// Returns the type of a column for the statement that creates it.
     fn declared_type(column: ColumnType) -> &'static str;
 
-    /// Returns the query for the name, without arguments, that the database gives to the type of a
-    /// column; `None` if it is the declared one.
-    fn type_query(column: ColumnType) -> Option<String>;
+    /// Returns the name of a column's type as `describe` has it, however the struct spells it.
+    fn shown_type(
+        connection: &mut Self::Connection,
+        column: ColumnType,
+    ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
 
     /// Returns the statement that creates an index, on a condition if the database takes one here.
     fn create_index(
@@ -180,15 +202,106 @@ pub trait Tables: Driver {
     fn lacks_schema(error: &sqlx::Error) -> bool;
 }
 
-/// Returns the schema in which the table of a read model is, unless its name gives another; `None`
-/// without a read model.
+/// Returns the schema in which a worker creates the tables of read models whose names give none.
 pub(crate) async fn table_schema<DB: Tables>(
     connection: &mut DB::Connection,
-    table: Option<&Table>,
+    schema: &Schema,
 ) -> Result<Option<Arc<str>>, sqlx::Error> {
-    match table {
-        Some(_) => Ok(DB::current_schema(connection).await?.map(Arc::from)),
-        None => Ok(None),
+    match schema.handlers_schema() {
+        Some(schema) => Ok(Some(schema.into())),
+        None => Ok(DB::current_schema(connection).await?.map(Arc::from)),
+    }
+}
+
+/// Returns the schema of the table of a version, in whichever session; before a worker has created it, the
+/// one in which it would.
+pub(crate) async fn schema_of_version<DB: Tables + Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    consumer: &ConsumerId,
+    schema: &Schema,
+) -> Result<Option<Arc<str>>, sqlx::Error> {
+    let versions = recorded_tables::<DB>(sql, connection, &consumer.name).await?;
+    match versions.into_iter().find(|one| one.consumer == *consumer) {
+        Some(recorded) => Ok(recorded.table.schema.map(Arc::from)),
+        None => table_schema::<DB>(connection, schema).await,
+    }
+}
+
+/// Refuses a table for a version that has its rows in another one, such as in a session with another
+/// `search_path`.
+pub(crate) async fn refuse_elsewhere<DB: Tables + Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ReadModelTable,
+    table: &Table,
+) -> Result<(), TableError> {
+    let found = elsewhere::<DB>(sql, connection, of, table).await;
+    let found = found.map_err(|source| TableError::Database {
+        table: of.table.name.clone(),
+        source: source.into(),
+    })?;
+    match found {
+        Some((recorded, next)) => Err(is_elsewhere::<DB>(of, &recorded, next)),
+        None => Ok(()),
+    }
+}
+
+/// The table that keeps a version from having this one, and the next version.
+async fn elsewhere<DB: Tables + Views>(
+    sql: &ViewStatements,
+    connection: &mut DB::Connection,
+    of: &ReadModelTable,
+    table: &Table,
+) -> Result<Option<(ReadModelTable, u32)>, sqlx::Error> {
+    let versions = recorded_tables::<DB>(sql, connection, &of.consumer.name).await?;
+    let recorded = versions.iter().map(|one| one.consumer.version);
+    let next = recorded.max().unwrap_or_default().saturating_add(1);
+    // A schema in the name moves a new version deliberately.
+    let is_free = |one: &ReadModelTable| {
+        one.consumer != of.consumer && (table.schema().is_some() || one.view.name != of.view.name)
+    };
+    for one in versions {
+        if one.view == of.view || is_free(&one) {
+            continue;
+        }
+        // Its owner may have moved it, with its rows.
+        let has_moved = DB::relation(connection, &one.table).await? == Relation::Missing
+            && (one.consumer != of.consumer
+                || DB::relation(connection, &of.table).await? != Relation::Missing);
+        if !has_moved {
+            return Ok(Some((one, next)));
+        }
+    }
+    Ok(None)
+}
+
+fn is_elsewhere<DB: Tables>(
+    of: &ReadModelTable,
+    recorded: &ReadModelTable,
+    next: u32,
+) -> TableError {
+    let written = |name: &Name| {
+        if DB::HAS_SCHEMAS {
+            name.to_string()
+        } else {
+            name.name.clone()
+        }
+    };
+    let mut keep = format!("write `table = \"{}\"`", written(&recorded.view));
+    if let (Some(schema), true) = (
+        &recorded.view.schema,
+        recorded.view.schema != of.view.schema,
+    ) {
+        keep = format!("{keep} or let the `search_path` of its connections begin with `{schema}`");
+    }
+    TableError::Elsewhere {
+        consumer: of.consumer.clone(),
+        recorded: written(&recorded.table),
+        declared: written(&of.table),
+        keep,
+        next,
+        table: written(&of.view),
     }
 }
 
@@ -382,8 +495,8 @@ async fn compare<DB: Tables>(
 ) -> Result<Comparison, TableError> {
     let mut types = Vec::new();
     for column in table.table().columns {
-        let type_name = type_name::<DB>(connection, column.column_type).await;
-        types.push(type_name.map_err(|error| database(table, error))?);
+        let shown_type = DB::shown_type(connection, column.column_type).await;
+        types.push(shown_type.map_err(|error| database(table, error))?);
     }
     let index =
         |column: &TableColumn| DB::create_index(table, &index_name(table, column), column, "");
@@ -402,22 +515,6 @@ pub(super) async fn compare_with_struct<DB: Tables>(
         Some(found) => Ok(Some(compare::<DB>(connection, table, &found).await?)),
         None => Ok(None),
     }
-}
-
-/// The name of a column's type, in the form in which the database shows it.
-async fn type_name<DB: Tables>(
-    connection: &mut DB::Connection,
-    column: ColumnType,
-) -> Result<String, sqlx::Error> {
-    let (ColumnType::Other(sql_type), Some(query)) = (column, DB::type_query(column)) else {
-        return Ok(DB::declared_type(column).to_owned());
-    };
-    let rows = DB::fetch_script(connection, AssertSqlSafe(query).into_sql_str()).await?;
-    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-    let base: String = DB::read(row, "type")?;
-    // The database names the type without its arguments.
-    let (_, arguments) = without_arguments(sql_type);
-    Ok(base + &arguments)
 }
 
 /// Everything in which a table differs from its struct. `index` is the statement that adds an index.
@@ -461,7 +558,7 @@ fn has_columns(table: &Table, types: &[String], found: &FoundTable) -> bool {
     table.columns.iter().zip(types).all(|(column, type_name)| {
         found.columns.iter().any(|found| {
             found.name == column.name
-                && is_same_type(type_name, &found.type_name)
+                && type_name.eq_ignore_ascii_case(&found.type_name)
                 && (column.nullable || !found.nullable)
         })
     })
@@ -474,7 +571,7 @@ fn compare_column(
     differences: &mut Vec<String>,
 ) {
     let name = column.name;
-    if !is_same_type(type_name, &found.type_name) {
+    if !type_name.eq_ignore_ascii_case(&found.type_name) {
         let found = &found.type_name;
         differences.push(format!(
             "the column `{name}` has the type {found} and not {type_name}"
@@ -484,33 +581,6 @@ fn compare_column(
         let is = if found.nullable { "may" } else { "may not" };
         differences.push(format!("the column `{name}` {is} be NULL"));
     }
-}
-
-/// Whether two names mean the same type: `numeric(20)` is shown as `numeric(20,0)`, and `bit` as
-/// `bit(1)`.
-fn is_same_type(one: &str, other: &str) -> bool {
-    let (one, one_arguments) = without_arguments(one);
-    let (other, other_arguments) = without_arguments(other);
-    let complete = |arguments: String| match (one.as_str(), arguments.as_str()) {
-        ("numeric", with) if !with.is_empty() && !with.contains(',') => {
-            arguments.replace(')', ",0)")
-        }
-        ("bit" | "character", "") => "(1)".to_owned(),
-        _ => arguments,
-    };
-    one.eq_ignore_ascii_case(&other) && complete(one_arguments) == complete(other_arguments)
-}
-
-/// Divides the name of a type into what stands outside the parentheses, and what stands inside, without
-/// spaces.
-fn without_arguments(type_name: &str) -> (String, String) {
-    let Some((before, rest)) = type_name.split_once('(') else {
-        return (type_name.trim().to_owned(), String::new());
-    };
-    let (arguments, after) = rest.split_once(')').unwrap_or((rest, ""));
-    let arguments: String = arguments.split_whitespace().collect();
-    let name = format!("{}{after}", before.trim_end());
-    (name, format!("({arguments})"))
 }
 
 fn database(table: &VersionTable<'_>, source: sqlx::Error) -> TableError {
@@ -527,32 +597,8 @@ pub(super) fn literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{FoundColumn, FoundTable, differences, is_same_type};
+    use super::{FoundColumn, FoundTable, differences};
     use crate::contract::read_model::{Table, TableColumn};
-
-    #[test]
-    fn types_are_compared_with_their_arguments() {
-        for (one, other, is_same) in [
-            ("numeric(20, 2)", "numeric(20,2)", true),
-            ("numeric(20)", "numeric(20,0)", true),
-            ("numeric", "numeric(20,2)", false),
-            ("character", "character(1)", true),
-            (
-                "timestamp(3) with time zone",
-                "timestamp(3) with time zone",
-                true,
-            ),
-            (
-                "timestamp(3) with time zone",
-                "timestamp with time zone",
-                false,
-            ),
-            ("TEXT", "text", true),
-            ("text", "bytea", false),
-        ] {
-            assert_eq!(is_same_type(one, other), is_same, "{one} {other}");
-        }
-    }
 
     #[test]
     fn every_difference_is_named() {

@@ -53,7 +53,7 @@ impl fmt::Display for Name {
 /// The object that has the name of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// Nothing.
+    /// There is none.
     Missing,
     /// A view, and the table that it reads if it reads one.
     View { reads: Option<String> },
@@ -437,8 +437,8 @@ pub(crate) async fn progress_of<DB: Views>(
     rows.iter().map(Checkpoint::decode::<DB>).collect()
 }
 
-/// Makes the view show the table of a version, unless it does so already; nothing for a version
-/// without a table of ours.
+/// Makes the view show the table of a version, unless it does so already; nothing for a version without a
+/// table of the library.
 pub(crate) async fn switch_view<DB: Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,

@@ -16,9 +16,7 @@ const WIDTH: u16 = 80;
 /// Where the commands write and ask: the process's own streams, or a buffer in a test.
 ///
 /// ```
-/// # consumer::__doc::run(async |store| {
-/// # use consumer::__doc::{Users, register};
-/// # register(&store, "ada").await?;
+/// # consumer::__doc::registered(async |store| { use consumer::__doc::Users;
 /// # Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
 /// use clap::Parser as _;
 /// use consumer::Worker;

@@ -118,12 +118,12 @@ impl Rebuild {
         } else {
             ""
         };
-        let discards = match parked {
+        let delivers = match parked {
             0 => String::new(),
-            parked => format!(", discards {}", count(parked, "parked event")),
+            parked => format!(", delivers {} again as new", count(parked, "parked event")),
         };
         let up_to = number(progress.position.max(progress.replay_to));
-        format!("{empties}{scope}{discards} and replays its events up to {up_to}. Continue?")
+        format!("{empties}{scope}{delivers} and replays its events up to {up_to}. Continue?")
     }
 }
 

@@ -154,9 +154,9 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
 
     /// Returns whether the consumer's code can tell what an event in its scope means.
     ///
-    /// A worker gives the consumer no event of a format that it does not know, and waits in front of it
-    /// until a release that knows it has handled it. The default knows every format. `#[consumer]` knows
-    /// those of the types in its code: see the guide [`deploying`](crate::guide::deploying).
+    /// A worker gives the consumer no event of a format that it does not know, and waits before it until a
+    /// release that knows it has handled it. The default knows every format. `#[consumer]` knows those of the
+    /// types in its code: see the guide [`deploying`](crate::guide::deploying).
     ///
     /// ```
     /// use consumer::sqlx::Database;

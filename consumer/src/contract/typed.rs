@@ -406,7 +406,7 @@ pub enum Handled {
 }
 
 impl Handled {
-    /// Whether events of these types include this one.
+    /// Returns whether events of these types include this one.
     #[inline]
     #[must_use]
     pub fn takes(&self, event: &PersistedEvent) -> bool {

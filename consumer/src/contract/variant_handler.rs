@@ -141,7 +141,7 @@ impl<E: EventEnum> VariantsOf<E> {
 /// Applies after a mistake.
 #[doc(hidden)]
 pub trait NoVariants {
-    /// None.
+    /// There are no events.
     const EVENTS: (&'static str, &'static [&'static str]) = ("", &[]);
 }
 

@@ -4,8 +4,7 @@
 //! `dashboard` of the feature `cli` serves the same pages on this machine.
 //!
 //! ```
-//! # consumer::__doc::run(async |store| {
-//! # use consumer::__doc::Users;
+//! # consumer::__doc::run(async |store| { use consumer::__doc::Users;
 //! use axum::Router;
 //! use consumer::Worker;
 //! use consumer::dashboard::{self, DashboardOptions};

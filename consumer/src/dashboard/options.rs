@@ -41,7 +41,7 @@ impl fmt::Debug for DashboardOptions {
 }
 
 impl DashboardOptions {
-    /// A dashboard that refuses every action.
+    /// Returns options that refuse every action.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -17,7 +17,7 @@
     doc = "| [`testing`] | test a consumer, or the whole program |"
 )]
 //! | [`from_polling`] | replace a polling loop and its checkpoint table |
-//! | [`existing_tables`] | run on a table of events that exists, or on another program's log |
+//! | [`existing_tables`] | use an existing events table, or another program's log |
 //! | [`tenants`] | run one worker for each schema of Postgres |
 //! | [`between_services`] | bring events from one service's log to another's through a broker |
 #![cfg_attr(

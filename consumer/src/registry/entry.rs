@@ -66,7 +66,7 @@ impl Entry {
     }
 }
 
-type Made = Result<Box<dyn Any + Send>, HandlerError>;
+type Constructed = Result<Box<dyn Any + Send>, HandlerError>;
 
 /// Makes a consumer for one database. The type of the database is erased, so that one list holds the
 /// entries of all.
@@ -74,7 +74,7 @@ type Made = Result<Box<dyn Any + Send>, HandlerError>;
 pub struct Factory {
     database: TypeId,
     pub(super) database_name: &'static str,
-    make: fn(&Dependencies) -> Made,
+    make: fn(&Dependencies) -> Constructed,
 }
 
 impl Factory {
@@ -104,55 +104,55 @@ impl Factory {
 /// The factories for a driver that is not compiled in.
 pub const NO_FACTORIES: [Factory; 0] = [];
 
-/// How to make a `T` for the database of the connection `C`. After a mistake in one of the two, which
-/// is reported elsewhere, there is no way.
+/// Whether there is a factory of `T` for the database of the connection `C`. After a mistake in one of
+/// the two, which is reported elsewhere, there is none.
 #[derive(Debug)]
-pub struct Making<C, T>(PhantomData<fn() -> (C, T)>);
+pub struct FactoryFor<C, T>(PhantomData<fn() -> (C, T)>);
 
-impl<C: Transaction, T: Send + Sync> Making<C, T> {
-    /// Takes precedence over [`NoMaking::WAY`], since it is inherent.
-    pub const WAY: Way<C> = Way(PhantomData);
+impl<C: Transaction, T: Send + Sync> FactoryFor<C, T> {
+    /// Takes precedence over [`NoFactory::FACTORY`], since it is inherent.
+    pub const FACTORY: Present<C> = Present(PhantomData);
 }
 
 /// Applies after a mistake.
-pub trait NoMaking {
-    /// No way.
-    const WAY: NoWay = NoWay;
+pub trait NoFactory {
+    /// Has no factory.
+    const FACTORY: Absent = Absent;
 }
 
-impl<C, T> NoMaking for Making<C, T> {}
+impl<C, T> NoFactory for FactoryFor<C, T> {}
 
 /// The same for a consumer with a read model. `F` is its rows, in which the mistake may be too.
 #[derive(Debug)]
-pub struct MakingFold<C, T, F>(Making<C, T>, PhantomData<fn() -> F>);
+pub struct FoldFactory<C, T, F>(FactoryFor<C, T>, PhantomData<fn() -> F>);
 
-impl<C: Transaction, T: Send + Sync, F: RowsOfFold> MakingFold<C, T, F> {
-    /// Takes precedence over [`NoFold::WAY`], since it is inherent.
-    pub const WAY: Way<C> = Way(PhantomData);
+impl<C: Transaction, T: Send + Sync, F: RowsOfFold> FoldFactory<C, T, F> {
+    /// Takes precedence over [`NoFoldFactory::FACTORY`], since it is inherent.
+    pub const FACTORY: Present<C> = Present(PhantomData);
 }
 
 /// Applies after a mistake.
-pub trait NoFold {
-    /// No way.
-    const WAY: NoWay = NoWay;
+pub trait NoFoldFactory {
+    /// Has no factory.
+    const FACTORY: Absent = Absent;
 }
 
-impl<C, T, F> NoFold for MakingFold<C, T, F> {}
+impl<C, T, F> NoFoldFactory for FoldFactory<C, T, F> {}
 
-/// The way of a consumer without mistakes.
+/// The factory of a consumer without mistakes.
 #[derive(Clone, Copy, Debug)]
-pub struct Way<C>(PhantomData<fn() -> C>);
+pub struct Present<C>(PhantomData<fn() -> C>);
 
-/// The absence of a way.
+/// The absence of a factory.
 #[derive(Clone, Copy, Debug)]
-pub struct NoWay;
+pub struct Absent;
 
 #[expect(
     clippy::unused_self,
     reason = "the value chooses the type, and with it the method"
 )]
-impl<C: Transaction> Way<C> {
-    /// The factory.
+impl<C: Transaction> Present<C> {
+    /// Returns the factory.
     #[must_use]
     pub const fn factories<T: Consumer<C::Database> + Construct>(self) -> [Factory; 1] {
         [Factory::of::<C::Database, T>()]
@@ -162,10 +162,10 @@ impl<C: Transaction> Way<C> {
 #[expect(
     clippy::unused_self,
     clippy::extra_unused_type_parameters,
-    reason = "it replaces `Way::factories`"
+    reason = "it replaces `Present::factories`"
 )]
-impl NoWay {
-    /// None.
+impl Absent {
+    /// Returns no factory.
     #[must_use]
     pub const fn factories<T>(self) -> [Factory; 0] {
         []
@@ -173,7 +173,9 @@ impl NoWay {
 }
 
 // Compiled once per consumer, so everything that does not depend on the consumer is in `erased`.
-fn make_erased<DB: Database, C: Consumer<DB> + Construct>(dependencies: &Dependencies) -> Made {
+fn make_erased<DB: Database, C: Consumer<DB> + Construct>(
+    dependencies: &Dependencies,
+) -> Constructed {
     match C::construct(dependencies) {
         Ok(consumer) => Ok(erased::<DB>(Arc::new(consumer))),
         Err(error) => Err(error),

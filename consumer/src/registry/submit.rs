@@ -28,15 +28,16 @@ macro_rules! __factory {
     ($connection:ty, $consumer:ty) => {
         &{
             #[allow(unused_imports)]
-            use $crate::__private::NoMaking as _;
-            $crate::__private::Making::<$connection, $consumer>::WAY.factories::<$consumer>()
+            use $crate::__private::NoFactory as _;
+            $crate::__private::FactoryFor::<$connection, $consumer>::FACTORY
+                .factories::<$consumer>()
         }
     };
     ($connection:ty, $consumer:ty, $fold:ty) => {
         &{
             #[allow(unused_imports)]
-            use $crate::__private::NoFold as _;
-            $crate::__private::MakingFold::<$connection, $consumer, $fold>::WAY
+            use $crate::__private::NoFoldFactory as _;
+            $crate::__private::FoldFactory::<$connection, $consumer, $fold>::FACTORY
                 .factories::<$consumer>()
         }
     };

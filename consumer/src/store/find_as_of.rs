@@ -1,4 +1,4 @@
-//! Reads a row of a read model once it shows an event.
+//! Reads a row of a read model, at once or when it shows an event.
 
 use std::time::Duration;
 
@@ -16,6 +16,33 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 impl<DB: Backend> EventStore<DB> {
+    /// Reads the row with a key from the active version of a read model; `None` if there is none.
+    ///
+    /// It is [`ReadModel::find`](crate::ReadModel::find) in the schema of this store's handlers: with
+    /// [`Schema::in_search_path`](crate::Schema::in_search_path), each tenant's store reads its own row.
+    ///
+    /// ```standalone_crate
+    /// use consumer::prelude::*;
+    /// # consumer::__doc_items!(consumer); consumer::__doc::run(async |store| {
+    /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
+    ///
+    /// let ada = store.find::<User>(&"ada".to_owned()).await?;
+    /// assert!(ada.is_none());
+    /// # Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`ReadModel::find`](crate::ReadModel::find).
+    pub async fn find<R: ReadModel>(&self, key: &R::Key) -> Result<Option<R>, FindError> {
+        let values = key_values::<R>(key)?;
+        // Behind a pooler, the statement and its explanation are to reach the same session.
+        let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
+        let schema = self.schema().handlers_schema();
+        let found = DB::find(&mut tx, R::TABLE, schema, values).await?;
+        tx.commit().await?;
+        Ok(found.map(R::from_values).transpose()?)
+    }
+
     /// Reads the row with a key from the active version of a read model as soon as its consumer has
     /// handled the events up to a position, such as that of an event that was just appended; `None` if
     /// there is no row then.
@@ -24,8 +51,8 @@ impl<DB: Backend> EventStore<DB> {
     /// not for the row, which the event may have deleted. The worker may run in any process. An event that
     /// was parked or skipped does not show.
     ///
-    /// On Postgres, the role needs what [`Access::Observe`](crate::Access::Observe) lists, and `SELECT` on
-    /// the view.
+    /// On Postgres, the role needs the privileges of [`Access::Observe`](crate::Access::Observe), and
+    /// `SELECT` on the view.
     ///
     /// The position should be that of an event in the consumer's scope: a checkpoint without such events
     /// advances only every [`advance_interval`](crate::WorkerBuilder::advance_interval).
@@ -130,9 +157,10 @@ impl Wait {
         loop {
             // In one transaction, so that a pooler cannot change the connection in between.
             let mut tx = backend::begin(store.pool(), DB::BEGIN_READ).await?;
-            self.last = self.behind::<DB, R>(&mut tx).await?;
+            self.last = self.behind::<DB, R>(store, &mut tx).await?;
             if self.last.is_none() {
-                let found = DB::find(&mut tx, R::TABLE, self.values.clone()).await?;
+                let schema = self.view.as_ref().and_then(|view| view.schema.as_deref());
+                let found = DB::find(&mut tx, R::TABLE, schema, self.values.clone()).await?;
                 tx.commit().await?;
                 return Ok(found);
             }
@@ -145,10 +173,12 @@ impl Wait {
     /// The checkpoint that is still before the position.
     async fn behind<DB: Backend, R: ReadModel>(
         &mut self,
+        store: &EventStore<DB>,
         connection: &mut DB::Connection,
     ) -> Result<Option<Checkpoint>, FindError> {
         if self.view.is_none() {
-            self.view = view_of::<DB>(connection, R::TABLE).await?;
+            let schema = store.schema().handlers_schema();
+            self.view = view_of::<DB>(connection, R::TABLE, schema).await?;
         }
         let rows = match &self.view {
             Some(view) => progress_of::<DB>(&self.statements, connection, view).await?,

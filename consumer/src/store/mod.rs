@@ -119,15 +119,13 @@ impl<DB: Backend> EventStore<DB> {
     /// Creates a store on your own pool, with your own settings.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "postgres")]
-    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "postgres")] fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use consumer::PgEventStore;
     /// use consumer::sqlx::postgres::PgPoolOptions;
     ///
     /// let pool = PgPoolOptions::new().max_connections(40).connect_lazy("postgres://localhost/shop")?;
     /// let store = PgEventStore::new(pool);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
@@ -168,7 +166,7 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// [`StoreError::InvalidIdentifier`] for a name that no table or column can have, and
-    /// [`StoreError::InvalidMapping`] for what no table can be.
+    /// [`StoreError::InvalidMapping`] for a mapping that no table can have.
     pub fn with_schema(self, schema: Schema) -> Result<Self, StoreError> {
         schema.check()?;
         DB::accepts(&schema)?;
@@ -199,7 +197,7 @@ impl<DB: Backend> EventStore<DB> {
         }
     }
 
-    /// The pool that the store was opened with.
+    /// Returns the pool that the store was opened with.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -212,7 +210,7 @@ impl<DB: Backend> EventStore<DB> {
         &self.inner.pool
     }
 
-    /// The names of the tables and columns, as given to [`with_schema`](Self::with_schema).
+    /// Returns the names of the tables and columns, as given to [`with_schema`](Self::with_schema).
     #[must_use]
     pub fn schema(&self) -> &Schema {
         &self.inner.settings.schema
@@ -264,10 +262,10 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// Those of [`migrate`](Self::migrate).
-    pub async fn migrate_within(&self, patience: Duration) -> Result<(), StoreError> {
+    pub async fn migrate_within(&self, timeout: Duration) -> Result<(), StoreError> {
         /// Longer than an attempt waits, so that others have more of the time than the migration.
         const PAUSE: Duration = Duration::from_secs(2);
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         loop {
             match self.try_migrate().await {
                 Err(StoreError::MigrationBlocked { .. }) if Instant::now() < until => {
@@ -300,7 +298,7 @@ impl<DB: Backend> EventStore<DB> {
         Ok(tx.commit().await?)
     }
 
-    /// The SQL of [`migrate`](Self::migrate), for an administrator who creates the tables; the script
+    /// Returns the SQL of [`migrate`](Self::migrate), for an administrator who creates the tables; the script
     /// can be run any number of times.
     ///
     /// ```
@@ -332,8 +330,8 @@ impl<DB: Backend> EventStore<DB> {
     /// Checks what [`check`](Self::check) does, and that this store's role has every privilege for a use
     /// of the tables. Workers and operators check theirs when they start.
     ///
-    /// Run as a new role, it lists the statements that give the role what it needs, for the mapping of
-    /// this store. SQLite has no roles.
+    /// Run as a new role, it lists the statements that grant the role's missing privileges, for the mapping
+    /// of this store. SQLite has no roles.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| {
@@ -461,8 +459,7 @@ impl<DB: Backend> EventStore<DB> {
     /// the log again too, with the next batch.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let mut tx = store.begin().await?;
     /// consumer::sqlx::query("UPDATE events SET payload = '{}' WHERE global_position = 1")
     ///     .execute(&mut *tx)
@@ -489,8 +486,7 @@ impl<DB: Backend> EventStore<DB> {
     /// [`personal_data`](crate::guide::personal_data) says where else a payload may be.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let mut tx = store.begin().await?;
     /// store.redact(&mut tx, 1, r#"{"email":null}"#).await?;
     /// tx.commit().await?;
@@ -542,8 +538,7 @@ impl<DB: Backend> EventStore<DB> {
     /// and a reader that continues after the last position loses it.
     ///
     /// ```
-    /// # consumer::__doc::run(async |store| {
-    /// # consumer::__doc::register(&store, "ada").await?;
+    /// # consumer::__doc::registered(async |store| {
     /// let mut connection = store.pool().acquire().await?;
     /// for event in store.read_events(&mut connection, 0, 100).await? {
     ///     println!("{} {} {}", event.global_position, event.aggregate_id, event.event_type);
@@ -565,7 +560,7 @@ impl<DB: Backend> EventStore<DB> {
     /// Reads a part of the log within a budget of bytes, of some aggregate types or all, in position
     /// order.
     ///
-    /// The database enforces the budget: what lies beyond it is neither read nor sent. The memory needed
+    /// The database enforces the budget: events beyond it are neither read nor sent. The memory needed
     /// is the budget plus one event, however large the log and its events are (measured with payloads
     /// of 50 MiB: 150 MiB for a budget of 100). Only metadata that Postgres has compressed can be sent
     /// beyond the budget, and is dropped as it arrives. Each type is read by one index scan, however
@@ -593,7 +588,7 @@ impl<DB: Backend> EventStore<DB> {
         DB::read_range(connection, &self.inner.statements, range).await
     }
 
-    /// The highest visible position, 0 when the log is empty.
+    /// Returns the highest visible position, 0 when the log is empty.
     ///
     /// Events with lower positions can still become visible (R11).
     ///

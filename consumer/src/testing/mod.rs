@@ -1,4 +1,4 @@
-//! Tests of consumers: append events, hand them to the consumer, check what it wrote.
+//! Tests of consumers: append events, hand them to the consumer, check its writes.
 //!
 //! A test needs no worker, no clock and no set-up. Events are handed over in batches, each in a
 //! savepoint where a worker would use a transaction. On SQLite the database is in memory; on Postgres
@@ -58,7 +58,6 @@ pub use self::error::TestError;
 pub use self::round_trip::{RoundTripError, check_round_trips};
 use crate::backend::{
     Append, Backend, EventStatements, Schema, StoreSettings, UnknownEvent, prepare_table,
-    table_schema,
 };
 use crate::contract::read_model::{ReadModel, VersionTable};
 use crate::contract::{
@@ -125,8 +124,8 @@ impl ConsumerTest<sqlx::Postgres> {
     /// Tests a consumer in a transaction on your own database, with events in its
     /// [`scope`](Consumer::scope).
     ///
-    /// Your own tables are there. The transaction is never committed: what the test writes is gone
-    /// when it ends.
+    /// Your own tables are there. The transaction is never committed: the test's writes are gone when it
+    /// ends.
     ///
     /// ```no_run
     /// # consumer::__doc::run(async |_| {
@@ -445,9 +444,8 @@ impl<DB: Backend> ConsumerTest<DB> {
         redelivered
     }
 
-    /// Hands over the next batch and rolls back what it wrote, as happens if the process crashes
-    /// after the last event and before the commit. The next [`when`](Self::when) hands the batch over
-    /// again.
+    /// Hands over the next batch and rolls back its writes, as happens if the process crashes after the last
+    /// event and before the commit. The next [`when`](Self::when) hands the batch over again.
     ///
     /// ```
     /// # consumer::__doc::run(async |_| { use consumer::__doc::UserReadModel;
@@ -626,7 +624,7 @@ impl<DB: Backend> ConsumerTest<DB> {
             return Ok(());
         };
         if self.table_schema.is_none() {
-            let schema = table_schema::<DB>(&mut self.tx, Some(table)).await?;
+            let schema = DB::current_schema(&mut self.tx).await?.map(Arc::from);
             let version = self.registered.declaration.version;
             let table = VersionTable::new(table, version, schema.as_deref());
             prepare_table::<DB>(&mut self.tx, &table).await?;

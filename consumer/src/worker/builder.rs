@@ -21,6 +21,7 @@ use crate::worker::options::{Listen, Options};
 use crate::worker::poller::assignment::{LaneAssigner, WorkerConsumer};
 use crate::worker::poller::idle::IdleLanes;
 use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::process::unique_name;
 use crate::worker::progress::worker::WorkerProgress;
 use crate::worker::run::{Channels, Worker};
 use crate::worker::run_guard::RunGuard;
@@ -34,7 +35,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(1);
 /// The shortest claim timeout.
 const MIN_CLAIM_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The longest claim timeout: about 24 days, more than which Postgres does not accept.
+/// The longest claim timeout: about 24 days, the maximum that Postgres accepts.
 const MAX_CLAIM_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 impl<DB: Backend> Worker<DB> {
@@ -263,14 +264,14 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Changes the settings of all consumers; overrides what they declare.
+    /// Changes the settings of all consumers; overrides their own declarations.
     #[must_use]
     pub fn configure_all(mut self, change: impl Fn(Settings) -> Settings + Send + 'static) -> Self {
         self.configure_all.push(Box::new(change));
         self
     }
 
-    /// Changes the settings of one consumer; overrides what it declares and
+    /// Changes the settings of one consumer; overrides its own declaration and
     /// [`configure_all`](Self::configure_all).
     ///
     /// ```
@@ -305,9 +306,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self
     }
 
-    /// Sets how often the worker reads the checkpoint rows, to notice what operators and other
-    /// processes changed; at least 1 ms. The default is 1 s. On Postgres, a read that takes long is repeated
-    /// later: reads take at most a twentieth of the time.
+    /// Sets how often the worker reads the checkpoint rows, to notice changes by operators and other
+    /// processes; at least 1 ms. The default is 1 s. On Postgres, a read that takes long is repeated later:
+    /// reads take at most a twentieth of the time.
     #[must_use]
     pub fn snapshot_interval(mut self, interval: Duration) -> Self {
         self.options.snapshot_interval = interval.max(MIN_INTERVAL);
@@ -323,7 +324,8 @@ impl<DB: Backend> WorkerBuilder<DB> {
     }
 
     /// Sets how long a claim outlives the last statement of its process; at least 100 ms. The
-    /// default is 60 s. Postgres only.
+    /// default is 60 s. On SQLite, it is how long the mark of a handler without `tx` outlives its
+    /// last renewal, also that of a process that was killed.
     ///
     /// It bounds how long a frozen process, or one behind a cut network, keeps a consumer before
     /// another process takes over. A handler must not leave its transaction idle for longer.
@@ -393,9 +395,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// too.
     ///
     /// The default is the name of the executable with a hash of its content, which every build that
-    /// differs changes. Name a release where that is not what you deploy: where several executables are
-    /// deployed together, or where handlers depend on scripts, shared libraries or a configuration. The
-    /// name is kept in ASCII, up to 200 characters.
+    /// differs changes. Name a release where the executable is not all that you deploy: where several
+    /// executables are deployed together, or where handlers depend on scripts, shared libraries or a
+    /// configuration. The name is kept in ASCII, up to 200 characters.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
@@ -450,8 +452,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// transaction mode, which does not pass notifications on. Postgres only.
     ///
     /// ```no_run
-    /// # #[cfg(feature = "postgres")]
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "postgres")] async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use consumer::{PgEventStore, Worker};
     ///
     /// // Batches go through PgBouncer, the listener connects to the server itself.
@@ -460,8 +461,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     ///     .discover()
     ///     .listen_url("postgres://app@db:5432/shop")
     ///     .build()?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn listen_url(mut self, url: impl Into<Arc<str>>) -> Self {
@@ -671,6 +671,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             log_name,
             table_schema: None,
             process: Process::current(self.options.release.as_deref()),
+            name: unique_name().into(),
             declared,
             log: Log::new(
                 self.store.clone(),

@@ -2,7 +2,7 @@
 
 use crate::backend::{
     ConsumerId, DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError,
-    UnknownEvent, ViewError,
+    UnknownEvent, ViewError, is_read_only,
 };
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
@@ -47,7 +47,7 @@ pub enum WorkerError {
     Log(LogProblem),
     /// A consumer of this name reads another log of the same database.
     #[error(
-        "the consumer `{consumer}` reads the log `{log}` of this database; give the consumer of this log another name, or forget that one"
+        "the consumer `{consumer}` reads the log `{log}` of this database; rename this log's consumer in the code, or run `forget {consumer}` for the other log"
     )]
     OtherLog {
         /// The consumer.
@@ -115,7 +115,11 @@ impl From<OtherLog> for WorkerError {
 
 impl From<sqlx::Error> for WorkerError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.into())
+        if is_read_only(&error) {
+            Self::Store(error.into())
+        } else {
+            Self::Database(error.into())
+        }
     }
 }
 

@@ -25,6 +25,12 @@ impl Process {
     }
 }
 
+/// A name for one worker or command of this process, which no other one has.
+pub(crate) fn unique_name() -> String {
+    let (host, process, number) = (clean(&host()), process::id(), fastrand::u64(..));
+    format!("{host}:{process} {number:016x}")
+}
+
 /// The name of the executable with a hash of its content, which differs between builds. Read once, since a
 /// deploy may replace the file while the process runs.
 fn executable() -> Arc<str> {
@@ -53,8 +59,8 @@ fn open_executable() -> io::Result<File> {
     File::open("/proc/self/exe").or_else(|_| File::open(env::current_exe()?))
 }
 
-/// A hash that is the same on every machine. It tells builds apart, and withstands no one who wants two of
-/// them to be equal.
+/// A hash that is the same on every machine. It tells builds apart, but is not collision-resistant against an
+/// attacker.
 fn hash(mut file: impl Read) -> io::Result<u64> {
     let mut block = Vec::with_capacity(BLOCK);
     let mut hash = 0xcbf2_9ce4_8422_2325;

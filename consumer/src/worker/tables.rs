@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, ReadModelTable, begin, prepare_version, prepare_view, table_schema};
+use crate::backend::{
+    Backend, ReadModelTable, begin, prepare_version, prepare_view, refuse_elsewhere, table_schema,
+};
 use crate::contract::read_model::VersionTable;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
@@ -13,11 +15,9 @@ pub(crate) async fn find_schema<DB: Backend>(
     shared: &mut Shared<DB>,
     consumers: &[Arc<WorkerConsumer<DB>>],
 ) -> Result<(), WorkerError> {
-    shared.table_schema = shared.store.schema().handlers_schema().map(Arc::from);
-    let mut tables = consumers.iter().filter_map(|one| one.table());
-    if let Some(table) = tables.next().filter(|_| shared.table_schema.is_none()) {
+    if consumers.iter().any(|one| one.table().is_some()) {
         let mut tx = begin(shared.store.pool(), DB::BEGIN_READ).await?;
-        shared.table_schema = table_schema::<DB>(&mut tx, Some(table)).await?;
+        shared.table_schema = table_schema::<DB>(&mut tx, shared.store.schema()).await?;
         tx.commit().await?;
     }
     Ok(())
@@ -40,8 +40,9 @@ pub(crate) async fn prepare<DB: Backend>(
             continue;
         };
         let table = VersionTable::new(table, id.version, shared.table_schema.as_deref());
-        prepare_version::<DB>(&mut tx, settings, id, &table, role.as_deref()).await?;
         let of = ReadModelTable::new(id, &table);
+        refuse_elsewhere::<DB>(&views, &mut tx, &of, table.table()).await?;
+        prepare_version::<DB>(&mut tx, settings, id, &table, role.as_deref()).await?;
         prepare_view::<DB>(&views, &mut tx, &of, role.as_deref()).await?;
     }
     Ok(tx.commit().await?)

@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_on_a_runtime_whose_timers_stand_still() {
-        // It has none.
+        // The runtime has no timers at all.
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let never = within(Duration::from_millis(1), std::future::pending::<()>());
         let ended = runtime.map(|runtime| runtime.block_on(never));

@@ -6,14 +6,15 @@
 //! ends. `DATABASE_URL` may also name a SQLite database; the default is `sqlite:billing.db`.
 //!
 //! Each event is in the log exactly once and in the order of its aggregate, however often the importer
-//! is killed, and in whatever order the messages arrive:
+//! is killed, and in whatever order the messages arrive, as long as no message is lost or dropped from
+//! the stream before it is imported, and only the importer appends to these aggregates:
 //!
 //! - A message is acknowledged after the transaction that stores its event has committed. One that comes
 //!   again is known by the event's id, and only acknowledged.
 //! - An event whose predecessors have not arrived is not stored: its message is returned to the stream,
 //!   which delivers it again later. Redelivery does not keep an order.
-//! - A message that is no event, or whose event the log refuses, ends the program with an error that
-//!   names it, and is not acknowledged. Those before it are stored.
+//! - A message that is not an event, or whose event the log refuses, ends the program with an error
+//!   that names it, and is not acknowledged. Those before it are stored.
 #![allow(clippy::print_stderr)]
 
 #[allow(dead_code)] // Each program uses one direction.

@@ -43,7 +43,7 @@ END $$;
 ALTER TABLE event ADD COLUMN account TEXT;
 CREATE INDEX idx_event_account ON event (account) WHERE account IS NOT NULL";
 
-/// Creates its tables, also on Postgres before 16, which lacks hexadecimal literals.
+/// Creates its tables, even on Postgres before 16, which lacks hexadecimal literals.
 async fn set_up(pool: PgPool) -> Store {
     let set_up = PgEventStore::try_new(pool.clone(), Json::default()).await;
     let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")

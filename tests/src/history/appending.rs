@@ -225,14 +225,10 @@ fn new_event(typed: bool, aggregate: usize, script: Script) -> NewEvent {
         "Order"
     };
     let id = format!("a-{aggregate}");
-    let event_type = if script == Script::New {
-        NEW_TYPE
-    } else {
-        "Scripted"
-    };
-    if typed && (kind, event_type) == ("Account", "Scripted") {
-        return NewEvent::typed(&scripted).expect("JSON").of(id);
-    }
     let payload = serde_json::to_string(&scripted).expect("JSON");
-    NewEvent::new(kind, id, event_type, payload)
+    match script {
+        Script::New(version) => NewEvent::new(kind, id, NEW_TYPE, payload).event_version(version),
+        _ if typed && kind == "Account" => NewEvent::typed(&scripted).expect("JSON").of(id),
+        _ => NewEvent::new(kind, id, "Scripted", payload),
+    }
 }

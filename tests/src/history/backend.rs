@@ -31,11 +31,14 @@ pub trait HistoryBackend: TestDatabase {
     /// How a handler names a table whatever its `search_path` is.
     const HOME: &'static str;
 
+    /// Lists the tables and the view of the read model that the library keeps.
+    const READ_MODELS: &'static str;
+
     /// Makes a database with the tables of the store.
     fn database(ground: &Self::Ground)
     -> impl Future<Output = (Database<Self>, Self::Site)> + Send;
 
-    /// Crashes the server and starts it again, where there is one that is ours alone.
+    /// Crashes the server and starts it again, where the test has one of its own.
     fn crash(ground: &Self::Ground);
 
     /// Changes settings of a session, where there is such a thing.
@@ -99,6 +102,9 @@ impl HistoryBackend for Sqlite {
 
     const HOME: &'static str = "";
 
+    const READ_MODELS: &'static str = "SELECT name FROM sqlite_schema
+        WHERE type IN ('table', 'view') AND name GLOB 'history_totals*'";
+
     async fn database((): &()) -> (Database<Self>, TempDir) {
         let directory = tempfile::tempdir().expect("a directory for the file");
         let file = directory.path().join("test.db");
@@ -159,11 +165,14 @@ impl HistoryBackend for Sqlite {
 }
 
 impl HistoryBackend for Postgres {
-    /// A server that is ours alone, or `None` for the one that all tests share.
+    /// A server of the test's own, or `None` for the one that all tests share.
     type Ground = Option<TestPostgres>;
     type Site = ();
 
     const HOME: &'static str = "public.";
+
+    const READ_MODELS: &'static str = "SELECT relname::text FROM pg_class
+        WHERE relkind IN ('r', 'v') AND relname LIKE 'history\\_totals%'";
 
     async fn database(ground: &Self::Ground) -> (Database<Self>, ()) {
         let database = match ground {

@@ -4,7 +4,7 @@ use consumer::{OnError, StartFrom};
 use fastrand::Rng;
 
 use super::command::Command;
-use super::step::{Append, Crash, Release, Script, Step};
+use super::step::{Append, Crash, Knowledge, Release, Script, Step};
 
 /// The consumer whose scope changes.
 const SCOPED: usize = 1;
@@ -115,7 +115,7 @@ fn release(rng: &mut Rng) -> Release {
         retries: 0,
         batch_size: [1, 3, 100][rng.usize(..3)],
         in_batches: false,
-        knows_new: true,
+        of_new: Knowledge::BothVersions,
         start_from: StartFrom::Beginning,
     }
 }

@@ -9,22 +9,26 @@ mod appending;
 mod backend;
 mod chain;
 mod command;
+mod folded;
 mod model;
 mod operator;
 mod scripted;
 mod stage;
 mod step;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, Once};
-use std::time::Duration;
+use std::sync::{Mutex, Once, OnceLock};
+use std::time::{Duration, Instant};
 
 pub use self::backend::HistoryBackend;
 pub use self::command::Command;
 use self::stage::Stage;
-pub use self::step::{Append, Crash, Damage, End, Menu, Release, Script, Step};
+pub use self::step::{
+    Append, CONSUMERS, Crash, Damage, End, Knowledge, Menu, Release, Script, Step,
+};
 
-/// Names the first seed to play, and the only one unless `HISTORIES` is set too.
+/// Names the first seed to play, and the only one unless `HISTORIES` is set too. No random ones are played then.
 const SEED: &str = "HISTORY_SEED";
 /// Names another number of histories than the test's.
 const HISTORIES: &str = "HISTORIES";
@@ -37,30 +41,73 @@ const ENOUGH: &str = "HISTORY_FAILURES";
 /// No history takes as long as this unless something hangs.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// Plays `count` histories, or those that the environment asks for.
+/// For how long random histories begin.
+const RANDOM_TIME: Duration = Duration::from_secs(60);
+
+/// How many histories a test plays.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// The same ones each time.
+    pub fixed: u64,
+    /// Other ones each time, unless the environment names some; fewer where they take more than a minute.
+    pub random: u64,
+    /// How many are played at once.
+    pub at_once: u64,
+}
+
+/// The seeds of a test.
+struct Seeds {
+    fixed: Range<u64>,
+    random: Range<u64>,
+    next: AtomicU64,
+    random_since: OnceLock<Instant>,
+}
+
+impl Seeds {
+    /// The seeds that a test plays, or those that the environment asks for.
+    fn of(count: Count) -> Self {
+        let seed = number(SEED);
+        let others = number(HISTORIES);
+        let first = seed.unwrap_or(0);
+        let fixed = others.unwrap_or(if seed.is_some() { 1 } else { count.fixed });
+        let is_asked = seed.is_some() || others.is_some();
+        // Short enough to be typed, and none of the fixed ones.
+        let base = fastrand::u64(1_000_000..1_000_000_000);
+        Self {
+            fixed: first..first + fixed,
+            random: base..base + if is_asked { 0 } else { count.random },
+            next: AtomicU64::new(0),
+            random_since: OnceLock::new(),
+        }
+    }
+
+    fn next(&self) -> Option<u64> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        let fixed = self.fixed.end - self.fixed.start;
+        if index < fixed {
+            return Some(self.fixed.start + index);
+        }
+        let since = self.random_since.get_or_init(Instant::now);
+        let seed = self.random.start + (index - fixed);
+        (seed < self.random.end && since.elapsed() < RANDOM_TIME).then_some(seed)
+    }
+}
+
+/// Plays histories, or those that the environment asks for.
 ///
 /// # Panics
 /// When some fail, with their seeds and what is left of the first one after shrinking.
-pub async fn play_histories<DB: HistoryBackend>(
-    ground: &DB::Ground,
-    mut menu: Menu,
-    count: u64,
-    at_once: u64,
-) {
+pub async fn play_histories<DB: HistoryBackend>(ground: &DB::Ground, mut menu: Menu, count: Count) {
     let without = std::env::var(WITHOUT).unwrap_or_default();
     // Most steps have no name.
     let without = without.split(',').filter(|name| !name.is_empty());
     menu.without.extend(without.map(str::to_owned));
-    let seed = number(SEED);
-    let count = number(HISTORIES).unwrap_or(if seed.is_some() { 1 } else { count });
-    let first = seed.unwrap_or(0);
+    let seeds = Seeds::of(count);
     let enough = number(ENOUGH).unwrap_or(10);
-    let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let player = async || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count || failures.lock().unwrap().len() as u64 >= enough {
+        while let Some(seed) = seeds.next() {
+            if failures.lock().unwrap().len() as u64 >= enough {
                 return;
             }
             // Boxed, so that the callers' futures stay small.
@@ -72,7 +119,7 @@ pub async fn play_histories<DB: HistoryBackend>(
             }
         }
     };
-    let players = (0..at_once).map(|_| player());
+    let players = (0..count.at_once).map(|_| player());
     futures_util::future::join_all(players).await;
     let mut failures = failures.into_inner().unwrap();
     failures.sort();

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consumer::{OnError, StartFrom, aggregate_slice};
 
-use super::scripted::{Call, NAMES, is_transactional};
+use super::folded::FOLD;
+use super::scripted::{Call, NAMES, is_transactional, runs_sql};
 use super::step::{Release, Script};
 
 /// What is wrong, in words.
@@ -53,8 +54,18 @@ pub(super) struct Observed {
     /// The durable frontier.
     pub(super) frontier: i64,
     pub(super) parked: BTreeSet<(Id, i64)>,
-    /// The events in the read model, in the order in which they were handled.
+    /// The events in the read models, those of an aggregate in the order in which they were handled.
     pub(super) applied: Vec<(Id, i64)>,
+    pub(super) tables: Tables,
+}
+
+/// The read model that the library keeps.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    /// The rows of each version.
+    pub(super) of_versions: BTreeMap<u32, Vec<String>>,
+    /// The rows in the view, if there is one.
+    pub(super) view: Option<Vec<String>>,
 }
 
 impl Observed {
@@ -118,6 +129,23 @@ impl Work<'_> {
         self.releases.iter().filter(own).map(|one| &one.1)
     }
 
+    /// Whether code of a version passes over an event.
+    fn may_ignore(&self, id: Id, script: Script) -> bool {
+        self.releases(id).any(|release| release.ignores(script))
+    }
+
+    /// What became of an event that is not parked.
+    fn passed(&self, id: Id, position: i64, script: Script, seen: &Observed) -> Fate {
+        // It may have been handled before outside the database, and not passed then.
+        let is_ignored =
+            !is_transactional(id.0) && self.releases(id).all(|release| release.ignores(script));
+        if is_ignored || seen.times_applied(id, position) == 0 {
+            Fate::Skipped
+        } else {
+            Fate::Applied
+        }
+    }
+
     /// Whether several versions of a consumer took part.
     fn has_versions(&self, name: &str) -> bool {
         let own = self.releases.iter().filter(|one| one.0 == name);
@@ -131,6 +159,7 @@ impl Work<'_> {
 enum Fate {
     Applied,
     Parked,
+    /// By its policy or an operator, or because its code ignores it.
     Skipped,
     OutOfScope,
 }
@@ -140,6 +169,8 @@ struct Progress {
     /// It does not get the events up to here.
     start: i64,
     fates: BTreeMap<i64, Fate>,
+    /// The events that it has handled and that are no longer in the log.
+    archived: BTreeSet<i64>,
     /// Attempts at these were cut short, so that the policy may apply to them in spite of a repair.
     uncertain: BTreeSet<i64>,
 }
@@ -159,6 +190,8 @@ pub(super) struct Model {
     happened: BTreeMap<(&'static str, i64), usize>,
     /// The highest attempt at each event, by version.
     attempts: BTreeMap<(&'static str, u32, i64), u32>,
+    /// The versions that were made the active ones.
+    active: BTreeMap<&'static str, u32>,
     seen: Observed,
 }
 
@@ -187,9 +220,11 @@ impl Model {
     pub(super) fn archive(&mut self, positions: &[i64]) {
         self.archived.extend(positions);
         for progress in self.progress.values_mut() {
-            progress
-                .fates
-                .retain(|position, _| !positions.contains(position));
+            for position in positions {
+                if progress.fates.remove(position) == Some(Fate::Applied) {
+                    progress.archived.insert(*position);
+                }
+            }
         }
     }
 
@@ -208,7 +243,7 @@ impl Model {
     fn is_broken(&self, position: i64, script: Script) -> bool {
         let succeeds = matches!(
             script,
-            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession | Script::New
+            Script::Succeed | Script::MoveSearchPath | Script::ChangeSession | Script::New(_)
         );
         !succeeds && !self.repaired.contains(&position)
     }
@@ -225,8 +260,10 @@ impl Model {
         for id in self.progress.keys() {
             Self::check_rows(*id, &seen)?;
             self.check_settled(*id, &seen)?;
+            self.check_archived(*id, &seen)?;
         }
         self.check_order(&seen)?;
+        self.check_view(&seen)?;
         self.seen = seen;
         Ok(())
     }
@@ -295,7 +332,7 @@ impl Model {
         self.seen
             .log
             .values()
-            .any(|event| is_in_scope(&release.scope, &event.kind) && !knows(release, event.script))
+            .any(|event| is_in_scope(&release.scope, &event.kind) && !release.knows(event.script))
     }
 
     /// Whether an event still cannot be decoded.
@@ -312,6 +349,19 @@ impl Model {
     /// Notes that a version has no checkpoint any more.
     pub(super) fn forget(&mut self, id: Id) {
         self.progress.remove(&id);
+        self.active.retain(|name, version| (*name, *version) != id);
+    }
+
+    /// Notes that a version was made the active one.
+    pub(super) fn activate(&mut self, name: &'static str, version: u32) {
+        self.active.insert(name, version);
+    }
+
+    /// The active version of a consumer; the oldest one unless another was made it.
+    pub(super) fn active(&self, name: &str, seen: &Observed) -> Option<u32> {
+        let own = seen.rows.iter().filter(|row| row.id.0 == name);
+        let oldest = own.map(|row| row.id.1).min();
+        self.active.get(name).copied().or(oldest)
     }
 
     /// Notes that an operator skipped a parked event.
@@ -443,18 +493,25 @@ impl Model {
                     "{id:?} handled the parked event {position} before an earlier one of its aggregate"
                 ));
             }
-            if !work.releases(id).any(|release| knows(release, script)) {
+            if !work.releases(id).any(|release| release.knows(script)) {
                 return Err(format!(
                     "the parked event {position} of {id:?} is unknown to the release that handled it"
                 ));
             }
-            let may_succeed = matches!(script, Script::FailFirst(_)) || !is_transactional(id.0);
+            let may_succeed = matches!(script, Script::FailFirst(_))
+                || !is_transactional(id.0)
+                || (script.is_violation() && !runs_sql(id.0));
             if self.is_broken(position, script) && !may_succeed {
                 return Err(format!(
                     "the parked event {position} of {id:?} is broken and was handled: {script:?}"
                 ));
             }
-            new.push((id, position, Fate::Applied));
+            let fate = if work.may_ignore(id, script) {
+                work.passed(id, position, script, seen)
+            } else {
+                Fate::Applied
+            };
+            new.push((id, position, fate));
         }
         for (_, position, fate) in &new {
             if let Some(progress) = self.progress.get_mut(&id) {
@@ -475,7 +532,7 @@ impl Model {
                 let is_broken = event.is_some_and(|one| {
                     let mut releases = work.releases(*id);
                     self.is_broken(**position, one.script)
-                        || !releases.any(|release| knows(release, one.script))
+                        || !releases.any(|release| release.knows(one.script))
                 });
                 let progress = self.progress.get(id);
                 is_broken || progress.is_some_and(|one| one.uncertain.contains(position))
@@ -520,7 +577,7 @@ impl Model {
                 is_own.then_some((position, event.script))
             });
             let may_stay =
-                |(position, script)| self.is_broken(position, script) || !knows(release, script);
+                |(position, script)| self.is_broken(position, script) || !release.knows(script);
             if !own.any(may_stay) {
                 return Err(format!(
                     "{id:?} still has events of {kind} {aggregate} parked, and none of them fails"
@@ -580,11 +637,10 @@ impl Model {
         if !is_in_scope(scope, &event.kind) {
             return Ok(Fate::OutOfScope);
         }
-        let is_parked = seen.parked.contains(&(id, position));
-        let fate = match (is_parked, seen.times_applied(id, position)) {
-            (true, _) => Fate::Parked,
-            (false, 0) => Fate::Skipped,
-            (false, _) => Fate::Applied,
+        let fate = if seen.parked.contains(&(id, position)) {
+            Fate::Parked
+        } else {
+            work.passed(id, position, event.script, seen)
         };
         let releases = || work.releases(id);
         if releases().next().is_none() {
@@ -647,7 +703,7 @@ impl Model {
         event: &Logged,
         release: &Release,
     ) -> Vec<Fate> {
-        if !knows(release, event.script) {
+        if !release.knows(event.script) {
             return vec![];
         }
         let policy = match release.on_error {
@@ -667,7 +723,8 @@ impl Model {
         };
         let is_broken = self.is_broken(position, event.script);
         match event.script {
-            script if script.is_violation() && !is_transactional(id.0) => vec![Fate::Applied],
+            script if release.ignores(script) => vec![Fate::Skipped],
+            script if script.is_violation() && !runs_sql(id.0) => vec![Fate::Applied],
             script if script.is_violation() && is_broken => vec![],
             Script::FailFirst(_) if is_uncertain => either(),
             Script::FailFirst(attempts) if attempts <= release.retries => vec![Fate::Applied],
@@ -737,7 +794,7 @@ impl Model {
             return Ok(());
         };
         let is_parked = seen.is_behind_parked(row.id, **next, event);
-        let is_unknown = !releases.iter().any(|release| knows(release, event.script));
+        let is_unknown = !releases.iter().any(|release| release.knows(event.script));
         if row.state == "running" && is_unknown && !is_parked {
             return Ok(());
         }
@@ -777,7 +834,7 @@ impl Model {
             } else {
                 self.may_become(id, **position, event, release)
             };
-            (may.is_empty() && knows(release, event.script))
+            (may.is_empty() && release.knows(event.script))
                 || (is_uncertain && release.on_error == OnError::Stop)
         })
     }
@@ -826,6 +883,37 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a read model still has the handled events that are no longer in the log, and no others
+    /// that are not.
+    fn check_archived(&self, id: Id, seen: &Observed) -> Verdict {
+        let Some(progress) = self.progress.get(&id).filter(|_| is_transactional(id.0)) else {
+            return Ok(());
+        };
+        let own = seen.applied.iter().filter(|(of, _)| *of == id);
+        let gone = own.filter(|(_, position)| !seen.log.contains_key(position));
+        let mut gone: Vec<i64> = gone.map(|(_, position)| *position).collect();
+        gone.sort_unstable();
+        if gone.iter().eq(&progress.archived) {
+            return Ok(());
+        }
+        Err(format!(
+            "the read model of {id:?} has {gone:?} of the events that were deleted from the log; it had handled {:?}",
+            progress.archived
+        ))
+    }
+
+    /// Checks that the view of a read model shows the rows of the active version.
+    fn check_view(&self, seen: &Observed) -> Verdict {
+        let Tables { of_versions, view } = &seen.tables;
+        let active = self.active(FOLD, seen);
+        match active.and_then(|active| of_versions.get(&active)) {
+            Some(rows) if view.as_ref() != Some(rows) => Err(format!(
+                "the view of `{FOLD}` shows {view:?}, and version {active:?} has {rows:?}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Checks the order of each aggregate, and that nothing was handled that was never committed.
@@ -903,7 +991,12 @@ impl Model {
                 let other_skipped = new
                     .iter()
                     .any(|other| (other.0.0, other.1, other.2) == (key.0, key.1, Fate::Skipped));
-                let least = usize::from(!work.may_lose_effects && !other_skipped);
+                // Handled outside the database, and then passed over by another release.
+                let may_ignore = self.all.get(position).is_some_and(|event| {
+                    !is_transactional(id.0) && work.may_ignore(*id, event.script)
+                });
+                let is_certain = !work.may_lose_effects && !other_skipped && !may_ignore;
+                let least = usize::from(is_certain);
                 self.effects.insert(key, (least, 1));
             }
             if matches!(fate, Fate::Applied | Fate::Skipped) {
@@ -930,11 +1023,6 @@ impl Model {
         }
         Ok(())
     }
-}
-
-/// Whether a release knows the type of an event.
-fn knows(release: &Release, script: Script) -> bool {
-    release.knows_new || script != Script::New
 }
 
 /// The name of a consumer as a constant.

@@ -7,6 +7,7 @@ use consumer::{ConsumerState, WorkerError};
 
 use super::backend::HistoryBackend;
 use super::command::Command;
+use super::folded::FOLD;
 use super::model::{Id, Observed, Row, Verdict};
 use super::scripted::{Fuse, NAMES, is_transactional};
 use super::stage::{Stage, patience};
@@ -184,7 +185,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
     }
 
     /// Tries all parked events of a consumer again while a worker is in the middle of a batch, at the call of
-    /// that number. A handler that works while nothing is locked waits for that.
+    /// that number.
     pub(super) async fn retry_amid(&mut self, consumer: usize, calls: usize) -> Verdict {
         let operator = self.operator(self.newest(consumer));
         let Some((admin, id, _)) = operator.filter(|(_, id, _)| self.model.may_retry(*id)) else {
@@ -193,8 +194,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let code = self.code();
         let mut work = self.begin(&code, Some(self.settled()));
         work.retried = Some(id);
-        let holds = DB::HOME.is_empty() && !is_transactional(id.0);
-        let fuse = Fuse::new(calls, Some(id.0), holds);
+        let fuse = Fuse::new(calls, Some(id.0));
         let fuse = self.world.set_fuse(fuse);
         let worker = Running::start(self.builder(self.database.store.clone(), &code));
         tokio::select! {
@@ -205,6 +205,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let retried = tokio::time::timeout(patience(), retry).await;
         self.world.remove_fuse();
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
+        if !retried
+            .as_ref()
+            .is_ok_and(|retried| retried.failed.is_empty())
+        {
+            // An event that fails keeps those before it parked.
+            self.world.allow_repeats(id.0, id.1);
+        }
         allowed("retry_parked", id, retried)?;
         self.until_reached(&worker, &work).await?;
         worker.stop().await;
@@ -225,6 +232,8 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         }
         if which % 4 > 1 && !is_transactional(id.0) {
             options = options.without_reset();
+            // What it has handled stays, and is handled again.
+            self.world.allow_repeats_of_all(id.0, id.1);
         }
         let rebuilt = admin.rebuild(target(id), options).await;
         match rebuilt {
@@ -252,6 +261,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let retry = admin.retry_parked(target(id), one);
         let retried = tokio::time::timeout(patience(), retry).await;
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
+        if !retried
+            .as_ref()
+            .is_ok_and(|retried| retried.failed.is_empty())
+        {
+            // An event that fails keeps those before it parked.
+            self.world.allow_repeats(id.0, id.1);
+        }
         allowed("retry_parked", id, retried)?;
         self.end_of(&mut work);
         let seen = self.look().await?;
@@ -305,12 +321,18 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let options = ActivateOptions::new();
         if which % 2 == 1 {
             let activated = admin.activate(target(id), options.force()).await;
-            return allowed("activate", id, activated);
+            allowed("activate", id, activated)?;
+            self.model.activate(id.0, id.1);
+            return Ok(());
         }
         match admin.activate(target(id), options).await {
-            Err(AdminError::Behind { .. } | AdminError::HasParked { .. }) => Ok(()),
-            activated => allowed("activate", id, activated),
+            Err(AdminError::Behind { .. } | AdminError::HasParked { .. }) => {}
+            activated => {
+                allowed("activate", id, activated)?;
+                self.model.activate(id.0, id.1);
+            }
         }
+        Ok(())
     }
 
     async fn forget_oldest(&mut self, consumer: usize, which: usize) -> Verdict {
@@ -359,6 +381,9 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         }
         self.model.forget(id);
         let (name, version) = id;
+        if name == FOLD && self.tables().await.of_versions.contains_key(&version) {
+            return Err(format!("the table of {id:?} is left"));
+        }
         let sql = format!(
             "DELETE FROM history_applied WHERE consumer = '{name}' AND version = {version}"
         );
@@ -417,9 +442,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             }
             Command::ActiveVersion => {
                 let active = admin.active_version(id.0).await.map_err(in_words)?;
-                let rows = self.model.seen().rows.iter();
-                let mut own = rows.filter(|row| row.id.0 == id.0);
-                own.any(|row| Some(row.id.1) == active)
+                active == self.model.active(id.0, self.model.seen())
             }
             Command::WatchRebuild => {
                 let watch = admin.watch_rebuild(target(id)).await;

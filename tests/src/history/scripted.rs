@@ -14,7 +14,8 @@ use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 
 use super::backend::{HistoryBackend, Span};
-use super::step::{Release, Script};
+use super::folded::{FOLD, ScriptedFold};
+use super::step::{Knowledge, Release, Script};
 
 /// A typed event with a script.
 #[derive(consumer::Event, Serialize, Deserialize, Clone, Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Scripted {
     pub(super) script: Script,
 }
 
-/// The type of the events that some releases do not know.
+/// The type of [`Script::New`].
 pub(super) const NEW_TYPE: &str = "New";
 
 /// One call of a handler.
@@ -37,6 +38,9 @@ pub(super) struct Call {
     pub(super) attempt: u32,
 }
 
+/// The consumer, its version, and the position of an event.
+pub(super) type Handled = (&'static str, u32, i64);
+
 /// What happened outside the database.
 #[derive(Debug, Default)]
 pub(super) struct Outside {
@@ -44,8 +48,12 @@ pub(super) struct Outside {
     pub(super) calls: Vec<Call>,
     /// Effects of first deliveries: the consumer and the position.
     pub(super) effects: Vec<(&'static str, i64)>,
-    /// What the consumer that ignores its transaction has handled.
-    pub(super) handled: Vec<(&'static str, u32, i64)>,
+    /// What the consumer that ignores its transaction has handled, in batches that did not fail.
+    pub(super) handled: Vec<Handled>,
+    /// What it may handle again, since the checkpoint after it may not have been saved.
+    pub(super) repeatable: HashSet<Handled>,
+    /// Whether that is everything that it handles now.
+    pub(super) is_crashing: bool,
     /// The events that are not broken any more.
     pub(super) repaired: HashSet<i64>,
     /// The events whose payloads from before their redaction no handler may be given any more.
@@ -68,20 +76,15 @@ pub(super) struct Fuse {
     calls: AtomicUsize,
     /// The consumer whose calls count; `None` for all.
     of: Option<&'static str>,
-    /// Whether the handler waits then until the fuse is removed.
-    holds: bool,
     ended: Semaphore,
-    removed: Semaphore,
 }
 
 impl Fuse {
-    pub(super) fn new(calls: usize, of: Option<&'static str>, holds: bool) -> Self {
+    pub(super) fn new(calls: usize, of: Option<&'static str>) -> Self {
         Self {
             calls: AtomicUsize::new(calls),
             of,
-            holds,
             ended: Semaphore::new(0),
-            removed: Semaphore::new(0),
         }
     }
 
@@ -91,14 +94,10 @@ impl Fuse {
         let _ = self.ended.acquire().await;
     }
 
-    async fn count(&self, consumer: &str) {
+    fn count(&self, consumer: &str) {
         let counts = self.of.is_none_or(|of| of == consumer);
-        if !counts || self.calls.fetch_sub(1, Ordering::SeqCst) != 1 {
-            return;
-        }
-        self.ended.close();
-        if self.holds {
-            let _ = self.removed.acquire().await;
+        if counts && self.calls.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.ended.close();
         }
     }
 }
@@ -111,17 +110,51 @@ impl World {
     }
 
     pub(super) fn remove_fuse(&self) {
-        if let Some(fuse) = self.fuse.lock().unwrap().take() {
-            fuse.removed.close();
+        *self.fuse.lock().unwrap() = None;
+    }
+
+    /// From now on until the next work begins, nothing tells whether a checkpoint is saved.
+    pub(super) fn crash(&self) {
+        self.outside.lock().unwrap().is_crashing = true;
+    }
+
+    /// What has been handled of a version since the work began may be handled again.
+    pub(super) fn allow_repeats(&self, name: &'static str, version: u32) {
+        let mut outside = self.outside.lock().unwrap();
+        let outside = &mut *outside;
+        let of_version = |call: &&Call| (call.consumer, call.version) == (name, version);
+        let calls = outside.calls.iter().filter(of_version);
+        let repeatable = calls.map(|call| (name, version, call.position));
+        outside.repeatable.extend(repeatable);
+    }
+
+    /// Everything that has been handled of a version may be handled again.
+    pub(super) fn allow_repeats_of_all(&self, name: &'static str, version: u32) {
+        let mut outside = self.outside.lock().unwrap();
+        let outside = &mut *outside;
+        let of_version = |event: &&Handled| (event.0, event.1) == (name, version);
+        let handled = outside.handled.iter().filter(of_version);
+        outside.repeatable.extend(handled);
+    }
+
+    /// Notes what a batch that did not fail has handled.
+    fn handled(&self, events: impl Iterator<Item = Handled>) {
+        let mut outside = self.outside.lock().unwrap();
+        for event in events {
+            outside.handled.push(event);
+            if outside.is_crashing {
+                outside.repeatable.insert(event);
+            }
         }
     }
 
-    async fn call(&self, call: Call) {
+    /// Notes a call.
+    fn note(&self, call: Call) {
         let consumer = call.consumer;
         self.outside.lock().unwrap().calls.push(call);
         let fuse = self.fuse.lock().unwrap().clone();
         if let Some(fuse) = fuse {
-            fuse.count(consumer).await;
+            fuse.count(consumer);
         }
     }
 
@@ -151,12 +184,18 @@ impl World {
     }
 }
 
-/// The names of the consumers. The last one ignores its transaction (R5).
-pub(super) const NAMES: [&str; 3] = ["users", "accounts", "hooks"];
+/// The names of the consumers. The third one ignores its transaction (R5), and the rows of the last one
+/// are kept by the library.
+pub(super) const NAMES: [&str; 4] = ["users", "accounts", "hooks", "totals"];
 
-/// Whether a consumer writes through its transaction.
+/// Whether what a consumer writes is part of the worker's transaction.
 pub(super) fn is_transactional(name: &str) -> bool {
     name != NAMES[2]
+}
+
+/// Whether the handler of a consumer runs SQL in the worker's transaction.
+pub(super) fn runs_sql(name: &str) -> bool {
+    name == NAMES[0] || name == NAMES[1]
 }
 
 /// How long a handler may take. Only handlers that hang reach it.
@@ -167,7 +206,7 @@ pub(super) struct ScriptedConsumer {
     name: &'static str,
     settings: Settings,
     in_batches: bool,
-    knows_new: bool,
+    of_new: Knowledge,
     world: Arc<World>,
 }
 
@@ -178,6 +217,17 @@ impl ScriptedConsumer {
         release: &Release,
         world: &Arc<World>,
     ) -> Registered<DB> {
+        let registered = if name == FOLD {
+            ScriptedFold::registered(release, world)
+        } else {
+            Registered::new(Self::new(name, release, world))
+        };
+        let mut registered = registered.version(release.version);
+        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
+        registered
+    }
+
+    pub(super) fn new(name: &'static str, release: &Release, world: &Arc<World>) -> Self {
         let settings = Settings::default()
             .segments(release.segments)
             .on_error(release.on_error)
@@ -186,16 +236,60 @@ impl ScriptedConsumer {
             .backoff(Duration::from_millis(1), Duration::from_millis(2))
             .start_from(release.start_from)
             .handler_timeout(TIMEOUT);
-        let consumer = Self {
+        Self {
             name,
             settings,
             in_batches: release.in_batches,
-            knows_new: release.knows_new,
+            of_new: release.of_new,
             world: Arc::clone(world),
+        }
+    }
+
+    /// Whether the code knows a format.
+    pub(super) fn knows_format(&self, format: EventFormat<'_>) -> bool {
+        let is_known = match self.of_new {
+            Knowledge::Nothing => false,
+            Knowledge::FirstVersion => format.event_version == 1,
+            Knowledge::BothVersions | Knowledge::ToIgnore => true,
         };
-        let mut registered = Registered::new(consumer).version(release.version);
-        registered.declaration.scope = release.scope.iter().map(|&kind| kind.into()).collect();
-        registered
+        is_known || format.event_type != NEW_TYPE
+    }
+
+    /// Whether the code passes over an event, as that of `ignore = ["New"]` does.
+    pub(super) fn ignores(&self, event: &PersistedEvent) -> bool {
+        self.of_new == Knowledge::ToIgnore && &*event.event_type == NEW_TYPE
+    }
+
+    /// Begins to handle an event.
+    pub(super) fn begin(&self, cx: &Context, event: &PersistedEvent) {
+        let (name, position) = (self.name, event.global_position);
+        self.world.check_redaction(name, event);
+        self.world.note(Call {
+            consumer: name,
+            version: cx.version(),
+            position,
+            is_replay: cx.is_replay(),
+            attempt: cx.attempt(),
+        });
+        if !cx.is_replay() {
+            let world = Arc::clone(&self.world);
+            cx.after_commit(async move {
+                let mut outside = world.outside.lock().unwrap();
+                outside.effects.push((name, position));
+            });
+        }
+    }
+
+    /// Plays a script where there is no SQL to run.
+    pub(super) fn fold(&self, cx: &Context, event: &PersistedEvent) -> Result<(), HandlerError> {
+        let script = serde_json::from_slice::<Scripted>(&event.payload)?.script;
+        match script {
+            _ if self.world.is_repaired(event.global_position) => Ok(()),
+            Script::FailFirst(attempts) if cx.attempt() <= attempts => Err("fails at first".into()),
+            Script::Fail | Script::Hang | Script::BreakConstraint => Err("fails".into()),
+            Script::Panic => panic!("{SCRIPTED_PANIC}"),
+            _ => Ok(()),
+        }
     }
 
     async fn play<DB: HistoryBackend>(
@@ -238,9 +332,6 @@ impl ScriptedConsumer {
                 DB::HOME
             );
             DB::execute_sql(tx, &insert).await?;
-        } else {
-            let handled = (self.name, cx.version(), position);
-            self.world.outside.lock().unwrap().handled.push(handled);
         }
         Ok(())
     }
@@ -248,79 +339,21 @@ impl ScriptedConsumer {
 
 impl ScriptedConsumer {
     /// Whether the handler has committed the worker's transaction with an event. On Postgres, statements
-    /// after it, also those for later events of the batch, commit by themselves.
+    /// after it, including those for later events of the batch, commit on their own.
     fn has_committed(&self, event: &PersistedEvent) -> bool {
         let script = serde_json::from_slice::<Scripted>(&event.payload);
         is_transactional(self.name)
             && script.is_ok_and(|event| event.script == Script::Commit)
             && !self.world.is_repaired(event.global_position)
     }
-}
 
-/// What a script's panic says.
-pub(super) const SCRIPTED_PANIC: &str = "this panic is part of a history";
-
-impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    fn formerly(&self) -> Formerly {
-        Formerly::None
-    }
-
-    fn settings(&self) -> Settings {
-        self.settings.clone()
-    }
-
-    fn knows(&self, format: EventFormat<'_>) -> bool {
-        self.knows_new || format.event_type != NEW_TYPE
-    }
-
-    fn uses_transaction(&self) -> bool {
-        is_transactional(self.name)
-    }
-
-    fn can_reset(&self) -> bool {
-        true
-    }
-
-    async fn handle(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        event: &PersistedEvent,
-    ) -> Result<(), HandlerError> {
-        let position = event.global_position;
-        self.world.check_redaction(self.name, event);
-        let call = Call {
-            consumer: self.name,
-            version: cx.version(),
-            position,
-            is_replay: cx.is_replay(),
-            attempt: cx.attempt(),
-        };
-        self.world.call(call).await;
-        if !cx.is_replay() {
-            let (world, name) = (Arc::clone(&self.world), self.name);
-            cx.after_commit(async move {
-                let mut outside = world.outside.lock().unwrap();
-                outside.effects.push((name, position));
-            });
-        }
-        self.play::<DB>(cx, tx, event).await
-    }
-
-    async fn handle_batch(
+    /// Plays the events of a batch one after the other; returns how many it handled.
+    async fn play_all<DB: HistoryBackend>(
         &self,
         cx: &Context,
         tx: &mut DB::Connection,
         events: &[PersistedEvent],
     ) -> Result<usize, BatchError> {
-        if is_transactional(self.name) {
-            let clean = DB::check_session(tx).await;
-            clean.map_err(|error| BatchError::within(0, events.len(), error))?;
-        }
         if self.in_batches {
             cx.enter_several();
         }
@@ -345,6 +378,68 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
             }
         }
         Ok(events.len())
+    }
+}
+
+/// What a script's panic says.
+pub(super) const SCRIPTED_PANIC: &str = "this panic is part of a history";
+
+impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn formerly(&self) -> Formerly {
+        Formerly::None
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    fn knows(&self, format: EventFormat<'_>) -> bool {
+        self.knows_format(format)
+    }
+
+    fn uses_transaction(&self) -> bool {
+        is_transactional(self.name)
+    }
+
+    fn can_reset(&self) -> bool {
+        true
+    }
+
+    async fn handle(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        if self.ignores(event) {
+            return Ok(());
+        }
+        self.begin(cx, event);
+        self.play::<DB>(cx, tx, event).await
+    }
+
+    async fn handle_batch(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> Result<usize, BatchError> {
+        if is_transactional(self.name) {
+            let clean = DB::check_session(tx).await;
+            clean.map_err(|error| BatchError::within(0, events.len(), error))?;
+        }
+        let handled = self.play_all::<DB>(cx, tx, events).await?;
+        if !is_transactional(self.name) {
+            let events = events.iter().take(handled);
+            let events = events.filter(|event| !self.ignores(event));
+            let event = |event: &PersistedEvent| (self.name, cx.version(), event.global_position);
+            self.world.handled(events.map(event));
+        }
+        Ok(handled)
     }
 
     async fn reset(&self, cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {

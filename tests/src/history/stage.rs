@@ -9,9 +9,10 @@ use consumer::{ConsumerState, EventStore, StartFrom, StoreError, Worker, WorkerB
 
 use super::appending::{UNSPOIL, Writer};
 use super::backend::HistoryBackend;
-use super::model::{Id, Logged, Model, Observed, Row, Verdict, Work, known};
-use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World, is_transactional};
-use super::step::{CONSUMERS, Crash, Damage, End, Release, Script, Step};
+use super::folded::{self, AS_TEXT, FOLD, VIEW};
+use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
+use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World};
+use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
 use crate::{Database, Running};
 
 /// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
@@ -148,7 +149,9 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             self.repair_at(position).await;
         }
         for release in self.releases.iter_mut().flatten() {
-            release.knows_new = true;
+            if release.of_new != Knowledge::ToIgnore {
+                release.of_new = Knowledge::BothVersions;
+            }
         }
         let code = self.code();
         let ids: Vec<Id> = code
@@ -253,6 +256,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     ) -> Work<'w> {
         let mut outside = self.world.outside.lock().unwrap();
         outside.calls.clear();
+        outside.is_crashing = false;
         Work {
             releases,
             target,
@@ -336,6 +340,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
 
     /// Crashes the server between two steps.
     async fn restart_server(&mut self) {
+        self.world.crash();
         DB::crash(self.ground);
         self.lose_writers();
     }
@@ -369,11 +374,12 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let is_terminated = crash != Crash::Drop && !DB::HOME.is_empty();
         let mut work = self.begin(&code, is_terminated.then(|| self.settled()));
         work.may_lose_effects = true;
+        self.world.crash();
         let name = format!("history_{}", self.count);
         let url = DB::named(&self.database.url, &name);
         let store = EventStore::<DB>::connect(&url).await.expect("connect");
         let pool = store.pool().clone();
-        let fuse = self.world.set_fuse(Fuse::new(calls, None, false));
+        let fuse = self.world.set_fuse(Fuse::new(calls, None));
         let worker = Running::start(self.builder(store, &code));
         tokio::select! {
             () = fuse.ended() => {}
@@ -484,6 +490,14 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
                  SELECT consumer, version, position FROM history_applied ORDER BY ordinal LIMIT 1"
             }
             Damage::DropParked => "DELETE FROM consumer_parked",
+            Damage::DropRow => {
+                "DELETE FROM history_totals_v1 WHERE id = (SELECT min(id) FROM history_totals_v1)"
+            }
+            Damage::ActivateInSecret => {
+                self.model.activate(FOLD, 2);
+                "INSERT INTO consumer_active (consumer, version) VALUES ('totals', 2)
+                 ON CONFLICT (consumer) DO UPDATE SET version = excluded.version"
+            }
         };
         self.database.execute(sql).await;
     }
@@ -523,16 +537,44 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             rows: rows.await.iter().map(|line| row(line)).collect(),
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
+            tables: self.tables().await,
         };
+        for (version, rows) in &seen.tables.of_versions {
+            seen.applied.extend(folded::events((FOLD, *version), rows)?);
+        }
+        let outside = self.world.outside.lock().unwrap();
         let mut handled = BTreeSet::new();
-        for (name, version, position) in &self.world.outside.lock().unwrap().handled {
-            // Redelivered after a failure (R5).
-            if handled.insert((*name, *version, *position)) && !is_transactional(name) {
-                seen.applied.push(((name, *version), *position));
+        for event in &outside.handled {
+            if handled.insert(*event) || !outside.repeatable.contains(event) {
+                let (name, version, position) = *event;
+                seen.applied.push(((name, version), position));
             }
         }
+        drop(outside);
         self.check_promises(&seen)?;
         Ok(seen)
+    }
+
+    /// The tables and the view of the read model that the library keeps.
+    pub(super) async fn tables(&self) -> Tables {
+        let database = &self.database;
+        let existing = database.texts(DB::READ_MODELS).await;
+        let mut tables = Tables::default();
+        for name in existing {
+            let sql = format!("SELECT {AS_TEXT} FROM {name} ORDER BY id");
+            let rows = database.texts(&sql).await;
+            match name
+                .strip_prefix(VIEW)
+                .and_then(|end| end.strip_prefix("_v"))
+            {
+                Some(version) => {
+                    let version = version.parse().expect("a version");
+                    tables.of_versions.insert(version, rows);
+                }
+                None => tables.view = Some(rows),
+            }
+        }
+        tables
     }
 
     /// Checks that the log has what was committed, and nothing that was rolled back, and that no consumer

@@ -34,8 +34,21 @@ pub enum Script {
     ChangeSession,
     /// Broken: its row cannot be decoded, so that it never comes to a handler.
     Unreadable,
-    /// Handles the event, whose type some releases do not know.
-    New,
+    /// Handles the event, whose type is a new one, in this version: releases differ in what they know of it.
+    New(i32),
+}
+
+/// What the code of a release knows of the type of [`Script::New`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Nothing.
+    Nothing,
+    /// Its first version.
+    FirstVersion,
+    /// Both versions.
+    BothVersions,
+    /// That it is to be ignored, in any version.
+    ToIgnore,
 }
 
 impl Script {
@@ -94,8 +107,8 @@ pub struct Release {
     pub in_batches: bool,
     /// Where it starts.
     pub start_from: StartFrom,
-    /// Whether it knows the type of [`Script::New`].
-    pub knows_new: bool,
+    /// What it knows of the type of [`Script::New`].
+    pub of_new: Knowledge,
 }
 
 /// What ends a worker in the middle.
@@ -181,6 +194,20 @@ impl Step {
 }
 
 impl Release {
+    /// Whether its code knows the type and version of an event.
+    pub(super) fn knows(&self, script: Script) -> bool {
+        match (script, self.of_new) {
+            (Script::New(_), Knowledge::Nothing) => false,
+            (Script::New(version), Knowledge::FirstVersion) => version == 1,
+            _ => true,
+        }
+    }
+
+    /// Whether its code passes over the event.
+    pub(super) fn ignores(&self, script: Script) -> bool {
+        matches!(script, Script::New(_)) && self.of_new == Knowledge::ToIgnore
+    }
+
     fn simpler(&self) -> impl Iterator<Item = Self> {
         let simple = [
             Self {
@@ -204,7 +231,7 @@ impl Release {
                 ..self.clone()
             },
             Self {
-                knows_new: true,
+                of_new: Knowledge::BothVersions,
                 ..self.clone()
             },
         ];
@@ -231,20 +258,24 @@ pub enum Damage {
     HandleTwice,
     /// Drops a parked event.
     DropParked,
+    /// Deletes a row of the read model that the library keeps.
+    DropRow,
+    /// Records that another version is active than the view shows.
+    ActivateInSecret,
 }
 
 /// One step in so many is a chain of them.
 const CHAINS: u32 = 60;
 
-/// How many consumers there are.
-pub(super) const CONSUMERS: usize = 3;
+/// How many consumers there are. So many first steps of a history are their first releases.
+pub const CONSUMERS: usize = NAMES.len();
 
 /// What histories of one database are made of.
 #[derive(Clone, Debug)]
 pub struct Menu {
     /// Whether transactions may be open beside the worker.
     pub concurrent_writers: bool,
-    /// Whether the server is ours alone, so that it may crash.
+    /// Whether the test has a server of its own, which may crash.
     pub own_server: bool,
     /// Whether scripts may wait for their timeout: one time in so many events, 0 for never.
     pub hangs: usize,
@@ -376,7 +407,16 @@ impl Menu {
             } else {
                 StartFrom::Beginning
             },
-            knows_new: rng.u32(..3) > 0 || !self.has("new"),
+            of_new: self.of_new(rng),
+        }
+    }
+
+    fn of_new(&self, rng: &mut Rng) -> Knowledge {
+        match rng.u32(..6) {
+            0 if self.has("new") => Knowledge::Nothing,
+            1 if self.has("new") => Knowledge::FirstVersion,
+            2 if self.has("ignore") => Knowledge::ToIgnore,
+            _ => Knowledge::BothVersions,
         }
     }
 
@@ -388,7 +428,7 @@ impl Menu {
     fn script(&self, rng: &mut Rng) -> Script {
         let (script, name) = match rng.u32(..100) {
             0..64 => (Script::Succeed, ""),
-            64..70 => (Script::New, "new"),
+            64..70 => (Script::New(rng.i32(1..=2)), "new"),
             70..78 => (Script::FailFirst(rng.u32(1..4)), ""),
             78..86 => (Script::Fail, ""),
             86..89 => (Script::Panic, "panic"),

@@ -98,9 +98,8 @@ const SESSION: &str = "
                           WITH ORDINALITY AS s (name, place)
                     WHERE name <> 'pg_catalog')) AS set_path";
 
-/// Where the tables are: ours were created together, and that of events may be older. The catalogue
-/// comes first in a search path that does not name it, except for temporary tables, which have no
-/// functions.
+/// Where the tables are: the library's were created together, and that of events may be older. The catalogue
+/// comes first in a search path that does not name it, except for temporary tables, which have no functions.
 const LOCATION: &str = "
     SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -169,6 +168,7 @@ macro_rules! claim {
         SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
                CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
                {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.failed_releases,
+               p.worker_release,
                p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version, p.address,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
@@ -252,10 +252,6 @@ impl Checkpoints for Postgres {
     /// The number is arbitrary, and that of a claim.
     const LOCK_MARK: &'static str = "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
-
-    /// A claim is held while a handler works elsewhere.
-    const HOLD_MARK: &'static str = Self::LOCK_MARK;
-    const RELEASE_MARK: &'static str = "SELECT $1";
 
     const ADVANCE: &'static str = concat!(
         "
@@ -354,6 +350,7 @@ impl Checkpoints for Postgres {
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
+        _holder: &str,
         at: Option<&str>,
         timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
@@ -473,8 +470,12 @@ impl Checkpoints for Postgres {
             "08" | "40" | "53" | "58" => true,
             // query_canceled is the handler's own statement_timeout.
             "57" => code != "57014",
-            // idle_in_transaction_session_timeout
-            _ => code == "25P03" || Self::is_read_only(error) || Self::is_shared_statement(error),
+            _ => {
+                Self::is_claim_timeout(error)
+                    || Self::is_transaction_timeout(error)
+                    || Self::is_read_only(error)
+                    || Self::is_shared_statement(error)
+            }
         }
     }
 
@@ -484,7 +485,12 @@ impl Checkpoints for Postgres {
     }
 
     fn is_claim_timeout(error: &dyn DatabaseError) -> bool {
+        // idle_in_transaction_session_timeout
         error.code().is_some_and(|code| code == "25P03")
+    }
+
+    fn is_transaction_timeout(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| code == "25P04")
     }
 
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool {

@@ -124,8 +124,8 @@ SELECT {found columns} FROM {events}
 WHERE {global_position} > $1 AND {global_position} <= $2 AND {aggregate_type} = ANY($5::text[])
 ORDER BY {global_position} LIMIT $3";
 
-/// Adds a row that tells which server answers, also when it has no events, in one statement: a balancer
-/// could send two of them to two servers.
+/// Adds a row that shows which server answers, even if it has no events, in one statement: a balancer could
+/// send two of them to two servers.
 #[cfg(feature = "worker")]
 const WITH_MARKER: &str = concat!(
     "
@@ -371,7 +371,7 @@ impl Events for Postgres {
     }
 }
 
-/// Fetches a part of the log within its budget; `is_event` tells which rows are events.
+/// Fetches a part of the log within its budget; `is_event` shows which rows are events.
 async fn fetch_range(
     connection: &mut PgConnection,
     query: Query<'static, Postgres, PgArguments>,

@@ -53,7 +53,7 @@ const WINDOW_ROWS: i64 = 10_000;
 /// The transactions that drew a position and have not ended: `nextval` locks the sequence before it
 /// computes the value, and the top-level transaction keeps that lock until it ends.
 ///
-/// A standby would say that there are none, so a row tells which server answers.
+/// A standby would say that there are none, so a row shows which server answers.
 const HOLDERS: &str = concat!(
     "
     SELECT DISTINCT virtualtransaction AS holder, NULL::bigint[] AS marker FROM pg_locks
@@ -816,7 +816,7 @@ async fn probe(
     // One that reached a standby would come from the pool again and again.
     writer.close_on_drop();
     let mut writer = writer.begin_with(BEGIN_WRITE).await?;
-    // Positions of another program's log are not ours to draw. The sequence ends with the transaction.
+    // Positions of another program's log must not be drawn. The sequence ends with the transaction.
     let draw = if sequence.is_read_only {
         "CREATE TEMPORARY SEQUENCE consumer_probe;
          SELECT pg_backend_pid()::bigint, nextval('pg_temp.consumer_probe'),

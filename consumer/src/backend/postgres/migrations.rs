@@ -261,8 +261,8 @@ ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_release TEXT;
 ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_at TIMESTAMPTZ;
 ";
 
-/// The sessions with locks on our tables or on migrations. Those of other roles show no times without the
-/// rights of `pg_read_all_stats`.
+/// The sessions with locks on the library's tables or on migrations. Those of other roles show no times
+/// without the rights of `pg_read_all_stats`.
 const LOCK_HOLDERS: &str = "
     SELECT DISTINCT coalesce(format('pid %s (app=%s%s)', l.pid, nullif(a.application_name, ''),
                ', open ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s'),

@@ -32,7 +32,7 @@ mod tables;
 #[cfg(feature = "worker")]
 mod views;
 
-/// Times in our tables are `timestamptz`.
+/// Times in the library's tables are `timestamptz`.
 const DIALECT: Dialect = Dialect {
     now: "clock_timestamp()",
     ms_since: "(extract(epoch FROM clock_timestamp() - $) * 1000)::bigint",

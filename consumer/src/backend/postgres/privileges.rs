@@ -12,14 +12,14 @@ struct Needed<'a> {
     privileges: &'static [&'static str],
     /// The columns to which SELECT may be limited.
     columns: Vec<&'a str>,
-    /// Whether it belongs to the log, which can be in another database schema than our own tables.
+    /// Whether it belongs to the log, which can be in another database schema than the library's tables.
     of_the_log: bool,
 }
 
 const SELECT: &[&str] = &["SELECT"];
 const CHANGE: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// The privileges on our own tables.
+/// The privileges on the library's tables.
 fn own_tables(access: Access) -> &'static [(&'static str, &'static [&'static str])] {
     match access {
         Access::Append => &[],
@@ -119,7 +119,7 @@ fn head_columns(schema: &Schema) -> Vec<&str> {
     shared.chain(["updated_at"]).collect()
 }
 
-/// The schemas in which a name is looked up, also those that the role may not use, in which a name is
+/// The schemas in which a name is looked up, including those that the role may not use, in which a name is
 /// not found.
 const PATH: &str = "
     path (namespace, name, place) AS (
@@ -194,13 +194,13 @@ const MISSING: &str = "
            format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user)
      WHERE $temporary AND NOT has_database_privilege(current_database(), 'TEMPORARY')
     UNION ALL
-    -- It would hide rows of our own tables; that of the events is up to the worker.
+    -- It would hide rows of the library's tables; that of the events is up to the worker.
     SELECT 1000, current_user::text, format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', f.oid::regclass)
       FROM found AS f JOIN pg_class AS c ON c.oid = f.oid
      WHERE c.relkind <> 'S' AND f.name LIKE 'consumer\\_%' AND row_security_active(f.oid)
      ORDER BY place, statement";
 
-/// A statement for each thing that keeps a role from creating or changing our tables.
+/// A statement for each thing that keeps a role from creating or changing the library's tables.
 const MISSING_TO_CREATE: &str = "
     WITH $path,
     target (namespace, name) AS (SELECT namespace, name FROM path ORDER BY place LIMIT 1)

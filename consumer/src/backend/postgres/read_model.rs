@@ -83,15 +83,17 @@ impl ReadModelDatabase for Postgres {
     fn find<'a>(
         connection: &'a mut PgConnection,
         table: &'static Table,
+        schema: Option<&'a str>,
         key: Vec<Value>,
     ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
         Box::pin(async move {
-            let from = qualified(table.schema(), table.bare_name());
+            let schema = table.schema().or(schema);
+            let from = qualified(schema, table.bare_name());
             let find = format!("{} {}", select(table, &from), matching(table));
             // Behind a pooler, another session could have a statement of the same name.
             let find = statement(find).persistent(false);
             let find = bind_columns(find, table.key(), &mut [key])?;
-            find_row::<Postgres>(connection, table, find).await
+            find_row::<Postgres>(connection, table, schema, find).await
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, Postgres};
-use sqlx::{Row as _, raw_sql};
+use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
 use super::connect::{begin, begin_write};
 use super::read_model::type_name;
@@ -46,13 +46,25 @@ impl Tables for Postgres {
         type_name(column)
     }
 
-    fn type_query(column: ColumnType) -> Option<String> {
-        match column {
-            ColumnType::Other(sql_type) => {
-                Some(format!("SELECT pg_typeof(NULL::{sql_type})::text AS type"))
+    /// A type has many spellings, of which the server shows one: `dec(9)` is `numeric(9,0)`, `float(24)`
+    /// is `real`. It tells that of a table's column, and in the plan of a query, which creates nothing.
+    async fn shown_type(
+        connection: &mut PgConnection,
+        column: ColumnType,
+    ) -> Result<String, sqlx::Error> {
+        let ColumnType::Other(sql_type) = column else {
+            return Ok(type_name(column).to_owned());
+        };
+        let explain = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT NULL::{sql_type}");
+        let plan = raw_sql(AssertSqlSafe(explain))
+            .fetch_all(connection)
+            .await?;
+        for line in &plan {
+            if let Some(shown) = type_in_plan(line.try_get(0)?) {
+                return Ok(shown.to_owned());
             }
-            _ => None,
         }
+        Ok(sql_type.to_owned())
     }
 
     fn create_index(
@@ -148,6 +160,15 @@ END $read_model$;
     fn lacks_schema(error: &sqlx::Error) -> bool {
         // invalid_schema_name
         has_code(error, "3F000")
+    }
+}
+
+/// The type in `  Output: NULL::numeric(9,0)`; that of a domain follows its base type.
+fn type_in_plan(line: &str) -> Option<&str> {
+    let output = line.trim_start().strip_prefix("Output: ")?;
+    match output.strip_prefix("NULL::") {
+        Some(shown) => Some(shown),
+        None => output.rsplit_once(")::").map(|(_, shown)| shown),
     }
 }
 

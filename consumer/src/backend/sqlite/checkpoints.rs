@@ -12,10 +12,15 @@ use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
 };
+use crate::backend::marks::of_other_versions;
 use crate::backend::renames::Renames;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
 use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
+
+/// The result codes of a disk that fails, and of one that is full.
+const IOERR: i64 = 10;
+const FULL: i64 = 13;
 
 impl Renames for Sqlite {
     /// The transaction, begun IMMEDIATE, is the lock.
@@ -23,7 +28,8 @@ impl Renames for Sqlite {
 
     const IS_WORKING: &'static str = "
         SELECT EXISTS (SELECT 1 FROM {marks}
-                        WHERE consumer = $1 AND held_until > {now}) AS working";
+                        WHERE consumer = $1 AND held_until > {now}
+                          AND holder NOT LIKE 'waiting: %') AS working";
 }
 
 impl Checkpoints for Sqlite {
@@ -42,13 +48,25 @@ impl Checkpoints for Sqlite {
     const CLAIM: &'static str = concat!(
         "
         -- The transaction, begun IMMEDIATE, is the lock.
-        UPDATE {progress} SET claims = claims + 1
+        UPDATE {progress} AS p SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
+           -- Another process works on the row without a claim, or waits for its turn to change it. With
+           -- its own mark, a lane need not let those pass who wait.
+           AND NOT EXISTS (
+               SELECT 1 FROM {marks} AS m
+                WHERE m.consumer = p.consumer AND m.version = p.version
+                  AND m.slice_from < p.slice_to AND m.slice_to > p.slice_from
+                  AND m.held_until > {now} AND instr(m.holder, $4) = 0
+                  AND (m.holder NOT LIKE 'waiting: %' OR NOT EXISTS (
+                       SELECT 1 FROM {marks} AS own
+                        WHERE own.consumer = p.consumer AND own.version = p.version
+                          AND instr(own.holder, $4) > 0)))
            -- No claim on tables that this library cannot work with, which ends the worker soon.
            AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
      RETURNING slice_to, position, epoch, scope, state, began,
                CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
                {ms until retry_at} AS retry_in, failed_position, error, failed_releases,
+               worker_release,
                unknown_position, unknown_aggregate, unknown_type, unknown_version,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
@@ -82,26 +100,8 @@ impl Checkpoints for Sqlite {
     const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
 
     /// The transaction, begun IMMEDIATE, is the lock; what other versions handle outside is recorded.
-    const LOCK_MARK: &'static str = "
-        SELECT NOT EXISTS (
-               SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
-                  AND slice_to > $3 AND held_until > {now}) AS locked";
-
-    const HOLD_MARK: &'static str = "
-        INSERT INTO {marks} (consumer, version, holder, slice_from, slice_to, held_until)
-        VALUES ($1, $2, $5, $3, $4,
-                CASE WHEN EXISTS (
-                     SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
-                        AND slice_to > $3 AND held_until > {now})
-                THEN 0 ELSE {in $6 ms} END)
-        ON CONFLICT (consumer, version, holder) DO UPDATE
-        SET slice_from = $3, slice_to = $4, held_until = excluded.held_until
-        RETURNING held_until > 0 AS locked";
-
-    /// Also those of processes that died.
-    const RELEASE_MARK: &'static str = "
-        DELETE FROM {marks}
-         WHERE consumer = $1 AND ((version = $2 AND holder = $3) OR held_until <= {now})";
+    const LOCK_MARK: &'static str =
+        concat!("SELECT NOT EXISTS (", of_other_versions!(), ") AS locked");
 
     const ADVANCE: &'static str = "
         UPDATE {progress}
@@ -113,6 +113,11 @@ impl Checkpoints for Sqlite {
            -- An event that failed may have come into the other half of a row that was split.
            AND (attempts = 0 OR failed_position <= $6)
            AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)
+           -- A handler that works on the row has its claim's place.
+           AND NOT EXISTS (
+               SELECT 1 FROM {marks} AS m
+                WHERE m.consumer = $1 AND m.version = $2 AND m.slice_from < $7 AND m.slice_to > $3
+                  AND m.held_until > {now} AND m.holder NOT LIKE 'waiting: %')
            AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
 
     const PARK: &'static str = "
@@ -156,10 +161,11 @@ impl Checkpoints for Sqlite {
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
+        holder: &str,
         _at: Option<&str>,
         _timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
-        let claim = on_row::<Self>(&statements.claim, key);
+        let claim = on_row::<Self>(&statements.claim, key).bind(holder);
         let row = claim.fetch_optional(connection).await?;
         row.map(|row| Claim::decode::<Self>(&row, key.clone()))
             .transpose()
@@ -241,20 +247,33 @@ impl Checkpoints for Sqlite {
     fn is_infrastructure(error: &dyn DatabaseError) -> bool {
         const BUSY: i64 = 5;
         const LOCKED: i64 = 6;
-        const IOERR: i64 = 10;
-        const FULL: i64 = 13;
         matches!(primary_code(error), Some(BUSY | LOCKED | IOERR | FULL))
     }
 
     /// These two errors end the transaction by themselves, which looks like a handler's `ROLLBACK` if
-    /// the handler returns them as text.
+    /// the handler returns them as text: the message alone, or as sqlx writes it, after the code. A handler
+    /// may use the same words for a disk of its own.
     fn names_infrastructure(text: &str) -> bool {
-        const IOERR: &str = "disk I/O error";
-        const FULL: &str = "database or disk is full";
-        text.contains(IOERR) || text.contains(FULL)
+        const ERRORS: [(i64, &str); 2] = [
+            (IOERR, "disk I/O error"),
+            (FULL, "database or disk is full"),
+        ];
+        let mut with_codes = text.split("(code: ").skip(1);
+        let is_error = |text: &str| {
+            let (code, message) = text.split_once(") ")?;
+            let code = code.parse::<i64>().ok()? & 0xff;
+            let is_named = |(own, words): &(i64, &str)| code == *own && message.starts_with(words);
+            ERRORS.iter().find(|error| is_named(error))
+        };
+        ERRORS.iter().any(|(_, message)| text == *message)
+            || with_codes.any(|text| is_error(text).is_some())
     }
 
     fn is_claim_timeout(_: &dyn DatabaseError) -> bool {
+        false
+    }
+
+    fn is_transaction_timeout(_: &dyn DatabaseError) -> bool {
         false
     }
 
@@ -293,6 +312,27 @@ mod tests {
 
     use crate::SqliteEventStore;
     use crate::backend::checkpoints::Checkpoints as _;
+
+    #[test]
+    fn only_an_error_of_sqlite_itself_names_its_disk() {
+        for text in [
+            "disk I/O error",
+            "error returned from database: (code: 13) database or disk is full",
+            "cannot save: (code: 266) disk I/O error, try later",
+            "(code: 1) no such table: (code: 778) disk I/O error",
+        ] {
+            assert!(Sqlite::names_infrastructure(text), "{text}");
+        }
+        for text in [
+            "the printer reports: disk I/O error",
+            "quota of the tenant: database or disk is full",
+            "(code: 1) near \"disk I/O error\": syntax error",
+            "(code: 13) disk I/O error",
+            "(code: x) disk I/O error",
+        ] {
+            assert!(!Sqlite::names_infrastructure(text), "{text}");
+        }
+    }
 
     #[tokio::test]
     async fn parked_aggregates_are_found_by_the_index_one_by_one() {

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS {versions} (
 macro_rules! events {
     () => {
         "
--- AUTOINCREMENT: a position is never given out twice, also not after the last event was deleted.
+-- AUTOINCREMENT: a position is never given out twice, not even after the last event was deleted.
 CREATE TABLE IF NOT EXISTS {events} (
     {global_position} INTEGER PRIMARY KEY AUTOINCREMENT,
     {aggregate_type} TEXT NOT NULL,

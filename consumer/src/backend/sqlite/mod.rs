@@ -31,7 +31,7 @@ mod tables;
 #[cfg(feature = "worker")]
 mod views;
 
-/// Times in our tables are Unix milliseconds.
+/// Times in the library's tables are Unix milliseconds.
 const DIALECT: Dialect = Dialect {
     now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     ms_since: "CAST(unixepoch('subsec') * 1000 AS INTEGER) - $",

@@ -97,13 +97,15 @@ impl ReadModelDatabase for Sqlite {
     fn find<'a>(
         connection: &'a mut SqliteConnection,
         table: &'static Table,
+        schema: Option<&'a str>,
         key: Vec<Value>,
     ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
         Box::pin(async move {
-            let from = qualified(table.schema(), table.bare_name());
+            let schema = table.schema().or(schema);
+            let from = qualified(schema, table.bare_name());
             let text = format!("{} WHERE {}", select(table, &from), matching(table, 1));
             let find = bind_rows(statement(text), table.key(), vec![key])?;
-            find_row::<Sqlite>(connection, table, find).await
+            find_row::<Sqlite>(connection, table, schema, find).await
         })
     }
 }

@@ -24,7 +24,8 @@ impl LogRows for Sqlite {
         row.try_get(index)
     }
 
-    /// Our own ids are text, which people can read; another program's table may have 16 bytes.
+    /// Ids in the library's tables are text, which people can read; another program's table may have 16
+    /// bytes.
     fn event_id(row: &SqliteRow, index: usize) -> Result<Uuid, sqlx::Error> {
         let value = bytes(row, index)?.unwrap_or_default();
         let id = Uuid::from_slice(value).or_else(|_| Uuid::try_parse_ascii(value));

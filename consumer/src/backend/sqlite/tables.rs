@@ -49,8 +49,11 @@ impl Tables for Sqlite {
         }
     }
 
-    fn type_query(_column: ColumnType) -> Option<String> {
-        None
+    async fn shown_type(
+        _connection: &mut SqliteConnection,
+        column: ColumnType,
+    ) -> Result<String, sqlx::Error> {
+        Ok(Self::declared_type(column).to_owned())
     }
 
     fn create_index(

@@ -13,7 +13,7 @@ const RELATION: &str = "SELECT type, sql FROM {schema}.sqlite_master
 const TRIGGERS: &str = "SELECT sql FROM {schema}.sqlite_master
      WHERE type = 'trigger' AND tbl_name = $1 COLLATE NOCASE ORDER BY rowid";
 
-/// A view of a table of ours has no types of its own: its columns have those of the table.
+/// A view of one of the library's tables has no types of its own: its columns have those of the table.
 const COLUMNS: &str =
     "SELECT name, upper(type) AS sql_type FROM pragma_table_info($1, $2) ORDER BY cid";
 

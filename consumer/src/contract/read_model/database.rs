@@ -68,10 +68,12 @@ pub trait ReadModelDatabase: Database {
         keys: Vec<Vec<Value>>,
     ) -> BatchFuture<'a, Result<(), HandlerError>>;
 
-    /// Reads the row that has a key through the view over the active version.
+    /// Reads the row that has a key through the view over the active version. Unless the name of the
+    /// table or `schema` gives one, the session's `search_path` decides on its schema.
     fn find<'a>(
         connection: &'a mut Self::Connection,
         table: &'static Table,
+        schema: Option<&'a str>,
         key: Vec<Value>,
     ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>>;
 

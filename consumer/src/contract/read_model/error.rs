@@ -21,6 +21,11 @@ pub enum FieldError {
     /// JSON contains NaN or infinity.
     #[error("JSON has no NaN and no infinity: use an `Option`, with `None` instead")]
     NotFinite,
+    /// JSON contains an integer of more than 64 bits.
+    #[error(
+        "`{0}` does not fit into the 64 bits of an integer in JSON, and would be rounded: store it as a text"
+    )]
+    TooLarge(String),
     /// A date or timestamp is too early or too late.
     #[error("`{0}` is outside the years 1 to 9999")]
     OutOfRange(String),
@@ -188,7 +193,7 @@ pub enum FindError {
         table: &'static str,
     },
     /// The consumer is paused before the position.
-    #[error("`{consumer}` is paused at {reached} and does not get to {position}: resume it")]
+    #[error("`{consumer}` is paused at {reached}, before {position}: resume it")]
     Paused {
         /// The consumer.
         consumer: Arc<str>,
@@ -198,7 +203,7 @@ pub enum FindError {
         position: i64,
     },
     /// The consumer has stopped before the position.
-    #[error("`{consumer}` has stopped at {reached} and does not get to {position}: {error}")]
+    #[error("`{consumer}` stopped at {reached}, before {position}: {error}")]
     Stopped {
         /// The consumer.
         consumer: Arc<str>,

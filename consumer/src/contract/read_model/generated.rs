@@ -332,7 +332,7 @@ impl<R: ReadModel> TableOf<R> {
 
 /// Applies after a mistake.
 pub trait NoTable {
-    /// None.
+    /// There is no table.
     const TABLE: Option<&'static Table> = None;
 }
 

@@ -9,16 +9,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use super::error::FieldError;
-use super::finite;
+use super::numbers;
 
 /// Larger exponents, which no `f64` has, are left to the database.
 const LARGEST_EXPONENT: i32 = 1_000;
 
 /// The text of a value as the database returns it.
 pub(super) fn stored_text<T: Serialize>(value: &T) -> Result<String, FieldError> {
-    if !finite::is_finite(value) {
-        return Err(FieldError::NotFinite);
-    }
+    numbers::check(value)?;
     let value: Value = serde_json::from_str(&serde_json::to_string(value)?)?;
     let mut text = String::new();
     write(&value, &mut text)?;
@@ -166,6 +164,25 @@ mod tests {
             };
             assert!(matches!(stored_text(&score), Err(FieldError::NotFinite)));
         }
+    }
+
+    #[test]
+    fn integers_of_more_than_64_bits_are_refused_at_any_depth() {
+        for value in [i64::MIN.into(), 0, u64::MAX.into()] {
+            let text = stored_text(&[Some(value)]).unwrap();
+            assert_eq!(read::<Vec<i128>>(&text).unwrap(), [value]);
+        }
+        for value in [
+            i128::from(i64::MIN) - 1,
+            i128::from(u64::MAX) + 1,
+            i128::MAX,
+        ] {
+            let refused = stored_text(&[Some(value)]).unwrap_err();
+            assert!(refused.to_string().contains(&value.to_string()));
+            assert!(matches!(refused, FieldError::TooLarge(_)));
+        }
+        let refused = stored_text(&(1, u128::MAX));
+        assert!(matches!(refused, Err(FieldError::TooLarge(_))));
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
     /// a transaction. [`EventStore::find_as_of`](crate::EventStore::find_as_of) waits until the row
     /// shows an event that was just appended.
     ///
+    /// Without a schema in the name of the table, the view is the first one in the connection's
+    /// `search_path`. [`EventStore::find`](crate::EventStore::find) reads that of its store, which
+    /// matters with a [schema for each tenant](crate::guide::tenants).
+    ///
     /// # Errors
     /// [`FindError::OtherVersion`] if the view shows a version whose columns are not those of this
     /// struct, or if the database refuses.
@@ -118,7 +122,7 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
         let key = key_values::<Self>(key);
         async move {
             let mut connection = from.acquire().await?;
-            let values = DB::find(&mut connection, Self::TABLE, key?).await?;
+            let values = DB::find(&mut connection, Self::TABLE, None, key?).await?;
             Ok(values.map(Self::from_values).transpose()?)
         }
     }

@@ -168,7 +168,10 @@ impl<R: ReadModel> BatchRows<R> {
     pub(super) fn into_changes(self) -> Result<Changes, HandlerError> {
         let has_position = self.position_index.is_some();
         let mut rows = self.rows;
-        // Every consumer locks rows in this order, so that no two of them wait for each other.
+        // An insert or upsert locks its rows in this order, so that two of them cannot wait for each
+        // other. It holds within one statement: inserts, upserts and deletes follow one another, a
+        // delete locks in the order in which the database finds rows, and in a mixed batch the
+        // statements of SQL handlers come in between. A deadlock among those is a transient error.
         rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         let mut changes = Changes::default();
         for row in rows {

@@ -239,7 +239,7 @@ const fn is_type(mut text: &[u8]) -> bool {
     let is_empty = text.is_empty();
     while let [byte, rest @ ..] = text {
         if !(byte.is_ascii_alphanumeric()
-            || matches!(byte, b' ' | b'_' | b'.' | b',' | b'(' | b')'))
+            || matches!(byte, b' ' | b'_' | b'.' | b',' | b'(' | b')' | b'"'))
         {
             return false;
         }

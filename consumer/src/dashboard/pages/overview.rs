@@ -47,7 +47,7 @@ pub(crate) async fn overview<DB: Backend>(
             (freshness(&snapshot))
         }
         @if let Some(status) = &snapshot.status { (frontier(&status.frontier, &base)) }
-        (attention(consumers, &base))
+        (attention(&snapshot, &base))
         @if consumers.len() > 10 || !filter.q.is_empty() { (search(&filter)) }
         (table(&shown, consumers.is_empty(), &snapshot, &base))
     };
@@ -80,8 +80,11 @@ pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
 }
 
 /// The consumers that need attention.
-fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
+fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
     const SHOWN: usize = 12;
+    let consumers = snapshot.consumers();
+    let frontier = snapshot.status.as_ref().map(|status| &status.frontier);
+    let is_settling = frontier.is_some_and(|one| one.problem.is_none() && one.blockers.is_empty());
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
         .iter()
         .filter_map(|one| Some((one, trouble(one)?)))
@@ -93,7 +96,8 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
                 @if consumers.is_empty() {
                     "This program has no consumers, and none has run on this log. Declare one with " code { "#[consumer(…)]" } " and call " code { ".discover()" } ", or add one with " code { ".consumer(…)" } "."
                 } @else if troubled.is_empty() {
-                    (count(consumers.len() as u64, "consumer")) ", no problems"
+                    (count(consumers.len() as u64, "consumer"))
+                    @if is_settling { ", no problems" } @else { ", no other problems" }
                 } @else {
                     strong { (count(troubled.len() as u64, "consumer")) }
                     @if troubled.len() == 1 { " needs attention" } @else { " need attention" }

@@ -11,16 +11,47 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::backend::{Backend, DriverError, Remains};
+use crate::backend::{Backend, DriverError, Remains, StoreError};
 use crate::contract::{BatchError, HandlerError, chain};
 use crate::worker::lane::handler::{TimedOut, panic_message};
-use crate::worker::lane::outcome::AttemptError;
 
 /// The error of a handler that ignored the failure of a statement.
 pub(crate) const SWALLOWED: &str = "a statement in the handler failed and its error was not returned, so the transaction is void; return the error, or run the statement in a savepoint (`tx.begin()`)";
 
 /// Advice where other clients share the server's connection.
 const SHARED_STATEMENT: &str = "behind a pooler that does not know prepared statements, add `statement-cache-capacity=0` to the URL, and `.persistent(false)` to queries outside the handler's transaction";
+
+/// Why an attempt could not be made, or how it ended is unknown: it is repeated and does not count.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// The database failed.
+    Database(String),
+    /// The connection is not what it was when it was opened: a table has changed since it prepared a
+    /// statement, or a handler has changed its settings. The attempt is repeated at once on another
+    /// connection.
+    StaleConnection,
+}
+
+impl AttemptError {
+    /// A row that was locked is not as it was when it was locked.
+    pub(crate) fn not_saved(consumer: &str) -> Self {
+        Self::Database(format!(
+            "the checkpoint row of `{consumer}` changed between the claim and the save in one transaction; look for a trigger on the table of checkpoints"
+        ))
+    }
+}
+
+impl From<sqlx::Error> for AttemptError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(chain(&error).to_string())
+    }
+}
+
+impl From<StoreError> for AttemptError {
+    fn from(error: StoreError) -> Self {
+        Self::Database(chain(&error).to_string())
+    }
+}
 
 /// How a handler failed at a job.
 #[derive(Debug)]
@@ -79,7 +110,7 @@ impl HandlerFailure {
     /// The handler ended the transaction unseen, so that it may have committed it or not.
     pub(super) fn ended_unseen() -> Self {
         Self::ended_by(
-            "a COMMIT or ROLLBACK, so its checkpoint was not saved; only what it wrote after that, or before a COMMIT behind `CLOSE ALL`, was",
+            "a COMMIT or ROLLBACK, so its checkpoint was not saved; only writes after it were committed, or all writes if it was a COMMIT after `CLOSE ALL`",
         )
     }
 
@@ -125,6 +156,10 @@ impl HandlerFailure {
                 error: format!("{}: {}", claim_timeout_error(claim_timeout), self.error),
                 ..self
             }),
+            ErrorKind::TransactionTimeout => Ok(Self {
+                error: format!("{TRANSACTION_TIMEOUT}: {}", self.error),
+                ..self
+            }),
             // The refusal of a commit ends the transaction, so this one came from another.
             ErrorKind::EndedTransaction => Ok(Self {
                 kind: ErrorKind::Handler,
@@ -156,6 +191,8 @@ pub(crate) enum ErrorKind {
     SharedStatement,
     /// The server ended the transaction, since the handler left it idle for too long.
     ClaimTimeout,
+    /// The server ended the transaction, since it took longer than a setting of the server allows.
+    TransactionTimeout,
     /// The handler ended its worker's transaction (R4), or tried to.
     EndedTransaction,
     /// The handler took too long, and left its connection in the middle of something.
@@ -198,6 +235,8 @@ impl ErrorKind {
             Self::EndedTransaction
         } else if DB::is_claim_timeout(error) {
             Self::ClaimTimeout
+        } else if DB::is_transaction_timeout(error) {
+            Self::TransactionTimeout
         } else if DB::is_stale_plan(error) {
             Self::StalePlan
         } else if DB::is_shared_statement(error) {
@@ -249,14 +288,25 @@ pub(crate) fn is_aborted_transaction<DB: Backend>(error: &sqlx::Error) -> bool {
         .is_some_and(DB::is_aborted_transaction)
 }
 
-/// Whether an error of the worker's own statement says that the handler left the transaction idle
-/// for too long.
-pub(crate) fn is_claim_timeout<DB: Backend>(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(DB::is_claim_timeout)
+/// The error of a handler whose transaction the server ended before a statement of the worker's own, if
+/// that is what its error says.
+pub(crate) fn server_timeout<DB: Backend>(
+    error: &sqlx::Error,
+    claim_timeout: Duration,
+) -> Option<String> {
+    let error = error.as_database_error()?;
+    if DB::is_claim_timeout(error) {
+        Some(claim_timeout_error(claim_timeout))
+    } else {
+        DB::is_transaction_timeout(error).then(|| TRANSACTION_TIMEOUT.to_owned())
+    }
 }
 
+/// The error of a handler whose transaction took too long for the server.
+const TRANSACTION_TIMEOUT: &str = "the handler's transaction took longer than the server's `transaction_timeout`, so the server ended it; raise that for the worker's role, or set a lower `batch_size` or `handler_timeout`";
+
 /// The error of a handler whose idle transaction the server ended.
-pub(crate) fn claim_timeout_error(timeout: Duration) -> String {
+fn claim_timeout_error(timeout: Duration) -> String {
     format!(
         "the handler left its transaction idle for longer than the `claim_timeout` of {timeout:?}, so the server ended it; do slow work outside the transaction, raise `claim_timeout`, or set a shorter `handler_timeout`"
     )

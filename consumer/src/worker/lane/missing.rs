@@ -31,7 +31,10 @@ impl<DB: Backend> Lane<DB> {
     /// The event that the lane had yet to handle, if the batch should have it and has not.
     fn pending_in(&self, batch: &Batch) -> Option<i64> {
         let snapshot = self.shared.snapshot.borrow();
-        let pending = *snapshot.pending.get(&self.segment.key)?;
+        let key = &self.segment.key;
+        let unknown = snapshot.rows.get(key).and_then(|row| row.unknown.as_ref());
+        let pending = unknown.map(|unknown| unknown.position);
+        let pending = pending.or(snapshot.pending.get(key).copied())?;
         let is_in = snapshot.incarnation == batch.incarnation
             && batch.after < pending
             && pending <= batch.up_to;
@@ -55,7 +58,7 @@ impl<DB: Backend> Lane<DB> {
                 consumer = self.segment.name(),
                 from,
                 to,
-                "events {from} to {to} are no longer in the log; the consumer continues without those of them that it has not handled",
+                "events {from} to {to} are no longer in the log; the consumer passes over those that it had not handled",
             );
         }
     }

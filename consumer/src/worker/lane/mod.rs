@@ -13,6 +13,7 @@ pub(crate) mod retry;
 mod row_address;
 mod segment;
 mod step_aside;
+mod try_again;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -25,9 +26,9 @@ use crate::backend::{Backend, Checkpoint, Claim, Incarnation, StoreError};
 use crate::contract::chain;
 use crate::worker::context::Shared;
 use crate::worker::lane::attempt::Attempt;
-use crate::worker::lane::failure::ErrorKind;
+use crate::worker::lane::failure::{AttemptError, ErrorKind};
 use crate::worker::lane::job::Job;
-use crate::worker::lane::outcome::{AttemptError, Outcome};
+use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::read_ahead::ReadAhead;
 use crate::worker::lane::row_address::RowAddress;
 use crate::worker::lane::segment::Segment;
@@ -191,7 +192,11 @@ impl<DB: Backend> Lane<DB> {
                 }
             }
             Outcome::Blocked(claim) => self.block(&claim),
-            Outcome::Held => self.wait_for_snapshot().await,
+            Outcome::Held(position) => {
+                self.progress
+                    .set_state(ConsumerState::WaitingForMerge { position });
+                self.wait_for_snapshot().await;
+            }
             Outcome::Unknown => {}
             Outcome::LeftToOthers(claim) => {
                 let state = ConsumerState::stopped(&claim.checkpoint);
@@ -352,6 +357,9 @@ impl<DB: Backend> Lane<DB> {
         }
         self.job = None;
         self.reader.discard();
+        if self.is_stopped_by_others() {
+            return self.try_again().await;
+        }
         if self.progress.state() != state {
             tracing::warn!(consumer = self.segment.name(), %state, "the consumer does not run");
         }

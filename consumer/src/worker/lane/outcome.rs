@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Claim, StoreError};
-use crate::contract::chain;
+use crate::backend::Claim;
 use crate::worker::lane::failure::HandlerFailure;
 use crate::worker::progress::tally::Tally;
 
@@ -33,33 +32,10 @@ pub(crate) enum Outcome {
     Outdated { position: i64, attempts: u32 },
     /// The row was split or merged; the next snapshot shows how.
     Resized,
-    /// The row waits for its neighbour.
-    Held,
+    /// The row waits for its neighbour at this position.
+    Held(i64),
     /// The code does not know the event, which need not wait behind a parked one any more.
     Unknown,
     /// This release has failed on the event, which others try.
     LeftToOthers(Box<Claim>),
-}
-
-/// Why an attempt could not be made, or how it ended is unknown: it is repeated and does not count.
-#[derive(Debug)]
-pub(crate) enum AttemptError {
-    /// The database failed.
-    Database(String),
-    /// The connection is not what it was when it was opened: a table has changed since it prepared a
-    /// statement, or a handler has changed its settings. The attempt is repeated at once on another
-    /// connection.
-    StaleConnection,
-}
-
-impl From<sqlx::Error> for AttemptError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(chain(&error).to_string())
-    }
-}
-
-impl From<StoreError> for AttemptError {
-    fn from(error: StoreError) -> Self {
-        Self::Database(chain(&error).to_string())
-    }
 }

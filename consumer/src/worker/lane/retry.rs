@@ -6,15 +6,15 @@ use std::time::Duration;
 use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
 use crate::contract::{Backoff, PersistedEvent};
 use crate::worker::lane::attempt::record;
-use crate::worker::lane::failure::{ErrorKind, HandlerFailure};
+use crate::worker::lane::failure::{AttemptError, ErrorKind, HandlerFailure};
 use crate::worker::lane::job::Job;
-use crate::worker::lane::outcome::{AttemptError, Outcome};
+use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::{CONTINUE, Lane, Suspects, Turn};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::timeouts::{after, fraction};
 
 /// How long to wait for a database that fails.
-const DATABASE_BACKOFF: Backoff = Backoff {
+pub(super) const DATABASE_BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(50),
     max: Duration::from_secs(10),
 };

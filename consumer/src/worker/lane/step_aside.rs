@@ -4,12 +4,13 @@
 use std::ops::ControlFlow;
 
 use sqlx::Connection as _;
+use tokio::time;
 
-use crate::backend::{Backend, TransactionGuard as _};
+use crate::backend::{Backend, TransactionGuard as _, position};
 use crate::contract::PersistedEvent;
 use crate::worker::connections::Parts;
+use crate::worker::lane::failure::AttemptError;
 use crate::worker::lane::job::Job;
-use crate::worker::lane::outcome::AttemptError;
 use crate::worker::lane::{CONTINUE, Lane, Turn};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::Cursor;
@@ -92,12 +93,36 @@ impl<DB: Backend> Lane<DB> {
         if self.until.is_some() {
             return ControlFlow::Break(state);
         }
-        self.wait_for_row().await;
+        tokio::select! {
+            () = self.row_changed() => {}
+            () = self.is_deleted(job) => {
+                // What is in memory still has it.
+                self.reader.discard();
+                self.shared.log.discard();
+            }
+        }
         CONTINUE
     }
 
+    /// Waits until the log no longer has the first event of a job, which is all that the lane waits for.
+    async fn is_deleted(&self, job: &Job) {
+        let Some(next) = job.position_of(0) else {
+            return std::future::pending().await;
+        };
+        loop {
+            time::sleep(self.shared.options.advance_interval).await;
+            let row = self.shared.log.first_from(next, job.head, job.incarnation);
+            // A log that cannot be read says nothing.
+            if let Ok(row) = row.await
+                && row.is_none_or(|row| position(&row) > next)
+            {
+                return;
+            }
+        }
+    }
+
     /// Waits until the row has changed, or the log was rewritten, since the lane last looked.
-    async fn wait_for_row(&self) {
+    async fn row_changed(&self) {
         let key = &self.segment.key;
         let look = |snapshot: &Snapshot| {
             let row = snapshot.rows.get(key);

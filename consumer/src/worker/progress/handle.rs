@@ -97,7 +97,7 @@ impl<DB: Backend> WorkerHandle<DB> {
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
-    /// # let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
+    /// let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
     /// let handle = worker.handle();
     /// let running = tokio::spawn(worker.run(std::future::pending()));
     /// let event = register(&store, "ada").await?;
@@ -135,7 +135,7 @@ impl<DB: Backend> WorkerHandle<DB> {
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
-    /// # let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
+    /// let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
     /// let handle = worker.handle();
     /// let running = tokio::spawn(worker.run(std::future::pending()));
     ///
@@ -171,7 +171,7 @@ impl<DB: Backend> WorkerHandle<DB> {
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
-    /// # let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
+    /// let worker = consumer::Worker::builder(store.clone()).consumer(Users).build()?;
     /// let handle = worker.handle();
     /// assert!(handle.health().is_live() && !handle.health().is_ready());
     ///
@@ -231,6 +231,10 @@ impl<DB: Backend> WorkerHandle<DB> {
                 let since = self.progress.stalled_for(lane)?;
                 Some(HealthProblem::Stalled { consumer, since })
             }
+            state @ ConsumerState::WaitingForMerge { .. } => {
+                self.progress.stalled_for(lane)?;
+                Some(HealthProblem::NotRunning { consumer, state })
+            }
             ConsumerState::Panicked { error } => Some(HealthProblem::Panicked { consumer, error }),
             ConsumerState::CaughtUp | ConsumerState::ShutDown => None,
             state => Some(HealthProblem::NotRunning { consumer, state }),
@@ -255,7 +259,7 @@ impl<DB: Backend> WorkerHandle<DB> {
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
-    /// # let handle = consumer::Worker::builder(store).consumer(Users).build()?.handle();
+    /// let handle = consumer::Worker::builder(store).consumer(Users).build()?.handle();
     /// if let Some(wait) = handle.frontier_wait() {
     ///     println!("nothing after {} for {:?}", wait.position, wait.waited);
     ///     for blocker in &wait.blockers {

@@ -99,7 +99,8 @@ pub enum HealthProblem {
         /// The message of the panic.
         error: String,
     },
-    /// A consumer does not run, and its operator has to act.
+    /// A consumer does not run, and its operator has to act; or it has waited for a merge of its segments
+    /// for longer than [`stall_after`](crate::WorkerBuilder::stall_after).
     NotRunning {
         /// The consumer.
         consumer: Arc<str>,
@@ -109,7 +110,7 @@ pub enum HealthProblem {
 }
 
 impl Health {
-    /// Whether the process should keep running: the answer to a liveness probe.
+    /// Returns whether the process should keep running: the answer to a liveness probe.
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.problems.iter().any(|problem| {
@@ -125,7 +126,7 @@ impl Health {
         })
     }
 
-    /// Whether every consumer that may run does: the answer to a readiness probe.
+    /// Returns whether every consumer that may run does: the answer to a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.problems.iter().all(|problem| {

@@ -74,7 +74,7 @@ impl Report {
             .find(|consumer| &*consumer.name == name)
     }
 
-    /// Whether any consumer ended before it had handled everything, unless the worker was shut down
+    /// Returns whether any consumer ended before it had handled everything, unless the worker was shut down
     /// or an operator paused the consumer.
     #[must_use]
     pub fn has_failures(&self) -> bool {

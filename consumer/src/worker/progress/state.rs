@@ -52,6 +52,11 @@ pub enum ConsumerState {
         /// Why it failed last.
         error: String,
     },
+    /// A segment of it waits for its neighbour, to be [merged](crate::merge_segments) with it.
+    WaitingForMerge {
+        /// The position that the neighbour has to reach.
+        position: i64,
+    },
     /// It waits for the database.
     Waiting {
         /// The error of the database.
@@ -85,8 +90,8 @@ pub enum ConsumerState {
         /// The scope of the code, in the same form.
         code: String,
     },
-    /// It handles nothing until it is decided where it begins: its name is that of a renamed or forgotten
-    /// consumer, or it may be another one under a new name.
+    /// It waits for a decision on where to start: its name is that of a renamed or forgotten consumer, or it
+    /// may be another one under a new name.
     HeldBack(HeldBack),
     /// The program contains another version of it and leaves this one to other programs.
     OtherVersion,
@@ -114,10 +119,12 @@ impl ConsumerState {
         "held_back",
     ];
 
-    /// Its label in metrics, where a consumer that starts or restarts is waiting.
+    /// Its label in metrics, where a consumer that starts or restarts is waiting, and one that is merged
+    /// is running.
     pub(crate) fn metric_label(&self) -> &'static str {
         match self {
             Self::Starting | Self::Panicked { .. } => "waiting",
+            Self::WaitingForMerge { .. } => "running",
             other => other.name(),
         }
     }
@@ -163,6 +170,7 @@ impl ConsumerState {
             Self::Running => "running",
             Self::Rebuilding => "rebuilding",
             Self::Retrying { .. } => "retrying",
+            Self::WaitingForMerge { .. } => "waiting_for_merge",
             Self::Waiting { .. } => "waiting",
             Self::Panicked { .. } => "panicked",
             Self::Stopped { .. } => "stopped",
@@ -195,6 +203,7 @@ impl ConsumerState {
             | Self::Panicked { .. } => Tone::Bad,
             Self::Retrying { .. }
             | Self::WaitingForRelease { .. }
+            | Self::WaitingForMerge { .. }
             | Self::Waiting { .. }
             | Self::Paused
             | Self::Detached
@@ -212,6 +221,7 @@ impl ConsumerState {
             Self::Starting
                 | Self::Running
                 | Self::Retrying { .. }
+                | Self::WaitingForMerge { .. }
                 | Self::Waiting { .. }
                 | Self::Panicked { .. }
         )
@@ -240,7 +250,7 @@ impl ConsumerState {
             | Self::OtherVersion
             | Self::CaughtUp => 1,
             Self::Running | Self::Rebuilding => 2,
-            Self::Starting => 3,
+            Self::Starting | Self::WaitingForMerge { .. } => 3,
             Self::Retrying { .. } => 4,
             Self::Waiting { .. } => 5,
             Self::Panicked { .. } => 6,
@@ -296,6 +306,10 @@ impl fmt::Display for ConsumerState {
                     "retrying event {position} (failed {attempts} time{s}: {error})"
                 )
             }
+            Self::WaitingForMerge { position } => write!(
+                f,
+                "waiting at position {position} for the neighbouring segment, to be merged with it"
+            ),
             Self::Waiting { error } => write!(f, "waiting for the database ({error})"),
             Self::Panicked { error } => write!(f, "panicked ({error})"),
             Self::Stopped {

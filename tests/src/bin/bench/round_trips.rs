@@ -47,8 +47,8 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     .collect()
 }
 
-/// The round trips a batch of catching up in batches of that size: all that the worker makes, also
-/// what it reads, its start and its end.
+/// The round trips a batch of catching up in batches of that size: all that the worker makes, including its
+/// reads, its start and its end.
 async fn a_batch(log: &Log<Postgres>, size: u32) -> f64 {
     let network = Delay::before(server().port(), Duration::ZERO).await;
     let store = through(log, &network).await;

@@ -1,23 +1,29 @@
-//! Finds NaN and infinity in a value before `serde_json` writes them as `null`.
+//! Finds numbers that would not be the same after JSON: `serde_json` writes NaN and infinity as `null`,
+//! and reads an integer of more than 64 bits as a floating-point number.
 
 use std::fmt::{self, Display};
 
 use serde::ser::{self, Serialize, Serializer};
 
-/// Whether all floating-point numbers in the value are finite. A value whose `Serialize` fails counts
-/// as finite: the conversion to JSON reports it.
-pub(super) fn is_finite<T: Serialize + ?Sized>(value: &T) -> bool {
-    !matches!(value.serialize(Finite), Err(Found::NotFinite))
+use super::error::FieldError;
+
+/// Refuses a value with a number that JSON would change. A value whose `Serialize` fails passes: the
+/// conversion to JSON reports it.
+pub(super) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), FieldError> {
+    match value.serialize(Numbers) {
+        Err(Found::Changed(error)) => Err(error),
+        Err(Found::Failure) | Ok(()) => Ok(()),
+    }
 }
 
 /// Walks through a value.
 #[derive(Clone, Copy)]
-struct Finite;
+struct Numbers;
 
 /// Why the walk ended early.
 #[derive(Debug)]
 enum Found {
-    NotFinite,
+    Changed(FieldError),
     Failure,
 }
 
@@ -37,16 +43,24 @@ impl ser::Error for Found {
 
 type Walked = Result<(), Found>;
 
-fn check(is_finite: bool) -> Walked {
+fn finite(is_finite: bool) -> Walked {
     if is_finite {
         Ok(())
     } else {
-        Err(Found::NotFinite)
+        Err(Found::Changed(FieldError::NotFinite))
     }
 }
 
-/// Methods for values without floating-point numbers in them.
-macro_rules! no_numbers {
+fn of_64_bits<T: Copy + Display + TryInto<i64> + TryInto<u64>>(value: T) -> Walked {
+    if TryInto::<i64>::try_into(value).is_ok() || TryInto::<u64>::try_into(value).is_ok() {
+        Ok(())
+    } else {
+        Err(Found::Changed(FieldError::TooLarge(value.to_string())))
+    }
+}
+
+/// Methods for values that JSON does not change, as far as their numbers are concerned.
+macro_rules! unchanged {
     ($($method:ident($($type:ty)?)),+ $(,)?) => {
         $(fn $method(self $(, _: $type)?) -> Walked {
             Ok(())
@@ -54,7 +68,7 @@ macro_rules! no_numbers {
     };
 }
 
-impl Serializer for Finite {
+impl Serializer for Numbers {
     type Ok = ();
     type Error = Found;
     type SerializeSeq = Self;
@@ -65,18 +79,16 @@ impl Serializer for Finite {
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
-    no_numbers!(
+    unchanged!(
         serialize_bool(bool),
         serialize_i8(i8),
         serialize_i16(i16),
         serialize_i32(i32),
         serialize_i64(i64),
-        serialize_i128(i128),
         serialize_u8(u8),
         serialize_u16(u16),
         serialize_u32(u32),
         serialize_u64(u64),
-        serialize_u128(u128),
         serialize_char(char),
         serialize_str(&str),
         serialize_bytes(&[u8]),
@@ -85,12 +97,20 @@ impl Serializer for Finite {
         serialize_unit_struct(&'static str),
     );
 
+    fn serialize_i128(self, value: i128) -> Walked {
+        of_64_bits(value)
+    }
+
+    fn serialize_u128(self, value: u128) -> Walked {
+        of_64_bits(value)
+    }
+
     fn serialize_f32(self, value: f32) -> Walked {
-        check(value.is_finite())
+        finite(value.is_finite())
     }
 
     fn serialize_f64(self, value: f64) -> Walked {
-        check(value.is_finite())
+        finite(value.is_finite())
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Walked {
@@ -163,7 +183,7 @@ impl Serializer for Finite {
 /// Implements a compound whose parts are values without names.
 macro_rules! compound {
     ($trait:ident::$method:ident $(, $key:ident)?) => {
-        impl ser::$trait for Finite {
+        impl ser::$trait for Numbers {
             type Ok = ();
             type Error = Found;
 
@@ -191,7 +211,7 @@ compound!(SerializeMap::serialize_value, serialize_key);
 /// Implements a compound whose parts are values with names.
 macro_rules! named {
     ($trait:ident) => {
-        impl ser::$trait for Finite {
+        impl ser::$trait for Numbers {
             type Ok = ();
             type Error = Found;
 
