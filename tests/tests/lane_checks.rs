@@ -26,6 +26,7 @@ test_on!(
     only_the_event_that_failed_has_another_attempt,
     events_that_may_have_failed_are_not_judged_together,
     a_failure_behind_a_parked_event_is_that_of_its_own_event,
+    events_wait_behind_parked_ones_of_any_aggregate,
 );
 
 test_on!([postgres], a_claim_that_shows_a_change_reads_the_log_again);
@@ -293,6 +294,29 @@ async fn a_failure_behind_a_parked_event_is_that_of_its_own_event<DB: TestDataba
     db.run_once(users()).await;
     assert_eq!(db.parked("users").await, [first, behind, bad]);
     assert_eq!(db.applied("users").await, [good]);
+}
+
+/// Also in the first and the last slice, and where its name is too long for the index.
+async fn events_wait_behind_parked_ones_of_any_aggregate<DB: TestDatabase>(db: Database<DB>) {
+    let of_slice = |slice| {
+        let mut ids = (0..).map(|n| format!("u-{n}"));
+        ids.find(|id| aggregate_slice(id) == slice).unwrap()
+    };
+    let ids = [of_slice(0), of_slice(1023), "long ".repeat(2_000)];
+    let users = |fails| {
+        let users = judging(
+            "users",
+            move |_, _| if fails { Err("no".into()) } else { Ok(()) },
+        );
+        users.settings(impatient().retries(0).on_error(OnError::Park))
+    };
+    let first = db.append("User", &ids).await;
+    db.run_once(users(true)).await;
+    let behind = db.append("User", &ids).await;
+    let free = db.append_one("User", "free").await;
+    db.run_once(users(false)).await;
+    assert_eq!(db.parked("users").await, [first, behind].concat());
+    assert_eq!(db.applied("users").await, [free]);
 }
 
 /// The other consumer has brought the event into memory before it is corrected.
