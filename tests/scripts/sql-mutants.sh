@@ -61,24 +61,26 @@ a frontier is saved in another incarnation of the server
 row-level security is not looked at
 - row_security_active($2::oid) AS hidden
 + false AS hidden
-== consumer/src/backend/postgres/frontier.rs: silent_logs
+== consumer/src/backend/checkpoints.rs: silent_logs
 the checkpoints of other logs are compared with this sequence
-- WHERE l.consumer = p.consumer AND l.log <> '{log}')"
-+ WHERE false)"
+- WHERE NOT EXISTS (SELECT 1 FROM {logs} AS l WHERE l.consumer = p.consumer AND l.log <> '{log}')
++ WHERE true
 == consumer/src/backend/postgres/marker.rs: silent_server
 a standby looks like a primary
 - pg_is_in_recovery()::int]
 + 0]
 == consumer/src/backend/postgres/events.rs: faults_frontier rules silent_server
 a read goes beyond what is settled
-- {global_position} > $1 AND {global_position} <= $2
-+ {global_position} > $1 AND {global_position} <= $2 + 2
+- {global_position} <= $2
+ORDER BY {global_position} LIMIT $3
++ {global_position} <= $2 + 2
+ORDER BY {global_position} LIMIT $3
 == consumer/src/backend/postgres/checkpoints.rs: processes worker_running
 a claim waits for the process that has the row
 - FOR UPDATE SKIP LOCKED)
-     RETURNING
+        SELECT
 + FOR UPDATE)
-     RETURNING
+        SELECT
 == consumer/src/backend/postgres/checkpoints.rs: processes
 a frozen process keeps its claim
 - set_config('idle_in_transaction_session_timeout', $4, true)
@@ -93,8 +95,8 @@ a save does not compare the epoch
 + AND position = $10 AND $11::bigint IS NOT NULL
 == consumer/src/backend/postgres/checkpoints.rs: rules
 a save does not compare the transaction
-- AND pg_current_xact_id()::text = $12
-+ AND $12::text IS NOT NULL
+- AND pg_current_xact_id()::text = $16
++ AND $16::text IS NOT NULL
 == consumer/src/backend/postgres/checkpoints.rs: silent_replay
 the high-water mark of versions is not locked
 - SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked

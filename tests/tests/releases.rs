@@ -195,6 +195,7 @@ async fn two_running_releases_that_fail_leave_an_event_alone<DB: TestDatabase>(d
         Running::start(worker.consumer(all).release(release))
     };
     let (v1, v2) = (start(&by_v1, "v1"), start(&by_v2, "v2"));
+    v1.caught_up().await.unwrap();
     db.append_one("User", "bad").await;
     until("both have failed", async || {
         let stopped = status(&db).await;

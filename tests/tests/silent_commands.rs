@@ -154,6 +154,7 @@ async fn an_idle_worker_starts_over_with_a_new_row<DB: TestDatabase>(db: Databas
         running.consumers()[0].state == ConsumerState::Forgotten
     })
     .await;
+    assert_eq!(running.consumers()[0].position, None);
     // Another worker creates the row anew, at the beginning.
     db.execute("DELETE FROM applied").await;
     admin.pause("users").await.unwrap();

@@ -10,7 +10,7 @@ use consumer::{
     aggregate_slice, merge_segments,
 };
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, consumer, patiently, run_once, test_on,
+    Database, Model, Running, TestDatabase, consumer, patiently, run_once, test_on, until,
 };
 
 const NAME: &str = "mails";
@@ -106,6 +106,8 @@ test_on!(
     a_parked_event_that_a_rebuild_discards_is_delivered_as_new,
     what_a_forgotten_consumer_handled_is_a_replay,
     another_scope_makes_its_earlier_events_new_and_no_others,
+    what_a_row_handled_before_it_was_divided_is_a_replay,
+    what_a_row_left_out_before_it_was_divided_is_new,
     activating_past_the_parked_effects_of_version_1_is_refused,
     forgetting_a_version_with_parked_effects_is_refused,
     compacting_the_ledger_keeps_what_no_other_range_covers
@@ -357,6 +359,47 @@ async fn another_scope_makes_its_earlier_events_new_and_no_others<DB: TestDataba
         delivered(&both),
         (BTreeSet::from([order]), BTreeSet::from([user]))
     );
+}
+
+async fn what_a_row_handled_before_it_was_divided_is_a_replay<DB: TestDatabase>(db: Database<DB>) {
+    let users = two_of_each(&db).await;
+    let model = mails(Settings::default()).scope(&["User"]);
+    run_once(model.worker(&db)).await;
+    let replays = rebuilt_in_two_rows(&db, &model).await;
+    assert_eq!(replays, (BTreeSet::new(), users));
+}
+
+/// Its scope was another one then.
+async fn what_a_row_left_out_before_it_was_divided_is_new<DB: TestDatabase>(db: Database<DB>) {
+    let users = two_of_each(&db).await;
+    let (lower, upper) = halves();
+    let orders = db.append("Order", [&lower[0], &upper[0]]).await;
+    let model = mails(Settings::default()).scope(&["User"]);
+    run_once(model.worker(&db)).await;
+    let both = model.clone().scope(&["Order", "User"]);
+    let admin = both.worker(&db).admin().unwrap();
+    admin.accept_scope(NAME).await.unwrap();
+    let delivered = rebuilt_in_two_rows(&db, &both).await;
+    assert_eq!(delivered, (orders.into_iter().collect(), users));
+}
+
+/// Divides the row of a consumer, rebuilds it, and returns what it is given then, as new and as replays.
+async fn rebuilt_in_two_rows<DB: TestDatabase>(
+    db: &Database<DB>,
+    model: &Model,
+) -> (BTreeSet<i64>, BTreeSet<i64>) {
+    let divided = || model.worker(db).configure(NAME, |one| one.segments(2));
+    let running = Running::start(divided());
+    until("the row is divided", async || {
+        db.number("SELECT count(*) FROM consumer_progress").await == 2
+    })
+    .await;
+    running.stop().await;
+    let admin = divided().admin().unwrap();
+    admin.rebuild(NAME, RebuildOptions::new()).await.unwrap();
+    model.seen.lock().unwrap().clear();
+    run_once(divided()).await;
+    delivered(model)
 }
 
 async fn activating_past_the_parked_effects_of_version_1_is_refused<DB: TestDatabase>(

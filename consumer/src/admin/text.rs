@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_long_list_names_the_first_and_counts_the_others() {
-        assert_eq!(listed::<&str>(&[]), "none");
+        assert_eq!(listed(&[""; 0]), "none");
         assert_eq!(listed(&["a", "b"]), "a, b");
         let twenty = vec!["a"; 20];
         assert!(!listed(&twenty).contains("more"));

@@ -31,6 +31,8 @@ mod json_text;
 #[cfg(feature = "worker")]
 mod ledger;
 mod log_rows;
+#[cfg(feature = "worker")]
+mod marks;
 mod migrations;
 mod mismatch;
 mod names;
@@ -101,6 +103,8 @@ pub(crate) use self::ledger::{Ledger, Run};
 pub(crate) use self::log_rows::LogRow;
 #[cfg(feature = "worker")]
 pub(crate) use self::log_rows::{UnreadableEvent, position, readable_event};
+#[cfg(feature = "worker")]
+pub(crate) use self::marks::{expire_mark, must_wait, release_mark, renew_mark, take_mark};
 pub(crate) use self::migrations::{check, migrate, script};
 #[cfg(feature = "worker")]
 pub(crate) use self::migrations::{check_mapping, check_use};

@@ -253,10 +253,6 @@ impl Checkpoints for Postgres {
     const LOCK_MARK: &'static str = "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
 
-    /// A claim is held while a handler works elsewhere.
-    const HOLD_MARK: &'static str = Self::LOCK_MARK;
-    const RELEASE_MARK: &'static str = "SELECT $1";
-
     const ADVANCE: &'static str = concat!(
         "
         WITH move AS (
@@ -354,6 +350,7 @@ impl Checkpoints for Postgres {
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
+        _holder: &str,
         at: Option<&str>,
         timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {

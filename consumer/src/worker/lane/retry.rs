@@ -14,7 +14,7 @@ use crate::worker::progress::state::ConsumerState;
 use crate::worker::timeouts::{after, fraction};
 
 /// How long to wait for a database that fails.
-const DATABASE_BACKOFF: Backoff = Backoff {
+pub(super) const DATABASE_BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(50),
     max: Duration::from_secs(10),
 };
