@@ -204,7 +204,7 @@ const WRONG: [(&str, i32, &str); 33] = [
     (
         "rebuild notifications.mail --without-reset",
         4,
-        "has 2 parked events, whose effects would be lost; retry or skip them first",
+        "has 2 parked events, not yet handled; retry or skip them first",
     ),
     (
         "run --only invoice",

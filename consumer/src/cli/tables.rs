@@ -66,19 +66,19 @@ impl Layout<'_> {
     }
 
     /// The rows with what may have several lines beside the other columns.
-    fn beside(&self, titled: Titled, fixed: &[usize], all: &[usize]) -> String {
-        let table = text(&self.table(&titled.rows, all, true));
+    fn beside(&self, shown: Titled, fixed: &[usize], all: &[usize]) -> String {
+        let table = text(&self.table(&shown.rows, all, true));
         let plain = self.console.without_colour();
         let plain = Layout {
             console: &plain,
             ..*self
         }
-        .table(&titled.rows, all, true);
-        let width = self.widest(&titled.rows, fixed);
+        .table(&shown.rows, all, true);
+        let width = self.widest(&shown.rows, fixed);
         // Below its first line, a row has nothing in the columns that are fixed.
         let starts = |line: &String| line.chars().take(width).any(|char| char != ' ');
         let starts: Vec<bool> = plain.lines().map(|line| starts(&line)).collect();
-        let mut titles = titled.titles.into_iter();
+        let mut titles = shown.titles.into_iter();
         let mut lines = Vec::new();
         for (index, (line, starts)) in table.lines().zip(starts).enumerate() {
             if starts && index > 0 {
