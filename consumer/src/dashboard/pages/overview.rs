@@ -112,7 +112,7 @@ fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
                 ul.attention {
                     @for (one, why) in troubled.iter().take(SHOWN) {
                         li {
-                            span class={ "state " (class(one.tone())) } { (one.word()) }
+                            span class={ "state " (class(one.state.tone())) } { (one.state.words()) }
                             " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
                             " " span.why { (prose(why)) }
                         }
@@ -189,7 +189,7 @@ fn row(
                 @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
-            td data-label="State" { span class={ "state " (class(one.tone())) } { (one.word()) } }
+            td data-label="State" { span class={ "state " (class(one.state.tone())) } { (one.state.words()) } }
             td.number data-label="Lag" { (events(one.lag, one.position, head)) }
             td.number data-label="Behind" { (or_dash(one.lag.time)) }
             td.rate data-label="Rate" {
