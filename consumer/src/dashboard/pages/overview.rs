@@ -13,7 +13,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::figures::{slices, sparkline, strip};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, class, events, or_dash, process, prose, trouble};
+use crate::dashboard::words::{ago, class, events, or_dash, problem, process, prose};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
@@ -87,7 +87,7 @@ fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
     let is_settling = frontier.is_some_and(|one| one.problem.is_none() && one.blockers.is_empty());
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
         .iter()
-        .filter_map(|one| Some((one, trouble(one)?)))
+        .filter_map(|one| Some((one, problem(one)?)))
         .collect();
     let parked: u64 = consumers.iter().map(|one| one.parked).sum();
     html! {
