@@ -245,7 +245,7 @@ impl<DB: Backend> Admin<DB> {
                 // Dropping the future does not end the statement, which would keep the rows locked.
                 guard.give_up();
                 let mut other = Borrowed::from(self.store.pool()).await?;
-                DB::end_backend(&mut other, &taken).await?;
+                DB::terminate(&mut other, taken.backend).await?;
                 other.give_back();
                 Err(error)
             }

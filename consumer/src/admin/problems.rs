@@ -37,7 +37,7 @@ impl Problem {
 /// The problems of a consumer and their remedies.
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
-    let all = [problem, way_out(one), unattended(one)];
+    let all = [problem, remedy(one), no_worker(one)];
     let consumer = one.id();
     all.into_iter()
         .flatten()
@@ -47,14 +47,16 @@ pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
 /// The same without the event that it fails to handle.
 #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
 pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<Item = Problem> {
-    problem_of_state(one).into_iter().chain(unattended(one))
+    problem_of_state(one).into_iter().chain(no_worker(one))
 }
 
-fn unattended(one: &ConsumerStatus) -> Option<Problem> {
-    let time = one.unattended?;
+fn no_worker(one: &ConsumerStatus) -> Option<Problem> {
+    let ConsumerState::NoWorker { waited } = one.state else {
+        return None;
+    };
     Some(Problem::Is(format!(
         "events have waited {} and no worker has claimed them; start a worker that runs this consumer",
-        duration(time)
+        duration(waited)
     )))
 }
 
@@ -97,7 +99,9 @@ pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
 fn failure(one: &ConsumerStatus) -> Option<Problem> {
     let failing = one.failing.as_ref()?;
     let state = match (&one.state, failing.position.map(number)) {
-        (ConsumerState::Retrying { .. }, Some(event)) => format!("retries event {event}"),
+        (ConsumerState::Retrying { .. } | ConsumerState::NoWorker { .. }, Some(event)) => {
+            format!("retries event {event}")
+        }
         (state, Some(event)) => format!("{} at event {event}", state.words()),
         (state, None) => state.words(),
     };
@@ -112,7 +116,7 @@ fn failure(one: &ConsumerStatus) -> Option<Problem> {
 }
 
 /// How a consumer that has stopped runs again.
-fn way_out(one: &ConsumerStatus) -> Option<Problem> {
+fn remedy(one: &ConsumerStatus) -> Option<Problem> {
     let failing = one.failing.as_ref()?;
     let ConsumerState::Stopped { position, .. } = &one.state else {
         return None;

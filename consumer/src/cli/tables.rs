@@ -307,7 +307,7 @@ fn status_table(console: &Console, status: &Status) -> String {
         let parked = Some(one.parked).filter(|&parked| parked > 0);
         let mut row = vec![
             cell(name(status, one)),
-            cell(one.word()).fg(colour(one)),
+            cell(one.state.words()).fg(colour(one)),
             cell(or_dash(one.position, number)),
             cell(lag(one.lag)),
             cell(or_dash(one.lag.time, duration)),
@@ -402,7 +402,7 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
 }
 
 fn colour(one: &ConsumerStatus) -> Color {
-    match one.tone() {
+    match one.state.tone() {
         Tone::Good => Color::Green,
         Tone::Neutral => Color::Cyan,
         Tone::Doubtful => Color::Yellow,

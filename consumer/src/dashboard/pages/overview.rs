@@ -13,7 +13,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::figures::{slices, sparkline, strip};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, class, events, or_dash, process, prose, trouble};
+use crate::dashboard::words::{ago, class, events, or_dash, problem, process, prose};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
@@ -87,7 +87,7 @@ fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
     let is_settling = frontier.is_some_and(|one| one.problem.is_none() && one.blockers.is_empty());
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
         .iter()
-        .filter_map(|one| Some((one, trouble(one)?)))
+        .filter_map(|one| Some((one, problem(one)?)))
         .collect();
     let parked: u64 = consumers.iter().map(|one| one.parked).sum();
     html! {
@@ -112,7 +112,7 @@ fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
                 ul.attention {
                     @for (one, why) in troubled.iter().take(SHOWN) {
                         li {
-                            span class={ "state " (class(one.tone())) } { (one.word()) }
+                            span class={ "state " (class(one.state.tone())) } { (one.state.words()) }
                             " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
                             " " span.why { (prose(why)) }
                         }
@@ -189,7 +189,7 @@ fn row(
                 @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
-            td data-label="State" { span class={ "state " (class(one.tone())) } { (one.word()) } }
+            td data-label="State" { span class={ "state " (class(one.state.tone())) } { (one.state.words()) } }
             td.number data-label="Lag" { (events(one.lag, one.position, head)) }
             td.number data-label="Behind" { (or_dash(one.lag.time)) }
             td.rate data-label="Rate" {

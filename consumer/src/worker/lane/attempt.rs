@@ -877,7 +877,7 @@ pub(crate) async fn keep_alive<DB: Backend, T>(
     claim_timeout: Duration,
     handler: impl Future<Output = T>,
 ) -> Result<T, sqlx::Error> {
-    let signs_of_life = async {
+    let touching = async {
         loop {
             time::sleep(claim_timeout / 3).await;
             let touched = Timeouts::of_claims(claim_timeout)
@@ -891,7 +891,7 @@ pub(crate) async fn keep_alive<DB: Backend, T>(
     tokio::select! {
         biased;
         output = handler => Ok(output),
-        error = signs_of_life => Err(error),
+        error = touching => Err(error),
     }
 }
 
