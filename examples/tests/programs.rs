@@ -7,15 +7,9 @@
     missing_docs
 )]
 
-mod process;
+use std::process::Command;
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use consumer::{ExpectedVersion, NewEvent, PgEventStore, sqlx};
 use consumer_tests::TestPostgres;
-
-use self::process::Process;
 
 /// Runs a program, and returns its output.
 fn run(program: &str, url: &str) -> String {
@@ -237,99 +231,4 @@ fn every_program_has_its_command_in_the_readme() {
             .any(|named| named == program);
         assert!(command, "the README does not say how `{program}` is run");
     }
-}
-
-/// Starts a release, which runs until it receives SIGTERM.
-fn start(program: &str, url: &str) -> Process {
-    let mut command = Command::new(program);
-    command.env("DATABASE_URL", url).stdout(Stdio::piped());
-    Process::start(&mut command)
-}
-
-/// Ends a release, and returns how many events each of its consumers has handled.
-fn end(mut release: Process) -> Vec<(String, u64)> {
-    let output = release.0.stdout.take().unwrap();
-    release.terminate();
-    let text = std::io::read_to_string(output).unwrap();
-    text.lines()
-        .map(|line| {
-            let (name, rest) = line.split_once(": shut down at ").unwrap();
-            let events = rest.split(' ').nth(1).unwrap();
-            (name.to_owned(), events.parse().unwrap())
-        })
-        .collect()
-}
-
-async fn append(store: &PgEventStore, kind: &str, count: usize) {
-    for _ in 0..count {
-        let id = uuid::Uuid::new_v4().to_string();
-        let event = NewEvent::new(kind, id, "Happened", "{}");
-        store
-            .append(ExpectedVersion::NoStream, &[event])
-            .await
-            .unwrap();
-    }
-}
-
-/// Waits until a query returns that number. Its table may not exist yet.
-async fn until(store: &PgEventStore, query: &'static str, wanted: i64) {
-    let timeout = Duration::from_mins(1);
-    let reached = async {
-        loop {
-            let count: Result<i64, _> = sqlx::query_scalar(query).fetch_one(store.pool()).await;
-            if count.is_ok_and(|count| count == wanted) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(timeout, reached)
-        .await
-        .unwrap_or_else(|_| panic!("{query} did not return {wanted}"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn in_a_rolling_deploy_each_release_runs_what_it_has() {
-    const USERS: &str = "SELECT count(*) FROM users";
-    const ORDERS: &str = "SELECT count(*) FROM orders";
-    let database = TestPostgres::shared().await.database().await;
-    let store = database.store().await;
-
-    let before = start(env!("CARGO_BIN_EXE_deploy_before"), &database.url);
-    append(&store, "User", 20).await;
-    append(&store, "Order", 10).await;
-    until(&store, USERS, 20).await;
-
-    let after = start(env!("CARGO_BIN_EXE_deploy_after"), &database.url);
-    // The new consumer starts with the events that are older than its code.
-    until(&store, ORDERS, 10).await;
-    append(&store, "User", 20).await;
-    append(&store, "Order", 10).await;
-    until(&store, USERS, 40).await;
-    until(&store, ORDERS, 20).await;
-    let before = end(before);
-
-    append(&store, "User", 20).await;
-    until(&store, USERS, 60).await;
-    let after = end(after);
-
-    let names = |events: &[(String, u64)]| -> Vec<String> {
-        events.iter().map(|(name, _)| name.clone()).collect()
-    };
-    assert_eq!(
-        names(&before),
-        ["users"],
-        "the old release never claims `orders`"
-    );
-    assert_eq!(names(&after), ["orders", "users"]);
-    assert_eq!(
-        after[0].1, 20,
-        "all of them handled by the release that has the code"
-    );
-    assert_eq!(
-        before[0].1 + after[1].1,
-        60,
-        "each handled once, by one of the releases"
-    );
-    assert!(before[0].1 >= 20 && after[1].1 >= 20);
 }

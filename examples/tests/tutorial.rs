@@ -210,3 +210,31 @@ fn the_commands_of_the_tutorial_print_what_it_says() {
     reader.begin(0);
     assert!(compared >= 5, "only {compared} outputs were compared");
 }
+
+#[test]
+fn withdrawals_at_once_do_not_overdraw_an_account() {
+    let reader = Reader {
+        step: 3,
+        ..Reader::new()
+    };
+    let command =
+        |line: &str| reader.command(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    for line in ["open acc-1 Ada", "deposit acc-1 1000"] {
+        assert!(command(line).status().unwrap().success());
+    }
+    let withdrawals = [(); 8].map(|()| {
+        let mut withdraw = command("withdraw acc-1 400");
+        withdraw.stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let mut succeeded = 0;
+    for withdrawal in withdrawals {
+        let output = withdrawal.wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() {
+            succeeded += 1;
+        } else {
+            assert_eq!(errors, "Error: `acc-1` has only 200\n");
+        }
+    }
+    assert_eq!(succeeded, 2);
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the pictures of the README again: the overview of the dashboard in light and dark colours, and
 # `status --watch`. With `all DIRECTORY`, writes every page of the dashboard in every width and colour, and every
-# screen of the commands, to look at them. Needs `chromium` and `chromedriver`.
+# screen and every error of the commands, to look at them. Needs `chromium` and `chromedriver`.
 # Usage: tests/scripts/pictures.sh [all DIRECTORY]
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -10,7 +10,7 @@ if [ "${1:-}" = all ]; then
     SCREENS=$(cd "$2" && pwd)
     export SCREENS
     cd "$root"
-    cargo test -p consumer-tests --test screens -- --nocapture
+    cargo test -p consumer-tests --test screens --test cli_errors -- --nocapture
     exit
 fi
 cd "$root"

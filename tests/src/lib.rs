@@ -52,7 +52,7 @@ pub use self::properties::cases;
 pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
-pub use self::terminal::{Terminal, plain};
+pub use self::terminal::{Piped, Terminal, plain};
 pub use self::writers::{Kind, NaiveReader, Tally, Writers, naive_step};
 
 /// The library under another path, as a crate that wraps it would offer it.

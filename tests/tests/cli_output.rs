@@ -129,7 +129,7 @@ async fn park_and_skip_say_what_they_did<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(exit, Exit::Usage);
     assert_eq!(
         text,
-        "error: consumer `users` is not stopped at event 2; it is stopped at 1\n"
+        "error: consumer `users` is neither stopped at event 2 nor waiting before it; event 1 holds it up\n"
     );
     let (exit, text) = cli(users.worker(&db), "park users 1").await;
     assert_eq!(exit, Exit::Done);
@@ -185,7 +185,111 @@ test_on!(
     a_stopped_consumer_names_the_commands_that_help,
     an_error_of_several_lines_is_one_row_in_a_pipe,
     a_name_that_leaves_no_room_is_above_its_row,
+    a_long_name_leaves_the_other_rows_as_they_are,
+    parked_events_that_wait_have_one_row,
+    what_is_parked_or_stopped_names_what_to_do_next,
+    a_position_is_read_as_tables_show_it,
 );
+
+async fn a_long_name_leaves_the_other_rows_as_they_are<DB: TestDatabase>(db: Database<DB>) {
+    let long = "a_consumer_whose_name_is_as_wide_as_a_terminal_and_leaves_no_room_beside_it";
+    let scope = ["Order", "Payment", "Refund", "Subscription", "Delivery"];
+    let named = |name: &'static str| Model::new(name).scope(&scope);
+    let builder = named("audit").worker(&db).consumer(named(long));
+    let (_, text) = cli(builder.scoped_consumer(named("users")), "list").await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[0].starts_with("CONSUMER  V  GROUP  ON ERROR  SCOPE "),
+        "{text}"
+    );
+    let above = lines.iter().position(|line| *line == long).unwrap();
+    let row = "          1  -      stop      every event";
+    assert!(lines[above + 1].starts_with(row), "{text}");
+    let row = "users     1  -      stop      Order, Payment,";
+    assert!(lines.iter().any(|line| line.starts_with(row)), "{text}");
+    let fits = |line: &&str| line.chars().count() <= 80;
+    assert!(lines.iter().all(fits), "{text}");
+}
+
+/// A consumer that parks what has this id.
+fn parks(name: &'static str, id: &str) -> Model {
+    let model = Model::new(name).settings(Settings::default().retries(0).on_error(OnError::Park));
+    model.fail_on(id, true);
+    model
+}
+
+async fn parked_events_that_wait_have_one_row<DB: TestDatabase>(db: Database<DB>) {
+    let users = parks("users", "bad");
+    db.append("User", ["bad", "worse", "bad", "bad", "bad"])
+        .await;
+    users.fail_on("worse", true);
+    run_once(users.worker(&db)).await;
+    // A long sentence has several lines here.
+    let list = async || {
+        let (_, text) = cli(users.worker(&db), "parked list users").await;
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let text = list().await;
+    let [one, three, two] = [" 1 User bad 1 ", " 3 User bad - ", " 2 User worse 1 "]
+        .map(|row| text.find(row).unwrap_or_else(|| panic!("{row}: {text}")));
+    assert!(one < three && three < two, "{text}");
+    assert!(
+        text.contains("waits behind event 1, with 2 later events 2 User worse"),
+        "{text}"
+    );
+    assert!(!text.contains(" 4 User bad"), "{text}");
+    cli(users.worker(&db), "parked skip users 1 --yes").await;
+    let text = list().await;
+    assert!(
+        text.contains(" 3 User bad - ") && text.contains("waits for a retry, with 2 later events"),
+        "{text}"
+    );
+}
+
+async fn what_is_parked_or_stopped_names_what_to_do_next<DB: TestDatabase>(db: Database<DB>) {
+    let parking = parks("mails", "bad");
+    let stops = Model::new("users");
+    stops.fail_on("bad", true);
+    db.append("User", ["bad", "bad"]).await;
+    let builder = || parking.worker(&db).consumer(stops.clone());
+    run_once(builder()).await;
+    let show = async |line: &str| cli(builder(), line).await.1;
+    let retry =
+        "next        after a repair run `parked retry mails 1`, or run `parked skip mails 1`\n";
+    for line in ["explain mails 1", "parked show mails 1"] {
+        let text = show(line).await;
+        assert!(text.contains(retry), "{text}");
+    }
+    let text = show("parked show mails 2").await;
+    let never = "failed      never: it was parked behind an earlier event of its aggregate\n";
+    assert!(text.contains(never), "{text}");
+    let text = show("explain users 1").await;
+    let next =
+        "next        after a repair run `resume users`, or run `park users 1` or `skip users 1`\n";
+    assert!(text.contains(next), "{text}");
+    let text = show("explain users 2").await;
+    assert!(!text.contains("next "), "{text}");
+}
+
+async fn a_position_is_read_as_tables_show_it<DB: TestDatabase>(db: Database<DB>) {
+    let users = Model::new("users");
+    let (_, text) = cli(users.worker(&db), "explain users 1,005").await;
+    let expected = "event       no event yet: the log is not settled up to this position";
+    assert!(text.contains(expected), "{text}");
+    for line in [
+        "explain users x",
+        "park users x",
+        "redact x {}",
+        "parked retry users x",
+    ] {
+        let words = ["worker"].into_iter().chain(line.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err().to_string();
+        assert!(
+            error.contains("a position is a whole number, such as 1005"),
+            "{error}"
+        );
+    }
+}
 
 async fn a_table_in_a_pipe_has_a_line_for_each_row<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", [LONG_ID]).await;

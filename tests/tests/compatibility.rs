@@ -17,6 +17,7 @@ test_on!(
     tables_that_need_a_later_release_end_its_workers,
     nothing_is_claimed_on_tables_that_need_a_later_release,
     idle_rows_stay_on_tables_that_need_a_later_release,
+    the_statements_of_the_guide_keep_a_release_away_and_let_it_back,
     operators_refuse_tables_that_need_a_later_release
 );
 
@@ -105,6 +106,36 @@ fn assert_newer(error: &StoreError) {
         text.contains("update the `consumer` crate of this program"),
         "{text}"
     );
+}
+
+/// The statements of the guide on updating the library, in their order.
+async fn the_statements_of_the_guide_keep_a_release_away_and_let_it_back<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let guide = include_str!("../../consumer/src/guide/deploying.md");
+    let statements = guide.split("UPDATE consumer_schema SET ").skip(1);
+    let statements: Vec<String> = statements
+        .map(|rest| {
+            format!(
+                "UPDATE consumer_schema SET {}",
+                rest.split(';').next().unwrap()
+            )
+        })
+        .collect();
+    let [keep_away, let_back] = &statements[..] else {
+        panic!("{statements:?}");
+    };
+
+    // On tables that it knows, as before `migrate`, the statement refuses nobody.
+    db.execute(keep_away).await;
+    db.store.check().await.unwrap();
+    db.execute("INSERT INTO consumer_schema (version) VALUES (1001)")
+        .await;
+    db.store.check().await.unwrap();
+    db.execute(keep_away).await;
+    assert_newer(&db.store.check().await.unwrap_err());
+    db.execute(let_back).await;
+    db.store.check().await.unwrap();
 }
 
 async fn tables_that_need_a_later_release_end_its_workers<DB: TestDatabase>(db: Database<DB>) {

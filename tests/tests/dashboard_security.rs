@@ -355,7 +355,7 @@ async fn an_action_that_the_library_refuses_says_why<DB: TestDatabase>(db: Datab
     let served = Served::operable(users.worker(&db)).await;
     let (status, text) = act(&served, USERS, "park", "position=1").await;
     assert_eq!(status, 409);
-    assert!(text.contains("is not stopped at event 1"), "{text}");
+    assert!(text.contains("is neither stopped at event 1"), "{text}");
     let (status, _) = act(&served, USERS, "drop", "").await;
     assert_eq!(status, 404);
     let (status, _) = act(&served, USERS, "park", "").await;

@@ -287,6 +287,8 @@ const HALVES: [(&[&str], &[&str]); 2] = [
     (
         &[
             "checkpoints.rs",
+            "marks.rs",
+            "held_marks.rs",
             "operate.rs",
             "ledger.rs",
             "tables.rs",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use consumer::read_model::{ColumnError, Keys, Table, Value};
 use consumer::{HandlerError, NewEvent, OnError, PersistedEvent, ReadModel, Registered, Settings};
 use consumer_tests::samples::{Action, Command, Sample, Samples, assert_same_rows, dump};
@@ -15,6 +16,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Sqlite};
+use uuid::Uuid;
 
 /// Aggregates, whose ids are keys too.
 const IDS: [&str; 6] = ["7", "007", "", "ü'\"", "A", "a"];
@@ -196,33 +198,6 @@ fn rows_do_not_depend_on_the_batches_postgres() {
     cuts_of::<Postgres>();
 }
 
-/// Aggregates, of which three are one number and one is none.
-const NUMBERS: [&str; 5] = ["7", "007", "+7", "8", "x"];
-
-/// A row whose key is a number.
-#[derive(ReadModel, Clone, Debug)]
-#[read_model(table = "numbered")]
-struct Numbered {
-    #[read_model(key)]
-    id: i64,
-    words: String,
-    #[read_model(position)]
-    as_of: i64,
-}
-
-/// A row whose key has two parts.
-#[derive(ReadModel, Clone, Debug)]
-#[read_model(table = "pairs")]
-struct Pair {
-    #[read_model(key)]
-    id: i64,
-    words: String,
-    #[read_model(key)]
-    part: String,
-    #[read_model(position)]
-    as_of: i64,
-}
-
 /// What an event does to a row with the words of the events before it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Edit {
@@ -235,87 +210,180 @@ enum Edit {
 struct Edited {
     edit: Edit,
     part: String,
+    day: NaiveDate,
     word: String,
 }
 
 /// A row of words, and how it is named.
-trait Words: ReadModel {
+trait Words: ReadModel + Clone + std::fmt::Debug {
+    /// Aggregates, of which several are one row and one is none.
+    const IDS: [&str; 5];
+
+    /// The key of the row that an event of an aggregate is about.
+    fn key_of(aggregate_id: &str, edited: &Edited) -> Result<Self::Key, HandlerError>;
+
     fn add_key(
         event: &PersistedEvent,
-        part: &str,
+        edited: &Edited,
         keys: &mut Keys<'_, Self::Key>,
     ) -> Result<(), HandlerError>;
 
-    fn new(number: i64, part: &str) -> Self;
+    fn new(key: Self::Key) -> Self;
 
     /// Whether a consumer with segments may have the row of this aggregate.
-    fn may_be_divided(number: i64, aggregate_id: &str) -> bool;
+    fn may_be_divided(key: &Self::Key, aggregate_id: &str) -> bool;
 
     fn words(&mut self) -> &mut String;
 }
 
-impl Words for Numbered {
-    fn add_key(
-        event: &PersistedEvent,
-        _part: &str,
-        keys: &mut Keys<'_, i64>,
-    ) -> Result<(), HandlerError> {
-        keys.add_aggregate(event)
-    }
-
-    fn new(id: i64, _part: &str) -> Self {
-        Self {
-            id,
-            words: String::new(),
-            as_of: 0,
+/// Declares a row whose key is the aggregate id, as a value of a type.
+macro_rules! row_of_an_aggregate {
+    ($row:ident, $table:literal, $key:ty, $ids:expr) => {
+        #[derive(ReadModel, Clone, Debug)]
+        #[read_model(table = $table)]
+        struct $row {
+            #[read_model(key)]
+            id: $key,
+            words: String,
+            #[read_model(position)]
+            as_of: i64,
         }
-    }
 
-    fn may_be_divided(number: i64, aggregate_id: &str) -> bool {
-        number.to_string() == aggregate_id
-    }
+        impl Words for $row {
+            const IDS: [&str; 5] = $ids;
 
-    fn words(&mut self) -> &mut String {
-        &mut self.words
-    }
+            fn key_of(aggregate_id: &str, _: &Edited) -> Result<$key, HandlerError> {
+                Ok(aggregate_id.parse()?)
+            }
+
+            fn add_key(
+                event: &PersistedEvent,
+                _: &Edited,
+                keys: &mut Keys<'_, $key>,
+            ) -> Result<(), HandlerError> {
+                keys.add_aggregate(event)
+            }
+
+            fn new(id: $key) -> Self {
+                let (words, as_of) = (String::new(), 0);
+                Self { id, words, as_of }
+            }
+
+            fn may_be_divided(key: &$key, aggregate_id: &str) -> bool {
+                key.to_string() == aggregate_id
+            }
+
+            fn words(&mut self) -> &mut String {
+                &mut self.words
+            }
+        }
+    };
 }
 
-impl Words for Pair {
-    fn add_key(
-        event: &PersistedEvent,
-        part: &str,
-        keys: &mut Keys<'_, (i64, String)>,
-    ) -> Result<(), HandlerError> {
-        keys.add((event.aggregate_id.parse()?, part.to_owned()))
-    }
+const NUMBERS: [&str; 5] = ["7", "007", "+7", "-8", "x"];
 
-    fn new(id: i64, part: &str) -> Self {
-        Self {
-            id,
-            words: String::new(),
-            part: part.to_owned(),
-            as_of: 0,
+row_of_an_aggregate!(Long, "longs", i64, NUMBERS);
+row_of_an_aggregate!(Number, "numbers", i32, NUMBERS);
+row_of_an_aggregate!(
+    Short,
+    "shorts",
+    i16,
+    ["7", "007", "-32768", "32767", "32768"]
+);
+row_of_an_aggregate!(
+    ByUuid,
+    "by_uuid",
+    Uuid,
+    [
+        "0a000000-0000-4000-8000-00000000000b",
+        "0A000000-0000-4000-8000-00000000000B",
+        "{0a000000-0000-4000-8000-00000000000b}",
+        "0a00000000004000800000000000000b",
+        "0a000000-0000-4000-8000-00000000000x",
+    ]
+);
+row_of_an_aggregate!(
+    ByDay,
+    "by_day",
+    NaiveDate,
+    [
+        "2024-02-29",
+        "2024-2-29",
+        "0001-01-01",
+        "9999-12-31",
+        "2023-02-29"
+    ]
+);
+
+/// Declares a row whose key has several parts, given the number of the aggregate and the event.
+macro_rules! row_of_parts {
+    (
+        $row:ident, $table:literal, |$number:ident, $edited:ident|
+        $first:ident: $first_key:ty = $first_part:expr $(, $name:ident: $key:ty = $part:expr)+
+    ) => {
+        #[derive(ReadModel, Clone, Debug)]
+        #[read_model(table = $table)]
+        struct $row {
+            #[read_model(key)]
+            $first: $first_key,
+            words: String,
+            $(#[read_model(key)] $name: $key,)+
+            #[read_model(position)]
+            as_of: i64,
         }
-    }
 
-    fn may_be_divided(_number: i64, _aggregate_id: &str) -> bool {
-        false
-    }
+        impl Words for $row {
+            const IDS: [&str; 5] = NUMBERS;
 
-    fn words(&mut self) -> &mut String {
-        &mut self.words
-    }
+            fn key_of(aggregate_id: &str, $edited: &Edited) -> Result<Self::Key, HandlerError> {
+                let $number: i64 = aggregate_id.parse()?;
+                Ok(($first_part, $($part),+))
+            }
+
+            fn add_key(
+                event: &PersistedEvent,
+                edited: &Edited,
+                keys: &mut Keys<'_, Self::Key>,
+            ) -> Result<(), HandlerError> {
+                keys.add(Self::key_of(&event.aggregate_id, edited)?)
+            }
+
+            fn new(($first, $($name),+): Self::Key) -> Self {
+                let (words, as_of) = (String::new(), 0);
+                Self { $first, words, $($name,)+ as_of }
+            }
+
+            fn may_be_divided(_: &Self::Key, _: &str) -> bool {
+                false
+            }
+
+            fn words(&mut self) -> &mut String {
+                &mut self.words
+            }
+        }
+    };
 }
+
+row_of_parts!(Pair, "pairs", |number, edited|
+    id: i64 = number, name: String = edited.part.clone());
+row_of_parts!(Triple, "triples", |number, edited|
+    on: NaiveDate = edited.day, id: i32 = number.try_into()?, other: Uuid = edited.uuid());
+row_of_parts!(Quadruple, "quadruples", |number, edited|
+    other: Uuid = edited.uuid(), id: i16 = number.try_into()?,
+    name: String = edited.part.clone(), on: NaiveDate = edited.day);
 
 impl Edited {
     fn of(event: &PersistedEvent) -> Result<Self, HandlerError> {
         Ok(serde_json::from_slice(&event.payload)?)
     }
 
-    fn apply<R: Words>(&self, number: i64, row: &mut Option<R>) -> Result<(), HandlerError> {
-        let words = row
-            .get_or_insert_with(|| R::new(number, &self.part))
-            .words();
+    /// The part of the key as a UUID.
+    fn uuid(&self) -> Uuid {
+        Uuid::from_u128(self.part.bytes().map(u128::from).sum())
+    }
+
+    fn apply<R: Words>(&self, key: R::Key, row: &mut Option<R>) -> Result<(), HandlerError> {
+        let words = row.get_or_insert_with(|| R::new(key)).words();
         words.push_str(&self.word);
         match self.edit {
             Edit::Add => {}
@@ -326,19 +394,18 @@ impl Edited {
     }
 
     /// The same in memory.
-    fn step<R: Words + Clone>(
+    fn step<R: Words>(
         event: &PersistedEvent,
         is_divided: bool,
         rows: &mut BTreeMap<R::Key, R>,
     ) -> Result<(), HandlerError> {
         let edited = Self::of(event)?;
-        let number = event.aggregate_id.parse()?;
-        if is_divided && !R::may_be_divided(number, &event.aggregate_id) {
+        let key = R::key_of(&event.aggregate_id, &edited)?;
+        if is_divided && !R::may_be_divided(&key, &event.aggregate_id) {
             return Err("another aggregate may have the row".into());
         }
-        let key = R::new(number, &edited.part).key();
         let mut row = rows.get(&key).cloned();
-        edited.apply(number, &mut row)?;
+        edited.apply(key.clone(), &mut row)?;
         rows.remove(&key);
         if let Some(mut row) = row {
             row.set_position(event.global_position);
@@ -349,20 +416,20 @@ impl Edited {
 }
 
 impl Cut {
-    fn words<R: Words>(&self, name: &'static str) -> Folding<R> {
+    fn words<R: Words>(&self) -> Folding<R> {
         let folding = folding(
-            name,
-            |_, event, keys| R::add_key(event, &Edited::of(event)?.part, keys),
+            "words",
+            |_, event, keys| R::add_key(event, &Edited::of(event)?, keys),
             |_, event, rows| {
-                let (edited, number) = (Edited::of(event)?, event.aggregate_id.parse()?);
-                let key = R::new(number, &edited.part).key();
-                edited.apply(number, rows.row(&key)?)
+                let edited = Edited::of(event)?;
+                let key = R::key_of(&event.aggregate_id, &edited)?;
+                edited.apply(key.clone(), rows.row(&key)?)
             },
         );
         folding.settings(self.settings())
     }
 
-    fn words_in_memory<R: Words + Clone>(&self, events: &[PersistedEvent]) -> BTreeMap<R::Key, R> {
+    fn words_in_memory<R: Words>(&self, events: &[PersistedEvent]) -> BTreeMap<R::Key, R> {
         let (mut rows, mut parked) = (BTreeMap::new(), HashSet::new());
         for event in events {
             let is_parked = parked.contains(&event.aggregate_id);
@@ -384,54 +451,67 @@ fn edited() -> impl Strategy<Value = (usize, Edited)> {
         1 => Just(Edit::Fail),
     ];
     let part = prop::sample::select(vec!["", "a", "A"]).prop_map(str::to_owned);
-    let edited = (edit, part, "[a-z]").prop_map(|(edit, part, word)| Edited { edit, part, word });
-    (0..NUMBERS.len(), edited)
+    let day = prop::sample::select(vec![(2024, 366), (1, 1)]);
+    let day = day.prop_map(|(year, day)| NaiveDate::from_yo_opt(year, day).unwrap());
+    let edited = (edit, part, day, "[a-z]").prop_map(|(edit, part, day, word)| Edited {
+        edit,
+        part,
+        day,
+        word,
+    });
+    (0..5_usize, edited)
 }
 
-/// With segments, "007" is an error, and a pair always; without, "7", "007" and "+7" share a row.
-async fn other_keys_name_the_rows_that_they_name_in_memory<DB: TestDatabase>(
+/// With segments, "007" is an error, and a key of several parts always; without, "7", "007" and "+7" share a
+/// row.
+async fn keys_name_the_rows_that_they_name_in_memory<DB: TestDatabase, R: Words>(
     edits: Vec<(usize, Edited)>,
     cuts: Vec<Cut>,
 ) {
     let db = Database::<DB>::fresh().await;
     for (aggregate, edited) in edits {
         let payload = serde_json::to_vec(&edited).unwrap();
-        let event = NewEvent::new("Words", NUMBERS[aggregate], "Edited", payload);
+        let event = NewEvent::new("Words", R::IDS[aggregate], "Edited", payload);
         db.append_events(&[event]).await;
     }
     let mut worker = db.worker();
     for (version, cut) in (1..).zip(&cuts) {
-        let numbered = Registered::new(cut.words::<Numbered>("numbered"));
-        let pairs = Registered::new(cut.words::<Pair>("pairs"));
-        worker = worker
-            .registered(numbered.version(version))
-            .registered(pairs.version(version));
+        worker = worker.registered(Registered::new(cut.words::<R>()).version(version));
     }
     run_once(worker).await;
     let events = db.events().await;
     for (version, cut) in (1..).zip(&cuts) {
-        let numbered = cut.words_in_memory::<Numbered>(&events);
-        assert_same_rows(&numbered, &db.rows(version).await);
-        let pairs = cut.words_in_memory::<Pair>(&events);
-        assert_same_rows(&pairs, &db.rows(version).await);
+        let expected = cut.words_in_memory::<R>(&events);
+        assert_same_rows(&expected, &db.rows(version).await);
     }
 }
 
-fn keys_of<DB: TestDatabase>() {
+fn keys_of_type<DB: TestDatabase, R: Words>(usual: u32) {
     let edits = prop::collection::vec(edited(), 1..60);
     let cuts = prop::collection::vec(cut(), 2..4);
-    holds(12, (edits, cuts), |(edits, cuts)| {
-        other_keys_name_the_rows_that_they_name_in_memory::<DB>(edits, cuts)
+    holds(usual, (edits, cuts), |(edits, cuts)| {
+        keys_name_the_rows_that_they_name_in_memory::<DB, R>(edits, cuts)
     });
 }
 
+fn keys_of<DB: TestDatabase>() {
+    keys_of_type::<DB, Long>(4);
+    keys_of_type::<DB, Number>(2);
+    keys_of_type::<DB, Short>(2);
+    keys_of_type::<DB, ByUuid>(2);
+    keys_of_type::<DB, ByDay>(2);
+    keys_of_type::<DB, Pair>(4);
+    keys_of_type::<DB, Triple>(2);
+    keys_of_type::<DB, Quadruple>(2);
+}
+
 #[test]
-fn other_keys_name_the_rows_of_memory_sqlite() {
+fn keys_of_all_types_name_the_rows_of_memory_sqlite() {
     keys_of::<Sqlite>();
 }
 
 #[test]
-fn other_keys_name_the_rows_of_memory_postgres() {
+fn keys_of_all_types_name_the_rows_of_memory_postgres() {
     keys_of::<Postgres>();
 }
 

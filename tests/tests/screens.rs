@@ -3,12 +3,12 @@
 //! `tests/scripts/pictures.sh all DIRECTORY` writes them all, for people to look at.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use clap::CommandFactory as _;
 use consumer::cli::Cli;
 use consumer_tests::{
-    Browser, Database, Filling, Model, Screen, Served, Terminal, plain, run_once,
+    Browser, Database, Filling, Model, Piped, Screen, Served, Terminal, plain, run_once,
 };
 use serde_json::Value;
 use sqlx::{Postgres, Sqlite, Transaction};
@@ -366,15 +366,14 @@ async fn every_screen_in_a_pipe_is_for_other_programs() {
         let db = filling.database().await;
         let mut written = String::new();
         for line in filling.commands() {
-            let output = piped(
-                line,
-                &[
-                    ("TEST_OPERATOR_URL", &db.url),
-                    ("TEST_FILLING", filling.name()),
-                ],
-            );
-            written.push_str(&format!("$ {line}\n{output}\n"));
-            let wrong = wrong_in_a_pipe(line, &output);
+            let variables = [
+                ("TEST_OPERATOR_URL", &*db.url),
+                ("TEST_FILLING", filling.name()),
+            ];
+            let program = env!("CARGO_BIN_EXE_test_operator");
+            let output = Piped::run(program, &format!("consumers {line}"), &variables);
+            written.push_str(&output.to_string());
+            let wrong = wrong_in_a_pipe(line, &output.stdout);
             found.extend(wrong.map(|what| format!("{} `{line}`: {what}", filling.name())));
         }
         if let Some(directory) = directory() {
@@ -385,23 +384,17 @@ async fn every_screen_in_a_pipe_is_for_other_programs() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// What a command writes into a pipe.
-fn piped(line: &str, variables: &[(&str, &str)]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_test_operator"))
-        .arg("consumers")
-        .args(line.split(' '))
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// What other programs could not take from a pipe.
 fn wrong_in_a_pipe(line: &str, output: &str) -> Option<String> {
     if line.ends_with("--json") {
         let json = serde_json::from_str::<Value>(output);
-        return json.err().map(|error| format!("{error}: {output}"));
+        let wrong = json.err().map(|error| format!("{error}: {output}"));
+        return wrong.or_else(|| {
+            output
+                .lines()
+                .find(|line| is_inexact(line))
+                .map(str::to_owned)
+        });
     }
     if output.contains('\x1b') {
         return Some(format!("{output:?}"));
@@ -416,6 +409,14 @@ fn wrong_in_a_pipe(line: &str, output: &str) -> Option<String> {
         row.starts_with("          ") && first.parse::<u64>().is_err()
     };
     rows.find(is_wrapped).map(str::to_owned)
+}
+
+/// Whether a line of JSON has a time with more digits than were measured.
+fn is_inexact(line: &str) -> bool {
+    let decimals = line.rsplit_once('.').map_or("", |(_, decimals)| decimals);
+    let digits = decimals.trim_end_matches(',');
+    let is_number = !digits.is_empty() && digits.chars().all(|char| char.is_ascii_digit());
+    is_number && digits.len() > 3 && !line.contains("\"rate\"")
 }
 
 /// The command lines of every help.

@@ -29,6 +29,7 @@ test_on!(
     the_idle_half_of_a_row_split_in_a_retry_advances,
     an_idle_worker_starts_over_with_a_new_row,
     an_idle_worker_follows_a_checkpoint_lowered_by_hand,
+    a_checkpoint_raised_above_the_log_ends_a_running_worker,
     an_idle_row_that_changed_is_not_advanced
 );
 
@@ -154,6 +155,7 @@ async fn an_idle_worker_starts_over_with_a_new_row<DB: TestDatabase>(db: Databas
         running.consumers()[0].state == ConsumerState::Forgotten
     })
     .await;
+    assert_eq!(running.consumers()[0].position, None);
     // Another worker creates the row anew, at the beginning.
     db.execute("DELETE FROM applied").await;
     admin.pause("users").await.unwrap();
@@ -185,6 +187,23 @@ async fn an_idle_worker_follows_a_checkpoint_lowered_by_hand<DB: TestDatabase>(d
     })
     .await;
     running.stop().await;
+}
+
+async fn a_checkpoint_raised_above_the_log_ends_a_running_worker<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let running = Running::start(db.worker().consumer(read_model("users")));
+    let last = db.append_one("User", "a").await;
+    patiently("it handles it", running.caught_up_to(last))
+        .await
+        .unwrap();
+    db.execute("UPDATE consumer_progress SET position = 1000000")
+        .await;
+    let error = running.end().await.unwrap_err().to_string();
+    assert!(
+        error.contains("the checkpoint of `users` is at 1000000"),
+        "{error}"
+    );
 }
 
 /// Between two snapshots, a row can change in any of these ways.

@@ -1,8 +1,8 @@
 //! Errors count against the event, the connection or the handler that caused them, including those of a
 //! COMMIT.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use consumer::admin::{AdminError, RebuildOptions};
 use consumer::{
@@ -19,6 +19,7 @@ test_on!(
     an_event_that_breaks_a_deferred_constraint_is_parked,
     an_event_that_breaks_a_deferred_constraint_is_skipped,
     events_before_a_broken_deferred_constraint_are_saved,
+    the_effects_of_a_refused_commit_do_not_run,
     a_retry_parks_the_event_that_breaks_a_deferred_constraint,
     a_reset_that_breaks_a_deferred_constraint_changes_nothing,
     a_nested_transaction_that_stays_open_stops_its_consumer,
@@ -107,6 +108,22 @@ async fn events_before_a_broken_deferred_constraint_are_saved<DB: TestDatabase>(
     assert!(error.to_lowercase().contains("foreign key"), "{error}");
     assert_eq!(db.applied("orders").await, positions[..2]);
     assert_eq!(db.checkpoint("orders").await, Some(positions[1]));
+}
+
+async fn the_effects_of_a_refused_commit_do_not_run<DB: TestDatabase>(db: Database<DB>) {
+    orders(&db).await;
+    let effects: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let done = Arc::clone(&effects);
+    let orders = consumer("orders", move |cx, tx, event| {
+        let insert = format!("INSERT INTO orders VALUES ('{}')", event.aggregate_id);
+        let (done, position) = (Arc::clone(&done), event.global_position);
+        cx.after_commit(async move { done.lock().unwrap().push(position) });
+        Box::pin(async move { Ok(DB::execute_sql(tx, &insert).await?) })
+    });
+    let positions = db.append("Order", ["known", "unknown"]).await;
+    let settings = impatient().retries(1).on_error(OnError::Skip);
+    db.run_once(orders.settings(settings)).await;
+    assert_eq!(*effects.lock().unwrap(), positions[..1]);
 }
 
 async fn a_retry_parks_the_event_that_breaks_a_deferred_constraint<DB: TestDatabase>(

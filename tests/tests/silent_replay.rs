@@ -10,7 +10,7 @@ use consumer::{
     aggregate_slice, merge_segments,
 };
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, consumer, patiently, run_once, test_on,
+    Database, Model, Running, TestDatabase, consumer, patiently, run_once, test_on, until,
 };
 
 const NAME: &str = "mails";
@@ -106,6 +106,8 @@ test_on!(
     a_parked_event_that_a_rebuild_discards_is_delivered_as_new,
     what_a_forgotten_consumer_handled_is_a_replay,
     another_scope_makes_its_earlier_events_new_and_no_others,
+    what_a_row_handled_before_it_was_divided_is_a_replay,
+    what_a_row_left_out_before_it_was_divided_is_new,
     activating_past_the_parked_effects_of_version_1_is_refused,
     forgetting_a_version_with_parked_effects_is_refused,
     compacting_the_ledger_keeps_what_no_other_range_covers
@@ -252,24 +254,29 @@ async fn version_2_from_now_starts_where_version_1_stands<DB: TestDatabase>(db: 
 }
 
 async fn version_2_from_now_starts_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>) {
-    start_at_the_slowest_segment(db, 1).await;
+    start_at_the_slowest_segment(db, 1, false).await;
 }
 
 async fn version_2_in_segments_from_now_starts_at_the_slowest_segment<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    start_at_the_slowest_segment(db, 4).await;
+    // With later events, none of the segments is at the head.
+    start_at_the_slowest_segment(db, 4, true).await;
 }
 
 /// One of the four segments of version 1 is behind, and the others are at the head.
-async fn start_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>, segments: u32) {
+async fn start_at_the_slowest_segment<DB: TestDatabase>(
+    db: Database<DB>,
+    segments: u32,
+    with_later_events: bool,
+) {
     let all = two_of_each(&db).await;
     let (_, mut waiting) = halves();
     waiting.retain(|id| aggregate_slice(id) < 768);
     let model = mails(Settings::default().segments(4));
     let first = db.worker().registered(versioned(&model, 1));
     let handled = half_way(&db, first, &model, &waiting).await;
-    let new = &all - &handled;
+    let mut new = &all - &handled;
     // All of its events but the one before that on which it stopped.
     assert_eq!(new.len(), 2 * waiting.len() - 1);
     let positions = "SELECT position FROM consumer_progress WHERE version = 1 ORDER BY position";
@@ -277,6 +284,9 @@ async fn start_at_the_slowest_segment<DB: TestDatabase>(db: Database<DB>, segmen
     let slowest = positions[0];
     assert!(0 < slowest && Some(&slowest) < new.first(), "{positions:?}");
     assert_eq!(positions[1..], [*all.last().unwrap(); 3]);
+    if with_later_events {
+        new.extend(two_of_each(&db).await);
+    }
 
     let second = Settings::default().retries(0).segments(segments);
     let second = model.clone().settings(second.start_from(StartFrom::Now));
@@ -357,6 +367,47 @@ async fn another_scope_makes_its_earlier_events_new_and_no_others<DB: TestDataba
         delivered(&both),
         (BTreeSet::from([order]), BTreeSet::from([user]))
     );
+}
+
+async fn what_a_row_handled_before_it_was_divided_is_a_replay<DB: TestDatabase>(db: Database<DB>) {
+    let users = two_of_each(&db).await;
+    let model = mails(Settings::default()).scope(&["User"]);
+    run_once(model.worker(&db)).await;
+    let replays = rebuilt_in_two_rows(&db, &model).await;
+    assert_eq!(replays, (BTreeSet::new(), users));
+}
+
+/// Its scope was another one then.
+async fn what_a_row_left_out_before_it_was_divided_is_new<DB: TestDatabase>(db: Database<DB>) {
+    let users = two_of_each(&db).await;
+    let (lower, upper) = halves();
+    let orders = db.append("Order", [&lower[0], &upper[0]]).await;
+    let model = mails(Settings::default()).scope(&["User"]);
+    run_once(model.worker(&db)).await;
+    let both = model.clone().scope(&["Order", "User"]);
+    let admin = both.worker(&db).admin().unwrap();
+    admin.accept_scope(NAME).await.unwrap();
+    let delivered = rebuilt_in_two_rows(&db, &both).await;
+    assert_eq!(delivered, (orders.into_iter().collect(), users));
+}
+
+/// Divides the row of a consumer, rebuilds it, and returns what it is given then, as new and as replays.
+async fn rebuilt_in_two_rows<DB: TestDatabase>(
+    db: &Database<DB>,
+    model: &Model,
+) -> (BTreeSet<i64>, BTreeSet<i64>) {
+    let divided = || model.worker(db).configure(NAME, |one| one.segments(2));
+    let running = Running::start(divided());
+    until("the row is divided", async || {
+        db.number("SELECT count(*) FROM consumer_progress").await == 2
+    })
+    .await;
+    running.stop().await;
+    let admin = divided().admin().unwrap();
+    admin.rebuild(NAME, RebuildOptions::new()).await.unwrap();
+    model.seen.lock().unwrap().clear();
+    run_once(divided()).await;
+    delivered(model)
 }
 
 async fn activating_past_the_parked_effects_of_version_1_is_refused<DB: TestDatabase>(

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use consumer::{Consumer, Context, HandlerError, OnError, PersistedEvent, Registered, Settings};
 use consumer_tests::{Database, Running, TestDatabase, patiently, run_once, test_on, until};
@@ -149,6 +150,7 @@ impl<DB: TestDatabase> Consumer<DB> for Mails {
 test_on!(
     [sqlite, postgres],
     a_version_waits_while_another_handles_an_event_first,
+    a_version_with_tx_waits_for_one_without,
     a_version_waits_while_another_s_parked_event_is_retried,
 );
 
@@ -157,24 +159,41 @@ test_on!(
     a_version_waits_for_a_batch_that_began_before_it_was_added,
 );
 
-test_on!([sqlite], a_version_that_lost_the_mark_repeats_no_effect);
+test_on!(
+    [sqlite],
+    a_version_that_lost_the_mark_repeats_no_effect,
+    a_mark_is_renewed_while_its_handler_works,
+    a_mark_ends_with_its_batch,
+);
 
 async fn a_version_waits_while_another_handles_an_event_first<DB: TestDatabase>(db: Database<DB>) {
-    added_during_a_batch(db, Mails::new(false)).await;
+    added_during_a_batch(db, Mails::new(false), false).await;
+}
+
+async fn a_version_with_tx_waits_for_one_without<DB: TestDatabase>(db: Database<DB>) {
+    added_during_a_batch(db, Mails::new(false), true).await;
 }
 
 async fn a_version_waits_for_a_batch_that_began_before_it_was_added<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    added_during_a_batch(db, Mails::new(true)).await;
+    added_during_a_batch(db, Mails::new(true), true).await;
 }
 
 /// Version 2 is deployed while version 1 handles an event.
-async fn added_during_a_batch<DB: TestDatabase>(db: Database<DB>, mails: Mails) {
+async fn added_during_a_batch<DB: TestDatabase>(
+    db: Database<DB>,
+    mails: Mails,
+    second_uses_transaction: bool,
+) {
     let position = db.append_one("User", "a").await;
     let first = Running::start(db.worker().registered(mails.version(1)));
     patiently("version 1 begins", mails.entered.notified()).await;
-    let second = Running::start(db.worker().registered(mails.version(2)));
+    let second = Mails {
+        uses_transaction: second_uses_transaction,
+        ..mails.clone()
+    };
+    let second = Running::start(db.worker().registered(second.version(2)));
     mails.version_2_has_had_its_chance().await;
     assert_eq!(mails.first(), [(1, position)]);
     mails.gate.add_permits(1);
@@ -230,4 +249,36 @@ async fn a_version_that_lost_the_mark_repeats_no_effect<DB: TestDatabase>(db: Da
     second.stop().await;
     assert_eq!(mails.first(), [(1, position), (2, position)]);
     assert_eq!(*mails.effects.lock().unwrap(), [(2, position)]);
+}
+
+async fn a_mark_is_renewed_while_its_handler_works<DB: TestDatabase>(db: Database<DB>) {
+    let mails = Mails::new(false);
+    let position = db.append_one("User", "a").await;
+    let worker = db.worker().claim_timeout(Duration::from_secs(1));
+    let running = Running::start(worker.registered(mails.version(1)));
+    patiently("version 1 begins", mails.entered.notified()).await;
+    let held_until = "SELECT held_until FROM consumer_mark";
+    let before = db.number(held_until).await;
+    until("the mark is renewed", async || {
+        db.number(held_until).await > before
+    })
+    .await;
+    mails.gate.add_permits(1);
+    let handled = running.caught_up_to(position);
+    patiently("version 1 handles it", handled).await.unwrap();
+    running.stop().await;
+}
+
+/// Other versions would wait for it otherwise, as long as for a process that died.
+async fn a_mark_ends_with_its_batch<DB: TestDatabase>(db: Database<DB>) {
+    let mails = Mails::new(false);
+    for is_failing in [true, false] {
+        *mails.is_failing.lock().unwrap() = is_failing;
+        mails.gate.add_permits(1);
+        db.append_one("User", if is_failing { "a" } else { "b" })
+            .await;
+        run_once(db.worker().registered(mails.version(1))).await;
+        let marks = "SELECT count(*) FROM consumer_mark";
+        assert_eq!(db.number(marks).await, 0, "{is_failing}");
+    }
 }

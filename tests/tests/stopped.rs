@@ -98,7 +98,7 @@ async fn only_the_event_it_stopped_at_can_be_passed<DB: TestDatabase>(db: Databa
     let refused = admin.skip("users", 2).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "consumer `users` is not stopped at event 2; it is not stopped"
+        "consumer `users` is neither stopped at event 2 nor waiting before it; no event holds it up"
     );
     assert_eq!(handled(&db).await, [1, 2, 3]);
     assert!(parked(&admin).await.is_empty());

@@ -979,9 +979,12 @@ async fn a_dropped_worker_returns_its_connections() {
     drop(handle);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_without_tx_keeps_its_claim_while_it_works() {
-    let db = Database::<Postgres>::fresh().await;
+test_on!(
+    [sqlite, postgres],
+    a_consumer_without_tx_keeps_its_claim_while_it_works
+);
+
+async fn a_consumer_without_tx_keeps_its_claim_while_it_works<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["a"]).await;
     let (running, twice) = (
         Arc::new(AtomicBool::new(false)),
@@ -989,7 +992,7 @@ async fn a_consumer_without_tx_keeps_its_claim_while_it_works() {
     );
     let slow = || {
         let (running, twice) = (Arc::clone(&running), Arc::clone(&twice));
-        consumer("c", move |_, _: &mut Tx<Postgres>, _| {
+        consumer("c", move |_, _: &mut Tx<DB>, _| {
             let (running, twice) = (Arc::clone(&running), Arc::clone(&twice));
             Box::pin(async move {
                 if running.swap(true, Ordering::SeqCst) {

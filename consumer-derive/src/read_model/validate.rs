@@ -271,7 +271,9 @@ fn refuse_arrays(ty: &Type, errors: &mut Errors) -> bool {
     };
     let advice = match text_of(element).as_str() {
         "u8" => "write `Vec<u8>`".to_owned(),
-        element => format!("write `Json<Vec<{element}>>`, with `Json` from `sqlx::types`"),
+        element => {
+            format!("write `Json<Vec<{element}>>`, with `Json` from `consumer::sqlx::types`")
+        }
     };
     errors.at(ty, format!("a column cannot be an array: {advice}"));
     false

@@ -83,9 +83,7 @@ pub enum AdminError {
         consumer: ConsumerId,
     },
     /// The new name has a checkpoint.
-    #[error(
-        "consumer `{from}` cannot be renamed to `{to}`, which has a checkpoint; forget that one first, or choose another name"
-    )]
+    #[error("consumer `{from}` cannot be renamed to `{to}`{}", taken(.from, .to))]
     NameTaken {
         /// The present name.
         from: String,
@@ -194,7 +192,10 @@ pub enum AdminError {
         position: i64,
     },
     /// The consumer neither is stopped at that event nor waits before it for a release that knows it.
-    #[error("consumer `{consumer}` is not stopped at event {position}; {}", stopped(.stopped_at))]
+    #[error(
+        "consumer `{consumer}` is neither stopped at event {position} nor waiting before it; {}",
+        elsewhere(.stopped_at)
+    )]
     NotStoppedAt {
         /// The consumer.
         consumer: ConsumerId,
@@ -287,11 +288,21 @@ impl From<FrontierError> for AdminError {
     }
 }
 
-fn stopped(positions: &[i64]) -> String {
+/// The events at which a consumer stopped or before which it waits, instead of the one that a command names.
+fn elsewhere(positions: &[i64]) -> String {
     let at: Vec<String> = positions.iter().map(ToString::to_string).collect();
     match positions {
-        [] => "it is not stopped".to_owned(),
-        _ => format!("it is stopped at {}", at.join(", ")),
+        [] => "no event holds it up".to_owned(),
+        [only] => format!("event {only} holds it up"),
+        _ => format!("the events {} hold it up", at.join(", ")),
+    }
+}
+
+fn taken(from: &str, to: &str) -> &'static str {
+    if from == to {
+        ", the name that it has"
+    } else {
+        ", which has a checkpoint; forget that one first, or choose another name"
     }
 }
 

@@ -60,12 +60,17 @@ impl Explanation {
         let Outcome::WaitingForRelease { event } = &self.outcome else {
             return self.outcome.to_string();
         };
-        let consumer = ConsumerId {
+        let waits = waits_for_release(&on_command_line(&self.id()), event);
+        format!("not handled yet: the consumer {waits}")
+    }
+
+    /// The consumer and its version.
+    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+    pub(crate) fn id(&self) -> ConsumerId {
+        ConsumerId {
             name: Arc::clone(&self.consumer),
             version: self.version,
-        };
-        let waits = waits_for_release(&on_command_line(&consumer), event);
-        format!("not handled yet: the consumer {waits}")
+        }
     }
 }
 
@@ -158,7 +163,7 @@ impl fmt::Display for Outcome {
                 f.write_str("no event: none has this position, or it was deleted")
             }
             Self::NoEvent { is_settled: false } => {
-                f.write_str("no event yet: an open transaction may still append one here")
+                f.write_str("no event yet: the log is not settled up to this position")
             }
             Self::OutOfScope => f.write_str("not handled: its aggregate type is not in the scope"),
             Self::Handled => f.write_str(

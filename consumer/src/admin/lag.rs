@@ -43,5 +43,12 @@ pub(super) fn millis(millis: i64) -> Duration {
 
 #[allow(clippy::ref_option)] // what serde asks for
 pub(super) fn seconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| time.as_secs_f64()).serialize(to)
+    time.map(in_seconds).serialize(to)
+}
+
+/// A time as seconds with at most three decimals, as the database measured it.
+pub(crate) fn in_seconds(time: Duration) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // a time for people
+    let millis = time.as_millis() as f64;
+    millis / 1_000.0
 }

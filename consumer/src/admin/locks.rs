@@ -9,7 +9,8 @@ use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::operator::{Admin, held_or, unknown};
 use crate::backend::{
-    Access, Backend, ConsumerId, Lock, Taken, TransactionGuard as _, ViewError, begin,
+    Access, Backend, ConsumerId, Lock, SLICES, Taken, TransactionGuard as _, ViewError, begin,
+    must_wait,
 };
 use crate::contract::Context;
 use crate::worker::connections::Parts;
@@ -107,8 +108,23 @@ impl<DB: Backend> Admin<DB> {
         wait: Duration,
     ) -> Result<Transaction<'static, DB>, AdminError> {
         let mut tx = self.write(consumer).await?;
+        if self.must_wait(&mut tx, consumer).await? {
+            tx.commit().await?;
+            return Err(held(consumer));
+        }
         self.lock(&mut tx, consumer, wait).await?;
         Ok(tx)
+    }
+
+    /// Whether a handler works on the consumer without a claim; the transaction is to be committed if so.
+    async fn must_wait(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        consumer: &ConsumerId,
+    ) -> Result<bool, AdminError> {
+        let statements = &self.tables().await?.checkpoints;
+        let all = 0..i32::from(SLICES);
+        Ok(must_wait::<DB>(statements, tx, consumer, all).await?)
     }
 
     /// Begins a transaction that writes.
@@ -190,6 +206,10 @@ impl<DB: Backend> Admin<DB> {
         } = parts;
         let begun = connection.begin_with(guard.begin()).await;
         let mut tx = begun.map_err(|error| held_or::<DB>(error, consumer))?;
+        if self.must_wait(&mut tx, consumer).await? {
+            *ended_well = tx.commit().await.is_ok();
+            return Err(held(consumer));
+        }
         let taken = match self.lock(&mut tx, consumer, wait).await {
             Ok(taken) => taken,
             Err(error) => {
@@ -225,7 +245,7 @@ impl<DB: Backend> Admin<DB> {
                 // Dropping the future does not end the statement, which would keep the rows locked.
                 guard.give_up();
                 let mut other = Borrowed::from(self.store.pool()).await?;
-                DB::end_backend(&mut other, &taken).await?;
+                DB::terminate(&mut other, taken.backend).await?;
                 other.give_back();
                 Err(error)
             }
@@ -270,6 +290,12 @@ pub(super) fn is_held<T>(done: &Result<T, AdminError>) -> bool {
         done,
         Err(AdminError::Held { .. } | AdminError::View(ViewError::InUse { .. }))
     )
+}
+
+pub(super) fn held(consumer: &ConsumerId) -> AdminError {
+    AdminError::Held {
+        consumer: consumer.clone(),
+    }
 }
 
 /// Gives others some time to finish, and says whether there was any left.

@@ -41,6 +41,11 @@ pub use self::lag::Lag;
 pub use self::operator::Admin;
 pub use self::options::{ActivateOptions, ForgetOptions, RebuildOptions, Target};
 pub use self::parked::ParkedEvent;
+#[cfg_attr(
+    not(any(feature = "cli", feature = "dashboard")),
+    allow(unused_imports)
+)]
+pub(crate) use self::parked::by_aggregate;
 pub use self::rebuild::{RebuildProgress, RebuildWatch, Rebuilt};
 pub use self::retry::Retried;
 #[cfg_attr(

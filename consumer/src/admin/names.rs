@@ -108,16 +108,8 @@ impl<DB: Backend> Admin<DB> {
     ///   that contains it.
     pub async fn start_new(&self, consumer: impl Into<Target>) -> Result<(), AdminError> {
         let target = consumer.into();
-        let mut rows = self.rows().await?;
-        rows.retain(|row| target.means(consumer_of(row)));
-        if let Some(row) = rows.first() {
-            let consumer = consumer_of(row).clone();
-            return Err(AdminError::NotHeldBack { consumer });
-        }
-        let consumer = ConsumerId {
-            name: target.name.as_str().into(),
-            version: target.version.unwrap_or(1),
-        };
+        self.refuse_checkpoint(&target).await?;
+        let consumer = target.id();
         let mut tx = self.write(&consumer).await?;
         let statements = &self.tables().await?.names;
         let is_lifted = lift::<DB>(statements, &mut tx, &target.name, target.version).await?;
@@ -128,6 +120,25 @@ impl<DB: Backend> Admin<DB> {
         } else {
             Err(AdminError::NoCode { consumer })
         }
+    }
+
+    /// Refuses to start what has a checkpoint.
+    pub(super) async fn refuse_checkpoint(&self, target: &Target) -> Result<(), AdminError> {
+        let rows = self.rows().await?;
+        let mut consumers = rows.iter().map(consumer_of);
+        match consumers.find(|consumer| target.means(consumer)) {
+            Some(consumer) => Err(AdminError::NotHeldBack {
+                consumer: consumer.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a name was that of a renamed or forgotten consumer.
+    pub(super) async fn is_retired(&self, name: &str) -> Result<bool, AdminError> {
+        let mut tx = self.read().await?;
+        let names = Names::read::<DB>(&self.tables().await?.names, &mut tx).await?;
+        Ok(names.is_retired(name))
     }
 
     /// Creates the checkpoints of the consumers in this program that a command names; returns whether

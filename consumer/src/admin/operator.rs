@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::options::Target;
-use super::text::listed;
+use super::text::{listed, listed_like};
 use crate::backend::{
     self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, HeldBack,
     LagStatements, NameStatements, OperateStatements, Program, ReadModelTable, Row, StoreError,
@@ -364,8 +364,8 @@ pub(super) fn unknown(target: Target, known: &[ConsumerId]) -> AdminError {
             let mut names: Vec<String> = known.iter().map(|id| id.name.to_string()).collect();
             names.dedup();
             AdminError::Unknown {
+                known: listed_like(&target.name, &names),
                 consumer: target.name,
-                known: listed(&names),
             }
         }
     }

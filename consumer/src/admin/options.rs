@@ -36,6 +36,14 @@ impl Target {
         self
     }
 
+    /// The consumer, of the first version unless another is chosen.
+    pub(crate) fn id(&self) -> ConsumerId {
+        ConsumerId {
+            name: self.name.as_str().into(),
+            version: self.version.unwrap_or(1),
+        }
+    }
+
     /// Whether this names the given consumer.
     pub(crate) fn means(&self, consumer: &ConsumerId) -> bool {
         *consumer.name == *self.name

@@ -1,12 +1,13 @@
 //! Parked events: listing, inspecting and skipping them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::error::AdminError;
-use super::lag::millis;
+use super::lag::{in_seconds, millis};
 use super::locks::LOCK_WAIT;
 use super::operator::Admin;
 use super::options::Target;
@@ -47,6 +48,22 @@ pub struct ParkedEvent {
     /// How long it has been parked.
     #[serde(serialize_with = "seconds", rename = "parked_seconds")]
     pub parked_for: Duration,
+}
+
+/// The parked events of each aggregate, ordered by their first.
+#[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
+pub(crate) fn by_aggregate(events: &[ParkedEvent]) -> Vec<Vec<&ParkedEvent>> {
+    let mut aggregates: Vec<Vec<&ParkedEvent>> = Vec::new();
+    let mut known = HashMap::new();
+    for event in events {
+        let key = (&event.aggregate_type, &event.aggregate_id);
+        let index = *known.entry(key).or_insert(aggregates.len());
+        match aggregates.get_mut(index) {
+            Some(aggregate) => aggregate.push(event),
+            None => aggregates.push(vec![event]),
+        }
+    }
+    aggregates
 }
 
 impl<DB: Backend> Admin<DB> {
@@ -189,5 +206,5 @@ impl From<ParkedRow> for ParkedEvent {
 }
 
 fn seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
+    to.serialize_f64(in_seconds(*time))
 }

@@ -2,11 +2,12 @@
 
 use super::error::AdminError;
 use super::lag::scope_of;
-use super::operator::{Admin, consumer_of};
+use super::operator::{Admin, consumer_of, declared_id};
 use super::options::{ForgetOptions, RebuildOptions, Target};
 use super::status::{changed_scope, sum};
 use super::versions::has_others;
 use crate::backend::{Backend, ConsumerId, Part, recorded_tables};
+use crate::registry::Registered;
 use crate::worker::ConsumerState;
 
 impl<DB: Backend> Admin<DB> {
@@ -76,6 +77,28 @@ impl<DB: Backend> Admin<DB> {
             scope: &scope.unwrap_or_default(),
         };
         Ok(self.count(part, 1).await? == 0)
+    }
+
+    /// Refuses what [`skip`](Self::skip) would refuse.
+    pub(crate) async fn may_skip(
+        &self,
+        consumer: &ConsumerId,
+        position: i64,
+    ) -> Result<(), AdminError> {
+        let mut tx = self.read().await?;
+        self.stopped_at(&mut tx, consumer, position).await?;
+        Ok(())
+    }
+
+    /// Refuses what [`start_new`](Self::start_new) would refuse.
+    pub(crate) async fn may_start_new(&self, target: &Target) -> Result<(), AdminError> {
+        self.refuse_checkpoint(target).await?;
+        let declared = |one: &Registered<DB>| target.means(&declared_id(&one.declaration));
+        if self.code.iter().any(declared) || self.is_retired(&target.name).await? {
+            return Ok(());
+        }
+        let consumer = target.id();
+        Err(AdminError::NoCode { consumer })
     }
 
     /// The table of a version, unless the library does not maintain it.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::explain::{Explanation, Outcome};
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number, one_line};
 use crate::backend::{ConsumerId, UnknownEvent};
@@ -36,7 +37,7 @@ impl Problem {
 /// The problems of a consumer and their remedies.
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
-    let all = [problem, way_out(one), unattended(one)];
+    let all = [problem, remedy(one), no_worker(one)];
     let consumer = one.id();
     all.into_iter()
         .flatten()
@@ -46,14 +47,16 @@ pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
 /// The same without the event that it fails to handle.
 #[cfg_attr(not(feature = "dashboard"), allow(dead_code))]
 pub(crate) fn problems_besides_failures(one: &ConsumerStatus) -> impl Iterator<Item = Problem> {
-    problem_of_state(one).into_iter().chain(unattended(one))
+    problem_of_state(one).into_iter().chain(no_worker(one))
 }
 
-fn unattended(one: &ConsumerStatus) -> Option<Problem> {
-    let time = one.unattended?;
+fn no_worker(one: &ConsumerStatus) -> Option<Problem> {
+    let ConsumerState::NoWorker { waited } = one.state else {
+        return None;
+    };
     Some(Problem::Is(format!(
         "events have waited {} and no worker has claimed them; start a worker that runs this consumer",
-        duration(time)
+        duration(waited)
     )))
 }
 
@@ -69,7 +72,7 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
         return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
-        return Some(Problem::Is(reason.clone()));
+        return Some(Problem::Does(format!("is {reason}")));
     }
     if let ConsumerState::OtherLog { log } = &one.state {
         return Some(Problem::Is(format!(
@@ -95,22 +98,25 @@ pub(super) fn waits_for_release(name: &str, event: &UnknownEvent) -> String {
 
 fn failure(one: &ConsumerStatus) -> Option<Problem> {
     let failing = one.failing.as_ref()?;
-    let event = failing.position.map_or_else(String::new, |position| {
-        format!(" at event {}", number(position))
-    });
+    let state = match (&one.state, failing.position.map(number)) {
+        (ConsumerState::Retrying { .. } | ConsumerState::NoWorker { .. }, Some(event)) => {
+            format!("retries event {event}")
+        }
+        (state, Some(event)) => format!("{} at event {event}", state.words()),
+        (state, None) => state.words(),
+    };
     let again = failing.retry_in.map_or_else(String::new, |wait| {
         format!(", next attempt in {}", duration(wait))
     });
     let times = count(failing.attempts.into(), "time");
-    let state = one.state.words();
     let error = one_line(&failing.error);
     Some(Problem::Does(format!(
-        "{state}{event} (failed {times}{again}): {error}"
+        "{state} (failed {times}{again}): {error}"
     )))
 }
 
 /// How a consumer that has stopped runs again.
-fn way_out(one: &ConsumerStatus) -> Option<Problem> {
+fn remedy(one: &ConsumerStatus) -> Option<Problem> {
     let failing = one.failing.as_ref()?;
     let ConsumerState::Stopped { position, .. } = &one.state else {
         return None;
@@ -119,15 +125,44 @@ fn way_out(one: &ConsumerStatus) -> Option<Problem> {
     if let Some(release) = one.failed_releases.last() {
         let _ = write!(text, " by release {}", one_line(release));
     }
-    let name = on_command_line(&one.id());
-    let _ = write!(text, "; after a repair run `resume {name}`");
+    let _ = write!(text, "; {}", ways_on(&one.id(), *position));
+    Some(Problem::Is(text))
+}
+
+/// The commands by which a consumer that has stopped runs again.
+fn ways_on(consumer: &ConsumerId, position: Option<i64>) -> String {
+    let name = on_command_line(consumer);
+    let mut text = format!("after a repair run `resume {name}`");
     if let Some(position) = position {
         let _ = write!(
             text,
             ", or run `park {name} {position}` or `skip {name} {position}`"
         );
     }
-    Some(Problem::Is(text))
+    text
+}
+
+/// The commands that help with an event, by its outcome in a consumer.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) fn ways_past(explanation: &Explanation) -> Option<String> {
+    let consumer = explanation.id();
+    let position = explanation.position;
+    match &explanation.outcome {
+        Outcome::Failing {
+            is_stopped: true, ..
+        } => Some(ways_on(&consumer, Some(position))),
+        Outcome::Parked { .. } => Some(ways_out_of_parking(&consumer, position)),
+        _ => None,
+    }
+}
+
+/// The commands by which an event is no longer parked.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) fn ways_out_of_parking(consumer: &ConsumerId, position: i64) -> String {
+    let name = on_command_line(consumer);
+    format!(
+        "after a repair run `parked retry {name} {position}`, or run `parked skip {name} {position}`"
+    )
 }
 
 /// A consumer as an argument of a command.

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
-use super::locks::{Effects, Failed, LOCK_WAIT, Work, is_held, must_be_same, pause};
+use super::locks::{Effects, Failed, LOCK_WAIT, Work, held, must_be_same};
 use super::operator::{Admin, Tables};
 use super::options::Target;
 use super::parked::{is_same_aggregate, not_parked};
 use crate::backend::{
     Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, Taken, UnknownEvent,
-    aggregate_slice,
+    aggregate_slice, must_wait,
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
@@ -25,6 +25,7 @@ use crate::worker::lane::attempt::keep_alive;
 use crate::worker::lane::failure::{ErrorKind, SWALLOWED, is_aborted_transaction, refused_commit};
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::mark::HeldMark;
+use crate::worker::process::unique_name;
 
 /// How long a claim may be silent while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -93,6 +94,7 @@ impl<DB: Backend> Admin<DB> {
                 code,
                 aggregate,
                 tables: self.tables().await?,
+                name: unique_name(),
                 unknown: Mutex::default(),
                 is_one_by_one: AtomicBool::new(false),
                 handled: AtomicU64::new(0),
@@ -150,6 +152,8 @@ struct Retry<'a, DB: Backend> {
     /// An event of the aggregate.
     aggregate: &'a ParkedRow,
     tables: Arc<Tables<DB>>,
+    /// Tells it apart from other retries.
+    name: String,
     /// The first of its events that the code does not know, which stays parked with those behind it.
     unknown: Mutex<Option<UnknownEvent>>,
     /// Whether each event is committed alone, since the database refused to commit all of them.
@@ -249,60 +253,61 @@ impl<DB: Backend> Retry<'_, DB> {
     }
 
     /// For a consumer that manages its own connections, where a long transaction would keep every
-    /// other writer out: the rows are removed afterwards (R5). A worker may park more events of the
-    /// aggregate meanwhile, so this repeats until none is left.
+    /// other writer out: a mark takes the place of the lock (R5).
     async fn outside(&self) -> Result<(), AdminError> {
-        loop {
-            let waiting = self.held().await?;
-            let ended = self.handle_held(&waiting).await;
-            match ended {
-                Ok(unparked) => {
-                    self.handled.fetch_add(unparked, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    self.release().await?;
-                    return Err(error);
-                }
+        let admin = self.admin;
+        let waiting = admin.repeatedly(LOCK_WAIT, || self.try_mark()).await?;
+        let handled = self.mark().during(self.handle_marked(&waiting)).await;
+        match handled {
+            Ok(unparked) => {
+                self.handled.fetch_add(unparked, Ordering::Relaxed);
+                Ok(())
             }
-            if waiting.events.is_empty() {
-                return Ok(());
+            Err(error) => {
+                self.release().await?;
+                Err(error)
             }
         }
     }
 
-    /// The parked events, which no other version handles until they are unparked or released.
-    async fn held(&self) -> Result<Waiting, AdminError> {
-        let until = std::time::Instant::now() + LOCK_WAIT;
-        loop {
-            let held = self.try_held().await;
-            if !is_held(&held) || !pause(until).await {
-                return held;
-            }
-        }
-    }
-
-    async fn try_held(&self) -> Result<Waiting, AdminError> {
+    /// The parked events, which no one else handles until the mark is released.
+    async fn try_mark(&self) -> Result<Waiting, AdminError> {
         let mut tx = self.admin.write(self.consumer).await?;
+        let (statements, slices) = (&self.tables.checkpoints, self.mark_holder().slices);
+        if must_wait::<DB>(statements, &mut tx, self.consumer, slices).await? {
+            tx.commit().await?;
+            return Err(held(self.consumer));
+        }
         let waiting = self.waiting(&mut tx).await?;
-        self.mark().take(&mut tx).await?;
+        let before = self.aggregate.position - 1;
+        if !self.mark().take(&mut tx, before).await? {
+            return Err(held(self.consumer));
+        }
         tx.commit().await?;
         Ok(waiting)
     }
 
     /// Hands the events to the consumer and unparks them.
-    async fn handle_held(&self, waiting: &Waiting) -> Result<u64, AdminError> {
+    async fn handle_marked(&self, waiting: &Waiting) -> Result<u64, AdminError> {
         let mut effects = Effects::default();
         let mut spare = Borrowed::from(self.admin.store.pool()).await?;
-        let handling = self.handle(&mut spare, None, waiting, &mut effects);
-        let handled = self.mark().during(handling).await;
+        let handled = self.handle(&mut spare, None, waiting, &mut effects).await;
         handled.map_err(|failed| self.failure(failed))?;
         // Its session may not be what it was, so it does not go back to the pool.
         drop(spare);
-        let mut tx = self.admin.locked(self.consumer, LOCK_WAIT).await?;
-        let unparked = self.unpark(&mut tx, &waiting.events).await?;
+        let unparked = self
+            .admin
+            .repeatedly(LOCK_WAIT, || self.try_unpark(&waiting.events))
+            .await?;
+        effects.run().await;
+        Ok(unparked)
+    }
+
+    async fn try_unpark(&self, events: &[PersistedEvent]) -> Result<u64, AdminError> {
+        let mut tx = self.admin.write(self.consumer).await?;
+        let unparked = self.unpark(&mut tx, events).await?;
         self.mark().release(&mut tx).await?;
         tx.commit().await?;
-        effects.run().await;
         Ok(unparked)
     }
 
@@ -326,8 +331,9 @@ impl<DB: Backend> Retry<'_, DB> {
         let slice = i32::from(aggregate_slice(&self.aggregate.aggregate_id));
         MarkHolder {
             consumer: self.consumer.clone(),
-            name: format!("retry of slice {slice}"),
+            id: format!("retry of {}", self.name),
             slices: slice..slice + 1,
+            is_replay: false,
         }
     }
 
@@ -406,9 +412,7 @@ impl<DB: Backend> Retry<'_, DB> {
     ) -> Result<Ledger, AdminError> {
         let (statements, consumer) = (&self.tables.checkpoints, self.consumer);
         if !DB::lock_mark(statements, connection, &self.mark_holder()).await? {
-            return Err(AdminError::Held {
-                consumer: consumer.clone(),
-            });
+            return Err(held(consumer));
         }
         let ledger = DB::ledger(
             statements,

@@ -10,7 +10,7 @@ use serde::ser::Serializer;
 
 use super::error::AdminError;
 use super::frontier::FrontierStatus;
-use super::lag::{Lag, MOST_COUNTED, millis, scope_of, seconds};
+use super::lag::{Lag, MOST_COUNTED, in_seconds, millis, scope_of, seconds};
 use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
 use crate::backend::{
@@ -18,7 +18,6 @@ use crate::backend::{
 };
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
-use crate::worker::Tone;
 use crate::worker::poller::assignment::scope_text;
 
 /// The consumers of a store and its frontier at one moment.
@@ -134,9 +133,6 @@ pub struct ConsumerStatus {
     pub failed_releases: Vec<String>,
     /// The processes that last handled events of each of its segments, the most recent first.
     pub workers: Vec<WorkerStatus>,
-    /// How long events that it could handle have waited without any worker claiming it, from 3 minutes on.
-    #[serde(serialize_with = "seconds")]
-    pub unattended: Option<Duration>,
 }
 
 /// The status of one segment of a consumer; see [`ConsumerStatus::segments`].
@@ -229,7 +225,7 @@ pub(crate) fn processes_of(
     all
 }
 
-/// How long events wait for a worker before `no worker` is reported.
+/// How long events wait for a worker before [`ConsumerState::NoWorker`] is reported.
 const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
 
 impl ConsumerStatus {
@@ -240,24 +236,6 @@ impl ConsumerStatus {
         {
             self.held_back = Some(held_back.to_string());
             self.state = ConsumerState::HeldBack(held_back.clone());
-        }
-    }
-
-    /// Its activity in one word or two.
-    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
-    pub(crate) fn word(&self) -> String {
-        match self.unattended {
-            Some(_) => "no worker".to_owned(),
-            None => self.state.words(),
-        }
-    }
-
-    /// The colour of its activity.
-    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
-    pub(crate) fn tone(&self) -> Tone {
-        match self.unattended {
-            Some(_) => Tone::Bad,
-            None => self.state.tone(),
         }
     }
 
@@ -399,11 +377,12 @@ impl<DB: Backend> Admin<DB> {
             ConsumerState::Rebuilding if lag.events == 0 => ConsumerState::Running,
             state => state,
         };
-        let unattended = match state {
-            ConsumerState::Running | ConsumerState::Rebuilding | ConsumerState::Retrying { .. } => {
-                unattended(rows, lag, settled_lag)
-            }
-            _ => None,
+        let state = match (unattended(rows, lag, settled_lag), state) {
+            (
+                Some(waited),
+                ConsumerState::Running | ConsumerState::Rebuilding | ConsumerState::Retrying { .. },
+            ) => ConsumerState::NoWorker { waited },
+            (_, state) => state,
         };
         Ok(Some(ConsumerStatus {
             name: Arc::clone(&consumer.name),
@@ -430,7 +409,6 @@ impl<DB: Backend> Admin<DB> {
             waiting_for: waiting_for(&worst.checkpoint).cloned(),
             failed_releases: failed_releases(&worst.checkpoint),
             workers: workers(rows),
-            unattended,
         }))
     }
 
@@ -506,7 +484,6 @@ impl<DB: Backend> Admin<DB> {
                 waiting_for: None,
                 failed_releases: Vec::new(),
                 workers: Vec::new(),
-                unattended: None,
             });
         }
         Ok(new)
@@ -640,7 +617,7 @@ pub(super) fn sum<'a>(rows: impl IntoIterator<Item = &'a Row>, one: impl Fn(&Row
 }
 
 fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
+    to.serialize_f64(in_seconds(*time))
 }
 
 pub(super) fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {

@@ -71,7 +71,7 @@ impl<DB: Backend> Admin<DB> {
     /// The segments that are stopped at an event or wait before it, each with nothing unhandled before it.
     ///
     /// A segment that was split while it was stopped has left both halves stopped at the event.
-    async fn stopped_at(
+    pub(super) async fn stopped_at(
         &self,
         tx: &mut Transaction<'_, DB>,
         consumer: &ConsumerId,

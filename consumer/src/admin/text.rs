@@ -77,6 +77,20 @@ pub(crate) fn listed(words: &[impl AsRef<str>]) -> String {
     }
 }
 
+/// The same with the words that are most like another one first.
+pub(crate) fn listed_like(wanted: &str, words: &[impl AsRef<str>]) -> String {
+    let mut words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    words.sort_by_key(|word| std::cmp::Reverse(likeness(wanted, word)));
+    listed(&words)
+}
+
+/// Whether one of two words contains the other, and how many letters their beginnings share.
+fn likeness(one: &str, other: &str) -> (bool, usize) {
+    let contains = other.contains(one) || one.contains(other);
+    let shared = one.chars().zip(other.chars()).take_while(|(a, b)| a == b);
+    (contains, shared.count())
+}
+
 /// A text of any origin, with the codes of the characters by which it could move the cursor, change colours or
 /// turn the direction of what follows.
 pub(crate) fn visible(text: &str) -> String {
@@ -120,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_long_list_names_the_first_and_counts_the_others() {
-        assert_eq!(listed::<&str>(&[]), "none");
+        assert_eq!(listed(&[""; 0]), "none");
         assert_eq!(listed(&["a", "b"]), "a, b");
         let twenty = vec!["a"; 20];
         assert!(!listed(&twenty).contains("more"));

@@ -11,6 +11,7 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
+use super::marks::{self, on_mark};
 use super::renames::{HeldBack, Names, Program, Renames, Start};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NewCheckpoint, Parking,
@@ -19,6 +20,10 @@ use super::rows::{
 use super::sql::{Sql, Statement, statements};
 use super::{Incarnation, StoreError, StoreSettings};
 use crate::contract::PersistedEvent;
+
+/// How long no batch begins after a caller found a handler at work; longer than the pause before it tries
+/// again.
+const WAIT_FOR: Duration = Duration::from_secs(1);
 
 /// How long a row waits for its neighbour after the last call of [`Checkpoints::hold`].
 const HOLD_FOR: Duration = Duration::from_secs(10);
@@ -219,8 +224,13 @@ statements! {
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
         lock_mark: DB::LOCK_MARK,
-        hold_mark: DB::HOLD_MARK,
-        release_mark: DB::RELEASE_MARK,
+        take_mark: marks::TAKE,
+        renew_mark: marks::RENEW,
+        release_mark: marks::RELEASE,
+        expire_mark: marks::EXPIRE,
+        succeed_mark: marks::SUCCEED,
+        is_working: marks::IS_WORKING,
+        wait: marks::WAIT,
         fold: FOLD,
         folded: FOLDED,
         compact: COMPACT,
@@ -278,7 +288,7 @@ pub trait Checkpoints: Renames {
     const BEGIN_SPLIT: &'static str;
 
     /// Claims the row `$1`, `$2`, `$3`, or returns nothing when another process has it. A database
-    /// with a server takes the timeout as `$4`.
+    /// with a server takes the timeout as `$4`, another one the id of the mark's holder.
     const CLAIM: &'static str;
 
     /// Claims like [`CLAIM`](Self::CLAIM), and only at the address `$5`.
@@ -295,13 +305,6 @@ pub trait Checkpoints: Renames {
     /// before `$4`, for the rest of the transaction, unless another version has it; says whether it did
     /// as `locked`.
     const LOCK_MARK: &'static str;
-
-    /// Locks the mark beyond the transaction, for the holder `$5` and for `$6` milliseconds; says whether
-    /// it did as `locked`.
-    const HOLD_MARK: &'static str;
-
-    /// Ends the lock of the holder `$3`.
-    const RELEASE_MARK: &'static str;
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
@@ -422,7 +425,11 @@ pub trait Checkpoints: Renames {
             let mut tx = connection
                 .begin_with(Self::BEGIN_SPLIT.into_sql_str())
                 .await?;
-            lock_rows::<Self>(statements, &mut tx, key, key).await?;
+            let rows = lock_rows::<Self>(statements, &mut tx, key, key).await?;
+            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
+                tx.commit().await?;
+                return Ok(false);
+            }
             let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
             if copy.execute(&mut tx).await? == 0 {
                 tx.rollback().await?;
@@ -435,25 +442,31 @@ pub trait Checkpoints: Renames {
         }
     }
 
-    /// Keeps two neighbouring rows from passing the one that is ahead, for ten seconds.
+    /// Keeps two neighbouring rows from passing the one that is ahead, for ten seconds; returns whether it
+    /// did.
     fn hold(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         left: &SegmentId,
         right: &SegmentId,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
             let mut tx = connection
                 .begin_with(Self::BEGIN_WRITE.into_sql_str())
                 .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
+            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
+                tx.commit().await?;
+                return Ok(false);
+            }
             let ahead = rows.iter().map(|row| row.position).max();
             let hold = on_row::<Self>(&statements.hold, left)
                 .bind(right.slice_from)
                 .bind(ahead)
                 .bind(millis(HOLD_FOR));
             hold.execute(&mut tx).await?;
-            tx.commit().await
+            tx.commit().await?;
+            Ok(true)
         }
     }
 
@@ -471,6 +484,10 @@ pub trait Checkpoints: Renames {
                 .begin_with(Self::BEGIN_WRITE.into_sql_str())
                 .await?;
             let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
+            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
+                tx.commit().await?;
+                return Ok(false);
+            }
             let Some((slice_to, epoch)) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;
                 return Ok(false);
@@ -557,12 +574,13 @@ pub trait Checkpoints: Renames {
         guard: &Self::Guard,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Takes the row lock of a checkpoint; `None` when another process has it, or when the row is no longer at
-    /// the address `at`. Without one, the row is searched for.
+    /// Takes the row lock of a checkpoint; `None` when another process has it or holds a mark, or when the row is
+    /// no longer at the address `at`. Without one, the row is searched for.
     fn claim(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
+        holder: &str,
         at: Option<&str>,
         timeout: Duration,
     ) -> impl Future<Output = Result<Option<Claim>, sqlx::Error>> + Send;
@@ -663,31 +681,6 @@ pub trait Checkpoints: Renames {
         holder: &MarkHolder,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         on_mark::<Self>(&statements.lock_mark, holder).fetch_value(connection, "locked")
-    }
-
-    /// Locks the mark like [`lock_mark`](Self::lock_mark), but until it is released or the time is over:
-    /// for handlers that work while no claim is held.
-    fn hold_mark(
-        statements: &CheckpointStatements,
-        connection: &mut Self::Connection,
-        holder: &MarkHolder,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        on_mark::<Self>(&statements.hold_mark, holder)
-            .bind(&*holder.name)
-            .bind(millis(timeout))
-            .fetch_value(connection, "locked")
-    }
-
-    /// Ends what [`hold_mark`](Self::hold_mark) began.
-    fn release_mark(
-        statements: &CheckpointStatements,
-        connection: &mut Self::Connection,
-        holder: &MarkHolder,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        let release = on_consumer::<Self>(&statements.release_mark, &holder.consumer);
-        let release = release.bind(&*holder.name);
-        async move { release.execute(connection).await.map(drop) }
     }
 
     /// The number of parked events of each consumer.
@@ -835,13 +828,6 @@ async fn join_log<DB: Checkpoints>(
     DB::other_log(statements, connection, consumer).await
 }
 
-/// Starts a statement on the mark of a consumer.
-fn on_mark<DB: Driver>(statement: &Sql, holder: &MarkHolder) -> Statement<DB> {
-    on_consumer(statement, &holder.consumer)
-        .bind(holder.slices.start)
-        .bind(holder.slices.end)
-}
-
 /// Starts a save.
 pub(super) fn bind_save<DB: Driver>(
     statement: &Sql,
@@ -877,4 +863,43 @@ async fn lock_rows<DB: Driver>(
     let query = on_row::<DB>(&statements.lock_rows, left).bind(right.slice_from);
     let rows = query.fetch_all(connection).await?;
     rows.iter().map(Checkpoint::decode::<DB>).collect()
+}
+
+/// Whether a handler without a claim works on slices of a consumer. If so, lanes begin no other batch
+/// there until the caller tries again, once it has committed.
+pub(crate) async fn must_wait<DB: Checkpoints>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    consumer: &ConsumerId,
+    slices: Range<i32>,
+) -> Result<bool, sqlx::Error> {
+    if DB::HOLDS_CLAIMS {
+        return Ok(false);
+    }
+    let holder = MarkHolder::waiting(consumer, slices);
+    let is_working = on_mark::<DB>(&statements.is_working, &holder);
+    let is_working = is_working.fetch_value(connection, "working").await?;
+    if is_working {
+        let wait = on_mark::<DB>(&statements.wait, &holder)
+            .bind(&*holder.id)
+            .bind(millis(WAIT_FOR));
+        wait.execute(connection).await?;
+    } else {
+        let proceed = on_consumer::<DB>(&statements.release_mark, consumer).bind(&*holder.id);
+        proceed.execute(connection).await?;
+    }
+    Ok(is_working)
+}
+
+/// Whether a handler works on neighbouring rows without a claim.
+async fn must_wait_for<DB: Checkpoints>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    rows: &[Checkpoint],
+) -> Result<bool, sqlx::Error> {
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        return Ok(false);
+    };
+    let slices = first.key.slice_from..last.slice_to;
+    must_wait::<DB>(statements, connection, &first.key.consumer, slices).await
 }

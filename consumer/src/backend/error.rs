@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use uuid::Uuid;
 
 use super::DriverError;
@@ -241,6 +242,13 @@ pub enum StoreError {
     )]
     Forbidden(#[source] DriverError),
 
+    /// The connection can only read: the server is a standby, the session is read-only, or the SQLite file is.
+    #[error(
+        "the database cannot be written to on this connection; connect to the primary of the cluster with a \
+         session that is not read-only, or make the SQLite file and its directory writable"
+    )]
+    ReadOnly(#[source] DriverError),
+
     /// Other sessions held locks on the tables for as long as the migration could wait.
     #[error(
         "the tables were not migrated, and nothing has changed: {}, and it needs their locks for a \
@@ -414,7 +422,7 @@ pub enum StoreError {
     },
 
     /// Any other error of the database or of the connection to it.
-    #[error("the event store's database returned an error")]
+    #[error("a statement of the event store failed")]
     Database(#[source] DriverError),
 }
 
@@ -512,12 +520,25 @@ fn list(table: &str, mismatches: &[Mismatch]) -> String {
     )
 }
 
+/// Whether a statement failed because its connection cannot write.
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    // read_only_sql_transaction; SQLITE_READONLY and its extended codes
+    matches!(
+        code.as_deref(),
+        Some("25006" | "8" | "264" | "520" | "776" | "1032" | "1288" | "1544")
+    )
+}
+
 /// Tells the codes of both databases that have an error of their own.
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
             return Self::Database(error.into());
         };
+        if is_read_only(&error) {
+            return Self::ReadOnly(error.into());
+        }
         let message = database.message().to_owned();
         match database.code().as_deref() {
             // undefined_table, invalid_schema_name

@@ -26,11 +26,15 @@ mod fit;
 #[cfg(feature = "worker")]
 mod frontier;
 #[cfg(feature = "worker")]
+mod held_marks;
+#[cfg(feature = "worker")]
 mod incarnation;
 mod json_text;
 #[cfg(feature = "worker")]
 mod ledger;
 mod log_rows;
+#[cfg(feature = "worker")]
+mod marks;
 mod migrations;
 mod mismatch;
 mod names;
@@ -74,7 +78,9 @@ pub(crate) use self::browse::{Among, BrowseStatements, Cursor, EventHeader};
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
-pub(crate) use self::checkpoints::{CheckpointStatements, OtherLog, Remains, TransactionGuard};
+pub(crate) use self::checkpoints::{
+    CheckpointStatements, OtherLog, Remains, TransactionGuard, must_wait,
+};
 #[cfg(feature = "worker")]
 pub(crate) use self::clock::is_paused as clock_is_paused;
 pub use self::column::{Column, Constant, SqlType};
@@ -84,6 +90,8 @@ pub(crate) use self::error::FrontierError;
 #[cfg(feature = "worker")]
 pub use self::error::LogProblem;
 pub use self::error::StoreError;
+#[cfg(feature = "worker")]
+pub(crate) use self::error::is_read_only;
 pub(crate) use self::events::{EventStatements, Opened};
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
@@ -91,6 +99,8 @@ pub use self::frontier::Blocker;
 pub(crate) use self::frontier::{
     FormatCount, FrontierWatch, LagStatements, LogState, Observation, Part,
 };
+#[cfg(feature = "worker")]
+pub(crate) use self::held_marks::{expire_mark, release_mark, renew_mark, take_mark};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 pub(crate) use self::json_text::JsonText;

@@ -202,12 +202,6 @@ pub trait Operate: Driver {
         taken: &Taken,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Ends the backend of a transaction from another connection.
-    fn end_backend(
-        connection: &mut Self::Connection,
-        taken: &Taken,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-
     /// Sets the state and clears the attempts.
     fn set_state(
         sql: &OperateStatements,

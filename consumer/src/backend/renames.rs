@@ -309,6 +309,11 @@ impl Names {
         })
     }
 
+    /// Whether a name was that of a renamed or forgotten consumer, or of a version of one.
+    pub(crate) fn is_retired(&self, name: &str) -> bool {
+        self.retired.iter().any(|one| one.name == name)
+    }
+
     fn has(&self, name: &str) -> bool {
         self.known.iter().any(|(known, _)| *known.name == *name)
     }

@@ -1,5 +1,6 @@
 //! The rows of the library's own tables, and how they are decoded on both databases.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -384,15 +385,38 @@ impl Mark {
     }
 }
 
-/// Who locks the high-water mark of a consumer.
+/// Who holds a mark of a consumer.
 #[derive(Clone, Debug)]
 pub struct MarkHolder {
     /// The version. Its segments handle different events, so they do not exclude each other.
     pub consumer: ConsumerId,
-    /// Tells the holders of one version apart.
-    pub name: String,
+    /// Tells it apart from all other holders, in any process.
+    pub id: String,
     /// The slices of the events to handle.
     pub slices: Range<i32>,
+    /// Whether the events are replays, which other versions may handle at the same time.
+    pub is_replay: bool,
+}
+
+impl MarkHolder {
+    /// A command that waits for the current batches of these slices.
+    pub(super) fn waiting(consumer: &ConsumerId, slices: Range<i32>) -> Self {
+        Self {
+            consumer: consumer.clone(),
+            id: format!("waiting: {} to {}", slices.start, slices.end),
+            slices,
+            is_replay: false,
+        }
+    }
+
+    /// The name by which its mark is found.
+    pub(super) fn name(&self) -> Cow<'_, str> {
+        if self.is_replay {
+            format!("replay: {}", self.id).into()
+        } else {
+            Cow::Borrowed(&self.id)
+        }
+    }
 }
 
 impl Claim {

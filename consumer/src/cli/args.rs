@@ -117,7 +117,7 @@ pub(super) struct Status {
     /// Refreshes every second, or every SECONDS
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     pub(super) watch: Option<f64>,
-    /// Shows the processes that handled events last, too
+    /// Also shows the processes that handled events last
     #[arg(long)]
     pub(super) processes: bool,
     #[command(flatten)]
@@ -160,6 +160,14 @@ impl fmt::Display for Consumer {
     }
 }
 
+/// Reads a position, also one that was copied from a table, with its thousands separated.
+fn position(text: &str) -> Result<i64, &'static str> {
+    let digits = text.replace(',', "");
+    digits
+        .parse()
+        .map_err(|_| "a position is a whole number, such as 1005")
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Confirmed {
     /// Does not ask for confirmation
@@ -172,6 +180,7 @@ pub(super) struct EventOf {
     #[command(flatten)]
     pub(super) consumer: Consumer,
     /// The position of the event
+    #[arg(value_parser = position)]
     pub(super) position: i64,
 }
 
@@ -254,6 +263,7 @@ pub(super) enum Parked {
         #[command(flatten)]
         consumer: Consumer,
         /// An event of the aggregate; all aggregates without it
+        #[arg(value_parser = position)]
         position: Option<i64>,
     },
     /// Removes a parked event without handling it
@@ -290,10 +300,11 @@ pub(super) struct Dashboard {
 #[derive(Debug, Args)]
 pub(super) struct Redact {
     /// The position of the event
+    #[arg(value_parser = position)]
     pub(super) position: i64,
     /// The new payload
     pub(super) payload: String,
-    /// Removes the metadata, too
+    /// Also removes the metadata
     #[arg(long)]
     pub(super) without_metadata: bool,
     #[command(flatten)]

@@ -128,6 +128,7 @@ async fn skip_event<DB: Backend>(
 ) -> Outcome {
     let consumer = admin.find(skip.event.consumer.target()).await?;
     let position = skip.event.position;
+    admin.may_skip(&consumer, position).await?;
     let question = format!(
         "{consumer} will never handle event {position}; `park` sets it aside for later. Skip it?"
     );
@@ -264,6 +265,7 @@ impl Rename {
 impl StartNew {
     async fn run<DB: Backend>(self, admin: &Admin<DB>, console: &Console) -> Outcome {
         let consumer = &self.consumer;
+        admin.may_start_new(&consumer.target()).await?;
         let question = format!(
             "{consumer} starts with a checkpoint of its own and does not continue from another checkpoint. Continue?"
         );

@@ -45,21 +45,27 @@ impl CommandError {
     /// The error with its causes, and the command that helps.
     pub(super) fn message(&self) -> String {
         let message = chain(self).to_string();
-        if self.lacks_tables() {
-            format!("{message}; on the command line, run `migrate`")
-        } else {
-            message
+        match self.advice() {
+            Some(advice) => format!("{message}; {advice}"),
+            None => message,
         }
     }
 
-    fn lacks_tables(&self) -> bool {
+    /// What helps an operator, where the message of the library is for programs.
+    fn advice(&self) -> Option<&'static str> {
         let (Self::Admin(AdminError::Store(store) | AdminError::Worker(WorkerError::Store(store)))
         | Self::Worker(WorkerError::Store(store))
         | Self::Store(store)) = self
         else {
-            return false;
+            return None;
         };
-        matches!(store, StoreError::NotMigrated { .. })
+        match store {
+            StoreError::NotMigrated { .. } => Some("on the command line, run `migrate`"),
+            StoreError::Database(error) if is_unreachable(error) => {
+                Some("check that the database runs, can be reached and has a free connection")
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn exit(&self) -> Exit {
@@ -69,9 +75,19 @@ impl CommandError {
             #[cfg(feature = "dashboard")]
             Self::Serve(error) if error.is_refused() => Exit::Refused,
             Self::Admin(error) => exit_of(error),
+            Self::Worker(error) => exit_of_worker(error),
+            Self::Store(error) => exit_of_store(error),
             _ => Exit::Failed,
         }
     }
+}
+
+/// Whether a statement failed because there was no connection for it.
+fn is_unreachable(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::Tls(_)
+    )
 }
 
 fn exit_of(error: &AdminError) -> Exit {
@@ -95,9 +111,30 @@ fn exit_of(error: &AdminError) -> Exit {
         | AdminError::NameRetired { .. }
         | AdminError::WouldDiscard { .. }
         | AdminError::NotNext { .. }
+        | AdminError::NotInLog { .. }
         | AdminError::NoReset { .. }
         | AdminError::NoCode { .. } => Exit::Refused,
         AdminError::Retry { .. } => Exit::Unwell,
+        AdminError::Worker(error) => exit_of_worker(error),
+        AdminError::Store(error) => exit_of_store(error),
+        _ => Exit::Failed,
+    }
+}
+
+fn exit_of_worker(error: &WorkerError) -> Exit {
+    match error {
+        WorkerError::UnknownCheckpoint { .. }
+        | WorkerError::NotRunning { .. }
+        | WorkerError::WaitingForRelease { .. } => Exit::Refused,
+        WorkerError::Store(error) => exit_of_store(error),
+        _ => Exit::Failed,
+    }
+}
+
+fn exit_of_store(error: &StoreError) -> Exit {
+    match error {
+        StoreError::NoEvent { .. } => Exit::Usage,
+        StoreError::ReadOnlyLog { .. } => Exit::Refused,
         _ => Exit::Failed,
     }
 }

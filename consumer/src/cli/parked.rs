@@ -27,10 +27,11 @@ impl Parked {
                 list(consumer.target(), &format, admin, console).await
             }
             Self::Show(EventOf { consumer, position }) => {
-                let (parked, event) = admin.parked_event(consumer.target(), position).await?;
+                let consumer = admin.find(consumer.target()).await?;
+                let (parked, event) = admin.parked_event(&consumer, position).await?;
                 Ok(print(
                     console,
-                    tables::parked_event(&parked, event.as_ref()),
+                    tables::parked_event(&consumer, &parked, event.as_ref()),
                 ))
             }
             Self::Retry { consumer, position } => {

@@ -4,7 +4,7 @@ use super::args::Run;
 use super::console::Console;
 use super::error::{CommandError, Outcome};
 use super::exit::Exit;
-use crate::admin::text::listed;
+use crate::admin::text::{listed, listed_like};
 use crate::backend::Backend;
 use crate::worker::{WorkerBuilder, shutdown_signal};
 
@@ -40,7 +40,9 @@ impl Run {
     /// Refuses a name that no consumer has.
     fn check_names<DB: Backend>(&self, builder: &WorkerBuilder<DB>) -> Result<(), CommandError> {
         let known = builder.consumers().iter();
-        let known: Vec<&str> = known.map(|one| &*one.declaration.name).collect();
+        let mut known: Vec<&str> = known.map(|one| &*one.declaration.name).collect();
+        known.sort_unstable();
+        known.dedup();
         match self
             .only
             .iter()
@@ -49,7 +51,7 @@ impl Run {
             None => Ok(()),
             Some(name) => Err(CommandError::Usage(format!(
                 "there is no consumer `{name}` in this program; it has: {}",
-                listed(&known)
+                listed_like(name, &known)
             ))),
         }
     }

@@ -94,8 +94,7 @@ fn verdict(status: &Status) -> Exit {
     };
     let mut consumers = status.consumers.iter();
     if status.frontier.problem.is_some()
-        || consumers
-            .any(|one| one.missing.is_some() || one.unattended.is_some() || is_unwell(&one.state))
+        || consumers.any(|one| one.missing.is_some() || is_unwell(&one.state))
     {
         Exit::Unwell
     } else {

@@ -10,11 +10,11 @@ use serde_json::json;
 use sqlx::Database;
 
 use super::console::Console;
-use crate::admin::problems::problems;
+use crate::admin::problems::{problems, ways_out_of_parking, ways_past};
 use crate::admin::text::{count, duration, number, one_line, rate, visible};
 use crate::admin::{
     ConsumerId, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent, Status,
-    UnknownEvents, processes_of,
+    UnknownEvents, by_aggregate, processes_of,
 };
 use crate::backend::{LogRow, Schema};
 use crate::contract::{OnError, PersistedEvent};
@@ -34,6 +34,19 @@ struct Layout<'a> {
     wrapped: usize,
 }
 
+/// Rows without the titles that are too long for their column.
+struct Titled {
+    rows: Vec<Vec<Cell>>,
+    titles: Vec<Option<String>>,
+}
+
+impl Titled {
+    /// Whether so few titles are long that most rows have one line.
+    fn are_few(&self) -> bool {
+        self.titles.iter().flatten().count() * 2 < self.titles.len()
+    }
+}
+
 impl Layout<'_> {
     /// The table. Where the console is too narrow for it, what may have several lines is below its row, and a
     /// title that is too long is above it.
@@ -42,28 +55,46 @@ impl Layout<'_> {
         const NARROWEST: usize = 28;
         let all: Vec<usize> = (0..self.header.len()).collect();
         let (fixed, wrapped) = all.split_at(self.header.len() - self.wrapped);
-        let has_room = !wrapped.is_empty() && self.fits(rows, fixed, NARROWEST);
-        if has_room || self.fits(rows, &all, 0) {
+        if self.fits(rows, &all, 0) {
             return text(&self.table(rows, &all, true));
         }
-        let titles: Vec<Option<String>> = rows
-            .iter()
-            .map(|row| self.long_title(rows, fixed, row))
-            .collect();
-        let mut untitled = rows.to_vec();
-        for (row, _) in untitled
-            .iter_mut()
-            .zip(&titles)
-            .filter(|(_, title)| title.is_some())
-        {
-            row.get_mut(self.title)
-                .into_iter()
-                .for_each(|title| *title = cell(""));
+        let titled = self.titled(rows, fixed, NARROWEST);
+        if !wrapped.is_empty() && titled.are_few() && self.fits(&titled.rows, fixed, NARROWEST) {
+            return self.beside(titled, fixed, &all);
         }
-        let table = text(&self.table(&untitled, fixed, false));
+        self.below(self.titled(rows, fixed, 0), fixed, rows)
+    }
+
+    /// The rows with what may have several lines beside the other columns.
+    fn beside(&self, shown: Titled, fixed: &[usize], all: &[usize]) -> String {
+        let table = text(&self.table(&shown.rows, all, true));
+        let plain = self.console.without_colour();
+        let plain = Layout {
+            console: &plain,
+            ..*self
+        }
+        .table(&shown.rows, all, true);
+        let width = self.widest(&shown.rows, fixed);
+        // Below its first line, a row has nothing in the columns that are fixed.
+        let starts = |line: &String| line.chars().take(width).any(|char| char != ' ');
+        let starts: Vec<bool> = plain.lines().map(|line| starts(&line)).collect();
+        let mut titles = shown.titles.into_iter();
+        let mut lines = Vec::new();
+        for (index, (line, starts)) in table.lines().zip(starts).enumerate() {
+            if starts && index > 0 {
+                lines.extend(titles.next().flatten());
+            }
+            lines.push(line.to_owned());
+        }
+        lines.join("\n")
+    }
+
+    /// The rows with what may have several lines below the other columns.
+    fn below(&self, titled: Titled, fixed: &[usize], rows: &[Vec<Cell>]) -> String {
+        let table = text(&self.table(&titled.rows, fixed, false));
         let mut lines = table.lines().map(str::to_owned);
         let mut all: Vec<String> = lines.next().into_iter().collect();
-        for ((line, title), row) in lines.zip(titles).zip(rows) {
+        for ((line, title), row) in lines.zip(titled.titles).zip(rows) {
             all.extend(title);
             all.push(line);
             all.extend(self.wrapped_below(row));
@@ -71,13 +102,24 @@ impl Layout<'_> {
         all.join("\n")
     }
 
-    /// The title of a row, if it leaves no room for the other columns.
-    fn long_title(&self, rows: &[Vec<Cell>], fixed: &[usize], row: &[Cell]) -> Option<String> {
-        let title = row.get(self.title)?.content();
+    /// Takes out the titles that leave no room for the other columns and so many characters more.
+    fn titled(&self, rows: &[Vec<Cell>], fixed: &[usize], more: usize) -> Titled {
         let mut others = fixed.to_vec();
         others.retain(|&column| column != self.title);
-        let is_long = !self.fits(rows, &others, title.chars().count() + 2);
-        is_long.then_some(title)
+        let long = |row: &mut Vec<Cell>| {
+            let title = row.get_mut(self.title)?;
+            let text = title.content();
+            let is_long = !self.fits(rows, &others, text.chars().count() + 2 + more);
+            is_long.then(|| {
+                *title = cell("");
+                text
+            })
+        };
+        let mut untitled = rows.to_vec();
+        Titled {
+            titles: untitled.iter_mut().map(long).collect(),
+            rows: untitled,
+        }
     }
 
     /// The cells that may have several lines, on lines of their own.
@@ -265,7 +307,7 @@ fn status_table(console: &Console, status: &Status) -> String {
         let parked = Some(one.parked).filter(|&parked| parked > 0);
         let mut row = vec![
             cell(name(status, one)),
-            cell(one.word()).fg(colour(one)),
+            cell(one.state.words()).fg(colour(one)),
             cell(or_dash(one.position, number)),
             cell(lag(one.lag)),
             cell(or_dash(one.lag.time, duration)),
@@ -353,11 +395,14 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
             cell(one.last.to_string()),
         ]
     });
-    layout.text(&rows.collect::<Vec<_>>())
+    let table = layout.text(&rows.collect::<Vec<_>>());
+    format!(
+        "{table}\n\ndeploy a release that knows these events, or name their types in the consumer's `ignore`"
+    )
 }
 
 fn colour(one: &ConsumerStatus) -> Color {
-    match one.tone() {
+    match one.state.tone() {
         Tone::Good => Color::Green,
         Tone::Neutral => Color::Cyan,
         Tone::Doubtful => Color::Yellow,
@@ -389,11 +434,7 @@ pub(super) fn frontier(frontier: &FrontierStatus) -> String {
 
 /// The fate of an event in a consumer, and its content.
 pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> String {
-    let consumer = ConsumerId {
-        name: Arc::clone(&explanation.consumer),
-        version: explanation.version,
-    };
-    let mut lines = vec![format!("consumer    {consumer}")];
+    let mut lines = vec![format!("consumer    {}", explanation.id())];
     let Some(event) = &explanation.event else {
         lines.push(format!("event       {}", explanation.outcome));
         return lines.join("\n");
@@ -404,6 +445,7 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
         aggregate_line(&event.aggregate_type, &event.aggregate_id),
         format!("outcome     {}", one_line(&outcome)),
     ]);
+    lines.extend(ways_past(explanation).map(|ways| format!("next        {ways}")));
     let checkpoint = explanation.checkpoint.map(number);
     lines.extend(checkpoint.map(|checkpoint| format!("checkpoint  {checkpoint}")));
     lines.push(if explanation.is_replay {
@@ -435,10 +477,36 @@ pub(super) fn parked(console: &Console, events: &[ParkedEvent]) -> String {
         title: 1,
         wrapped: 1,
     };
-    layout.text(&events.iter().map(parked_row).collect::<Vec<_>>())
+    let rows = by_aggregate(events);
+    layout.text(
+        &rows
+            .iter()
+            .flat_map(|events| rows_of(events))
+            .collect::<Vec<_>>(),
+    )
 }
 
-fn parked_row(one: &ParkedEvent) -> Vec<Cell> {
+/// The rows of an aggregate: one for each event that failed, and one for all those that wait behind it.
+fn rows_of(events: &[&ParkedEvent]) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    let mut failed: Option<&ParkedEvent> = None;
+    for run in events.chunk_by(|_, next| !next.has_failed) {
+        let (shown, waiting) = match run {
+            [first, others @ ..] if first.has_failed => {
+                failed = Some(first);
+                (Some(first), others)
+            }
+            others => (None, others),
+        };
+        rows.extend(shown.map(|one| parked_row(one, one.error.clone().unwrap_or_default())));
+        if let [first, others @ ..] = waiting {
+            rows.push(parked_row(first, waits(failed, others.len())));
+        }
+    }
+    rows
+}
+
+fn parked_row(one: &ParkedEvent, why: String) -> Vec<Cell> {
     let failed = if one.has_failed {
         number(one.attempts)
     } else {
@@ -449,19 +517,29 @@ fn parked_row(one: &ParkedEvent) -> Vec<Cell> {
         cell(format!("{} {}", one.aggregate_type, one.aggregate_id)),
         cell(failed),
         cell(duration(one.parked_for)),
-        cell(why(one)),
+        cell(why),
     ]
 }
 
-fn why(one: &ParkedEvent) -> String {
-    match &one.error {
-        Some(error) if one.has_failed => error.clone(),
-        _ => "waits behind an earlier event".to_owned(),
+/// What an event waits for, and how many later ones wait with it.
+fn waits(failed: Option<&ParkedEvent>, later: usize) -> String {
+    let waits = match failed {
+        Some(failed) => format!("waits behind event {}", failed.position),
+        // Its predecessor was skipped.
+        None => "waits for a retry".to_owned(),
+    };
+    match later {
+        0 => waits,
+        _ => format!("{waits}, with {}", count(later as u64, "later event")),
     }
 }
 
-/// A parked event with its payload.
-pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>) -> String {
+/// A consumer's parked event with its payload.
+pub(super) fn parked_event(
+    consumer: &ConsumerId,
+    parked: &ParkedEvent,
+    event: Option<&PersistedEvent>,
+) -> String {
     let mut lines = vec![
         format!("position    {}", parked.position),
         aggregate_line(&parked.aggregate_type, &parked.aggregate_id),
@@ -469,13 +547,15 @@ pub(super) fn parked_event(parked: &ParkedEvent, event: Option<&PersistedEvent>)
         if parked.has_failed {
             format!("failed      {}", count(parked.attempts.into(), "time"))
         } else {
-            "waits behind an earlier event of its aggregate".to_owned()
+            "failed      never: it was parked behind an earlier event of its aggregate".to_owned()
         },
     ];
     let error = parked.error.iter();
     lines.extend(error.map(|error| format!("error       {}", one_line(error))));
+    let next = ways_out_of_parking(consumer, parked.position);
+    lines.push(format!("next        {next}"));
     match event {
-        None => lines.push("the event is no longer in the log, or cannot be decoded".to_owned()),
+        None => lines.push("event       no longer in the log, or it cannot be decoded".to_owned()),
         Some(event) => {
             lines.push(event_line(&event.event_type, event.event_version));
             lines.extend(content(event));
@@ -511,6 +591,6 @@ fn payload(event: &PersistedEvent) -> String {
         Some(head) if head.len() < text.len() => {
             format!("{} … (cut, {size} in all)", visible(head))
         }
-        _ => visible(text),
+        _ => visible(text.trim_end()),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum ServeError {
     NotLoopback(SocketAddr),
     #[error("the password file `{}` cannot be read", .path.display())]
     PasswordFile { path: PathBuf, source: io::Error },
-    #[error("the password in `{}` is shorter than {SHORTEST_PASSWORD} bytes", .0.display())]
+    #[error("the password in `{}` is shorter than {SHORTEST_PASSWORD} bytes; choose a longer one", .0.display())]
     ShortPassword(PathBuf),
     #[error("cannot listen at {address}")]
     Listen {

@@ -73,7 +73,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// The problem of a consumer, in one line; `None` if no one has to act.
-pub(super) fn trouble(one: &ConsumerStatus) -> Option<String> {
+pub(super) fn problem(one: &ConsumerStatus) -> Option<String> {
     if let Some(failing) = &one.failing {
         let first = failing.error.lines().next().unwrap_or_default();
         let position = failing

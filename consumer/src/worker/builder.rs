@@ -21,6 +21,7 @@ use crate::worker::options::{Listen, Options};
 use crate::worker::poller::assignment::{LaneAssigner, WorkerConsumer};
 use crate::worker::poller::idle::IdleLanes;
 use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::process::unique_name;
 use crate::worker::progress::worker::WorkerProgress;
 use crate::worker::run::{Channels, Worker};
 use crate::worker::run_guard::RunGuard;
@@ -323,7 +324,8 @@ impl<DB: Backend> WorkerBuilder<DB> {
     }
 
     /// Sets how long a claim outlives the last statement of its process; at least 100 ms. The
-    /// default is 60 s. Postgres only.
+    /// default is 60 s. On SQLite, it is how long the mark of a handler without `tx` outlives its
+    /// last renewal, also that of a process that was killed.
     ///
     /// It bounds how long a frozen process, or one behind a cut network, keeps a consumer before
     /// another process takes over. A handler must not leave its transaction idle for longer.
@@ -669,6 +671,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             log_name,
             table_schema: None,
             process: Process::current(self.options.release.as_deref()),
+            name: unique_name().into(),
             declared,
             log: Log::new(
                 self.store.clone(),

@@ -200,6 +200,11 @@ impl<DB: Backend> Connections<DB> {
         Arc::clone(&self.writers).try_acquire_owned().ok()
     }
 
+    /// Waits for the permit to write, behind the lanes that asked for it earlier.
+    pub(crate) async fn pause_writers(&self) -> Option<OwnedSemaphorePermit> {
+        permit(&self.writers).await.ok()
+    }
+
     /// Closes the idle connections, which are probably dead.
     pub(crate) fn close_idle(&self) {
         self.idle.lock().clear();

@@ -38,6 +38,8 @@ pub(crate) struct Shared<DB: Backend> {
     pub(crate) table_schema: Option<Arc<str>>,
     /// This process, as rows record it.
     pub(crate) process: Process,
+    /// The name of this worker, which no other one has.
+    pub(crate) name: Arc<str>,
     /// The names of all consumers in the program.
     pub(crate) declared: Arc<[Arc<str>]>,
     pub(crate) options: Options,

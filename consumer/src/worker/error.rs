@@ -2,7 +2,7 @@
 
 use crate::backend::{
     ConsumerId, DriverError, FrontierError, LogProblem, OtherLog, StoreError, TableError,
-    UnknownEvent, ViewError,
+    UnknownEvent, ViewError, is_read_only,
 };
 use crate::contract::chain;
 use crate::registry::{NameError, RegistryError, Site};
@@ -115,7 +115,11 @@ impl From<OtherLog> for WorkerError {
 
 impl From<sqlx::Error> for WorkerError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.into())
+        if is_read_only(&error) {
+            Self::Store(error.into())
+        } else {
+            Self::Database(error.into())
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod metrics;
 mod options;
 mod panics;
 pub(crate) mod poller;
-mod process;
+pub(crate) mod process;
 mod progress;
 mod run;
 mod run_guard;

@@ -8,8 +8,8 @@ use futures_util::FutureExt as _;
 use tokio::time;
 
 use crate::contract::{Backoff, OnError};
+use crate::worker::lane::backoff::delay;
 use crate::worker::lane::handler::panic_message;
-use crate::worker::lane::retry::delay;
 
 /// How long to wait before a task that panicked starts again.
 pub(super) const RESTART_BACKOFF: Backoff = Backoff {

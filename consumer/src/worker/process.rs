@@ -25,6 +25,12 @@ impl Process {
     }
 }
 
+/// A name for one worker or command of this process, which no other one has.
+pub(crate) fn unique_name() -> String {
+    let (host, process, number) = (clean(&host()), process::id(), fastrand::u64(..));
+    format!("{host}:{process} {number:016x}")
+}
+
 /// The name of the executable with a hash of its content, which differs between builds. Read once, since a
 /// deploy may replace the file while the process runs.
 fn executable() -> Arc<str> {

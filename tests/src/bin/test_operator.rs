@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser};
 use consumer::cli::Cli;
 use consumer::{EventStore, Settings, Worker, WorkerBuilder};
 use consumer_tests::{Filling, TestDatabase, batch_consumer};
+use sqlx::pool::PoolOptions;
 use sqlx::{Postgres, Sqlite};
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -42,8 +43,17 @@ async fn main() -> ExitCode {
     }
 }
 
+/// The store of a program that connects when a statement needs it.
+fn store<DB: TestDatabase>(url: &str) -> EventStore<DB> {
+    let options = PoolOptions::<DB>::new().acquire_timeout(Duration::from_secs(2));
+    EventStore::new(options.connect_lazy(url).expect("a URL"))
+}
+
 async fn builder<DB: TestDatabase>(url: &str) -> WorkerBuilder<DB> {
-    let store = EventStore::<DB>::connect(url).await.expect("connect");
+    let store = match std::env::var_os("TEST_LAZY") {
+        Some(_) => store(url),
+        None => EventStore::<DB>::connect(url).await.expect("connect"),
+    };
     let pause = std::env::var("TEST_BATCH_MILLIS").ok();
     let pause = Duration::from_millis(pause.and_then(|text| text.parse().ok()).unwrap_or(0));
     // By the clock, and not one pause after the other: what else takes time is made up for, so that

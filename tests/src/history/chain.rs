@@ -10,13 +10,16 @@ use super::step::{Append, Crash, Knowledge, Release, Script, Step};
 const SCOPED: usize = 1;
 /// The consumer that ignores its transaction.
 const OUTSIDE: usize = 2;
+/// The consumer whose rows the library keeps.
+const FOLDING: usize = 3;
 
 /// Chooses one of the chains for a consumer.
 pub(super) fn chain(rng: &mut Rng, consumer: usize) -> Vec<Step> {
-    match rng.u32(..4) {
+    match rng.u32(..5) {
         0 => merge_of_different_ranges(rng),
         1 => merge_after_a_retry(rng, consumer),
         2 => start_over(rng, consumer),
+        3 => replace_a_version(rng),
         _ => retry_amid_a_batch(rng),
     }
 }
@@ -83,6 +86,31 @@ fn start_over(rng: &mut Rng, consumer: usize) -> Vec<Step> {
         Step::Deploy(consumer, release(rng), false),
         append(rng.usize(..3) * 2, Script::Succeed),
         Step::Beside(vec![Step::Restart(consumer)]),
+    ]
+}
+
+/// A read model gets a second version beside the first, which is activated, and the first one is forgotten.
+fn replace_a_version(rng: &mut Rng) -> Vec<Step> {
+    let first = Release {
+        version: 1,
+        ..release(rng)
+    };
+    let second = Release {
+        version: 2,
+        ..release(rng)
+    };
+    vec![
+        Step::Deploy(FOLDING, first, false),
+        append_anywhere(rng),
+        Step::Run,
+        Step::Deploy(FOLDING, second, true),
+        append_anywhere(rng),
+        Step::Run,
+        Step::Command(Command::Activate, FOLDING, rng.usize(..2)),
+        append_anywhere(rng),
+        Step::Run,
+        Step::Command(Command::Forget, FOLDING, 1),
+        Step::Run,
     ]
 }
 

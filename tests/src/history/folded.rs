@@ -118,7 +118,7 @@ impl Fold for ScriptedFold {
             return Ok(());
         }
         // It cannot wait for a fuse, as none asks it to.
-        let _ = self.0.begin(cx, event);
+        self.0.begin(cx, event);
         let id = event.aggregate_id.clone();
         let total = rows.row(&id)?.get_or_insert_with(|| Total {
             id,

@@ -185,7 +185,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
     }
 
     /// Tries all parked events of a consumer again while a worker is in the middle of a batch, at the call of
-    /// that number. A handler that works while nothing is locked waits for that.
+    /// that number.
     pub(super) async fn retry_amid(&mut self, consumer: usize, calls: usize) -> Verdict {
         let operator = self.operator(self.newest(consumer));
         let Some((admin, id, _)) = operator.filter(|(_, id, _)| self.model.may_retry(*id)) else {
@@ -194,8 +194,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let code = self.code();
         let mut work = self.begin(&code, Some(self.settled()));
         work.retried = Some(id);
-        let holds = DB::HOME.is_empty() && !is_transactional(id.0);
-        let fuse = Fuse::new(calls, Some(id.0), holds);
+        let fuse = Fuse::new(calls, Some(id.0));
         let fuse = self.world.set_fuse(fuse);
         let worker = Running::start(self.builder(self.database.store.clone(), &code));
         tokio::select! {
@@ -206,6 +205,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let retried = tokio::time::timeout(patience(), retry).await;
         self.world.remove_fuse();
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
+        if !retried
+            .as_ref()
+            .is_ok_and(|retried| retried.failed.is_empty())
+        {
+            // An event that fails keeps those before it parked.
+            self.world.allow_repeats(id.0, id.1);
+        }
         allowed("retry_parked", id, retried)?;
         self.until_reached(&worker, &work).await?;
         worker.stop().await;
@@ -226,6 +232,8 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         }
         if which % 4 > 1 && !is_transactional(id.0) {
             options = options.without_reset();
+            // What it has handled stays, and is handled again.
+            self.world.allow_repeats_of_all(id.0, id.1);
         }
         let rebuilt = admin.rebuild(target(id), options).await;
         match rebuilt {
@@ -253,6 +261,13 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let retry = admin.retry_parked(target(id), one);
         let retried = tokio::time::timeout(patience(), retry).await;
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
+        if !retried
+            .as_ref()
+            .is_ok_and(|retried| retried.failed.is_empty())
+        {
+            // An event that fails keeps those before it parked.
+            self.world.allow_repeats(id.0, id.1);
+        }
         allowed("retry_parked", id, retried)?;
         self.end_of(&mut work);
         let seen = self.look().await?;
@@ -427,7 +442,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             }
             Command::ActiveVersion => {
                 let active = admin.active_version(id.0).await.map_err(in_words)?;
-                active == self.model.active(id.0, self.model.seen())
+                active == self.model.seen().active(id.0)
             }
             Command::WatchRebuild => {
                 let watch = admin.watch_rebuild(target(id)).await;

@@ -38,6 +38,9 @@ pub(super) struct Call {
     pub(super) attempt: u32,
 }
 
+/// The consumer, its version, and the position of an event.
+pub(super) type Handled = (&'static str, u32, i64);
+
 /// What happened outside the database.
 #[derive(Debug, Default)]
 pub(super) struct Outside {
@@ -45,8 +48,12 @@ pub(super) struct Outside {
     pub(super) calls: Vec<Call>,
     /// Effects of first deliveries: the consumer and the position.
     pub(super) effects: Vec<(&'static str, i64)>,
-    /// What the consumer that ignores its transaction has handled.
-    pub(super) handled: Vec<(&'static str, u32, i64)>,
+    /// What the consumer that ignores its transaction has handled, in batches that did not fail.
+    pub(super) handled: Vec<Handled>,
+    /// What it may handle again, since the checkpoint after it may not have been saved.
+    pub(super) repeatable: HashSet<Handled>,
+    /// Whether that is everything that it handles now.
+    pub(super) is_crashing: bool,
     /// The events that are not broken any more.
     pub(super) repaired: HashSet<i64>,
     /// The events whose payloads from before their redaction no handler may be given any more.
@@ -69,20 +76,15 @@ pub(super) struct Fuse {
     calls: AtomicUsize,
     /// The consumer whose calls count; `None` for all.
     of: Option<&'static str>,
-    /// Whether the handler waits then until the fuse is removed.
-    holds: bool,
     ended: Semaphore,
-    removed: Semaphore,
 }
 
 impl Fuse {
-    pub(super) fn new(calls: usize, of: Option<&'static str>, holds: bool) -> Self {
+    pub(super) fn new(calls: usize, of: Option<&'static str>) -> Self {
         Self {
             calls: AtomicUsize::new(calls),
             of,
-            holds,
             ended: Semaphore::new(0),
-            removed: Semaphore::new(0),
         }
     }
 
@@ -92,20 +94,11 @@ impl Fuse {
         let _ = self.ended.acquire().await;
     }
 
-    /// Counts a call, and says whether its handler waits now.
-    fn count(&self, consumer: &str) -> bool {
+    fn count(&self, consumer: &str) {
         let counts = self.of.is_none_or(|of| of == consumer);
-        if !counts || self.calls.fetch_sub(1, Ordering::SeqCst) != 1 {
-            return false;
+        if counts && self.calls.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.ended.close();
         }
-        self.ended.close();
-        self.holds
-    }
-
-    /// Waits until the fuse is removed.
-    pub(super) async fn removed(&self) {
-        // Which is when it is closed.
-        let _ = self.removed.acquire().await;
     }
 }
 
@@ -117,17 +110,52 @@ impl World {
     }
 
     pub(super) fn remove_fuse(&self) {
-        if let Some(fuse) = self.fuse.lock().unwrap().take() {
-            fuse.removed.close();
+        *self.fuse.lock().unwrap() = None;
+    }
+
+    /// From now on until the next work begins, nothing tells whether a checkpoint is saved.
+    pub(super) fn crash(&self) {
+        self.outside.lock().unwrap().is_crashing = true;
+    }
+
+    /// What has been handled of a version since the work began may be handled again.
+    pub(super) fn allow_repeats(&self, name: &'static str, version: u32) {
+        let mut outside = self.outside.lock().unwrap();
+        let outside = &mut *outside;
+        let of_version = |call: &&Call| (call.consumer, call.version) == (name, version);
+        let calls = outside.calls.iter().filter(of_version);
+        let repeatable = calls.map(|call| (name, version, call.position));
+        outside.repeatable.extend(repeatable);
+    }
+
+    /// Everything that has been handled of a version may be handled again.
+    pub(super) fn allow_repeats_of_all(&self, name: &'static str, version: u32) {
+        let mut outside = self.outside.lock().unwrap();
+        let outside = &mut *outside;
+        let of_version = |event: &&Handled| (event.0, event.1) == (name, version);
+        let handled = outside.handled.iter().filter(of_version);
+        outside.repeatable.extend(handled);
+    }
+
+    /// Notes what a batch that did not fail has handled.
+    fn handled(&self, events: impl Iterator<Item = Handled>) {
+        let mut outside = self.outside.lock().unwrap();
+        for event in events {
+            outside.handled.push(event);
+            if outside.is_crashing {
+                outside.repeatable.insert(event);
+            }
         }
     }
 
-    /// Notes a call, and returns the fuse whose removal its handler waits for.
-    fn note(&self, call: Call) -> Option<Arc<Fuse>> {
+    /// Notes a call.
+    fn note(&self, call: Call) {
         let consumer = call.consumer;
         self.outside.lock().unwrap().calls.push(call);
         let fuse = self.fuse.lock().unwrap().clone();
-        fuse.filter(|fuse| fuse.count(consumer))
+        if let Some(fuse) = fuse {
+            fuse.count(consumer);
+        }
     }
 
     /// From now on, the old payloads of these events must not come to any handler.
@@ -232,11 +260,11 @@ impl ScriptedConsumer {
         self.of_new == Knowledge::ToIgnore && &*event.event_type == NEW_TYPE
     }
 
-    /// Begins to handle an event; returns the fuse whose removal the handler waits for.
-    pub(super) fn begin(&self, cx: &Context, event: &PersistedEvent) -> Option<Arc<Fuse>> {
+    /// Begins to handle an event.
+    pub(super) fn begin(&self, cx: &Context, event: &PersistedEvent) {
         let (name, position) = (self.name, event.global_position);
         self.world.check_redaction(name, event);
-        let waits_for = self.world.note(Call {
+        self.world.note(Call {
             consumer: name,
             version: cx.version(),
             position,
@@ -250,7 +278,6 @@ impl ScriptedConsumer {
                 outside.effects.push((name, position));
             });
         }
-        waits_for
     }
 
     /// Plays a script where there is no SQL to run.
@@ -305,9 +332,6 @@ impl ScriptedConsumer {
                 DB::HOME
             );
             DB::execute_sql(tx, &insert).await?;
-        } else {
-            let handled = (self.name, cx.version(), position);
-            self.world.outside.lock().unwrap().handled.push(handled);
         }
         Ok(())
     }
@@ -321,6 +345,39 @@ impl ScriptedConsumer {
         is_transactional(self.name)
             && script.is_ok_and(|event| event.script == Script::Commit)
             && !self.world.is_repaired(event.global_position)
+    }
+
+    /// Plays the events of a batch one after the other; returns how many it handled.
+    async fn play_all<DB: HistoryBackend>(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> Result<usize, BatchError> {
+        if self.in_batches {
+            cx.enter_several();
+        }
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 && cx.should_stop(index) {
+                return Ok(index);
+            }
+            if !self.in_batches {
+                cx.enter(event.global_position);
+            }
+            let handled = Consumer::<DB>::handle(self, cx, tx, event).await;
+            handled.map_err(|error| {
+                if self.in_batches {
+                    // It does not know which of them failed.
+                    BatchError::within(0, events.len(), error)
+                } else {
+                    BatchError::at(index, error)
+                }
+            })?;
+            if self.has_committed(event) {
+                return Ok(index + 1);
+            }
+        }
+        Ok(events.len())
     }
 }
 
@@ -361,9 +418,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
         if self.ignores(event) {
             return Ok(());
         }
-        if let Some(fuse) = self.begin(cx, event) {
-            fuse.removed().await;
-        }
+        self.begin(cx, event);
         self.play::<DB>(cx, tx, event).await
     }
 
@@ -377,30 +432,14 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
             let clean = DB::check_session(tx).await;
             clean.map_err(|error| BatchError::within(0, events.len(), error))?;
         }
-        if self.in_batches {
-            cx.enter_several();
+        let handled = self.play_all::<DB>(cx, tx, events).await?;
+        if !is_transactional(self.name) {
+            let events = events.iter().take(handled);
+            let events = events.filter(|event| !self.ignores(event));
+            let event = |event: &PersistedEvent| (self.name, cx.version(), event.global_position);
+            self.world.handled(events.map(event));
         }
-        for (index, event) in events.iter().enumerate() {
-            if index > 0 && cx.should_stop(index) {
-                return Ok(index);
-            }
-            if !self.in_batches {
-                cx.enter(event.global_position);
-            }
-            let handled = Consumer::<DB>::handle(self, cx, tx, event).await;
-            handled.map_err(|error| {
-                if self.in_batches {
-                    // It does not know which of them failed.
-                    BatchError::within(0, events.len(), error)
-                } else {
-                    BatchError::at(index, error)
-                }
-            })?;
-            if self.has_committed(event) {
-                return Ok(index + 1);
-            }
-        }
-        Ok(events.len())
+        Ok(handled)
     }
 
     async fn reset(&self, cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {

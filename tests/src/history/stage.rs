@@ -11,7 +11,7 @@ use super::appending::{UNSPOIL, Writer};
 use super::backend::HistoryBackend;
 use super::folded::{self, AS_TEXT, FOLD, VIEW};
 use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
-use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World, is_transactional};
+use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World};
 use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
 use crate::{Database, Running};
 
@@ -256,6 +256,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
     ) -> Work<'w> {
         let mut outside = self.world.outside.lock().unwrap();
         outside.calls.clear();
+        outside.is_crashing = false;
         Work {
             releases,
             target,
@@ -339,6 +340,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
 
     /// Crashes the server between two steps.
     async fn restart_server(&mut self) {
+        self.world.crash();
         DB::crash(self.ground);
         self.lose_writers();
     }
@@ -372,11 +374,12 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let is_terminated = crash != Crash::Drop && !DB::HOME.is_empty();
         let mut work = self.begin(&code, is_terminated.then(|| self.settled()));
         work.may_lose_effects = true;
+        self.world.crash();
         let name = format!("history_{}", self.count);
         let url = DB::named(&self.database.url, &name);
         let store = EventStore::<DB>::connect(&url).await.expect("connect");
         let pool = store.pool().clone();
-        let fuse = self.world.set_fuse(Fuse::new(calls, None, false));
+        let fuse = self.world.set_fuse(Fuse::new(calls, None));
         let worker = Running::start(self.builder(store, &code));
         tokio::select! {
             () = fuse.ended() => {}
@@ -527,6 +530,8 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(position AS TEXT)
                FROM history_applied ORDER BY ordinal",
         );
+        let active = database
+            .texts("SELECT consumer || '|' || CAST(version AS TEXT) || '|0' FROM consumer_active");
         let frontier = database.numbers("SELECT COALESCE(max(settled), 0) FROM consumer_frontier");
         let mut seen = Observed {
             frontier: frontier.await[0],
@@ -534,18 +539,21 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             rows: rows.await.iter().map(|line| row(line)).collect(),
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
+            active: active.await.iter().map(|line| positioned(line).0).collect(),
             tables: self.tables().await,
         };
         for (version, rows) in &seen.tables.of_versions {
             seen.applied.extend(folded::events((FOLD, *version), rows)?);
         }
+        let outside = self.world.outside.lock().unwrap();
         let mut handled = BTreeSet::new();
-        for (name, version, position) in &self.world.outside.lock().unwrap().handled {
-            // Redelivered after a failure (R5).
-            if handled.insert((*name, *version, *position)) && !is_transactional(name) {
-                seen.applied.push(((name, *version), *position));
+        for event in &outside.handled {
+            if handled.insert(*event) || !outside.repeatable.contains(event) {
+                let (name, version, position) = *event;
+                seen.applied.push(((name, version), position));
             }
         }
+        drop(outside);
         self.check_promises(&seen)?;
         Ok(seen)
     }

@@ -10,7 +10,10 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
-use super::connect::{BEGIN_WRITE, begin, begin_write, server_incarnation, with_numbers};
+use super::connect::{
+    BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, lock_number, server_incarnation,
+    with_numbers,
+};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
 };
@@ -179,7 +182,7 @@ macro_rules! claim {
                                   WHERE o.consumer = p.consumer AND o.version > p.version)
                     THEN 'open'
                     -- A version that this statement does not see yet has to wait for the claim.
-                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, 7166182912370463011))
+                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, ", lock_number!(mark), "))
                     THEN 'held' ELSE 'taken' END AS mark,
                EXISTS (SELECT FROM {handled} AS h
                         WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
@@ -222,7 +225,8 @@ macro_rules! save {
 }
 
 impl Renames for Postgres {
-    const LOCK_NAMES: &'static str = "SELECT pg_advisory_xact_lock(7166182912370463010)";
+    const LOCK_NAMES: &'static str =
+        concat!("SELECT pg_advisory_xact_lock(", lock_number!(names), ")");
 
     /// A claim is held while a handler works elsewhere.
     const IS_WORKING: &'static str = "SELECT $1::text IS NULL AS working";
@@ -237,9 +241,11 @@ impl Checkpoints for Postgres {
     const MOST_BATCHES: usize = 8;
     const RESTORES_SESSION: bool = true;
     const BEGIN_WRITE: &'static str = BEGIN_WRITE;
-    /// The number is arbitrary.
-    const BEGIN_ENROLL: &'static str =
-        begin_write!("SELECT pg_advisory_xact_lock(7166182912370463010)");
+    const BEGIN_ENROLL: &'static str = begin_write!(concat!(
+        "SELECT pg_advisory_xact_lock(",
+        lock_number!(names),
+        ")"
+    ));
     const BEGIN_SPLIT: &'static str = begin_write!("SET LOCAL lock_timeout = '2s'");
 
     const CLAIM: &'static str = claim!("");
@@ -249,13 +255,12 @@ impl Checkpoints for Postgres {
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
-    /// The number is arbitrary, and that of a claim.
-    const LOCK_MARK: &'static str = "
-        SELECT pg_try_advisory_xact_lock(hashtextextended($1, 7166182912370463011)) AS locked";
-
-    /// A claim is held while a handler works elsewhere.
-    const HOLD_MARK: &'static str = Self::LOCK_MARK;
-    const RELEASE_MARK: &'static str = "SELECT $1";
+    const LOCK_MARK: &'static str = concat!(
+        "
+        SELECT pg_try_advisory_xact_lock(hashtextextended($1, ",
+        lock_number!(mark),
+        ")) AS locked"
+    );
 
     const ADVANCE: &'static str = concat!(
         "
@@ -354,6 +359,7 @@ impl Checkpoints for Postgres {
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
+        _holder: &str,
         at: Option<&str>,
         timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
@@ -443,7 +449,7 @@ impl Checkpoints for Postgres {
     }
 
     async fn remains(connection: &mut PgConnection, claim: &Claim) -> Remains {
-        let current = raw_sql("SELECT pg_current_xact_id_if_assigned()::text")
+        let current = raw_sql(CURRENT_TRANSACTION)
             .fetch_one(connection)
             .await
             .and_then(|row| row.try_get::<Option<String>, _>(0));

@@ -34,6 +34,28 @@ macro_rules! server_incarnation {
 #[cfg(feature = "worker")]
 pub(super) use server_incarnation;
 
+/// The numbers of the library's advisory locks, which are arbitrary.
+macro_rules! lock_number {
+    (migration) => {
+        "7166182912370463009"
+    };
+    (names) => {
+        "7166182912370463010"
+    };
+    // The seed of a hash of the consumer's name.
+    (mark) => {
+        "7166182912370463011"
+    };
+    (tables) => {
+        "7166182912370463012"
+    };
+}
+pub(super) use lock_number;
+
+/// The transaction that the session is in, if it has written.
+#[cfg(feature = "worker")]
+pub(super) const CURRENT_TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+
 /// Begins a transaction, and runs another statement in the same message.
 ///
 /// The isolation is named because a role can have a stricter default, with which statements would fail
@@ -43,7 +65,7 @@ macro_rules! begin {
     () => {
         "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE"
     };
-    ($statement:literal) => {
+    ($statement:expr) => {
         concat!(begin!(), "; ", $statement)
     };
 }
@@ -69,7 +91,7 @@ macro_rules! begin_write {
             " READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '10s'"
         )
     };
-    ($statement:literal) => {
+    ($statement:expr) => {
         concat!(begin_write!(), "; ", $statement)
     };
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
-use super::connect::{BEGIN, BEGIN_READ, begin};
+use super::connect::{BEGIN, BEGIN_READ, begin, lock_number};
 #[cfg(feature = "worker")]
 use super::marker::{Marker, server_marker};
 use super::{catalogue, connect, migrations, privileges};
@@ -190,16 +190,18 @@ impl Events for Postgres {
     const STORES_NUL: bool = false;
     const BEGIN_READ: &'static str = BEGIN_READ;
     const BEGIN_APPEND: &'static str = BEGIN;
-    /// The number is arbitrary. Under READ COMMITTED the version that is read after the lock is that of
+    /// Under READ COMMITTED the version that is read after the lock is that of
     /// its last holder.
     ///
     /// Others queue behind a lock on a table that waits for a long batch, so it waits briefly and is
     /// tried again. The last timeout ends a process that froze with the locks.
-    const BEGIN_MIGRATION: &'static str = begin!(
-        "SELECT pg_advisory_xact_lock(7166182912370463009);
+    const BEGIN_MIGRATION: &'static str = begin!(concat!(
+        "SELECT pg_advisory_xact_lock(",
+        lock_number!(migration),
+        ");
          SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0;
          SET LOCAL idle_in_transaction_session_timeout = '1min'"
-    );
+    ));
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;
     const EVENTS: &'static str = migrations::EVENTS;

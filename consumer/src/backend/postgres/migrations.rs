@@ -2,6 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 
+use super::connect::lock_number;
 use crate::backend::version::KNOWN;
 use crate::backend::{StoreError, StoreSettings};
 
@@ -263,7 +264,8 @@ ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS worker_at TIMESTAMPTZ;
 
 /// The sessions with locks on the library's tables or on migrations. Those of other roles show no times
 /// without the rights of `pg_read_all_stats`.
-const LOCK_HOLDERS: &str = "
+const LOCK_HOLDERS: &str = concat!(
+    "
     SELECT DISTINCT coalesce(format('pid %s (app=%s%s)', l.pid, nullif(a.application_name, ''),
                ', open ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s'),
                'a prepared transaction') AS holder
@@ -276,8 +278,11 @@ const LOCK_HOLDERS: &str = "
                            to_regclass('{active}'), to_regclass('{retired}'),
                            to_regclass('{versions}'))
             OR l.locktype = 'advisory' AND l.objsubid = 1
-               AND (l.classid::bigint << 32) + l.objid::bigint = 7166182912370463009)
-     ORDER BY holder LIMIT 10";
+               AND (l.classid::bigint << 32) + l.objid::bigint = ",
+    lock_number!(migration),
+    ")
+     ORDER BY holder LIMIT 10"
+);
 
 /// The sessions that a migration may be waiting for, each in words.
 pub(super) async fn lock_holders(

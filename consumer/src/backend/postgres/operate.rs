@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Executor as _, Row as _};
 
-use super::connect::with_numbers;
+use super::connect::{CURRENT_TRANSACTION, with_numbers};
 use crate::backend::checkpoints::Checkpoints as _;
 use crate::backend::operate::{Operate, OperateStatements};
 use crate::backend::rows::on_consumer;
@@ -48,7 +48,7 @@ impl Operate for Postgres {
         connection: &mut PgConnection,
         taken: &Taken,
     ) -> Result<bool, sqlx::Error> {
-        let current = connection.fetch_one("SELECT pg_current_xact_id_if_assigned()::text");
+        let current = connection.fetch_one(CURRENT_TRANSACTION);
         match current.await {
             Ok(row) => {
                 let current: Option<String> = row.try_get(0)?;
@@ -70,12 +70,6 @@ impl Operate for Postgres {
         .fetch_optional(connection)
         .await?;
         Ok(released.is_some())
-    }
-
-    async fn end_backend(connection: &mut PgConnection, taken: &Taken) -> Result<(), sqlx::Error> {
-        let backend = i64::from(taken.backend);
-        let terminate = with_numbers("SELECT pg_terminate_backend($1)", &[backend]);
-        connection.execute(sqlx::raw_sql(terminate)).await.map(drop)
     }
 }
 

@@ -4,7 +4,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
-use super::connect::{begin, begin_write};
+use super::connect::{begin, begin_write, lock_number};
 use super::read_model::type_name;
 use crate::backend::StoreSettings;
 use crate::backend::read_model::{qualified, quoted};
@@ -16,9 +16,11 @@ use crate::contract::read_model::{ColumnType, TableColumn, VersionTable};
 impl Tables for Postgres {
     const HAS_SCHEMAS: bool = true;
 
-    /// The number is arbitrary.
-    const BEGIN_TABLES: &'static str =
-        begin_write!("SELECT pg_advisory_xact_lock(7166182912370463012)");
+    const BEGIN_TABLES: &'static str = begin_write!(concat!(
+        "SELECT pg_advisory_xact_lock(",
+        lock_number!(tables),
+        ")"
+    ));
 
     fn describe(schema: &str, table: &str) -> String {
         format!(

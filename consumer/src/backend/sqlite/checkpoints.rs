@@ -12,6 +12,7 @@ use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
 };
+use crate::backend::marks::of_other_versions;
 use crate::backend::renames::Renames;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
@@ -27,7 +28,8 @@ impl Renames for Sqlite {
 
     const IS_WORKING: &'static str = "
         SELECT EXISTS (SELECT 1 FROM {marks}
-                        WHERE consumer = $1 AND held_until > {now}) AS working";
+                        WHERE consumer = $1 AND held_until > {now}
+                          AND holder NOT LIKE 'waiting: %') AS working";
 }
 
 impl Checkpoints for Sqlite {
@@ -46,8 +48,19 @@ impl Checkpoints for Sqlite {
     const CLAIM: &'static str = concat!(
         "
         -- The transaction, begun IMMEDIATE, is the lock.
-        UPDATE {progress} SET claims = claims + 1
+        UPDATE {progress} AS p SET claims = claims + 1
          WHERE consumer = $1 AND version = $2 AND slice_from = $3
+           -- Another process works on the row without a claim, or waits for its turn to change it. With
+           -- its own mark, a lane need not let those pass who wait.
+           AND NOT EXISTS (
+               SELECT 1 FROM {marks} AS m
+                WHERE m.consumer = p.consumer AND m.version = p.version
+                  AND m.slice_from < p.slice_to AND m.slice_to > p.slice_from
+                  AND m.held_until > {now} AND instr(m.holder, $4) = 0
+                  AND (m.holder NOT LIKE 'waiting: %' OR NOT EXISTS (
+                       SELECT 1 FROM {marks} AS own
+                        WHERE own.consumer = p.consumer AND own.version = p.version
+                          AND instr(own.holder, $4) > 0)))
            -- No claim on tables that this library cannot work with, which ends the worker soon.
            AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
      RETURNING slice_to, position, epoch, scope, state, began,
@@ -87,26 +100,8 @@ impl Checkpoints for Sqlite {
     const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
 
     /// The transaction, begun IMMEDIATE, is the lock; what other versions handle outside is recorded.
-    const LOCK_MARK: &'static str = "
-        SELECT NOT EXISTS (
-               SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
-                  AND slice_to > $3 AND held_until > {now}) AS locked";
-
-    const HOLD_MARK: &'static str = "
-        INSERT INTO {marks} (consumer, version, holder, slice_from, slice_to, held_until)
-        VALUES ($1, $2, $5, $3, $4,
-                CASE WHEN EXISTS (
-                     SELECT 1 FROM {marks} WHERE consumer = $1 AND version <> $2 AND slice_from < $4
-                        AND slice_to > $3 AND held_until > {now})
-                THEN 0 ELSE {in $6 ms} END)
-        ON CONFLICT (consumer, version, holder) DO UPDATE
-        SET slice_from = $3, slice_to = $4, held_until = excluded.held_until
-        RETURNING held_until > 0 AS locked";
-
-    /// Also those of processes that died.
-    const RELEASE_MARK: &'static str = "
-        DELETE FROM {marks}
-         WHERE consumer = $1 AND ((version = $2 AND holder = $3) OR held_until <= {now})";
+    const LOCK_MARK: &'static str =
+        concat!("SELECT NOT EXISTS (", of_other_versions!(), ") AS locked");
 
     const ADVANCE: &'static str = "
         UPDATE {progress}
@@ -118,6 +113,11 @@ impl Checkpoints for Sqlite {
            -- An event that failed may have come into the other half of a row that was split.
            AND (attempts = 0 OR failed_position <= $6)
            AND position < min($6, CASE WHEN hold_until > {now} THEN hold_at ELSE $6 END)
+           -- A handler that works on the row has its claim's place.
+           AND NOT EXISTS (
+               SELECT 1 FROM {marks} AS m
+                WHERE m.consumer = $1 AND m.version = $2 AND m.slice_from < $7 AND m.slice_to > $3
+                  AND m.held_until > {now} AND m.holder NOT LIKE 'waiting: %')
            AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
 
     const PARK: &'static str = "
@@ -161,10 +161,11 @@ impl Checkpoints for Sqlite {
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
+        holder: &str,
         _at: Option<&str>,
         _timeout: Duration,
     ) -> Result<Option<Claim>, sqlx::Error> {
-        let claim = on_row::<Self>(&statements.claim, key);
+        let claim = on_row::<Self>(&statements.claim, key).bind(holder);
         let row = claim.fetch_optional(connection).await?;
         row.map(|row| Claim::decode::<Self>(&row, key.clone()))
             .transpose()

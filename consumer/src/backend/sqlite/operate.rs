@@ -43,12 +43,4 @@ impl Operate for Sqlite {
         // If the transaction ended, the connection's hooks saw it.
         Ok(true)
     }
-
-    async fn end_backend(
-        _connection: &mut SqliteConnection,
-        _taken: &Taken,
-    ) -> Result<(), sqlx::Error> {
-        // There is no server: the guard of the connection ends the statement.
-        Ok(())
-    }
 }

@@ -161,7 +161,7 @@ impl View<'_> {
             div.heading {
                 h1 {
                     (name(self.id))
-                    " " span #state data-live class={ "state " (class(self.one.tone())) } { (self.one.word()) }
+                    " " span #state data-live class={ "state " (class(self.one.state.tone())) } { (self.one.state.words()) }
                 }
                 (freshness(self.snapshot))
             }
@@ -172,7 +172,7 @@ impl View<'_> {
                         a href=(self.base.consumer(&id)) aria-current=[(id == *self.id).then_some("page")] {
                             "v" (id.version)
                             @if version.is_active { " active" }
-                            " · " (version.word())
+                            " · " (version.state.words())
                             @if version.lag.events > 0 { " · " (events(version.lag, version.position, self.head())) " behind" }
                         }
                     }

@@ -139,7 +139,7 @@ fn consumers(
             @match explanation {
                 None if snapshot.consumers().is_empty() => p.muted { "This program has no consumers, and none has run on this log." },
                 None => p.muted { "Choose a consumer to see whether it has handled the event, and which handler takes it." },
-                Some(Ok(explanation)) => (explained(explanation)),
+                Some(Ok(explanation)) => (explained(explanation, base)),
                 Some(Err(error)) => p.banner.bad role="alert" { (prose(&chain(error).to_string())) },
             }
             ul.choices {
@@ -157,9 +157,10 @@ fn consumers(
     }
 }
 
-fn explained(explanation: &Explanation) -> Markup {
+fn explained(explanation: &Explanation, base: &Base) -> Markup {
+    let id = explanation.id();
     html! {
-        p.outcome { (prose(&explanation.outcome_text())) }
+        p.outcome { a href=(base.consumer(&id)) { (name(&id)) } ": " (prose(&explanation.outcome_text())) }
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
             div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }

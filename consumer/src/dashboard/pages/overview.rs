@@ -13,7 +13,7 @@ use crate::dashboard::app::Shared;
 use crate::dashboard::figures::{slices, sparkline, strip};
 use crate::dashboard::snapshots::Snapshot;
 use crate::dashboard::urls::Base;
-use crate::dashboard::words::{ago, class, events, or_dash, process, prose, trouble};
+use crate::dashboard::words::{ago, class, events, or_dash, problem, process, prose};
 
 /// Which consumers to show.
 #[derive(Debug, Default, Deserialize)]
@@ -47,7 +47,7 @@ pub(crate) async fn overview<DB: Backend>(
             (freshness(&snapshot))
         }
         @if let Some(status) = &snapshot.status { (frontier(&status.frontier, &base)) }
-        (attention(consumers, &base))
+        (attention(&snapshot, &base))
         @if consumers.len() > 10 || !filter.q.is_empty() { (search(&filter)) }
         (table(&shown, consumers.is_empty(), &snapshot, &base))
     };
@@ -80,11 +80,14 @@ pub(crate) fn frontier(frontier: &FrontierStatus, base: &Base) -> Markup {
 }
 
 /// The consumers that need attention.
-fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
+fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
     const SHOWN: usize = 12;
+    let consumers = snapshot.consumers();
+    let frontier = snapshot.status.as_ref().map(|status| &status.frontier);
+    let is_settling = frontier.is_some_and(|one| one.problem.is_none() && one.blockers.is_empty());
     let troubled: Vec<(&ConsumerStatus, String)> = consumers
         .iter()
-        .filter_map(|one| Some((one, trouble(one)?)))
+        .filter_map(|one| Some((one, problem(one)?)))
         .collect();
     let parked: u64 = consumers.iter().map(|one| one.parked).sum();
     html! {
@@ -93,7 +96,8 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
                 @if consumers.is_empty() {
                     "This program has no consumers, and none has run on this log. Declare one with " code { "#[consumer(…)]" } " and call " code { ".discover()" } ", or add one with " code { ".consumer(…)" } "."
                 } @else if troubled.is_empty() {
-                    (count(consumers.len() as u64, "consumer")) ", no problems"
+                    (count(consumers.len() as u64, "consumer"))
+                    @if is_settling { ", no problems" } @else { ", no other problems" }
                 } @else {
                     strong { (count(troubled.len() as u64, "consumer")) }
                     @if troubled.len() == 1 { " needs attention" } @else { " need attention" }
@@ -108,7 +112,7 @@ fn attention(consumers: &[ConsumerStatus], base: &Base) -> Markup {
                 ul.attention {
                     @for (one, why) in troubled.iter().take(SHOWN) {
                         li {
-                            span class={ "state " (class(one.tone())) } { (one.word()) }
+                            span class={ "state " (class(one.state.tone())) } { (one.state.words()) }
                             " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
                             " " span.why { (prose(why)) }
                         }
@@ -185,7 +189,7 @@ fn row(
                 @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
-            td data-label="State" { span class={ "state " (class(one.tone())) } { (one.word()) } }
+            td data-label="State" { span class={ "state " (class(one.state.tone())) } { (one.state.words()) } }
             td.number data-label="Lag" { (events(one.lag, one.position, head)) }
             td.number data-label="Behind" { (or_dash(one.lag.time)) }
             td.rate data-label="Rate" {

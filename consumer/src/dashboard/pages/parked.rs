@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::failure;
 use super::layout::{Section, name, page};
-use crate::admin::ParkedEvent;
 use crate::admin::text::{count, duration, number};
+use crate::admin::{ParkedEvent, by_aggregate};
 use crate::backend::{Backend, ConsumerId};
 use crate::dashboard::app::{App, Shared};
 use crate::dashboard::forms::form;
@@ -65,21 +65,6 @@ pub(crate) async fn parked<DB: Backend>(
     };
     let title = format!("Parked by {id}");
     page(&base, Section::Overview, &title, &content).into_response()
-}
-
-/// The events of each aggregate, ordered by their first.
-fn by_aggregate(events: &[ParkedEvent]) -> Vec<Vec<&ParkedEvent>> {
-    let mut aggregates: Vec<Vec<&ParkedEvent>> = Vec::new();
-    let mut known = std::collections::HashMap::new();
-    for event in events {
-        let key = (&event.aggregate_type, &event.aggregate_id);
-        let index = *known.entry(key).or_insert(aggregates.len());
-        match aggregates.get_mut(index) {
-            Some(aggregate) => aggregate.push(event),
-            None => aggregates.push(vec![event]),
-        }
-    }
-    aggregates
 }
 
 struct View<'a> {
@@ -145,7 +130,13 @@ impl View<'_> {
             return html! {};
         }
         html! {
-            p.muted { (count(behind.len() as u64, "later event")) " behind:" }
+            p.muted {
+                @match events {
+                    [first, ..] if first.has_failed => { (count(behind.len() as u64, "later event")) " behind:" }
+                    // Those that failed are on an earlier page, or were skipped.
+                    _ => { (count(behind.len() as u64, "event")) " waiting for a retry:" }
+                }
+            }
             ol.behind {
                 @for event in behind { li { a href=(self.base.event(event.position)) { (number(event.position)) } } }
             }

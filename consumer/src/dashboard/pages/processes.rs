@@ -46,7 +46,7 @@ fn table_of_processes(consumers: &[ConsumerStatus], base: &Base) -> Option<Marku
     let processes = processes_of(consumers);
     (!processes.is_empty()).then(|| {
         html! {
-            table {
+            table.processes {
                 caption.hidden { "Processes, those with the latest batch first" }
                 thead { tr {
                     th scope="col" { "Process" } th scope="col" { "Release" }

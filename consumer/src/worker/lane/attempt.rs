@@ -15,6 +15,7 @@ use crate::backend::{
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
+use crate::worker::lane::backoff::{DATABASE_BACKOFF, delay};
 use crate::worker::lane::failure::{
     AttemptError, ErrorKind, Handled, HandlerFailure, SWALLOWED, is_aborted_transaction,
     is_of_session, is_refusal_of_commit, refused_commit, server_timeout, unusable_session,
@@ -28,6 +29,7 @@ use crate::worker::lane::segment::Segment;
 use crate::worker::log::batch::Defect;
 use crate::worker::metrics;
 use crate::worker::progress::lane::LaneProgress;
+use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
 use crate::worker::timeouts::{Timeouts, after};
 
@@ -140,40 +142,40 @@ impl<DB: Backend> Attempt<'_, DB> {
 
     /// Runs a handler that does not use the transaction where a long claim would keep all other
     /// writers out: the row is claimed before it, and again to save the checkpoint. In between, only
-    /// the mark is held.
+    /// a mark is held.
     async fn run_between_claims(&self) -> Result<Outcome, AttemptError> {
-        let ready = match self.open_and_release().await? {
+        let ready = match self.open_and_mark().await? {
             Opening::Ready(ready) => ready,
             Opening::Commit(outcome) | Opening::RollBack(outcome) => return Ok(outcome),
         };
-        let ended = self.handle_and_save(&ready).await;
+        let mark = self.mark(ready.run.is_replay);
+        let ended = mark.during(self.handle_and_save(&ready, &mark)).await;
         if matches!(ended, Ok(Outcome::Saved { .. })) {
             self.run_effects(&ready.cx).await;
-        } else if !ready.run.is_replay {
+        } else {
             // It ends by itself otherwise.
-            let _ = self.release_mark().await;
+            let _ = self.release(&mark).await;
         }
         ended
     }
 
-    async fn handle_and_save(&self, ready: &Ready) -> Result<Outcome, AttemptError> {
+    async fn handle_and_save(
+        &self,
+        ready: &Ready,
+        mark: &HeldMark<'_, DB>,
+    ) -> Result<Outcome, AttemptError> {
         let mut unused = self.shared.connections.unused().await?;
-        let working = self.handle_unused(ready, &mut unused);
-        let handled = if ready.run.is_replay {
-            working.await
-        } else {
-            self.mark().during(working).await
-        };
+        let handled = self.handle_unused(ready, &mut unused).await;
         drop(unused);
         let handled = handled.map_err(|failure| failure.given(Remains::Open));
         match self.judge(handled, None)? {
-            Ok(index) => self.save_later(ready, index).await,
+            Ok(index) => Ok(self.save_handled(ready, mark, index).await),
             Err(failure) => Ok(failed(ready, failure)),
         }
     }
 
-    /// Opens a transaction like [`open`](Self::open) and ends it at once, except for the mark.
-    async fn open_and_release(&self) -> Result<Opening, AttemptError> {
+    /// Opens a transaction like [`open`](Self::open) and ends it at once, except for a mark.
+    async fn open_and_mark(&self) -> Result<Opening, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
             connection,
@@ -183,11 +185,11 @@ impl<DB: Backend> Attempt<'_, DB> {
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
         let mut opening = self.open(&mut tx).await?;
-        if let Opening::Ready(ready) = &opening
-            && !ready.run.is_replay
-        {
+        if let Opening::Ready(ready) = &opening {
+            let mark = self.mark(ready.run.is_replay);
+            let position = ready.claim.checkpoint.position;
             // The row of another version may be gone while its handler still works.
-            if !self.mark().take(&mut tx).await? {
+            if !mark.take(&mut tx, position).await? {
                 opening = Opening::RollBack(Outcome::Busy);
             }
         }
@@ -200,23 +202,23 @@ impl<DB: Backend> Attempt<'_, DB> {
     }
 
     /// The mark of the consumer, as this lane holds it.
-    fn mark(&self) -> HeldMark<'_, DB> {
+    fn mark(&self, is_replay: bool) -> HeldMark<'_, DB> {
         HeldMark {
             pool: self.shared.store.pool(),
             statements: &self.shared.statements,
-            holder: self.segment.mark_holder(),
+            holder: self.segment.mark_holder(self.shared, is_replay),
             timeout: self.shared.options.claim_timeout,
         }
     }
 
-    async fn release_mark(&self) -> Result<(), AttemptError> {
+    async fn release(&self, mark: &HeldMark<'_, DB>) -> Result<(), AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
             connection,
             ended_well,
             ..
         } = lease.begin()?;
-        self.mark().release(connection).await?;
+        mark.release(connection).await?;
         *ended_well = true;
         Ok(())
     }
@@ -277,7 +279,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         if run.is_replay || claim.mark == Mark::Held {
             return Ok(Some(run));
         }
-        let holder = self.segment.mark_holder();
+        let holder = self.segment.mark_holder(self.shared, false);
         if !DB::lock_mark(&self.shared.statements, tx, &holder).await? {
             return Ok(None);
         }
@@ -623,11 +625,14 @@ impl<DB: Backend> Attempt<'_, DB> {
         ended_well: &mut bool,
     ) -> Result<Outcome, AttemptError> {
         let shared = self.shared;
-        match shared.answer(self.save(&mut tx, ready, index)).await {
+        match shared
+            .answer(self.save(&mut tx, ready, &ready.claim, index))
+            .await
+        {
             Ok(true) => match shared.answer(tx.commit()).await {
                 Ok(()) => {
                     *ended_well = true;
-                    Ok(self.saved(ready, index))
+                    Ok(self.saved(ready, &ready.claim, index))
                 }
                 Err(error) if is_refusal_of_commit::<DB>(&error) => {
                     // Dropping the transaction has rolled it back, or queued that, where the refusal
@@ -664,21 +669,23 @@ impl<DB: Backend> Attempt<'_, DB> {
         }
     }
 
-    /// Saves the checkpoint up to an index in the job, and parks the events that have to wait.
+    /// Saves the checkpoint up to an index in the job under a claim, and parks the events that have to
+    /// wait.
     async fn save(
         &self,
         tx: &mut Transaction<'_, DB>,
         ready: &Ready,
+        claim: &Claim,
         index: usize,
     ) -> Result<bool, sqlx::Error> {
         let (statements, key) = (&self.shared.statements, &self.segment.key);
         let next_failure = self.job.next_failure.clone();
         let new = NewCheckpoint {
-            position: self.checkpoint_after(&ready.claim, index),
+            position: self.position_after(ready, claim, index),
             state: State::Running,
             failure: next_failure.filter(|_| index == self.job.take),
         };
-        let is_saved = self.segment.save(self.shared, tx, &ready.claim, &new);
+        let is_saved = self.segment.save(self.shared, tx, claim, &new);
         let is_saved = is_saved.await?;
         let to_park = ready.division.to_park(index, ready.run.is_replay);
         // Where the handler has ended the transaction, each statement would be committed by itself.
@@ -688,17 +695,61 @@ impl<DB: Backend> Attempt<'_, DB> {
         Ok(is_saved)
     }
 
-    fn saved(&self, ready: &Ready, index: usize) -> Outcome {
+    /// The checkpoint that is saved under a claim. Where the handler worked without one, another process
+    /// may have passed over positions before the job.
+    fn position_after(&self, ready: &Ready, claim: &Claim, index: usize) -> i64 {
+        let position = self.checkpoint_after(&ready.claim, index);
+        position.max(claim.checkpoint.position)
+    }
+
+    fn saved(&self, ready: &Ready, claim: &Claim, index: usize) -> Outcome {
         Outcome::Saved {
-            position: self.checkpoint_after(&ready.claim, index),
+            position: self.position_after(ready, claim, index),
             tally: ready.division.tally(index),
         }
     }
 
-    /// Saves like [`save`](Self::save) in a transaction of its own. Events that were to wait behind a
-    /// parked one, which is gone by now, are handled with the next batch, together with those after
-    /// them.
-    async fn save_later(&self, ready: &Ready, index: usize) -> Result<Outcome, AttemptError> {
+    /// Saves what a handler has done outside. As long as the database fails, only the save is tried again,
+    /// since the handler would repeat its effects; the mark keeps the row for it.
+    async fn save_handled(&self, ready: &Ready, mark: &HeldMark<'_, DB>, index: usize) -> Outcome {
+        let mut errors = 0;
+        let outcome = loop {
+            let error = match self.save_later(ready, mark, index).await {
+                Ok(outcome) => break outcome,
+                Err(AttemptError::Database(error)) => error,
+                Err(AttemptError::StaleConnection) => continue,
+            };
+            errors += 1;
+            let pause = delay(DATABASE_BACKOFF, errors);
+            tracing::warn!(
+                consumer = self.segment.name(), %error, errors,
+                "the checkpoint of handled events could not be saved; trying again in {pause:?}"
+            );
+            self.progress.set_state(ConsumerState::Waiting { error });
+            time::sleep(pause).await;
+        };
+        let handled = self.checkpoint_after(&ready.claim, index);
+        let is_saved = matches!(&outcome, Outcome::Saved { position, .. } if *position >= handled);
+        if !is_saved && index > 0 {
+            let position = ready.claim.checkpoint.position;
+            tracing::warn!(
+                consumer = self.segment.name(),
+                position,
+                "events after position {position} were handled, but another process changed the checkpoint meanwhile, so that they may be handled twice"
+            );
+        }
+        outcome
+    }
+
+    /// Saves like [`save`](Self::save) in a transaction of its own. If events that were to wait behind a parked
+    /// one find it gone, because the mark had lapsed, they are handled with the next batch, together with
+    /// those after them.
+    async fn save_later(
+        &self,
+        ready: &Ready,
+        mark: &HeldMark<'_, DB>,
+        index: usize,
+    ) -> Result<Outcome, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
         let Parts {
             connection,
@@ -707,27 +758,31 @@ impl<DB: Backend> Attempt<'_, DB> {
             ..
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
-        let claim = match claim_again(self.shared, self.segment, &ready.claim, &mut tx).await? {
+        let again = claim_again(
+            self.shared,
+            self.segment,
+            &ready.claim,
+            self.job.after,
+            &mut tx,
+        );
+        let claim = match again.await? {
             Ok(claim) => claim,
             Err(outcome) => return roll_back(tx, ended_well, outcome).await,
         };
-        if !ready.run.is_replay {
-            if self.is_handled_meanwhile(&mut tx, &claim, index).await? {
-                return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
-            }
-            self.mark().release(&mut tx).await?;
+        if !ready.run.is_replay && self.is_handled_meanwhile(&mut tx, &claim, index).await? {
+            return roll_back(tx, ended_well, Outcome::Moved(claim)).await;
         }
-        // Nothing kept an operator from retrying parked events meanwhile.
+        mark.release(&mut tx).await?;
         let (statements, segment) = (&self.shared.statements, self.segment);
         let row = (&segment.key, segment.slice_to);
         let freed = ready
             .division
             .first_freed::<DB>(statements, &mut tx, row, index);
         let index = freed.await?;
-        if !self.save(&mut tx, ready, index).await? {
+        if !self.save(&mut tx, ready, &claim, index).await? {
             return Err(AttemptError::not_saved(self.segment.name()));
         }
-        commit(tx, ended_well, self.saved(ready, index)).await
+        commit(tx, ended_well, self.saved(ready, &claim, index)).await
     }
 }
 
@@ -769,7 +824,8 @@ pub(crate) async fn record<DB: Backend>(
         ..
     } = lease.begin()?;
     let mut tx = connection.begin_with(guard.begin()).await?;
-    let claim = match claim_again(shared, segment, earlier, &mut tx).await? {
+    let position = earlier.checkpoint.position;
+    let claim = match claim_again(shared, segment, earlier, position, &mut tx).await? {
         Ok(claim) => claim,
         Err(outcome) => return roll_back(tx, ended_well, outcome).await,
     };
@@ -783,11 +839,13 @@ pub(crate) async fn record<DB: Backend>(
     commit(tx, ended_well, saved).await
 }
 
-/// Claims a row a second time, if it has not changed since the first time.
+/// Claims a row a second time, if it has not changed since the first time, except that it may have
+/// advanced up to a position.
 async fn claim_again<DB: Backend>(
     shared: &Shared<DB>,
     segment: &Segment<DB>,
     earlier: &Claim,
+    up_to: i64,
     tx: &mut Transaction<'_, DB>,
 ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
     let claim = match segment.claim(shared, tx).await? {
@@ -798,7 +856,7 @@ async fn claim_again<DB: Backend>(
     if row.state != State::Running {
         return Ok(Err(Outcome::Blocked(claim)));
     }
-    let is_unchanged = row.position == before.position
+    let is_unchanged = (before.position..=up_to.max(before.position)).contains(&row.position)
         && row.epoch == before.epoch
         && row.slice_to == before.slice_to
         && row.scope == before.scope
@@ -819,7 +877,7 @@ pub(crate) async fn keep_alive<DB: Backend, T>(
     claim_timeout: Duration,
     handler: impl Future<Output = T>,
 ) -> Result<T, sqlx::Error> {
-    let signs_of_life = async {
+    let touching = async {
         loop {
             time::sleep(claim_timeout / 3).await;
             let touched = Timeouts::of_claims(claim_timeout)
@@ -833,7 +891,7 @@ pub(crate) async fn keep_alive<DB: Backend, T>(
     tokio::select! {
         biased;
         output = handler => Ok(output),
-        error = signs_of_life => Err(error),
+        error = touching => Err(error),
     }
 }
 

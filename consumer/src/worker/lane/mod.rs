@@ -1,6 +1,7 @@
 //! A lane: one segment of a consumer, handling its events batch by batch.
 
 pub(crate) mod attempt;
+pub(crate) mod backoff;
 pub(crate) mod failure;
 pub(crate) mod handler;
 mod job;
@@ -9,7 +10,7 @@ mod missing;
 mod outcome;
 mod parking;
 mod read_ahead;
-pub(crate) mod retry;
+mod retry;
 mod row_address;
 mod segment;
 mod step_aside;

@@ -126,3 +126,26 @@ impl Division {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::EventRecord;
+
+    #[test]
+    fn only_events_before_the_checkpoint_are_parked() {
+        let event = |id: &str| {
+            PersistedEvent::new(EventRecord {
+                aggregate_type: "User".into(),
+                aggregate_id: id.to_owned(),
+                ..EventRecord::default()
+            })
+        };
+        let events = [event("parked"), event("a"), event("parked")];
+        let parked = vec![("User".to_owned(), "parked".to_owned())];
+        let division = Division::by(parked, &events, 3);
+        for (before, expected) in [(0, 0), (1, 1), (2, 1), (3, 2)] {
+            assert_eq!(division.to_park(before, false).len(), expected, "{before}");
+        }
+    }
+}

@@ -4,20 +4,15 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
-use crate::contract::{Backoff, PersistedEvent};
+use crate::contract::PersistedEvent;
 use crate::worker::lane::attempt::record;
+use crate::worker::lane::backoff::{DATABASE_BACKOFF, delay};
 use crate::worker::lane::failure::{AttemptError, ErrorKind, HandlerFailure};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::{CONTINUE, Lane, Suspects, Turn};
 use crate::worker::progress::state::ConsumerState;
-use crate::worker::timeouts::{after, fraction};
-
-/// How long to wait for a database that fails.
-const DATABASE_BACKOFF: Backoff = Backoff {
-    min: Duration::from_millis(50),
-    max: Duration::from_secs(10),
-};
+use crate::worker::timeouts::after;
 
 /// The longest error text that a row stores.
 const MAX_ERROR_BYTES: usize = 4_000;
@@ -205,15 +200,6 @@ impl<DB: Backend> Lane<DB> {
     }
 }
 
-/// The delay after so many attempts: doubled from the shortest to the longest, minus up to a quarter
-/// at random, so that lanes that failed together do not retry together.
-pub(crate) fn delay(backoff: Backoff, attempts: u32) -> Duration {
-    let doubled = backoff
-        .min
-        .saturating_mul(1 << attempts.saturating_sub(1).min(20));
-    fraction(doubled.min(backoff.max), 1.0 - fastrand::f64() / 4.0)
-}
-
 fn shorten(mut error: String) -> String {
     if error.len() > MAX_ERROR_BYTES {
         error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
@@ -225,19 +211,6 @@ fn shorten(mut error: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn delays_double_up_to_the_longest() {
-        let backoff = Backoff {
-            min: Duration::from_secs(1),
-            max: Duration::from_secs(10),
-        };
-        for (attempts, longest) in [(1, 1), (2, 2), (4, 8), (5, 10), (u32::MAX, 10)] {
-            let longest = Duration::from_secs(longest);
-            let delay = delay(backoff, attempts);
-            assert!(delay <= longest && delay >= longest * 3 / 4, "{delay:?}");
-        }
-    }
 
     #[test]
     fn a_long_error_is_cut_between_two_letters() {

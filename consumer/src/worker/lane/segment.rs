@@ -33,13 +33,18 @@ impl<DB: Backend> Segment<DB> {
         &self.consumer.enrolment.scope
     }
 
-    /// As which it locks the mark of the consumer.
-    pub(crate) fn mark_holder(&self) -> MarkHolder {
+    /// As which the lane of a worker holds a mark.
+    pub(crate) fn mark_holder(&self, shared: &Shared<DB>, is_replay: bool) -> MarkHolder {
         MarkHolder {
             consumer: self.key.consumer.clone(),
-            name: self.key.slice_from.to_string(),
+            id: self.holder_id(shared),
             slices: self.key.slice_from..self.slice_to,
+            is_replay,
         }
+    }
+
+    fn holder_id(&self, shared: &Shared<DB>) -> String {
+        format!("lane {} of {}", self.key.slice_from, shared.name)
     }
 
     /// Whether the consumer has other segments beside this one, or may have.
@@ -70,14 +75,16 @@ impl<DB: Backend> Segment<DB> {
         tx: &mut Transaction<'_, DB>,
     ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
         let (statements, timeout) = (&shared.statements, shared.options.claim_timeout);
+        let holder = &self.holder_id(shared);
         if let Some(address) = self.row.get() {
-            let claim = DB::claim(statements, tx, &self.key, Some(&address), timeout).await?;
+            let claim = DB::claim(statements, tx, &self.key, holder, Some(&address), timeout);
+            let claim = claim.await?;
             if claim.is_some() || !self.row.may_search() {
                 return Ok(claim.map(Box::new).ok_or(Outcome::Busy));
             }
         }
         let began = Instant::now();
-        let claim = DB::claim(statements, tx, &self.key, None, timeout).await?;
+        let claim = DB::claim(statements, tx, &self.key, holder, None, timeout).await?;
         let is_gone = claim.is_none() && !DB::exists(statements, tx, &self.key).await?;
         self.row.searched(began.elapsed());
         if let Some(claim) = &claim {

@@ -10,6 +10,7 @@ mod searched;
 pub(crate) mod segments;
 pub(crate) mod snapshot;
 mod unknown;
+mod writing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::backend::{
@@ -32,6 +33,7 @@ use crate::worker::poller::assignment::LaneAssigner;
 use crate::worker::poller::reset::refuse_checkpoints_above;
 use crate::worker::poller::searched::Searched;
 use crate::worker::poller::snapshot::Snapshot;
+use crate::worker::poller::writing::WritingTurn;
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::worker::FrontierWait;
@@ -70,6 +72,7 @@ pub(crate) struct Poller<DB: Backend> {
     has_advanced: bool,
     /// Where the log has no event for a row.
     searched: HashMap<SegmentId, Searched>,
+    writing: WritingTurn<DB>,
 }
 
 impl<DB: Backend> Poller<DB> {
@@ -83,7 +86,9 @@ impl<DB: Backend> Poller<DB> {
         metrics::describe();
         let mut connection = PollerConnection(None);
         let watch = connection.start_watch(&shared).await?;
+        let patience = 2 * shared.options.advance_interval;
         let mut poller = Self {
+            writing: WritingTurn::new(Arc::clone(&shared.connections), patience),
             appended: shared.store.appended(),
             shared,
             assigner,
@@ -138,18 +143,22 @@ impl<DB: Backend> Poller<DB> {
             tokio::select! {
                 () = self.shared.wake.notified() => quiet_rounds = 0,
                 Ok(()) = self.appended.changed() => quiet_rounds = 0,
+                () = self.writing.comes() => quiet_rounds = 0,
                 () = time::sleep(pause) => quiet_rounds = quiet_rounds.saturating_add(1),
                 () = self.shared.stopped() => break,
             }
             let before = self.observed().settled;
             let shared = Arc::clone(&self.shared);
-            if let Err(error) = shared.answer(self.poll()).await {
+            let polled = shared.answer(self.poll()).await;
+            self.writing.end();
+            if let Err(error) = polled {
                 self.reconnect(error).await?;
             }
             if self.observed().settled != before {
                 quiet_rounds = 0;
             }
         }
+        self.writing.leave();
         Ok(self)
     }
 
@@ -157,6 +166,7 @@ impl<DB: Backend> Poller<DB> {
     pub(crate) async fn finish(mut self) -> Result<(), WorkerError> {
         self.advance_idle().await?;
         self.note_unknown().await?;
+        self.writing.end();
         self.measure_lanes().await;
         self.measure_parked().await;
         Ok(())
@@ -164,8 +174,9 @@ impl<DB: Backend> Poller<DB> {
 
     async fn poll(&mut self) -> Result<(), WorkerError> {
         self.observe_all().await?;
-        let snapshot_is_due = self.snapshot_is_due();
-        let advance_is_due = self.advance_is_due();
+        let is_its_turn = self.writing.has_come();
+        let snapshot_is_due = self.snapshot_is_due() || is_its_turn;
+        let advance_is_due = self.advance_is_due() || is_its_turn;
         if advance_is_due || self.shared.log.take_mismatch() {
             self.connection.check(&self.shared).await?;
         }
@@ -305,23 +316,13 @@ impl<DB: Backend> Poller<DB> {
         if advances.is_empty() {
             return Ok(());
         }
-        let Some(_permit) = self.permit_to_write() else {
+        if !self.writing.begin() {
             return Ok(());
-        };
+        }
         let statements = &self.shared.statements;
         DB::advance(statements, self.connection.get()?, incarnation, &advances).await?;
         self.has_advanced = true;
         Ok(())
-    }
-
-    /// Keeps the lanes of a database with a single writer from writing; `None` while one of them does.
-    /// Waiting for it would delay the log for all lanes, and the next poll can write as well.
-    fn permit_to_write(&self) -> Option<PermitToWrite> {
-        let permit = match DB::WRITERS {
-            Some(_) => Some(self.shared.connections.try_pause_writers()?),
-            None => None,
-        };
-        Some(PermitToWrite { _permit: permit })
     }
 
     /// How long to wait for the next poll: shortly after something was settled, since more is likely
@@ -400,7 +401,9 @@ impl<DB: Backend> Poller<DB> {
             }
             pause = (pause * 2).min(longest);
             let shared = Arc::clone(&self.shared);
-            match shared.answer(self.try_reconnect()).await {
+            let connected = shared.answer(self.try_reconnect()).await;
+            self.writing.end();
+            match connected {
                 Ok(()) => return Ok(()),
                 Err(again) => error = again,
             }
@@ -417,6 +420,7 @@ impl<DB: Backend> Poller<DB> {
         let settled = self.observed().settled;
         self.shared.progress.record_poll(settled, Some(error));
         self.connection.close();
+        self.writing.leave();
         self.shared.connections.close_idle();
         self.shared.log.close_idle();
         self.measure_states();
@@ -428,11 +432,6 @@ impl<DB: Backend> Poller<DB> {
         self.snapshot_pace = Pace::default();
         self.poll().await
     }
-}
-
-/// What the poller has while it writes, on a database with a single writer.
-struct PermitToWrite {
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How to advance the row of an idle lane; `None` if the lane is not idle, or if the last snapshot

@@ -28,9 +28,9 @@ impl<DB: Backend> Poller<DB> {
         if first.is_some() || self.observed().settled == 0 {
             return Ok(());
         }
-        let Some(_permit) = self.permit_to_write() else {
+        if !self.writing.begin() {
             return Ok(());
-        };
+        }
         let rows = self.read(0, 1, None).await?;
         if let Some(row) = rows.first() {
             self.watch
@@ -93,9 +93,9 @@ impl<DB: Backend> Poller<DB> {
             self.searched.insert(row.key.clone(), Searched::of(row, to));
             return Ok(());
         };
-        let Some(_permit) = self.permit_to_write() else {
+        if !self.writing.begin() {
             return Ok(());
-        };
+        }
         let (statements, incarnation) = (&self.shared.statements, self.observed().incarnation);
         let connection = self.connection.get()?;
         DB::note_pending(statements, connection, row, found, incarnation).await?;
@@ -103,7 +103,7 @@ impl<DB: Backend> Poller<DB> {
     }
 
     async fn drop_passed(&mut self) -> Result<(), WorkerError> {
-        if let Some(_permit) = self.permit_to_write() {
+        if self.writing.begin() {
             DB::drop_passed(&self.shared.statements, self.connection.get()?).await?;
         }
         Ok(())

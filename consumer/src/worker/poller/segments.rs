@@ -121,8 +121,10 @@ pub async fn merge_segments<DB: Backend>(
         refuse_waiting([left, right])?;
         // Again each time: a hold expires when no process merges any more, and one of the two may have
         // advanced since, with a batch that was in progress.
-        DB::hold(&statements, &mut connection, &left.key, &right.key).await?;
-        if !DB::merge(&statements, &mut connection, &left.key, &right.key).await? {
+        let (left, right) = (&left.key, &right.key);
+        let is_merged = DB::hold(&statements, &mut connection, left, right).await?
+            && DB::merge(&statements, &mut connection, left, right).await?;
+        if !is_merged {
             time::sleep(PAUSE).await;
         }
     }

@@ -12,9 +12,9 @@ impl<DB: Backend> Poller<DB> {
     /// handled it meanwhile. A row that another process works on is left alone.
     pub(super) async fn note_unknown(&mut self) -> Result<(), WorkerError> {
         for (row, unknown) in self.unrecorded() {
-            let Some(_permit) = self.permit_to_write() else {
+            if !self.writing.begin() {
                 return Ok(());
-            };
+            }
             let (statements, incarnation) = (&self.shared.statements, self.observed().incarnation);
             let connection = self.connection.get()?;
             DB::note_unknown(statements, connection, &row, &unknown, incarnation).await?;

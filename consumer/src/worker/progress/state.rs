@@ -3,6 +3,7 @@
 //! reports (`Display`), its colour and its urgency.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -41,6 +42,11 @@ pub enum ConsumerState {
     Starting,
     /// It handles events, or waits for new ones.
     Running,
+    /// Events that it could handle have waited for three minutes or longer, and no worker has claimed them.
+    NoWorker {
+        /// How long they have waited.
+        waited: Duration,
+    },
     /// It handles events that it has handled before.
     Rebuilding,
     /// It waits for the next attempt at an event.
@@ -168,6 +174,7 @@ impl ConsumerState {
             Self::OtherLog { .. } => "other_log",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::NoWorker { .. } => "no_worker",
             Self::Rebuilding => "rebuilding",
             Self::Retrying { .. } => "retrying",
             Self::WaitingForMerge { .. } => "waiting_for_merge",
@@ -200,6 +207,7 @@ impl ConsumerState {
             | Self::ScopeChanged { .. }
             | Self::HeldBack(_)
             | Self::OtherLog { .. }
+            | Self::NoWorker { .. }
             | Self::Panicked { .. } => Tone::Bad,
             Self::Retrying { .. }
             | Self::WaitingForRelease { .. }
@@ -246,6 +254,7 @@ impl ConsumerState {
             Self::ShutDown => 0,
             Self::New
             | Self::OtherLog { .. }
+            | Self::NoWorker { .. }
             | Self::Detached
             | Self::OtherVersion
             | Self::CaughtUp => 1,
@@ -294,6 +303,13 @@ impl fmt::Display for ConsumerState {
             }
             Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),
+            Self::NoWorker { waited } => {
+                let seconds = waited.as_secs();
+                write!(
+                    f,
+                    "events have waited {seconds} s and no worker has claimed them"
+                )
+            }
             Self::Rebuilding => f.write_str("rebuilding"),
             Self::Retrying {
                 position,

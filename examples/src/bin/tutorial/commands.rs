@@ -38,7 +38,7 @@ impl Program {
                 let deposited = NewEvent::typed(&AccountEvent::Deposited { cents })?.of(account);
                 store.append(ExpectedVersion::Any, &[deposited]).await?;
             }
-            Self::Withdraw { account, cents } => withdraw(&store, account, cents).await?,
+            Self::Withdraw { account, cents } => withdraw(&store, &account, cents).await?,
             Self::Balances => balances::print(&store).await?,
             Self::Consumers(cli) => return Ok(cli.run(Worker::builder(store).discover()).await),
         }
@@ -46,33 +46,23 @@ impl Program {
     }
 }
 
-async fn withdraw(store: &SqliteEventStore, account: String, cents: i64) -> anyhow::Result<()> {
-    let mut connection = store.pool().acquire().await?;
-    let history = store
-        .read_aggregate(
-            &mut connection,
-            AccountEvent::AGGREGATE_TYPE,
-            &account,
-            None,
-            None,
-        )
-        .await?;
-    drop(connection);
-
-    let (mut balance, mut version) = (0, 0);
-    for event in &history {
-        version = event.aggregate_version;
-        match AccountEvent::decode(event)? {
-            AccountEvent::Opened { .. } => {}
-            AccountEvent::Deposited { cents } => balance += cents,
-            AccountEvent::Withdrawn { cents } => balance -= cents,
-        }
-    }
-    ensure!(balance >= cents, "`{account}` has only {balance}");
-
-    let withdrawn = NewEvent::typed(&AccountEvent::Withdrawn { cents })?.of(account);
+async fn withdraw(store: &SqliteEventStore, account: &str, cents: i64) -> anyhow::Result<()> {
     store
-        .append(ExpectedVersion::Exact(version), &[withdrawn])
-        .await?;
-    Ok(())
+        .retry_conflicts(5, |mut tx| async move {
+            let history = store.load::<AccountEvent>(&mut tx, account).await?;
+            let changes = history.events.iter().map(|event| match event {
+                AccountEvent::Opened { .. } => 0,
+                AccountEvent::Deposited { cents } => *cents,
+                AccountEvent::Withdrawn { cents } => -cents,
+            });
+            let balance: i64 = changes.sum();
+            ensure!(balance >= cents, "`{account}` has only {balance}");
+
+            let withdrawn = [AccountEvent::Withdrawn { cents }];
+            store
+                .append_typed(&mut tx, account, history.version, &withdrawn)
+                .await?;
+            Ok((tx, ()))
+        })
+        .await
 }

@@ -2,13 +2,14 @@
 
 use consumer::read_model::{ReadModelDatabase, Table, TableColumn};
 use consumer::{
-    Consumer, Context, HandlerError, PersistedEvent, Registered, Settings, WorkerBuilder,
+    Consumer, Context, HandlerError, PersistedEvent, ReadModel, Registered, Settings, WorkerBuilder,
 };
 use consumer_tests::measuring::{figure, in_turns};
 use sqlx::{Postgres, Sqlite};
 
 use crate::by_hand::ByHandFold;
 use crate::case::{Case, Target};
+use crate::declared::{Total, Totals, TypedTotal, TypedTotals};
 use crate::hand_made::{ByHand, Handler};
 use crate::log::{Log, Measured};
 use crate::plan::Plan;
@@ -31,6 +32,13 @@ enum Beside {
     Sets,
 }
 
+/// What a declared read model is given.
+#[derive(Clone, Copy)]
+enum Given {
+    Records,
+    Types,
+}
+
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
     for rows in ROWS {
@@ -51,10 +59,11 @@ impl Over {
         ByHandFold<Wide>: Consumer<DB>,
     {
         let all = [Beside::Nothing, Beside::Loop, Beside::Sets];
-        let mut wanted = all
+        let wanted = all
             .iter()
             .flat_map(|beside| [self.name::<Narrow>(*beside), self.name::<Wide>(*beside)]);
-        if !wanted.any(|name| plan.only.wants(&name)) {
+        let declared = [Given::Records, Given::Types].map(|given| self.declared_name(given));
+        if !wanted.chain(declared).any(|name| plan.only.wants(&name)) {
             return Vec::new();
         }
         let events = plan.scaled(100_000, 1_000);
@@ -64,7 +73,55 @@ impl Over {
             cases.extend(self.case::<DB, Narrow>(plan, &log, beside).await);
             cases.extend(self.case::<DB, Wide>(plan, &log, beside).await);
         }
+        let records = |worker: WorkerBuilder<DB>| worker.consumer(Totals);
+        let records = self.declared::<DB, Total>(plan, &log, Given::Records, records);
+        cases.extend(records.await);
+        let types = |worker: WorkerBuilder<DB>| worker.consumer(TypedTotals);
+        let types = self.declared::<DB, TypedTotal>(plan, &log, Given::Types, types);
+        cases.extend(types.await);
         cases
+    }
+
+    /// A read model through the macros beside the same fold by hand; values of types are decoded, too.
+    async fn declared<DB: Measured + ReadModelDatabase, R: ReadModel>(
+        &self,
+        plan: &Plan,
+        log: &Log<DB>,
+        given: Given,
+        declared: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
+    ) -> Option<Case> {
+        let name = self.declared_name(given);
+        if self.rows != 10_000 || !plan.only.wants(&name) {
+            return None;
+        }
+        let by_hand = |worker: WorkerBuilder<DB>| worker.consumer(Narrow::counting());
+        create::<DB, Narrow>(log, by_hand).await;
+        create::<DB, R>(log, &declared).await;
+        let samples = in_turns(
+            plan.rounds,
+            async || folded::<DB, R>(log, &declared).await,
+            async || folded::<DB, Narrow>(log, by_hand).await,
+        );
+        let target = match given {
+            Given::Records => Target::AtLeast(0.95),
+            Given::Types => Target::None,
+        };
+        Some(Case::compared(
+            name,
+            "events/s",
+            samples.await,
+            "`Fold`",
+            target,
+        ))
+    }
+
+    fn declared_name(&self, given: Given) -> String {
+        let given = match given {
+            Given::Records => "a declared fold",
+            Given::Types => "a declared fold of typed events",
+        };
+        let (database, rows) = (self.database, figure(self.rows as f64));
+        format!("{database}, {given} over {rows} narrow rows, beside one by hand")
     }
 
     async fn case<DB: Measured + ReadModelDatabase, R: Row>(
@@ -108,15 +165,10 @@ impl Over {
                 rate
             }
         };
-        let table = R::TABLE.name;
-        let drop = format!("DROP VIEW IF EXISTS {table}; DROP TABLE IF EXISTS {table}_v1");
-        log.db.execute(&drop).await;
+        let fold = |worker: WorkerBuilder<DB>| batches(worker.consumer(R::counting()), batch);
         // In the measured rounds the table exists, as that of the others does.
-        fold::<DB, R>(log, batch).await;
-        let folded = async || {
-            log.db.execute(&format!("{} {table}_v1", DB::EMPTY)).await;
-            fold::<DB, R>(log, batch).await
-        };
+        create::<DB, R>(log, fold).await;
+        let folded = async || folded::<DB, R>(log, fold).await;
         let samples = in_turns(plan.rounds, folded, other);
         Some(Case::compared(
             name,
@@ -158,11 +210,26 @@ fn batches<DB: Measured>(worker: WorkerBuilder<DB>, batch: Option<u32>) -> Worke
     })
 }
 
-/// Catches up, and checks the rows.
-async fn fold<DB: Measured + ReadModelDatabase, R: Row>(log: &Log<DB>, batch: Option<u32>) -> f64 {
-    let with = |worker: WorkerBuilder<DB>| batches(worker.consumer(R::counting()), batch);
+/// Creates the table anew.
+async fn create<DB: Measured + ReadModelDatabase, R: ReadModel>(
+    log: &Log<DB>,
+    with: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
+) {
+    let table = R::TABLE.name;
+    let drop = format!("DROP VIEW IF EXISTS {table}; DROP TABLE IF EXISTS {table}_v1");
+    log.db.execute(&drop).await;
+    log.worker(with).await;
+}
+
+/// Catches up from an empty table, and checks the rows.
+async fn folded<DB: Measured + ReadModelDatabase, R: ReadModel>(
+    log: &Log<DB>,
+    with: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
+) -> f64 {
+    let table = format!("{}_v1", R::TABLE.name);
+    log.db.execute(&format!("{} {table}", DB::EMPTY)).await;
     let rate = log.worker(with).await;
-    log.check_in(&format!("{}_v1", R::TABLE.name)).await;
+    log.check_in(&table).await;
     rate
 }
 

@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use consumer::prelude::*;
+use consumer::read_model::ReadModelDatabase;
 use consumer::{Context, WorkerBuilder};
 use consumer_tests::measuring::{Samples, in_turns, server};
-use sqlx::Postgres;
+use sqlx::{Postgres, Sqlite};
 
 use crate::case::{Case, Target};
-use crate::consumers::RowsPostgres;
-use crate::log::Log;
+use crate::consumers::{RowsPostgres, RowsSqlite};
+use crate::log::{Log, Measured};
 use crate::plan::Plan;
 use crate::rows::{Narrow, Row as _};
 
@@ -18,35 +19,44 @@ const BURSTS: &str = "commit to handler, bursts, median";
 const BURSTS_LATE: &str = "commit to handler, bursts, 99th of 100";
 const PAIRS: &str = "commit to handler, pairs, median";
 const PAIRS_LATE: &str = "commit to handler, pairs, 99th of 100";
-const FOLD: &str = "append to committed row, a fold beside a statement an event";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
-    if plan.only.wants(FOLD) {
-        cases.push(fold_beside_a_statement(plan).await);
-    }
+    let statement = |worker: WorkerBuilder<Postgres>| worker.consumer(RowsPostgres);
+    cases.extend(fold_beside("Postgres", plan, statement).await);
+    let statement = |worker: WorkerBuilder<Sqlite>| worker.consumer(RowsSqlite);
+    cases.extend(fold_beside("SQLite", plan, statement).await);
     cases.extend(to_handler(plan).await);
     cases
 }
 
 /// The time from the call of `append` until the worker has committed what it did with the event.
-async fn fold_beside_a_statement(plan: &Plan) -> Case {
-    let log = Log::<Postgres>::new(plan.scaled(1_000, 100)).await;
+async fn fold_beside<DB: Measured + ReadModelDatabase>(
+    database: &str,
+    plan: &Plan,
+    statement: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
+) -> Option<Case> {
+    let name = format!("{database}, append to committed row, a fold beside a statement an event");
+    if !plan.only.wants(&name) {
+        return None;
+    }
+    let log = Log::<DB>::new(plan.scaled(1_000, 100)).await;
     let times = plan.scaled(200, 5);
     let samples = in_turns(
         plan.rounds,
         async || at_the_head(&log, times, |worker| worker.consumer(Narrow::counting())).await,
-        async || at_the_head(&log, times, |worker| worker.consumer(RowsPostgres)).await,
+        async || at_the_head(&log, times, &statement).await,
     );
     // No worse, as far as the differences between rounds can tell.
-    Case::compared(FOLD, "ms", samples.await, "SQL", Target::AtMost(1.1))
+    let target = Target::AtMost(1.1);
+    Some(Case::compared(name, "ms", samples.await, "SQL", target))
 }
 
 /// Appends one event after the other, and returns the median of the times in milliseconds.
-async fn at_the_head(
-    log: &Log<Postgres>,
+async fn at_the_head<DB: Measured>(
+    log: &Log<DB>,
     times: usize,
-    with: impl Fn(WorkerBuilder<Postgres>) -> WorkerBuilder<Postgres>,
+    with: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
 ) -> f64 {
     let store = &log.db.store;
     let worker = with(Worker::builder(store.clone())).build().unwrap();

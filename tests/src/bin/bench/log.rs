@@ -61,6 +61,9 @@ impl<DB: Measured> Log<DB> {
         let db = DB::database().await;
         db.execute(TABLES).await;
         db.execute(&DB::fill(events, accounts)).await;
+        let bytes = "SELECT CAST(min(length(payload)) AS BIGINT) FROM events";
+        let bytes = db.number(bytes).await;
+        assert!((180..=220).contains(&bytes), "payloads of {bytes} bytes");
         db.execute(DB::ANALYZE).await;
         db.execute(DB::CHECKPOINT).await;
         Self { db, events }

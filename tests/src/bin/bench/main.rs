@@ -9,6 +9,7 @@ mod append;
 mod by_hand;
 mod case;
 mod consumers;
+mod declared;
 mod dispatch;
 mod folds;
 mod hand_made;

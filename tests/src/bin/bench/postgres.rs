@@ -70,12 +70,13 @@ impl Measured for Postgres {
         Database::on(server()).await
     }
 
-    /// One event in a thousand is of the type `Rare`; the others are of `Account`.
+    /// One event in a thousand is `Noted` of the aggregate `Rare`; the others are `Deposited` of `Account`.
     fn fill(events: usize, accounts: usize) -> String {
         format!(
             r#"INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
                SELECT CASE WHEN n % 1000 = 500 THEN 'Rare' ELSE 'Account' END, 'account-' || n % {accounts},
-                      n / {accounts} + 1, gen_random_uuid(), 'Deposited',
+                      n / {accounts} + 1, gen_random_uuid(),
+                      CASE WHEN n % 1000 = 500 THEN 'Noted' ELSE 'Deposited' END,
                       convert_to('{{"amount":' || n % 100 || ',"text":"' || repeat('x', 170) || '"}}', 'UTF8')
                  FROM generate_series(0, {events} - 1) AS n"#
         )

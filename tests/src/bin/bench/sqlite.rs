@@ -68,8 +68,9 @@ impl Measured for Sqlite {
             r#"WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < {events} - 1)
                INSERT INTO events (aggregate_type, aggregate_id, aggregate_version, event_id, event_type, payload)
                SELECT CASE WHEN n % 1000 = 500 THEN 'Rare' ELSE 'Account' END,
-                      'account-' || (n % {accounts}), n / {accounts} + 1, printf('%08x-0000-4000-8000-%012x', n, n), 'Deposited',
-                      CAST('{{"amount":' || n % 100 || ',"text":"' || printf('%.170c', 'x') || '"}}' AS BLOB)
+                      'account-' || (n % {accounts}), n / {accounts} + 1, printf('%08x-0000-4000-8000-%012x', n, n),
+                      CASE WHEN n % 1000 = 500 THEN 'Noted' ELSE 'Deposited' END,
+                      CAST('{{"amount":' || (n % 100) || ',"text":"' || printf('%.170c', 'x') || '"}}' AS BLOB)
                  FROM s"#
         )
     }
