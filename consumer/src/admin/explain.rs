@@ -10,7 +10,7 @@ use super::lag::scope_of;
 use super::operator::{Admin, declared_id};
 use super::options::Target;
 use super::parked::ParkedEvent;
-use super::problems::{on_command_line, waits_for_release};
+use super::problems::{on_command_line, waits_for_release, ways_on, ways_out_of_parking};
 use super::status::waiting_for;
 use super::text::count;
 use crate::backend::{
@@ -62,6 +62,18 @@ impl Explanation {
         };
         let waits = waits_for_release(&on_command_line(&self.id()), event);
         format!("not handled yet: the consumer {waits}")
+    }
+
+    /// The commands that help with the event.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    pub(crate) fn ways_past(&self) -> Option<String> {
+        match &self.outcome {
+            Outcome::Failing {
+                is_stopped: true, ..
+            } => Some(ways_on(&self.id(), Some(self.position))),
+            Outcome::Parked { .. } => Some(ways_out_of_parking(&self.id(), self.position)),
+            _ => None,
+        }
     }
 
     /// The consumer and its version.

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use super::explain::{Explanation, Outcome};
 use super::status::ConsumerStatus;
 use super::text::{count, duration, events_were, number, one_line};
 use crate::backend::{ConsumerId, UnknownEvent};
@@ -130,7 +129,7 @@ fn remedy(one: &ConsumerStatus) -> Option<Problem> {
 }
 
 /// The commands by which a consumer that has stopped runs again.
-fn ways_on(consumer: &ConsumerId, position: Option<i64>) -> String {
+pub(super) fn ways_on(consumer: &ConsumerId, position: Option<i64>) -> String {
     let name = on_command_line(consumer);
     let mut text = format!("after a repair run `resume {name}`");
     if let Some(position) = position {
@@ -140,20 +139,6 @@ fn ways_on(consumer: &ConsumerId, position: Option<i64>) -> String {
         );
     }
     text
-}
-
-/// The commands that help with an event, by its outcome in a consumer.
-#[cfg_attr(not(feature = "cli"), allow(dead_code))]
-pub(crate) fn ways_past(explanation: &Explanation) -> Option<String> {
-    let consumer = explanation.id();
-    let position = explanation.position;
-    match &explanation.outcome {
-        Outcome::Failing {
-            is_stopped: true, ..
-        } => Some(ways_on(&consumer, Some(position))),
-        Outcome::Parked { .. } => Some(ways_out_of_parking(&consumer, position)),
-        _ => None,
-    }
 }
 
 /// The commands by which an event is no longer parked.

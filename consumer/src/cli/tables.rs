@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::Database;
 
 use super::console::Console;
-use crate::admin::problems::{problems, ways_out_of_parking, ways_past};
+use crate::admin::problems::{problems, ways_out_of_parking};
 use crate::admin::text::{count, duration, number, one_line, rate, visible};
 use crate::admin::{
     ConsumerId, ConsumerStatus, Explanation, FrontierStatus, Lag, ParkedEvent, Status,
@@ -445,7 +445,11 @@ pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> St
         aggregate_line(&event.aggregate_type, &event.aggregate_id),
         format!("outcome     {}", one_line(&outcome)),
     ]);
-    lines.extend(ways_past(explanation).map(|ways| format!("next        {ways}")));
+    lines.extend(
+        explanation
+            .ways_past()
+            .map(|ways| format!("next        {ways}")),
+    );
     let checkpoint = explanation.checkpoint.map(number);
     lines.extend(checkpoint.map(|checkpoint| format!("checkpoint  {checkpoint}")));
     lines.push(if explanation.is_replay {
