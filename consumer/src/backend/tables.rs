@@ -60,7 +60,7 @@ pub enum TableError {
     },
     /// The version has another table, or another version has its table in another schema.
     #[error(
-        "the read model of `{consumer}` is in `{recorded}`, and this program would use `{declared}`: {keep}, or fill that table with a new version, `version = {next}` and `table = \"{table}\"`"
+        "the read model of `{consumer}` is in `{recorded}`, and this program would use `{declared}`: {remedy}"
     )]
     Elsewhere {
         /// The consumer.
@@ -69,12 +69,8 @@ pub enum TableError {
         recorded: String,
         /// The table that the struct and the session's `search_path` name now.
         declared: String,
-        /// How the worker keeps the recorded table.
-        keep: String,
-        /// The version that could fill the other table.
-        next: u32,
-        /// The name that the struct needs for it.
-        table: String,
+        /// How to keep the recorded table, and how to fill the other one.
+        remedy: String,
     },
     /// Another relation has the table's name, or the table hides rows.
     #[error(
@@ -295,13 +291,14 @@ fn is_elsewhere<DB: Tables>(
     ) {
         keep = format!("{keep} or let the `search_path` of its connections begin with `{schema}`");
     }
+    let table = written(&of.view);
     TableError::Elsewhere {
         consumer: of.consumer.clone(),
         recorded: written(&recorded.table),
         declared: written(&of.table),
-        keep,
-        next,
-        table: written(&of.view),
+        remedy: format!(
+            "{keep}, or fill that table with a new version, `version = {next}` and `table = \"{table}\"`"
+        ),
     }
 }
 
