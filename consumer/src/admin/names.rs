@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::borrowed::Borrowed;
 use super::error::AdminError;
 use super::locks::LOCK_WAIT;
-use super::operator::{Admin, consumer_of, declared_id, held_or, refuse_held_back};
+use super::operator::{Admin, consumer_of, declared_id, held_or};
 use super::options::Target;
 use crate::backend::{
-    Access, Backend, ConsumerId, HeldBack, Names, Program, Renamed, Start, begin, lift, rename,
+    Access, Backend, ConsumerId, HeldBack, Names, Renamed, Start, begin, lift, rename,
 };
 use crate::contract::Formerly;
 use crate::registry::check_name;
-use crate::worker::WorkerError;
 use crate::worker::poller::assignment::WorkerConsumer;
 
 impl<DB: Backend> Admin<DB> {
@@ -144,34 +142,17 @@ impl<DB: Backend> Admin<DB> {
     /// Creates the checkpoints of the consumers in this program that a command names; returns whether
     /// there are any.
     async fn start_declared(&self, target: &Target) -> Result<bool, AdminError> {
-        let mut enrolments = Vec::new();
+        let mut consumers = Vec::new();
         for code in &self.code {
             if target.means(&declared_id(&code.declaration)) {
-                let mut enrolment = WorkerConsumer::new(code.clone()).enrolment;
-                enrolment.formerly = Formerly::None;
-                enrolments.push(enrolment);
+                let mut consumer = WorkerConsumer::new(code.clone());
+                consumer.enrolment.formerly = Formerly::None;
+                consumers.push(consumer);
             }
         }
-        let Some(first) = enrolments.first() else {
-            return Ok(false);
-        };
-        let consumer = first.consumer.clone();
-        let settled = self.frontier().await?.settled;
-        let mut connection = Borrowed::from(self.store.pool()).await?;
-        let tables = self.tables().await?;
-        let program = Program {
-            names: &tables.names,
-            declared: &[],
-            enrolments: &enrolments,
-            // They have no rows yet that could be stopped.
-            release: "",
-        };
-        let enrolled = DB::enroll(&tables.checkpoints, &mut connection, program, settled).await;
-        let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
-        let held_back = enrolled.map_err(WorkerError::from)?;
-        connection.give_back();
-        refuse_held_back(held_back)?;
-        Ok(true)
+        let is_declared = !consumers.is_empty();
+        self.enroll(consumers, &[]).await?;
+        Ok(is_declared)
     }
 
     /// The consumers of this program that are held back.

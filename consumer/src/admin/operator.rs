@@ -20,6 +20,7 @@ use crate::registry::{Declaration, Registered};
 use crate::store::EventStore;
 use crate::worker::connections::{Connections, Shares};
 use crate::worker::poller::assignment::WorkerConsumer;
+use crate::worker::tables::prepare_before_rows;
 use crate::worker::{BuildError, WorkerBuilder, WorkerError};
 
 /// Inspects and changes the consumers of a store.
@@ -208,22 +209,39 @@ impl<DB: Backend> Admin<DB> {
             found => return found,
         };
         let code = WorkerConsumer::new(self.code_of(&consumer)?.clone());
+        let held_back = self.held_back().await?.remove(&consumer);
+        refuse_held_back(held_back.into_iter().collect())?;
+        self.enroll(vec![code], &self.declared()).await?;
+        Ok(consumer)
+    }
+
+    /// Creates the rows of consumers that have none, after the tables of their read models.
+    pub(super) async fn enroll(
+        &self,
+        consumers: Vec<WorkerConsumer<DB>>,
+        declared: &[Arc<str>],
+    ) -> Result<(), AdminError> {
+        let all: Vec<&WorkerConsumer<DB>> = consumers.iter().collect();
+        prepare_before_rows(&self.store, &all).await?;
+        let enrolments: Vec<_> = consumers.into_iter().map(|one| one.enrolment).collect();
+        let Some(first) = enrolments.first() else {
+            return Ok(());
+        };
         let settled = self.frontier().await?.settled;
         let mut connection = Borrowed::from(self.store.pool()).await?;
         let tables = self.tables().await?;
         let program = Program {
             names: &tables.names,
-            declared: &self.declared(),
-            enrolments: &[code.enrolment],
-            // It has no row yet that could be stopped.
+            declared,
+            enrolments: &enrolments,
+            // They have no rows yet that could be stopped.
             release: "",
         };
         let enrolled = DB::enroll(&tables.checkpoints, &mut connection, program, settled).await;
-        let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &consumer))?;
+        let enrolled = enrolled.map_err(|error| held_or::<DB>(error, &first.consumer))?;
         let held_back = enrolled.map_err(WorkerError::from)?;
         connection.give_back();
-        refuse_held_back(held_back)?;
-        Ok(consumer)
+        refuse_held_back(held_back)
     }
 
     /// Reads all rows; each command begins with it.

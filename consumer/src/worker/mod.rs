@@ -19,7 +19,7 @@ mod progress;
 mod run;
 mod run_guard;
 mod shutdown;
-mod tables;
+pub(crate) mod tables;
 mod threads;
 mod timeouts;
 

@@ -6,6 +6,7 @@ use crate::backend::{
     Backend, ReadModelTable, begin, prepare_version, prepare_view, refuse_elsewhere, table_schema,
 };
 use crate::contract::read_model::VersionTable;
+use crate::store::EventStore;
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::poller::assignment::WorkerConsumer;
@@ -28,18 +29,38 @@ pub(crate) async fn prepare<DB: Backend>(
     shared: &Shared<DB>,
     consumers: &[&WorkerConsumer<DB>],
 ) -> Result<(), WorkerError> {
+    prepare_in(&shared.store, shared.table_schema.as_deref(), consumers).await
+}
+
+/// Prepares them before their consumers get rows from a command, since a worker that runs already prepares
+/// none.
+pub(crate) async fn prepare_before_rows<DB: Backend>(
+    store: &EventStore<DB>,
+    consumers: &[&WorkerConsumer<DB>],
+) -> Result<(), WorkerError> {
+    let mut tx = begin(store.pool(), DB::BEGIN_READ).await?;
+    let schema = table_schema::<DB>(&mut tx, store.schema()).await?;
+    tx.commit().await?;
+    prepare_in(store, schema.as_deref(), consumers).await
+}
+
+async fn prepare_in<DB: Backend>(
+    store: &EventStore<DB>,
+    schema: Option<&str>,
+    consumers: &[&WorkerConsumer<DB>],
+) -> Result<(), WorkerError> {
     if consumers.iter().all(|one| one.table().is_none()) {
         return Ok(());
     }
-    let settings = shared.store.settings();
+    let settings = store.settings();
     let views = DB::view_statements(settings);
-    let mut tx = begin(shared.store.pool(), DB::BEGIN_TABLES).await?;
+    let mut tx = begin(store.pool(), DB::BEGIN_TABLES).await?;
     let role = DB::role(&mut tx).await?;
     for consumer in consumers {
         let (id, Some(table)) = (consumer.id(), consumer.table()) else {
             continue;
         };
-        let table = VersionTable::new(table, id.version, shared.table_schema.as_deref());
+        let table = VersionTable::new(table, id.version, schema);
         let of = ReadModelTable::new(id, &table);
         refuse_elsewhere::<DB>(&views, &mut tx, &of, table.table()).await?;
         prepare_version::<DB>(&mut tx, settings, id, &table, role.as_deref()).await?;
