@@ -798,7 +798,7 @@ impl Model {
         };
         let is_parked = seen.is_behind_parked(row.id, **next, event);
         let is_unknown = !releases.iter().any(|release| release.knows(event.script));
-        if row.state == "running" && is_unknown && !is_parked {
+        if row.state == "running" && (is_unknown && !is_parked || self.is_split_off(row)) {
             return Ok(());
         }
         let was_stopped = self.seen.rows.contains(row);
@@ -812,6 +812,15 @@ impl Model {
             "event {next} was not reached: {:?} is {} at {}, and had to come to {target}",
             row.id, row.state, row.position
         ))
+    }
+
+    /// Whether a row was split off, perhaps only just, from one that waited for another release.
+    fn is_split_off(&self, row: &Row) -> bool {
+        let mut before = self.seen.rows.iter();
+        before.any(|one| {
+            let is_whole = one.slices != row.slices && one.slices.contains(&row.slices.start);
+            one.id == row.id && is_whole && one.unknown_position.is_some()
+        })
     }
 
     /// Whether a row was split after it had stopped, and the event at which it did is in the other half.
