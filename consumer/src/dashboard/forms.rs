@@ -143,7 +143,7 @@ fn warning(kind: ActionKind) -> Option<&'static str> {
 /// The consequence that a reader may accept in addition.
 fn acceptable(kind: ActionKind) -> Option<&'static str> {
     match kind {
-        ActionKind::Rebuild { .. } => Some("Parked events may lose their effects"),
+        ActionKind::Rebuild { .. } => Some("Parked events are delivered again as new ones"),
         ActionKind::Forget { .. } => Some("Parked events may never be handled"),
         ActionKind::Activate { .. } => {
             Some("Activate it even if it is behind or has parked events")

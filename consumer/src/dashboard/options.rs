@@ -102,7 +102,7 @@ pub enum ActionKind {
     },
     /// Empties the read model and handles all events again.
     Rebuild {
-        /// Whether parked events lose their effects.
+        /// Whether parked events are delivered again as new ones.
         discard_parked: bool,
     },
     /// Makes the version the active one.
@@ -120,7 +120,7 @@ pub enum ActionKind {
 }
 
 impl ActionKind {
-    /// The name, as the command line has it.
+    /// Returns the name, as on the command line.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
