@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::admin::{Admin, RebuildOptions};
+use consumer::admin::{Admin, ForgetOptions, RebuildOptions};
 use consumer::prelude::*;
 use consumer::{ConsumerState, OnError, Settings, WaitError};
 use consumer_tests::{
     Database, Folding, Running, TestDatabase, folding, impatient, read_model, run_once, test_on,
+    until,
 };
 use sqlx::Postgres;
 use uuid::Uuid;
@@ -72,6 +73,7 @@ async fn counts<DB: TestDatabase>(db: &Database<DB>) -> Vec<i64> {
 test_on!(
     [sqlite, postgres, through_a_pooler],
     a_paused_consumer_changes_no_row_until_it_is_resumed,
+    a_consumer_started_anew_beside_its_worker_has_its_table,
     a_rebuilt_consumer_is_told_which_events_are_replays
 );
 
@@ -86,6 +88,26 @@ test_on!(
     a_fold_that_panics_twice_changes_each_row_once,
     a_statement_that_hangs_ends_after_the_handler_timeout
 );
+
+/// The worker, which prepared the table at its start, does not notice that it was dropped.
+async fn a_consumer_started_anew_beside_its_worker_has_its_table<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let settings = impatient().retries(0).on_error(OnError::Skip);
+    let counters = || counters().settings(settings.clone());
+    let running = Running::start(db.worker().consumer(counters()));
+    let first = db.append("Counter", ["1"]).await[0];
+    running.caught_up_to(first).await.unwrap();
+    let admin = db.worker().consumer(counters()).admin().unwrap();
+    admin
+        .forget("counters", ForgetOptions::new())
+        .await
+        .unwrap();
+    admin.start_new("counters").await.unwrap();
+    db.append("Counter", ["1"]).await;
+    until("both events are counted", async || counts(&db).await == [2]).await;
+    running.stop().await;
+}
 
 async fn a_paused_consumer_changes_no_row_until_it_is_resumed<DB: TestDatabase>(db: Database<DB>) {
     let worker = db.worker().consumer(counters());

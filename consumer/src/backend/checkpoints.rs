@@ -11,7 +11,7 @@ use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
-use super::marks::{self, on_mark};
+use super::marks::{self, expire_of_the_dead, on_mark};
 use super::renames::{HeldBack, Names, Program, Renames, Start};
 use super::rows::{
     Advance, Aggregate, Checkpoint, Claim, ConsumerId, Failure, MarkHolder, NewCheckpoint, Parking,
@@ -231,6 +231,7 @@ statements! {
         succeed_mark: marks::SUCCEED,
         is_working: marks::IS_WORKING,
         wait: marks::WAIT,
+        mark_holders: marks::HOLDERS,
         fold: FOLD,
         folded: FOLDED,
         compact: COMPACT,
@@ -876,6 +877,8 @@ pub(crate) async fn must_wait<DB: Checkpoints>(
     if DB::HOLDS_CLAIMS {
         return Ok(false);
     }
+    let of_the_dead = (&statements.mark_holders, &statements.expire_mark);
+    expire_of_the_dead::<DB>(of_the_dead, connection, consumer).await?;
     let holder = MarkHolder::waiting(consumer, slices);
     let is_working = on_mark::<DB>(&statements.is_working, &holder);
     let is_working = is_working.fetch_value(connection, "working").await?;

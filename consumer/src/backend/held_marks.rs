@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::checkpoints::{CheckpointStatements, Checkpoints};
-use super::marks::on_mark;
-use super::rows::{MarkHolder, millis, on_consumer};
+use super::marks::{expire_of_the_dead, on_mark};
+use super::rows::{ConsumerId, MarkHolder, millis, on_consumer};
 use super::sql::Statement;
 
 /// Takes a mark under the claim of a row, or where no other process works; returns the names of former
@@ -58,6 +58,16 @@ pub(crate) fn expire_mark<DB: Checkpoints>(
     on_consumer::<DB>(&statements.expire_mark, &holder.consumer).bind(&*holder.name())
 }
 
+/// Ends the marks on a consumer whose holders were killed; the next ones learn of it.
+pub(crate) async fn expire_marks_of_the_dead<DB: Checkpoints>(
+    statements: &CheckpointStatements,
+    connection: &mut DB::Connection,
+    consumer: &ConsumerId,
+) -> Result<(), sqlx::Error> {
+    let of_the_dead = (&statements.mark_holders, &statements.expire_mark);
+    expire_of_the_dead::<DB>(of_the_dead, connection, consumer).await
+}
+
 #[cfg(all(test, feature = "sqlite"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -67,7 +77,6 @@ mod tests {
     use super::*;
     use crate::SqliteEventStore;
     use crate::backend::pool::acquire;
-    use crate::backend::rows::ConsumerId;
 
     const TIMEOUT: Duration = Duration::from_mins(1);
 

@@ -6,8 +6,9 @@
 //! - `waiting: …` lets no lane begin another batch, so that a command gets its turn after this one;
 //! - any other name also keeps other versions from handling the same events first.
 
+use super::alive;
 use super::driver::Driver;
-use super::rows::{MarkHolder, on_consumer};
+use super::rows::{ConsumerId, MarkHolder, on_consumer};
 use super::sql::{Sql, Statement};
 
 /// The marks that keep version `$2` from handling events of slices `$3` to `$4` first.
@@ -73,6 +74,29 @@ pub(super) const WAIT: &str = "
     INSERT INTO {marks} (consumer, version, holder, slice_from, slice_to, held_until)
     VALUES ($1, $2, $5, $3, $4, {in $6 ms})
     ON CONFLICT (consumer, version, holder) DO UPDATE SET held_until = excluded.held_until";
+
+/// The marks of all versions.
+pub(super) const HOLDERS: &str = "
+    SELECT consumer, version, holder FROM {marks}
+     WHERE consumer = $1 AND $2 = $2 AND held_until > {now} AND holder NOT LIKE 'waiting: %'";
+
+/// Ends the marks of processes that were killed, so that no one waits until they lapse.
+pub(super) async fn expire_of_the_dead<DB: Driver>(
+    (holders, expire): (&Sql, &Sql),
+    connection: &mut DB::Connection,
+    consumer: &ConsumerId,
+) -> Result<(), sqlx::Error> {
+    let holders = on_consumer::<DB>(holders, consumer);
+    for row in holders.fetch_all(&mut *connection).await? {
+        let holder: String = DB::read(&row, "holder")?;
+        if alive::has_ended(&holder) {
+            let of = ConsumerId::decode::<DB>(&row)?;
+            let expire = on_consumer::<DB>(expire, &of).bind(&*holder);
+            expire.execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
+}
 
 /// Starts a statement on marks of a consumer.
 pub(super) fn on_mark<DB: Driver>(statement: &Sql, holder: &MarkHolder) -> Statement<DB> {

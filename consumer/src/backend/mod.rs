@@ -6,6 +6,8 @@
 //! (`checkpoints`, `operate`).
 
 mod access;
+#[cfg(feature = "worker")]
+mod alive;
 mod append;
 #[cfg(feature = "worker")]
 mod browse;
@@ -72,6 +74,8 @@ mod views;
 pub use self::access::Access;
 use crate::contract::read_model::ReadModelDatabase;
 
+#[cfg(feature = "worker")]
+pub(crate) use self::alive::sign_of_life;
 pub(crate) use self::append::Append;
 #[cfg(feature = "worker")]
 pub(crate) use self::browse::{Among, BrowseStatements, Cursor, EventHeader};
@@ -100,7 +104,9 @@ pub(crate) use self::frontier::{
     FormatCount, FrontierWatch, LagStatements, LogState, Observation, Part,
 };
 #[cfg(feature = "worker")]
-pub(crate) use self::held_marks::{expire_mark, release_mark, renew_mark, take_mark};
+pub(crate) use self::held_marks::{
+    expire_mark, expire_marks_of_the_dead, release_mark, renew_mark, take_mark,
+};
 #[cfg(feature = "worker")]
 pub(crate) use self::incarnation::Incarnation;
 pub(crate) use self::json_text::JsonText;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::{env, fs, process};
 
-use crate::backend::Process;
+use crate::backend::{Process, sign_of_life};
 
 /// How much of the executable is in memory at a time.
 const BLOCK: usize = 1 << 18;
@@ -28,7 +28,7 @@ impl Process {
 /// A name for one worker or command of this process, which no other one has.
 pub(crate) fn unique_name() -> String {
     let (host, process, number) = (clean(&host()), process::id(), fastrand::u64(..));
-    format!("{host}:{process} {number:016x}")
+    format!("{host}:{process} {number:016x}{}", sign_of_life())
 }
 
 /// The name of the executable with a hash of its content, which differs between builds. Read once, since a

@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 use tokio::time;
 use tracing::Instrument as _;
 
-use crate::backend::{Backend, Checkpoint, Claim, Incarnation, StoreError};
+use crate::backend::{
+    Backend, Checkpoint, Claim, Incarnation, StoreError, expire_marks_of_the_dead,
+};
 use crate::contract::chain;
 use crate::worker::context::Shared;
 use crate::worker::lane::attempt::Attempt;
@@ -212,6 +214,7 @@ impl<DB: Backend> Lane<DB> {
                 // snapshot.
                 let pause = self.busy_pause();
                 self.job = Some(job);
+                self.expire_marks_of_the_dead().await;
                 self.progress.expect_pause_until(Instant::now());
                 self.pause(fraction(pause, 0.75 + fastrand::f64() / 2.0))
                     .await;
@@ -390,6 +393,24 @@ impl<DB: Backend> Lane<DB> {
         tokio::select! {
             _ = snapshot.wait_for(|snapshot| snapshot.number > seen) => {}
             () = self.shared.stopped() => {}
+        }
+    }
+
+    /// Where a process that was killed may have left marks, ends them.
+    async fn expire_marks_of_the_dead(&self) {
+        let consumer = &self.segment.key.consumer;
+        if DB::HOLDS_CLAIMS {
+            return;
+        }
+        let expired = async {
+            let mut connection = self.shared.store.pool().acquire().await?;
+            let statements = &self.shared.statements;
+            expire_marks_of_the_dead::<DB>(statements, &mut connection, consumer).await
+        };
+        // The next attempt looks again.
+        if let Err(error) = expired.await {
+            let error = chain(&error).to_string();
+            tracing::debug!(%consumer, error, "the marks of other processes could not be read");
         }
     }
 
