@@ -34,8 +34,13 @@ pub(super) fn has_ended(name: &str) -> bool {
     is_here && shows_all && started(number).as_deref() != Some(*start)
 }
 
-/// The boot of the kernel, and the namespace of the numbers of processes.
+/// The boot of the kernel, and the namespace of the numbers of processes; `None` where `/proc` shows the
+/// numbers of another one.
 fn machine() -> Option<String> {
+    let own = fs::read_link("/proc/self").ok()?;
+    if own.to_str()?.parse() != Ok(process::id()) {
+        return None;
+    }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     let namespace = namespace.to_str()?;
