@@ -58,8 +58,8 @@ fn started(process: u32) -> Option<String> {
     // Killed, and its parent has not looked yet.
     let is_dead = matches!(state, "Z" | "X");
     // The state is the third field, and the time the 22nd.
-    let start = fields.nth(18)?;
-    (!is_dead).then(|| start.to_owned())
+    let ticks = fields.nth(18)?;
+    (!is_dead).then(|| ticks.to_owned())
 }
 
 #[cfg(all(test, target_os = "linux"))]
