@@ -42,7 +42,7 @@ const ENOUGH: &str = "HISTORY_FAILURES";
 const LONGEST: Duration = Duration::from_mins(10);
 
 /// For how long random histories begin.
-const RANDOM_TIME: Duration = Duration::from_secs(60);
+const RANDOM_TIME: Duration = Duration::from_mins(1);
 
 /// How many histories a test plays.
 #[derive(Clone, Copy, Debug)]
