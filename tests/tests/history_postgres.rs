@@ -58,7 +58,7 @@ async fn a_checkpoint_that_was_raised_is_found() {
         let append = Step::Append(Append::Plain, 0, vec![Script::Fail, Script::Succeed]);
         steps.extend([append.clone(), Step::Run, append]);
         steps.push(Step::Damage(Damage::RaiseCheckpoints));
-        found.extend(play::<Postgres>(&None, &steps).await.err());
+        found.extend(Box::pin(play::<Postgres>(&None, &steps)).await.err());
     }
     assert!(
         found.iter().any(|wrong| wrong.contains("was lost")),

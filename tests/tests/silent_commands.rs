@@ -76,7 +76,11 @@ async fn a_retry_beside_a_batch_leaves_nothing_parked_behind_nothing(db: Databas
     let running = Running::start(db.worker().consumer(hooks()));
     patiently("the batch is in progress", entered.notified()).await;
     let admin = db.worker().consumer(hooks()).admin().unwrap();
-    let retried = patiently("the retry ends", admin.retry_parked("hooks", None)).await;
+    let retried = patiently(
+        "the retry ends",
+        Box::pin(admin.retry_parked("hooks", None)),
+    )
+    .await;
     assert_eq!(retried.unwrap().handled, 1);
     // The batch ends, and what was left of it.
     gate.add_permits(2);
