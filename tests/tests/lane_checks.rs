@@ -364,7 +364,10 @@ async fn nothing_is_saved_in_a_row_that_changed_meanwhile(db: Database<Sqlite>) 
         ("failed", "attempts = 1, failed_position = 2"),
     ];
     let in_lower_half = |id: &String| aggregate_slice(id) < 512;
-    let id = (0..).map(|n| format!("u-{n}")).find(in_lower_half).unwrap();
+    let id = (0..1_000)
+        .map(|n| format!("u-{n}"))
+        .find(in_lower_half)
+        .unwrap();
     assert_eq!(db.append("User", [&id, &id]).await, [1, 2]);
     for (fails, (name, change)) in [false, true]
         .into_iter()

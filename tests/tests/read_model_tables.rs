@@ -596,7 +596,7 @@ async fn every_spelling_of_a_type_starts_twice() {
 
 #[derive(ReadModel, Debug)]
 #[read_model(table = "moods")]
-struct Person {
+struct Feeling {
     #[read_model(key)]
     id: String,
     #[read_model(sql_type = "\"My Mood\"")]
@@ -608,11 +608,11 @@ struct Person {
 #[derive(Default)]
 struct Moods;
 
-#[consumer(name = "moods", read_model = Person, group = "tables")]
+#[consumer(name = "moods", read_model = Feeling, group = "tables")]
 impl Moods {
     #[on("Changed")]
-    fn changed(&self, event: &PersistedEvent) -> Person {
-        Person {
+    fn changed(&self, event: &PersistedEvent) -> Feeling {
+        Feeling {
             id: event.aggregate_id.clone(),
             mood: Code("Quite good".into()),
             degree: 0.5,
