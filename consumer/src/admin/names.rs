@@ -133,6 +133,7 @@ impl<DB: Backend> Admin<DB> {
     }
 
     /// Whether a name was that of a renamed or forgotten consumer.
+    #[cfg(feature = "cli")]
     pub(super) async fn is_retired(&self, name: &str) -> Result<bool, AdminError> {
         let mut tx = self.read().await?;
         let names = Names::read::<DB>(&self.tables().await?.names, &mut tx).await?;

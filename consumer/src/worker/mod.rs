@@ -30,6 +30,7 @@ pub use self::progress::handle::{WaitError, WorkerHandle};
 pub use self::progress::health::{Health, HealthProblem};
 pub use self::progress::report::{ConsumerReport, Report};
 pub use self::progress::state::ConsumerState;
+#[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::progress::state::Tone;
 pub use self::progress::worker::FrontierWait;
 pub use self::run::Worker;
