@@ -20,6 +20,7 @@ macro_rules! of_other_versions {
             AND holder NOT LIKE 'replay: %' AND holder NOT LIKE 'waiting: %'"
     };
 }
+#[cfg(feature = "sqlite")]
 pub(super) use of_other_versions;
 
 /// Takes the mark `$5` for `$6` milliseconds, under the claim of a row or after [`IS_WORKING`].
