@@ -502,8 +502,31 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         self.database.execute(sql).await;
     }
 
-    /// What the database shows.
+    /// What the database shows at one moment, however busy a worker is.
     pub(super) async fn look(&self) -> Verdict<Observed> {
+        const MOST: usize = 100;
+        for _ in 1..MOST {
+            let seen = self.look_once().await?;
+            // Otherwise an event may have been handled between two queries.
+            if self.rows().await == seen.rows {
+                return Ok(seen);
+            }
+        }
+        self.look_once().await
+    }
+
+    async fn rows(&self) -> Vec<Row> {
+        let rows = self.database.texts(
+            "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(slice_from AS TEXT) || '|'
+                 || CAST(slice_to AS TEXT) || '|' || CAST(position AS TEXT) || '|' || state || '|'
+                 || CAST(COALESCE(failed_position, 0) AS TEXT) || '|'
+                 || CAST(COALESCE(unknown_position, 0) AS TEXT) || '|' || scope
+               FROM consumer_progress ORDER BY consumer, version, slice_from",
+        );
+        rows.await.iter().map(|line| row(line)).collect()
+    }
+
+    async fn look_once(&self) -> Verdict<Observed> {
         let database = &self.database;
         let payload = if DB::HOME.is_empty() {
             "CAST(payload AS TEXT)"
@@ -515,13 +538,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
                FROM events"
         );
         let log = database.texts(&log);
-        let rows = database.texts(
-            "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(slice_from AS TEXT) || '|'
-                 || CAST(slice_to AS TEXT) || '|' || CAST(position AS TEXT) || '|' || state || '|'
-                 || CAST(COALESCE(failed_position, 0) AS TEXT) || '|'
-                 || CAST(COALESCE(unknown_position, 0) AS TEXT) || '|' || scope
-               FROM consumer_progress ORDER BY consumer, version, slice_from",
-        );
+        let rows = self.rows();
         let parked = database.texts(
             "SELECT consumer || '|' || CAST(version AS TEXT) || '|' || CAST(position AS TEXT)
                FROM consumer_parked",
@@ -536,7 +553,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let mut seen = Observed {
             frontier: frontier.await[0],
             log: log.await.iter().map(|line| logged(line)).collect(),
-            rows: rows.await.iter().map(|line| row(line)).collect(),
+            rows: rows.await,
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
             active: active.await.iter().map(|line| positioned(line).0).collect(),
