@@ -1,8 +1,8 @@
 //! Random histories on SQLite, compared with a reference model.
 //!
-//! Most are the same each time; some are random, and name their seeds when they fail. `HISTORY_SEED` plays
-//! one history, and `HISTORIES` another number of them: with 100,000 for some hours. One takes about a
-//! sixth of a second of a core.
+//! Most are the same each time; where `CI` is not set, some are random, and name their seeds when they
+//! fail. `HISTORY_SEED` plays one history, and `HISTORIES` another number of them: with 100,000 for some
+//! hours. One takes about a sixth of a second of a core.
 
 use consumer::StartFrom;
 use consumer_tests::history::{

@@ -71,11 +71,18 @@ impl Seeds {
         let first = seed.unwrap_or(0);
         let fixed = others.unwrap_or(if seed.is_some() { 1 } else { count.fixed });
         let is_asked = seed.is_some() || others.is_some();
+        // There, a failure is to be about the change.
+        let is_in_ci = std::env::var_os("CI").is_some();
         // Short enough to be typed, and none of the fixed ones.
         let base = fastrand::u64(1_000_000..1_000_000_000);
         Self {
             fixed: first..first + fixed,
-            random: base..base + if is_asked { 0 } else { count.random },
+            random: base..base
+                + if is_asked || is_in_ci {
+                    0
+                } else {
+                    count.random
+                },
             next: AtomicU64::new(0),
             random_since: OnceLock::new(),
         }
