@@ -26,7 +26,7 @@ async fn random_histories_lose_nothing_and_repeat_nothing() {
     let count = Count {
         fixed: 20,
         random: 10,
-        at_once: 4,
+        at_once: 2,
     };
     play_histories::<Postgres>(&None, menu(), count).await;
 }

@@ -86,7 +86,7 @@ impl<DB: Backend> Poller<DB> {
         metrics::describe();
         let mut connection = PollerConnection(None);
         let watch = connection.start_watch(&shared).await?;
-        let patience = 2 * shared.options.advance_interval;
+        let patience = shared.options.advance_interval.saturating_mul(2);
         let mut poller = Self {
             writing: WritingTurn::new(Arc::clone(&shared.connections), patience),
             appended: shared.store.appended(),
