@@ -310,6 +310,7 @@ impl Names {
     }
 
     /// Whether a name was that of a renamed or forgotten consumer, or of a version of one.
+    #[cfg(feature = "cli")]
     pub(crate) fn is_retired(&self, name: &str) -> bool {
         self.retired.iter().any(|one| one.name == name)
     }
