@@ -98,11 +98,11 @@ async fn a_consumer_started_anew_beside_its_worker_has_its_table<DB: TestDatabas
     let running = Running::start(db.worker().consumer(counters()));
     let first = db.append("Counter", ["1"]).await[0];
     running.caught_up_to(first).await.unwrap();
+    // Of a program without the consumer, which would refuse to forget its own.
+    let other = Admin::new(db.store.clone());
+    let forgotten = other.forget("counters", ForgetOptions::new());
+    forgotten.await.unwrap();
     let admin = db.worker().consumer(counters()).admin().unwrap();
-    admin
-        .forget("counters", ForgetOptions::new())
-        .await
-        .unwrap();
     admin.start_new("counters").await.unwrap();
     db.append("Counter", ["1"]).await;
     until("both events are counted", async || counts(&db).await == [2]).await;
