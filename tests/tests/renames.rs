@@ -882,7 +882,7 @@ async fn only_free_names_can_be_given<DB: TestDatabase>(db: Database<DB>) {
     admin.rename("bills", "invoices").await.unwrap();
     for (from, to, words) in [
         ("users", "orders", "has a checkpoint"),
-        ("users", "users", "has a checkpoint"),
+        ("users", "users", "the name that it has"),
         ("users", "mails", "was forgotten"),
         ("users", "bills", "was renamed to `invoices`"),
         ("unknown", "accounts", "no consumer `unknown`"),
