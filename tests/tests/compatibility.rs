@@ -126,7 +126,7 @@ async fn the_statements_of_the_guide_keep_a_release_away_and_let_it_back<DB: Tes
         panic!("{statements:?}");
     };
 
-    // On tables that it knows, as before `migrate`, the statement refuses nobody.
+    // On tables that the library knows, as before `migrate`, the statement keeps no one out.
     db.execute(keep_away).await;
     db.store.check().await.unwrap();
     db.execute("INSERT INTO consumer_schema (version) VALUES (1001)")

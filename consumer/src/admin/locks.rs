@@ -116,7 +116,7 @@ impl<DB: Backend> Admin<DB> {
         Ok(tx)
     }
 
-    /// Whether a handler works on the consumer without a claim; the transaction is to be committed if so.
+    /// Whether a handler works on the consumer without a claim. If so, the caller has to commit.
     async fn must_wait(
         &self,
         tx: &mut Transaction<'_, DB>,

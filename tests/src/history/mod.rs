@@ -71,7 +71,7 @@ impl Seeds {
         let first = seed.unwrap_or(0);
         let fixed = others.unwrap_or(if seed.is_some() { 1 } else { count.fixed });
         let is_asked = seed.is_some() || others.is_some();
-        // There, a failure is to be about the change.
+        // In CI, a failure should point at the change.
         let is_in_ci = std::env::var_os("CI").is_some();
         // Short enough to be typed, and none of the fixed ones.
         let base = fastrand::u64(1_000_000..1_000_000_000);

@@ -47,7 +47,7 @@ pub enum Knowledge {
     FirstVersion,
     /// Both versions.
     BothVersions,
-    /// That it is to be ignored, in any version.
+    /// Any version of it is ignored.
     ToIgnore,
 }
 
