@@ -14,7 +14,7 @@ use crate::worker::connections::Connections;
 ///
 /// Waiting for them would delay the log for all lanes, so at first the poller writes only while none of them
 /// does. Lanes that are always busy would keep it from writing forever, so after a while it queues up behind
-/// them, and goes on polling until it is its turn.
+/// them, and keeps polling while it waits.
 pub(super) struct WritingTurn<DB: Backend> {
     connections: Arc<Connections<DB>>,
     /// How long it tries without queueing.
