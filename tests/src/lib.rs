@@ -1,5 +1,6 @@
 //! Shared by the tests: temporary databases of both kinds, and tests that run on both.
 
+pub mod accounts;
 mod binaries;
 mod blind;
 mod browser;
@@ -13,6 +14,7 @@ mod given;
 pub mod history;
 pub mod http;
 mod imports;
+mod killing;
 mod logged;
 pub mod measuring;
 mod message_db;
@@ -42,11 +44,12 @@ pub use self::filling::{Filling, order};
 pub use self::folding::{Folding, folding};
 pub use self::given::{Notes, give, in_memory};
 pub use self::imports::{Imports, rust_files};
+pub use self::killing::kill_20_times;
 pub use self::logged::{keep_log, logged};
 pub use self::model::{Model, Seen};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
-pub use self::process::{WorkerProcess, release_main, worker_main};
+pub use self::process::{WorkerProcess, declaring_main, release_main, worker_main};
 pub use self::programs::Program;
 pub use self::properties::cases;
 pub use self::served::Served;

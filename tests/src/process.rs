@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use consumer::{
     ConsumerReport, ConsumerState, Event, EventFormat, EventStore, Formerly, HandlerError,
-    LogProblem, OnError, PersistedEvent, Report, Settings, Worker, WorkerError,
+    LogProblem, OnError, PersistedEvent, Registered, Report, Settings, Worker, WorkerError,
 };
 use futures_util::FutureExt as _;
 use sqlx::{Postgres, Sqlite};
@@ -28,6 +28,8 @@ const SEGMENTS: &str = "TEST_WORKER_SEGMENTS";
 const READY: &str = "ready";
 /// The name of the consumer with a read model, [`Samples`].
 const SAMPLES: &str = "samples";
+/// The name of the consumer that a program may declare, with [`declare_accounts!`](crate::declare_accounts).
+const ACCOUNTS: &str = "accounts";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 const FORMERLY: &str = "TEST_WORKER_FORMERLY";
 
@@ -199,27 +201,44 @@ impl Code {
 /// What the program of a [`WorkerProcess`] does: it runs the named consumers, and those that it is
 /// started with, until it is asked to end.
 pub fn worker_main(names: &[&str]) {
-    process_main(names, Code::UNTYPED);
+    process_main(names, Code::UNTYPED, (None, None));
+}
+
+/// Like [`worker_main`], for a program that declares the consumer `accounts` on each database.
+pub fn declaring_main(on_sqlite: Declared<Sqlite>, on_postgres: Declared<Postgres>) {
+    process_main(&[], Code::UNTYPED, (Some(on_sqlite), Some(on_postgres)));
 }
 
 /// Like [`worker_main`], with consumers that know only the events of `E`.
 pub fn release_main<E: Event>(names: &[&str]) {
-    process_main(names, Code::of::<E>());
+    process_main(names, Code::of::<E>(), (None, None));
 }
 
-fn process_main(names: &[&str], code: Code) {
+/// Makes a consumer that a program declares.
+type Declared<DB> = fn() -> Registered<DB>;
+
+fn process_main(
+    names: &[&str],
+    code: Code,
+    (on_sqlite, on_postgres): (Option<Declared<Sqlite>>, Option<Declared<Postgres>>),
+) {
     let url = std::env::var(URL).expect("the URL of the database");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if url.starts_with("postgres") {
-        runtime.block_on(run::<Postgres>(&url, names, code));
+        runtime.block_on(run(&url, names, code, on_postgres));
     } else {
-        runtime.block_on(run::<Sqlite>(&url, names, code));
+        runtime.block_on(run(&url, names, code, on_sqlite));
     }
 }
 
 /// Restarts as a service manager would when the database is not available at the start, if the test
 /// allows that. A worker that has started must recover on its own.
-async fn run<DB: TestDatabase>(url: &str, names: &[&str], code: Code) {
+async fn run<DB: TestDatabase>(
+    url: &str,
+    names: &[&str],
+    code: Code,
+    declared: Option<Declared<DB>>,
+) {
     let (asked, stop) = watch::channel(false);
     let mut signal = Box::pin(consumer::shutdown_signal());
     // The first poll installs the handler.
@@ -230,7 +249,7 @@ async fn run<DB: TestDatabase>(url: &str, names: &[&str], code: Code) {
         asked.send_replace(true);
     });
     let report = loop {
-        match start::<DB>(url, names, code, stop.clone()).await {
+        match start(url, names, code, declared, stop.clone()).await {
             Ok(report) => break report,
             Err(error) => note_restart(&error),
         }
@@ -243,9 +262,10 @@ async fn start<DB: TestDatabase>(
     url: &str,
     names: &[&str],
     code: Code,
+    declared: Option<Declared<DB>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Report, WorkerError> {
-    let worker = worker(EventStore::<DB>::connect(url).await?, names, code);
+    let worker = worker(EventStore::connect(url).await?, names, code, declared);
     let handle = worker.handle();
     let asked = async move {
         let _ = stop.wait_for(|asked| *asked).await;
@@ -285,7 +305,12 @@ fn note_restart(error: &WorkerError) {
     writeln!(file, "{error}").expect("note the restart");
 }
 
-fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str], code: Code) -> Worker<DB> {
+fn worker<DB: TestDatabase>(
+    store: EventStore<DB>,
+    names: &[&str],
+    code: Code,
+    declared: Option<Declared<DB>>,
+) -> Worker<DB> {
     let added = std::env::var(CONSUMERS).unwrap_or_default();
     let names = names
         .iter()
@@ -314,6 +339,7 @@ fn worker<DB: TestDatabase>(store: EventStore<DB>, names: &[&str], code: Code) -
                     .folding(),
                 )
             }
+            ACCOUNTS => builder.registered(declared.expect("the program declares it")()),
             name => builder.consumer(gated(name, code).formerly(former_name(name))),
         };
     }

@@ -1,15 +1,14 @@
 //! The rows of a read model do not depend on how its events are divided into batches.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
 use chrono::NaiveDate;
 use consumer::read_model::{ColumnError, Keys, Table, Value};
 use consumer::{HandlerError, NewEvent, OnError, PersistedEvent, ReadModel, Registered, Settings};
 use consumer_tests::samples::{Action, Command, Sample, Samples, assert_same_rows, dump};
 use consumer_tests::{
-    Database, Folding, TestDatabase, WorkerProcess, cases, folding, impatient, run_once, test_on,
-    until,
+    Database, Folding, TestDatabase, WorkerProcess, cases, folding, impatient, kill_20_times,
+    run_once, test_on, until,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -612,13 +611,13 @@ async fn without_their_stored_form_rows_depend_on_the_batches<DB: TestDatabase>(
 async fn r3_a_worker_killed_at_20_random_moments_yields_the_same_rows<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    kill_20_times(&db, 1).await;
+    kill_samples_20_times(&db, 1).await;
 }
 
 async fn r3_segments_killed_at_20_random_moments_yield_the_same_rows<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    kill_20_times(&db, 4).await;
+    kill_samples_20_times(&db, 4).await;
 }
 
 /// Appends a hundred events, and returns the position of the last.
@@ -636,14 +635,7 @@ async fn append_commands<DB: TestDatabase>(db: &Database<DB>, runner: &mut TestR
     head
 }
 
-/// The checkpoints of all segments, in order.
-async fn checkpoints<DB: TestDatabase>(db: &Database<DB>) -> Vec<i64> {
-    let checkpoints = "SELECT position FROM consumer_progress WHERE consumer = 'samples'
-                        ORDER BY slice_from";
-    db.numbers(checkpoints).await
-}
-
-async fn kill_20_times<DB: TestDatabase>(db: &Database<DB>, segments: u32) {
+async fn kill_samples_20_times<DB: TestDatabase>(db: &Database<DB>, segments: u32) {
     let mut runner = TestRunner::new(ProptestConfig::default());
     let start = || {
         let worker = WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), db)
@@ -655,32 +647,8 @@ async fn kill_20_times<DB: TestDatabase>(db: &Database<DB>, segments: u32) {
             worker.start()
         }
     };
-    let mut interrupted = 0;
-    for round in 0..20 {
-        let before = checkpoints(db).await;
-        let head = append_commands(db, &mut runner).await;
-        let worker = start();
-        if round % 2 == 0 {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
-        } else {
-            until("a batch is saved", async || checkpoints(db).await != before).await;
-        }
-        worker.kill();
-        let began = before.iter().copied().chain(std::iter::repeat(0));
-        let after = checkpoints(db).await;
-        let mut moved = after.iter().zip(began);
-        let is_between = moved.any(|(&after, before)| before < after && after < head);
-        interrupted += u32::from(is_between);
-    }
-    assert!(interrupted >= 3, "{interrupted} kills had any effect");
-    let head = append_commands(db, &mut runner).await;
-    let worker = start();
-    until("the worker has caught up", async || {
-        let checkpoints = checkpoints(db).await;
-        !checkpoints.is_empty() && checkpoints.iter().all(|&checkpoint| checkpoint == head)
-    })
-    .await;
-    assert!(worker.terminate());
+    let append = async || append_commands(db, &mut runner).await;
+    kill_20_times(db, "samples", start, append).await;
     let samples = Samples {
         many_rows: segments == 1,
         settings: impatient(),
