@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use consumer::admin::{Admin, ForgetOptions, RebuildOptions};
 use consumer::prelude::*;
-use consumer::{ConsumerState, OnError, Settings, WaitError};
+use consumer::{ConsumerState, Fold, OnError, Settings, WaitError};
 use consumer_tests::{
     Database, Folding, Running, TestDatabase, folding, impatient, read_model, run_once, test_on,
     until,
@@ -254,6 +254,8 @@ test_on!(
     [postgres],
     a_batch_writes_each_changed_row_once_in_one_statement,
     a_batch_locks_rows_in_the_order_of_their_keys,
+    a_batch_deletes_rows_in_the_order_of_their_keys,
+    a_deadlock_rolls_a_fold_back_and_counts_as_no_attempt,
     each_statement_counts_as_one_call_of_the_handler
 );
 
@@ -270,21 +272,22 @@ const RECORD_STATEMENTS: &str = "
     CREATE TRIGGER d AFTER DELETE ON counters_v1 REFERENCING OLD TABLE AS changed
         FOR EACH STATEMENT EXECUTE FUNCTION note_rows();";
 
+/// Counts the events of each aggregate, and deletes its row at the third.
+fn deleting() -> Folding<Counter> {
+    folding::<Counter>(
+        "counters",
+        |_, event, keys| keys.add_aggregate(event),
+        |_, event, rows| {
+            let id = event.aggregate_id.parse()?;
+            let row = rows.row(&id)?;
+            let count = row.as_ref().map_or(1, |row| row.count + 1);
+            *row = (count < 3).then_some(Counter { id, count });
+            Ok(())
+        },
+    )
+}
+
 async fn a_batch_writes_each_changed_row_once_in_one_statement(db: Database<Postgres>) {
-    let deleting = || {
-        folding::<Counter>(
-            "counters",
-            |_, event, keys| keys.add_aggregate(event),
-            |_, event, rows| {
-                let id = event.aggregate_id.parse()?;
-                let row = rows.row(&id)?;
-                let count = row.as_ref().map_or(1, |row| row.count + 1);
-                // The third event of an aggregate deletes its row.
-                *row = (count < 3).then_some(Counter { id, count });
-                Ok(())
-            },
-        )
-    };
     let ids = |range: std::ops::Range<i64>| range.map(|id| id.to_string()).collect::<Vec<_>>();
     db.append("Counter", ids(0..20)).await;
     run_once(db.worker().consumer(deleting())).await;
@@ -322,6 +325,107 @@ async fn a_batch_locks_rows_in_the_order_of_their_keys(db: Database<Postgres>) {
         run_once(db.worker().consumer(counters())).await;
         assert_eq!(db.numbers(locked).await, [1, 4, 30, 200]);
     }
+}
+
+/// Waits until so many sessions wait for locks.
+async fn wait_for_locks(db: &Database<Postgres>, sessions: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let are_waiting = async || db.number(waiting).await == sessions;
+    until("sessions wait for locks", are_waiting).await;
+}
+
+async fn lock(tx: &mut PgConnection, id: i64) {
+    let lock = "SELECT FROM counters_v1 WHERE id = $1 FOR UPDATE";
+    let lock = sqlx::query(lock).bind(id).execute(tx);
+    lock.await.unwrap();
+}
+
+/// The rows that are free when a deletion waits for row 30.
+async fn free_while_30_is_awaited(
+    db: &Database<Postgres>,
+    deletion: impl Future<Output = ()> + Send + 'static,
+) -> Vec<i64> {
+    let mut holder = db.pool.begin().await.unwrap();
+    lock(&mut holder, 30).await;
+    let deletion = tokio::spawn(deletion);
+    wait_for_locks(db, 1).await;
+    let free = "SELECT id FROM counters_v1 ORDER BY id FOR UPDATE SKIP LOCKED";
+    let free = db.numbers(free).await;
+    holder.rollback().await.unwrap();
+    deletion.await.unwrap();
+    free
+}
+
+async fn a_batch_deletes_rows_in_the_order_of_their_keys(db: Database<Postgres>) {
+    run_once(db.worker().consumer(deleting())).await;
+    // In the table, their order is another one.
+    let rows = "INSERT INTO counters_v1 VALUES (200, 2), (30, 2), (4, 2), (1, 2)";
+    db.execute(rows).await;
+    // The control: without the order, the plan decides.
+    let mut tx = db.pool.begin().await.unwrap();
+    let free = free_while_30_is_awaited(&db, async move {
+        let delete = "SET LOCAL enable_indexscan = off;
+                      DELETE FROM counters_v1 WHERE id = ANY ('{1, 4, 30, 200}')";
+        sqlx::raw_sql(delete).execute(&mut *tx).await.unwrap();
+        tx.rollback().await.unwrap();
+    });
+    assert_eq!(free.await, [1, 4]);
+
+    db.append("Counter", ["200", "30", "4", "1"]).await;
+    let worker = db.worker().consumer(deleting());
+    let free = free_while_30_is_awaited(&db, async move {
+        run_once(worker).await;
+    });
+    assert_eq!(free.await, [200]);
+    assert_eq!(counts(&db).await, [0; 0]);
+}
+
+/// A batch that updates rows 1 and 2 and deletes row 3 waits for a transaction that waits for the batch.
+async fn a_deadlock_rolls_a_fold_back_and_counts_as_no_attempt(db: Database<Postgres>) {
+    db.append("Counter", ["3", "1", "2", "3"]).await;
+    run_once(db.worker().consumer(deleting())).await;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let (noted, deleting) = (Arc::clone(&attempts), deleting());
+    let counters = folding::<Counter>(
+        "counters",
+        |_, event, keys| keys.add_aggregate(event),
+        move |cx, event, rows| {
+            noted.lock().unwrap().push(cx.attempt());
+            deleting.fold(cx, event, rows)
+        },
+    );
+    let (mut of_2, mut of_3) = (
+        db.pool.begin().await.unwrap(),
+        db.pool.begin().await.unwrap(),
+    );
+    lock(&mut of_2, 2).await;
+    // This transaction does not look for deadlocks, so that the batch is the one that fails.
+    let patient = "SET LOCAL deadlock_timeout = '1h'";
+    sqlx::raw_sql(patient).execute(&mut *of_3).await.unwrap();
+    lock(&mut of_3, 3).await;
+
+    db.append("Counter", ["1", "2", "3"]).await;
+    let worker = db
+        .worker()
+        .consumer(counters.settings(impatient().retries(0)));
+    let running = tokio::spawn(run_once(worker));
+    wait_for_locks(&db, 1).await;
+    let other = tokio::spawn(async move {
+        lock(&mut of_3, 1).await;
+        of_3.rollback().await.unwrap();
+    });
+    wait_for_locks(&db, 2).await;
+    of_2.rollback().await.unwrap();
+    other.await.unwrap();
+
+    let report = running.await.unwrap();
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(counts(&db).await, [2, 2]);
+    // The control: the batch was handled again.
+    let attempts = attempts.lock().unwrap();
+    assert!(attempts.len() > 3, "{attempts:?}");
+    assert!(attempts.iter().all(|&attempt| attempt == 1), "{attempts:?}");
 }
 
 /// Makes each statement that inserts rows take a while.

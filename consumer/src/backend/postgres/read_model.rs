@@ -119,9 +119,24 @@ fn load_text(table: &VersionTable<'_>) -> String {
     format!("{select} {}", matching(columns))
 }
 
+/// Locks rows in the order of the given keys, and deletes them. `DELETE` alone locks them in the order in which its
+/// plan finds them.
 fn delete_text(table: &VersionTable<'_>) -> String {
-    let name = table_name(table, None);
-    format!("DELETE FROM {name} {}", matching(table.table()))
+    let (name, columns) = (table_name(table, None), table.table());
+    let (key, arrays) = (names(columns.key()), arrays(columns.key()));
+    let row_key = list(columns.key(), |column| format!("r.{}", quoted(column.name)));
+    let numbered = |prefix: &str| {
+        let names = (0..columns.key().count()).map(|index| format!("{prefix}k{index}"));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (inputs, given) = (numbered(""), numbered("input."));
+    format!(
+        "WITH input ({inputs}, place) AS (SELECT * FROM unnest({arrays}) WITH ORDINALITY),
+              locked AS MATERIALIZED (
+                  SELECT {row_key} FROM input JOIN {name} AS r ON ({row_key}) = ({given})
+                   ORDER BY input.place FOR UPDATE OF r)
+         DELETE FROM {name} WHERE ({key}) IN (SELECT * FROM locked)"
+    )
 }
 
 /// The condition on rows that have one of the keys.

@@ -168,10 +168,9 @@ impl<R: ReadModel> BatchRows<R> {
     pub(super) fn into_changes(self) -> Result<Changes, HandlerError> {
         let has_position = self.position_index.is_some();
         let mut rows = self.rows;
-        // An insert or upsert locks its rows in this order, so that two of them cannot wait for each
-        // other. It holds within one statement: inserts, upserts and deletes follow one another, a
-        // delete locks in the order in which the database finds rows, and in a mixed batch the
-        // statements of SQL handlers come in between. A deadlock among those is a transient error.
+        // Each statement locks its rows in this order, so that two of them cannot wait for each other.
+        // Inserts, upserts and deletes follow one another, though, and in a mixed batch the statements
+        // of SQL handlers come in between. A deadlock among those is a transient error.
         rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         let mut changes = Changes::default();
         for row in rows {
