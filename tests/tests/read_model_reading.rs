@@ -65,8 +65,7 @@ async fn as_of<DB: TestDatabase>(
     id: &str,
     position: i64,
 ) -> Result<Option<i64>, FindError> {
-    let id = id.to_owned();
-    let found = db.store.find_as_of::<Counter>(&id, position, PATIENCE);
+    let found = db.store.find_as_of::<Counter>(id, position, PATIENCE);
     Ok(found.await?.map(|row| row.count))
 }
 
@@ -140,9 +139,9 @@ async fn find_as_of_waits_for_every_row_of_a_key_of_several_parts<DB: TestDataba
     };
     run_once(db.worker().consumer(by_type())).await;
     let position = append(&db, "ada").await;
-    let key = ("ada".to_owned(), "Changed".to_owned());
+    let key = ("ada", "Changed");
     let (found, _) = tokio::join!(
-        db.store.find_as_of::<ByType>(&key, position, PATIENCE),
+        db.store.find_as_of::<ByType>(key, position, PATIENCE),
         run_once(db.worker().consumer(by_type()))
     );
     let found = found.unwrap().unwrap();
@@ -237,8 +236,7 @@ async fn find_as_of_ends_after_its_timeout<DB: TestDatabase>(db: Database<DB>) {
     run_once(db.worker().consumer(counters())).await;
     let position = append(&db, "ada").await;
     let timeout = Duration::from_secs(2);
-    let id = "ada".to_owned();
-    let found = db.store.find_as_of::<Counter>(&id, position, timeout);
+    let found = db.store.find_as_of::<Counter>("ada", position, timeout);
     let error = found.await.unwrap_err();
     let FindError::TimedOut { reached, .. } = &error else {
         panic!("{error}");

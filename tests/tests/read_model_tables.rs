@@ -648,10 +648,9 @@ async fn a_table_in_a_schema_is_maintained_as_any_other() {
     db.execute(&script.migration_sql()).await;
     let position = db.append("Person", ["ada"]).await[0];
     let worker = || db.worker().registered(first());
-    let id = "ada".to_owned();
     let (found, _) = tokio::join!(
         db.store
-            .find_as_of::<Reported>(&id, position, Duration::from_mins(1)),
+            .find_as_of::<Reported>("ada", position, Duration::from_mins(1)),
         run_once(worker())
     );
     assert_eq!(found.unwrap().unwrap().version, 1);
@@ -660,7 +659,7 @@ async fn a_table_in_a_schema_is_maintained_as_any_other() {
     let version = |number| Target::new("reports").version(number);
     let activated = admin.activate(version(2), ActivateOptions::new()).await;
     activated.unwrap();
-    let found = Reported::find(&db.pool, &id).await;
+    let found = Reported::find(&db.pool, "ada").await;
     assert_eq!(found.unwrap().unwrap().version, 2);
     let forgotten = admin.forget(version(1), ForgetOptions::new()).await;
     forgotten.unwrap();

@@ -311,7 +311,7 @@ async fn a_version_written_by_hand_keeps_queries_until_a_switch<DB: TestDatabase
 /// What `find` of a version says of the view.
 macro_rules! refused {
     ($row:ty, $from:expr) => {
-        match <$row>::find($from, &"ada".to_owned()).await {
+        match <$row>::find($from, "ada").await {
             Err(error @ FindError::OtherVersion { .. }) => error.to_string(),
             other => panic!("{other:?}"),
         }
@@ -340,7 +340,7 @@ async fn find_over_a_view_of_another_version_names_both<DB: TestDatabase>(db: Da
     ] {
         assert!(error.contains(part), "no {part} in {error}");
     }
-    let found = retyped::User::find(&db.pool, &"ada".to_owned()).await;
+    let found = retyped::User::find(&db.pool, "ada").await;
     assert_eq!(found.expect("find").expect("a row").age, "old");
 }
 
@@ -353,7 +353,7 @@ where
     let error = refused!(added::User, &mut *tx);
     assert!(error.contains("of version 2"), "{error}");
     // The transaction can go on.
-    let found = first::User::find(&mut *tx, &"ada".to_owned()).await;
+    let found = first::User::find(&mut *tx, "ada").await;
     assert_eq!(found.expect("find").expect("a row").age, 1);
 }
 
@@ -368,7 +368,7 @@ async fn find_without_a_version_of_the_struct_says_what_to_do<DB: TestDatabase>(
 async fn find_reads_a_view_with_more_columns_than_the_struct<DB: TestDatabase>(db: Database<DB>) {
     all_versions(&db).await;
     activate(&db, 2).await.expect("activate");
-    let found = first::User::find(&db.pool, &"ada".to_owned()).await;
+    let found = first::User::find(&db.pool, "ada").await;
     let found = found.expect("find").expect("a row");
     assert_eq!((found.id.as_str(), found.age), ("ada", 2));
 }
@@ -381,7 +381,7 @@ async fn find_keeps_an_error_that_is_not_about_versions() {
     activate(&db, 2).await.expect("activate");
     db.execute("DROP VIEW users; CREATE VIEW users AS SELECT * FROM users_v2 WHERE 1 / (length(id) - 3) = 0")
         .await;
-    let error = first::User::find(&db.pool, &"ada".to_owned()).await;
+    let error = first::User::find(&db.pool, "ada").await;
     assert!(matches!(error, Err(FindError::Database(_))), "{error:?}");
 }
 

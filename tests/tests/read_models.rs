@@ -563,14 +563,16 @@ where
     db.append_events(&[put.event("a")]).await;
     run_once(db.worker().consumer(samples().folding())).await;
     let mut connection = db.pool.acquire().await.unwrap();
-    let found = Sample::find(&mut *connection, &"a".to_owned())
-        .await
-        .unwrap();
+    let found = Sample::find(&mut *connection, "a").await.unwrap();
     let rows = db.rows::<Sample>(1).await;
     assert_eq!(dump(&found.unwrap()), dump(&rows["a"]));
-    let found = Sample::find(&mut *connection, &"b".to_owned())
-        .await
-        .unwrap();
+    // By reference, and by value.
+    let key = "a".to_owned();
+    let found = Sample::find(&mut *connection, &key).await.unwrap();
+    assert!(found.is_some());
+    let found = db.store.find::<Sample>(key).await.unwrap();
+    assert!(found.is_some());
+    let found = Sample::find(&mut *connection, "b").await.unwrap();
     assert!(found.is_none());
 }
 
@@ -612,7 +614,7 @@ async fn the_printed_script_is_all_that_such_a_role_needs(db: Database<Postgres>
     db.append_events(&[command(Action::Put, 5).event("a")])
         .await;
     run_once(worker()).await;
-    let found = Sample::find(&restricted.pool, &"a".to_owned()).await;
+    let found = Sample::find(&restricted.pool, "a").await;
     assert!(found.unwrap().is_some());
 }
 
@@ -629,7 +631,7 @@ async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres
     db.execute(sql).await;
     run_once(restricted.worker().consumer(samples().folding())).await;
     // It may read the view, too.
-    let found = Sample::find(&restricted.pool, &"a".to_owned()).await;
+    let found = Sample::find(&restricted.pool, "a").await;
     assert!(found.unwrap().is_some());
 }
 
@@ -648,7 +650,7 @@ async fn a_role_that_may_not_create_the_view_is_told_its_statement(db: Database<
     };
     db.execute(&sql).await;
     run_once(restricted.worker().consumer(samples().folding())).await;
-    let found = Sample::find(&restricted.pool, &"a".to_owned()).await;
+    let found = Sample::find(&restricted.pool, "a").await;
     assert!(found.unwrap().is_some());
 }
 

@@ -272,19 +272,19 @@ async fn each_tenant_reads_the_rows_of_its_own_schema() {
     let mut stores = tenants(&db).await;
     // The one that a session finds by itself.
     stores.push(db.store.clone());
-    let id = "u-1".to_owned();
+    let id = "u-1";
     let mut positions = Vec::new();
     for store in &stores {
-        let event = [NewEvent::new("User", id.as_str(), "Registered", "{}")];
+        let event = [NewEvent::new("User", id, "Registered", "{}")];
         let appended = store.append(ExpectedVersion::Any, &event).await.unwrap();
         positions.push(appended[0].global_position);
         run_once(Worker::builder(store.clone()).consumer(Accounts)).await;
     }
     let logs = ["acme.events", "Söhne & Co.events", "events"];
     for ((store, position), log) in stores.iter().zip(positions).zip(logs) {
-        let found = store.find::<Account>(&id).await.unwrap();
+        let found = store.find::<Account>(id).await.unwrap();
         assert_eq!(found.map(|row| row.log).as_deref(), Some(log));
-        let found = store.find_as_of::<Account>(&id, position, Duration::from_mins(1));
+        let found = store.find_as_of::<Account>(id, position, Duration::from_mins(1));
         let found = found.await.unwrap();
         assert_eq!(found.map(|row| row.log).as_deref(), Some(log));
     }

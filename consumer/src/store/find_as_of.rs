@@ -8,7 +8,7 @@ use super::EventStore;
 use crate::backend::{
     self, Backend, Checkpoint, Name, State, ViewStatements, aggregate_slice, progress_of, view_of,
 };
-use crate::contract::read_model::{FindError, Key as _, ReadModel, Value, key_values};
+use crate::contract::read_model::{FindError, IntoKey, Key as _, ReadModel, Value, key_values};
 
 /// The pause after the first look at the checkpoint; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -26,15 +26,18 @@ impl<DB: Backend> EventStore<DB> {
     /// # consumer::__doc_items!(consumer); consumer::__doc::run(async |store| {
     /// Worker::builder(store.clone()).consumer(Users).build()?.run_once().await?;
     ///
-    /// let ada = store.find::<User>(&"ada".to_owned()).await?;
+    /// let ada = store.find::<User>("ada").await?;
     /// assert!(ada.is_none());
     /// # Ok(()) }).unwrap();
     /// ```
     ///
     /// # Errors
     /// Those of [`ReadModel::find`](crate::ReadModel::find).
-    pub async fn find<R: ReadModel>(&self, key: &R::Key) -> Result<Option<R>, FindError> {
-        let values = key_values::<R>(key)?;
+    pub async fn find<R: ReadModel>(
+        &self,
+        key: impl IntoKey<R::Key>,
+    ) -> Result<Option<R>, FindError> {
+        let values = key_values::<R>(&key.into_key())?;
         // Behind a pooler, the statement and its explanation are to reach the same session.
         let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
         let schema = self.schema().handlers_schema();
@@ -91,7 +94,7 @@ impl<DB: Backend> EventStore<DB> {
     /// let visited = NewEvent::new("Page", "home", "Visited", "{}");
     /// let position = store.append(ExpectedVersion::Any, &[visited]).await?[0].global_position;
     /// let timeout = Duration::from_secs(5);
-    /// let visits = store.find_as_of::<Visits>(&"home".to_owned(), position, timeout).await?;
+    /// let visits = store.find_as_of::<Visits>("home", position, timeout).await?;
     /// assert_eq!(visits.map(|visits| visits.count), Some(1));
     /// # handle.shut_down(); running.await??; Ok(()) }).unwrap();
     /// ```
@@ -102,13 +105,14 @@ impl<DB: Backend> EventStore<DB> {
     /// worker has run it, and those of [`ReadModel::find`](crate::ReadModel::find).
     pub async fn find_as_of<R: ReadModel>(
         &self,
-        key: &R::Key,
+        key: impl IntoKey<R::Key>,
         position: i64,
         timeout: Duration,
     ) -> Result<Option<R>, FindError> {
+        let key = key.into_key();
         let mut wait = Wait {
             statements: DB::view_statements(self.settings()),
-            values: key_values::<R>(key)?,
+            values: key_values::<R>(&key)?,
             view: None,
             slice: has_one_column::<R>().then(|| aggregate_slice(&key.to_text()).into()),
             position,

@@ -41,6 +41,45 @@ pub trait Key: Clone + Ord + Hash + Debug + Send + Sync + 'static {
     fn to_text(&self) -> String;
 }
 
+/// A key as [`ReadModel::find`](super::ReadModel::find) takes it: by value or by reference, and a `String` as a
+/// `&str`. The parts of a key with several are a tuple, each in one of these forms.
+///
+/// ```
+/// use consumer::read_model::IntoKey;
+///
+/// fn key<K>(given: impl IntoKey<K>) -> K {
+///     given.into_key()
+/// }
+///
+/// let id: String = key("ada");
+/// assert_eq!(key::<String>(&id), "ada");
+/// let line: (String, i64) = key((&id, 7));
+/// assert_eq!(key::<(String, i64)>(&line), ("ada".to_owned(), 7));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name a row, whose key is `{K}`",
+    label = "not `{K}`",
+    note = "pass a `{K}` or a reference to one; a `String` may be given as a `&str`, and a key with several parts as a tuple of them, in the order of the fields marked `#[read_model(key)]`"
+)]
+pub trait IntoKey<K>: Send {
+    /// Returns the key.
+    fn into_key(self) -> K;
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Key> IntoKey<K> for &K {
+    fn into_key(self) -> K {
+        self.clone()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl IntoKey<String> for &str {
+    fn into_key(self) -> String {
+        self.to_owned()
+    }
+}
+
 /// A key that an aggregate id can be read as: any that is not a tuple.
 #[diagnostic::on_unimplemented(
     message = "an aggregate id cannot be the key `{Self}`",
@@ -71,6 +110,13 @@ macro_rules! key {
             }
         }
 
+        #[diagnostic::do_not_recommend]
+        impl IntoKey<$type> for $type {
+            fn into_key(self) -> $type {
+                self
+            }
+        }
+
         impl AggregateKey for $type {
             fn from_aggregate_id(id: &str) -> Result<Self, KeyError> {
                 parse(id)
@@ -81,9 +127,9 @@ macro_rules! key {
 
 key!(String, Uuid, i16, i32, i64, NaiveDate);
 
-/// Implements [`Key`] for a tuple.
+/// Implements [`Key`] for a tuple, and [`IntoKey`] for one of what its parts are given as.
 macro_rules! tuple {
-    ($($part:ident)+) => {
+    ($($part:ident $given:ident),+) => {
         impl<$($part: KeyField),+> Key for ($($part,)+) {
             #[allow(non_snake_case)]
             fn to_values(&self, values: &mut Vec<Value>) -> Result<(), FieldError> {
@@ -99,16 +145,25 @@ macro_rules! tuple {
                 format!("({})", parts.join(", "))
             }
         }
+
+        #[diagnostic::do_not_recommend]
+        impl<$($part: KeyField, $given: IntoKey<$part>),+> IntoKey<($($part,)+)> for ($($given,)+) {
+            #[allow(non_snake_case)]
+            fn into_key(self) -> ($($part,)+) {
+                let ($($given,)+) = self;
+                ($($given.into_key(),)+)
+            }
+        }
     };
 }
 
-tuple!(A B);
-tuple!(A B C);
-tuple!(A B C D);
-tuple!(A B C D E);
-tuple!(A B C D E F);
-tuple!(A B C D E F G);
-tuple!(A B C D E F G H);
+tuple!(A S, B T);
+tuple!(A S, B T, C U);
+tuple!(A S, B T, C U, D V);
+tuple!(A S, B T, C U, D V, E W);
+tuple!(A S, B T, C U, D V, E W, F X);
+tuple!(A S, B T, C U, D V, E W, F X, G Y);
+tuple!(A S, B T, C U, D V, E W, F X, G Y, H Z);
 
 /// The stored form of a part, which for a key is the part itself.
 fn stored<K: KeyField>(part: &K) -> Result<Value, FieldError> {

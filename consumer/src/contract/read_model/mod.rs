@@ -28,7 +28,7 @@ pub use self::database::{Loaded, ReadModelDatabase};
 pub use self::error::{ColumnError, FieldError, FindError, KeyError, RowError};
 pub use self::field::Field;
 pub use self::fold::Fold;
-pub use self::key::{AggregateKey, Key, KeyField};
+pub use self::key::{AggregateKey, IntoKey, Key, KeyField};
 pub use self::keys::Keys;
 pub use self::model::ReadModel;
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]

@@ -4,7 +4,7 @@ use sqlx::Acquire;
 
 use super::database::ReadModelDatabase;
 use super::error::{ColumnError, FieldError, FindError};
-use super::key::Key;
+use super::key::{IntoKey, Key};
 use super::table::Table;
 use super::value::Value;
 
@@ -100,7 +100,8 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
 
     /// Reads the row with a key from the active version of the read model; `None` if there is none.
     ///
-    /// It takes a pool, a connection or a transaction. Behind a pooler in transaction mode, call it inside
+    /// It takes a pool, a connection or a transaction, and the key by value, by reference or as a `&str`:
+    /// `User::find(store.pool(), "ada")`, or `Line::find(&mut *tx, (order, 7))` for a key of two fields. Behind a pooler in transaction mode, call it inside
     /// a transaction. [`EventStore::find_as_of`](crate::EventStore::find_as_of) waits until the row
     /// shows an event that was just appended.
     ///
@@ -113,13 +114,13 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
     /// struct, or if the database refuses.
     fn find<'c, DB, A>(
         from: A,
-        key: &Self::Key,
+        key: impl IntoKey<Self::Key>,
     ) -> impl Future<Output = Result<Option<Self>, FindError>> + Send
     where
         DB: ReadModelDatabase,
         A: Acquire<'c, Database = DB> + Send,
     {
-        let key = key_values::<Self>(key);
+        let key = key_values::<Self>(&key.into_key());
         async move {
             let mut connection = from.acquire().await?;
             let values = DB::find(&mut connection, Self::TABLE, None, key?).await?;

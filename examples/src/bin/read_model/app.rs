@@ -64,7 +64,7 @@ async fn append_some_events<DB: Backend>(store: &EventStore<DB>) -> anyhow::Resu
 async fn run_first_release<DB: Backend>(store: &EventStore<DB>, ada: &str) -> anyhow::Result<()> {
     let worker = Worker::builder(store.clone()).consumer(first::Users);
     print!("{}", worker.build()?.run_once().await?);
-    let user = first::User::find(store.pool(), &ada.to_owned()).await?;
+    let user = first::User::find(store.pool(), ada).await?;
     let user = user.context("the read model has no such user")?;
     println!("version 1: {} {}", user.id, user.email);
     Ok(())
@@ -84,12 +84,8 @@ async fn rebuild_beside<DB: Backend>(
     let worker = Worker::builder(store.clone()).registered(second_release());
     print!("{}", worker.build()?.run_once().await?);
     // The view still shows version 1, and a struct of version 2 does not fit.
-    ensure!(
-        first::User::find(store.pool(), &ada.to_owned())
-            .await?
-            .is_some()
-    );
-    if let Err(error) = second::User::find(store.pool(), &ada.to_owned()).await {
+    ensure!(first::User::find(store.pool(), ada).await?.is_some());
+    if let Err(error) = second::User::find(store.pool(), ada).await {
         println!("not yet: {error}");
     }
     // This is refused while version 2 is behind.
@@ -114,7 +110,7 @@ async fn run_second_release<DB: Backend>(store: &EventStore<DB>, ada: &str) -> a
     let position = appended.first().context("no event")?.global_position;
     let timeout = Duration::from_secs(10);
     let user = store
-        .find_as_of::<second::User>(&ada.to_owned(), position, timeout)
+        .find_as_of::<second::User>(ada, position, timeout)
         .await?
         .context("the read model has no such user")?;
     println!(
