@@ -10,6 +10,7 @@ pub(crate) const CFG: &str = "cfg";
 pub(crate) const CFG_ATTR: &str = "cfg_attr";
 pub(crate) const SERDE: &str = "serde";
 pub(crate) const SQLX: &str = "sqlx";
+pub(crate) const DERIVE: &str = "derive";
 
 // Keys of several attributes.
 pub(crate) const NAME: &str = "name";

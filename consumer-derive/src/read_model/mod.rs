@@ -2,6 +2,7 @@
 
 mod attributes;
 mod expand;
+mod from_row;
 mod model;
 mod names;
 mod stubs;

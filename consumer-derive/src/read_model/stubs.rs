@@ -5,7 +5,7 @@ use quote::{ToTokens, quote_spanned};
 use syn::{Data, DeriveInput, Fields, Path, Type};
 
 use super::attributes::Attributes;
-use super::validate::from_row_attributes;
+use super::from_row::signs_of_from_row;
 use crate::errors::Errors;
 use crate::keys;
 use crate::types::last_name;
@@ -47,7 +47,7 @@ pub(super) fn stubs(input: &DeriveInput, krate: &Path) -> TokenStream {
 
 /// Nothing if another derive implements it, which is reported.
 fn from_row(input: &DeriveInput, krate: &Path) -> TokenStream {
-    if from_row_attributes(input).next().is_some() {
+    if !signs_of_from_row(input).is_empty() {
         return TokenStream::new();
     }
     let ident = &input.ident;

@@ -1,10 +1,10 @@
 //! The rules of `#[derive(ReadModel)]`.
 
-use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Field, Fields, FieldsNamed, Ident, Type};
+use syn::{Data, DeriveInput, Field, Fields, FieldsNamed, Ident, Type};
 
 use super::attributes::Attributes;
+use super::from_row::signs_of_from_row;
 use super::model::{Column, Content, Model, Role};
 use super::names::{mistake_in_column, mistake_in_table, mistake_in_type, suggested_table};
 use crate::crate_path;
@@ -39,32 +39,13 @@ pub(super) fn validate(
     }
 }
 
-/// The derive does not see the others, but their attributes.
 fn refuse_from_row(input: &DeriveInput, errors: &mut Errors) {
-    for attribute in from_row_attributes(input) {
+    for sign in signs_of_from_row(input) {
         errors.at(
-            attribute,
+            sign,
             "`ReadModel` implements `FromRow`: remove `FromRow` from `derive`, and `#[sqlx(…)]`; `#[read_model(rename = \"…\")]` names a column",
         );
     }
-}
-
-/// The attributes of the derive of `FromRow`, on the struct and on its fields. Those with a `type_name`
-/// belong to that of `Type`.
-pub(super) fn from_row_attributes(input: &DeriveInput) -> impl Iterator<Item = &Attribute> {
-    let fields = match &input.data {
-        Data::Struct(data) => data.fields.iter().collect(),
-        _ => Vec::new(),
-    };
-    let of_fields = fields.into_iter().flat_map(|field| &field.attrs);
-    input.attrs.iter().chain(of_fields).filter(|attribute| {
-        let is_sqlx = attribute.path().is_ident(keys::SQLX);
-        is_sqlx
-            && !attribute
-                .to_token_stream()
-                .to_string()
-                .contains("type_name")
-    })
 }
 
 fn table(input: &DeriveInput, attributes: &Attributes, errors: &mut Errors) -> String {
