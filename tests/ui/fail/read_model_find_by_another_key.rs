@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use consumer::prelude::*;
 use consumer::read_model::FindError;
 
@@ -23,11 +21,8 @@ struct Line {
 
 async fn read(store: SqliteEventStore) -> Result<(), FindError> {
     User::find(store.pool(), 7).await?;
-    store.find::<User>(&7).await?;
     Line::find(store.pool(), "order-7").await?;
-    Line::find(store.pool(), (2, "order-7")).await?;
-    let timeout = Duration::from_secs(5);
-    store.find_as_of::<User>(("ada", 1), 1, timeout).await?;
+    store.find::<Line>(("order-7", "2")).await?;
     Ok(())
 }
 
