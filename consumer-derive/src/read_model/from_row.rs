@@ -70,8 +70,8 @@ fn list_of_this_derive() -> Option<TokenStream> {
 fn list_at(source: &str, line: usize, column: usize) -> Option<TokenStream> {
     let lines = source.split_inclusive('\n');
     let start: usize = lines.take(line.checked_sub(1)?).map(str::len).sum();
-    let characters = source.get(start..)?.char_indices();
-    let (in_line, _) = characters.skip(column.checked_sub(1)?).next()?;
+    let mut characters = source.get(start..)?.char_indices();
+    let (in_line, _) = characters.nth(column.checked_sub(1)?)?;
     let before = source.get(..start + in_line)?;
     let (_, list) = source.get(before.rfind(keys::DERIVE)?..)?.split_once('(')?;
     list.split(')').next()?.parse().ok()
