@@ -70,9 +70,7 @@ const TRY_AGAIN: &str = "
               {for update, skip locked})";
 
 const LOCK_ROWS: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began, hold_at,
-           attempts, failed_position, error, failed_releases, unknown_position, unknown_aggregate,
-           unknown_type, unknown_version
+    SELECT consumer, version, slice_from, {checkpoint}, hold_at
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)
      -- In this order, so that two processes cannot wait for each other.
@@ -105,15 +103,23 @@ const MERGED: &str = "
            error = NULL, unknown_position = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
+/// Part of [`Checkpoints::SAVE`], as `{save}`.
+const SAVE: &str = "
+        UPDATE {progress}
+           SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
+               failed_position = $8, error = {message $9}, failed_releases = $12,
+               unknown_position = NULL, worker_host = $13, worker_pid = $14,
+               worker_release = $15, worker_at = {now}, updated_at = {now}
+         WHERE consumer = $1 AND version = $2 AND slice_from = $3
+           AND position = $10 AND epoch = $11";
+
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const SNAPSHOT: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
+    SELECT consumer, version, slice_from, {checkpoint},
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
-           attempts, failed_position, error, failed_releases, unknown_position, unknown_aggregate,
-           unknown_type, unknown_version,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice_from = p.slice_from) AS pending
@@ -200,8 +206,8 @@ statements! {
     pub CheckpointStatements for DB: Checkpoints {
         claim: DB::CLAIM,
         claim_at: DB::CLAIM_AT,
-        save: DB::SAVE,
-        save_at: DB::SAVE_AT,
+        save: &DB::SAVE.replace("{save}", SAVE),
+        save_at: &DB::SAVE_AT.replace("{save}", SAVE),
         leave_log: LEAVE_LOG,
         join_log: JOIN_LOG,
         other_log: OTHER_LOG,
@@ -295,8 +301,8 @@ pub trait Checkpoints: Renames {
     /// Claims like [`CLAIM`](Self::CLAIM), and only at the address `$5`.
     const CLAIM_AT: &'static str;
 
-    /// Saves a checkpoint and returns the row's new address if it did; its first fifteen parameters are
-    /// those of [`bind_save`].
+    /// Saves a checkpoint and returns the row's new address if it did. `{save}` updates the row; its
+    /// parameters, the first fifteen, are those of [`bind_save`].
     const SAVE: &'static str;
 
     /// Saves like [`SAVE`](Self::SAVE), and only at the address `$17`.

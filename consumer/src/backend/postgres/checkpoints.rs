@@ -164,15 +164,12 @@ macro_rules! claim {
             SELECT *, ctid::text AS address FROM {progress}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                -- No claim on tables that this library cannot work with, which ends the worker soon.
-               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known}) ",
+               AND {tables fit} ",
             $condition,
             "
                FOR UPDATE SKIP LOCKED)
-        SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
-               CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
-               {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.failed_releases,
-               p.worker_release,
-               p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version, p.address,
+        SELECT {checkpoint}, CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
+               {ms until retry_at} AS retry_in, worker_release, address,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
                -- Two ranges of the index, between which the own rows are not looked at.
@@ -205,14 +202,7 @@ macro_rules! save {
     ($condition:literal) => {
         concat!(
             "
-        WITH saved AS (
-            UPDATE {progress}
-               SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-                   failed_position = $8, error = {message $9}, failed_releases = $12,
-                   unknown_position = NULL, worker_host = $13, worker_pid = $14,
-                   worker_release = $15, worker_at = {now}, updated_at = {now}
-             WHERE consumer = $1 AND version = $2 AND slice_from = $3
-               AND position = $10 AND epoch = $11
+        WITH saved AS ({save}
                -- Another transaction means that a handler ended the claim's and began one of its own.
                AND pg_current_xact_id()::text = $16 ",
             $condition,
@@ -276,7 +266,7 @@ impl Checkpoints for Postgres {
                -- An event that failed may have come into the other half of a row that was split.
                AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
-               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known})
+               AND {tables fit}
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
                AND ",

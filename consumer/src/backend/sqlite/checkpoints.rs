@@ -62,12 +62,9 @@ impl Checkpoints for Sqlite {
                         WHERE own.consumer = p.consumer AND own.version = p.version
                           AND instr(own.holder, $4) > 0)))
            -- No claim on tables that this library cannot work with, which ends the worker soon.
-           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
-     RETURNING slice_to, position, epoch, scope, state, began,
-               CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
-               {ms until retry_at} AS retry_in, failed_position, error, failed_releases,
-               worker_release,
-               unknown_position, unknown_aggregate, unknown_type, unknown_version,
+           AND {tables fit}
+     RETURNING {checkpoint}, CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
+               {ms until retry_at} AS retry_in, worker_release,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
                -- No other version can be added while the transaction is open.
@@ -85,14 +82,7 @@ impl Checkpoints for Sqlite {
     /// The file has no dead rows.
     const CLAIM_AT: &'static str = Self::CLAIM;
 
-    const SAVE: &'static str = "
-        UPDATE {progress}
-           SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-               failed_position = $8, error = {message $9}, failed_releases = $12,
-               unknown_position = NULL, worker_host = $13, worker_pid = $14,
-               worker_release = $15, worker_at = {now}, updated_at = {now}
-         WHERE consumer = $1 AND version = $2 AND slice_from = $3
-           AND position = $10 AND epoch = $11";
+    const SAVE: &'static str = "{save}";
 
     const SAVE_AT: &'static str = Self::SAVE;
 
@@ -118,7 +108,7 @@ impl Checkpoints for Sqlite {
                SELECT 1 FROM {marks} AS m
                 WHERE m.consumer = $1 AND m.version = $2 AND m.slice_from < $7 AND m.slice_to > $3
                   AND m.held_until > {now} AND m.holder NOT LIKE 'waiting: %')
-           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
+           AND {tables fit}";
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
