@@ -485,15 +485,15 @@ impl Checkpoints for Postgres {
 
     fn is_claim_timeout(error: &dyn DatabaseError) -> bool {
         // idle_in_transaction_session_timeout
-        error.code().is_some_and(|code| code == "25P03")
+        has_code(error, &["25P03"])
     }
 
     fn is_transaction_timeout(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "25P04")
+        has_code(error, &["25P04"])
     }
 
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "25P02")
+        has_code(error, &["25P02"])
     }
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
@@ -520,18 +520,16 @@ impl Checkpoints for Postgres {
     }
 
     fn is_shared_statement(error: &dyn DatabaseError) -> bool {
-        let code = error.code();
         // duplicate_prepared_statement, invalid_sql_statement_name
-        code.is_some_and(|code| code == "42P05" || code == "26000")
-            && error.message().contains("sqlx_s_")
+        has_code(error, &["42P05", "26000"]) && error.message().contains("sqlx_s_")
     }
 
     fn is_read_only(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "25006")
+        has_code(error, &["25006"])
     }
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "42501")
+        has_code(error, &["42501"])
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
-use super::connect::{BEGIN_WRITE, primary_code};
+use super::connect::{BEGIN_WRITE, BUSY, READONLY, primary_code};
 use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
@@ -235,7 +235,6 @@ impl Checkpoints for Sqlite {
     }
 
     fn is_infrastructure(error: &dyn DatabaseError) -> bool {
-        const BUSY: i64 = 5;
         const LOCKED: i64 = 6;
         matches!(primary_code(error), Some(BUSY | LOCKED | IOERR | FULL))
     }
@@ -289,7 +288,6 @@ impl Checkpoints for Sqlite {
     }
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
-        const READONLY: i64 = 8;
         primary_code(error) == Some(READONLY)
     }
 }
