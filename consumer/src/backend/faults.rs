@@ -2,15 +2,19 @@
 
 use std::future::Future;
 
-use sqlx::{AssertSqlSafe, Database};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+
+use super::driver::Driver;
 
 /// Makes changes fail and detects savepoints, for tests.
-pub trait Faults: Database {
+pub trait Faults: Driver {
     /// Runs statements of the test.
     fn run_script(
         connection: &mut Self::Connection,
         sql: AssertSqlSafe<String>,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        async move { Self::fetch_script(connection, sql.into_sql_str()).await.map(drop) }
+    }
 
     /// Sets the mark to which a batch can be undone, whatever savepoints are in it.
     fn set_mark(
