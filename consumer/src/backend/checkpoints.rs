@@ -18,7 +18,7 @@ use super::rows::{
     Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer, on_row, release_line,
 };
 use super::sql::{Sql, Statement, statements};
-use super::{Incarnation, StoreError, StoreSettings};
+use super::{Incarnation, StoreSettings};
 use crate::contract::PersistedEvent;
 
 /// How long no batch begins after a caller found a handler at work; longer than the pause before it tries
@@ -326,13 +326,6 @@ pub trait Checkpoints: Renames {
     fn checkpoint_statements(settings: &StoreSettings) -> CheckpointStatements {
         CheckpointStatements::new::<Self>(settings)
     }
-
-    /// Finds the schemas of the tables, so that a handler which changes where names are looked up does not
-    /// change what the statements mean.
-    fn locate(
-        connection: &mut Self::Connection,
-        settings: &StoreSettings,
-    ) -> impl Future<Output = Result<StoreSettings, StoreError>> + Send;
 
     /// Starts to watch a connection, whose session stays as it is now. Its thread, if it has one, calls
     /// `on_thread` once.

@@ -11,8 +11,8 @@ use sqlx::{
 };
 
 use super::connect::{
-    BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, lock_number, server_incarnation,
-    with_numbers,
+    BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, has_code, lock_number,
+    server_incarnation, with_numbers,
 };
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
@@ -21,7 +21,7 @@ use crate::backend::renames::Renames;
 use crate::backend::rows::on_row;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::sql::without_nul;
-use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
+use crate::backend::{Incarnation, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
 
 /// Restores the session at the begin of each transaction, and guards that the transaction ends only after a
@@ -100,30 +100,6 @@ const SESSION: &str = "
                      FROM unnest('$schema'::text || current_schemas(false)::text[])
                           WITH ORDINALITY AS s (name, place)
                     WHERE name <> 'pg_catalog')) AS set_path";
-
-/// Where the tables are: the library's were created together, and that of events may be older. The catalogue
-/// comes first in a search path that does not name it, except for temporary tables, which have no functions.
-const LOCATION: &str = "
-    SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS own,
-           (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass('{events}')) AS events,
-           EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                     JOIN pg_catalog.pg_attribute AS first
-                       ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
-                     JOIN pg_catalog.pg_attribute AS second
-                       ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
-                    WHERE i.indrelid = pg_catalog.to_regclass('{events}')
-                      AND i.indpred IS NULL AND i.indisvalid
-                      AND first.attname = '{=aggregate_type}'
-                      AND second.attname = '{=global_position}') AS has_scope_index,
-           pg_catalog.current_setting('search_path') AS search_path,
-           (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
-                               WITH ORDINALITY AS s (name, place)
-             WHERE s.name NOT LIKE 'pg\\_temp\\_%'
-             ORDER BY s.place LIMIT 1) = 'pg_catalog' AS is_safe";
 
 impl TransactionGuard for SessionGuard {
     fn begin(&self) -> SqlStr {
@@ -291,34 +267,6 @@ impl Checkpoints for Postgres {
                       $9::bytea[], $10::bool[])
             AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error, replay)
         ON CONFLICT (consumer, version, position) DO NOTHING";
-
-    async fn locate(
-        connection: &mut PgConnection,
-        settings: &StoreSettings,
-    ) -> Result<StoreSettings, StoreError> {
-        let located = raw_sql(AssertSqlSafe(settings.render(LOCATION)))
-            .fetch_one(connection)
-            .await?;
-        if !located.try_get::<bool, _>("is_safe")? {
-            let found = located.try_get("search_path")?;
-            return Err(StoreError::SearchPath { found });
-        }
-        let found = |column| located.try_get::<Option<String>, _>(column);
-        let missing = |table: &str| StoreError::NotMigrated {
-            missing: format!("there is no table `{table}`"),
-        };
-        let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
-        let events = settings.schema.events_name();
-        let events = found("events")?.ok_or_else(|| missing(events))?;
-        let has_scope_index = located.try_get("has_scope_index")?;
-        let schema = settings.schema.clone();
-        let schema = schema.located(own, events, has_scope_index);
-        schema.check()?;
-        Ok(StoreSettings {
-            schema,
-            ..settings.clone()
-        })
-    }
 
     async fn guard(
         connection: &mut PoolConnection<Self>,

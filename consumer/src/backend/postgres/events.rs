@@ -297,6 +297,14 @@ impl Events for Postgres {
         migrations::lock_holders(connection, settings).await
     }
 
+    #[cfg(feature = "worker")]
+    async fn locate(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        migrations::locate(connection, settings).await
+    }
+
     async fn mismatches(
         connection: &mut PgConnection,
         settings: &StoreSettings,

@@ -16,7 +16,7 @@ use crate::backend::marks::of_other_versions;
 use crate::backend::renames::Renames;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
-use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
+use crate::backend::{Incarnation, StoreSettings, aggregate_slice};
 
 /// The result codes of a disk that fails, and of one that is full.
 const IOERR: i64 = 10;
@@ -115,14 +115,6 @@ impl Checkpoints for Sqlite {
                               attempts, error, replay, parked_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, $10, {now})
         ON CONFLICT (consumer, version, position) DO NOTHING";
-
-    async fn locate(
-        _connection: &mut SqliteConnection,
-        settings: &StoreSettings,
-    ) -> Result<StoreSettings, StoreError> {
-        // There is no search path. Only a temporary table, which belongs to one connection, comes first.
-        Ok(settings.clone())
-    }
 
     async fn guard(
         connection: &mut PoolConnection<Self>,

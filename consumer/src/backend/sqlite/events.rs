@@ -240,6 +240,15 @@ impl Events for Sqlite {
         Ok(Vec::new())
     }
 
+    #[cfg(feature = "worker")]
+    async fn locate(
+        _connection: &mut SqliteConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        // There is no search path. Only a temporary table, which belongs to one connection, comes first.
+        Ok(settings.clone())
+    }
+
     async fn mismatches(
         connection: &mut SqliteConnection,
         settings: &StoreSettings,
