@@ -1,9 +1,12 @@
 //! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
 //!
-//! Each database is a folder. The files that both have carry the same names, and each has some of its own,
-//! such as `sqlite/hooks.rs`. What is the same in both dialects is written once, in the traits beside them. A backend has two halves that share no statement and no
-//! transaction except through the worker: the log (`events`, `frontier`) and the consumers
-//! (`checkpoints`, `operate`).
+//! Each database is a folder, whose files carry the same names in both. Three have no counterpart, since
+//! only one of the databases has what they are about: on Postgres, several servers behind an address
+//! (`marker.rs`) and roles (`privileges.rs`); on SQLite, hooks (`hooks.rs`). What is the same in both
+//! dialects is written once, in the traits beside them.
+//!
+//! A backend has two halves that share no statement and no transaction except through the worker: the
+//! log (`events`, `frontier`) and the consumers (`checkpoints`, `operate`).
 
 mod access;
 #[cfg(feature = "worker")]
@@ -23,7 +26,6 @@ mod error;
 mod events;
 #[cfg(feature = "testing")]
 mod faults;
-mod find;
 mod fit;
 #[cfg(feature = "worker")]
 mod frontier;
@@ -50,6 +52,7 @@ mod postgres;
 mod presets;
 mod read;
 mod read_model;
+mod read_model_database;
 #[cfg(feature = "worker")]
 mod renames;
 mod repeat;
@@ -72,8 +75,6 @@ mod version;
 mod views;
 
 pub use self::access::Access;
-use crate::contract::read_model::ReadModelDatabase;
-
 #[cfg(feature = "worker")]
 pub(crate) use self::alive::sign_of_life;
 pub(crate) use self::append::Append;
@@ -191,45 +192,44 @@ pub(crate) use self::views::{
 pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
+pub trait Parts: events::Events + read_model::ReadModelRows + WorkerParts + TestingParts {}
+
+/// The parts that a worker uses.
+#[cfg(feature = "worker")]
+pub trait WorkerParts:
+    browse::Browse
+    + frontier::Frontier
+    + checkpoints::Checkpoints
+    + operate::Operate
+    + tables::Tables
+    + views::Views
+{
+}
+
+/// The parts that a worker uses: none without the feature.
 #[cfg(not(feature = "worker"))]
-pub trait Parts: events::Events + ReadModelDatabase {}
+pub trait WorkerParts {}
 
-/// The parts of a backend that the features of this build use.
-#[cfg(all(feature = "worker", not(feature = "testing")))]
-pub trait Parts:
-    events::Events
-    + browse::Browse
-    + frontier::Frontier
-    + renames::Renames
-    + checkpoints::Checkpoints
-    + operate::Operate
-    + tables::Tables
-    + views::Views
-    + ReadModelDatabase
-{
-}
-
-/// The parts of a backend that the features of this build use.
+/// The part that the test kit uses.
 #[cfg(feature = "testing")]
-pub trait Parts:
-    events::Events
-    + browse::Browse
-    + frontier::Frontier
-    + renames::Renames
-    + checkpoints::Checkpoints
-    + operate::Operate
-    + tables::Tables
-    + views::Views
-    + faults::Faults
-    + ReadModelDatabase
-{
+pub trait TestingParts: faults::Faults {}
+
+/// The part that the test kit uses: none without the feature.
+#[cfg(not(feature = "testing"))]
+pub trait TestingParts {}
+
+/// Declares a backend.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+macro_rules! backend {
+    ($database:ty) => {
+        impl WorkerParts for $database {}
+        impl TestingParts for $database {}
+        impl Parts for $database {}
+        impl Backend for $database {}
+    };
 }
 
 #[cfg(feature = "postgres")]
-impl Parts for sqlx::Postgres {}
-#[cfg(feature = "postgres")]
-impl Backend for sqlx::Postgres {}
+backend!(sqlx::Postgres);
 #[cfg(feature = "sqlite")]
-impl Parts for sqlx::Sqlite {}
-#[cfg(feature = "sqlite")]
-impl Backend for sqlx::Sqlite {}
+backend!(sqlx::Sqlite);
