@@ -249,7 +249,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             let outcome = self.apply_policy(tx, &claim, event, run.is_replay).await?;
             return Ok(Opening::Commit(outcome));
         }
-        let events = &self.job.events;
+        let events = &self.job.batch.events;
         let division = Division::of::<DB>(statements, tx, key, &claim, events, run.take).await?;
         if self.job.unknown().is_some() && division.take(run.take) > 0 {
             return Ok(Opening::RollBack(Outcome::Unknown));
@@ -270,7 +270,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         claim: &Claim,
     ) -> Result<Option<Run>, sqlx::Error> {
         let take = self.take(claim);
-        let events = self.job.events.get(..take).unwrap_or_default();
+        let events = self.job.batch.events.get(..take).unwrap_or_default();
         if events.is_empty() || !(claim.mark == Mark::Open || claim.is_replaying) {
             let is_replay = false;
             return Ok(Some(Run { take, is_replay }));
@@ -317,9 +317,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         if let Some(hold_at) = row.hold_at.filter(|hold_at| row.position >= *hold_at) {
             return Err(Outcome::Held(hold_at));
         }
-        let follows = self.job.checkpoint..=self.job.after;
+        let follows = self.job.checkpoint..=self.job.batch.after;
         if row.epoch != self.job.epoch
-            || claim.incarnation != self.job.incarnation
+            || claim.incarnation != self.job.batch.incarnation
             || !follows.contains(&row.position)
         {
             return Err(Outcome::Moved(claim));
@@ -341,7 +341,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::NotDue { attempts, wait });
         }
         // The policy needs no payload, and an event that cannot be handled is read each time.
-        let is_handled = !self.is_used_up(&claim) && self.job.defect.is_none();
+        let is_handled = !self.is_used_up(&claim) && self.job.batch.defect.is_none();
         if is_handled && self.job.read_after != Some((position, attempts)) {
             return Err(Outcome::Outdated { position, attempts });
         }
@@ -352,7 +352,7 @@ impl<DB: Backend> Attempt<'_, DB> {
     /// need not wait for its neighbour before it.
     fn retried(&self, claim: &Claim) -> Option<&PersistedEvent> {
         let row = &claim.checkpoint;
-        let first = self.job.events.first()?;
+        let first = self.job.batch.events.first()?;
         let position = first.global_position;
         let is_reached = row.hold_at.is_none_or(|hold_at| position <= hold_at);
         let has_failed = row.attempts > 0 && row.failed_position == Some(position);
@@ -384,7 +384,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return checkpoint.max(claim.checkpoint.position);
         };
         let before_next = self.job.position_of(index).map(|position| position - 1);
-        before_next.unwrap_or(self.job.up_to).min(hold_at)
+        before_next.unwrap_or(self.job.batch.up_to).min(hold_at)
     }
 
     fn context(&self, claim: &Claim, is_replay: bool) -> Arc<Context> {
@@ -396,7 +396,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 .with_version(self.segment.key.consumer.version)
                 .with_attempt(failed.saturating_add(1))
                 .with_replay(is_replay)
-                .with_head(self.job.head)
+                .with_head(self.job.batch.head)
                 .with_segments(self.segment.is_divided())
                 .with_table_schema(self.shared.table_schema.clone())
                 .with_deadline(after(consumer.settings.batch_time)),
@@ -417,7 +417,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let error = claim.checkpoint.error.clone().unwrap_or_default();
         let position = event.global_position;
         // Of an event that is gone, the aggregate is unknown: later events of it would not wait.
-        let is_missing = matches!(self.job.defect, Some(Defect::Missing(_)));
+        let is_missing = matches!(self.job.batch.defect, Some(Defect::Missing(_)));
         let parks = policy == OnError::Park && !is_missing && self.may_park(tx).await?;
         if !parks && policy != OnError::Skip {
             let error = if policy == OnError::Park && !is_missing {
@@ -571,7 +571,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         if take == 0 {
             return Ok(0);
         }
-        if let Some(defect) = self.job.defect.clone() {
+        if let Some(defect) = self.job.batch.defect.clone() {
             return Err(BatchError::at(0, defect));
         }
         if self.retried(&ready.claim).is_some() {
@@ -762,7 +762,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             self.shared,
             self.segment,
             &ready.claim,
-            self.job.after,
+            self.job.batch.after,
             &mut tx,
         );
         let claim = match again.await? {
@@ -799,7 +799,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Ok(false);
         }
         let ledger = self.ledger(tx, claim).await?;
-        let events = self.job.events.get(..index).unwrap_or_default();
+        let events = self.job.batch.events.get(..index).unwrap_or_default();
         Ok(events.iter().any(|event| ledger.has(event)))
     }
 }

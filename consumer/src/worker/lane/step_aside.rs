@@ -47,7 +47,7 @@ impl<DB: Backend> Lane<DB> {
 
     /// Whether the aggregate of the job's only event has parked events.
     async fn is_parked(&self, job: &Job) -> Result<bool, AttemptError> {
-        let Some(event) = job.events.first() else {
+        let Some(event) = job.batch.events.first() else {
             return Ok(false);
         };
         let mut lease = self.shared.connections.writer().await?;
@@ -111,7 +111,7 @@ impl<DB: Backend> Lane<DB> {
         };
         loop {
             time::sleep(self.shared.options.advance_interval).await;
-            let row = self.shared.log.first_from(next, job.head, job.incarnation);
+            let row = self.shared.log.first_from(next, job.batch.head, job.batch.incarnation);
             // A log that cannot be read says nothing.
             if let Ok(row) = row.await
                 && row.is_none_or(|row| position(&row) > next)
