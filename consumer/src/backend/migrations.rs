@@ -22,7 +22,6 @@ const PROBE_HEADS: &str = "
       FROM {heads} AS t LIMIT 0";
 
 /// A part of version 4.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! ledger_replaces_replay_to {
     () => {
         "-- The ledger replaces `replay_to`.
@@ -32,7 +31,6 @@ UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
 "
     };
 }
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(super) use ledger_replaces_replay_to;
 
 /// The whole migration as a script that can be run any number of times.

@@ -219,7 +219,6 @@ pub trait TestingParts: faults::Faults {}
 pub trait TestingParts {}
 
 /// Declares a backend.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! backend {
     ($database:ty) => {
         impl WorkerParts for $database {}
