@@ -37,10 +37,9 @@ impl Problem {
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     let all = [problem, remedy(one), no_worker(one)];
-    let consumer = one.id();
     all.into_iter()
         .flatten()
-        .map(move |problem| problem.of(&consumer))
+        .map(|problem| problem.of(&one.id))
 }
 
 /// The same without the event that it fails to handle.
@@ -60,23 +59,22 @@ fn no_worker(one: &ConsumerStatus) -> Option<Problem> {
 }
 
 fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
-    if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
-        let name = on_command_line(&one.id());
+    let reason = one.state.reason().unwrap_or_default();
+    if let ConsumerState::ScopeChanged { .. } = &one.state {
+        let name = on_command_line(&one.id);
         return Some(Problem::Is(format!(
-            "its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild {name}`, or accept the new scope with `accept-scope {name}`"
+            "{reason}; run `rebuild {name}`, or accept the new scope with `accept-scope {name}`"
         )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let waits = waits_for_release(&on_command_line(&one.id()), event);
+        let waits = waits_for_release(&on_command_line(&one.id), event);
         return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
         return Some(Problem::Does(format!("is {reason}")));
     }
-    if let ConsumerState::OtherLog { log } = &one.state {
-        return Some(Problem::Is(format!(
-            "another consumer with this name reads the log `{log}` of this database; give one of them another name"
-        )));
+    if let ConsumerState::OtherLog { .. } = &one.state {
+        return Some(Problem::Is(format!("{reason}; give one of them another name")));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
         let events = events_were(missing);
@@ -124,7 +122,7 @@ fn remedy(one: &ConsumerStatus) -> Option<Problem> {
     if let Some(release) = one.failed_releases.last() {
         let _ = write!(text, " by release {}", one_line(release));
     }
-    let _ = write!(text, "; {}", ways_on(&one.id(), *position));
+    let _ = write!(text, "; {}", ways_on(&one.id, *position));
     Some(Problem::Is(text))
 }
 

@@ -459,7 +459,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             Command::UnknownEvents => {
                 let unknown = admin.unknown_events().await.map_err(in_words)?;
                 let mut unknown = unknown.iter();
-                let is_listed = unknown.any(|one| (&*one.consumer, one.version) == id);
+                let is_listed = unknown.any(|one| (&*one.consumer.name, one.consumer.version) == id);
                 is_listed == self.model.has_unknown(&release)
             }
             _ => {
@@ -482,7 +482,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
     async fn status_agrees(&self, admin: &Admin<DB>, id: Id) -> Verdict<bool> {
         let status = admin.status().await.map_err(in_words)?;
         let mut all = status.consumers.iter();
-        let Some(own) = all.find(|one| (&*one.name, one.version) == id) else {
+        let Some(own) = all.find(|one| (&*one.id.name, one.id.version) == id) else {
             return Ok(false);
         };
         let rows: Vec<&Row> = self.model.seen().rows_of(id).collect();

@@ -15,14 +15,10 @@ impl<DB: Backend> Poller<DB> {
     /// Reports the state of each consumer.
     pub(super) fn measure_states(&self) {
         for report in self.shared.progress.consumers() {
-            let consumer = ConsumerId {
-                name: report.name,
-                version: report.version,
-            };
             let label = report.state.metric_label();
             metrics::state(
                 &self.shared.log_name,
-                &consumer,
+                &report.id,
                 &ConsumerState::METRIC_LABELS,
                 label,
             );

@@ -89,7 +89,7 @@ async fn pages(plan: &Plan) -> Vec<Case> {
 async fn spread(log: &Log<Postgres>, builder: WorkerBuilder<Postgres>) {
     let admin = builder.admin().unwrap();
     for one in admin.status().await.unwrap().consumers {
-        admin.pause(&*one.name).await.unwrap();
+        admin.pause(&one.id).await.unwrap();
     }
     let half = log.events / 2;
     let spread = format!(
