@@ -229,7 +229,7 @@ statements! {
         note_unknown: &NOTE_UNKNOWN.replace("{same incarnation}", DB::SAME_INCARNATION),
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
-        lock_mark: DB::LOCK_MARK,
+        lock_precedence: DB::LOCK_PRECEDENCE,
         take_mark: marks::TAKE,
         renew_mark: marks::RENEW,
         release_mark: marks::RELEASE,
@@ -308,10 +308,10 @@ pub trait Checkpoints: Renames {
     /// Saves like [`SAVE`](Self::SAVE), and only at the address `$17`.
     const SAVE_AT: &'static str;
 
-    /// Locks the high-water mark of the consumer `$1` for its version `$2`, and the slices from `$3` to
+    /// Locks the precedence of the consumer `$1` for its version `$2`, and the slices from `$3` to
     /// before `$4`, for the rest of the transaction, unless another version has it; says whether it did
     /// as `locked`.
-    const LOCK_MARK: &'static str;
+    const LOCK_PRECEDENCE: &'static str;
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
@@ -675,12 +675,12 @@ pub trait Checkpoints: Renames {
     /// Keeps other versions of a consumer from handling an event first that none has handled, for the
     /// rest of the transaction; false when another transaction does. What is read of them later shows
     /// what they handled before.
-    fn lock_mark(
+    fn lock_precedence(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         holder: &MarkHolder,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        on_mark::<Self>(&statements.lock_mark, holder).fetch_value(connection, "locked")
+        on_mark::<Self>(&statements.lock_precedence, holder).fetch_value(connection, "locked")
     }
 
     /// The number of parked events of each consumer.

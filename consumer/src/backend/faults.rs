@@ -16,22 +16,22 @@ pub trait Faults: Driver {
         async move { Self::fetch_script(connection, sql.into_sql_str()).await.map(drop) }
     }
 
-    /// Sets the mark to which a batch can be undone, whatever savepoints are in it.
-    fn set_mark(
+    /// Sets the savepoint to which a batch can be undone, whatever savepoints are in it.
+    fn set_savepoint(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         Self::run_script(connection, script("SAVEPOINT consumer_batch"))
     }
 
-    /// Removes the mark and keeps what was written since.
-    fn remove_mark(
+    /// Removes the savepoint and keeps what was written since.
+    fn release_savepoint(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         Self::run_script(connection, script("RELEASE SAVEPOINT consumer_batch"))
     }
 
-    /// Undoes what was written since the mark, and removes it.
-    fn return_to_mark(
+    /// Undoes what was written since the savepoint, and removes it.
+    fn undo_to_savepoint(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let undo = "ROLLBACK TO SAVEPOINT consumer_batch; RELEASE SAVEPOINT consumer_batch";

@@ -137,8 +137,8 @@ pub(crate) use self::renames::{
 pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
-    NewCheckpoint, ParkedRow, Parking, Presence, Process, Row, SegmentId, SnapshotRow, State,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, MarkHolder,
+    NewCheckpoint, ParkedRow, Parking, Precedence, Presence, Process, Row, SegmentId, SnapshotRow, State,
     Taken,
 };
 #[cfg(feature = "worker")]

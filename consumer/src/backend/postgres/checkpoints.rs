@@ -71,7 +71,7 @@ macro_rules! refusal {
 }
 
 /// Refuses a commit before the checkpoint is saved (R4): a COMMIT runs the queries of cursors that outlive it, and
-/// this one fails unless a save has left its mark. Unlike a deferred trigger, it needs no version of the
+/// this one fails unless a save has set `consumer.saved`. Unlike a deferred trigger, it needs no version of the
 /// checkpoint row. After a save, the cursor stays until the next batch.
 const GUARD: &str = concat!(
     "CLOSE ALL; DECLARE consumer_guard NO SCROLL CURSOR WITH HOLD FOR \
@@ -84,7 +84,7 @@ const GUARD: &str = concat!(
 
 /// The statements that restore the session, and the one that puts the schema of handlers first in the
 /// search path of the transaction. They run in the message of the next BEGIN, since in that of
-/// the COMMIT they would take the mark from the guard. A setting may take the rights of the
+/// the COMMIT they would reset what the guard looks for. A setting may take the rights of the
 /// role that logged in, and the role is none of the settings that are reset.
 const SESSION: &str = "
     SELECT concat(
@@ -155,8 +155,8 @@ macro_rules! claim {
                                   WHERE o.consumer = p.consumer AND o.version > p.version)
                     THEN 'open'
                     -- A version that this statement does not see yet has to wait for the claim.
-                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, ", lock_number!(mark), "))
-                    THEN 'held' ELSE 'taken' END AS mark,
+                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, ", lock_number!(precedence), "))
+                    THEN 'held' ELSE 'taken' END AS precedence,
                EXISTS (SELECT FROM {handled} AS h
                         WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
                pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction, '' AS session,
@@ -184,7 +184,7 @@ macro_rules! save {
             $condition,
             "
          RETURNING ctid::text AS address)
-        -- The mark that the guard looks for; it ends with the transaction.
+        -- The guard looks for it; it ends with the transaction.
         SELECT address, set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved"
         )
     };
@@ -221,10 +221,10 @@ impl Checkpoints for Postgres {
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
-    const LOCK_MARK: &'static str = concat!(
+    const LOCK_PRECEDENCE: &'static str = concat!(
         "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, ",
-        lock_number!(mark),
+        lock_number!(precedence),
         ")) AS locked"
     );
 

@@ -44,7 +44,7 @@ macro_rules! lock_number {
         "7166182912370463010"
     };
     // The seed of a hash of the consumer's name.
-    (mark) => {
+    (precedence) => {
         "7166182912370463011"
     };
     (tables) => {

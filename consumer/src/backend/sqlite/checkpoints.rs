@@ -70,7 +70,7 @@ impl Checkpoints for Sqlite {
                -- No other version can be added while the transaction is open.
                CASE WHEN EXISTS (SELECT 1 FROM {progress} AS o
                                   WHERE o.consumer = $1 AND o.version <> $2)
-                    THEN 'open' ELSE 'held' END AS mark,
+                    THEN 'open' ELSE 'held' END AS precedence,
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
@@ -90,7 +90,7 @@ impl Checkpoints for Sqlite {
     const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
 
     /// The transaction, begun IMMEDIATE, is the lock; what other versions handle outside is recorded.
-    const LOCK_MARK: &'static str =
+    const LOCK_PRECEDENCE: &'static str =
         concat!("SELECT NOT EXISTS (", of_other_versions!(), ") AS locked");
 
     const ADVANCE: &'static str = "

@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Access, Backend, Claim, Failure, Ledger, Mark, NewCheckpoint, Parking, Remains, Run, State,
+    Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Precedence, Remains, Run, State,
     TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
@@ -235,7 +235,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
-        if claim.mark == Mark::Taken {
+        if claim.precedence == Precedence::Taken {
             return Ok(Opening::RollBack(Outcome::Busy));
         }
         let Some(run) = self.first_run(tx, &claim).await? else {
@@ -271,19 +271,19 @@ impl<DB: Backend> Attempt<'_, DB> {
     ) -> Result<Option<Run>, sqlx::Error> {
         let take = self.take(claim);
         let events = self.job.batch.events.get(..take).unwrap_or_default();
-        if events.is_empty() || !(claim.mark == Mark::Open || claim.is_replaying) {
+        if events.is_empty() || !(claim.precedence == Precedence::Open || claim.is_replaying) {
             let is_replay = false;
             return Ok(Some(Run { take, is_replay }));
         }
         let run = self.ledger(tx, claim).await?.run(events);
-        if run.is_replay || claim.mark == Mark::Held {
+        if run.is_replay || claim.precedence == Precedence::Held {
             return Ok(Some(run));
         }
         let holder = self.segment.mark_holder(self.shared, false);
-        if !DB::lock_mark(&self.shared.statements, tx, &holder).await? {
+        if !DB::lock_precedence(&self.shared.statements, tx, &holder).await? {
             return Ok(None);
         }
-        // Another version may have handled the events before the mark was locked.
+        // Another version may have handled the events before the precedence was locked.
         Ok(Some(self.ledger(tx, claim).await?.run(events)))
     }
 
@@ -795,7 +795,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         claim: &Claim,
         index: usize,
     ) -> Result<bool, sqlx::Error> {
-        if claim.mark == Mark::Held {
+        if claim.precedence == Precedence::Held {
             return Ok(false);
         }
         let ledger = self.ledger(tx, claim).await?;

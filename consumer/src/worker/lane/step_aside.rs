@@ -126,7 +126,7 @@ impl<DB: Backend> Lane<DB> {
         let key = &self.segment.key;
         let look = |snapshot: &Snapshot| {
             let row = snapshot.rows.get(key);
-            let row = row.map(|row| (row.mark(), row.slice_to, row.failed_releases.clone()));
+            let row = row.map(|row| (row.progress(), row.slice_to, row.failed_releases.clone()));
             (row, snapshot.log.rewrites, snapshot.incarnation)
         };
         let mut snapshot = self.shared.snapshot.clone();
