@@ -11,7 +11,7 @@ use consumer_tests::{
 };
 
 /// Longer than any test takes.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The number of events of an aggregate.
 #[derive(ReadModel, Debug)]
@@ -66,7 +66,7 @@ async fn as_of<DB: TestDatabase>(
     position: i64,
 ) -> Result<Option<i64>, FindError> {
     let id = id.to_owned();
-    let found = db.store.find_as_of::<Counter>(&id, position, PATIENCE);
+    let found = db.store.find_as_of::<Counter>(&id, position, TIMEOUT);
     Ok(found.await?.map(|row| row.count))
 }
 
@@ -142,7 +142,7 @@ async fn find_as_of_waits_for_every_row_of_a_key_of_several_parts<DB: TestDataba
     let position = append(&db, "ada").await;
     let key = ("ada".to_owned(), "Changed".to_owned());
     let (found, _) = tokio::join!(
-        db.store.find_as_of::<ByType>(&key, position, PATIENCE),
+        db.store.find_as_of::<ByType>(&key, position, TIMEOUT),
         run_once(db.worker().consumer(by_type()))
     );
     let found = found.unwrap().unwrap();

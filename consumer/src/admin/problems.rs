@@ -9,7 +9,7 @@ use crate::worker::ConsumerState;
 
 /// A problem of a consumer, in one line.
 pub(crate) enum Problem {
-    /// The behaviour of the consumer, from the verb on.
+    /// What the consumer does, as it follows its name.
     Does(String),
     /// A sentence of its own.
     Is(String),

@@ -261,11 +261,11 @@ impl View<'_> {
         if is_waiting && self.one.waiting_for.is_none() {
             return html! {};
         }
-        let verb = if is_waiting { "Waits" } else { "Fails" };
+        let does = if is_waiting { "Waits" } else { "Fails" };
         html! {
             section.panel.trouble.warn[is_waiting] #obstacle data-live aria-labelledby="obstacle-title" {
                 h2 #obstacle-title {
-                    (verb)
+                    (does)
                     @if let Some(position) = self.position() { " at event " a href=(self.base.event(position)) { (number(position)) } }
                 }
                 @if let Some(failing) = &self.one.failing { (self.failure(failing)) }
