@@ -202,7 +202,7 @@ fn row(
                 }
             }
             td.number data-label="Parked" {
-                @if one.parked > 0 { a href=(base.of_consumer(&id, "parked")) { (number(one.parked)) } } @else { "–" }
+                @if one.parked > 0 { a href=(base.of_consumer(&one.id, "parked")) { (number(one.parked)) } } @else { "–" }
             }
             td data-label="Last save" { (ago(one.saved_ago)) }
             td.by data-label="By" { (workers(&one.workers)) }
