@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use consumer::read_model::{self, Keys, ReadModelDatabase, Rows, Table};
 use consumer::{
-    BatchError, Consumer, Context, EventFormat, Fold, Formerly, HandlerError, PersistedEvent, ReadModel,
-    Settings,
+    BatchError, Consumer, Context, EventFormat, Fold, Formerly, HandlerError, PersistedEvent,
+    ReadModel, Settings,
 };
 
 type NameKeys<R> = dyn Fn(&Context, &PersistedEvent, &mut Keys<'_, <R as ReadModel>::Key>) -> Result<(), HandlerError>
@@ -57,7 +57,10 @@ impl<R: ReadModel> Folding<R> {
 
     /// Sets which types and versions of events it knows; all of them by default.
     #[must_use]
-    pub fn knows(mut self, knows: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn knows(
+        mut self,
+        knows: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.knows = Box::new(knows);
         self
     }

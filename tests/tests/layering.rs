@@ -312,7 +312,10 @@ const HALVES: [(&[&str], &[&str]); 2] = [
 
 /// Files in which the halves meet.
 const OF_BOTH_HALVES: [(&str, &str); 2] = [
-    ("migrations.rs", "creates, finds and checks the tables of both"),
+    (
+        "migrations.rs",
+        "creates, finds and checks the tables of both",
+    ),
     ("schema.rs", "explains the names"),
 ];
 

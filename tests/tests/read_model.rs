@@ -348,7 +348,8 @@ async fn a_handler_is_called_once_for_each_row_that_it_names<DB: TestDatabase>(d
         db.append_typed("first", &order(&[(sku, 0)])).await;
     }
     // The first line and the third are one row.
-    db.append_typed("second", &order(&[(1, 5), (2, 7), (1, 20)])).await;
+    db.append_typed("second", &order(&[(1, 5), (2, 7), (1, 20)]))
+        .await;
     db.append_typed("third", &order(&[])).await;
     append_named(&db, ("Order", "x"), "Counted").await;
     run(&db, "stock").await;
@@ -404,8 +405,10 @@ async fn a_key_of_several_parts_is_named_part_by_part<DB: TestDatabase>(db: Data
     };
     db.append_typed("7", &paid("EUR", "2026-01-01", 1)).await;
     db.append_typed("7", &paid("EUR", "2026-01-02", 10)).await;
-    db.append_typed("007", &paid("EUR", "2026-01-01", 100)).await;
-    db.append_typed("8", &paid("USD", "2026-01-01", 1_000)).await;
+    db.append_typed("007", &paid("EUR", "2026-01-01", 100))
+        .await;
+    db.append_typed("8", &paid("USD", "2026-01-01", 1_000))
+        .await;
     run(&db, "payments").await;
     let payments =
         "SELECT wallet || ' ' || currency || ' ' || day || ' ' || amount FROM payments_v1

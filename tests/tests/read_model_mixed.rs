@@ -185,7 +185,8 @@ async fn each_form_sees_the_rows_of_those_before<DB: Mixing>() {
     db.append_typed("a", &opened(1)).await;
     db.append_typed("b", &opened(10)).await;
     db.append_typed("a", &paid(4)).await; // a: 5
-    db.append_typed("a", &shared(&["a", "b", "a", "none"], 2)).await; // a: 17, b: 32
+    db.append_typed("a", &shared(&["a", "b", "a", "none"], 2))
+        .await; // a: 17, b: 32
     db.append_typed("b", &AccountEvent::Doubled).await; // b: 64
     db.append_typed("b", &AccountEvent::Tripled).await; // b: 192
     let parked = db.append_typed("b", &paid(-100)).await;

@@ -72,9 +72,7 @@ impl Explanation {
             _ => None,
         }
     }
-
-    /// The consumer and its version.
-    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]}
+}
 
 /// The event of an [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -37,9 +37,7 @@ impl Problem {
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     let all = [problem, remedy(one), no_worker(one)];
-    all.into_iter()
-        .flatten()
-        .map(|problem| problem.of(&one.id))
+    all.into_iter().flatten().map(|problem| problem.of(&one.id))
 }
 
 /// The same without the event that it fails to handle.
@@ -74,7 +72,9 @@ fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
         return Some(Problem::Does(format!("is {reason}")));
     }
     if let ConsumerState::OtherLog { .. } = &one.state {
-        return Some(Problem::Is(format!("{reason}; give one of them another name")));
+        return Some(Problem::Is(format!(
+            "{reason}; give one of them another name"
+        )));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
         let events = events_were(missing);

@@ -612,7 +612,10 @@ fn name_and_version<S: Serializer>(id: &ConsumerId, to: S) -> Result<S::Ok, S::E
     fields(id, "name", to)
 }
 
-pub(super) fn consumer_and_version<S: Serializer>(id: &ConsumerId, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn consumer_and_version<S: Serializer>(
+    id: &ConsumerId,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     fields(id, "consumer", to)
 }
 

@@ -13,7 +13,11 @@ pub trait Faults: Driver {
         connection: &mut Self::Connection,
         sql: AssertSqlSafe<String>,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-        async move { Self::fetch_script(connection, sql.into_sql_str()).await.map(drop) }
+        async move {
+            Self::fetch_script(connection, sql.into_sql_str())
+                .await
+                .map(drop)
+        }
     }
 
     /// Sets the savepoint to which a batch can be undone, whatever savepoints are in it.

@@ -5,7 +5,9 @@ use sqlx::Connection as _;
 use super::Backend;
 use super::driver::PlainQuery;
 use super::read_model::{on_conflict, qualified, select, statement, table_name, values};
-use crate::contract::read_model::{FindError, Loaded, ReadModelDatabase, Table, Value, VersionTable};
+use crate::contract::read_model::{
+    FindError, Loaded, ReadModelDatabase, Table, Value, VersionTable,
+};
 use crate::contract::{BatchFuture, HandlerError};
 
 #[diagnostic::do_not_recommend]

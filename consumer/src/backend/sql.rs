@@ -36,7 +36,8 @@ impl StoreSettings {
 }
 
 /// The columns of a checkpoint row, besides its key and `hold_at`.
-const CHECKPOINT: &str = "slice_to, position, epoch, scope, state, began, attempts, failed_position, error,
+const CHECKPOINT: &str =
+    "slice_to, position, epoch, scope, state, began, attempts, failed_position, error,
                failed_releases, unknown_position, unknown_aggregate, unknown_type, unknown_version";
 
 /// Whether this library can work with the tables.

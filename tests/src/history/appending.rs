@@ -6,9 +6,9 @@ use consumer::{ExpectedVersion, NewEvent};
 use sqlx::Connection as _;
 
 use super::backend::HistoryBackend;
+use super::execution::{Execution, timeout};
 use super::model::Verdict;
 use super::scripted::{NEW_TYPE, Scripted};
-use super::execution::{Execution, timeout};
 use super::step::{Append, End, Script};
 
 /// Makes a row of SQLite's log one that cannot be decoded.

@@ -35,8 +35,9 @@ pub trait HistoryBackend: TestDatabase {
     const READ_MODELS: &'static str;
 
     /// Makes a database with the tables of the store.
-    fn database(server: &Self::Server)
-    -> impl Future<Output = (Database<Self>, Self::Files)> + Send;
+    fn database(
+        server: &Self::Server,
+    ) -> impl Future<Output = (Database<Self>, Self::Files)> + Send;
 
     /// Crashes the server and starts it again, where the test has one of its own.
     fn crash(server: &Self::Server);

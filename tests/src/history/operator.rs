@@ -7,10 +7,10 @@ use consumer::{ConsumerState, WorkerError};
 
 use super::backend::HistoryBackend;
 use super::command::Command;
+use super::execution::{Execution, timeout};
 use super::folded::FOLD;
 use super::model::{Id, Observed, Row, Verdict};
 use super::scripted::{Fuse, NAMES, is_transactional};
-use super::execution::{Execution, timeout};
 use super::step::{CONSUMERS, End, Release};
 use crate::Running;
 
@@ -459,7 +459,8 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
             Command::UnknownEvents => {
                 let unknown = admin.unknown_events().await.map_err(in_words)?;
                 let mut unknown = unknown.iter();
-                let is_listed = unknown.any(|one| (&*one.consumer.name, one.consumer.version) == id);
+                let is_listed =
+                    unknown.any(|one| (&*one.consumer.name, one.consumer.version) == id);
                 is_listed == self.model.has_unknown(&release)
             }
             _ => {

@@ -69,10 +69,18 @@ macro_rules! heads {
 macro_rules! scope_index_of {
     ($catalogue:literal, $table:literal) => {
         concat!(
-            "SELECT FROM ", $catalogue, "pg_index AS i
-        JOIN ", $catalogue, "pg_attribute AS first ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
-        JOIN ", $catalogue, "pg_attribute AS second ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
-        WHERE i.indrelid = ", $table, " AND i.indpred IS NULL AND i.indisvalid
+            "SELECT FROM ",
+            $catalogue,
+            "pg_index AS i
+        JOIN ",
+            $catalogue,
+            "pg_attribute AS first ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
+        JOIN ",
+            $catalogue,
+            "pg_attribute AS second ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
+        WHERE i.indrelid = ",
+            $table,
+            " AND i.indpred IS NULL AND i.indisvalid
           AND first.attname = '{=aggregate_type}' AND second.attname = '{=global_position}'"
         )
     };

@@ -62,11 +62,7 @@ impl ReadModelRows for Postgres {
         Ok(())
     }
 
-    fn find_query(
-        table: &Table,
-        select: &str,
-        key: Vec<Value>,
-    ) -> Result<Statement, sqlx::Error> {
+    fn find_query(table: &Table, select: &str, key: Vec<Value>) -> Result<Statement, sqlx::Error> {
         // Behind a pooler, another session could have a statement of the same name.
         let find = statement(format!("{select} {}", matching(table))).persistent(false);
         bind_columns(find, table.key(), &mut [key])

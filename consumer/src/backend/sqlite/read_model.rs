@@ -9,9 +9,7 @@ use crate::backend::read_model::{
     Budget, ReadModelRows, content, names, select, statement, table_name, values, with_type,
 };
 use crate::contract::HandlerError;
-use crate::contract::read_model::{
-    ColumnType, Loaded, Table, TableColumn, Value, VersionTable,
-};
+use crate::contract::read_model::{ColumnType, Loaded, Table, TableColumn, Value, VersionTable};
 
 type Statement = PlainQuery<Sqlite>;
 
@@ -73,11 +71,7 @@ impl ReadModelRows for Sqlite {
         execute_all(tx, columns.key(), keys, text).await
     }
 
-    fn find_query(
-        table: &Table,
-        select: &str,
-        key: Vec<Value>,
-    ) -> Result<Statement, sqlx::Error> {
+    fn find_query(table: &Table, select: &str, key: Vec<Value>) -> Result<Statement, sqlx::Error> {
         let text = format!("{select} WHERE {}", matching(table, 1));
         bind_rows(statement(text), table.key(), vec![key])
     }

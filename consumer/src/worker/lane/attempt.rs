@@ -9,8 +9,8 @@ use sqlx::{Connection as _, Transaction};
 use tokio::time;
 
 use crate::backend::{
-    Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Precedence, Remains, Run, State,
-    TransactionGuard as _,
+    Access, Backend, Claim, Failure, Ledger, NewCheckpoint, Parking, Precedence, Remains, Run,
+    State, TransactionGuard as _,
 };
 use crate::contract::{BatchError, Context, OnError, PersistedEvent};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};

@@ -111,7 +111,10 @@ impl<DB: Backend> Lane<DB> {
         };
         loop {
             time::sleep(self.shared.options.advance_interval).await;
-            let row = self.shared.log.first_from(next, job.batch.head, job.batch.incarnation);
+            let row = self
+                .shared
+                .log
+                .first_from(next, job.batch.head, job.batch.incarnation);
             // A log that cannot be read says nothing.
             if let Ok(row) = row.await
                 && row.is_none_or(|row| position(&row) > next)

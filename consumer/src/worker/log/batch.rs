@@ -447,9 +447,6 @@ mod tests {
         assert_eq!((full.batch.up_to, full.events.len()), (40, 20));
         let mut partial = builder(2_000);
         partial.add(&users(0..SLICES), &range(1_000, 3));
-        assert_eq!(
-            (partial.batch.up_to, partial.events.len()),
-            (1_000, 333)
-        );
+        assert_eq!((partial.batch.up_to, partial.events.len()), (1_000, 333));
     }
 }
