@@ -7,8 +7,8 @@ use std::time::Duration;
 use consumer::admin::Admin;
 use consumer::{BatchError, ConsumerState, OnError, Settings, WorkerBuilder, aggregate_slice};
 use consumer_tests::{
-    Database, Model, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
-    patiently, read_model, run_once, test_on, until,
+    Database, Model, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient,
+    judging, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::{Connection as _, Postgres, Sqlite};
 use tokio::sync::{Notify, Semaphore};
