@@ -192,7 +192,8 @@ impl<DB: Backend> Attempt<'_, DB> {
             && failure.kind != ErrorKind::TimedOut
             && ended.is_none()
         {
-            remains = self.shared.answer(DB::remains(tx, &ready.claim)).await?;
+            let look = async { Ok::<_, sqlx::Error>(DB::remains(tx, &ready.claim).await) };
+            remains = self.shared.answer(look).await?;
             if remains == Remains::Nothing {
                 ended = Some(HandlerFailure::ended_unseen());
             }
