@@ -59,7 +59,7 @@ pub use self::round_trip::{RoundTripError, check_round_trips};
 use crate::backend::{
     Append, Backend, EventStatements, Schema, StoreSettings, UnknownEvent, prepare_table,
 };
-use crate::contract::read_model::{ReadModel, VersionTable};
+use crate::contract::read_model::{ReadModel, ReadModelDatabase as _, VersionTable};
 use crate::contract::{
     BatchError, Consumer, Context, EventRecord, ExpectedVersion, NewEvent, PersistedEvent,
 };

@@ -432,10 +432,10 @@ impl<DB: Backend> Lane<DB> {
     async fn pause(&mut self, pause: Duration) {
         let key = &self.segment.key;
         let mut snapshot = self.shared.snapshot.clone();
-        let before = snapshot.borrow().rows.get(key).map(Checkpoint::mark);
+        let before = snapshot.borrow().rows.get(key).map(Checkpoint::progress);
         tokio::select! {
             () = time::sleep(pause) => {}
-            _ = snapshot.wait_for(|snapshot| snapshot.rows.get(key).map(Checkpoint::mark) != before) => {}
+            _ = snapshot.wait_for(|snapshot| snapshot.rows.get(key).map(Checkpoint::progress) != before) => {}
             () = self.shared.stopped() => {}
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, SqlSafeStr as _};
 
-use crate::backend::{Backend, ConsumerId, LogRow, ReadRange, SegmentId, StoreError};
+use crate::backend::{Backend, LogRow, ReadRange, SegmentId, StoreError};
 use crate::worker::metrics;
 use crate::worker::poller::Poller;
 use crate::worker::progress::lane::{FirstPending, LaneProgress};
