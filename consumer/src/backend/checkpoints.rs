@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
+use sqlx::{Connection as _, SqlSafeStr as _, SqlStr, Transaction};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
@@ -422,14 +422,10 @@ pub trait Checkpoints: Renames {
         at: i32,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_SPLIT.into_sql_str())
-                .await?;
-            let rows = lock_rows::<Self>(statements, &mut tx, key, key).await?;
-            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
-                tx.commit().await?;
+            let locked = begin_on::<Self>(statements, connection, Self::BEGIN_SPLIT, (key, key));
+            let Some((mut tx, _rows)) = locked.await? else {
                 return Ok(false);
-            }
+            };
             let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
             if copy.execute(&mut tx).await? == 0 {
                 tx.rollback().await?;
@@ -451,14 +447,10 @@ pub trait Checkpoints: Renames {
         right: &SegmentId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_WRITE.into_sql_str())
-                .await?;
-            let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
-                tx.commit().await?;
+            let locked = begin_on::<Self>(statements, connection, Self::BEGIN_WRITE, (left, right));
+            let Some((mut tx, rows)) = locked.await? else {
                 return Ok(false);
-            }
+            };
             let ahead = rows.iter().map(|row| row.position).max();
             let hold = on_row::<Self>(&statements.hold, left)
                 .bind(right.slice_from)
@@ -480,14 +472,10 @@ pub trait Checkpoints: Renames {
         right: &SegmentId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_WRITE.into_sql_str())
-                .await?;
-            let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
-                tx.commit().await?;
+            let locked = begin_on::<Self>(statements, connection, Self::BEGIN_WRITE, (left, right));
+            let Some((mut tx, rows)) = locked.await? else {
                 return Ok(false);
-            }
+            };
             let Some((slice_to, epoch)) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;
                 return Ok(false);
@@ -853,16 +841,26 @@ pub(super) fn bind_save<DB: Driver>(
         .bind(&*process.release)
 }
 
-/// Locks two rows of one consumer, or one of them twice, waiting for their owners.
-async fn lock_rows<DB: Driver>(
+/// Begins a transaction in which two rows of one consumer, or one of them twice, are locked, waiting for their
+/// owners; `None` if a handler works on them without a claim.
+async fn begin_on<'c, DB: Checkpoints>(
     statements: &CheckpointStatements,
-    connection: &mut DB::Connection,
-    left: &SegmentId,
-    right: &SegmentId,
-) -> Result<Vec<Checkpoint>, sqlx::Error> {
+    connection: &'c mut DB::Connection,
+    begin: &'static str,
+    (left, right): (&SegmentId, &SegmentId),
+) -> Result<Option<(Transaction<'c, DB>, Vec<Checkpoint>)>, sqlx::Error> {
+    let mut tx = connection.begin_with(begin.into_sql_str()).await?;
     let query = on_row::<DB>(&statements.lock_rows, left).bind(right.slice_from);
-    let rows = query.fetch_all(connection).await?;
-    rows.iter().map(Checkpoint::decode::<DB>).collect()
+    let rows = query.fetch_all(&mut tx).await?;
+    let rows: Vec<Checkpoint> = rows
+        .iter()
+        .map(Checkpoint::decode::<DB>)
+        .collect::<Result<_, _>>()?;
+    if must_wait_for::<DB>(statements, &mut tx, &rows).await? {
+        tx.commit().await?;
+        return Ok(None);
+    }
+    Ok(Some((tx, rows)))
 }
 
 /// Whether a handler without a claim works on slices of a consumer. If so, lanes begin no other batch

@@ -9,11 +9,11 @@ mod appending;
 mod backend;
 mod chain;
 mod command;
+mod execution;
 mod folded;
 mod model;
 mod operator;
 mod scripted;
-mod execution;
 mod step;
 
 use std::ops::Range;
