@@ -217,17 +217,20 @@ pub trait TestingParts: faults::Faults {}
 #[cfg(not(feature = "testing"))]
 pub trait TestingParts {}
 
-/// Declares a backend.
-macro_rules! backend {
+/// Gives a database all parts.
+macro_rules! parts {
     ($database:ty) => {
         impl WorkerParts for $database {}
         impl TestingParts for $database {}
         impl Parts for $database {}
-        impl Backend for $database {}
     };
 }
 
 #[cfg(feature = "postgres")]
-backend!(sqlx::Postgres);
+parts!(sqlx::Postgres);
+#[cfg(feature = "postgres")]
+impl Backend for sqlx::Postgres {}
 #[cfg(feature = "sqlite")]
-backend!(sqlx::Sqlite);
+parts!(sqlx::Sqlite);
+#[cfg(feature = "sqlite")]
+impl Backend for sqlx::Sqlite {}
