@@ -13,6 +13,8 @@ use super::folded::{self, AS_TEXT, FOLD, VIEW};
 use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
 use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World};
 use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
+use sqlx::Pool;
+
 use crate::{Database, Running};
 
 /// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
@@ -328,9 +330,8 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
         let mut work = self.begin(&all, Some(self.settled()));
         let first = Running::start(self.builder(self.database.store.clone(), &code));
         // As in another process: a worker keeps most connections of its pool.
-        let store = EventStore::<DB>::connect(&self.database.url).await;
-        let store = store.expect("connect");
-        let pool = store.pool().clone();
+        let pool = self.another_pool();
+        let store = EventStore::<DB>::new(pool.clone());
         let second = Running::start(self.builder(store, &others));
         self.until_reached(&first, &work).await?;
         self.until_reached(&second, &work).await?;
@@ -340,6 +341,15 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.ran(&work, seen)
+    }
+
+    /// A pool like that of the test.
+    fn another_pool(&self) -> Pool<DB> {
+        let pool = &self.database.pool;
+        let options = pool.connect_options();
+        pool.options()
+            .clone()
+            .connect_lazy_with(options.as_ref().clone())
     }
 
     /// Crashes the server between two steps.
