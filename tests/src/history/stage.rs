@@ -13,6 +13,8 @@ use super::folded::{self, AS_TEXT, FOLD, VIEW};
 use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
 use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World};
 use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
+use sqlx::Pool;
+
 use crate::{Database, Running};
 
 /// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
@@ -326,16 +328,28 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let mut all = code.clone();
         all.push((name, other));
         let mut work = self.begin(&all, Some(self.settled()));
-        let store = self.database.store.clone();
-        let first = Running::start(self.builder(store.clone(), &code));
+        let first = Running::start(self.builder(self.database.store.clone(), &code));
+        // As in another process: a worker keeps most connections of its pool.
+        let pool = self.another_pool();
+        let store = EventStore::<DB>::new(pool.clone());
         let second = Running::start(self.builder(store, &others));
         self.until_reached(&first, &work).await?;
         self.until_reached(&second, &work).await?;
         first.stop().await;
         second.stop().await;
+        crate::patiently("the pool closes", pool.close()).await;
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.ran(&work, seen)
+    }
+
+    /// A pool like that of the test.
+    fn another_pool(&self) -> Pool<DB> {
+        let pool = &self.database.pool;
+        let options = pool.connect_options();
+        pool.options()
+            .clone()
+            .connect_lazy_with(options.as_ref().clone())
     }
 
     /// Crashes the server between two steps.
