@@ -73,7 +73,12 @@ fn list_at(source: &str, line: usize, column: usize) -> Option<TokenStream> {
     let mut characters = source.get(start..)?.char_indices();
     let (in_line, _) = characters.nth(column.checked_sub(1)?)?;
     let before = source.get(..start + in_line)?;
-    let (_, list) = source.get(before.rfind(keys::DERIVE)?..)?.split_once('(')?;
+    let derive = before.rfind(keys::DERIVE)?;
+    // A derive that another macro wrote has the place of that macro, behind the lists of other items.
+    if before.get(derive..)?.contains(')') {
+        return None;
+    }
+    let (_, list) = source.get(derive..)?.split_once('(')?;
     list.split(')').next()?.parse().ok()
 }
 
@@ -82,7 +87,7 @@ mod tests {
     use super::{list_at, lists_from_row};
 
     const SOURCE: &str =
-        "use x;\n#[derive(Debug)]\n#[derive(ü::ReadModel, // FromRow\n sqlx::FromRow)]";
+        "use x;\n#[derive(Debug)]\n#[derive(ü::ReadModel, // FromRow\n sqlx::FromRow)]\nwritten!{}";
 
     fn list(line: usize, column: usize) -> Option<String> {
         list_at(SOURCE, line, column).map(|list| list.to_string())
@@ -94,7 +99,7 @@ mod tests {
         let both = "ü :: ReadModel , sqlx :: FromRow";
         assert_eq!(list(3, 10).as_deref(), Some(both));
         assert_eq!(list(4, 2).as_deref(), Some(both));
-        for (line, column) in [(0, 1), (1, 0), (1, 1), (9, 1), (4, 99)] {
+        for (line, column) in [(0, 1), (1, 0), (1, 1), (9, 1), (4, 99), (5, 1)] {
             assert_eq!(list(line, column), None);
         }
     }
