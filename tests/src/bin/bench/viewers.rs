@@ -156,7 +156,7 @@ async fn prepare<DB: Measured>(
     parking.build().unwrap().run_once().await.unwrap();
     let admin = builder().admin().unwrap();
     for one in admin.status().await.unwrap().consumers {
-        admin.pause(&*one.name).await.unwrap();
+        admin.pause(&one.id).await.unwrap();
     }
     let half = log.events / 2;
     let spread = format!(
