@@ -26,22 +26,11 @@ macro_rules! headers {
     };
 }
 
+pub(crate) use headers;
+
 const BEFORE: &str = headers!("{global_position} < $1 ORDER BY {global_position} DESC LIMIT $2");
 
 const AFTER: &str = headers!("{global_position} > $1 ORDER BY {global_position} LIMIT $2");
-
-/// The bounds and the order by both columns make it a scan of the index on both.
-const OF_TYPE_BEFORE: &str = headers!(
-    "({aggregate_type}, {global_position}) < ($3, $1)
-       AND ({aggregate_type}, {global_position}) >= ($3, 0)
-     ORDER BY {aggregate_type} DESC, {global_position} DESC LIMIT $2"
-);
-
-const OF_TYPE_AFTER: &str = headers!(
-    "({aggregate_type}, {global_position}) > ($3, $1)
-       AND ({aggregate_type}, {global_position}) <= ($3, 9223372036854775807)
-     ORDER BY {aggregate_type}, {global_position} LIMIT $2"
-);
 
 const OF_AGGREGATE_BEFORE: &str = headers!(
     "{aggregate_type} = $3 AND {aggregate_id} = $4 AND {aggregate_version} < $1
@@ -58,8 +47,8 @@ statements! {
     pub BrowseStatements for DB: Browse {
         before: BEFORE,
         after: AFTER,
-        of_type_before: OF_TYPE_BEFORE,
-        of_type_after: OF_TYPE_AFTER,
+        of_type_before: DB::OF_TYPE_BEFORE,
+        of_type_after: DB::OF_TYPE_AFTER,
         of_aggregate_before: OF_AGGREGATE_BEFORE,
         of_aggregate_after: OF_AGGREGATE_AFTER,
         by_id: DB::BY_ID,
@@ -121,6 +110,13 @@ impl EventHeader {
 
 /// How the log is looked through.
 pub trait Browse: Events {
+    /// The headers of up to `$2` events of the type `$3` before the position `$1`, latest first, by the index on
+    /// types and positions.
+    const OF_TYPE_BEFORE: &'static str;
+
+    /// Those after it, earliest first.
+    const OF_TYPE_AFTER: &'static str;
+
     /// The position of the event whose id is the text `$1`, as `position`.
     const BY_ID: &'static str;
 
