@@ -18,7 +18,7 @@ use crate::backend::{
 };
 use crate::contract::PersistedEvent;
 use crate::registry::entry::declared;
-use crate::registry::handled::{HandlerShape, takers};
+use crate::registry::handled::HandlerShape;
 
 /// The outcome of an event in a consumer; see [`Admin::explain`].
 ///
@@ -401,11 +401,7 @@ fn handlers(consumer: &ConsumerId, event: &PersistedEvent) -> Vec<HandlerSite> {
     let Some(entry) = declared(&consumer.name, consumer.version) else {
         return Vec::new();
     };
-    let takers = takers(
-        entry.knowledge.handlers,
-        &event.aggregate_type,
-        &event.event_type,
-    );
+    let takers = entry.knowledge.takers(event.format());
     takers.into_iter().map(HandlerSite::from).collect()
 }
 
