@@ -321,7 +321,9 @@ impl<DB: Backend> Admin<DB> {
     /// Finds the consumer that a command names, also if no worker has run it.
     async fn find_or_declared(&self, target: Target) -> Result<ConsumerId, AdminError> {
         match self.find(target).await {
-            Err(AdminError::NeverRan { consumer }) => Ok(consumer),
+            Err(AdminError::NeverRan { consumer } | AdminError::NotTakenOver { consumer, .. }) => {
+                Ok(consumer)
+            }
             found => found,
         }
     }
