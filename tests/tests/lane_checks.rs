@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use consumer::admin::Admin;
 use consumer::{BatchError, ConsumerState, OnError, Settings, WorkerBuilder, aggregate_slice};
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, batch_consumer, consumer, impatient, judging,
-    patiently, read_model, run_once, test_on, until,
+    Database, Model, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient,
+    judging, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::{Connection as _, Postgres, Sqlite};
 use tokio::sync::{Notify, Semaphore};
@@ -29,7 +30,12 @@ test_on!(
     events_wait_behind_parked_ones_of_any_aggregate,
 );
 
-test_on!([postgres], a_claim_that_shows_a_change_reads_the_log_again);
+test_on!(
+    [postgres],
+    a_claim_that_shows_a_change_reads_the_log_again,
+    a_claim_that_shows_a_failure_elsewhere_waits_too,
+    a_batch_that_waited_through_a_redaction_is_read_again,
+);
 
 test_on!([sqlite], nothing_is_saved_in_a_row_that_changed_meanwhile);
 
@@ -319,8 +325,8 @@ async fn events_wait_behind_parked_ones_of_any_aggregate<DB: TestDatabase>(db: D
     assert_eq!(db.applied("users").await, [free]);
 }
 
-/// The other consumer has brought the event into memory before it is corrected.
-async fn a_claim_that_shows_a_change_reads_the_log_again(db: Database<Postgres>) {
+/// A consumer that notes the payload of each event.
+fn noting_payloads() -> (TestConsumer<Postgres>, Arc<Mutex<Vec<String>>>) {
     let payloads: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&payloads);
     let users = judging("users", move |_, event| {
@@ -328,6 +334,12 @@ async fn a_claim_that_shows_a_change_reads_the_log_again(db: Database<Postgres>)
         seen.lock().unwrap().push(payload);
         Ok(())
     });
+    (users, payloads)
+}
+
+/// The other consumer has brought the event into memory before it is corrected.
+async fn a_claim_that_shows_a_change_reads_the_log_again(db: Database<Postgres>) {
+    let (users, payloads) = noting_payloads();
     let worker = without_snapshots(&db).consumer(users);
     let running = Running::start(worker.consumer(read_model("others")));
     reaches(&running, db.append_one("User", "a").await).await;
@@ -351,6 +363,70 @@ async fn a_claim_that_shows_a_change_reads_the_log_again(db: Database<Postgres>)
     running.stop().await;
     let expected = ["{}", "corrected", "corrected"];
     assert_eq!(*payloads.lock().unwrap(), expected);
+}
+
+/// Its row is as it was: only the log tells that an event was changed.
+async fn a_batch_that_waited_through_a_redaction_is_read_again(db: Database<Postgres>) {
+    let (users, payloads) = noting_payloads();
+    let worker = db.worker().consumer(users).consumer(read_model("others"));
+    let running = Running::start(worker);
+    reaches(&running, db.append_one("User", "a").await).await;
+    let mut connection = db.pool.acquire().await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    let lock = "SELECT 1 FROM consumer_progress WHERE consumer = 'users' FOR UPDATE";
+    Postgres::execute_sql(&mut tx, lock).await.unwrap();
+    let last = db.append_one("User", "a").await;
+    let read = running.consumer_caught_up_to("others", last);
+    patiently("the event is in memory", read).await.unwrap();
+    let admin = Admin::new(db.store.clone());
+    admin.redact(last, "corrected").await.unwrap();
+    admin.pause("others").await.unwrap();
+    until("the worker has read the rows after that", async || {
+        let mut consumers = running.consumers().into_iter();
+        consumers.any(|one| one.name == "others" && one.state == ConsumerState::Paused)
+    })
+    .await;
+    tx.commit().await.unwrap();
+    let handled = running.consumer_caught_up_to("users", last);
+    patiently("it is handled", handled).await.unwrap();
+    running.stop().await;
+    assert_eq!(*payloads.lock().unwrap(), ["{}", "corrected"]);
+}
+
+/// The process that counts the failure is not the one that waits.
+async fn a_claim_that_shows_a_failure_elsewhere_waits_too(db: Database<Postgres>) {
+    let calls: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let called = Arc::clone(&calls);
+    let users = judging("users", move |_, event| {
+        called.lock().unwrap().push(event.global_position);
+        Ok(())
+    });
+    let running = Running::start(without_snapshots(&db).consumer(users));
+    let first = db.append_one("User", "a").await;
+    reaches(&running, first).await;
+    let mut connection = db.pool.acquire().await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    let lock = "SELECT 1 FROM consumer_progress WHERE consumer = 'users' FOR UPDATE";
+    Postgres::execute_sql(&mut tx, lock).await.unwrap();
+    let last = db.append_one("User", "a").await;
+    let fail = format!(
+        "UPDATE consumer_progress
+            SET attempts = 1, failed_position = {last}, error = 'no', retry_at = now() + interval '1 hour'"
+    );
+    Postgres::execute_sql(&mut tx, &fail).await.unwrap();
+    tx.commit().await.unwrap();
+    until("the lane has seen the failure", async || {
+        let state = &running.consumers()[0].state;
+        calls.lock().unwrap().len() > 1 || matches!(state, ConsumerState::Retrying { .. })
+    })
+    .await;
+    assert_eq!(*calls.lock().unwrap(), [first]);
+
+    db.execute("UPDATE consumer_progress SET retry_at = now()")
+        .await;
+    running.abort().await;
+    assert!(!db.run_once(read_model("users")).await.has_failures());
+    assert_eq!(db.applied("users").await, [first, last]);
 }
 
 /// On SQLite no lock is held while a handler works that ignores its transaction (R5).

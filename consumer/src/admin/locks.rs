@@ -14,7 +14,7 @@ use crate::backend::{
 };
 use crate::contract::Context;
 use crate::worker::connections::Parts;
-use crate::worker::lane::attempt::run_effects;
+use crate::worker::lane::effects::run_effects;
 use crate::worker::lane::failure::is_refusal_of_commit;
 
 /// How long a command that only changes rows waits for the current batch.

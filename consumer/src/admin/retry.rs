@@ -21,9 +21,9 @@ use crate::backend::{
 };
 use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
 use crate::registry::Registered;
-use crate::worker::lane::attempt::keep_alive;
 use crate::worker::lane::failure::{ErrorKind, SWALLOWED, is_aborted_transaction, refused_commit};
 use crate::worker::lane::handler::{Limits, supervise};
+use crate::worker::lane::keep_alive::keep_alive;
 use crate::worker::lane::mark::HeldMark;
 use crate::worker::process::unique_name;
 

@@ -38,6 +38,9 @@ const DROP_TIMEOUT: Duration = Duration::from_millis(250);
 /// Any number of workers, in any number of processes, may run the same consumers: a worker that
 /// handles a batch locks the row of the consumer's checkpoint, and nothing else is coordinated.
 ///
+/// While it runs, a worker keeps the connections that its lanes have used, at most four fifths of the
+/// pool where many lanes are busy. Two workers in one process therefore need a store, and a pool, each.
+///
 /// ```no_run
 /// # consumer::__doc::run(async |store| {
 /// use consumer::{Worker, shutdown_signal};

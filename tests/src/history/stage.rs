@@ -326,13 +326,17 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let mut all = code.clone();
         all.push((name, other));
         let mut work = self.begin(&all, Some(self.settled()));
-        let store = self.database.store.clone();
-        let first = Running::start(self.builder(store.clone(), &code));
+        let first = Running::start(self.builder(self.database.store.clone(), &code));
+        // As in another process: a worker keeps most connections of its pool.
+        let store = EventStore::<DB>::connect(&self.database.url).await;
+        let store = store.expect("connect");
+        let pool = store.pool().clone();
         let second = Running::start(self.builder(store, &others));
         self.until_reached(&first, &work).await?;
         self.until_reached(&second, &work).await?;
         first.stop().await;
         second.stop().await;
+        crate::patiently("the pool closes", pool.close()).await;
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.ran(&work, seen)

@@ -1,17 +1,24 @@
 //! A lane: one segment of a consumer, handling its events batch by batch.
 
-pub(crate) mod attempt;
+mod admission;
+mod attempt;
 pub(crate) mod backoff;
+mod between_claims;
+pub(crate) mod effects;
 pub(crate) mod failure;
 pub(crate) mod handler;
 mod job;
+pub(crate) mod keep_alive;
 pub(crate) mod mark;
 mod missing;
 mod outcome;
 mod parking;
+mod policy;
 mod read_ahead;
+mod record;
 mod retry;
 mod row_address;
+mod saving;
 mod segment;
 mod step_aside;
 mod try_again;

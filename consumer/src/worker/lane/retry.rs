@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Claim, Failure, NewCheckpoint, State};
 use crate::contract::PersistedEvent;
-use crate::worker::lane::attempt::record;
 use crate::worker::lane::backoff::{DATABASE_BACKOFF, delay};
 use crate::worker::lane::failure::{AttemptError, ErrorKind, HandlerFailure};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::Outcome;
+use crate::worker::lane::record::record;
 use crate::worker::lane::{CONTINUE, Lane, Suspects, Turn};
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::timeouts::after;

@@ -1,0 +1,103 @@
+//! Ends of transactions, and a checkpoint that is saved in one of its own.
+
+use sqlx::{Connection as _, Transaction};
+
+use crate::backend::{Backend, Claim, NewCheckpoint, State, TransactionGuard as _};
+use crate::worker::connections::Parts;
+use crate::worker::context::Shared;
+use crate::worker::lane::failure::AttemptError;
+use crate::worker::lane::outcome::Outcome;
+use crate::worker::lane::segment::Segment;
+use crate::worker::progress::tally::Tally;
+
+/// Saves a checkpoint after the transaction of its job is over, if the row has not changed since.
+pub(crate) async fn record<DB: Backend>(
+    shared: &Shared<DB>,
+    segment: &Segment<DB>,
+    earlier: &Claim,
+    new: &NewCheckpoint,
+) -> Result<Outcome, AttemptError> {
+    let mut lease = shared.connections.writer().await?;
+    let Parts {
+        connection,
+        guard,
+        ended_well,
+        ..
+    } = lease.begin()?;
+    let mut tx = connection.begin_with(guard.begin()).await?;
+    let position = earlier.checkpoint.position;
+    let claim = match claim_again(shared, segment, earlier, position, &mut tx).await? {
+        Ok(claim) => claim,
+        Err(outcome) => return roll_back(tx, ended_well, outcome).await,
+    };
+    if !segment.save(shared, &mut tx, &claim, new).await? {
+        return Err(AttemptError::not_saved(segment.name()));
+    }
+    let saved = Outcome::Saved {
+        position: new.position,
+        tally: Tally::default(),
+    };
+    commit(tx, ended_well, saved).await
+}
+
+/// Claims a row a second time, if it has not changed since the first time, except that it may have
+/// advanced up to a position.
+pub(super) async fn claim_again<DB: Backend>(
+    shared: &Shared<DB>,
+    segment: &Segment<DB>,
+    earlier: &Claim,
+    up_to: i64,
+    tx: &mut Transaction<'_, DB>,
+) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
+    let claim = match segment.claim(shared, tx).await? {
+        Ok(claim) => claim,
+        Err(outcome) => return Ok(Err(outcome)),
+    };
+    let (row, before) = (&claim.checkpoint, &earlier.checkpoint);
+    if row.state != State::Running {
+        return Ok(Err(Outcome::Blocked(claim)));
+    }
+    let is_unchanged = (before.position..=up_to.max(before.position)).contains(&row.position)
+        && row.epoch == before.epoch
+        && row.slice_to == before.slice_to
+        && row.scope == before.scope
+        && row.attempts == before.attempts
+        && claim.incarnation == earlier.incarnation;
+    Ok(if is_unchanged {
+        Ok(claim)
+    } else {
+        Err(Outcome::Moved(claim))
+    })
+}
+
+pub(super) async fn commit<DB: Backend>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: Outcome,
+) -> Result<Outcome, AttemptError> {
+    tx.commit().await?;
+    *ended_well = true;
+    Ok(outcome)
+}
+
+/// Rolls back what a handler has done. Where only a claim shows what else it did to the connection, that
+/// is closed: the failure is recorded over another one.
+pub(super) async fn undo<DB: Backend>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: Outcome,
+) -> Result<Outcome, AttemptError> {
+    tx.rollback().await?;
+    *ended_well = DB::RESTORES_SESSION;
+    Ok(outcome)
+}
+
+pub(super) async fn roll_back<DB: Backend>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: Outcome,
+) -> Result<Outcome, AttemptError> {
+    tx.rollback().await?;
+    *ended_well = true;
+    Ok(outcome)
+}
