@@ -305,6 +305,7 @@ fn repeats_are_those_of_interrupted_batches<DB: TestDatabase>(db: &Database<DB>)
     let mut seen = BTreeSet::new();
     let is_repeat = |line: &&String| line.contains(' ') && !seen.insert((*line).clone());
     let repeats = of_this_library.iter().filter(is_repeat).count();
+    println!("{repeats} repeats of {starts} processes on {}", DB::NAME);
     assert!(
         repeats <= BATCH * starts,
         "{repeats} repeats of {starts} processes"

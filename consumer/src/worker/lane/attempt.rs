@@ -155,7 +155,8 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Ok(Opening::Commit(outcome));
         }
         let events = &self.job.events;
-        let division = Division::of::<DB>(statements, tx, segment, &claim, events, run.take).await?;
+        let division =
+            Division::of::<DB>(statements, tx, segment, &claim, events, run.take).await?;
         if self.job.unknown().is_some() && division.take(run.take) > 0 {
             return Ok(Opening::RollBack(Outcome::Unknown));
         }
