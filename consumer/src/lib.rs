@@ -103,7 +103,7 @@ pub use crate::backend::{
 };
 #[cfg(all(feature = "worker", any(feature = "sqlite", feature = "postgres")))]
 pub use crate::backend::{
-    Blocker, HeldBack, HeldBackReason, LogProblem, TableError, aggregate_slice,
+    Blocker, ConsumerId, HeldBack, HeldBackReason, LogProblem, TableError, aggregate_slice,
 };
 pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{

@@ -1,11 +1,4 @@
 //! From one service's log to another's: the publisher and the importer of the examples, with real brokers.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod broker;
 mod process;

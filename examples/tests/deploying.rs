@@ -1,12 +1,5 @@
 //! Types the commands of the guide to deploying, whose code must be that of the two releases, and compares
 //! what they print.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod process;
 mod shown;

@@ -1,11 +1,4 @@
 //! Runs the programs of the guides to existing tables and to tenants, whose code the guides show.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod shown;
 

@@ -1,10 +1,4 @@
 //! Runs the programs of the guide on personal data, whose code the guide shows.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::process::Command;
 

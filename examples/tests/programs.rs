@@ -1,11 +1,4 @@
 //! Runs the example programs that need nothing but a database, as a user would.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::process::Command;
 

@@ -1,11 +1,4 @@
 //! Kills the publisher of the examples again and again, on both databases and with a real broker.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod broker;
 mod process;

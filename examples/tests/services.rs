@@ -1,11 +1,4 @@
 //! Runs the example programs that serve and notify, as a user would.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod process;
 

@@ -1,11 +1,4 @@
 //! The spans of the example `traces`, in memory and at a collector.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 #[path = "../src/bin/traces/app.rs"]
 mod app;

@@ -1,12 +1,5 @@
 //! Follows the tutorial guide from the first line to the last: its code must be that of the programs, and
 //! its commands must print the output that it shows.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 mod process;
 

@@ -27,7 +27,7 @@ SECONDS = int(os.environ.get("MUTANT_SECONDS", "300"))
 
 # Where the text of a statement passes by before it is used: file, code, and the code that changes it.
 RENDERED = [
-    ("backend/sql.rs", "self.dialect.render(template)", "self.dialect.render(&crate::mutants::sql(template))"),
+    ("backend/sql.rs", "fill_in(template, common)", "fill_in(&crate::mutants::sql(template), common)"),
     ("backend/schema.rs", "fill_in(sql, |key|", "fill_in(&crate::mutants::sql(sql), |key|"),
     ("backend/postgres/connect.rs", ".fold(statement.to_owned(),",
      ".fold(crate::mutants::sql(statement).into_owned(),"),

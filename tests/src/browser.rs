@@ -236,6 +236,15 @@ impl Browser {
         .await;
     }
 
+    /// Loads the page again until it shows a text, as a reader without scripts does.
+    pub async fn reloads_until(&self, text: &str) {
+        until(&format!("the page shows `{text}`"), async || {
+            self.tell("/refresh", &json!({})).await;
+            self.text().await.contains(text)
+        })
+        .await;
+    }
+
     /// Waits until the page no longer shows a text.
     pub async fn hides(&self, text: &str) {
         until(&format!("the page no longer shows `{text}`"), async || {

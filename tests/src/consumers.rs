@@ -317,9 +317,9 @@ impl<DB: Backend> Deref for Running<DB> {
 }
 
 /// Waits for a future, so that a test fails instead of hanging: for a minute at most, or for
-/// `TEST_PATIENCE` seconds on a machine that does much else.
+/// `TEST_TIMEOUT` seconds on a machine that does much else.
 pub async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let longest = std::env::var("TEST_PATIENCE").ok();
+    let longest = std::env::var("TEST_TIMEOUT").ok();
     let longest = longest.and_then(|seconds| seconds.parse().ok());
     let longest = Duration::from_secs(longest.unwrap_or(60));
     tokio::time::timeout(longest, future)

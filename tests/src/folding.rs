@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use consumer::read_model::{self, Keys, ReadModelDatabase, Rows, Table};
 use consumer::{
-    BatchError, Consumer, Context, Fold, Formerly, HandlerError, PersistedEvent, ReadModel,
-    Settings,
+    BatchError, Consumer, Context, EventFormat, Fold, Formerly, HandlerError, PersistedEvent,
+    ReadModel, Settings,
 };
 
 type NameKeys<R> = dyn Fn(&Context, &PersistedEvent, &mut Keys<'_, <R as ReadModel>::Key>) -> Result<(), HandlerError>
@@ -19,6 +19,7 @@ type Apply<R> =
 pub struct Folding<R: ReadModel> {
     name: &'static str,
     settings: Settings,
+    knows: Box<dyn Fn(EventFormat<'_>) -> bool + Send + Sync>,
     keys: Box<NameKeys<R>>,
     apply: Box<Apply<R>>,
     row: PhantomData<fn() -> R>,
@@ -39,6 +40,7 @@ pub fn folding<R: ReadModel>(
     Folding {
         name,
         settings: Settings::default(),
+        knows: Box::new(|_| true),
         keys: Box::new(keys),
         apply: Box::new(apply),
         row: PhantomData,
@@ -50,6 +52,16 @@ impl<R: ReadModel> Folding<R> {
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sets which types and versions of events it knows; all of them by default.
+    #[must_use]
+    pub fn knows(
+        mut self,
+        knows: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.knows = Box::new(knows);
         self
     }
 }
@@ -107,6 +119,10 @@ impl<DB: ReadModelDatabase, R: ReadModel> Consumer<DB> for Folding<R> {
 
     fn settings(&self) -> Settings {
         self.settings.clone()
+    }
+
+    fn knows(&self, format: EventFormat<'_>) -> bool {
+        (self.knows)(format)
     }
 
     fn read_model(&self) -> Option<&'static Table> {

@@ -105,8 +105,8 @@ fn start(file: &Path, port: u16) -> Option<Child> {
         if answers {
             return Some(process);
         }
-        let patience = Duration::from_secs(30);
-        assert!(started.elapsed() < patience, "pgbouncer does not listen");
+        let timeout = Duration::from_secs(30);
+        assert!(started.elapsed() < timeout, "pgbouncer does not listen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

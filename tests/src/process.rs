@@ -88,8 +88,8 @@ impl WorkerProcess {
             if let Some(status) = self.child.try_wait().expect("wait for the process") {
                 return status;
             }
-            let patience = Duration::from_mins(1);
-            assert!(asked.elapsed() < patience, "the worker does not end");
+            let timeout = Duration::from_mins(1);
+            assert!(asked.elapsed() < timeout, "the worker does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Mutex;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use consumer::read_model::VersionTable;
+use consumer::read_model::{ReadModelDatabase as _, VersionTable};
 use consumer::{HandlerError, NewEvent, PersistedEvent, ReadModel, Settings};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;

@@ -39,7 +39,8 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
         "round trips a batch of 500",
         "peak memory, 20 consumers, 20,000 events of 20 kB",
         "with the dashboard open on ten screens",
-        "overview of 200 consumers, 1,000,000 events",
+        "Postgres, overview of 200 consumers, 1,000,000 events",
+        "SQLite, page of 1,000 parked events",
     ] {
         assert!(table.contains(case), "no `{case}` in:\n{table}");
     }

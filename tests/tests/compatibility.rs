@@ -17,7 +17,7 @@ test_on!(
     tables_that_need_a_later_release_end_its_workers,
     nothing_is_claimed_on_tables_that_need_a_later_release,
     idle_rows_stay_on_tables_that_need_a_later_release,
-    the_statements_of_the_guide_keep_a_release_away_and_let_it_back,
+    the_guides_statements_keep_a_release_away_and_let_it_back,
     operators_refuse_tables_that_need_a_later_release
 );
 
@@ -109,7 +109,7 @@ fn assert_newer(error: &StoreError) {
 }
 
 /// The statements of the guide on updating the library, in their order.
-async fn the_statements_of_the_guide_keep_a_release_away_and_let_it_back<DB: TestDatabase>(
+async fn the_guides_statements_keep_a_release_away_and_let_it_back<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let guide = include_str!("../../consumer/src/guide/deploying.md");

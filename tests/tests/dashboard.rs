@@ -613,6 +613,20 @@ async fn what_is_not_there_is_said_to_be_missing<DB: TestDatabase>(db: Database<
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.text().contains("<main"), "{path}: {}", answer.text());
     }
+    for (path, status) in [
+        ("/events/first", 400),
+        ("/events?before=x", 400),
+        ("/consumers/users/one", 400),
+        ("/consumers/users/1/pause", 405),
+    ] {
+        let answer = served.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        let text = answer.text();
+        assert!(
+            text.contains("<main") && text.contains("not one of this dashboard"),
+            "{path}: {text}"
+        );
+    }
     let overview = served.page("/").await;
     assert!(
         overview.contains("This program has no consumers, and none has run on this log"),

@@ -22,9 +22,9 @@ const PREVIOUS: &str = "08249d022b3f92140738690b2ca484c38c7cb7e3";
 
 test_on!(
     [empty_sqlite, empty_postgres],
-    an_update_of_the_library_and_a_deploy_hand_over_every_event_once,
+    a_library_update_and_a_deploy_hand_over_every_event_once,
     a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing,
-    without_the_statement_the_previous_library_passes_over_a_type
+    without_the_statement_the_old_library_passes_over_a_type
 );
 
 /// A consumer of a release.
@@ -439,7 +439,7 @@ async fn says_what_is_taken<DB: TestDatabase>(db: &Database<DB>, before: &Releas
     before.says(db, ("totals", 2), other).await;
 }
 
-async fn an_update_of_the_library_and_a_deploy_hand_over_every_event_once<DB: TestDatabase>(
+async fn a_library_update_and_a_deploy_hand_over_every_event_once<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let Some([previous, before, after]) = releases().await else {
@@ -583,7 +583,7 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
 }
 
 /// The control, and what the guide says of programs with an earlier library.
-async fn without_the_statement_the_previous_library_passes_over_a_type<DB: TestDatabase>(
+async fn without_the_statement_the_old_library_passes_over_a_type<DB: TestDatabase>(
     db: Database<DB>,
 ) {
     let Some([previous, _, after]) = releases().await else {

@@ -236,7 +236,7 @@ async fn many_consumers_write_at_once_without_database_errors<DB: TestDatabase>(
 }
 
 /// The same file over connections that do not wait for other writers.
-async fn without_patience(db: &Database<Sqlite>) -> Database<Sqlite> {
+async fn without_busy_timeout(db: &Database<Sqlite>) -> Database<Sqlite> {
     let options: SqliteConnectOptions = db.url.parse().unwrap();
     let pool = SqlitePoolOptions::new()
         .max_connections(20)
@@ -250,7 +250,7 @@ async fn without_patience(db: &Database<Sqlite>) -> Database<Sqlite> {
 async fn consumers_of_one_process_never_find_sqlite_busy() {
     keep_log();
     let db = Database::<Sqlite>::fresh().await;
-    let hasty = without_patience(&db).await;
+    let hasty = without_busy_timeout(&db).await;
     let start = |db: &Database<Sqlite>, names: &[String]| {
         let builder = names.iter().fold(db.worker(), |builder, name| {
             builder.consumer(read_model(name))
@@ -277,7 +277,7 @@ async fn consumers_of_one_process_never_find_sqlite_busy() {
     let names = ["left", "right"].map(|side| [format!("{side}-of-two")]);
     let left = start(&hasty, &names[0]);
     caught_up(&left).await;
-    let right = start(&without_patience(&db).await, &names[1]);
+    let right = start(&without_busy_timeout(&db).await, &names[1]);
     caught_up(&right).await;
     let locked_out = || logged(&[DATABASE_TROUBLE, "-of-two", "database is locked"]);
     patiently("they find the database locked", async {

@@ -110,25 +110,25 @@ async fn a_worker_that_ended_without_being_asked_is_not_live<DB: TestDatabase>(d
 }
 
 async fn an_event_after_an_idle_time_gets_the_whole_stall_time<DB: TestDatabase>(db: Database<DB>) {
-    let patience = Duration::from_secs(2);
+    let stall_after = Duration::from_secs(2);
     let gate = Arc::new(Semaphore::new(0));
     let users = Model::new("users").gate(&gate);
     let worker = Worker::<DB>::builder(db.store.clone())
         .consumer(users.clone())
-        .stall_after(patience)
+        .stall_after(stall_after)
         .build()
         .unwrap();
     let handle = worker.handle();
     let running = tokio::spawn(worker.run(std::future::pending()));
     let began = Instant::now();
-    until(&handle, |_| began.elapsed() > patience + patience / 4).await;
+    until(&handle, |_| began.elapsed() > stall_after + stall_after / 4).await;
     db.append("User", ["a"]).await;
     users.entered.notified().await;
     let entered = Instant::now();
     assert!(handle.health().is_live(), "{}", handle.health());
     // A control: it is noticed once the event itself has taken that long.
     until(&handle, |health| !health.is_live()).await;
-    assert!(entered.elapsed() > patience / 2);
+    assert!(entered.elapsed() > stall_after / 2);
     gate.add_permits(1);
     handle.caught_up().await.unwrap();
     assert!(handle.health().is_live());
@@ -141,10 +141,10 @@ async fn a_retry_that_is_due_later_is_not_a_stall<DB: TestDatabase>(db: Database
     let wait = Duration::from_mins(1);
     let users = Model::new("users").settings(Settings::default().backoff(wait, wait));
     users.fail_on("bad", true);
-    let patience = Duration::from_millis(200);
+    let stall_after = Duration::from_millis(200);
     let worker = Worker::<DB>::builder(db.store.clone())
         .consumer(users)
-        .stall_after(patience)
+        .stall_after(stall_after)
         .build()
         .unwrap();
     let handle = worker.handle();
@@ -158,7 +158,7 @@ async fn a_retry_that_is_due_later_is_not_a_stall<DB: TestDatabase>(db: Database
     until(&handle, |_| is_retrying()).await;
     let began = Instant::now();
     until(&handle, |health| {
-        stalled_in(health) || began.elapsed() > patience * 4
+        stalled_in(health) || began.elapsed() > stall_after * 4
     })
     .await;
     assert!(

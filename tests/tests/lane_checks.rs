@@ -383,7 +383,7 @@ async fn a_batch_that_waited_through_a_redaction_is_read_again(db: Database<Post
     admin.pause("others").await.unwrap();
     until("the worker has read the rows after that", async || {
         let mut consumers = running.consumers().into_iter();
-        consumers.any(|one| one.name == "others" && one.state == ConsumerState::Paused)
+        consumers.any(|one| &*one.id.name == "others" && one.state == ConsumerState::Paused)
     })
     .await;
     tx.commit().await.unwrap();

@@ -1,7 +1,8 @@
 //! The metrics of a worker, and the spans of its batches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
 };
+use serde_json::{Value, json};
 use sqlx::Postgres;
 use tokio::sync::Semaphore;
 use tracing::field::{Field, Visit};
@@ -572,11 +574,71 @@ async fn every_metric_is_described_to_the_recorder() {
     assert_eq!(described.len(), documented().len());
 }
 
-fn documented() -> Vec<&'static str> {
-    include_str!("../../consumer/src/observing.rs")
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! | `")?.split('`').next())
+/// The labels of a metric in each of its forms.
+fn recorded_labels(metric: &str) -> BTreeSet<BTreeSet<String>> {
+    let recorded = RECORDED.0.0.lock().unwrap();
+    let keys = recorded.keys().filter_map(|key| key.split_once('{'));
+    keys.filter(|(name, _)| *name == metric)
+        .map(|(_, labels)| {
+            let labels = labels.split(',').filter_map(|one| one.split_once('='));
+            labels.map(|(label, _)| label.to_owned()).collect()
+        })
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_metric_has_the_labels_that_are_documented() {
+    let db = consumer_tests::Database::<sqlx::Sqlite>::fresh().await;
+    prepare(&db, &["bad", "good", "good"]).await;
+    // Its aggregate skips a version.
+    db.execute("UPDATE events SET aggregate_version = 3 WHERE global_position = 3")
+        .await;
+    let failing = |name, on_error| {
+        let model = Model::new(name).settings(impatient(1).on_error(on_error));
+        model.fail_on("bad", true);
+        model
+    };
+    let builder = Worker::builder(db.store.clone())
+        .consumer(failing("labelled_parks", OnError::Park))
+        .consumer(failing("labelled_skips", OnError::Skip))
+        .snapshot_interval(Duration::from_millis(2));
+    let running = Running::start(builder);
+    for name in documented() {
+        let is_recorded = until(|| !recorded_labels(name).is_empty());
+        patiently(&format!("{name} is recorded"), is_recorded).await;
+    }
+    running.stop().await;
+    for (name, row) in rows() {
+        let labels = row.labels.into_iter().map(str::to_owned).collect();
+        assert_eq!(recorded_labels(name), BTreeSet::from([labels]), "{name}");
+    }
+}
+
+/// A line of the documented table.
+struct Row {
+    labels: BTreeSet<&'static str>,
+    /// Every word in it that is code: the values of labels are among them.
+    code: BTreeSet<&'static str>,
+}
+
+/// The table of metrics, by name.
+fn rows() -> BTreeMap<&'static str, Row> {
+    let code = |cell: &'static str| cell.split('`').skip(1).step_by(2);
+    let lines = include_str!("../../consumer/src/observing.rs").lines();
+    let rows = lines.filter_map(|line| {
+        let (name, rest) = line.strip_prefix("//! | `")?.split_once('`')?;
+        let labels = rest.split('|').nth(2)?;
+        let row = Row {
+            labels: code(labels).collect(),
+            code: code(rest).collect(),
+        };
+        Some((name, row))
+    });
+    rows.collect()
+}
+
+fn documented() -> Vec<&'static str> {
+    rows().into_keys().collect()
 }
 
 /// The states of a consumer, as they are documented.
@@ -603,7 +665,6 @@ fn every_state_of_a_consumer_is_shown_and_alerted_on() {
     assert_eq!(measured, documented);
 
     let dashboard = include_str!("../../examples/grafana/consumers.json");
-    let rules = include_str!("../../examples/grafana/alerts.yml");
     assert!(
         dashboard.contains(r#"state!=\"running\""#),
         "a panel shows all states"
@@ -615,7 +676,7 @@ fn every_state_of_a_consumer_is_shown_and_alerted_on() {
     // The others pass by themselves, or were chosen by an operator.
     let needs_no_one = ["running", "retrying", "waiting", "forgotten"];
     let states_in = |line: &'static str| line.split('"').skip(1).step_by(2);
-    let expressions = rules
+    let expressions = RULES
         .lines()
         .filter(|line| line.contains("consumer_state{"));
     let alerted: Vec<&str> = expressions
@@ -664,30 +725,176 @@ fn alerts_and_panels_keep_the_logs_of_a_process_apart() {
     }
 }
 
-#[test]
-fn the_alert_rules_name_only_metrics_that_there_are() {
-    let rules = include_str!("../../examples/grafana/alerts.yml");
-    let guide = include_str!("../../consumer/src/guide/on_call.md");
-    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    let expressions = rules.lines().filter(|line| line.contains("expr:"));
-    let words = expressions.flat_map(|line| line.split(|letter| !is_part(letter)));
-    let metrics: Vec<&str> = words.filter(|word| word.starts_with("consumer_")).collect();
-    assert!(metrics.len() >= 8, "{metrics:?}");
-    for metric in metrics {
-        let name = metric.trim_end_matches("_sum").trim_end_matches("_count");
-        assert!(documented().contains(&name), "{metric} is not documented");
-    }
-    let alerts = rules
+const RULES: &str = include_str!("../../examples/grafana/alerts.yml");
+
+/// The values of a key in the file of rules, one for each rule.
+fn in_rules(key: &str) -> Vec<&'static str> {
+    let start = format!("{key}: ");
+    let lines = RULES
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let alerts: Vec<&str> = alerts.collect();
-    for part in ["expr:", "severity:", "summary:"] {
-        assert_eq!(alerts.len(), rules.matches(part).count(), "{part}");
+        .map(|line| line.trim().trim_start_matches("- "));
+    lines
+        .filter_map(|line| line.strip_prefix(&*start))
+        .collect()
+}
+
+#[test]
+fn the_guide_answers_every_alert() {
+    let guide = include_str!("../../consumer/src/guide/on_call.md");
+    let alerts = in_rules("alert");
+    assert!(alerts.len() >= 8, "{alerts:?}");
+    for part in ["expr", "labels", "summary"] {
+        assert_eq!(alerts.len(), in_rules(part).len(), "{part}");
     }
     for alert in alerts {
         assert!(
             guide.contains(&format!("`{alert}`")),
             "the guide does not answer {alert}"
         );
+    }
+}
+
+/// The expressions of the panels, with the legend of each.
+fn panels() -> Vec<(String, String)> {
+    fn collect(value: &Value, panels: &mut Vec<(String, String)>) {
+        if let (Some(expr), Some(legend)) = (value["expr"].as_str(), value["legendFormat"].as_str())
+        {
+            panels.push((expr.to_owned(), legend.to_owned()));
+        }
+        match value {
+            Value::Object(members) => members.values().for_each(|one| collect(one, panels)),
+            Value::Array(elements) => elements.iter().for_each(|one| collect(one, panels)),
+            _ => {}
+        }
+    }
+    let dashboard = include_str!("../../examples/grafana/consumers.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let mut panels = Vec::new();
+    collect(&dashboard, &mut panels);
+    assert!(panels.len() > 12, "{panels:?}");
+    panels
+}
+
+/// What follows each of the occurrences of a text, up to an end.
+fn between<'a>(text: &'a str, start: &str, end: &str) -> Vec<&'a str> {
+    let parts = text.split(start).skip(1);
+    parts.filter_map(|part| part.split(end).next()).collect()
+}
+
+fn is_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_'
+}
+
+/// The metrics of an expression, each with the labels that it selects by and their values.
+fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
+    let starts = expression.match_indices("consumer_").map(|(at, _)| at);
+    let selector = |at| {
+        let rest: &str = &expression[at..];
+        let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
+        let (metric, rest) = rest.split_at(end);
+        let selected = rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.split('}').next());
+        let pairs = selected.into_iter().flat_map(|pairs| pairs.split(','));
+        let pairs = pairs.map(|pair| {
+            let (label, value) = pair.split_once('"').unwrap();
+            (
+                label.trim().trim_end_matches(['=', '~', '!']),
+                value.trim_end_matches('"'),
+            )
+        });
+        (metric, pairs.collect())
+    };
+    starts.map(selector).collect()
+}
+
+/// What an expression names that no worker reports; `shown` are the labels in the text beside it.
+fn unknown_names(expression: &str, shown: &[&str]) -> Vec<String> {
+    let documented = rows();
+    let groups: Vec<Vec<&str>> = between(expression, " by (", ")")
+        .into_iter()
+        .map(|labels| labels.split(", ").collect())
+        .collect();
+    let mut unknown = Vec::new();
+    for (metric, selected) in selectors(expression) {
+        let name = metric.trim_end_matches("_sum").trim_end_matches("_count");
+        let Some(row) = documented.get(name) else {
+            unknown.push(metric.to_owned());
+            continue;
+        };
+        let labels = selected.iter().map(|(label, _)| label);
+        let labels = labels.chain(groups.iter().flatten()).chain(shown);
+        let labels = labels.filter(|label| !row.labels.contains(*label));
+        unknown.extend(labels.map(|label| format!("{label} of {metric}")));
+        let values = selected.iter().flat_map(|(_, value)| value.split('|'));
+        let values = values.filter(|value| !value.starts_with('$') && !row.code.contains(value));
+        unknown.extend(values.map(|value| format!("{value} in {metric}")));
+    }
+    let is_lost = |label: &&&str| groups.iter().any(|group| !group.contains(label));
+    unknown.extend(
+        shown
+            .iter()
+            .filter(is_lost)
+            .map(|label| format!("{label} after grouping")),
+    );
+    unknown
+}
+
+#[test]
+fn rules_and_panels_name_only_what_workers_report() {
+    for (expression, summary) in in_rules("expr").into_iter().zip(in_rules("summary")) {
+        assert!(!selectors(expression).is_empty(), "{expression}");
+        let shown: Vec<&str> = between(summary, "$labels.", " ");
+        assert_eq!(unknown_names(expression, &shown), [""; 0], "{expression}");
+    }
+    for (expression, legend) in panels() {
+        assert!(!selectors(&expression).is_empty(), "{expression}");
+        let shown = between(&legend, "{{", "}}");
+        assert_eq!(unknown_names(&expression, &shown), [""; 0], "{expression}");
+    }
+    // The control: each kind of mistake.
+    for (expression, shown) in [
+        ("max(consumer_lags)", &[][..]),
+        ("max by (slices) (consumer_lag_seconds)", &[]),
+        ("consumer_errors_total{kinds=\"database\"}", &[]),
+        ("consumer_state{state=~\"stopped|halted\"}", &[]),
+        ("max by (consumer) (consumer_lag_seconds)", &["version"]),
+    ] {
+        assert_eq!(unknown_names(expression, shown).len(), 1, "{expression}");
+    }
+}
+
+/// What Prometheus says about rules that it refuses; `None` if its program is not there, which `CI` demands.
+fn refused_by_prometheus(rules: &str) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    let mut promtool = Command::new("promtool");
+    let Ok(checked) = promtool.args(["check", "rules"]).arg(&file).output() else {
+        assert!(std::env::var_os("CI").is_none(), "there is no `promtool`");
+        println!("skipped: there is no `promtool`");
+        return None;
+    };
+    let errors = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.success(), errors.is_empty(), "{errors}");
+    Some(errors)
+}
+
+#[test]
+fn prometheus_accepts_the_rules_and_the_panels() {
+    let rule = |(index, (expression, _)): (usize, (String, String))| {
+        let expression = expression.replace("$__rate_interval", "5m");
+        json!({ "record": format!("panel:{index}"), "expr": expression })
+    };
+    let panels: Vec<Value> = panels().into_iter().enumerate().map(rule).collect();
+    // JSON is YAML too.
+    let panels = json!({ "groups": [{ "name": "panels", "rules": panels }] }).to_string();
+    let broken = RULES.replace("max by (consumer, version)", "max by (consumer");
+    let is_refused = |rules: &str| refused_by_prometheus(rules).map(|errors| !errors.is_empty());
+    if let Some(is_refused_too) = is_refused(&broken) {
+        assert!(is_refused_too, "the control");
+        for rules in [RULES, &panels] {
+            assert_eq!(refused_by_prometheus(rules), Some(String::new()));
+        }
     }
 }

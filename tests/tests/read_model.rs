@@ -11,12 +11,6 @@ use consumer_tests::{Database, TestDatabase, run_once, test_on};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Appends a typed event of one aggregate, and returns its position.
-async fn append<DB: TestDatabase>(db: &Database<DB>, id: &str, event: &impl Event) -> i64 {
-    let event = NewEvent::typed(event).unwrap().of(id);
-    db.append_events(&[event]).await[0].global_position
-}
-
 /// Appends an event of that type alone to an aggregate.
 async fn append_named<DB: TestDatabase>(
     db: &Database<DB>,
@@ -188,13 +182,13 @@ test_on!(
 );
 
 async fn each_form_of_handler_changes_its_row<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, "a", &registered("a@1")).await;
-    append(&db, "b", &registered("b@2")).await;
-    append(&db, "b", &Deleted {}).await;
-    append(&db, "a", &email_changed("a@4")).await;
-    append(&db, "a", &Renamed { name: None }).await;
-    append(&db, "c", &renamed("c@6")).await;
-    append(&db, "a", &Ignored {}).await;
+    db.append_typed("a", &registered("a@1")).await;
+    db.append_typed("b", &registered("b@2")).await;
+    db.append_typed("b", &Deleted {}).await;
+    db.append_typed("a", &email_changed("a@4")).await;
+    db.append_typed("a", &Renamed { name: None }).await;
+    db.append_typed("c", &renamed("c@6")).await;
+    db.append_typed("a", &Ignored {}).await;
     let imported = ["Imported", "Migrated", "Unknown"];
     for event_type in imported {
         append_named(&db, ("User", "d"), event_type).await;
@@ -205,15 +199,15 @@ async fn each_form_of_handler_changes_its_row<DB: TestDatabase>(db: Database<DB>
         users(&db).await,
         ["a a@4 1 4", "c c@6 0 6", "d Imported 1200 10"]
     );
-    append(&db, "b", &registered("b@12")).await;
-    let checked = append(&db, "b", &Checked { is_valid: true }).await;
+    db.append_typed("b", &registered("b@12")).await;
+    let checked = db.append_typed("b", &Checked { is_valid: true }).await;
     run(&db, "users").await;
     assert_eq!(users(&db).await[1], format!("b b@12 10 {checked}"));
 }
 
 async fn a_row_that_is_missing_is_an_error_that_names_it<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, "a", &registered("a")).await;
-    append(&db, "lost", &email_changed("b")).await;
+    db.append_typed("a", &registered("a")).await;
+    db.append_typed("lost", &email_changed("b")).await;
     let report = run_into_error(&db, "users").await;
     for part in ["event 2", "`users`", "`lost`"] {
         assert!(report.contains(part), "{report}");
@@ -223,10 +217,10 @@ async fn a_row_that_is_missing_is_an_error_that_names_it<DB: TestDatabase>(db: D
 }
 
 async fn the_error_of_a_handler_stops_at_its_event<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, "a", &registered("a@1")).await;
-    append(&db, "a", &email_changed("a@2")).await;
-    append(&db, "a", &Checked { is_valid: false }).await;
-    append(&db, "a", &email_changed("a@4")).await;
+    db.append_typed("a", &registered("a@1")).await;
+    db.append_typed("a", &email_changed("a@2")).await;
+    db.append_typed("a", &Checked { is_valid: false }).await;
+    db.append_typed("a", &email_changed("a@4")).await;
     let report = run_into_error(&db, "users").await;
     assert!(report.contains("a@2 is not valid"), "{report}");
     assert!(report.contains("event 3"), "{report}");
@@ -285,9 +279,9 @@ async fn handlers_of_one_event_change_their_rows_in_order<DB: TestDatabase>(db: 
         to: to.map(Into::into),
         amount,
     };
-    append(&db, "1", &transfer("a", Some("b"), 10)).await;
-    append(&db, "2", &transfer("b", Some("b"), 100)).await;
-    append(&db, "3", &transfer("c", None, 1)).await;
+    db.append_typed("1", &transfer("a", Some("b"), 10)).await;
+    db.append_typed("2", &transfer("b", Some("b"), 100)).await;
+    db.append_typed("3", &transfer("c", None, 1)).await;
     run(&db, "accounts").await;
     let balances = "SELECT account || ' ' || balance FROM accounts_v1 ORDER BY account";
     // `b` had 10: half of it minus 100, then plus 100.
@@ -351,11 +345,12 @@ async fn a_handler_is_called_once_for_each_row_that_it_names<DB: TestDatabase>(d
         gift: None,
     };
     for sku in 1..=3 {
-        append(&db, "first", &order(&[(sku, 0)])).await;
+        db.append_typed("first", &order(&[(sku, 0)])).await;
     }
     // The first line and the third are one row.
-    append(&db, "second", &order(&[(1, 5), (2, 7), (1, 20)])).await;
-    append(&db, "third", &order(&[])).await;
+    db.append_typed("second", &order(&[(1, 5), (2, 7), (1, 20)]))
+        .await;
+    db.append_typed("third", &order(&[])).await;
     append_named(&db, ("Order", "x"), "Counted").await;
     run(&db, "stock").await;
     let stock = "SELECT sku || ' ' || sold || ' ' || orders FROM stock_v1 ORDER BY sku";
@@ -408,10 +403,12 @@ async fn a_key_of_several_parts_is_named_part_by_part<DB: TestDatabase>(db: Data
         day: day.parse().unwrap(),
         amount,
     };
-    append(&db, "7", &paid("EUR", "2026-01-01", 1)).await;
-    append(&db, "7", &paid("EUR", "2026-01-02", 10)).await;
-    append(&db, "007", &paid("EUR", "2026-01-01", 100)).await;
-    append(&db, "8", &paid("USD", "2026-01-01", 1_000)).await;
+    db.append_typed("7", &paid("EUR", "2026-01-01", 1)).await;
+    db.append_typed("7", &paid("EUR", "2026-01-02", 10)).await;
+    db.append_typed("007", &paid("EUR", "2026-01-01", 100))
+        .await;
+    db.append_typed("8", &paid("USD", "2026-01-01", 1_000))
+        .await;
     run(&db, "payments").await;
     let payments =
         "SELECT wallet || ' ' || currency || ' ' || day || ' ' || amount FROM payments_v1
@@ -424,7 +421,7 @@ async fn a_key_of_several_parts_is_named_part_by_part<DB: TestDatabase>(db: Data
             "8 USD 2026-01-01 1000"
         ]
     );
-    append(&db, "nine", &paid("EUR", "2026-01-01", 1)).await;
+    db.append_typed("nine", &paid("EUR", "2026-01-01", 1)).await;
     let report = run_into_error(&db, "payments").await;
     assert!(
         report.contains("`nine` is not a key of type `i64`"),
@@ -455,8 +452,8 @@ impl Aliases {
 }
 
 async fn a_returned_row_has_the_key_that_was_named<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, "same", &registered("same")).await;
-    append(&db, "id", &registered("mail")).await;
+    db.append_typed("same", &registered("same")).await;
+    db.append_typed("id", &registered("mail")).await;
     let report = run_into_error(&db, "aliases").await;
     for part in ["`aliases`", "`mail`", "`id`", "event 2"] {
         assert!(report.contains(part), "{part} is not in {report}");
@@ -465,7 +462,7 @@ async fn a_returned_row_has_the_key_that_was_named<DB: TestDatabase>(db: Databas
 }
 
 async fn a_rebuild_empties_the_table<DB: TestDatabase>(db: Database<DB>) {
-    append(&db, "a", &registered("a@1")).await;
+    db.append_typed("a", &registered("a@1")).await;
     run(&db, "users").await;
     let worker = Worker::builder(db.store.clone()).discover_group("users");
     let admin = worker.admin().unwrap();
@@ -543,25 +540,25 @@ with_sql!(MixedSqlite, SqliteConnection, "mixed_sqlite");
 with_sql!(MixedPostgres, PgConnection, "mixed_postgres");
 
 async fn sql_handlers_and_folds_see_each_other<DB: TestDatabase>(db: Database<DB>, group: &str) {
-    append(&db, "a", &registered("1")).await;
-    append(&db, "b", &registered("2")).await;
-    append(&db, "a", &renamed("-3")).await;
-    append(&db, "a", &email_changed("4")).await;
+    db.append_typed("a", &registered("1")).await;
+    db.append_typed("b", &registered("2")).await;
+    db.append_typed("a", &renamed("-3")).await;
+    db.append_typed("a", &email_changed("4")).await;
     // An event without a handler does not end a run.
     append_named(&db, ("User", "a"), "Imported").await;
     append_named(&db, ("User", "a"), "Imported").await;
     append_named(&db, ("User", "a"), "Unknown").await;
-    append(&db, "a", &renamed("-8")).await;
-    append(&db, "b", &email_changed("9")).await;
+    db.append_typed("a", &renamed("-8")).await;
+    db.append_typed("b", &email_changed("9")).await;
     run(&db, group).await;
     let emails = "SELECT id || ' ' || email || ' ' || changes FROM users_v1 ORDER BY id";
     assert_eq!(db.texts(emails).await, ["a 1-3+4-8 1", "b 2+9 1"]);
     assert_eq!(db.applied("mixed").await, [1, 2, 1]);
 
     // An error of a fold behind a SQL handler names the event and not its place in the run.
-    append(&db, "a", &renamed("-10")).await;
-    let last = append(&db, "a", &email_changed("11")).await;
-    let lost = append(&db, "lost", &email_changed("12")).await;
+    db.append_typed("a", &renamed("-10")).await;
+    let last = db.append_typed("a", &email_changed("11")).await;
+    let lost = db.append_typed("lost", &email_changed("12")).await;
     let report = run_into_error(&db, group).await;
     let stopped = format!("stopped before event {lost} ");
     assert!(report.contains(&stopped), "{report}");

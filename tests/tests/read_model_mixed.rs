@@ -151,11 +151,6 @@ trait Mixing: TestDatabase {
 mixed!(OnSqlite, SqliteConnection, Sqlite);
 mixed!(OnPostgres, PgConnection, Postgres);
 
-async fn append<DB: TestDatabase>(db: &Database<DB>, id: &str, event: &AccountEvent) -> i64 {
-    let event = NewEvent::typed(event).unwrap().of(id);
-    db.append_events(&[event]).await[0].global_position
-}
-
 fn opened(cents: i64) -> AccountEvent {
     AccountEvent::Opened(Opened { cents })
 }
@@ -187,18 +182,19 @@ async fn each_form_sees_the_rows_of_those_before<DB: Mixing>() {
         let parks = |settings: consumer::Settings| settings.retries(0).on_error(OnError::Park);
         run_once(worker.configure_all(parks)).await
     };
-    append(&db, "a", &opened(1)).await;
-    append(&db, "b", &opened(10)).await;
-    append(&db, "a", &paid(4)).await; // a: 5
-    append(&db, "a", &shared(&["a", "b", "a", "none"], 2)).await; // a: 17, b: 32
-    append(&db, "b", &AccountEvent::Doubled).await; // b: 64
-    append(&db, "b", &AccountEvent::Tripled).await; // b: 192
-    let parked = append(&db, "b", &paid(-100)).await;
-    append(&db, "a", &shared(&["b"], 1)).await; // b: 577
-    let behind = append(&db, "b", &shared(&["a"], 1_000)).await;
-    append(&db, "c", &opened(7)).await;
-    append(&db, "c", &AccountEvent::Closed).await;
-    append(&db, "a", &paid(3)).await; // a: 20
+    db.append_typed("a", &opened(1)).await;
+    db.append_typed("b", &opened(10)).await;
+    db.append_typed("a", &paid(4)).await; // a: 5
+    db.append_typed("a", &shared(&["a", "b", "a", "none"], 2))
+        .await; // a: 17, b: 32
+    db.append_typed("b", &AccountEvent::Doubled).await; // b: 64
+    db.append_typed("b", &AccountEvent::Tripled).await; // b: 192
+    let parked = db.append_typed("b", &paid(-100)).await;
+    db.append_typed("a", &shared(&["b"], 1)).await; // b: 577
+    let behind = db.append_typed("b", &shared(&["a"], 1_000)).await;
+    db.append_typed("c", &opened(7)).await;
+    db.append_typed("c", &AccountEvent::Closed).await;
+    db.append_typed("a", &paid(3)).await; // a: 20
     let report = run(false).await;
     assert!(!report.has_failures(), "{report}");
     assert_eq!(db.parked("accounts").await, [parked, behind]);
@@ -299,7 +295,7 @@ async fn the_rows_are_those_of_memory<DB: Mixing>(
 ) {
     let db = Database::<DB>::fresh().await;
     for (aggregate, event) in &events {
-        append(&db, IDS[*aggregate], event).await;
+        db.append_typed(IDS[*aggregate], event).await;
     }
     // One after the other: where a version meets another one, it cuts its batches.
     for (version, (parks, batch_size)) in (1..).zip(cuts) {

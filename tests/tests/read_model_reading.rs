@@ -11,7 +11,7 @@ use consumer_tests::{
 };
 
 /// Longer than any test takes.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The number of events of an aggregate.
 #[derive(ReadModel, Debug)]
@@ -66,12 +66,8 @@ async fn as_of<DB: TestDatabase>(
     position: i64,
 ) -> Result<Option<i64>, FindError> {
     let id = id.to_owned();
-    let found = db.store.find_as_of::<Counter>(&id, position, PATIENCE);
+    let found = db.store.find_as_of::<Counter>(&id, position, TIMEOUT);
     Ok(found.await?.map(|row| row.count))
-}
-
-async fn append<DB: TestDatabase>(db: &Database<DB>, id: &str) -> i64 {
-    db.append("User", [id]).await[0]
 }
 
 test_on!(
@@ -92,10 +88,10 @@ test_on!(
 );
 
 async fn find_as_of_waits_for_the_checkpoint<DB: TestDatabase>(db: Database<DB>) {
-    let first = append(&db, "ada").await;
+    let first = db.append_one("User", "ada").await;
     run_once(db.worker().consumer(counters())).await;
     assert_eq!(count(&db, "ada", first).await, Some(1));
-    let second = append(&db, "ada").await;
+    let second = db.append_one("User", "ada").await;
     // The row is there, and does not show the event.
     assert_eq!(count(&db, "ada", first).await, Some(1));
     let (found, _) = tokio::join!(
@@ -108,7 +104,7 @@ async fn find_as_of_waits_for_the_checkpoint<DB: TestDatabase>(db: Database<DB>)
 async fn find_as_of_does_not_wait_for_a_row_that_the_event_deleted<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    append(&db, "ada").await;
+    db.append_one("User", "ada").await;
     run_once(db.worker().consumer(counters())).await;
     let deleted = NewEvent::new("User", "ada", "Deleted", "{}");
     let deleted = db.append_events(&[deleted]).await[0].global_position;
@@ -139,10 +135,10 @@ async fn find_as_of_waits_for_every_row_of_a_key_of_several_parts<DB: TestDataba
         )
     };
     run_once(db.worker().consumer(by_type())).await;
-    let position = append(&db, "ada").await;
+    let position = db.append_one("User", "ada").await;
     let key = ("ada".to_owned(), "Changed".to_owned());
     let (found, _) = tokio::join!(
-        db.store.find_as_of::<ByType>(&key, position, PATIENCE),
+        db.store.find_as_of::<ByType>(&key, position, TIMEOUT),
         run_once(db.worker().consumer(by_type()))
     );
     let found = found.unwrap().unwrap();
@@ -163,8 +159,8 @@ fn named(name: &str, is_lower: bool) -> String {
 async fn find_as_of_waits_for_the_segment_of_the_key<DB: TestDatabase>(db: Database<DB>) {
     let divided = || counters().settings(impatient().retries(0).segments(2));
     let (stops, goes_on) = (named("stops", true), named("goes-on", false));
-    let stopped = append(&db, &stops).await;
-    let last = append(&db, &goes_on).await;
+    let stopped = db.append_one("User", &stops).await;
+    let last = db.append_one("User", &goes_on).await;
     let report = db.worker().consumer(divided()).build().unwrap();
     assert!(report.run_once().await.unwrap().has_failures());
     assert_eq!(count(&db, &goes_on, last).await, Some(1));
@@ -177,11 +173,11 @@ async fn find_as_of_waits_for_the_segment_of_the_key<DB: TestDatabase>(db: Datab
 }
 
 async fn find_as_of_waits_for_the_active_version<DB: TestDatabase>(db: Database<DB>) {
-    let position = append(&db, "ada").await;
+    let position = db.append_one("User", "ada").await;
     run_once(db.worker().consumer(counters())).await;
     let second = || Registered::new(counters()).version(2);
     run_once(db.worker().registered(second())).await;
-    let last = append(&db, "ada").await;
+    let last = db.append_one("User", "ada").await;
     run_once(db.worker().consumer(counters())).await;
     // Version 2 is behind, but is not active.
     assert_eq!(count(&db, "ada", last).await, Some(2));
@@ -198,11 +194,11 @@ async fn find_as_of_waits_for_the_active_version<DB: TestDatabase>(db: Database<
 }
 
 async fn find_as_of_says_that_the_consumer_is_paused<DB: TestDatabase>(db: Database<DB>) {
-    let first = append(&db, "ada").await;
+    let first = db.append_one("User", "ada").await;
     run_once(db.worker().consumer(counters())).await;
     let admin = Admin::new(db.store.clone());
     admin.pause("counters").await.unwrap();
-    let second = append(&db, "ada").await;
+    let second = db.append_one("User", "ada").await;
     let error = as_of(&db, "ada", second).await.unwrap_err();
     assert!(matches!(error, FindError::Paused { .. }), "{error}");
     let text = error.to_string();
@@ -212,11 +208,11 @@ async fn find_as_of_says_that_the_consumer_is_paused<DB: TestDatabase>(db: Datab
 }
 
 async fn find_as_of_says_why_the_consumer_has_stopped<DB: TestDatabase>(db: Database<DB>) {
-    let first = append(&db, "ada").await;
+    let first = db.append_one("User", "ada").await;
     let running = Running::start(db.worker().consumer(counters()));
     running.caught_up().await.unwrap();
     assert_eq!(count(&db, "ada", first).await, Some(1));
-    let stops = append(&db, "stops").await;
+    let stops = db.append_one("User", "stops").await;
     // It waits while the consumer may still get there.
     let error = as_of(&db, "ada", stops).await.unwrap_err();
     assert!(error.to_string().contains("it stops"), "{error}");
@@ -235,7 +231,7 @@ async fn find_as_of_says_that_no_consumer_maintains_the_table<DB: TestDatabase>(
 
 async fn find_as_of_ends_after_its_timeout<DB: TestDatabase>(db: Database<DB>) {
     run_once(db.worker().consumer(counters())).await;
-    let position = append(&db, "ada").await;
+    let position = db.append_one("User", "ada").await;
     let timeout = Duration::from_secs(2);
     let id = "ada".to_owned();
     let found = db.store.find_as_of::<Counter>(&id, position, timeout);

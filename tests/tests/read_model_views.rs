@@ -309,19 +309,20 @@ async fn a_version_written_by_hand_keeps_queries_until_a_switch<DB: TestDatabase
 }
 
 /// What `find` of a version says of the view.
-macro_rules! refused {
-    ($row:ty, $from:expr) => {
-        match <$row>::find($from, &"ada".to_owned()).await {
-            Err(error @ FindError::OtherVersion { .. }) => error.to_string(),
-            other => panic!("{other:?}"),
-        }
-    };
+async fn refused<'c, R: ReadModel<Key = String>, DB: TestDatabase>(
+    from: impl sqlx::Acquire<'c, Database = DB> + Send,
+) -> String {
+    match R::find(from, &"ada".to_owned()).await {
+        Err(error @ FindError::OtherVersion { .. }) => error.to_string(),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it finds the row"),
+    }
 }
 
 async fn find_over_a_view_of_another_version_names_both<DB: TestDatabase>(db: Database<DB>) {
     all_versions(&db).await;
     // A column is missing.
-    let error = refused!(added::User, &db.pool);
+    let error = refused::<added::User, _>(&db.pool).await;
     for part in [
         "the view `users` shows version 1",
         "the struct is of version 2",
@@ -332,7 +333,7 @@ async fn find_over_a_view_of_another_version_names_both<DB: TestDatabase>(db: Da
     }
     // A column has another type.
     activate(&db, 4).await.expect("activate");
-    let error = refused!(first::User, &db.pool);
+    let error = refused::<first::User, _>(&db.pool).await;
     for part in [
         "shows version 4",
         "the struct is of version 1",
@@ -350,7 +351,7 @@ where
 {
     all_versions(&db).await;
     let mut tx = db.pool.begin().await.expect("begin");
-    let error = refused!(added::User, &mut *tx);
+    let error = refused::<added::User, _>(&mut *tx).await;
     assert!(error.contains("of version 2"), "{error}");
     // The transaction can go on.
     let found = first::User::find(&mut *tx, &"ada".to_owned()).await;
@@ -360,7 +361,7 @@ where
 async fn find_without_a_version_of_the_struct_says_what_to_do<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["ada"]).await;
     run(&db, first::Users, 1).await.expect("run");
-    let error = refused!(added::User, &db.pool);
+    let error = refused::<added::User, _>(&db.pool).await;
     assert!(error.contains("let a worker run the version"), "{error}");
 }
 

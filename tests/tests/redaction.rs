@@ -197,7 +197,7 @@ async fn workers_drop_the_old_payload_of_a_redacted_event<DB: TestDatabase>(db: 
         admin.pause(&*own).await.unwrap();
         until("it has looked", async || {
             let consumers = running.consumers();
-            let paused = consumers.iter().find(|one| *one.name == *own);
+            let paused = consumers.iter().find(|one| *one.id.name == *own);
             paused.unwrap().state == consumer::ConsumerState::Paused
         })
         .await;

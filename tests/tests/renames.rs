@@ -103,7 +103,7 @@ async fn traces<DB: TestDatabase>(db: &Database<DB>, name: &str) -> Vec<i64> {
 
 fn is_held_back<DB: Backend>(running: &Running<DB>, name: &str) -> bool {
     let consumers = running.consumers();
-    let mut own = consumers.iter().filter(|one| &*one.name == name);
+    let mut own = consumers.iter().filter(|one| &*one.id.name == name);
     own.all(|one| matches!(one.state, ConsumerState::HeldBack(_)))
 }
 
@@ -269,7 +269,7 @@ async fn an_old_name_is_held_back_while_others_run<DB: TestDatabase>(db: Databas
     let health = running.health();
     let of_users = |problem: &HealthProblem| {
         matches!(problem,
-        HealthProblem::NotRunning { consumer, state: ConsumerState::HeldBack(_) } if &**consumer == "users")
+        HealthProblem::NotRunning { consumer, state: ConsumerState::HeldBack(_) } if &*consumer.name == "users")
     };
     assert!(health.problems.iter().any(of_users), "{health}");
     assert!(health.is_live() && health.is_ready(), "{health}");
@@ -518,14 +518,14 @@ async fn a_take_over_waits_for_the_old_process_and_stops_no_other<DB: TestDataba
     let consumers = new.consumers();
     let own = consumers
         .iter()
-        .find(|one| &*one.name == "accounts")
+        .find(|one| &*one.id.name == "accounts")
         .unwrap();
     let former = "users".to_owned();
     assert_eq!(reason(&own.state), HeldBackReason::FormerBusy { former });
     gate.add_permits(100);
     until("it takes over", async || {
         let consumers = new.consumers();
-        let own = consumers.iter().find(|one| &*one.name == "accounts");
+        let own = consumers.iter().find(|one| &*one.id.name == "accounts");
         own.unwrap().position >= Some(last)
     })
     .await;

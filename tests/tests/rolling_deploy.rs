@@ -24,7 +24,7 @@ fn start<DB: TestDatabase>(db: &Database<DB>, program: &str) -> WorkerProcess {
 async fn statuses<DB: TestDatabase>(db: &Database<DB>) -> Vec<ConsumerStatus> {
     let status = Admin::new(db.store.clone()).status().await.unwrap();
     let mut consumers = status.consumers;
-    consumers.retain(|one| CONSUMERS.contains(&&*one.name));
+    consumers.retain(|one| CONSUMERS.contains(&&*one.id.name));
     consumers
 }
 
@@ -65,7 +65,7 @@ async fn all_wait_before<DB: TestDatabase>(db: &Database<DB>, position: i64) {
     let log = db.log().await;
     let handled = log.partition_point(|one| *one < position);
     for one in statuses(db).await {
-        assert_eq!(db.applied(&one.name).await, log[..handled]);
+        assert_eq!(db.applied(&one.id.name).await, log[..handled]);
         assert_eq!(one.lag.events, (log.len() - handled) as u64);
         let text = one.state.to_string();
         let event = one.waiting_for.unwrap();

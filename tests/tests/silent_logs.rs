@@ -90,7 +90,7 @@ async fn commands_show_the_consumers_of_their_log_only<DB: TestDatabase>(db: Dat
         );
         assert_eq!(admin.active_version(other).await.unwrap(), None);
         let status = Admin::new(store).status().await.unwrap();
-        let names: Vec<&str> = status.consumers.iter().map(|one| &*one.name).collect();
+        let names: Vec<&str> = status.consumers.iter().map(|one| &*one.id.name).collect();
         assert_eq!(names, [own]);
     }
 }

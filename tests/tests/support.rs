@@ -195,10 +195,10 @@ fn holds_a_server_until_it_is_killed() {
 }
 
 fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !reached() {
         assert!(
-            Instant::now() < patience,
+            Instant::now() < deadline,
             "timed out after a minute: {what}"
         );
         std::thread::sleep(Duration::from_millis(10));

@@ -469,7 +469,7 @@ async fn unknown_events_of_a_log_are_listed_at_once<DB: TestDatabase>(db: Databa
     let list = async |builder: WorkerBuilder<DB>| {
         let unknown = builder.admin().unwrap().unknown_events().await.unwrap();
         let row = |one: &consumer::admin::UnknownEvents| {
-            let consumer = format!("{} v{}", one.consumer, one.version);
+            let consumer = format!("{} v{}", one.consumer.name, one.consumer.version);
             let event = format!("{} {}", one.event_type, one.event_version);
             (consumer, event, one.events, one.first, one.last)
         };

@@ -336,7 +336,7 @@ async fn a_shutdown_ends_consumers_in_every_state<DB: TestDatabase>(db: Database
     db.execute("UPDATE consumer_progress SET state = 'paused' WHERE consumer = 'paused'")
         .await;
     until("each waits for its own", async || {
-        worker.consumers().iter().all(|one| match &*one.name {
+        worker.consumers().iter().all(|one| match &*one.id.name {
             "idle" => one.state == ConsumerState::Running,
             "retrying" => matches!(one.state, ConsumerState::Retrying { .. }),
             "stopped" => matches!(one.state, ConsumerState::Stopped { .. }),
@@ -475,7 +475,7 @@ async fn a_changed_scope_is_refused_until_it_is_accepted<DB: TestDatabase>(db: D
     assert_eq!(
         text,
         "\
-c: refused: its checkpoint was reached with the scope [User], and the code has [Order, User]; \
+c: refused: its checkpoint was reached with the scope [User], but the code has [Order, User]; \
 rebuild it, or accept the new scope, 0 events handled
 "
     );

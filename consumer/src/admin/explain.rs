@@ -1,7 +1,6 @@
 //! The outcome of one event in one consumer, with the reasons.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -11,7 +10,7 @@ use super::operator::{Admin, declared_id};
 use super::options::Target;
 use super::parked::ParkedEvent;
 use super::problems::{on_command_line, waits_for_release, ways_on, ways_out_of_parking};
-use super::status::waiting_for;
+use super::status::{consumer_and_version, waiting_for};
 use super::text::count;
 use crate::backend::{
     Backend, Checkpoint, ConsumerId, HeldBack, State, UnknownEvent, aggregate_slice, readable_event,
@@ -34,10 +33,8 @@ use crate::registry::handled::HandlerShape;
 #[non_exhaustive]
 pub struct Explanation {
     /// The consumer.
-    #[serde(serialize_with = "text")]
-    pub consumer: Arc<str>,
-    /// Its version.
-    pub version: u32,
+    #[serde(flatten, serialize_with = "consumer_and_version")]
+    pub consumer: ConsumerId,
     /// The position that was asked about.
     pub position: i64,
     /// The event there.
@@ -60,7 +57,7 @@ impl Explanation {
         let Outcome::WaitingForRelease { event } = &self.outcome else {
             return self.outcome.to_string();
         };
-        let waits = waits_for_release(&on_command_line(&self.id()), event);
+        let waits = waits_for_release(&on_command_line(&self.consumer), event);
         format!("not handled yet: the consumer {waits}")
     }
 
@@ -70,18 +67,9 @@ impl Explanation {
         match &self.outcome {
             Outcome::Failing {
                 is_stopped: true, ..
-            } => Some(ways_on(&self.id(), Some(self.position))),
-            Outcome::Parked { .. } => Some(ways_out_of_parking(&self.id(), self.position)),
+            } => Some(ways_on(&self.consumer, Some(self.position))),
+            Outcome::Parked { .. } => Some(ways_out_of_parking(&self.consumer, self.position)),
             _ => None,
-        }
-    }
-
-    /// The consumer and its version.
-    #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
-    pub(crate) fn id(&self) -> ConsumerId {
-        ConsumerId {
-            name: Arc::clone(&self.consumer),
-            version: self.version,
         }
     }
 }
@@ -271,8 +259,7 @@ impl<DB: Backend> Admin<DB> {
             is_replay: false,
             checkpoint: rows.iter().map(|row| row.checkpoint.position).min(),
             handlers: Vec::new(),
-            consumer: Arc::clone(&consumer.name),
-            version: consumer.version,
+            consumer: consumer.clone(),
         };
         let Some(event) = event else {
             return Ok(explanation);
@@ -415,8 +402,4 @@ impl From<&HandlerShape> for HandlerSite {
             line: handler.line,
         }
     }
-}
-
-fn text<S: serde::Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(text)
 }

@@ -9,7 +9,7 @@ use crate::worker::ConsumerState;
 
 /// A problem of a consumer, in one line.
 pub(crate) enum Problem {
-    /// The behaviour of the consumer, from the verb on.
+    /// What the consumer does, as it follows its name.
     Does(String),
     /// A sentence of its own.
     Is(String),
@@ -37,10 +37,7 @@ impl Problem {
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     let all = [problem, remedy(one), no_worker(one)];
-    let consumer = one.id();
-    all.into_iter()
-        .flatten()
-        .map(move |problem| problem.of(&consumer))
+    all.into_iter().flatten().map(|problem| problem.of(&one.id))
 }
 
 /// The same without the event that it fails to handle.
@@ -60,22 +57,23 @@ fn no_worker(one: &ConsumerStatus) -> Option<Problem> {
 }
 
 fn problem_of_state(one: &ConsumerStatus) -> Option<Problem> {
-    if let ConsumerState::ScopeChanged { checkpoint, code } = &one.state {
-        let name = on_command_line(&one.id());
+    let reason = one.state.reason().unwrap_or_default();
+    if let ConsumerState::ScopeChanged { .. } = &one.state {
+        let name = on_command_line(&one.id);
         return Some(Problem::Is(format!(
-            "its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]; run `rebuild {name}`, or accept the new scope with `accept-scope {name}`"
+            "{reason}; run `rebuild {name}`, or accept the new scope with `accept-scope {name}`"
         )));
     }
     if let ConsumerState::WaitingForRelease { event } = &one.state {
-        let waits = waits_for_release(&on_command_line(&one.id()), event);
+        let waits = waits_for_release(&on_command_line(&one.id), event);
         return Some(Problem::Does(one_line(&waits)));
     }
     if let Some(reason) = &one.held_back {
         return Some(Problem::Does(format!("is {reason}")));
     }
-    if let ConsumerState::OtherLog { log } = &one.state {
+    if let ConsumerState::OtherLog { .. } = &one.state {
         return Some(Problem::Is(format!(
-            "another consumer with this name reads the log `{log}` of this database; give one of them another name"
+            "{reason}; give one of them another name"
         )));
     }
     if let (Some(missing), None) = (&one.missing, &one.failing) {
@@ -124,7 +122,7 @@ fn remedy(one: &ConsumerStatus) -> Option<Problem> {
     if let Some(release) = one.failed_releases.last() {
         let _ = write!(text, " by release {}", one_line(release));
     }
-    let _ = write!(text, "; {}", ways_on(&one.id(), *position));
+    let _ = write!(text, "; {}", ways_on(&one.id, *position));
     Some(Problem::Is(text))
 }
 

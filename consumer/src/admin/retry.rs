@@ -411,7 +411,7 @@ impl<DB: Backend> Retry<'_, DB> {
         after: i64,
     ) -> Result<Ledger, AdminError> {
         let (statements, consumer) = (&self.tables.checkpoints, self.consumer);
-        if !DB::lock_mark(statements, connection, &self.mark_holder()).await? {
+        if !DB::lock_precedence(statements, connection, &self.mark_holder()).await? {
             return Err(held(consumer));
         }
         let ledger = DB::ledger(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde::ser::Serializer;
+use serde::ser::{SerializeMap as _, Serializer};
 
 use super::error::AdminError;
 use super::frontier::FrontierStatus;
@@ -64,7 +64,7 @@ impl Status {
     /// Returns the entry of a consumer; with several versions, the first.
     #[must_use]
     pub fn consumer(&self, name: &str) -> Option<&ConsumerStatus> {
-        self.consumers.iter().find(|one| &*one.name == name)
+        self.consumers.iter().find(|one| &*one.id.name == name)
     }
 }
 
@@ -78,19 +78,17 @@ impl Status {
 ///     let more = if one.lag.is_more { "more than " } else { "" };
 ///     let behind = format!("{more}{} events behind", one.lag.events);
 ///     match &one.failing {
-///         Some(failing) => format!("{}: {behind}, failed {} times: {}", one.name, failing.attempts, failing.error),
-///         None => format!("{}: {behind}, {} parked", one.name, one.parked),
+///         Some(failing) => format!("{}: {behind}, failed {} times: {}", one.id, failing.attempts, failing.error),
+///         None => format!("{}: {behind}, {} parked", one.id, one.parked),
 ///     }
 /// }
 /// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerStatus {
-    /// The name.
-    #[serde(serialize_with = "text")]
-    pub name: Arc<str>,
-    /// The version.
-    pub version: u32,
+    /// Its name and version.
+    #[serde(flatten, serialize_with = "name_and_version")]
+    pub id: ConsumerId,
     /// Whether this is the active version.
     pub is_active: bool,
     /// Its state, as far as the checkpoint tells.
@@ -238,13 +236,6 @@ impl ConsumerStatus {
             self.state = ConsumerState::HeldBack(held_back.clone());
         }
     }
-
-    pub(crate) fn id(&self) -> ConsumerId {
-        ConsumerId {
-            name: Arc::clone(&self.name),
-            version: self.version,
-        }
-    }
 }
 
 /// An event that a consumer has failed to handle; see [`ConsumerStatus::failing`].
@@ -295,9 +286,9 @@ impl<DB: Backend> Admin<DB> {
         consumers.extend(self.new_consumers(&rows, &frontier, &mut reader).await?);
         let held_back = self.held_back().await?;
         for one in &mut consumers {
-            one.hold_back(held_back.get(&one.id()));
+            one.hold_back(held_back.get(&one.id));
         }
-        consumers.sort_by_key(ConsumerStatus::id);
+        consumers.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(Status {
             log: self.store.schema().log_name(),
             consumers,
@@ -315,7 +306,7 @@ impl<DB: Backend> Admin<DB> {
     /// // Some time later:
     /// let status = admin.status_since(&before).await?;
     /// for consumer in &status.consumers {
-    ///     println!("{}: {:.0} events/s", consumer.name, consumer.rate.unwrap_or_default());
+    ///     println!("{}: {:.0} events/s", consumer.id, consumer.rate.unwrap_or_default());
     /// }
     /// # Ok(()) }).unwrap();
     /// ```
@@ -338,8 +329,7 @@ impl<DB: Backend> Admin<DB> {
         let mut reader = self.log_reader(MOST_COUNTED).await?;
         for one in &mut status.consumers {
             let mut earlier = before.consumers.iter();
-            let earlier =
-                earlier.find(|other| other.name == one.name && other.version == one.version);
+            let earlier = earlier.find(|other| other.id == one.id);
             let Some((after, up_to)) = earlier.and_then(|other| other.position).zip(one.position)
             else {
                 continue;
@@ -385,8 +375,7 @@ impl<DB: Backend> Admin<DB> {
             (_, state) => state,
         };
         Ok(Some(ConsumerStatus {
-            name: Arc::clone(&consumer.name),
-            version: consumer.version,
+            id: consumer.clone(),
             is_active: active.get(&consumer.name) == Some(&consumer.version),
             state,
             position,
@@ -463,8 +452,7 @@ impl<DB: Backend> Admin<DB> {
             let other_log = reader.other_log(&consumer.name).await?;
             let (lag, settled_lag) = lags(0, frontier, &scope, reader).await?;
             new.push(ConsumerStatus {
-                name: consumer.name,
-                version: consumer.version,
+                id: consumer,
                 is_active: false,
                 state: other_log.map_or(ConsumerState::New, |log| ConsumerState::OtherLog { log }),
                 position: None,
@@ -620,6 +608,21 @@ fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> 
     to.serialize_f64(in_seconds(*time))
 }
 
-pub(super) fn text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(text)
+fn name_and_version<S: Serializer>(id: &ConsumerId, to: S) -> Result<S::Ok, S::Error> {
+    fields(id, "name", to)
+}
+
+pub(super) fn consumer_and_version<S: Serializer>(
+    id: &ConsumerId,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    fields(id, "consumer", to)
+}
+
+/// A consumer as two fields among others.
+fn fields<S: Serializer>(id: &ConsumerId, name: &'static str, to: S) -> Result<S::Ok, S::Error> {
+    let mut fields = to.serialize_map(Some(2))?;
+    fields.serialize_entry(name, &*id.name)?;
+    fields.serialize_entry("version", &id.version)?;
+    fields.end()
 }

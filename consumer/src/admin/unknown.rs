@@ -1,14 +1,13 @@
 //! Which events of a log the code of a program does not know.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::error::AdminError;
 use super::operator::{Admin, declared_id};
-use crate::backend::{Backend, FormatCount};
+use super::status::consumer_and_version;
 #[cfg(feature = "cli")]
-use crate::backend::{ConsumerId, UnknownEvent};
+use crate::backend::UnknownEvent;
+use crate::backend::{Backend, ConsumerId, FormatCount};
 use crate::registry::Registered;
 
 /// The events of one type and version that a consumer's code does not know; from [`Admin::unknown_events`].
@@ -16,10 +15,8 @@ use crate::registry::Registered;
 #[non_exhaustive]
 pub struct UnknownEvents {
     /// The consumer.
-    #[serde(serialize_with = "super::status::text")]
-    pub consumer: Arc<str>,
-    /// The version of the consumer.
-    pub version: u32,
+    #[serde(flatten, serialize_with = "consumer_and_version")]
+    pub consumer: ConsumerId,
     /// The type of the aggregate.
     pub aggregate_type: String,
     /// The type of the events.
@@ -119,10 +116,8 @@ fn knows<DB: Backend>(code: &Registered<DB>, format: &FormatCount) -> bool {
 }
 
 fn unknown_events<DB: Backend>(code: &Registered<DB>, format: &FormatCount) -> UnknownEvents {
-    let consumer = declared_id(&code.declaration);
     UnknownEvents {
-        consumer: consumer.name,
-        version: consumer.version,
+        consumer: declared_id(&code.declaration),
         aggregate_type: format.aggregate_type.clone(),
         event_type: format.event_type.clone(),
         event_version: format.event_version,

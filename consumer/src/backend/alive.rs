@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_another_machine_or_of_a_name_without_a_sign() {
+    fn nothing_is_known_of_other_machines_or_of_unsigned_names() {
         let number = process::id();
         for name in [
             format!("lane [another-boot 4026531836 {number} 1]"),

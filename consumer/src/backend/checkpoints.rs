@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, SqlSafeStr as _, SqlStr};
+use sqlx::{Connection as _, SqlSafeStr as _, SqlStr, Transaction};
 
 use super::driver::Driver;
 use super::ledger::{COMPACT, FOLD, FOLDED, Folding, HANDLED, Ledger, fold};
@@ -18,7 +18,7 @@ use super::rows::{
     Process, SegmentId, SnapshotRow, UnknownEvent, millis, on_consumer, on_row, release_line,
 };
 use super::sql::{Sql, Statement, statements};
-use super::{Incarnation, StoreError, StoreSettings};
+use super::{Incarnation, StoreSettings};
 use crate::contract::PersistedEvent;
 
 /// How long no batch begins after a caller found a handler at work; longer than the pause before it tries
@@ -70,9 +70,7 @@ const TRY_AGAIN: &str = "
               {for update, skip locked})";
 
 const LOCK_ROWS: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began, hold_at,
-           attempts, failed_position, error, failed_releases, unknown_position, unknown_aggregate,
-           unknown_type, unknown_version
+    SELECT consumer, version, slice_from, {checkpoint}, hold_at
       FROM {progress}
      WHERE consumer = $1 AND version = $2 AND slice_from IN ($3, $4)
      -- In this order, so that two processes cannot wait for each other.
@@ -105,15 +103,23 @@ const MERGED: &str = "
            error = NULL, unknown_position = NULL, updated_at = {now}
      WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
+/// Part of [`Checkpoints::SAVE`], as `{save}`.
+const SAVE: &str = "
+        UPDATE {progress}
+           SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
+               failed_position = $8, error = {message $9}, failed_releases = $12,
+               unknown_position = NULL, worker_host = $13, worker_pid = $14,
+               worker_release = $15, worker_at = {now}, updated_at = {now}
+         WHERE consumer = $1 AND version = $2 AND slice_from = $3
+           AND position = $10 AND epoch = $11";
+
 const REMOVE: &str = "
     DELETE FROM {progress} WHERE consumer = $1 AND version = $2 AND slice_from = $3";
 
 const SNAPSHOT: &str = "
-    SELECT consumer, version, slice_from, slice_to, position, epoch, scope, state, began,
+    SELECT consumer, version, slice_from, {checkpoint},
            -- A process that no longer asks for the merge no longer holds its rows.
            CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
-           attempts, failed_position, error, failed_releases, unknown_position, unknown_aggregate,
-           unknown_type, unknown_version,
            (SELECT k.position FROM {pending} AS k
              WHERE k.consumer = p.consumer AND k.version = p.version
                AND k.slice_from = p.slice_from) AS pending
@@ -200,8 +206,8 @@ statements! {
     pub CheckpointStatements for DB: Checkpoints {
         claim: DB::CLAIM,
         claim_at: DB::CLAIM_AT,
-        save: DB::SAVE,
-        save_at: DB::SAVE_AT,
+        save: &DB::SAVE.replace("{save}", SAVE),
+        save_at: &DB::SAVE_AT.replace("{save}", SAVE),
         leave_log: LEAVE_LOG,
         join_log: JOIN_LOG,
         other_log: OTHER_LOG,
@@ -223,7 +229,7 @@ statements! {
         note_unknown: &NOTE_UNKNOWN.replace("{same incarnation}", DB::SAME_INCARNATION),
         note_pending: &NOTE_PENDING.replace("{same incarnation}", DB::SAME_INCARNATION),
         ledger: HANDLED,
-        lock_mark: DB::LOCK_MARK,
+        lock_precedence: DB::LOCK_PRECEDENCE,
         take_mark: marks::TAKE,
         renew_mark: marks::RENEW,
         release_mark: marks::RELEASE,
@@ -295,17 +301,17 @@ pub trait Checkpoints: Renames {
     /// Claims like [`CLAIM`](Self::CLAIM), and only at the address `$5`.
     const CLAIM_AT: &'static str;
 
-    /// Saves a checkpoint and returns the row's new address if it did; its first fifteen parameters are
-    /// those of [`bind_save`].
+    /// Saves a checkpoint and returns the row's new address if it did. `{save}` updates the row; its
+    /// parameters, the first fifteen, are those of [`bind_save`].
     const SAVE: &'static str;
 
     /// Saves like [`SAVE`](Self::SAVE), and only at the address `$17`.
     const SAVE_AT: &'static str;
 
-    /// Locks the high-water mark of the consumer `$1` for its version `$2`, and the slices from `$3` to
+    /// Locks the precedence of the consumer `$1` for its version `$2`, and the slices from `$3` to
     /// before `$4`, for the rest of the transaction, unless another version has it; says whether it did
     /// as `locked`.
-    const LOCK_MARK: &'static str;
+    const LOCK_PRECEDENCE: &'static str;
 
     /// Advances idle rows.
     const ADVANCE: &'static str;
@@ -320,13 +326,6 @@ pub trait Checkpoints: Renames {
     fn checkpoint_statements(settings: &StoreSettings) -> CheckpointStatements {
         CheckpointStatements::new::<Self>(settings)
     }
-
-    /// Finds the schemas of the tables, so that a handler which changes where names are looked up does not
-    /// change what the statements mean.
-    fn locate(
-        connection: &mut Self::Connection,
-        settings: &StoreSettings,
-    ) -> impl Future<Output = Result<StoreSettings, StoreError>> + Send;
 
     /// Starts to watch a connection, whose session stays as it is now. Its thread, if it has one, calls
     /// `on_thread` once.
@@ -423,14 +422,10 @@ pub trait Checkpoints: Renames {
         at: i32,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_SPLIT.into_sql_str())
-                .await?;
-            let rows = lock_rows::<Self>(statements, &mut tx, key, key).await?;
-            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
-                tx.commit().await?;
+            let locked = begin_on::<Self>(statements, connection, Self::BEGIN_SPLIT, (key, key));
+            let Some((mut tx, _rows)) = locked.await? else {
                 return Ok(false);
-            }
+            };
             let copy = on_row::<Self>(&statements.copy_half, key).bind(at);
             if copy.execute(&mut tx).await? == 0 {
                 tx.rollback().await?;
@@ -452,14 +447,10 @@ pub trait Checkpoints: Renames {
         right: &SegmentId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_WRITE.into_sql_str())
-                .await?;
-            let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
-                tx.commit().await?;
+            let locked = begin_on::<Self>(statements, connection, Self::BEGIN_WRITE, (left, right));
+            let Some((mut tx, rows)) = locked.await? else {
                 return Ok(false);
-            }
+            };
             let ahead = rows.iter().map(|row| row.position).max();
             let hold = on_row::<Self>(&statements.hold, left)
                 .bind(right.slice_from)
@@ -481,14 +472,10 @@ pub trait Checkpoints: Renames {
         right: &SegmentId,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
         async move {
-            let mut tx = connection
-                .begin_with(Self::BEGIN_WRITE.into_sql_str())
-                .await?;
-            let rows = lock_rows::<Self>(statements, &mut tx, left, right).await?;
-            if must_wait_for::<Self>(statements, &mut tx, &rows).await? {
-                tx.commit().await?;
+            let locked = begin_on::<Self>(statements, connection, Self::BEGIN_WRITE, (left, right));
+            let Some((mut tx, rows)) = locked.await? else {
                 return Ok(false);
-            }
+            };
             let Some((slice_to, epoch)) = Checkpoint::merged(&rows) else {
                 tx.rollback().await?;
                 return Ok(false);
@@ -676,12 +663,12 @@ pub trait Checkpoints: Renames {
     /// Keeps other versions of a consumer from handling an event first that none has handled, for the
     /// rest of the transaction; false when another transaction does. What is read of them later shows
     /// what they handled before.
-    fn lock_mark(
+    fn lock_precedence(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         holder: &MarkHolder,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
-        on_mark::<Self>(&statements.lock_mark, holder).fetch_value(connection, "locked")
+        on_mark::<Self>(&statements.lock_precedence, holder).fetch_value(connection, "locked")
     }
 
     /// The number of parked events of each consumer.
@@ -854,16 +841,26 @@ pub(super) fn bind_save<DB: Driver>(
         .bind(&*process.release)
 }
 
-/// Locks two rows of one consumer, or one of them twice, waiting for their owners.
-async fn lock_rows<DB: Driver>(
+/// Begins a transaction in which two rows of one consumer, or one of them twice, are locked, waiting for their
+/// owners; `None` if a handler works on them without a claim.
+async fn begin_on<'c, DB: Checkpoints>(
     statements: &CheckpointStatements,
-    connection: &mut DB::Connection,
-    left: &SegmentId,
-    right: &SegmentId,
-) -> Result<Vec<Checkpoint>, sqlx::Error> {
+    connection: &'c mut DB::Connection,
+    begin: &'static str,
+    (left, right): (&SegmentId, &SegmentId),
+) -> Result<Option<(Transaction<'c, DB>, Vec<Checkpoint>)>, sqlx::Error> {
+    let mut tx = connection.begin_with(begin.into_sql_str()).await?;
     let query = on_row::<DB>(&statements.lock_rows, left).bind(right.slice_from);
-    let rows = query.fetch_all(connection).await?;
-    rows.iter().map(Checkpoint::decode::<DB>).collect()
+    let rows = query.fetch_all(&mut tx).await?;
+    let rows: Vec<Checkpoint> = rows
+        .iter()
+        .map(Checkpoint::decode::<DB>)
+        .collect::<Result<_, _>>()?;
+    if must_wait_for::<DB>(statements, &mut tx, &rows).await? {
+        tx.commit().await?;
+        return Ok(None);
+    }
+    Ok(Some((tx, rows)))
 }
 
 /// Whether a handler without a claim works on slices of a consumer. If so, lanes begin no other batch

@@ -182,6 +182,14 @@ pub trait Events: LogRows {
         settings: &StoreSettings,
     ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
+    /// Finds the schemas of the tables, so that a handler which changes where names are looked up does not
+    /// change what the statements mean.
+    #[cfg(feature = "worker")]
+    fn locate(
+        connection: &mut Self::Connection,
+        settings: &StoreSettings,
+    ) -> impl Future<Output = Result<StoreSettings, StoreError>> + Send;
+
     /// Compares the table of events with the mapping; `None` if there is no such table.
     fn mismatches(
         connection: &mut Self::Connection,

@@ -2,32 +2,40 @@
 
 use std::future::Future;
 
-use sqlx::{AssertSqlSafe, Database};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+
+use super::driver::Driver;
 
 /// Makes changes fail and detects savepoints, for tests.
-pub trait Faults: Database {
+pub trait Faults: Driver {
     /// Runs statements of the test.
     fn run_script(
         connection: &mut Self::Connection,
         sql: AssertSqlSafe<String>,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        async move {
+            Self::fetch_script(connection, sql.into_sql_str())
+                .await
+                .map(drop)
+        }
+    }
 
-    /// Sets the mark to which a batch can be undone, whatever savepoints are in it.
-    fn set_mark(
+    /// Sets the savepoint to which a batch can be undone, whatever savepoints are in it.
+    fn set_savepoint(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         Self::run_script(connection, script("SAVEPOINT consumer_batch"))
     }
 
-    /// Removes the mark and keeps what was written since.
-    fn remove_mark(
+    /// Removes the savepoint and keeps what was written since.
+    fn release_savepoint(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         Self::run_script(connection, script("RELEASE SAVEPOINT consumer_batch"))
     }
 
-    /// Undoes what was written since the mark, and removes it.
-    fn return_to_mark(
+    /// Undoes what was written since the savepoint, and removes it.
+    fn undo_to_savepoint(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let undo = "ROLLBACK TO SAVEPOINT consumer_batch; RELEASE SAVEPOINT consumer_batch";

@@ -1,4 +1,7 @@
-//! How the tables come into being: each database has the SQL of every version.
+//! How the tables come into being.
+//!
+//! Each database has the SQL of every version as a whole, although many tables differ only in the names of types:
+//! a released version never changes, and is read to see what a database has.
 
 use std::borrow::Cow;
 
@@ -17,6 +20,18 @@ const NEEDS: &str = "SELECT CAST(max(needs) AS BIGINT) AS version FROM {versions
 const PROBE_HEADS: &str = "
     SELECT t.{head aggregate_type}, t.{head aggregate_id}, t.{head aggregate_version}, t.updated_at
       FROM {heads} AS t LIMIT 0";
+
+/// A part of version 4.
+macro_rules! ledger_replaces_replay_to {
+    () => {
+        "-- The ledger replaces `replay_to`.
+INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
+SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
+UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
+"
+    };
+}
+pub(super) use ledger_replaces_replay_to;
 
 /// The whole migration as a script that can be run any number of times.
 pub(crate) fn script<DB: Events>(settings: &StoreSettings) -> String {

@@ -1,9 +1,12 @@
 //! The databases that can hold an event store and the checkpoints of its consumers; all SQL is here.
 //!
-//! Each database is a folder. The files that both have carry the same names, and each has some of its own,
-//! such as `sqlite/hooks.rs`. What is the same in both dialects is written once, in the traits beside them. A backend has two halves that share no statement and no
-//! transaction except through the worker: the log (`events`, `frontier`) and the consumers
-//! (`checkpoints`, `operate`).
+//! Each database is a folder, whose files carry the same names in both. Three have no counterpart, since
+//! only one of the databases has what they are about: on Postgres, several servers behind an address
+//! (`marker.rs`) and roles (`privileges.rs`); on SQLite, hooks (`hooks.rs`). What is the same in both
+//! dialects is written once, in the traits beside them.
+//!
+//! A backend has two halves that share no statement and no transaction except through the worker: the
+//! log (`events`, `frontier`) and the consumers (`checkpoints`, `operate`).
 
 mod access;
 #[cfg(feature = "worker")]
@@ -23,7 +26,6 @@ mod error;
 mod events;
 #[cfg(feature = "testing")]
 mod faults;
-mod find;
 mod fit;
 #[cfg(feature = "worker")]
 mod frontier;
@@ -50,6 +52,7 @@ mod postgres;
 mod presets;
 mod read;
 mod read_model;
+mod read_model_database;
 #[cfg(feature = "worker")]
 mod renames;
 mod repeat;
@@ -72,8 +75,6 @@ mod version;
 mod views;
 
 pub use self::access::Access;
-use crate::contract::read_model::ReadModelDatabase;
-
 #[cfg(feature = "worker")]
 pub(crate) use self::alive::sign_of_life;
 pub(crate) use self::append::Append;
@@ -136,9 +137,8 @@ pub(crate) use self::renames::{
 pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
-    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, Mark, MarkHolder,
-    NewCheckpoint, ParkedRow, Parking, Presence, Process, Row, SegmentId, SnapshotRow, State,
-    Taken,
+    Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, MarkHolder, NewCheckpoint,
+    ParkedRow, Parking, Precedence, Presence, Process, Row, SegmentId, SnapshotRow, State, Taken,
 };
 #[cfg(feature = "worker")]
 pub use self::rows::{ConsumerId, UnknownEvent};
@@ -191,45 +191,46 @@ pub(crate) use self::views::{
 pub trait Backend: Parts {}
 
 /// The parts of a backend that the features of this build use.
-#[cfg(not(feature = "worker"))]
-pub trait Parts: events::Events + ReadModelDatabase {}
+pub trait Parts: events::Events + read_model::ReadModelRows + WorkerParts + TestingParts {}
 
-/// The parts of a backend that the features of this build use.
-#[cfg(all(feature = "worker", not(feature = "testing")))]
-pub trait Parts:
-    events::Events
-    + browse::Browse
+/// The parts that a worker uses.
+#[cfg(feature = "worker")]
+pub trait WorkerParts:
+    browse::Browse
     + frontier::Frontier
-    + renames::Renames
     + checkpoints::Checkpoints
     + operate::Operate
     + tables::Tables
     + views::Views
-    + ReadModelDatabase
 {
 }
 
-/// The parts of a backend that the features of this build use.
+/// The parts that a worker uses: none without the feature.
+#[cfg(not(feature = "worker"))]
+pub trait WorkerParts {}
+
+/// The part that the test kit uses.
 #[cfg(feature = "testing")]
-pub trait Parts:
-    events::Events
-    + browse::Browse
-    + frontier::Frontier
-    + renames::Renames
-    + checkpoints::Checkpoints
-    + operate::Operate
-    + tables::Tables
-    + views::Views
-    + faults::Faults
-    + ReadModelDatabase
-{
+pub trait TestingParts: faults::Faults {}
+
+/// The part that the test kit uses: none without the feature.
+#[cfg(not(feature = "testing"))]
+pub trait TestingParts {}
+
+/// Gives a database all parts.
+macro_rules! parts {
+    ($database:ty) => {
+        impl WorkerParts for $database {}
+        impl TestingParts for $database {}
+        impl Parts for $database {}
+    };
 }
 
 #[cfg(feature = "postgres")]
-impl Parts for sqlx::Postgres {}
+parts!(sqlx::Postgres);
 #[cfg(feature = "postgres")]
 impl Backend for sqlx::Postgres {}
 #[cfg(feature = "sqlite")]
-impl Parts for sqlx::Sqlite {}
+parts!(sqlx::Sqlite);
 #[cfg(feature = "sqlite")]
 impl Backend for sqlx::Sqlite {}

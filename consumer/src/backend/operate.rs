@@ -11,9 +11,7 @@ use super::rows::{ConsumerId, Lock, ParkedRow, Row, SegmentId, State, Taken, on_
 use super::sql::{Statement, statements};
 
 const ROWS: &str = "
-    SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
-           p.began, p.hold_at, p.attempts, p.failed_position, p.error, p.failed_releases,
-           p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version,
+    SELECT p.consumer, p.version, p.slice_from, {checkpoint}, p.hold_at,
            p.worker_host, p.worker_pid, p.worker_release, {ms since p.worker_at} AS worker_ago,
            {claimed p} AS is_claimed,
            (SELECT k.position FROM {pending} AS k

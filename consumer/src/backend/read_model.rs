@@ -1,45 +1,57 @@
 //! The statements of read models, as far as both databases have them alike.
 
 use std::fmt::Write as _;
+use std::future::Future;
 
 use sqlx::{AssertSqlSafe, Database};
 
 use super::driver::{Driver, PlainQuery, Reads};
+use crate::contract::HandlerError;
 use crate::contract::read_model::{
     ColumnRole, ColumnType, Loaded, Table, TableColumn, Value, VersionTable,
 };
-use crate::contract::{BatchFuture, HandlerError};
 
 /// The texts consist of names, which are quoted, and of types, which are constants of the program.
 pub(super) fn statement<DB: Database>(text: String) -> PlainQuery<DB> {
     sqlx::query(AssertSqlSafe(text))
 }
 
-/// Reads all rows of a table.
-pub(super) fn load_all<'a, DB: Driver>(
-    connection: &'a mut DB::Connection,
-    table: &'a VersionTable<'a>,
-    default_schema: Option<&str>,
-) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
-    let columns = table.table();
-    let query = statement::<DB>(select(columns, &table_name(table, default_schema)));
-    // Only tests read all rows: no connection needs to keep the statement.
-    let query = query.persistent(false);
-    let rows = DB::fetch_decoded(connection, query, |row| values::<DB>(columns, &row));
-    Box::pin(async move { Ok(rows.await?) })
-}
+/// The rows of read models, as far as databases differ in reading and writing them.
+///
+/// Every database that has them is a [`ReadModelDatabase`](crate::contract::read_model::ReadModelDatabase).
+pub trait ReadModelRows: Driver {
+    /// The schema of a table that names none.
+    const SCHEMA: Option<&'static str>;
 
-/// Deletes all rows of a table.
-pub(super) fn clear<'a, DB: Driver>(
-    tx: &'a mut DB::Connection,
-    table: &'a VersionTable<'a>,
-    default_schema: Option<&str>,
-) -> BatchFuture<'a, Result<(), HandlerError>> {
-    let clear = statement::<DB>(format!("DELETE FROM {}", table_name(table, default_schema)));
-    Box::pin(async move {
-        DB::execute_query(tx, clear).await?;
-        Ok(())
-    })
+    /// Reads the rows that have one of the keys, unless they need too much memory.
+    fn load_rows(
+        tx: &mut Self::Connection,
+        table: &VersionTable<'_>,
+        keys: &[Vec<Value>],
+        max_bytes: usize,
+    ) -> impl Future<Output = Result<Loaded, HandlerError>> + Send;
+
+    /// Inserts rows, with a clause for those whose key exists.
+    fn write_rows(
+        tx: &mut Self::Connection,
+        table: &VersionTable<'_>,
+        rows: Vec<Vec<Value>>,
+        on_conflict: String,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Deletes the rows that have one of the keys.
+    fn delete_rows(
+        tx: &mut Self::Connection,
+        table: &VersionTable<'_>,
+        keys: Vec<Vec<Value>>,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// The query for the row of a key, after the [`select`] of all rows.
+    fn find_query(
+        table: &Table,
+        select: &str,
+        key: Vec<Value>,
+    ) -> Result<PlainQuery<Self>, sqlx::Error>;
 }
 
 /// A name as SQL has it.
@@ -138,8 +150,8 @@ pub(super) fn on_conflict(table: &Table) -> String {
 }
 
 /// The table, with its schema or that of the database.
-pub(super) fn table_name(table: &VersionTable<'_>, default_schema: Option<&str>) -> String {
-    qualified(table.schema().or(default_schema), &table.name())
+pub(super) fn table_name<DB: ReadModelRows>(table: &VersionTable<'_>) -> String {
+    qualified(table.schema().or(DB::SCHEMA), &table.name())
 }
 
 /// The memory that the rows of a query may need.

@@ -277,7 +277,7 @@ impl Checkpoint {
     }
 
     /// The values that change when another process works on the row.
-    pub(crate) fn mark(&self) -> (i64, i64, State, u32) {
+    pub(crate) fn progress(&self) -> (i64, i64, State, u32) {
         (self.position, self.epoch, self.state, self.attempts)
     }
 
@@ -347,7 +347,7 @@ pub struct Claim {
     /// Whether the consumer has parked events.
     pub parked: bool,
     /// Whether other versions of the consumer may handle an event first meanwhile.
-    pub mark: Mark,
+    pub precedence: Precedence,
     /// Whether the ledger has ranges of the consumer after the checkpoint.
     pub is_replaying: bool,
     /// The incarnation of the server in which the row was claimed.
@@ -362,9 +362,9 @@ pub struct Claim {
     pub address: String,
 }
 
-/// How a claim holds the high-water mark of its consumer, after which no version has handled events.
+/// How a claim holds the precedence of its consumer: the right to handle events that no version has handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum Precedence {
     /// The claim holds it together with those of the consumer's other segments. There is no other
     /// version, and one that is added cannot lock it meanwhile.
     Held,
@@ -374,10 +374,10 @@ pub enum Mark {
     Taken,
 }
 
-impl Mark {
+impl Precedence {
     fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
-        let mark: String = DB::read(row, "mark")?;
-        Ok(match mark.as_str() {
+        let precedence: String = DB::read(row, "precedence")?;
+        Ok(match precedence.as_str() {
             "held" => Self::Held,
             "taken" => Self::Taken,
             _ => Self::Open,
@@ -426,7 +426,7 @@ impl Claim {
             retry_in: retry_in::<DB>(row)?,
             release: DB::read(row, "worker_release")?,
             parked: DB::read(row, "parked")?,
-            mark: Mark::decode::<DB>(row)?,
+            precedence: Precedence::decode::<DB>(row)?,
             is_replaying: DB::read(row, "is_replaying")?,
             incarnation: Incarnation::decode::<DB>(row)?,
             backend: DB::read(row, "backend")?,

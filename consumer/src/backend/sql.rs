@@ -23,14 +23,34 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// Fills the dialect's words into a template, and then the names and columns of the mapping.
+    /// Fills common parts into a template, then the dialect's words, and then the names and columns of
+    /// the mapping.
     pub(crate) fn render(&self, template: &str) -> String {
+        let template = fill_in(template, common);
         // Together, since expressions of the mapping can have braces.
-        fill_in(&self.dialect.render(template), |key| {
+        fill_in(&self.dialect.render(&template), |key| {
             let word = column_word(&self.schema, &self.dialect, key);
             Some(word.unwrap_or_else(|| self.schema.lookup(key)))
         })
     }
+}
+
+/// The columns of a checkpoint row, besides its key and `hold_at`.
+const CHECKPOINT: &str =
+    "slice_to, position, epoch, scope, state, began, attempts, failed_position, error,
+               failed_releases, unknown_position, unknown_aggregate, unknown_type, unknown_version";
+
+/// Whether this library can work with the tables.
+const TABLES_FIT: &str = "NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
+
+/// The parts that several statements have in common.
+fn common(key: &str) -> Option<String> {
+    let part = match key {
+        "checkpoint" => CHECKPOINT,
+        "tables fit" => TABLES_FIT,
+        _ => return None,
+    };
+    Some(part.to_owned())
 }
 
 /// One statement; cheap to clone and to run again.

@@ -151,9 +151,7 @@ const ACTIVE_OF: &str = "
 
 /// The checkpoint rows of the active version of the consumer that maintains a view.
 const PROGRESS_OF: &str = "
-    SELECT p.consumer, p.version, p.slice_from, p.slice_to, p.position, p.epoch, p.scope, p.state,
-           p.began, p.hold_at, p.attempts, p.failed_position, p.error, p.failed_releases,
-           p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version
+    SELECT p.consumer, p.version, p.slice_from, {checkpoint}, p.hold_at
       FROM {read models} AS m
       JOIN {progress} AS p ON p.consumer = m.consumer AND p.version = m.version
      WHERE m.schema_name = $1 AND m.view_name = $2

@@ -1,7 +1,5 @@
 //! The output of the commands, as text for people.
 
-use std::sync::Arc;
-
 use comfy_table::presets::NOTHING;
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
@@ -325,12 +323,12 @@ fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
 
 /// The name, with the version if there are several or it is not the first.
 fn name(status: &Status, one: &ConsumerStatus) -> String {
-    let same = |other: &&ConsumerStatus| other.name == one.name;
+    let same = |other: &&ConsumerStatus| other.id.name == one.id.name;
     let has_others = status.consumers.iter().filter(same).count() > 1;
     match (has_others, one.is_active) {
-        (true, true) => format!("{} v{} active", one.name, one.version),
-        (true, false) => format!("{} v{}", one.name, one.version),
-        (false, _) => one.id().to_string(),
+        (true, true) => format!("{} v{} active", one.id.name, one.id.version),
+        (true, false) => format!("{} v{}", one.id.name, one.id.version),
+        (false, _) => one.id.to_string(),
     }
 }
 
@@ -381,12 +379,8 @@ pub(super) fn unknown(console: &Console, events: &[UnknownEvents]) -> String {
         wrapped: 0,
     };
     let rows = events.iter().map(|one| {
-        let consumer = ConsumerId {
-            name: Arc::clone(&one.consumer),
-            version: one.version,
-        };
         vec![
-            cell(consumer.to_string()),
+            cell(one.consumer.to_string()),
             cell(&one.event_type),
             cell(one.event_version.to_string()),
             cell(&one.aggregate_type),
@@ -434,7 +428,7 @@ pub(super) fn frontier(frontier: &FrontierStatus) -> String {
 
 /// The fate of an event in a consumer, and its content.
 pub(super) fn explanation(explanation: &Explanation, row: Option<&LogRow>) -> String {
-    let mut lines = vec![format!("consumer    {}", explanation.id())];
+    let mut lines = vec![format!("consumer    {}", explanation.consumer)];
     let Some(event) = &explanation.event else {
         lines.push(format!("event       {}", explanation.outcome));
         return lines.join("\n");

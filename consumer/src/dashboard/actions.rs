@@ -19,7 +19,7 @@ use super::urls::{ActionPath, Base};
 use super::words::prose;
 use crate::admin::text::count;
 use crate::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Retried};
-use crate::backend::{Backend, ConsumerId};
+use crate::backend::Backend;
 use crate::contract::chain;
 
 /// How long a rebuild waits for the current batch.
@@ -63,12 +63,9 @@ pub(super) async fn act<DB: Backend>(
     request: Parts,
     Form(sent): Form<Sent>,
 ) -> Response {
-    let consumer = ConsumerId {
-        name: path.consumer.into(),
-        version: path.version,
-    };
+    let (consumer, action) = path.parts();
     let back = base.consumer(&consumer);
-    let action = match permitted(&app, &request, &sent, &path.action) {
+    let action = match permitted(&app, &request, &sent, &action) {
         Ok(kind) => Action { consumer, kind },
         Err(refused) => return refuse(&base, refused, &back),
     };

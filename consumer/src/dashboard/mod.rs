@@ -52,7 +52,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
@@ -88,6 +88,7 @@ pub fn router<DB: Backend>(admin: Admin<DB>, options: DashboardOptions) -> Route
         .route("/style.css", get(style))
         .fallback(failure::not_found)
         .layer(DefaultBodyLimit::max(MOST_SENT))
+        .layer(from_fn(failure::refused))
         .layer(map_response(security::add_headers))
         .with_state(Arc::new(App::new(admin, options)))
 }

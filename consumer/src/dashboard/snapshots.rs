@@ -54,7 +54,7 @@ impl Snapshot {
 
     pub(super) fn consumer(&self, consumer: &ConsumerId) -> Option<&ConsumerStatus> {
         let mut consumers = self.consumers().iter();
-        consumers.find(|one| one.id() == *consumer)
+        consumers.find(|one| one.id == *consumer)
     }
 
     /// How long it stays the latest.
@@ -161,14 +161,13 @@ async fn read<DB: Backend>(
 fn rates(status: &Status, before: Option<&Snapshot>) -> HashMap<ConsumerId, VecDeque<f64>> {
     let recent = before.filter(|before| before.taken.elapsed() < GAP);
     let rates = status.consumers.iter().map(|one| {
-        let id = one.id();
-        let earlier = recent.and_then(|before| before.rates.get(&id));
+        let earlier = recent.and_then(|before| before.rates.get(&one.id));
         let mut rates = earlier.cloned().unwrap_or_default();
         rates.extend(one.rate);
         while rates.len() > RATES {
             rates.pop_front();
         }
-        (id, rates)
+        (one.id.clone(), rates)
     });
     rates.collect()
 }

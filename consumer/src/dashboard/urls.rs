@@ -92,9 +92,20 @@ impl From<ConsumerPath> for ConsumerId {
 /// The action on a consumer that a path names.
 #[derive(Debug, Deserialize)]
 pub(super) struct ActionPath {
-    pub(super) consumer: String,
-    pub(super) version: u32,
-    pub(super) action: String,
+    consumer: String,
+    version: u32,
+    action: String,
+}
+
+impl ActionPath {
+    /// The consumer, and the name of the action.
+    pub(super) fn parts(self) -> (ConsumerId, String) {
+        let consumer = ConsumerId {
+            name: self.consumer.into(),
+            version: self.version,
+        };
+        (consumer, self.action)
+    }
 }
 
 /// The event that a path names.

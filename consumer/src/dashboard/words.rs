@@ -84,8 +84,7 @@ pub(super) fn problem(one: &ConsumerStatus) -> Option<String> {
     }
     match one.state {
         ConsumerState::Stopped { .. } => Some(String::new()),
-        ConsumerState::Paused => Some("an operator paused it".to_owned()),
-        ConsumerState::Detached => Some("the program does not contain it".to_owned()),
+        ConsumerState::Paused | ConsumerState::Detached => one.state.reason(),
         _ => problems_besides_failures(one)
             .next()
             .map(|problem| problem.text().to_owned()),

@@ -8,7 +8,9 @@ use super::EventStore;
 use crate::backend::{
     self, Backend, Checkpoint, Name, State, ViewStatements, aggregate_slice, progress_of, view_of,
 };
-use crate::contract::read_model::{FindError, Key as _, ReadModel, Value, key_values};
+use crate::contract::read_model::{
+    FindError, Key as _, ReadModel, ReadModelDatabase as _, Value, key_values,
+};
 
 /// The pause after the first look at the checkpoint; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);

@@ -59,7 +59,7 @@ pub use self::round_trip::{RoundTripError, check_round_trips};
 use crate::backend::{
     Append, Backend, EventStatements, Schema, StoreSettings, UnknownEvent, prepare_table,
 };
-use crate::contract::read_model::{ReadModel, VersionTable};
+use crate::contract::read_model::{ReadModel, ReadModelDatabase as _, VersionTable};
 use crate::contract::{
     BatchError, Consumer, Context, EventRecord, ExpectedVersion, NewEvent, PersistedEvent,
 };
@@ -694,7 +694,7 @@ impl<DB: Backend> ConsumerTest<DB> {
         batch: &Batch,
         end: End,
     ) -> Result<(Arc<Context>, Outcome), TestError> {
-        DB::set_mark(&mut self.tx).await?;
+        DB::set_savepoint(&mut self.tx).await?;
         let mut savepoint = self.tx.begin().await?;
         let (cx, outcome) = hand_over(&self.registered, &mut savepoint, batch).await;
         let ended = match (&outcome, end) {
@@ -706,7 +706,7 @@ impl<DB: Backend> ConsumerTest<DB> {
             error: error.into(),
         })?;
         if self.has_open_savepoint().await? {
-            DB::return_to_mark(&mut self.tx).await?;
+            DB::undo_to_savepoint(&mut self.tx).await?;
             // sqlx still counts it, and the one that found it.
             self.next_savepoint += 2;
             return match outcome {
@@ -714,7 +714,7 @@ impl<DB: Backend> ConsumerTest<DB> {
                 Err(_) => Ok((cx, outcome)),
             };
         }
-        DB::remove_mark(&mut self.tx).await?;
+        DB::release_savepoint(&mut self.tx).await?;
         Ok((cx, outcome))
     }
 

@@ -2,7 +2,6 @@
 //! it, and consumes from it.
 //!
 //! `DATABASE_URL=postgres://postgres@localhost/shop cargo run -p consumer-examples --bin existing_table`.
-#![allow(clippy::print_stdout, missing_docs)]
 
 use consumer::prelude::*;
 use consumer::{Column, Schema, SqlType, StoreError, sqlx};

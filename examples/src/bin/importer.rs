@@ -15,7 +15,6 @@
 //!   which delivers it again later. Redelivery does not keep an order.
 //! - A message that is not an event, or whose event the log refuses, ends the program with an error
 //!   that names it, and is not acknowledged. Those before it are stored.
-#![allow(clippy::print_stderr)]
 
 #[allow(dead_code)] // Each program uses one direction.
 #[path = "nats/stream.rs"]

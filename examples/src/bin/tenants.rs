@@ -1,7 +1,6 @@
 //! The program of the guide to tenants: a schema for each, and a worker for each schema, in one process.
 //!
 //! `DATABASE_URL=postgres://postgres@localhost/shop cargo run -p consumer-examples --bin tenants acme umbrella`.
-#![allow(clippy::print_stdout, missing_docs)]
 
 use std::time::Duration;
 

@@ -6,9 +6,9 @@ use consumer::{ExpectedVersion, NewEvent};
 use sqlx::Connection as _;
 
 use super::backend::HistoryBackend;
+use super::execution::{Execution, timeout};
 use super::model::Verdict;
 use super::scripted::{NEW_TYPE, Scripted};
-use super::stage::{Stage, patience};
 use super::step::{Append, End, Script};
 
 /// Makes a row of SQLite's log one that cannot be decoded.
@@ -31,7 +31,7 @@ impl<DB: HistoryBackend> Writer<DB> {
     }
 }
 
-impl<DB: HistoryBackend> Stage<'_, DB> {
+impl<DB: HistoryBackend> Execution<'_, DB> {
     pub(super) async fn append(
         &mut self,
         how: Append,
@@ -127,7 +127,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let pool = &self.database.pool;
         let began = Instant::now();
         while pool.num_idle() < pool.size() as usize {
-            if began.elapsed() > patience() {
+            if began.elapsed() > timeout() {
                 return Err("a dropped append keeps a connection of the pool".to_owned());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;

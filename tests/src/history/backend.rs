@@ -22,11 +22,11 @@ pub enum Span {
 
 /// A database that histories can be played on.
 pub trait HistoryBackend: TestDatabase {
-    /// Where its databases are made.
-    type Ground: Sync;
+    /// The server on which its databases are made.
+    type Server: Sync;
 
-    /// Keeps one of its databases.
-    type Site: Send + Sync;
+    /// The files of one of its databases.
+    type Files: Send + Sync;
 
     /// How a handler names a table whatever its `search_path` is.
     const HOME: &'static str;
@@ -35,11 +35,12 @@ pub trait HistoryBackend: TestDatabase {
     const READ_MODELS: &'static str;
 
     /// Makes a database with the tables of the store.
-    fn database(ground: &Self::Ground)
-    -> impl Future<Output = (Database<Self>, Self::Site)> + Send;
+    fn database(
+        server: &Self::Server,
+    ) -> impl Future<Output = (Database<Self>, Self::Files)> + Send;
 
     /// Crashes the server and starts it again, where the test has one of its own.
-    fn crash(ground: &Self::Ground);
+    fn crash(server: &Self::Server);
 
     /// Changes settings of a session, where there is such a thing.
     fn change_session(
@@ -97,8 +98,8 @@ async fn template() -> Vec<u8> {
 }
 
 impl HistoryBackend for Sqlite {
-    type Ground = ();
-    type Site = TempDir;
+    type Server = ();
+    type Files = TempDir;
 
     const HOME: &'static str = "";
 
@@ -166,16 +167,16 @@ impl HistoryBackend for Sqlite {
 
 impl HistoryBackend for Postgres {
     /// A server of the test's own, or `None` for the one that all tests share.
-    type Ground = Option<TestPostgres>;
-    type Site = ();
+    type Server = Option<TestPostgres>;
+    type Files = ();
 
     const HOME: &'static str = "public.";
 
     const READ_MODELS: &'static str = "SELECT relname::text FROM pg_class
         WHERE relkind IN ('r', 'v') AND relname LIKE 'history\\_totals%'";
 
-    async fn database(ground: &Self::Ground) -> (Database<Self>, ()) {
-        let database = match ground {
+    async fn database(server: &Self::Server) -> (Database<Self>, ()) {
+        let database = match server {
             Some(server) => Database::on(server).await,
             None => Database::fresh().await,
         };
@@ -188,8 +189,8 @@ impl HistoryBackend for Postgres {
         (database, ())
     }
 
-    fn crash(ground: &Self::Ground) {
-        if let Some(server) = ground {
+    fn crash(server: &Self::Server) {
+        if let Some(server) = server {
             server.crash();
             server.start();
         }

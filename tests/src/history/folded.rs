@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use consumer::read_model::{self, Keys, Rows, Table};
-use consumer::{
-    BatchError, Consumer, Context, EventFormat, Fold, Formerly, HandlerError, PersistedEvent,
-    ReadModel, Registered, Settings,
-};
+use consumer::read_model::{Keys, Rows};
+use consumer::{Consumer, Context, HandlerError, PersistedEvent, ReadModel, Registered};
 
 use super::backend::HistoryBackend;
 use super::model::{Id, Verdict};
 use super::scripted::{NAMES, ScriptedConsumer, World};
 use super::step::Release;
+use crate::folding;
 
 /// The name of the consumer.
 pub(super) const FOLD: &str = NAMES[3];
@@ -82,104 +80,47 @@ pub(super) fn events(id: Id, rows: &[String]) -> Verdict<Vec<(Id, i64)>> {
 }
 
 /// A release of the consumer, as code.
-pub(super) struct ScriptedFold(ScriptedConsumer);
-
-impl ScriptedFold {
-    pub(super) fn registered<DB: HistoryBackend>(
-        release: &Release,
-        world: &Arc<World>,
-    ) -> Registered<DB> {
-        Registered::new(Self(ScriptedConsumer::new(FOLD, release, world)))
-    }
-}
-
-impl Fold for ScriptedFold {
-    type Row = Total;
-
-    fn keys(
-        &self,
-        _: &Context,
-        event: &PersistedEvent,
-        keys: &mut Keys<'_, String>,
-    ) -> Result<(), HandlerError> {
-        if self.0.ignores(event) {
+pub(super) fn registered<DB: HistoryBackend>(
+    release: &Release,
+    world: &Arc<World>,
+) -> Registered<DB> {
+    let scripted = Arc::new(ScriptedConsumer::new(FOLD, release, world));
+    let (naming, knowing) = (Arc::clone(&scripted), Arc::clone(&scripted));
+    let settings = Consumer::<DB>::settings(&*scripted);
+    let keys = move |_: &Context, event: &PersistedEvent, keys: &mut Keys<'_, String>| {
+        if naming.ignores(event) {
             return Ok(());
         }
         keys.add_aggregate(event)
-    }
-
-    fn fold(
-        &self,
-        cx: &Context,
-        event: &PersistedEvent,
-        rows: &mut Rows<'_, Total>,
-    ) -> Result<(), HandlerError> {
-        if self.0.ignores(event) {
-            return Ok(());
-        }
-        // It cannot wait for a fuse, as none asks it to.
-        self.0.begin(cx, event);
-        let id = event.aggregate_id.clone();
-        let total = rows.row(&id)?.get_or_insert_with(|| Total {
-            id,
-            version: cx.version().into(),
-            count: 0,
-            positions: String::new(),
-            as_of: 0,
-        });
-        // Changed before the failure, so it must not be written.
-        total.count += 1;
-        total.positions = format!("{} {}", total.positions, event.global_position);
-        self.0.fold(cx, event)
-    }
+    };
+    let apply = move |cx: &Context, event: &PersistedEvent, rows: &mut Rows<'_, Total>| {
+        apply(&scripted, cx, event, rows)
+    };
+    let consumer = folding::<Total>(FOLD, keys, apply).settings(settings);
+    Registered::new(consumer.knows(move |format| knowing.knows_format(format)))
 }
 
-impl<DB: HistoryBackend> Consumer<DB> for ScriptedFold {
-    fn name(&self) -> &str {
-        FOLD
+fn apply(
+    scripted: &ScriptedConsumer,
+    cx: &Context,
+    event: &PersistedEvent,
+    rows: &mut Rows<'_, Total>,
+) -> Result<(), HandlerError> {
+    if scripted.ignores(event) {
+        return Ok(());
     }
-
-    fn formerly(&self) -> Formerly {
-        Formerly::None
-    }
-
-    fn settings(&self) -> Settings {
-        Consumer::<DB>::settings(&self.0)
-    }
-
-    fn knows(&self, format: EventFormat<'_>) -> bool {
-        self.0.knows_format(format)
-    }
-
-    fn read_model(&self) -> Option<&'static Table> {
-        Some(Total::TABLE)
-    }
-
-    fn can_reset(&self) -> bool {
-        true
-    }
-
-    async fn handle(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        event: &PersistedEvent,
-    ) -> Result<(), HandlerError> {
-        let handled =
-            read_model::fold_batch::<DB, _>(self, cx, tx, std::slice::from_ref(event)).await;
-        handled.map(drop).map_err(|failed| failed.error)
-    }
-
-    async fn handle_batch(
-        &self,
-        cx: &Context,
-        tx: &mut DB::Connection,
-        events: &[PersistedEvent],
-    ) -> Result<usize, BatchError> {
-        read_model::fold_batch::<DB, _>(self, cx, tx, events).await
-    }
-
-    async fn reset(&self, cx: &Context, tx: &mut DB::Connection) -> Result<(), HandlerError> {
-        read_model::clear::<DB, Total>(cx, tx).await
-    }
+    // It cannot wait for a fuse, as none asks it to.
+    scripted.begin(cx, event);
+    let id = event.aggregate_id.clone();
+    let total = rows.row(&id)?.get_or_insert_with(|| Total {
+        id,
+        version: cx.version().into(),
+        count: 0,
+        positions: String::new(),
+        as_of: 0,
+    });
+    // Changed before the failure, so it must not be written.
+    total.count += 1;
+    total.positions = format!("{} {}", total.positions, event.global_position);
+    scripted.fold(cx, event)
 }

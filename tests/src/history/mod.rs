@@ -9,11 +9,11 @@ mod appending;
 mod backend;
 mod chain;
 mod command;
+mod execution;
 mod folded;
 mod model;
 mod operator;
 mod scripted;
-mod stage;
 mod step;
 
 use std::ops::Range;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use self::backend::HistoryBackend;
 pub use self::command::Command;
-use self::stage::Stage;
+use self::execution::Execution;
 pub use self::step::{
     Append, CONSUMERS, Crash, Damage, End, Knowledge, Menu, Release, Script, Step,
 };
@@ -104,7 +104,7 @@ impl Seeds {
 ///
 /// # Panics
 /// When some fail, with their seeds and what is left of the first one after shrinking.
-pub async fn play_histories<DB: HistoryBackend>(ground: &DB::Ground, mut menu: Menu, count: Count) {
+pub async fn play_histories<DB: HistoryBackend>(server: &DB::Server, mut menu: Menu, count: Count) {
     let without = std::env::var(WITHOUT).unwrap_or_default();
     // Most steps have no name.
     let without = without.split(',').filter(|name| !name.is_empty());
@@ -118,7 +118,7 @@ pub async fn play_histories<DB: HistoryBackend>(ground: &DB::Ground, mut menu: M
                 return;
             }
             // Boxed, so that the callers' futures stay small.
-            let played = Box::pin(play::<DB>(ground, &menu.steps(seed))).await;
+            let played = Box::pin(play::<DB>(server, &menu.steps(seed))).await;
             if let Err(failure) = played {
                 // At once, since shrinking takes its time.
                 eprintln!("{SEED}={seed}: {failure}");
@@ -131,7 +131,7 @@ pub async fn play_histories<DB: HistoryBackend>(ground: &DB::Ground, mut menu: M
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     if let Some((seed, failure)) = failures.first() {
-        let shrinking = shrink::<DB>(ground, menu.steps(*seed), failure.clone());
+        let shrinking = shrink::<DB>(server, menu.steps(*seed), failure.clone());
         let (steps, shrunk) = Box::pin(shrinking).await;
         let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
         let all: Vec<String> = failures
@@ -150,18 +150,18 @@ pub async fn play_histories<DB: HistoryBackend>(ground: &DB::Ground, mut menu: M
 ///
 /// # Errors
 /// The first difference from the model.
-pub async fn play<DB: HistoryBackend>(ground: &DB::Ground, steps: &[Step]) -> Result<(), String> {
+pub async fn play<DB: HistoryBackend>(server: &DB::Server, steps: &[Step]) -> Result<(), String> {
     keep_quiet();
     let taken = AtomicUsize::new(0);
     let playing = async {
-        let mut stage = Stage::<DB>::set(ground).await;
+        let mut execution = Execution::<DB>::new(server).await;
         for (index, step) in steps.iter().enumerate() {
             taken.store(index, Ordering::Relaxed);
-            let done = stage.take(step).await;
+            let done = execution.take(step).await;
             done.map_err(|wrong| format!("step {index}: {wrong}"))?;
         }
         taken.store(steps.len(), Ordering::Relaxed);
-        stage
+        execution
             .drain()
             .await
             .map_err(|wrong| format!("at the end: {wrong}"))
@@ -175,7 +175,7 @@ pub async fn play<DB: HistoryBackend>(ground: &DB::Ground, steps: &[Step]) -> Re
 
 /// Leaves out steps and simplifies others, the later ones first, as long as the history still fails.
 async fn shrink<DB: HistoryBackend>(
-    ground: &DB::Ground,
+    server: &DB::Server,
     mut steps: Vec<Step>,
     mut failure: String,
 ) -> (Vec<Step>, String) {
@@ -187,7 +187,7 @@ async fn shrink<DB: HistoryBackend>(
             let begin = end.saturating_sub(length);
             for with in instead_of(&steps[begin..end]) {
                 let fewer = [&steps[..begin], &with, &steps[end..]].concat();
-                if let Err(still) = play::<DB>(ground, &fewer).await {
+                if let Err(still) = play::<DB>(server, &fewer).await {
                     (steps, failure) = (fewer, still);
                     break;
                 }

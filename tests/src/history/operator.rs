@@ -7,17 +7,17 @@ use consumer::{ConsumerState, WorkerError};
 
 use super::backend::HistoryBackend;
 use super::command::Command;
+use super::execution::{Execution, timeout};
 use super::folded::FOLD;
 use super::model::{Id, Observed, Row, Verdict};
 use super::scripted::{Fuse, NAMES, is_transactional};
-use super::stage::{Stage, patience};
 use super::step::{CONSUMERS, End, Release};
 use crate::Running;
 
 /// An operator with the code of a release.
 type Operator<DB> = (Admin<DB>, Id, Release);
 
-impl<DB: HistoryBackend> Stage<'_, DB> {
+impl<DB: HistoryBackend> Execution<'_, DB> {
     /// Gives a command for the newest version of a consumer; `which` chooses among its events and
     /// options.
     pub(super) async fn command(
@@ -156,7 +156,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
                 self.end(End::Commit, 0).await;
             }
         };
-        let merge = tokio::time::timeout(patience(), merge);
+        let merge = tokio::time::timeout(timeout(), merge);
         let (merged, ()) = tokio::join!(merge, end_writers);
         let seen = self.look().await?;
         let rows: Vec<&Row> = seen.rows_of(id).collect();
@@ -202,7 +202,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             reached = self.until_enough(&worker, &work) => reached?,
         }
         let retry = admin.retry_parked(target(id), None);
-        let retried = tokio::time::timeout(patience(), retry).await;
+        let retried = tokio::time::timeout(timeout(), retry).await;
         self.world.remove_fuse();
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
         if !retried
@@ -259,7 +259,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
         let code = [(id.0, release)];
         let mut work = self.begin(&code, Some(0));
         let retry = admin.retry_parked(target(id), one);
-        let retried = tokio::time::timeout(patience(), retry).await;
+        let retried = tokio::time::timeout(timeout(), retry).await;
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
         if !retried
             .as_ref()
@@ -459,7 +459,8 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
             Command::UnknownEvents => {
                 let unknown = admin.unknown_events().await.map_err(in_words)?;
                 let mut unknown = unknown.iter();
-                let is_listed = unknown.any(|one| (&*one.consumer, one.version) == id);
+                let is_listed =
+                    unknown.any(|one| (&*one.consumer.name, one.consumer.version) == id);
                 is_listed == self.model.has_unknown(&release)
             }
             _ => {
@@ -482,7 +483,7 @@ impl<DB: HistoryBackend> Stage<'_, DB> {
     async fn status_agrees(&self, admin: &Admin<DB>, id: Id) -> Verdict<bool> {
         let status = admin.status().await.map_err(in_words)?;
         let mut all = status.consumers.iter();
-        let Some(own) = all.find(|one| (&*one.name, one.version) == id) else {
+        let Some(own) = all.find(|one| (&*one.id.name, one.id.version) == id) else {
             return Ok(false);
         };
         let rows: Vec<&Row> = self.model.seen().rows_of(id).collect();

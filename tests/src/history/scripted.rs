@@ -14,7 +14,7 @@ use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 
 use super::backend::{HistoryBackend, Span};
-use super::folded::{FOLD, ScriptedFold};
+use super::folded::{self, FOLD};
 use super::step::{Knowledge, Release, Script};
 
 /// A typed event with a script.
@@ -218,7 +218,7 @@ impl ScriptedConsumer {
         world: &Arc<World>,
     ) -> Registered<DB> {
         let registered = if name == FOLD {
-            ScriptedFold::registered(release, world)
+            folded::registered(release, world)
         } else {
             Registered::new(Self::new(name, release, world))
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, raw_sql};
 
+use super::connect::has_code;
 use crate::backend::column::Source;
 use crate::backend::column_sql::appended;
 use crate::backend::{Column, Mismatch, Schema, SqlType, StoreError, StoreSettings};
@@ -303,7 +304,7 @@ async fn type_of(
             Ok(Ok(found))
         }
         // insufficient_privilege, which says nothing of the expression
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() != Some("42501") => {
+        Err(sqlx::Error::Database(error)) if !has_code(error.as_ref(), &["42501"]) => {
             savepoint.rollback().await?;
             Ok(Err(error.message().to_owned()))
         }

@@ -11,8 +11,8 @@ use sqlx::{
 };
 
 use super::connect::{
-    BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, lock_number, server_incarnation,
-    with_numbers,
+    BEGIN_WRITE, CURRENT_TRANSACTION, begin, begin_write, has_code, lock_number,
+    server_incarnation, with_numbers,
 };
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
@@ -21,7 +21,7 @@ use crate::backend::renames::Renames;
 use crate::backend::rows::on_row;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::sql::without_nul;
-use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
+use crate::backend::{Incarnation, StoreSettings, aggregate_slice};
 use crate::contract::columns::column;
 
 /// Restores the session at the begin of each transaction, and guards that the transaction ends only after a
@@ -71,7 +71,7 @@ macro_rules! refusal {
 }
 
 /// Refuses a commit before the checkpoint is saved (R4): a COMMIT runs the queries of cursors that outlive it, and
-/// this one fails unless a save has left its mark. Unlike a deferred trigger, it needs no version of the
+/// this one fails unless a save has set `consumer.saved`. Unlike a deferred trigger, it needs no version of the
 /// checkpoint row. After a save, the cursor stays until the next batch.
 const GUARD: &str = concat!(
     "CLOSE ALL; DECLARE consumer_guard NO SCROLL CURSOR WITH HOLD FOR \
@@ -84,7 +84,7 @@ const GUARD: &str = concat!(
 
 /// The statements that restore the session, and the one that puts the schema of handlers first in the
 /// search path of the transaction. They run in the message of the next BEGIN, since in that of
-/// the COMMIT they would take the mark from the guard. A setting may take the rights of the
+/// the COMMIT they would reset what the guard looks for. A setting may take the rights of the
 /// role that logged in, and the role is none of the settings that are reset.
 const SESSION: &str = "
     SELECT concat(
@@ -100,30 +100,6 @@ const SESSION: &str = "
                      FROM unnest('$schema'::text || current_schemas(false)::text[])
                           WITH ORDINALITY AS s (name, place)
                     WHERE name <> 'pg_catalog')) AS set_path";
-
-/// Where the tables are: the library's were created together, and that of events may be older. The catalogue
-/// comes first in a search path that does not name it, except for temporary tables, which have no functions.
-const LOCATION: &str = "
-    SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS own,
-           (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass('{events}')) AS events,
-           EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                     JOIN pg_catalog.pg_attribute AS first
-                       ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
-                     JOIN pg_catalog.pg_attribute AS second
-                       ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
-                    WHERE i.indrelid = pg_catalog.to_regclass('{events}')
-                      AND i.indpred IS NULL AND i.indisvalid
-                      AND first.attname = '{=aggregate_type}'
-                      AND second.attname = '{=global_position}') AS has_scope_index,
-           pg_catalog.current_setting('search_path') AS search_path,
-           (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
-                               WITH ORDINALITY AS s (name, place)
-             WHERE s.name NOT LIKE 'pg\\_temp\\_%'
-             ORDER BY s.place LIMIT 1) = 'pg_catalog' AS is_safe";
 
 impl TransactionGuard for SessionGuard {
     fn begin(&self) -> SqlStr {
@@ -164,15 +140,12 @@ macro_rules! claim {
             SELECT *, ctid::text AS address FROM {progress}
              WHERE consumer = $1 AND version = $2 AND slice_from = $3
                -- No claim on tables that this library cannot work with, which ends the worker soon.
-               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known}) ",
+               AND {tables fit} ",
             $condition,
             "
                FOR UPDATE SKIP LOCKED)
-        SELECT p.slice_to, p.position, p.epoch, p.scope, p.state, p.began,
-               CASE WHEN p.hold_until > {now} THEN p.hold_at END AS hold_at, p.attempts,
-               {ms until p.retry_at} AS retry_in, p.failed_position, p.error, p.failed_releases,
-               p.worker_release,
-               p.unknown_position, p.unknown_aggregate, p.unknown_type, p.unknown_version, p.address,
+        SELECT {checkpoint}, CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
+               {ms until retry_at} AS retry_in, worker_release, address,
                EXISTS (SELECT FROM {parked} AS k
                         WHERE k.consumer = p.consumer AND k.version = p.version) AS parked,
                -- Two ranges of the index, between which the own rows are not looked at.
@@ -182,8 +155,8 @@ macro_rules! claim {
                                   WHERE o.consumer = p.consumer AND o.version > p.version)
                     THEN 'open'
                     -- A version that this statement does not see yet has to wait for the claim.
-                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, ", lock_number!(mark), "))
-                    THEN 'held' ELSE 'taken' END AS mark,
+                    WHEN pg_try_advisory_xact_lock_shared(hashtextextended(p.consumer, ", lock_number!(precedence), "))
+                    THEN 'held' ELSE 'taken' END AS precedence,
                EXISTS (SELECT FROM {handled} AS h
                         WHERE h.consumer = p.consumer AND h.up_to > p.position) AS is_replaying,
                pg_backend_pid() AS backend, pg_current_xact_id()::text AS transaction, '' AS session,
@@ -205,20 +178,13 @@ macro_rules! save {
     ($condition:literal) => {
         concat!(
             "
-        WITH saved AS (
-            UPDATE {progress}
-               SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-                   failed_position = $8, error = {message $9}, failed_releases = $12,
-                   unknown_position = NULL, worker_host = $13, worker_pid = $14,
-                   worker_release = $15, worker_at = {now}, updated_at = {now}
-             WHERE consumer = $1 AND version = $2 AND slice_from = $3
-               AND position = $10 AND epoch = $11
+        WITH saved AS ({save}
                -- Another transaction means that a handler ended the claim's and began one of its own.
                AND pg_current_xact_id()::text = $16 ",
             $condition,
             "
          RETURNING ctid::text AS address)
-        -- The mark that the guard looks for; it ends with the transaction.
+        -- The guard looks for it; it ends with the transaction.
         SELECT address, set_config('consumer.saved', pg_current_xact_id()::text, true) FROM saved"
         )
     };
@@ -255,10 +221,10 @@ impl Checkpoints for Postgres {
 
     const SAME_INCARNATION: &'static str = server_incarnation!(is "$5", "$6");
 
-    const LOCK_MARK: &'static str = concat!(
+    const LOCK_PRECEDENCE: &'static str = concat!(
         "
         SELECT pg_try_advisory_xact_lock(hashtextextended($1, ",
-        lock_number!(mark),
+        lock_number!(precedence),
         ")) AS locked"
     );
 
@@ -276,7 +242,7 @@ impl Checkpoints for Postgres {
                -- An event that failed may have come into the other half of a row that was split.
                AND (p.attempts = 0 OR p.failed_position <= m.high) AND p.position >= m.low
                AND p.position < LEAST(m.high, CASE WHEN p.hold_until > {now} THEN p.hold_at END)
-               AND NOT EXISTS (SELECT FROM {versions} WHERE needs > {known})
+               AND {tables fit}
                -- What was seen in another incarnation of the server advances nothing: a pooler keeps
                -- our connection while the server behind it restarts.
                AND ",
@@ -301,34 +267,6 @@ impl Checkpoints for Postgres {
                       $9::bytea[], $10::bool[])
             AS e (aggregate_type, aggregate_id, position, slice, reason, attempts, error, replay)
         ON CONFLICT (consumer, version, position) DO NOTHING";
-
-    async fn locate(
-        connection: &mut PgConnection,
-        settings: &StoreSettings,
-    ) -> Result<StoreSettings, StoreError> {
-        let located = raw_sql(AssertSqlSafe(settings.render(LOCATION)))
-            .fetch_one(connection)
-            .await?;
-        if !located.try_get::<bool, _>("is_safe")? {
-            let found = located.try_get("search_path")?;
-            return Err(StoreError::SearchPath { found });
-        }
-        let found = |column| located.try_get::<Option<String>, _>(column);
-        let missing = |table: &str| StoreError::NotMigrated {
-            missing: format!("there is no table `{table}`"),
-        };
-        let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
-        let events = settings.schema.events_name();
-        let events = found("events")?.ok_or_else(|| missing(events))?;
-        let has_scope_index = located.try_get("has_scope_index")?;
-        let schema = settings.schema.clone();
-        let schema = schema.located(own, events, has_scope_index);
-        schema.check()?;
-        Ok(StoreSettings {
-            schema,
-            ..settings.clone()
-        })
-    }
 
     async fn guard(
         connection: &mut PoolConnection<Self>,
@@ -495,15 +433,15 @@ impl Checkpoints for Postgres {
 
     fn is_claim_timeout(error: &dyn DatabaseError) -> bool {
         // idle_in_transaction_session_timeout
-        error.code().is_some_and(|code| code == "25P03")
+        has_code(error, &["25P03"])
     }
 
     fn is_transaction_timeout(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "25P04")
+        has_code(error, &["25P04"])
     }
 
     fn is_aborted_transaction(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "25P02")
+        has_code(error, &["25P02"])
     }
 
     fn is_refused_commit(error: &dyn DatabaseError) -> bool {
@@ -530,18 +468,16 @@ impl Checkpoints for Postgres {
     }
 
     fn is_shared_statement(error: &dyn DatabaseError) -> bool {
-        let code = error.code();
         // duplicate_prepared_statement, invalid_sql_statement_name
-        code.is_some_and(|code| code == "42P05" || code == "26000")
-            && error.message().contains("sqlx_s_")
+        has_code(error, &["42P05", "26000"]) && error.message().contains("sqlx_s_")
     }
 
     fn is_read_only(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "25006")
+        has_code(error, &["25006"])
     }
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
-        error.code().is_some_and(|code| code == "42501")
+        has_code(error, &["42501"])
     }
 }
 

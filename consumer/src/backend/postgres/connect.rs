@@ -4,6 +4,7 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, Postgres};
 use sqlx::{Connection as _, Row as _, raw_sql};
 
@@ -43,7 +44,7 @@ macro_rules! lock_number {
         "7166182912370463010"
     };
     // The seed of a hash of the consumer's name.
-    (mark) => {
+    (precedence) => {
         "7166182912370463011"
     };
     (tables) => {
@@ -113,6 +114,11 @@ pub(super) fn with_numbers(statement: &str, numbers: &[i64]) -> sqlx::AssertSqlS
             sql.replace(&format!("${index}"), &number.to_string())
         });
     sqlx::AssertSqlSafe(filled)
+}
+
+/// Whether an error has one of these codes.
+pub(super) fn has_code(error: &dyn DatabaseError, codes: &[&str]) -> bool {
+    error.code().is_some_and(|code| codes.contains(&&*code))
 }
 
 const EXAMPLE: &str = "`postgres://user:password@host:5432/database`";

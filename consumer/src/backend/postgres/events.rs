@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
-use super::connect::{BEGIN, BEGIN_READ, begin, lock_number};
+use super::connect::{BEGIN, BEGIN_READ, begin, has_code, lock_number};
 #[cfg(feature = "worker")]
 use super::marker::{Marker, server_marker};
 use super::{catalogue, connect, migrations, privileges};
@@ -210,13 +210,12 @@ impl Events for Postgres {
     const MIGRATIONS: [&'static str; KNOWN] = migrations::MIGRATIONS;
 
     fn may_have_begun_before(error: &sqlx::Error) -> bool {
-        let code = match error {
-            sqlx::Error::InvalidSavePointStatement => return true,
-            sqlx::Error::Database(error) => error.code(),
-            _ => None,
-        };
-        // active_sql_transaction, in_failed_sql_transaction
-        code.is_some_and(|code| code == "25001" || code == "25P02")
+        match error {
+            sqlx::Error::InvalidSavePointStatement => true,
+            // active_sql_transaction, in_failed_sql_transaction
+            sqlx::Error::Database(error) => has_code(error.as_ref(), &["25001", "25P02"]),
+            _ => false,
+        }
     }
 
     fn accepts(_schema: &Schema) -> Result<(), StoreError> {
@@ -283,7 +282,8 @@ impl Events for Postgres {
 
     fn is_held(error: &sqlx::Error) -> bool {
         // lock_not_available, deadlock_detected
-        postgres_error(error).is_some_and(|error| matches!(error.code(), "55P03" | "40P01"))
+        let error = error.as_database_error();
+        error.is_some_and(|error| has_code(error, &["55P03", "40P01"]))
     }
 
     fn is_concurrent(error: &sqlx::Error) -> bool {
@@ -295,6 +295,14 @@ impl Events for Postgres {
         settings: &StoreSettings,
     ) -> Result<Vec<String>, StoreError> {
         migrations::lock_holders(connection, settings).await
+    }
+
+    #[cfg(feature = "worker")]
+    async fn locate(
+        connection: &mut PgConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        migrations::locate(connection, settings).await
     }
 
     async fn mismatches(

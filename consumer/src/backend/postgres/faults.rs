@@ -1,7 +1,7 @@
 //! Faults on Postgres: a trigger on every table, gone when the savepoint rolls back.
 
 use sqlx::postgres::{PgConnection, Postgres};
-use sqlx::{AssertSqlSafe, raw_sql};
+use sqlx::raw_sql;
 
 use crate::backend::faults::Faults;
 
@@ -33,13 +33,6 @@ END $consumer$;
 ";
 
 impl Faults for Postgres {
-    async fn run_script(
-        connection: &mut PgConnection,
-        sql: AssertSqlSafe<String>,
-    ) -> Result<(), sqlx::Error> {
-        raw_sql(sql).execute(connection).await.map(drop)
-    }
-
     async fn arm_fault(connection: &mut PgConnection, write: u32) -> Result<(), sqlx::Error> {
         raw_sql(ARM).execute(&mut *connection).await?;
         sqlx::query("SELECT set_config('consumer.fault', $1, true)")

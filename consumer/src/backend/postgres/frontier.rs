@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::catalogue::base_tables;
 use super::connect::{
-    BEGIN_READ, BEGIN_WRITE, refuse_old_server, server_incarnation, with_numbers,
+    BEGIN_READ, BEGIN_WRITE, has_code, refuse_old_server, server_incarnation, with_numbers,
 };
 use super::events::read_marked;
 use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
@@ -830,7 +830,7 @@ async fn probe(
     let drawn = match drawn {
         Ok(drawn) => drawn,
         // sequence_generator_limit_exceeded: no position is left for any writer.
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("2200H") => {
+        Err(sqlx::Error::Database(error)) if has_code(error.as_ref(), &["2200H"]) => {
             return Ok(());
         }
         Err(error) => return Err(error.into()),

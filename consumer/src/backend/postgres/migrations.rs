@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 
 use super::connect::lock_number;
+use crate::backend::migrations::ledger_replaces_replay_to;
 use crate::backend::version::KNOWN;
 use crate::backend::{StoreError, StoreSettings};
 
@@ -64,22 +65,43 @@ macro_rules! heads {
     };
 }
 
+/// The indexes of a table that begin with type and position, in the catalogue with a prefix.
+macro_rules! scope_index_of {
+    ($catalogue:literal, $table:literal) => {
+        concat!(
+            "SELECT FROM ",
+            $catalogue,
+            "pg_index AS i
+        JOIN ",
+            $catalogue,
+            "pg_attribute AS first ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
+        JOIN ",
+            $catalogue,
+            "pg_attribute AS second ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
+        WHERE i.indrelid = ",
+            $table,
+            " AND i.indpred IS NULL AND i.indisvalid
+          AND first.attname = '{=aggregate_type}' AND second.attname = '{=global_position}'"
+        )
+    };
+}
+
 macro_rules! scope_index {
     () => {
-        "-- What reads of one aggregate type rest on; a table that exists already may have it under any name.
+        concat!(
+            "-- What reads of one aggregate type rest on; a table that exists already may have it under any name.
 DO $consumer$ BEGIN
     IF NOT EXISTS (
-        SELECT FROM pg_index AS i
-        JOIN pg_attribute AS first ON first.attrelid = i.indrelid AND first.attnum = i.indkey[0]
-        JOIN pg_attribute AS second ON second.attrelid = i.indrelid AND second.attnum = i.indkey[1]
-        WHERE i.indrelid = '{events}'::regclass AND i.indpred IS NULL AND i.indisvalid
-          AND first.attname = '{=aggregate_type}' AND second.attname = '{=global_position}'
+        ",
+            scope_index_of!("", "'{events}'::regclass"),
+            "
     ) THEN
         CREATE INDEX ON {events} ({aggregate_type}, {global_position});
     END IF;
 END $consumer$;
 
 "
+        )
     };
 }
 
@@ -179,7 +201,8 @@ CREATE INDEX IF NOT EXISTS consumer_parked_long_aggregate
 ";
 
 /// An older library would keep no ledger of what it handles, so it cannot work with these tables.
-const V4: &str = "
+const V4: &str = concat!(
+    "
 -- What consumers have handled before their rows went back, changed their scope or disappeared: all
 -- events of the scope in these slices, after a position and up to another. It has no versions.
 CREATE TABLE IF NOT EXISTS {handled} (
@@ -197,11 +220,9 @@ CREATE INDEX IF NOT EXISTS consumer_handled_consumer ON {handled} (consumer, up_
 ALTER TABLE {progress} ADD COLUMN IF NOT EXISTS began BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE {parked} ADD COLUMN IF NOT EXISTS replay BOOLEAN NOT NULL DEFAULT false;
 
--- The ledger replaces `replay_to`.
-INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
-SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
-UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
-
+",
+    ledger_replaces_replay_to!(),
+    "
 -- The log that a consumer reads, by its table of events: several can share these tables.
 CREATE TABLE IF NOT EXISTS {logs} (
     consumer TEXT PRIMARY KEY,
@@ -211,7 +232,8 @@ CREATE TABLE IF NOT EXISTS {logs} (
 -- The oldest version that a library must know to work with the tables: this one, until a later
 -- version says otherwise.
 ALTER TABLE {versions} ADD COLUMN IF NOT EXISTS needs INT NOT NULL DEFAULT 4;
-";
+"
+);
 
 const V5: &str = "
 -- What is known of a log besides its frontier: the lowest position that it was seen to have, and how
@@ -293,4 +315,55 @@ pub(super) async fn lock_holders(
     let rows = holders.fetch_all(connection).await?;
     let holders: Result<_, _> = rows.iter().map(|row| row.try_get("holder")).collect();
     Ok(holders?)
+}
+
+/// Where the tables are: the library's were created together, and that of events may be older. The catalogue
+/// comes first in a search path that does not name it, except for temporary tables, which have no functions.
+#[cfg(feature = "worker")]
+const LOCATION: &str = concat!(
+    "
+    SELECT (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('{progress}')) AS own,
+           (SELECT n.nspname::text FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('{events}')) AS events,
+           EXISTS (",
+    scope_index_of!("pg_catalog.", "pg_catalog.to_regclass('{events}')"),
+    ") AS has_scope_index,
+           pg_catalog.current_setting('search_path') AS search_path,
+           (SELECT s.name FROM pg_catalog.unnest(pg_catalog.current_schemas(true))
+                               WITH ORDINALITY AS s (name, place)
+             WHERE s.name NOT LIKE 'pg\\_temp\\_%'
+             ORDER BY s.place LIMIT 1) = 'pg_catalog' AS is_safe"
+);
+
+/// Finds the schemas of the tables.
+#[cfg(feature = "worker")]
+pub(super) async fn locate(
+    connection: &mut PgConnection,
+    settings: &StoreSettings,
+) -> Result<StoreSettings, StoreError> {
+    let located = raw_sql(AssertSqlSafe(settings.render(LOCATION)))
+        .fetch_one(connection)
+        .await?;
+    if !located.try_get::<bool, _>("is_safe")? {
+        let found = located.try_get("search_path")?;
+        return Err(StoreError::SearchPath { found });
+    }
+    let found = |column| located.try_get::<Option<String>, _>(column);
+    let missing = |table: &str| StoreError::NotMigrated {
+        missing: format!("there is no table `{table}`"),
+    };
+    let own = found("own")?.ok_or_else(|| missing("consumer_progress"))?;
+    let events = settings.schema.events_name();
+    let events = found("events")?.ok_or_else(|| missing(events))?;
+    let has_scope_index = located.try_get("has_scope_index")?;
+    let schema = settings.schema.clone();
+    let schema = schema.located(own, events, has_scope_index);
+    schema.check()?;
+    Ok(StoreSettings {
+        schema,
+        ..settings.clone()
+    })
 }

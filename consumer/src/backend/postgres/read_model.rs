@@ -6,121 +6,77 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 
 use crate::backend::driver::PlainQuery;
-use crate::backend::find::find_row;
 use crate::backend::read_model::{
-    Budget, clear, content, list, load_all, names, on_conflict, qualified, quoted, select,
-    statement, table_name, values, with_type,
+    Budget, ReadModelRows, content, list, names, quoted, select, statement, table_name, values,
+    with_type,
 };
+use crate::contract::HandlerError;
 use crate::contract::read_model::{
-    ColumnError, ColumnRole, ColumnType, FieldError, FindError, Loaded, ReadModelDatabase,
-    RowError, Table, TableColumn, Value, VersionTable,
+    ColumnError, ColumnRole, ColumnType, FieldError, Loaded, RowError, Table, TableColumn, Value,
+    VersionTable,
 };
-use crate::contract::{BatchFuture, HandlerError};
 
 type Statement = PlainQuery<Postgres>;
 
-impl ReadModelDatabase for Postgres {
-    fn load<'a>(
-        tx: &'a mut PgConnection,
-        table: &'a VersionTable<'a>,
-        keys: &'a [Vec<Value>],
+impl ReadModelRows for Postgres {
+    const SCHEMA: Option<&'static str> = None;
+
+    async fn load_rows(
+        tx: &mut PgConnection,
+        table: &VersionTable<'_>,
+        keys: &[Vec<Value>],
         max_bytes: usize,
-    ) -> BatchFuture<'a, Result<Loaded, HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table();
-            let query = statement(load_text(table));
-            let query = bind_columns(query, columns.key(), &mut keys.to_vec())?;
-            let mut budget = Budget::of(max_bytes);
-            let rows = query.try_map(|row| budget.spend(values::<Postgres>(columns, &row)?));
-            let rows = rows.fetch_all(tx).await;
-            budget.loaded(rows)
-        })
+    ) -> Result<Loaded, HandlerError> {
+        let columns = table.table();
+        let query = statement(load_text(table));
+        let query = bind_columns(query, columns.key(), &mut keys.to_vec())?;
+        let mut budget = Budget::of(max_bytes);
+        let rows = query.try_map(|row| budget.spend(values::<Postgres>(columns, &row)?));
+        let rows = rows.fetch_all(tx).await;
+        budget.loaded(rows)
     }
 
-    fn load_all<'a>(
-        connection: &'a mut PgConnection,
-        table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
-        load_all::<Self>(connection, table, None)
+    async fn write_rows(
+        tx: &mut PgConnection,
+        table: &VersionTable<'_>,
+        mut rows: Vec<Vec<Value>>,
+        on_conflict: String,
+    ) -> Result<(), HandlerError> {
+        let columns = table.table();
+        let write = statement(write_text(table, &on_conflict));
+        let write = bind_columns(write, columns.columns, &mut rows)?;
+        match write.fetch_optional(tx).await? {
+            Some(changed) => Err(changed_by_database(columns, &changed)?),
+            None => Ok(()),
+        }
     }
 
-    fn insert<'a>(
-        tx: &'a mut PgConnection,
-        table: &'a VersionTable<'a>,
-        rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(write(tx, table, rows, String::new()))
-    }
-
-    fn upsert<'a>(
-        tx: &'a mut PgConnection,
-        table: &'a VersionTable<'a>,
-        rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(write(tx, table, rows, on_conflict(table.table())))
-    }
-
-    fn delete<'a>(
-        tx: &'a mut PgConnection,
-        table: &'a VersionTable<'a>,
+    async fn delete_rows(
+        tx: &mut PgConnection,
+        table: &VersionTable<'_>,
         mut keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let query = statement(delete_text(table));
-            let query = bind_columns(query, table.table().key(), &mut keys)?;
-            query.execute(tx).await?;
-            Ok(())
-        })
+    ) -> Result<(), HandlerError> {
+        let query = statement(delete_text(table));
+        let query = bind_columns(query, table.table().key(), &mut keys)?;
+        query.execute(tx).await?;
+        Ok(())
     }
 
-    fn clear<'a>(
-        tx: &'a mut PgConnection,
-        table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        clear::<Self>(tx, table, None)
-    }
-
-    fn find<'a>(
-        connection: &'a mut PgConnection,
-        table: &'static Table,
-        schema: Option<&'a str>,
-        key: Vec<Value>,
-    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
-        Box::pin(async move {
-            let schema = table.schema().or(schema);
-            let from = qualified(schema, table.bare_name());
-            let find = format!("{} {}", select(table, &from), matching(table));
-            // Behind a pooler, another session could have a statement of the same name.
-            let find = statement(find).persistent(false);
-            let find = bind_columns(find, table.key(), &mut [key])?;
-            find_row::<Postgres>(connection, table, schema, find).await
-        })
-    }
-}
-
-async fn write(
-    tx: &mut PgConnection,
-    table: &VersionTable<'_>,
-    mut rows: Vec<Vec<Value>>,
-    on_conflict: String,
-) -> Result<(), HandlerError> {
-    let columns = table.table();
-    let write = statement(write_text(table, &on_conflict));
-    let write = bind_columns(write, columns.columns, &mut rows)?;
-    match write.fetch_optional(tx).await? {
-        Some(changed) => Err(changed_by_database(columns, &changed)?),
-        None => Ok(()),
+    fn find_query(table: &Table, select: &str, key: Vec<Value>) -> Result<Statement, sqlx::Error> {
+        // Behind a pooler, another session could have a statement of the same name.
+        let find = statement(format!("{select} {}", matching(table))).persistent(false);
+        bind_columns(find, table.key(), &mut [key])
     }
 }
 
 fn load_text(table: &VersionTable<'_>) -> String {
     let columns = table.table();
-    let select = select(columns, &table_name(table, None));
+    let select = select(columns, &table_name::<Postgres>(table));
     format!("{select} {}", matching(columns))
 }
 
 fn delete_text(table: &VersionTable<'_>) -> String {
-    let name = table_name(table, None);
+    let name = table_name::<Postgres>(table);
     format!("DELETE FROM {name} {}", matching(table.table()))
 }
 
@@ -153,7 +109,7 @@ fn write_text(table: &VersionTable<'_>, on_conflict: &str) -> String {
     let inputs = inputs.join(", ");
     let insert = format!(
         "INSERT INTO {} ({}) SELECT {} FROM input{on_conflict}",
-        table_name(table, None),
+        table_name::<Postgres>(table),
         names(columns.columns),
         stored_values(columns),
     );

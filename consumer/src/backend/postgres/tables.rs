@@ -1,10 +1,9 @@
 //! How Postgres describes and creates the tables of read models.
 
-use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Row as _, raw_sql};
 
-use super::connect::{begin, begin_write, lock_number};
+use super::connect::{begin, begin_write, has_code, lock_number};
 use super::read_model::type_name;
 use crate::backend::StoreSettings;
 use crate::backend::read_model::{qualified, quoted};
@@ -151,17 +150,17 @@ END $read_model$;
 
     fn may_not_create(error: &sqlx::Error) -> bool {
         // insufficient_privilege
-        has_code(error, "42501")
+        is_error(error, "42501")
     }
 
     fn may_not_write(error: &sqlx::Error) -> bool {
         // read_only_sql_transaction
-        has_code(error, "25006")
+        is_error(error, "25006")
     }
 
     fn lacks_schema(error: &sqlx::Error) -> bool {
         // invalid_schema_name
-        has_code(error, "3F000")
+        is_error(error, "3F000")
     }
 }
 
@@ -174,9 +173,9 @@ fn type_in_plan(line: &str) -> Option<&str> {
     }
 }
 
-fn has_code(error: &sqlx::Error, code: &str) -> bool {
-    let found = error.as_database_error().and_then(DatabaseError::code);
-    found.is_some_and(|found| found == code)
+fn is_error(error: &sqlx::Error, code: &str) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| has_code(error, &[code]))
 }
 
 /// The statements with which a role may do to a table what a worker does.

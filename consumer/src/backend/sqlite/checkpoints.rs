@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
-use super::connect::{BEGIN_WRITE, primary_code};
+use super::connect::{BEGIN_WRITE, BUSY, READONLY, primary_code};
 use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
     CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
@@ -16,7 +16,7 @@ use crate::backend::marks::of_other_versions;
 use crate::backend::renames::Renames;
 use crate::backend::rows::{Advance, Claim, NewCheckpoint, Parking, Process, SegmentId};
 use crate::backend::rows::{on_consumer, on_row};
-use crate::backend::{Incarnation, StoreError, StoreSettings, aggregate_slice};
+use crate::backend::{Incarnation, StoreSettings, aggregate_slice};
 
 /// The result codes of a disk that fails, and of one that is full.
 const IOERR: i64 = 10;
@@ -62,18 +62,15 @@ impl Checkpoints for Sqlite {
                         WHERE own.consumer = p.consumer AND own.version = p.version
                           AND instr(own.holder, $4) > 0)))
            -- No claim on tables that this library cannot work with, which ends the worker soon.
-           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})
-     RETURNING slice_to, position, epoch, scope, state, began,
-               CASE WHEN hold_until > {now} THEN hold_at END AS hold_at, attempts,
-               {ms until retry_at} AS retry_in, failed_position, error, failed_releases,
-               worker_release,
-               unknown_position, unknown_aggregate, unknown_type, unknown_version,
+           AND {tables fit}
+     RETURNING {checkpoint}, CASE WHEN hold_until > {now} THEN hold_at END AS hold_at,
+               {ms until retry_at} AS retry_in, worker_release,
                EXISTS (SELECT 1 FROM {parked} AS k
                         WHERE k.consumer = $1 AND k.version = $2) AS parked,
                -- No other version can be added while the transaction is open.
                CASE WHEN EXISTS (SELECT 1 FROM {progress} AS o
                                   WHERE o.consumer = $1 AND o.version <> $2)
-                    THEN 'open' ELSE 'held' END AS mark,
+                    THEN 'open' ELSE 'held' END AS precedence,
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
@@ -85,14 +82,7 @@ impl Checkpoints for Sqlite {
     /// The file has no dead rows.
     const CLAIM_AT: &'static str = Self::CLAIM;
 
-    const SAVE: &'static str = "
-        UPDATE {progress}
-           SET position = $4, state = $5, attempts = $6, retry_at = {in $7 ms},
-               failed_position = $8, error = {message $9}, failed_releases = $12,
-               unknown_position = NULL, worker_host = $13, worker_pid = $14,
-               worker_release = $15, worker_at = {now}, updated_at = {now}
-         WHERE consumer = $1 AND version = $2 AND slice_from = $3
-           AND position = $10 AND epoch = $11";
+    const SAVE: &'static str = "{save}";
 
     const SAVE_AT: &'static str = Self::SAVE;
 
@@ -100,7 +90,7 @@ impl Checkpoints for Sqlite {
     const SAME_INCARNATION: &'static str = "$5 = $5 AND $6 = $6";
 
     /// The transaction, begun IMMEDIATE, is the lock; what other versions handle outside is recorded.
-    const LOCK_MARK: &'static str =
+    const LOCK_PRECEDENCE: &'static str =
         concat!("SELECT NOT EXISTS (", of_other_versions!(), ") AS locked");
 
     const ADVANCE: &'static str = "
@@ -118,21 +108,13 @@ impl Checkpoints for Sqlite {
                SELECT 1 FROM {marks} AS m
                 WHERE m.consumer = $1 AND m.version = $2 AND m.slice_from < $7 AND m.slice_to > $3
                   AND m.held_until > {now} AND m.holder NOT LIKE 'waiting: %')
-           AND NOT EXISTS (SELECT 1 FROM {versions} WHERE needs > {known})";
+           AND {tables fit}";
 
     const PARK: &'static str = "
         INSERT INTO {parked} (consumer, version, aggregate_type, aggregate_id, position, slice, reason,
                               attempts, error, replay, parked_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {message $9}, $10, {now})
         ON CONFLICT (consumer, version, position) DO NOTHING";
-
-    async fn locate(
-        _connection: &mut SqliteConnection,
-        settings: &StoreSettings,
-    ) -> Result<StoreSettings, StoreError> {
-        // There is no search path. Only a temporary table, which belongs to one connection, comes first.
-        Ok(settings.clone())
-    }
 
     async fn guard(
         connection: &mut PoolConnection<Self>,
@@ -245,7 +227,6 @@ impl Checkpoints for Sqlite {
     }
 
     fn is_infrastructure(error: &dyn DatabaseError) -> bool {
-        const BUSY: i64 = 5;
         const LOCKED: i64 = 6;
         matches!(primary_code(error), Some(BUSY | LOCKED | IOERR | FULL))
     }
@@ -299,7 +280,6 @@ impl Checkpoints for Sqlite {
     }
 
     fn is_forbidden(error: &dyn DatabaseError) -> bool {
-        const READONLY: i64 = 8;
         primary_code(error) == Some(READONLY)
     }
 }

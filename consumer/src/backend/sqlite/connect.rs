@@ -108,6 +108,13 @@ async fn open_in_memory() -> Result<Opened<Sqlite>, StoreError> {
     Ok(Opened { pool, anchor })
 }
 
+/// The result code of a lock that another connection has.
+pub(super) const BUSY: i64 = 5;
+
+/// The result code of a database that this connection may not write to.
+#[cfg(feature = "worker")]
+pub(super) const READONLY: i64 = 8;
+
 /// The first byte of an extended result code.
 pub(super) fn primary_code(error: &dyn DatabaseError) -> Option<i64> {
     error.code()?.parse::<i64>().ok().map(|code| code & 0xff)

@@ -10,6 +10,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
+use super::connect::{BUSY, primary_code};
 use super::{catalogue, connect, migrations};
 use crate::backend::append::{Append, Placed};
 use crate::backend::column_sql::appended;
@@ -157,12 +158,11 @@ impl Events for Sqlite {
 
     fn may_have_begun_before(error: &sqlx::Error) -> bool {
         const ERROR: i64 = 1;
-        // A transaction that has only read fails so if there is another writer.
-        const BUSY: i64 = 5;
         match error {
             sqlx::Error::InvalidSavePointStatement => true,
+            // A transaction that has only read fails with the second if there is another writer.
             sqlx::Error::Database(error) => {
-                matches!(connect::primary_code(error.as_ref()), Some(ERROR | BUSY))
+                matches!(primary_code(error.as_ref()), Some(ERROR | BUSY))
             }
             _ => false,
         }
@@ -224,8 +224,7 @@ impl Events for Sqlite {
     }
 
     fn is_held(error: &sqlx::Error) -> bool {
-        const BUSY: i64 = 5;
-        let code = error.as_database_error().and_then(connect::primary_code);
+        let code = error.as_database_error().and_then(primary_code);
         code == Some(BUSY)
     }
 
@@ -239,6 +238,15 @@ impl Events for Sqlite {
     ) -> Result<Vec<String>, StoreError> {
         // A lock on the file does not tell whose it is.
         Ok(Vec::new())
+    }
+
+    #[cfg(feature = "worker")]
+    async fn locate(
+        _connection: &mut SqliteConnection,
+        settings: &StoreSettings,
+    ) -> Result<StoreSettings, StoreError> {
+        // There is no search path. Only a temporary table, which belongs to one connection, comes first.
+        Ok(settings.clone())
     }
 
     async fn mismatches(

@@ -21,13 +21,6 @@ SELECT 'CREATE TEMP TRIGGER \"consumer_fault_' || kind.column1 || '_' || replace
  WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND t.sql NOT LIKE 'CREATE VIRTUAL%'";
 
 impl Faults for Sqlite {
-    async fn run_script(
-        connection: &mut SqliteConnection,
-        sql: AssertSqlSafe<String>,
-    ) -> Result<(), sqlx::Error> {
-        raw_sql(sql).execute(connection).await.map(drop)
-    }
-
     async fn arm_fault(connection: &mut SqliteConnection, write: u32) -> Result<(), sqlx::Error> {
         raw_sql(COUNTER).execute(&mut *connection).await?;
         sqlx::query("UPDATE temp.consumer_fault SET fault = ?1")

@@ -2,6 +2,7 @@
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use crate::backend::migrations::ledger_replaces_replay_to;
 use crate::backend::version::KNOWN;
 use crate::backend::{Column, Schema, StoreError};
 
@@ -154,7 +155,8 @@ CREATE TABLE IF NOT EXISTS {active} (
 const V3: &str = "";
 
 /// An older library would keep no ledger of what it handles, so it cannot work with these tables.
-const V4: &str = "
+const V4: &str = concat!(
+    "
 -- Fails where a script finds tables without the columns, which only `migrate()` adds.
 SELECT p.began, k.replay, v.needs FROM {progress} AS p, {parked} AS k, {versions} AS v LIMIT 0;
 
@@ -171,17 +173,16 @@ CREATE TABLE IF NOT EXISTS {handled} (
 );
 CREATE INDEX IF NOT EXISTS consumer_handled_consumer ON {handled} (consumer, up_to);
 
--- The ledger replaces `replay_to`.
-INSERT INTO {handled} (consumer, scope, slice_from, slice_to, after, up_to)
-SELECT consumer, scope, slice_from, slice_to, 0, replay_to FROM {progress} WHERE replay_to > 0;
-UPDATE {progress} SET replay_to = 0 WHERE replay_to > 0;
-
+",
+    ledger_replaces_replay_to!(),
+    "
 -- The log that a consumer reads, by its table of events: several can share these tables.
 CREATE TABLE IF NOT EXISTS {logs} (
     consumer TEXT NOT NULL PRIMARY KEY,
     log TEXT NOT NULL COLLATE NOCASE
 );
-";
+"
+);
 
 const V5: &str = "
 -- What is known of a log besides its frontier: the lowest position that it was seen to have, and how

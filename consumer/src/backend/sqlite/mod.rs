@@ -3,7 +3,6 @@
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteQueryResult;
 
-use super::column::{Column, SqlType};
 use super::dialect::Dialect;
 use super::driver::{Driver, PlainQuery};
 
@@ -12,6 +11,7 @@ mod browse;
 mod catalogue;
 #[cfg(feature = "worker")]
 mod checkpoints;
+mod columns;
 mod connect;
 mod events;
 #[cfg(feature = "testing")]
@@ -46,19 +46,10 @@ const DIALECT: Dialect = Dialect {
     // A claim that another connection holds is invisible.
     claimed: "FALSE",
     message: "$",
-    value,
-    id: |_| "$",
-    inserted: |_, _| "$",
+    value: columns::value,
+    id: columns::id,
+    inserted: columns::inserted,
 };
-
-/// A value of the log, `$`, as it is decoded. The column of an id that is an integer converts the texts
-/// that it is compared with.
-fn value(column: Column, sql_type: SqlType) -> &'static str {
-    match (column, sql_type) {
-        (Column::AggregateId, SqlType::Integer | SqlType::BigInt) => "CAST($ AS TEXT)",
-        _ => "$",
-    }
-}
 
 impl Driver for Sqlite {
     const DIALECT: Dialect = DIALECT;

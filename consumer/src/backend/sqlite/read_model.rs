@@ -5,20 +5,13 @@ use std::mem::replace;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
 use crate::backend::driver::PlainQuery;
-use crate::backend::find::find_row;
 use crate::backend::read_model::{
-    Budget, clear, content, load_all, names, on_conflict, qualified, select, statement, table_name,
-    values, with_type,
+    Budget, ReadModelRows, content, names, select, statement, table_name, values, with_type,
 };
-use crate::contract::read_model::{
-    ColumnType, FindError, Loaded, ReadModelDatabase, Table, TableColumn, Value, VersionTable,
-};
-use crate::contract::{BatchFuture, HandlerError};
+use crate::contract::HandlerError;
+use crate::contract::read_model::{ColumnType, Loaded, Table, TableColumn, Value, VersionTable};
 
 type Statement = PlainQuery<Sqlite>;
-
-/// The schema of the database's own file: a temporary table of the same name must not come first.
-const MAIN: Option<&str> = Some("main");
 
 /// How many rows one statement takes at most.
 const MOST_ROWS: usize = 512;
@@ -26,103 +19,62 @@ const MOST_ROWS: usize = 512;
 /// How many parameters a statement may have.
 const MOST_PARAMETERS: usize = 32_766;
 
-impl ReadModelDatabase for Sqlite {
-    fn load<'a>(
-        tx: &'a mut SqliteConnection,
-        table: &'a VersionTable<'a>,
-        keys: &'a [Vec<Value>],
+impl ReadModelRows for Sqlite {
+    /// The database's own file: a temporary table of the same name must not come first.
+    const SCHEMA: Option<&'static str> = Some("main");
+
+    async fn load_rows(
+        tx: &mut SqliteConnection,
+        table: &VersionTable<'_>,
+        keys: &[Vec<Value>],
         max_bytes: usize,
-    ) -> BatchFuture<'a, Result<Loaded, HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table();
-            let select = select(columns, &table_name(table, MAIN));
-            let mut budget = Budget::of(max_bytes);
-            let mut loaded = Vec::new();
-            for keys in statements(keys.to_vec(), columns.key().count()) {
-                let text = format!("{select} WHERE {}", matching(columns, keys.len()));
-                let query = bind_rows(statement(text), columns.key(), keys)?;
-                let rows = query.try_map(|row| budget.spend(values::<Sqlite>(columns, &row)?));
-                match rows.fetch_all(&mut *tx).await {
-                    Ok(rows) => loaded.extend(rows),
-                    failed => return budget.loaded(failed),
-                }
+    ) -> Result<Loaded, HandlerError> {
+        let columns = table.table();
+        let select = select(columns, &table_name::<Sqlite>(table));
+        let mut budget = Budget::of(max_bytes);
+        let mut loaded = Vec::new();
+        for keys in statements(keys.to_vec(), columns.key().count()) {
+            let text = format!("{select} WHERE {}", matching(columns, keys.len()));
+            let query = bind_rows(statement(text), columns.key(), keys)?;
+            let rows = query.try_map(|row| budget.spend(values::<Sqlite>(columns, &row)?));
+            match rows.fetch_all(&mut *tx).await {
+                Ok(rows) => loaded.extend(rows),
+                failed => return budget.loaded(failed),
             }
-            Ok(Loaded::Rows(loaded))
-        })
+        }
+        Ok(Loaded::Rows(loaded))
     }
 
-    fn load_all<'a>(
-        connection: &'a mut SqliteConnection,
-        table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
-        load_all::<Self>(connection, table, MAIN)
-    }
-
-    fn insert<'a>(
-        tx: &'a mut SqliteConnection,
-        table: &'a VersionTable<'a>,
+    async fn write_rows(
+        tx: &mut SqliteConnection,
+        table: &VersionTable<'_>,
         rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(write(tx, table, rows, String::new()))
+        on_conflict: String,
+    ) -> Result<(), HandlerError> {
+        let columns = table.table().columns;
+        let (name, names) = (table_name::<Sqlite>(table), names(columns));
+        let text = |rows| {
+            let values = tuples(rows, columns.len());
+            format!("INSERT INTO {name} ({names}) VALUES {values}{on_conflict}")
+        };
+        execute_all(tx, columns, rows, text).await
     }
 
-    fn upsert<'a>(
-        tx: &'a mut SqliteConnection,
-        table: &'a VersionTable<'a>,
-        rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(write(tx, table, rows, on_conflict(table.table())))
-    }
-
-    fn delete<'a>(
-        tx: &'a mut SqliteConnection,
-        table: &'a VersionTable<'a>,
+    async fn delete_rows(
+        tx: &mut SqliteConnection,
+        table: &VersionTable<'_>,
         keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        Box::pin(async move {
-            let columns = table.table();
-            let delete = format!("DELETE FROM {}", table_name(table, MAIN));
-            let write = |keys| format!("{delete} WHERE {}", matching(columns, keys));
-            execute_all(tx, columns.key(), keys, write).await
-        })
+    ) -> Result<(), HandlerError> {
+        let columns = table.table();
+        let delete = format!("DELETE FROM {}", table_name::<Sqlite>(table));
+        let text = |keys| format!("{delete} WHERE {}", matching(columns, keys));
+        execute_all(tx, columns.key(), keys, text).await
     }
 
-    fn clear<'a>(
-        tx: &'a mut SqliteConnection,
-        table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
-        clear::<Self>(tx, table, MAIN)
+    fn find_query(table: &Table, select: &str, key: Vec<Value>) -> Result<Statement, sqlx::Error> {
+        let text = format!("{select} WHERE {}", matching(table, 1));
+        bind_rows(statement(text), table.key(), vec![key])
     }
-
-    fn find<'a>(
-        connection: &'a mut SqliteConnection,
-        table: &'static Table,
-        schema: Option<&'a str>,
-        key: Vec<Value>,
-    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
-        Box::pin(async move {
-            let schema = table.schema().or(schema);
-            let from = qualified(schema, table.bare_name());
-            let text = format!("{} WHERE {}", select(table, &from), matching(table, 1));
-            let find = bind_rows(statement(text), table.key(), vec![key])?;
-            find_row::<Sqlite>(connection, table, schema, find).await
-        })
-    }
-}
-
-async fn write(
-    tx: &mut SqliteConnection,
-    table: &VersionTable<'_>,
-    rows: Vec<Vec<Value>>,
-    on_conflict: String,
-) -> Result<(), HandlerError> {
-    let columns = table.table().columns;
-    let (name, names) = (table_name(table, MAIN), names(columns));
-    let text = |rows| {
-        let values = tuples(rows, columns.len());
-        format!("INSERT INTO {name} ({names}) VALUES {values}{on_conflict}")
-    };
-    execute_all(tx, columns, rows, text).await
 }
 
 /// Divides rows into those of one statement each. Their numbers are powers of two, so that there are few

@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 use sqlx::sqlite::{Sqlite, SqliteConnection};
 
-use super::connect::{BEGIN_WRITE, primary_code};
+use super::connect::{BEGIN_WRITE, READONLY, primary_code};
 use crate::backend::StoreSettings;
 use crate::backend::read_model::{qualified, quoted};
 use crate::backend::rows::ConsumerId;
@@ -112,7 +112,6 @@ impl Tables for Sqlite {
     }
 
     fn may_not_write(error: &sqlx::Error) -> bool {
-        const READONLY: i64 = 8;
         let code = error.as_database_error().and_then(primary_code);
         code == Some(READONLY)
     }

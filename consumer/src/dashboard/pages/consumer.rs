@@ -96,7 +96,7 @@ impl View<'_> {
     /// All versions of the consumer.
     fn versions(&self) -> impl Iterator<Item = &ConsumerStatus> {
         let consumers = self.snapshot.consumers().iter();
-        consumers.filter(|other| other.name == self.one.name)
+        consumers.filter(|other| other.id.name == self.one.id.name)
     }
 
     /// The event that keeps it from continuing.
@@ -168,8 +168,8 @@ impl View<'_> {
             @if self.versions().count() > 1 {
                 nav.versions #versions data-live aria-label="Versions" {
                     @for version in self.versions() {
-                        @let id = version.id();
-                        a href=(self.base.consumer(&id)) aria-current=[(id == *self.id).then_some("page")] {
+                        @let id = &version.id;
+                        a href=(self.base.consumer(id)) aria-current=[(id == self.id).then_some("page")] {
                             "v" (id.version)
                             @if version.is_active { " active" }
                             " · " (version.state.words())
@@ -261,11 +261,11 @@ impl View<'_> {
         if is_waiting && self.one.waiting_for.is_none() {
             return html! {};
         }
-        let verb = if is_waiting { "Waits" } else { "Fails" };
+        let does = if is_waiting { "Waits" } else { "Fails" };
         html! {
             section.panel.trouble.warn[is_waiting] #obstacle data-live aria-labelledby="obstacle-title" {
                 h2 #obstacle-title {
-                    (verb)
+                    (does)
                     @if let Some(position) = self.position() { " at event " a href=(self.base.event(position)) { (number(position)) } }
                 }
                 @if let Some(failing) = &self.one.failing { (self.failure(failing)) }

@@ -144,13 +144,11 @@ fn consumers(
             }
             ul.choices {
                 @for one in snapshot.consumers() {
-                    @let id = one.id();
+                    @let id = &one.id;
                     @let version = id.version.to_string();
                     @let query = [("consumer", &*id.name), ("version", version.as_str())];
-                    @let is_chosen = explanation.is_some_and(|found| found.as_ref().is_ok_and(|found| {
-                        found.consumer == id.name && found.version == id.version
-                    }));
-                    li { a href=(with_query(&base.event(position), &query)) aria-current=[is_chosen.then_some("true")] { (name(&id)) } }
+                    @let is_chosen = explanation.is_some_and(|found| found.as_ref().is_ok_and(|found| found.consumer == *id));
+                    li { a href=(with_query(&base.event(position), &query)) aria-current=[is_chosen.then_some("true")] { (name(id)) } }
                 }
             }
         }
@@ -158,9 +156,9 @@ fn consumers(
 }
 
 fn explained(explanation: &Explanation, base: &Base) -> Markup {
-    let id = explanation.id();
+    let id = &explanation.consumer;
     html! {
-        p.outcome { a href=(base.consumer(&id)) { (name(&id)) } ": " (prose(&explanation.outcome_text())) }
+        p.outcome { a href=(base.consumer(id)) { (name(id)) } ": " (prose(&explanation.outcome_text())) }
         dl.facts {
             @if let Some(checkpoint) = explanation.checkpoint { div { dt { "Checkpoint" } dd { (number(checkpoint)) } } }
             div { dt { "Is replay" } dd { @if explanation.is_replay { "yes" } @else { "no" } } }

@@ -1,6 +1,9 @@
 //! Pages that say why there is no other.
 
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
@@ -60,4 +63,23 @@ pub(crate) async fn not_found(base: Base) -> Response {
         &message,
         &base.overview(),
     )
+}
+
+/// Answers with a page where the framework has refused a request with a line of text, or none: an address with a
+/// word for a number, a form that is too long.
+pub(crate) async fn refused(base: Base, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_page = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    if !status.is_client_error() || is_page {
+        return response;
+    }
+    let message =
+        html! { "The address, or the form that was sent to it, is not one of this dashboard." };
+    let mut page = failure(&base, status, "Not understood", &message, &base.overview());
+    if let Some(allowed) = response.headers().get(ALLOW) {
+        page.headers_mut().insert(ALLOW, allowed.clone());
+    }
+    page
 }

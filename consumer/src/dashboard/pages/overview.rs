@@ -26,7 +26,7 @@ pub(crate) struct Filter {
 impl Filter {
     fn admits(&self, one: &ConsumerStatus) -> bool {
         let wanted = self.q.trim().to_lowercase();
-        one.name.to_lowercase().contains(&wanted)
+        one.id.name.to_lowercase().contains(&wanted)
             || one
                 .group
                 .is_some_and(|group| group.to_lowercase() == wanted)
@@ -113,7 +113,7 @@ fn attention(snapshot: &Snapshot, base: &Base) -> Markup {
                     @for (one, why) in troubled.iter().take(SHOWN) {
                         li {
                             span class={ "state " (class(one.state.tone())) } { (one.state.words()) }
-                            " " a href=(base.consumer(&one.id())) { (super::layout::name(&one.id())) }
+                            " " a href=(base.consumer(&one.id)) { (super::layout::name(&one.id)) }
                             " " span.why { (prose(why)) }
                         }
                     }
@@ -160,7 +160,7 @@ fn table(shown: &[&ConsumerStatus], is_empty: bool, snapshot: &Snapshot, base: &
                         th scope="col" { "By" }
                     } }
                     tbody {
-                        @for versions in shown.chunk_by(|one, next| one.name == next.name) {
+                        @for versions in shown.chunk_by(|one, next| one.id.name == next.id.name) {
                             @for (index, one) in versions.iter().enumerate() {
                                 (row(one, (index, versions.len()), head, snapshot, base))
                             }
@@ -180,12 +180,11 @@ fn row(
     snapshot: &Snapshot,
     base: &Base,
 ) -> Markup {
-    let id = one.id();
-    let rates = snapshot.rates(&id);
+    let rates = snapshot.rates(&one.id);
     html! {
         tr.beside[index > 0] {
             th scope="row" {
-                a href=(base.consumer(&id)) { (super::layout::name(&id)) }
+                a href=(base.consumer(&one.id)) { (super::layout::name(&one.id)) }
                 @if one.is_active && versions > 1 { " " span.badge { "active" } }
                 @if let Some(group) = one.group { " " span.muted { bdi { (group) } } }
             }
@@ -203,7 +202,7 @@ fn row(
                 }
             }
             td.number data-label="Parked" {
-                @if one.parked > 0 { a href=(base.of_consumer(&id, "parked")) { (number(one.parked)) } } @else { "–" }
+                @if one.parked > 0 { a href=(base.of_consumer(&one.id, "parked")) { (number(one.parked)) } } @else { "–" }
             }
             td data-label="Last save" { (ago(one.saved_ago)) }
             td.by data-label="By" { (workers(&one.workers)) }

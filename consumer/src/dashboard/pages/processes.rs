@@ -61,7 +61,7 @@ fn table_of_processes(consumers: &[ConsumerStatus], base: &Base) -> Option<Marku
                             td data-label="Consumers" {
                                 @for (index, one) in consumers.iter().enumerate() {
                                     @if index > 0 { ", " }
-                                    a href=(base.consumer(&one.id())) { (name(&one.id())) }
+                                    a href=(base.consumer(&one.id)) { (name(&one.id)) }
                                 }
                             }
                         }
@@ -74,13 +74,13 @@ fn table_of_processes(consumers: &[ConsumerStatus], base: &Base) -> Option<Marku
 }
 
 /// A segment and its consumer.
-type Active<'a> = (ConsumerId, &'a SegmentStatus);
+type Active<'a> = (&'a ConsumerId, &'a SegmentStatus);
 
 /// All segments, those with the latest save first.
 fn activity(consumers: &[ConsumerStatus]) -> Vec<Active<'_>> {
     let mut activity: Vec<Active<'_>> = consumers
         .iter()
-        .flat_map(|one| one.segments.iter().map(|segment| (one.id(), segment)))
+        .flat_map(|one| one.segments.iter().map(|segment| (&one.id, segment)))
         .collect();
     activity.sort_by_key(|(_, segment)| segment.saved_ago.unwrap_or(Duration::MAX));
     activity

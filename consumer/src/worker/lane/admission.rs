@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::Transaction;
 
-use crate::backend::{Backend, Claim, Ledger, Mark, Run, State};
+use crate::backend::{Backend, Claim, Ledger, Precedence, Run, State};
 use crate::contract::{Context, PersistedEvent};
 use crate::worker::lane::attempt::Attempt;
 use crate::worker::lane::outcome::Outcome;
@@ -19,20 +19,20 @@ impl<DB: Backend> Attempt<'_, DB> {
         claim: &Claim,
     ) -> Result<Option<Run>, sqlx::Error> {
         let take = self.take(claim);
-        let events = self.job.events.get(..take).unwrap_or_default();
-        if events.is_empty() || !(claim.mark == Mark::Open || claim.is_replaying) {
+        let events = self.job.batch.events.get(..take).unwrap_or_default();
+        if events.is_empty() || !(claim.precedence == Precedence::Open || claim.is_replaying) {
             let is_replay = false;
             return Ok(Some(Run { take, is_replay }));
         }
         let run = self.ledger(tx, claim).await?.run(events);
-        if run.is_replay || claim.mark == Mark::Held {
+        if run.is_replay || claim.precedence == Precedence::Held {
             return Ok(Some(run));
         }
         let holder = self.segment.mark_holder(self.shared, false);
-        if !DB::lock_mark(&self.shared.statements, tx, &holder).await? {
+        if !DB::lock_precedence(&self.shared.statements, tx, &holder).await? {
             return Ok(None);
         }
-        // Another version may have handled the events before the mark was locked.
+        // Another version may have handled the events before the precedence was locked.
         Ok(Some(self.ledger(tx, claim).await?.run(events)))
     }
 
@@ -66,9 +66,9 @@ impl<DB: Backend> Attempt<'_, DB> {
         if let Some(hold_at) = row.hold_at.filter(|hold_at| row.position >= *hold_at) {
             return Err(Outcome::Held(hold_at));
         }
-        let follows = self.job.checkpoint..=self.job.after;
+        let follows = self.job.checkpoint..=self.job.batch.after;
         if row.epoch != self.job.epoch
-            || claim.incarnation != self.job.incarnation
+            || claim.incarnation != self.job.batch.incarnation
             || !follows.contains(&row.position)
         {
             return Err(Outcome::Moved(claim));
@@ -90,7 +90,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Err(Outcome::NotDue { attempts, wait });
         }
         // The policy needs no payload, and an event that cannot be handled is read each time.
-        let is_handled = !self.is_used_up(&claim) && self.job.defect.is_none();
+        let is_handled = !self.is_used_up(&claim) && self.job.batch.defect.is_none();
         if is_handled && self.job.read_after != Some((position, attempts)) {
             return Err(Outcome::Outdated { position, attempts });
         }
@@ -101,7 +101,7 @@ impl<DB: Backend> Attempt<'_, DB> {
     /// need not wait for its neighbour before it.
     pub(super) fn retried(&self, claim: &Claim) -> Option<&PersistedEvent> {
         let row = &claim.checkpoint;
-        let first = self.job.events.first()?;
+        let first = self.job.batch.events.first()?;
         let position = first.global_position;
         let is_reached = row.hold_at.is_none_or(|hold_at| position <= hold_at);
         let has_failed = row.attempts > 0 && row.failed_position == Some(position);
@@ -133,7 +133,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             return checkpoint.max(claim.checkpoint.position);
         };
         let before_next = self.job.position_of(index).map(|position| position - 1);
-        before_next.unwrap_or(self.job.up_to).min(hold_at)
+        before_next.unwrap_or(self.job.batch.up_to).min(hold_at)
     }
 
     pub(super) fn context(&self, claim: &Claim, is_replay: bool) -> Arc<Context> {
@@ -145,7 +145,7 @@ impl<DB: Backend> Attempt<'_, DB> {
                 .with_version(self.segment.key.consumer.version)
                 .with_attempt(failed.saturating_add(1))
                 .with_replay(is_replay)
-                .with_head(self.job.head)
+                .with_head(self.job.batch.head)
                 .with_segments(self.segment.is_divided())
                 .with_table_schema(self.shared.table_schema.clone())
                 .with_deadline(after(consumer.settings.batch_time)),

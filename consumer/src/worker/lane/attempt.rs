@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::{Connection as _, Transaction};
 
-use crate::backend::{Backend, Claim, Mark, Remains, Run, TransactionGuard as _};
+use crate::backend::{Backend, Claim, Precedence, Remains, Run, TransactionGuard as _};
 use crate::contract::{BatchError, Context};
 use crate::worker::connections::{Lease, Parts, UnusedConnection};
 use crate::worker::context::Shared;
@@ -140,7 +140,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
-        if claim.mark == Mark::Taken {
+        if claim.precedence == Precedence::Taken {
             return Ok(Opening::RollBack(Outcome::Busy));
         }
         let Some(run) = self.first_run(tx, &claim).await? else {
@@ -154,7 +154,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             let outcome = self.apply_policy(tx, &claim, event, run.is_replay).await?;
             return Ok(Opening::Commit(outcome));
         }
-        let events = &self.job.events;
+        let events = &self.job.batch.events;
         let division =
             Division::of::<DB>(statements, tx, segment, &claim, events, run.take).await?;
         if self.job.unknown().is_some() && division.take(run.take) > 0 {
@@ -266,7 +266,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         if take == 0 {
             return Ok(0);
         }
-        if let Some(defect) = self.job.defect.clone() {
+        if let Some(defect) = self.job.batch.defect.clone() {
             return Err(BatchError::at(0, defect));
         }
         if self.retried(&ready.claim).is_some() {

@@ -5,7 +5,7 @@ use tokio::time;
 
 use sqlx::{Connection as _, Transaction};
 
-use crate::backend::{Backend, Claim, Mark, Remains, TransactionGuard as _};
+use crate::backend::{Backend, Claim, Precedence, Remains, TransactionGuard as _};
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::{Attempt, Opening, Ready, failed};
 use crate::worker::lane::backoff::{DATABASE_BACKOFF, delay};
@@ -152,7 +152,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             self.shared,
             self.segment,
             &ready.claim,
-            self.job.after,
+            self.job.batch.after,
             &mut tx,
         );
         let claim = match again.await? {
@@ -183,11 +183,11 @@ impl<DB: Backend> Attempt<'_, DB> {
         claim: &Claim,
         index: usize,
     ) -> Result<bool, sqlx::Error> {
-        if claim.mark == Mark::Held {
+        if claim.precedence == Precedence::Held {
             return Ok(false);
         }
         let ledger = self.ledger(tx, claim).await?;
-        let events = self.job.events.get(..index).unwrap_or_default();
+        let events = self.job.batch.events.get(..index).unwrap_or_default();
         Ok(events.iter().any(|event| ledger.has(event)))
     }
 }

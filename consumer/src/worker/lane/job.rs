@@ -2,33 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Failure, Incarnation, UnknownEvent};
-use crate::contract::PersistedEvent;
+use crate::backend::{Failure, UnknownEvent};
 use crate::worker::log::batch::{Batch, Defect};
 use crate::worker::progress::lane::Cursor;
 
 /// A batch of events, of which the first `take` are handled in one transaction.
 pub(crate) struct Job {
-    /// All events in scope after this position, up to and including `up_to`.
-    pub(crate) events: Arc<Vec<PersistedEvent>>,
-    pub(crate) after: i64,
-    pub(crate) up_to: i64,
+    pub(crate) batch: Batch,
     /// How many of the events to handle, from the first on.
     pub(crate) take: usize,
     /// The checkpoint that the job follows; no event in scope lies between it and `after`.
     pub(crate) checkpoint: i64,
     /// The rebuild that the job belongs to.
     pub(crate) epoch: i64,
-    /// The incarnation of the server that the events were read in.
-    pub(crate) incarnation: Incarnation,
-    /// The frontier when the events were read.
-    pub(crate) head: i64,
-    /// How often the log's cache had been discarded when the events were read.
-    pub(crate) discards: u64,
     /// The event and its number of failed attempts after which the events were read again.
     pub(crate) read_after: Option<(i64, u32)>,
-    /// Why its only event cannot be handled.
-    pub(crate) defect: Option<Defect>,
     /// The failure to save of the event after those taken, if it has just failed.
     pub(crate) next_failure: Option<Failure>,
 }
@@ -37,23 +25,17 @@ impl Job {
     pub(crate) fn new(cursor: &Cursor, batch: Batch) -> Self {
         Self {
             take: batch.events.len(),
-            events: Arc::new(batch.events),
-            after: batch.after,
-            up_to: batch.up_to,
+            batch,
             checkpoint: cursor.checkpoint,
             epoch: cursor.epoch,
-            incarnation: batch.incarnation,
-            head: batch.head,
-            discards: batch.discards,
             read_after: None,
-            defect: batch.defect,
             next_failure: None,
         }
     }
 
     /// The event that the code does not know, if that is its only one.
     pub(crate) fn unknown(&self) -> Option<&UnknownEvent> {
-        match &self.defect {
+        match &self.batch.defect {
             Some(Defect::Unknown(unknown)) => Some(unknown),
             _ => None,
         }
@@ -61,7 +43,7 @@ impl Job {
 
     /// The kind of its failures, for metrics.
     pub(crate) fn failure_kind(&self) -> &'static str {
-        match &self.defect {
+        match &self.batch.defect {
             Some(Defect::Unreadable(_)) => "unreadable",
             Some(Defect::Missing(_)) => "missing",
             Some(Defect::Unknown(_)) | None => "handler",
@@ -70,24 +52,26 @@ impl Job {
 
     /// Whether all its events are to be handled in one transaction.
     pub(crate) fn is_whole(&self) -> bool {
-        self.take == self.events.len()
+        self.take == self.batch.events.len()
     }
 
     /// The position of the event at an index.
     pub(crate) fn position_of(&self, index: usize) -> Option<i64> {
-        self.events.get(index).map(|event| event.global_position)
+        let event = self.batch.events.get(index);
+        event.map(|event| event.global_position)
     }
 
     /// The index of the first event after a position.
     pub(crate) fn index_after(&self, position: i64) -> usize {
-        self.events
+        self.batch
+            .events
             .partition_point(|event| event.global_position <= position)
     }
 
     /// The checkpoint once the first `handled` events are handled.
     pub(crate) fn checkpoint_after(&self, handled: usize) -> i64 {
-        if handled >= self.events.len() {
-            return self.up_to;
+        if handled >= self.batch.events.len() {
+            return self.batch.up_to;
         }
         let last = handled.checked_sub(1);
         last.and_then(|last| self.position_of(last))
@@ -96,15 +80,18 @@ impl Job {
 
     /// The job with the events that are left after a new checkpoint; `None` if none are.
     pub(crate) fn rest_after(self, checkpoint: i64) -> Option<Self> {
-        let rest = self.events.get(self.index_after(checkpoint)..)?;
+        let rest = self.batch.events.get(self.index_after(checkpoint)..)?;
         if rest.is_empty() {
             return None;
         }
         let events = Arc::new(rest.to_vec());
         Some(Self {
             take: events.len(),
-            events,
-            after: checkpoint,
+            batch: Batch {
+                events,
+                after: checkpoint,
+                ..self.batch
+            },
             checkpoint,
             next_failure: None,
             ..self

@@ -157,7 +157,7 @@ impl<DB: Backend> Lane<DB> {
         // The row of an event that could not be handled may have been corrected.
         let discards = self.shared.log.discards();
         self.job
-            .take_if(|job| job.defect.is_some() || job.discards != discards);
+            .take_if(|job| job.batch.defect.is_some() || job.batch.discards != discards);
         if self.job.is_none() {
             match self.next_batch(&cursor).await {
                 Ok(Some(batch)) if batch.events.is_empty() => return self.pass_over(&batch).await,
@@ -432,10 +432,10 @@ impl<DB: Backend> Lane<DB> {
     async fn pause(&mut self, pause: Duration) {
         let key = &self.segment.key;
         let mut snapshot = self.shared.snapshot.clone();
-        let before = snapshot.borrow().rows.get(key).map(Checkpoint::mark);
+        let before = snapshot.borrow().rows.get(key).map(Checkpoint::progress);
         tokio::select! {
             () = time::sleep(pause) => {}
-            _ = snapshot.wait_for(|snapshot| snapshot.rows.get(key).map(Checkpoint::mark) != before) => {}
+            _ = snapshot.wait_for(|snapshot| snapshot.rows.get(key).map(Checkpoint::progress) != before) => {}
             () = self.shared.stopped() => {}
         }
     }
@@ -558,9 +558,9 @@ impl<DB: Backend> Lane<DB> {
     /// Records since when the events of a job have been waiting.
     fn set_first_pending(&self, job: &Job) {
         self.progress.set_first_pending(FirstPending {
-            after: job.after,
-            up_to: job.after,
-            created_at: job.events.first().map(|event| event.created_at),
+            after: job.batch.after,
+            up_to: job.batch.after,
+            created_at: job.batch.events.first().map(|event| event.created_at),
         });
     }
 }
@@ -569,10 +569,10 @@ impl<DB: Backend> Lane<DB> {
 impl<DB: Backend> Lane<DB> {
     /// Attempts the job while the next batch is read.
     async fn attempt(&mut self, job: &Job) -> Result<Outcome, AttemptError> {
-        if job.is_whole() && self.shared.frontier.borrow().settled > job.up_to {
-            let limit = self.limit(job.up_to);
+        if job.is_whole() && self.shared.frontier.borrow().settled > job.batch.up_to {
+            let limit = self.limit(job.batch.up_to);
             self.reader
-                .start(&self.shared, &self.segment, job.up_to, limit);
+                .start(&self.shared, &self.segment, job.batch.up_to, limit);
         }
         let attempt = Attempt {
             shared: &self.shared,

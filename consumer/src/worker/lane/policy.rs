@@ -24,7 +24,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         let error = claim.checkpoint.error.clone().unwrap_or_default();
         let position = event.global_position;
         // Of an event that is gone, the aggregate is unknown: later events of it would not wait.
-        let is_missing = matches!(self.job.defect, Some(Defect::Missing(_)));
+        let is_missing = matches!(self.job.batch.defect, Some(Defect::Missing(_)));
         let parks = policy == OnError::Park && !is_missing && self.may_park(tx).await?;
         if !parks && policy != OnError::Skip {
             let error = if policy == OnError::Park && !is_missing {

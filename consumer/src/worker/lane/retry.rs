@@ -41,7 +41,7 @@ impl<DB: Backend> Lane<DB> {
 
     /// The events before the failing one are handled again and saved together with its failure.
     fn save_events_before(&mut self, mut job: Job, failed: HandlerFailure) {
-        let event = job.events.get(failed.index);
+        let event = job.batch.events.get(failed.index);
         job.next_failure = event
             .filter(|_| failed.suspects == 1)
             .map(|event| self.failure(event, 1, failed.error));
@@ -52,8 +52,8 @@ impl<DB: Backend> Lane<DB> {
     /// The failing event is one of several: half of them are tried next.
     fn halve(&mut self, mut job: Job, suspects: usize) {
         let half = (suspects.min(job.take) / 2).max(1);
-        let last = job.events.get(suspects.saturating_sub(1));
-        self.suspects = last.or(job.events.last()).map(|last| Suspects {
+        let last = job.batch.events.get(suspects.saturating_sub(1));
+        self.suspects = last.or(job.batch.events.last()).map(|last| Suspects {
             up_to: last.global_position,
             batch_len: half,
         });
@@ -63,7 +63,7 @@ impl<DB: Backend> Lane<DB> {
 
     /// Counts an attempt at the first event, and waits for the next one.
     async fn count_attempt(&mut self, job: Job, claim: &Claim, error: String) -> Turn {
-        let Some(event) = job.events.first() else {
+        let Some(event) = job.batch.events.first() else {
             return CONTINUE;
         };
         let position = event.global_position;

@@ -47,7 +47,7 @@ impl<DB: Backend> Lane<DB> {
 
     /// Whether the aggregate of the job's only event has parked events.
     async fn is_parked(&self, job: &Job) -> Result<bool, AttemptError> {
-        let Some(event) = job.events.first() else {
+        let Some(event) = job.batch.events.first() else {
             return Ok(false);
         };
         let mut lease = self.shared.connections.writer().await?;
@@ -111,7 +111,10 @@ impl<DB: Backend> Lane<DB> {
         };
         loop {
             time::sleep(self.shared.options.advance_interval).await;
-            let row = self.shared.log.first_from(next, job.head, job.incarnation);
+            let row = self
+                .shared
+                .log
+                .first_from(next, job.batch.head, job.batch.incarnation);
             // A log that cannot be read says nothing.
             if let Ok(row) = row.await
                 && row.is_none_or(|row| position(&row) > next)
@@ -126,7 +129,7 @@ impl<DB: Backend> Lane<DB> {
         let key = &self.segment.key;
         let look = |snapshot: &Snapshot| {
             let row = snapshot.rows.get(key);
-            let row = row.map(|row| (row.mark(), row.slice_to, row.failed_releases.clone()));
+            let row = row.map(|row| (row.progress(), row.slice_to, row.failed_releases.clone()));
             (row, snapshot.log.rewrites, snapshot.incarnation)
         };
         let mut snapshot = self.shared.snapshot.clone();

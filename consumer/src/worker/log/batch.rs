@@ -22,7 +22,7 @@ pub(crate) struct Batch {
     pub(crate) head: i64,
     /// How often the log's cache had been discarded when the reading began.
     pub(crate) discards: u64,
-    pub(crate) events: Vec<PersistedEvent>,
+    pub(crate) events: Arc<Vec<PersistedEvent>>,
     /// Why its only event cannot be handled; such an event is a batch of its own.
     pub(crate) defect: Option<Defect>,
     /// Positions in it whose events were deleted, as far as it is known.
@@ -34,13 +34,14 @@ impl Batch {
     pub(crate) fn before_missing(mut self, missing: MissingEvents) -> Self {
         let first = missing.0.start();
         self.missing = None;
-        self.events.retain(|event| event.global_position < *first);
-        if !self.events.is_empty() {
+        let events = Arc::make_mut(&mut self.events);
+        events.retain(|event| event.global_position < *first);
+        if !events.is_empty() {
             self.up_to = first - 1;
             return self;
         }
         self.up_to = *first;
-        self.events.push(PersistedEvent::new(EventRecord {
+        events.push(PersistedEvent::new(EventRecord {
             global_position: *first,
             created_at: SystemTime::now().into(),
             ..EventRecord::default()
@@ -60,7 +61,7 @@ impl Batch {
         let Some(first) = self.events.iter().position(|event| !is_known(event)) else {
             return self;
         };
-        self.events.truncate(first.max(1));
+        Arc::make_mut(&mut self.events).truncate(first.max(1));
         let last = self.events.last();
         // Between the events before it and itself, nothing is in scope.
         self.up_to = last.map_or(self.after, |event| event.global_position);
@@ -203,7 +204,7 @@ impl BatchReader {
                 self.judge_scan(scan);
             }
         }
-        Ok(builder.batch)
+        Ok(builder.finish())
     }
 
     /// Decides whether the scope is still rare by how dense the events are that its index found.
@@ -231,7 +232,9 @@ struct Scan {
 
 /// A batch that is being filled.
 struct BatchBuilder {
+    /// Without its events.
     batch: Batch,
+    events: Vec<PersistedEvent>,
     bytes: u64,
     limit: usize,
     max_bytes: u64,
@@ -247,10 +250,11 @@ impl BatchBuilder {
                 incarnation: frontier.incarnation,
                 head: frontier.settled,
                 discards: 0,
-                events: Vec::new(),
+                events: Arc::default(),
                 defect: None,
                 missing: None,
             },
+            events: Vec::new(),
             bytes: 0,
             limit,
             max_bytes,
@@ -258,9 +262,16 @@ impl BatchBuilder {
         }
     }
 
+    fn finish(self) -> Batch {
+        Batch {
+            events: Arc::new(self.events),
+            ..self.batch
+        }
+    }
+
     /// How many events and bytes fit in.
     fn room(&self) -> (u32, u64) {
-        let events = self.limit.saturating_sub(self.batch.events.len());
+        let events = self.limit.saturating_sub(self.events.len());
         let bytes = self.max_bytes.saturating_sub(self.bytes);
         (u32::try_from(events).unwrap_or(u32::MAX), bytes.max(1))
     }
@@ -307,7 +318,7 @@ impl BatchBuilder {
             }
         }
         self.batch.up_to = range.to;
-        self.is_full = self.batch.events.len() >= self.limit;
+        self.is_full = self.events.len() >= self.limit;
         scan
     }
 
@@ -321,9 +332,9 @@ impl BatchBuilder {
         let is_wanted = range.matches(&filter.scope) && filter.in_slices(range, 0);
         if !is_wanted {
             self.batch.up_to = range.to;
-        } else if self.batch.events.is_empty() {
+        } else if self.events.is_empty() {
             self.batch.up_to = range.to;
-            self.batch.events.push(unreadable.event.clone());
+            self.events.push(unreadable.event.clone());
             self.batch.defect = Some(Defect::Unreadable(unreadable.clone()));
         }
         self.is_full |= is_wanted;
@@ -336,13 +347,13 @@ impl BatchBuilder {
     /// Adds an event unless the batch is full; an empty batch takes an event of any size.
     fn push(&mut self, event: &PersistedEvent) -> bool {
         let bytes = self.bytes + event_bytes(event);
-        let fits = self.batch.events.len() < self.limit && bytes <= self.max_bytes;
-        if !fits && !self.batch.events.is_empty() {
+        let fits = self.events.len() < self.limit && bytes <= self.max_bytes;
+        if !fits && !self.events.is_empty() {
             return false;
         }
         self.bytes = bytes;
         self.batch.up_to = event.global_position;
-        self.batch.events.push(event.clone());
+        self.events.push(event.clone());
         true
     }
 }
@@ -415,7 +426,7 @@ mod tests {
         let read = |is_known: fn(i64) -> bool| {
             let mut full = builder(20);
             full.add(&users(0..SLICES), &range(1_000, 2));
-            full.batch
+            full.finish()
                 .before_unknown(|event| is_known(event.global_position))
         };
         let known = read(|_| true);
@@ -433,12 +444,9 @@ mod tests {
     fn a_full_batch_ends_at_its_last_event_others_with_the_range() {
         let mut full = builder(20);
         full.add(&users(0..SLICES), &range(1_000, 2));
-        assert_eq!((full.batch.up_to, full.batch.events.len()), (40, 20));
+        assert_eq!((full.batch.up_to, full.events.len()), (40, 20));
         let mut partial = builder(2_000);
         partial.add(&users(0..SLICES), &range(1_000, 3));
-        assert_eq!(
-            (partial.batch.up_to, partial.batch.events.len()),
-            (1_000, 333)
-        );
+        assert_eq!((partial.batch.up_to, partial.events.len()), (1_000, 333));
     }
 }

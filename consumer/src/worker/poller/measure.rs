@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, SqlSafeStr as _};
 
-use crate::backend::{Backend, ConsumerId, LogRow, ReadRange, SegmentId, StoreError};
+use crate::backend::{Backend, LogRow, ReadRange, SegmentId, StoreError};
 use crate::worker::metrics;
 use crate::worker::poller::Poller;
 use crate::worker::progress::lane::{FirstPending, LaneProgress};
@@ -15,14 +15,10 @@ impl<DB: Backend> Poller<DB> {
     /// Reports the state of each consumer.
     pub(super) fn measure_states(&self) {
         for report in self.shared.progress.consumers() {
-            let consumer = ConsumerId {
-                name: report.name,
-                version: report.version,
-            };
             let label = report.state.metric_label();
             metrics::state(
                 &self.shared.log_name,
-                &consumer,
+                &report.id,
                 &ConsumerState::METRIC_LABELS,
                 label,
             );

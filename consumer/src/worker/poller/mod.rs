@@ -86,9 +86,9 @@ impl<DB: Backend> Poller<DB> {
         metrics::describe();
         let mut connection = PollerConnection(None);
         let watch = connection.start_watch(&shared).await?;
-        let patience = shared.options.advance_interval.saturating_mul(2);
+        let queue_after = shared.options.advance_interval.saturating_mul(2);
         let mut poller = Self {
-            writing: WritingTurn::new(Arc::clone(&shared.connections), patience),
+            writing: WritingTurn::new(Arc::clone(&shared.connections), queue_after),
             appended: shared.store.appended(),
             shared,
             assigner,

@@ -17,18 +17,18 @@ use crate::worker::connections::Connections;
 /// them, and keeps polling while it waits.
 pub(super) struct WritingTurn<DB: Backend> {
     connections: Arc<Connections<DB>>,
-    /// How long it tries without queueing.
-    patience: Duration,
+    /// How long it tries before it queues up.
+    queue_after: Duration,
     refused_since: Option<Instant>,
     queued: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<DB: Backend> WritingTurn<DB> {
-    pub(super) fn new(connections: Arc<Connections<DB>>, patience: Duration) -> Self {
+    pub(super) fn new(connections: Arc<Connections<DB>>, queue_after: Duration) -> Self {
         Self {
             connections,
-            patience,
+            queue_after,
             refused_since: None,
             queued: None,
             permit: None,
@@ -49,7 +49,7 @@ impl<DB: Backend> WritingTurn<DB> {
             return true;
         }
         let since = *self.refused_since.get_or_insert_with(Instant::now);
-        if self.queued.is_none() && since.elapsed() >= self.patience {
+        if self.queued.is_none() && since.elapsed() >= self.queue_after {
             let connections = Arc::clone(&self.connections);
             self.queued = Some(Box::pin(async move { connections.pause_writers().await }));
         }

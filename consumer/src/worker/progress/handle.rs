@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, StoreError, begin};
+use crate::backend::{Backend, ConsumerId, StoreError, begin};
 use crate::store::EventStore;
 use crate::worker::progress::health::{Health, HealthProblem};
 use crate::worker::progress::lane::LaneProgress;
@@ -66,7 +66,7 @@ pub enum WaitError {
     #[error("consumer `{consumer}` will not catch up: it is {state}")]
     NotRunning {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
         /// Its state.
         state: ConsumerState,
     },
@@ -121,7 +121,7 @@ impl<DB: Backend> WorkerHandle<DB> {
         position: i64,
     ) -> Result<(), WaitError> {
         let known = self.progress.consumers();
-        if !known.iter().any(|one| *one.name == *consumer) {
+        if !known.iter().any(|one| *one.id.name == *consumer) {
             return Err(WaitError::Unknown {
                 consumer: consumer.to_owned(),
             });
@@ -212,7 +212,7 @@ impl<DB: Backend> WorkerHandle<DB> {
                     held_back
                         .into_iter()
                         .map(|held_back| HealthProblem::NotRunning {
-                            consumer: Arc::clone(&held_back.consumer.name),
+                            consumer: held_back.consumer.clone(),
                             state: ConsumerState::HeldBack(held_back),
                         }),
                 );
@@ -222,7 +222,7 @@ impl<DB: Backend> WorkerHandle<DB> {
     }
 
     fn lane_problem(&self, lane: &LaneProgress) -> Option<HealthProblem> {
-        let consumer = Arc::clone(&lane.key.consumer.name);
+        let consumer = lane.key.consumer.clone();
         match lane.state() {
             ConsumerState::Starting | ConsumerState::Waiting { .. } => {
                 Some(HealthProblem::Waiting { consumer })
@@ -281,7 +281,7 @@ impl<DB: Backend> WorkerHandle<DB> {
                 let behind: Vec<_> = progress
                     .consumers()
                     .into_iter()
-                    .filter(|one| wanted(&one.name))
+                    .filter(|one| wanted(&one.id.name))
                     .filter(|one| one.position.is_none_or(|reached| reached < position))
                     .collect();
                 let is_caught_up = behind.is_empty();
@@ -289,7 +289,7 @@ impl<DB: Backend> WorkerHandle<DB> {
                     .into_iter()
                     .find(|one| !one.state.is_active())
                     .map(|one| WaitError::NotRunning {
-                        consumer: one.name,
+                        consumer: one.id,
                         state: one.state,
                     })
                     .or_else(|| {

@@ -1,9 +1,9 @@
 //! Whether a worker is live and ready.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::ConsumerId;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::worker::FrontierWait;
 
@@ -47,9 +47,11 @@ pub struct Health {
 /// ```
 /// use consumer::HealthProblem;
 ///
-/// let problem = HealthProblem::Waiting { consumer: "users".into() };
-/// let is_urgent = matches!(problem, HealthProblem::Stalled { .. } | HealthProblem::NotRunning { .. });
-/// assert!(!is_urgent);
+/// fn is_urgent(problem: &HealthProblem) -> bool {
+///     matches!(problem, HealthProblem::Stalled { .. } | HealthProblem::NotRunning { .. })
+/// }
+///
+/// assert!(!is_urgent(&HealthProblem::NotStarted));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -80,7 +82,7 @@ pub enum HealthProblem {
     /// [`stall_after`](crate::WorkerBuilder::stall_after).
     Stalled {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
         /// The time since its last progress.
         since: Duration,
     },
@@ -90,12 +92,12 @@ pub enum HealthProblem {
     /// A consumer has not seen its checkpoint yet, or waits for the database.
     Waiting {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
     },
     /// The task of a consumer panicked outside its handler, and is restarted after a pause.
     Panicked {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
         /// The message of the panic.
         error: String,
     },
@@ -103,7 +105,7 @@ pub enum HealthProblem {
     /// for longer than [`stall_after`](crate::WorkerBuilder::stall_after).
     NotRunning {
         /// The consumer.
-        consumer: Arc<str>,
+        consumer: ConsumerId,
         /// Its state.
         state: ConsumerState,
     },

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
+use crate::backend::ConsumerId;
 use crate::worker::progress::state::ConsumerState;
 
 /// How a run of a worker ended: how far each consumer came, and why it ended.
@@ -36,10 +36,8 @@ pub struct Report {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConsumerReport {
-    /// The consumer's name.
-    pub name: Arc<str>,
-    /// Its version.
-    pub version: u32,
+    /// The consumer's name and version.
+    pub id: ConsumerId,
     /// The position up to which every event in its scope is handled; `None` if it never saw its
     /// checkpoint.
     pub position: Option<i64>,
@@ -71,7 +69,7 @@ impl Report {
     pub fn consumer(&self, name: &str) -> Option<&ConsumerReport> {
         self.consumers
             .iter()
-            .find(|consumer| &*consumer.name == name)
+            .find(|consumer| &*consumer.id.name == name)
     }
 
     /// Returns whether any consumer ended before it had handled everything, unless the worker was shut down
@@ -92,11 +90,10 @@ impl fmt::Display for Report {
         for consumer in &self.consumers {
             writeln!(f, "{consumer}")?;
         }
+        let detached = ConsumerState::Detached;
+        let reason = detached.reason().unwrap_or_default();
         for name in &self.detached {
-            writeln!(
-                f,
-                "{name}: detached, no consumer of that name is in this program"
-            )?;
+            writeln!(f, "{name}: {detached}, {reason}")?;
         }
         Ok(())
     }
@@ -104,11 +101,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for ConsumerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
-        if self.version != 1 {
-            write!(f, " v{}", self.version)?;
-        }
-        write!(f, ": {}", self.state)?;
+        write!(f, "{}: {}", self.id, self.state)?;
         if let Some(position) = self.position {
             write!(f, " at {position}")?;
         }

@@ -1,6 +1,6 @@
 //! The states of a consumer, and everything that is derived from a state alone: its word for metrics and JSON
 //! ([`name`](ConsumerState::name)), for tables ([`words`](ConsumerState::words)), its sentence for logs and
-//! reports (`Display`), its colour and its urgency.
+//! reports (`Display`), its [`reason`](ConsumerState::reason), its colour and its urgency.
 
 use std::fmt;
 use std::time::Duration;
@@ -198,6 +198,21 @@ impl ConsumerState {
         self.name().replace('_', " ")
     }
 
+    /// The reason for a state whose name does not tell it, as a clause.
+    pub(crate) fn reason(&self) -> Option<String> {
+        match self {
+            Self::OtherLog { log } => Some(format!(
+                "another consumer with this name reads the log `{log}` of this database"
+            )),
+            Self::Paused => Some("an operator paused it".to_owned()),
+            Self::ScopeChanged { checkpoint, code } => Some(format!(
+                "its checkpoint was reached with the scope [{checkpoint}], but the code has [{code}]"
+            )),
+            Self::Detached => Some("no consumer of that name is in this program".to_owned()),
+            _ => None,
+        }
+    }
+
     /// The colour of the state.
     #[cfg_attr(not(any(feature = "cli", feature = "dashboard")), allow(dead_code))]
     pub(crate) fn tone(&self) -> Tone {
@@ -293,14 +308,13 @@ impl Serialize for ConsumerState {
 
 impl fmt::Display for ConsumerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = self.reason().unwrap_or_default();
         match self {
-            Self::New => f.write_str("new"),
-            Self::OtherLog { log } => {
-                write!(
-                    f,
-                    "refused: another consumer with this name reads the log `{log}`"
-                )
+            Self::OtherLog { .. } => write!(f, "refused: {reason}"),
+            Self::ScopeChanged { .. } => {
+                write!(f, "refused: {reason}; rebuild it, or accept the new scope")
             }
+            Self::New => f.write_str("new"),
             Self::Starting => f.write_str("starting"),
             Self::Running => f.write_str("running"),
             Self::NoWorker { waited } => {
@@ -342,10 +356,6 @@ impl fmt::Display for ConsumerState {
                 write!(f, "waiting for a release that knows {event}")
             }
             Self::Paused => f.write_str("paused"),
-            Self::ScopeChanged { checkpoint, code } => write!(
-                f,
-                "refused: its checkpoint was reached with the scope [{checkpoint}], and the code has [{code}]; rebuild it, or accept the new scope"
-            ),
             Self::HeldBack(held_back) => write!(f, "{held_back}"),
             Self::OtherVersion => f.write_str("another version than the program's"),
             Self::Detached => f.write_str("detached"),

@@ -293,8 +293,7 @@ fn report(
     let states = lanes.iter().map(|lane| lane.state());
     let missing = lanes.iter().filter_map(|lane| lane.missing());
     ConsumerReport {
-        name: Arc::clone(&consumer.name),
-        version: consumer.version,
+        id: consumer.clone(),
         position: positions.and_then(|positions| positions.into_iter().min()),
         events: tally.events,
         batches: tally.batches,

@@ -18,7 +18,7 @@ const STREAM: &str = "integration";
 const DUPLICATE_WINDOW: Duration = Duration::from_hours(1);
 
 /// How long a program waits for servers that cannot be reached, or that have no leader yet.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The header with everything about an event but its payload and its id.
 const EVENT: &str = "Event";
@@ -61,7 +61,7 @@ where
     E: std::error::Error + Send + Sync + 'static,
     F: Future<Output = Result<T, E>>,
 {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),

@@ -142,7 +142,7 @@ fn print_checkpoints(report: &Report) {
     println!("\n{:<30} {:>10} {:>8}  state", header.0, header.1, header.2);
     for consumer in &report.consumers {
         let position = consumer.position.unwrap_or_default();
-        let (name, events, state) = (&consumer.name, consumer.events, &consumer.state);
+        let (name, events, state) = (&consumer.id.name, consumer.events, &consumer.state);
         println!("{name:<30} {position:>10} {events:>8}  {state}");
     }
 }

@@ -2,9 +2,6 @@
 //!
 //! `DATABASE_URL=postgres://… cargo run -p consumer-examples --features services --bin deploy_before -- --help`.
 
-// Handlers take their events by value.
-#![allow(clippy::needless_pass_by_value)]
-
 mod shop;
 
 use std::process::ExitCode;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use consumer::Context;
 use consumer::columns::{column, json_rows};
 use consumer::prelude::*;
+use consumer::{Context, OnError, Settings};
 use sqlx::Database;
 
 pub(crate) const UPSERT: &str = "
@@ -137,5 +137,37 @@ impl<DB: Database> Consumer<DB> for Nothing {
 impl<DB: Database> ScopedConsumer<DB> for Nothing {
     fn aggregate_types(&self) -> &[&str] {
         self.scope
+    }
+}
+
+/// Parks the rare events.
+pub(crate) struct Parks;
+
+impl<DB: Database> Consumer<DB> for Parks {
+    fn formerly(&self) -> consumer::Formerly {
+        consumer::Formerly::None
+    }
+
+    fn name(&self) -> &str {
+        "parks"
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::default().retries(0).on_error(OnError::Park)
+    }
+
+    async fn handle(
+        &self,
+        _: &Context,
+        _: &mut DB::Connection,
+        _: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Err("the server refused the recipient".into())
+    }
+}
+
+impl<DB: Database> ScopedConsumer<DB> for Parks {
+    fn aggregate_types(&self) -> &[&str] {
+        &["Rare"]
     }
 }

@@ -13,11 +13,13 @@ use super::folded::{self, AS_TEXT, FOLD, VIEW};
 use super::model::{Id, Logged, Model, Observed, Row, Tables, Verdict, Work, known};
 use super::scripted::{Fuse, NAMES, Scripted, ScriptedConsumer, World};
 use super::step::{CONSUMERS, Crash, Damage, End, Knowledge, Release, Script, Step};
+use sqlx::Pool;
+
 use crate::{Database, Running};
 
 /// How long a worker may take for a step. Shorter times help to shrink histories that get stuck.
-pub(super) fn patience() -> Duration {
-    Duration::from_secs(super::number("HISTORY_PATIENCE").unwrap_or(30))
+pub(super) fn timeout() -> Duration {
+    Duration::from_secs(super::number("HISTORY_TIMEOUT").unwrap_or(30))
 }
 
 /// How long a process that died keeps other versions of a consumer without `tx` waiting, on SQLite.
@@ -27,8 +29,8 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_millis(400);
 
 /// A database with the workers, writers and operators of one history.
-pub(super) struct Stage<'a, DB: HistoryBackend> {
-    ground: &'a DB::Ground,
+pub(super) struct Execution<'a, DB: HistoryBackend> {
+    server: &'a DB::Server,
     pub(super) database: Database<DB>,
     pub(super) world: Arc<World>,
     pub(super) model: Model,
@@ -43,15 +45,15 @@ pub(super) struct Stage<'a, DB: HistoryBackend> {
     /// Redacted in this step, in which a worker may still be handling what it had read before.
     redacted: Vec<i64>,
     /// Removed last.
-    _site: DB::Site,
+    _files: DB::Files,
 }
 
-impl<'a, DB: HistoryBackend> Stage<'a, DB> {
+impl<'a, DB: HistoryBackend> Execution<'a, DB> {
     /// An empty database.
-    pub(super) async fn set(ground: &'a DB::Ground) -> Self {
-        let (database, site) = DB::database(ground).await;
+    pub(super) async fn new(server: &'a DB::Server) -> Self {
+        let (database, files) = DB::database(server).await;
         Self {
-            ground,
+            server,
             database,
             world: Arc::default(),
             model: Model::default(),
@@ -61,7 +63,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
             void: BTreeSet::new(),
             count: 0,
             redacted: Vec::new(),
-            _site: site,
+            _files: files,
         }
     }
 
@@ -289,7 +291,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
                 .build()
                 .map_err(|error| error.to_string())?
                 .run_once();
-            let report = tokio::time::timeout(patience(), run).await;
+            let report = tokio::time::timeout(timeout(), run).await;
             report
                 .map_err(|_| "stuck: the worker did not end".to_owned())?
                 .map_err(|error| format!("the worker ended: {error}"))?;
@@ -328,9 +330,8 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let mut work = self.begin(&all, Some(self.settled()));
         let first = Running::start(self.builder(self.database.store.clone(), &code));
         // As in another process: a worker keeps most connections of its pool.
-        let store = EventStore::<DB>::connect(&self.database.url).await;
-        let store = store.expect("connect");
-        let pool = store.pool().clone();
+        let pool = self.another_pool();
+        let store = EventStore::<DB>::new(pool.clone());
         let second = Running::start(self.builder(store, &others));
         self.until_reached(&first, &work).await?;
         self.until_reached(&second, &work).await?;
@@ -342,10 +343,19 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         self.model.ran(&work, seen)
     }
 
+    /// A pool like that of the test.
+    fn another_pool(&self) -> Pool<DB> {
+        let pool = &self.database.pool;
+        let options = pool.connect_options();
+        pool.options()
+            .clone()
+            .connect_lazy_with(options.as_ref().clone())
+    }
+
     /// Crashes the server between two steps.
     async fn restart_server(&mut self) {
         self.world.crash();
-        DB::crash(self.ground);
+        DB::crash(self.server);
         self.lose_writers();
     }
 
@@ -354,7 +364,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         let began = Instant::now();
         // Until it has begun, the rows are as the worker before it left them.
         while has_to_begin(worker) {
-            if began.elapsed() > patience() {
+            if began.elapsed() > timeout() {
                 let health = worker.health();
                 return Err(format!("stuck: the worker did not begin: {health}"));
             }
@@ -363,7 +373,7 @@ impl<'a, DB: HistoryBackend> Stage<'a, DB> {
         loop {
             let seen = self.look().await?;
             let reached = self.model.is_reached(work, &seen);
-            if reached.is_ok() || began.elapsed() > patience() {
+            if reached.is_ok() || began.elapsed() > timeout() {
                 return reached;
             }
             tokio::time::sleep(Duration::from_millis(3)).await;
