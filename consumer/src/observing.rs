@@ -30,11 +30,11 @@
 //! [`Schema`](crate::Schema) names one. It tells the workers of several logs in one process apart.
 //!
 //! Alert on `consumer_state{state=~"stopped|scope_changed|held_back"} == 1`, on
-//! `min by (consumer, version) (consumer_state{state="waiting_for_release"}) == 1`, when no process knows the next
-//! event, and on
+//! `min by (log, consumer, version) (consumer_state{state="waiting_for_release"}) == 1`, when no process knows
+//! the next event, and on
 //! `consumer_parked_events > 0` for consumers that need an operator, and on
 //! `consumer_lag_seconds > 60` for late ones. Workers in several processes report the same
-//! consumers: take the `max` of gauges and the `sum` of counters.
+//! consumers: take the `max` of gauges and the `sum` of counters, for each log.
 //!
 //! # Spans
 //!

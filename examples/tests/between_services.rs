@@ -7,8 +7,11 @@ mod shown;
 #[path = "../src/bin/nats/stream.rs"]
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -16,13 +19,17 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::{self, Context as JetStream, Message, stream::Stream};
 use consumer::prelude::*;
 use consumer::{Backend, EventRecord, EventStore, sqlx};
-use consumer_tests::{PgDatabase, TestPostgres, patiently, until, until_some};
+use consumer_tests::{
+    Database, NaiveReader, PgDatabase, TestPostgres, patiently, until, until_some,
+};
 use futures_util::StreamExt as _;
+use sqlx::Postgres;
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use self::broker::{Cluster, client, count_sent, nats_server};
+use self::broker::{Cluster, client, nats_server};
 use self::process::Process;
 
 /// How soon unacknowledged messages come again, in milliseconds.
@@ -375,29 +382,117 @@ async fn without_their_ids_events_are_stored_again_after_a_kill() {
     assert_eq!((stored["a"].len(), stored["copy"].len()), (3, 6));
 }
 
-/// Appends to many orders in turn until it is told to end, never far ahead of the importer.
-async fn append(
-    store: SqliteEventStore,
-    mut imported: watch::Receiver<u64>,
-    mut end: watch::Receiver<bool>,
-) {
-    const AHEAD: u64 = 1_000;
-    let mut appended = 0;
-    while !*end.borrow() {
-        for order in 0..25 {
-            let placed = |n: u64| {
-                let amount = serde_json::json!({ "amount": appended + n });
-                NewEvent::json("Order", format!("o{order}"), "Placed", &amount).unwrap()
-            };
-            let events: Vec<NewEvent> = (0..2).map(placed).collect();
-            store.append(ExpectedVersion::Any, &events).await.unwrap();
-            appended += 2;
-        }
-        tokio::select! {
-            reached = imported.wait_for(|imported| imported + AHEAD > appended) => { reached.unwrap(); }
-            ended = end.wait_for(|end| *end) => { ended.unwrap(); }
+/// How many writers append to the source at once.
+const WRITERS: usize = 4;
+
+/// One of the writers that append to the source at the same time, never far ahead of the importer.
+struct Writer {
+    store: PgEventStore,
+    /// How many events all writers have appended.
+    appended: Arc<AtomicU64>,
+    imported: watch::Receiver<u64>,
+    end: watch::Receiver<bool>,
+}
+
+impl Writer {
+    /// Appends until it is told to end.
+    async fn run(mut self) {
+        const AHEAD: u64 = 1_000;
+        while !*self.end.borrow() {
+            let written = self.write().await;
+            let appended = self.appended.fetch_add(written, Ordering::Relaxed) + written;
+            tokio::select! {
+                reached = self.imported.wait_for(|imported| imported + AHEAD > appended) => { reached.unwrap(); }
+                ended = self.end.wait_for(|end| *end) => { ended.unwrap(); }
+            }
         }
     }
+
+    /// Appends up to three events to an order in one transaction, of which every fifth is rolled back, and
+    /// returns how many are committed.
+    async fn write(&self) -> u64 {
+        let [order, events, pause, ending, amount, ..] = *Uuid::new_v4().as_bytes();
+        let placed = |n: u8| {
+            let amount = serde_json::json!({ "amount": i64::from(amount) + i64::from(n) });
+            NewEvent::json("Order", format!("o{}", order % 25), "Placed", &amount).unwrap()
+        };
+        let events: Vec<NewEvent> = (0..=events % 3).map(placed).collect();
+        let mut tx = self.store.begin().await.unwrap();
+        let appended = self.store.append_in(&mut tx, ExpectedVersion::Any, &events);
+        appended.await.unwrap();
+        // Meanwhile, others draw higher positions and commit.
+        tokio::time::sleep(Duration::from_millis(u64::from(pause % 8))).await;
+        if ending % 5 == 0 {
+            tx.rollback().await.unwrap();
+            return 0;
+        }
+        tx.commit().await.unwrap();
+        events.len() as u64
+    }
+}
+
+/// What was sent to the stream, including the repeats that it drops.
+#[derive(Default)]
+struct Sent {
+    /// The number of kills of the publisher before each message was first sent, by its id.
+    first: HashMap<String, u32>,
+    /// How many messages were sent again.
+    repeats: u64,
+    /// The kills after which messages from before were sent again: they came between sending and saving.
+    interrupted: BTreeSet<u32>,
+}
+
+impl Sent {
+    fn note(&mut self, id: &str, kills: u32) {
+        match self.first.get(id) {
+            None => {
+                self.first.insert(id.to_owned(), kills);
+            }
+            Some(before) => {
+                self.repeats += 1;
+                if *before < kills {
+                    self.interrupted.insert(kills);
+                }
+            }
+        }
+    }
+
+    /// How many messages there were.
+    fn count(&self) -> u64 {
+        self.first.len() as u64 + self.repeats
+    }
+}
+
+/// Notes what is sent to the stream, and tells how much that is.
+async fn note_sent(
+    client: &async_nats::Client,
+    kills: watch::Receiver<u32>,
+) -> (Arc<Mutex<Sent>>, watch::Receiver<u64>) {
+    let mut messages = client.subscribe("events.>").await.unwrap();
+    client.flush().await.unwrap();
+    let noted: Arc<Mutex<Sent>> = Arc::default();
+    let (sender, receiver) = watch::channel(0);
+    let sent = Arc::clone(&noted);
+    tokio::spawn(async move {
+        while let Some(message) = messages.next().await {
+            let headers = message.headers.unwrap();
+            let id = headers.get("Nats-Msg-Id").unwrap().as_str();
+            let mut sent = sent.lock().unwrap();
+            sent.note(id, *kills.borrow());
+            sender.send_replace(sent.count());
+        }
+    });
+    (noted, receiver)
+}
+
+/// How many events the importers found in the log that they imported into, according to what they wrote.
+fn known_to_importers(written: &Path) -> u64 {
+    let written = std::fs::read_to_string(written).unwrap();
+    let known = written
+        .lines()
+        .filter_map(|line| line.strip_suffix(" events were stored already"));
+    // A process may have been killed within a line.
+    known.filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
 /// Starts a program and kills it, 20 times, each at a random moment after it has made progress; then
@@ -472,25 +567,36 @@ async fn lose_the_leader(
 async fn both_logs_have_each_event_once_after_20_kills_of_each() {
     let cluster = Cluster::start().await;
     let urls = cluster.urls();
-    let directory = tempfile::tempdir().unwrap();
-    let source_url = format!("sqlite:{}", directory.path().join("shop.db").display());
-    let source = SqliteEventStore::connect(&source_url).await.unwrap();
-    source.migrate().await.unwrap();
+    let source = Database::<Postgres>::fresh().await;
     let database = TestPostgres::shared().await.database().await;
     let target = database.store().await;
 
     let client = client(&urls).await;
-    let sent = count_sent(&client).await;
-    let progress = count_imported(target.clone());
-    let (end, ended) = watch::channel(false);
-    let appending = tokio::spawn(append(source.clone(), progress.clone(), ended));
-    let mut publish = publisher(&source_url, &urls);
-    publish.env("NATS_REPLICAS", "3");
-    let mut import = importer(&database.url, &urls);
-    import.env("NATS_REPLICAS", "3");
-
     let (kills, killed) = watch::channel(0);
-    let publishing = tokio::spawn(kill_20_times(publish, sent.clone(), kills));
+    let (sent, progress_of_publisher) = note_sent(&client, killed.clone()).await;
+    let progress = count_imported(target.clone());
+    let naive = NaiveReader::start(&source.pool).await;
+    let (end, ended) = watch::channel(false);
+    let appended: Arc<AtomicU64> = Arc::default();
+    let mut writing = JoinSet::new();
+    for _ in 0..WRITERS {
+        let writer = Writer {
+            store: source.store.clone(),
+            appended: Arc::clone(&appended),
+            imported: progress.clone(),
+            end: ended.clone(),
+        };
+        writing.spawn(writer.run());
+    }
+    let mut publish = publisher(&source.url, &urls);
+    publish.env("NATS_REPLICAS", "3");
+    let written = tempfile::NamedTempFile::new().unwrap();
+    let mut import = importer(&database.url, &urls);
+    import
+        .env("NATS_REPLICAS", "3")
+        .stderr(written.reopen().unwrap());
+
+    let publishing = tokio::spawn(kill_20_times(publish, progress_of_publisher, kills));
     let importing = tokio::spawn(kill_20_times(
         import,
         progress.clone(),
@@ -504,28 +610,43 @@ async fn both_logs_have_each_event_once_after_20_kills_of_each() {
     let cluster = lose_the_leader(cluster, &stream, killed).await;
     let (publisher, importer) = (publishing.await.unwrap(), importing.await.unwrap());
     end.send_replace(true);
-    appending.await.unwrap();
+    writing.join_all().await;
+    naive.stop().await;
 
-    let log = contents(&source).await;
+    let log = contents(&source.store).await;
     let events = count(&log) as u64;
     until("everything is imported", async || {
         events_in(&target).await >= events
     })
     .await;
-    let acknowledged = until_some("everything is acknowledged", async || {
-        let durable = stream.get_consumer::<Config>("billing").await.ok()?;
-        let info = durable.get_info().await.ok()?;
-        (info.num_pending == 0 && info.num_ack_pending == 0).then_some(info)
+    until("everything is acknowledged", async || {
+        let durable = stream.get_consumer::<Config>("billing").await.ok();
+        let Some(durable) = durable else { return false };
+        let info = durable.get_info().await;
+        info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
     })
     .await;
     publisher.terminate();
     importer.terminate();
     assert_each_event_once(&log, &target).await;
 
-    // The control: without the ids, repeats would be in the stream and in the log.
-    let (sent, deliveries) = (*sent.borrow(), acknowledged.delivered);
-    println!("{events} events, {sent} seen on their way to the stream, {deliveries:?}");
-    assert!(deliveries.consumer_sequence > events);
+    // The controls, without which this proves nothing.
+    let lost = events - source.applied("naive").await.len() as u64;
+    assert!(lost > 0, "positions were visible in their order");
+    let stored = stream.get_info().await.unwrap().state.messages;
+    let sent = sent.lock().unwrap();
+    let (count, repeats, kills) = (sent.count(), sent.repeats, sent.interrupted.len());
+    let known = known_to_importers(written.path());
+    println!(
+        "{events} events, of which a naive reader lost {lost}; {count} seen on their way to the stream, \
+         {repeats} of them again, after {kills} of the kills; {stored} in the stream; {known} imported again"
+    );
+    assert!(
+        kills > 0,
+        "no kill of the publisher came between sending and saving"
+    );
+    assert!(count > stored, "the stream dropped no repeat");
+    assert!(known > 0, "no importer got an event that the log had");
     drop(cluster);
 }
 

@@ -1,9 +1,11 @@
-//! Runs the program of the guide on personal data, whose code the guide shows.
+//! Runs the programs of the guide on personal data, whose code the guide shows.
 
 use std::process::Command;
 
+use consumer_tests::TestPostgres;
+
 const GUIDE: &str = include_str!("../../consumer/src/guide/personal_data.md");
-const PROGRAM: &str = include_str!("../src/bin/personal_data.rs");
+const PROGRAM: &str = include_str!("../src/bin/personal_data/app.rs");
 
 /// The blocks of the guide in a language.
 fn blocks(language: &str) -> Vec<&'static str> {
@@ -25,11 +27,9 @@ fn the_code_of_the_guide_is_that_of_its_program() {
     }
 }
 
-#[test]
-fn what_was_erased_or_redacted_does_not_come_back() {
-    let output = Command::new(env!("CARGO_BIN_EXE_personal_data"))
-        .output()
-        .unwrap();
+/// Runs a program, and checks what it prints.
+fn forgets_what_was_erased_or_redacted(program: &mut Command) {
+    let output = program.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let text = String::from_utf8(output.stdout).unwrap();
@@ -38,4 +38,17 @@ fn what_was_erased_or_redacted_does_not_come_back() {
     let after = text.split_once("erased: ").unwrap().1;
     assert!(!after.contains("ada@example.com") && !after.contains("555-1234"));
     assert!(after.contains("grace@example.com"));
+}
+
+#[test]
+fn what_was_erased_or_redacted_does_not_come_back() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_personal_data"));
+    forgets_what_was_erased_or_redacted(&mut program);
+}
+
+#[tokio::test]
+async fn on_postgres_what_was_erased_or_redacted_does_not_come_back() {
+    let database = TestPostgres::shared().await.database().await;
+    let mut program = Command::new(env!("CARGO_BIN_EXE_personal_data_postgres"));
+    forgets_what_was_erased_or_redacted(program.env("DATABASE_URL", &database.url));
 }

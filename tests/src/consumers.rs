@@ -50,6 +50,7 @@ pub struct TestConsumer<DB: TestDatabase> {
     formerly: Formerly,
     uses_transaction: bool,
     knows: Box<Knows>,
+    takes: Box<Knows>,
     handler: Handler<DB>,
 }
 
@@ -133,6 +134,7 @@ impl<DB: TestDatabase> TestConsumer<DB> {
             formerly: Formerly::None,
             uses_transaction: true,
             knows: Box::new(|_| true),
+            takes: Box::new(|_| true),
             handler,
         }
     }
@@ -158,6 +160,16 @@ impl<DB: TestDatabase> TestConsumer<DB> {
         knows: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.knows = Box::new(knows);
+        self
+    }
+
+    /// Sets which events its code takes, and does not pass over.
+    #[must_use]
+    pub fn takes(
+        mut self,
+        takes: impl Fn(EventFormat<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.takes = Box::new(takes);
         self
     }
 
@@ -225,6 +237,10 @@ impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
         (self.knows)(format)
+    }
+
+    fn takes(&self, format: EventFormat<'_>) -> bool {
+        (self.takes)(format)
     }
 
     fn formerly(&self) -> Formerly {

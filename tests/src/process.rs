@@ -32,6 +32,7 @@ const SAMPLES: &str = "samples";
 const ACCOUNTS: &str = "accounts";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 const FORMERLY: &str = "TEST_WORKER_FORMERLY";
+const OUTSIDE: &str = "TEST_WORKER_OUTSIDE";
 
 /// A worker in a process of its own; killed when this value goes.
 pub struct WorkerProcess {
@@ -152,6 +153,13 @@ impl WorkerCommand {
     #[must_use]
     pub fn restarts(mut self, file: &Path) -> Self {
         self.command.env(RESTARTS, file);
+        self
+    }
+
+    /// Names the file that its consumer without `tx` writes into, if it has one.
+    #[must_use]
+    pub fn outside(mut self, file: &Path) -> Self {
+        self.command.env(OUTSIDE, file);
         self
     }
 

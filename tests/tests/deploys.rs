@@ -1,11 +1,16 @@
 //! A program goes from the library's previous version to a release with a new type of event, a new version of
-//! another, a renamed consumer, and a new version of a read model.
+//! another, a renamed consumer, and a new version of a read model. Another consumer has segments, and one has
+//! effects outside of the database.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use consumer::admin::{ActivateOptions, Admin, Target};
+use consumer::aggregate_slice;
 use consumer_tests::releases::{after, append_after, append_known, append_unknown, placed_v2};
 use consumer_tests::{Database, Program, TestDatabase, WorkerProcess, test_on, until};
 use serde_json::{Value, json};
@@ -22,26 +27,59 @@ test_on!(
     without_the_statement_the_old_library_passes_over_a_type
 );
 
-/// A consumer with the table that it fills.
-type Filled = (&'static str, u32, &'static str);
+/// A consumer of a release.
+#[derive(Clone, Copy)]
+struct Declared {
+    name: &'static str,
+    version: u32,
+    segments: u16,
+    /// The table that it fills; `None` for the file outside.
+    table: Option<&'static str>,
+}
 
-const BEFORE: [Filled; 3] = [
-    ("orders", 1, "orders_v1"),
-    ("billing", 1, "invoices_v1"),
-    ("totals", 1, "totals_v1"),
+const fn filling(name: &'static str, version: u32, table: &'static str) -> Declared {
+    Declared {
+        name,
+        version,
+        segments: 1,
+        table: Some(table),
+    }
+}
+
+const BALANCES: Declared = Declared {
+    segments: 4,
+    ..filling("balances", 1, "balances_v1")
+};
+
+const MAILS: Declared = Declared {
+    table: None,
+    ..filling("mails", 1, "")
+};
+
+const BEFORE: [Declared; 5] = [
+    filling("orders", 1, "orders_v1"),
+    filling("billing", 1, "invoices_v1"),
+    filling("totals", 1, "totals_v1"),
+    BALANCES,
+    MAILS,
 ];
 
-const AFTER: [Filled; 3] = [
-    ("orders", 1, "orders_v1"),
-    ("invoices", 1, "invoices_v1"),
-    ("totals", 2, "totals_v2"),
+const AFTER: [Declared; 5] = [
+    filling("orders", 1, "orders_v1"),
+    filling("invoices", 1, "invoices_v1"),
+    filling("totals", 2, "totals_v2"),
+    BALANCES,
+    MAILS,
 ];
+
+/// The most events of a batch of `mails`.
+const BATCH: usize = 3;
 
 /// A build of the program.
 #[derive(Clone)]
 struct Release {
     program: String,
-    consumers: [Filled; 3],
+    consumers: [Declared; 5],
 }
 
 /// The three builds: the previous library with the release before, then both releases with this library.
@@ -69,7 +107,9 @@ async fn releases() -> Option<[Release; 3]> {
 
 impl Release {
     fn start<DB: TestDatabase>(&self, db: &Database<DB>) -> WorkerProcess {
-        WorkerProcess::of(&self.program, db).start()
+        WorkerProcess::of(&self.program, db)
+            .outside(&outside(db))
+            .start()
     }
 
     fn command<DB: TestDatabase>(&self, db: &Database<DB>, command: &str) -> Output {
@@ -130,46 +170,156 @@ impl Release {
         .await;
         assert_eq!(db.applied("audit").await, log);
         let expected = folded(db, |_| true).await;
-        for (name, version, table) in self.consumers {
-            until(&format!("{table} is up to date"), async || {
-                events(&rows(db, table).await) >= log.len() as i64
+        for consumer in self.consumers {
+            until(&format!("{consumer} is up to date"), async || {
+                events(&rows(db, consumer).await) >= log.len() as i64
             })
             .await;
-            assert_eq!(rows(db, table).await, expected, "{table}");
+            assert_eq!(rows(db, consumer).await, expected, "{consumer}");
             let done = json!({
                 "state": "running", "position": head, "/lag/events": 0, "waiting_for": null,
                 "held_back": null,
             });
-            self.says(db, (name, version), done).await;
+            self.says(db, (consumer.name, consumer.version), done).await;
         }
         let done = json!({ "state": "running", "position": head, "/lag/events": 0 });
         self.says(db, ("audit", 1), done).await;
+        repeats_are_those_of_interrupted_batches(db);
     }
 
-    /// Waits until a consumer says that it waits before an event, and checks that it has handled all before
-    /// that.
+    /// Waits until a consumer says that it waits before an event, the first one that is unknown, and checks
+    /// that each of its segments has handled all before the first that is unknown there.
     async fn waits_before<DB: TestDatabase>(
         &self,
         db: &Database<DB>,
-        (name, version, table): Filled,
+        consumer: Declared,
         position: i64,
     ) {
+        let bounds = first_unknown_in_segments(db, consumer.segments, position).await;
         let log = db.log().await;
         let left = log.iter().filter(|one| **one >= position).count();
-        let waits = json!({
+        let mut waits = json!({
             "state": "waiting_for_release", "/waiting_for/position": position, "/lag/events": left,
         });
-        self.says(db, (name, version), waits).await;
-        let expected = folded(db, |one| one < position).await;
-        assert_eq!(rows(db, table).await, expected, "{table}");
+        for (number, first) in bounds.iter().enumerate() {
+            let state = if *first == i64::MAX {
+                "running"
+            } else {
+                "waiting_for_release"
+            };
+            waits[format!("/segments/{number}/state")] = state.into();
+        }
+        self.says(db, (consumer.name, consumer.version), waits)
+            .await;
+        let is_handled = |id: &str, one: i64| one < bounds[segment_of(id, consumer.segments)];
+        let expected = folded_by(db, is_handled).await;
+        until(
+            &format!("{consumer} has handled what it knows"),
+            async || events(&rows(db, consumer).await) >= events(&expected),
+        )
+        .await;
+        assert_eq!(rows(db, consumer).await, expected, "{consumer}");
     }
+}
+
+impl fmt::Display for Declared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} v{}", self.name, self.version)
+    }
+}
+
+/// Which of so many segments handles an aggregate.
+fn segment_of(id: &str, segments: u16) -> usize {
+    usize::from(aggregate_slice(id) / (1024 / segments))
+}
+
+/// The position of the first event in each segment that the release before does not know, from a position
+/// on; beyond all where there is none.
+async fn first_unknown_in_segments<DB: TestDatabase>(
+    db: &Database<DB>,
+    segments: u16,
+    from: i64,
+) -> Vec<i64> {
+    let unknown = format!(
+        "FROM events WHERE (event_type = 'Refunded' OR event_version = 2) AND global_position >= {from}
+         ORDER BY global_position"
+    );
+    let ids = db.texts(&format!("SELECT aggregate_id {unknown}")).await;
+    let positions = db
+        .numbers(&format!("SELECT global_position {unknown}"))
+        .await;
+    let mut first = vec![i64::MAX; usize::from(segments)];
+    for (id, position) in ids.iter().zip(positions) {
+        let first = &mut first[segment_of(id, segments)];
+        *first = position.min(*first);
+    }
+    first
+}
+
+/// The file that `mails` writes into on a database, empty at first.
+fn outside<DB: TestDatabase>(db: &Database<DB>) -> PathBuf {
+    let name = db
+        .url
+        .replace(|letter: char| !letter.is_alphanumeric(), "_");
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("outside_{name}"))
+}
+
+/// The lines of that file.
+fn written_outside<DB: TestDatabase>(db: &Database<DB>) -> Vec<String> {
+    let written = fs::read_to_string(outside(db)).unwrap();
+    written.lines().map(str::to_owned).collect()
+}
+
+/// What `mails` has done, each event as it was first handled.
+fn mails<DB: TestDatabase>(db: &Database<DB>) -> BTreeMap<String, Row> {
+    let mut seen = BTreeSet::new();
+    let mut rows = BTreeMap::new();
+    for line in written_outside(db) {
+        if let Some((position, id)) = line.split_once(' ')
+            && seen.insert(position.to_owned())
+        {
+            fold(&mut rows, id.to_owned(), position.parse().unwrap());
+        }
+    }
+    rows
+}
+
+/// What the file says once the last process with the previous library has ended.
+const PREVIOUS_ENDED: &str = "previous_ended";
+
+fn note_that_previous_ended<DB: TestDatabase>(db: &Database<DB>) {
+    let file = fs::OpenOptions::new().append(true).open(outside(db));
+    writeln!(file.unwrap(), "{PREVIOUS_ENDED}").unwrap();
+}
+
+/// Checks that no process has left more to repeat than the batch that its end interrupted. On SQLite, two
+/// processes with the previous library could handle one batch without `tx` at the same time.
+fn repeats_are_those_of_interrupted_batches<DB: TestDatabase>(db: &Database<DB>) {
+    let lines = written_outside(db);
+    let starts = lines.iter().filter(|line| *line == "start").count();
+    let from = match DB::NAME {
+        "SQLite" => lines.iter().position(|line| line == PREVIOUS_ENDED),
+        _ => Some(0),
+    };
+    let of_this_library = &lines[from.unwrap_or(lines.len())..];
+    let mut seen = BTreeSet::new();
+    let is_repeat = |line: &&String| line.contains(' ') && !seen.insert((*line).clone());
+    let repeats = of_this_library.iter().filter(is_repeat).count();
+    println!("{repeats} repeats of {starts} processes on {}", DB::NAME);
+    assert!(
+        repeats <= BATCH * starts,
+        "{repeats} repeats of {starts} processes"
+    );
 }
 
 /// A row of a read model: how many events, and the hash of their positions.
 type Row = (i64, i64);
 
-/// The rows of a table, if it is there.
-async fn rows<DB: TestDatabase>(db: &Database<DB>, table: &str) -> BTreeMap<String, Row> {
+/// The rows that a consumer has filled, if they are there.
+async fn rows<DB: TestDatabase>(db: &Database<DB>, consumer: Declared) -> BTreeMap<String, Row> {
+    let Some(table) = consumer.table else {
+        return mails(db);
+    };
     let sql = format!("SELECT id || ' ' || events || ' ' || chain FROM {table}");
     let mut connection = db.pool.acquire().await.unwrap();
     let rows = DB::texts(&mut connection, &sql).await.unwrap_or_default();
@@ -187,22 +337,34 @@ fn events(rows: &BTreeMap<String, Row>) -> i64 {
     rows.values().map(|(events, _)| events).sum()
 }
 
-/// The rows that a read model has after the events at these positions of the log.
+/// The rows after the events at these positions of the log.
 async fn folded<DB: TestDatabase>(
     db: &Database<DB>,
     is_handled: impl Fn(i64) -> bool,
 ) -> BTreeMap<String, Row> {
+    folded_by(db, |_, position| is_handled(position)).await
+}
+
+/// The rows after the events of these aggregates at these positions of the log.
+async fn folded_by<DB: TestDatabase>(
+    db: &Database<DB>,
+    is_handled: impl Fn(&str, i64) -> bool,
+) -> BTreeMap<String, Row> {
     let ids = "SELECT aggregate_id FROM events ORDER BY global_position";
     let (ids, positions) = (db.texts(ids).await, db.log().await);
-    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    let mut rows = BTreeMap::new();
     for (id, position) in ids.into_iter().zip(positions) {
-        if is_handled(position) {
-            let (events, chain) = rows.entry(id).or_default();
-            *events += 1;
-            *chain = (*chain * 31 + position) % 1_000_000_007;
+        if is_handled(&id, position) {
+            fold(&mut rows, id, position);
         }
     }
     rows
+}
+
+fn fold(rows: &mut BTreeMap<String, Row>, id: String, position: i64) {
+    let (events, chain) = rows.entry(id).or_default();
+    *events += 1;
+    *chain = (*chain * 31 + position) % 1_000_000_007;
 }
 
 /// A process, and what it is restarted as.
@@ -256,6 +418,7 @@ fn statement() -> &'static str {
 
 /// A database that the previous library has migrated, in which two of its processes have handled events.
 async fn with_previous<DB: TestDatabase>(db: &Database<DB>, previous: &Release) -> [Restarted; 2] {
+    fs::write(outside(db), "").unwrap();
     previous.migrate(db);
     db.execute(DB::CREATE_READ_MODEL).await;
     let old = [(); 2].map(|()| Restarted::start(previous, db));
@@ -304,6 +467,7 @@ async fn a_library_update_and_a_deploy_hand_over_every_event_once<DB: TestDataba
     // From now on, no process with the previous library works, or starts again.
     db.execute(statement()).await;
     assert!(!last.into_process().ended(), "it ends with an error");
+    note_that_previous_ended(&db);
     previous.is_refused(&db);
 
     // The first process of the new release has appended something, and is gone again.
@@ -351,6 +515,7 @@ async fn a_library_update_and_a_deploy_hand_over_every_event_once<DB: TestDataba
     assert_eq!(refunded.await, [db.texts(refunds).await.len() as i64]);
     assert!(one.terminate() && another.terminate());
     after.has_handled_all(&db).await;
+    fs::remove_file(outside(&db)).unwrap();
 }
 
 async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatabase>(
@@ -372,6 +537,7 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
     previous.is_refused(&db);
     after.has_handled_all(&db).await;
     assert!(!last.into_process().ended(), "it ends with an error");
+    note_that_previous_ended(&db);
     previous.is_refused(&db);
 
     // The release before, with this library, joins, and is all that is left.
@@ -388,8 +554,8 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
     admin.rename("invoices", "billing").await.unwrap();
     before.waits_before(&db, BEFORE[1], left).await;
     old[1].restart(&db);
-    for consumer in &BEFORE[..2] {
-        before.waits_before(&db, *consumer, left).await;
+    for consumer in [BEFORE[0], BEFORE[1], BALANCES, MAILS] {
+        before.waits_before(&db, consumer, left).await;
     }
 
     // The release after comes again, and takes the name when it is told to.
@@ -413,6 +579,7 @@ async fn a_deploy_of_all_at_once_that_is_rolled_back_loses_nothing<DB: TestDatab
     append_unknown(&db).await;
     after.has_handled_all(&db).await;
     assert!(one.terminate());
+    fs::remove_file(outside(&db)).unwrap();
 }
 
 /// The control, and what the guide says of programs with an earlier library.
@@ -431,15 +598,18 @@ async fn without_the_statement_the_old_library_passes_over_a_type<DB: TestDataba
     let head = *db.log().await.last().unwrap();
     let done = json!({ "state": "running", "position": head, "/lag/events": 0 });
     let without = folded(&db, |one| one != passed).await;
-    for (name, version, table) in BEFORE {
-        previous.says(&db, (name, version), done.clone()).await;
-        assert_eq!(rows(&db, table).await, without, "{table}");
+    for consumer in BEFORE {
+        previous
+            .says(&db, (consumer.name, consumer.version), done.clone())
+            .await;
+        assert_eq!(rows(&db, consumer).await, without, "{consumer}");
     }
     // At a version that it cannot read, it stops.
     append_after(&db, &placed_v2()).await;
-    for (name, version, _) in BEFORE {
+    for consumer in BEFORE {
+        let stopped = json!({ "state": "stopped" });
         previous
-            .says(&db, (name, version), json!({ "state": "stopped" }))
+            .says(&db, (consumer.name, consumer.version), stopped)
             .await;
     }
     last.into_process().kill();
@@ -448,12 +618,19 @@ async fn without_the_statement_the_old_library_passes_over_a_type<DB: TestDataba
     append_known(&db, 3).await;
     let lossy = folded(&db, |one| one != passed).await;
     let whole = folded(&db, |_| true).await;
-    for ((_, _, table), expected) in AFTER.into_iter().zip([&lossy, &lossy, &whole]) {
-        until(&format!("{table} is up to date"), async || {
-            events(&rows(&db, table).await) >= events(expected)
+    for consumer in AFTER {
+        // A new version begins at the first event.
+        let expected = if consumer.version == 2 {
+            &whole
+        } else {
+            &lossy
+        };
+        until(&format!("{consumer} is up to date"), async || {
+            events(&rows(&db, consumer).await) >= events(expected)
         })
         .await;
-        assert_eq!(rows(&db, table).await, *expected, "{table}");
+        assert_eq!(rows(&db, consumer).await, *expected, "{consumer}");
     }
     assert!(one.terminate());
+    fs::remove_file(outside(&db)).unwrap();
 }

@@ -59,6 +59,19 @@ fn knows(consumer: &Registered<Sqlite>, event_type: &str, event_version: i32) ->
     })
 }
 
+/// The types of events of an order that the consumer takes.
+fn taken(consumer: &Registered<Sqlite>) -> Vec<&'static str> {
+    let mut types = vec!["Placed", "OrderPaid", "Closed", "Legacy", "Refunded"];
+    types.retain(|event_type| {
+        consumer.consumer.takes(EventFormat {
+            aggregate_type: "Order",
+            event_type,
+            event_version: 1,
+        })
+    });
+    types
+}
+
 type Result = std::result::Result<(), HandlerError>;
 
 #[derive(Default)]
@@ -295,6 +308,32 @@ impl IgnoringRows {
     fn other(row: &mut Option<Order>, event: &PersistedEvent) {
         let id = event.aggregate_id.clone();
         row.get_or_insert(Order { id, events: 0 }).events += 1;
+    }
+}
+
+#[test]
+fn a_consumer_takes_what_its_handlers_take_and_ignore_does_not_name() {
+    for (consumer, expected) in [
+        (
+            Registered::new(ByType),
+            &["Placed", "OrderPaid", "Closed"][..],
+        ),
+        (Registered::new(ByName), &["OrderPaid"]),
+        (
+            Registered::new(Ignoring),
+            &["Placed", "OrderPaid", "Closed", "Refunded"],
+        ),
+        (
+            Registered::new(IgnoringRows),
+            &["Placed", "OrderPaid", "Closed", "Refunded"],
+        ),
+        (
+            Registered::new(UndecodedByName),
+            &["Placed", "OrderPaid", "Closed", "Legacy", "Refunded"],
+        ),
+    ] {
+        let name = &consumer.declaration.name;
+        assert_eq!(taken(&consumer), expected, "{name}");
     }
 }
 

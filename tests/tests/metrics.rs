@@ -8,7 +8,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{Formerly, NewEvent, OnError, Settings, Worker, merge_segments};
+use consumer::{
+    ExpectedVersion, Formerly, NewEvent, OnError, Schema, Settings, Worker, merge_segments,
+};
 use consumer_tests::{
     Database, Model, Running, TestDatabase, consumer, patiently, read_model, test_on,
 };
@@ -17,6 +19,7 @@ use metrics::{
     SharedString, Unit,
 };
 use serde_json::{Value, json};
+use sqlx::Postgres;
 use tokio::sync::Semaphore;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -509,6 +512,55 @@ async fn gauges_show_how_long_and_by_whom_the_frontier_is_blocked() {
     running.stop().await;
 }
 
+/// Two tenants of one process, with the same consumer.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_log_of_a_process_has_metrics_of_its_own() {
+    let db = Database::<Postgres>::fresh().await;
+    prepare(&db, &[]).await;
+    let tenants = [("acme", 2_u8), ("umbrella", 3)];
+    let mut workers = Vec::new();
+    for (tenant, events) in tenants {
+        let schema = Schema::default().database_schema(tenant);
+        let store = db.store.clone().with_schema(schema).unwrap();
+        store.migrate().await.unwrap();
+        for _ in 0..events {
+            let changed = [NewEvent::new("User", "u-1", "Changed", "{}")];
+            store.append(ExpectedVersion::Any, &changed).await.unwrap();
+        }
+        let users = consumer("tenants", |_, _: &mut sqlx::PgConnection, _| {
+            Box::pin(async { Ok(()) })
+        });
+        workers.push(Running::start(Worker::builder(store).consumer(users)));
+    }
+    for worker in &workers {
+        patiently("it catches up", worker.caught_up())
+            .await
+            .unwrap();
+    }
+    for (tenant, events) in tenants {
+        let of_consumer = |name: &str, label: &str| {
+            let labels = format!("consumer=tenants,log={tenant}.events{label},version=1");
+            value(&format!("{name}{{{labels}}}"))
+        };
+        let of_log = |name: &str| value(&format!("{name}{{log={tenant}.events}}"));
+        let events = f64::from(events);
+        assert_eq!(of_consumer("consumer_events_total", ""), events);
+        assert_eq!(of_log("consumer_frontier_position"), events);
+        assert_eq!(of_log("consumer_head_position"), events);
+        let state = || of_consumer("consumer_state", ",state=running");
+        patiently("its state", until(|| state() == 1.0)).await;
+        let lag = || of_consumer("consumer_lag_positions", ",slice=0");
+        patiently("its lag", until(|| lag() == 0.0)).await;
+    }
+    for worker in workers {
+        worker.stop().await;
+    }
+    let recorded = RECORDED.0.0.lock().unwrap();
+    for name in recorded.keys() {
+        assert!(name.contains("log="), "{name} names no log");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_described_to_the_recorder() {
     let db = consumer_tests::Database::<sqlx::Sqlite>::fresh().await;
@@ -653,6 +705,23 @@ fn the_dashboard_shows_every_documented_metric() {
             dashboard.contains(name) || name == "consumer_batches_total",
             "{name} is not shown"
         );
+    }
+}
+
+/// A log whose consumers run must not hide one whose consumers wait.
+#[test]
+fn alerts_and_panels_keep_the_logs_of_a_process_apart() {
+    for (text, least) in [
+        (include_str!("../../examples/grafana/alerts.yml"), 11),
+        (include_str!("../../examples/grafana/consumers.json"), 20),
+        (include_str!("../../consumer/src/observing.rs"), 1),
+    ] {
+        let grouped = text.matches(" by (").count();
+        assert!(grouped >= least, "only {grouped} expressions");
+        assert_eq!(text.matches(" by (log").count(), grouped);
+        for operator in ["max(", "min(", "sum(", "count("] {
+            assert!(!text.contains(operator), "{operator} of all logs");
+        }
     }
 }
 

@@ -1,11 +1,12 @@
-//! A read model stays in the schema in which it was created, in sessions with another `search_path` too.
+//! A read model stays in the schema in which it was created, in sessions with another `search_path` too, and a
+//! rebuild empties its table where it was moved or renamed, or is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use consumer::admin::{Admin, RebuildOptions};
+use consumer::admin::{Admin, AdminError, RebuildOptions};
 use consumer::prelude::*;
-use consumer::{EventStore, OnError, Registered, TableError, WorkerError};
+use consumer::{EventStore, Formerly, OnError, Registered, TableError, WorkerError};
 use consumer_tests::{Database, Folding, TestDatabase, folding, impatient, run_once, test_on};
 use sqlx::Postgres;
 use sqlx::postgres::PgPoolOptions;
@@ -37,6 +38,15 @@ struct OtherTally {
     count: i64,
 }
 
+/// The same under another name.
+#[derive(ReadModel, Debug)]
+#[read_model(table = "counts")]
+struct Count {
+    #[read_model(key)]
+    id: String,
+    count: i64,
+}
+
 macro_rules! tallies {
     ($($consumer:ident of $row:ident),+) => {
         $(#[derive(Default)]
@@ -52,15 +62,28 @@ macro_rules! tallies {
         })+
     };
 }
-tallies!(Tallies of Tally, PublicTallies of PublicTally, OtherTallies of OtherTally);
+tallies!(
+    Tallies of Tally,
+    PublicTallies of PublicTally,
+    OtherTallies of OtherTally,
+    Counts of Count
+);
 
 test_on!(
     [postgres],
     a_start_in_another_schema_is_refused_with_both,
     a_new_version_names_the_schema_to_which_it_moves,
     a_table_that_its_owner_has_moved_is_found_again,
+    a_rebuild_before_the_start_empties_the_table_that_was_moved,
     a_rebuild_in_another_session_empties_the_same_table,
     a_retry_in_another_session_changes_the_same_table
+);
+
+test_on!(
+    [sqlite, postgres],
+    a_rebuild_before_the_start_empties_the_table_that_was_renamed,
+    a_rebuild_is_refused_if_the_struct_has_another_name_than_the_table,
+    a_rebuild_before_the_take_over_names_the_former_name
 );
 
 /// The database in sessions that find another schema first.
@@ -152,6 +175,123 @@ async fn a_table_that_its_owner_has_moved_is_found_again(db: Database<Postgres>)
     // From now on, it is there.
     let text = refusal(&db, Registered::new(Tallies)).await;
     assert!(text.contains("is in `other.tallies_v1`"), "{text}");
+}
+
+async fn rebuild<DB: TestDatabase>(
+    db: &Database<DB>,
+    tallies: Registered<DB>,
+) -> Result<(), AdminError> {
+    let name = tallies.declaration.name.to_string();
+    let admin = db.worker().registered(tallies).admin().unwrap();
+    let rebuilt = admin.rebuild(name, RebuildOptions::new()).await;
+    rebuilt.map(drop)
+}
+
+/// Checks that the checkpoint was not rewound.
+async fn is_where_it_was<DB: TestDatabase>(db: &Database<DB>) {
+    let head = db.log().await.last().copied();
+    assert_eq!(db.checkpoint("tallies").await, head);
+}
+
+async fn a_rebuild_before_the_start_empties_the_table_that_was_moved(db: Database<Postgres>) {
+    for _ in 0..2 {
+        db.append("User", ["ada"]).await;
+        run_once(db.worker().consumer(Tallies)).await;
+    }
+    let other = elsewhere(&db).await;
+    db.execute("ALTER TABLE public.tallies_v1 SET SCHEMA other")
+        .await;
+    // A session that does not find it must not create another one, whose rows no worker would change.
+    let refused = rebuild(&db, Registered::new(Tallies)).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.contains("`public.tallies_v1` of the read model"),
+        "{text}"
+    );
+    assert!(text.contains("was moved or renamed"), "{text}");
+    is_where_it_was(&db).await;
+
+    rebuild(&other, Registered::new(Tallies)).await.unwrap();
+    let moved = ["other.tallies_v1", "public.tallies"];
+    assert_eq!(relations(&db).await, moved);
+    run_once(other.worker().consumer(Tallies)).await;
+    let counts = db.numbers("SELECT count FROM other.tallies").await;
+    assert_eq!(counts, [2], "each event once");
+}
+
+async fn a_rebuild_before_the_start_empties_the_table_that_was_renamed<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    for _ in 0..2 {
+        db.append("User", ["ada"]).await;
+        run_once(db.worker().consumer(Tallies)).await;
+    }
+    db.execute("ALTER TABLE tallies_v1 RENAME TO counts_v1")
+        .await;
+    // The struct that has the old name.
+    let refused = rebuild(&db, Registered::new(Tallies)).await.unwrap_err();
+    let is_moved = |error: &WorkerError| matches!(error, WorkerError::Table(TableError::Moved { view, .. }) if view.ends_with("tallies"));
+    assert!(
+        matches!(&refused, AdminError::Worker(error) if is_moved(error)),
+        "{refused:?}"
+    );
+    let worker = db.worker().consumer(Tallies).build().unwrap();
+    let refused = worker.run_once().await.unwrap_err();
+    assert!(is_moved(&refused), "{refused:?}");
+    is_where_it_was(&db).await;
+
+    rebuild(&db, Registered::new(Counts)).await.unwrap();
+    assert_eq!(db.number("SELECT count(*) FROM counts_v1").await, 0);
+    run_once(db.worker().consumer(Counts)).await;
+    let counts = db.numbers("SELECT count FROM counts").await;
+    assert_eq!(counts, [2], "each event once");
+}
+
+async fn a_rebuild_is_refused_if_the_struct_has_another_name_than_the_table<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append("User", ["ada"]).await;
+    run_once(db.worker().consumer(Tallies)).await;
+    let refused = rebuild(&db, Registered::new(Counts)).await.unwrap_err();
+    let is_elsewhere = matches!(
+        refused,
+        AdminError::Worker(WorkerError::Table(TableError::Elsewhere { .. }))
+    );
+    assert!(is_elsewhere, "{refused:?}");
+    assert_eq!(db.numbers("SELECT count FROM tallies").await, [1]);
+    is_where_it_was(&db).await;
+}
+
+async fn a_rebuild_before_the_take_over_names_the_former_name<DB: TestDatabase>(db: Database<DB>) {
+    for _ in 0..2 {
+        db.append("User", ["ada"]).await;
+        run_once(db.worker().consumer(Tallies)).await;
+    }
+    // The deploy renames the table, and the release after the consumer.
+    db.execute("ALTER TABLE tallies_v1 RENAME TO counts_v1")
+        .await;
+    let renamed = || {
+        let mut renamed = Registered::new(Counts);
+        renamed.declaration.name = "counts".into();
+        renamed.declaration.formerly = Formerly::name("tallies");
+        renamed
+    };
+    let refused = rebuild(&db, renamed()).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "consumer `counts` has no checkpoint yet: it takes over that of `tallies` when a worker of this \
+         program starts, or with `rename tallies counts`"
+    );
+    assert_eq!(db.number("SELECT count FROM counts_v1").await, 2);
+    is_where_it_was(&db).await;
+
+    let admin = Admin::new(db.store.clone());
+    admin.rename("tallies", "counts").await.unwrap();
+    rebuild(&db, renamed()).await.unwrap();
+    assert_eq!(db.number("SELECT count(*) FROM counts_v1").await, 0);
+    run_once(db.worker().registered(renamed())).await;
+    let counts = db.numbers("SELECT count FROM counts").await;
+    assert_eq!(counts, [2], "each event once");
 }
 
 async fn a_rebuild_in_another_session_empties_the_same_table(db: Database<Postgres>) {

@@ -244,7 +244,9 @@ async fn an_unknown_event_behind_a_parked_one_is_parked<DB: TestDatabase>(db: Da
     ] {
         order(&db, id, event_type).await;
     }
-    let report = run_once(worker(&db, old().settings(parking.clone()))).await;
+    // No handler of its takes what it does not know, which is no reason to pass over it.
+    let old = old().takes(|format| format.event_type != "Refunded");
+    let report = run_once(worker(&db, old.settings(parking.clone()))).await;
     assert!(!report.has_failures(), "{report}");
     assert_eq!(db.parked("orders").await, [1, 2, 3]);
     assert_eq!(db.applied("orders").await, [4]);

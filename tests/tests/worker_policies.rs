@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, ConsumerState, HandlerError, OnError, Settings};
+use consumer::{BatchError, ConsumerState, HandlerError, NewEvent, OnError, Settings};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
     patiently, read_model, run_once, test_on,
@@ -65,6 +65,7 @@ test_on!(
     skip_leaves_out_the_event_and_continues,
     park_sets_an_aggregate_aside_in_order,
     an_id_is_only_parked_within_its_aggregate_type,
+    an_event_that_is_passed_over_waits_behind_no_parked_one,
     the_thousand_and_first_parked_aggregate_stops_it,
     a_failing_event_of_a_batch_handler_is_found_by_halving,
     all_failing_events_of_a_batch_handler_are_found,
@@ -261,6 +262,47 @@ async fn an_id_is_only_parked_within_its_aggregate_type<DB: TestDatabase>(db: Da
         .await;
     assert_eq!(db.parked("c").await, bad);
     assert_eq!(db.applied("c").await, good);
+}
+
+async fn an_event_that_is_passed_over_waits_behind_no_parked_one<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    let mut log = Vec::new();
+    for event_type in ["Placed", "Legacy", "Paid", "Legacy"] {
+        let event = NewEvent::new("Order", "bad", event_type, "{}");
+        log.push(db.append_event(event).await);
+    }
+    let orders = |name| {
+        // A later event that is not parked would fail, too.
+        let judged = judging(name, |_, event| match &*event.event_type {
+            "Legacy" => Ok(()),
+            _ => Err("no".to_owned()),
+        });
+        judged.settings(impatient().retries(0).on_error(OnError::Park))
+    };
+    let passing_over = |name| orders(name).takes(|format| format.event_type != "Legacy");
+    // The control takes all.
+    let all = db.run_once(orders("all")).await;
+    assert_eq!(db.parked("all").await, log);
+    assert_eq!(all.consumer("all").unwrap().events, 0);
+    for (name, consumer) in [
+        ("inside", passing_over("inside")),
+        ("outside", passing_over("outside").without_tx()),
+    ] {
+        let report = db.run_once(consumer).await;
+        assert_eq!(db.parked(name).await, [log[0], log[2]], "{name}");
+        assert_eq!(report.consumer(name).unwrap().events, 2, "{name}");
+    }
+    assert_eq!(db.applied("inside").await, [log[1], log[3]]);
+
+    let repaired = read_model("inside").takes(|format| format.event_type != "Legacy");
+    let admin = db.worker().consumer(repaired).admin().unwrap();
+    let retried = admin.retry_parked("inside", None).await.unwrap();
+    assert_eq!(retried.handled, 2, "{retried:?}");
+    assert_eq!(db.parked("inside").await, [0; 0]);
+    let mut once = db.applied("inside").await;
+    once.sort_unstable();
+    assert_eq!(once, log);
 }
 
 async fn the_thousand_and_first_parked_aggregate_stops_it<DB: TestDatabase>(db: Database<DB>) {

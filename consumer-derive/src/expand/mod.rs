@@ -162,6 +162,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let settings = settings_method(model);
     let formerly = formerly_method(model);
     let knows = knows_method(model);
+    let takes = takes_method(model);
     let assumptions = assumptions(model, database);
     let methods = match &model.body {
         Body::ByHand => forwarding_methods(model, database),
@@ -178,6 +179,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
             #settings
             #formerly
             #knows
+            #takes
             #methods
         }
     }
@@ -316,6 +318,27 @@ fn knows_method(model: &Model) -> TokenStream {
             __format: #krate::EventFormat<'_>,
         ) -> ::core::primitive::bool {
             __KNOWLEDGE.has(__format)
+        }
+    }
+}
+
+/// Which events a handler takes. Where one takes all, it has no opinion.
+fn takes_method(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let Body::Handlers(handlers) = &model.body else {
+        return TokenStream::new();
+    };
+    let takes_all = handlers.of_every_event().next().is_some()
+        || (handlers.take_the_rest() && handlers.ignored.is_empty());
+    if takes_all {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=>
+        fn takes(
+            &self,
+            __format: #krate::EventFormat<'_>,
+        ) -> ::core::primitive::bool {
+            __KNOWLEDGE.takes(__format)
         }
     }
 }

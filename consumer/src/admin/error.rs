@@ -68,6 +68,18 @@ pub enum AdminError {
         /// The consumer.
         consumer: ConsumerId,
     },
+    /// The consumer has yet to take over the checkpoint of its former name, so that there is nothing to
+    /// change.
+    #[error(
+        "consumer `{consumer}` has no checkpoint yet: it takes over that of `{former}` when a worker of this program starts, or with `rename {former} {}`",
+        .consumer.name
+    )]
+    NotTakenOver {
+        /// The consumer.
+        consumer: ConsumerId,
+        /// Its former name, which has the checkpoint.
+        former: String,
+    },
     /// The consumer is held back, so that it has no checkpoint.
     #[error("consumer `{}` is {held_back}", .held_back.consumer)]
     HeldBack {

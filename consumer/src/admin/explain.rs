@@ -17,7 +17,7 @@ use crate::backend::{
 };
 use crate::contract::PersistedEvent;
 use crate::registry::entry::declared;
-use crate::registry::handled::{HandlerShape, takers};
+use crate::registry::handled::HandlerShape;
 
 /// The outcome of an event in a consumer; see [`Admin::explain`].
 ///
@@ -308,7 +308,9 @@ impl<DB: Backend> Admin<DB> {
     /// Finds the consumer that a command names, also if no worker has run it.
     async fn find_or_declared(&self, target: Target) -> Result<ConsumerId, AdminError> {
         match self.find(target).await {
-            Err(AdminError::NeverRan { consumer }) => Ok(consumer),
+            Err(AdminError::NeverRan { consumer } | AdminError::NotTakenOver { consumer, .. }) => {
+                Ok(consumer)
+            }
             found => found,
         }
     }
@@ -388,11 +390,7 @@ fn handlers(consumer: &ConsumerId, event: &PersistedEvent) -> Vec<HandlerSite> {
     let Some(entry) = declared(&consumer.name, consumer.version) else {
         return Vec::new();
     };
-    let takers = takers(
-        entry.knowledge.handlers,
-        &event.aggregate_type,
-        &event.event_type,
-    );
+    let takers = entry.knowledge.takers(event.format());
     takers.into_iter().map(HandlerSite::from).collect()
 }
 

@@ -16,7 +16,8 @@ pub(super) const MOST_COUNTED: i64 = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
-    /// The events of its scope that it has not handled.
+    /// The events of its scope after its checkpoint. With several segments, those after the lowest one,
+    /// of which other segments may have handled some.
     pub events: u64,
     /// Whether there are more than were counted.
     pub is_more: bool,

@@ -158,18 +158,37 @@ impl<DB: Backend> Admin<DB> {
 
     /// The consumers of this program that are held back.
     pub(super) async fn held_back(&self) -> Result<HashMap<ConsumerId, HeldBack>, AdminError> {
+        let starts = self.starts().await?.into_iter();
+        let held_back = starts.filter_map(|(consumer, start)| match start {
+            Start::Not(held_back) => Some((consumer, held_back)),
+            Start::Run | Start::TakeOver(_) => None,
+        });
+        Ok(held_back.collect())
+    }
+
+    /// The former name whose checkpoint becomes that of a consumer of this program when a worker starts.
+    pub(super) async fn takes_over(
+        &self,
+        consumer: &ConsumerId,
+    ) -> Result<Option<String>, AdminError> {
+        let mut starts = self.starts().await?.into_iter();
+        Ok(starts.find_map(|(one, start)| match start {
+            Start::TakeOver(former) if one == *consumer => Some(former),
+            _ => None,
+        }))
+    }
+
+    /// How the consumers of this program start.
+    async fn starts(&self) -> Result<Vec<(ConsumerId, Start)>, AdminError> {
         let mut tx = self.read().await?;
         let names = Names::read::<DB>(&self.tables().await?.names, &mut tx).await?;
         let declared = self.declared();
         let starts = self.code.iter().map(|code| {
             let enrolment = WorkerConsumer::new(code.clone()).enrolment;
-            names.start(&enrolment, &declared)
+            let start = names.start(&enrolment, &declared);
+            (enrolment.consumer, start)
         });
-        let held_back = starts.filter_map(|start| match start {
-            Start::Not(held_back) => Some((held_back.consumer.clone(), held_back)),
-            Start::Run | Start::TakeOver(_) => None,
-        });
-        Ok(held_back.collect())
+        Ok(starts.collect())
     }
 }
 

@@ -13,7 +13,7 @@ use super::text::{listed, listed_like};
 use crate::backend::{
     self, Access, Backend, BrowseStatements, CheckpointStatements, ConsumerId, HeldBack,
     LagStatements, NameStatements, OperateStatements, Program, ReadModelTable, Row, StoreError,
-    ViewStatements, begin, refuse_elsewhere, schema_of_version,
+    ViewStatements, begin, refuse_elsewhere, schema_of_version, table_schema,
 };
 use crate::contract::read_model::{Table, VersionTable};
 use crate::registry::{Declaration, Registered};
@@ -189,9 +189,12 @@ impl<DB: Backend> Admin<DB> {
             return Ok(AdminError::OtherLog { consumer, log });
         }
         let mut declared = self.code.iter().map(|one| declared_id(&one.declaration));
-        Ok(match declared.find(|consumer| target.means(consumer)) {
-            Some(consumer) => AdminError::NeverRan { consumer },
-            None => unknown(target, known),
+        let Some(consumer) = declared.find(|consumer| target.means(consumer)) else {
+            return Ok(unknown(target, known));
+        };
+        Ok(match self.takes_over(&consumer).await? {
+            Some(former) => AdminError::NotTakenOver { consumer, former },
+            None => AdminError::NeverRan { consumer },
         })
     }
 
@@ -205,7 +208,9 @@ impl<DB: Backend> Admin<DB> {
     /// Finds the consumer that a command names, and creates its rows if no worker has run it.
     pub(crate) async fn find_or_enroll(&self, target: Target) -> Result<ConsumerId, AdminError> {
         let consumer = match self.find(target).await {
-            Err(AdminError::NeverRan { consumer }) => consumer,
+            Err(AdminError::NeverRan { consumer } | AdminError::NotTakenOver { consumer, .. }) => {
+                consumer
+            }
             found => return found,
         };
         let code = WorkerConsumer::new(self.code_of(&consumer)?.clone());
@@ -283,8 +288,9 @@ impl<DB: Backend> Admin<DB> {
         table: &'static Table,
     ) -> Result<Option<Arc<str>>, AdminError> {
         let views = &self.tables().await?.views;
-        let schema = self.store.schema();
-        let schema = schema_of_version::<DB>(views, connection, consumer, schema).await?;
+        let here = table_schema::<DB>(connection, self.store.schema()).await?;
+        let version = VersionTable::new(table, consumer.version, here.as_deref());
+        let schema = schema_of_version::<DB>(views, connection, consumer, &version).await?;
         let version = VersionTable::new(table, consumer.version, schema.as_deref());
         let of = ReadModelTable::new(consumer, &version);
         let refused = refuse_elsewhere::<DB>(views, connection, &of, table).await;

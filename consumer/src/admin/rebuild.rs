@@ -106,6 +106,9 @@ impl<DB: Backend> Admin<DB> {
     /// - [`AdminError::Held`]: a worker is processing a batch; see [`RebuildOptions::wait`].
     /// - [`AdminError::NoCode`], [`AdminError::NoReset`]: the read model cannot be emptied from
     ///   here; see [`RebuildOptions::without_reset`].
+    /// - [`AdminError::NotTakenOver`]: the checkpoint still has the consumer's former name.
+    /// - [`AdminError::Worker`]: the table of its read model differs from the struct, or is not where the
+    ///   struct says.
     /// - [`AdminError::WouldDiscard`]: the consumer has parked events.
     /// - [`AdminError::Reset`]: emptying the read model failed; nothing was changed.
     pub async fn rebuild(

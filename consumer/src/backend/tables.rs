@@ -72,6 +72,18 @@ pub enum TableError {
         /// How to keep the recorded table, and how to fill the other one.
         remedy: String,
     },
+    /// The table is gone, and the view over it reads another one.
+    #[error(
+        "the table `{table}` of the read model of `{consumer}` was moved or renamed, since the view `{view}` reads another one: move it back, or name it, without the version, in `#[read_model(table = \"…\")]`"
+    )]
+    Moved {
+        /// The consumer.
+        consumer: ConsumerId,
+        /// The table, with its version, as it was recorded.
+        table: String,
+        /// The view.
+        view: String,
+    },
     /// Another relation has the table's name, or the table hides rows.
     #[error(
         "`{table}` is {obstacle}, and a read model needs a table of its own: rename or drop it, or give the read model another `table`"
@@ -215,42 +227,61 @@ pub(crate) async fn schema_of_version<DB: Tables + Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,
     consumer: &ConsumerId,
-    schema: &Schema,
+    table: &VersionTable<'_>,
 ) -> Result<Option<Arc<str>>, sqlx::Error> {
+    let here = ReadModelTable::new(consumer, table).table;
     let versions = recorded_tables::<DB>(sql, connection, &consumer.name).await?;
-    match versions.into_iter().find(|one| one.consumer == *consumer) {
-        Some(recorded) => Ok(recorded.table.schema.map(Arc::from)),
-        None => table_schema::<DB>(connection, schema).await,
-    }
+    let recorded = versions.into_iter().find(|one| one.consumer == *consumer);
+    let schema = match recorded {
+        Some(recorded) if !has_moved::<DB>(connection, &recorded.table, &here).await? => {
+            recorded.table.schema
+        }
+        _ => here.schema,
+    };
+    Ok(schema.map(Arc::from))
+}
+
+/// Whether a table is gone, and another one is there: its owner has moved it, with its rows.
+async fn has_moved<DB: Views>(
+    connection: &mut DB::Connection,
+    from: &Name,
+    to: &Name,
+) -> Result<bool, sqlx::Error> {
+    Ok(DB::relation(connection, from).await? == Relation::Missing
+        && DB::relation(connection, to).await? != Relation::Missing)
 }
 
 /// Refuses a table for a version that has its rows in another one, such as in a session with another
-/// `search_path`.
+/// `search_path`, or after the table was renamed.
 pub(crate) async fn refuse_elsewhere<DB: Tables + Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,
     of: &ReadModelTable,
     table: &Table,
 ) -> Result<(), TableError> {
-    let found = elsewhere::<DB>(sql, connection, of, table).await;
-    let found = found.map_err(|source| TableError::Database {
+    let refused = elsewhere::<DB>(sql, connection, of, table).await;
+    let refused = refused.map_err(|source| TableError::Database {
         table: of.table.name.clone(),
         source: source.into(),
     })?;
-    match found {
-        Some((recorded, next)) => Err(is_elsewhere::<DB>(of, &recorded, next)),
-        None => Ok(()),
-    }
+    refused.map_or(Ok(()), Err)
 }
 
-/// The table that keeps a version from having this one, and the next version.
+/// Why a version must not have this table.
 async fn elsewhere<DB: Tables + Views>(
     sql: &ViewStatements,
     connection: &mut DB::Connection,
     of: &ReadModelTable,
     table: &Table,
-) -> Result<Option<(ReadModelTable, u32)>, sqlx::Error> {
+) -> Result<Option<TableError>, sqlx::Error> {
     let versions = recorded_tables::<DB>(sql, connection, &of.consumer.name).await?;
+    if reads_another::<DB>(connection, of, &versions).await? {
+        return Ok(Some(TableError::Moved {
+            consumer: of.consumer.clone(),
+            table: written::<DB>(&of.table),
+            view: written::<DB>(&of.view),
+        }));
+    }
     let recorded = versions.iter().map(|one| one.consumer.version);
     let next = recorded.max().unwrap_or_default().saturating_add(1);
     // A schema in the name moves a new version deliberately.
@@ -261,15 +292,42 @@ async fn elsewhere<DB: Tables + Views>(
         if one.view == of.view || is_free(&one) {
             continue;
         }
-        // Its owner may have moved it, with its rows.
-        let has_moved = DB::relation(connection, &one.table).await? == Relation::Missing
-            && (one.consumer != of.consumer
-                || DB::relation(connection, &of.table).await? != Relation::Missing);
+        let has_moved = if one.consumer == of.consumer {
+            has_moved::<DB>(connection, &one.table, &of.table).await?
+        } else {
+            DB::relation(connection, &one.table).await? == Relation::Missing
+        };
         if !has_moved {
-            return Ok(Some((one, next)));
+            return Ok(Some(is_elsewhere::<DB>(of, &one, next)));
         }
     }
     Ok(None)
+}
+
+/// Whether the table of a version is gone, and its view reads one that no version has. Had it been dropped,
+/// the view would read none.
+async fn reads_another<DB: Views>(
+    connection: &mut DB::Connection,
+    of: &ReadModelTable,
+    versions: &[ReadModelTable],
+) -> Result<bool, sqlx::Error> {
+    if !versions.contains(of) || DB::relation(connection, &of.table).await? != Relation::Missing {
+        return Ok(false);
+    }
+    let is_known = |reads: &String| versions.iter().any(|one| one.table.name == *reads);
+    Ok(match DB::relation(connection, &of.view).await? {
+        Relation::View { reads } => !reads.as_ref().is_some_and(is_known),
+        Relation::Missing | Relation::Other => false,
+    })
+}
+
+/// The name as the attribute `table` has it.
+fn written<DB: Tables>(name: &Name) -> String {
+    if DB::HAS_SCHEMAS {
+        name.to_string()
+    } else {
+        name.name.clone()
+    }
 }
 
 fn is_elsewhere<DB: Tables>(
@@ -277,13 +335,7 @@ fn is_elsewhere<DB: Tables>(
     recorded: &ReadModelTable,
     next: u32,
 ) -> TableError {
-    let written = |name: &Name| {
-        if DB::HAS_SCHEMAS {
-            name.to_string()
-        } else {
-            name.name.clone()
-        }
-    };
+    let written = written::<DB>;
     let mut keep = format!("write `table = \"{}\"`", written(&recorded.view));
     if let (Some(schema), true) = (
         &recorded.view.schema,

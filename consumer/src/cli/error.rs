@@ -101,6 +101,7 @@ fn exit_of(error: &AdminError) -> Exit {
         AdminError::Held { .. }
         | AdminError::View(ViewError::InUse { .. })
         | AdminError::NeverRan { .. }
+        | AdminError::NotTakenOver { .. }
         | AdminError::InUse { .. }
         | AdminError::Active { .. }
         | AdminError::Behind { .. }

@@ -183,6 +183,40 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
         true
     }
 
+    /// Returns whether the consumer does anything with the events of a format.
+    ///
+    /// Events that it passes over are never parked: behind a parked event of their aggregate, they are given
+    /// to the consumer all the same. The default takes every format. `#[consumer]` takes those that a method
+    /// marked `#[on]` takes and `ignore` does not name.
+    ///
+    /// ```
+    /// use consumer::sqlx::Database;
+    /// use consumer::{Consumer, Context, EventFormat, HandlerError, PersistedEvent};
+    ///
+    /// struct Invoices;
+    ///
+    /// impl<DB: Database> Consumer<DB> for Invoices {
+    ///     fn name(&self) -> &str {
+    ///         "invoices"
+    ///     }
+    ///
+    ///     fn takes(&self, format: EventFormat<'_>) -> bool {
+    ///         format.event_type == "OrderPlaced"
+    ///     }
+    ///
+    ///     async fn handle(&self, _cx: &Context, _tx: &mut DB::Connection, event: &PersistedEvent) -> Result<(), HandlerError> {
+    ///         if &*event.event_type == "OrderPlaced" {
+    ///             println!("an invoice for {}", event.aggregate_id);
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    fn takes(&self, format: EventFormat<'_>) -> bool {
+        let _ = format;
+        true
+    }
+
     /// Returns the name that the consumer had before, for one that was renamed.
     fn formerly(&self) -> Formerly {
         Formerly::Unstated
@@ -407,6 +441,9 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
     /// Returns [`Consumer::knows`].
     fn knows(&self, format: EventFormat<'_>) -> bool;
 
+    /// Returns [`Consumer::takes`].
+    fn takes(&self, format: EventFormat<'_>) -> bool;
+
     /// Returns [`Consumer::uses_transaction`].
     fn uses_transaction(&self) -> bool;
 
@@ -441,6 +478,10 @@ impl<DB: Database, C: Consumer<DB>> ErasedConsumer<DB> for C {
 
     fn knows(&self, format: EventFormat<'_>) -> bool {
         Consumer::knows(self, format)
+    }
+
+    fn takes(&self, format: EventFormat<'_>) -> bool {
+        Consumer::takes(self, format)
     }
 
     fn uses_transaction(&self) -> bool {

@@ -26,7 +26,8 @@ pub enum OnError {
     /// Stop the consumer before the event (R2).
     #[default]
     Stop,
-    /// Park the event and all later events of its aggregate, and continue with the others.
+    /// Park the event and the later events of its aggregate that the consumer
+    /// [takes](crate::Consumer::takes), and continue with the others.
     Park,
     /// Skip the event; the log and the metrics record it.
     Skip,

@@ -46,9 +46,8 @@ impl HandlerShape {
     }
 }
 
-/// The handlers that take an event in scope.
-#[allow(dead_code)] // only operators ask
-pub(crate) fn takers<'a>(
+/// The handlers that take an event in scope which is not ignored.
+pub(super) fn takers<'a>(
     handlers: &'a [HandlerShape],
     aggregate_type: &str,
     event_type: &str,

@@ -1,6 +1,6 @@
 //! The formats of events that the code of a consumer knows.
 
-use super::handled::HandlerShape;
+use super::handled::{HandlerShape, takers};
 use crate::contract::{EventFormat, Handled};
 
 /// The formats of events that the code of a consumer knows: a worker gives it no event of another format.
@@ -60,6 +60,20 @@ impl Knowledge {
             }
             Some(_) => takes_undecoded,
         }
+    }
+
+    /// Whether a handler takes the events of a format.
+    #[must_use]
+    pub fn takes(&self, format: EventFormat<'_>) -> bool {
+        !self.takers(format).is_empty()
+    }
+
+    /// The handlers that take the events of a format.
+    pub(crate) fn takers(&self, format: EventFormat<'_>) -> Vec<&HandlerShape> {
+        if self.ignored.contains(&format.event_type) {
+            return Vec::new();
+        }
+        takers(self.handlers, format.aggregate_type, format.event_type)
     }
 
     fn takes_the_rest(&self) -> bool {
@@ -140,6 +154,37 @@ mod tests {
             assert_eq!(known, expected, "{event_type} {version}");
         }
         assert!(has(&knowledge, "User", "Refunded", 1));
+    }
+
+    #[test]
+    fn an_event_is_taken_if_a_handler_takes_it_and_it_is_not_ignored() {
+        let format = |event_type| EventFormat {
+            aggregate_type: "Order",
+            event_type,
+            event_version: 1,
+        };
+        for (handlers, of_the_rest) in [
+            (&[PLACED, NAMED][..], false),
+            (&[PLACED, NAMED, REST][..], true),
+        ] {
+            let knowledge = Knowledge {
+                aggregates: &[],
+                handlers,
+                ignored: &["Legacy"],
+            };
+            for (event_type, expected) in [
+                ("Placed", true),
+                ("Paid", true),
+                ("Refunded", of_the_rest),
+                ("Legacy", false),
+            ] {
+                assert_eq!(
+                    knowledge.takes(format(event_type)),
+                    expected,
+                    "{event_type}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -262,6 +262,7 @@ impl<DB: Backend> Importer<DB> {
             .all(|stored| versions.get(&stored.event_id) == Some(&stored.aggregate_version));
         if in_order {
             tx.commit().await?;
+            note_repeats(&once.existing);
         } else {
             tx.rollback().await?;
         }
@@ -286,6 +287,13 @@ async fn collect(mut answer: Batch) -> Result<Vec<Message>, async_nats::Error> {
         }
     }
     Ok(messages)
+}
+
+/// Tells that messages came again after their events had been stored.
+fn note_repeats(existing: &[PersistedEvent]) {
+    if !existing.is_empty() {
+        eprintln!("{} events were stored already", existing.len());
+    }
 }
 
 /// The place of a message in the stream.

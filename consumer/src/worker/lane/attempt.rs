@@ -131,8 +131,8 @@ impl<DB: Backend> Attempt<'_, DB> {
     /// Claims the row, applies the policy to an event whose attempts are used up, and determines
     /// what is left for the handler.
     pub(super) async fn open(&self, tx: &mut Transaction<'_, DB>) -> Result<Opening, sqlx::Error> {
-        let (statements, key) = (&self.shared.statements, &self.segment.key);
-        let claim = match self.segment.claim(self.shared, tx).await? {
+        let (statements, segment) = (&self.shared.statements, self.segment);
+        let claim = match segment.claim(self.shared, tx).await? {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };
@@ -155,7 +155,8 @@ impl<DB: Backend> Attempt<'_, DB> {
             return Ok(Opening::Commit(outcome));
         }
         let events = &self.job.batch.events;
-        let division = Division::of::<DB>(statements, tx, key, &claim, events, run.take).await?;
+        let division =
+            Division::of::<DB>(statements, tx, segment, &claim, events, run.take).await?;
         if self.job.unknown().is_some() && division.take(run.take) > 0 {
             return Ok(Opening::RollBack(Outcome::Unknown));
         }

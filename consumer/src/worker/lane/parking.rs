@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::{Aggregate, Backend, CheckpointStatements, Claim, Parking, SegmentId};
 use crate::contract::PersistedEvent;
+use crate::worker::lane::segment::Segment;
 use crate::worker::progress::tally::Tally;
 
 /// The number of parked aggregates at which a consumer stops instead of parking another one: with so
@@ -26,7 +27,7 @@ impl Division {
     pub(crate) async fn of<DB: Backend>(
         statements: &CheckpointStatements,
         connection: &mut DB::Connection,
-        key: &SegmentId,
+        segment: &Segment<DB>,
         claim: &Claim,
         events: &Arc<Vec<PersistedEvent>>,
         take: usize,
@@ -38,22 +39,37 @@ impl Division {
                 to_park: Vec::new(),
             });
         }
-        let slice_to = claim.checkpoint.slice_to;
+        let (key, slice_to) = (&segment.key, claim.checkpoint.slice_to);
         let parked = DB::parked_aggregates(statements, connection, key, slice_to).await?;
-        Ok(Self::by(parked, events, take))
+        let consumer = &segment.consumer.registered.consumer;
+        let is_taken = |event: &PersistedEvent| {
+            // A release that knows the event may take it.
+            consumer.takes(event.format()) || !consumer.knows(event.format())
+        };
+        Ok(Self::by(
+            parked,
+            is_taken,
+            events.get(..take).unwrap_or(events),
+        ))
     }
 
-    fn by(parked: Vec<Aggregate>, events: &[PersistedEvent], take: usize) -> Self {
+    /// Divides events. Those that the consumer passes over wait behind nothing.
+    fn by(
+        parked: Vec<Aggregate>,
+        is_taken: impl Fn(&PersistedEvent) -> bool,
+        events: &[PersistedEvent],
+    ) -> Self {
         let mut parked_ids: HashMap<String, HashSet<String>> = HashMap::new();
         for (aggregate_type, id) in parked {
             parked_ids.entry(aggregate_type).or_default().insert(id);
         }
-        let mut to_handle = Vec::with_capacity(take);
-        let mut indices = Vec::with_capacity(take);
+        let mut to_handle = Vec::with_capacity(events.len());
+        let mut indices = Vec::with_capacity(events.len());
         let mut to_park = Vec::new();
-        for (index, event) in events.iter().take(take).enumerate() {
+        for (index, event) in events.iter().enumerate() {
             let of_type = parked_ids.get(&*event.aggregate_type);
-            if of_type.is_some_and(|ids| ids.contains(&event.aggregate_id)) {
+            let is_parked = of_type.is_some_and(|ids| ids.contains(&event.aggregate_id));
+            if is_parked && is_taken(event) {
                 to_park.push((index, event.clone()));
             } else {
                 to_handle.push(event.clone());
@@ -143,7 +159,7 @@ mod tests {
         };
         let events = [event("parked"), event("a"), event("parked")];
         let parked = vec![("User".to_owned(), "parked".to_owned())];
-        let division = Division::by(parked, &events, 3);
+        let division = Division::by(parked, |_| true, &events);
         for (before, expected) in [(0, 0), (1, 1), (2, 1), (3, 2)] {
             assert_eq!(division.to_park(before, false).len(), expected, "{before}");
         }
