@@ -1,7 +1,9 @@
 //! The pages of a large log ask the database little, and only what an index answers.
 
 use consumer::Worker;
-use consumer_tests::{Counting, Database, Model, Served, TestDatabase, keep_log, logged, run_once};
+use consumer_tests::{
+    Counting, Database, Model, Served, TestDatabase, keep_log, logged, read_model, run_once,
+};
 use sqlx::{Postgres, Sqlite};
 
 /// Every kind of look through the log.
@@ -119,6 +121,21 @@ async fn no_look_scans_the_log_on_sqlite() {
     );
     let scan = plan_on_sqlite(&db, "SELECT * FROM events WHERE event_type = 'none'").await;
     assert!(scan.contains("SCAN events"), "the control: {scan}");
+}
+
+/// It would cost a worker the more the further its consumer is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_one_type_begins_at_its_position_on_sqlite() {
+    keep_log();
+    let db = Database::<Sqlite>::fresh().await;
+    filled(&db).await;
+    let users = read_model("users").scope(&["User"]);
+    run_once(db.worker().scoped_consumer(users)).await;
+    let sent = statements(&["AS size"], |one| one.contains("= $4"));
+    assert_eq!(sent.len(), 1, "{sent:#?}");
+    let plan = plan_on_sqlite(&db, &sent[0]).await;
+    let seek = "(aggregate_type=? AND global_position>? AND global_position<?)";
+    assert!(plan.contains(seek), "{plan}");
 }
 
 async fn plan_on_sqlite(db: &Database<Sqlite>, statement: &str) -> String {

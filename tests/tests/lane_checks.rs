@@ -411,7 +411,7 @@ async fn a_claim_that_shows_a_failure_elsewhere_waits_too(db: Database<Postgres>
     let last = db.append_one("User", "a").await;
     let fail = format!(
         "UPDATE consumer_progress
-            SET attempts = 1, failed_position = {last}, error = 'no', retry_at = now() + interval '1 hour'"
+            SET attempts = 1, failed_position = {last}, error = 'no', retry_at = now() + interval '1 minute'"
     );
     Postgres::execute_sql(&mut tx, &fail).await.unwrap();
     tx.commit().await.unwrap();

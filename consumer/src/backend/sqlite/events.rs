@@ -74,11 +74,10 @@ const READ_RANGE: &str = "
              WHERE total <= $4 OR number = 1))
      ORDER BY {global_position}";
 
-/// The row comparison and the order by both columns make it a scan of the index on both.
+/// Of a comparison of both columns at once, SQLite would use the type alone, and walk past its earlier events.
 const SCOPED_SIZES: &str = "
     SELECT {global_position} AS position, {size} AS size FROM {events}
-     WHERE {aggregate_type} = $4 AND ({aggregate_type}, {global_position}) > ($4, $1)
-       AND {global_position} <= $2
+     WHERE {aggregate_type} = $4 AND {global_position} > $1 AND {global_position} <= $2
      ORDER BY {aggregate_type}, {global_position} LIMIT $3";
 
 const READ_POSITIONS: &str = "
