@@ -131,7 +131,7 @@ async fn a_read_of_one_type_begins_at_its_position_on_sqlite() {
     filled(&db).await;
     let users = read_model("users").scope(&["User"]);
     run_once(db.worker().scoped_consumer(users)).await;
-    let sent = statements(&["AS size"], |one| one.contains("= $4"));
+    let sent = statements(&["AS size"], |one| one.contains("aggregate_type\" = $4"));
     assert_eq!(sent.len(), 1, "{sent:#?}");
     let plan = plan_on_sqlite(&db, &sent[0]).await;
     let seek = "(aggregate_type=? AND global_position>? AND global_position<?)";
