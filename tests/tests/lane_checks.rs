@@ -393,13 +393,19 @@ async fn a_batch_that_waited_through_a_redaction_is_read_again(db: Database<Post
     assert_eq!(*payloads.lock().unwrap(), ["{}", "corrected"]);
 }
 
-/// The process that counts the failure is not the one that waits.
+/// The process that counted the failure is not the one that has to wait.
 async fn a_claim_that_shows_a_failure_elsewhere_waits_too(db: Database<Postgres>) {
-    let calls: Arc<Mutex<Vec<i64>>> = Arc::default();
-    let called = Arc::clone(&calls);
-    let users = judging("users", move |_, event| {
-        called.lock().unwrap().push(event.global_position);
-        Ok(())
+    const TOO_EARLY: &str =
+        "SELECT count(*) FROM consumer_progress WHERE retry_at > clock_timestamp()";
+    let early: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let noted = Arc::clone(&early);
+    let users = consumer("users", move |_, tx, event| {
+        let noted = Arc::clone(&noted);
+        Box::pin(async move {
+            let waiting = Postgres::numbers(tx, TOO_EARLY).await?[0];
+            noted.lock().unwrap().push(waiting);
+            Ok(Postgres::apply(tx, "users", event).await?)
+        })
     });
     let running = Running::start(without_snapshots(&db).consumer(users));
     let first = db.append_one("User", "a").await;
@@ -410,23 +416,15 @@ async fn a_claim_that_shows_a_failure_elsewhere_waits_too(db: Database<Postgres>
     Postgres::execute_sql(&mut tx, lock).await.unwrap();
     let last = db.append_one("User", "a").await;
     let fail = format!(
-        "UPDATE consumer_progress
-            SET attempts = 1, failed_position = {last}, error = 'no', retry_at = now() + interval '1 minute'"
+        "UPDATE consumer_progress SET attempts = 1, failed_position = {last}, error = 'no',
+                retry_at = clock_timestamp() + interval '3 seconds'"
     );
     Postgres::execute_sql(&mut tx, &fail).await.unwrap();
     tx.commit().await.unwrap();
-    until("the lane has seen the failure", async || {
-        let state = &running.consumers()[0].state;
-        calls.lock().unwrap().len() > 1 || matches!(state, ConsumerState::Retrying { .. })
-    })
-    .await;
-    assert_eq!(*calls.lock().unwrap(), [first]);
-
-    db.execute("UPDATE consumer_progress SET retry_at = now()")
-        .await;
-    running.abort().await;
-    assert!(!db.run_once(read_model("users")).await.has_failures());
+    reaches(&running, last).await;
+    running.stop().await;
     assert_eq!(db.applied("users").await, [first, last]);
+    assert_eq!(*early.lock().unwrap(), [0, 0]);
 }
 
 /// On SQLite no lock is held while a handler works that ignores its transaction (R5).

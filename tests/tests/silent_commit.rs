@@ -367,6 +367,10 @@ async fn a_handler_that_leaves_its_transaction_unusable_fails(db: Database<Postg
             "SET LOCAL transaction_read_only = on".to_owned(),
             "read-only",
         ),
+        (
+            "SET LOCAL transaction_read_only = on; CREATE TABLE refused ()".to_owned(),
+            "read-only",
+        ),
         (format!("SET LOCAL ROLE {role}"), "ROLE"),
     ] {
         let positions = db.append("User", ["a"]).await;
