@@ -78,7 +78,7 @@ macro_rules! declare_accounts {
             }
 
             #[consumer(
-                        name = "accounts", aggregates = [AccountEvent], read_model = Account,
+                        name = "balances", aggregates = [AccountEvent], read_model = Account,
                         retries = 0, on_error = "skip", crate = $crate::reexport
                     )]
             impl Accounts {

@@ -29,7 +29,7 @@ const READY: &str = "ready";
 /// The name of the consumer with a read model, [`Samples`].
 const SAMPLES: &str = "samples";
 /// The name of the consumer that a program may declare, with [`declare_accounts!`](crate::declare_accounts).
-const ACCOUNTS: &str = "accounts";
+const BALANCES: &str = "balances";
 const RESTARTS: &str = "TEST_WORKER_RESTARTS";
 const FORMERLY: &str = "TEST_WORKER_FORMERLY";
 const OUTSIDE: &str = "TEST_WORKER_OUTSIDE";
@@ -212,7 +212,7 @@ pub fn worker_main(names: &[&str]) {
     process_main(names, Code::UNTYPED, (None, None));
 }
 
-/// Like [`worker_main`], for a program that declares the consumer `accounts` on each database.
+/// Like [`worker_main`], for a program that declares the consumer `balances` on each database.
 pub fn declaring_main(on_sqlite: Declared<Sqlite>, on_postgres: Declared<Postgres>) {
     process_main(&[], Code::UNTYPED, (Some(on_sqlite), Some(on_postgres)));
 }
@@ -347,7 +347,7 @@ fn worker<DB: TestDatabase>(
                     .folding(),
                 )
             }
-            ACCOUNTS => builder.registered(declared.expect("the program declares it")()),
+            BALANCES => builder.registered(declared.expect("the program declares it")()),
             name => builder.consumer(gated(name, code).formerly(former_name(name))),
         };
     }

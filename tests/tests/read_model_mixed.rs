@@ -91,13 +91,13 @@ async fn each_form_sees_the_rows_of_those_before<DB: Mixing>(db: Database<DB>) {
     db.append_typed("a", &paid(3)).await; // a: 20
     let report = run(false).await;
     assert!(!report.has_failures(), "{report}");
-    assert_eq!(db.parked("accounts").await, [parked, behind]);
+    assert_eq!(db.parked("balances").await, [parked, behind]);
     assert_eq!(accounts(&db).await, named(&[("a", 20), ("b", 577)]));
 
     let admin = db.worker().registered(DB::mixed(true)).admin().unwrap();
-    admin.retry_parked("accounts", None).await.unwrap();
+    admin.retry_parked("balances", None).await.unwrap();
     assert_eq!(accounts(&db).await, named(&[("a", 1_060), ("b", 477)]));
-    assert!(db.parked("accounts").await.is_empty());
+    assert!(db.parked("balances").await.is_empty());
 }
 
 const IDS: [&str; 4] = ["a", "b", "c", "'"];
@@ -186,12 +186,12 @@ async fn r3_folds_and_sql_killed_20_times_yield_the_rows_of_memory<DB: TestDatab
     let mut runner = TestRunner::new(ProptestConfig::default());
     let start = || {
         WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), &db)
-            .consumers(&["accounts"])
+            .consumers(&["balances"])
             .batch_size(7)
             .start()
     };
     let append = async || append_events(&db, &mut runner).await;
-    kill_20_times(&db, "accounts", start, append).await;
+    kill_20_times(&db, "balances", start, append).await;
     let expected = Written::in_memory(&db.events().await, false);
     assert!(!expected.accounts.is_empty() && !expected.applied.is_empty());
     assert_eq!(written(&db, 1).await, expected);
