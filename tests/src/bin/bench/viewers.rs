@@ -56,12 +56,12 @@ const PAGES: [(&str, &str, f64); 14] = [
     (
         "page of a search by event type",
         "/events?event=Missing",
-        100.0,
+        50.0,
     ),
     (
         "page of a search by correlation",
         "/events?correlation=missing&before=500000",
-        100.0,
+        50.0,
     ),
     ("page of an event", "/events/1500", 500.0),
     (
