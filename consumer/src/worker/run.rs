@@ -86,7 +86,7 @@ impl<DB: Backend> Worker<DB> {
     ///
     /// // For a status page, and for probes.
     /// for consumer in handle.consumers() {
-    ///     println!("{}: {}", consumer.name, consumer.state);
+    ///     println!("{}: {}", consumer.id, consumer.state);
     /// }
     /// assert!(handle.health().is_live());
     /// handle.shut_down();
