@@ -39,6 +39,9 @@ test_on!(
 
 test_on!([sqlite], nothing_is_saved_in_a_row_that_changed_meanwhile);
 
+/// Keeps a worker from claiming the row.
+const LOCK: &str = "SELECT 1 FROM consumer_progress WHERE consumer = 'users' FOR UPDATE";
+
 /// A worker that sees how its rows have changed only when it claims them.
 fn without_snapshots<DB: TestDatabase>(db: &Database<DB>) -> WorkerBuilder<DB> {
     db.worker().snapshot_interval(Duration::from_hours(1))
@@ -346,8 +349,7 @@ async fn a_claim_that_shows_a_change_reads_the_log_again(db: Database<Postgres>)
     for change in ["epoch = epoch + 1", "attempts = 1, failed_position = $"] {
         let mut connection = db.pool.acquire().await.unwrap();
         let mut tx = connection.begin().await.unwrap();
-        let lock = "SELECT 1 FROM consumer_progress WHERE consumer = 'users' FOR UPDATE";
-        Postgres::execute_sql(&mut tx, lock).await.unwrap();
+        Postgres::execute_sql(&mut tx, LOCK).await.unwrap();
         let last = db.append_one("User", "a").await;
         let read = running.consumer_caught_up_to("others", last);
         patiently("the event is in memory", read).await.unwrap();
@@ -373,8 +375,7 @@ async fn a_batch_that_waited_through_a_redaction_is_read_again(db: Database<Post
     reaches(&running, db.append_one("User", "a").await).await;
     let mut connection = db.pool.acquire().await.unwrap();
     let mut tx = connection.begin().await.unwrap();
-    let lock = "SELECT 1 FROM consumer_progress WHERE consumer = 'users' FOR UPDATE";
-    Postgres::execute_sql(&mut tx, lock).await.unwrap();
+    Postgres::execute_sql(&mut tx, LOCK).await.unwrap();
     let last = db.append_one("User", "a").await;
     let read = running.consumer_caught_up_to("others", last);
     patiently("the event is in memory", read).await.unwrap();
@@ -412,8 +413,7 @@ async fn a_claim_that_shows_a_failure_elsewhere_waits_too(db: Database<Postgres>
     reaches(&running, first).await;
     let mut connection = db.pool.acquire().await.unwrap();
     let mut tx = connection.begin().await.unwrap();
-    let lock = "SELECT 1 FROM consumer_progress WHERE consumer = 'users' FOR UPDATE";
-    Postgres::execute_sql(&mut tx, lock).await.unwrap();
+    Postgres::execute_sql(&mut tx, LOCK).await.unwrap();
     let last = db.append_one("User", "a").await;
     let fail = format!(
         "UPDATE consumer_progress SET attempts = 1, failed_position = {last}, error = 'no',

@@ -25,7 +25,7 @@ impl Problem {
     }
 
     /// The problem with the name of the consumer before it.
-    fn of(&self, consumer: &ConsumerId) -> String {
+    pub(crate) fn of(&self, consumer: &ConsumerId) -> String {
         match self {
             Self::Does(text) => format!("{consumer} {text}"),
             Self::Is(text) => format!("{consumer}: {text}"),

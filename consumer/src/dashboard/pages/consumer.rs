@@ -214,7 +214,7 @@ impl View<'_> {
                 }
                 (self.rebuild())
                 @for problem in problems_besides_failures(one) {
-                    p.banner.warn { (prose(problem.text())) }
+                    p.banner.warn { (prose(&problem.of(&one.id))) }
                 }
             }
         }
