@@ -34,6 +34,7 @@ impl Problem {
 }
 
 /// The problems of a consumer and their remedies.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) fn problems(one: &ConsumerStatus) -> impl Iterator<Item = String> {
     let problem = problem_of_state(one).or_else(|| failure(one));
     let all = [problem, remedy(one), no_worker(one)];
