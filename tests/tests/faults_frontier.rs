@@ -7,7 +7,7 @@ use consumer::{
 };
 use consumer_tests::{
     Database, Running, TestPostgres, keep_log, logged, patiently, read_model, run_once, test_on,
-    until,
+    until, until_some,
 };
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
@@ -284,18 +284,7 @@ async fn r11_evidence_is_read_after_the_rows() {
     let worker = Running::start(db.worker().consumer(read_model("c")));
     db.append("User", ["a"]).await;
     patiently("it runs", worker.caught_up()).await.unwrap();
-    let mut tx = db.store.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
-    until("it waits for the rows", async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                        AND wait_event_type = 'Lock' AND query LIKE '%last_value%'";
-        // A poll that takes too long is given up and begun again.
-        db.number(waiting).await >= 1
-    })
-    .await;
+    let mut tx = lock_events_before_the_rows_are_read(&db).await;
     let mut late = db.pool.begin().await.unwrap();
     let drawn: i64 = sqlx::query_scalar("SELECT nextval('events_global_position_seq')")
         .fetch_one(&mut *late)
@@ -322,6 +311,35 @@ async fn r11_evidence_is_read_after_the_rows() {
         .unwrap();
     worker.stop().await;
     assert_eq!(db.applied("c").await, db.log().await);
+}
+
+/// Locks the table of events so that the worker's read of the rows waits for it.
+///
+/// A poll has other statements that read the table. One that waits instead would be given up and begun
+/// again, so the lock is released and taken anew until it meets the right one.
+async fn lock_events_before_the_rows_are_read(
+    db: &Database<Postgres>,
+) -> Transaction<'static, Postgres> {
+    loop {
+        let mut tx = db.store.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let reads_rows = until_some("a poll waits", async || {
+            let waiting = "SELECT query LIKE '%last_value%' FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, bool>(waiting)
+                .fetch_optional(&db.pool)
+                .await
+                .unwrap()
+        })
+        .await;
+        if reads_rows {
+            return tx;
+        }
+        tx.rollback().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
