@@ -570,6 +570,7 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
             rows: rows.await,
             parked: parked.await.iter().map(|line| positioned(line)).collect(),
             applied: applied.await.iter().map(|line| positioned(line)).collect(),
+            before_rebuild: BTreeSet::new(),
             active: active.await.iter().map(|line| positioned(line).0).collect(),
             tables: self.tables().await,
         };
@@ -581,7 +582,11 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
         for event in &outside.handled {
             if handled.insert(*event) || !outside.repeatable.contains(event) {
                 let (name, version, position) = *event;
-                seen.applied.push(((name, version), position));
+                let applied = ((name, version), position);
+                seen.applied.push(applied);
+                if outside.before_rebuild.contains(event) {
+                    seen.before_rebuild.insert(applied);
+                }
             }
         }
         drop(outside);

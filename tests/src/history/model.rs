@@ -58,6 +58,8 @@ pub(super) struct Observed {
     pub(super) active: BTreeMap<&'static str, u32>,
     /// The events in the read models, those of an aggregate in the order in which they were handled.
     pub(super) applied: Vec<(Id, i64)>,
+    /// Those that a consumer handled before a rebuild that left them, and handles in order again.
+    pub(super) before_rebuild: BTreeSet<(Id, i64)>,
     pub(super) tables: Tables,
 }
 
@@ -955,7 +957,8 @@ impl Model {
     /// Checks the order of each aggregate, and that nothing was handled that was never committed.
     fn check_order(&self, seen: &Observed) -> Verdict {
         let mut last: BTreeMap<(Id, &str, &str), i64> = BTreeMap::new();
-        for (id, position) in &seen.applied {
+        let in_order = |applied: &&(Id, i64)| !seen.before_rebuild.contains(applied);
+        for (id, position) in seen.applied.iter().filter(in_order) {
             let event = self.event(*position)?;
             let before = last.insert((*id, &event.kind, &event.aggregate), *position);
             if before.is_some_and(|before| before >= *position) {

@@ -389,7 +389,7 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
         );
         self.database.execute(&sql).await;
         let mut outside = self.world.outside.lock().unwrap();
-        outside.handled.retain(|row| (row.0, row.1) != id);
+        outside.forget(id);
         Ok(true)
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Outside {
     pub(super) handled: Vec<Handled>,
     /// What it may handle again, since the checkpoint after it may not have been saved.
     pub(super) repeatable: HashSet<Handled>,
+    /// What it had handled before a rebuild that left it, and handles in order again.
+    pub(super) before_rebuild: HashSet<Handled>,
     /// Whether that is everything that it handles now.
     pub(super) is_crashing: bool,
     /// The events that are not broken any more.
@@ -60,6 +62,15 @@ pub(super) struct Outside {
     redacted: HashSet<i64>,
     /// A handler that was given such a payload all the same.
     leak: Option<String>,
+}
+
+impl Outside {
+    /// Forgets what a version has handled.
+    pub(super) fn forget(&mut self, id: (&'static str, u32)) {
+        let is_other = |event: &Handled| (event.0, event.1) != id;
+        self.handled.retain(is_other);
+        self.before_rebuild.retain(is_other);
+    }
 }
 
 /// The world that handlers act on, besides their transaction.
@@ -134,7 +145,9 @@ impl World {
         let outside = &mut *outside;
         let of_version = |event: &&Handled| (event.0, event.1) == (name, version);
         let handled = outside.handled.iter().filter(of_version);
-        outside.repeatable.extend(handled);
+        let handled: Vec<Handled> = handled.copied().collect();
+        outside.repeatable.extend(&handled);
+        outside.before_rebuild.extend(handled);
     }
 
     /// Notes what a batch that did not fail has handled.
@@ -449,9 +462,7 @@ impl<DB: HistoryBackend> Consumer<DB> for ScriptedConsumer {
             DB::HOME
         );
         DB::execute_sql(tx, &delete).await?;
-        let mut outside = self.world.outside.lock().unwrap();
-        let other = |row: &(&str, u32, i64)| (row.0, row.1) != (name, version);
-        outside.handled.retain(other);
+        self.world.outside.lock().unwrap().forget((name, version));
         Ok(())
     }
 }
