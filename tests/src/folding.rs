@@ -129,6 +129,10 @@ impl<DB: ReadModelDatabase, R: ReadModel> Consumer<DB> for Folding<R> {
         Some(R::TABLE)
     }
 
+    fn only_folds(&self) -> bool {
+        true
+    }
+
     fn can_reset(&self) -> bool {
         true
     }

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use consumer::admin::{ActivateOptions, ForgetOptions, RebuildOptions};
-use consumer::{ConsumerState, EventStore, OnError, Settings, Worker};
+use consumer::{ConsumerState, EventStore, OnError, ReadModel, Settings, Worker};
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
-    test_on,
+    Database, Folding, Running, TestConsumer, TestDatabase, consumer, folding, impatient,
+    patiently, run_once, test_on,
 };
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
@@ -32,6 +32,7 @@ test_on!(
 
 test_on!(
     [sqlite, postgres],
+    what_a_handler_changes_reaches_no_fold,
     what_a_handler_without_tx_changes_stays_out_of_the_pool
 );
 
@@ -489,4 +490,85 @@ async fn a_connection_that_a_handler_made_read_only_fails_its_event(db: Database
     };
     assert_eq!(*position, Some(1));
     assert!(error.contains("`PRAGMA query_only`"), "{error}");
+}
+
+#[derive(ReadModel)]
+#[read_model(table = "counters")]
+struct Counter {
+    #[read_model(key)]
+    id: String,
+    count: i64,
+}
+
+/// Counts the events of each aggregate.
+fn counting() -> Folding<Counter> {
+    folding(
+        "counters",
+        |_, event, keys| keys.add_aggregate(event),
+        |_, event, rows| {
+            let id = event.aggregate_id.clone();
+            let row = rows.row(&id)?;
+            row.get_or_insert(Counter { id, count: 0 }).count += 1;
+            Ok(())
+        },
+    )
+}
+
+/// A table `seen` that a trigger fills with what it sees of the session when a fold writes a row.
+trait Traced: TestDatabase {
+    const CHANGE: &'static str;
+    const TRACE: &'static str;
+    /// What the trigger sees in a session that nobody changed.
+    const SEEN: &'static [&'static str];
+}
+
+impl Traced for Sqlite {
+    const CHANGE: &'static str = "PRAGMA case_sensitive_like = ON";
+    const TRACE: &'static str = "
+        CREATE TABLE seen (what TEXT);
+        CREATE TRIGGER trace AFTER UPDATE ON counters_v1
+        BEGIN INSERT INTO seen VALUES ('a' LIKE 'A'); END";
+    const SEEN: &'static [&'static str] = &["1"];
+}
+
+impl Traced for Postgres {
+    const CHANGE: &'static str = "SET app.tenant = 'one'";
+    const TRACE: &'static str = "
+        CREATE TABLE seen (what TEXT);
+        CREATE FUNCTION trace() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen
+            SELECT concat(current_setting('app.tenant', true),
+                          (SELECT count(*) FROM pg_cursors
+                            WHERE name = 'consumer_guard' AND creation_time >= now()));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER trace AFTER UPDATE ON counters_v1 EXECUTE FUNCTION trace()";
+    /// Without the guard where the session was used by nobody but folds, and with it where a handler used
+    /// the session before.
+    const SEEN: &'static [&'static str] = &["0", "1"];
+}
+
+async fn what_a_handler_changes_reaches_no_fold<DB: Traced>(db: Database<DB>) {
+    let positions = db.append("Counter", ["a"]).await;
+    let changing = consumer::<DB, _>("changing", |_, tx, _| {
+        Box::pin(async move { Ok(DB::execute_sql(tx, DB::CHANGE).await?) })
+    });
+    let builder = db.worker().consumer(counting());
+    let running = Running::start(builder.scoped_consumer(changing.scope(&["Setting"])));
+    patiently("it creates the row", running.caught_up_to(positions[0]))
+        .await
+        .unwrap();
+    db.execute(DB::TRACE).await;
+    // One connection after the other is idle, so each batch has that of the batch before.
+    for aggregate_type in ["Setting", "Counter", "Counter"].repeat(10) {
+        db.append(aggregate_type, ["a"]).await;
+        patiently("it is handled", running.caught_up())
+            .await
+            .unwrap();
+    }
+    let report = running.stop().await;
+    assert!(!report.has_failures(), "{report}");
+    let seen = "SELECT DISTINCT what FROM seen ORDER BY what";
+    assert_eq!(db.texts(seen).await, DB::SEEN);
+    assert!(db.number("SELECT count(*) FROM seen").await >= 20);
 }

@@ -132,7 +132,7 @@ fn fold_one(krate: &Path) -> TokenStream {
     }
 }
 
-/// `handle_batch` of a block that only folds.
+/// The methods of a block that only folds.
 fn fold_all(krate: &Path) -> TokenStream {
     let connection = connection(krate);
     quote_spanned! {Span::mixed_site()=>
@@ -143,6 +143,9 @@ fn fold_all(krate: &Path) -> TokenStream {
             __events: &[#krate::PersistedEvent],
         ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
             #krate::read_model::fold_batch::<__Database, Self>(self, __cx, __tx, __events).await
+        }
+        fn only_folds(&self) -> ::core::primitive::bool {
+            true
         }
     }
 }

@@ -568,9 +568,7 @@ pub trait Checkpoints: Renames {
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
-        holder: &str,
-        at: Option<&str>,
-        timeout: Duration,
+        how: ClaimOptions<'_>,
     ) -> impl Future<Output = Result<Option<Claim>, sqlx::Error>> + Send;
 
     /// Whether there is a row, claimed or not.
@@ -776,11 +774,28 @@ pub enum Remains {
     Nothing,
 }
 
+/// How a row is claimed.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimOptions<'a> {
+    /// The lane that claims it.
+    pub(crate) holder: &'a str,
+    /// Where the row was last.
+    pub(crate) at: Option<&'a str>,
+    /// For how long the server keeps the claim of a process that does not answer.
+    pub(crate) timeout: Duration,
+    /// Whether to read the session, for [`TransactionGuard::is_same`].
+    pub(crate) with_session: bool,
+}
+
 /// Keeps the session of a connection as it was, and tells whether a handler ended the transaction of
 /// its worker (R4).
 pub trait TransactionGuard: Send + Sync + 'static {
     /// Begins a lane's transaction, in a session without the settings of earlier handlers.
     fn begin(&self) -> SqlStr;
+
+    /// Begins the transaction of a lane that only folds, in a session that no handler has used since it was
+    /// last restored.
+    fn begin_fold(&self) -> SqlStr;
 
     /// Lets the worker end the transaction, or stops anyone from doing so.
     fn allow_end(&self, allowed: bool);

@@ -84,7 +84,7 @@ pub(crate) use self::browse::{Among, BrowseStatements, Cursor, EventHeader};
 pub(crate) use self::checkpoints::OnThread;
 #[cfg(feature = "worker")]
 pub(crate) use self::checkpoints::{
-    CheckpointStatements, OtherLog, Remains, TransactionGuard, must_wait,
+    CheckpointStatements, ClaimOptions, OtherLog, Remains, TransactionGuard, must_wait,
 };
 #[cfg(feature = "worker")]
 pub(crate) use self::clock::is_paused as clock_is_paused;

@@ -1,7 +1,7 @@
 //! The connections that batches run on: a bounded number, however many lanes there are.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -113,6 +113,8 @@ pub(crate) struct Connections<DB: Backend> {
     idle_unused: Mutex<Vec<Open<DB>>>,
     /// The backends that hold a claim, to be terminated when the worker cannot wait for them.
     claimed: Mutex<HashSet<i32>>,
+    /// Whether a pooler was seen to run the transactions of one connection in several sessions.
+    shares_sessions: AtomicBool,
     thread_setup: OnceLock<ThreadSetup>,
 }
 
@@ -121,6 +123,8 @@ struct Open<DB: Backend> {
     guard: DB::Guard,
     /// Whether no batch has used it.
     is_new: bool,
+    /// The server's process, if no handler has used its session since it was restored.
+    restored_on: Option<i32>,
 }
 
 impl<DB: Backend> Connections<DB> {
@@ -137,6 +141,7 @@ impl<DB: Backend> Connections<DB> {
             idle: Mutex::default(),
             idle_unused: Mutex::default(),
             claimed: Mutex::new(HashSet::new()),
+            shares_sessions: AtomicBool::new(false),
             thread_setup: OnceLock::new(),
         }
     }
@@ -243,6 +248,7 @@ impl<DB: Backend> Connections<DB> {
             connection,
             guard,
             is_new: true,
+            restored_on: None,
         })
     }
 }
@@ -261,10 +267,39 @@ pub(crate) struct Parts<'a, DB: Backend> {
     pub(crate) guard: &'a DB::Guard,
     /// Whether no batch has used the connection before.
     pub(crate) is_new: bool,
+    pub(crate) session: Session<'a>,
     /// To be set once the transaction has been committed or rolled back.
     pub(crate) ended_well: &'a mut bool,
     /// Records the claim of the transaction.
     pub(crate) claimed: Claimed<'a>,
+}
+
+/// What is known of the session of a connection.
+pub(crate) struct Session<'a> {
+    restored_on: &'a mut Option<i32>,
+    are_shared: &'a AtomicBool,
+}
+
+impl Session<'_> {
+    /// Whether no handler has used the session since it was restored.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.restored_on.is_some() && !self.are_shared.load(Ordering::Relaxed)
+    }
+
+    /// Whether a transaction runs in the session that was restored. A pooler may have chosen another one,
+    /// which its other clients use too; then no session counts as restored any more.
+    pub(crate) fn is_still_on(&self, backend: i32) -> bool {
+        let is_same = *self.restored_on == Some(backend);
+        if !is_same {
+            self.are_shared.store(true, Ordering::Relaxed);
+        }
+        is_same
+    }
+
+    /// Notes what uses the session, which has been restored.
+    pub(crate) fn note_use(&mut self, only_folds: bool, backend: i32) {
+        *self.restored_on = only_folds.then_some(backend);
+    }
 }
 
 /// Records which backend holds a claim.
@@ -306,6 +341,10 @@ impl<DB: Backend> Lease<DB> {
             connection: &mut open.connection,
             guard: &open.guard,
             is_new: std::mem::take(&mut open.is_new),
+            session: Session {
+                restored_on: &mut open.restored_on,
+                are_shared: &self.connections.shares_sessions,
+            },
             ended_well: &mut self.ended_well,
             claimed,
         })
@@ -384,5 +423,37 @@ impl<DB: Backend> Drop for UnusedConnection<DB> {
         } else {
             open.guard.give_up();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_of_a_pooler_does_not_count_as_restored() {
+        let (mut restored_on, are_shared) = (None, AtomicBool::new(false));
+        let mut session = Session {
+            restored_on: &mut restored_on,
+            are_shared: &are_shared,
+        };
+        assert!(!session.is_restored());
+        session.note_use(true, 7);
+        assert!(session.is_restored() && session.is_still_on(7));
+        assert!(!session.is_still_on(8));
+        assert!(!session.is_restored());
+        session.note_use(true, 8);
+        assert!(!session.is_restored(), "the next may be on another one");
+    }
+
+    #[test]
+    fn a_session_that_a_handler_used_does_not_count_as_restored() {
+        let (mut restored_on, are_shared) = (Some(7), AtomicBool::new(false));
+        let mut session = Session {
+            restored_on: &mut restored_on,
+            are_shared: &are_shared,
+        };
+        session.note_use(false, 7);
+        assert!(!session.is_restored());
     }
 }

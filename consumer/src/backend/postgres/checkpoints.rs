@@ -1,7 +1,6 @@
 //! Checkpoints on Postgres: how rows are claimed, saved and advanced.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
@@ -15,7 +14,7 @@ use super::connect::{
     server_incarnation, with_numbers,
 };
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard, bind_save,
+    CheckpointStatements, Checkpoints, ClaimOptions, OnThread, Remains, TransactionGuard, bind_save,
 };
 use crate::backend::renames::Renames;
 use crate::backend::rows::on_row;
@@ -29,6 +28,7 @@ use crate::contract::columns::column;
 #[derive(Debug)]
 pub struct SessionGuard {
     begin: Arc<str>,
+    begin_fold: Arc<str>,
 }
 
 impl SessionGuard {
@@ -54,9 +54,14 @@ impl SessionGuard {
             Some(_) => session.try_get("set_path")?,
             None => String::new(),
         };
-        Ok(Self {
-            begin: format!("{BEGIN_BATCH}; {restore}{forget}; {set_path}{GUARD}").into(),
-        })
+        let begin: Arc<str> = format!("{BEGIN_BATCH}; {restore}{forget}; {set_path}{GUARD}").into();
+        let begin_fold = if settings.keep_statements {
+            format!("{BEGIN_BATCH}; {set_path}").into()
+        } else {
+            // Nor are its settings, which other clients of the pooler may have changed.
+            Arc::clone(&begin)
+        };
+        Ok(Self { begin, begin_fold })
     }
 }
 
@@ -105,6 +110,10 @@ impl TransactionGuard for SessionGuard {
     fn begin(&self) -> SqlStr {
         // Made of literals that the server has quoted.
         AssertSqlSafe(Arc::clone(&self.begin)).into_sql_str()
+    }
+
+    fn begin_fold(&self) -> SqlStr {
+        AssertSqlSafe(Arc::clone(&self.begin_fold)).into_sql_str()
     }
 
     fn allow_end(&self, _allowed: bool) {}
@@ -297,12 +306,10 @@ impl Checkpoints for Postgres {
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
-        _holder: &str,
-        at: Option<&str>,
-        timeout: Duration,
+        how: ClaimOptions<'_>,
     ) -> Result<Option<Claim>, sqlx::Error> {
-        let timeout = timeout.as_millis().to_string();
-        let claim = match at {
+        let timeout = how.timeout.as_millis().to_string();
+        let claim = match how.at {
             Some(at) => on_row::<Self>(&statements.claim_at, key)
                 .bind(&*timeout)
                 .bind(at),

@@ -1,7 +1,5 @@
 //! Checkpoints on SQLite: how rows are claimed, saved and advanced.
 
-use std::time::Duration;
-
 use sqlx::Executor as _;
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
@@ -10,7 +8,8 @@ use sqlx::sqlite::{Sqlite, SqliteConnection};
 use super::connect::{BEGIN_WRITE, BUSY, READONLY, primary_code};
 use super::hooks::{self, HookGuard, session};
 use crate::backend::checkpoints::{
-    CheckpointStatements, Checkpoints, OnThread, Remains, TransactionGuard as _, bind_save,
+    CheckpointStatements, Checkpoints, ClaimOptions, OnThread, Remains, TransactionGuard as _,
+    bind_save,
 };
 use crate::backend::marks::of_other_versions;
 use crate::backend::renames::Renames;
@@ -74,9 +73,10 @@ impl Checkpoints for Sqlite {
                EXISTS (SELECT 1 FROM {handled} AS h
                         WHERE h.consumer = $1 AND h.up_to > position) AS is_replaying,
                -- There is no server.
-                0 AS backend, '' AS \"transaction\", '' AS address, 0 AS started, 0 AS recovered, ",
+                0 AS backend, '' AS \"transaction\", '' AS address, 0 AS started, 0 AS recovered,
+               CASE WHEN $5 THEN ",
         session!(),
-        " AS session"
+        " ELSE '' END AS session"
     );
 
     /// The file has no dead rows.
@@ -143,11 +143,11 @@ impl Checkpoints for Sqlite {
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
-        holder: &str,
-        _at: Option<&str>,
-        _timeout: Duration,
+        how: ClaimOptions<'_>,
     ) -> Result<Option<Claim>, sqlx::Error> {
-        let claim = on_row::<Self>(&statements.claim, key).bind(holder);
+        let claim = on_row::<Self>(&statements.claim, key)
+            .bind(how.holder)
+            .bind(how.with_session);
         let row = claim.fetch_optional(connection).await?;
         row.map(|row| Claim::decode::<Self>(&row, key.clone()))
             .transpose()

@@ -65,6 +65,10 @@ impl TransactionGuard for HookGuard {
         BEGIN_WRITE.into_sql_str()
     }
 
+    fn begin_fold(&self) -> SqlStr {
+        self.begin()
+    }
+
     fn allow_end(&self, allowed: bool) {
         self.hooks.allowed.store(allowed, Ordering::Release);
         if allowed {

@@ -115,6 +115,10 @@ const MANY_NEW: usize = 500;
 ///         Some(Visits::TABLE)
 ///     }
 ///
+///     fn only_folds(&self) -> bool {
+///         true
+///     }
+///
 ///     fn can_reset(&self) -> bool {
 ///         true
 ///     }

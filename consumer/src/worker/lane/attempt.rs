@@ -65,14 +65,20 @@ impl<DB: Backend> Attempt<'_, DB> {
             connection,
             guard,
             is_new,
+            mut session,
             ended_well,
             mut claimed,
         } = lease.begin()?;
-        let begin = connection.begin_with(guard.begin());
-        let mut tx = self.shared.answer(begin).await?;
-        let ready = match self.shared.answer(self.open(&mut tx)).await? {
-            Opening::Ready(ready) if is_new || guard.is_same(&ready.claim.session) => ready,
-            Opening::Ready(_) => return Err(AttemptError::StaleConnection),
+        let only_folds = self.segment.consumer.only_folds();
+        let needs_guard = !(only_folds && session.is_restored());
+        let begin = if needs_guard {
+            guard.begin()
+        } else {
+            guard.begin_fold()
+        };
+        let mut tx = self.shared.answer(connection.begin_with(begin)).await?;
+        let ready = match self.shared.answer(self.open(&mut tx, needs_guard)).await? {
+            Opening::Ready(ready) => ready,
             Opening::Commit(outcome) => {
                 return self.shared.answer(commit(tx, ended_well, outcome)).await;
             }
@@ -80,7 +86,17 @@ impl<DB: Backend> Attempt<'_, DB> {
                 return self.shared.answer(roll_back(tx, ended_well, outcome)).await;
             }
         };
-        claimed.by(ready.claim.backend);
+        let backend = ready.claim.backend;
+        let is_as_opened = if needs_guard {
+            is_new || guard.is_same(&ready.claim.session)
+        } else {
+            session.is_still_on(backend)
+        };
+        if !is_as_opened {
+            return Err(AttemptError::StaleConnection);
+        }
+        session.note_use(only_folds, backend);
+        claimed.by(backend);
         let handled = self
             .handle_guarded(&ready, &mut tx, unused.as_mut(), guard)
             .await?;
@@ -130,9 +146,13 @@ impl<DB: Backend> Attempt<'_, DB> {
 
     /// Claims the row, applies the policy to an event whose attempts are used up, and determines
     /// what is left for the handler.
-    pub(super) async fn open(&self, tx: &mut Transaction<'_, DB>) -> Result<Opening, sqlx::Error> {
+    pub(super) async fn open(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        with_session: bool,
+    ) -> Result<Opening, sqlx::Error> {
         let (statements, segment) = (&self.shared.statements, self.segment);
-        let claim = match segment.claim(self.shared, tx).await? {
+        let claim = match segment.claim(self.shared, tx, with_session).await? {
             Ok(claim) => claim,
             Err(outcome) => return Ok(Opening::RollBack(outcome)),
         };

@@ -60,7 +60,7 @@ impl<DB: Backend> Attempt<'_, DB> {
             ..
         } = lease.begin()?;
         let mut tx = connection.begin_with(guard.begin()).await?;
-        let mut opening = self.open(&mut tx).await?;
+        let mut opening = self.open(&mut tx, false).await?;
         if let Opening::Ready(ready) = &opening {
             let mark = self.mark(ready.run.is_replay);
             let position = ready.claim.checkpoint.position;

@@ -49,7 +49,7 @@ pub(super) async fn claim_again<DB: Backend>(
     up_to: i64,
     tx: &mut Transaction<'_, DB>,
 ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
-    let claim = match segment.claim(shared, tx).await? {
+    let claim = match segment.claim(shared, tx, false).await? {
         Ok(claim) => claim,
         Err(outcome) => return Ok(Err(outcome)),
     };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use sqlx::Transaction;
 
-use crate::backend::{Backend, Claim, MarkHolder, NewCheckpoint, SLICES, SegmentId};
+use crate::backend::{Backend, Claim, ClaimOptions, MarkHolder, NewCheckpoint, SLICES, SegmentId};
 use crate::worker::context::Shared;
 use crate::worker::lane::outcome::Outcome;
 use crate::worker::lane::row_address::RowAddress;
@@ -73,18 +73,24 @@ impl<DB: Backend> Segment<DB> {
         &self,
         shared: &Shared<DB>,
         tx: &mut Transaction<'_, DB>,
+        with_session: bool,
     ) -> Result<Result<Box<Claim>, Outcome>, sqlx::Error> {
-        let (statements, timeout) = (&shared.statements, shared.options.claim_timeout);
-        let holder = &self.holder_id(shared);
+        let statements = &shared.statements;
+        let search = ClaimOptions {
+            holder: &self.holder_id(shared),
+            at: None,
+            timeout: shared.options.claim_timeout,
+            with_session,
+        };
         if let Some(address) = self.row.get() {
-            let claim = DB::claim(statements, tx, &self.key, holder, Some(&address), timeout);
-            let claim = claim.await?;
+            let at = Some(&*address);
+            let claim = DB::claim(statements, tx, &self.key, ClaimOptions { at, ..search }).await?;
             if claim.is_some() || !self.row.may_search() {
                 return Ok(claim.map(Box::new).ok_or(Outcome::Busy));
             }
         }
         let began = Instant::now();
-        let claim = DB::claim(statements, tx, &self.key, holder, None, timeout).await?;
+        let claim = DB::claim(statements, tx, &self.key, search).await?;
         let is_gone = claim.is_none() && !DB::exists(statements, tx, &self.key).await?;
         self.row.searched(began.elapsed());
         if let Some(claim) = &claim {

@@ -72,6 +72,11 @@ impl<DB: Backend> WorkerConsumer<DB> {
         self.registered.consumer.uses_transaction()
     }
 
+    /// Whether no SQL of a handler runs in its transaction.
+    pub(crate) fn only_folds(&self) -> bool {
+        self.registered.consumer.only_folds()
+    }
+
     /// The table of its read model, if it has one.
     pub(crate) fn table(&self) -> Option<&'static Table> {
         self.registered.consumer.read_model()
