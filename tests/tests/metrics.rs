@@ -8,9 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{
-    ExpectedVersion, Formerly, NewEvent, OnError, Schema, Settings, Worker, merge_segments,
-};
+use consumer::{Formerly, NewEvent, OnError, Schema, Settings, Worker, merge_segments};
 use consumer_tests::{
     Database, Model, Running, TestDatabase, consumer, patiently, read_model, test_on,
 };
@@ -425,7 +423,7 @@ fn is_only_in(name: &str, current: &str) -> bool {
 
 async fn a_consumer_shows_that_it_waits_for_a_release<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a"]).await;
-    db.append_events(&[NewEvent::new("User", "a", "Refunded", "{}")])
+    db.append_event(NewEvent::new("User", "a", "Refunded", "{}"))
         .await;
     let name = named::<DB, _>("waiting_s", "waiting_p");
     let old = read_model(name).knows(|format| format.event_type == "Changed");
@@ -523,10 +521,8 @@ async fn each_log_of_a_process_has_metrics_of_its_own() {
         let schema = Schema::default().database_schema(tenant);
         let store = db.store.clone().with_schema(schema).unwrap();
         store.migrate().await.unwrap();
-        for _ in 0..events {
-            let changed = [NewEvent::new("User", "u-1", "Changed", "{}")];
-            store.append(ExpectedVersion::Any, &changed).await.unwrap();
-        }
+        let log = Database::of(store.clone(), &db.url);
+        log.append_many(events.into()).await;
         let users = consumer("tenants", |_, _: &mut sqlx::PgConnection, _| {
             Box::pin(async { Ok(()) })
         });

@@ -11,7 +11,7 @@ async fn live(db: &Database<Sqlite>, served: &Served, looks: u32) {
     let mut next = 1_000;
     for look in 0..looks {
         for _ in 0..[12, 20, 31, 26, 38, 22, 14, 29, 44, 35][look as usize % 10] {
-            db.append_events(&[order(next)]).await;
+            db.append_event(order(next)).await;
             next += 1;
         }
         served.page("/").await;

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use consumer::admin::{Admin, AdminError, RebuildOptions};
-use consumer::{
-    EventStore, ExpectedVersion, Metadata, NewEvent, OnError, Redaction, Schema, Settings,
-    StoreError,
-};
+use consumer::{EventStore, Metadata, NewEvent, OnError, Redaction, Schema, Settings, StoreError};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
     test_on, until,
@@ -290,12 +287,13 @@ async fn errors_of_another_log_stay<DB: TestDatabase>(db: Database<DB>) {
         .events("other")
         .aggregate_heads("other_heads");
     let other = db.store.clone().with_schema(other).unwrap();
-    let script = other.migration_sql();
-    db.execute(&script).await;
-    let event = [NewEvent::new("User", "ada", "UserRegistered", SECRET)];
-    other.append(ExpectedVersion::Any, &event).await.unwrap();
+    let other = Database::of(other, &db.url);
+    db.execute(&other.store.migration_sql()).await;
+    let event = NewEvent::new("User", "ada", "UserRegistered", SECRET);
+    other.append_event(event).await;
     let (stops, _) = strict("stops", &open(), true);
-    let worker = consumer::Worker::builder(other).consumer(stops.settings(impatient().retries(0)));
+    let stops = stops.settings(impatient().retries(0));
+    let worker = consumer::Worker::builder(other.store).consumer(stops);
     run_once(worker).await;
     let admin = Admin::new(db.store.clone());
     admin.redact(position, REDACTED).await.unwrap();
