@@ -63,7 +63,7 @@ pub mod reexport {
     pub use consumer::*;
 }
 
-/// Declares a consumer in the crate that calls this.
+/// Declares a consumer in the crate that calls this, as a macro of another crate does.
 #[macro_export]
 macro_rules! declare_a_consumer {
     ($type:ident, $name:literal) => {

@@ -5,7 +5,7 @@ use consumer::prelude::*;
 use consumer::read_model::{ColumnRole, Fold, Keys};
 use consumer::sqlx::types::Json;
 use consumer::sqlx::types::chrono::{DateTime, NaiveDate, Utc};
-use consumer::sqlx::{self, Postgres, Sqlite};
+use consumer::sqlx::{self, Executor, FromRow, IntoArguments, Postgres, Sqlite};
 use consumer::{ErasedConsumer, EventRecord, Registered, Registry, Settings};
 use consumer_tests::{Database, TestDatabase, run_once, test_on};
 use serde::{Deserialize, Serialize};
@@ -466,7 +466,7 @@ async fn a_rebuild_empties_the_table<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(users(&db).await, ["a a@1 0 1"]);
 }
 
-/// A consumer with SQL handlers, for one database.
+/// A consumer with SQL handlers, for one database: the attribute takes no generic `impl`.
 macro_rules! with_sql {
     ($name:ident, $connection:ty, $group:literal) => {
         #[derive(Default)]
@@ -705,36 +705,28 @@ impl Prices {
     }
 }
 
-/// Reads back with sqlx what was written, on one database.
-macro_rules! reads_every_type {
-    ($name:ident, $database:ty) => {
-        #[tokio::test]
-        async fn $name() {
-            let db = Database::<$database>::fresh().await;
-            let filled = named("Type", "a", "Filled");
-            let loaded = || named("Type", "a", "Loaded");
-            db.append_events(&[filled, loaded()]).await;
-            run(&db, "types").await;
-            // In a batch of its own it is loaded from the database.
-            db.append_event(loaded()).await;
-            run(&db, "types").await;
-            let row: Everything = sqlx::query_as("SELECT * FROM everything_v1")
-                .fetch_one(&db.pool)
-                .await
-                .unwrap();
-            assert_eq!(row, everything());
-            assert_eq!(db.texts("SELECT price FROM prices_v1").await, ["12.05"]);
-            assert_eq!(
-                db.number("SELECT count(*) FROM prices_v1 WHERE tax IS NULL")
-                    .await,
-                1
-            );
-        }
-    };
-}
+test_on!([sqlite, postgres], every_type_is_stored_and_read);
 
-reads_every_type!(every_type_is_stored_and_read_on_sqlite, Sqlite);
-reads_every_type!(every_type_is_stored_and_read_on_postgres, Postgres);
+async fn every_type_is_stored_and_read<DB: TestDatabase>(db: Database<DB>)
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    DB::Arguments: IntoArguments<DB>,
+    for<'r> Everything: FromRow<'r, DB::Row>,
+{
+    let filled = named("Type", "a", "Filled");
+    let loaded = || named("Type", "a", "Loaded");
+    db.append_events(&[filled, loaded()]).await;
+    run(&db, "types").await;
+    // In a batch of its own it is loaded from the database.
+    db.append_event(loaded()).await;
+    run(&db, "types").await;
+    let everything_stored = sqlx::query_as("SELECT * FROM everything_v1");
+    let row: Everything = everything_stored.fetch_one(&db.pool).await.unwrap();
+    assert_eq!(row, everything());
+    assert_eq!(db.texts("SELECT price FROM prices_v1").await, ["12.05"]);
+    let untaxed = "SELECT count(*) FROM prices_v1 WHERE tax IS NULL";
+    assert_eq!(db.number(untaxed).await, 1);
+}
 
 #[test]
 fn a_table_has_the_columns_of_the_struct() {

@@ -235,7 +235,7 @@ trait Words: ReadModel + Clone + std::fmt::Debug {
     fn words(&mut self) -> &mut String;
 }
 
-/// Declares a row whose key is the aggregate id, as a value of a type.
+/// Declares a row whose key is the aggregate id, as a value of a type. The derive needs its table as a literal.
 macro_rules! row_of_an_aggregate {
     ($row:ident, $table:literal, $key:ty, $ids:expr) => {
         #[derive(ReadModel, Clone, Debug)]
@@ -314,7 +314,8 @@ row_of_an_aggregate!(
     ]
 );
 
-/// Declares a row whose key has several parts, given the number of the aggregate and the event.
+/// Declares a row whose key has several parts, given the number of the aggregate and the event. The derive
+/// reads them from the struct.
 macro_rules! row_of_parts {
     (
         $row:ident, $table:literal, |$number:ident, $edited:ident|

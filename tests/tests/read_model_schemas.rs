@@ -47,6 +47,7 @@ struct Count {
     count: i64,
 }
 
+/// Declares a consumer for each row, as the attribute takes no generic `impl`.
 macro_rules! tallies {
     ($($consumer:ident of $row:ident),+) => {
         $(#[derive(Default)]
