@@ -313,7 +313,7 @@ impl IgnoringRows {
 }
 
 #[test]
-fn a_consumer_takes_what_its_handlers_take_and_ignore_does_not_name() {
+fn a_consumer_takes_what_handlers_take_and_ignore_does_not_name() {
     for (consumer, expected) in [
         (
             Registered::new(ByType),
