@@ -60,9 +60,9 @@ pub struct Account {
 /// Keeps amounts small, however often they are doubled.
 pub const MOST: i64 = 1_000_003;
 
-/// Declares, in the crate that calls this, a consumer with each form of handler for one database. In which order
-/// they change a row shows in the row. Its SQL handlers note their events in the table `applied`, each
-/// version under the name of its table.
+/// Declares, in the crate that calls this, a consumer with each form of handler for one database, as the
+/// attribute takes no generic `impl`. In which order they change a row shows in the row. Its SQL handlers
+/// note their events in the table `applied`, each version under the name of its table.
 #[macro_export]
 macro_rules! declare_accounts {
     ($module:ident, $connection:ident, $database:ident) => {

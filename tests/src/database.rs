@@ -53,9 +53,17 @@ pub trait TestDatabase: Backend + sqlx::Database<Connection: Migrate> + Sized {
         connection: &mut Self::Connection,
         sql: &str,
     ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
+
+    /// Reads a column of text by its name, through a statement that the connection keeps prepared.
+    fn named_texts(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+        column: &str,
+    ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
 }
 
-/// Implements what reads the same for both databases and has no type in common.
+/// Implements what reads the same for both databases; a function for both needs bounds that each of its
+/// callers would repeat.
 macro_rules! queries {
     () => {
         async fn execute_sql(
@@ -124,6 +132,15 @@ macro_rules! queries {
             let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
             let rows = rows.fetch_all(connection).await?;
             rows.iter().map(|row| row.try_get(0)).collect()
+        }
+
+        async fn named_texts(
+            connection: &mut Self::Connection,
+            sql: &'static str,
+            column: &str,
+        ) -> Result<Vec<String>, sqlx::Error> {
+            let rows = sqlx::query(sql).fetch_all(connection).await?;
+            rows.iter().map(|row| row.try_get(column)).collect()
         }
     };
 }

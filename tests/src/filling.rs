@@ -314,7 +314,7 @@ async fn fill_shop(db: &Database<Sqlite>) {
         with(builder, shop())
     };
     for index in 0..640 {
-        db.append_events(&[order(index)]).await;
+        db.append_event(order(index)).await;
     }
     run_once(worker("2026-11-27.1")).await;
     let next = Worker::builder(db.store.clone()).registered(version(2, accounts()));
@@ -324,14 +324,14 @@ async fn fill_shop(db: &Database<Sqlite>) {
     )
     .await;
     for index in 640..710 {
-        db.append_events(&[order(index)]).await;
+        db.append_event(order(index)).await;
     }
     let refunded = NewEvent::new("Order", "order-640", "OrderRefunded", r#"{"total":20.00}"#);
-    db.append_events(&[refunded]).await;
+    db.append_event(refunded).await;
     for index in 711..900 {
-        db.append_events(&[order(index)]).await;
+        db.append_event(order(index)).await;
     }
-    db.append_events(&[NewEvent::new("Order", "order-31", "OrderPaid", "{}")])
+    db.append_event(NewEvent::new("Order", "order-31", "OrderPaid", "{}"))
         .await;
     run_once(worker("2026-11-29.2")).await;
 }
@@ -404,24 +404,23 @@ async fn fill_over(db: &Database<Sqlite>) {
         "long ".repeat(400),
         "1,".repeat(600)
     );
-    db.append_events(&[event(LONG_ID, payload)]).await;
+    db.append_event(event(LONG_ID, payload)).await;
     db.append_many(1_000).await;
-    db.append_events(&[event(RUDE_ID, b"\x1b[2J in text\n")])
+    db.append_event(event(RUDE_ID, b"\x1b[2J in text\n")).await;
+    db.append_event(event("bytes", &[0xff, 0xfe, 0, 1, 2, 60, 98, 62]))
         .await;
-    db.append_events(&[event("bytes", &[0xff, 0xfe, 0, 1, 2, 60, 98, 62])])
+    db.append_event(event("large", "a large text ".repeat(20_000).as_bytes()))
         .await;
-    db.append_events(&[event("large", "a large text ".repeat(20_000).as_bytes())])
-        .await;
-    db.append_events(&[event("bad", long.as_bytes())]).await;
+    db.append_event(event("bad", long.as_bytes())).await;
     let unknown = NewEvent::new(LONG_TYPE, LONG_ID, LONG_TYPE, payload.to_vec());
     let related = unknown
         .correlation_id(LONG_ID)
         .causation_id(LONG_ID)
         .trace_id(LONG_ID);
     let metadata = Metadata::new(&serde_json::json!({ "by": LONG_ID })).expect("metadata");
-    db.append_events(&[related.metadata(metadata)]).await;
+    db.append_event(related.metadata(metadata)).await;
     for index in 0..40 {
-        db.append_events(&[event(&format!("user-{index}"), payload)])
+        db.append_event(event(&format!("user-{index}"), payload))
             .await;
     }
     let worker = |release: &str, consumers| {

@@ -24,6 +24,7 @@ mod postgres;
 mod process;
 mod programs;
 mod properties;
+mod recording;
 pub mod releases;
 pub mod samples;
 mod served;
@@ -52,6 +53,7 @@ pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
 pub use self::process::{WorkerProcess, declaring_main, release_main, worker_main};
 pub use self::programs::Program;
 pub use self::properties::cases;
+pub use self::recording::{Payloads, recording_at_gate};
 pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;
 pub use self::standby::{Standby, Switch};
@@ -63,7 +65,7 @@ pub mod reexport {
     pub use consumer::*;
 }
 
-/// Declares a consumer in the crate that calls this.
+/// Declares a consumer in the crate that calls this, as a macro of another crate does.
 #[macro_export]
 macro_rules! declare_a_consumer {
     ($type:ident, $name:literal) => {

@@ -72,7 +72,7 @@ pub async fn append_known<DB: TestDatabase>(db: &Database<DB>, count: usize) {
             NewEvent::typed(&before::OrderEvent::Paid)
         };
         let event = event.expect("JSON").of(order());
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
 }
 
@@ -90,7 +90,7 @@ pub async fn append_unknown<DB: TestDatabase>(db: &Database<DB>) -> i64 {
 /// Appends an event as the release after has it, and returns its position.
 pub async fn append_after<DB: TestDatabase>(db: &Database<DB>, event: &after::OrderEvent) -> i64 {
     let event = NewEvent::typed(event).expect("JSON").of(order());
-    db.append_events(&[event]).await[0].global_position
+    db.append_event(event).await
 }
 
 /// An event of the new version.

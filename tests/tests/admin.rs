@@ -5,7 +5,7 @@ use std::sync::Arc;
 use consumer::Backend;
 use consumer::admin::{ActivateOptions, Admin, AdminError, ConsumerState, ForgetOptions, Target};
 use consumer::{OnError, Registered, Settings, Worker};
-use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
+use consumer_tests::{Database, Model, Running, TestDatabase, run_once, test_on};
 use sqlx::Postgres;
 use tokio::sync::Semaphore;
 
@@ -378,18 +378,15 @@ async fn a_pause_waits_for_the_current_batch() {
     db.append("User", ["a"]).await;
     let gate = Arc::new(Semaphore::new(0));
     let users = Model::new("users").gate(&gate);
-    let worker = users.worker(&db).build().unwrap();
-    let handle = worker.handle();
-    let running = tokio::spawn(worker.run(std::future::pending()));
+    let running = Running::start(users.worker(&db));
     users.entered.notified().await;
     let admin = Admin::new(db.store.clone());
     let pausing = tokio::spawn(async move { admin.pause("users").await });
     gate.add_permits(1);
     pausing.await.unwrap().unwrap();
     db.append("User", ["b"]).await;
-    let refused = handle.caught_up().await;
+    let refused = running.caught_up().await;
     assert!(refused.is_err(), "a paused consumer does not catch up");
     assert_eq!(users.seen().len(), 1);
-    handle.shut_down();
-    running.await.unwrap().unwrap();
+    running.stop().await;
 }

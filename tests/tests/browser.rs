@@ -15,8 +15,42 @@ test_on!(
     a_version_is_rebuilt_beside_the_other_and_activated,
 );
 
+test_on!(
+    [sqlite],
+    a_failure_is_handled_without_scripts,
+    a_version_is_rebuilt_and_activated_without_scripts,
+    events_are_found_and_skipped_without_scripts,
+    a_read_only_dashboard_has_nothing_to_press,
+    a_page_of_another_site_changes_nothing,
+    the_keyboard_reaches_everything,
+    the_same_form_on_the_own_site_works,
+);
+
+test_on!(
+    [postgres],
+    a_blocked_frontier_is_named_and_gone_when_it_ends
+);
+
 fn url(served: &Served, path: &str) -> String {
     format!("http://{}{path}", served.address)
+}
+
+/// The consumer `users`, which has handled an event.
+async fn handled<DB: TestDatabase>(db: &Database<DB>) -> Model {
+    let users = Model::new("users");
+    db.append("User", ["ada"]).await;
+    run_once(users.worker(db)).await;
+    users
+}
+
+/// The consumer `users`, which has failed on its first event.
+async fn failed<DB: TestDatabase>(db: &Database<DB>) -> Model {
+    let users = Model::new("users");
+    users.fail_on("bad", true);
+    let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada"}"#);
+    db.append_event(event).await;
+    run_once(users.worker(db)).await;
+    users
 }
 
 /// Sends the form whose warning is shown.
@@ -27,16 +61,15 @@ async fn confirm(browser: &Browser) {
 }
 
 async fn a_failure_is_seen_parked_repaired_and_retried<DB: TestDatabase>(db: Database<DB>) {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let users = Model::new("users");
     users.fail_on("bad", true);
     let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada","tags":["x"]}"#);
     db.append_event(event).await;
     let worker = Running::start(users.worker(&db));
     let served = Served::operable(users.worker(&db)).await;
-    let browser = Browser::start().await;
 
     browser.open(&url(&served, "/")).await;
     browser.shows("stopped").await;
@@ -65,9 +98,9 @@ async fn a_failure_is_seen_parked_repaired_and_retried<DB: TestDatabase>(db: Dat
 }
 
 async fn a_version_is_rebuilt_beside_the_other_and_activated<DB: TestDatabase>(db: Database<DB>) {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let first = Model::new("users").settings(Settings::default().batch_size(10));
     db.append_many(100).await;
     run_once(first.worker(&db)).await;
@@ -77,7 +110,6 @@ async fn a_version_is_rebuilt_beside_the_other_and_activated<DB: TestDatabase>(d
         || -> WorkerBuilder<DB> { Worker::builder(db.store.clone()).registered(second.clone()) };
     let worker = Running::start(builder());
     let served = Served::operable(builder()).await;
-    let browser = Browser::start().await;
 
     browser.open(&url(&served, "/consumers/users/2")).await;
     browser.shows("rebuilding: 20 of 100, 20 %").await;
@@ -104,15 +136,11 @@ async fn a_version_is_rebuilt_beside_the_other_and_activated<DB: TestDatabase>(d
     worker.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_frontier_is_named_and_gone_when_it_ends() {
-    if !Browser::is_installed() {
+async fn a_blocked_frontier_is_named_and_gone_when_it_ends(db: Database<Postgres>) {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
-    let db = Database::<Postgres>::fresh().await;
-    let users = Model::new("users");
-    db.append("User", ["ada"]).await;
-    run_once(users.worker(&db)).await;
+    };
+    let users = handled(&db).await;
     let mut open = db.store.begin().await.unwrap();
     sqlx::query("SET application_name = 'nightly import'")
         .execute(&mut *open)
@@ -121,7 +149,6 @@ async fn a_blocked_frontier_is_named_and_gone_when_it_ends() {
     db.append_in(&mut open, "slow").await;
     db.append("User", ["bob"]).await;
     let served = Served::read_only(users.worker(&db)).await;
-    let browser = Browser::start().await;
     browser.open(&url(&served, "/")).await;
     browser.shows("Blocked by pid").await;
     browser.shows("app=nightly import").await;
@@ -133,30 +160,23 @@ async fn a_blocked_frontier_is_named_and_gone_when_it_ends() {
 const PROBE: &str =
     "<noscript>No script runs.</noscript><script>document.write('A script runs.')</script>";
 
-async fn without_scripts() -> Browser {
+async fn without_scripts() -> Option<Browser> {
+    let browser = Browser::without_scripts().await?;
     let probe = || async { axum::response::Html(PROBE) };
     let probe = axum::Router::new().route("/", axum::routing::get(probe));
     let probe = Served::router(probe).await;
-    let browser = Browser::without_scripts().await;
     browser.open(&url(&probe, "/")).await;
     assert_eq!(browser.text().await, "No script runs.");
-    browser
+    Some(browser)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_handled_without_scripts() {
-    if !Browser::is_installed() {
+async fn a_failure_is_handled_without_scripts(db: Database<Sqlite>) {
+    let Some(browser) = without_scripts().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
-    let users = Model::new("users");
-    users.fail_on("bad", true);
-    let event = NewEvent::new("User", "bad", "Renamed", r#"{"name":"Ada"}"#);
-    db.append_event(event).await;
+    };
+    let users = failed(&db).await;
     db.append("User", ["good"]).await;
-    run_once(users.worker(&db)).await;
     let served = Served::operable(users.worker(&db)).await;
-    let browser = without_scripts().await;
 
     browser.open(&url(&served, "/")).await;
     browser.click("users").await;
@@ -185,19 +205,16 @@ async fn a_failure_is_handled_without_scripts() {
     assert_eq!(db.parked("users").await, [0; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_rebuilt_and_activated_without_scripts() {
-    if !Browser::is_installed() {
+async fn a_version_is_rebuilt_and_activated_without_scripts(db: Database<Sqlite>) {
+    let Some(browser) = without_scripts().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
+    };
     let users = Model::new("users");
     db.append_many(3).await;
     run_once(users.worker(&db)).await;
     let second = Registered::scoped(users.clone()).version(2);
     let both = || users.worker(&db).registered(second.clone());
     let served = Served::operable(both()).await;
-    let browser = without_scripts().await;
 
     browser.open(&url(&served, "/consumers/users/1")).await;
     browser.click("Rebuild").await;
@@ -220,18 +237,12 @@ async fn a_version_is_rebuilt_and_activated_without_scripts() {
     assert_eq!(admin.active_version("users").await.unwrap(), Some(2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_are_found_and_skipped_without_scripts() {
-    if !Browser::is_installed() {
+async fn events_are_found_and_skipped_without_scripts(db: Database<Sqlite>) {
+    let Some(browser) = without_scripts().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
-    let users = Model::new("users");
-    users.fail_on("bad", true);
-    db.append("User", ["bad"]).await;
-    run_once(users.worker(&db)).await;
+    };
+    let users = failed(&db).await;
     let served = Served::operable(users.worker(&db)).await;
-    let browser = without_scripts().await;
     browser.open(&url(&served, "/")).await;
     browser.click("users").await;
     browser.shows("cannot handle bad").await;
@@ -251,18 +262,12 @@ async fn events_are_found_and_skipped_without_scripts() {
     browser.shows("handled, or skipped").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_dashboard_has_nothing_to_press() {
-    if !Browser::is_installed() {
+async fn a_read_only_dashboard_has_nothing_to_press(db: Database<Sqlite>) {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
-    let users = Model::new("users");
-    users.fail_on("bad", true);
-    db.append("User", ["bad"]).await;
-    run_once(users.worker(&db)).await;
+    };
+    let users = failed(&db).await;
     let served = Served::read_only(users.worker(&db)).await;
-    let browser = Browser::start().await;
     for path in ["/", "/consumers/users/1", "/consumers/users/1/parked"] {
         browser.open(&url(&served, path)).await;
         assert!(browser.all("form[method=post]").await.is_empty(), "{path}");
@@ -279,15 +284,11 @@ async fn a_read_only_dashboard_has_nothing_to_press() {
     browser.shows("stopped").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_another_site_changes_nothing() {
-    if !Browser::is_installed() {
+async fn a_page_of_another_site_changes_nothing(db: Database<Sqlite>) {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
-    let users = Model::new("users");
-    db.append("User", ["ada"]).await;
-    run_once(users.worker(&db)).await;
+    };
+    let users = handled(&db).await;
     let served = Served::operable(users.worker(&db)).await;
     let token = served.token("/consumers/users/1").await;
     // The other site has even stolen a token, and is not stopped by the browser before it sends.
@@ -300,7 +301,6 @@ async fn a_page_of_another_site_changes_nothing() {
         axum::routing::get(|| async { axum::response::Html(attack) }),
     );
     let other = Served::router(other).await;
-    let browser = Browser::start().await;
     browser.open(&url(&other, "/")).await;
     browser.click("Win a prize").await;
     browser.shows("not sent from this dashboard").await;
@@ -310,18 +310,12 @@ async fn a_page_of_another_site_changes_nothing() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_keyboard_reaches_everything() {
-    if !Browser::is_installed() {
+async fn the_keyboard_reaches_everything(db: Database<Sqlite>) {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
-    let users = Model::new("users");
-    users.fail_on("bad", true);
-    db.append("User", ["bad"]).await;
-    run_once(users.worker(&db)).await;
+    };
+    let users = failed(&db).await;
     let served = Served::operable(users.worker(&db)).await;
-    let browser = Browser::start().await;
     browser.open(&url(&served, "/consumers/users/1")).await;
     browser.shows("stopped").await;
     let focused = "return document.activeElement.textContent.trim()";
@@ -362,18 +356,13 @@ async fn the_keyboard_reaches_everything() {
 }
 
 /// The dashboard of the control: without the token check, the stolen form would do.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_form_on_the_own_site_works() {
-    if !Browser::is_installed() {
+async fn the_same_form_on_the_own_site_works(db: Database<Sqlite>) {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
-    let db = Database::<Sqlite>::fresh().await;
-    let users = Model::new("users");
-    db.append("User", ["ada"]).await;
-    run_once(users.worker(&db)).await;
+    };
+    let users = handled(&db).await;
     let options = DashboardOptions::new().authorize(|_, _| true);
     let served = Served::router(router(users.worker(&db).admin().unwrap(), options)).await;
-    let browser = Browser::start().await;
     browser.open(&url(&served, "/consumers/users/1")).await;
     browser.click("Pause").await;
     browser.shows("paused").await;

@@ -1,13 +1,13 @@
 //! Events that were changed in the table are read again wherever a consumer is started again.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use consumer::admin::{Admin, RebuildOptions};
 use consumer::{ConsumerState, Settings};
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, test_on, until,
+    Database, Payloads, Running, TestConsumer, TestDatabase, impatient, patiently,
+    recording_at_gate, test_on, until,
 };
 use tokio::sync::Semaphore;
 
@@ -23,9 +23,6 @@ test_on!(
     every_worker_drops_events_that_were_rewritten
 );
 
-/// The payloads that a consumer was given, the last one of each event.
-type Payloads = Arc<Mutex<BTreeMap<i64, String>>>;
-
 /// A consumer that records payloads and fails on those that are broken.
 fn recording<DB: TestDatabase>(name: &str) -> (TestConsumer<DB>, Payloads) {
     gated(name, &Arc::new(Semaphore::new(1_000)))
@@ -33,27 +30,7 @@ fn recording<DB: TestDatabase>(name: &str) -> (TestConsumer<DB>, Payloads) {
 
 /// A [`recording`] consumer whose events each wait for a permit.
 fn gated<DB: TestDatabase>(name: &str, gate: &Arc<Semaphore>) -> (TestConsumer<DB>, Payloads) {
-    let payloads = Payloads::default();
-    let (seen, gate) = (Arc::clone(&payloads), Arc::clone(gate));
-    let recording = consumer(name, move |_, _, event| {
-        let (seen, gate) = (Arc::clone(&seen), Arc::clone(&gate));
-        let payload = String::from_utf8_lossy(&event.payload).into_owned();
-        Box::pin(async move {
-            seen.lock()
-                .unwrap()
-                .insert(event.global_position, payload.clone());
-            gate.acquire().await?.forget();
-            if payload == "broken" {
-                return Err("a broken payload".into());
-            }
-            Ok(())
-        })
-    });
-    (recording, payloads)
-}
-
-fn seen(payloads: &Payloads) -> Vec<String> {
-    payloads.lock().unwrap().values().cloned().collect()
+    recording_at_gate(name, gate, Some("broken"))
 }
 
 /// Changes the payloads of all events in the table.
@@ -91,11 +68,11 @@ async fn without_a_reason_an_event_is_handled_from_memory<DB: TestDatabase>(db: 
     let running = Running::start(db.worker().consumer(first).consumer(second));
     let first = running.consumer_caught_up_to("first", 3);
     patiently("the log is in memory", first).await.unwrap();
-    until("the second has begun", async || !seen(&payloads).is_empty()).await;
+    until("the second has begun", async || !payloads.seen().is_empty()).await;
     rewrite(&db, "new").await;
     gate.add_permits(3);
     caught_up(&running).await;
-    assert_eq!(seen(&payloads), ["0", "1", "2"]);
+    assert_eq!(payloads.seen(), ["0", "1", "2"]);
     running.stop().await;
 }
 
@@ -112,7 +89,7 @@ async fn a_rebuild_hands_over_events_as_they_are_now<DB: TestDatabase>(db: Datab
         .await
         .unwrap();
     until("it has all events again", async || {
-        seen(&payloads) == ["new"; 3]
+        payloads.seen() == ["new"; 3]
     })
     .await;
     running.stop().await;
@@ -137,14 +114,14 @@ async fn a_rebuild_reaches_the_process_that_did_not_run_it<DB: TestDatabase>(db:
         caught_up(one).await;
     }
     let all = || {
-        let all = payloads.iter().flat_map(|one| one.lock().unwrap().clone());
+        let all = payloads.iter().flat_map(Payloads::by_position);
         all.collect::<Vec<(i64, String)>>()
     };
     for round in 0..5 {
         let new = format!("new {round}");
         rewrite(&db, &new).await;
         for one in &payloads {
-            one.lock().unwrap().clear();
+            one.clear();
         }
         let admin = Admin::new(db.store.clone());
         let options = RebuildOptions::new().wait(Duration::from_secs(30));
@@ -176,7 +153,7 @@ async fn a_resumed_consumer_gets_events_as_they_are_now<DB: TestDatabase>(db: Da
     let admin = Admin::new(db.store.clone());
     admin.resume("users").await.unwrap();
     until("it handles the log", async || {
-        seen(&payloads) == ["repaired"; 2]
+        payloads.seen() == ["repaired"; 2]
     })
     .await;
     running.stop().await;
@@ -194,8 +171,8 @@ async fn a_paused_consumer_gets_events_as_they_are_now<DB: TestDatabase>(db: Dat
     patiently("the log is in memory", others).await.unwrap();
     rewrite(&db, "new").await;
     admin.resume("users").await.unwrap();
-    until("it handles the log", async || seen(&payloads).len() == 3).await;
-    assert_eq!(seen(&payloads), ["new"; 3]);
+    until("it handles the log", async || payloads.seen().len() == 3).await;
+    assert_eq!(payloads.seen(), ["new"; 3]);
     running.stop().await;
 }
 
@@ -205,10 +182,10 @@ async fn a_retry_gets_the_event_as_it_is_now<DB: TestDatabase>(db: Database<DB>)
     let (users, payloads) = recording("users");
     let patient = Settings::default().backoff(Duration::from_millis(50), Duration::from_millis(50));
     let running = Running::start(db.worker().consumer(users.settings(patient.retries(1_000))));
-    until("it fails", async || seen(&payloads) == ["broken"]).await;
+    until("it fails", async || payloads.seen() == ["broken"]).await;
     rewrite(&db, "repaired").await;
     caught_up(&running).await;
-    assert_eq!(seen(&payloads), ["repaired"]);
+    assert_eq!(payloads.seen(), ["repaired"]);
     running.stop().await;
 }
 
@@ -226,7 +203,7 @@ async fn a_new_start_gets_the_event_as_it_is_now<DB: TestDatabase>(db: Database<
     let (users, others) = recording("users");
     let started = Running::start(db.worker().consumer(users));
     caught_up(&started).await;
-    let both = [seen(&payloads), seen(&others)].concat();
+    let both = [payloads.seen(), others.seen()].concat();
     assert!(both.contains(&"repaired".to_owned()), "{both:?}");
     for one in [running, started] {
         one.stop().await;
@@ -244,7 +221,7 @@ async fn every_worker_drops_events_that_were_rewritten<DB: TestDatabase>(db: Dat
     let running = Running::start(db.worker().consumer(users).consumer(others));
     let others = running.consumer_caught_up_to("others", 4);
     patiently("the log is in memory", others).await.unwrap();
-    until("it has the first event", async || seen(&payloads) == ["0"]).await;
+    until("it has the first event", async || payloads.seen() == ["0"]).await;
     let mut tx = db.store.begin().await.unwrap();
     let update = format!("UPDATE events SET payload = CAST('new' AS {})", blob(&db));
     DB::execute_sql(&mut tx, &update).await.unwrap();
@@ -262,6 +239,6 @@ async fn every_worker_drops_events_that_were_rewritten<DB: TestDatabase>(db: Dat
     gate.add_permits(4);
     let users = running.consumer_caught_up_to("users", 4);
     patiently("it handles the rest", users).await.unwrap();
-    assert_eq!(seen(&payloads), ["0", "new", "new", "new"]);
+    assert_eq!(payloads.seen(), ["0", "new", "new", "new"]);
     running.stop().await;
 }

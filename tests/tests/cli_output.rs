@@ -426,7 +426,7 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
 async fn explain_names_the_release_that_a_consumer_waits_for<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["ada"]).await;
     let refunded = NewEvent::new("User", "ada", "Refunded", "{}");
-    db.append_events(&[refunded]).await;
+    db.append_event(refunded).await;
     db.append("User", ["ada"]).await;
     let old = || read_model("users").knows(|format| format.event_type == "Changed");
     let explain = async |position: i64| {
@@ -533,7 +533,7 @@ async fn explain_shows_what_the_event_contains<DB: TestDatabase>(db: Database<DB
         b"\x1b[2J\xff".as_slice(),
         large.as_bytes(),
     ] {
-        db.append_events(&[event(payload)]).await;
+        db.append_event(event(payload)).await;
     }
     let explain = async |position: i64| {
         cli(users.worker(&db), &format!("explain users {position}"))

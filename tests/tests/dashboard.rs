@@ -2,7 +2,7 @@
 
 use axum::Router;
 use consumer::dashboard::{DashboardOptions, router};
-use consumer::{ExpectedVersion, Formerly, NewEvent, OnError, Settings};
+use consumer::{Formerly, NewEvent, OnError, Settings};
 use consumer_tests::{
     Counting, Database, Model, Served, TestDatabase, consumer, read_model, run_once, test_on,
 };
@@ -38,10 +38,9 @@ test_on!(
     without_tables_the_pages_say_so
 );
 
-/// Appends one event with a payload.
-async fn append<DB: TestDatabase>(db: &Database<DB>, id: &str, payload: impl Into<Vec<u8>>) -> i64 {
-    let event = NewEvent::new("User", id, "Renamed", payload.into());
-    db.append_events(&[event]).await[0].global_position
+/// An event of a user with a payload.
+fn renamed(id: &str, payload: impl Into<Vec<u8>>) -> NewEvent {
+    NewEvent::new("User", id, "Renamed", payload.into())
 }
 
 async fn every_page_shows_what_there_is<DB: TestDatabase>(db: Database<DB>) {
@@ -91,7 +90,8 @@ async fn a_consumer_that_fails_shows_its_event_payload_and_error<DB: TestDatabas
 ) {
     let users = Model::new("users");
     users.fail_on("bad", true);
-    let position = append(&db, "bad", r#"{"name":"Ada","tags":[]}"#).await;
+    let bad = renamed("bad", r#"{"name":"Ada","tags":[]}"#);
+    let position = db.append_event(bad).await;
     run_once(users.worker(&db)).await;
     let served = Served::read_only(users.worker(&db)).await;
 
@@ -129,7 +129,7 @@ async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<D
         .correlation_id(SCRIPT)
         .causation_id(SCRIPT)
         .trace_id(SCRIPT);
-    db.append_events(&[event]).await;
+    db.append_event(event).await;
     run_once(users.worker(&db)).await;
     let stops = Model::new("stops");
     stops.fail_on(SCRIPT, true);
@@ -184,7 +184,7 @@ async fn nothing_that_a_program_wrote_is_markup<DB: TestDatabase>(db: Database<D
 
 async fn a_payload_of_10_mb_is_cut_and_can_be_downloaded<DB: TestDatabase>(db: Database<DB>) {
     let large = "é".repeat(5 << 20);
-    let position = append(&db, "large", large.clone()).await;
+    let position = db.append_event(renamed("large", large.clone())).await;
     let served = Served::of(&db).await;
 
     let page = served.page(&format!("/events/{position}")).await;
@@ -216,7 +216,7 @@ async fn a_payload_of_10_mb_is_cut_and_can_be_downloaded<DB: TestDatabase>(db: D
 }
 
 async fn a_payload_that_is_no_text_is_dumped<DB: TestDatabase>(db: Database<DB>) {
-    let position = append(&db, "bytes", b"<b>\xff\xfe\x00".to_vec()).await;
+    let position = db.append_event(renamed("bytes", b"<b>\xff\xfe\x00")).await;
     let page = Served::of(&db)
         .await
         .page(&format!("/events/{position}"))
@@ -233,7 +233,7 @@ async fn an_event_that_no_release_knows_is_shown_with_its_content<DB: TestDataba
 ) {
     let orders = || read_model("orders").knows(|format| format.event_type != "Refunded");
     let refunded = NewEvent::new("Order", "o-1", "Refunded", r#"{"cents":1250}"#);
-    db.append_events(&[refunded]).await;
+    db.append_event(refunded).await;
     run_once(db.worker().consumer(orders())).await;
     let served = Served::operable(db.worker().consumer(orders())).await;
     let overview = served.page("/").await;
@@ -419,7 +419,7 @@ async fn events_of_a_type_or_an_aggregate_are_found<DB: TestDatabase>(db: Databa
 }
 
 async fn what_no_index_finds_is_searched_for_step_by_step<DB: TestDatabase>(db: Database<DB>) {
-    let rare = append(&db, "u", "{}").await;
+    let rare = db.append_event(renamed("u", "{}")).await;
     db.append_many(6_000).await;
     let served = Served::of(&db).await;
     let first = served.page("/events?event=Renamed").await;
@@ -440,7 +440,7 @@ async fn an_event_leads_to_its_cause_effects_and_relatives<DB: TestDatabase>(db:
     let effect = NewEvent::new("Mail", "m", "Sent", "{}")
         .causation_id(id.as_str())
         .correlation_id("c-1");
-    let effect = db.append_events(&[effect]).await[0].global_position;
+    let effect = db.append_event(effect).await;
     let served = Served::of(&db).await;
 
     let page = served.page(&format!("/events/{effect}")).await;
@@ -781,13 +781,7 @@ mod declared {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declared_consumer_shows_its_handlers_and_their_source() {
     let db = Database::<sqlx::Sqlite>::fresh().await;
-    db.store
-        .append(
-            ExpectedVersion::Any,
-            &[NewEvent::new("User", "u", "Renamed", "{}")],
-        )
-        .await
-        .unwrap();
+    db.append_event(renamed("u", "{}")).await;
     let served = Served::read_only(db.worker().consumer(declared::Renames)).await;
     let page = served.page("/consumers/dashboard.renames/1").await;
     for text in [

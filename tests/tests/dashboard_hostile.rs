@@ -256,7 +256,11 @@ async fn open(browser: &Browser, address: &str) -> String {
 }
 
 /// Opens every page of the dashboard, then sends every form of it, and returns what the pages show.
-async fn open_all<DB: TestDatabase>(db: &Database<DB>, event_id: Uuid) -> String {
+async fn open_all<DB: TestDatabase>(
+    browser: &Browser,
+    db: &Database<DB>,
+    event_id: Uuid,
+) -> String {
     let options = DashboardOptions::new().authorize(|_, _| true);
     let router = router(consumers(db).admin().unwrap(), options);
     let routes = routes(&router);
@@ -264,7 +268,6 @@ async fn open_all<DB: TestDatabase>(db: &Database<DB>, event_id: Uuid) -> String
     let (forms, pages): (Vec<_>, Vec<_>) =
         routes.iter().partition(|path| path.ends_with("{action}"));
     let served = Served::router(router).await;
-    let browser = Browser::start().await;
     let mut shown = String::new();
     for path in pages {
         for address in addresses(path, event_id) {
@@ -272,7 +275,7 @@ async fn open_all<DB: TestDatabase>(db: &Database<DB>, event_id: Uuid) -> String
                 let address = format!("{address}?{query}");
                 if !is_a_file(&served.get(&address).await) {
                     let url = format!("http://{}{address}", served.address);
-                    shown.push_str(&open(&browser, &url).await);
+                    shown.push_str(&open(browser, &url).await);
                 }
             }
         }
@@ -293,19 +296,19 @@ async fn open_all<DB: TestDatabase>(db: &Database<DB>, event_id: Uuid) -> String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_runs_what_others_wrote_on_sqlite() {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let db = Database::<Sqlite>::fresh().await;
     let event_id = fill(&db).await;
-    open_all(&db, event_id).await;
+    open_all(&browser, &db, event_id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_runs_what_others_wrote_on_postgres() {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let db = Database::<Postgres>::fresh().await;
     let event_id = fill(&db).await;
     let mut slow = db.store.begin().await.unwrap();
@@ -313,7 +316,7 @@ async fn no_page_runs_what_others_wrote_on_postgres() {
     Postgres::execute_sql(&mut slow, &name).await.unwrap();
     db.append_in(&mut slow, "slow").await;
     db.append("User", ["later"]).await;
-    let shown = open_all(&db, event_id).await;
+    let shown = open_all(&browser, &db, event_id).await;
     assert!(shown.contains(SESSION), "no page shows what blocks the log");
     slow.rollback().await.unwrap();
 }
@@ -321,9 +324,9 @@ async fn no_page_runs_what_others_wrote_on_postgres() {
 /// The control: a page that escapes nothing is found out; and what keeps the script from running there.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_alone_keeps_scripts_from_running() {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let db = Database::<Sqlite>::fresh().await;
     let dashboard = Served::of(&db).await.get("/").await;
     let policy = dashboard.header("content-security-policy").unwrap();
@@ -335,7 +338,6 @@ async fn the_policy_alone_keeps_scripts_from_running() {
         .route("/", get(page))
         .route("/guarded", get(guarded));
     let raw = Served::router(raw).await;
-    let browser = Browser::start().await;
     for (path, ran) in [("/", true), ("/guarded", false)] {
         browser.open(&format!("http://{}{path}", raw.address)).await;
         let found = browser.run(FOUND).await;

@@ -1,6 +1,7 @@
 //! Futures that are dropped half way, and transactions that the program left open: neither loses what
 //! is written next.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -22,52 +23,60 @@ test_on!([postgres], a_dropped_begin_loses_the_next_insert);
 const CONNECTIONS: u32 = 4;
 
 /// An operation of the library over a pool, whose result does not matter.
-type Operation<DB> = fn(Pool<DB>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Operation<DB> =
+    Box<dyn Fn(Pool<DB>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>>;
 
-macro_rules! operation {
-    ($store:ident => $operation:expr) => {
-        |pool| {
-            let $store = EventStore::new(pool);
-            Box::pin(async move {
-                let done = $operation.await;
-                done.map(drop).map_err(|error| format!("{error:?}"))
-            })
-        }
-    };
+fn operation<DB: TestDatabase, T, E: Debug, F>(operate: fn(EventStore<DB>) -> F) -> Operation<DB>
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    Box::new(move |pool| {
+        let done = operate(EventStore::new(pool));
+        Box::pin(async { done.await.map(drop).map_err(|error| format!("{error:?}")) })
+    })
 }
 
 /// Every kind of operation that takes connections from a pool.
-fn operations<DB: TestDatabase>() -> Vec<(&'static str, Operation<DB>)> {
-    vec![
+fn operations<DB: TestDatabase>() -> [(&'static str, Operation<DB>); 11] {
+    [
         (
             "append",
-            operation!(store => store.append(ExpectedVersion::Any, &[event()])),
+            operation(|store| async move { store.append(ExpectedVersion::Any, &[event()]).await }),
         ),
-        ("begin", operation!(store => store.begin())),
-        ("check", operation!(store => store.check())),
-        ("migrate", operation!(store => store.migrate())),
-        ("caught up", operation!(store => head(&store))),
+        (
+            "begin",
+            operation(|store| async move { store.begin().await }),
+        ),
+        (
+            "check",
+            operation(|store| async move { store.check().await }),
+        ),
+        (
+            "migrate",
+            operation(|store| async move { store.migrate().await }),
+        ),
+        ("caught up", operation(head)),
         (
             "frontier",
-            operation!(store => Admin::new(store).frontier()),
+            operation(|store| async move { Admin::new(store).frontier().await }),
         ),
         (
             "parked",
-            operation!(store => Admin::new(store).parked("users")),
+            operation(|store| async move { Admin::new(store).parked("users").await }),
         ),
         (
             "pause",
-            operation!(store => Admin::new(store).pause("users")),
+            operation(|store| async move { Admin::new(store).pause("users").await }),
         ),
         (
             "resume",
-            operation!(store => Admin::new(store).resume("users")),
+            operation(|store| async move { Admin::new(store).resume("users").await }),
         ),
         (
             "merge",
-            operation!(store => merge_segments(&store, "users", 1, 1)),
+            operation(|store| async move { merge_segments(&store, "users", 1, 1).await }),
         ),
-        ("run once", operation!(store => run(store))),
+        ("run once", operation(run)),
     ]
 }
 
@@ -87,8 +96,8 @@ async fn run<DB: TestDatabase>(store: EventStore<DB>) -> Result<(), String> {
 }
 
 /// Asks for the head, as `caught_up` does first, of a worker that is not running.
-async fn head<DB: TestDatabase>(store: &EventStore<DB>) -> Result<(), String> {
-    let worker = consumer::Worker::builder(store.clone()).consumer(Model::new("users"));
+async fn head<DB: TestDatabase>(store: EventStore<DB>) -> Result<(), String> {
+    let worker = consumer::Worker::builder(store).consumer(Model::new("users"));
     let handle = worker.build().map_err(|error| error.to_string())?.handle();
     // The worker, and with it its end, is known to the handle.
     match handle.caught_up().await {

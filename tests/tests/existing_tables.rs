@@ -383,7 +383,7 @@ async fn an_aggregate_with_a_uuid_is_read_by_its_index() {
 async fn an_id_that_the_column_cannot_hold_is_that_of_no_aggregate() {
     let db = mapped::<Postgres>(ORDERS, orders()).await;
     let id = Uuid::now_v7().to_string();
-    db.append_events(&[event("Order", &id)]).await;
+    db.append_event(event("Order", &id)).await;
     let mut tx = db.store.begin().await.unwrap();
     for other in ["o-7", "", &id.to_uppercase(), &id.replace('-', "")] {
         assert_eq!(history(&db, &mut tx, ("Order", other)).await, [], "{other}");
@@ -440,8 +440,7 @@ async fn an_event_that_does_not_fit_the_table_is_never_sent() {
 async fn without_a_column_the_cause_of_a_handlers_event_is_left_out() {
     let db = mapped::<Postgres>(ORDERS, orders()).await;
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
-    db.append_events(&[event("Order", &first.to_string())])
-        .await;
+    db.append_event(event("Order", &first.to_string())).await;
     let store = db.store.clone();
     let follow = consumer("follow", move |_, tx, seen| {
         let store = store.clone();

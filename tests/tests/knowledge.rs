@@ -2,7 +2,8 @@
 
 use consumer::prelude::*;
 use consumer::testing::{ConsumerTest, TestError};
-use consumer::{EventFormat, Registered, SqliteEventStore, Worker};
+use consumer::{EventFormat, Registered, Worker};
+use consumer_tests::Database;
 use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqliteConnection};
 
@@ -312,7 +313,7 @@ impl IgnoringRows {
 }
 
 #[test]
-fn a_consumer_takes_what_its_handlers_take_and_ignore_does_not_name() {
+fn a_consumer_takes_what_handlers_take_and_ignore_does_not_name() {
     for (consumer, expected) in [
         (
             Registered::new(ByType),
@@ -381,17 +382,16 @@ async fn a_test_reports_the_event_that_a_worker_would_wait_before() {
 
 #[tokio::test]
 async fn a_declared_consumer_waits_for_the_next_release() {
-    let store = SqliteEventStore::connect("sqlite::memory:").await.unwrap();
-    store.migrate().await.unwrap();
+    let db = Database::<Sqlite>::fresh().await;
     for event in ["Closed", "Refunded"] {
         let event = NewEvent::new("Order", "o-1", event, "{}");
-        store.append(ExpectedVersion::Any, &[event]).await.unwrap();
+        db.append_event(event).await;
     }
     let run = async |worker: consumer::WorkerBuilder<Sqlite>| {
         let report = worker.build().unwrap().run_once().await.unwrap();
         report.consumers[0].state.to_string()
     };
-    let worker = || Worker::builder(store.clone());
+    let worker = || Worker::builder(db.store.clone());
     assert_eq!(
         run(worker().consumer(ByType)).await,
         "waiting for a release that knows Refunded (Order, position 2)"

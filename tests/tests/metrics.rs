@@ -8,11 +8,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use consumer::admin::Admin;
-use consumer::{
-    ExpectedVersion, Formerly, NewEvent, OnError, Schema, Settings, Worker, merge_segments,
-};
+use consumer::{Formerly, NewEvent, OnError, Schema, Settings, Worker, merge_segments};
 use consumer_tests::{
-    Database, Model, Running, TestDatabase, consumer, patiently, read_model, test_on,
+    Database, Model, Running, TestDatabase, consumer, patiently, read_model, run_once, test_on,
 };
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
@@ -209,13 +207,8 @@ async fn events_batches_and_lag_are_counted_by_consumer_and_version<DB: TestData
 ) {
     prepare(&db, &["a", "b", "c"]).await;
     let name = named::<DB, _>("counted_s", "counted_p");
-    Worker::<DB>::builder(db.store.clone())
-        .consumer(Model::new(name))
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+    let worker = Worker::builder(db.store.clone()).consumer(Model::new(name));
+    run_once(worker).await;
     let labels = format!("{{consumer={name},log=events,version=1}}");
     assert_eq!(value(&format!("consumer_events_total{labels}")), 3.0);
     assert_eq!(value(&format!("consumer_batches_total{labels}")), 1.0);
@@ -229,13 +222,8 @@ async fn a_parked_event_is_not_counted_as_handled<DB: TestDatabase>(db: Database
     let name = named::<DB, _>("parked_s", "parked_p");
     let model = Model::new(name).settings(impatient(1).on_error(OnError::Park));
     model.fail_on("bad", true);
-    let report = Worker::<DB>::builder(db.store.clone())
-        .consumer(model)
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+    let worker = Worker::builder(db.store.clone()).consumer(model);
+    let report = run_once(worker).await;
     assert_eq!(report.consumer(name).unwrap().events, 1);
     let labels = format!("consumer={name},log=events,version=1}}");
     assert_eq!(
@@ -258,13 +246,8 @@ async fn a_skipped_event_is_only_counted_as_skipped<DB: TestDatabase>(db: Databa
     let name = named::<DB, _>("skipped_s", "skipped_p");
     let model = Model::new(name).settings(impatient(0).on_error(OnError::Skip));
     model.fail_on("bad", true);
-    Worker::<DB>::builder(db.store.clone())
-        .consumer(model)
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+    let worker = Worker::builder(db.store.clone()).consumer(model);
+    run_once(worker).await;
     let labels = format!("{{consumer={name},log=events,version=1}}");
     assert_eq!(value(&format!("consumer_skipped_total{labels}")), 1.0);
     assert_eq!(value(&format!("consumer_events_total{labels}")), 1.0);
@@ -285,13 +268,8 @@ async fn errors_are_counted_by_their_cause<DB: TestDatabase>(db: Database<DB>) {
             Ok(DB::execute_sql(tx, "COMMIT").await?)
         })
     });
-    Worker::<DB>::builder(db.store.clone())
-        .consumer(troubled)
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+    let worker = Worker::builder(db.store.clone()).consumer(troubled);
+    run_once(worker).await;
     for kind in ["database", "commit"] {
         let errors =
             format!("consumer_errors_total{{consumer={name},kind={kind},log=events,version=1}}");
@@ -311,7 +289,7 @@ async fn an_event_that_cannot_be_decoded_is_counted_as_unreadable<DB: TestDataba
     let name = named::<DB, _>("unreadable_s", "unreadable_p");
     let model = Model::new(name).settings(impatient(0));
     let worker = Worker::<DB>::builder(db.store.clone()).consumer(model);
-    worker.build().unwrap().run_once().await.unwrap();
+    run_once(worker).await;
     let errors =
         format!("consumer_errors_total{{consumer={name},kind=unreadable,log=events,version=1}}");
     assert_eq!(value(&errors), 1.0);
@@ -320,14 +298,10 @@ async fn an_event_that_cannot_be_decoded_is_counted_as_unreadable<DB: TestDataba
 async fn the_log_is_read_once_for_consumers_at_one_position<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a", "b"]).await;
     let [one, other] = named::<DB, _>(["hit_1_s", "hit_2_s"], ["hit_1_p", "hit_2_p"]);
-    Worker::<DB>::builder(db.store.clone())
+    let worker = Worker::builder(db.store.clone())
         .consumer(Model::new(one))
-        .consumer(Model::new(other))
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+        .consumer(Model::new(other));
+    run_once(worker).await;
     assert!(value("consumer_log_reads_total{cache=hit,log=events}") >= 1.0);
 }
 
@@ -397,13 +371,7 @@ async fn the_gauges_of_a_merged_slice_go_to_zero<DB: TestDatabase>(db: Database<
             .snapshot_interval(Duration::from_millis(2))
     };
     let two = |settings: Settings| settings.segments(2);
-    builder(&["Order"])
-        .configure_all(two)
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+    run_once(builder(&["Order"]).configure_all(two)).await;
     // Its scope has changed: it stays where it is, and is behind.
     db.execute("UPDATE consumer_progress SET position = 0")
         .await;
@@ -425,7 +393,7 @@ fn is_only_in(name: &str, current: &str) -> bool {
 
 async fn a_consumer_shows_that_it_waits_for_a_release<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a"]).await;
-    db.append_events(&[NewEvent::new("User", "a", "Refunded", "{}")])
+    db.append_event(NewEvent::new("User", "a", "Refunded", "{}"))
         .await;
     let name = named::<DB, _>("waiting_s", "waiting_p");
     let old = read_model(name).knows(|format| format.event_type == "Changed");
@@ -461,13 +429,8 @@ async fn a_consumer_shows_that_it_is_held_back<DB: TestDatabase>(db: Database<DB
 async fn a_batch_has_a_span_with_its_positions<DB: TestDatabase>(db: Database<DB>) {
     prepare(&db, &["a", "b"]).await;
     let name = named::<DB, _>("spanned_s", "spanned_p");
-    Worker::<DB>::builder(db.store.clone())
-        .consumer(Model::new(name))
-        .build()
-        .unwrap()
-        .run_once()
-        .await
-        .unwrap();
+    let worker = Worker::builder(db.store.clone()).consumer(Model::new(name));
+    run_once(worker).await;
     let spans = RECORDED.1.0.lock().unwrap();
     let quoted = format!("{name:?}");
     let span = spans
@@ -523,10 +486,8 @@ async fn each_log_of_a_process_has_metrics_of_its_own() {
         let schema = Schema::default().database_schema(tenant);
         let store = db.store.clone().with_schema(schema).unwrap();
         store.migrate().await.unwrap();
-        for _ in 0..events {
-            let changed = [NewEvent::new("User", "u-1", "Changed", "{}")];
-            store.append(ExpectedVersion::Any, &changed).await.unwrap();
-        }
+        let log = Database::of(store.clone(), &db.url);
+        log.append_many(events.into()).await;
         let users = consumer("tenants", |_, _: &mut sqlx::PgConnection, _| {
             Box::pin(async { Ok(()) })
         });
@@ -566,7 +527,7 @@ async fn every_metric_is_described_to_the_recorder() {
     let db = consumer_tests::Database::<sqlx::Sqlite>::fresh().await;
     prepare(&db, &["a"]).await;
     let worker = Worker::builder(db.store.clone()).consumer(Model::new("described"));
-    worker.build().unwrap().run_once().await.unwrap();
+    run_once(worker).await;
     let described = RECORDED.0.1.lock().unwrap();
     for name in documented() {
         assert!(described.contains_key(name), "{name}");

@@ -11,7 +11,7 @@ async fn live(db: &Database<Sqlite>, served: &Served, looks: u32) {
     let mut next = 1_000;
     for look in 0..looks {
         for _ in 0..[12, 20, 31, 26, 38, 22, 14, 29, 44, 35][look as usize % 10] {
-            db.append_events(&[order(next)]).await;
+            db.append_event(order(next)).await;
             next += 1;
         }
         served.page("/").await;
@@ -21,9 +21,9 @@ async fn live(db: &Database<Sqlite>, served: &Served, looks: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pictures_of_the_readme_can_be_made_again() {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let scratch = tempfile::tempdir().unwrap();
     let out = std::env::var_os("README_PICTURES").map(PathBuf::from);
     let looks = if out.is_some() { 20 } else { 1 };
@@ -34,7 +34,6 @@ async fn the_pictures_of_the_readme_can_be_made_again() {
     let worker = Running::start(filling.worker(db.store.clone()));
     live(&db, &served, looks).await;
     rename_hosts(&db).await;
-    let browser = Browser::start().await;
     for (name, is_dark) in [("dashboard-light", false), ("dashboard-dark", true)] {
         let width = 1280;
         browser.show_on(Screen { width, is_dark }).await;

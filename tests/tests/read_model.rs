@@ -5,20 +5,14 @@ use consumer::prelude::*;
 use consumer::read_model::{ColumnRole, Fold, Keys};
 use consumer::sqlx::types::Json;
 use consumer::sqlx::types::chrono::{DateTime, NaiveDate, Utc};
-use consumer::sqlx::{self, Postgres, Sqlite};
+use consumer::sqlx::{self, Executor, FromRow, IntoArguments, Postgres, Sqlite};
 use consumer::{ErasedConsumer, EventRecord, Registered, Registry, Settings};
 use consumer_tests::{Database, TestDatabase, run_once, test_on};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Appends an event of that type alone to an aggregate.
-async fn append_named<DB: TestDatabase>(
-    db: &Database<DB>,
-    (aggregate_type, id): (&str, &str),
-    event_type: &str,
-) {
-    let event = NewEvent::new(aggregate_type, id, event_type, "{}");
-    db.append_events(&[event]).await;
+fn named(aggregate_type: &str, id: &str, event_type: &str) -> NewEvent {
+    NewEvent::new(aggregate_type, id, event_type, "{}")
 }
 
 /// Runs the consumers of a group until they have caught up.
@@ -191,9 +185,9 @@ async fn each_form_of_handler_changes_its_row<DB: TestDatabase>(db: Database<DB>
     db.append_typed("a", &Ignored {}).await;
     let imported = ["Imported", "Migrated", "Unknown"];
     for event_type in imported {
-        append_named(&db, ("User", "d"), event_type).await;
+        db.append_event(named("User", "d", event_type)).await;
     }
-    append_named(&db, ("User", "e"), "Unknown").await;
+    db.append_event(named("User", "e", "Unknown")).await;
     run(&db, "users").await;
     assert_eq!(
         users(&db).await,
@@ -351,7 +345,7 @@ async fn a_handler_is_called_once_for_each_row_that_it_names<DB: TestDatabase>(d
     db.append_typed("second", &order(&[(1, 5), (2, 7), (1, 20)]))
         .await;
     db.append_typed("third", &order(&[])).await;
-    append_named(&db, ("Order", "x"), "Counted").await;
+    db.append_event(named("Order", "x", "Counted")).await;
     run(&db, "stock").await;
     let stock = "SELECT sku || ' ' || sold || ' ' || orders FROM stock_v1 ORDER BY sku";
     assert_eq!(db.texts(stock).await, ["1 19 2", "2 1 2", "3 0 1"]);
@@ -472,7 +466,7 @@ async fn a_rebuild_empties_the_table<DB: TestDatabase>(db: Database<DB>) {
     assert_eq!(users(&db).await, ["a a@1 0 1"]);
 }
 
-/// A consumer with SQL handlers, for one database.
+/// A consumer with SQL handlers, for one database: the attribute takes no generic `impl`.
 macro_rules! with_sql {
     ($name:ident, $connection:ty, $group:literal) => {
         #[derive(Default)]
@@ -545,9 +539,9 @@ async fn sql_handlers_and_folds_see_each_other<DB: TestDatabase>(db: Database<DB
     db.append_typed("a", &renamed("-3")).await;
     db.append_typed("a", &email_changed("4")).await;
     // An event without a handler does not end a run.
-    append_named(&db, ("User", "a"), "Imported").await;
-    append_named(&db, ("User", "a"), "Imported").await;
-    append_named(&db, ("User", "a"), "Unknown").await;
+    db.append_event(named("User", "a", "Imported")).await;
+    db.append_event(named("User", "a", "Imported")).await;
+    db.append_event(named("User", "a", "Unknown")).await;
     db.append_typed("a", &renamed("-8")).await;
     db.append_typed("b", &email_changed("9")).await;
     run(&db, group).await;
@@ -711,36 +705,28 @@ impl Prices {
     }
 }
 
-/// Reads back with sqlx what was written, on one database.
-macro_rules! reads_every_type {
-    ($name:ident, $database:ty) => {
-        #[tokio::test]
-        async fn $name() {
-            let db = Database::<$database>::fresh().await;
-            let filled = NewEvent::new("Type", "a", "Filled", "{}");
-            let loaded = || NewEvent::new("Type", "a", "Loaded", "{}");
-            db.append_events(&[filled, loaded()]).await;
-            run(&db, "types").await;
-            // In a batch of its own it is loaded from the database.
-            db.append_events(&[loaded()]).await;
-            run(&db, "types").await;
-            let row: Everything = sqlx::query_as("SELECT * FROM everything_v1")
-                .fetch_one(&db.pool)
-                .await
-                .unwrap();
-            assert_eq!(row, everything());
-            assert_eq!(db.texts("SELECT price FROM prices_v1").await, ["12.05"]);
-            assert_eq!(
-                db.number("SELECT count(*) FROM prices_v1 WHERE tax IS NULL")
-                    .await,
-                1
-            );
-        }
-    };
-}
+test_on!([sqlite, postgres], every_type_is_stored_and_read);
 
-reads_every_type!(every_type_is_stored_and_read_on_sqlite, Sqlite);
-reads_every_type!(every_type_is_stored_and_read_on_postgres, Postgres);
+async fn every_type_is_stored_and_read<DB: TestDatabase>(db: Database<DB>)
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    DB::Arguments: IntoArguments<DB>,
+    for<'r> Everything: FromRow<'r, DB::Row>,
+{
+    let filled = named("Type", "a", "Filled");
+    let loaded = || named("Type", "a", "Loaded");
+    db.append_events(&[filled, loaded()]).await;
+    run(&db, "types").await;
+    // In a batch of its own it is loaded from the database.
+    db.append_event(loaded()).await;
+    run(&db, "types").await;
+    let everything_stored = sqlx::query_as("SELECT * FROM everything_v1");
+    let row: Everything = everything_stored.fetch_one(&db.pool).await.unwrap();
+    assert_eq!(row, everything());
+    assert_eq!(db.texts("SELECT price FROM prices_v1").await, ["12.05"]);
+    let untaxed = "SELECT count(*) FROM prices_v1 WHERE tax IS NULL";
+    assert_eq!(db.number(untaxed).await, 1);
+}
 
 #[test]
 fn a_table_has_the_columns_of_the_struct() {
@@ -817,8 +803,8 @@ test_on!([sqlite, postgres], segments_share_no_row);
 
 async fn segments_share_no_row<DB: TestDatabase>(db: Database<DB>) {
     for id in 0..20 {
-        let counted = NewEvent::new("Stock", id.to_string(), "Counted", "{}");
-        let sold = NewEvent::new("Stock", id.to_string(), "Sold", "{}");
+        let counted = named("Stock", &id.to_string(), "Counted");
+        let sold = named("Stock", &id.to_string(), "Sold");
         db.append_events(&[counted, sold]).await;
     }
     run(&db, "segmented").await;
@@ -827,7 +813,7 @@ async fn segments_share_no_row<DB: TestDatabase>(db: Database<DB>) {
             .await,
         20
     );
-    append_named(&db, ("Stock", "007"), "Sold").await;
+    db.append_event(named("Stock", "007", "Sold")).await;
     let report = run_into_error(&db, "segmented").await;
     assert!(report.contains("`007`"), "{report}");
 }

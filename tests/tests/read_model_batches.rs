@@ -151,10 +151,9 @@ fn batches(steps: &Mutex<Vec<Step>>) -> Vec<(usize, usize)> {
     batches.collect()
 }
 
-async fn append_many<DB: TestDatabase>(db: &Database<DB>, aggregate_type: &str, count: usize) {
-    let event = |_| NewEvent::new(aggregate_type, "1", "Changed", "{}");
-    let events: Vec<_> = (0..count).map(event).collect();
-    db.append_events(&events).await;
+fn changes(aggregate_type: &str, count: usize) -> Vec<NewEvent> {
+    let change = |_| NewEvent::new(aggregate_type, "1", "Changed", "{}");
+    (0..count).map(change).collect()
 }
 
 async fn count<DB: TestDatabase>(db: &Database<DB>) -> i64 {
@@ -173,7 +172,7 @@ test_on!(
 );
 
 async fn a_fold_is_given_20_000_events_at_once<DB: TestDatabase>(db: Database<DB>) {
-    append_many(&db, "Counter", 20_000).await;
+    db.append_events(&changes("Counter", 20_000)).await;
     let (noting, steps) = Noting::new(unhurried());
     run_once(db.worker().consumer(noting)).await;
     assert_eq!(batches(&steps), committed(&[20_000]));
@@ -181,7 +180,7 @@ async fn a_fold_is_given_20_000_events_at_once<DB: TestDatabase>(db: Database<DB
 }
 
 async fn a_batch_size_that_is_set_limits_a_fold<DB: TestDatabase>(db: Database<DB>) {
-    append_many(&db, "Counter", 1_000).await;
+    db.append_events(&changes("Counter", 1_000)).await;
     let (noting, steps) = Noting::new(unhurried().batch_size(100));
     run_once(db.worker().consumer(noting)).await;
     assert_eq!(batches(&steps), committed(&[100; 10]));
@@ -316,7 +315,7 @@ async fn a_fold_ends_when_its_batch_time_is_over<DB: TestDatabase>(db: Database<
             Ok(())
         },
     );
-    append_many(&db, "Counter", 100).await;
+    db.append_events(&changes("Counter", 100)).await;
     let hurried = Settings::default().batch_time(Duration::from_millis(200));
     let (noting, steps) = Noting::over(slow, hurried);
     run_once(db.worker().consumer(noting)).await;
@@ -401,13 +400,13 @@ async fn a_fold_has_one_batch_a_transaction_in_a_crowd(db: Database<Postgres>) {
         let waits = waits.settings(Settings::default().batch_size(1));
         worker.scoped_consumer(waits.scope(&["Waited"]))
     });
-    append_many(&db, "Waited", 5_000).await;
+    db.append_events(&changes("Waited", 5_000)).await;
     let running = Running::start(worker);
     until("the connections are taken", async || {
         entered.load(Ordering::SeqCst) > 0
     })
     .await;
-    append_many(&db, "Counter", 60_000).await;
+    db.append_events(&changes("Counter", 60_000)).await;
     until("the events are handled", async || {
         // Lets one of the others go, which waits for a connection again.
         gate.add_permits(1);

@@ -151,7 +151,7 @@ async fn the_rows_are_those_of_one_event_at_a_time<DB: TestDatabase>(
 ) {
     let db = Database::<DB>::fresh().await;
     for (aggregate, command) in commands {
-        db.append_events(&[command.event(IDS[aggregate])]).await;
+        db.append_event(command.event(IDS[aggregate])).await;
     }
     let mut worker = db.worker();
     for (version, cut) in (1..).zip(&cuts) {
@@ -235,7 +235,7 @@ trait Words: ReadModel + Clone + std::fmt::Debug {
     fn words(&mut self) -> &mut String;
 }
 
-/// Declares a row whose key is the aggregate id, as a value of a type.
+/// Declares a row whose key is the aggregate id, as a value of a type. The derive needs its table as a literal.
 macro_rules! row_of_an_aggregate {
     ($row:ident, $table:literal, $key:ty, $ids:expr) => {
         #[derive(ReadModel, Clone, Debug)]
@@ -314,7 +314,8 @@ row_of_an_aggregate!(
     ]
 );
 
-/// Declares a row whose key has several parts, given the number of the aggregate and the event.
+/// Declares a row whose key has several parts, given the number of the aggregate and the event. The derive
+/// reads them from the struct.
 macro_rules! row_of_parts {
     (
         $row:ident, $table:literal, |$number:ident, $edited:ident|
@@ -471,7 +472,7 @@ async fn keys_name_the_rows_that_they_name_in_memory<DB: TestDatabase, R: Words>
     for (aggregate, edited) in edits {
         let payload = serde_json::to_vec(&edited).unwrap();
         let event = NewEvent::new("Words", R::IDS[aggregate], "Edited", payload);
-        db.append_events(&[event]).await;
+        db.append_event(event).await;
     }
     let mut worker = db.worker();
     for (version, cut) in (1..).zip(&cuts) {
@@ -577,7 +578,7 @@ async fn without_their_stored_form_rows_depend_on_the_batches<DB: TestDatabase>(
             days: 1,
             number: 5,
         };
-        db.append_events(&[command.event("a")]).await;
+        db.append_event(command.event("a")).await;
     }
     let one_by_one = Cut {
         many_rows: false,
@@ -668,7 +669,7 @@ async fn processes_that_start_at_once_create_one_table<DB: TestDatabase>(db: Dat
         days: 0,
         number: 0,
     };
-    let head = db.append_events(&[put.event("a")]).await[0].global_position;
+    let head = db.append_event(put.event("a")).await;
     let workers = [(); 4].map(|()| {
         WorkerProcess::of(env!("CARGO_BIN_EXE_test_worker"), &db)
             .consumers(&["samples"])

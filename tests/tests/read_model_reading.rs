@@ -106,7 +106,7 @@ async fn find_as_of_does_not_wait_for_a_row_that_the_event_deleted<DB: TestDatab
     db.append_one("User", "ada").await;
     run_once(db.worker().consumer(counters())).await;
     let deleted = NewEvent::new("User", "ada", "Deleted", "{}");
-    let deleted = db.append_events(&[deleted]).await[0].global_position;
+    let deleted = db.append_event(deleted).await;
     let (found, _) = tokio::join!(
         count(&db, "ada", deleted),
         run_once(db.worker().consumer(counters()))

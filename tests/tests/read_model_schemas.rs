@@ -47,6 +47,7 @@ struct Count {
     count: i64,
 }
 
+/// Declares a consumer for each row, as the attribute takes no generic `impl`.
 macro_rules! tallies {
     ($($consumer:ident of $row:ident),+) => {
         $(#[derive(Default)]
@@ -81,8 +82,8 @@ test_on!(
 
 test_on!(
     [sqlite, postgres],
-    a_rebuild_before_the_start_empties_the_table_that_was_renamed,
-    a_rebuild_is_refused_if_the_struct_has_another_name_than_the_table,
+    a_rebuild_before_the_start_empties_a_renamed_table,
+    a_rebuild_of_a_table_under_another_name_is_refused,
     a_rebuild_before_the_take_over_names_the_former_name
 );
 
@@ -219,9 +220,7 @@ async fn a_rebuild_before_the_start_empties_the_table_that_was_moved(db: Databas
     assert_eq!(counts, [2], "each event once");
 }
 
-async fn a_rebuild_before_the_start_empties_the_table_that_was_renamed<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_rebuild_before_the_start_empties_a_renamed_table<DB: TestDatabase>(db: Database<DB>) {
     for _ in 0..2 {
         db.append("User", ["ada"]).await;
         run_once(db.worker().consumer(Tallies)).await;
@@ -247,9 +246,7 @@ async fn a_rebuild_before_the_start_empties_the_table_that_was_renamed<DB: TestD
     assert_eq!(counts, [2], "each event once");
 }
 
-async fn a_rebuild_is_refused_if_the_struct_has_another_name_than_the_table<DB: TestDatabase>(
-    db: Database<DB>,
-) {
+async fn a_rebuild_of_a_table_under_another_name_is_refused<DB: TestDatabase>(db: Database<DB>) {
     db.append("User", ["ada"]).await;
     run_once(db.worker().consumer(Tallies)).await;
     let refused = rebuild(&db, Registered::new(Counts)).await.unwrap_err();

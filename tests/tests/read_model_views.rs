@@ -8,9 +8,10 @@ use consumer::prelude::*;
 use consumer::read_model::FindError;
 use consumer::{Formerly, Registered, WorkerError};
 use consumer_tests::{Database, TestDatabase, test_on};
-use sqlx::{Connection as _, Postgres, Row as _, Sqlite};
+use sqlx::{Connection as _, Postgres, Sqlite};
 
-/// Declares a version of the consumer `users` whose rows have these columns besides `id`.
+/// Declares a version of the consumer `users` whose rows have these columns besides `id`, which the derive
+/// reads from the struct.
 macro_rules! version {
     ($module:ident, $($field:ident: $type:ty = $value:expr),+) => {
         mod $module {
@@ -66,6 +67,7 @@ test_on!(
     find_names_the_version_of_the_struct_in_a_transaction,
     find_without_a_version_of_the_struct_says_what_to_do,
     find_reads_a_view_with_more_columns_than_the_struct,
+    readers_that_name_columns_do_not_fail,
 );
 
 /// Runs a version until it has handled everything.
@@ -386,24 +388,21 @@ async fn find_keeps_an_error_that_is_not_about_versions() {
     assert!(matches!(error, Err(FindError::Database(_))), "{error:?}");
 }
 
-/// Reads named columns through a statement that sqlx keeps prepared, until told to stop.
-macro_rules! reader {
-    ($database:ident, $name:ident) => {
-        async fn $name(db: Arc<Database<$database>>, stop: Arc<AtomicBool>, reads: Arc<AtomicU64>) {
-            let mut connection = db.pool.acquire().await.expect("a connection");
-            while !stop.load(Ordering::Relaxed) {
-                let rows = sqlx::query("SELECT id, email FROM users").fetch_all(&mut *connection);
-                for row in rows.await.expect("the reader does not fail") {
-                    assert_eq!(row.get::<String, _>("email"), "mail");
-                }
-                reads.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    };
+/// Reads a named column through a statement that is kept, until told to stop.
+async fn read_emails<DB: TestDatabase>(
+    db: Arc<Database<DB>>,
+    stop: Arc<AtomicBool>,
+    reads: Arc<AtomicU64>,
+) {
+    let mut connection = db.pool.acquire().await.expect("a connection");
+    while !stop.load(Ordering::Relaxed) {
+        let sql = "SELECT id, email FROM users";
+        let emails = DB::named_texts(&mut connection, sql, "email").await;
+        let emails = emails.expect("the reader does not fail");
+        assert!(emails.iter().all(|email| email == "mail"), "{emails:?}");
+        reads.fetch_add(1, Ordering::Relaxed);
+    }
 }
-
-reader!(Sqlite, read_sqlite);
-reader!(Postgres, read_postgres);
 
 /// Switches between all versions while readers run, each of which has read in between. The last one has
 /// neither the columns nor the order of the first.
@@ -427,52 +426,29 @@ async fn all_versions<DB: TestDatabase>(db: &Database<DB>) {
     run(db, retyped::Users, 4).await.expect("run");
 }
 
-macro_rules! readers_do_not_fail {
-    ($database:ident, $read:ident, $test:ident) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $test() {
-            let db = Arc::new(Database::<$database>::fresh().await);
-            all_versions(&db).await;
-            // It reads before all switches, and after them.
-            let mut idle = db.pool.acquire().await.expect("a connection");
-            let read = || sqlx::query("SELECT email, id FROM users ORDER BY id");
-            read()
-                .fetch_all(&mut *idle)
-                .await
-                .expect("the statement is kept");
-            let stop = Arc::new(AtomicBool::new(false));
-            let reads = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
-            let readers = reads
-                .clone()
-                .map(|reads| tokio::spawn($read(Arc::clone(&db), Arc::clone(&stop), reads)));
-            switch_under(&db, [&*reads[0], &*reads[1]]).await;
-            stop.store(true, Ordering::Relaxed);
-            for reader in readers {
-                reader.await.expect("the reader does not fail");
-            }
-            let rows = read().fetch_all(&mut *idle).await;
-            for (row, id) in rows
-                .expect("the reader does not fail")
-                .iter()
-                .zip(["ada", "bob"])
-            {
-                assert_eq!(row.get::<String, _>("email"), "mail");
-                assert_eq!(row.get::<String, _>("id"), id);
-            }
-        }
-    };
+async fn readers_that_name_columns_do_not_fail<DB: TestDatabase>(db: Database<DB>) {
+    let db = Arc::new(db);
+    all_versions(&db).await;
+    // It reads before all switches, and after them.
+    let mut idle = db.pool.acquire().await.expect("a connection");
+    let both = "SELECT email, id FROM users ORDER BY id";
+    let ids = DB::named_texts(&mut idle, both, "id").await;
+    assert_eq!(ids.expect("the statement is kept"), ["ada", "bob"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let reads = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
+    let readers = reads
+        .clone()
+        .map(|reads| tokio::spawn(read_emails(Arc::clone(&db), Arc::clone(&stop), reads)));
+    switch_under(&db, [&*reads[0], &*reads[1]]).await;
+    stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.expect("the reader does not fail");
+    }
+    for (column, texts) in [("email", ["mail", "mail"]), ("id", ["ada", "bob"])] {
+        let read = DB::named_texts(&mut idle, both, column).await;
+        assert_eq!(read.expect("the reader does not fail"), texts);
+    }
 }
-
-readers_do_not_fail!(
-    Sqlite,
-    read_sqlite,
-    readers_that_name_columns_do_not_fail_on_sqlite
-);
-readers_do_not_fail!(
-    Postgres,
-    read_postgres,
-    readers_that_name_columns_do_not_fail_on_postgres
-);
 
 #[tokio::test]
 async fn a_transaction_on_sqlite_keeps_the_view_that_it_has_read() {
@@ -493,31 +469,31 @@ async fn a_transaction_on_sqlite_keeps_the_view_that_it_has_read() {
 }
 
 /// Reads `*` through a statement that is kept, before and after a column between two others disappears.
-macro_rules! read_all_columns {
-    ($db:ident) => {{
-        $db.append("User", ["ada"]).await;
-        run(&$db, nicknamed::Users, 1).await.expect("run");
-        run(&$db, dropped::Users, 2).await.expect("run");
-        let mut connection = $db.pool.acquire().await.unwrap();
-        let read = || sqlx::query("SELECT * FROM users");
-        let row = read().fetch_one(&mut *connection).await.unwrap();
-        assert_eq!(row.get::<String, _>("nick"), "nick");
-        activate(&$db, 2).await.expect("activate");
-        read().fetch_one(&mut *connection).await
-    }};
+async fn nicks_after_a_switch<DB: TestDatabase>(
+    db: &Database<DB>,
+) -> Result<Vec<String>, sqlx::Error> {
+    db.append("User", ["ada"]).await;
+    run(db, nicknamed::Users, 1).await.expect("run");
+    run(db, dropped::Users, 2).await.expect("run");
+    let mut connection = db.pool.acquire().await.unwrap();
+    let all = "SELECT * FROM users";
+    let nicks = DB::named_texts(&mut connection, all, "nick").await;
+    assert_eq!(nicks.unwrap(), ["nick"]);
+    activate(db, 2).await.expect("activate");
+    DB::named_texts(&mut connection, all, "nick").await
 }
 
 #[tokio::test]
 async fn on_sqlite_reading_all_columns_returns_others_after_a_switch() {
     let db = Database::<Sqlite>::fresh().await;
-    let row = read_all_columns!(db).expect("there is no error");
-    assert_eq!(row.get::<String, _>("nick"), "mail");
+    let nicks = nicks_after_a_switch(&db).await;
+    assert_eq!(nicks.expect("there is no error"), ["mail"]);
 }
 
 #[tokio::test]
 async fn on_postgres_reading_all_columns_fails_after_a_switch() {
     let db = Database::<Postgres>::fresh().await;
-    let Err(sqlx::Error::Database(error)) = read_all_columns!(db) else {
+    let Err(sqlx::Error::Database(error)) = nicks_after_a_switch(&db).await else {
         panic!("it reads");
     };
     assert_eq!(error.code().as_deref(), Some("0A000"));
@@ -547,7 +523,7 @@ async fn a_switch_waits_for_a_reader_and_lets_others_read() {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
-    let busy = read_postgres(Arc::clone(&db), Arc::clone(&stop), Arc::clone(&reads));
+    let busy = read_emails(Arc::clone(&db), Arc::clone(&stop), Arc::clone(&reads));
     let busy = tokio::spawn(busy);
     let admin = Admin::new(db.store.clone());
     let target = Target::new("users").version(3);

@@ -560,7 +560,7 @@ where
     for<'c> &'c mut DB::Connection: sqlx::Acquire<'c, Database = DB>,
 {
     let put = command(Action::Put, 5);
-    db.append_events(&[put.event("a")]).await;
+    db.append_event(put.event("a")).await;
     run_once(db.worker().consumer(samples().folding())).await;
     let mut connection = db.pool.acquire().await.unwrap();
     let found = Sample::find(&mut *connection, "a").await.unwrap();
@@ -611,8 +611,7 @@ async fn the_printed_script_is_all_that_such_a_role_needs(db: Database<Postgres>
         role[0]
     );
     db.execute(&format!("{script} {grant}")).await;
-    db.append_events(&[command(Action::Put, 5).event("a")])
-        .await;
+    db.append_event(command(Action::Put, 5).event("a")).await;
     run_once(worker()).await;
     let found = Sample::find(&restricted.pool, "a").await;
     assert!(found.unwrap().is_some());
@@ -620,8 +619,7 @@ async fn the_printed_script_is_all_that_such_a_role_needs(db: Database<Postgres>
 
 async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres>) {
     let restricted = restricted(&db).await;
-    db.append_events(&[command(Action::Put, 5).event("a")])
-        .await;
+    db.append_event(command(Action::Put, 5).event("a")).await;
     let refused = refusal(&restricted, samples().folding()).await;
     let TableError::MayNotCreate { sql, .. } = &refused else {
         panic!("{refused}");
@@ -638,8 +636,7 @@ async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres
 async fn a_role_that_may_not_create_the_view_is_told_its_statement(db: Database<Postgres>) {
     run_once(db.worker().consumer(samples().folding())).await;
     let restricted = restricted(&db).await;
-    db.append_events(&[command(Action::Put, 5).event("a")])
-        .await;
+    db.append_event(command(Action::Put, 5).event("a")).await;
     db.execute("DROP VIEW samples").await;
     let worker = restricted.worker().consumer(samples().folding());
     let refused = worker.build().unwrap().run_once().await.unwrap_err();
@@ -656,17 +653,15 @@ async fn a_role_that_may_not_create_the_view_is_told_its_statement(db: Database<
 
 async fn a_row_that_no_event_changes_is_not_written(db: Database<Postgres>) {
     let writer = "SELECT xmin::text::bigint FROM samples_v1";
-    db.append_events(&[command(Action::Put, 5).event("a")])
-        .await;
+    db.append_event(command(Action::Put, 5).event("a")).await;
     run_once(db.worker().consumer(samples().folding())).await;
     let before = db.number(writer).await;
     // Its handler changes the row, and changes it back.
-    db.append_events(&[command(Action::ChangeBack, 5).event("a")])
+    db.append_event(command(Action::ChangeBack, 5).event("a"))
         .await;
     run_once(db.worker().consumer(samples().folding())).await;
     assert_eq!(db.number(writer).await, before);
-    db.append_events(&[command(Action::Change, 5).event("a")])
-        .await;
+    db.append_event(command(Action::Change, 5).event("a")).await;
     run_once(db.worker().consumer(samples().folding())).await;
     assert_ne!(db.number(writer).await, before);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use consumer::admin::{Admin, AdminError, ConsumerState, RebuildOptions};
 use consumer::{OnError, Settings};
-use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
+use consumer_tests::{Database, Model, Running, TestDatabase, run_once, test_on};
 use sqlx::Postgres;
 use tokio::sync::Semaphore;
 
@@ -153,12 +153,9 @@ async fn a_running_worker_takes_up_the_rebuild<DB: TestDatabase>(db: Database<DB
     let worker = users
         .worker(&db)
         .configure_all(|settings| settings.batch_size(3))
-        .snapshot_interval(Duration::from_millis(5))
-        .build()
-        .unwrap();
-    let handle = worker.handle();
-    let running = tokio::spawn(worker.run(std::future::pending()));
-    handle.caught_up().await.unwrap();
+        .snapshot_interval(Duration::from_millis(5));
+    let running = Running::start(worker);
+    running.caught_up().await.unwrap();
     let admin = users.worker(&db).admin().unwrap();
     let options = RebuildOptions::new().wait(Duration::from_secs(30));
     admin.rebuild("users", options).await.unwrap();
@@ -172,8 +169,7 @@ async fn a_running_worker_takes_up_the_rebuild<DB: TestDatabase>(db: Database<DB
     assert_eq!((done.handled, done.total), (20, 20));
     assert_eq!(done.remaining, Some(Duration::ZERO));
     assert_eq!(handled(&db).await, 20);
-    handle.shut_down();
-    running.await.unwrap().unwrap();
+    running.stop().await;
     assert_eq!(handled(&db).await, 20);
 }
 
@@ -245,9 +241,7 @@ async fn a_rebuild_waits_for_a_running_batch_or_is_refused() {
     db.append("User", ["a"]).await;
     let gate = Arc::new(Semaphore::new(0));
     let users = Model::new("users").gate(&gate);
-    let worker = users.worker(&db).build().unwrap();
-    let handle = worker.handle();
-    let running = tokio::spawn(worker.run(std::future::pending()));
+    let running = Running::start(users.worker(&db));
     users.entered.notified().await;
 
     let admin = users.worker(&db).admin().unwrap();
@@ -263,6 +257,5 @@ async fn a_rebuild_waits_for_a_running_batch_or_is_refused() {
     gate.add_permits(100);
     let rebuilt = waiting.await.unwrap().unwrap();
     assert_eq!(rebuilt.replay_to, 1);
-    handle.shut_down();
-    running.await.unwrap().unwrap();
+    running.stop().await;
 }

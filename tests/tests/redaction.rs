@@ -1,17 +1,13 @@
 //! After a redaction, no consumer gets the old payload, in any process, and no table or message of the
 //! library quotes it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use consumer::admin::{Admin, AdminError, RebuildOptions};
-use consumer::{
-    EventStore, ExpectedVersion, Metadata, NewEvent, OnError, Redaction, Schema, Settings,
-    StoreError,
-};
+use consumer::{EventStore, Metadata, NewEvent, OnError, Redaction, Schema, Settings, StoreError};
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, consumer, impatient, patiently, run_once,
-    test_on, until,
+    Database, Payloads, Running, TestConsumer, TestDatabase, impatient, patiently,
+    recording_at_gate, run_once, test_on, until,
 };
 use tokio::sync::Semaphore;
 
@@ -35,40 +31,13 @@ test_on!(
 const SECRET: &str = r#"{"email":"ada@example.com"}"#;
 const REDACTED: &str = r#"{"email":null}"#;
 
-/// The payloads that a consumer was given, the last one of each event.
-type Payloads = Arc<Mutex<BTreeMap<i64, String>>>;
-
-/// Records payloads, waits for a permit, and fails on those that are secret, quoting them.
-fn strict<DB: TestDatabase>(
-    name: &str,
-    gate: &Arc<Semaphore>,
-    fails: bool,
-) -> (TestConsumer<DB>, Payloads) {
-    let payloads = Payloads::default();
-    let (seen, gate) = (Arc::clone(&payloads), Arc::clone(gate));
-    let recording = consumer(name, move |_, _, event| {
-        let (seen, gate) = (Arc::clone(&seen), Arc::clone(&gate));
-        let payload = String::from_utf8_lossy(&event.payload).into_owned();
-        Box::pin(async move {
-            seen.lock()
-                .unwrap()
-                .insert(event.global_position, payload.clone());
-            gate.acquire().await?.forget();
-            if fails && payload == SECRET {
-                return Err(format!("cannot handle {payload}").into());
-            }
-            Ok(())
-        })
-    });
-    (recording, payloads)
-}
-
 fn open() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(1_000))
 }
 
-fn seen(payloads: &Payloads) -> Vec<String> {
-    payloads.lock().unwrap().values().cloned().collect()
+/// A consumer that fails on what is secret, quoting it.
+fn strict<DB: TestDatabase>(name: &str) -> (TestConsumer<DB>, Payloads) {
+    recording_at_gate(name, &open(), Some(SECRET))
 }
 
 async fn secret<DB: TestDatabase>(db: &Database<DB>) -> i64 {
@@ -172,8 +141,8 @@ async fn workers_drop_the_old_payload_of_a_redacted_event<DB: TestDatabase>(db: 
     let mut workers = Vec::new();
     for (number, gate) in gates.iter().enumerate() {
         // Each process has the log in memory.
-        let (own, _) = strict(&format!("own_{number}"), &open(), false);
-        let (slow, payloads) = strict(&format!("slow_{number}"), gate, false);
+        let (own, _) = recording_at_gate(&format!("own_{number}"), &open(), None);
+        let (slow, payloads) = recording_at_gate(&format!("slow_{number}"), gate, None);
         let slow = slow
             .settings(Settings::default().batch_size(1))
             .without_tx();
@@ -183,7 +152,7 @@ async fn workers_drop_the_old_payload_of_a_redacted_event<DB: TestDatabase>(db: 
         let own = format!("own_{number}");
         let in_memory = running.consumer_caught_up_to(&own, last);
         patiently("the log is in memory", in_memory).await.unwrap();
-        until("it has begun", async || !seen(&payloads).is_empty()).await;
+        until("it has begun", async || !payloads.seen().is_empty()).await;
         workers.push((running, payloads));
     }
     redact(&db.store, last, REDACTED).await.unwrap();
@@ -211,8 +180,8 @@ async fn workers_drop_the_old_payload_of_a_redacted_event<DB: TestDatabase>(db: 
             .await
             .unwrap();
         running.stop().await;
-        assert_eq!(payloads.lock().unwrap()[&first], SECRET);
-        assert_eq!(payloads.lock().unwrap()[&last], REDACTED);
+        assert_eq!(payloads.by_position()[&first], SECRET);
+        assert_eq!(payloads.by_position()[&last], REDACTED);
     }
 }
 
@@ -223,8 +192,8 @@ async fn the_command_replaces_errors_that_may_quote_the_payload<DB: TestDatabase
     let stopping = impatient().retries(0);
     let parking = stopping.clone().on_error(OnError::Park);
     let consumers = || {
-        let (stops, _) = strict("stops", &open(), true);
-        let (parks, _) = strict("parks", &open(), true);
+        let (stops, _) = strict("stops");
+        let (parks, _) = strict("parks");
         let worker = db.worker().consumer(stops.settings(stopping.clone()));
         worker.consumer(parks.settings(parking.clone()))
     };
@@ -248,27 +217,27 @@ async fn the_command_replaces_errors_that_may_quote_the_payload<DB: TestDatabase
 async fn a_parked_event_is_retried_with_its_new_payload<DB: TestDatabase>(db: Database<DB>) {
     let position = secret(&db).await;
     let settings = impatient().retries(0).on_error(OnError::Park);
-    let (parks, payloads) = strict("parks", &open(), true);
+    let (parks, payloads) = strict("parks");
     let running = Running::start(db.worker().consumer(parks.settings(settings.clone())));
     patiently("it is parked", running.caught_up())
         .await
         .unwrap();
     redact(&db.store, position, REDACTED).await.unwrap();
-    let (again, retried) = strict::<DB>("parks", &open(), true);
+    let (again, retried) = strict::<DB>("parks");
     let admin = db
         .worker()
         .consumer(again.settings(settings))
         .admin()
         .unwrap();
     assert_eq!(admin.retry_parked("parks", None).await.unwrap().handled, 1);
-    assert_eq!(seen(&retried), [REDACTED]);
+    assert_eq!(retried.seen(), [REDACTED]);
     running.stop().await;
-    assert_eq!(seen(&payloads), [SECRET]);
+    assert_eq!(payloads.seen(), [SECRET]);
 }
 
 async fn a_rebuild_after_a_redaction_gets_the_new_payload<DB: TestDatabase>(db: Database<DB>) {
     let position = secret(&db).await;
-    let (users, payloads) = strict("users", &open(), false);
+    let (users, payloads) = recording_at_gate("users", &open(), None);
     let running = Running::start(db.worker().consumer(users));
     patiently("it handles it", running.caught_up())
         .await
@@ -280,7 +249,7 @@ async fn a_rebuild_after_a_redaction_gets_the_new_payload<DB: TestDatabase>(db: 
         .rebuild("users", options.without_reset())
         .await
         .unwrap();
-    until("it has it again", async || seen(&payloads) == [REDACTED]).await;
+    until("it has it again", async || payloads.seen() == [REDACTED]).await;
     running.stop().await;
 }
 
@@ -290,12 +259,13 @@ async fn errors_of_another_log_stay<DB: TestDatabase>(db: Database<DB>) {
         .events("other")
         .aggregate_heads("other_heads");
     let other = db.store.clone().with_schema(other).unwrap();
-    let script = other.migration_sql();
-    db.execute(&script).await;
-    let event = [NewEvent::new("User", "ada", "UserRegistered", SECRET)];
-    other.append(ExpectedVersion::Any, &event).await.unwrap();
-    let (stops, _) = strict("stops", &open(), true);
-    let worker = consumer::Worker::builder(other).consumer(stops.settings(impatient().retries(0)));
+    let other = Database::of(other, &db.url);
+    db.execute(&other.store.migration_sql()).await;
+    let event = NewEvent::new("User", "ada", "UserRegistered", SECRET);
+    other.append_event(event).await;
+    let (stops, _) = strict("stops");
+    let stops = stops.settings(impatient().retries(0));
+    let worker = consumer::Worker::builder(other.store).consumer(stops);
     run_once(worker).await;
     let admin = Admin::new(db.store.clone());
     admin.redact(position, REDACTED).await.unwrap();

@@ -7,8 +7,7 @@ use std::time::Duration;
 use consumer::admin::{ActivateOptions, Admin, AdminError, ForgetOptions, RebuildOptions, Target};
 use consumer::{
     Backend, BuildError, ConsumerReport, ConsumerState, Formerly, HealthProblem, HeldBackReason,
-    NewEvent, OnError, Registered, Report, Schema, Settings, Worker, WorkerBuilder,
-    aggregate_slice,
+    OnError, Registered, Report, Schema, Settings, Worker, WorkerBuilder, aggregate_slice,
 };
 use consumer_tests::{
     Database, Model, Running, Seen, TestConsumer, TestDatabase, WorkerProcess, consumer, keep_log,
@@ -936,14 +935,10 @@ async fn a_name_retired_in_one_log_is_free_in_another<DB: TestDatabase>(db: Data
         .events("other")
         .aggregate_heads("other_heads");
     let other = db.store.clone().with_schema(other).unwrap();
-    let script = other.migration_sql();
-    db.execute(&script).await;
-    let event = [NewEvent::new("User", "u", "Changed", "{}")];
-    other
-        .append(consumer::ExpectedVersion::Any, &event)
-        .await
-        .unwrap();
-    let report = run_once(Worker::builder(other).consumer(users())).await;
+    let other = Database::of(other, &db.url);
+    db.execute(&other.store.migration_sql()).await;
+    other.append("User", ["u"]).await;
+    let report = run_once(Worker::builder(other.store).consumer(users())).await;
     assert!(!report.has_failures(), "{report}");
     assert_eq!(db.applied("users").await, [1, 2, 1]);
 }

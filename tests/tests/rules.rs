@@ -298,10 +298,7 @@ async fn r6_consumers_share_one_event_payload_and_metadata<DB: TestDatabase>(db:
     for id in ["u-1", "u-2"] {
         let event = consumer::NewEvent::new("User", id, "Changed", "{}")
             .metadata(consumer::Metadata::from_json_text(r#"{"tenant": "north"}"#));
-        db.store
-            .append(consumer::ExpectedVersion::Any, &[event])
-            .await
-            .unwrap();
+        db.append_event(event).await;
     }
     let look = |event: &PersistedEvent| {
         let record: &consumer::EventRecord = event;

@@ -166,13 +166,12 @@ fn axe() -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn axe_finds_no_violation_on_any_page() {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
+    };
     let Some(axe) = axe() else {
         return;
     };
-    let browser = Browser::start().await;
     let all = Pages::all().await;
     let mut found = Vec::new();
     for screen in [(1280, false), (360, true)] {
@@ -226,10 +225,9 @@ const CUT_OFF: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_is_wider_than_its_window() {
-    if !Browser::is_installed() {
+    let Some(browser) = Browser::start().await else {
         return;
-    }
-    let browser = Browser::start().await;
+    };
     let mut found = Vec::new();
     for pages in Pages::all().await {
         for width in [360, 1280, 1920] {

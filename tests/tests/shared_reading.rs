@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use consumer::{EventStore, ExpectedVersion, NewEvent, WorkerBuilder};
+use consumer::{EventStore, NewEvent, WorkerBuilder};
 use consumer_tests::{Database, TestDatabase, consumer, run_once};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sqlx::{Postgres, Sqlite};
@@ -48,8 +48,7 @@ async fn filled<DB: TestDatabase>() -> Database<DB> {
         let events: Vec<NewEvent> = (0..1_000)
             .map(|n| NewEvent::new("User", format!("u-{aggregate}"), "Changed", n.to_string()))
             .collect();
-        let any = ExpectedVersion::Any;
-        db.store.append(any, &events).await.unwrap();
+        db.append_events(&events).await;
     }
     db
 }

@@ -31,15 +31,6 @@ async fn history<DB: Backend>(store: &EventStore<DB>, id: &str) -> Vec<Persisted
         .unwrap()
 }
 
-/// Appends events that the expected version allows.
-async fn append<DB: TestDatabase>(
-    db: &Database<DB>,
-    expected: ExpectedVersion,
-    events: &[NewEvent],
-) -> Vec<PersistedEvent> {
-    db.store.append(expected, events).await.unwrap()
-}
-
 /// The error of an append.
 async fn refused<DB: TestDatabase>(
     db: &Database<DB>,
@@ -93,13 +84,21 @@ test_on!(
 );
 
 async fn an_append_returns_events_with_positions_and_versions<DB: TestDatabase>(db: Database<DB>) {
-    let first = append(&db, ExpectedVersion::NoStream, &[registered("u-1")]).await;
+    let first = db
+        .store
+        .append(ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
     assert_eq!(
         (first[0].global_position, first[0].aggregate_version),
         (1, 1)
     );
 
-    let more = append(&db, ExpectedVersion::Exact(1), &changes("u-1", 3)).await;
+    let more = db
+        .store
+        .append(ExpectedVersion::Exact(1), &changes("u-1", 3))
+        .await
+        .unwrap();
     assert_eq!(versions(&more), [2, 3, 4]);
     assert_eq!(
         more.iter()
@@ -165,7 +164,10 @@ async fn an_append_rolls_back_with_the_transaction_of_its_caller<DB: TestDatabas
 
     let rows = db.number("SELECT count(*) FROM mine").await;
     assert_eq!((rows, history(&db.store, "u-1").await.len()), (0, 0));
-    append(&db, ExpectedVersion::NoStream, &[registered("u-1")]).await;
+    db.store
+        .append(ExpectedVersion::NoStream, &[registered("u-1")])
+        .await
+        .unwrap();
 }
 
 async fn any_version_takes_the_aggregate_as_it_is<DB: TestDatabase>(db: Database<DB>) {
@@ -181,7 +183,7 @@ async fn any_version_takes_the_aggregate_as_it_is<DB: TestDatabase>(db: Database
 async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    append(&db, ExpectedVersion::NoStream, &changes("u-1", 3)).await;
+    db.append_events(&changes("u-1", 3)).await;
     for (expected, text) in [
         (
             ExpectedVersion::NoStream,
@@ -224,7 +226,7 @@ async fn a_wrong_expected_version_is_a_conflict_that_names_both<DB: TestDatabase
 async fn a_conflict_leaves_the_transaction_usable_and_changes_nothing<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    append(&db, ExpectedVersion::NoStream, &[registered("u-1")]).await;
+    db.append_event(registered("u-1")).await;
     let mut tx = db.store.begin().await.unwrap();
     for id in ["u-1", "u-2"] {
         let expected = ExpectedVersion::Exact(7);
@@ -353,7 +355,10 @@ async fn a_missing_or_old_head_row_is_corrected_by_the_events<DB: TestDatabase>(
             matches!(error, StoreError::Conflict { actual: Some(v), .. } if v == version),
             "{error}"
         );
-        append(&db, ExpectedVersion::Exact(version), &changes("u-1", 1)).await;
+        db.store
+            .append(ExpectedVersion::Exact(version), &changes("u-1", 1))
+            .await
+            .unwrap();
         db.execute(sql).await;
         db.append_events(&changes("u-1", 1)).await;
     }
@@ -368,7 +373,11 @@ async fn an_aggregate_with_archived_events_continues_at_its_head<DB: TestDatabas
 ) {
     db.append_events(&changes("u-1", 3)).await;
     db.execute("DELETE FROM events").await;
-    let stored = append(&db, ExpectedVersion::Exact(3), &changes("u-1", 1)).await;
+    let stored = db
+        .store
+        .append(ExpectedVersion::Exact(3), &changes("u-1", 1))
+        .await
+        .unwrap();
     assert_eq!(versions(&stored), [4]);
     let stored = db.append_events(&changes("u-1", 1)).await;
     assert_eq!(versions(&stored), [5]);
@@ -404,7 +413,11 @@ async fn ten_thousand_events_are_appended_at_once_or_not_at_all<DB: TestDatabase
     assert_eq!(history(&db.store, "u-1").await.len(), 0);
 
     events[9_999].event_id = Uuid::new_v4();
-    let stored = append(&db, ExpectedVersion::NoStream, &events).await;
+    let stored = db
+        .store
+        .append(ExpectedVersion::NoStream, &events)
+        .await
+        .unwrap();
     assert_eq!(versions(&stored), (1..=10_000).collect::<Vec<_>>());
     assert_eq!(history(&db.store, "u-1").await, stored);
 }
@@ -434,7 +447,7 @@ async fn a_failed_append_leaves_nothing_behind_in_the_transaction<DB: TestDataba
 async fn a_foreign_unique_constraint_is_not_a_conflict<DB: TestDatabase>(db: Database<DB>) {
     db.execute("CREATE UNIQUE INDEX one_of_a_kind ON events (event_type)")
         .await;
-    db.append_events(&[registered("u-1")]).await;
+    db.append_event(registered("u-1")).await;
     let error = refused(&db, ExpectedVersion::Any, &[registered("u-2")]).await;
     assert!(matches!(error, StoreError::Database(_)), "{error:?}");
 }

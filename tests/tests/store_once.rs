@@ -292,15 +292,11 @@ async fn without_ids_that_are_kept_repeats_are_stored_again<DB: TestDatabase>(db
         batch.iter().map(new).collect()
     };
     for _ in 0..2 {
-        let new = with_new_ids();
-        db.store.append(ExpectedVersion::Any, &new).await.unwrap();
+        db.append_events(&with_new_ids()).await;
     }
     assert_eq!(log(&db.store).await.len(), 6);
 
-    db.store
-        .append(ExpectedVersion::Any, &batch[..2])
-        .await
-        .unwrap();
+    db.append_events(&batch[..2]).await;
     let error = db
         .store
         .append(ExpectedVersion::Any, &batch)

@@ -8,10 +8,9 @@ use consumer::{
 use consumer_tests::{Database, TestDatabase, TestPostgres, test_on};
 use sqlx::Postgres;
 
-/// Appends an event with this payload.
-async fn append_bytes<DB: TestDatabase>(db: &Database<DB>, payload: Vec<u8>) {
-    let event = NewEvent::new("User", "a", "Happened", payload);
-    db.append_event(event).await;
+/// An event with this payload.
+fn happened(payload: Vec<u8>) -> NewEvent {
+    NewEvent::new("User", "a", "Happened", payload)
 }
 
 async fn read<DB: Backend>(store: &EventStore<DB>, range: ReadRange<'_>) -> Vec<PersistedEvent> {
@@ -177,7 +176,7 @@ async fn a_range_respects_its_budget_but_has_at_least_one_event<DB: TestDatabase
     // Type, id and name of each event.
     const TEXTS: u64 = 13;
     for size in [10, 0, 20, 5, 100, 0, 0, 7] {
-        append_bytes(&db, vec![b'x'; size]).await;
+        db.append_event(happened(vec![b'x'; size])).await;
     }
     for (after, max_bytes, expected) in [
         (0, 0, vec![1]),
@@ -334,7 +333,7 @@ async fn types_read_again_share_one_allocation<DB: TestDatabase>(db: Database<DB
 async fn a_range_over_payloads_of_50_mib_respects_its_budget<DB: TestDatabase>(db: Database<DB>) {
     const MIB: usize = 1 << 20;
     for n in 0..4_u8 {
-        append_bytes(&db, vec![n; 50 * MIB]).await;
+        db.append_event(happened(vec![n; 50 * MIB])).await;
     }
     let budget = 120 * MIB as u64;
     let events = read(

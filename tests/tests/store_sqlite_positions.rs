@@ -30,22 +30,21 @@ fn work() -> impl Strategy<Value = Work> {
         .prop_map(|(steps, commits)| Work { steps, commits })
 }
 
-async fn append(store: &SqliteEventStore, tx: &mut SqliteConnection, count: u8) {
-    let events: Vec<_> = (0..count)
-        .map(|_| NewEvent::new("User", "u-1", "E", ""))
-        .collect();
-    store
-        .append_in(tx, ExpectedVersion::Any, &events)
-        .await
-        .unwrap();
+fn events(count: u8) -> Vec<NewEvent> {
+    let event = |_| NewEvent::new("User", "u-1", "E", "");
+    (0..count).map(event).collect()
 }
 
 async fn run(store: &SqliteEventStore, tx: &mut SqliteConnection, step: &Step) {
+    let any = ExpectedVersion::Any;
     match step {
-        Step::Append(count) => append(store, tx, *count).await,
+        Step::Append(count) => {
+            store.append_in(tx, any, &events(*count)).await.unwrap();
+        }
         Step::AppendInVain(count) => {
             let mut savepoint = tx.begin().await.unwrap();
-            append(store, &mut savepoint, *count).await;
+            let events = events(*count);
+            store.append_in(&mut savepoint, any, &events).await.unwrap();
             savepoint.rollback().await.unwrap();
         }
         Step::DeleteNewest => {

@@ -22,11 +22,11 @@ test_on!(
 /// The names of schemas are quoted wherever they appear.
 const TENANTS: [&str; 2] = ["acme", "Söhne & Co"];
 
-/// A store for each tenant, over the same pool.
-async fn tenants(db: &Database<Postgres>) -> Vec<PgEventStore> {
+/// The schema of each tenant, over the same pool.
+async fn tenants(db: &Database<Postgres>) -> Vec<Database<Postgres>> {
     db.execute("CREATE TABLE shared (tenant_table TEXT NOT NULL)")
         .await;
-    let mut stores = Vec::new();
+    let mut tenants = Vec::new();
     for tenant in TENANTS {
         let schema = Schema::default().database_schema(tenant).in_search_path();
         let store = db.store.clone().with_schema(schema).unwrap();
@@ -35,14 +35,13 @@ async fn tenants(db: &Database<Postgres>) -> Vec<PgEventStore> {
             "CREATE TABLE \"{tenant}\".users (id TEXT NOT NULL, log TEXT NOT NULL)"
         ))
         .await;
-        stores.push(store);
+        tenants.push(Database::of(store, &db.url));
     }
-    stores
+    tenants
 }
 
-async fn append(store: &PgEventStore, id: &str) {
-    let event = [NewEvent::new("User", id, "Registered", "{}")];
-    store.append(ExpectedVersion::Any, &event).await.unwrap();
+fn registered(id: &str) -> NewEvent {
+    NewEvent::new("User", id, "Registered", "{}")
 }
 
 /// Writes each user into the table that an unqualified name finds.
@@ -73,15 +72,15 @@ async fn written(db: &Database<Postgres>, tenant: &str) -> Vec<String> {
 }
 
 async fn each_tenants_handlers_write_their_own_tables(db: Database<Postgres>) {
-    let stores = tenants(&db).await;
-    let workers: Vec<Running<Postgres>> = stores
-        .iter()
-        .map(|store| Running::start(Worker::builder(store.clone()).consumer(users("users"))))
-        .collect();
-    for (store, tenant) in stores.iter().zip(TENANTS) {
-        for n in 0..5 {
-            append(store, &format!("{tenant}-{n}")).await;
-        }
+    let tenants = tenants(&db).await;
+    let start = |tenant: &Database<Postgres>| {
+        let worker = Worker::builder(tenant.store.clone());
+        Running::start(worker.consumer(users("users")))
+    };
+    let workers: Vec<Running<Postgres>> = tenants.iter().map(start).collect();
+    for (tenant, name) in tenants.iter().zip(TENANTS) {
+        let ids = (0..5).map(|n| format!("{name}-{n}"));
+        tenant.append("User", ids).await;
     }
     for worker in &workers {
         patiently("it catches up", worker.caught_up())
@@ -103,7 +102,7 @@ async fn each_tenants_handlers_write_their_own_tables(db: Database<Postgres>) {
 }
 
 async fn what_a_handler_sets_does_not_change_the_next_ones_schema(db: Database<Postgres>) {
-    let stores = tenants(&db).await;
+    let tenants = tenants(&db).await;
     let paths: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&paths);
     let setting = consumer("setting", move |_, tx: &mut sqlx::PgConnection, _| {
@@ -117,19 +116,17 @@ async fn what_a_handler_sets_does_not_change_the_next_ones_schema(db: Database<P
             Ok(Postgres::execute_sql(tx, "SET search_path = pg_temp").await?)
         })
     });
-    for n in 0..3 {
-        append(&stores[1], &format!("u-{n}")).await;
-    }
+    tenants[1].append("User", ["u-0", "u-1", "u-2"]).await;
     let setting = setting.settings(Settings::default().batch_size(1));
-    let report = run_once(Worker::builder(stores[1].clone()).consumer(setting)).await;
+    let report = run_once(Worker::builder(tenants[1].store.clone()).consumer(setting)).await;
     assert!(!report.has_failures(), "{report}");
     assert_eq!(*paths.lock().unwrap(), ["\"Söhne & Co\", public"; 3]);
 }
 
 async fn a_schema_in_the_search_path_reaches_no_other_consumer(db: Database<Postgres>) {
-    let stores = tenants(&db).await;
-    append(&stores[0], "u-1").await;
-    run_once(Worker::builder(stores[0].clone()).consumer(users("users"))).await;
+    let tenants = tenants(&db).await;
+    tenants[0].append("User", ["u-1"]).await;
+    run_once(Worker::builder(tenants[0].store.clone()).consumer(users("users"))).await;
     // Neither a worker on the same pool that did not ask for it, nor the pool's other users.
     let path: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&path);
@@ -156,7 +153,7 @@ async fn a_schema_in_the_search_path_reaches_no_other_consumer(db: Database<Post
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalogue_that_is_named_last_still_comes_first() {
     let db = Database::<Postgres>::fresh().await;
-    let stores = tenants(&db).await;
+    let tenants = tenants(&db).await;
     db.execute("CREATE FUNCTION acme.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT NULL::timestamptz $$")
         .await;
     let pool =
@@ -167,8 +164,9 @@ async fn a_catalogue_that_is_named_last_still_comes_first() {
             ))
         });
     let store = PgEventStore::new(pool.connect(&db.url).await.unwrap());
-    let store = store.with_schema(stores[0].schema().clone()).unwrap();
-    append(&store, "u-1").await;
+    let schema = tenants[0].store.schema().clone();
+    let tenant = Database::of(store.with_schema(schema).unwrap(), &db.url);
+    tenant.append("User", ["u-1"]).await;
     let now = consumer("now", |_, tx: &mut sqlx::PgConnection, _| {
         Box::pin(async move {
             let is_null: bool = sqlx::raw_sql("SELECT now() IS NULL")
@@ -182,7 +180,7 @@ async fn a_catalogue_that_is_named_last_still_comes_first() {
             }
         })
     });
-    let report = run_once(Worker::builder(store).consumer(now)).await;
+    let report = run_once(Worker::builder(tenant.store).consumer(now)).await;
     assert!(!report.has_failures(), "{report}");
 }
 
@@ -197,17 +195,15 @@ async fn a_search_path_without_a_schema_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_that_call_handlers_do_so_in_the_tenants_schema() {
     let db = Database::<Postgres>::fresh().await;
-    let store = tenants(&db).await.remove(1);
-    append(&store, "u-1").await;
+    let tenant = tenants(&db).await.remove(1);
+    tenant.append("User", ["u-1"]).await;
+    let worker = || Worker::builder(tenant.store.clone());
     let failing = consumer("users", |_, _: &mut sqlx::PgConnection, _| {
         Box::pin(async { Err("as told".into()) })
     });
     let settings = impatient().retries(0).on_error(OnError::Park);
-    run_once(Worker::builder(store.clone()).consumer(failing.settings(settings))).await;
-    let admin: Admin<Postgres> = Worker::builder(store.clone())
-        .consumer(users("users"))
-        .admin()
-        .unwrap();
+    run_once(worker().consumer(failing.settings(settings))).await;
+    let admin: Admin<Postgres> = worker().consumer(users("users")).admin().unwrap();
     assert_eq!(admin.status().await.unwrap().log, "Söhne & Co.events");
     let retried = admin.retry_parked("users", None).await.unwrap();
     assert_eq!(
@@ -246,9 +242,9 @@ impl Accounts {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_tenant_has_the_tables_of_read_models_in_its_schema() {
     let db = Database::<Postgres>::fresh().await;
-    for store in tenants(&db).await {
-        append(&store, "u-1").await;
-        let report = run_once(Worker::builder(store).consumer(Accounts)).await;
+    for tenant in tenants(&db).await {
+        tenant.append_event(registered("u-1")).await;
+        let report = run_once(Worker::builder(tenant.store).consumer(Accounts)).await;
         assert!(!report.has_failures(), "{report}");
     }
     for tenant in TENANTS {
@@ -269,19 +265,18 @@ async fn each_tenant_has_the_tables_of_read_models_in_its_schema() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_tenant_reads_the_rows_of_its_own_schema() {
     let db = Database::<Postgres>::fresh().await;
-    let mut stores = tenants(&db).await;
+    let mut tenants = tenants(&db).await;
     // The one that a session finds by itself.
-    stores.push(db.store.clone());
+    tenants.push(db);
     let id = "u-1";
     let mut positions = Vec::new();
-    for store in &stores {
-        let event = [NewEvent::new("User", id, "Registered", "{}")];
-        let appended = store.append(ExpectedVersion::Any, &event).await.unwrap();
-        positions.push(appended[0].global_position);
-        run_once(Worker::builder(store.clone()).consumer(Accounts)).await;
+    for tenant in &tenants {
+        positions.push(tenant.append_event(registered(id)).await);
+        run_once(Worker::builder(tenant.store.clone()).consumer(Accounts)).await;
     }
     let logs = ["acme.events", "Söhne & Co.events", "events"];
-    for ((store, position), log) in stores.iter().zip(positions).zip(logs) {
+    for ((tenant, position), log) in tenants.iter().zip(positions).zip(logs) {
+        let store = &tenant.store;
         let found = store.find::<Account>(id).await.unwrap();
         assert_eq!(found.map(|row| row.log).as_deref(), Some(log));
         let found = store.find_as_of::<Account>(id, position, Duration::from_mins(1));
@@ -296,11 +291,12 @@ async fn the_printed_script_creates_tables_in_the_tenants_schema() {
     let relations = "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class
                       WHERE relname LIKE 'accounts%' AND relkind IN ('r', 'v') ORDER BY 1";
     let expected = ["acme.accounts", "acme.accounts_v1"];
-    let store = tenants(&db).await.remove(0);
-    let admin = Worker::builder(store.clone()).consumer(Accounts).admin();
+    let tenant = tenants(&db).await.remove(0);
+    let worker = || Worker::builder(tenant.store.clone()).consumer(Accounts);
+    let admin = worker().admin();
     db.execute(&admin.unwrap().migration_sql()).await;
     assert_eq!(db.texts(relations).await, expected);
-    append(&store, "u-1").await;
-    run_once(Worker::builder(store).consumer(Accounts)).await;
+    tenant.append_event(registered("u-1")).await;
+    run_once(worker()).await;
     assert_eq!(db.texts(relations).await, expected);
 }

@@ -5,13 +5,6 @@
 //! exactly the toolchain that `rust-toolchain.toml` pins. Elsewhere the programs are compiled, and
 //! the test says that it compared nothing; `UI_COMPARE=no` does so anywhere.
 //! `TRYBUILD=overwrite cargo test --test ui` writes the messages anew; read each before you keep it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -44,8 +44,7 @@ async fn log_of<DB: TestDatabase>(events: u32) -> Database<DB> {
     let events: Vec<NewEvent> = (0..events)
         .map(|n| NewEvent::new("Account", "a-1", "Deposited", format!("{{\"amount\":{n}}}")))
         .collect();
-    let first = ExpectedVersion::NoStream;
-    db.store.append(first, &events).await.unwrap();
+    db.append_events(&events).await;
     db
 }
 

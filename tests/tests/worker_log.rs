@@ -76,7 +76,7 @@ async fn a_consumer_that_begins_to_wait_for_a_release_is_logged<DB: TestDatabase
     keep_log();
     let name = unique::<DB>("waiting");
     let refund = NewEvent::new("Order", "o-1", "Refunded", "{}");
-    let position = db.append_events(&[refund]).await[0].global_position;
+    let position = db.append_event(refund).await;
     let old = read_model(&name).knows(|_| false);
     let running = Running::start(db.worker().consumer(old));
     until("it waits", async || {

@@ -799,7 +799,7 @@ async fn quiet(db: &Database<Postgres>, name: &str) -> i64 {
 ///
 /// An idle worker doubles its wait between two polls, starting at a millisecond, whatever its poll
 /// interval is. One that has been quiet for more than 2,048 ms polls again after 4,096.
-async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Postgres>) {
+async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &Database<Postgres>) {
     const QUIET: i64 = 2_100;
     const NEXT_LOOK: u128 = 4_096;
     const ROUNDS: u32 = 6;
@@ -807,9 +807,7 @@ async fn is_woken_by_an_append(db: &Database<Postgres>, appender: &EventStore<Po
         until("it is quiet", async || quiet(db, "listening").await > QUIET).await;
         let started = std::time::Instant::now();
         let before = u128::try_from(quiet(db, "listening").await).unwrap();
-        let event = [NewEvent::new("User", "u-1", "Changed", "{}")];
-        let stored = appender.append(ExpectedVersion::Any, &event);
-        let position = stored.await.unwrap()[0].global_position;
+        let position = appender.append_one("User", "u-1").await;
         until("it has handled the event", async || {
             db.checkpoint("listening").await == Some(position)
         })
@@ -832,6 +830,7 @@ async fn an_append_wakes_a_worker_that_listens() {
         .await
         .unwrap()
         .notify(true);
+    let appender = Database::of(appender, &db.url);
     let hour = Duration::from_hours(1);
     let worker = async |name: &str| {
         let worker = Worker::builder(store_called(&db, name).await);

@@ -224,8 +224,6 @@ fn suggested_name(item: &Item) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::suggested_name;
     use crate::errors::Errors;
     use crate::item;

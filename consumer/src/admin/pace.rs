@@ -56,8 +56,6 @@ pub(super) fn time_for(events: i64, rate: f64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
     use std::time::{Duration, Instant};
 
     use super::{Pace, time_for};

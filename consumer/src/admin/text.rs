@@ -128,8 +128,6 @@ pub(crate) fn visible_json(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::time::Duration;
 
     use super::{count, duration, events_were, listed, number, one_line, visible, visible_json};

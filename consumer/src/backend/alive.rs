@@ -62,10 +62,9 @@ fn started(process: u32) -> Option<String> {
     (!is_dead).then(|| ticks.to_owned())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::process::Command;
 
     use super::*;

@@ -68,10 +68,9 @@ pub(crate) async fn expire_marks_of_the_dead<DB: Checkpoints>(
     expire_of_the_dead::<DB>(of_the_dead, connection, consumer).await
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use sqlx::Sqlite;
 
     use super::*;

@@ -59,8 +59,6 @@ fn insert(name: &str) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::sync::Arc;
 
     use super::{LONGEST_NAME, Names, shared};

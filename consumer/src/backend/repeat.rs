@@ -74,8 +74,6 @@ fn same_json(one: &Value, other: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::same_payload;
     use crate::{Column, Schema, SqlType};
 

@@ -625,8 +625,6 @@ fn quote(identifier: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::{Column, Schema};
 
     #[test]

@@ -100,8 +100,6 @@ impl<'a, E, R: Serialize, F: Fn(&'a E) -> R> Serialize for Rows<'a, E, F> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::{column, json_rows, last_of_each};
 
     #[test]

@@ -121,8 +121,6 @@ impl Issued {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use axum::http::Request;
 
     use super::{MOST_TOKENS, Tokens, is_same_origin};

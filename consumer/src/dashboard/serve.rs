@@ -190,8 +190,6 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use axum::http::HeaderMap;
     use axum::http::header::HOST;
 

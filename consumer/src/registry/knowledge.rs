@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_taken_if_a_handler_takes_it_and_it_is_not_ignored() {
+    fn an_event_is_taken_if_a_handler_takes_it_unless_it_is_ignored() {
         let format = |event_type| EventFormat {
             aggregate_type: "Order",
             event_type,

@@ -53,10 +53,9 @@ pub(crate) fn with_cause(events: &[NewEvent]) -> Cow<'_, [NewEvent]> {
     }
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
     use std::sync::Arc;
 
     use super::{find, within};

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 
@@ -348,6 +348,19 @@ impl<DB: Backend> Lease<DB> {
             ended_well: &mut self.ended_well,
             claimed,
         })
+    }
+
+    /// Begins a transaction that calls no handler, with the flag to set at its end.
+    pub(crate) async fn begin_transaction(
+        &mut self,
+    ) -> Result<(Transaction<'_, DB>, &mut bool), sqlx::Error> {
+        let Parts {
+            connection,
+            guard,
+            ended_well,
+            ..
+        } = self.begin()?;
+        Ok((connection.begin_with(guard.begin()).await?, ended_well))
     }
 }
 

@@ -112,8 +112,6 @@ fn clean(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
     use super::{BLOCK, Process, clean, hash};
 
     #[test]

@@ -341,10 +341,9 @@ mod affinity {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::sync::mpsc;
     use std::thread;
 

@@ -201,9 +201,20 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
             () = fuse.ended() => {}
             reached = self.until_enough(&worker, &work) => reached?,
         }
-        let retry = admin.retry_parked(target(id), None);
-        let retried = tokio::time::timeout(timeout(), retry).await;
+        let retried = self.retry(&admin, id, None).await;
         self.world.remove_fuse();
+        retried?;
+        self.until_reached(&worker, &work).await?;
+        worker.stop().await;
+        self.end_of(&mut work);
+        let seen = self.look().await?;
+        self.model.ran(&work, seen)
+    }
+
+    /// Tries all parked events of a consumer again, or the one at a position.
+    async fn retry(&self, admin: &Admin<DB>, id: Id, position: Option<i64>) -> Verdict {
+        let retry = admin.retry_parked(target(id), position);
+        let retried = tokio::time::timeout(timeout(), retry).await;
         let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
         if !retried
             .as_ref()
@@ -212,12 +223,7 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
             // An event that fails keeps those before it parked.
             self.world.allow_repeats(id.0, id.1);
         }
-        allowed("retry_parked", id, retried)?;
-        self.until_reached(&worker, &work).await?;
-        worker.stop().await;
-        self.end_of(&mut work);
-        let seen = self.look().await?;
-        self.model.ran(&work, seen)
+        allowed("retry_parked", id, retried)
     }
 
     async fn rebuild(&mut self, id: Option<Id>, which: usize) -> Verdict {
@@ -258,17 +264,7 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
         let one = one.filter(|_| which % 3 == 1);
         let code = [(id.0, release)];
         let mut work = self.begin(&code, Some(0));
-        let retry = admin.retry_parked(target(id), one);
-        let retried = tokio::time::timeout(timeout(), retry).await;
-        let retried = retried.map_err(|_| format!("stuck: retrying {id:?}"))?;
-        if !retried
-            .as_ref()
-            .is_ok_and(|retried| retried.failed.is_empty())
-        {
-            // An event that fails keeps those before it parked.
-            self.world.allow_repeats(id.0, id.1);
-        }
-        allowed("retry_parked", id, retried)?;
+        self.retry(&admin, id, one).await?;
         self.end_of(&mut work);
         let seen = self.look().await?;
         self.model.retried(id, &work, one, seen)

@@ -1,10 +1,5 @@
 //! `cfg` on handlers is copied to every mention of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::unused_async,
-    clippy::non_minimal_cfg,
-    clippy::no_effect_underscore_binding
-)]
+#![allow(clippy::non_minimal_cfg)]
 
 use consumer::prelude::*;
 use consumer::sqlx::{Connection, Sqlite};

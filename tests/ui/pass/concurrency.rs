@@ -1,5 +1,4 @@
 //! The documented forms of concurrency in a handler compile, and handle every event.
-#![allow(clippy::unwrap_used, clippy::unused_async)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

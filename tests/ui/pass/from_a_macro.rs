@@ -1,9 +1,4 @@
 //! Inside `macro_rules!`, with every fragment that a name, a type, a literal or a body can be.
-#![allow(
-    clippy::unwrap_used,
-    clippy::unused_async,
-    clippy::no_effect_underscore_binding
-)]
 
 use consumer::prelude::*;
 use consumer::sqlx::Sqlite;

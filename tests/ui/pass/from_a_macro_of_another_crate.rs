@@ -1,10 +1,5 @@
 //! `crate = path` through a re-export, and a `macro_rules!` of another crate that declares a
 //! consumer in this one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::unused_async,
-    clippy::no_effect_underscore_binding
-)]
 
 use consumer_tests::reexport::{self, prelude::*};
 

@@ -1,6 +1,5 @@
 //! Names of the prelude, of `std` and of generated code mean something else here.
 #![no_implicit_prelude]
-#![allow(clippy::unused_async, clippy::unnecessary_wraps, clippy::unused_self)]
 #![allow(dead_code, non_camel_case_types, non_upper_case_globals)]
 
 mod std {}

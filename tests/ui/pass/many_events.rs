@@ -1,5 +1,4 @@
 //! An aggregate may have hundreds of events: the checks stay below the compiler's limit.
-#![allow(clippy::unused_async)]
 
 use consumer::prelude::*;
 

@@ -1,11 +1,6 @@
 //! Where a consumer's type may be and what it may look like: private, in a module, in a function,
 //! a concrete generic, with a default, an alias.
-#![allow(
-    clippy::unwrap_used,
-    clippy::unused_async,
-    clippy::wildcard_imports,
-    clippy::no_effect_underscore_binding
-)]
+#![allow(clippy::wildcard_imports)]
 
 use consumer::prelude::*;
 use consumer::sqlx::{Connection as _, Sqlite};

@@ -98,8 +98,6 @@ fn since_2000(micros: i64) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::since_2000;
 
     #[test]

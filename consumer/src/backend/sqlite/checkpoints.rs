@@ -286,8 +286,6 @@ impl Checkpoints for Sqlite {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 
     use crate::SqliteEventStore;

@@ -496,8 +496,6 @@ fn within_budget(sizes: Vec<Size>, range: ReadRange<'_>) -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use sqlx::{AssertSqlSafe, Row, Sqlite};
 
     use super::EventStatements;

@@ -117,8 +117,6 @@ fn without_exponent(number: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use serde_json::{Value, json};
 
     use super::{read, stored_text};

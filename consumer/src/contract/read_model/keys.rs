@@ -133,8 +133,6 @@ impl<K: Key> BatchKeys<K> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::{BatchKeys, Keys};
     use crate::contract::{EventRecord, PersistedEvent};
 

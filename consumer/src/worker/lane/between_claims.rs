@@ -3,9 +3,9 @@
 
 use tokio::time;
 
-use sqlx::{Connection as _, Transaction};
+use sqlx::Transaction;
 
-use crate::backend::{Backend, Claim, Precedence, Remains, TransactionGuard as _};
+use crate::backend::{Backend, Claim, Precedence, Remains};
 use crate::worker::connections::Parts;
 use crate::worker::lane::attempt::{Attempt, Opening, Ready, failed};
 use crate::worker::lane::backoff::{DATABASE_BACKOFF, delay};
@@ -53,13 +53,7 @@ impl<DB: Backend> Attempt<'_, DB> {
     /// Opens a transaction like [`open`](Self::open) and ends it at once, except for a mark.
     async fn open_and_mark(&self) -> Result<Opening, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
-        let Parts {
-            connection,
-            guard,
-            ended_well,
-            ..
-        } = lease.begin()?;
-        let mut tx = connection.begin_with(guard.begin()).await?;
+        let (mut tx, ended_well) = lease.begin_transaction().await?;
         let mut opening = self.open(&mut tx, false).await?;
         if let Opening::Ready(ready) = &opening {
             let mark = self.mark(ready.run.is_replay);
@@ -70,11 +64,9 @@ impl<DB: Backend> Attempt<'_, DB> {
             }
         }
         match opening {
-            Opening::Commit(_) | Opening::Ready(_) => tx.commit().await?,
-            Opening::RollBack(_) => tx.rollback().await?,
+            Opening::Commit(_) | Opening::Ready(_) => commit(tx, ended_well, opening).await,
+            Opening::RollBack(_) => roll_back(tx, ended_well, opening).await,
         }
-        *ended_well = true;
-        Ok(opening)
     }
 
     /// The mark of the consumer, as this lane holds it.
@@ -141,13 +133,7 @@ impl<DB: Backend> Attempt<'_, DB> {
         index: usize,
     ) -> Result<Outcome, AttemptError> {
         let mut lease = self.shared.connections.writer().await?;
-        let Parts {
-            connection,
-            guard,
-            ended_well,
-            ..
-        } = lease.begin()?;
-        let mut tx = connection.begin_with(guard.begin()).await?;
+        let (mut tx, ended_well) = lease.begin_transaction().await?;
         let again = claim_again(
             self.shared,
             self.segment,

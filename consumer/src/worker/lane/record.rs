@@ -1,9 +1,8 @@
 //! Ends of transactions, and a checkpoint that is saved in one of its own.
 
-use sqlx::{Connection as _, Transaction};
+use sqlx::Transaction;
 
-use crate::backend::{Backend, Claim, NewCheckpoint, State, TransactionGuard as _};
-use crate::worker::connections::Parts;
+use crate::backend::{Backend, Claim, NewCheckpoint, State};
 use crate::worker::context::Shared;
 use crate::worker::lane::failure::AttemptError;
 use crate::worker::lane::outcome::Outcome;
@@ -18,13 +17,7 @@ pub(crate) async fn record<DB: Backend>(
     new: &NewCheckpoint,
 ) -> Result<Outcome, AttemptError> {
     let mut lease = shared.connections.writer().await?;
-    let Parts {
-        connection,
-        guard,
-        ended_well,
-        ..
-    } = lease.begin()?;
-    let mut tx = connection.begin_with(guard.begin()).await?;
+    let (mut tx, ended_well) = lease.begin_transaction().await?;
     let position = earlier.checkpoint.position;
     let claim = match claim_again(shared, segment, earlier, position, &mut tx).await? {
         Ok(claim) => claim,
@@ -70,12 +63,22 @@ pub(super) async fn claim_again<DB: Backend>(
     })
 }
 
-pub(super) async fn commit<DB: Backend>(
+pub(super) async fn commit<DB: Backend, T>(
     tx: Transaction<'_, DB>,
     ended_well: &mut bool,
-    outcome: Outcome,
-) -> Result<Outcome, AttemptError> {
+    outcome: T,
+) -> Result<T, AttemptError> {
     tx.commit().await?;
+    *ended_well = true;
+    Ok(outcome)
+}
+
+pub(super) async fn roll_back<DB: Backend, T>(
+    tx: Transaction<'_, DB>,
+    ended_well: &mut bool,
+    outcome: T,
+) -> Result<T, AttemptError> {
+    tx.rollback().await?;
     *ended_well = true;
     Ok(outcome)
 }
@@ -87,17 +90,7 @@ pub(super) async fn undo<DB: Backend>(
     ended_well: &mut bool,
     outcome: Outcome,
 ) -> Result<Outcome, AttemptError> {
-    tx.rollback().await?;
+    let outcome = roll_back(tx, ended_well, outcome).await?;
     *ended_well = DB::RESTORES_SESSION;
-    Ok(outcome)
-}
-
-pub(super) async fn roll_back<DB: Backend>(
-    tx: Transaction<'_, DB>,
-    ended_well: &mut bool,
-    outcome: Outcome,
-) -> Result<Outcome, AttemptError> {
-    tx.rollback().await?;
-    *ended_well = true;
     Ok(outcome)
 }

@@ -3,14 +3,13 @@
 
 use std::ops::ControlFlow;
 
-use sqlx::Connection as _;
 use tokio::time;
 
-use crate::backend::{Backend, TransactionGuard as _, position};
+use crate::backend::{Backend, position};
 use crate::contract::PersistedEvent;
-use crate::worker::connections::Parts;
 use crate::worker::lane::failure::AttemptError;
 use crate::worker::lane::job::Job;
+use crate::worker::lane::record::roll_back;
 use crate::worker::lane::{CONTINUE, Lane, Turn};
 use crate::worker::poller::snapshot::Snapshot;
 use crate::worker::progress::lane::Cursor;
@@ -51,19 +50,11 @@ impl<DB: Backend> Lane<DB> {
             return Ok(false);
         };
         let mut lease = self.shared.connections.writer().await?;
-        let Parts {
-            connection,
-            guard,
-            ended_well,
-            ..
-        } = lease.begin()?;
-        let mut tx = connection.begin_with(guard.begin()).await?;
+        let (mut tx, ended_well) = lease.begin_transaction().await?;
         let statements = &self.shared.statements;
         let consumer = &self.segment.key.consumer;
         let is_parked = DB::is_parked(statements, &mut tx, consumer, event).await?;
-        tx.rollback().await?;
-        *ended_well = true;
-        Ok(is_parked)
+        roll_back(tx, ended_well, is_parked).await
     }
 
     /// Leaves a job to other processes until its row changes.

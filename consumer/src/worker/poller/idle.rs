@@ -216,8 +216,6 @@ pub(crate) async fn scan<DB: Backend>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-
     use std::time::Duration;
 
     use super::*;

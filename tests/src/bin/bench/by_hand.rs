@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use consumer::prelude::*;
-use consumer::{BatchError, Context, Settings};
+use consumer::{Backend, BatchError, Context, Settings};
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite};
 
 use crate::rows::{Row, changed_column, columns};
@@ -67,52 +67,49 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("the rows as JSON")
 }
 
-/// Implements the consumer of one database, whose `fold` is below.
-macro_rules! consumer {
-    ($database:ty, $connection:ty, $name:literal) => {
-        impl<R: Row> Consumer<$database> for ByHandFold<R> {
-            fn formerly(&self) -> consumer::Formerly {
-                consumer::Formerly::None
-            }
+impl<DB: Backend, R: Row> Consumer<DB> for ByHandFold<R>
+where
+    Self: Fold<DB>,
+{
+    fn formerly(&self) -> consumer::Formerly {
+        consumer::Formerly::None
+    }
 
-            fn name(&self) -> &str {
-                $name
-            }
+    fn name(&self) -> &str {
+        Self::NAME
+    }
 
-            async fn handle(
-                &self,
-                _: &Context,
-                tx: &mut $connection,
-                event: &PersistedEvent,
-            ) -> Result<(), HandlerError> {
-                let batch = std::slice::from_ref(event);
-                Ok(Fold::<$database>::fold(self, tx, batch).await?)
-            }
+    async fn handle(
+        &self,
+        _: &Context,
+        tx: &mut DB::Connection,
+        event: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(self.fold(tx, std::slice::from_ref(event)).await?)
+    }
 
-            async fn handle_batch(
-                &self,
-                cx: &Context,
-                tx: &mut $connection,
-                events: &[PersistedEvent],
-            ) -> Result<usize, BatchError> {
-                cx.enter_several();
-                let folded = Fold::<$database>::fold(self, tx, events).await;
-                folded.map_err(|error| BatchError::within(0, events.len(), error))?;
-                Ok(events.len())
-            }
+    async fn handle_batch(
+        &self,
+        cx: &Context,
+        tx: &mut DB::Connection,
+        events: &[PersistedEvent],
+    ) -> Result<usize, BatchError> {
+        cx.enter_several();
+        let folded = self.fold(tx, events).await;
+        folded.map_err(|error| BatchError::within(0, events.len(), error))?;
+        Ok(events.len())
+    }
 
-            fn settings(&self) -> Settings {
-                Settings::default().batch_size(1_000)
-            }
-        }
-    };
+    fn settings(&self) -> Settings {
+        Settings::default().batch_size(1_000)
+    }
 }
-
-consumer!(Postgres, PgConnection, "bench.by_hand.postgres");
-consumer!(Sqlite, SqliteConnection, "bench.by_hand.sqlite");
 
 /// Folds a batch.
 trait Fold<DB: sqlx::Database> {
+    /// The name of its consumer.
+    const NAME: &'static str;
+
     fn fold(
         &self,
         tx: &mut DB::Connection,
@@ -121,6 +118,8 @@ trait Fold<DB: sqlx::Database> {
 }
 
 impl<R: Row> Fold<Postgres> for ByHandFold<R> {
+    const NAME: &'static str = "bench.by_hand.postgres";
+
     async fn fold(&self, tx: &mut PgConnection, events: &[PersistedEvent]) -> sqlx::Result<()> {
         let select = format!("{} WHERE id = ANY ($1)", Self::select());
         let found = sqlx::query(AssertSqlSafe(select)).bind(ids(events));
@@ -145,6 +144,8 @@ impl<R: Row> Fold<Postgres> for ByHandFold<R> {
 }
 
 impl<R: Row> Fold<Sqlite> for ByHandFold<R> {
+    const NAME: &'static str = "bench.by_hand.sqlite";
+
     async fn fold(&self, tx: &mut SqliteConnection, events: &[PersistedEvent]) -> sqlx::Result<()> {
         let among = "WHERE id IN (SELECT value FROM json_each(?1))";
         let select = format!("{} {among}", Self::select());

@@ -3,7 +3,8 @@
 use consumer::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Declares a row that counts the events of its aggregate; each consumer has a table of its own.
+/// Declares a row that counts the events of its aggregate; each consumer has a table of its own, which the
+/// derive needs as a literal.
 macro_rules! total {
     ($row:ident, $table:literal) => {
         #[derive(ReadModel)]

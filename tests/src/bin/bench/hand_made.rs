@@ -75,7 +75,7 @@ SELECT global_position, aggregate_id, event_type, payload
   FROM events WHERE global_position > $1 ORDER BY global_position LIMIT $2";
 
 /// Implements the loop for a database, which begins and locks the checkpoint in its own way. The module
-/// has a type `Row` and a function `upsert_many`.
+/// has a type `Row` and a function `upsert_many`. A function would need a bound for each type that it binds.
 macro_rules! loop_by_hand {
     ($pool:ident => $begin:expr, $checkpoint:literal) => {
         async fn by_hand($pool: sqlx::Pool<Self>, by_hand: ByHand) {

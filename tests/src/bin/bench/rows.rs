@@ -105,7 +105,7 @@ impl Row for Narrow {
     }
 }
 
-/// Declares [`Wide`] with its columns.
+/// Declares [`Wide`] with its columns, which a function cannot name.
 macro_rules! wide {
     ($($column:ident),+) => {
         /// A row of twenty columns.
