@@ -1,7 +1,7 @@
 //! Creating the store's tables, beside those of others.
 
 use consumer::{EventStore, ExpectedVersion, NewEvent, Schema, StoreError};
-use consumer_tests::{Database, TestDatabase, TestPostgres, test_on};
+use consumer_tests::{Database, TestDatabase, TestPostgres, keep_log, logged, test_on};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Sqlite, raw_sql};
 
@@ -23,6 +23,23 @@ test_on!(
     without_tables_every_call_says_how_to_create_them,
     a_missing_column_of_an_existing_table_is_named
 );
+
+test_on!(
+    [empty_postgres],
+    a_first_migration_logs_no_notice_of_the_server
+);
+
+async fn a_first_migration_logs_no_notice_of_the_server(db: Database<Postgres>) {
+    keep_log();
+    db.execute("DROP TABLE IF EXISTS consumer_of_the_control")
+        .await;
+    db.store.migrate().await.unwrap();
+    let notices = logged(&["INFO", "consumer_", "skipping"]);
+    assert!(
+        matches!(&*notices, [only] if only.contains("consumer_of_the_control")),
+        "{notices:?}"
+    );
+}
 
 async fn migrating_again_changes_nothing<DB: TestDatabase>(db: Database<DB>) {
     db.store

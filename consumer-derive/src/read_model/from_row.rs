@@ -10,13 +10,15 @@ use syn::parse::Parser;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Data, DeriveInput, Path, Token};
 
+use super::source::lists_at;
 use crate::keys;
 
-/// What shows another derive of `FromRow`: attributes, or the name of this derive in the same list.
+/// What shows another derive of `FromRow`: attributes, or the name of this derive if the other is in its list
+/// or above.
 pub(super) fn signs_of_from_row(input: &DeriveInput) -> Vec<TokenStream> {
     let attributes = attributes(input).filter(|one| is_of_sqlx(one) || derives_from_row(one));
     let signs: Vec<_> = attributes.map(ToTokens::to_token_stream).collect();
-    if signs.is_empty() && list_of_this_derive().is_some_and(|list| lists_from_row(&list)) {
+    if signs.is_empty() && lists_in_source().is_some_and(|lists| lists.iter().any(lists_from_row)) {
         let this = Ident::new("ReadModel", Span::call_site());
         return vec![this.to_token_stream()];
     }
@@ -55,54 +57,20 @@ fn lists_from_row(list: &TokenStream) -> bool {
     })
 }
 
-/// The list in which this derive is. A derive is not given the others of its list, so that they are read from
-/// the source.
-fn list_of_this_derive() -> Option<TokenStream> {
+/// The lists of derives around this derive and above it. A derive is given neither, so that they are read
+/// from the source.
+fn lists_in_source() -> Option<Vec<TokenStream>> {
     if !proc_macro::is_available() {
         return None;
     }
     let this = Span::call_site().unwrap();
     let source = fs::read_to_string(this.local_file()?).ok()?;
-    list_at(&source, this.line(), this.column())
-}
-
-/// The list of derives at a line and a column, both of which start at 1.
-fn list_at(source: &str, line: usize, column: usize) -> Option<TokenStream> {
-    let lines = source.split_inclusive('\n');
-    let start: usize = lines.take(line.checked_sub(1)?).map(str::len).sum();
-    let mut characters = source.get(start..)?.char_indices();
-    let (in_line, _) = characters.nth(column.checked_sub(1)?)?;
-    let before = source.get(..start + in_line)?;
-    let derive = before.rfind(keys::DERIVE)?;
-    // A derive that another macro wrote has the place of that macro, behind the lists of other items.
-    if before.get(derive..)?.contains(')') {
-        return None;
-    }
-    let (_, list) = source.get(derive..)?.split_once('(')?;
-    list.split(')').next()?.parse().ok()
+    lists_at(&source, this.line(), this.column())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{list_at, lists_from_row};
-
-    const SOURCE: &str =
-        "use x;\n#[derive(Debug)]\n#[derive(ü::ReadModel, // FromRow\n sqlx::FromRow)]\nwritten!{}";
-
-    fn list(line: usize, column: usize) -> Option<String> {
-        list_at(SOURCE, line, column).map(|list| list.to_string())
-    }
-
-    #[test]
-    fn a_list_is_read_without_its_comments() {
-        assert_eq!(list(2, 10).as_deref(), Some("Debug"));
-        let both = "ü :: ReadModel , sqlx :: FromRow";
-        assert_eq!(list(3, 10).as_deref(), Some(both));
-        assert_eq!(list(4, 2).as_deref(), Some(both));
-        for (line, column) in [(0, 1), (1, 0), (1, 1), (9, 1), (4, 99), (5, 1)] {
-            assert_eq!(list(line, column), None);
-        }
-    }
+    use super::lists_from_row;
 
     #[test]
     fn a_derive_of_another_crate_is_not_that_of_sqlx() {

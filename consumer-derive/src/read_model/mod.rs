@@ -5,6 +5,7 @@ mod expand;
 mod from_row;
 mod model;
 mod names;
+mod source;
 mod stubs;
 mod validate;
 

@@ -8,6 +8,7 @@ use super::EventStore;
 use crate::backend::{
     self, Backend, Checkpoint, Name, State, ViewStatements, aggregate_slice, progress_of, view_of,
 };
+use crate::contract::BatchFuture;
 use crate::contract::read_model::{
     FindError, IntoKey, Key as _, ReadModel, ReadModelDatabase as _, Value, key_values,
 };
@@ -35,17 +36,19 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// Those of [`ReadModel::find`](crate::ReadModel::find).
-    pub async fn find<R: ReadModel>(
-        &self,
+    pub fn find<'a, R: ReadModel>(
+        &'a self,
         key: impl IntoKey<R::Key>,
-    ) -> Result<Option<R>, FindError> {
-        let values = key_values::<R>(&key.into_key())?;
-        // Behind a pooler, the statement and its explanation are to reach the same session.
-        let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
-        let schema = self.schema().handlers_schema();
-        let found = DB::find(&mut tx, R::TABLE, schema, values).await?;
-        tx.commit().await?;
-        Ok(found.map(R::from_values).transpose()?)
+    ) -> BatchFuture<'a, Result<Option<R>, FindError>> {
+        let values = key_values::<R>(&key.into_key());
+        Box::pin(async move {
+            // Behind a pooler, the statement and its explanation are to reach the same session.
+            let mut tx = backend::begin(self.pool(), DB::BEGIN_READ).await?;
+            let schema = self.schema().handlers_schema();
+            let found = DB::find(&mut tx, R::TABLE, schema, values?).await?;
+            tx.commit().await?;
+            Ok(found.map(R::from_values).transpose()?)
+        })
     }
 
     /// Reads the row with a key from the active version of a read model as soon as its consumer has
@@ -105,33 +108,35 @@ impl<DB: Backend> EventStore<DB> {
     /// [`FindError::Paused`] or [`FindError::Stopped`] if the consumer does not get to the position by
     /// itself, [`FindError::TimedOut`] if it does not within the timeout, [`FindError::NoConsumer`] if no
     /// worker has run it, and those of [`ReadModel::find`](crate::ReadModel::find).
-    pub async fn find_as_of<R: ReadModel>(
-        &self,
+    pub fn find_as_of<'a, R: ReadModel>(
+        &'a self,
         key: impl IntoKey<R::Key>,
         position: i64,
         timeout: Duration,
-    ) -> Result<Option<R>, FindError> {
+    ) -> BatchFuture<'a, Result<Option<R>, FindError>> {
         let key = key.into_key();
-        let mut wait = Wait {
-            statements: DB::view_statements(self.settings()),
-            values: key_values::<R>(&key)?,
-            view: None,
-            slice: has_one_column::<R>().then(|| aggregate_slice(&key.to_text()).into()),
-            position,
-            last: None,
-        };
-        let found = time::timeout(timeout, wait.run::<DB, R>(self)).await;
-        match (found, wait.last) {
-            (Ok(found), _) => Ok(found?.map(R::from_values).transpose()?),
-            (Err(_), Some(row)) => Err(FindError::TimedOut {
-                consumer: row.key.consumer.name,
-                reached: row.position,
+        Box::pin(async move {
+            let mut wait = Wait {
+                statements: DB::view_statements(self.settings()),
+                values: key_values::<R>(&key)?,
+                view: None,
+                slice: has_one_column::<R>().then(|| aggregate_slice(&key.to_text()).into()),
                 position,
-                timeout,
-            }),
-            // There was not even an answer of the database.
-            (Err(_), None) => Err(sqlx::Error::PoolTimedOut.into()),
-        }
+                last: None,
+            };
+            let found = time::timeout(timeout, wait.run::<DB, R>(self)).await;
+            match (found, wait.last) {
+                (Ok(found), _) => Ok(found?.map(R::from_values).transpose()?),
+                (Err(_), Some(row)) => Err(FindError::TimedOut {
+                    consumer: row.key.consumer.name,
+                    reached: row.position,
+                    position,
+                    timeout,
+                }),
+                // There was not even an answer of the database.
+                (Err(_), None) => Err(sqlx::Error::PoolTimedOut.into()),
+            }
+        })
     }
 }
 

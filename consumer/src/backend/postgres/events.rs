@@ -194,13 +194,15 @@ impl Events for Postgres {
     /// its last holder.
     ///
     /// Others queue behind a lock on a table that waits for a long batch, so it waits briefly and is
-    /// tried again. The last timeout ends a process that froze with the locks.
+    /// tried again. The last timeout ends a process that froze with the locks. Notices would say only that
+    /// what a statement may replace is not there.
     const BEGIN_MIGRATION: &'static str = begin!(concat!(
         "SELECT pg_advisory_xact_lock(",
         lock_number!(migration),
         ");
          SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = 0;
-         SET LOCAL idle_in_transaction_session_timeout = '1min'"
+         SET LOCAL idle_in_transaction_session_timeout = '1min';
+         SET LOCAL client_min_messages = warning"
     ));
     const VERSIONS: &'static str = migrations::VERSIONS;
     const CREATE_SCHEMA: &'static str = migrations::CREATE_SCHEMA;

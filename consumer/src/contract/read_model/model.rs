@@ -7,6 +7,7 @@ use super::error::{ColumnError, FieldError, FindError};
 use super::key::{IntoKey, Key};
 use super::table::Table;
 use super::value::Value;
+use crate::contract::BatchFuture;
 
 /// A row of a table that the library owns: what a read model consists of.
 ///
@@ -112,20 +113,21 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
     /// # Errors
     /// [`FindError::OtherVersion`] if the view shows a version whose columns are not those of this
     /// struct, or if the database refuses.
+    // An opaque future would repeat the bound of the key, and the compiler each message about it.
     fn find<'c, DB, A>(
         from: A,
         key: impl IntoKey<Self::Key>,
-    ) -> impl Future<Output = Result<Option<Self>, FindError>> + Send
+    ) -> BatchFuture<'c, Result<Option<Self>, FindError>>
     where
         DB: ReadModelDatabase,
-        A: Acquire<'c, Database = DB> + Send,
+        A: Acquire<'c, Database = DB> + Send + 'c,
     {
         let key = key_values::<Self>(&key.into_key());
-        async move {
+        Box::pin(async move {
             let mut connection = from.acquire().await?;
             let values = DB::find(&mut connection, Self::TABLE, None, key?).await?;
             Ok(values.map(Self::from_values).transpose()?)
-        }
+        })
     }
 }
 
