@@ -10,7 +10,7 @@ use syn::parse::Parser;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Data, DeriveInput, Path, Token};
 
-use super::source::lists_at;
+use super::source::derives_of;
 use crate::keys;
 
 /// What shows another derive of `FromRow`: attributes, or the name of this derive if the other is in its list
@@ -18,7 +18,7 @@ use crate::keys;
 pub(super) fn signs_of_from_row(input: &DeriveInput) -> Vec<TokenStream> {
     let attributes = attributes(input).filter(|one| is_of_sqlx(one) || derives_from_row(one));
     let signs: Vec<_> = attributes.map(ToTokens::to_token_stream).collect();
-    if signs.is_empty() && lists_in_source().is_some_and(|lists| lists.iter().any(lists_from_row)) {
+    if signs.is_empty() && derives_in_source(&input.ident).iter().any(lists_from_row) {
         let this = Ident::new("ReadModel", Span::call_site());
         return vec![this.to_token_stream()];
     }
@@ -57,15 +57,21 @@ fn lists_from_row(list: &TokenStream) -> bool {
     })
 }
 
-/// The lists of derives around this derive and above it. A derive is given neither, so that they are read
-/// from the source.
-fn lists_in_source() -> Option<Vec<TokenStream>> {
-    if !proc_macro::is_available() {
-        return None;
-    }
-    let this = Span::call_site().unwrap();
-    let source = fs::read_to_string(this.local_file()?).ok()?;
-    lists_at(&source, this.line(), this.column())
+/// The lists of derives on the struct. A derive is given neither the others of its list nor those above, so
+/// that they are read from the source.
+fn derives_in_source(name: &Ident) -> Vec<TokenStream> {
+    let in_file = || {
+        let this = Span::call_site().unwrap();
+        // As it is imported there.
+        let derive = this.source_text()?;
+        let source = fs::read_to_string(this.local_file()?).ok()?;
+        let source = source.trim_start_matches('\u{feff}').parse().ok()?;
+        let derive = derive.rsplit(':').next()?.trim();
+        Some(derives_of(source, &name.to_string(), derive))
+    };
+    // Not in a test of this crate.
+    let derives = proc_macro::is_available().then(in_file);
+    derives.flatten().unwrap_or_default()
 }
 
 #[cfg(test)]
