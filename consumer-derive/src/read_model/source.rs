@@ -171,10 +171,9 @@ mod tests {
 
     /// The lists at the place of the only `ReadModel` of a source, as text.
     fn lists(source: &str) -> Option<Vec<String>> {
-        let place = source.find("ReadModel").unwrap();
-        let (before, _) = source.split_at(place);
+        let (before, _) = source.split_once("ReadModel")?;
         let line = before.matches('\n').count() + 1;
-        let in_line = before.rsplit('\n').next().unwrap();
+        let in_line = before.rsplit('\n').next()?;
         let lists = lists_at(source, line, in_line.chars().count() + 1)?;
         Some(lists.iter().map(ToString::to_string).collect())
     }
