@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::{BatchError, ConsumerState, HandlerError, NewEvent, OnError, Settings};
+use consumer::{
+    BatchError, ConsumerState, EventFormat, HandlerError, NewEvent, OnError, PersistedEvent,
+    Settings,
+};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, batch_consumer, consumer, impatient, judging,
     patiently, read_model, run_once, test_on,
@@ -272,22 +275,29 @@ async fn an_event_that_is_passed_over_waits_behind_no_parked_one<DB: TestDatabas
         let event = NewEvent::new("Order", "bad", event_type, "{}");
         log.push(db.append_event(event).await);
     }
-    let orders = |name| {
-        // A later event that is not parked would fail, too.
-        let judged = judging(name, |_, event| match &*event.event_type {
-            "Legacy" => Ok(()),
-            _ => Err("no".to_owned()),
-        });
-        judged.settings(impatient().retries(0).on_error(OnError::Park))
+    // A later event that is not parked would fail, too.
+    let verdict = |event: &PersistedEvent| match &*event.event_type {
+        "Legacy" => Ok(()),
+        _ => Err("no".to_owned()),
     };
-    let passing_over = |name| orders(name).takes(|format| format.event_type != "Legacy");
+    let parking = || impatient().retries(0).on_error(OnError::Park);
+    let orders = |name| judging(name, move |_, event| verdict(event)).settings(parking());
+    let is_taken = |format: EventFormat<'_>| format.event_type != "Legacy";
+    // It writes nothing: its statements would have no transaction, which a pooler does not bear.
+    let outside = consumer("outside", move |_, _: &mut DB::Connection, event| {
+        let verdict = verdict(event);
+        Box::pin(async move { Ok(verdict?) })
+    });
     // The control takes all.
     let all = db.run_once(orders("all")).await;
     assert_eq!(db.parked("all").await, log);
     assert_eq!(all.consumer("all").unwrap().events, 0);
     for (name, consumer) in [
-        ("inside", passing_over("inside")),
-        ("outside", passing_over("outside").without_tx()),
+        ("inside", orders("inside").takes(is_taken)),
+        (
+            "outside",
+            outside.settings(parking()).takes(is_taken).without_tx(),
+        ),
     ] {
         let report = db.run_once(consumer).await;
         assert_eq!(db.parked(name).await, [log[0], log[2]], "{name}");
@@ -295,7 +305,7 @@ async fn an_event_that_is_passed_over_waits_behind_no_parked_one<DB: TestDatabas
     }
     assert_eq!(db.applied("inside").await, [log[1], log[3]]);
 
-    let repaired = read_model("inside").takes(|format| format.event_type != "Legacy");
+    let repaired = read_model("inside").takes(is_taken);
     let admin = db.worker().consumer(repaired).admin().unwrap();
     let retried = admin.retry_parked("inside", None).await.unwrap();
     assert_eq!(retried.handled, 2, "{retried:?}");

@@ -36,10 +36,10 @@ impl<DB: Backend> EventStore<DB> {
     ///
     /// # Errors
     /// Those of [`ReadModel::find`](crate::ReadModel::find).
-    pub fn find<'a, R: ReadModel>(
-        &'a self,
+    pub fn find<R: ReadModel>(
+        &self,
         key: impl IntoKey<R::Key>,
-    ) -> BatchFuture<'a, Result<Option<R>, FindError>> {
+    ) -> BatchFuture<'_, Result<Option<R>, FindError>> {
         let values = key_values::<R>(&key.into_key());
         Box::pin(async move {
             // Behind a pooler, the statement and its explanation are to reach the same session.
@@ -108,12 +108,12 @@ impl<DB: Backend> EventStore<DB> {
     /// [`FindError::Paused`] or [`FindError::Stopped`] if the consumer does not get to the position by
     /// itself, [`FindError::TimedOut`] if it does not within the timeout, [`FindError::NoConsumer`] if no
     /// worker has run it, and those of [`ReadModel::find`](crate::ReadModel::find).
-    pub fn find_as_of<'a, R: ReadModel>(
-        &'a self,
+    pub fn find_as_of<R: ReadModel>(
+        &self,
         key: impl IntoKey<R::Key>,
         position: i64,
         timeout: Duration,
-    ) -> BatchFuture<'a, Result<Option<R>, FindError>> {
+    ) -> BatchFuture<'_, Result<Option<R>, FindError>> {
         let key = key.into_key();
         Box::pin(async move {
             let mut wait = Wait {

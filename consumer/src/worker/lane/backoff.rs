@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time;
+
 use crate::contract::Backoff;
 use crate::worker::timeouts::fraction;
 
@@ -20,8 +23,24 @@ pub(crate) fn delay(backoff: Backoff, attempts: u32) -> Duration {
     fraction(doubled.min(backoff.max), 1.0 - fastrand::f64() / 4.0)
 }
 
+/// Waits, unless what is watched changes. A sender that is gone changes nothing: when a runtime is dropped,
+/// the poller may end before the lanes, which would try again and again without a pause.
+pub(super) async fn sleep_unless<T>(
+    pause: Duration,
+    watched: &mut watch::Receiver<T>,
+    is_changed: impl FnMut(&T) -> bool,
+) {
+    tokio::select! {
+        () = time::sleep(pause) => {}
+        Ok(_) = watched.wait_for(is_changed) => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[test]
@@ -35,5 +54,23 @@ mod tests {
             let delay = delay(backoff, attempts);
             assert!(delay <= longest && delay >= longest * 3 / 4, "{delay:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_change_ends_a_pause_and_a_sender_that_is_gone_does_not() {
+        let ends = |mut watched: watch::Receiver<u8>| {
+            let paused = async move {
+                sleep_unless(Duration::from_hours(1), &mut watched, |value| *value > 0).await;
+            };
+            let mut cx = Context::from_waker(Waker::noop());
+            pin!(paused).poll(&mut cx).is_ready()
+        };
+        let (sender, watched) = watch::channel(0);
+        assert!(!ends(watched.clone()));
+        sender.send_replace(1);
+        assert!(ends(watched));
+        let (sender, watched) = watch::channel(0);
+        drop(sender);
+        assert!(!ends(watched));
     }
 }

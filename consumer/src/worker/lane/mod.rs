@@ -27,7 +27,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time;
 use tracing::Instrument as _;
 
 use crate::backend::{
@@ -36,6 +35,7 @@ use crate::backend::{
 use crate::contract::chain;
 use crate::worker::context::Shared;
 use crate::worker::lane::attempt::Attempt;
+use crate::worker::lane::backoff::sleep_unless;
 use crate::worker::lane::failure::{AttemptError, ErrorKind};
 use crate::worker::lane::job::Job;
 use crate::worker::lane::outcome::Outcome;
@@ -433,9 +433,10 @@ impl<DB: Backend> Lane<DB> {
         let key = &self.segment.key;
         let mut snapshot = self.shared.snapshot.clone();
         let before = snapshot.borrow().rows.get(key).map(Checkpoint::progress);
+        let is_changed =
+            |snapshot: &Arc<Snapshot>| snapshot.rows.get(key).map(Checkpoint::progress) != before;
         tokio::select! {
-            () = time::sleep(pause) => {}
-            _ = snapshot.wait_for(|snapshot| snapshot.rows.get(key).map(Checkpoint::progress) != before) => {}
+            () = sleep_unless(pause, &mut snapshot, is_changed) => {}
             () = self.shared.stopped() => {}
         }
     }
