@@ -5,7 +5,7 @@ use std::future::Future;
 use consumer::Backend;
 use consumer::{Event, EventStore, ExpectedVersion, NewEvent, PersistedEvent};
 use sqlx::migrate::Migrate;
-use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite};
+use sqlx::{AssertSqlSafe, Pool, Postgres, Row, Sqlite, Transaction};
 
 use crate::{PgBouncer, PgDatabase, SqliteDatabase, TestPostgres};
 
@@ -356,6 +356,17 @@ impl Database<Postgres> {
             pooler: Some(pooler),
             ..Self::of(store, &url)
         }
+    }
+
+    /// Appends an event in a transaction that stays open, of a session with this name.
+    pub async fn left_open(&self, application_name: &str) -> Transaction<'static, Postgres> {
+        let mut open = self.store.begin().await.expect("begin");
+        let name = format!("SET LOCAL application_name = '{application_name}'");
+        Postgres::execute_sql(&mut open, &name)
+            .await
+            .expect("a name");
+        self.append_in(&mut open, "slow").await;
+        open
     }
 
     /// Its name on the server.

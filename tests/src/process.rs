@@ -44,6 +44,16 @@ pub struct WorkerCommand {
     command: Command,
 }
 
+/// Sends a process a signal, such as `STOP`, `CONT` or `TERM`.
+pub fn signal(process: &Child, name: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(process.id().to_string())
+        .status()
+        .expect("run kill");
+    assert!(status.success(), "kill -{name} failed");
+}
+
 impl WorkerProcess {
     /// A process of that program, one of those that call [`worker_main`], on this database.
     #[must_use]
@@ -61,14 +71,9 @@ impl WorkerProcess {
         self.child.wait().expect("wait for the process");
     }
 
-    /// Sends it a signal, such as `STOP`, `CONT` or `TERM`.
+    /// Sends it a signal.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.child.id().to_string())
-            .status()
-            .expect("run kill");
-        assert!(status.success(), "kill -{name} failed");
+        signal(&self.child, name);
     }
 
     /// Asks it to end, waits for that, and returns whether it succeeded.

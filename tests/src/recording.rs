@@ -1,8 +1,9 @@
-//! Consumers that record the payloads that they are given.
+//! Consumers that record what they are given.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use consumer::PersistedEvent;
 use tokio::sync::Semaphore;
 
 use crate::{TestConsumer, TestDatabase, consumer};
@@ -31,6 +32,21 @@ impl Payloads {
     pub fn by_position(&self) -> BTreeMap<i64, String> {
         self.0.lock().expect("no panic in between").clone()
     }
+}
+
+/// A consumer, and the events that it has seen.
+pub fn watching<DB: TestDatabase>(
+    name: &str,
+) -> (TestConsumer<DB>, Arc<Mutex<Vec<PersistedEvent>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&seen);
+    let consumer = consumer(name, move |_, _, event| {
+        note.lock()
+            .expect("no panic in between")
+            .push(event.clone());
+        Box::pin(async { Ok(()) })
+    });
+    (consumer, seen)
 }
 
 /// A consumer that records payloads, makes each event wait for a permit, and fails on the payload that is

@@ -344,12 +344,7 @@ async fn a_new_version_catches_up_until_it_is_activated<DB: TestDatabase>(db: Da
 #[tokio::test(flavor = "multi_thread")]
 async fn the_frontier_names_the_transaction_that_blocks_it() {
     let db = Database::<Postgres>::fresh().await;
-    let mut slow = db.store.begin().await.unwrap();
-    sqlx::query("SET LOCAL application_name = 'importer'")
-        .execute(&mut *slow)
-        .await
-        .unwrap();
-    db.append_in(&mut slow, "slow").await;
+    let slow = db.left_open("importer").await;
     db.append("User", ["fast"]).await;
 
     let admin = Admin::new(db.store.clone());

@@ -141,12 +141,7 @@ async fn a_blocked_frontier_is_named_and_gone_when_it_ends(db: Database<Postgres
         return;
     };
     let users = handled(&db).await;
-    let mut open = db.store.begin().await.unwrap();
-    sqlx::query("SET application_name = 'nightly import'")
-        .execute(&mut *open)
-        .await
-        .unwrap();
-    db.append_in(&mut open, "slow").await;
+    let open = db.left_open("nightly import").await;
     db.append("User", ["bob"]).await;
     let served = Served::read_only(users.worker(&db)).await;
     browser.open(&url(&served, "/")).await;

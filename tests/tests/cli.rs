@@ -1180,12 +1180,7 @@ async fn held<DB: TestDatabase>(
 async fn frontier_names_the_transaction_that_blocks_it() {
     type Db = sqlx::Postgres;
     let db = consumer_tests::Database::<Db>::fresh().await;
-    let mut slow = db.store.begin().await.unwrap();
-    sqlx::query("SET LOCAL application_name = 'importer'")
-        .execute(&mut *slow)
-        .await
-        .unwrap();
-    db.append_in(&mut slow, "slow").await;
+    let slow = db.left_open("importer").await;
     db.append("User", ["fast"]).await;
     let (exit, text) = cli(&db, &[&Model::new("users")], "frontier").await;
     assert_eq!(exit, Exit::Done);

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Instant;
 
-use consumer_tests::{Database, Terminal, TestDatabase, plain, test_on};
+use consumer_tests::{Database, Terminal, TestDatabase, plain, signal, test_on};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_test_operator");
@@ -163,14 +163,7 @@ async fn status_watch_writes_a_table_with_a_rate_and_ends_when_asked<DB: TestDat
         .map(Result::unwrap)
         .find(|line| line.starts_with("tally"));
     assert!(row.unwrap().ends_with("0/s"));
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "TERM");
     // It must exit even during a refresh.
     for _ in lines.by_ref() {}
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -181,14 +174,7 @@ async fn run_reports_when_it_is_asked_to_end<DB: TestDatabase>(db: Database<DB>)
     let (mut child, mut lines) = started(&mut operator(&db, "run"));
     seed(&db, 10).await;
     while db.number("SELECT events FROM tally").await < 10 {}
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "TERM");
     let report = lines.next().unwrap().unwrap();
     assert!(
         report.starts_with("tally: shut down at ") && report.ends_with(", 10 events handled"),

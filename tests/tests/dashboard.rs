@@ -684,12 +684,7 @@ async fn a_blocked_frontier_names_its_blocker() {
     let users = Model::new("users");
     db.append("User", ["ada"]).await;
     run_once(users.worker(&db)).await;
-    let mut open = db.store.begin().await.unwrap();
-    sqlx::query("SET application_name = 'import <b>'")
-        .execute(&mut *open)
-        .await
-        .unwrap();
-    db.append_in(&mut open, "slow").await;
+    let open = db.left_open("import <b>").await;
     db.append("User", ["bob", "eve"]).await;
     let served = Served::read_only(users.worker(&db)).await;
     let overview = served.page("/").await;

@@ -311,10 +311,7 @@ async fn no_page_runs_what_others_wrote_on_postgres() {
     };
     let db = Database::<Postgres>::fresh().await;
     let event_id = fill(&db).await;
-    let mut slow = db.store.begin().await.unwrap();
-    let name = format!("SET application_name = '{SESSION}'");
-    Postgres::execute_sql(&mut slow, &name).await.unwrap();
-    db.append_in(&mut slow, "slow").await;
+    let slow = db.left_open(SESSION).await;
     db.append("User", ["later"]).await;
     let shown = open_all(&browser, &db, event_id).await;
     assert!(shown.contains(SESSION), "no page shows what blocks the log");

@@ -11,7 +11,7 @@ use consumer::cli::{Cli, Console, Exit};
 use consumer::dashboard::{ActionKind, DashboardOptions, router};
 use consumer::{OnError, Registered, Settings, Worker};
 use consumer_tests::http::HttpRequest;
-use consumer_tests::{Database, Model, Served, TestDatabase, patiently, run_once, test_on};
+use consumer_tests::{Database, Model, Served, TestDatabase, patiently, run_once, signal, test_on};
 use sqlx::Sqlite;
 
 test_on!(
@@ -567,9 +567,7 @@ async fn the_command_ends_when_it_is_asked_to() {
     assert_eq!(first.status, 200);
     let live = HttpRequest::get(process.address, "/live").header("last-event-id", "1");
     let window = tokio::spawn(live.send());
-    let pid = process.child.id().to_string();
-    let asked = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-    assert!(asked.success());
+    signal(&process.child, "TERM");
     let ended = patiently("it ends", async {
         loop {
             if let Some(ended) = process.child.try_wait().unwrap() {

@@ -1,7 +1,7 @@
 //! Tables of events that existed before: other types, fewer columns, constants, expressions, and logs to
 //! which another program appends.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -10,7 +10,7 @@ use consumer::{
     PgEventStore, ReadRange, Schema, SqlType, StoreError, Worker, WorkerError,
 };
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, consumer, patiently, read_model, run_once, until,
+    Database, Running, TestDatabase, consumer, patiently, read_model, run_once, until, watching,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Sqlite};
 use uuid::Uuid;
@@ -90,17 +90,6 @@ async fn history<DB: TestDatabase>(
         .store
         .read_aggregate(connection, aggregate_type, id, None, None);
     history.await.unwrap()
-}
-
-/// A consumer, and the events that it has seen.
-fn watching<DB: TestDatabase>(name: &str) -> (TestConsumer<DB>, Arc<Mutex<Vec<PersistedEvent>>>) {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let note = Arc::clone(&seen);
-    let consumer = consumer(name, move |_, _, event| {
-        note.lock().unwrap().push(event.clone());
-        Box::pin(async { Ok(()) })
-    });
-    (consumer, seen)
 }
 
 /// Checks that every way to read agrees, by hand and through workers with and without a scope.

@@ -102,12 +102,9 @@ impl Pages {
         let users = Model::new("users");
         db.append("User", ["ada"]).await;
         run_once(users.worker(&db)).await;
-        let mut open = db.store.begin().await.unwrap();
-        sqlx::query("SET application_name = 'nightly import of a supplier with a long name'")
-            .execute(&mut *open)
-            .await
-            .unwrap();
-        db.append_in(&mut open, "slow").await;
+        let open = db
+            .left_open("nightly import of a supplier with a long name")
+            .await;
         db.append("User", (0..40).map(|index| format!("u-{index}")))
             .await;
         Self {

@@ -1,12 +1,12 @@
 //! Tables that exist already, under other names.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use consumer::{
     Column, EventStore, ExpectedVersion, Metadata, NewEvent, PersistedEvent, ReadRange, Schema,
     StoreError, Worker,
 };
-use consumer_tests::{Database, TestConsumer, TestDatabase, consumer, test_on};
+use consumer_tests::{Database, TestDatabase, test_on, watching};
 use sqlx::{Postgres, Sqlite};
 
 fn event(id: &str) -> NewEvent {
@@ -82,17 +82,6 @@ async fn a_worker_reads<DB: TestDatabase>(store: &EventStore<DB>, log: &[Persist
     assert_eq!(*seen_by_all.lock().unwrap(), log);
     assert_eq!(*seen_by_users.lock().unwrap(), log);
     assert_eq!(*seen_by_orders.lock().unwrap(), []);
-}
-
-/// A consumer, and the events that it has seen.
-fn watching<DB: TestDatabase>(name: &str) -> (TestConsumer<DB>, Arc<Mutex<Vec<PersistedEvent>>>) {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let note = Arc::clone(&seen);
-    let consumer = consumer(name, move |_, _, event| {
-        note.lock().unwrap().push(event.clone());
-        Box::pin(async { Ok(()) })
-    });
-    (consumer, seen)
 }
 
 test_on!(

@@ -231,41 +231,32 @@ async fn an_sqlite_table_that_reuses_positions_is_refused() {
     db.store.migrate().await.unwrap();
 }
 
+async fn of_table(pool: &PgPool, table: &str, sql: &'static str) -> Vec<String> {
+    let texts = sqlx::query_scalar(sql).bind(table);
+    texts.fetch_all(pool).await.unwrap()
+}
+
 /// The columns of a table as `name type null default`.
 async fn columns(pool: &PgPool, table: &str) -> Vec<String> {
-    sqlx::query_scalar(
-        "SELECT concat_ws(' ', column_name, data_type, \
-                CASE is_nullable WHEN 'NO' THEN 'not null' END, 'default ' || column_default) \
-         FROM information_schema.columns WHERE table_schema = 'public' AND table_name = $1 \
-         ORDER BY ordinal_position",
-    )
-    .bind(table)
-    .fetch_all(pool)
-    .await
-    .unwrap()
+    let sql = "SELECT concat_ws(' ', column_name, data_type,
+                      CASE is_nullable WHEN 'NO' THEN 'not null' END, 'default ' || column_default)
+                 FROM information_schema.columns
+                WHERE table_schema = 'public' AND table_name = $1 ORDER BY ordinal_position";
+    of_table(pool, table, sql).await
 }
 
 /// The constraints of a table, as Postgres writes them. From version 18 on, `NOT NULL`, which is part of
 /// the columns, is among them.
 async fn constraints(pool: &PgPool, table: &str) -> Vec<String> {
-    sqlx::query_scalar(
-        "SELECT pg_get_constraintdef(oid) FROM pg_constraint \
-         WHERE conrelid = $1::regclass AND contype NOT IN ('t', 'n') ORDER BY 1",
-    )
-    .bind(table)
-    .fetch_all(pool)
-    .await
-    .unwrap()
+    let sql = "SELECT pg_get_constraintdef(oid) FROM pg_constraint
+                WHERE conrelid = $1::regclass AND contype NOT IN ('t', 'n') ORDER BY 1";
+    of_table(pool, table, sql).await
 }
 
 async fn indexes(pool: &PgPool, table: &str) -> Vec<String> {
-    sqlx::query_scalar(
-        "SELECT substring(indexdef FROM 'USING .*') FROM pg_indexes WHERE tablename = $1 ORDER BY 1",
-    )
-    .bind(table)
-    .fetch_all(pool)
-    .await
-    .unwrap()
+    let sql = "SELECT substring(indexdef FROM 'USING .*') FROM pg_indexes
+                WHERE tablename = $1 ORDER BY 1";
+    of_table(pool, table, sql).await
 }
 
 const EVENTS: [&str; 13] = [
