@@ -28,7 +28,7 @@ impl ReadModelRows for Postgres {
         max_bytes: usize,
     ) -> Result<Loaded, HandlerError> {
         let columns = table.table();
-        let query = statement(load_text(table));
+        let query = statement(load_text(table, keys.len()));
         let query = bind_columns(query, columns.key(), &mut keys.to_vec())?;
         let mut budget = Budget::of(max_bytes);
         let rows = query.try_map(|row| budget.spend(values::<Postgres>(columns, &row)?));
@@ -64,15 +64,15 @@ impl ReadModelRows for Postgres {
 
     fn find_query(table: &Table, select: &str, key: Vec<Value>) -> Result<Statement, sqlx::Error> {
         // Behind a pooler, another session could have a statement of the same name.
-        let find = statement(format!("{select} {}", matching(table))).persistent(false);
+        let find = statement(format!("{select} {}", matching(table, 1))).persistent(false);
         bind_columns(find, table.key(), &mut [key])
     }
 }
 
-fn load_text(table: &VersionTable<'_>) -> String {
+fn load_text(table: &VersionTable<'_>, keys: usize) -> String {
     let columns = table.table();
     let select = select(columns, &table_name::<Postgres>(table));
-    format!("{select} {}", matching(columns))
+    format!("{select} {}", matching(columns, keys))
 }
 
 /// Locks rows in the order of the given keys, and deletes them. `DELETE` alone locks them in the order in which its
@@ -96,9 +96,15 @@ fn delete_text(table: &VersionTable<'_>) -> String {
 }
 
 /// The condition on rows that have one of the keys.
-fn matching(table: &Table) -> String {
-    let arrays = arrays(table.key());
+fn matching(table: &Table, keys: usize) -> String {
     let key = names(table.key());
+    if keys == 1 {
+        // The server would plan a search for an array anew each time, since it does not know that it has one
+        // element.
+        let elements = list_parameters(table.key(), |array| format!("({array})[1]"));
+        return format!("WHERE ({key}) = ({elements})");
+    }
+    let arrays = arrays(table.key());
     if table.key().nth(1).is_none() {
         return format!("WHERE {key} = ANY ({arrays})");
     }
@@ -107,11 +113,21 @@ fn matching(table: &Table) -> String {
 
 /// The parameters of columns, as arrays.
 fn arrays<'t>(columns: impl IntoIterator<Item = &'t TableColumn>) -> String {
+    list_parameters(columns, |array| array)
+}
+
+fn list_parameters<'t>(
+    columns: impl IntoIterator<Item = &'t TableColumn>,
+    each: impl Fn(String) -> String,
+) -> String {
     let parameters = (1..).zip(columns);
-    let arrays: Vec<String> = parameters
-        .map(|(number, column)| format!("${number}::{}[]", parameter_type(column.column_type)))
+    let parameters: Vec<String> = parameters
+        .map(|(number, column)| {
+            let array = format!("${number}::{}[]", parameter_type(column.column_type));
+            each(array)
+        })
         .collect();
-    arrays.join(", ")
+    parameters.join(", ")
 }
 
 /// Inserts rows, or does what the clause says. If the database may store another text than it is given, it returns a row
