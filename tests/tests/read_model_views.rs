@@ -312,7 +312,7 @@ async fn a_version_written_by_hand_keeps_queries_until_a_switch<DB: TestDatabase
 
 /// What `find` of a version says of the view.
 async fn refused<'c, R: ReadModel<Key = String>, DB: TestDatabase>(
-    from: impl sqlx::Acquire<'c, Database = DB> + Send,
+    from: impl sqlx::Acquire<'c, Database = DB> + Send + 'c,
 ) -> String {
     match R::find(from, "ada").await {
         Err(error @ FindError::OtherVersion { .. }) => error.to_string(),

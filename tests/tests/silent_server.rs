@@ -521,7 +521,8 @@ async fn an_unreadable_row_concerns_no_consumer_outside_its_scope<DB: TestDataba
 async fn an_unreadable_row_stops_a_consumer_until_it_is_corrected<DB: TestDatabase>(
     db: Database<DB>,
 ) {
-    let positions = db.append("User", ["a", "broken", "c"]).await;
+    keep_log();
+    let positions = db.append("User", ["a", "broken-alone", "c"]).await;
     damage(&db, positions[1]).await;
     let users = || read_model("users").settings(with_policy(OnError::Stop));
     let report = db.run_once(users()).await;
@@ -530,6 +531,11 @@ async fn an_unreadable_row_stops_a_consumer_until_it_is_corrected<DB: TestDataba
     };
     assert_eq!(position, Some(positions[1]));
     assert!(error.contains("cannot be decoded"), "{error}");
+    let failed = logged(&["the handler failed", "broken-alone"]);
+    assert!(!failed.is_empty());
+    for line in failed {
+        assert!(line.contains("event_type=\"Changed\""), "{line}");
+    }
     assert_eq!(db.applied("users").await, positions[..1]);
     correct(&db, positions[1]).await;
     assert_eq!(state(&db.run_once(users()).await), ConsumerState::CaughtUp);

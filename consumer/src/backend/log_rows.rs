@@ -21,7 +21,7 @@ pub(crate) type LogRow = Result<PersistedEvent, UnreadableEvent>;
 /// An event that cannot be decoded, such as one with a time that no program can represent.
 #[derive(Clone, Debug)]
 pub struct UnreadableEvent {
-    /// The parts of it that can be decoded: position, aggregate and time, as far as possible.
+    /// The parts of it that can be decoded: position, aggregate, type, id and time, as far as possible.
     pub(crate) event: PersistedEvent,
     /// The event's aggregate type, unless that is what cannot be decoded.
     pub(crate) aggregate_type: Option<Arc<str>>,
@@ -39,7 +39,7 @@ impl From<UnreadableEvent> for StoreError {
     }
 }
 
-/// The event of a row, or what can be decoded of it: its position and aggregate.
+/// The event of a row, or what can be decoded of it.
 #[cfg(feature = "worker")]
 pub(crate) fn readable_event(row: &LogRow) -> &PersistedEvent {
     row.as_ref().unwrap_or_else(|unreadable| &unreadable.event)
@@ -76,29 +76,31 @@ pub trait LogRows: Driver {
         let position = Self::read_at(row, 0)?;
         Ok(Self::event(row, position, names).map_err(|error| {
             let aggregate_type = Self::text(row, 1).ok().map(|name| names.intern(name));
+            let event_type = Self::text(row, 5).map(|name| names.intern(name));
+            let event = EventRecord {
+                global_position: position,
+                aggregate_type: aggregate_type.clone().unwrap_or_default(),
+                event_type: event_type.unwrap_or_default(),
+                ..Self::readable_part(row)
+            };
             UnreadableEvent {
-                event: Self::readable_part(row, position, aggregate_type.clone()),
+                event: PersistedEvent::new(event),
                 aggregate_type,
                 error: Arc::new(error.into()),
             }
         }))
     }
 
-    /// Decodes what can be decoded of an event's place in its aggregate, and its time.
-    fn readable_part(
-        row: &Self::Row,
-        global_position: i64,
-        aggregate_type: Option<Arc<str>>,
-    ) -> PersistedEvent {
-        PersistedEvent::new(EventRecord {
-            global_position,
-            aggregate_type: aggregate_type.unwrap_or_default(),
+    /// Decodes what can be decoded of an event's place in its aggregate, of its id, and of its time.
+    fn readable_part(row: &Self::Row) -> EventRecord {
+        EventRecord {
             aggregate_id: Self::read_at(row, 2).unwrap_or_default(),
             aggregate_version: Self::integer(row, 3).unwrap_or_default(),
+            event_id: Self::event_id(row, 4).unwrap_or_default(),
             // Any time long ago would be reported as lag.
             created_at: Self::time(row, 12).unwrap_or_else(|_| SystemTime::now().into()),
             ..EventRecord::default()
-        })
+        }
     }
 
     /// Decodes the columns after the position.
