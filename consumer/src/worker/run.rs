@@ -122,7 +122,8 @@ impl<DB: Backend> Worker<DB> {
     /// Handles everything that is in the log at the time of the call, and returns.
     ///
     /// It waits for transactions that may still fill a gap below the head, and for checkpoints that
-    /// other processes have claimed. A consumer that stops ends there, as the report shows.
+    /// other processes have claimed. A consumer that stops, or that waits for a release that knows its
+    /// next event, ends there, as the report shows.
     ///
     /// ```
     /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};

@@ -800,7 +800,7 @@ impl Model {
         };
         let is_parked = seen.is_behind_parked(row.id, **next, event);
         let is_unknown = !releases.iter().any(|release| release.knows(event.script));
-        if row.state == "running" && (is_unknown && !is_parked || self.is_split_off(row)) {
+        if row.state == "running" && (is_unknown && !is_parked || self.is_split_off(row, seen)) {
             return Ok(());
         }
         let was_stopped = self.seen.rows.contains(row);
@@ -816,12 +816,20 @@ impl Model {
         ))
     }
 
-    /// Whether a row was split off, perhaps only just, from one that waited for another release.
-    fn is_split_off(&self, row: &Row) -> bool {
+    /// Whether a row was split off, perhaps only just, from one that waited for another release: before
+    /// the work, or since it began, which its other half shows.
+    fn is_split_off(&self, row: &Row, seen: &Observed) -> bool {
+        let waits_within = |whole: &Row| {
+            let mut halves = seen.rows_of(row.id);
+            halves.any(|half| {
+                half.unknown_position.is_some() && whole.slices.contains(&half.slices.start)
+            })
+        };
         let mut before = self.seen.rows.iter();
         before.any(|one| {
             let is_whole = one.slices != row.slices && one.slices.contains(&row.slices.start);
-            one.id == row.id && is_whole && one.unknown_position.is_some()
+            let waited = one.unknown_position.is_some() || waits_within(one);
+            one.id == row.id && is_whole && waited
         })
     }
 

@@ -171,7 +171,7 @@ impl Step {
             },
             Self::Append(how, aggregate, scripts) if *how != Append::Plain || scripts.len() > 1 => {
                 let plain = Self::Append(Append::Plain, *aggregate, scripts.clone());
-                let fewer = without_one(scripts);
+                let fewer = without_one(scripts).filter(|scripts| !scripts.is_empty());
                 let fewer = fewer.map(|scripts| Self::Append(*how, *aggregate, scripts));
                 std::iter::once(plain)
                     .filter(|plain| plain != self)
