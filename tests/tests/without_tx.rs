@@ -22,6 +22,7 @@ const NAME: &str = "publisher";
 struct Gate {
     entered: Semaphore,
     leave: Semaphore,
+    left: Semaphore,
     /// The position of each event, and whether it was a replay.
     calls: Mutex<Vec<(i64, bool)>>,
 }
@@ -31,6 +32,7 @@ impl Gate {
         Arc::new(Self {
             entered: Semaphore::new(0),
             leave: Semaphore::new(0),
+            left: Semaphore::new(0),
             calls: Mutex::default(),
         })
     }
@@ -41,6 +43,7 @@ impl Gate {
             let call = (position, cx.is_replay());
             let gate = Arc::clone(&gate);
             async move {
+                let _left = Left(&gate);
                 gate.calls.lock().unwrap().push(call);
                 gate.entered.add_permits(1);
                 gate.leave.acquire().await.unwrap().forget();
@@ -61,6 +64,12 @@ impl Gate {
         entered.await.unwrap().forget();
     }
 
+    /// Waits until a call has finished, or its future was dropped.
+    async fn is_left(&self) {
+        let left = patiently("the call ends", self.left.acquire());
+        left.await.unwrap().forget();
+    }
+
     /// Lets so many calls finish.
     fn open(&self, calls: usize) {
         self.leave.add_permits(calls);
@@ -71,6 +80,14 @@ impl Gate {
         let calls = self.calls.lock().unwrap();
         let new = calls.iter().filter(|(_, is_replay)| !is_replay);
         new.map(|(position, _)| *position).collect()
+    }
+}
+
+struct Left<'a>(&'a Gate);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.left.add_permits(1);
     }
 }
 
@@ -369,6 +386,8 @@ async fn events_that_a_dropped_worker_was_handling_are_logged() {
     };
     assert!(lines().is_empty());
     first.abort().await;
+    // Its lanes are on another runtime.
+    gate.is_left().await;
     gate.open(2);
     // It does not wait until the mark lapses, which takes a minute.
     run_once(worker()).await;
