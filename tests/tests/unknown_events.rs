@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use consumer::admin::{Admin, AdminError, ConsumerStatus};
 use consumer::{
-    ConsumerState, HealthProblem, NewEvent, OnError, Registered, WaitError, WorkerBuilder,
+    ConsumerState, ExpectedVersion, HealthProblem, NewEvent, OnError, Registered, WaitError,
+    WorkerBuilder,
 };
 use consumer_tests::{
-    Database, Running, TestConsumer, TestDatabase, impatient, judging, patiently, run_once,
-    test_on, until,
+    Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, patiently,
+    run_once, test_on, until,
 };
 
 test_on!(
@@ -31,6 +32,7 @@ test_on!(
     a_lane_does_not_wait_for_an_event_that_was_deleted,
     a_deleted_event_that_a_row_waits_for_is_not_passed_unseen,
     a_deleted_event_that_a_row_waits_for_can_be_skipped,
+    a_waiting_lane_starts_over_with_a_row_made_anew,
     a_segment_waits_and_the_others_continue,
     a_merge_behind_an_unknown_event_is_refused,
     unknown_events_of_a_log_are_listed_at_once,
@@ -368,6 +370,38 @@ async fn a_lane_does_not_wait_for_an_event_that_was_deleted<DB: TestDatabase>(db
     .await;
     worker.stop().await;
     assert_eq!(db.applied("orders").await, db.log().await);
+}
+
+/// The row looks as it did before the lane's save, which no snapshot has shown in between.
+async fn a_waiting_lane_starts_over_with_a_row_made_anew<DB: TestDatabase>(db: Database<DB>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (pool, called) = (db.pool.clone(), Arc::clone(&calls));
+    let anew = consumer::<DB, _>("orders", move |cx, _, _| {
+        if called.fetch_add(1, Ordering::SeqCst) == 0 {
+            let pool = pool.clone();
+            cx.after_commit(async move {
+                let mut connection = pool.acquire().await.unwrap();
+                let anew = "UPDATE consumer_progress SET position = 0";
+                DB::execute_sql(&mut connection, anew).await.unwrap();
+            });
+        }
+        Box::pin(async { Ok(()) })
+    });
+    let anew = anew
+        .knows(|format| format.event_type != "Refunded")
+        .scope(&["Order"]);
+    let running = Running::start(worker(&db, anew).snapshot_interval(Duration::from_millis(200)));
+    patiently("it starts", running.caught_up()).await.unwrap();
+    let events = ["Placed", "Refunded"].map(|kind| NewEvent::new("Order", "o-1", kind, "{}"));
+    db.store
+        .append(ExpectedVersion::Any, &events)
+        .await
+        .unwrap();
+    until("it handles the event again", async || {
+        calls.load(Ordering::SeqCst) == 2
+    })
+    .await;
+    running.stop().await;
 }
 
 async fn a_deleted_event_that_a_row_waits_for_is_not_passed_unseen<DB: TestDatabase>(

@@ -232,7 +232,8 @@ impl<DB: HistoryBackend> Execution<'_, DB> {
         };
         let parked = self.model.parked(id).len();
         let discard = which % 2 == 1;
-        let mut options = RebuildOptions::new();
+        // A worker that died while a handler without `tx` was busy keeps the row for a while.
+        let mut options = RebuildOptions::new().wait(timeout());
         if discard {
             options = options.discard_parked();
         }

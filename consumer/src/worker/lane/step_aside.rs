@@ -124,9 +124,17 @@ impl<DB: Backend> Lane<DB> {
             (row, snapshot.log.rewrites, snapshot.incarnation)
         };
         let mut snapshot = self.shared.snapshot.clone();
-        let before = look(&self.seen);
+        let (number, before) = (self.seen.number, look(&self.seen));
+        // The snapshot may be older than the last save; only the next one tells whether the row was created
+        // anew since then.
+        let row = self.seen.rows.get(key).map(|row| row.position);
+        let is_behind = row < self.progress.cursor().map(|cursor| cursor.checkpoint);
+        let row_changed = snapshot.wait_for(|snapshot| {
+            let is_next = is_behind && snapshot.number > number;
+            is_next || look(snapshot) != before
+        });
         tokio::select! {
-            _ = snapshot.wait_for(|snapshot| look(snapshot) != before) => {}
+            _ = row_changed => {}
             () = self.shared.stopped() => {}
         }
     }
