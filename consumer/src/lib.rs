@@ -107,7 +107,7 @@ pub use crate::backend::{
 };
 pub use crate::contract::read_model::{Fold, ReadModel};
 pub use crate::contract::{
-    Aggregate, Backoff, BatchError, BatchFuture, Consumer, Context, DecodeError, Envelope,
+    Aggregate, Backoff, BatchError, BoxFuture, Consumer, Context, DecodeError, Envelope,
     ErasedConsumer, Event, EventFormat, EventRecord, ExpectedVersion, Formerly, Handler,
     HandlerError, Metadata, NewEvent, OnError, PersistedEvent, ScopedConsumer, Settings, StartFrom,
     TypedEvent, columns, read_model,

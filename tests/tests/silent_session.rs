@@ -111,13 +111,21 @@ async fn take_turns(
     let other = other.scope(&["Other"]);
     let worker = db.worker().scoped_consumer(setting);
     let running = Running::start(worker.scoped_consumer(other));
-    for _ in 0..20 {
-        for aggregate_type in ["Setting", "Other"] {
-            db.append(aggregate_type, ["a"]).await;
-            patiently("it is handled", running.caught_up())
-                .await
-                .unwrap();
-        }
+    handle_one_by_one(db, running, &["Setting", "Other"].repeat(20)).await;
+}
+
+/// Appends an event of each of these types after the one before was handled: only one connection is in use,
+/// and each batch gets that of the batch before.
+async fn handle_one_by_one<DB: TestDatabase>(
+    db: &Database<DB>,
+    running: Running<DB>,
+    aggregate_types: &[&str],
+) {
+    for aggregate_type in aggregate_types {
+        db.append(aggregate_type, ["a"]).await;
+        patiently("it is handled", running.caught_up())
+            .await
+            .unwrap();
     }
     let report = running.stop().await;
     assert!(!report.has_failures(), "{report}");
@@ -514,11 +522,11 @@ fn counting() -> Folding<Counter> {
     )
 }
 
-/// A table `seen` that a trigger fills with what it sees of the session when a fold writes a row.
+/// A trigger that records, in a table `seen`, the session in which a fold writes a row.
 trait Traced: TestDatabase {
     const CHANGE: &'static str;
     const TRACE: &'static str;
-    /// What the trigger sees in a session that nobody changed.
+    /// Everything that the trigger may record.
     const SEEN: &'static [&'static str];
 }
 
@@ -543,8 +551,8 @@ impl Traced for Postgres {
             RETURN NULL;
         END $$;
         CREATE TRIGGER trace AFTER UPDATE ON counters_v1 EXECUTE FUNCTION trace()";
-    /// Without the guard where the session was used by nobody but folds, and with it where a handler used
-    /// the session before.
+    /// No tenant in either case. The number of guards is 0 in a session that only folds have used, and 1 in
+    /// the batch after a handler's.
     const SEEN: &'static [&'static str] = &["0", "1"];
 }
 
@@ -559,15 +567,8 @@ async fn what_a_handler_changes_reaches_no_fold<DB: Traced>(db: Database<DB>) {
         .await
         .unwrap();
     db.execute(DB::TRACE).await;
-    // One connection after the other is idle, so each batch has that of the batch before.
-    for aggregate_type in ["Setting", "Counter", "Counter"].repeat(10) {
-        db.append(aggregate_type, ["a"]).await;
-        patiently("it is handled", running.caught_up())
-            .await
-            .unwrap();
-    }
-    let report = running.stop().await;
-    assert!(!report.has_failures(), "{report}");
+    let turns = ["Setting", "Counter", "Counter"].repeat(10);
+    handle_one_by_one(&db, running, &turns).await;
     let seen = "SELECT DISTINCT what FROM seen ORDER BY what";
     assert_eq!(db.texts(seen).await, DB::SEEN);
     assert!(db.number("SELECT count(*) FROM seen").await >= 20);

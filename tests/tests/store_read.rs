@@ -193,16 +193,26 @@ async fn a_range_respects_its_budget_but_has_at_least_one_event<DB: TestDatabase
         (8, 100, vec![]),
     ] {
         let types = scope(&["Absent", "User"]);
-        for scope in [None, Some(&*types)] {
-            let range = ReadRange {
-                after,
-                max_bytes,
-                scope,
-                ..everything()
-            };
-            let read = positions(&read(&db.store, range).await);
-            assert_eq!(read, expected, "after {after}, {max_bytes} bytes");
-        }
+        assert_read(&db, (after, max_bytes), &types, &expected).await;
+    }
+}
+
+/// Reads what fits into so many bytes after a position, without a scope and with one that leaves out no event.
+async fn assert_read<DB: TestDatabase>(
+    db: &Database<DB>,
+    (after, max_bytes): (i64, u64),
+    types: &[Arc<str>],
+    expected: &[i64],
+) {
+    for scope in [None, Some(types)] {
+        let range = ReadRange {
+            after,
+            max_bytes,
+            scope,
+            ..everything()
+        };
+        let read = positions(&read(&db.store, range).await);
+        assert_eq!(read, expected, "after {after}, {max_bytes} bytes");
     }
 }
 
@@ -238,16 +248,7 @@ async fn metadata_and_ids_count_uncompressed_against_the_budget<DB: TestDatabase
     ] {
         let max_bytes = mib * MIB as u64 + slack;
         let types = scope(&["User"]);
-        for scope in [None, Some(&*types)] {
-            let range = ReadRange {
-                after,
-                max_bytes,
-                scope,
-                ..everything()
-            };
-            let read = positions(&read(&db.store, range).await);
-            assert_eq!(read, expected, "after {after}, {mib} MiB");
-        }
+        assert_read(&db, (after, max_bytes), &types, &expected).await;
     }
 }
 

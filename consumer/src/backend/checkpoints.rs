@@ -568,7 +568,7 @@ pub trait Checkpoints: Renames {
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
         key: &SegmentId,
-        how: ClaimOptions<'_>,
+        options: ClaimOptions<'_>,
     ) -> impl Future<Output = Result<Option<Claim>, sqlx::Error>> + Send;
 
     /// Whether there is a row, claimed or not.

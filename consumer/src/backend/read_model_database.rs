@@ -8,7 +8,7 @@ use super::read_model::{on_conflict, qualified, select, statement, table_name, v
 use crate::contract::read_model::{
     FindError, Loaded, ReadModelDatabase, Table, Value, VersionTable,
 };
-use crate::contract::{BatchFuture, HandlerError};
+use crate::contract::{BoxFuture, HandlerError};
 
 #[diagnostic::do_not_recommend]
 impl<DB: Backend> ReadModelDatabase for DB {
@@ -17,14 +17,14 @@ impl<DB: Backend> ReadModelDatabase for DB {
         table: &'a VersionTable<'a>,
         keys: &'a [Vec<Value>],
         max_bytes: usize,
-    ) -> BatchFuture<'a, Result<Loaded, HandlerError>> {
+    ) -> BoxFuture<'a, Result<Loaded, HandlerError>> {
         Box::pin(DB::load_rows(tx, table, keys, max_bytes))
     }
 
     fn load_all<'a>(
         connection: &'a mut DB::Connection,
         table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
+    ) -> BoxFuture<'a, Result<Vec<Vec<Value>>, HandlerError>> {
         let columns = table.table();
         let query = statement::<DB>(select(columns, &table_name::<DB>(table)));
         // Only tests read all rows: no connection needs to keep the statement.
@@ -37,7 +37,7 @@ impl<DB: Backend> ReadModelDatabase for DB {
         tx: &'a mut DB::Connection,
         table: &'a VersionTable<'a>,
         rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
         Box::pin(DB::write_rows(tx, table, rows, String::new()))
     }
 
@@ -45,7 +45,7 @@ impl<DB: Backend> ReadModelDatabase for DB {
         tx: &'a mut DB::Connection,
         table: &'a VersionTable<'a>,
         rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
         Box::pin(DB::write_rows(tx, table, rows, on_conflict(table.table())))
     }
 
@@ -53,7 +53,7 @@ impl<DB: Backend> ReadModelDatabase for DB {
         tx: &'a mut DB::Connection,
         table: &'a VersionTable<'a>,
         keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
         Box::pin(DB::delete_rows(tx, table, keys))
     }
 
@@ -62,7 +62,7 @@ impl<DB: Backend> ReadModelDatabase for DB {
         table: &'static Table,
         schema: Option<&'a str>,
         key: Vec<Value>,
-    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>> {
+    ) -> BoxFuture<'a, Result<Option<Vec<Value>>, FindError>> {
         Box::pin(async move {
             let schema = table.schema().or(schema);
             let from = qualified(schema, table.bare_name());
@@ -74,7 +74,7 @@ impl<DB: Backend> ReadModelDatabase for DB {
     fn clear<'a>(
         tx: &'a mut DB::Connection,
         table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
         let clear = statement::<DB>(format!("DELETE FROM {}", table_name::<DB>(table)));
         Box::pin(async move {
             DB::execute_query(tx, clear).await?;

@@ -408,8 +408,8 @@ pub trait Handler<DB: Database>: Send + Sync + 'static {
     }
 }
 
-/// The boxed future that [`ErasedConsumer`] returns for one batch.
-pub type BatchFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// A boxed future that can be sent between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A [`Consumer`] as a trait object, whose futures are boxed once a batch instead of once an event.
 ///
@@ -445,7 +445,7 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
         cx: &'a Context,
         tx: &'a mut DB::Connection,
         events: &'a [PersistedEvent],
-    ) -> BatchFuture<'a, Result<usize, BatchError>>;
+    ) -> BoxFuture<'a, Result<usize, BatchError>>;
 
     /// Returns [`Consumer::knows`].
     fn knows(&self, format: EventFormat<'_>) -> bool;
@@ -470,7 +470,7 @@ pub trait ErasedConsumer<DB: Database>: Send + Sync + 'static {
         &'a self,
         cx: &'a Context,
         tx: &'a mut DB::Connection,
-    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -484,7 +484,7 @@ impl<DB: Database, C: Consumer<DB>> ErasedConsumer<DB> for C {
         cx: &'a Context,
         tx: &'a mut DB::Connection,
         events: &'a [PersistedEvent],
-    ) -> BatchFuture<'a, Result<usize, BatchError>> {
+    ) -> BoxFuture<'a, Result<usize, BatchError>> {
         Box::pin(Consumer::handle_batch(self, cx, tx, events))
     }
 
@@ -516,7 +516,7 @@ impl<DB: Database, C: Consumer<DB>> ErasedConsumer<DB> for C {
         &'a self,
         cx: &'a Context,
         tx: &'a mut DB::Connection,
-    ) -> BatchFuture<'a, Result<(), HandlerError>> {
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
         Box::pin(Consumer::reset(self, cx, tx))
     }
 }

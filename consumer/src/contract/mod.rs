@@ -19,7 +19,7 @@ pub(crate) mod typed;
 pub(crate) mod variant;
 pub(crate) mod variant_handler;
 
-pub use self::consumer::{BatchFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
+pub use self::consumer::{BoxFuture, Consumer, ErasedConsumer, Handler, ScopedConsumer};
 pub use self::context::Context;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::error::driver_text;

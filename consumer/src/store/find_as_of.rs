@@ -8,7 +8,7 @@ use super::EventStore;
 use crate::backend::{
     self, Backend, Checkpoint, Name, State, ViewStatements, aggregate_slice, progress_of, view_of,
 };
-use crate::contract::BatchFuture;
+use crate::contract::BoxFuture;
 use crate::contract::read_model::{
     FindError, IntoKey, Key as _, ReadModel, ReadModelDatabase as _, Value, key_values,
 };
@@ -39,7 +39,7 @@ impl<DB: Backend> EventStore<DB> {
     pub fn find<R: ReadModel>(
         &self,
         key: impl IntoKey<R::Key>,
-    ) -> BatchFuture<'_, Result<Option<R>, FindError>> {
+    ) -> BoxFuture<'_, Result<Option<R>, FindError>> {
         let values = key_values::<R>(&key.into_key());
         Box::pin(async move {
             // Behind a pooler, the statement and its explanation are to reach the same session.
@@ -113,7 +113,7 @@ impl<DB: Backend> EventStore<DB> {
         key: impl IntoKey<R::Key>,
         position: i64,
         timeout: Duration,
-    ) -> BatchFuture<'_, Result<Option<R>, FindError>> {
+    ) -> BoxFuture<'_, Result<Option<R>, FindError>> {
         let key = key.into_key();
         Box::pin(async move {
             let mut wait = Wait {

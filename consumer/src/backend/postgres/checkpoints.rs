@@ -306,10 +306,10 @@ impl Checkpoints for Postgres {
         statements: &CheckpointStatements,
         connection: &mut PgConnection,
         key: &SegmentId,
-        how: ClaimOptions<'_>,
+        options: ClaimOptions<'_>,
     ) -> Result<Option<Claim>, sqlx::Error> {
-        let timeout = how.timeout.as_millis().to_string();
-        let claim = match how.at {
+        let timeout = options.timeout.as_millis().to_string();
+        let claim = match options.at {
             Some(at) => on_row::<Self>(&statements.claim_at, key)
                 .bind(&*timeout)
                 .bind(at),

@@ -143,11 +143,11 @@ impl Checkpoints for Sqlite {
         statements: &CheckpointStatements,
         connection: &mut SqliteConnection,
         key: &SegmentId,
-        how: ClaimOptions<'_>,
+        options: ClaimOptions<'_>,
     ) -> Result<Option<Claim>, sqlx::Error> {
         let claim = on_row::<Self>(&statements.claim, key)
-            .bind(how.holder)
-            .bind(how.with_session);
+            .bind(options.holder)
+            .bind(options.with_session);
         let row = claim.fetch_optional(connection).await?;
         row.map(|row| Claim::decode::<Self>(&row, key.clone()))
             .transpose()

@@ -5,7 +5,7 @@ use sqlx::Database;
 use super::error::FindError;
 use super::table::{Table, VersionTable};
 use super::value::Value;
-use crate::contract::{BatchFuture, HandlerError};
+use crate::contract::{BoxFuture, HandlerError};
 
 /// The rows that [`ReadModelDatabase::load`] has read.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ pub trait ReadModelDatabase: Database {
         table: &'a VersionTable<'a>,
         keys: &'a [Vec<Value>],
         max_bytes: usize,
-    ) -> BatchFuture<'a, Result<Loaded, HandlerError>>;
+    ) -> BoxFuture<'a, Result<Loaded, HandlerError>>;
 
     /// Reads all rows, in any order.
     fn load_all<'a>(
         connection: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
+    ) -> BoxFuture<'a, Result<Vec<Vec<Value>>, HandlerError>>;
 
     /// Inserts rows with different keys, none of which the table has.
     ///
@@ -49,7 +49,7 @@ pub trait ReadModelDatabase: Database {
         tx: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
         rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
 
     /// Inserts rows with different keys, or updates those that exist.
     ///
@@ -59,14 +59,14 @@ pub trait ReadModelDatabase: Database {
         tx: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
         rows: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
 
     /// Deletes the rows that have one of the keys.
     fn delete<'a>(
         tx: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
         keys: Vec<Vec<Value>>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
 
     /// Reads the row that has a key through the view over the active version. Unless the name of the
     /// table or `schema` gives one, the session's `search_path` decides on its schema.
@@ -75,11 +75,11 @@ pub trait ReadModelDatabase: Database {
         table: &'static Table,
         schema: Option<&'a str>,
         key: Vec<Value>,
-    ) -> BatchFuture<'a, Result<Option<Vec<Value>>, FindError>>;
+    ) -> BoxFuture<'a, Result<Option<Vec<Value>>, FindError>>;
 
     /// Deletes all rows.
     fn clear<'a>(
         tx: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
-    ) -> BatchFuture<'a, Result<(), HandlerError>>;
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
 }

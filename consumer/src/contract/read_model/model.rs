@@ -7,7 +7,7 @@ use super::error::{ColumnError, FieldError, FindError};
 use super::key::{IntoKey, Key};
 use super::table::Table;
 use super::value::Value;
-use crate::contract::BatchFuture;
+use crate::contract::BoxFuture;
 
 /// A row of a table that the library owns: what a read model consists of.
 ///
@@ -117,7 +117,7 @@ pub trait ReadModel: Sized + Send + Sync + 'static {
     fn find<'c, DB, A>(
         from: A,
         key: impl IntoKey<Self::Key>,
-    ) -> BatchFuture<'c, Result<Option<Self>, FindError>>
+    ) -> BoxFuture<'c, Result<Option<Self>, FindError>>
     where
         DB: ReadModelDatabase,
         A: Acquire<'c, Database = DB> + Send + 'c,
