@@ -1,6 +1,7 @@
 //! The benchmark in its short form: whether it works, not how fast anything is.
 #![cfg(target_os = "linux")]
 
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -19,24 +20,24 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
 
     let table = std::fs::read_to_string(out.join("bench.md")).unwrap();
     for case in [
-        "Postgres, a statement an event",
+        "Postgres, one statement per event",
         "Postgres, batches of one event, during a dump",
-        "SQLite, a statement a batch",
+        "SQLite, one statement per batch",
         "Postgres, fold over 10,000 narrow rows, beside a no-op handler",
         "Postgres, fold over 100,000 wide rows, loop in a task",
         "SQLite, fold over 100 narrow rows, beside SQL, batches of 1,000",
         "Postgres, a declared fold over 10,000 narrow rows, beside one by hand",
         "SQLite, a declared fold of typed events over 10,000 narrow rows, beside one by hand",
-        "Postgres, append to committed row, a fold beside a statement an event",
-        "SQLite, append to committed row, a fold beside a statement an event",
+        "Postgres, append to committed row, a fold beside one statement per event",
+        "SQLite, append to committed row, a fold beside one statement per event",
         "peak memory, a fold, 1,000,000 events of as many keys, 50,000 in a batch",
         "50 no-op consumers beside one",
         "commit to handler, pairs, median",
         "8 segments beside 1",
-        "4 processes beside 1, a statement an event, network 1 ms slower",
-        "2 processes beside 1, a statement a batch",
+        "4 processes beside 1, one statement per event, network 1 ms slower",
+        "2 processes beside 1, one statement per batch",
         "dispatch to a handler of its event",
-        "round trips a batch of 500",
+        "round trips per batch of 500",
         "peak memory, 20 consumers, 20,000 events of 20 kB",
         "with the dashboard open on ten screens",
         "Postgres, overview of 200 consumers, 1,000,000 events",
@@ -46,6 +47,18 @@ fn the_benchmark_runs_every_case_and_writes_its_results() {
     }
     let plot = std::fs::read_to_string(out.join("bench.svg")).unwrap();
     assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));
+}
+
+#[test]
+fn the_published_results_are_one_table() {
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/bench.md");
+    let text = std::fs::read_to_string(results).unwrap();
+    let (introduction, table) = text.split_once("\n\n").unwrap();
+    assert!(introduction.ends_with("round by round."), "{introduction}");
+    assert!(table.lines().count() > 50, "{table}");
+    let is_row = |line: &str| line.starts_with("| ") && line.matches('|').count() == 6;
+    let others: Vec<&str> = table.lines().filter(|line| !is_row(line)).collect();
+    assert_eq!(others, ["|---|---|---|---|---|"]);
 }
 
 #[test]

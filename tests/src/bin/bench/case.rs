@@ -99,8 +99,8 @@ impl Target {
     fn words(self) -> String {
         match self {
             Self::None => String::new(),
-            Self::AtLeast(value) => format!(" (wanted: at least {value})"),
-            Self::AtMost(value) => format!(" (wanted: at most {value})"),
+            Self::AtLeast(value) => format!(" (target: at least {value})"),
+            Self::AtMost(value) => format!(" (target: at most {value})"),
         }
     }
 }

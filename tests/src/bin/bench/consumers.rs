@@ -26,7 +26,7 @@ SELECT value ->> 0, count(*), max(value ->> 1) FROM json_each(?1) WHERE true GRO
 ON CONFLICT (id) DO UPDATE
    SET deposits = balances.deposits + excluded.deposits, position = excluded.position";
 
-/// A statement an event.
+/// One statement per event.
 pub(crate) struct RowsPostgres;
 
 #[consumer(name = "bench.rows.postgres", formerly = none)]
@@ -41,7 +41,7 @@ impl RowsPostgres {
     }
 }
 
-/// A statement a batch.
+/// One statement per batch.
 pub(crate) struct SetsPostgres;
 
 #[consumer(name = "bench.sets.postgres", formerly = none, batch_size = 1000)]
@@ -58,7 +58,7 @@ impl SetsPostgres {
     }
 }
 
-/// A statement an event.
+/// One statement per event.
 pub(crate) struct RowsSqlite;
 
 #[consumer(name = "bench.rows.sqlite", formerly = none)]
@@ -73,7 +73,7 @@ impl RowsSqlite {
     }
 }
 
-/// A statement a batch.
+/// One statement per batch.
 pub(crate) struct SetsSqlite;
 
 #[consumer(name = "bench.sets.sqlite", formerly = none, batch_size = 1000)]

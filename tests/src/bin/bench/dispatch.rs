@@ -76,7 +76,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     .await;
     vec![Case::of(
         DISPATCH,
-        "ns an event",
+        "ns per event",
         ours.minus(&direct),
         Target::AtMost(5.0),
     )]

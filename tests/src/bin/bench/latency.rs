@@ -16,9 +16,9 @@ use crate::plan::Plan;
 use crate::rows::{Narrow, Row as _};
 
 const BURSTS: &str = "commit to handler, bursts, median";
-const BURSTS_LATE: &str = "commit to handler, bursts, 99th of 100";
+const BURSTS_LATE: &str = "commit to handler, bursts, p99";
 const PAIRS: &str = "commit to handler, pairs, median";
-const PAIRS_LATE: &str = "commit to handler, pairs, 99th of 100";
+const PAIRS_LATE: &str = "commit to handler, pairs, p99";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -36,7 +36,7 @@ async fn fold_beside<DB: Measured + ReadModelDatabase>(
     plan: &Plan,
     statement: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
 ) -> Option<Case> {
-    let name = format!("{database}, append to committed row, a fold beside a statement an event");
+    let name = format!("{database}, append to committed row, a fold beside one statement per event");
     if !plan.only.wants(&name) {
         return None;
     }

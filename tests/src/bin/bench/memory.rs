@@ -15,7 +15,7 @@ use crate::rows::{Narrow, Row as _};
 
 const SMALL: &str = "peak memory, 20 consumers, 1,000,000 events of 200 bytes";
 const LARGE: &str = "peak memory, 20 consumers, 20,000 events of 20 kB";
-const UNBOUNDED: &str = "the same with a cache without a bound";
+const UNBOUNDED: &str = "the same with an unbounded cache";
 /// A batch of a fold ends at 50,000 keys, whatever its `batch_size` is.
 const KEYS: &str = "peak memory, a fold, 1,000,000 events of as many keys, 50,000 in a batch";
 const CONSUMERS: usize = 20;

@@ -49,7 +49,7 @@ fn draw(cases: &[&Case]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"600\">Events a second, as a multiple of the loop written by hand</text>\n"
+         <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"600\">Events per second, as a multiple of the loop written by hand</text>\n"
     );
     for (row, case) in cases.iter().enumerate() {
         bar(&mut svg, &scale, case, TOP + ROW * row as f64);

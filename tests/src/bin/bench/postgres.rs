@@ -11,9 +11,9 @@ use crate::hand_made::{self, ByHand, FOUR_COLUMNS, Handler, loop_by_hand};
 use crate::log::{Log, Measured};
 use crate::plan::Plan;
 
-const ROWS: &str = "Postgres, a statement an event";
-const ROWS_IN_A_TASK: &str = "Postgres, a statement an event, loop in a task";
-const SETS: &str = "Postgres, a statement a batch";
+const ROWS: &str = "Postgres, one statement per event";
+const ROWS_IN_A_TASK: &str = "Postgres, one statement per event, loop in a task";
+const SETS: &str = "Postgres, one statement per batch";
 const NOTHING: &str = "Postgres, no-op handler";
 const SELECTIVE: &str = "Postgres, no-op handler, loop of 4 columns";
 

@@ -42,21 +42,21 @@ struct Setting {
 
 const SETTINGS: [Setting; 4] = [
     Setting {
-        name: "a statement an event",
+        name: "one statement per event",
         sets: false,
         is_near: true,
         events: 50_000,
         targets: [Target::None; 3],
     },
     Setting {
-        name: "a statement a batch",
+        name: "one statement per batch",
         sets: true,
         is_near: true,
         events: 200_000,
         targets: [Target::None; 3],
     },
     Setting {
-        name: "a statement an event, network 1 ms slower",
+        name: "one statement per event, network 1 ms slower",
         sets: false,
         is_near: false,
         events: 20_000,
@@ -67,7 +67,7 @@ const SETTINGS: [Setting; 4] = [
         ],
     },
     Setting {
-        name: "a statement a batch, network 1 ms slower",
+        name: "one statement per batch, network 1 ms slower",
         sets: true,
         is_near: false,
         events: 200_000,

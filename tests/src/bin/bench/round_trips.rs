@@ -14,10 +14,10 @@ use crate::log::Log;
 use crate::plan::Plan;
 use crate::segments::through;
 
-const BATCH: &str = "round trips a batch of 500, no-op handler";
-const LARGE: &str = "round trips a batch of 1,000, no-op handler";
-const WORKER: &str = "statements a second, idle worker";
-const CONSUMER: &str = "statements a second, one more idle consumer";
+const BATCH: &str = "round trips per batch of 500, no-op handler";
+const LARGE: &str = "round trips per batch of 1,000, no-op handler";
+const WORKER: &str = "statements per second, idle worker";
+const CONSUMER: &str = "statements per second, one more idle consumer";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     if !plan.wants_any(&[BATCH, LARGE, WORKER, CONSUMER]) {
@@ -47,7 +47,7 @@ pub(crate) async fn run(plan: &Plan) -> Vec<Case> {
     .collect()
 }
 
-/// The round trips a batch of catching up in batches of that size: all that the worker makes, including its
+/// The round trips per batch of catching up in batches of that size: all that the worker makes, including its
 /// reads, its start and its end.
 async fn a_batch(log: &Log<Postgres>, size: u32) -> f64 {
     let network = Delay::before(server().port(), Duration::ZERO).await;
@@ -60,7 +60,7 @@ async fn a_batch(log: &Log<Postgres>, size: u32) -> f64 {
     round_trips as f64 / (log.events as f64 / f64::from(size)).ceil()
 }
 
-/// The statements a second of a worker that has nothing to do.
+/// The statements per second of a worker that has nothing to do.
 async fn idle(plan: &Plan, log: &Log<Postgres>, counter: &Counter, consumers: usize) -> f64 {
     let mut builder = Worker::builder(log.db.store.clone());
     for number in 0..consumers {

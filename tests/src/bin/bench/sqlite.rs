@@ -9,9 +9,9 @@ use crate::hand_made::{self, ByHand, Handler, loop_by_hand};
 use crate::log::{Log, Measured};
 use crate::plan::Plan;
 
-const ROWS: &str = "SQLite, a statement an event";
-const APART: &str = "SQLite, a statement an event, not on one core";
-const SETS: &str = "SQLite, a statement a batch";
+const ROWS: &str = "SQLite, one statement per event";
+const APART: &str = "SQLite, one statement per event, lanes on any core";
+const SETS: &str = "SQLite, one statement per batch";
 const NOTHING: &str = "SQLite, no-op handler";
 
 pub(crate) async fn run(plan: &Plan) -> Vec<Case> {

@@ -10,7 +10,7 @@ use crate::plan::Plan;
 pub(crate) fn write(plan: &Plan, cases: &[Case]) {
     let mut text = String::from(
         "Each cell is minimum … **median** … maximum; a ratio is taken round by round.\n\n\
-         | case | ours | beside it | ratio | wanted |\n|---|---|---|---|---|\n",
+         | case | ours | baseline | ratio | target |\n|---|---|---|---|---|\n",
     );
     for case in cases {
         let other = case.other.as_ref().map_or_else(
@@ -26,14 +26,14 @@ pub(crate) fn write(plan: &Plan, cases: &[Case]) {
             case.name,
             spread(&case.ours),
             case.unit,
-            wanted(case.target)
+            target(case.target)
         );
     }
     std::fs::write(plan.out.join("bench.md"), &text).expect("write the table");
     println!("\n{text}");
 }
 
-fn wanted(target: Target) -> String {
+fn target(target: Target) -> String {
     match target {
         Target::None => "–".into(),
         Target::AtLeast(value) => format!("≥ {value}"),
