@@ -1,7 +1,9 @@
-//! The guide to the code is true.
+//! The guide `architecture` describes the code as it is.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+use consumer_tests::rust_files;
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -12,7 +14,7 @@ fn guide() -> String {
     std::fs::read_to_string(root().join("consumer/src/guide/architecture.md")).unwrap()
 }
 
-/// What stands between backquotes.
+/// The text between backquotes.
 fn code(prose: &str) -> impl Iterator<Item = &str> {
     prose.split('`').skip(1).step_by(2)
 }
@@ -57,4 +59,84 @@ fn every_file_that_the_architecture_guide_names_exists() {
         .filter(|path| !library.join(path).exists() && !root.join(path).exists())
         .collect();
     assert!(missing.is_empty(), "the guide names {missing:?}");
+}
+
+/// The questions that the guide has to answer, a file of each answer, and what that file contains.
+const QUESTIONS: [(&str, &str, &str); 4] = [
+    (
+        "Where is the SQL of a claim on SQLite?",
+        "backend/sqlite/checkpoints.rs",
+        "const CLAIM:",
+    ),
+    (
+        "What decides when a parked event is retried?",
+        "admin/retry.rs",
+        "fn retry_parked",
+    ),
+    ("What prints `status`?", "cli/tables.rs", "fn status("),
+    (
+        "What detects a gap?",
+        "backend/postgres/frontier.rs",
+        "may still fill a gap",
+    ),
+];
+
+#[test]
+fn the_guide_answers_where_things_are() {
+    let guide = guide();
+    for (question, file, part) in QUESTIONS {
+        let row = format!("| {question} |");
+        let answer = guide.lines().find_map(|line| line.strip_prefix(&row));
+        let answer = answer.unwrap_or_else(|| panic!("no answer to: {question}"));
+        assert!(code(answer).any(|path| path == file), "{answer}");
+        let text = std::fs::read_to_string(root().join("consumer/src").join(file)).unwrap();
+        assert!(text.contains(part), "`{part}` is not in {file}");
+    }
+}
+
+/// Words by which code outside `backend` names one database.
+const NAMES_OF_A_DATABASE: [&str; 4] = [
+    "PgConnection",
+    "`Postgres`",
+    "PgEventStore",
+    "sqlx::Postgres",
+];
+
+/// The files outside `backend` whose code, but not only its comments, names one database.
+fn files_that_name_a_database() -> BTreeSet<String> {
+    let root = root();
+    let in_text = |text: &str| {
+        let code = text.lines().map(str::trim_start);
+        let mut code = code.filter(|line| !line.starts_with("//"));
+        code.any(|line| NAMES_OF_A_DATABASE.iter().any(|name| line.contains(name)))
+    };
+    let mut files = BTreeSet::new();
+    for (folder, prefix) in [
+        ("consumer/src", ""),
+        ("consumer-derive/src", "consumer-derive/src/"),
+    ] {
+        let folder = root.join(folder);
+        for path in rust_files(&folder) {
+            let name = path.strip_prefix(&folder).unwrap().display().to_string();
+            let is_elsewhere = !["backend/", "tests/"]
+                .iter()
+                .any(|below| name.starts_with(below));
+            if is_elsewhere && in_text(&std::fs::read_to_string(&path).unwrap()) {
+                files.insert(format!("{prefix}{name}"));
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn the_guide_names_all_that_a_third_database_changes() {
+    let guide = guide();
+    let (_, section) = guide.split_once("# A third database").unwrap();
+    let (table, _) = section.split_once("\n\nThree files").unwrap();
+    let named: BTreeSet<String> = code(table).map(str::to_owned).collect();
+    let files = files_that_name_a_database();
+    assert!(files.len() >= 10, "only {files:?}");
+    let missing: Vec<_> = files.difference(&named).collect();
+    assert!(missing.is_empty(), "the guide does not name {missing:?}");
 }
