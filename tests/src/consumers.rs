@@ -193,6 +193,10 @@ impl<DB: TestDatabase> Consumer<DB> for TestConsumer<DB> {
         &self.name
     }
 
+    fn scope(&self) -> &[&str] {
+        ScopedConsumer::<DB>::aggregate_types(self)
+    }
+
     async fn handle(
         &self,
         cx: &Context,

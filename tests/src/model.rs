@@ -146,6 +146,10 @@ impl<DB: TestDatabase> Consumer<DB> for Model {
         self.name
     }
 
+    fn scope(&self) -> &[&str] {
+        ScopedConsumer::<DB>::aggregate_types(self)
+    }
+
     fn settings(&self) -> Settings {
         self.settings.clone()
     }

@@ -47,7 +47,7 @@ fn unhurried() -> Settings {
 /// What a fold was given and has done.
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
-    /// A batch of so many events and bytes of payload, of which so many events were handled.
+    /// A batch: its events, the bytes of their payloads, and how many of the events were handled.
     Batch {
         events: usize,
         bytes: usize,
@@ -91,6 +91,10 @@ impl<DB: TestDatabase> Consumer<DB> for Noting {
         "counters"
     }
 
+    fn scope(&self) -> &[&str] {
+        ScopedConsumer::<DB>::aggregate_types(self)
+    }
+
     fn formerly(&self) -> Formerly {
         Formerly::None
     }
@@ -130,7 +134,7 @@ impl<DB: TestDatabase> Consumer<DB> for Noting {
     }
 }
 
-/// Whole batches of so many events, each in a transaction of its own.
+/// Whole batches of this number of events, each in a transaction of its own.
 fn committed(sizes: &[usize]) -> Vec<(usize, usize)> {
     sizes.iter().map(|&events| (events, events)).collect()
 }

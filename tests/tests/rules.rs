@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use consumer::{BuildError, ConsumerState, Context, HandlerError, PersistedEvent, Worker};
+use consumer::{
+    BuildError, Consumer, ConsumerState, Context, HandlerError, PersistedEvent, ScopedConsumer,
+    Worker,
+};
 use consumer_tests::{
     Database, Running, TestDatabase, consumer, impatient, judging, naive_step, patiently,
     read_model, run_once, test_on, until,
@@ -97,6 +100,7 @@ test_on!(
     r5_a_consumer_without_tx_uses_its_own_connections,
     r6_consumers_share_one_event_payload_and_metadata,
     r7_a_scope_is_exact_and_an_empty_one_means_every_event,
+    r7_a_consumer_with_two_scopes_is_refused,
     r8_a_consumer_without_a_scope_receives_every_event,
     r9_one_consumer_runs_on_every_database,
     r10_a_consumer_can_be_called_without_worker_or_store,
@@ -346,6 +350,43 @@ async fn r7_a_scope_is_exact_and_an_empty_one_means_every_event<DB: TestDatabase
         *every.lock().unwrap(),
         ["User", "user", "Users", "Order", "User "]
     );
+}
+
+/// Has a scope, of which the test kit would not know.
+struct TwoScopes;
+
+impl<DB: TestDatabase> Consumer<DB> for TwoScopes {
+    fn name(&self) -> &str {
+        "users"
+    }
+
+    async fn handle(
+        &self,
+        _: &Context,
+        _: &mut DB::Connection,
+        _: &PersistedEvent,
+    ) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+impl<DB: TestDatabase> ScopedConsumer<DB> for TwoScopes {
+    fn aggregate_types(&self) -> &[&str] {
+        &["User", "Order"]
+    }
+}
+
+async fn r7_a_consumer_with_two_scopes_is_refused<DB: TestDatabase>(db: Database<DB>) {
+    let error = db.worker().scoped_consumer(TwoScopes).build().unwrap_err();
+    assert!(matches!(error, BuildError::TwoScopes { .. }), "{error}");
+    let text = error.to_string();
+    for part in [
+        "`users` returns [User, Order]",
+        "`Consumer::scope`",
+        "returns []",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 async fn r8_a_consumer_without_a_scope_receives_every_event<DB: TestDatabase>(db: Database<DB>) {

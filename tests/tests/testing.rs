@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use consumer::testing::{ConsumerTest, TestError, check_round_trips};
 use consumer::{
-    Consumer, Context, Event, HandlerError, NewEvent, PersistedEvent, Registered,
+    Consumer, Context, Event, HandlerError, NewEvent, PersistedEvent, Registered, Schema,
     assert_round_trips,
 };
 use consumer_tests::{Database, Model, TestDatabase, test_on};
@@ -83,6 +83,11 @@ test_on!(
     with_log_a_handler_finds_its_events_in_the_log,
     without_log_the_log_stays_as_it_is,
     a_replay_needs_no_reset
+);
+
+test_on!(
+    [empty_sqlite, empty_postgres],
+    with_log_of_a_store_its_own_table_has_the_events
 );
 
 async fn events_of_the_scope_are_handled_once_and_in_order<DB: TestDatabase>(db: Database<DB>) {
@@ -317,6 +322,32 @@ async fn with_log_a_handler_finds_its_events_in_the_log<DB: TestDatabase>(db: Da
     assert_eq!(db.log().await, [1, 2]);
 }
 
+async fn with_log_of_a_store_its_own_table_has_the_events<DB: TestDatabase>(db: Database<DB>) {
+    let schema = Schema::default().events("journal").aggregate_heads("heads");
+    let store = db.store.clone().with_schema(schema).unwrap();
+    store.migrate().await.unwrap();
+    db.execute(DB::CREATE_READ_MODEL).await;
+    let consumer = consumer_tests::consumer("c", |_, tx: &mut DB::Connection, event| {
+        Box::pin(async move {
+            let journal = "SELECT global_position FROM journal ORDER BY global_position";
+            let stored = DB::numbers(&mut *tx, journal).await?;
+            assert_eq!(stored.last(), Some(&event.global_position));
+            Ok(DB::apply(tx, "c", event).await?)
+        })
+    });
+    let mut test = kit(&db, Registered::new(consumer))
+        .await
+        .with_log_of(&store);
+    test.given(happened("ada"));
+    test.when().await.unwrap();
+    test.given(happened("bob"));
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await.len(), 2);
+    drop(test);
+    let left = db.numbers("SELECT global_position FROM journal").await;
+    assert_eq!(left, [0; 0]);
+}
+
 async fn without_log_the_log_stays_as_it_is<DB: TestDatabase>(db: Database<DB>) {
     let mut test = kit(&db, counting()).await;
     test.execute("CREATE TABLE counted (n BIGINT)")
@@ -375,6 +406,17 @@ async fn on_sqlite_a_test_needs_no_setup() {
     test.given(happened("a"));
     test.when().await.unwrap();
     assert_eq!(written(&mut test).await, [1]);
+}
+
+#[tokio::test]
+async fn r7_on_sqlite_a_test_has_the_scope_of_the_consumer() {
+    let users = Model::new("users").scope(&["User"]);
+    let mut test = ConsumerTest::sqlite(users).await.unwrap();
+    test.execute(Sqlite::CREATE_READ_MODEL).await.unwrap();
+    test.given(NewEvent::new("Order", "o", "Happened", "{}"));
+    test.given(happened("a"));
+    test.when().await.unwrap();
+    assert_eq!(written(&mut test).await, [2]);
 }
 
 #[tokio::test]

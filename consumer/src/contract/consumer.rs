@@ -297,6 +297,9 @@ pub trait Consumer<DB: Database>: Send + Sync + 'static {
 ///
 /// Implementing it is optional: a consumer without a scope receives every event (R8).
 ///
+/// [`Consumer::scope`] has to return the same list, since the test kit takes the scope from there;
+/// `WorkerBuilder::build` refuses a consumer that returns another one.
+///
 /// ```
 /// use consumer::sqlx::Database;
 /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer};

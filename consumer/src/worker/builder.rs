@@ -92,6 +92,8 @@ pub struct WorkerBuilder<DB: Backend> {
     configure_all: Vec<Configure>,
     configure: Vec<(String, Configure)>,
     options: Options,
+    /// What was wrong with the consumers when they were added.
+    problems: Vec<BuildError>,
 }
 
 impl<DB: Backend> std::fmt::Debug for WorkerBuilder<DB> {
@@ -116,6 +118,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
             configure_all: Vec::new(),
             configure: Vec::new(),
             options: Options::default_for::<DB>(),
+            problems: Vec::new(),
         }
     }
 
@@ -215,6 +218,9 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// type; see [`Consumer`] and [`ScopedConsumer`]. Hand-written and discovered consumers can be
     /// mixed.
     ///
+    /// [`build`](Self::build) refuses a consumer whose [`Consumer::scope`], from which the test kit takes the
+    /// scope, differs from its [`ScopedConsumer::aggregate_types`].
+    ///
     /// ```
     /// # consumer::__doc::run(async |store| {
     /// use consumer::{Consumer, Context, HandlerError, PersistedEvent, ScopedConsumer, Worker, sqlx};
@@ -224,6 +230,10 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// impl Consumer<sqlx::Sqlite> for Users {
     ///     fn name(&self) -> &str {
     ///         "users"
+    ///     }
+    ///
+    ///     fn scope(&self) -> &[&str] {
+    ///         self.aggregate_types()
     ///     }
     ///
     ///     async fn handle(&self, _: &Context, _: &mut sqlx::SqliteConnection, _: &PersistedEvent) -> Result<(), HandlerError> {
@@ -241,7 +251,14 @@ impl<DB: Backend> WorkerBuilder<DB> {
     /// # Ok(()) }).unwrap();
     /// ```
     #[must_use]
-    pub fn scoped_consumer(self, consumer: impl ScopedConsumer<DB>) -> Self {
+    pub fn scoped_consumer(mut self, consumer: impl ScopedConsumer<DB>) -> Self {
+        if consumer.scope() != consumer.aggregate_types() {
+            self.problems.push(BuildError::TwoScopes {
+                consumer: consumer.name().to_owned(),
+                scope: consumer.scope().join(", "),
+                aggregate_types: consumer.aggregate_types().join(", "),
+            });
+        }
         self.registered(Registered::scoped(consumer))
     }
 
@@ -541,7 +558,7 @@ impl<DB: Backend> WorkerBuilder<DB> {
     }
 
     fn find_problems(&mut self) -> Vec<BuildError> {
-        let mut problems = Vec::new();
+        let mut problems = std::mem::take(&mut self.problems);
         if let Some(selection) = self.selection.take() {
             match Registry::<DB>::select(&selection, &self.dependencies) {
                 Ok(registry) => self.add_discovered(registry),

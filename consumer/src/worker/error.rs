@@ -154,6 +154,18 @@ pub enum BuildError {
     /// The name of a hand-written consumer cannot key a checkpoint.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// A consumer returns one scope to the worker and another one to the test kit.
+    #[error(
+        "`ScopedConsumer::aggregate_types` of the consumer `{consumer}` returns [{aggregate_types}], but `Consumer::scope`, from which the test kit takes the scope, returns [{scope}]; let `scope` return `aggregate_types`, as the example of `ScopedConsumer` does"
+    )]
+    TwoScopes {
+        /// The consumer.
+        consumer: String,
+        /// What [`Consumer::scope`](crate::Consumer::scope) returns, separated by commas; empty for every event.
+        scope: String,
+        /// What [`ScopedConsumer::aggregate_types`](crate::ScopedConsumer::aggregate_types) returns.
+        aggregate_types: String,
+    },
     /// Two consumers would write the same table.
     #[error(
         "the consumers `{first}` and `{second}` have the same read model: the table `{table}` belongs to one consumer, so give one of them a row type of its own"

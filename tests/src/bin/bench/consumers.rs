@@ -123,6 +123,10 @@ impl<DB: Database> Consumer<DB> for Nothing {
         &self.name
     }
 
+    fn scope(&self) -> &[&str] {
+        ScopedConsumer::<DB>::aggregate_types(self)
+    }
+
     async fn handle(
         &self,
         _: &Context,
@@ -150,6 +154,10 @@ impl<DB: Database> Consumer<DB> for Parks {
 
     fn name(&self) -> &str {
         "parks"
+    }
+
+    fn scope(&self) -> &[&str] {
+        ScopedConsumer::<DB>::aggregate_types(self)
     }
 
     fn settings(&self) -> Settings {

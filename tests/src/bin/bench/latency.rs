@@ -36,7 +36,8 @@ async fn fold_beside<DB: Measured + ReadModelDatabase>(
     plan: &Plan,
     statement: impl Fn(WorkerBuilder<DB>) -> WorkerBuilder<DB>,
 ) -> Option<Case> {
-    let name = format!("{database}, append to committed row, a fold beside one statement per event");
+    let name =
+        format!("{database}, append to committed row, a fold beside one statement per event");
     if !plan.only.wants(&name) {
         return None;
     }
