@@ -100,6 +100,8 @@ impl Module {
             imports: BTreeSet::new(),
             reexports: BTreeMap::new(),
         };
+        // Once for the names that `use` gives to modules, and once for the paths that begin with them.
+        collector.visit_file(&self.ast);
         collector.visit_file(&self.ast);
         (self.imports, self.reexports) = (collector.imports, collector.reexports);
     }
@@ -122,7 +124,7 @@ fn resolve(modules: &BTreeMap<ModulePath, Module>, path: &[String]) -> ModulePat
             continue;
         }
         return match modules[&module].reexports.get(segment) {
-            Some(target) if target != path => {
+            Some(target) if *target != path[..=depth] => {
                 resolve(modules, &[&target[..], &path[depth + 1..]].concat())
             }
             _ => module,
@@ -140,7 +142,7 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    /// The path from the root, unless it leads to another crate or to a local name.
+    /// The path from the root, unless it leads to another crate or to an item of the file.
     fn absolute(&self, path: &[String]) -> Option<ModulePath> {
         let (first, rest) = path.split_first().filter(|(_, rest)| !rest.is_empty())?;
         match first.as_str() {
@@ -156,8 +158,11 @@ impl Collector<'_> {
             }
             _ => {
                 let child = [&self.module[..], std::slice::from_ref(first)].concat();
-                let is_child = self.known.contains(&child);
-                is_child.then(|| [&self.module[..], path].concat())
+                if self.known.contains(&child) {
+                    return Some([&self.module[..], path].concat());
+                }
+                let module = self.reexports.get(first)?;
+                Some([&module[..], rest].concat())
             }
         }
     }

@@ -38,7 +38,7 @@ fn architecture() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     layers
 }
 
-/// The layer of a file, unless the architecture does not speak of it.
+/// The layer of a file, unless the architecture has none for it.
 fn layer<'a>(layers: &BTreeMap<&'a str, BTreeSet<&'a str>>, file: &str) -> Option<&'a str> {
     let module = file.trim_end_matches(".rs");
     let contains = |layer: &&&str| {
@@ -67,12 +67,14 @@ fn reach<'a>(
     reached
 }
 
-/// Each use of a layer that is not below, directly or through the rest of the worker.
+/// Each use of a layer that is not below, directly or through the rest of the worker, and each file without
+/// a layer.
 fn reversed(imports: &Imports) -> Vec<String> {
     let layers = architecture();
     let mut reversed = Vec::new();
     for file in imports.files.keys() {
         let Some(own) = layer(&layers, file) else {
+            reversed.push(format!("{file} has no layer"));
             continue;
         };
         for import in reach(imports, file, |file| layer(&layers, file) == Some("worker")) {
@@ -161,6 +163,62 @@ fn a_library_that_keeps_the_rules_passes() {
         ("admin.rs", "use crate::worker::run;"),
     ]);
     assert_eq!(violations(&imports), [""; 0]);
+}
+
+/// A file of a layer, which uses an item of another one.
+fn file_of(layer: &str, text: String) -> (String, String) {
+    let is_folder = layer == "worker";
+    let file = if is_folder {
+        "worker/mod.rs".to_owned()
+    } else {
+        format!("{layer}.rs")
+    };
+    (file, text)
+}
+
+#[test]
+fn each_arrow_that_is_reversed_is_found() {
+    let layers = architecture();
+    let pairs = layers
+        .iter()
+        .flat_map(|(user, below)| below.iter().map(move |used| (*user, *used)));
+    // The parts of the worker may use its rest.
+    let pairs = pairs.filter(|(user, used)| !(*user == "worker" && used.starts_with("worker/")));
+    let mut count = 0;
+    for (user, used) in pairs {
+        let path = user.replace('/', "::");
+        let files = [
+            ("lib.rs".to_owned(), String::new()),
+            ("worker/mod.rs".to_owned(), String::new()),
+            file_of(user, String::new()),
+            file_of(used, format!("fn f() {{ crate::{path}::item() }}")),
+        ];
+        let imports = Imports::of_files(files.iter().map(|(name, text)| (&**name, &**text)));
+        let (user, used) = (&files[2].0, &files[3].0);
+        assert_eq!(violations(&imports), [format!("{used} uses {user}")]);
+        count += 1;
+    }
+    assert!(count > 80, "only {count} pairs");
+}
+
+#[test]
+fn a_file_without_a_layer_is_found() {
+    let imports = library(&[("helpers/mod.rs", "pub fn help() {}")]);
+    assert_eq!(violations(&imports), ["helpers/mod.rs has no layer"]);
+}
+
+#[test]
+fn an_arrow_reversed_through_the_name_of_a_module_is_found() {
+    let lane = ("worker/lane.rs", "pub struct Lane;");
+    let expected = ["worker/progress.rs uses worker/lane.rs"];
+    for text in [
+        "use crate::worker; fn f() { worker::lane::Lane; }",
+        "use crate::worker as lanes; use lanes::lane::Lane;",
+        "fn f() { println!(\"{}\", worker::lane::Lane) } use crate::worker;",
+    ] {
+        let imports = library(&[("worker/progress.rs", text), lane]);
+        assert_eq!(violations(&imports), expected, "{text}");
+    }
 }
 
 #[test]
@@ -278,6 +336,121 @@ fn the_library_keeps_the_rules() {
     assert!(violations.is_empty(), "{violations:#?}");
 }
 
+/// The imports of a template of the macro crate from what knows the rules.
+fn rules_in_templates(imports: &Imports) -> Vec<String> {
+    let is_in = |file: &str, module: &str| {
+        let mut parts = file.trim_end_matches(".rs").split('/');
+        parts.any(|part| part == module)
+    };
+    let templates = imports
+        .files
+        .iter()
+        .filter(|(file, _)| is_in(file, "expand"));
+    let pairs = templates.flat_map(|(file, used)| used.iter().map(move |used| (file, used)));
+    pairs
+        .filter(|(_, used)| is_in(used, "validate"))
+        .map(|(file, used)| format!("{file} uses {used}"))
+        .collect()
+}
+
+#[test]
+fn a_template_that_uses_a_rule_is_found() {
+    let imports = Imports::of_files([
+        ("lib.rs", ""),
+        ("validate/mod.rs", "mod block;"),
+        ("validate/block.rs", "pub fn check() {}"),
+        (
+            "expand/mod.rs",
+            "mod rows; use crate::validate; fn f() { validate::block::check() }",
+        ),
+        ("expand/rows.rs", "use crate::model::Model;"),
+        ("model.rs", "pub struct Model;"),
+        ("event/expand.rs", "use super::validate::validate;"),
+        ("event/mod.rs", "mod expand; mod validate;"),
+        ("event/validate.rs", "pub fn validate() {}"),
+    ]);
+    let expected = [
+        "event/expand.rs uses event/validate.rs",
+        "expand/mod.rs uses validate/block.rs",
+        "expand/mod.rs uses validate/mod.rs",
+    ];
+    assert_eq!(rules_in_templates(&imports), expected);
+}
+
+#[test]
+fn no_template_of_the_macro_crate_uses_a_rule() {
+    let imports = Imports::of_crate(&source().join("../../consumer-derive/src"));
+    let templates = imports.files.keys().filter(|file| file.contains("expand"));
+    assert!(templates.count() >= 8);
+    assert_eq!(rules_in_templates(&imports), [""; 0]);
+}
+
+/// Files outside `backend` that contain SQL.
+const WITH_SQL: [(&str, &str); 1] = [(
+    "__doc.rs",
+    "the handlers of the examples, which are a program's own",
+)];
+
+/// Whether a text contains a statement, at the beginning of a line.
+fn is_sql(text: &str) -> bool {
+    let verbs = [
+        "SELECT ",
+        "INSERT INTO ",
+        "UPDATE ",
+        "DELETE FROM ",
+        "CREATE ",
+        "ALTER ",
+        "DROP ",
+    ];
+    text.lines()
+        .map(|line| line.trim_start_matches(['"', ' ']))
+        .any(|line| verbs.iter().any(|verb| line.starts_with(verb)))
+}
+
+/// The constants and texts of a file that contain SQL.
+fn sql_in(text: &str) -> Vec<String> {
+    let mut statements = Statements::default();
+    statements.visit_file(&syn::parse_file(text).unwrap());
+    let statements = statements.0.into_iter();
+    statements
+        .filter(|(_, text)| is_sql(text))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn sql_in_a_file_is_found() {
+    let file = r#"
+        /// SELECT 1 FROM events
+        const READ: &str = "SELECT 1 FROM {events}";
+        const FORGET: &str = concat!("
+            DELETE FROM {progress}", " WHERE true");
+        const KEY: &str = "UPDATE_LOCK";
+        fn run() {
+            query("INSERT INTO {heads} VALUES (1)");
+            query(format!("CREATE TABLE {name} (id TEXT)"));
+            query("cannot select from a table");
+        }
+        #[cfg(test)] mod tests { const IN_A_TEST: &str = "DROP TABLE t"; }"#;
+    assert_eq!(sql_in(file), ["READ", "FORGET", "a text", "a macro"]);
+}
+
+#[test]
+fn only_the_backend_contains_sql() {
+    let source = source();
+    let mut found = BTreeSet::new();
+    for path in rust_files(&source) {
+        let file = path.strip_prefix(&source).unwrap().display().to_string();
+        if !file.starts_with("backend/")
+            && !sql_in(&std::fs::read_to_string(&path).unwrap()).is_empty()
+        {
+            found.insert(file);
+        }
+    }
+    let excepted = WITH_SQL.map(|(file, _)| file.to_owned());
+    assert_eq!(found, BTreeSet::from(excepted));
+}
+
 /// The two halves of a backend: the files, and the tables as their templates name them.
 const HALVES: [(&[&str], &[&str]); 2] = [
     (
@@ -357,6 +530,9 @@ fn text_of(tokens: TokenStream) -> String {
 }
 
 impl<'a> Visit<'a> for Statements {
+    /// The text of a comment is no statement.
+    fn visit_attribute(&mut self, _: &'a syn::Attribute) {}
+
     fn visit_item_const(&mut self, item: &'a syn::ItemConst) {
         self.add(&item.ident, &item.expr);
     }
