@@ -77,10 +77,7 @@ macro_rules! declare_accounts {
                 pub(crate) allows_debt: bool,
             }
 
-            #[consumer(
-                        name = "balances", aggregates = [AccountEvent], read_model = Account,
-                        retries = 0, on_error = "skip", crate = $crate::reexport
-                    )]
+            #[consumer(name = "balances", aggregates = [AccountEvent], read_model = Account, retries = 0, on_error = "skip", crate = $crate::reexport)]
             impl Accounts {
                 #[on(AccountEvent::Opened)]
                 fn opened(&self, event: Envelope<'_, Opened>) -> Result<Account, HandlerError> {

@@ -4,6 +4,7 @@ pub mod accounts;
 mod binaries;
 mod blind;
 mod browser;
+mod commands;
 mod consumers;
 mod counting;
 mod database;
@@ -34,6 +35,7 @@ mod terminal;
 mod writers;
 
 pub use self::browser::{Browser, Element, Screen};
+pub use self::commands::command;
 pub use self::consumers::{
     Handled, Running, TestConsumer, batch_consumer, chaining, consumer, dropped_after, impatient,
     judging, next_release, patiently, read_model, run_once, until, until_some,
@@ -52,7 +54,7 @@ pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{PgDatabase, PostgresBuilder, TestPostgres, free_port};
 pub use self::process::{WorkerProcess, declaring_main, release_main, signal, worker_main};
 pub use self::programs::Program;
-pub use self::properties::cases;
+pub use self::properties::{cases, noise};
 pub use self::recording::{Payloads, recording_at_gate, watching};
 pub use self::served::Served;
 pub use self::sqlite::SqliteDatabase;

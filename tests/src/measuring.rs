@@ -124,7 +124,7 @@ impl Samples {
     }
 }
 
-/// A number for people.
+/// A number in human-readable form.
 pub fn figure(value: f64) -> String {
     if value.is_nan() {
         return "–".into();

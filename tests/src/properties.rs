@@ -1,4 +1,4 @@
-//! How often a property is tried.
+//! How often a property is tried, and text that is hard to store.
 
 use proptest::test_runner::Config;
 
@@ -13,4 +13,13 @@ pub fn cases(usual: u32) -> Config {
         max_shrink_iters: 200,
         ..asked
     }
+}
+
+/// Letters and digits that do not compress.
+#[must_use]
+pub fn noise(length: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(1);
+    std::iter::repeat_with(|| random.alphanumeric())
+        .take(length)
+        .collect()
 }

@@ -208,7 +208,7 @@ impl Switch {
         self.lead_next(1, server);
     }
 
-    /// Leads so many of the next connections to another server.
+    /// Leads this number of the next connections to another server.
     ///
     /// # Panics
     /// If another thread panicked while it held the route.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::{Command, Stdio};
 
-/// A terminal of so many columns.
+/// A terminal with this number of columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Terminal {
     /// How wide it is.

@@ -82,7 +82,7 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Sets so many of them to work. They pause within their transactions, for up to `longest` and
+    /// Starts this number of writers. They pause within their transactions, for up to `longest` and
     /// mostly much shorter, roll every fifth back, and continue after any error.
     #[must_use]
     pub fn start(pool: &PgPool, count: usize, longest: Duration) -> Self {

@@ -1,10 +1,9 @@
 //! Commands that could lose something ask for it by name, on both databases.
 
-use clap::Parser as _;
 use consumer::admin::{AdminError, ForgetOptions};
-use consumer::cli::{Cli, Console, Exit};
+use consumer::cli::Exit;
 use consumer::{OnError, Settings};
-use consumer_tests::{Database, Model, TestDatabase, run_once, test_on};
+use consumer_tests::{Database, Model, TestDatabase, command, run_once, test_on};
 
 /// Runs a command of a program with this consumer, with this answer to its question.
 async fn answering<DB: TestDatabase>(
@@ -13,10 +12,7 @@ async fn answering<DB: TestDatabase>(
     line: &str,
     answer: &str,
 ) -> (Exit, String) {
-    let console = Console::captured([answer]);
-    let cli = Cli::try_parse_from(["worker"].into_iter().chain(line.split(' '))).unwrap();
-    let exit = cli.run_on(model.worker(db), &console).await;
-    (exit, console.text())
+    command(model.worker(db), line, [answer]).await
 }
 
 /// Makes the consumer `old` park two events.

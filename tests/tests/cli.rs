@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Parser as _;
-use consumer::cli::{Cli, Console, Exit};
+use consumer::cli::{Cli, Exit};
 use consumer::{EventStore, NewEvent, OnError, Registered, Settings, Worker, WorkerBuilder};
 use consumer_tests::samples::{Sample, Samples};
 use consumer_tests::{
-    Database, Folding, Model, Running, TestDatabase, next_release, read_model, run_once, test_on,
+    Database, Folding, Model, Running, TestDatabase, command, next_release, read_model, run_once,
+    test_on,
 };
 use sqlx::Pool;
 
@@ -27,19 +28,7 @@ async fn answering<DB: TestDatabase>(
         Worker::builder(db.store.clone()).release(next_release()),
         |builder, model| builder.scoped_consumer((*model).clone()),
     );
-    command(builder, line, answer).await
-}
-
-/// Runs a command of a program with this worker.
-async fn command<DB: TestDatabase>(
-    builder: WorkerBuilder<DB>,
-    line: &str,
-    answer: &str,
-) -> (Exit, String) {
-    let console = Console::captured([answer]);
-    let cli = Cli::try_parse_from(["worker"].into_iter().chain(line.split(' '))).unwrap();
-    let exit = cli.run_on(builder, &console).await;
-    (exit, console.text())
+    command(builder, line, [answer]).await
 }
 
 fn parking(name: &'static str) -> Model {
@@ -114,13 +103,13 @@ async fn append_orders<DB: TestDatabase>(db: &Database<DB>) {
 
 async fn a_consumer_that_waits_for_a_release_is_explained<DB: TestDatabase>(db: Database<DB>) {
     append_orders(&db).await;
-    let (exit, text) = command(waiting(&db), "run --once", "n").await;
+    let (exit, text) = command(waiting(&db), "run --once", ["n"]).await;
     assert_eq!(exit, Exit::Unwell);
     assert!(
         text.contains("orders: waiting for a release that knows Refunded (Order, position 2) at 1"),
         "{text}"
     );
-    let (exit, text) = command(waiting(&db), "status", "n").await;
+    let (exit, text) = command(waiting(&db), "status", ["n"]).await;
     assert_eq!(exit, Exit::Unwell);
     assert!(text.contains("waiting for release"), "{text}");
     assert!(
@@ -129,12 +118,12 @@ async fn a_consumer_that_waits_for_a_release_is_explained<DB: TestDatabase>(db: 
         ),
         "{text}"
     );
-    let (exit, text) = command(waiting(&db), "skip orders 2", "y").await;
+    let (exit, text) = command(waiting(&db), "skip orders 2", ["y"]).await;
     assert_eq!(exit, Exit::Done, "{text}");
-    command(waiting(&db), "run --once", "n").await;
-    let (exit, text) = command(waiting(&db), "park orders 3", "n").await;
+    command(waiting(&db), "run --once", ["n"]).await;
+    let (exit, text) = command(waiting(&db), "park orders 3", ["n"]).await;
     assert_eq!(exit, Exit::Done, "{text}");
-    let (exit, text) = command(waiting(&db), "parked retry orders", "n").await;
+    let (exit, text) = command(waiting(&db), "parked retry orders", ["n"]).await;
     assert_eq!(exit, Exit::Unwell);
     assert!(
         text.contains(
@@ -147,20 +136,20 @@ async fn a_consumer_that_waits_for_a_release_is_explained<DB: TestDatabase>(db: 
 async fn a_rebuild_ends_before_an_unknown_event<DB: TestDatabase>(db: Database<DB>) {
     append_orders(&db).await;
     let knowing = || Worker::builder(db.store.clone()).consumer(read_model("orders"));
-    command(knowing(), "run --once", "n").await;
+    command(knowing(), "run --once", ["n"]).await;
     let rebuild = "rebuild orders --yes --without-reset";
-    let (exit, text) = command(waiting(&db), rebuild, "n").await;
+    let (exit, text) = command(waiting(&db), rebuild, ["n"]).await;
     assert_eq!(exit, Exit::Unwell, "{text}");
     let reason =
         "the consumer waits for a release that knows Refunded (Order, position 2); continue";
     assert!(text.contains(reason), "{text}");
-    let (exit, text) = command(knowing(), rebuild, "n").await;
+    let (exit, text) = command(knowing(), rebuild, ["n"]).await;
     assert_eq!(exit, Exit::Done, "{text}");
 }
 
 async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>) {
     append_orders(&db).await;
-    let (exit, text) = command(waiting(&db), "unknown", "n").await;
+    let (exit, text) = command(waiting(&db), "unknown", ["n"]).await;
     assert_eq!(exit, Exit::Unwell);
     assert_eq!(
         text,
@@ -168,7 +157,7 @@ async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>
          orders    Refunded        1  Order           2      2     3\n\n\
          deploy a release that knows these events, or name their types in the consumer's `ignore`\n"
     );
-    let (_, json) = command(waiting(&db), "unknown --json", "n").await;
+    let (_, json) = command(waiting(&db), "unknown --json", ["n"]).await;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json[0]["event_type"], "Refunded");
     assert_eq!(
@@ -184,14 +173,14 @@ async fn unknown_events_are_listed_and_unwell<DB: TestDatabase>(db: Database<DB>
 }
 
 async fn status_lists_the_processes_on_request<DB: TestDatabase>(db: Database<DB>) {
-    let (_, text) = command(waiting(&db), "status --processes", "n").await;
+    let (_, text) = command(waiting(&db), "status --processes", ["n"]).await;
     assert!(
         text.ends_with("no process has handled an event yet\n"),
         "{text}"
     );
     append_orders(&db).await;
-    command(waiting(&db), "run --once", "n").await;
-    let (_, text) = command(waiting(&db), "status --processes", "n").await;
+    command(waiting(&db), "run --once", ["n"]).await;
+    let (_, text) = command(waiting(&db), "status --processes", ["n"]).await;
     let (_, processes) = text.split_once("PROCESS").unwrap();
     let own = format!("{} on ", std::process::id());
     assert!(processes.contains(&own), "{text}");
@@ -246,14 +235,14 @@ async fn run_only_and_run_group_refuse_unknown_names<DB: TestDatabase>(db: Datab
     let (exit, text) = command(
         grouped("projections"),
         "run --once --group projections",
-        "n",
+        ["n"],
     )
     .await;
     assert_eq!(
         (exit, text.as_str()),
         (Exit::Done, "grouped: caught up at 1, 1 event handled\n")
     );
-    let (exit, text) = command(grouped("projections"), "run --once --group other", "n").await;
+    let (exit, text) = command(grouped("projections"), "run --once --group other", ["n"]).await;
     assert_eq!(exit, Exit::Usage);
     assert_eq!(
         text,
@@ -641,7 +630,10 @@ async fn rename_and_start_new_decide_about_names<DB: TestDatabase>(db: Database<
     let (exit, _) = answering(&db, &[&users], "start-new users", "n").await;
     assert_eq!(exit, Exit::Refused);
     let (exit, text) = cli(&db, &[&users], "start-new users --yes").await;
-    assert_eq!((exit, text.as_str()), (Exit::Done, "users starts anew\n"));
+    assert_eq!(
+        (exit, text.as_str()),
+        (Exit::Done, "users starts with a checkpoint of its own\n")
+    );
     let (exit, _) = cli(&db, &[&users], "run --once").await;
     assert_eq!(exit, Exit::Done);
     assert_eq!(db.applied("users").await, [1, 1]);
@@ -679,18 +671,18 @@ async fn activate_switches_versions_once_the_new_one_has_caught_up<DB: TestDatab
             .consumer(Model::new("users"))
             .registered(second)
     };
-    command(both(), "run --once", "n").await;
-    let (_, text) = command(both(), "status", "n").await;
+    command(both(), "run --once", ["n"]).await;
+    let (_, text) = command(both(), "status", ["n"]).await;
     assert!(
         text.contains("users v1 active") && text.contains("\nusers v2 "),
         "{text}"
     );
-    let (exit, text) = command(both(), "activate users 2", "n").await;
+    let (exit, text) = command(both(), "activate users 2", ["n"]).await;
     assert_eq!(
         (exit, text.as_str()),
         (Exit::Done, "users v2 is the active version\n")
     );
-    let (_, text) = command(both(), "status", "n").await;
+    let (_, text) = command(both(), "status", ["n"]).await;
     assert!(text.contains("users v2 active"), "{text}");
 }
 
@@ -717,7 +709,7 @@ fn samples() -> Folding<Sample> {
 
 async fn migrate_prints_the_tables_and_views_of_read_models<DB: TestDatabase>(db: Database<DB>) {
     let worker = || Worker::builder(db.store.clone()).consumer(samples());
-    let (exit, printed) = command(worker(), "migrate --print", "n").await;
+    let (exit, printed) = command(worker(), "migrate --print", ["n"]).await;
     assert_eq!(exit, Exit::Done);
     assert_eq!(
         printed.trim_end(),
@@ -736,7 +728,7 @@ async fn migrate_prints_the_tables_and_views_of_read_models<DB: TestDatabase>(db
     run_once(worker()).await;
     let second = Registered::new(samples()).version(2);
     let second = Worker::builder(db.store.clone()).registered(second);
-    let (_, printed) = command(second, "migrate --print", "n").await;
+    let (_, printed) = command(second, "migrate --print", ["n"]).await;
     db.execute(&printed).await;
     assert_eq!(db.numbers("SELECT count FROM samples_v2").await, [0; 0]);
     let admin = worker().admin().unwrap();
@@ -850,7 +842,7 @@ async fn rebuild_of_one_version_leaves_the_other_as_it_is<DB: TestDatabase>(db: 
             .registered(other)
     };
     // It has never run: it catches up beside the one that serves, whose effects it does not repeat.
-    let (exit, text) = command(both(), "rebuild users --of-version 2", "n").await;
+    let (exit, text) = command(both(), "rebuild users --of-version 2", ["n"]).await;
     assert_eq!(exit, Exit::Done, "{text}");
     let lines: Vec<serde_json::Value> = text
         .lines()
@@ -873,10 +865,10 @@ async fn rebuild_of_one_version_leaves_the_other_as_it_is<DB: TestDatabase>(db: 
     assert_eq!(replays, [(2, true), (2, true)]);
     assert_eq!(first.seen().len(), 2);
 
-    let (exit, text) = command(both(), "rebuild users --yes", "n").await;
+    let (exit, text) = command(both(), "rebuild users --yes", ["n"]).await;
     assert_eq!(exit, Exit::Usage);
     assert!(text.contains("`--of-version`"), "{text}");
-    let (exit, text) = command(both(), "rebuild users --of-version 1", "y").await;
+    let (exit, text) = command(both(), "rebuild users --of-version 1", ["y"]).await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert!(
         text.starts_with(
@@ -886,13 +878,13 @@ async fn rebuild_of_one_version_leaves_the_other_as_it_is<DB: TestDatabase>(db: 
     );
     assert_eq!((first.seen().len(), second.seen().len()), (4, 2));
     for line in ["pause users --of-version 2", "resume users --of-version 2"] {
-        let (exit, text) = command(both(), line, "n").await;
+        let (exit, text) = command(both(), line, ["n"]).await;
         assert!(
             exit == Exit::Done && text.starts_with("users v2 "),
             "{text}"
         );
     }
-    let (exit, text) = command(both(), "forget users --of-version 2 --force", "y").await;
+    let (exit, text) = command(both(), "forget users --of-version 2 --force", ["y"]).await;
     assert_eq!(exit, Exit::Done, "{text}");
     assert!(
         text.starts_with("This removes the checkpoint of users v2. Continue?"),
@@ -955,7 +947,7 @@ async fn rebuild_empties_nothing_when_no_worker_can_be_built<DB: TestDatabase>(d
     cli(&db, &[&users], "run --once").await;
     let small = EventStore::<DB>::new(small_pool(&db).await);
     let builder = Worker::builder(small).consumer(users.clone());
-    let (exit, text) = command(builder, "rebuild users --yes", "n").await;
+    let (exit, text) = command(builder, "rebuild users --yes", ["n"]).await;
     assert_eq!(exit, Exit::Failed);
     assert!(text.contains("raise `max_connections`"), "{text}");
     let rows = db.number("SELECT count(*) FROM applied").await;
@@ -994,21 +986,21 @@ async fn activate_refuses_a_version_that_has_not_caught_up<DB: TestDatabase>(db:
             .consumer(first.clone())
             .registered(other)
     };
-    command(both(), "run --once", "n").await;
-    let (exit, text) = command(both(), "activate users 2", "n").await;
+    command(both(), "run --once", ["n"]).await;
+    let (exit, text) = command(both(), "activate users 2", ["n"]).await;
     assert_eq!(exit, Exit::Refused);
     assert!(
         text.contains("has 1 parked event") && text.contains("`--force`"),
         "{text}"
     );
     db.append("User", ["c"]).await;
-    let (exit, text) = command(both(), "activate users 2", "n").await;
+    let (exit, text) = command(both(), "activate users 2", ["n"]).await;
     assert_eq!(exit, Exit::Refused);
     assert!(
         text.contains("is 1 event behind") && text.contains("`--force`"),
         "{text}"
     );
-    let (exit, text) = command(both(), "activate users 2 --force", "n").await;
+    let (exit, text) = command(both(), "activate users 2 --force", ["n"]).await;
     assert_eq!(
         (exit, text.as_str()),
         (Exit::Done, "users v2 is the active version\n")
@@ -1021,7 +1013,7 @@ async fn a_program_with_the_new_version_shows_the_old_one<DB: TestDatabase>(db: 
     let mut second = Registered::<DB>::new(Model::new("users"));
     second.declaration.version = 2;
     let builder = Worker::<DB>::builder(db.store.clone()).registered(second);
-    let (exit, text) = command(builder, "status", "n").await;
+    let (exit, text) = command(builder, "status", ["n"]).await;
     assert_eq!(exit, Exit::Done);
     assert!(text.contains("users v1 active  other version"), "{text}");
 }
@@ -1054,17 +1046,17 @@ async fn parked_events_as_json_have_every_field<DB: TestDatabase>(db: Database<D
 async fn a_group_leaves_other_checkpoints_attached<DB: TestDatabase>(db: Database<DB>) {
     cli(&db, &[&Model::new("cli.left_out")], "run --once").await;
     let builder = || Worker::<DB>::builder(db.store.clone()).discover_group("cli.taken");
-    let (_, text) = command(builder(), "status", "n").await;
+    let (_, text) = command(builder(), "status", ["n"]).await;
     assert!(
         text.contains("cli.left_out  running") && !text.contains("detached"),
         "{text}"
     );
-    let (exit, text) = command(builder(), "forget cli.left_out --yes", "n").await;
+    let (exit, text) = command(builder(), "forget cli.left_out --yes", ["n"]).await;
     assert_eq!(exit, Exit::Refused);
     assert!(text.contains("is in this program"), "{text}");
-    let (_, text) = command(builder(), "run --once", "n").await;
+    let (_, text) = command(builder(), "run --once", ["n"]).await;
     assert!(!text.contains("detached"), "{text}");
-    let (exit, _) = command(builder(), "forget cli.left_out --yes --force", "n").await;
+    let (exit, _) = command(builder(), "forget cli.left_out --yes --force", ["n"]).await;
     assert_eq!(exit, Exit::Done);
 }
 
@@ -1089,7 +1081,7 @@ async fn no_line_is_wider_than_80_columns<DB: TestDatabase>(db: Database<DB>) {
     };
     db.append("User", ["an-aggregate-with-an-id-as-long-as-a-uuid"])
         .await;
-    command(both(), "run --once", "n").await;
+    command(both(), "run --once", ["n"]).await;
     let far = "UPDATE events SET global_position = 12345678";
     db.execute(far).await;
     append_at::<DB>(&db.pool, 23_456_789).await;
@@ -1103,7 +1095,7 @@ async fn no_line_is_wider_than_80_columns<DB: TestDatabase>(db: Database<DB>) {
         "frontier".to_owned(),
         format!("parked list {name} --of-version 1"),
     ] {
-        let (_, text) = command(both(), &line, "n").await;
+        let (_, text) = command(both(), &line, ["n"]).await;
         let widest = text
             .lines()
             .take_while(|line| !line.contains(": "))

@@ -4,9 +4,11 @@ use std::fs::OpenOptions;
 use std::process::{Command, Stdio};
 
 use clap::{CommandFactory as _, Parser as _};
-use consumer::cli::{Cli, Console, Exit};
+use consumer::cli::{Cli, Exit};
 use consumer::{Formerly, NewEvent, OnError, Settings, WorkerBuilder};
-use consumer_tests::{Database, Model, TestConsumer, TestDatabase, read_model, run_once, test_on};
+use consumer_tests::{
+    Database, Model, TestConsumer, TestDatabase, command, read_model, run_once, test_on,
+};
 use serde_json::{Value, json};
 
 fn operator(db: &Database<sqlx::Sqlite>, line: &str) -> Command {
@@ -21,10 +23,7 @@ fn operator(db: &Database<sqlx::Sqlite>, line: &str) -> Command {
 
 /// Runs a command of a program with this worker, with no answer to its questions.
 async fn cli<DB: TestDatabase>(builder: WorkerBuilder<DB>, line: &str) -> (Exit, String) {
-    let console = Console::captured([]);
-    let cli = Cli::try_parse_from(["worker"].into_iter().chain(line.split(' '))).unwrap();
-    let exit = cli.run_on(builder, &console).await;
-    (exit, console.text())
+    command(builder, line, []).await
 }
 
 #[cfg(target_os = "linux")]

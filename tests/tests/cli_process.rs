@@ -220,7 +220,7 @@ async fn a_rebuild_that_was_killed_continues_where_it_was<DB: TestDatabase>(db: 
     rebuilt_after_a_kill(&db, 100_000, "400").await;
 }
 
-/// Rebuilds so many events in a process that is killed on its way, and in another one after it.
+/// Rebuilds this number of events in a process that is killed on its way, and in another one after it.
 /// Gives what the second one said of its progress, and when.
 async fn rebuilt_after_a_kill<DB: TestDatabase>(
     db: &Database<DB>,

@@ -1,9 +1,12 @@
 //! Errors leave their causes to `source()`, so that whatever prints the chain prints each cause once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use consumer::{PgEventStore, SqliteEventStore, Worker};
-use consumer_tests::Model;
+use consumer_tests::{
+    Database, Model, TestDatabase, command, consumer, impatient, keep_log, logged, rust_files,
+    test_on,
+};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Fields, ItemEnum, ItemStruct, Member};
 
@@ -80,21 +83,6 @@ fn checked(source: &str) -> Messages {
     messages
 }
 
-fn rust_files(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).expect("read a directory of source files");
-    entries
-        .map(|entry| entry.expect("read an entry").path())
-        .flat_map(|path| {
-            if path.is_dir() {
-                rust_files(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-        .collect()
-}
-
 #[test]
 fn no_error_message_repeats_its_cause() {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../consumer/src");
@@ -155,4 +143,66 @@ async fn a_main_that_returns_anyhow_prints_each_cause_once() {
 
     let unknown = Worker::builder(store).configure("users", |settings| settings);
     assert_printed_once(&printed(unknown.build().unwrap_err()), "`users`");
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot send the invoice")]
+struct NotSent(#[source] Refused);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the mail server refused it")]
+struct Refused(#[source] Full);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the mailbox is full")]
+struct Full;
+
+/// The handler's error and its causes.
+const CHAIN: [&str; 3] = [
+    "cannot send the invoice",
+    "the mail server refused it",
+    "the mailbox is full",
+];
+
+/// Asserts that a text has the error and each cause, once.
+fn assert_whole_chain(place: &str, text: &str) {
+    for cause in CHAIN {
+        assert_eq!(text.matches(cause).count(), 1, "{cause} in {place}: {text}");
+    }
+}
+
+test_on!(
+    [sqlite, postgres],
+    what_shows_a_handlers_error_shows_each_cause_once
+);
+
+async fn what_shows_a_handlers_error_shows_each_cause_once<DB: TestDatabase>(db: Database<DB>) {
+    keep_log();
+    let name = format!("invoices-on-{}", DB::NAME);
+    let invoices = || {
+        let failing = consumer(&name, |_, _, _| {
+            Box::pin(async { Err(NotSent(Refused(Full)).into()) })
+        });
+        db.worker()
+            .consumer(failing.settings(impatient().retries(0)))
+    };
+    db.append("User", ["ada"]).await;
+    let report = invoices().build().unwrap().run_once().await.unwrap();
+    assert_whole_chain("the report", &report.to_string());
+
+    let lines = logged(&[&name, CHAIN[0]]);
+    assert!(!lines.is_empty());
+    for line in lines {
+        assert_whole_chain("the log", &line);
+    }
+
+    let stored = db.texts("SELECT error FROM consumer_progress").await;
+    assert_eq!(stored.len(), 1);
+    assert_whole_chain("`consumer_progress.error`", &stored[0]);
+
+    let (_, table) = command(invoices(), "status", []).await;
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert_whole_chain("`status`", &words.join(" "));
+    let (_, json) = command(invoices(), "status --json", []).await;
+    assert_whole_chain("`status --json`", &json);
 }

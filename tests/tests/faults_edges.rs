@@ -4,18 +4,10 @@ use std::time::Duration;
 
 use consumer::{ConsumerState, ExpectedVersion, NewEvent, OnError, StoreError, Worker};
 use consumer_tests::{
-    Database, Running, TestDatabase, TestPostgres, impatient, judging, patiently, read_model,
-    run_once, test_on, until,
+    Database, Running, TestDatabase, TestPostgres, impatient, judging, noise, patiently,
+    read_model, run_once, test_on, until,
 };
 use sqlx::Postgres;
-
-/// Letters that no compression makes smaller.
-fn noise(length: usize) -> String {
-    let mut random = fastrand::Rng::with_seed(1);
-    std::iter::repeat_with(|| random.alphanumeric())
-        .take(length)
-        .collect()
-}
 
 test_on!(
     [sqlite, postgres],

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use consumer::{ConsumerState, EventStore, NewEvent, OnError, Settings, Worker};
 use consumer_tests::{
     Counting, Database, Running, TestDatabase, batch_consumer, consumer, impatient, judging,
-    keep_log, logged, patiently, read_model, run_once, test_on, until,
+    keep_log, logged, noise, patiently, read_model, run_once, test_on, until,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
@@ -15,14 +15,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 type Tx<DB> = <DB as sqlx::Database>::Connection;
-
-/// Letters that do not compress.
-fn noise(length: usize) -> String {
-    let mut random = fastrand::Rng::with_seed(1);
-    std::iter::repeat_with(|| random.alphanumeric())
-        .take(length)
-        .collect()
-}
 
 /// How much longer everything may take on a machine under load.
 const LEEWAY: Duration = Duration::from_secs(30);

@@ -26,7 +26,7 @@ async fn hold_the_horizon(db: &Database<Postgres>) -> Transaction<'static, Postg
     tx
 }
 
-/// Updates every checkpoint row so many times, without a search for any.
+/// Updates every checkpoint row this number of times, without a search for any.
 async fn update_rows(db: &Database<Postgres>, times: usize) {
     db.execute(&format!(
         "DO $$ DECLARE rows tid[]; at tid; BEGIN

@@ -327,7 +327,7 @@ async fn a_batch_locks_rows_in_the_order_of_their_keys(db: Database<Postgres>) {
     }
 }
 
-/// Waits until so many sessions wait for locks.
+/// Waits until this number of sessions waits for locks.
 async fn wait_for_locks(db: &Database<Postgres>, sessions: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'";

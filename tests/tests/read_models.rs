@@ -578,8 +578,8 @@ where
 
 test_on!(
     [postgres],
-    a_role_that_may_not_create_is_told_the_statements,
-    a_role_that_may_not_create_the_view_is_told_its_statement,
+    a_role_that_may_not_create_gets_the_statements,
+    a_role_that_may_not_create_the_view_gets_its_statement,
     the_printed_script_is_all_that_such_a_role_needs,
     a_row_that_no_event_changes_is_not_written,
     a_value_that_the_database_rounds_fails_its_event,
@@ -617,7 +617,7 @@ async fn the_printed_script_is_all_that_such_a_role_needs(db: Database<Postgres>
     assert!(found.unwrap().is_some());
 }
 
-async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres>) {
+async fn a_role_that_may_not_create_gets_the_statements(db: Database<Postgres>) {
     let restricted = restricted(&db).await;
     db.append_event(command(Action::Put, 5).event("a")).await;
     let refused = refusal(&restricted, samples().folding()).await;
@@ -633,7 +633,7 @@ async fn a_role_that_may_not_create_is_told_the_statements(db: Database<Postgres
     assert!(found.unwrap().is_some());
 }
 
-async fn a_role_that_may_not_create_the_view_is_told_its_statement(db: Database<Postgres>) {
+async fn a_role_that_may_not_create_the_view_gets_its_statement(db: Database<Postgres>) {
     run_once(db.worker().consumer(samples().folding())).await;
     let restricted = restricted(&db).await;
     db.append_event(command(Action::Put, 5).event("a")).await;

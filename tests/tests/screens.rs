@@ -290,7 +290,7 @@ fn is_obeyed(text: &str) -> bool {
     text.contains('\u{202e}') || parts.any(|part| !is_colour(part))
 }
 
-/// The screens of a filling on a terminal of so many columns.
+/// The screens of a filling on a terminal of this width.
 async fn screens(filling: Filling, columns: u16) -> Vec<(&'static str, String)> {
     let db = filling.database().await;
     let variables = [

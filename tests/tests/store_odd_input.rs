@@ -4,7 +4,7 @@ use consumer::{
     Backend, EventStore, ExpectedVersion, Metadata, NewEvent, OnError, PersistedEvent, ReadRange,
     StoreError,
 };
-use consumer_tests::{Database, TestDatabase, impatient, judging, test_on};
+use consumer_tests::{Database, TestDatabase, impatient, judging, noise, test_on};
 use sqlx::{Postgres, Sqlite};
 
 async fn round_trip<DB: Backend>(store: &EventStore<DB>, event: NewEvent) -> PersistedEvent {
@@ -25,19 +25,6 @@ async fn round_trip<DB: Backend>(store: &EventStore<DB>, event: NewEvent) -> Per
         .unwrap();
     assert_eq!(read, stored);
     read.into_iter().next().unwrap()
-}
-
-/// Letters that no compression makes smaller.
-fn noise(length: usize) -> String {
-    let mut state = 1_u64;
-    std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        char::from(b'!' + u8::try_from((state >> 33) % 90).unwrap())
-    })
-    .take(length)
-    .collect()
 }
 
 test_on!(

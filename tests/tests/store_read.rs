@@ -197,7 +197,7 @@ async fn a_range_respects_its_budget_but_has_at_least_one_event<DB: TestDatabase
     }
 }
 
-/// Reads what fits into so many bytes after a position, without a scope and with one that leaves out no event.
+/// Reads what fits into this number of bytes after a position, without a scope and with one that leaves out no event.
 async fn assert_read<DB: TestDatabase>(
     db: &Database<DB>,
     (after, max_bytes): (i64, u64),

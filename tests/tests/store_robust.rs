@@ -114,7 +114,7 @@ async fn an_error_of_the_store_leaves_its_cause_to_source() {
 }
 
 #[tokio::test]
-async fn an_import_without_setval_is_told_the_statement_to_run() {
+async fn an_import_without_setval_gets_the_statement_to_run() {
     let db = Database::<Postgres>::fresh().await;
     for position in 1..=5 {
         db.execute(&insert(position, "now")).await;

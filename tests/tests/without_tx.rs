@@ -70,7 +70,7 @@ impl Gate {
         left.await.unwrap().forget();
     }
 
-    /// Lets so many calls finish.
+    /// Lets this number of calls finish.
     fn open(&self, calls: usize) {
         self.leave.add_permits(calls);
     }

@@ -14,7 +14,7 @@ use super::scripted::{NAMES, is_transactional};
 pub enum Script {
     /// Handles the event.
     Succeed,
-    /// Broken: fails on so many attempts, then handles the event.
+    /// Broken: fails this number of attempts, then handles the event.
     FailFirst(u32),
     /// Broken: returns an error.
     Fail,
@@ -73,7 +73,7 @@ pub enum Append {
     RolledBack,
     /// In a savepoint that is rolled back, after which others are appended and committed.
     Savepoint,
-    /// In a future that is dropped when it is woken after so many polls.
+    /// In a future that is dropped when it is woken after this number of polls.
     Dropped(usize),
 }
 
@@ -137,9 +137,9 @@ pub enum Step {
     Run,
     /// Runs two workers at once, one with all releases, and one with another release of a consumer.
     Together(usize, Release),
-    /// Runs a worker that ends in the middle, after so many calls of handlers.
+    /// Runs a worker that ends in the middle, after this number of calls of handlers.
     CrashAfter(usize, Crash),
-    /// Tries a consumer's parked events again after so many calls of its handler by a worker.
+    /// Tries a consumer's parked events again after this number of calls of its handler by a worker.
     RetryAmid(usize, usize),
     /// Takes steps while a worker runs that has handled everything settled.
     Beside(Vec<Step>),
@@ -155,7 +155,7 @@ pub enum Step {
     Repair(usize),
     /// Gives one broken event a payload that succeeds.
     Redact(usize),
-    /// Deletes the events that every consumer has passed, but for so many.
+    /// Deletes the events that every consumer has passed, except for this number.
     Archive(usize),
     /// For controls: damages the database.
     Damage(Damage),
@@ -264,10 +264,10 @@ pub enum Damage {
     ActivateInSecret,
 }
 
-/// One step in so many is a chain of them.
+/// One step in this number is a chain of steps.
 const CHAINS: u32 = 60;
 
-/// How many consumers there are. So many first steps of a history are their first releases.
+/// The number of consumers, and of the first steps of a history, which are their first releases.
 pub const CONSUMERS: usize = NAMES.len();
 
 /// What histories of one database are made of.
@@ -277,7 +277,7 @@ pub struct Menu {
     pub concurrent_writers: bool,
     /// Whether the test has a server of its own, which may crash.
     pub own_server: bool,
-    /// Whether scripts may wait for their timeout: one time in so many events, 0 for never.
+    /// Whether scripts may wait for their timeout: once in this number of events, 0 for never.
     pub hangs: usize,
     /// How many steps a history has.
     pub steps: std::ops::Range<usize>,
