@@ -87,21 +87,14 @@ impl fmt::Display for OtherDatabase {
 }
 
 impl<DB: Database> Registry<DB> {
-    /// Finds and creates every consumer that is declared with `#[consumer]` and linked.
+    /// Finds and creates every consumer that is declared with `#[consumer]` and linked; [`select`](Self::select)
+    /// also takes the [`Dependencies`] of those that have an `init`.
     ///
     /// # Errors
     /// All problems at once: two consumers of one name or with one table, an `init` that failed or lacks a dependency, a
     /// program without the feature `auto-register`.
     pub fn discover() -> Result<Self, RegistryError> {
-        Self::discover_with(&Dependencies::new())
-    }
-
-    /// Finds and creates every consumer, with these [`Dependencies`] for those that have an `init`.
-    ///
-    /// # Errors
-    /// All problems at once, as for [`discover`](Self::discover).
-    pub fn discover_with(dependencies: &Dependencies) -> Result<Self, RegistryError> {
-        Self::select(&Selection::all(), dependencies)
+        Self::select(&Selection::all(), &Dependencies::new())
     }
 
     /// Finds the consumers of the crates named in [`consumers!`](crate::consumers).
@@ -178,7 +171,7 @@ impl<DB: Database> Registry<DB> {
         self.registered
     }
 
-    /// Returns the names of the program's consumers outside the selection, in their order.
+    /// Returns the names of the program's consumers outside the selection, in order.
     ///
     /// Another process runs them, so their checkpoints are not detached.
     #[must_use]
