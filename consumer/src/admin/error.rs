@@ -86,9 +86,9 @@ pub enum AdminError {
         /// The consumer, and the reason.
         held_back: HeldBack,
     },
-    /// The consumer has a checkpoint, so that it cannot be started anew.
+    /// The consumer has a checkpoint, so it cannot start over.
     #[error(
-        "consumer `{consumer}` has a checkpoint; `rebuild` handles all events again, and `forget` lets it be started anew"
+        "consumer `{consumer}` has a checkpoint; `rebuild` handles all events again, and `forget` lets it start over"
     )]
     NotHeldBack {
         /// The consumer.

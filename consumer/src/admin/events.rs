@@ -68,7 +68,7 @@ impl<DB: Backend> Admin<DB> {
     /// Reads the headers of some events, by indexes only.
     ///
     /// What no index finds is searched for among the next few thousand events; the page then says where
-    /// to go on.
+    /// to continue.
     pub(crate) async fn events(
         &self,
         filter: &EventFilter,
@@ -102,7 +102,7 @@ impl<DB: Backend> Admin<DB> {
     }
 }
 
-/// The events to show of those that were looked at, and where to go on.
+/// The events to show of those that were looked at, and where the next page begins.
 fn page(
     filter: &EventFilter,
     cursor: Cursor,
@@ -119,7 +119,7 @@ fn page(
         .collect();
     let is_cut = events.len() > limit;
     events.truncate(limit);
-    // Where the look ended: at the last event shown, or at the last one looked at.
+    // The page ends at the last event shown, or at the last one examined.
     let end = if is_cut {
         events.last().map(|event| filter.cursor_of(event))
     } else {

@@ -220,7 +220,7 @@ fn or_unknown(error: Option<&String>) -> &str {
 }
 
 impl<DB: Backend> Admin<DB> {
-    /// Explains what became of one event in a consumer: whether it is in scope, handled, parked, failing
+    /// Explains what happened to one event in a consumer: whether it is in scope, handled, parked, failing
     /// or yet to be handled, whether it is a replay, and which handler takes it.
     ///
     /// ```

@@ -49,7 +49,7 @@ pub(super) fn seconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S
 
 /// A time as seconds with at most three decimals, as the database measured it.
 pub(crate) fn in_seconds(time: Duration) -> f64 {
-    #[allow(clippy::cast_precision_loss)] // a time for people
+    #[allow(clippy::cast_precision_loss)] // a time to read
     let millis = time.as_millis() as f64;
     millis / 1_000.0
 }

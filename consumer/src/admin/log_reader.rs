@@ -22,7 +22,7 @@ pub(super) struct LogReader<DB: Backend> {
 }
 
 impl<DB: Backend> Admin<DB> {
-    /// Begins to read the log, counting up to so many events for each consumer.
+    /// Begins to read the log; counts at most `most_counted` events for each consumer.
     pub(super) async fn log_reader(&self, most_counted: i64) -> Result<LogReader<DB>, AdminError> {
         Ok(LogReader {
             tx: self.read().await?,

@@ -342,7 +342,7 @@ impl<DB: Backend> Admin<DB> {
     }
 }
 
-/// Refuses what a command wants of a consumer that is held back.
+/// Refuses a command for a consumer that is held back.
 pub(super) fn refuse_held_back(mut held_back: Vec<HeldBack>) -> Result<(), AdminError> {
     match held_back.pop() {
         Some(held_back) => Err(AdminError::HeldBack { held_back }),

@@ -1,18 +1,18 @@
-//! How fast a rebuild goes, and when it will be done.
+//! The rate of a rebuild, and the time that it has left.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A rate over the last eighth of the time watched, but at least over the last ten seconds.
+/// The rate over the last eighth of the elapsed time, but at least over the last ten seconds.
 ///
-/// A slow or fast start is forgotten halfway through, and a short pause is not taken for the end.
+/// A slow or fast start no longer counts at half-time, and a short pause does not stop the estimate.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Rate {
     began: Instant,
     seen: VecDeque<(Instant, i64)>,
 }
 
-impl Pace {
+impl Rate {
     const SHORTEST: Duration = Duration::from_secs(10);
 
     pub(super) fn new(now: Instant, handled: i64) -> Self {
@@ -35,21 +35,21 @@ impl Pace {
         }
     }
 
-    pub(super) fn rate(&self) -> f64 {
+    pub(super) fn per_second(&self) -> f64 {
         let (Some((from, before)), Some((to, after))) = (self.seen.front(), self.seen.back())
         else {
             return 0.0;
         };
         let seconds = to.duration_since(*from).as_secs_f64();
-        #[allow(clippy::cast_precision_loss)] // a rate for people
+        #[allow(clippy::cast_precision_loss)] // a rate to read
         let events = (after - before) as f64;
         if seconds > 0.0 { events / seconds } else { 0.0 }
     }
 }
 
-/// How long so many events take at that rate.
+/// How long it takes to handle `events` at `rate` per second.
 pub(super) fn time_for(events: i64, rate: f64) -> Option<Duration> {
-    #[allow(clippy::cast_precision_loss)] // a duration for people
+    #[allow(clippy::cast_precision_loss)] // an estimate to read
     let seconds = events as f64 / rate;
     Duration::try_from_secs_f64(seconds).ok()
 }
@@ -58,14 +58,14 @@ pub(super) fn time_for(events: i64, rate: f64) -> Option<Duration> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Pace, time_for};
+    use super::{Rate, time_for};
 
     /// Simulates a rebuild of 1,000,000 events at these speeds, each given with the share of events
     /// at which it starts. Returns the worst error of the estimates in the second half, as a share
     /// of the time that was really left.
     fn worst(speeds: &[(f64, f64)]) -> f64 {
         let began = Instant::now();
-        let mut pace = Pace::new(began, 0);
+        let mut rate = Rate::new(began, 0);
         let (mut handled, mut seconds) = (0.0_f64, 0.0_f64);
         let mut estimates = Vec::new();
         while handled < 1_000_000.0 {
@@ -77,8 +77,12 @@ mod tests {
             handled += speed.unwrap().1 * swing * 0.2;
             #[allow(clippy::cast_possible_truncation)]
             let whole = handled.min(1_000_000.0) as i64;
-            pace.note(began + Duration::from_secs_f64(seconds), whole);
-            estimates.push((share, seconds, time_for(1_000_000 - whole, pace.rate())));
+            rate.note(began + Duration::from_secs_f64(seconds), whole);
+            estimates.push((
+                share,
+                seconds,
+                time_for(1_000_000 - whole, rate.per_second()),
+            ));
         }
         let second_half = estimates
             .iter()

@@ -13,7 +13,7 @@ use super::lag::scope_of;
 use super::locks::{Effects, Failed, Work, must_be_same};
 use super::operator::Admin;
 use super::options::{RebuildOptions, Target};
-use super::pace::{Pace, time_for};
+use super::pace::{Rate, time_for};
 use crate::backend::{Backend, ConsumerId, Part, Taken, prepare_table};
 use crate::contract::Context;
 use crate::contract::read_model::VersionTable;
@@ -31,8 +31,8 @@ pub struct Rebuilt {
     pub consumer: ConsumerId,
     /// The checkpoint that was rewound: events up to here are a replay.
     pub replay_to: i64,
-    /// The first events of the log, if they were deleted, as far as the workers recorded: it does not get
-    /// them.
+    /// The deleted events at the beginning of the log, as far as workers have recorded them; the rebuild leaves
+    /// them out.
     pub missing: Option<RangeInclusive<i64>>,
 }
 
@@ -75,8 +75,8 @@ impl<DB: Backend> Admin<DB> {
     /// Workers then hand it all events again, with [`Context::is_replay`] set up to the old
     /// checkpoint. The scope becomes that of the code.
     ///
-    /// Parked events are delivered again, too, at their place in the log: those that no version has handled as
-    /// new ones. That changes when their effects happen, so the rebuild is refused unless
+    /// Parked events are delivered again, too, in their order in the log. Those that no version has handled are
+    /// not replays. As that changes when their effects happen, the rebuild is refused unless
     /// [`RebuildOptions::discard_parked`] accepts it.
     ///
     /// [`Context::is_replay`]: crate::Context::is_replay
@@ -171,7 +171,7 @@ impl<DB: Backend> Admin<DB> {
             replay_to: 0,
             total: 0,
             handled: 0,
-            pace: Pace::new(Instant::now(), 0),
+            rate: Rate::new(Instant::now(), 0),
         };
         let (position, replay_to) = self.positions(&watch.consumer).await?;
         watch.start(position, replay_to).await?;
@@ -267,7 +267,7 @@ pub struct RebuildWatch<'a, DB: Backend> {
     replay_to: i64,
     total: i64,
     handled: i64,
-    pace: Pace,
+    rate: Rate,
 }
 
 impl<DB: Backend> RebuildWatch<'_, DB> {
@@ -284,12 +284,12 @@ impl<DB: Backend> RebuildWatch<'_, DB> {
         let up_to = position.min(self.replay_to);
         self.handled += self.count(self.position, up_to).await?;
         self.position = self.position.max(up_to);
-        self.pace.note(Instant::now(), self.handled);
+        self.rate.note(Instant::now(), self.handled);
         Ok(self.progress(position))
     }
 
     fn progress(&self, position: i64) -> RebuildProgress {
-        let rate = self.pace.rate();
+        let rate = self.rate.per_second();
         let left = (self.total - self.handled).max(0);
         // A checkpoint with nothing more in its scope advances lazily.
         let is_done = position >= self.replay_to || left == 0;
@@ -313,7 +313,7 @@ impl<DB: Backend> RebuildWatch<'_, DB> {
         self.replay_to = replay_to;
         self.total = self.count(0, replay_to).await?;
         self.handled = self.count(0, self.position).await?;
-        self.pace = Pace::new(Instant::now(), self.handled);
+        self.rate = Rate::new(Instant::now(), self.handled);
         Ok(())
     }
 

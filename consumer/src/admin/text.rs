@@ -91,8 +91,8 @@ fn likeness(one: &str, other: &str) -> (bool, usize) {
     (contains, shared.count())
 }
 
-/// A text of any origin, with the codes of the characters by which it could move the cursor, change colours or
-/// turn the direction of what follows.
+/// Text of any origin, in which the characters that could move the cursor, change colours or reverse the
+/// direction of what follows are replaced by their codes.
 pub(crate) fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for char in text.chars() {

@@ -1,7 +1,7 @@
-//! Whether a process of this machine is still alive, by what it wrote about itself.
+//! Whether a process on this machine is still alive, according to what it wrote about itself.
 //!
-//! Linux alone tells: a process is named by the boot of the kernel, the namespace of its number, its number,
-//! and the time of its start. Of others, nothing is known.
+//! Only Linux shows this: a process is identified by the boot of the kernel, the namespace of its process id,
+//! its process id, and its start time. Nothing is known about processes elsewhere.
 
 use std::fs;
 use std::process;

@@ -66,7 +66,7 @@ pub enum Among<'a> {
     Aggregate(&'a str, &'a str),
 }
 
-/// Where to look from.
+/// Where a page of events begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cursor {
     /// Before a position or version, latest first.

@@ -387,8 +387,8 @@ pub trait Checkpoints: Renames {
         }
     }
 
-    /// Lets the rows of a consumer run that were stopped without this release having failed on their events,
-    /// and says whether there were any. Rows that are locked stay as they are.
+    /// Resumes the stopped rows of a consumer on whose events this release has not failed, and returns whether
+    /// there were any. Locked rows stay as they are.
     fn try_again(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,
@@ -658,9 +658,9 @@ pub trait Checkpoints: Renames {
         )
     }
 
-    /// Keeps other versions of a consumer from handling an event first that none has handled, for the
-    /// rest of the transaction; false when another transaction does. What is read of them later shows
-    /// what they handled before.
+    /// Prevents other versions of a consumer from being the first to handle an event, for the rest of the
+    /// transaction; false when another transaction prevents this one. Later reads show what the others handled
+    /// before.
     fn lock_precedence(
         statements: &CheckpointStatements,
         connection: &mut Self::Connection,

@@ -2,16 +2,16 @@
 
 use super::column::{Column, SqlType};
 
-/// The words in which SQL that both databases share differs; `$` is what they apply to.
+/// The parts in which SQL that both databases share differs; `$` stands for the argument of a part.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
-    /// `{now}`: the present, as the columns of the library's tables have it.
+    /// `{now}`: the present time, in the type of the library's columns.
     pub(crate) now: &'static str,
     /// `{ms since $}`: how long ago a time in the library's tables was, in milliseconds.
     pub(crate) ms_since: &'static str,
     /// `{ms until $}`: how long it is until then, in milliseconds.
     pub(crate) ms_until: &'static str,
-    /// `{in $ ms}`: the time in so many milliseconds.
+    /// `{in $ ms}`: the time that many milliseconds from now.
     pub(crate) in_ms: &'static str,
     /// `{event age}`: how long ago an event was stored, in milliseconds.
     pub(crate) event_age: &'static str,

@@ -623,7 +623,7 @@ pub enum LogProblem {
     },
     /// Events have positions that the sequence has not given out, as after an import.
     #[error(
-        "the log has events up to position {highest}, but sequence {name} is at {last_value} and would give their positions out again; an import does not move the sequence: run `SELECT setval('{}', {highest})`",
+        "the log has events up to position {highest}, but sequence {name} is at {last_value} and would give out their positions again; an import does not move the sequence: run `SELECT setval('{}', {highest})`",
         .name.replace('\'', "''")
     )]
     SequenceBehind {
@@ -644,7 +644,7 @@ pub enum LogProblem {
     },
     /// No sequence was found from which the position column draws.
     #[error(
-        "no sequence belongs to the position column of the events table, so it cannot be known which positions are still to come; make it BIGSERIAL or IDENTITY, or name its sequence in the `Schema`"
+        "no sequence belongs to the position column of the events table, so the worker cannot know which positions are still to come; make it BIGSERIAL or IDENTITY, or name its sequence in the `Schema`"
     )]
     NoSequence,
     /// The sequence hands positions to sessions in advance.
@@ -665,7 +665,7 @@ pub enum LogProblem {
     },
     /// The position column draws from another sequence than the one whose locks are watched.
     #[error(
-        "positions are drawn from sequence {other}, but the worker watches {name}, so it cannot be known which positions are still to come; make the default of the position column `nextval('{}')`, or name {other} in the `Schema`",
+        "positions are drawn from sequence {other}, but the worker watches {name}, so the worker cannot know which positions are still to come; make the default of the position column `nextval('{}')`, or name {other} in the `Schema`",
         .name.replace('\'', "''")
     )]
     OtherSequence {
@@ -676,7 +676,7 @@ pub enum LogProblem {
     },
     /// A view reads rows that appear at another time than that at which their positions are drawn.
     #[error(
-        "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so it cannot be known which positions are still to come; run the worker on the tables that the events are appended to"
+        "the view of the events reads {table}, a materialized view or a foreign table, whose rows appear without a lock on the sequence, so the worker cannot know which positions are still to come; run the worker on the tables that the events are appended to"
     )]
     DerivedRows {
         /// The relation that the view reads.

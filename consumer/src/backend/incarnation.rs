@@ -2,8 +2,8 @@
 
 /// The incarnation of the server in which something was observed.
 ///
-/// A crash can undo commits that were seen and give their positions out again, so observations of one
-/// incarnation prove nothing in the next.
+/// A crash can undo commits that were observed, and their positions are then used again, so observations of
+/// one incarnation prove nothing about the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Incarnation {
     /// When the server started, in microseconds since 1970.

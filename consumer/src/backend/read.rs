@@ -37,7 +37,7 @@ pub struct ReadRange<'a> {
     pub up_to: i64,
     /// The highest number of events.
     pub limit: u32,
-    /// The highest number of bytes of payloads, metadata and texts (types and ids) together; the first
+    /// The maximum number of bytes of payloads, metadata and texts (types and ids) together; the first
     /// event is always read.
     pub max_bytes: u64,
     /// Only these aggregate types, compared exactly; `None`, like an empty list, means every event

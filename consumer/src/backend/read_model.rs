@@ -54,7 +54,7 @@ pub trait ReadModelRows: Driver {
     ) -> Result<PlainQuery<Self>, sqlx::Error>;
 }
 
-/// A name as SQL has it.
+/// A name, quoted for SQL.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -67,7 +67,7 @@ pub(super) fn qualified(schema: Option<&str>, name: &str) -> String {
     }
 }
 
-/// The columns of a list, each as `text` has it, separated by commas.
+/// The columns of a list, each written by `text`, separated by commas.
 pub(super) fn list<'t>(
     columns: impl IntoIterator<Item = &'t TableColumn>,
     text: impl Fn(&TableColumn) -> String,

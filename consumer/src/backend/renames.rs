@@ -123,7 +123,7 @@ pub struct Program<'a> {
 
 /// Why a consumer is held back; in [`ConsumerState::HeldBack`](crate::ConsumerState).
 ///
-/// It handles nothing until it is decided where it begins. Its message names the commands that do so.
+/// It handles nothing until an operator decides where it begins. Its message names the commands to do so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeldBack {

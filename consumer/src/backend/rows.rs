@@ -24,8 +24,8 @@ pub struct ConsumerId {
 }
 
 impl ConsumerId {
-    /// The version as the tables have it. No row has a negative one, so a version beyond the range
-    /// of the column, which no program can declare, is not found.
+    /// The version in the type of its column. A version beyond the range of the column, which no program can
+    /// declare, becomes a negative one, which no row has.
     pub(crate) fn version_column(&self) -> i32 {
         i32::try_from(self.version).unwrap_or(-1)
     }
@@ -74,7 +74,7 @@ pub(crate) struct Enrolment {
     pub consumer: ConsumerId,
     /// The number of slices in each row; the last row may have fewer.
     pub width: i32,
-    /// The scope, as the rows have it.
+    /// The scope, as text in the format of its column.
     pub scope: Arc<str>,
     /// Where the rows begin.
     pub start_from: StartFrom,
@@ -484,7 +484,7 @@ impl NewCheckpoint {
     }
 }
 
-/// A failed attempt at an event, as the row has it for all processes.
+/// A failed attempt at an event, which the row records for all processes.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// The event.
@@ -498,7 +498,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The number of attempts as the column has it.
+    /// The number of attempts in the type of its column.
     pub(super) fn attempts_column(&self) -> i32 {
         i32::try_from(self.attempts).unwrap_or(i32::MAX)
     }
@@ -542,7 +542,7 @@ impl<'a> Parking<'a> {
         }
     }
 
-    /// The number of attempts as the column has it.
+    /// The number of attempts in the type of its column.
     #[must_use]
     pub fn attempts(&self) -> i32 {
         self.failure.map_or(0, |(attempts, _)| {
@@ -588,7 +588,7 @@ pub struct Row {
     pub(crate) pending: Option<i64>,
     /// The process that last saved the row after a claim.
     pub(crate) worker: Option<Presence>,
-    /// Whether a worker or an operator has it now, as far as the database tells.
+    /// Whether a worker or an operator has claimed it now, as far as the database shows.
     pub(crate) is_claimed: bool,
 }
 
@@ -634,7 +634,7 @@ impl Row {
     }
 }
 
-/// A parked event as its row has it.
+/// The row of a parked event.
 #[derive(Clone, Debug)]
 pub struct ParkedRow {
     pub(crate) position: i64,

@@ -190,10 +190,10 @@ impl Schema {
         self
     }
 
-    /// Says that the table lacks a column: the trace, correlation or causation id, or the metadata.
+    /// Declares that the table lacks a column: the trace, correlation or causation id, or the metadata.
     ///
-    /// An append of an event that has a value for it is refused, since it would be lost. The causation
-    /// and correlation id that handlers' events get by themselves are left out.
+    /// An append of an event that has a value for it is refused, since the value would be lost. The causation
+    /// and correlation ids that events of handlers get automatically are left out.
     #[must_use]
     pub fn without(self, column: Column) -> Self {
         self.with_source(column, Source::Missing)

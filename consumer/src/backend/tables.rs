@@ -35,7 +35,7 @@ pub enum TableError {
     },
     /// The table does not exist, and the worker's role may not create it.
     #[error(
-        "the table `{table}` does not exist, and the worker's role may not create it; let a role that may run this, and start the worker again:\n{sql}"
+        "the table `{table}` does not exist, and the worker's role may not create it; run this as a role that may create it, and start the worker again:\n{sql}"
     )]
     MayNotCreate {
         /// The table, with its version.
@@ -129,7 +129,7 @@ pub enum TableError {
         name: &'static str,
     },
     /// The database failed.
-    #[error("cannot look at the table `{table}`")]
+    #[error("cannot inspect the table `{table}`")]
     Database {
         /// The table, with its version.
         table: String,
@@ -157,7 +157,7 @@ pub trait Tables: Driver {
     /// Returns the type of a column for the statement that creates it.
     fn declared_type(column: ColumnType) -> &'static str;
 
-    /// Returns the name of a column's type as `describe` has it, however the struct spells it.
+    /// Returns the name of a column's type in the spelling of `describe`, whatever that of the struct is.
     fn shown_type(
         connection: &mut Self::Connection,
         column: ColumnType,
@@ -321,7 +321,7 @@ async fn reads_another<DB: Views>(
     })
 }
 
-/// The name as the attribute `table` has it.
+/// The name in the spelling of the attribute `table`.
 fn written<DB: Tables>(name: &Name) -> String {
     if DB::HAS_SCHEMAS {
         name.to_string()

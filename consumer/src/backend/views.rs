@@ -78,7 +78,7 @@ impl ColumnShape {
     }
 }
 
-/// How a view is made to show another table.
+/// The statements that let a view show another table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch {
     /// The columns of the view stay, and others may follow: the view is replaced in place.
@@ -256,7 +256,7 @@ pub enum ViewError {
     },
     /// The view does not exist, and the worker's role may not create it.
     #[error(
-        "the view `{view}` does not exist, and the worker's role may not create it; let a role that may run this, and start the worker again:\n{sql}"
+        "the view `{view}` does not exist, and the worker's role may not create it; run this as a role that may create it, and start the worker again:\n{sql}"
     )]
     MayNotCreate {
         /// The view.

@@ -271,7 +271,10 @@ impl StartNew {
         );
         console.confirm(self.confirmed.yes, &question)?;
         admin.start_new(consumer.target()).await?;
-        Ok(print(console, format!("{consumer} starts anew")))
+        Ok(print(
+            console,
+            format!("{consumer} starts with a checkpoint of its own"),
+        ))
     }
 }
 

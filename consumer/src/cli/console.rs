@@ -131,7 +131,7 @@ impl Console {
         failure.filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
     }
 
-    /// Writes a line for people, apart from what other programs read.
+    /// Writes a human-readable line to standard error, apart from the output that programs read.
     pub(super) fn note(&self, line: impl AsRef<str>) {
         match &self.target {
             Target::Process => {

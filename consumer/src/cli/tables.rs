@@ -1,4 +1,4 @@
-//! The output of the commands, as text for people.
+//! The human-readable output of the commands.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{
@@ -100,7 +100,7 @@ impl Layout<'_> {
         all.join("\n")
     }
 
-    /// Takes out the titles that leave no room for the other columns and so many characters more.
+    /// Takes out the titles that leave no room for the other columns and `more` characters.
     fn titled(&self, rows: &[Vec<Cell>], fixed: &[usize], more: usize) -> Titled {
         let mut others = fixed.to_vec();
         others.retain(|&column| column != self.title);
@@ -164,7 +164,7 @@ impl Layout<'_> {
         table
     }
 
-    /// Whether the console has room for some columns beside each other, and for so many characters more.
+    /// Whether the console has room for some columns side by side, and for `more` characters.
     fn fits(&self, rows: &[Vec<Cell>], columns: &[usize], more: usize) -> bool {
         let needed = self.widest(rows, columns) + more;
         self.console

@@ -319,7 +319,7 @@ impl Context {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the batch should end before the next event, because its time is over or the
+    /// Returns whether the batch should end before the next event, because its time is up or the
     /// worker is shutting down. `handled` is how many events of the batch were handled.
     ///
     /// A loop of your own in [`Consumer::handle_batch`](crate::Consumer::handle_batch) should call

@@ -82,13 +82,13 @@ pub struct Settings {
     pub retries: u32,
     /// The wait between attempts.
     pub backoff: Backoff,
-    /// The most events of one batch, 1 to 10,000.
+    /// The maximum number of events in one batch, 1 to 10,000.
     pub batch_size: u32,
     /// Whether a transaction may hold several batches; false once their size has been set.
     pub(crate) may_grow: bool,
     /// The time after which a transaction ends at the next event.
     pub batch_time: Duration,
-    /// The longest time one handler call may take; `None` for no limit.
+    /// The longest time that one handler call may take; `None` for no limit.
     pub handler_timeout: Option<Duration>,
     /// How many segments of the consumer may run in parallel; a power of two up to 64.
     pub segments: u32,

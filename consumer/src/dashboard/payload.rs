@@ -7,10 +7,10 @@ use serde::de::IgnoredAny;
 /// More is only shown in a download.
 const MOST_SHOWN: usize = 64 * 1024;
 
-/// Of bytes that are not text, so many are shown.
+/// The number of bytes shown if they are not text.
 const MOST_DUMPED: usize = 1024;
 
-/// Some bytes, as text for people.
+/// Bytes as human-readable text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shown {
     pub(super) text: String,

@@ -20,7 +20,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// How long a form can be sent after its page was shown.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 
-/// So many forms can be open at a time.
+/// The number of forms that can be open at a time.
 const MOST_TOKENS: usize = 20_000;
 
 /// Adds to each response what browsers need to know.

@@ -59,7 +59,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     if bytes < 1_000 {
         return format!("{bytes} B");
     }
-    #[allow(clippy::cast_precision_loss)] // a size for people
+    #[allow(clippy::cast_precision_loss)] // a size to read
     let mut size = bytes as f64;
     let mut unit = "B";
     for next in UNITS {

@@ -31,8 +31,8 @@ pub fn default_instance<T: HasDefault>() -> T {
     T::default_instance()
 }
 
-/// Chooses how to make a `T` by the value `V` that has its name: a unit struct is that value, and every
-/// other type needs `Default`.
+/// Chooses how to create a `T`: a unit struct is the value `V` of the same name, and every other type needs
+/// `Default`.
 #[derive(Debug)]
 pub struct Instance<V, T>(V, PhantomData<T>);
 

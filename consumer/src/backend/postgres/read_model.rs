@@ -248,7 +248,7 @@ fn parameter_type(column: ColumnType) -> &'static str {
     }
 }
 
-/// The name of a type, as `format_type` has it.
+/// The name of a type in the spelling of `format_type`.
 pub(super) fn type_name(column: ColumnType) -> &'static str {
     match column {
         ColumnType::Text => "text",

@@ -24,7 +24,7 @@ use crate::backend::{
 };
 use crate::contract::NewEvent;
 
-/// The time as the default of the library's table has it.
+/// The time in the format of the default in the library's table.
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
 
 /// Changes nothing, and takes the write lock even where there is no such row: a transaction that has

@@ -29,7 +29,7 @@ const EVENTS_PER_YIELD: usize = 1_000;
 /// How many rows one statement writes at most.
 const MOST_WRITTEN: usize = 10_000;
 
-/// So many new rows are worth a statement of their own, which need not look for rows with their keys
+/// From this number on, new rows get a statement of their own, which need not look for rows with their keys
 /// and is about twice as fast.
 const MANY_NEW: usize = 500;
 

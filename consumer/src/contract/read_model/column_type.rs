@@ -20,13 +20,13 @@ pub enum ColumnType {
     F64,
     /// `bytea`; `BLOB` on SQLite.
     Bytes,
-    /// `uuid`; a `BLOB` of 16 bytes on SQLite, as sqlx has it.
+    /// `uuid`; a `BLOB` of 16 bytes on SQLite, in the format of sqlx.
     Uuid,
-    /// `timestamptz`; a text on SQLite, as sqlx has it.
+    /// `timestamptz`; text on SQLite, in the format of sqlx.
     Timestamp,
-    /// `date`; a text on SQLite, as sqlx has it.
+    /// `date`; text on SQLite, in the format of sqlx.
     Date,
-    /// `jsonb`; a text on SQLite.
+    /// `jsonb`; text on SQLite.
     Json,
     /// The type of this name, whose values travel as text.
     Other(&'static str),

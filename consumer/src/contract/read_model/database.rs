@@ -12,7 +12,7 @@ use crate::contract::{BoxFuture, HandlerError};
 pub enum Loaded {
     /// All rows.
     Rows(Vec<Vec<Value>>),
-    /// So many rows needed too much memory; there may be more.
+    /// This number of rows needed too much memory; there may be more.
     TooLarge(usize),
 }
 
@@ -44,7 +44,7 @@ pub trait ReadModelDatabase: Database {
 
     /// Inserts rows with different keys, none of which the table has.
     ///
-    /// It fails if there is such a row after all, and as [`upsert`](Self::upsert).
+    /// Fails if there is such a row after all, and for the reasons of [`upsert`](Self::upsert).
     fn insert<'a>(
         tx: &'a mut Self::Connection,
         table: &'a VersionTable<'a>,
@@ -53,7 +53,7 @@ pub trait ReadModelDatabase: Database {
 
     /// Inserts rows with different keys, or updates those that exist.
     ///
-    /// It fails if the database stores another text than it was given in a column of the type
+    /// Fails if the database stores another text than it was given in a column of the type
     /// [`Other`](super::ColumnType::Other).
     fn upsert<'a>(
         tx: &'a mut Self::Connection,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why the value of a field cannot be stored, or not be read.
+/// Why the value of a field cannot be stored or read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FieldError {

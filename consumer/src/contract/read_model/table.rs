@@ -182,9 +182,8 @@ impl TableColumn {
     }
 }
 
-/// The table of one version of a consumer.
-///
-/// It is what a [`ReadModelDatabase`](super::ReadModelDatabase) reads and writes.
+/// The table of one version of a consumer, which a [`ReadModelDatabase`](super::ReadModelDatabase) reads and
+/// writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionTable<'a> {
     table: &'static Table,

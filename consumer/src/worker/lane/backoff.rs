@@ -14,7 +14,7 @@ pub(super) const DATABASE_BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(10),
 };
 
-/// The delay after so many attempts: doubled from the shortest to the longest, minus up to a quarter
+/// The delay after that number of attempts: doubled from the shortest to the longest, minus up to a quarter
 /// at random, so that lanes that failed together do not retry together.
 pub(crate) fn delay(backoff: Backoff, attempts: u32) -> Duration {
     let doubled = backoff
@@ -23,8 +23,8 @@ pub(crate) fn delay(backoff: Backoff, attempts: u32) -> Duration {
     fraction(doubled.min(backoff.max), 1.0 - fastrand::f64() / 4.0)
 }
 
-/// Waits, unless what is watched changes. A sender that is gone changes nothing: when a runtime is dropped,
-/// the poller may end before the lanes, which would try again and again without a pause.
+/// Waits, or returns early once the watched value changes. A sender that is gone does not count as a change:
+/// when a runtime is dropped, the poller may end before the lanes, which would then retry without a pause.
 pub(super) async fn sleep_unless<T>(
     pause: Duration,
     watched: &mut watch::Receiver<T>,

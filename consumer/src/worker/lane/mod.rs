@@ -308,8 +308,8 @@ impl<DB: Backend> Lane<DB> {
         None
     }
 
-    /// Starts over from the row if it is not where the lane believes. A row that was read after the
-    /// lane's last save is behind the lane only if it was created anew or lowered by hand.
+    /// Starts over from the row if it is not where the lane expects it. A row that was read after the
+    /// lane's last save is behind the lane only if it was created again or lowered by hand.
     fn follow_row(&mut self, row: &Checkpoint, incarnation: Incarnation, is_later: bool) {
         let is_resized = row.slice_to != self.segment.slice_to;
         if is_resized {
@@ -584,7 +584,7 @@ impl<DB: Backend> Lane<DB> {
         let span = self.span(job);
         let began = Instant::now();
         let result = attempt.run().instrument(span.clone()).await;
-        self.measure(job, &result, (began.elapsed(), &span));
+        self.report_metrics(job, &result, (began.elapsed(), &span));
         result
     }
 
@@ -605,7 +605,7 @@ impl<DB: Backend> Lane<DB> {
         )
     }
 
-    fn measure(
+    fn report_metrics(
         &self,
         job: &Job,
         result: &Result<Outcome, AttemptError>,

@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
     Moved(Box<Claim>),
     /// The row may not run.
     Blocked(Box<Claim>),
-    /// The next attempt at the first event, after so many that failed, is not due yet.
+    /// The next attempt at the first event, which has failed `attempts` times, is not due yet.
     NotDue { attempts: u32, wait: Duration },
     /// The first event was read before it failed for the last time, and may have been repaired since.
     Outdated { position: i64, attempts: u32 },

@@ -83,8 +83,8 @@ pub(super) async fn roll_back<DB: Backend, T>(
     Ok(outcome)
 }
 
-/// Rolls back what a handler has done. Where only a claim shows what else it did to the connection, that
-/// is closed: the failure is recorded over another one.
+/// Rolls back what a handler has done. Where only a claim shows what else it did to the connection, the
+/// connection is closed, and the failure is recorded over another one.
 pub(super) async fn undo<DB: Backend>(
     tx: Transaction<'_, DB>,
     ended_well: &mut bool,

@@ -70,7 +70,7 @@ impl Cache {
         self.discards
     }
 
-    /// Adds a range that was read after so many discards, and evicts others until all of them fit into the
+    /// Adds a range that was read after that number of discards, and evicts others until all fit into the
     /// budget.
     pub(crate) fn insert(
         &mut self,

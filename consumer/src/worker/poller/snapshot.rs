@@ -22,8 +22,8 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether what was read of the log before an earlier snapshot may have been changed on purpose: events
-    /// were, or a row was resumed, went back or was created anew.
+    /// Whether events that were read before an earlier snapshot may have been changed on purpose: the log was
+    /// rewritten, or a row was resumed, moved back or created again.
     pub(crate) fn outdates_cache_of(&self, before: &Self) -> bool {
         let has_changed = |row: &Checkpoint| {
             let earlier = before.rows.get(&row.key);

@@ -40,7 +40,7 @@ pub struct Health {
     pub problems: Vec<HealthProblem>,
 }
 
-/// A problem of a worker, with a text for people.
+/// A problem of a worker, with a human-readable text.
 ///
 /// An alert may concern only some of them:
 ///

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use crate::backend::ConsumerId;
 use crate::worker::progress::state::ConsumerState;
 
-/// How a run of a worker ended: how far each consumer came, and why it ended.
+/// The result of a worker's run: how far each consumer got, and why the run ended.
 ///
 /// ```
 /// # consumer::__doc::run(async |store| { use consumer::__doc::{Users, register};
