@@ -194,7 +194,7 @@ async fn a_long_name_leaves_the_other_rows_as_they_are<DB: TestDatabase>(db: Dat
     let long = "a_consumer_whose_name_is_as_wide_as_a_terminal_and_leaves_no_room_beside_it";
     let scope = ["Order", "Payment", "Refund", "Subscription", "Delivery"];
     let named = |name: &'static str| Model::new(name).scope(&scope);
-    let builder = named("audit").worker(&db).consumer(named(long));
+    let builder = named("audit").worker(&db).consumer(Model::new(long));
     let (_, text) = cli(builder.scoped_consumer(named("users")), "list").await;
     let lines: Vec<&str> = text.lines().collect();
     assert!(

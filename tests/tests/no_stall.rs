@@ -1,4 +1,4 @@
-//! A consumer never stops working without a word.
+//! A consumer never stops working silently.
 
 use std::fmt;
 use std::sync::Arc;
