@@ -487,7 +487,6 @@ async fn a_checkpoint_without_a_consumer_is_reported<DB: TestDatabase>(db: Datab
         Box::pin(async { Ok(()) })
     }))
     .await;
-    db.leave_alone().await;
     let report = db
         .run_once(consumer("new_name", |_, _: &mut Tx<DB>, _| {
             Box::pin(async { Ok(()) })
