@@ -133,8 +133,8 @@ impl PartialEq for Cfgs {
 
 /// Where the handlers are.
 pub(crate) enum Body {
-    /// In a hand-written implementation of `Handler`.
-    ByHand,
+    /// In a hand-written implementation of `Handler`, which gets no event of these types.
+    ByHand(Vec<syn::LitStr>),
     /// In the `impl` block.
     Handlers(Handlers),
 }
@@ -290,7 +290,7 @@ impl Model {
     /// The rows that handlers fold events into.
     pub(crate) fn read_model(&self) -> Option<&Path> {
         match &self.body {
-            Body::ByHand => None,
+            Body::ByHand(_) => None,
             Body::Handlers(handlers) => handlers.read_model.as_ref(),
         }
     }
@@ -300,7 +300,7 @@ impl Model {
     /// The event types that are passed over.
     pub(crate) fn ignored(&self) -> &[syn::LitStr] {
         match &self.body {
-            Body::ByHand => &[],
+            Body::ByHand(ignored) => ignored,
             Body::Handlers(handlers) => &handlers.ignored,
         }
     }

@@ -9,8 +9,8 @@ pub use bytes::Bytes;
 pub use serde_json;
 
 pub use crate::contract::generated::{
-    Borrowed, NotBorrowed, Shareable, Transaction, batch, context, one, outcome, run, send,
-    several, shared, slice, taken, transaction, whole,
+    Borrowed, NotBorrowed, Shareable, Transaction, batch, context, is_ignored, not_ignored, one,
+    outcome, part, run, send, several, shared, slice, taken, transaction, up_to_ignored, whole,
 };
 pub use crate::contract::read_model::generated::{
     ByAggregateId, ByKey, KeyCodec, KeysOf, NO_TABLE, NoAggregateId, NoKeyCodec, NoTable, RowType,

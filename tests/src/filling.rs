@@ -447,9 +447,10 @@ async fn fill_over(db: &Database<Sqlite>) {
 }
 
 /// What takes time, or a failing database, to come about.
-const OVERFULL: [&str; 4] = [
+const OVERFULL: [&str; 5] = [
     "UPDATE events SET created_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-20 minutes')",
     "UPDATE consumer_progress SET updated_at = updated_at - 900000, worker_at = worker_at - 900000 WHERE consumer = 'left_alone'",
+    "UPDATE consumer_progress SET worker_at = worker_at - 900000 WHERE consumer = 'taken_away'",
     "UPDATE consumer_progress SET attempts = 3, failed_position = position + 1, error = 'the search engine does not answer: connection refused',
             retry_at = updated_at + 3600000 WHERE consumer = 'retrying'",
     "UPDATE consumer_progress SET position = 400 WHERE consumer = 'users' AND version = 3",

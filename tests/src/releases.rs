@@ -22,7 +22,8 @@ pub mod before {
     }
 }
 
-/// The release after, with a new type of event, and a new version of another.
+/// The release after, with a new type of event, and new versions of two others: one has another field, and one
+/// its first.
 pub mod after {
     use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,11 @@ pub mod after {
             currency: String,
         },
         /// It was paid.
-        Paid,
+        #[event(version = 2, upcast(1 = PaidV1))]
+        Paid {
+            /// How it was paid.
+            method: String,
+        },
         /// It was paid back.
         Refunded {
             /// How much.
@@ -61,6 +66,18 @@ pub mod after {
             }
         }
     }
+
+    /// `Paid` as the release before writes it.
+    #[derive(Serialize, Deserialize)]
+    pub struct PaidV1 {}
+
+    impl From<PaidV1> for OrderEvent {
+        fn from(_: PaidV1) -> Self {
+            Self::Paid {
+                method: "cash".to_owned(),
+            }
+        }
+    }
 }
 
 /// Appends events to some of seven orders, as the release before has them.
@@ -76,15 +93,20 @@ pub async fn append_known<DB: TestDatabase>(db: &Database<DB>, count: usize) {
     }
 }
 
-/// Appends an event of the new type and one of the new version, in any order, and returns the position of
+/// Appends an event of the new type and one of each new version, in any order, and returns the position of
 /// the first.
 pub async fn append_unknown<DB: TestDatabase>(db: &Database<DB>) -> i64 {
-    let mut events = [after::OrderEvent::Refunded { amount: 1 }, placed_v2()];
+    let paid = after::OrderEvent::Paid {
+        method: "card".to_owned(),
+    };
+    let mut events = [after::OrderEvent::Refunded { amount: 1 }, placed_v2(), paid];
     fastrand::shuffle(&mut events);
-    let [one, other] = events;
-    let first = append_after(db, &one).await;
-    append_after(db, &other).await;
-    first
+    let [first, others @ ..] = events;
+    let position = append_after(db, &first).await;
+    for event in others {
+        append_after(db, &event).await;
+    }
+    position
 }
 
 /// Appends an event as the release after has it, and returns its position.
@@ -93,7 +115,7 @@ pub async fn append_after<DB: TestDatabase>(db: &Database<DB>, event: &after::Or
     db.append_event(event).await
 }
 
-/// An event of the new version.
+/// An event of a new version.
 pub fn placed_v2() -> after::OrderEvent {
     after::OrderEvent::Placed {
         total: 2,

@@ -129,6 +129,8 @@ async fn a_checkpoint_without_code_is_detached_and_can_be_forgotten<DB: TestData
     db.append("User", ["a"]).await;
     run_once(Model::new("old").worker(&db)).await;
     let admin = Model::new("new").worker(&db).admin().unwrap();
+    assert_eq!(state(&admin, "old").await, ConsumerState::OtherRelease);
+    db.leave_alone().await;
     assert_eq!(state(&admin, "old").await, ConsumerState::Detached);
     admin.forget("old", ForgetOptions::new()).await.unwrap();
     assert!(admin.status().await.unwrap().consumer("old").is_none());

@@ -295,6 +295,7 @@ async fn status_is_a_table_of_80_columns_and_tells_what_is_wrong<DB: TestDatabas
         "run --once",
     )
     .await;
+    db.leave_alone().await;
     let (exit, text) = cli(
         &db,
         &[&users, &parking("audit"), &Model::new("fresh")],

@@ -2,13 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use clap::{CommandFactory as _, Parser as _};
-use consumer::cli::{Cli, Exit};
+use consumer::cli::{Cli, Console, Exit};
+use consumer::prelude::*;
 use consumer::{Formerly, NewEvent, OnError, Settings, WorkerBuilder};
 use consumer_tests::{
     Database, Model, TestConsumer, TestDatabase, command, read_model, run_once, test_on,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 fn operator(db: &Database<sqlx::Sqlite>, line: &str) -> Command {
@@ -61,6 +64,7 @@ async fn a_reader_that_has_gone_is_not_a_failure() {
 test_on!(
     [sqlite, postgres],
     list_as_json_has_every_field_of_the_table,
+    a_handler_of_every_event_can_follow_the_advice_to_ignore,
     parked_events_of_all_consumers_are_listed_without_a_name,
     park_and_skip_say_what_they_did
 );
@@ -420,6 +424,100 @@ async fn explain_says_what_became_of_each_event<DB: TestDatabase>(db: Database<D
     );
     let (exit, text) = cli(users.worker(&db), "explain user 1").await;
     assert_eq!(exit, Exit::Usage, "{text}");
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order")]
+enum OrderEvent {
+    Placed,
+}
+
+/// The positions of the events that a consumer got.
+type Positions = Arc<Mutex<Vec<i64>>>;
+
+#[derive(Default)]
+struct Waiting(Positions);
+
+#[consumer(name = "orders", aggregates = [OrderEvent])]
+impl Waiting {
+    async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(event.global_position);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Advised(Positions);
+
+#[consumer(name = "orders", aggregates = [OrderEvent], ignore = ["Refunded"])]
+impl Advised {
+    async fn handle(&self, event: &PersistedEvent) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(event.global_position);
+        Ok(())
+    }
+}
+
+#[consumer(name = "by_hand", aggregates = [OrderEvent], database = any)]
+#[derive(Default)]
+struct WaitingByHand(Positions);
+
+#[consumer(name = "by_hand", aggregates = [OrderEvent], ignore = ["Refunded"], database = any)]
+#[derive(Default)]
+struct AdvisedByHand(Positions);
+
+macro_rules! handler {
+    ($consumer:ty) => {
+        impl<DB: sqlx::Database> consumer::Handler<DB> for $consumer {
+            async fn handle(
+                &self,
+                _: &Context,
+                _: &mut DB::Connection,
+                event: &PersistedEvent,
+            ) -> Result<(), HandlerError> {
+                self.0.lock().unwrap().push(event.global_position);
+                Ok(())
+            }
+        }
+    };
+}
+
+handler!(WaitingByHand);
+handler!(AdvisedByHand);
+
+async fn a_handler_of_every_event_can_follow_the_advice_to_ignore<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    for event_type in ["Placed", "Refunded", "Placed", "Refunded"] {
+        let event = NewEvent::new("Order", "o-1", event_type, "{}");
+        db.append_event(event).await;
+    }
+    let got = Positions::default();
+    let waiting = || {
+        let worker = db.worker().consumer(Waiting(Arc::clone(&got)));
+        worker.consumer(WaitingByHand(Arc::clone(&got)))
+    };
+    run_once(waiting()).await;
+    assert_eq!(*got.lock().unwrap(), [1, 1]);
+    let advice = "name its type in `ignore`";
+    let (_, status) = cli(waiting(), "status").await;
+    assert_eq!(status.matches(advice).count(), 2, "{status}");
+    let (_, unknown) = cli(waiting(), "unknown").await;
+    assert!(
+        unknown.contains("name their types in the consumer's `ignore`"),
+        "{unknown}"
+    );
+
+    let advised = || {
+        let worker = db.worker().consumer(Advised(Arc::clone(&got)));
+        worker.consumer(AdvisedByHand(Arc::clone(&got)))
+    };
+    let report = run_once(advised()).await;
+    assert!(!report.has_failures(), "{report}");
+    assert_eq!(*got.lock().unwrap(), [1, 1, 3, 3]);
+    let (exit, status) = cli(advised(), "status").await;
+    assert_eq!(exit, Exit::Done, "{status}");
+    let (_, unknown) = cli(advised(), "unknown").await;
+    assert!(!unknown.contains("Refunded"), "{unknown}");
 }
 
 async fn explain_names_the_release_that_a_consumer_waits_for<DB: TestDatabase>(db: Database<DB>) {

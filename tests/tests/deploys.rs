@@ -1,6 +1,6 @@
-//! A program goes from the library's previous version to a release with a new type of event, a new version of
-//! another, a renamed consumer, and a new version of a read model. Another consumer has segments, and one has
-//! effects outside of the database.
+//! A program goes from the library's previous version to a release with a new type of event, new versions of two
+//! others, of which one has its first field, a renamed consumer, and a new version of a read model. Another
+//! consumer has segments, and one has effects outside of the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -433,6 +433,8 @@ async fn says_what_is_taken<DB: TestDatabase>(db: &Database<DB>, before: &Releas
                 and `start-new billing` starts another consumer of this name";
     let held = json!({ "state": "held_back", "held_back": held, "position": null });
     before.says(db, ("billing", 1), held).await;
+    let renamed = json!({ "state": "other_release", "waiting_for": null });
+    before.says(db, ("invoices", 1), renamed).await;
     // No program knows both this version and the event.
     before.waits_before(db, BEFORE[2], first).await;
     let other = json!({ "state": "other_version", "waiting_for": null });

@@ -6,7 +6,7 @@
 
 use consumer::StartFrom;
 use consumer_tests::history::{
-    Append, CONSUMERS, Count, Damage, Menu, Release, Script, Step, play, play_histories,
+    Append, CONSUMERS, Count, Damage, Knowledge, Menu, Release, Script, Step, play, play_histories,
 };
 use sqlx::Sqlite;
 
@@ -84,6 +84,29 @@ async fn a_row_of_a_read_model_that_was_lost_is_found() {
             .iter()
             .any(|wrong| wrong.contains("0 times in the read model of (\"totals\", 1)")),
         "{found:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_row_that_passed_its_unknown_event_is_found() {
+    let mut steps = menu().steps(0);
+    steps.truncate(CONSUMERS);
+    for step in &mut steps {
+        if let Step::Deploy(_, release, _) = step {
+            release.scope.clear();
+            release.start_from = StartFrom::Beginning;
+            release.of_new = Knowledge::Nothing;
+        }
+    }
+    let scripts = vec![Script::Succeed, Script::New(1), Script::Succeed];
+    steps.extend([Step::Append(Append::Plain, 0, scripts), Step::Run]);
+    let undamaged = play::<Sqlite>(&(), &steps).await;
+    assert_eq!(undamaged, Ok(()));
+    steps.push(Step::Damage(Damage::PassUnknown));
+    let found = play::<Sqlite>(&(), &steps).await;
+    assert!(
+        matches!(&found, Err(wrong) if wrong.contains("was lost")),
+        "{found:?}"
     );
 }
 

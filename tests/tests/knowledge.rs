@@ -2,7 +2,7 @@
 
 use consumer::prelude::*;
 use consumer::testing::{ConsumerTest, TestError};
-use consumer::{EventFormat, Registered, Worker};
+use consumer::{BatchError, EventFormat, Registered, Worker};
 use consumer_tests::Database;
 use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqliteConnection};
@@ -18,6 +18,8 @@ enum OrderEvent {
     Paid(OrderPaid),
     Noted(Note),
     Closed,
+    #[event(version = 2)]
+    Reopened,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,7 +87,7 @@ impl ByType {
         Ok(())
     }
 
-    #[on("Placed", "Noted", "Closed")]
+    #[on("Placed", "Noted", "Closed", "Reopened")]
     async fn others(&self, _event: &PersistedEvent) -> Result {
         Ok(())
     }
@@ -98,7 +100,8 @@ fn a_type_in_the_scope_knows_its_variants_and_versions() {
         ("Placed", &[0, 1, 2][..]),
         ("OrderPaid", &[2, 3]),
         ("Noted", &[0, 1]),
-        ("Closed", &[0, 1, 2, 3, 4]),
+        ("Closed", &[0, 1]),
+        ("Reopened", &[0, 1, 2]),
         ("Legacy", &[0, 1, 2, 3, 4]),
         ("Older", &[0, 1, 2, 3, 4]),
         ("Refunded", &[]),
@@ -216,6 +219,30 @@ fn a_type_in_the_scope_counts_for_undecoded_handlers_too() {
     assert!(knows(&by_name, "Refunded", 1) && knows(&by_name, "Placed", 3));
 }
 
+#[derive(Event, Serialize, Deserialize)]
+#[event(aggregate = "Order", version = 2)]
+struct OrderClosed;
+
+#[test]
+fn an_event_without_fields_decodes_the_versions_that_it_reads() {
+    for version in 0..4 {
+        let stored = |event_type: &str| {
+            PersistedEvent::new(consumer::EventRecord {
+                aggregate_type: "Order".into(),
+                event_type: event_type.into(),
+                event_version: version,
+                payload: "anything".to_owned().into(),
+                ..consumer::EventRecord::default()
+            })
+        };
+        assert_eq!(OrderClosed::reads("OrderClosed", version), version <= 2);
+        let decoded = OrderClosed::decode(&stored("OrderClosed"));
+        assert_eq!(decoded.is_ok(), version <= 2, "{version}");
+        let decoded = OrderEvent::decode(&stored("Closed"));
+        assert_eq!(decoded.is_ok(), version <= 1, "{version}");
+    }
+}
+
 struct WrittenByHand;
 
 impl Event for WrittenByHand {
@@ -292,6 +319,67 @@ impl IgnoringInRuns {
     }
 }
 
+#[derive(Default)]
+struct IgnoringAll;
+
+#[consumer(name = "ignoring_all", aggregates = [OrderEvent], ignore = ["Legacy"])]
+impl IgnoringAll {
+    async fn handle(&self, tx: &mut SqliteConnection, event: &PersistedEvent) -> Result {
+        note(tx, "handle", event).await
+    }
+}
+
+#[derive(Default)]
+struct IgnoringInBatches;
+
+#[consumer(name = "ignoring_in_batches", aggregates = [OrderEvent], ignore = ["Legacy"])]
+impl IgnoringInBatches {
+    async fn handle(&self, tx: &mut SqliteConnection, events: &[PersistedEvent]) -> Result {
+        for event in events {
+            note(tx, "handle", event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Fails on each `Reopened`.
+#[consumer(
+    name = "ignoring_by_hand",
+    aggregates = [OrderEvent],
+    ignore = ["Legacy"],
+    retries = 0,
+    database = Sqlite
+)]
+#[derive(Default)]
+struct IgnoringByHand;
+
+impl consumer::Handler<Sqlite> for IgnoringByHand {
+    async fn handle(
+        &self,
+        _cx: &Context,
+        tx: &mut SqliteConnection,
+        event: &PersistedEvent,
+    ) -> Result {
+        note(tx, "handle", event).await
+    }
+
+    async fn handle_batch(
+        &self,
+        _cx: &Context,
+        tx: &mut SqliteConnection,
+        events: &[PersistedEvent],
+    ) -> std::result::Result<usize, BatchError> {
+        for (index, event) in events.iter().enumerate() {
+            if &*event.event_type == "Reopened" {
+                return Err(BatchError::at(index, "cannot handle it"));
+            }
+            let handled = note(tx, "handle", event).await;
+            handled.map_err(|error| BatchError::at(index, error))?;
+        }
+        Ok(events.len())
+    }
+}
+
 #[derive(ReadModel)]
 #[read_model(table = "orders")]
 struct Order {
@@ -329,6 +417,14 @@ fn a_consumer_takes_what_handlers_take_and_ignore_does_not_name() {
             &["Placed", "OrderPaid", "Closed", "Refunded"],
         ),
         (
+            Registered::new(IgnoringAll),
+            &["Placed", "OrderPaid", "Closed", "Refunded"],
+        ),
+        (
+            Registered::new(IgnoringByHand),
+            &["Placed", "OrderPaid", "Closed", "Refunded"],
+        ),
+        (
             Registered::new(UndecodedByName),
             &["Placed", "OrderPaid", "Closed", "Legacy", "Refunded"],
         ),
@@ -360,10 +456,44 @@ async fn ignored_events_reach_no_handler() {
         assert_eq!(rows, ["placed 1", "other 3"]);
         assert_eq!(test.checkpoint(), 4);
     }
+    let mut all = ConsumerTest::sqlite(IgnoringAll).await.unwrap();
+    let mut batches = ConsumerTest::sqlite(IgnoringInBatches).await.unwrap();
+    let mut by_hand = ConsumerTest::sqlite(IgnoringByHand).await.unwrap();
+    for test in [&mut all, &mut batches, &mut by_hand] {
+        test.execute(table).await.unwrap();
+        test.given_all(events());
+        test.when().await.unwrap();
+        let rows: Vec<String> = sqlx::query_scalar(taken)
+            .fetch_all(test.connection())
+            .await
+            .unwrap();
+        assert_eq!(rows, ["handle 1", "handle 3"]);
+        assert_eq!(test.checkpoint(), 4);
+    }
     let mut rows = ConsumerTest::sqlite(IgnoringRows).await.unwrap();
     rows.given_all(events());
     rows.when().await.unwrap();
     assert_eq!(rows.rows::<Order>().await.unwrap()[0].events, 2);
+}
+
+#[tokio::test]
+async fn a_failure_between_ignored_events_is_that_of_its_event() {
+    let db = Database::<Sqlite>::fresh().await;
+    db.execute("CREATE TABLE taken (handler TEXT, position INTEGER)")
+        .await;
+    for event_type in ["Legacy", "Closed", "Legacy", "Legacy", "Closed", "Reopened"] {
+        let event = NewEvent::new("Order", "o-1", event_type, "{}");
+        db.append_event(event).await;
+    }
+    let worker = Worker::builder(db.store.clone()).consumer(IgnoringByHand);
+    let report = worker.build().unwrap().run_once().await.unwrap();
+    let state = report.consumers[0].state.to_string();
+    assert_eq!(state, "stopped before event 6 (cannot handle it)");
+    assert_eq!(
+        db.numbers("SELECT position FROM taken ORDER BY position")
+            .await,
+        [2, 5]
+    );
 }
 
 #[tokio::test]

@@ -52,7 +52,8 @@ test_on!(
     no_release_creates_a_checkpoint_under_an_old_name,
     a_name_retired_in_one_log_is_free_in_another,
     a_name_that_was_taken_back_can_be_given_again,
-    a_deploy_renames_while_old_processes_restart
+    a_deploy_renames_while_old_processes_restart,
+    what_another_release_runs_is_not_detached
 );
 
 fn users() -> Model {
@@ -292,8 +293,54 @@ async fn an_old_name_is_held_back_while_others_run<DB: TestDatabase>(db: Databas
     assert!(words.contains("renamed to `accounts`"), "{words}");
     assert_eq!(
         status.consumer("accounts").unwrap().state,
+        ConsumerState::OtherRelease
+    );
+}
+
+async fn what_another_release_runs_is_not_detached<DB: TestDatabase>(db: Database<DB>) {
+    keep_log();
+    let added = format!("added_on_{}", DB::NAME);
+    let warnings = || logged(&["WARN", "the checkpoint is detached", &added]).len();
+    let before = || db.worker().release("before").consumer(users());
+    let renamed = || db.worker().release("after").consumer(accounts());
+    db.append_many(2).await;
+    run_once(before()).await;
+    run_once(renamed().consumer(read_model(&added))).await;
+
+    let report = run_once(before()).await;
+    assert!(report.detached.is_empty(), "{report}");
+    assert_eq!(warnings(), 0);
+    let other = logged(&[
+        "WARN",
+        "another release was running it",
+        &added,
+        "release=\"after\"",
+    ]);
+    assert_eq!(other.len(), 1);
+    let status = before().admin().unwrap().status().await.unwrap();
+    for name in ["accounts", &added] {
+        let one = status.consumer(name).unwrap();
+        assert_eq!(one.state, ConsumerState::OtherRelease, "{name}");
+        let json = serde_json::to_value(one).unwrap();
+        assert_eq!(json["state"], "other_release");
+    }
+    // No process of the same release has a consumer that this one lacks.
+    let status = renamed().admin().unwrap().status().await.unwrap();
+    assert_eq!(
+        status.consumer(&added).unwrap().state,
         ConsumerState::Detached
     );
+
+    // The control: the process has not been seen for longer than three minutes.
+    db.leave_alone().await;
+    let report = run_once(before()).await;
+    assert_eq!(report.detached, [added.as_str()]);
+    assert_eq!(warnings(), 1);
+    let status = before().admin().unwrap().status().await.unwrap();
+    let state = |name: &str| status.consumer(name).unwrap().state.clone();
+    assert_eq!(state(&added), ConsumerState::Detached);
+    // Still what `users` was renamed to.
+    assert_eq!(state("accounts"), ConsumerState::OtherRelease);
 }
 
 async fn a_running_process_notices_that_its_row_has_another_name<DB: TestDatabase>(

@@ -28,10 +28,22 @@ fn expand_unit(model: &Model, format: &Format) -> TokenStream {
         &quote_spanned! {Span::mixed_site()=>
             ::core::result::Result::Ok(#krate::__private::nothing())
         },
-        // Without fields, every version is the same.
-        &quote_spanned! {Span::mixed_site()=> true },
-        &quote_spanned! {Span::mixed_site()=> ::core::result::Result::Ok(Self) },
+        &reads_nothing(krate, format),
+        &decode_nothing(krate, format, &quote_spanned! {Span::mixed_site()=> Self }),
     )
+}
+
+/// Without fields, all versions up to the current one are the same. A later one may have fields.
+fn decode_nothing(krate: &Path, format: &Format, this: &TokenStream) -> TokenStream {
+    let version = format.version;
+    quote_spanned! {Span::mixed_site()=>
+        match __event.event_version {
+            0i32..=#version => ::core::result::Result::Ok(#this),
+            _ => ::core::result::Result::Err(
+                #krate::__private::unknown_version(__event, #version)
+            ),
+        }
+    }
 }
 
 fn expand_struct(model: &Model, format: &Format) -> TokenStream {
@@ -123,7 +135,16 @@ fn lowest(format: &Format) -> i32 {
 
 /// Whether a version is one of those that are decoded.
 fn reads_versions(krate: &Path, format: &Format) -> TokenStream {
-    let (lowest, newest) = (lowest(format), format.version);
+    reads_from(krate, lowest(format), format)
+}
+
+/// The same for an event without fields.
+fn reads_nothing(krate: &Path, format: &Format) -> TokenStream {
+    reads_from(krate, 1, format)
+}
+
+fn reads_from(krate: &Path, lowest: i32, format: &Format) -> TokenStream {
+    let newest = format.version;
     quote_spanned! {Span::mixed_site()=>
         #krate::__private::is_version_in(__version, #lowest, #newest)
     }
@@ -337,7 +358,7 @@ fn encode(krate: &Path, variant: &Variant) -> TokenStream {
 /// Whether a version of a variant's event is one that it can decode.
 fn reads(krate: &Path, variant: &Variant) -> TokenStream {
     match &variant.content {
-        Content::Nothing(_) => quote_spanned! {Span::mixed_site()=> true },
+        Content::Nothing(format) => reads_nothing(krate, format),
         Content::Fields(format) | Content::Described(_, format) => reads_versions(krate, format),
         Content::Type(ty, _) => {
             let inner = inner(krate, ty);
@@ -357,9 +378,10 @@ fn decode(krate: &Path, variant: &Variant) -> TokenStream {
     let index = variant.index;
     let this = quote_spanned! {Span::mixed_site()=> Self };
     match &variant.content {
-        Content::Nothing(_) => quote_spanned! {Span::mixed_site()=>
-            ::core::result::Result::Ok(Self::#ident)
-        },
+        Content::Nothing(format) => {
+            let nothing = quote_spanned! {Span::mixed_site()=> Self::#ident };
+            decode_nothing(krate, format, &nothing)
+        }
         Content::Fields(format) => {
             let current = quote_at! {krate, at(ident) =>
                 #krate::__private::decode_variant::<Self>(__event, #index)

@@ -255,7 +255,7 @@ fn refuse_upcast_of_nothing(attributes: &Attributes, errors: &mut Errors) {
     if let Some(key) = attributes.key(keys::UPCAST) {
         errors.at(
             key,
-            "an event without fields reads every version: remove `upcast`",
+            "an event without fields reads every earlier version: remove `upcast`",
         );
     }
 }

@@ -14,7 +14,7 @@ use crate::span::{at, own, quote_at};
 pub(super) fn checks(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let mut checks = match &model.body {
-        Body::ByHand => TokenStream::new(),
+        Body::ByHand(_) => TokenStream::new(),
         Body::Handlers(handlers) => handlers
             .events
             .iter()
@@ -65,7 +65,7 @@ fn knowledge(model: &Model) -> TokenStream {
 fn handler_list(model: &Model) -> TokenStream {
     let krate = &model.krate;
     match &model.body {
-        Body::ByHand => quote_spanned! {Span::mixed_site()=>
+        Body::ByHand(_) => quote_spanned! {Span::mixed_site()=>
             #krate::__private::HandlerShape {
                 method: "handle",
                 file: ::core::file!(),

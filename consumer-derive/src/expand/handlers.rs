@@ -2,7 +2,7 @@
 
 use proc_macro2::{Literal, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
-use syn::Path;
+use syn::{LitStr, Path};
 
 use super::guards::any;
 use super::variants;
@@ -13,7 +13,7 @@ use crate::types::last_name;
 pub(super) fn methods(krate: &Path, handlers: &Handlers, database: &Database) -> TokenStream {
     let mut methods: TokenStream = handlers
         .of_every_event()
-        .map(|handler| every_event(krate, handler))
+        .map(|handler| every_event(krate, handler, &handlers.ignored))
         .collect();
     if handlers.by_event().next().is_some() {
         methods.extend(by_event(krate, handlers));
@@ -39,13 +39,26 @@ fn connection(krate: &Path) -> TokenStream {
 }
 
 /// `handle`, of one event or of a whole batch.
-fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
+fn every_event(krate: &Path, handler: &Handler, ignored: &[LitStr]) -> TokenStream {
     let cfgs = &handler.method.cfgs;
     let parameters = EventParameters::of(&handler.method);
     if !handler.takes_slice() {
+        let pass_over = pass_over(krate, ignored);
         let call = call(krate, &handler.method, Given::Event);
-        return handle(krate, &parameters, &cfgs.to_token_stream(), &call);
+        let body = quote_spanned! {Span::mixed_site()=> #pass_over #call };
+        return handle(krate, &parameters, &cfgs.to_token_stream(), &body);
     }
+    let given = if ignored.is_empty() {
+        quote_spanned! {Span::mixed_site()=> let __given = __events; }
+    } else {
+        quote_spanned! {Span::mixed_site()=>
+            let __taken = #krate::__private::not_ignored(__events, __KNOWLEDGE.ignored);
+            if __taken.is_empty() {
+                return ::core::result::Result::Ok(__events.len());
+            }
+            let __given = &__taken[..];
+        }
+    };
     let connection = connection(krate);
     let call = call(krate, &handler.method, Given::Slice);
     quote_spanned! {Span::mixed_site()=>
@@ -74,8 +87,20 @@ fn every_event(krate: &Path, handler: &Handler) -> TokenStream {
             __events: &[#krate::PersistedEvent],
         ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
             let _ = (&__cx, &__tx);
-            let __given = __events;
+            #given
             #krate::__private::whole(__events, #call)
+        }
+    }
+}
+
+/// Returns before a handler of every event if the event is passed over.
+pub(super) fn pass_over(krate: &Path, ignored: &[LitStr]) -> TokenStream {
+    if ignored.is_empty() {
+        return TokenStream::new();
+    }
+    quote_spanned! {Span::mixed_site()=>
+        if #krate::__private::is_ignored(__event, __KNOWLEDGE.ignored) {
+            return ::core::result::Result::Ok(());
         }
     }
 }

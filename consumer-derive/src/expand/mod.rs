@@ -53,7 +53,7 @@ fn declaration(model: &Model, choice: &Choice) -> TokenStream {
     let checks = checks::checks(model);
     let variants = match &model.body {
         Body::Handlers(handlers) => variants::constants(krate, handlers),
-        Body::ByHand => TokenStream::new(),
+        Body::ByHand(_) => TokenStream::new(),
     };
     let documentation = documentation::documentation(model, database);
     quote_spanned! {Span::mixed_site()=>
@@ -92,7 +92,7 @@ fn database_alias(krate: &Path, database: &Database) -> TokenStream {
 /// The name of the database in generated code. An error about a hand-written `Handler` may show the
 /// parameter, which is therefore called `DB`, as in the documentation.
 fn database_name(model: &Model, database: &Database) -> TokenStream {
-    let shows = matches!((&model.body, database), (Body::ByHand, Database::Any));
+    let shows = matches!((&model.body, database), (Body::ByHand(_), Database::Any));
     if shows && model.self_type.to_token_stream().to_string() != "DB" {
         quote_spanned! {Span::mixed_site()=> DB }
     } else {
@@ -105,7 +105,7 @@ fn database_name(model: &Model, database: &Database) -> TokenStream {
 fn assumptions(model: &Model, database: &Database) -> TokenStream {
     let krate = &model.krate;
     let self_type = &model.self_type;
-    if matches!(model.body, Body::ByHand) {
+    if matches!(model.body, Body::ByHand(_)) {
         return TokenStream::new();
     }
     let is_shareable = quote_at! {krate, own(self_type) =>
@@ -165,7 +165,7 @@ fn consumer_impl(model: &Model, database: &Database) -> TokenStream {
     let takes = takes_method(model);
     let assumptions = assumptions(model, database);
     let methods = match &model.body {
-        Body::ByHand => forwarding_methods(model, database),
+        Body::ByHand(_) => forwarding_methods(model, database),
         Body::Handlers(handlers) => handlers::methods(krate, handlers, database),
     };
     quote_spanned! {Span::mixed_site()=>
@@ -200,6 +200,12 @@ fn forwarding_methods(model: &Model, database: &Database) -> TokenStream {
         call(quote_spanned! {at(&model.self_type)=> handle_batch(self, __cx, __tx, __events) });
     let can_reset = call(quote_spanned! {at(&model.self_type)=> can_reset(self) });
     let reset = call(quote_spanned! {at(&model.self_type)=> reset(self, __cx, __tx) });
+    let pass_over = handlers::pass_over(krate, model.ignored());
+    let handle_batch = if pass_over.is_empty() {
+        quote_spanned! {Span::mixed_site()=> #handle_batch.await }
+    } else {
+        between_ignored(krate, &handle_batch)
+    };
     quote_spanned! {Span::mixed_site()=>
         async fn handle(
             &self,
@@ -207,6 +213,7 @@ fn forwarding_methods(model: &Model, database: &Database) -> TokenStream {
             __tx: &mut #connection,
             __event: &#krate::PersistedEvent,
         ) -> ::core::result::Result<(), #krate::HandlerError> {
+            #pass_over
             #handle.await
         }
         async fn handle_batch(
@@ -215,7 +222,7 @@ fn forwarding_methods(model: &Model, database: &Database) -> TokenStream {
             __tx: &mut #connection,
             __events: &[#krate::PersistedEvent],
         ) -> ::core::result::Result<::core::primitive::usize, #krate::BatchError> {
-            #handle_batch.await
+            #handle_batch
         }
         fn uses_transaction(&self) -> ::core::primitive::bool {
             #uses_transaction
@@ -230,6 +237,32 @@ fn forwarding_methods(model: &Model, database: &Database) -> TokenStream {
         ) -> ::core::result::Result<(), #krate::HandlerError> {
             #reset.await
         }
+    }
+}
+
+/// Calls a hand-written `handle_batch`, which counts the events that it is given, with those between two that
+/// are passed over.
+fn between_ignored(krate: &Path, handle_batch: &TokenStream) -> TokenStream {
+    quote_spanned! {Span::mixed_site()=>
+        let __batch = __events;
+        let mut __handled: ::core::primitive::usize = 0;
+        while __handled < __batch.len() {
+            if __handled > 0 && __cx.should_stop(__handled) {
+                break;
+            }
+            let __events = #krate::__private::up_to_ignored(__batch, __handled, __KNOWLEDGE.ignored);
+            if __events.is_empty() {
+                __handled += 1;
+                continue;
+            }
+            let __result = #handle_batch.await;
+            let __done = #krate::__private::part(__handled, __events.len(), __result)?;
+            __handled += __done;
+            if __done < __events.len() {
+                break;
+            }
+        }
+        ::core::result::Result::Ok(__handled)
     }
 }
 
@@ -302,7 +335,7 @@ fn settings_method(model: &Model) -> TokenStream {
 fn knows_method(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let has_types = match &model.body {
-        Body::ByHand => false,
+        Body::ByHand(_) => false,
         Body::Handlers(handlers) => handlers
             .events
             .iter()
@@ -325,12 +358,13 @@ fn knows_method(model: &Model) -> TokenStream {
 /// Which events a handler takes. Where one takes all, it has no opinion.
 fn takes_method(model: &Model) -> TokenStream {
     let krate = &model.krate;
-    let Body::Handlers(handlers) = &model.body else {
-        return TokenStream::new();
+    let takes_every_type = match &model.body {
+        Body::ByHand(_) => true,
+        Body::Handlers(handlers) => {
+            handlers.of_every_event().next().is_some() || handlers.take_the_rest()
+        }
     };
-    let takes_all = handlers.of_every_event().next().is_some()
-        || (handlers.take_the_rest() && handlers.ignored.is_empty());
-    if takes_all {
+    if takes_every_type && model.ignored().is_empty() {
         return TokenStream::new();
     }
     quote_spanned! {Span::mixed_site()=>

@@ -45,7 +45,6 @@ pub(super) fn handlers(args: &Args, block: &ImplBlock, errors: &mut Errors) -> O
         return None;
     }
     refuse_handle_of_read_model(args, &handle, errors);
-    refuse_ignore_beside_handle(args, &handle, errors);
 
     let mut events: Vec<Option<Handler>> = handle
         .iter()
@@ -113,18 +112,6 @@ fn refuse_handle_of_read_model(args: &Args, handle: &[&Function], errors: &mut E
         errors.at(
             &function.signature.ident,
             "a consumer with a `read_model` has a method for each event: mark them with `#[on]` instead of writing `handle`, or remove `read_model`",
-        );
-    }
-}
-
-/// `handle` takes every event in scope, so there is none that it passes over.
-fn refuse_ignore_beside_handle(args: &Args, handle: &[&Function], errors: &mut Errors) {
-    if let Some(key) = args.ignore.key()
-        && !handle.is_empty()
-    {
-        errors.at(
-            key,
-            "`ignore` is a key for methods marked `#[on]`: remove it, and let `handle` return `Ok(())` for such events, or mark methods with `#[on]` instead",
         );
     }
 }

@@ -100,12 +100,6 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
             "`read_model` is a key for `impl` blocks: put `#[consumer(…)]` on an `impl` block with `#[on]` methods, or implement `Fold` and call `fold_batch` by hand",
         );
     }
-    if let Some(key) = args.ignore.key() {
-        errors.at(
-            key,
-            "`ignore` is a key for methods marked `#[on]`: remove it, and let the `Handler` return `Ok(())` for such events",
-        );
-    }
     let database = match args.database.value() {
         Some(args::Database::Any) => Database::Any,
         Some(args::Database::One(database)) => Database::Named(database.clone()),
@@ -122,7 +116,7 @@ fn struct_subject(args: &Args, item: &ItemStruct, errors: &mut Errors) -> Option
     Some(Subject {
         self_type: syn::parse_quote!(#name),
         databases: vec![Choice::always(database)],
-        body: Body::ByHand,
+        body: Body::ByHand(keys::ignored(args, errors)),
     })
 }
 

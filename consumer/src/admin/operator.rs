@@ -47,6 +47,8 @@ pub struct Admin<DB: Backend> {
     pub(super) knows_code: bool,
     /// Names of this program's consumers that another process runs.
     pub(super) elsewhere: Vec<String>,
+    /// The release that the program names.
+    pub(super) release: Option<Arc<str>>,
     /// Never asks a handler to stop.
     pub(super) stop: watch::Sender<bool>,
     pub(super) watch: Mutex<Option<DB::Watch>>,
@@ -120,6 +122,7 @@ impl<DB: Backend> Admin<DB> {
             code: Vec::new(),
             knows_code: false,
             elsewhere: Vec::new(),
+            release: None,
             stop: watch::channel(false).0,
             watch: Mutex::new(None),
         }
@@ -130,6 +133,7 @@ impl<DB: Backend> Admin<DB> {
         let mut admin = Self::new(builder.store().clone());
         admin.code = builder.consumers().to_vec();
         admin.elsewhere = builder.elsewhere().to_vec();
+        admin.release = builder.named_release().cloned();
         admin.knows_code = true;
         admin
     }

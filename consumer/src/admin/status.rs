@@ -14,7 +14,8 @@ use super::lag::{Lag, MOST_COUNTED, in_seconds, millis, scope_of, seconds};
 use super::log_reader::LogReader;
 use super::operator::{Admin, consumer_of, declared_id};
 use crate::backend::{
-    Access, Backend, Checkpoint, ConsumerId, HeldBack, Part, Presence, Row, State, UnknownEvent,
+    Access, Backend, Checkpoint, ConsumerId, HeldBack, PRESENT_FOR, Part, Presence, Process, Row,
+    State, UnknownEvent,
 };
 use crate::registry::Registered;
 use crate::worker::ConsumerState;
@@ -223,9 +224,6 @@ pub(crate) fn processes_of(
     all
 }
 
-/// How long events wait for a worker before [`ConsumerState::NoWorker`] is reported.
-const UNATTENDED_AFTER: Duration = Duration::from_mins(3);
-
 impl ConsumerStatus {
     /// Shows that it is held back, unless it cannot run for another reason.
     fn hold_back(&mut self, held_back: Option<&HeldBack>) {
@@ -285,8 +283,14 @@ impl<DB: Backend> Admin<DB> {
         }
         consumers.extend(self.new_consumers(&rows, &frontier, &mut reader).await?);
         let held_back = self.held_back().await?;
+        let later_names = || held_back.values().filter_map(HeldBack::later_name);
         for one in &mut consumers {
             one.hold_back(held_back.get(&one.id));
+            if one.state == ConsumerState::Detached
+                && later_names().any(|name| *name == *one.id.name)
+            {
+                one.state = ConsumerState::OtherRelease;
+            }
         }
         consumers.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(Status {
@@ -424,14 +428,28 @@ impl<DB: Backend> Admin<DB> {
     fn state_without_code(&self, consumer: &ConsumerId, rows: &[Row]) -> ConsumerState {
         let runs_elsewhere = self.elsewhere.iter().any(|name| **name == *consumer.name);
         let mut declared = self.code.iter().map(|one| &one.declaration.name);
-        if !self.knows_code || runs_elsewhere {
+        let of_row = || {
             let worst = worst(rows).map(|row| state(&row.checkpoint, rows));
             worst.unwrap_or(ConsumerState::Forgotten)
+        };
+        if !self.knows_code || runs_elsewhere {
+            of_row()
         } else if declared.any(|name| *name == consumer.name) {
             ConsumerState::OtherVersion
+        } else if self.is_of_other_release(rows) {
+            match of_row() {
+                ConsumerState::Running | ConsumerState::Rebuilding => ConsumerState::OtherRelease,
+                trouble => trouble,
+            }
         } else {
             ConsumerState::Detached
         }
+    }
+
+    /// Whether a process of another release than this one runs a consumer.
+    fn is_of_other_release(&self, rows: &[Row]) -> bool {
+        let own = Process::current(self.release.as_deref()).release;
+        rows.iter().any(|row| row.other_release(&own).is_some())
     }
 
     /// Consumers of the program that have no checkpoint yet.
@@ -484,7 +502,7 @@ fn unattended(rows: &[Row], lag: Lag, settled: Lag) -> Option<Duration> {
     let waited = seen_ago.zip(lag.time).map(|(seen, event)| seen.min(event));
     let is_busy = |row: &Row| row.is_claimed || row.retry_in.is_some();
     let is_left = settled.events > 0 && !rows.iter().any(is_busy);
-    waited.filter(|waited| is_left && *waited >= UNATTENDED_AFTER)
+    waited.filter(|waited| is_left && *waited >= PRESENT_FOR)
 }
 
 /// How far a checkpoint is behind the head, and behind the frontier.

@@ -138,7 +138,8 @@ pub(crate) use self::repeat::refuse_other;
 #[cfg(feature = "worker")]
 pub(crate) use self::rows::{
     Advance, Aggregate, Checkpoint, Claim, Enrolment, Failure, Lock, MarkHolder, NewCheckpoint,
-    ParkedRow, Parking, Precedence, Presence, Process, Row, SegmentId, SnapshotRow, State, Taken,
+    PRESENT_FOR, ParkedRow, Parking, Precedence, Presence, Process, Row, SegmentId, SnapshotRow,
+    State, Taken,
 };
 #[cfg(feature = "worker")]
 pub use self::rows::{ConsumerId, UnknownEvent};

@@ -177,6 +177,14 @@ impl HeldBack {
             reason: HeldBackReason::FormerBusy { former },
         }
     }
+
+    /// The name that its checkpoint has now, if that is why.
+    pub(crate) fn later_name(&self) -> Option<&str> {
+        match &self.reason {
+            HeldBackReason::Renamed { to } => Some(to),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for HeldBack {

@@ -618,7 +618,19 @@ impl Presence {
     }
 }
 
+/// How long after it was last seen a process counts as one that runs its consumers.
+pub(crate) const PRESENT_FOR: Duration = Duration::from_mins(3);
+
 impl Row {
+    /// The release of a process that runs the consumer, if it is another one than this, as far as the row
+    /// tells.
+    pub(crate) fn other_release(&self, own: &str) -> Option<&Arc<str>> {
+        let Presence { process, ago } = self.worker.as_ref()?;
+        let is_recent = u128::try_from(*ago).unwrap_or(0) < PRESENT_FOR.as_millis();
+        let is_present = self.is_claimed || is_recent;
+        (is_present && *process.release != *own).then_some(&process.release)
+    }
+
     pub(super) fn decode<DB: Driver>(row: &DB::Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             checkpoint: Checkpoint::decode::<DB>(row)?,

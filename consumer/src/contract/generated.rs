@@ -291,6 +291,57 @@ pub fn run(
     rest.get(..length).unwrap_or_default()
 }
 
+/// Whether a consumer passes over an event.
+#[must_use]
+pub fn is_ignored(event: &PersistedEvent, ignored: &[&str]) -> bool {
+    ignored.contains(&&*event.event_type)
+}
+
+/// The events of a batch that are not passed over. Usually these are all of them, and nothing is copied.
+#[must_use]
+pub fn not_ignored<'a>(
+    events: &'a [PersistedEvent],
+    ignored: &[&str],
+) -> Cow<'a, [PersistedEvent]> {
+    taken(events, |event| (!is_ignored(event, ignored)).then_some(0))
+}
+
+/// The events from index `handled` on up to the next that is passed over.
+#[must_use]
+pub fn up_to_ignored<'a>(
+    events: &'a [PersistedEvent],
+    handled: usize,
+    ignored: &[&str],
+) -> &'a [PersistedEvent] {
+    let rest = events.get(handled..).unwrap_or_default();
+    let mut each = rest.iter();
+    let next = each.position(|event| is_ignored(event, ignored));
+    next.and_then(|next| rest.get(..next)).unwrap_or(rest)
+}
+
+/// Converts the result of a handler that counts itself how many of `length` events, from index `handled` on,
+/// it handles.
+///
+/// # Errors
+/// The handler's error, with the indices of the batch.
+pub fn part(
+    handled: usize,
+    length: usize,
+    result: Result<usize, BatchError>,
+) -> Result<usize, BatchError> {
+    match result {
+        Ok(done) => Ok(done.min(length)),
+        // After its last event, so any of them may have caused it.
+        Err(error) if error.handled >= length => {
+            Err(BatchError::within(handled, length, error.error))
+        }
+        Err(error) => Err(BatchError {
+            handled: handled.saturating_add(error.handled),
+            ..error
+        }),
+    }
+}
+
 /// The events of a run that have a handler. Usually these are all of them, and nothing is copied.
 pub fn taken(
     run: &[PersistedEvent],

@@ -549,6 +549,10 @@ impl<DB: Backend> WorkerBuilder<DB> {
         self.elsewhere.extend(names);
     }
 
+    pub(crate) fn named_release(&self) -> Option<&Arc<str>> {
+        self.options.release.as_ref()
+    }
+
     pub(crate) fn elsewhere(&self) -> &[String] {
         &self.elsewhere
     }

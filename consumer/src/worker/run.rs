@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time;
 
-use crate::backend::{Access, Backend, Observation, StoreError, clock_is_paused};
+use crate::backend::{Access, Backend, HeldBack, Observation, StoreError, begin, clock_is_paused};
 use crate::worker::context::Shared;
 use crate::worker::error::WorkerError;
 use crate::worker::lane::Lane;
@@ -179,7 +179,7 @@ impl<DB: Backend> Worker<DB> {
         let until = once.then(|| poller.observed().head);
         let rows = poller.enroll().await?;
         log_start(&rows, &consumers);
-        let detached = detached_names(&rows, &consumers, &self.elsewhere);
+        let detached = detached_names(&shared, &rows, &consumers, &self.elsewhere).await?;
         let mut lanes = Lanes::prepare(&shared, self.new_lanes, until).await?;
         let mut helpers = spawn_helpers(&shared, consumers);
         let mut poller = PollerTask(tokio::spawn(poller.run()));
@@ -465,14 +465,21 @@ fn log_start<DB: Backend>(snapshot: &Snapshot, consumers: &[Arc<WorkerConsumer<D
     }
 }
 
-/// Names of checkpoints that no consumer of this program belongs to.
-fn detached_names<DB: Backend>(
+/// Names of checkpoints that no consumer of this program belongs to, and none of another release.
+async fn detached_names<DB: Backend>(
+    shared: &Shared<DB>,
     snapshot: &Snapshot,
     consumers: &[Arc<WorkerConsumer<DB>>],
     elsewhere: &[String],
-) -> Vec<String> {
+) -> Result<Vec<String>, sqlx::Error> {
+    let held_back = consumers
+        .iter()
+        .filter_map(|consumer| shared.progress.held_back(consumer.id()));
+    let held_back: Vec<HeldBack> = held_back.collect();
     let is_known = |name: &str| {
+        let mut later_names = held_back.iter().filter_map(HeldBack::later_name);
         elsewhere.iter().any(|other| other == name)
+            || later_names.any(|later| later == name)
             || consumers
                 .iter()
                 .any(|consumer| *consumer.id().name == *name)
@@ -485,13 +492,46 @@ fn detached_names<DB: Backend>(
         .collect();
     names.sort_unstable();
     names.dedup();
-    for name in &names {
-        tracing::warn!(
-            consumer = %name,
-            "the checkpoint is detached: no consumer of that name is in this program; if it was renamed, write `formerly = \"{name}\"` at the consumer that it is now; if not, its crate may be missing from `consumers![…]`"
-        );
+    if names.is_empty() {
+        return Ok(names);
     }
-    names
+    let releases = other_releases(shared).await?;
+    names.retain(|name| {
+        let advice = format!(
+            "if it was renamed, write `formerly = \"{name}\"` at the consumer that it is now; if not, its crate may be missing from `consumers![…]`"
+        );
+        match releases.get(name) {
+            Some(release) => tracing::warn!(
+                consumer = %name,
+                release = &**release,
+                "no consumer of that name is in this program, but a process of another release was running it a moment ago; unless that release is being deployed: {advice}"
+            ),
+            None => tracing::warn!(
+                consumer = %name,
+                "the checkpoint is detached: no consumer of that name is in this program; {advice}"
+            ),
+        }
+        !releases.contains_key(name)
+    });
+    Ok(names)
+}
+
+/// The consumers that processes of other releases run, with the release of one.
+async fn other_releases<DB: Backend>(
+    shared: &Shared<DB>,
+) -> Result<HashMap<String, Arc<str>>, sqlx::Error> {
+    let statements = DB::operate_statements(shared.store.settings());
+    let mut tx = begin(shared.store.pool(), DB::BEGIN_READ).await?;
+    let rows = DB::rows(&statements, &mut tx).await?;
+    tx.commit().await?;
+    let releases = rows.iter().filter_map(|row| {
+        let release = row.other_release(&shared.process.release)?;
+        Some((
+            row.checkpoint.key.consumer.name.to_string(),
+            Arc::clone(release),
+        ))
+    });
+    Ok(releases.collect())
 }
 
 impl<DB: Backend> std::fmt::Debug for Worker<DB> {

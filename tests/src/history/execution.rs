@@ -507,6 +507,10 @@ impl<'a, DB: HistoryBackend> Execution<'a, DB> {
             Damage::DropRow => {
                 "DELETE FROM history_totals_v1 WHERE id = (SELECT min(id) FROM history_totals_v1)"
             }
+            Damage::PassUnknown => {
+                "UPDATE consumer_progress SET position = unknown_position
+                  WHERE unknown_position > position"
+            }
             Damage::ActivateInSecret => {
                 self.model.activate(FOLD, 2);
                 "INSERT INTO consumer_active (consumer, version) VALUES ('totals', 2)

@@ -260,6 +260,8 @@ pub enum Damage {
     DropParked,
     /// Deletes a row of the read model that the library keeps.
     DropRow,
+    /// Moves the rows that wait for a release past their unknown events.
+    PassUnknown,
     /// Records that another version is active than the view shows.
     ActivateInSecret,
 }

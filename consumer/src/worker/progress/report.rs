@@ -28,7 +28,8 @@ use crate::worker::progress::state::ConsumerState;
 pub struct Report {
     /// One entry per consumer and version, sorted by name.
     pub consumers: Vec<ConsumerReport>,
-    /// Names of checkpoints that no consumer of the program belongs to.
+    /// Names of checkpoints that no consumer of the program belongs to, unless another release
+    /// [has it](ConsumerState::OtherRelease).
     pub detached: Vec<String>,
 }
 

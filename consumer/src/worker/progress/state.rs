@@ -101,6 +101,10 @@ pub enum ConsumerState {
     HeldBack(HeldBack),
     /// The program contains another version of it and leaves this one to other programs.
     OtherVersion,
+    /// The program contains no consumer of that name, but another release of it does: a process of that
+    /// release handled its events within three minutes, or the name is what a consumer of the program was
+    /// renamed to.
+    OtherRelease,
     /// The program contains no consumer of that name.
     Detached,
     /// Its checkpoint was removed.
@@ -186,6 +190,7 @@ impl ConsumerState {
             Self::ScopeChanged { .. } => "scope_changed",
             Self::HeldBack(_) => "held_back",
             Self::OtherVersion => "other_version",
+            Self::OtherRelease => "other_release",
             Self::Detached => "detached",
             Self::Forgotten => "forgotten",
             Self::CaughtUp => "caught_up",
@@ -231,9 +236,12 @@ impl ConsumerState {
             | Self::Paused
             | Self::Detached
             | Self::Forgotten => Tone::Doubtful,
-            Self::New | Self::Starting | Self::Rebuilding | Self::OtherVersion | Self::ShutDown => {
-                Tone::Neutral
-            }
+            Self::New
+            | Self::Starting
+            | Self::Rebuilding
+            | Self::OtherVersion
+            | Self::OtherRelease
+            | Self::ShutDown => Tone::Neutral,
         }
     }
 
@@ -272,6 +280,7 @@ impl ConsumerState {
             | Self::NoWorker { .. }
             | Self::Detached
             | Self::OtherVersion
+            | Self::OtherRelease
             | Self::CaughtUp => 1,
             Self::Running | Self::Rebuilding => 2,
             Self::Starting | Self::WaitingForMerge { .. } => 3,
@@ -358,6 +367,7 @@ impl fmt::Display for ConsumerState {
             Self::Paused => f.write_str("paused"),
             Self::HeldBack(held_back) => write!(f, "{held_back}"),
             Self::OtherVersion => f.write_str("another version than the program's"),
+            Self::OtherRelease => f.write_str("a consumer of another release"),
             Self::Detached => f.write_str("detached"),
             Self::Forgotten => f.write_str("without a checkpoint row"),
             Self::CaughtUp => f.write_str("caught up"),
