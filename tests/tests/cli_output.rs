@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use clap::{CommandFactory as _, Parser as _};
-use consumer::cli::{Cli, Console, Exit};
+use consumer::cli::{Cli, Exit};
 use consumer::prelude::*;
 use consumer::{Formerly, NewEvent, OnError, Settings, WorkerBuilder};
 use consumer_tests::{
