@@ -100,6 +100,7 @@ impl<DB: Backend> Worker<DB> {
             store: self.shared.store.clone(),
             located: Arc::clone(&self.shared.located),
             progress: Arc::clone(&self.shared.progress),
+            frontier: self.shared.frontier.clone(),
             wake: Arc::clone(&self.shared.wake),
             stop: self.channels.stop.clone(),
             stall_after: self.shared.options.stall_after,
