@@ -235,6 +235,12 @@ impl<DB: Backend> WorkerHandle<DB> {
         if since > self.stall_after && !is_ending {
             problems.push(HealthProblem::Silent { since });
         }
+        let panics = self.progress.task_panics().into_iter();
+        problems.extend(panics.map(|panic| HealthProblem::TaskPanicked {
+            task: panic.task,
+            since: panic.at.elapsed(),
+            error: panic.error,
+        }));
         match poll.error {
             Some(error) => problems.push(HealthProblem::Disconnected { error }),
             None => {
