@@ -217,6 +217,15 @@ impl Switch {
         route.next = vec![server; connections];
     }
 
+    /// How many of those connections have not come yet.
+    ///
+    /// # Panics
+    /// If another thread panicked while it held the route.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.route.lock().expect("no panic in between").next.len()
+    }
+
     /// Whether one of those connections has not come yet; if so, it goes to the usual server.
     #[must_use]
     pub fn take_back(&self) -> bool {

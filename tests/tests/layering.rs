@@ -126,6 +126,45 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../consumer/src")
 }
 
+/// The lines that add a duration, which may be `Duration::MAX`, to the present: that panics.
+fn unbounded_instants(code: &str) -> Vec<&str> {
+    let is_sum = |line: &&str| line.contains("::now() +") || line.contains("(now + ");
+    code.lines().filter(is_sum).map(str::trim).collect()
+}
+
+#[test]
+fn no_instant_is_a_sum_that_may_overflow() {
+    assert_eq!(
+        unbounded_instants("let end = Instant::now() + limit;").len(),
+        1
+    );
+    // One caps the duration, and the others add a constant or what has just passed.
+    let allowed = [
+        (
+            "worker/timeouts.rs",
+            "Instant::now() + duration.min(FOREVER)",
+        ),
+        (
+            "contract/read_model/batch.rs",
+            "let until = Instant::now() + began.elapsed();",
+        ),
+        (
+            "dashboard/security.rs",
+            "issued.by_time.push_back((now + TOKEN_LIFETIME, token));",
+        ),
+    ];
+    let mut found = Vec::new();
+    for file in rust_files(&source()) {
+        let code = std::fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(source()).unwrap().to_str().unwrap();
+        let sums = unbounded_instants(&code).into_iter();
+        found.extend(sums.map(|line| (name.to_owned(), line.to_owned())));
+    }
+    let allowed = allowed.map(|(file, line)| (file.to_owned(), line.to_owned()));
+    let (found, allowed) = (BTreeSet::from_iter(found), BTreeSet::from(allowed));
+    assert_eq!(found, allowed, "use `worker::timeouts::after`");
+}
+
 /// A small library that keeps the rules.
 const SOUND: [(&str, &str); 7] = [
     (

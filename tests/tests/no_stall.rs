@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use consumer::admin::RebuildOptions;
 use consumer::{ConsumerState, HandlerError, HealthProblem, OnError, Settings};
 use consumer_tests::{
     Database, Running, TestConsumer, TestDatabase, consumer, impatient, judging, patiently,
-    test_on, until,
+    run_once, test_on, until,
 };
 use sqlx::{Postgres, Sqlite};
 
@@ -83,6 +84,7 @@ test_on!(
     a_lane_that_panics_is_visible_and_restarted,
     an_error_whose_display_panics_is_that_of_the_event,
     durations_without_end_do_not_panic,
+    commands_take_durations_without_end,
     a_retry_does_not_wait_for_a_clock_that_was_set_back
 );
 
@@ -146,6 +148,7 @@ async fn durations_without_end_do_not_panic<DB: TestDatabase>(db: Database<DB>) 
         .poll_interval(Duration::MAX)
         .claim_timeout(Duration::MAX)
         .stall_after(Duration::MAX)
+        .snapshot_interval(Duration::MAX)
         .advance_interval(Duration::MAX)
         .shutdown_deadline(Duration::MAX);
     let running = Running::start(worker.consumer(failing(1, settings)));
@@ -154,6 +157,25 @@ async fn durations_without_end_do_not_panic<DB: TestDatabase>(db: Database<DB>) 
         .unwrap();
     assert_eq!(db.applied("c").await, positions);
     running.stop().await;
+}
+
+async fn commands_take_durations_without_end<DB: TestDatabase>(db: Database<DB>) {
+    db.store.migrate_within(Duration::MAX).await.unwrap();
+    let positions = db.append("User", ["a", "b"]).await;
+    let settings = Settings::default()
+        .retries(0)
+        .on_error(OnError::Park)
+        .batch_time(Duration::MAX)
+        .handler_timeout(Duration::MAX);
+    run_once(db.worker().consumer(failing(1, settings.clone()))).await;
+    assert_eq!(db.parked("c").await, positions[..1]);
+    let admin = db.worker().consumer(failing(0, settings)).admin();
+    let admin = admin.unwrap();
+    let retried = admin.retry_parked("c", None).await.unwrap();
+    assert_eq!(retried.handled, 1, "{retried:?}");
+    let options = RebuildOptions::new().without_reset().wait(Duration::MAX);
+    admin.rebuild("c", options).await.unwrap();
+    assert_eq!(db.checkpoint("c").await, Some(0));
 }
 
 async fn a_retry_does_not_wait_for_a_clock_that_was_set_back<DB: TestDatabase + ClockSetBack>(

@@ -202,6 +202,7 @@ test_on!(
     what_a_rebuild_discards_is_no_replay,
     database_errors_are_retried_and_never_counted,
     a_reset_that_panics_changes_nothing,
+    an_error_that_cannot_be_shown_fails_only_its_aggregate,
     r5_a_consumer_without_tx_handles_its_parked_events_in_order,
     r5_an_event_appended_during_a_retry_is_not_left_parked,
     a_retry_counts_the_attempts_of_each_event_alone,
@@ -323,6 +324,34 @@ async fn database_errors_are_retried_and_never_counted<DB: TestDatabase>(db: Dat
         retried.failed
     );
     assert_eq!((parked(&db).await, attempts(&db).await), (vec![1], vec![1]));
+}
+
+/// An error that cannot be shown.
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("no words")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+async fn an_error_that_cannot_be_shown_fails_only_its_aggregate<DB: TestDatabase>(
+    db: Database<DB>,
+) {
+    db.append("User", ["bad", "worse"]).await;
+    let tried = Tried::<DB>::new(&db, |_, _, event| match event.aggregate_id.as_str() {
+        "bad" => Todo::Fail(Unspeakable.into()),
+        _ => Todo::Handle,
+    });
+    tried.park().await;
+    let retried = retry(&tried).await;
+    assert_eq!((retried.handled, retried.failed.len()), (1, 1));
+    let cause = cause(&retried.failed[0]);
+    assert!(cause.contains("`source` panicked: no words"), "{cause}");
+    assert_eq!((parked(&db).await, attempts(&db).await), (vec![1], vec![2]));
 }
 
 async fn a_reset_that_panics_changes_nothing<DB: TestDatabase>(db: Database<DB>) {

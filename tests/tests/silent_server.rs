@@ -8,13 +8,15 @@ use std::time::Duration;
 use consumer::admin::{Admin, AdminError};
 use consumer::{
     ConsumerState, ExpectedVersion, HealthProblem, NewEvent, OnError, PgEventStore, Report,
-    Settings, WorkerError,
+    Settings, WorkerBuilder, WorkerError,
 };
 use consumer_tests::{
-    Database, Model, Running, Standby, Switch, TestDatabase, TestPostgres, impatient, keep_log,
-    logged, patiently, read_model, run_once, test_on, until,
+    Database, Model, Running, Standby, Switch, TestDatabase, TestPostgres, consumer, impatient,
+    keep_log, logged, patiently, read_model, run_once, test_on, until,
 };
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Database as _, PgConnection, PgPool, Postgres};
+use tokio::sync::Semaphore;
 
 /// A worker whose next connection may reach a standby that lacks the newest events.
 struct Switched {
@@ -30,6 +32,16 @@ struct Switched {
 
 impl Switched {
     async fn start() -> Self {
+        Self::of(PgPoolOptions::new(), |worker| {
+            worker.consumer(read_model("users"))
+        })
+        .await
+    }
+
+    async fn of(
+        options: PgPoolOptions,
+        with_consumer: impl FnOnce(WorkerBuilder<Postgres>) -> WorkerBuilder<Postgres>,
+    ) -> Self {
         let server = TestPostgres::builder().start();
         let direct = Database::on(&server).await;
         let standby = Standby::of(&server);
@@ -53,8 +65,9 @@ impl Switched {
             switch.port(),
             direct.name()
         );
-        let db = Database::of(PgEventStore::connect(&url).await.unwrap(), &url);
-        let running = Running::start(db.worker().consumer(read_model("users")));
+        let pool = options.connect(&url).await.unwrap();
+        let db = Database::of(PgEventStore::new(pool), &url);
+        let running = Running::start(with_consumer(db.worker()));
         patiently("it handles the first", running.caught_up_to(5))
             .await
             .unwrap();
@@ -125,6 +138,37 @@ async fn r11_a_reader_on_a_promoted_standby_loses_nothing() {
         reached += usize::from(switched.reconnect(reader).await);
     }
     assert!(reached > 0, "no reader reached the standby");
+    switched.running.stop().await;
+}
+
+/// A connection that asks for the head is not that of the poller.
+#[tokio::test(flavor = "multi_thread")]
+async fn caught_up_does_not_believe_a_standby() {
+    let gate = Arc::new(Semaphore::new(5));
+    let model = Model::new("users").gate(&gate);
+    // No connection is used twice, so each may reach another server.
+    let options = PgPoolOptions::new().after_release(|_, _| Box::pin(async { Ok(false) }));
+    let mut switched = Switched::of(options, |worker| worker.scoped_consumer(model.clone())).await;
+    switched
+        .appended
+        .extend(switched.direct.append_many(3).await);
+    // All of them, until it has asked several times.
+    switched.switch.lead_next(50, switched.standby.port());
+    let handle = (*switched.running).clone();
+    let seen = model.clone();
+    let caught_up = tokio::spawn(async move {
+        handle.caught_up().await.unwrap();
+        seen.seen()
+    });
+    until("it asks again, or believes the answer", async || {
+        caught_up.is_finished() || switched.switch.left() < 40
+    })
+    .await;
+    let _ = switched.switch.take_all_back();
+    gate.add_permits(3);
+    let seen = patiently("it catches up", caught_up).await.unwrap();
+    let seen: Vec<i64> = seen.iter().map(|seen| seen.position).collect();
+    assert_eq!(seen, switched.appended);
     switched.running.stop().await;
 }
 
@@ -341,6 +385,7 @@ async fn restricted(db: &Database<Postgres>) -> Database<Postgres> {
 }
 
 const HIDE: &str = "ALTER TABLE events ENABLE ROW LEVEL SECURITY";
+const SHOW: &str = "ALTER TABLE events DISABLE ROW LEVEL SECURITY";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_level_security_that_hides_events_is_refused() {
@@ -366,6 +411,63 @@ async fn row_level_security_that_is_enabled_later_ends_the_worker() {
     db.execute(HIDE).await;
     let ended = running.end().await.expect_err("the log has to be refused");
     assert!(ended.to_string().contains("row-level security"), "{ended}");
+}
+
+/// Not even before the next check of the conditions.
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_no_event_is_passed_once_rows_are_hidden() {
+    let db = Database::<Postgres>::fresh().await;
+    let restricted = restricted(&db).await;
+    let worker = restricted
+        .worker()
+        .snapshot_interval(Duration::from_hours(1));
+    let running = Running::start(worker.consumer(read_model("users")));
+    db.append("User", ["a", "mine"]).await;
+    patiently("it runs", running.caught_up()).await.unwrap();
+    db.execute(HIDE).await;
+    db.append("User", ["b", "mine", "c", "mine"]).await;
+    let ended = running.end().await.expect_err("the log has to be refused");
+    assert_eq!(ended.to_string(), refusal(&restricted).await);
+    db.execute(SHOW).await;
+    run_once(restricted.worker().consumer(read_model("users"))).await;
+    assert_eq!(db.applied("users").await, db.log().await);
+}
+
+/// Events that were settled while all rows were visible, and are read after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_no_settled_event_is_passed_once_rows_are_hidden() {
+    let db = Database::<Postgres>::fresh().await;
+    let restricted = restricted(&db).await;
+    // More than one read fetches.
+    db.append_many(2_500).await;
+    let pool = db.pool.clone();
+    let hiding = consumer::<Postgres, _>("users", move |_, tx, event| {
+        let pool = pool.clone();
+        Box::pin(async move {
+            if event.global_position == 1 {
+                sqlx::raw_sql(HIDE).execute(&pool).await?;
+            }
+            Ok(Postgres::apply(tx, "users", event).await?)
+        })
+    });
+    // Only a poll would find out, and none comes soon.
+    let worker = restricted
+        .worker()
+        .snapshot_interval(Duration::from_hours(1));
+    let worker = worker
+        .poll_interval(Duration::from_hours(1))
+        .consumer(hiding);
+    let running = Running::start(worker);
+    until("it ends, or waits", async || {
+        let waits = |state: &ConsumerState| matches!(state, ConsumerState::Waiting { error } if error.contains("row-level security"));
+        running.health().problems.iter().any(|problem| matches!(problem, HealthProblem::Ended { .. }))
+            || waits(&running.consumers()[0].state)
+    })
+    .await;
+    running.abort().await;
+    db.execute(SHOW).await;
+    run_once(restricted.worker().consumer(read_model("users"))).await;
+    assert_eq!(db.applied("users").await, db.log().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,10 @@ test_on!(
     what_a_handler_sets_reaches_no_other_consumer,
     a_role_that_a_handler_sets_reaches_no_other_consumer,
     what_a_new_connection_sets_lasts,
+    what_a_new_connection_creates_lasts,
+    a_temporary_table_of_a_handler_hides_no_table,
+    a_lock_that_a_handler_leaves_blocks_no_one,
+    a_handler_without_tx_is_called_with_the_same_connection,
     a_search_path_before_the_catalogue_is_refused,
     every_command_finds_its_tables_under_a_hostile_search_path,
     a_worker_finds_its_tables_under_a_hostile_search_path
@@ -187,6 +191,53 @@ async fn what_a_new_connection_sets_lasts(db: Database<Postgres>) {
     let state = &report.consumer("setting").unwrap().state;
     assert_eq!(*state, ConsumerState::CaughtUp);
     assert_eq!(*answers.lock().unwrap(), ["\"it's\", public 55s"; 3]);
+}
+
+async fn what_a_new_connection_creates_lasts(db: Database<Postgres>) {
+    let store = with_after_connect(&db, "CREATE TEMP TABLE mine (id INT); LISTEN mine").await;
+    let query = "SELECT concat(to_regclass('pg_temp.mine'), ' ',
+                               (SELECT string_agg(c, '') FROM pg_listening_channels() AS c))";
+    let (asking, answers) = asking("asking", query, "SELECT");
+    let asking = asking.settings(impatient().batch_size(1));
+    db.append("User", ["a", "b", "c"]).await;
+    let worker = Worker::builder(store).consumer(asking).build().unwrap();
+    patiently("it handles them", worker.run_once())
+        .await
+        .unwrap();
+    assert_eq!(*answers.lock().unwrap(), ["mine mine"; 3]);
+}
+
+async fn a_temporary_table_of_a_handler_hides_no_table(db: Database<Postgres>) {
+    let query = "SELECT relpersistence::text FROM pg_class WHERE oid = 'applied'::regclass";
+    let (setting, own) = asking("setting", query, "CREATE TEMP TABLE applied (id INT)");
+    let (other, others) = asking("other", query, "SELECT");
+    take_turns(&db, setting, other).await;
+    let (own, others) = (own.lock().unwrap(), others.lock().unwrap());
+    assert_eq!((own.len(), others.len()), (20, 20));
+    assert!(own.iter().chain(others.iter()).all(|kind| kind == "p"));
+}
+
+async fn a_lock_that_a_handler_leaves_blocks_no_one(db: Database<Postgres>) {
+    let (leaving, _) = asking("leaving", "SELECT ''", "SELECT pg_advisory_lock(7)");
+    let running = Running::start(db.worker().consumer(leaving));
+    db.append("User", ["a"]).await;
+    patiently("it is handled", running.caught_up())
+        .await
+        .unwrap();
+    // While the worker is idle.
+    let is_free = "SELECT pg_try_advisory_lock(7)::int::bigint";
+    assert_eq!(db.number(is_free).await, 1);
+    running.stop().await;
+}
+
+async fn a_handler_without_tx_is_called_with_the_same_connection(db: Database<Postgres>) {
+    let query = "SELECT pg_backend_pid()::text";
+    let (asking, answers) = asking("asking", query, "SET app.tenant = 'one'");
+    let running = Running::start(db.worker().consumer(asking.without_tx()));
+    handle_one_by_one(&db, running, &["User"; 5]).await;
+    let answers = answers.lock().unwrap();
+    assert_eq!(answers.len(), 5);
+    assert!(answers.iter().all(|pid| *pid == answers[0]), "{answers:?}");
 }
 
 /// Functions of another schema could then take the place of the server's own.
@@ -412,11 +463,26 @@ impl Changes for Postgres {
             "SET search_path = pg_temp",
             "SELECT current_setting('search_path')",
         ),
+        (
+            "CREATE TEMP TABLE applied (id INT)",
+            "SELECT count(*)::text FROM pg_class WHERE relnamespace = pg_my_temp_schema()",
+        ),
+        (
+            "SELECT pg_advisory_lock(7)",
+            "SELECT count(*)::text FROM pg_locks
+              WHERE locktype = 'advisory' AND objid = 7 AND pid = pg_backend_pid()",
+        ),
     ];
-    const OUTSIDE: &'static [(&'static str, &'static str)] = &[(
-        "BEGIN; SELECT 1",
-        "SELECT (now() = statement_timestamp())::text",
-    )];
+    const OUTSIDE: &'static [(&'static str, &'static str)] = &[
+        (
+            "BEGIN; SELECT 1",
+            "SELECT (now() = statement_timestamp())::text",
+        ),
+        (
+            "LISTEN other",
+            "SELECT count(*)::text FROM pg_listening_channels()",
+        ),
+    ];
 }
 
 /// Lets a handler of that kind handle two events in two batches of one worker, and checks that neither

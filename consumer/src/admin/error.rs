@@ -5,10 +5,13 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::text;
-use crate::backend::{ConsumerId, FrontierError, HeldBack, StoreError, UnknownEvent, ViewError};
+use crate::backend::{
+    Backend, ConsumerId, FrontierError, HeldBack, StoreError, UnknownEvent, ViewError,
+};
 use crate::contract::HandlerError;
 use crate::registry::NameError;
 use crate::worker::WorkerError;
+use crate::worker::lane::failure::{ErrorKind, judge};
 
 /// Why an operator's command was refused or failed.
 ///
@@ -320,7 +323,17 @@ fn taken(from: &str, to: &str) -> &'static str {
 
 /// A handler's error as the source of another one.
 #[derive(Debug)]
-pub(super) struct Cause(pub(super) HandlerError);
+pub(super) struct Cause(HandlerError);
+
+impl Cause {
+    /// The source and its kind. An error that panics when it is asked for its text is replaced.
+    pub(super) fn of<DB: Backend>(error: HandlerError) -> (ErrorKind, Box<Self>) {
+        match judge::<DB>(&error) {
+            Ok((kind, _)) => (kind, Box::new(Self(error))),
+            Err(unknown) => (ErrorKind::Handler, Box::new(Self(unknown.into()))),
+        }
+    }
+}
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -334,5 +347,38 @@ impl fmt::Display for Cause {
 impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.chain().nth(1)
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod tests {
+    use super::*;
+    use crate::contract::chain;
+
+    /// An error whose cause panics when it is asked for its text.
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] Unspeakable);
+
+    #[derive(Debug)]
+    struct Unspeakable;
+
+    impl fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("no words")
+        }
+    }
+
+    impl Error for Unspeakable {}
+
+    #[test]
+    fn a_source_that_cannot_be_shown_is_replaced() {
+        let (kind, cause) = Cause::of::<sqlx::Sqlite>(Outer(Unspeakable).into());
+        assert_eq!(kind, ErrorKind::Handler);
+        let text = chain(cause.as_ref()).to_string();
+        assert!(text.ends_with("panicked: no words"), "{text}");
+        let (_, cause) = Cause::of::<sqlx::Sqlite>("as it is".into());
+        assert_eq!(chain(cause.as_ref()).to_string(), "as it is");
     }
 }

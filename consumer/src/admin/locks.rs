@@ -16,6 +16,7 @@ use crate::contract::Context;
 use crate::worker::connections::Parts;
 use crate::worker::lane::effects::run_effects;
 use crate::worker::lane::failure::is_refusal_of_commit;
+use crate::worker::timeouts::after;
 
 /// How long a command that only changes rows waits for the current batch.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -79,7 +80,7 @@ impl<DB: Backend> Admin<DB> {
         consumer: &ConsumerId,
         wait: Duration,
     ) -> Result<Transaction<'static, DB>, AdminError> {
-        let until = Instant::now() + wait;
+        let until = after(wait);
         self.repeatedly(wait, || self.try_locked(consumer, left(until)))
             .await
     }
@@ -93,7 +94,7 @@ impl<DB: Backend> Admin<DB> {
     where
         F: Future<Output = Result<T, AdminError>>,
     {
-        let until = Instant::now() + wait;
+        let until = after(wait);
         loop {
             let done = work().await;
             if !is_held(&done) || !pause(until).await {
@@ -165,7 +166,7 @@ impl<DB: Backend> Admin<DB> {
         wait: Duration,
         work: W,
     ) -> Result<W::Output, AdminError> {
-        let until = Instant::now() + wait;
+        let until = after(wait);
         loop {
             let done = self.try_under_lock(consumer, left(until), &work).await;
             if !is_held(&done) || !pause(until).await {

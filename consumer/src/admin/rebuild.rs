@@ -250,7 +250,7 @@ impl<DB: Backend> Rewind<'_, DB> {
         effects.add(&cx);
         emptied.map_err(|error| AdminError::Reset {
             consumer: self.consumer.clone(),
-            source: Box::new(Cause(error)),
+            source: Cause::of::<DB>(error).1,
         })
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::Transaction;
-use tokio::time::Instant;
 
 use super::borrowed::Borrowed;
 use super::error::{AdminError, Cause};
@@ -19,13 +18,14 @@ use crate::backend::{
     Backend, ConsumerId, Ledger, MarkHolder, ParkedRow, SLICES, StoreError, Taken, UnknownEvent,
     aggregate_slice, must_wait,
 };
-use crate::contract::{BatchError, Context, HandlerError, PersistedEvent, chain};
+use crate::contract::{BatchError, Context, PersistedEvent, chain};
 use crate::registry::Registered;
 use crate::worker::lane::failure::{ErrorKind, SWALLOWED, is_aborted_transaction, refused_commit};
 use crate::worker::lane::handler::{Limits, supervise};
 use crate::worker::lane::keep_alive::keep_alive;
 use crate::worker::lane::mark::HeldMark;
 use crate::worker::process::unique_name;
+use crate::worker::timeouts::after;
 
 /// How long a claim may be silent while a consumer without `tx` works.
 const CLAIM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -481,7 +481,7 @@ impl<DB: Backend> Retry<'_, DB> {
     ) -> Result<usize, Failed> {
         let settings = &self.code.declaration.settings;
         let limits = Limits {
-            deadline: Instant::now() + settings.batch_time,
+            deadline: after(settings.batch_time).into(),
             handler_timeout: settings.handler_timeout,
             batch_len: settings.batch_len(),
             stop: self.admin.stop.subscribe(),
@@ -499,9 +499,7 @@ impl<DB: Backend> Retry<'_, DB> {
     fn blame(&self, cx: &Context, events: &[PersistedEvent], error: BatchError) -> Failed {
         let failed = events.get(error.handled).map(|event| event.global_position);
         let position = failed.or(cx.current_position()).unwrap_or_default();
-        let error: HandlerError = error.error;
-        let kind = ErrorKind::of::<DB>(&error);
-        let source = Box::new(Cause(error));
+        let (kind, source) = Cause::of::<DB>(error.error);
         match kind {
             ErrorKind::Handler | ErrorKind::Protocol => {
                 Failed::InOrder(AdminError::Retry { position, source })

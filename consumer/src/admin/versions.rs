@@ -13,6 +13,7 @@ use super::status::sum;
 use crate::backend::{
     Access, Backend, ConsumerId, Part, Row, SLICES, ViewError, drop_table, switch_view,
 };
+use crate::worker::timeouts::after;
 
 impl<DB: Backend> Admin<DB> {
     /// Returns the [active](Self::activate) version of a consumer, whose read model queries should read;
@@ -78,7 +79,7 @@ impl<DB: Backend> Admin<DB> {
             let mut tx = self.read().await?;
             self.refuse_unfinished(&mut tx, &consumer).await?;
         }
-        let until = Instant::now() + LOCK_WAIT;
+        let until = after(LOCK_WAIT);
         self.repeatedly(LOCK_WAIT, || self.try_activate(&consumer, options, until))
             .await
     }
@@ -140,7 +141,7 @@ impl<DB: Backend> Admin<DB> {
     ) -> Result<(), AdminError> {
         let consumer = self.find(consumer.into()).await?;
         self.refuse_in_use(&consumer, options).await?;
-        let until = Instant::now() + LOCK_WAIT;
+        let until = after(LOCK_WAIT);
         self.repeatedly(LOCK_WAIT, || self.try_forget(&consumer, options, until))
             .await
     }

@@ -163,6 +163,14 @@ pub trait Frontier: Events {
         incarnation: Incarnation,
     ) -> impl Future<Output = Result<Vec<LogRow>, StoreError>> + Send;
 
+    /// The highest visible position, and the incarnation that it is from: any other than the one that is
+    /// wanted, and a standby at any rate, is an error. The default incarnation stands for all.
+    fn settled_head(
+        connection: &mut Self::Connection,
+        statements: &EventStatements<Self>,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<(i64, Incarnation), StoreError>> + Send;
+
     /// Wakes the worker after each commit of another process that notifies; never returns.
     fn listen(
         pool: Pool<Self>,

@@ -265,10 +265,10 @@ impl<DB: Backend> EventStore<DB> {
     pub async fn migrate_within(&self, timeout: Duration) -> Result<(), StoreError> {
         /// Longer than an attempt waits, so that others have more of the time than the migration.
         const PAUSE: Duration = Duration::from_secs(2);
-        let until = Instant::now() + timeout;
+        let began = Instant::now();
         loop {
             match self.try_migrate().await {
-                Err(StoreError::MigrationBlocked { .. }) if Instant::now() < until => {
+                Err(StoreError::MigrationBlocked { .. }) if began.elapsed() < timeout => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 done => return done,
@@ -684,6 +684,15 @@ impl<DB: Backend> EventStore<DB> {
         incarnation: Incarnation,
     ) -> Result<Vec<LogRow>, StoreError> {
         DB::read_settled(connection, &self.inner.statements, range, incarnation).await
+    }
+
+    /// Reads the highest visible position like [`Frontier::settled_head`](backend::Frontier::settled_head).
+    pub(crate) async fn settled_head(
+        &self,
+        connection: &mut DB::Connection,
+        incarnation: Incarnation,
+    ) -> Result<(i64, Incarnation), StoreError> {
+        DB::settled_head(connection, &self.inner.statements, incarnation).await
     }
 
     /// The same store, whose statements name the schemas in which the tables are found now: what is set on

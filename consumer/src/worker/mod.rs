@@ -21,7 +21,7 @@ mod run_guard;
 mod shutdown;
 pub(crate) mod tables;
 mod threads;
-mod timeouts;
+pub(crate) mod timeouts;
 
 pub use self::builder::WorkerBuilder;
 pub use self::error::{BuildError, NameTaken, WorkerError};

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -10,6 +11,7 @@ use tokio::time;
 use crate::contract::{Backoff, OnError};
 use crate::worker::lane::backoff::delay;
 use crate::worker::lane::handler::panic_message;
+use crate::worker::progress::worker::WorkerProgress;
 
 /// How long to wait before a task that panicked starts again.
 pub(super) const RESTART_BACKOFF: Backoff = Backoff {
@@ -18,7 +20,11 @@ pub(super) const RESTART_BACKOFF: Backoff = Backoff {
 };
 
 /// Runs a task of the worker until it ends, and starts it again whenever it panics.
-pub(super) async fn restarting<F: Future<Output = ()>>(task: &'static str, start: impl Fn() -> F) {
+pub(super) async fn restarting<F: Future<Output = ()>>(
+    task: &'static str,
+    progress: Arc<WorkerProgress>,
+    start: impl Fn() -> F,
+) {
     let mut panics: u32 = 0;
     while let Err(panic) = AssertUnwindSafe(async { start().await })
         .catch_unwind()
@@ -31,7 +37,9 @@ pub(super) async fn restarting<F: Future<Output = ()>>(task: &'static str, start
             error,
             "a task of the worker panicked, and starts again"
         );
-        time::sleep(delay(RESTART_BACKOFF, panics)).await;
+        let pause = delay(RESTART_BACKOFF, panics);
+        progress.record_task_panic(task, error.to_owned(), pause);
+        time::sleep(pause).await;
     }
 }
 
@@ -75,8 +83,14 @@ mod tests {
         let start = || async {
             assert_ne!(starts.fetch_add(1, Ordering::Relaxed), 0, "the first start");
         };
-        restarting("test", start).await;
+        let progress = Arc::new(WorkerProgress::new(Vec::new(), Duration::MAX));
+        restarting("test", Arc::clone(&progress), start).await;
         assert_eq!(starts.into_inner(), 2);
+        let [panic] = &progress.task_panics()[..] else {
+            panic!("one is reported");
+        };
+        assert_eq!(panic.task, "test");
+        assert!(panic.error.contains("the first start"), "{panic:?}");
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl<DB: Backend> Worker<DB> {
             store: self.shared.store.clone(),
             located: Arc::clone(&self.shared.located),
             progress: Arc::clone(&self.shared.progress),
+            frontier: self.shared.frontier.clone(),
             wake: Arc::clone(&self.shared.wake),
             stop: self.channels.stop.clone(),
             stall_after: self.shared.options.stall_after,
@@ -241,25 +242,27 @@ fn spawn_helpers<DB: Backend>(
     consumers: Vec<Arc<WorkerConsumer<DB>>>,
 ) -> JoinSet<()> {
     let mut helpers = JoinSet::new();
+    let progress = || Arc::clone(&shared.progress);
     let with = (Arc::clone(shared), consumers);
     let split = with.clone();
-    helpers.spawn(restarting("split segments", move || {
+    helpers.spawn(restarting("split segments", progress(), move || {
         segments::split_rows(Arc::clone(&split.0), split.1.clone())
     }));
     helpers.spawn(restarting(
         "start consumers that were held back",
+        progress(),
         move || held_back::start_later(Arc::clone(&with.0), with.1.clone()),
     ));
     if let Some(url) = shared.options.listen.url() {
         let shared = Arc::clone(shared);
-        helpers.spawn(restarting("listen for appends", move || {
+        helpers.spawn(restarting("listen for appends", progress(), move || {
             let pool = shared.store.pool().clone();
             DB::listen(pool, url.clone(), Arc::clone(&shared.wake))
         }));
     }
-    let shared = Arc::clone(shared);
-    helpers.spawn(restarting("wake idle lanes", move || {
-        let shared = Arc::clone(&shared);
+    let idle = Arc::clone(shared);
+    helpers.spawn(restarting("wake idle lanes", progress(), move || {
+        let shared = Arc::clone(&idle);
         async move {
             let frontier = shared.frontier.clone();
             idle::scan(&shared.log, &shared.idle, &shared.progress, frontier).await;

@@ -63,6 +63,24 @@ macro_rules! base_tables {
 #[cfg(feature = "worker")]
 pub(super) use base_tables;
 
+/// Whether row-level security hides rows of one of the [`base_tables`] of a view.
+#[cfg(feature = "worker")]
+macro_rules! hides_events_of_view {
+    () => {
+        "-- A view reads with the rights of its owner, unless it was created otherwise.
+         EXISTS (SELECT FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
+                  CROSS JOIN (SELECT o.oid, o.rolsuper OR o.rolbypassrls AS bypasses,
+                                     v.reloptions::text LIKE '%security_invoker%' AS invokes
+                                FROM base JOIN pg_class AS v ON v.oid = base.oid AND v.relkind = 'v'
+                                JOIN pg_roles AS o ON o.oid = v.relowner) AS owner
+                  WHERE owner.invokes AND row_security_active(b.oid)
+                     OR c.relrowsecurity AND NOT owner.bypasses
+                        AND (c.relforcerowsecurity OR NOT pg_has_role(owner.oid, c.relowner, 'USAGE')))"
+    };
+}
+#[cfg(feature = "worker")]
+pub(super) use hides_events_of_view;
+
 const SEQUENCES_OF_VIEW: &str = concat!(
     "WITH RECURSIVE ",
     base_tables!("to_regclass('{events}')"),

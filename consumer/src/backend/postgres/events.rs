@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+#[cfg(feature = "worker")]
+use sqlx::Row as _;
 use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, PgPool};
 use uuid::Uuid;
 
+#[cfg(feature = "worker")]
+use super::catalogue::{base_tables, hides_events_of_view};
 #[cfg(feature = "worker")]
 use super::connect::server_incarnation;
 use super::connect::{BEGIN, BEGIN_READ, begin, has_code, lock_number};
@@ -125,14 +129,31 @@ WHERE {global_position} > $1 AND {global_position} <= $2 AND {aggregate_type} = 
 ORDER BY {global_position} LIMIT $3";
 
 /// Adds a row that shows which server answers, even if it has no events, in one statement: a balancer could
-/// send two of them to two servers.
+/// send two of them to two servers. The row also shows whether events were hidden from this statement.
 #[cfg(feature = "worker")]
 const WITH_MARKER: &str = concat!(
     "
 SELECT log.*, NULL::bigint[] AS marker FROM ({range}) AS log
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ",
-    server_marker!()
+    server_marker!("row_security_active('{events}'::regclass){or those of a view}")
+);
+
+/// The highest visible position, and which server answers.
+#[cfg(feature = "worker")]
+const MARKED_HEAD: &str = concat!(
+    "SELECT coalesce((SELECT max({global_position}) FROM {events}), 0)::bigint AS head, ",
+    server_marker!("row_security_active('{events}'::regclass){or those of a view}")
+);
+
+/// Where the log may be a view.
+#[cfg(feature = "worker")]
+const OR_THOSE_OF_A_VIEW: &str = concat!(
+    " OR (WITH RECURSIVE ",
+    base_tables!("'{events}'::regclass"),
+    " SELECT ",
+    hides_events_of_view!(),
+    ")"
 );
 
 /// The statements that only Postgres has.
@@ -143,6 +164,8 @@ pub struct PgEventStatements {
     range: RangeStatements,
     #[cfg(feature = "worker")]
     marked_range: RangeStatements,
+    #[cfg(feature = "worker")]
+    marked_head: Sql,
 }
 
 /// Reads a part of the log, of all types or some.
@@ -243,7 +266,9 @@ impl Events for Postgres {
             find_events: Sql::new(settings, &FIND_EVENTS.replace("{ids}", ids)),
             range: RangeStatements::new(settings, "{range}"),
             #[cfg(feature = "worker")]
-            marked_range: RangeStatements::new(settings, WITH_MARKER),
+            marked_range: RangeStatements::new(settings, &marked(WITH_MARKER, &settings.schema)),
+            #[cfg(feature = "worker")]
+            marked_head: Sql::new(settings, &marked(MARKED_HEAD, &settings.schema)),
         }
     }
 
@@ -383,6 +408,17 @@ impl Events for Postgres {
     }
 }
 
+/// A statement with a marker, for a log that may be a view or not.
+#[cfg(feature = "worker")]
+fn marked(statement: &str, schema: &Schema) -> String {
+    let views = if schema.is_read_only() {
+        OR_THOSE_OF_A_VIEW
+    } else {
+        ""
+    };
+    statement.replace("{or those of a view}", views)
+}
+
 /// Fetches a part of the log within its budget; `is_event` shows which rows are events.
 async fn fetch_range(
     connection: &mut PgConnection,
@@ -421,6 +457,18 @@ pub(super) async fn read_marked(
     })
     .await?;
     Ok((rows, marker))
+}
+
+/// Reads the highest visible position, and which server answered.
+#[cfg(feature = "worker")]
+pub(super) async fn read_marked_head(
+    connection: &mut PgConnection,
+    statements: &EventStatements<Postgres>,
+) -> Result<(i64, Marker), sqlx::Error> {
+    // One message, which a pooler sends to one server.
+    let head = sqlx::raw_sql(statements.own.marked_head.safe());
+    let row = head.fetch_one(connection).await?;
+    Ok((row.try_get("head")?, Marker::expect(&row)?))
 }
 
 /// Refuses what Postgres cannot store, before it aborts the caller's transaction.

@@ -8,11 +8,11 @@ use sqlx::postgres::{PgConnection, PgListener, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
 use tokio::sync::Notify;
 
-use super::catalogue::base_tables;
+use super::catalogue::{base_tables, hides_events_of_view};
 use super::connect::{
     BEGIN_READ, BEGIN_WRITE, has_code, refuse_old_server, server_incarnation, with_numbers,
 };
-use super::events::read_marked;
+use super::events::{read_marked, read_marked_head};
 use super::marker::{Marker, RESTARTED, no_proof, refuse_foreign, server_marker};
 use crate::backend::events::EventStatements;
 use crate::backend::frontier::{
@@ -41,7 +41,8 @@ const WINDOW: &str = concat!(
            -- In the snapshot of the rows, so that a row drawn after a change of the sequence shows it.
            (SELECT seqcache = 1 AND seqincrement = 1 AND NOT seqcycle
               FROM pg_sequence WHERE seqrelid = $2::oid) AS counts_one_by_one, ",
-    server_marker!(),
+    // Of a view this is false; its reads find out.
+    server_marker!("row_security_active($3::oid)"),
     " AS marker
       FROM (SELECT {global_position} AS p, row_number() OVER (ORDER BY {global_position}) AS n
               FROM {events} WHERE {global_position} > $1 ORDER BY {global_position} LIMIT 10000) AS w"
@@ -151,16 +152,9 @@ const CONDITIONS_OF_VIEW: &str = concat!(
              WHERE NOT EXISTS (SELECT FROM drawn AS own
                                 WHERE own.relation = d.relation AND own.sequence = $1::oid)
              ORDER BY c.oid LIMIT 1) AS other,
-           -- A view reads with the rights of its owner, unless it was created otherwise.
-           EXISTS (SELECT FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
-                    CROSS JOIN (SELECT o.oid, o.rolsuper OR o.rolbypassrls AS bypasses,
-                                       v.reloptions::text LIKE '%security_invoker%' AS invokes
-                                  FROM base JOIN pg_class AS v ON v.oid = base.oid AND v.relkind = 'v'
-                                  JOIN pg_roles AS o ON o.oid = v.relowner) AS owner
-                    WHERE owner.invokes AND row_security_active(b.oid)
-                       OR c.relrowsecurity AND NOT owner.bypasses
-                          AND (c.relforcerowsecurity OR NOT pg_has_role(owner.oid, c.relowner, 'USAGE')))
-               AS hidden,
+           ",
+    hides_events_of_view!(),
+    " AS hidden,
            current_setting('session_replication_role') = 'replica' AS replica,
            (SELECT c.oid::regclass::text FROM base AS b JOIN pg_class AS c ON c.oid = b.oid
              WHERE c.relkind IN ('m', 'f') LIMIT 1) AS derived, ",
@@ -269,6 +263,21 @@ impl Frontier for Postgres {
             .into());
         }
         Ok(rows)
+    }
+
+    async fn settled_head(
+        connection: &mut PgConnection,
+        statements: &EventStatements<Self>,
+        incarnation: Incarnation,
+    ) -> Result<(i64, Incarnation), StoreError> {
+        let (head, marker) = read_marked_head(connection, statements).await?;
+        let wanted = if incarnation == Incarnation::default() {
+            marker.incarnation
+        } else {
+            incarnation
+        };
+        refuse_foreign(Some(marker), wanted)?;
+        Ok((head, marker.incarnation))
     }
 
     async fn listen(pool: PgPool, url: Option<Arc<str>>, wake: Arc<Notify>) {
@@ -590,11 +599,16 @@ impl PgWatch {
     }
 
     async fn read_window(&self, connection: &mut PgConnection) -> Result<Window, FrontierError> {
-        let window = with_numbers(&self.window, &[self.settled, self.sequence.relation]);
+        let sequence = &self.sequence;
+        let numbers = [self.settled, sequence.relation, sequence.events];
+        let window = with_numbers(&self.window, &numbers);
         let row = sqlx::raw_sql(window).fetch_one(connection).await?;
         let marker = Marker::expect(&row)?;
         if marker.is_standby {
             return Err(FrontierError::Log(LogProblem::Standby));
+        }
+        if marker.hides_events {
+            return Err(FrontierError::Log(LogProblem::HiddenEvents));
         }
         Ok(Window {
             head: row.try_get("head")?,

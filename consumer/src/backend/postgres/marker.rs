@@ -9,15 +9,21 @@ use sqlx::postgres::PgRow;
 
 use crate::backend::Incarnation;
 
-/// Which server answers, as the three numbers of a [`Marker`]; next to `server_incarnation!`.
+/// Which server answers, as the numbers of a [`Marker`]; next to `server_incarnation!`. With a condition
+/// under which it hides events of the log.
 macro_rules! server_marker {
     () => {
+        server_marker!("false")
+    };
+    ($hides:expr) => {
         concat!(
             "ARRAY[",
             server_incarnation!(started),
             ", ",
             server_incarnation!(recovered),
-            ", pg_is_in_recovery()::int]"
+            ", pg_is_in_recovery()::int, (",
+            $hides,
+            ")::int]"
         )
     };
 }
@@ -29,6 +35,8 @@ pub(super) use server_marker;
 pub(super) struct Marker {
     pub(super) incarnation: Incarnation,
     pub(super) is_standby: bool,
+    /// Whether row-level security hides events of the log, so that they look like gaps.
+    pub(super) hides_events: bool,
 }
 
 impl Marker {
@@ -37,9 +45,10 @@ impl Marker {
         let last = row.len().saturating_sub(1);
         let numbers: Option<Vec<i64>> = row.try_get(last)?;
         Ok(match numbers.as_deref() {
-            Some(&[started, recovered, standby]) => Some(Self {
+            Some(&[started, recovered, standby, hides]) => Some(Self {
                 incarnation: Incarnation { started, recovered },
                 is_standby: standby != 0,
+                hides_events: hides != 0,
             }),
             _ => None,
         })
@@ -68,6 +77,9 @@ pub(super) fn refuse_foreign(
             "the answer is that of a standby, which may lack events; connect the worker to the primary",
         )),
         Some(marker) if marker.incarnation != incarnation => Err(no_proof(RESTARTED)),
+        Some(marker) if marker.hides_events => Err(no_proof(
+            "row-level security hides events of the log from the worker's role",
+        )),
         Some(_) => Ok(()),
     }
 }

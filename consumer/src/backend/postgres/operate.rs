@@ -27,8 +27,9 @@ impl Operate for Postgres {
         of: &ConsumerId,
         wait: Duration,
     ) -> Result<Lock, sqlx::Error> {
-        // A timeout of 0 would be none.
-        let wait = with_numbers("SET LOCAL lock_timeout = $1", &[millis(wait).max(1)]);
+        // A timeout of 0 would be none, and a longer one than this is refused.
+        let wait = millis(wait).clamp(1, i32::MAX.into());
+        let wait = with_numbers("SET LOCAL lock_timeout = $1", &[wait]);
         connection.execute(sqlx::raw_sql(wait)).await?;
         let rows = lock_all(sql, connection, of).await?;
         // Next may come the consumer's own code, with its own waits.

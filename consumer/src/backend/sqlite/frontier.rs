@@ -64,6 +64,15 @@ impl Frontier for Sqlite {
         Self::read_range(connection, statements, range).await
     }
 
+    async fn settled_head(
+        connection: &mut SqliteConnection,
+        statements: &EventStatements<Self>,
+        incarnation: Incarnation,
+    ) -> Result<(i64, Incarnation), StoreError> {
+        let head = Self::latest_global_position(connection, statements).await?;
+        Ok((head, incarnation))
+    }
+
     async fn listen(_pool: SqlitePool, _url: Option<Arc<str>>, _wake: Arc<Notify>) {
         std::future::pending::<()>().await;
     }

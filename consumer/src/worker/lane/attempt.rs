@@ -258,7 +258,8 @@ impl<DB: Backend> Attempt<'_, DB> {
         let connection = unused.begin().map_err(|error| BatchError::at(0, error));
         let connection = connection.map_err(|error| self.failure(ready, &error))?;
         let handled = self.handle(ready, connection).await;
-        if !matches!(&handled, Err(failure) if failure.kind == ErrorKind::TimedOut) {
+        // After a failure it may be in the middle of a statement, or have plans of tables that changed.
+        if handled.is_ok() {
             unused.set_idle();
         }
         handled

@@ -69,21 +69,9 @@ pub(crate) type Handled = Result<usize, HandlerFailure>;
 
 impl HandlerFailure {
     /// A failure of a batch; its indices are those of the batch.
-    ///
-    /// The error is the handler's code too, and may panic when it is asked for its text or cause.
     pub(crate) fn of<DB: Backend>(error: &BatchError) -> Self {
-        let judge = || {
-            let kind = ErrorKind::of::<DB>(&error.error);
-            (kind, error.error.to_string())
-        };
-        let judged = catch_unwind(AssertUnwindSafe(judge));
-        let (kind, text) = judged.unwrap_or_else(|panic| {
-            let panic = panic_message(panic.as_ref());
-            let text = format!(
-                "the handler returned an error whose text is unknown: its `Display` or `source` panicked: {panic}"
-            );
-            (ErrorKind::Handler, text)
-        });
+        let judged = judge::<DB>(&error.error);
+        let (kind, text) = judged.unwrap_or_else(|unknown| (ErrorKind::Handler, unknown));
         Self {
             kind,
             index: error.handled,
@@ -173,6 +161,18 @@ impl HandlerFailure {
     }
 }
 
+/// The kind and the text of an error, or a text that says why they are unknown: the error is the handler's
+/// code too, and may panic when it is asked for its text or cause.
+pub(crate) fn judge<DB: Backend>(error: &HandlerError) -> Result<(ErrorKind, String), String> {
+    let judge = || (ErrorKind::of::<DB>(error), error.to_string());
+    catch_unwind(AssertUnwindSafe(judge)).map_err(|panic| {
+        let panic = panic_message(panic.as_ref());
+        format!(
+            "the handler returned an error whose text is unknown: its `Display` or `source` panicked: {panic}"
+        )
+    })
+}
+
 /// The kinds of a handler's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ErrorKind {
@@ -201,7 +201,7 @@ pub(crate) enum ErrorKind {
 
 impl ErrorKind {
     /// The kind of a handler's error: the worst kind in its chain of causes.
-    pub(crate) fn of<DB: Backend>(error: &HandlerError) -> Self {
+    fn of<DB: Backend>(error: &HandlerError) -> Self {
         let kinds = error.chain().map(Self::of_cause::<DB>);
         kinds.max().unwrap_or(Self::Handler)
     }

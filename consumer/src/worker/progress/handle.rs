@@ -1,17 +1,26 @@
 //! The view that the rest of a program has of a running worker.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+use tokio::time;
 
-use crate::backend::{Backend, ConsumerId, StoreError, begin};
+use crate::backend::{Backend, ConsumerId, Incarnation, Observation, StoreError, acquire};
 use crate::store::EventStore;
 use crate::worker::progress::health::{Health, HealthProblem};
 use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::report::ConsumerReport;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::worker::{FrontierWait, RunEnd, WorkerProgress};
+use crate::worker::timeouts::after;
+
+/// How long other servers may answer instead of the one that the worker reads from, which may be
+/// restarting.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The pause after such an answer.
+const HEAD_PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits for a worker, observes it, or shuts it down; from
 /// [`Worker::handle`](crate::Worker::handle), and cheap to clone.
@@ -20,6 +29,7 @@ pub struct WorkerHandle<DB: Backend> {
     /// The store with the schemas of its tables, once the worker runs.
     pub(in crate::worker) located: Arc<OnceLock<EventStore<DB>>>,
     pub(in crate::worker) progress: Arc<WorkerProgress>,
+    pub(in crate::worker) frontier: watch::Receiver<Observation>,
     pub(in crate::worker) wake: Arc<Notify>,
     pub(in crate::worker) stop: watch::Sender<bool>,
     pub(in crate::worker) stall_after: Duration,
@@ -31,6 +41,7 @@ impl<DB: Backend> Clone for WorkerHandle<DB> {
             store: self.store.clone(),
             located: Arc::clone(&self.located),
             progress: Arc::clone(&self.progress),
+            frontier: self.frontier.clone(),
             wake: Arc::clone(&self.wake),
             stop: self.stop.clone(),
             stall_after: self.stall_after,
@@ -153,15 +164,39 @@ impl<DB: Backend> WorkerHandle<DB> {
     /// Those of [`caught_up_to`](Self::caught_up_to), and [`WaitError::Store`] if the log cannot be
     /// read.
     pub async fn caught_up(&self) -> Result<(), WaitError> {
-        self.caught_up_to(self.head().await?).await
+        loop {
+            let (head, incarnation) = self.head().await?;
+            self.caught_up_to(head).await?;
+            // Before its first poll it was unknown which server the worker reads from.
+            if self.frontier.borrow().incarnation == incarnation {
+                return Ok(());
+            }
+        }
     }
 
-    async fn head(&self) -> Result<i64, StoreError> {
+    /// The head on the server that the worker reads from. A connection of the pool may lead to another one,
+    /// such as a standby that lags behind.
+    async fn head(&self) -> Result<(i64, Incarnation), StoreError> {
+        let until = after(HEAD_TIMEOUT);
+        loop {
+            let head = self.try_head().await;
+            if !is_of_another_server(&head) || Instant::now() >= until {
+                return head;
+            }
+            time::sleep(HEAD_PAUSE).await;
+        }
+    }
+
+    async fn try_head(&self) -> Result<(i64, Incarnation), StoreError> {
         let store = self.located.get().unwrap_or(&self.store);
-        let mut tx = begin(store.pool(), DB::BEGIN_READ).await?;
-        let head = store.latest_global_position(&mut tx).await?;
-        tx.commit().await?;
-        Ok(head)
+        let mut connection = acquire(store.pool()).await?;
+        let incarnation = self.frontier.borrow().incarnation;
+        let head = store.settled_head(&mut connection, incarnation).await;
+        if head.is_err() {
+            // It would come from the pool again.
+            connection.close_on_drop();
+        }
+        head
     }
 
     /// Returns whether the worker is live and ready, for probes.
@@ -200,6 +235,12 @@ impl<DB: Backend> WorkerHandle<DB> {
         if since > self.stall_after && !is_ending {
             problems.push(HealthProblem::Silent { since });
         }
+        let panics = self.progress.task_panics().into_iter();
+        problems.extend(panics.map(|panic| HealthProblem::TaskPanicked {
+            task: panic.task,
+            since: panic.at.elapsed(),
+            error: panic.error,
+        }));
         match poll.error {
             Some(error) => problems.push(HealthProblem::Disconnected { error }),
             None => {
@@ -302,6 +343,11 @@ impl<DB: Backend> WorkerHandle<DB> {
             .await;
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Whether another server may have answered, or the connection was lost.
+fn is_of_another_server<T>(answer: &Result<T, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::Database(error)) if matches!(**error, sqlx::Error::Io(_)))
 }
 
 fn in_parentheses(error: Option<&str>) -> String {

@@ -15,6 +15,7 @@ use crate::worker::progress::worker::FrontierWait;
 /// | it starts, ends, or cannot use its database: a restart would not help | yes | no |
 /// | a consumer stopped, was paused or is refused: its operator has to act | yes | yes |
 /// | an open transaction blocks the frontier: its owner has to end it | yes | yes |
+/// | a task beside its consumers panicked, and was started again | yes | yes |
 ///
 /// ```
 /// # consumer::__doc::run(async |store| { use consumer::__doc::Users;
@@ -101,6 +102,17 @@ pub enum HealthProblem {
         /// The message of the panic.
         error: String,
     },
+    /// A task of the worker beside its consumers panicked, and was started again or will be: a fault of the
+    /// library, or of a hook such as the pool's `after_connect`. Reported until the task has run for
+    /// [`stall_after`](crate::WorkerBuilder::stall_after).
+    TaskPanicked {
+        /// What the task does.
+        task: &'static str,
+        /// The time since its last panic.
+        since: Duration,
+        /// The message of the panic.
+        error: String,
+    },
     /// A consumer does not run, and its operator has to act; or it has waited for a merge of its segments
     /// for longer than [`stall_after`](crate::WorkerBuilder::stall_after).
     NotRunning {
@@ -134,7 +146,9 @@ impl Health {
         self.problems.iter().all(|problem| {
             matches!(
                 problem,
-                HealthProblem::NotRunning { .. } | HealthProblem::FrontierBlocked(_)
+                HealthProblem::NotRunning { .. }
+                    | HealthProblem::FrontierBlocked(_)
+                    | HealthProblem::TaskPanicked { .. }
             )
         })
     }
@@ -202,7 +216,35 @@ impl fmt::Display for HealthProblem {
                     "consumer `{consumer}` panicked and will be restarted: {error}"
                 )
             }
+            Self::TaskPanicked { task, since, error } => {
+                write!(
+                    f,
+                    "the task to {task} panicked {since:.0?} ago and is started again: {error}"
+                )
+            }
             Self::NotRunning { consumer, state } => write!(f, "consumer `{consumer}` is {state}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_panicked_affects_neither_probe() {
+        let panicked = HealthProblem::TaskPanicked {
+            task: "wake idle lanes",
+            since: Duration::from_secs(7),
+            error: "no words".to_owned(),
+        };
+        assert_eq!(
+            panicked.to_string(),
+            "the task to wake idle lanes panicked 7s ago and is started again: no words"
+        );
+        let health = Health {
+            problems: vec![panicked],
+        };
+        assert!(health.is_live() && health.is_ready());
     }
 }

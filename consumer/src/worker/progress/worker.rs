@@ -13,6 +13,7 @@ use crate::worker::progress::lane::LaneProgress;
 use crate::worker::progress::report::ConsumerReport;
 use crate::worker::progress::state::ConsumerState;
 use crate::worker::progress::tally::Tally;
+use crate::worker::timeouts::after;
 
 /// How far all lanes of a worker are.
 #[derive(Debug)]
@@ -29,8 +30,20 @@ pub(crate) struct WorkerProgress {
     frontier: Mutex<VecDeque<(Instant, i64)>>,
     /// How long a lane that has events to handle may make no progress before it is stalled.
     stall_after: Duration,
+    /// The last panic of each task beside the lanes.
+    task_panics: Mutex<Vec<TaskPanic>>,
     end: Mutex<Option<RunEnd>>,
     has_shut_down: AtomicBool,
+}
+
+/// The last panic of a task beside the lanes.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskPanic {
+    pub(crate) task: &'static str,
+    pub(crate) error: String,
+    pub(crate) at: Instant,
+    /// Until when it is reported, unless the task panics again.
+    until: Instant,
 }
 
 /// The last time that the worker polled the log, or tried to.
@@ -79,6 +92,7 @@ impl WorkerProgress {
             last_poll: Mutex::default(),
             frontier: Mutex::default(),
             stall_after,
+            task_panics: Mutex::default(),
             end: Mutex::default(),
             has_shut_down: AtomicBool::new(false),
         }
@@ -231,6 +245,26 @@ impl WorkerProgress {
         let inactive = lane.inactive_for().min(at.elapsed());
         let is_behind = lane.cursor().is_some_and(|cursor| cursor.after < settled);
         (is_behind && inactive > self.stall_after).then_some(inactive)
+    }
+
+    /// Records that a task beside the lanes panicked, and starts again after a pause.
+    pub(crate) fn record_task_panic(&self, task: &'static str, error: String, pause: Duration) {
+        let panic = TaskPanic {
+            task,
+            error,
+            at: Instant::now(),
+            until: after(pause.saturating_add(self.stall_after)),
+        };
+        let mut panics = self.task_panics.lock();
+        panics.retain(|other| other.task != task);
+        panics.push(panic);
+    }
+
+    /// The tasks beside the lanes that panicked and have not run for long since.
+    pub(crate) fn task_panics(&self) -> Vec<TaskPanic> {
+        let mut panics = self.task_panics.lock();
+        panics.retain(|panic| Instant::now() < panic.until);
+        panics.clone()
     }
 
     /// How the run ended; `None` before that.
