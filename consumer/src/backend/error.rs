@@ -190,6 +190,17 @@ pub enum StoreError {
         table: String,
     },
 
+    /// The table, as it is mapped, cannot hold the new content of an event.
+    #[error(
+        "the redaction of the event at position {position} cannot be stored in a table of this mapping: {reason}"
+    )]
+    UnfitRedaction {
+        /// The position of the event.
+        position: i64,
+        /// The reason, and what to do.
+        reason: String,
+    },
+
     /// The table, as it is mapped, cannot hold an event.
     #[error(
         "an event for {} cannot be stored in a table of this mapping: {reason}",

@@ -98,6 +98,7 @@ pub use self::error::StoreError;
 #[cfg(feature = "worker")]
 pub(crate) use self::error::is_read_only;
 pub(crate) use self::events::{EventStatements, Opened};
+pub(crate) use self::fit::refuse_unfit_redaction;
 #[cfg(feature = "worker")]
 pub use self::frontier::Blocker;
 #[cfg(feature = "worker")]
