@@ -281,7 +281,13 @@ fn the_library_keeps_the_rules() {
 /// The two halves of a backend: the files, and the tables as their templates name them.
 const HALVES: [(&[&str], &[&str]); 2] = [
     (
-        &["events.rs", "browse.rs", "frontier.rs", "catalogue.rs"],
+        &[
+            "events.rs",
+            "browse.rs",
+            "frontier.rs",
+            "catalogue.rs",
+            "sequence.rs",
+        ],
         &["events", "heads", "frontier", "log_state"],
     ),
     (

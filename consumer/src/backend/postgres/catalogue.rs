@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, raw_sql};
 
+use super::columns::SUBSTITUTES;
 use super::connect::has_code;
+use super::privileges;
 use crate::backend::column::Source;
 use crate::backend::column_sql::appended;
+use crate::backend::missing::Lacking;
 use crate::backend::{Column, Mismatch, Schema, SqlType, StoreError, StoreSettings};
 
 /// The table of events, and the columns that it has.
@@ -105,8 +108,14 @@ pub(super) async fn mismatches(
     }
     let columns = columns(connection, settings, "{events}").await?;
     let is_table = matches!(kind.as_str(), "r" | "p");
+    let lacking = Lacking {
+        schema,
+        candidates: &|column| candidates(schema, &columns, column),
+        has: &|column| columns.contains_key(schema.column_name(column)),
+        is_table,
+    };
     for column in schema.own_columns() {
-        mismatches.extend(column_mismatches(schema, &columns, column, is_table));
+        mismatches.extend(column_mismatches(&lacking, &columns, column));
     }
     mismatches.extend(expressions(connection, settings).await?);
     if is_table && !schema.is_read_only() && !table.try_get::<bool, _>("has_trigger")? {
@@ -120,10 +129,19 @@ pub(super) async fn mismatches(
 pub(super) async fn head_mismatches(
     connection: &mut PgConnection,
     settings: &StoreSettings,
+    others: &[Mismatch],
 ) -> Result<Vec<Mismatch>, StoreError> {
     let schema = &settings.schema;
     let columns = columns(connection, settings, "{heads}").await?;
-    let expected = schema.type_of(Column::AggregateId);
+    let found = others.iter().find_map(|other| match other {
+        Mismatch::OtherType {
+            column: Column::AggregateId,
+            found,
+            ..
+        } => Some(*found),
+        _ => None,
+    });
+    let expected = found.unwrap_or(schema.type_of(Column::AggregateId));
     let name = schema.column_name(Column::AggregateId);
     let Some(found) = columns.get(name) else {
         return Ok(Vec::new());
@@ -181,18 +199,15 @@ async fn view(
 }
 
 /// Compares one column that the mapping names. Those of a view are always nullable to the catalogue.
-fn column_mismatches(
-    schema: &Schema,
-    columns: &Columns,
-    column: Column,
-    is_table: bool,
-) -> Vec<Mismatch> {
+fn column_mismatches(lacking: &Lacking<'_>, columns: &Columns, column: Column) -> Vec<Mismatch> {
+    let schema = lacking.schema;
     let name = schema.column_name(column);
     let Some(found) = columns.get(name) else {
         return vec![Mismatch::NoColumn {
             column,
             name: name.to_owned(),
             candidates: candidates(schema, columns, column),
+            line: lacking.line(column, &SUBSTITUTES),
         }];
     };
     let mut mismatches = Vec::new();
@@ -201,11 +216,12 @@ fn column_mismatches(
         (column, schema.type_of(column)),
         (Column::Payload, SqlType::Json | SqlType::Jsonb)
     );
-    if is_table && !found.not_null && !column.is_optional() && !reads_null {
+    if lacking.is_table && !found.not_null && !column.is_optional() && !reads_null {
         mismatches.push(Mismatch::Nullable {
             column,
             name: name.to_owned(),
-            table: Some(schema.events_name().to_owned()),
+            table: schema.log_name(),
+            can_alter: true,
         });
     }
     mismatches
@@ -224,6 +240,7 @@ fn type_mismatch(schema: &Schema, column: Column, name: &str, type_name: &str) -
             column,
             name,
             found: type_name.to_owned(),
+            table: schema.log_name(),
         }),
     }
 }
@@ -256,7 +273,8 @@ fn not_filled(schema: &Schema, columns: &Columns, others: &[Mismatch]) -> Vec<Mi
         .filter(|(name, found)| found.not_null && !found.has_default && !is_filled(name))
         .map(|(name, _)| Mismatch::NotFilled {
             name: name.clone(),
-            table: schema.events_name().to_owned(),
+            table: schema.log_name(),
+            can_alter: true,
         })
         .collect()
 }
@@ -304,7 +322,12 @@ async fn type_of(
             Ok(Ok(found))
         }
         // insufficient_privilege, which says nothing of the expression
-        Err(sqlx::Error::Database(error)) if !has_code(error.as_ref(), &["42501"]) => {
+        Err(sqlx::Error::Database(error)) if has_code(error.as_ref(), &["42501"]) => {
+            savepoint.rollback().await?;
+            let error = sqlx::Error::Database(error);
+            Err(privileges::not_executable(connection, expression, error).await)
+        }
+        Err(sqlx::Error::Database(error)) => {
             savepoint.rollback().await?;
             Ok(Err(error.message().to_owned()))
         }
